@@ -1,1 +1,33 @@
-//! stub
+//! The memory packets lie in: memfd-backed pools, their buffers, and who has them.
+//!
+//! Owns: creating and mapping shared memory ([`Memory`]), dividing it into rooms and handing rooms
+//! out ([`Pool`]), and the host's record of a packet ([`Packet`]). Must not know: Wasm, ports,
+//! chains, or what the bytes of a packet mean. The bookkeeping (which buffer is out) lies in
+//! ordinary host memory that is never mapped into a guest.
+//!
+//! ```text
+//!            one memfd, as wit/window.md lays it out
+//!  +------------+--------+--------+--------+-----
+//!  | burst area | room 0 | room 1 | room 2 | ...      Memory: mapped once here, and again into
+//!  +------------+--------+--------+--------+-----     the windows of the guests that share it
+//!   descriptors  <-headroom-><packet><tailroom>
+//!                     Pool: a stack of free rooms, a bitmap of those that are out
+//! ```
+//!
+//! # Who may touch the bytes when
+//!
+//! The same pages are mapped in guests, which write them while they run. Rust references to the
+//! bytes ([`Pool::bytes`], [`Pool::bytes_mut`]) borrow the pool; so whoever maps a pool into a
+//! guest (an `unsafe` act of its own) must let that guest run only while it holds the `Pool` by
+//! `&mut`: then no reference to bytes is alive when they change. [`Memory::get`] and
+//! [`Memory::set`] never form a reference and are volatile.
+
+mod error;
+mod memory;
+mod packet;
+mod pool;
+
+pub use error::PoolError;
+pub use memory::{HUGE_PAGE, HugePages, Memory, Pod};
+pub use packet::{BufferIndex, Packet};
+pub use pool::{Accounting, Pool, PoolConfig, ROOM_MIN};

@@ -1,0 +1,230 @@
+//! Rooms of one security domain: handing out, taking back, and finding a packet's bytes.
+//!
+//! The free list is a stack, so the buffer that was used last, and is still in the cache, is used
+//! next (as the per-core cache of DPDK's `rte_mempool` does).
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use weir_layout::{BURST_AREA, Descriptor, HEADROOM, ROOM_MAX, WASM_PAGE};
+
+use crate::{BufferIndex, HugePages, Memory, PoolError};
+
+/// Smallest room, in bytes.
+pub const ROOM_MIN: usize = 512;
+
+/// Most bytes of a pool: half of what a 32-bit memory can address.
+const POOL_MAX: usize = 2 << 30;
+
+/// What a pool is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolConfig {
+    /// Number of buffers.
+    pub rooms: u32,
+    /// Bytes of each, a power of two from 512 to 65,536. 128 of them are headroom.
+    pub room_bytes: u32,
+    /// Whether to ask for huge pages.
+    pub huge: HugePages,
+}
+
+/// How many buffers there are, and where. `total == free + out` always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accounting {
+    /// Buffers of the pool.
+    pub total: u32,
+    /// Buffers that can be taken.
+    pub free: u32,
+    /// Buffers that somebody has.
+    pub out: u32,
+}
+
+/// The buffers of one security domain, owned by one worker.
+#[derive(Debug)]
+pub struct Pool {
+    memory: Memory,
+    rooms: u32,
+    room_bytes: u32,
+    /// Free rooms; the last one is handed out next.
+    free: Vec<u32>,
+    /// One bit a room: set while the room is out.
+    out: Vec<u64>,
+    /// Counts are meaningful to one thread at a time only: not `Sync`.
+    one_worker: PhantomData<Cell<()>>,
+}
+
+impl Pool {
+    /// Makes a pool, with memory of its own, all buffers free.
+    ///
+    /// # Errors
+    /// When the configuration is impossible or the kernel refuses the memory.
+    pub fn new(name: &str, config: &PoolConfig) -> Result<Self, PoolError> {
+        let PoolConfig { rooms, room_bytes, huge } = *config;
+        let size = room_bytes as usize;
+        if !room_bytes.is_power_of_two() || !(ROOM_MIN..=ROOM_MAX).contains(&size) {
+            return Err(PoolError::RoomBytes { room_bytes });
+        }
+        let most = (POOL_MAX - BURST_AREA) / size;
+        if rooms == 0 || rooms as usize > most {
+            #[expect(clippy::cast_possible_truncation, reason = "2 GiB / 512 fits")]
+            return Err(PoolError::Rooms { rooms, room_bytes, most: most as u32 });
+        }
+        // A window is a whole number of Wasm pages.
+        let bytes = (BURST_AREA + rooms as usize * size).next_multiple_of(WASM_PAGE);
+        Ok(Self {
+            memory: Memory::new(name, bytes, huge)?,
+            rooms,
+            room_bytes,
+            free: (0..rooms).rev().collect(),
+            out: vec![0; (rooms as usize).div_ceil(64)],
+            one_worker: PhantomData,
+        })
+    }
+
+    /// The memory: burst area and rooms. Its length is a window's `window-bytes`.
+    #[must_use]
+    #[inline]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The memory, to write the burst area.
+    #[must_use]
+    #[inline]
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Number of buffers.
+    #[must_use]
+    #[inline]
+    pub fn rooms(&self) -> u32 {
+        self.rooms
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    #[inline]
+    pub fn room_bytes(&self) -> u32 {
+        self.room_bytes
+    }
+
+    /// Most bytes of a packet that [`Self::place`] can place: a room less its headroom.
+    #[must_use]
+    #[inline]
+    pub fn packet_max(&self) -> u32 {
+        self.room_bytes - HEADROOM as u32
+    }
+
+    /// Buffers that can be taken now.
+    #[must_use]
+    #[inline]
+    pub fn available(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "at most `rooms`, a u32")]
+        let available = self.free.len() as u32;
+        available
+    }
+
+    /// Takes the buffer that was given back last, or `None` when all are out. Its bytes are as
+    /// the last owner left them.
+    #[inline]
+    pub fn take(&mut self) -> Option<BufferIndex> {
+        let room = self.free.pop()?;
+        self.out[room as usize / 64] |= 1 << (room % 64);
+        Some(BufferIndex(room))
+    }
+
+    /// Gives a buffer back.
+    ///
+    /// # Panics
+    /// When the buffer is not out: a host bug that would hand the same bytes to two owners.
+    #[inline]
+    pub fn give(&mut self, buffer: BufferIndex) {
+        let room = buffer.0;
+        let bit = 1 << (room % 64);
+        match self.out.get_mut(room as usize / 64) {
+            Some(word) if *word & bit != 0 => *word &= !bit,
+            _ => not_out(buffer, self.rooms),
+        }
+        // Never grows: at most `rooms` buffers are free, and each once.
+        self.free.push(room);
+    }
+
+    /// True while somebody has this buffer.
+    #[must_use]
+    #[inline]
+    pub fn is_out(&self, buffer: BufferIndex) -> bool {
+        self.out.get(buffer.0 as usize / 64).is_some_and(|word| word & 1 << (buffer.0 % 64) != 0)
+    }
+
+    /// Offset of the buffer's first byte in the window.
+    #[must_use]
+    #[inline]
+    pub fn room_offset(&self, buffer: BufferIndex) -> u32 {
+        BURST_AREA as u32 + buffer.0 * self.room_bytes
+    }
+
+    /// The buffer that this byte of the window lies in; `None` outside the rooms.
+    #[must_use]
+    #[inline]
+    pub fn index_of(&self, window_offset: u32) -> Option<BufferIndex> {
+        let room =
+            window_offset.checked_sub(BURST_AREA as u32)? >> self.room_bytes.trailing_zeros();
+        (room < self.rooms).then_some(BufferIndex(room))
+    }
+
+    /// A packet's bytes, or `None` when they do not lie within one room.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self, descriptor: Descriptor) -> Option<&[u8]> {
+        self.within_room(descriptor)
+            .then(|| self.memory.slice(descriptor.offset as usize, descriptor.length as usize))
+    }
+
+    /// A packet's bytes to write, or `None` when they do not lie within one room.
+    #[must_use]
+    #[inline]
+    pub fn bytes_mut(&mut self, descriptor: Descriptor) -> Option<&mut [u8]> {
+        self.within_room(descriptor)
+            .then(|| self.memory.slice_mut(descriptor.offset as usize, descriptor.length as usize))
+    }
+
+    /// Copies a packet into a buffer behind the headroom; `None`, with nothing done, when it is
+    /// longer than [`Self::packet_max`].
+    #[must_use]
+    #[inline]
+    pub fn place(&mut self, buffer: BufferIndex, packet: &[u8]) -> Option<Descriptor> {
+        let length = u32::try_from(packet.len()).ok().filter(|&n| n <= self.packet_max())?;
+        let descriptor = Descriptor { offset: self.room_offset(buffer) + HEADROOM as u32, length };
+        self.memory.slice_mut(descriptor.offset as usize, packet.len()).copy_from_slice(packet);
+        Some(descriptor)
+    }
+
+    /// Where the buffers are. Checked at the end of every test: none may be lost.
+    #[must_use]
+    pub fn accounting(&self) -> Accounting {
+        let out = self.out.iter().map(|word| word.count_ones()).sum();
+        Accounting { total: self.rooms, free: self.available(), out }
+    }
+
+    #[inline]
+    fn within_room(&self, descriptor: Descriptor) -> bool {
+        let Descriptor { offset, length } = descriptor;
+        let end = BURST_AREA as u32 + self.rooms * self.room_bytes;
+        if length == 0 {
+            // An empty packet may sit at its room's very end.
+            return (BURST_AREA as u32..=end).contains(&offset);
+        }
+        // Rooms are aligned to their size, counted from the window's start.
+        let left = self.room_bytes - (offset & (self.room_bytes - 1));
+        (BURST_AREA as u32..end).contains(&offset) && length <= left
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn not_out(buffer: BufferIndex, rooms: u32) -> ! {
+    panic!(
+        "host bug: buffer {} was given back but is not out (given twice, or of another pool; this one has {rooms})",
+        buffer.0
+    )
+}
