@@ -26,6 +26,7 @@ pub struct Packet {
     pub time: u64,
     /// The buffer it lies in; owned by whoever owns this record.
     pub buffer: BufferIndex,
-    /// Bytes it had on the wire: more than `descriptor.length` if a capture cut it off.
-    pub wire_length: u32,
+    /// Bytes of its end that a capture cut off: 0 for a whole packet. It had
+    /// `descriptor.length + cut` on the wire, also after a function changed the front.
+    pub cut: u32,
 }
