@@ -1,1 +1,77 @@
-//! stub
+//! Places where packets enter and leave.
+//!
+//! Owns: the [`Port`] trait, its counters, and the kinds of port that need nothing but files and
+//! memory: [`pcap`] (captures in, captures out) and [`memory`] (generator, sink, and a channel for
+//! tests). Must not know: chains, functions, verdicts, or workers; a port fills buffers of a pool
+//! with packets and takes filled buffers back.
+//!
+//! ```text
+//!   file, generator ──receive──> Vec<Packet> ──(chain)──> Vec<Packet> ──send──> file, sink
+//!                        │ takes buffers                        gives buffers │
+//!                        └──────────────────── Pool <─────────────────────────┘
+//! ```
+
+mod error;
+pub mod memory;
+pub mod pcap;
+mod statistics;
+
+use std::time::Duration;
+
+use weir_pool::{Packet, Pool};
+
+pub use error::PortError;
+pub use statistics::{PortCounts, PortStatistics};
+
+/// A place where packets enter and leave. Owned and driven by one worker.
+pub trait Port: Send {
+    /// The name the operator gave it.
+    fn name(&self) -> &str;
+
+    /// The kind of port: `pcap`, `memory`, ...
+    fn kind(&self) -> &'static str;
+
+    /// Appends at most `max` packets that came in, in order, in buffers taken from the pool.
+    /// Metadata is left at its default: the worker knows the port's number and the direction.
+    /// Allocates nothing if `into` has room for `max` more.
+    ///
+    /// # Errors
+    /// When the port is broken. Packets that came in before were delivered by earlier calls; a
+    /// later call gives [`Received::End`].
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Packet>,
+        max: usize,
+    ) -> Result<Received, PortError>;
+
+    /// Sends all these packets, in order. Leaves the vector empty, and every buffer given back to
+    /// the pool, whatever happens.
+    ///
+    /// # Errors
+    /// When the port is broken; what could not be sent is counted.
+    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError>;
+
+    /// Writes out what is still buffered. Nothing may be sent afterwards.
+    ///
+    /// # Errors
+    /// When writing fails.
+    fn finish(&mut self) -> Result<(), PortError>;
+
+    /// The port's counters; clone them to read them from another thread.
+    fn statistics(&self) -> &PortStatistics;
+}
+
+/// What a call of [`Port::receive`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Packets came in: they were appended, or dropped and counted. There may be more.
+    Packets,
+    /// Nothing now.
+    Idle {
+        /// When to ask again, if the port knows.
+        next: Option<Duration>,
+    },
+    /// Nothing, now and for ever.
+    End,
+}

@@ -1,0 +1,89 @@
+//! A port's counters: written by the port's worker, read by anybody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Declares the counters once: the atomics, their readings, and their names.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Debug, Default)]
+        struct Counters {
+            $($name: AtomicU64,)*
+        }
+
+        /// Readings of a port's counters since it was made.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct PortCounts {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl PortCounts {
+            /// All counters with their names, for metrics and reports.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
+        impl PortStatistics {
+            /// Reads the counters; each is exact, together they may straddle a burst.
+            #[must_use]
+            pub fn counts(&self) -> PortCounts {
+                PortCounts { $($name: self.0.$name.load(Relaxed),)* }
+            }
+
+            /// Adds a burst's counts. Only the port's own worker may call this: it loads and
+            /// stores, which is cheaper than an atomic addition and right for one writer.
+            pub(crate) fn add(&self, burst: &PortCounts) {
+                $(
+                    if burst.$name != 0 {
+                        let sum = self.0.$name.load(Relaxed).wrapping_add(burst.$name);
+                        self.0.$name.store(sum, Relaxed);
+                    }
+                )*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets handed to the worker.
+    rx_packets,
+    /// Their bytes.
+    rx_bytes,
+    /// Packets among them that the capture had cut off.
+    rx_truncated,
+    /// Packets dropped because they are longer than a room holds.
+    rx_dropped_too_large,
+    /// Packets dropped because the pool had no free buffer.
+    rx_dropped_no_buffer,
+    /// Times that receiving failed.
+    rx_errors,
+    /// Packets that left.
+    tx_packets,
+    /// Their bytes.
+    tx_bytes,
+    /// Packets dropped because the port has no output.
+    tx_dropped_no_output,
+    /// Packets dropped because sending failed.
+    tx_errors,
+}
+
+/// A port's counters; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct PortStatistics(Arc<Counters>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_see_what_the_port_counts() {
+        let port = PortStatistics::default();
+        let reader = port.clone();
+        port.add(&PortCounts { rx_packets: 2, rx_bytes: 128, ..PortCounts::default() });
+        port.add(&PortCounts { rx_packets: 1, tx_errors: 5, ..PortCounts::default() });
+        let counts = reader.counts();
+        assert_eq!((counts.rx_packets, counts.rx_bytes, counts.tx_errors), (3, 128, 5));
+        assert!(counts.each().any(|counter| counter == ("tx_errors", 5)));
+    }
+}
