@@ -1,0 +1,134 @@
+//! The few fields of a frame that name its flow. Reads Ethernet with up to two VLAN tags
+//! (IEEE 802.1Q), IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200). Never panics, and takes
+//! what is cut off or malformed for the layer below.
+
+/// What names the flow, per layer that could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// IPv4.
+    V4 { source: u32, destination: u32, ports: (u16, u16), protocol: u8 },
+    /// IPv6; addresses as two halves.
+    V6 { source: (u64, u64), destination: (u64, u64), ports: (u16, u16), protocol: u8 },
+    /// Neither: the hardware addresses and the type behind the tags.
+    Ethernet { source: u64, destination: u64, kind: u16 },
+    /// Not even an Ethernet header.
+    Runt,
+}
+
+const ETHERNET_HEADER: usize = 14;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+/// The type that QinQ had before IEEE 802.1ad, still in use.
+const QINQ_OLD: u16 = 0x9100;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+/// Most extension headers that are followed; no sane packet has more.
+const EXTENSIONS_MAX: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+const MOBILITY: u8 = 135;
+
+impl Flow {
+    /// Reads a frame.
+    #[inline]
+    pub(crate) fn of(frame: &[u8]) -> Self {
+        let Some(header) = frame.first_chunk::<ETHERNET_HEADER>() else { return Self::Runt };
+        let mut kind = u16::from_be_bytes([header[12], header[13]]);
+        let mut packet = &frame[ETHERNET_HEADER..];
+        for _ in 0..2 {
+            if !matches!(kind, VLAN | QINQ | QINQ_OLD) {
+                break;
+            }
+            let Some((tag, rest)) = packet.split_first_chunk::<4>() else { break };
+            kind = u16::from_be_bytes([tag[2], tag[3]]);
+            packet = rest;
+        }
+        let ip = match kind {
+            IPV4 => v4(packet),
+            IPV6 => v6(packet),
+            _ => None,
+        };
+        ip.unwrap_or_else(|| {
+            let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *header;
+            Self::Ethernet {
+                source: u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]),
+                destination: u64::from_be_bytes([0, 0, d0, d1, d2, d3, d4, d5]),
+                kind,
+            }
+        })
+    }
+}
+
+#[inline]
+fn v4(packet: &[u8]) -> Option<Flow> {
+    let header = packet.first_chunk::<IPV4_HEADER>()?;
+    let length = usize::from(header[0] & 0xf) * 4;
+    if header[0] >> 4 != 4 || length < IPV4_HEADER {
+        return None;
+    }
+    // More fragments to come, or this is not the first: only the addresses are in all of them.
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+    let protocol = header[9];
+    let payload = packet.get(length..).unwrap_or_default();
+    Some(Flow::V4 {
+        source: u32::from_be_bytes([header[12], header[13], header[14], header[15]]),
+        destination: u32::from_be_bytes([header[16], header[17], header[18], header[19]]),
+        ports: if fragment { (0, 0) } else { ports(protocol, payload) },
+        protocol,
+    })
+}
+
+#[inline]
+fn v6(packet: &[u8]) -> Option<Flow> {
+    let (header, mut payload) = packet.split_first_chunk::<IPV6_HEADER>()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let mut protocol = header[6];
+    let mut fragment = false;
+    for _ in 0..EXTENSIONS_MAX {
+        let Some(extension) = payload.first_chunk::<8>() else { break };
+        let length = match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => (usize::from(extension[1]) + 1) * 8,
+            AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
+            FRAGMENT => 8,
+            _ => break,
+        };
+        // An atomic fragment (RFC 6946) is the whole packet.
+        if protocol == FRAGMENT && u16::from_be_bytes([extension[2], extension[3]]) & 0xfff9 != 0 {
+            fragment = true;
+        }
+        protocol = extension[0];
+        payload = payload.get(length..).unwrap_or_default();
+        if fragment {
+            // What follows is only in the first one.
+            break;
+        }
+    }
+    let half =
+        |at: usize| header[at..at + 8].iter().fold(0, |half, &byte| half << 8 | u64::from(byte));
+    Some(Flow::V6 {
+        source: (half(8), half(16)),
+        destination: (half(24), half(32)),
+        ports: if fragment { (0, 0) } else { ports(protocol, payload) },
+        protocol,
+    })
+}
+
+/// Source and destination port, of protocols that begin with them: TCP, UDP, DCCP, SCTP, UDP-Lite.
+#[inline]
+fn ports(protocol: u8, payload: &[u8]) -> (u16, u16) {
+    match (protocol, payload.first_chunk::<4>()) {
+        (6 | 17 | 33 | 132 | 136, Some(&[a, b, c, d])) => {
+            (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+        }
+        _ => (0, 0),
+    }
+}
