@@ -1,1 +1,5 @@
-//! stub
+//! What the end-to-end tests share. Owns: guests written by hand in WAT, and the smallest packet plane
+//! that a chain can be tested with. Must not know: what any single test is about.
+
+pub mod bench_plane;
+pub mod wat_guest;

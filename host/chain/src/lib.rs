@@ -1,1 +1,24 @@
-//! stub
+//! Chains: functions in a row, run as one.
+//!
+//! Owns: composing functions and a chain runner into one component ([`Linked`]), running the same chain
+//! one function at a time ([`Separate`], for profiling, shadowing and comparison), applying verdicts,
+//! and telling how each packet's way ended ([`board`]). Must not know: ports, buffers' owners, what
+//! happens to a packet after its verdict, or who deploys chains.
+//!
+//! ```text
+//!   fill(burst) -> board + window -> run: f0 -> f1 -> ... -> ends(board)
+//!                                         |     |
+//!                       verdicts applied and descriptors checked in between
+//! ```
+
+pub mod board;
+mod compose;
+mod control;
+mod executor;
+mod linked;
+mod runner;
+mod separate;
+
+pub use executor::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Prepared};
+pub use linked::Linked;
+pub use separate::Separate;

@@ -1,1 +1,39 @@
-//! stub
+//! The sandbox: turns what a tenant uploaded into code that can do no harm.
+//!
+//! Owns: admission (what may run at all), compilation and its cache, stores with their limits,
+//! windows and state regions in guests' memory, the host interface of `weir:net`, and naming the
+//! function that is at fault. Must not know: what a verdict or a packet means, chains, ports. What a
+//! function asks of the packet plane goes through [`Services`].
+//!
+//! ```text
+//!  bytes -> admit -> Admitted -> Sandbox::compile -> Component
+//!                                                       |  Guest (limits, memories, telemetry)
+//!                                                       v
+//!                                      Sandbox::store -> Store<Guest>  <- Sandbox::link: host calls
+//! ```
+//!
+//! # Whom we defend against
+//!
+//! A component is hostile. It runs in linear memories that wasmtime bounds with guard pages; it gets
+//! windows only onto memory of its own security domain, with the protection its access calls for;
+//! time is bounded by epochs (measured in the thread's CPU time, so that a busy machine faults
+//! nobody), memory by a limiter, stack by wasmtime, log and metric names by [`Telemetry`].
+
+mod admit;
+mod compile;
+mod fault;
+mod guest;
+mod host;
+mod manifest;
+mod telemetry;
+mod ticker;
+mod window;
+
+pub use admit::{ADMISSIBLE_IMPORTS, Admitted, Refused, UPLOAD_MAX, World, admit};
+pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
+pub use fault::{Fault, FaultKind};
+pub use guest::{Guest, GuestFunction, Running, Shared, Window};
+pub use host::{Refusal, Services, Setup, link_function, link_runner};
+pub use manifest::embedded_manifest;
+pub use telemetry::{Level, LogLine, Telemetry};
+pub use ticker::Ticker;

@@ -46,13 +46,13 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// True when the bytes lie within one room of `room_bytes` (a power of two) that is the room at
+    /// True when the bytes, and at least the offset, lie within one room of `room_bytes` (a power of two) that is the room at
     /// `room` (its offset in the window).
     #[must_use]
     #[inline]
     pub const fn lies_in(self, room: u32, room_bytes: u32) -> bool {
         self.offset >= room
-            && self.offset - room <= room_bytes
+            && self.offset - room < room_bytes
             && self.length <= room_bytes - (self.offset - room)
     }
 }
@@ -179,7 +179,8 @@ mod tests {
     fn a_descriptor_may_not_leave_its_room() {
         let inside = Descriptor { offset: 0x10800, length: 0x800 };
         assert!(inside.lies_in(0x10800, 0x800));
-        assert!(Descriptor { offset: 0x11000, length: 0 }.lies_in(0x10800, 0x800));
+        assert!(Descriptor { offset: 0x10fff, length: 1 }.lies_in(0x10800, 0x800));
+        assert!(!Descriptor { offset: 0x11000, length: 0 }.lies_in(0x10800, 0x800));
         assert!(!Descriptor { offset: 0x10801, length: 0x800 }.lies_in(0x10800, 0x800));
         assert!(!Descriptor { offset: 0x107ff, length: 1 }.lies_in(0x10800, 0x800));
         assert!(!Descriptor { offset: u32::MAX, length: u32::MAX }.lies_in(0x10800, 0x800));

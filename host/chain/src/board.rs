@@ -1,0 +1,177 @@
+//! What the packet plane does with the control area: put a burst in, take the results out.
+//!
+//! Both ways of running a chain (linked and one by one) use the same area in the same way, so the
+//! packet plane does not know which one it has.
+
+use weir_layout::{self as layout, BURST_MAX, Descriptor, FUNCTIONS_MAX, Verdict};
+use weir_pool::{Memory, Packet};
+use weir_sandbox::FaultKind;
+
+use crate::control as at;
+
+/// How a packet's way through the chain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It passed all functions.
+    Through,
+    /// A function decided: drop, reply, forward, to-kernel or hold.
+    Verdict {
+        /// Place of the function.
+        function: usize,
+        /// Its verdict.
+        verdict: Verdict,
+    },
+    /// A function broke the contract for this packet; its bytes are where they were before.
+    Fault {
+        /// Place of the function.
+        function: usize,
+        /// `BadDescriptor` or `BadVerdict`.
+        kind: FaultKind,
+    },
+    /// The function is out of order and its policy is fail-closed.
+    Refused {
+        /// Place of the function.
+        function: usize,
+    },
+}
+
+/// Whether a function is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FunctionMode {
+    /// As usual.
+    #[default]
+    Run,
+    /// Packets pass it by.
+    Skip,
+    /// Packets that reach it are dropped.
+    Refuse,
+}
+
+/// How often a function was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Packets it was given.
+    pub seen: u64,
+    /// Packets it let jump.
+    pub jumped: u64,
+    /// Packets it had cloned.
+    pub cloned: u64,
+}
+
+/// A packet that had not reached the chain's end when a function trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranded {
+    /// Its place in the burst.
+    pub origin: usize,
+    /// Its bytes as last checked.
+    pub descriptor: Descriptor,
+    /// The function that was running with it, or that it was to jump to.
+    pub function: usize,
+    /// False if it was only on its way to that function.
+    pub reached: bool,
+}
+
+/// Origins 0, 1, 2, ... to copy at once.
+const ORIGINS: [u32; BURST_MAX] = {
+    let mut origins = [0; BURST_MAX];
+    let mut i = 0;
+    while i < BURST_MAX {
+        origins[i] = i as u32;
+        i += 1;
+    }
+    origins
+};
+
+/// Puts a burst of at most [`BURST_MAX`] packets into board and window, `clock` and `wall` in
+/// nanoseconds.
+///
+/// # Panics
+/// When there are more.
+#[inline]
+pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: u64, wall: u64) {
+    assert!(packets.len() <= BURST_MAX, "a burst has at most {BURST_MAX} packets");
+    board.copy_in(at::ORIGINS, &ORIGINS[..packets.len()]);
+    for (i, packet) in packets.iter().enumerate() {
+        board.set(at::KEPT + i * 8, packet.descriptor);
+        window.set(layout::DESCRIPTORS + i * 8, packet.descriptor);
+        window.set(layout::METADATA + i * 8, packet.metadata);
+    }
+    window.set(layout::CLOCK, clock);
+    window.set(layout::WALL, wall);
+    board.set(at::SEQUENCE, board.get::<u32>(at::SEQUENCE).wrapping_add(1));
+}
+
+/// A burst as the runner's import `next` answers it.
+#[must_use]
+#[inline]
+pub fn pack(count: usize, start: usize, reverse: bool) -> u64 {
+    count as u64 | (start as u64) << 16 | u64::from(reverse) << 32
+}
+
+/// Calls `take` with place in the burst, descriptor and end of every packet, after a run without a trap: first
+/// those that left on the way, then those that passed, each in the burst's order.
+#[inline]
+pub fn ends(board: &Memory, mut take: impl FnMut(usize, Descriptor, End)) {
+    departed(board, &mut take);
+    for slot in 0..(board.get::<u32>(at::ACTIVE) as usize).min(BURST_MAX) {
+        let (origin, descriptor) = at::kept(board, slot);
+        take(origin, descriptor, End::Through);
+    }
+}
+
+/// As [`ends`], after a trap: only those that had left before.
+pub fn departed(board: &Memory, take: &mut impl FnMut(usize, Descriptor, End)) {
+    for index in 0..(board.get::<u32>(at::DONE) as usize).min(BURST_MAX) {
+        let done = at::done(board, index);
+        let function = done.function;
+        let end = match done.verdict {
+            at::BAD_DESCRIPTOR => End::Fault { function, kind: FaultKind::BadDescriptor },
+            at::REFUSED => End::Refused { function },
+            word => match Verdict::decode(word) {
+                Some(verdict) => End::Verdict { function, verdict },
+                None => End::Fault { function, kind: FaultKind::BadVerdict },
+            },
+        };
+        take(done.origin, done.descriptor, end);
+    }
+}
+
+/// After a trap: the packets that were still under way.
+pub fn stranded(board: &Memory, mut take: impl FnMut(Stranded)) {
+    let function = board.get::<u32>(at::POSITION) as usize;
+    for slot in 0..(board.get::<u32>(at::ACTIVE) as usize).min(BURST_MAX) {
+        let (origin, descriptor) = at::kept(board, slot);
+        take(Stranded { origin, descriptor, function, reached: true });
+    }
+    for index in 0..(board.get::<u32>(at::PARKED) as usize).min(BURST_MAX) {
+        let parked = at::parked(board, index);
+        take(Stranded {
+            origin: parked.origin,
+            descriptor: parked.descriptor,
+            function: parked.target,
+            reached: false,
+        });
+    }
+}
+
+/// How often the function at this place was used since the board was made.
+#[must_use]
+pub fn usage(board: &Memory, function: usize) -> Usage {
+    assert!(function < FUNCTIONS_MAX, "a chain has at most {FUNCTIONS_MAX} functions");
+    Usage {
+        seen: board.get(at::SEEN + function * 8),
+        jumped: board.get(at::JUMPED + function * 8),
+        cloned: board.get(at::CLONED + function * 8),
+    }
+}
+
+/// Sets whether the function at this place is called.
+pub fn set_mode(board: &mut Memory, function: usize, mode: FunctionMode) {
+    assert!(function < FUNCTIONS_MAX, "a chain has at most {FUNCTIONS_MAX} functions");
+    let byte = match mode {
+        FunctionMode::Run => at::RUN,
+        FunctionMode::Skip => at::SKIP,
+        FunctionMode::Refuse => at::REFUSE,
+    };
+    board.set(at::MODES + function, byte);
+}

@@ -1,0 +1,131 @@
+//! The control area: what the chain runner and the host tell each other about a burst.
+//!
+//! It is one 64 KiB [`Memory`] that is mapped into the runner's linear memory and the host, and into no
+//! function, so whatever stands in it was written by code we trust. A trap in a function leaves it
+//! as it was: that is how the host knows which function it was and which packets had reached it.
+
+use weir_layout::{BURST_MAX, Descriptor, Metadata};
+use weir_pool::Memory;
+
+/// Bytes of the control area.
+pub(crate) const CONTROL_BYTES: usize = 0x1_0000;
+
+/// Place of the function that runs now, or [`NOBODY`].
+pub(crate) const POSITION: usize = 0x00;
+/// Packets in the active vector when the function at `POSITION` was called, or at the chain's end.
+pub(crate) const ACTIVE: usize = 0x04;
+/// Records in the done list.
+pub(crate) const DONE: usize = 0x08;
+/// Records in the parked list.
+pub(crate) const PARKED: usize = 0x0c;
+/// Bytes of a room, for the runner's check of moved descriptors.
+pub(crate) const ROOM_BYTES: usize = 0x10;
+/// Number of the burst, counted by the host; tells the deadline one burst from the next.
+pub(crate) const SEQUENCE: usize = 0x18;
+/// 1 when the burst travels from the last function to the first.
+pub(crate) const REVERSE: usize = 0x14;
+/// One byte for each function: [`RUN`], [`SKIP`] or [`REFUSE`].
+pub(crate) const MODES: usize = 0x40;
+/// `u64` for each function: packets it was given.
+pub(crate) const SEEN: usize = 0x100;
+/// `u64` for each function: packets it let jump.
+pub(crate) const JUMPED: usize = 0x300;
+/// `u64` for each function: packets it had cloned.
+pub(crate) const CLONED: usize = 0x500;
+/// `u32` for each active packet: its place in the burst as the host made it.
+pub(crate) const ORIGINS: usize = 0x1000;
+/// Descriptors of the active packets as last checked.
+pub(crate) const KEPT: usize = 0x2000;
+/// Packets that wait for a later function: `u32 origin, u32 target, descriptor, metadata`.
+pub(crate) const PARKED_LIST: usize = 0x3000;
+/// Packets that left the chain: `u32 origin, u32 function, u32 verdict, u32 0, descriptor`.
+pub(crate) const DONE_LIST: usize = 0x5000;
+/// Bytes of a record of either list.
+pub(crate) const RECORD: usize = 24;
+
+/// `POSITION` when no function runs.
+pub(crate) const NOBODY: u32 = u32::MAX;
+/// Mode: call the function.
+pub(crate) const RUN: u8 = 0;
+/// Mode: pass it by (fail-open while it is out of order).
+pub(crate) const SKIP: u8 = 1;
+/// Mode: drop what reaches it (fail-closed while it is out of order).
+pub(crate) const REFUSE: u8 = 2;
+
+/// Verdict words in done records that no guest can produce.
+pub(crate) const BAD_DESCRIPTOR: u32 = 0xffff_ff01;
+/// See [`BAD_DESCRIPTOR`].
+pub(crate) const BAD_VERDICT: u32 = 0xffff_ff02;
+/// The function is out of order and its policy is fail-closed.
+pub(crate) const REFUSED: u32 = 0xffff_ff03;
+
+const _: () = assert!(DONE_LIST + BURST_MAX * RECORD <= CONTROL_BYTES);
+const _: () = assert!(PARKED_LIST + BURST_MAX * RECORD <= DONE_LIST);
+
+/// A packet that left the chain before its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    pub(crate) origin: usize,
+    pub(crate) function: usize,
+    pub(crate) verdict: u32,
+    pub(crate) descriptor: Descriptor,
+}
+
+/// A packet that was waiting for a later function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parked {
+    pub(crate) origin: usize,
+    pub(crate) target: usize,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) metadata: Metadata,
+}
+
+pub(crate) fn done(control: &Memory, index: usize) -> Done {
+    let at = DONE_LIST + index * RECORD;
+    Done {
+        origin: control.get::<u32>(at) as usize,
+        function: control.get::<u32>(at + 4) as usize,
+        verdict: control.get::<u32>(at + 8),
+        descriptor: control.get(at + 16),
+    }
+}
+
+pub(crate) fn parked(control: &Memory, index: usize) -> Parked {
+    let at = PARKED_LIST + index * RECORD;
+    Parked {
+        origin: control.get::<u32>(at) as usize,
+        target: control.get::<u32>(at + 4) as usize,
+        descriptor: control.get(at + 8),
+        metadata: control.get(at + 16),
+    }
+}
+
+pub(crate) fn kept(control: &Memory, slot: usize) -> (usize, Descriptor) {
+    (
+        control.get::<u32>(ORIGINS + slot * 4) as usize,
+        control.get(KEPT + slot * 8),
+    )
+}
+
+pub(crate) fn set_done(
+    control: &mut Memory,
+    index: usize,
+    origin: usize,
+    function: usize,
+    verdict: u32,
+    descriptor: Descriptor,
+) {
+    let at = DONE_LIST + index * RECORD;
+    control.set(at, origin as u32);
+    control.set(at + 4, function as u32);
+    control.set(at + 8, verdict);
+    control.set(at + 16, descriptor);
+}
+
+pub(crate) fn set_parked(control: &mut Memory, index: usize, parked: Parked) {
+    let at = PARKED_LIST + index * RECORD;
+    control.set(at, parked.origin as u32);
+    control.set(at + 4, parked.target as u32);
+    control.set(at + 8, parked.descriptor);
+    control.set(at + 16, parked.metadata);
+}

@@ -1,0 +1,386 @@
+//! A chain ready to run, whichever way it is run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::Component;
+use weir_layout::FUNCTIONS_MAX;
+use weir_pool::{HugePages, Memory, PoolError};
+use weir_sandbox::{
+    Admitted, CompileError, Fault, GuestFunction, Sandbox, Services, Setup, Shared, Telemetry,
+    Window, World,
+};
+
+use crate::board::{self, FunctionMode};
+use crate::linked::Linked;
+use crate::separate::Separate;
+use crate::{compose, control};
+
+/// CPU time for `configure`, `save` and `restore`: big tables are read there.
+pub(crate) const SETUP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How a chain is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// All functions and the runner in one component: one entry into Wasm for many bursts.
+    #[default]
+    Linked,
+    /// The host calls one function after the other.
+    Separate,
+}
+
+/// A function of a chain, with all it needs to be instantiated.
+#[derive(Clone, Debug)]
+pub struct FunctionSpec {
+    /// Its name in the chain.
+    pub name: String,
+    /// The component.
+    pub admitted: Arc<Admitted>,
+    /// Whether it may write to packets and descriptors.
+    pub writes: bool,
+    /// Bytes of linear memory it may have beside window and state region.
+    pub memory: usize,
+    /// CPU time it may use for a burst.
+    pub deadline: Duration,
+    /// Its configuration, a JSON object.
+    pub config: String,
+    /// Its state region.
+    pub state: Option<Shared>,
+    /// The state region holds what an earlier instance left there.
+    pub state_kept: bool,
+    /// Seed for its hashes.
+    pub seed: u64,
+    /// Its log and counters.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// A chain, with all it needs to be instantiated.
+#[derive(Clone, Debug)]
+pub struct ChainSpec {
+    /// The functions, in forward order.
+    pub functions: Vec<FunctionSpec>,
+    /// Names of the ports, by number.
+    pub ports: Vec<String>,
+}
+
+/// Why a chain could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// Too many functions.
+    #[error("the chain has {0} functions; allowed are 1 to {FUNCTIONS_MAX}")]
+    Length(usize),
+    /// Needs more memory at its start than it may have.
+    #[error(
+        "function {name}: it starts with {needs} bytes of memory, its limit is {limit}: raise `memory`, or \
+         build it with a smaller stack or smaller static data"
+    )]
+    Memory {
+        /// The function.
+        name: String,
+        /// Bytes it starts with.
+        needs: u64,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// A component does not compile.
+    #[error("function {name}: {source}")]
+    Compile {
+        /// The function.
+        name: String,
+        /// Why.
+        source: CompileError,
+    },
+    /// The composed chain does not compile.
+    #[error("linking the chain: {0}")]
+    Link(CompileError),
+    /// A function's imports or exports do not have the types of `weir:net`, or its start code trapped.
+    #[error("instantiating: {0}")]
+    Instantiate(String),
+    /// `configure` or `restore` gave an error.
+    #[error("function {name} refused its {what}: {message}")]
+    Refused {
+        /// The function.
+        name: String,
+        /// `configuration` or `saved state`.
+        what: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// `configure`, `save` or `restore` trapped.
+    #[error("function {name} failed in `{call}`: {fault}")]
+    Fault {
+        /// The function.
+        name: String,
+        /// The export that was called.
+        call: &'static str,
+        /// What happened.
+        fault: Fault,
+    },
+    /// The control area cannot be had.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Memory cannot be shared with guests.
+    #[error("sharing memory with the chain: {0}")]
+    Share(std::io::Error),
+}
+
+/// Compiled code of a chain: everything slow is done. Instantiated once for each worker.
+#[derive(Clone)]
+pub struct Prepared {
+    pub(crate) spec: ChainSpec,
+    pub(crate) code: Code,
+    /// Time spent compiling; 0 if everything came from caches.
+    pub compiled_in: Duration,
+}
+
+#[derive(Clone)]
+pub(crate) enum Code {
+    Linked(Component),
+    Separate(Vec<Component>),
+}
+
+impl Prepared {
+    /// Compiles what is not compiled yet.
+    ///
+    /// # Errors
+    /// When there are too many functions, one needs too much memory, or one does not compile.
+    pub fn new(sandbox: &Sandbox, spec: ChainSpec, mode: Mode) -> Result<Self, ChainError> {
+        if !(1..=FUNCTIONS_MAX).contains(&spec.functions.len()) {
+            return Err(ChainError::Length(spec.functions.len()));
+        }
+        for function in &spec.functions {
+            let needs = function.admitted.memory_at_start;
+            if needs > function.memory as u64 {
+                let (name, limit) = (function.name.clone(), function.memory);
+                return Err(ChainError::Memory { name, needs, limit });
+            }
+        }
+        let mut compiled_in = Duration::ZERO;
+        let mut count = |compiled: weir_sandbox::Compiled| {
+            if !compiled.cached {
+                compiled_in += compiled.took;
+            }
+            compiled.component
+        };
+        let code = match mode {
+            Mode::Linked => {
+                let functions: Vec<_> =
+                    spec.functions.iter().map(|f| (&*f.admitted, f.writes)).collect();
+                let composed = compose::compose(&functions);
+                let compiled = sandbox.compile_composed(&composed).map_err(ChainError::Link)?;
+                Code::Linked(count(compiled))
+            }
+            Mode::Separate => {
+                let compile = |f: &FunctionSpec| {
+                    sandbox.compile(&f.admitted.component, f.admitted.hash).map_err(|source| {
+                        ChainError::Compile { name: f.name.clone(), source }
+                    })
+                };
+                let mut components = Vec::new();
+                for function in &spec.functions {
+                    components.push(count(compile(function)?));
+                }
+                Code::Separate(components)
+            }
+        };
+        Ok(Self { spec, code, compiled_in })
+    }
+
+    /// Which way it is run.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match self.code {
+            Code::Linked(_) => Mode::Linked,
+            Code::Separate(_) => Mode::Separate,
+        }
+    }
+
+    /// The chain.
+    #[must_use]
+    pub fn spec(&self) -> &ChainSpec {
+        &self.spec
+    }
+
+    /// The same code with other state regions: each worker has its own.
+    #[must_use]
+    pub fn with_states(&self, states: &[(Option<Shared>, bool)]) -> Self {
+        let mut prepared = self.clone();
+        for (function, (state, kept)) in prepared.spec.functions.iter_mut().zip(states) {
+            function.state.clone_from(state);
+            function.state_kept = *kept;
+        }
+        prepared
+    }
+
+    /// Instantiates and configures the chain over this window.
+    ///
+    /// # Errors
+    /// When a function does not fit `weir:net`, traps, or refuses its configuration.
+    pub fn instantiate<S: Services>(
+        &self,
+        sandbox: &Sandbox,
+        window: &Shared,
+        room_bytes: u32,
+    ) -> Result<Executor<S>, ChainError> {
+        let _ticking = sandbox.ticker().tick();
+        match &self.code {
+            Code::Linked(component) => {
+                Linked::new(sandbox, &self.spec, component, window, room_bytes)
+                    .map(|linked| Executor::Linked(Box::new(linked)))
+            }
+            Code::Separate(components) => {
+                Separate::new(sandbox, &self.spec, components, window, room_bytes)
+                    .map(|separate| Executor::Separate(Box::new(separate)))
+            }
+        }
+    }
+}
+
+/// A configured chain of one worker.
+pub enum Executor<S: 'static> {
+    /// One component.
+    Linked(Box<Linked<S>>),
+    /// One by one.
+    Separate(Box<Separate<S>>),
+}
+
+impl<S: Services> Executor<S> {
+    /// The control area with the results of the last run.
+    #[must_use]
+    pub fn board(&self) -> &Memory {
+        match self {
+            Self::Linked(linked) => linked.board(),
+            Self::Separate(separate) => separate.board(),
+        }
+    }
+
+    /// As [`Self::board`], to fill in a burst.
+    pub fn board_mut(&mut self) -> &mut Memory {
+        match self {
+            Self::Linked(linked) => linked.board_mut(),
+            Self::Separate(separate) => separate.board_mut(),
+        }
+    }
+
+    /// Runs the burst that was filled in.
+    ///
+    /// # Errors
+    /// When a function trapped: the executor must not be used for anything but reading its board.
+    pub fn run(
+        &mut self,
+        services: &mut Option<S>,
+        count: usize,
+        start: usize,
+        reverse: bool,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Linked(linked) => linked.run(services, count, start, reverse),
+            Self::Separate(separate) => separate.run(services, count, start, reverse),
+        }
+    }
+
+    /// Runs bursts that `services.next_burst` gives, until it gives 0.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn serve(&mut self, services: &mut Option<S>) -> Result<(), Fault> {
+        match self {
+            Self::Linked(linked) => linked.serve(services),
+            Self::Separate(separate) => separate.serve(services),
+        }
+    }
+
+    /// The earliest time at which a function wants its `tick`; 0 when none does.
+    #[must_use]
+    pub fn next_timer(&self) -> u64 {
+        match self {
+            Self::Linked(linked) => linked.next_timer(),
+            Self::Separate(separate) => separate.next_timer(),
+        }
+    }
+
+    /// Calls `tick` of the functions whose time has come. `u64::MAX` calls every one (to flush counters).
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+        match self {
+            Self::Linked(linked) => linked.tick(services, now),
+            Self::Separate(separate) => separate.tick(services, now),
+        }
+    }
+
+    /// What the function saved, if it exports `snapshot`.
+    ///
+    /// # Errors
+    /// When `save` trapped.
+    pub fn save(&mut self, function: usize) -> Result<Option<Vec<u8>>, ChainError> {
+        match self {
+            Self::Linked(linked) => linked.save(function),
+            Self::Separate(separate) => separate.save(function),
+        }
+    }
+
+    /// Gives the function what its predecessor saved.
+    ///
+    /// # Errors
+    /// When `restore` trapped or refused.
+    pub fn restore(&mut self, function: usize, saved: &[u8]) -> Result<(), ChainError> {
+        match self {
+            Self::Linked(linked) => linked.restore(function, saved),
+            Self::Separate(separate) => separate.restore(function, saved),
+        }
+    }
+
+    /// Sets whether the function at this place is called.
+    pub fn set_mode(&mut self, function: usize, mode: FunctionMode) {
+        board::set_mode(self.board_mut(), function, mode);
+    }
+}
+
+/// A fresh control area for rooms of this size.
+pub(crate) fn new_board(room_bytes: u32) -> Result<Memory, PoolError> {
+    let mut board = Memory::new("weir-board", control::CONTROL_BYTES, HugePages::Never)?;
+    board.set(control::ROOM_BYTES, room_bytes);
+    board.set(control::POSITION, control::NOBODY);
+    Ok(board)
+}
+
+/// The store's record of a function.
+pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunction {
+    let window = (spec.admitted.world == World::Window)
+        .then(|| Window { memory: window.clone(), writes: spec.writes });
+    GuestFunction::new(
+        spec.name.clone(),
+        window,
+        spec.state.clone(),
+        spec.memory,
+        usize::try_from(spec.admitted.memory_at_start).unwrap_or(usize::MAX),
+        spec.deadline,
+        Arc::clone(&spec.telemetry),
+    )
+}
+
+/// What `configure` is told.
+pub(crate) fn setup(
+    spec: &ChainSpec,
+    place: usize,
+    window: &Shared,
+    room_bytes: u32,
+) -> Setup {
+    let function = &spec.functions[place];
+    let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
+    let windowed = function.admitted.world == World::Window;
+    Setup {
+        window_bytes: if windowed { small(window.bytes()) } else { 0 },
+        window_align: small(window.align()),
+        room_bytes,
+        state_bytes: function.state.as_ref().map_or(0, |s| small(s.bytes())),
+        state_kept: function.state_kept,
+        seed: function.seed,
+        ports: spec.ports.clone(),
+        functions: spec.functions.iter().map(|f| f.name.clone()).collect(),
+        position: small(place),
+        config: function.config.clone(),
+    }
+}

@@ -1,0 +1,284 @@
+//! A chain as one component.
+
+use std::time::Duration;
+
+use wasmtime::Store;
+use wasmtime::component::{Component, Instance, TypedFunc};
+use weir_layout::WASM_PAGE;
+use weir_pool::Memory;
+use weir_sandbox::{
+    Fault, Guest, Running, Sandbox, Services, Setup, Shared, World, link_function, link_runner,
+};
+
+use crate::executor::{
+    ChainError, ChainSpec, SETUP_DEADLINE, guest_function, new_board, setup,
+};
+use crate::{compose, control};
+
+/// The linked chain of one worker.
+pub struct Linked<S: 'static> {
+    store: Store<Guest<S>>,
+    run: TypedFunc<(u32, u32, u32), ()>,
+    serve: TypedFunc<(), ()>,
+    functions: Vec<Exports>,
+}
+
+/// What a function exports beside `process`.
+pub(crate) struct Exports {
+    pub(crate) tick: TypedFunc<(u64,), ()>,
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+pub(crate) struct Snapshot {
+    pub(crate) save: TypedFunc<(), (Vec<u8>,)>,
+    pub(crate) restore: TypedFunc<(Vec<u8>,), (Result<(), String>,)>,
+}
+
+pub(crate) type Configure = TypedFunc<(Setup,), (Result<(), String>,)>;
+
+impl<S: Services> Linked<S> {
+    pub(crate) fn new(
+        sandbox: &Sandbox,
+        spec: &ChainSpec,
+        component: &Component,
+        window: &Shared,
+        room_bytes: u32,
+    ) -> Result<Self, ChainError> {
+        let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
+        let functions = spec.functions.iter().map(|f| guest_function(f, window)).collect();
+        let mut guest = Guest::new(functions);
+        let board = new_board(room_bytes)?;
+        guest.set_board(board, window.clone(), control::POSITION, control::SEQUENCE);
+        let mut linker = sandbox.linker();
+        for place in 0..spec.functions.len() {
+            link_function(&mut linker, &compose::function_import(place), place).map_err(wrong)?;
+        }
+        link_runner(&mut linker, compose::RUNNER_IMPORT).map_err(wrong)?;
+        let mut store = sandbox.store(guest);
+        let instance = linker.instantiate(&mut store, component).map_err(wrong)?;
+
+        let copies = spec.functions.iter().any(|f| f.admitted.world == World::Copy);
+        // One Wasm page more, because the runner rounds down to whole pages.
+        let bytes = if copies { window.bytes() } else { 0 };
+        let align = window.align().next_multiple_of(WASM_PAGE);
+        let attach: TypedFunc<(u32, u32), ()> =
+            instance.get_typed_func(&mut store, "attach").map_err(wrong)?;
+        let word = |n: usize| u32::try_from(n).expect("windows are far below 4 GiB");
+        attach.call(&mut store, (word(bytes), word(align))).map_err(wrong)?;
+
+        let mut exports = Vec::new();
+        for (place, function) in spec.functions.iter().enumerate() {
+            let name = compose::function_export(place);
+            let (configure, tick) = standard_exports(&mut store, &instance, &name)?;
+            let snapshot = function
+                .admitted
+                .saves
+                .then(|| snapshot(&mut store, &instance, &compose::snapshot_export(place)))
+                .transpose()?;
+            call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            exports.push(Exports { tick, snapshot });
+        }
+        let run = instance.get_typed_func(&mut store, "run").map_err(wrong)?;
+        let serve = instance.get_typed_func(&mut store, "serve").map_err(wrong)?;
+        Ok(Self { store, run, serve, functions: exports })
+    }
+
+    pub(crate) fn board(&self) -> &Memory {
+        self.store.data().board()
+    }
+
+    pub(crate) fn board_mut(&mut self) -> &mut Memory {
+        self.store.data_mut().board_mut().0
+    }
+
+    pub(crate) fn run(
+        &mut self,
+        services: &mut Option<S>,
+        count: usize,
+        start: usize,
+        reverse: bool,
+    ) -> Result<(), Fault> {
+        let parameters = (word(count), word(start), u32::from(reverse));
+        let run = self.run;
+        with_services(&mut self.store, services, Running::Chain, |store| {
+            run.call(store, parameters)
+        })
+    }
+
+    pub(crate) fn serve(&mut self, services: &mut Option<S>) -> Result<(), Fault> {
+        let serve = self.serve;
+        with_services(&mut self.store, services, Running::Chain, |store| serve.call(store, ()))
+    }
+
+    pub(crate) fn next_timer(&self) -> u64 {
+        self.store.data().next_timer
+    }
+
+    pub(crate) fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+        for place in 0..self.functions.len() {
+            tick(&mut self.store, services, place, &self.functions[place].tick, now)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save(&mut self, place: usize) -> Result<Option<Vec<u8>>, ChainError> {
+        save(&mut self.store, place, self.functions[place].snapshot.as_ref())
+    }
+
+    pub(crate) fn restore(&mut self, place: usize, saved: &[u8]) -> Result<(), ChainError> {
+        restore(&mut self.store, place, self.functions[place].snapshot.as_ref(), saved)
+    }
+}
+
+#[inline]
+pub(crate) fn word(n: usize) -> u32 {
+    u32::try_from(n).expect("bursts and chains are small")
+}
+
+/// Lends the services to the store for the time of a call, and explains what goes wrong.
+#[inline]
+pub(crate) fn with_services<S: Services>(
+    store: &mut Store<Guest<S>>,
+    services: &mut Option<S>,
+    running: Running,
+    call: impl FnOnce(&mut Store<Guest<S>>) -> wasmtime::Result<()>,
+) -> Result<(), Fault> {
+    let guest = store.data_mut();
+    guest.services = services.take();
+    guest.set_running(running);
+    let result = call(store);
+    let guest = store.data_mut();
+    *services = guest.services.take();
+    let result = result.map_err(|error| guest.fault(&error));
+    guest.set_running(Running::Nobody);
+    result
+}
+
+/// `configure` and `tick` of an exported instance.
+pub(crate) fn standard_exports<S: Services>(
+    store: &mut Store<Guest<S>>,
+    instance: &Instance,
+    export: &str,
+) -> Result<(Configure, TypedFunc<(u64,), ()>), ChainError> {
+    Ok((typed(store, instance, export, "configure")?, typed(store, instance, export, "tick")?))
+}
+
+pub(crate) fn snapshot<S: Services>(
+    store: &mut Store<Guest<S>>,
+    instance: &Instance,
+    export: &str,
+) -> Result<Snapshot, ChainError> {
+    Ok(Snapshot {
+        save: typed(store, instance, export, "save")?,
+        restore: typed(store, instance, export, "restore")?,
+    })
+}
+
+/// A function of an exported instance, with its type checked.
+pub(crate) fn typed<S, P, R>(
+    store: &mut Store<Guest<S>>,
+    instance: &Instance,
+    export: &str,
+    name: &str,
+) -> Result<TypedFunc<P, R>, ChainError>
+where
+    S: Services,
+    P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower,
+    R: wasmtime::component::ComponentNamedList + wasmtime::component::Lift,
+{
+    let index = instance
+        .get_export_index(&mut *store, None, export)
+        .and_then(|outer| instance.get_export_index(&mut *store, Some(&outer), name))
+        .ok_or_else(|| {
+            ChainError::Instantiate(format!("it does not export `{name}` in {export}"))
+        })?;
+    instance
+        .get_typed_func(&mut *store, index)
+        .map_err(|error| ChainError::Instantiate(format!("`{name}` of {export}: {error:#}")))
+}
+
+/// Calls an export while a chain is being prepared.
+fn prepare<S: Services, T>(
+    store: &mut Store<Guest<S>>,
+    place: usize,
+    what: &'static str,
+    deadline: Duration,
+    call: impl FnOnce(&mut Store<Guest<S>>) -> wasmtime::Result<T>,
+) -> Result<T, ChainError> {
+    store.data_mut().set_running(Running::Function { place, deadline });
+    let result = call(store);
+    let guest = store.data_mut();
+    let result = result.map_err(|error| ChainError::Fault {
+        name: guest.functions[place].name.clone(),
+        call: what,
+        fault: guest.fault(&error),
+    });
+    guest.set_running(Running::Nobody);
+    result
+}
+
+pub(crate) fn call_configure<S: Services>(
+    store: &mut Store<Guest<S>>,
+    configure: &Configure,
+    place: usize,
+    setup: Setup,
+) -> Result<(), ChainError> {
+    let (answer,) = prepare(store, place, "configure", SETUP_DEADLINE, |store| {
+        configure.call(store, (setup,))
+    })?;
+    answer.map_err(|message| ChainError::Refused {
+        name: store.data().functions[place].name.clone(),
+        what: "configuration",
+        message,
+    })
+}
+
+pub(crate) fn save<S: Services>(
+    store: &mut Store<Guest<S>>,
+    place: usize,
+    snapshot: Option<&Snapshot>,
+) -> Result<Option<Vec<u8>>, ChainError> {
+    let Some(snapshot) = snapshot else { return Ok(None) };
+    let (saved,) =
+        prepare(store, place, "save", SETUP_DEADLINE, |store| snapshot.save.call(store, ()))?;
+    Ok(Some(saved))
+}
+
+pub(crate) fn restore<S: Services>(
+    store: &mut Store<Guest<S>>,
+    place: usize,
+    snapshot: Option<&Snapshot>,
+    saved: &[u8],
+) -> Result<(), ChainError> {
+    let Some(snapshot) = snapshot else { return Ok(()) };
+    let (answer,) = prepare(store, place, "restore", SETUP_DEADLINE, |store| {
+        snapshot.restore.call(store, (saved.to_vec(),))
+    })?;
+    answer.map_err(|message| ChainError::Refused {
+        name: store.data().functions[place].name.clone(),
+        what: "saved state",
+        message,
+    })
+}
+
+/// Calls a function's `tick` if its time has come.
+pub(crate) fn tick<S: Services>(
+    store: &mut Store<Guest<S>>,
+    services: &mut Option<S>,
+    place: usize,
+    tick: &TypedFunc<(u64,), ()>,
+    now: u64,
+) -> Result<(), Fault> {
+    let function = &store.data().functions[place];
+    if now != u64::MAX && (function.timer == 0 || function.timer > now) {
+        return Ok(());
+    }
+    let running = Running::Function { place, deadline: function.deadline };
+    store.data_mut().set_timer(place, 0);
+    let time = if now == u64::MAX {
+        services.as_mut().map_or(0, Services::now)
+    } else {
+        now
+    };
+    with_services(store, services, running, |store| tick.call(store, (time,)))
+}

@@ -1,0 +1,408 @@
+//! The same chain, one function at a time, each in a store of its own.
+//!
+//! Does in Rust what `runner.wat` does in Wasm, over the same control area; a property test holds the
+//! two to the same output. Slower (an entry into Wasm for each function and burst), but the host can
+//! look between the functions: that is what shadowing and profiling are made of.
+
+use wasmtime::Store;
+use wasmtime::component::{Component, ComponentType, Lift, TypedFunc};
+use weir_layout::{self as layout, BURST_AREA, Descriptor, HEADROOM, Metadata, Verdict};
+use weir_pool::Memory;
+use weir_sandbox::{
+    Fault, Guest, Running, Sandbox, Services, Shared, World, link_function,
+};
+
+use crate::control as at;
+use crate::executor::{ChainError, ChainSpec, guest_function, new_board, setup};
+use crate::linked::{
+    Exports, call_configure, restore, save, snapshot, standard_exports, tick, typed, with_services,
+    word,
+};
+
+/// The separate chain of one worker.
+pub struct Separate<S: 'static> {
+    functions: Vec<Function<S>>,
+    board: Memory,
+    room_bytes: u32,
+    observer: Option<Box<dyn Observer>>,
+}
+
+struct Function<S: 'static> {
+    store: Store<Guest<S>>,
+    process: Process,
+    exports: Exports,
+    writes: bool,
+}
+
+enum Process {
+    Window(TypedFunc<(u32,), ()>),
+    Copy(TypedFunc<(Vec<u8>, u32, u64), (Outcome,)>),
+}
+
+/// WIT `packet-copy.outcome`.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct Outcome {
+    verdict: u32,
+    packet: Option<Vec<u8>>,
+}
+
+/// Looks at a burst before and after each function: shadowing.
+pub trait Observer: Send {
+    /// Function `place` is about to see the first `count` packets of the window's vectors.
+    fn before(&mut self, place: usize, window: &Memory, count: usize);
+    /// It has seen them; its verdicts stand in the window.
+    fn after(&mut self, place: usize, window: &Memory, count: usize);
+}
+
+impl<S: Services> Separate<S> {
+    pub(crate) fn new(
+        sandbox: &Sandbox,
+        spec: &ChainSpec,
+        components: &[Component],
+        window: &Shared,
+        room_bytes: u32,
+    ) -> Result<Self, ChainError> {
+        let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
+        let mut functions = Vec::new();
+        for (place, (function, component)) in spec.functions.iter().zip(components).enumerate() {
+            // Each store knows all functions, so that a place means the same in every one.
+            let guests = spec.functions.iter().map(|f| guest_function(f, window)).collect();
+            let mut linker = sandbox.linker();
+            link_function(&mut linker, "weir:net/host@0.1.0", place).map_err(wrong)?;
+            let mut store = sandbox.store(Guest::new(guests));
+            let instance = linker.instantiate(&mut store, component).map_err(wrong)?;
+            let export = function.admitted.world.interface();
+            let (configure, tick) = standard_exports(&mut store, &instance, export)?;
+            let process = match function.admitted.world {
+                World::Window => {
+                    Process::Window(typed(&mut store, &instance, export, "process")?)
+                }
+                World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
+            };
+            let snapshot = function
+                .admitted
+                .saves
+                .then(|| snapshot(&mut store, &instance, "weir:net/snapshot@0.1.0"))
+                .transpose()?;
+            call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            let exports = Exports { tick, snapshot };
+            functions.push(Function { store, process, exports, writes: function.writes });
+        }
+        Ok(Self { functions, board: new_board(room_bytes)?, room_bytes, observer: None })
+    }
+
+    /// Has somebody look at each function's work from now on.
+    pub fn set_observer(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.observer = observer;
+    }
+
+    pub(crate) fn board(&self) -> &Memory {
+        &self.board
+    }
+
+    pub(crate) fn board_mut(&mut self) -> &mut Memory {
+        &mut self.board
+    }
+
+    pub(crate) fn run(
+        &mut self,
+        services: &mut Option<S>,
+        count: usize,
+        start: usize,
+        reverse: bool,
+    ) -> Result<(), Fault> {
+        self.board.set(at::DONE, 0u32);
+        self.board.set(at::PARKED, 0u32);
+        let mut active = count;
+        if reverse {
+            for place in (0..=start.min(self.functions.len() - 1)).rev() {
+                active = self.step(services, place, active, true)?;
+            }
+        } else {
+            for place in start..self.functions.len() {
+                active = self.step(services, place, active, false)?;
+            }
+        }
+        self.board.set(at::ACTIVE, word(active));
+        self.board.set(at::POSITION, at::NOBODY);
+        Ok(())
+    }
+
+    pub(crate) fn serve(&mut self, services: &mut Option<S>) -> Result<(), Fault> {
+        loop {
+            let burst = lent(services).next_burst(&mut self.board);
+            if burst == 0 {
+                return Ok(());
+            }
+            let (count, start, reverse) = unpack(burst);
+            self.run(services, count, start, reverse)?;
+        }
+    }
+
+    pub(crate) fn next_timer(&self) -> u64 {
+        let timers = self.functions.iter().map(|f| f.store.data().next_timer);
+        timers.filter(|timer| *timer != 0).min().unwrap_or(0)
+    }
+
+    pub(crate) fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+        for (place, function) in self.functions.iter_mut().enumerate() {
+            tick(&mut function.store, services, place, &function.exports.tick, now)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save(&mut self, place: usize) -> Result<Option<Vec<u8>>, ChainError> {
+        let function = &mut self.functions[place];
+        save(&mut function.store, place, function.exports.snapshot.as_ref())
+    }
+
+    pub(crate) fn restore(&mut self, place: usize, saved: &[u8]) -> Result<(), ChainError> {
+        let function = &mut self.functions[place];
+        restore(&mut function.store, place, function.exports.snapshot.as_ref(), saved)
+    }
+
+    /// One function's turn; the answer is how many packets stay.
+    fn step(
+        &mut self,
+        services: &mut Option<S>,
+        place: usize,
+        mut count: usize,
+        reverse: bool,
+    ) -> Result<usize, Fault> {
+        if self.board.get::<u32>(at::PARKED) != 0 {
+            count = self.unpark(lent(services).window(), place, count);
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        match self.board.get::<u8>(at::MODES + place) {
+            at::RUN => {}
+            at::SKIP => return Ok(count),
+            _ => {
+                for slot in 0..count {
+                    let (origin, descriptor) = at::kept(&self.board, slot);
+                    self.finish(origin, place, at::REFUSED, descriptor);
+                }
+                return Ok(0);
+            }
+        }
+        self.board.set(at::POSITION, word(place));
+        self.board.set(at::ACTIVE, word(count));
+        let seen = at::SEEN + place * 8;
+        self.board.set(seen, self.board.get::<u64>(seen) + count as u64);
+        if let Some(observer) = &mut self.observer {
+            observer.before(place, lent(services).window(), count);
+        }
+        self.call(services, place, count)?;
+        if let Some(observer) = &mut self.observer {
+            observer.after(place, lent(services).window(), count);
+        }
+        Ok(self.settle(services, place, count, reverse))
+    }
+
+    fn call(
+        &mut self,
+        services: &mut Option<S>,
+        place: usize,
+        count: usize,
+    ) -> Result<(), Fault> {
+        let function = &mut self.functions[place];
+        let deadline = function.store.data().functions[place].deadline;
+        let running = Running::Function { place, deadline };
+        match &function.process {
+            Process::Window(process) => {
+                let process = *process;
+                with_services(&mut function.store, services, running, |store| {
+                    process.call(store, (word(count),))
+                })
+            }
+            Process::Copy(process) => {
+                let process = *process;
+                for slot in 0..count {
+                    let (_, descriptor) = at::kept(&self.board, slot);
+                    let window = lent(services).window();
+                    let mut packet = vec![0; descriptor.length as usize];
+                    window.copy_out(descriptor.offset as usize, &mut packet);
+                    let port = window.get::<Metadata>(layout::METADATA + slot * 8).port;
+                    let now = window.get::<u64>(layout::CLOCK);
+                    let mut answer = None;
+                    with_services(&mut function.store, services, running.clone(), |store| {
+                        answer = Some(process.call(store, (packet, port.into(), now))?.0);
+                        Ok(())
+                    })?;
+                    let answer = answer.expect("the call gave an answer");
+                    let writes = function.writes;
+                    let window = lent(services).window();
+                    store_outcome(window, slot, descriptor, self.room_bytes, writes, answer);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        services: &mut Option<S>,
+        place: usize,
+        count: usize,
+        reverse: bool,
+    ) -> usize {
+        let writes = self.functions[place].writes;
+        let last = self.functions.len() - 1;
+        let mut stay = 0;
+        for slot in 0..count {
+            let window = lent(services).window();
+            let verdict = window.get::<u32>(layout::VERDICTS + slot * 4);
+            let metadata = window.get::<Metadata>(layout::METADATA + slot * 8);
+            let (origin, kept) = at::kept(&self.board, slot);
+            let now = if writes {
+                window.get::<Descriptor>(layout::DESCRIPTORS + slot * 8)
+            } else {
+                kept
+            };
+            let room = kept.offset & !(self.room_bytes - 1);
+            if now != kept && !now.lies_in(room, self.room_bytes) {
+                self.finish(origin, place, at::BAD_DESCRIPTOR, kept);
+                continue;
+            }
+            let stays = match Verdict::decode(verdict) {
+                Some(Verdict::Next) => true,
+                Some(Verdict::Jump(target)) => {
+                    let target = usize::from(target);
+                    let later =
+                        if reverse { target < place } else { (place + 1..=last).contains(&target) };
+                    if later {
+                        self.park(origin, target, now, metadata);
+                        let jumped = at::JUMPED + place * 8;
+                        self.board.set(jumped, self.board.get::<u64>(jumped) + 1);
+                    } else {
+                        self.finish(origin, place, at::BAD_VERDICT, now);
+                    }
+                    false
+                }
+                Some(Verdict::Clone(port)) => {
+                    let exists =
+                        lent(services).clone_packet(now.offset, now.length, u32::from(port));
+                    if exists {
+                        let cloned = at::CLONED + place * 8;
+                        self.board.set(cloned, self.board.get::<u64>(cloned) + 1);
+                    } else {
+                        self.finish(origin, place, at::BAD_VERDICT, now);
+                    }
+                    exists
+                }
+                Some(_) => {
+                    self.finish(origin, place, verdict, now);
+                    false
+                }
+                None => {
+                    self.finish(origin, place, at::BAD_VERDICT, now);
+                    false
+                }
+            };
+            if stays {
+                self.put(lent(services).window(), stay, origin, now, metadata);
+                stay += 1;
+            }
+        }
+        let window = lent(services).window();
+        for slot in 0..count {
+            window.set(layout::VERDICTS + slot * 4, 0u32);
+        }
+        stay
+    }
+
+    fn put(
+        &mut self,
+        window: &mut Memory,
+        slot: usize,
+        origin: usize,
+        descriptor: Descriptor,
+        metadata: Metadata,
+    ) {
+        self.board.set(at::ORIGINS + slot * 4, word(origin));
+        self.board.set(at::KEPT + slot * 8, descriptor);
+        window.set(layout::DESCRIPTORS + slot * 8, descriptor);
+        window.set(layout::METADATA + slot * 8, metadata);
+    }
+
+    fn finish(&mut self, origin: usize, place: usize, verdict: u32, descriptor: Descriptor) {
+        let index = self.board.get::<u32>(at::DONE);
+        at::set_done(&mut self.board, index as usize, origin, place, verdict, descriptor);
+        self.board.set(at::DONE, index + 1);
+    }
+
+    fn park(&mut self, origin: usize, target: usize, descriptor: Descriptor, metadata: Metadata) {
+        let index = self.board.get::<u32>(at::PARKED);
+        let parked = at::Parked { origin, target, descriptor, metadata };
+        at::set_parked(&mut self.board, index as usize, parked);
+        self.board.set(at::PARKED, index + 1);
+    }
+
+    /// Takes packets that wait for this function back into the vector, in the burst's order.
+    fn unpark(&mut self, window: &mut Memory, place: usize, mut count: usize) -> usize {
+        let parked = self.board.get::<u32>(at::PARKED) as usize;
+        let mut left = 0;
+        for index in 0..parked {
+            let record = at::parked(&self.board, index);
+            if record.target != place {
+                at::set_parked(&mut self.board, left, record);
+                left += 1;
+                continue;
+            }
+            let mut slot = count;
+            while slot > 0 {
+                let (origin, descriptor) = at::kept(&self.board, slot - 1);
+                if origin < record.origin {
+                    break;
+                }
+                let metadata = window.get::<Metadata>(layout::METADATA + (slot - 1) * 8);
+                self.put(window, slot, origin, descriptor, metadata);
+                slot -= 1;
+            }
+            self.put(window, slot, record.origin, record.descriptor, record.metadata);
+            count += 1;
+        }
+        self.board.set(at::PARKED, word(left));
+        count
+    }
+}
+
+fn lent<S>(services: &mut Option<S>) -> &mut S {
+    services.as_mut().expect("the packet plane lends its services for a run")
+}
+
+/// The parts of a packed burst, see [`crate::board::pack`].
+fn unpack(burst: u64) -> (usize, usize, bool) {
+    ((burst & 0xffff) as usize, (burst >> 16 & 0xffff) as usize, burst >> 32 != 0)
+}
+
+/// Writes a copying function's answer into the window, where it is settled like any other's.
+fn store_outcome(
+    window: &mut Memory,
+    slot: usize,
+    kept: Descriptor,
+    room_bytes: u32,
+    writes: bool,
+    answer: Outcome,
+) {
+    /// A verdict that means nothing: what a copying function may not do.
+    const NOTHING: u32 = 0xff;
+    let mut verdict = answer.verdict;
+    if verdict & 0xff == Verdict::Hold.kind() {
+        verdict = NOTHING;
+    }
+    if let Some(packet) = answer.packet {
+        if !writes || packet.len() + HEADROOM > room_bytes as usize {
+            verdict = NOTHING;
+        } else {
+            let offset = (kept.offset & !(room_bytes - 1)) + word(HEADROOM);
+            debug_assert!(offset as usize >= BURST_AREA);
+            window.copy_in(offset as usize, &packet);
+            let moved = Descriptor { offset, length: word(packet.len()) };
+            window.set(layout::DESCRIPTORS + slot * 8, moved);
+        }
+    }
+    window.set(layout::VERDICTS + slot * 4, verdict);
+}

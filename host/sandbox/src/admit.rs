@@ -1,0 +1,288 @@
+//! Admission: what is checked before anything of an upload may run.
+//!
+//! Nothing is compiled here, and nothing of the upload is executed. All reasons against it are collected, so that an
+//! author sees them at once.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use wasmparser::{
+    ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
+};
+
+/// Bytes of an upload.
+pub const UPLOAD_MAX: usize = 64 << 20;
+/// Linear memory a function may be instantiated with, all its memories together, in bytes.
+const MEMORY_AT_START_MAX: u64 = 256 << 20;
+/// Core modules in a component; compilers and adapters make a handful.
+const MODULES_MAX: usize = 64;
+
+/// What a function may import.
+pub const ADMISSIBLE_IMPORTS: [&str; 2] = ["weir:net/types@0.1.0", "weir:net/host@0.1.0"];
+
+const PACKET: &str = "weir:net/packet@0.1.0";
+const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
+
+/// The world a component implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum World {
+    /// `packet-function`: sees packets through a window.
+    Window,
+    /// `packet-function-copy`: gets packets by `list<u8>`.
+    Copy,
+}
+
+impl World {
+    /// Its name in WIT.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Window => "packet-function",
+            Self::Copy => "packet-function-copy",
+        }
+    }
+
+    /// The interface that a component of this world exports.
+    #[must_use]
+    pub const fn interface(self) -> &'static str {
+        match self {
+            Self::Window => PACKET,
+            Self::Copy => PACKET_COPY,
+        }
+    }
+}
+
+/// An upload that may be compiled.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The component; for an uploaded core module, what was made of it.
+    pub component: Arc<[u8]>,
+    /// SHA-256 of `component`.
+    pub hash: [u8; 32],
+    /// What it implements.
+    pub world: World,
+    /// Whether it exports `snapshot`.
+    pub saves: bool,
+    /// Names of what it imports.
+    pub imports: Vec<String>,
+    /// Bytes of linear memory it is instantiated with.
+    pub memory_at_start: u64,
+    /// The text of `function.toml` that it carries.
+    pub manifest: Option<String>,
+}
+
+/// An upload that may not run, and why.
+#[derive(Clone, Debug, Default, thiserror::Error)]
+#[error("refused: {}", reasons.join("; "))]
+pub struct Refused {
+    /// What is wrong, and what to do about it; at least one.
+    pub reasons: Vec<String>,
+    /// The world it seems to implement.
+    pub world: Option<World>,
+    /// What it imports, as far as it could be read.
+    pub imports: Vec<String>,
+}
+
+impl Refused {
+    fn because(reason: impl Into<String>) -> Self {
+        Self { reasons: vec![reason.into()], ..Self::default() }
+    }
+}
+
+/// Looks at an upload: a component, or a core module that carries its component type.
+///
+/// # Errors
+/// All the reasons for which it may not run.
+pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
+    if upload.len() > UPLOAD_MAX {
+        return Err(Refused::because(format!(
+            "it has {} bytes; allowed are {UPLOAD_MAX}",
+            upload.len()
+        )));
+    }
+    let component: Arc<[u8]> = if Parser::is_component(upload) {
+        upload.into()
+    } else if Parser::is_core_wasm(upload) {
+        encode(upload)?.into()
+    } else {
+        let start = upload.get(..upload.len().min(8)).unwrap_or_default();
+        return Err(Refused::because(format!(
+            "it is not WebAssembly: it begins with {start:02x?}, expected is `\\0asm` (00 61 73 6d)"
+        )));
+    };
+    let mut validator = Validator::new_with_features(features());
+    if let Err(error) = validator.validate_all(&component) {
+        return Err(Refused::because(format!("it is not a valid component: {error}")));
+    }
+    inspect(component)
+}
+
+/// The proposals that guests may use: what wasmtime enables by default, less threads (a function is one
+/// thread's), 64-bit memories and the component model's asynchronous part.
+fn features() -> WasmFeatures {
+    let mut features = WasmFeatures::default();
+    features.set(WasmFeatures::THREADS, false);
+    features.set(WasmFeatures::SHARED_EVERYTHING_THREADS, false);
+    features.set(WasmFeatures::MEMORY64, false);
+    features.set(WasmFeatures::GC, false);
+    features.set(WasmFeatures::FUNCTION_REFERENCES, false);
+    features.set(WasmFeatures::EXCEPTIONS, false);
+    features.set(WasmFeatures::CM_ASYNC, false);
+    features
+}
+
+/// Makes a component of a core module that carries its component type.
+fn encode(module: &[u8]) -> Result<Vec<u8>, Refused> {
+    let typed = Parser::new(0).parse_all(module).any(|payload| {
+        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
+    });
+    if !typed {
+        return Err(Refused::because(
+            "it is a core module that does not say which world it implements (no `component-type` section): \
+             build it with wit-bindgen or a Weir SDK, or make a component of it",
+        ));
+    }
+    wit_component::ComponentEncoder::default()
+        .module(module)
+        .and_then(|encoder| encoder.validate(true).encode())
+        .map_err(|error| {
+            Refused::because(format!("no component can be made of this core module: {error:#}"))
+        })
+}
+
+fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
+    let mut found = Refused::default();
+    let mut exports = Vec::new();
+    let mut memory_at_start = 0u64;
+    let mut modules = 0usize;
+    // How deep we are in nested modules and components; the component's own imports are at 1.
+    let mut depth = 0usize;
+    for payload in Parser::new(0).parse_all(&component) {
+        let payload = match payload {
+            Ok(payload) => payload,
+            Err(error) => {
+                return Err(Refused::because(format!("it is not a valid component: {error}")));
+            }
+        };
+        match payload {
+            Payload::Version { encoding, .. } => {
+                depth += 1;
+                modules += usize::from(encoding == Encoding::Module);
+            }
+            Payload::End(_) => depth -= 1,
+            Payload::MemorySection(section) => {
+                for memory in section.into_iter().flatten() {
+                    let bytes = memory.initial.saturating_mul(weir_layout::WASM_PAGE as u64);
+                    memory_at_start = memory_at_start.saturating_add(bytes);
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section.into_iter().flatten() {
+                    let name = import.name.name.to_owned();
+                    if !matches!(import.ty, ComponentTypeRef::Instance(_))
+                        || !ADMISSIBLE_IMPORTS.contains(&name.as_str())
+                    {
+                        found.reasons.push(import_reason(&name));
+                    }
+                    found.imports.push(name);
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section.into_iter().flatten() {
+                    if export.kind == ComponentExternalKind::Instance {
+                        exports.push(export.name.name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let has = |name: &str| exports.iter().any(|export| export == name);
+    found.world = match (has(PACKET), has(PACKET_COPY)) {
+        (true, false) => Some(World::Window),
+        (false, true) => Some(World::Copy),
+        (true, true) => {
+            found.reasons.push(format!("it exports both {PACKET} and {PACKET_COPY}: export one"));
+            None
+        }
+        (false, false) => {
+            found.reasons.push(world_reason(&exports));
+            None
+        }
+    };
+    if memory_at_start > MEMORY_AT_START_MAX {
+        found.reasons.push(format!(
+            "it starts with {memory_at_start} bytes of memory; allowed are {MEMORY_AT_START_MAX}"
+        ));
+    }
+    if modules > MODULES_MAX {
+        found.reasons.push(format!("it contains {modules} core modules; allowed are {MODULES_MAX}"));
+    }
+    match found.world {
+        Some(world) if found.reasons.is_empty() => Ok(Admitted {
+            hash: Sha256::digest(&component).into(),
+            world,
+            saves: has(SNAPSHOT),
+            imports: found.imports,
+            memory_at_start,
+            manifest: crate::manifest::embedded_manifest(&component),
+            component,
+        }),
+        _ => Err(found),
+    }
+}
+
+fn import_reason(name: &str) -> String {
+    let allowed = ADMISSIBLE_IMPORTS.join(", ");
+    if name.starts_with("wasi:") {
+        format!(
+            "it imports {name}: functions have no files, clocks or sockets of their own; build for \
+             wasm32-unknown-unknown, or stub WASI out (allowed: {allowed})"
+        )
+    } else if name.starts_with("weir:net/") {
+        format!("it imports {name}, which this host does not offer (it offers {allowed}): rebuild it with the SDK of this host's version")
+    } else {
+        format!("it imports {name}, which is not allowed (allowed: {allowed})")
+    }
+}
+
+fn world_reason(exports: &[String]) -> String {
+    let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+    format!(
+        "it implements no world of weir:net@0.1.0: it exports {listed}, expected is {PACKET} or {PACKET_COPY}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reasons(upload: &[u8]) -> String {
+        admit(upload).unwrap_err().reasons.join("\n")
+    }
+
+    #[test]
+    fn what_is_not_wasm_is_refused_with_its_first_bytes() {
+        assert!(reasons(b"").contains("not WebAssembly"));
+        assert!(reasons(b"\x7fELF\x02\x01\x01\x00").contains("[7f, 45, 4c, 46"), "{}", reasons(b"\x7fELF"));
+    }
+
+    #[test]
+    fn a_core_module_without_its_type_is_refused() {
+        let module = b"\0asm\x01\0\0\0";
+        assert!(reasons(module).contains("component-type"));
+    }
+
+    #[test]
+    fn an_empty_component_is_refused_for_its_world() {
+        let component = b"\0asm\x0d\0\x01\0";
+        assert!(reasons(component).contains("it exports nothing"));
+    }
+
+    #[test]
+    fn garbage_behind_the_header_is_refused() {
+        let component = b"\0asm\x0d\0\x01\0\xff\xff\xff\xff";
+        assert!(reasons(component).contains("not a valid component"));
+    }
+}

@@ -1,0 +1,397 @@
+//! Compilation: once for each component, cached by hash in memory and on disk, bounded in time.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{CacheStore, Config, Engine, Store};
+
+use crate::guest::Guest;
+use crate::host::Services;
+use crate::ticker::Ticker;
+
+/// Bytes of stack a guest may use.
+const STACK_MAX: usize = 512 << 10;
+/// Bytes of machine code of single functions kept, to compile a re-linked chain quickly.
+const FUNCTION_CACHE_MAX: usize = 128 << 20;
+
+/// Loaded components kept in memory.
+const LOADED_MAX: usize = 256;
+
+/// Who compiles.
+#[derive(Clone, Debug, Default)]
+pub enum Compiler {
+    /// This process, without a time limit: for tools that run what their user gives them.
+    #[default]
+    InProcess,
+    /// A child process that reads a component from standard input and writes what
+    /// [`Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
+    /// upload that takes forever to compile costs nothing but itself.
+    Child {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+        /// Time it has.
+        timeout: Duration,
+    },
+}
+
+/// How to set up a [`Sandbox`].
+#[derive(Clone, Debug, Default)]
+pub struct SandboxConfig {
+    /// Where compiled code is kept from one start to the next; must be writable by nobody else, because
+    /// what lies there is executed. None: in memory only.
+    pub cache: Option<PathBuf>,
+    /// Who compiles components that tenants uploaded.
+    pub compiler: Compiler,
+}
+
+/// Why compiled code could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// wasmtime cannot be set up on this machine.
+    #[error("the Wasm engine cannot be started: {0}")]
+    Engine(String),
+    /// The component does not compile.
+    #[error("it does not compile: {0}")]
+    Component(String),
+    /// The child took too long.
+    #[error("compiling it took longer than {0:?}: make it smaller, or its largest function simpler")]
+    TooLong(Duration),
+    /// A file of the cache, or the child, failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Compiled code, ready to be linked.
+#[derive(Clone)]
+pub struct Compiled {
+    /// The code.
+    pub component: Component,
+    /// Time it took to get it.
+    pub took: Duration,
+    /// It did not have to be compiled.
+    pub cached: bool,
+}
+
+/// The engine and its caches. One for a process.
+pub struct Sandbox {
+    engine: Engine,
+    ticker: Ticker,
+    config: SandboxConfig,
+    /// Goes into the names of cached files: code of another wasmtime or processor is never loaded.
+    compatibility: String,
+    loaded: Mutex<Loaded>,
+}
+
+impl Sandbox {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// When wasmtime does not support this machine, or the cache directory cannot be made.
+    pub fn new(config: SandboxConfig) -> Result<Self, CompileError> {
+        let engine = engine(true).map_err(|e| CompileError::Engine(format!("{e:#}")))?;
+        let ticker = Ticker::start(engine.weak())
+            .map_err(|source| CompileError::Io { what: "starting the epoch thread".into(), source })?;
+        if let Some(path) = &config.cache {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+                CompileError::Io { what: format!("making the cache {}", path.display()), source }
+            })?;
+        }
+        let compatibility = compatibility(&engine);
+        Ok(Self { engine, ticker, config, compatibility, loaded: Mutex::default() })
+    }
+
+    /// The engine's clock for deadlines.
+    #[must_use]
+    pub fn ticker(&self) -> &Ticker {
+        &self.ticker
+    }
+
+    /// A linker in which nothing is defined.
+    #[must_use]
+    pub fn linker<S: Services>(&self) -> Linker<Guest<S>> {
+        Linker::new(&self.engine)
+    }
+
+    /// A store in which limits and deadlines are in force.
+    #[must_use]
+    pub fn store<S: Services>(&self, guest: Guest<S>) -> Store<Guest<S>> {
+        let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| guest);
+        store.epoch_deadline_callback(Guest::look);
+        store.set_epoch_deadline(1);
+        store
+    }
+
+    /// Machine code for a component that a tenant uploaded; `hash` is its SHA-256. Compiled by
+    /// the configured [`Compiler`] if neither memory nor disk has it.
+    ///
+    /// # Errors
+    /// When it does not compile, or takes too long.
+    pub fn compile(&self, component: &[u8], hash: [u8; 32]) -> Result<Compiled, CompileError> {
+        self.obtain(component, hash, &self.config.compiler)
+    }
+
+    /// The same for a component that we composed of components that were compiled before: in this
+    /// process, function by function from the cache.
+    ///
+    /// # Errors
+    /// When it does not compile, which is a bug of ours.
+    pub fn compile_composed(&self, component: &[u8]) -> Result<Compiled, CompileError> {
+        self.obtain(component, Sha256::digest(component).into(), &Compiler::InProcess)
+    }
+
+    fn obtain(
+        &self,
+        component: &[u8],
+        hash: [u8; 32],
+        compiler: &Compiler,
+    ) -> Result<Compiled, CompileError> {
+        let started = Instant::now();
+        if let Some(component) = self.loaded().get(hash) {
+            return Ok(Compiled { component, took: started.elapsed(), cached: true });
+        }
+        let file = self.config.cache.as_ref().map(|dir| self.cache_file(dir, hash));
+        let from_disk = file.as_deref().and_then(|path| self.load(path));
+        let cached = from_disk.is_some();
+        let compiled = match from_disk {
+            Some(compiled) => compiled,
+            None => {
+                let code = self.run_compiler(component, compiler)?;
+                if let Some(path) = &file {
+                    write_atomically(path, &code)?;
+                }
+                // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
+                // child that we started for it.
+                unsafe { Component::deserialize(&self.engine, &code) }
+                    .map_err(|e| CompileError::Component(format!("{e:#}")))?
+            }
+        };
+        self.loaded().insert(hash, compiled.clone());
+        Ok(Compiled { component: compiled, took: started.elapsed(), cached })
+    }
+
+    fn loaded(&self) -> std::sync::MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache_file(&self, directory: &Path, hash: [u8; 32]) -> PathBuf {
+        directory.join(format!("{}-{}.cwasm", hex(&hash), self.compatibility))
+    }
+
+    /// Loads code from the cache; what cannot be read is compiled again.
+    fn load(&self, path: &Path) -> Option<Component> {
+        if !path.exists() {
+            return None;
+        }
+        // SAFETY: the directory is ours alone (mode 0700), files in it are written whole or not at all,
+        // and their names carry the hash of component, wasmtime version and settings.
+        match unsafe { Component::deserialize_file(&self.engine, path) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), "cached code is unusable, compiling again: {error:#}");
+                None
+            }
+        }
+    }
+
+    fn run_compiler(&self, component: &[u8], compiler: &Compiler) -> Result<Vec<u8>, CompileError> {
+        match compiler {
+            Compiler::InProcess => self
+                .engine
+                .precompile_component(component)
+                .map_err(|e| CompileError::Component(format!("{e:#}"))),
+            Compiler::Child { program, arguments, timeout } => {
+                run_child(program, arguments, *timeout, component)
+            }
+        }
+    }
+
+    /// What the child of [`Compiler::Child`] does: component in, machine code out.
+    ///
+    /// # Errors
+    /// When the component does not compile.
+    pub fn precompile(component: &[u8]) -> Result<Vec<u8>, CompileError> {
+        engine(false)
+            .and_then(|engine| engine.precompile_component(component))
+            .map_err(|e| CompileError::Component(format!("{e:#}")))
+    }
+}
+
+/// Components that were loaded lately, so that instances of one function share its code.
+#[derive(Default)]
+struct Loaded {
+    components: HashMap<[u8; 32], Component>,
+    order: VecDeque<[u8; 32]>,
+}
+
+impl Loaded {
+    fn get(&self, hash: [u8; 32]) -> Option<Component> {
+        self.components.get(&hash).cloned()
+    }
+
+    fn insert(&mut self, hash: [u8; 32], component: Component) {
+        if self.components.insert(hash, component).is_none() {
+            self.order.push_back(hash);
+        }
+        if self.order.len() > LOADED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.components.remove(&oldest);
+        }
+    }
+}
+
+/// The one configuration of wasmtime, in the host and in its compiling child.
+fn engine(cache_functions: bool) -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_MAX)
+        .wasm_memory64(false)
+        .memory_reservation(4 << 30)
+        .memory_may_move(false)
+        .memory_init_cow(true)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
+    if cache_functions {
+        config.enable_incremental_compilation(Arc::new(FunctionCache::default()))?;
+    }
+    Engine::new(&config)
+}
+
+/// A name for "this wasmtime with these settings on this processor".
+fn compatibility(engine: &Engine) -> String {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Cranelift's cache of single functions: a chain that is linked again, because one of its functions was
+/// replaced, compiles only what is new. Emptied when full: it is filled again as chains are linked.
+#[derive(Debug, Default)]
+struct FunctionCache(Mutex<FunctionCacheInner>);
+
+#[derive(Debug, Default)]
+struct FunctionCacheInner {
+    code: HashMap<Vec<u8>, Vec<u8>>,
+    bytes: usize,
+}
+
+impl CacheStore for FunctionCache {
+    fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.code.get(key).cloned().map(Cow::Owned)
+    }
+
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.bytes + value.len() > FUNCTION_CACHE_MAX {
+            inner.code.clear();
+            inner.bytes = 0;
+        }
+        inner.bytes += value.len();
+        inner.code.insert(key.to_vec(), value);
+        true
+    }
+}
+
+/// Feeds the child and waits for it, for as long as it has.
+fn run_child(
+    program: &Path,
+    arguments: &[String],
+    timeout: Duration,
+    component: &[u8],
+) -> Result<Vec<u8>, CompileError> {
+    let failed = |source| CompileError::Io {
+        what: format!("running the compiler {}", program.display()),
+        source,
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut input = child.stdin.take().expect("piped");
+    let mut output = child.stdout.take().expect("piped");
+    let mut errors = child.stderr.take().expect("piped");
+    let ended = std::thread::scope(|scope| {
+        // A child that dies early closes its end: that error is told by its exit status.
+        scope.spawn(move || drop(input.write_all(component)));
+        let code = scope.spawn(move || {
+            let mut code = Vec::new();
+            output.read_to_end(&mut code).map(|_| code)
+        });
+        let said = scope.spawn(move || {
+            let mut said = String::new();
+            drop(errors.read_to_string(&mut said));
+            said
+        });
+        let deadline = Instant::now() + timeout;
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break Ok(Some(status)),
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) => {
+                    drop(child.kill());
+                    drop(child.wait());
+                    break Ok(None);
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let code = code.join().expect("reading does not panic");
+        let said = said.join().expect("reading does not panic");
+        status.and_then(|status| Ok((status, code?, said)))
+    });
+    match ended.map_err(failed)? {
+        (Some(status), code, _) if status.success() => Ok(code),
+        (Some(_), _, said) => Err(CompileError::Component(said.trim().to_owned())),
+        (None, ..) => Err(CompileError::TooLong(timeout)),
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CompileError> {
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&partial, path));
+    written.map_err(|source| {
+        drop(fs::remove_file(&partial));
+        CompileError::Io { what: format!("writing {}", path.display()), source }
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,312 @@
+//! The data of a store: the functions in it, their limits, and who is running.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_pool::Memory;
+use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+
+use crate::fault::{Fault, Overdue};
+use crate::host::Services;
+use crate::telemetry::Telemetry;
+
+/// Shared memory that can be mapped into guests, independent of who owns the [`Memory`].
+#[derive(Clone, Debug)]
+pub struct Shared {
+    fd: Arc<OwnedFd>,
+    bytes: usize,
+    align: usize,
+}
+
+impl Shared {
+    /// A handle to this memory.
+    ///
+    /// # Errors
+    /// When the process is out of file descriptors.
+    pub fn new(memory: &Memory) -> std::io::Result<Self> {
+        Ok(Self {
+            fd: Arc::new(memory.fd().try_clone_to_owned()?),
+            bytes: memory.len(),
+            align: memory.page_bytes(),
+        })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Alignment that keeps huge pages.
+    #[must_use]
+    pub fn align(&self) -> usize {
+        self.align
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What a function sees of its security domain's memory.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Burst area and rooms.
+    pub memory: Shared,
+    /// False: the MMU refuses writes to descriptors and rooms.
+    pub writes: bool,
+}
+
+/// A function in a store: what it may use, and what it did.
+#[derive(Debug)]
+pub struct GuestFunction {
+    /// Name, for messages.
+    pub name: String,
+    /// The window it may attach; none for functions that copy.
+    pub window: Option<Window>,
+    /// The state region it may attach.
+    pub state: Option<Shared>,
+    /// Bytes of linear memory it may have, window and state region not counted.
+    pub memory: usize,
+    /// CPU time it may use for one burst.
+    pub deadline: Duration,
+    /// Its log and counters.
+    pub telemetry: Arc<Telemetry>,
+    /// When it wants `tick` to be called (0: never), in the time of `now`.
+    pub timer: u64,
+    pub(crate) window_attached: bool,
+    pub(crate) state_attached: bool,
+    pub(crate) memory_refused: bool,
+    pub(crate) memory_used: usize,
+}
+
+impl GuestFunction {
+    /// A function that has not started. `memory_at_start`: bytes of linear memory it is instantiated with.
+    #[must_use]
+    pub fn new(
+        name: String,
+        window: Option<Window>,
+        state: Option<Shared>,
+        memory: usize,
+        memory_at_start: usize,
+        deadline: Duration,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self {
+            name,
+            window,
+            state,
+            memory,
+            deadline,
+            telemetry,
+            timer: 0,
+            window_attached: false,
+            state_attached: false,
+            memory_refused: false,
+            memory_used: memory_at_start,
+        }
+    }
+
+    /// Linear memory it may reach, with the regions that the host maps onto it.
+    fn memory_limit(&self) -> usize {
+        let window = self.window.as_ref().map_or(0, |w| w.memory.bytes() + w.memory.align());
+        let state = self.state.as_ref().map_or(0, Shared::bytes);
+        self.memory.saturating_add(window).saturating_add(state)
+    }
+}
+
+/// Who is running in a store.
+#[derive(Clone, Debug, Default)]
+pub enum Running {
+    /// Nobody: a call now is a host bug, and is not bounded by a deadline.
+    #[default]
+    Nobody,
+    /// This function, called by itself, with this much CPU time.
+    Function {
+        /// Its place.
+        place: usize,
+        /// CPU time it has.
+        deadline: Duration,
+    },
+    /// A linked chain. Its runner notes in shared memory who runs.
+    Chain,
+}
+
+/// Where a linked chain's runner notes who runs and the host notes the burst's number.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) memory: Memory,
+    pub(crate) window: Shared,
+    position: usize,
+    sequence: usize,
+}
+
+/// The data of a store with one function, or with a linked chain of them. `S` is what the packet plane
+/// lends while it runs the store.
+#[derive(Debug)]
+pub struct Guest<S> {
+    /// The functions, by place.
+    pub functions: Vec<GuestFunction>,
+    /// What the packet plane lends; none while the store is being prepared.
+    pub services: Option<S>,
+    /// The earliest of the functions' timers, 0 when none is set.
+    pub next_timer: u64,
+    running: Running,
+    board: Option<Board>,
+    watched: Option<Watched>,
+}
+
+/// What the epoch callback saw at the last tick.
+#[derive(Debug, PartialEq, Eq)]
+struct Watched {
+    who: usize,
+    burst: u32,
+    since: Duration,
+}
+
+impl<S> Guest<S> {
+    /// Data for a store with these functions.
+    #[must_use]
+    pub fn new(functions: Vec<GuestFunction>) -> Self {
+        Self {
+            functions,
+            services: None,
+            next_timer: 0,
+            running: Running::Nobody,
+            board: None,
+            watched: None,
+        }
+    }
+
+    /// For a linked chain: the memory, and the offsets in it, where the runner notes (`u32`) the
+    /// place of the function that runs, and the host the number of the burst; and the window that the
+    /// runner works on.
+    pub fn set_board(&mut self, memory: Memory, window: Shared, position: usize, sequence: usize) {
+        self.board = Some(Board { memory, window, position, sequence });
+    }
+
+    pub(crate) fn runner_board(&self) -> Option<&Board> {
+        self.board.as_ref()
+    }
+
+    /// The memory of [`Self::set_board`].
+    ///
+    /// # Panics
+    /// When there is none: only linked chains have one.
+    #[must_use]
+    #[inline]
+    pub fn board(&self) -> &Memory {
+        &self.board.as_ref().expect("a linked chain has a board").memory
+    }
+
+    /// As [`Self::board`], with what the packet plane lent.
+    ///
+    /// # Panics
+    /// As [`Self::board`].
+    #[inline]
+    pub fn board_mut(&mut self) -> (&mut Memory, &mut Option<S>) {
+        let board = self.board.as_mut().expect("a linked chain has a board");
+        (&mut board.memory, &mut self.services)
+    }
+
+    /// Sets or (0) cancels a function's timer.
+    pub fn set_timer(&mut self, place: usize, at: u64) {
+        self.functions[place].timer = at;
+        self.next_timer =
+            self.functions.iter().map(|f| f.timer).filter(|t| *t != 0).min().unwrap_or(0);
+    }
+
+    /// Says who is about to run.
+    #[inline]
+    pub fn set_running(&mut self, running: Running) {
+        self.running = running;
+        self.watched = None;
+    }
+
+    /// The place of the function that is running.
+    #[must_use]
+    pub fn who(&self) -> Option<usize> {
+        match self.running {
+            Running::Nobody => None,
+            Running::Function { place, .. } => Some(place),
+            Running::Chain => {
+                let board = self.board.as_ref()?;
+                let place = board.memory.get::<u32>(board.position) as usize;
+                (place < self.functions.len()).then_some(place)
+            }
+        }
+    }
+
+    /// Explains wasmtime's error and names the function at fault.
+    #[must_use]
+    pub fn fault(&self, error: &wasmtime::Error) -> Fault {
+        let who = self.who();
+        let refused = who.is_some_and(|k| self.functions[k].memory_refused);
+        Fault::new(error, who, refused)
+    }
+
+    /// Called at each epoch while a guest runs: has the one that runs used up its time?
+    pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
+        let guest = context.data_mut();
+        let Some(who) = guest.who() else { return Ok(UpdateDeadline::Continue(1)) };
+        let (limit, burst) = match &guest.running {
+            Running::Function { deadline, .. } => (*deadline, 0),
+            _ => {
+                let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));
+                (guest.functions[who].deadline, burst)
+            }
+        };
+        let used = thread_time();
+        match &guest.watched {
+            Some(watched) if watched.who == who && watched.burst == burst => {
+                if used.saturating_sub(watched.since) > limit {
+                    return Err(wasmtime::Error::new(Overdue { limit }));
+                }
+            }
+            _ => guest.watched = Some(Watched { who, burst, since: used }),
+        }
+        Ok(UpdateDeadline::Continue(1))
+    }
+}
+
+/// CPU time of this thread.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+impl<S: Services> ResourceLimiter for Guest<S> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // While the store is instantiated nobody runs: admission bounded the initial memories.
+        let Some(who) = self.who() else { return Ok(true) };
+        let function = &mut self.functions[who];
+        let used = function.memory_used.saturating_add(desired.saturating_sub(current));
+        let allowed = used <= function.memory_limit();
+        if allowed {
+            function.memory_used = used;
+        } else {
+            function.memory_refused = true;
+        }
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        /// Elements of a table; a big program has some thousands.
+        const TABLE_MAX: usize = 1 << 20;
+        Ok(desired <= TABLE_MAX)
+    }
+}

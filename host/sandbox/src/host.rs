@@ -1,0 +1,343 @@
+//! The host interface of `weir:net`, and what the chain runner is given.
+//!
+//! Each function of a store has an import instance of its own, so every call is known to come from that
+//! function. What concerns packets is passed on to [`Services`], unseen.
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{
+    ComponentType, Lift, Linker, Lower, WasmList, WasmStr,
+};
+use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
+use weir_pool::Memory;
+
+use crate::fault::Violation;
+use crate::guest::Guest;
+use crate::telemetry::Level;
+use crate::window;
+
+/// Why a request of a function is refused (WIT `refusal`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lower, Lift)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The function does not own a buffer there.
+    #[component(name = "not-owned")]
+    NotOwned,
+    /// Not within one buffer.
+    #[component(name = "out-of-bounds")]
+    OutOfBounds,
+    /// No verdict to send a packet with.
+    #[component(name = "bad-verdict")]
+    BadVerdict,
+    /// No free buffer, or the function's share is used up.
+    #[component(name = "exhausted")]
+    Exhausted,
+}
+
+/// WIT `level`.
+#[derive(Clone, Copy, Debug, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "`Lift` makes the values")]
+enum WitLevel {
+    #[component(name = "trace")]
+    Trace,
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+    #[component(name = "error")]
+    Error,
+}
+
+impl From<WitLevel> for Level {
+    fn from(level: WitLevel) -> Self {
+        match level {
+            WitLevel::Trace => Self::Trace,
+            WitLevel::Debug => Self::Debug,
+            WitLevel::Info => Self::Info,
+            WitLevel::Warn => Self::Warn,
+            WitLevel::Error => Self::Error,
+        }
+    }
+}
+
+/// What a function is told by `configure` (WIT `setup`).
+#[derive(Clone, Debug, Default, ComponentType, Lower, Lift)]
+#[component(record)]
+#[expect(missing_docs, reason = "documented in wit/net.wit")]
+pub struct Setup {
+    #[component(name = "window-bytes")]
+    pub window_bytes: u32,
+    #[component(name = "window-align")]
+    pub window_align: u32,
+    #[component(name = "room-bytes")]
+    pub room_bytes: u32,
+    #[component(name = "state-bytes")]
+    pub state_bytes: u32,
+    #[component(name = "state-kept")]
+    pub state_kept: bool,
+    #[component(name = "seed")]
+    pub seed: u64,
+    #[component(name = "ports")]
+    pub ports: Vec<String>,
+    #[component(name = "functions")]
+    pub functions: Vec<String>,
+    #[component(name = "position")]
+    pub position: u32,
+    #[component(name = "config")]
+    pub config: String,
+}
+
+/// What the packet plane does for functions while it runs them.
+pub trait Services: Send + 'static {
+    /// The window's memory: burst area and rooms.
+    fn window(&mut self) -> &mut Memory;
+    /// Monotonic nanoseconds, or a replay's own time.
+    fn now(&mut self) -> u64;
+    /// A free buffer for `length` bytes, owned by this function from now on: the offset of the packet's
+    /// first byte in the window.
+    fn allocate(&mut self, function: usize, length: u32) -> Option<u32>;
+    /// The function lets go of a packet it owns.
+    ///
+    /// # Errors
+    /// When it may not; nothing has happened then.
+    fn send(&mut self, function: usize, offset: u32, length: u32, verdict: u32)
+    -> Result<(), Refusal>;
+    /// The function sends a packet with these bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    fn send_copy(&mut self, function: usize, packet: &[u8], verdict: u32) -> Result<(), Refusal>;
+    /// The runner wants a copy of a packet to leave by this port. False: there is no such port.
+    fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool;
+    /// The runner is done with a burst, whose results stand on the board, and asks for the next one:
+    /// `count | start << 16 | reverse << 32`, or 0 to end.
+    fn next_burst(&mut self, board: &mut Memory) -> u64;
+}
+
+fn violation<T>(message: String) -> wasmtime::Result<T> {
+    Err(wasmtime::Error::new(Violation(message)))
+}
+
+/// Offers `weir:net/host` to the function at this place, under this import name.
+///
+/// # Errors
+/// When the name is already defined in the linker.
+pub fn link_function<S: Services>(
+    linker: &mut Linker<Guest<S>>,
+    import: &str,
+    place: usize,
+) -> wasmtime::Result<()> {
+    type Context<'a, S> = StoreContextMut<'a, Guest<S>>;
+    let mut host = linker.instance(import)?;
+    host.func_wrap("attach-window", move |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
+        attach_window(&mut cx, place, &region).map(|offset| (offset,))
+    })?;
+    host.func_wrap("attach-state", move |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
+        attach_state(&mut cx, place, &region)
+    })?;
+    host.func_wrap(
+        "log",
+        move |cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
+            let message = message.to_str(&cx)?;
+            cx.data().functions[place].telemetry.log(level.into(), &message);
+            Ok(())
+        },
+    )?;
+    host.func_wrap("now", |mut cx: Context<'_, S>, (): ()| {
+        Ok((cx.data_mut().services.as_mut().map_or_else(monotonic, Services::now),))
+    })?;
+    host.func_wrap(
+        "counter-add",
+        move |cx: Context<'_, S>, (name, delta): (WasmStr, u64)| {
+            let name = name.to_str(&cx)?;
+            cx.data().functions[place].telemetry.count(&name, delta).or_else(violation)
+        },
+    )?;
+    host.func_wrap("gauge-set", move |cx: Context<'_, S>, (name, value): (WasmStr, f64)| {
+        let name = name.to_str(&cx)?;
+        cx.data().functions[place].telemetry.gauge(&name, value).or_else(violation)
+    })?;
+    host.func_wrap("set-timer", move |mut cx: Context<'_, S>, (at,): (u64,)| {
+        cx.data_mut().set_timer(place, at);
+        Ok(())
+    })?;
+    host.func_wrap("allocate", move |mut cx: Context<'_, S>, (length,): (u32,)| {
+        let services = cx.data_mut().services.as_mut();
+        Ok((services.and_then(|s| s.allocate(place, length)),))
+    })?;
+    host.func_wrap(
+        "send",
+        move |mut cx: Context<'_, S>, (offset, length, verdict): (u32, u32, u32)| {
+            let services = cx.data_mut().services.as_mut();
+            let sent = services.map_or(Err(Refusal::NotOwned), |s| {
+                s.send(place, offset, length, verdict)
+            });
+            Ok((sent,))
+        },
+    )?;
+    host.func_wrap(
+        "send-copy",
+        move |mut cx: Context<'_, S>, (packet, verdict): (WasmList<u8>, u32)| {
+            if packet.len() > ROOM_MAX {
+                return Ok((Err(Refusal::OutOfBounds),));
+            }
+            let packet = packet.as_le_slice(&cx).to_vec();
+            let services = cx.data_mut().services.as_mut();
+            let sent = services.map_or(Err(Refusal::Exhausted), |s| {
+                s.send_copy(place, &packet, verdict)
+            });
+            Ok((sent,))
+        },
+    )
+}
+
+/// Offers the chain runner what it needs, under this import name.
+///
+/// # Errors
+/// When the name is already defined in the linker.
+pub fn link_runner<S: Services>(
+    linker: &mut Linker<Guest<S>>,
+    import: &str,
+) -> wasmtime::Result<()> {
+    type Context<'a, S> = StoreContextMut<'a, Guest<S>>;
+    let mut host = linker.instance(import)?;
+    host.func_wrap("attach", |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
+        attach_board(&mut cx, &region)
+    })?;
+    host.func_wrap("attach-rooms", |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
+        attach_rooms(&mut cx, &region).map(|offset| (offset,))
+    })?;
+    host.func_wrap(
+        "clone",
+        |mut cx: Context<'_, S>, (offset, length, port): (u32, u32, u32)| {
+            let services = cx.data_mut().services.as_mut();
+            let exists = services.is_some_and(|s| s.clone_packet(offset, length, port));
+            Ok((u32::from(exists),))
+        },
+    )?;
+    host.func_wrap("next", |mut cx: Context<'_, S>, (): ()| {
+        let (board, services) = cx.data_mut().board_mut();
+        Ok((services.as_mut().map_or(0, |s| s.next_burst(board)),))
+    })
+}
+
+/// The region's address in the host and its length. The address is derived from wasmtime's view of the
+/// linear memory and only used for mapping.
+fn locate<S>(cx: &StoreContextMut<'_, Guest<S>>, region: &WasmList<u8>) -> (*mut u8, usize)
+where
+    S: 'static,
+{
+    let bytes = region.as_le_slice(cx);
+    (bytes.as_ptr().cast_mut(), bytes.len())
+}
+
+fn attach_window<S: Services>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    place: usize,
+    region: &WasmList<u8>,
+) -> wasmtime::Result<u32> {
+    let (address, length) = locate(cx, region);
+    let function = &mut cx.data_mut().functions[place];
+    let Some(wanted) = function.window.clone() else {
+        return violation("attach-window: a function that copies has no window".into());
+    };
+    if function.window_attached {
+        return violation("attach-window: called a second time".into());
+    }
+    let bytes = wanted.memory.bytes();
+    let Some(offset) = window::place(address as usize, length, bytes, wanted.memory.align()) else {
+        return violation(format!(
+            "attach-window: a region of {length} bytes is not page-aligned or too small: give window-bytes \
+             ({bytes}) plus window-align ({}) bytes at a multiple of 65,536",
+            wanted.memory.align()
+        ));
+    };
+    // SAFETY: `place` checked that the range is page-aligned and within the region, which wasmtime
+    // checked to be within the guest's linear memory; memories never move; the store is ours by
+    // `&mut`, and no reference into the memory is alive here.
+    unsafe {
+        let start = address.add(offset);
+        window::map_over(start, wanted.memory.fd(), bytes)?;
+        window::protect(start, bytes, wanted.writes)?;
+    }
+    cx.data_mut().functions[place].window_attached = true;
+    Ok(u32::try_from(offset).expect("a 32-bit memory"))
+}
+
+fn attach_state<S: Services>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    place: usize,
+    region: &WasmList<u8>,
+) -> wasmtime::Result<()> {
+    let (address, length) = locate(cx, region);
+    let function = &mut cx.data_mut().functions[place];
+    let Some(state) = function.state.clone() else {
+        return violation(
+            "attach-state: the function has no state region: say `state = \"4MiB\"` in the chain".into(),
+        );
+    };
+    if function.state_attached {
+        return violation("attach-state: called a second time".into());
+    }
+    if length != state.bytes() || window::place(address as usize, length, length, PAGE) != Some(0)
+    {
+        return violation(format!(
+            "attach-state: a region of {length} bytes at this place does not fit: give exactly state-bytes \
+             ({}) at a multiple of 4,096",
+            state.bytes()
+        ));
+    }
+    // SAFETY: as in `attach_window`.
+    unsafe { window::map_over(address, state.fd(), length)? };
+    cx.data_mut().functions[place].state_attached = true;
+    Ok(())
+}
+
+/// Maps the board and behind it the burst area into the runner's memory.
+fn attach_board<S: Services>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    region: &WasmList<u8>,
+) -> wasmtime::Result<()> {
+    let (address, length) = locate(cx, region);
+    let Some(board) = cx.data().runner_board() else {
+        return violation("attach: there is no board".into());
+    };
+    let bytes = board.memory.len();
+    if window::place(address as usize, length, bytes + BURST_AREA, PAGE) != Some(0) {
+        return violation(format!("attach: a region of {length} bytes does not fit"));
+    }
+    // SAFETY: as in `attach_window`, for both halves.
+    unsafe {
+        window::map_over(address, board.memory.fd(), bytes)?;
+        window::map_over(address.add(bytes), board.window.fd(), BURST_AREA)?;
+    }
+    Ok(())
+}
+
+/// Maps the whole window into the runner's memory, for chains with functions that copy.
+fn attach_rooms<S: Services>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    region: &WasmList<u8>,
+) -> wasmtime::Result<u32> {
+    let (address, length) = locate(cx, region);
+    let Some(board) = cx.data().runner_board() else {
+        return violation("attach-rooms: there is no board".into());
+    };
+    let bytes = board.window.bytes();
+    let Some(offset) = window::place(address as usize, length, bytes, board.window.align()) else {
+        return violation(format!("attach-rooms: a region of {length} bytes does not fit"));
+    };
+    // SAFETY: as in `attach_window`.
+    unsafe { window::map_over(address.add(offset), board.window.fd(), bytes)? };
+    Ok(u32::try_from(offset).expect("a 32-bit memory"))
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+fn monotonic() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,181 @@
+//! What a function says about itself: log lines, counters, gauges. Bounded in every direction.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Log lines kept of a function.
+const LINES_KEPT: usize = 1000;
+/// Bytes kept of a line.
+const LINE_MAX: usize = 4096;
+/// Lines a function may write in a second, after [`LINES_BURST`] at once.
+const LINES_PER_SECOND: u64 = 100;
+const LINES_BURST: u64 = 200;
+/// Names of counters and gauges a function may have, together.
+const NAMES_MAX: usize = 64;
+/// Characters of a name.
+const NAME_LENGTH_MAX: usize = 64;
+
+/// How much a log line matters; the same numbers as WIT's `level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the usual five")]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A line of a function's log.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LogLine {
+    /// Nanoseconds since 1970.
+    pub time: u64,
+    /// How much it matters.
+    pub level: Level,
+    /// The text, without control characters.
+    pub message: String,
+}
+
+/// Log, counters and gauges of one function in one chain. Outlives instances and versions.
+#[derive(Debug, Default)]
+pub struct Telemetry(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: VecDeque<LogLine>,
+    lost: u64,
+    /// Token bucket: tokens are thousandths of a line.
+    tokens: u64,
+    filled: u64,
+    counters: BTreeMap<String, u64>,
+    gauges: BTreeMap<String, f64>,
+}
+
+impl Telemetry {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a line, or counts it as lost when the function floods.
+    pub fn log(&self, level: Level, message: &str) {
+        let time = wall_clock();
+        let mut inner = self.inner();
+        let milliseconds = time / 1_000_000;
+        let gained = milliseconds.saturating_sub(inner.filled) * LINES_PER_SECOND;
+        inner.filled = milliseconds;
+        inner.tokens = inner.tokens.saturating_add(gained).min(LINES_BURST * 1000);
+        if inner.tokens < 1000 {
+            inner.lost += 1;
+            return;
+        }
+        inner.tokens -= 1000;
+        if inner.lines.len() == LINES_KEPT {
+            inner.lines.pop_front();
+        }
+        let end = message.floor_char_boundary(LINE_MAX);
+        let message = message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        inner.lines.push_back(LogLine { time, level, message });
+    }
+
+    /// The lines kept, oldest first, and how many were lost to flooding.
+    #[must_use]
+    pub fn lines(&self) -> (Vec<LogLine>, u64) {
+        let inner = self.inner();
+        (inner.lines.iter().cloned().collect(), inner.lost)
+    }
+
+    /// Adds to a counter.
+    ///
+    /// # Errors
+    /// When the name is not allowed.
+    pub(crate) fn count(&self, name: &str, delta: u64) -> Result<(), String> {
+        let mut inner = self.inner();
+        inner.check(name)?;
+        let counter = inner.counters.entry(name.to_owned()).or_default();
+        *counter = counter.saturating_add(delta);
+        Ok(())
+    }
+
+    /// Sets a gauge.
+    ///
+    /// # Errors
+    /// When the name is not allowed.
+    pub(crate) fn gauge(&self, name: &str, value: f64) -> Result<(), String> {
+        let mut inner = self.inner();
+        inner.check(name)?;
+        inner.gauges.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// Counters by name.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        self.inner().counters.clone()
+    }
+
+    /// Gauges by name.
+    #[must_use]
+    pub fn gauges(&self) -> BTreeMap<String, f64> {
+        self.inner().gauges.clone()
+    }
+}
+
+impl Inner {
+    fn check(&self, name: &str) -> Result<(), String> {
+        if self.counters.contains_key(name) || self.gauges.contains_key(name) {
+            return Ok(());
+        }
+        let fine = !name.is_empty()
+            && name.len() <= NAME_LENGTH_MAX
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if !fine {
+            return Err(format!(
+                "metric name {name:?}: allowed are 1 to {NAME_LENGTH_MAX} characters a-z, 0-9 and _"
+            ));
+        }
+        if self.counters.len() + self.gauges.len() == NAMES_MAX {
+            return Err(format!("metric {name:?} is one too many: allowed are {NAMES_MAX} names"));
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_lines_is_cut_and_counted() {
+        let telemetry = Telemetry::default();
+        for i in 0..10_000 {
+            telemetry.log(Level::Info, &format!("line {i}\nwith a break"));
+        }
+        let (lines, lost) = telemetry.lines();
+        assert!(lines.len() < 1000, "{}", lines.len());
+        assert_eq!(lines.len() as u64 + lost, 10_000);
+        assert_eq!(lines[0].message, "line 0 with a break");
+        telemetry.log(Level::Info, &"ä".repeat(10_000));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let telemetry = Telemetry::default();
+        assert!(telemetry.count("Bad-Name", 1).is_err());
+        assert!(telemetry.count("", 1).is_err());
+        for i in 0..NAMES_MAX {
+            telemetry.count(&format!("c{i}"), 1).unwrap();
+        }
+        assert!(telemetry.gauge("one_too_many", 1.0).is_err());
+        telemetry.count("c0", u64::MAX).unwrap();
+        assert_eq!(telemetry.counters()["c0"], u64::MAX);
+    }
+}

@@ -1,0 +1,132 @@
+//! Functions written by hand in WAT: the smallest guests there are, and the nastiest ones.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use weir_sandbox::{Admitted, admit};
+use wit_component::StringEncoding;
+use wit_parser::Resolve;
+
+/// The standard parts of a guest: memory, `cabi_realloc`, a `configure` that attaches the window and
+/// leaves its address in the global `$window`, and an empty `tick`.
+///
+/// `functions` are module fields; they must export `weir:net/packet@0.1.0#process`.
+#[must_use]
+pub fn module(functions: &str) -> String {
+    format!(
+        r#"(module
+  (import "weir:net/host@0.1.0" "attach-window"
+    (func $attach-window (param i32 i32) (result i32)))
+  (import "weir:net/host@0.1.0" "attach-state" (func $attach-state (param i32 i32)))
+  (import "weir:net/host@0.1.0" "log" (func $log (param i32 i32 i32)))
+  (import "weir:net/host@0.1.0" "counter-add" (func $counter-add (param i32 i32 i64)))
+  (import "weir:net/host@0.1.0" "set-timer" (func $set-timer (param i64)))
+  (import "weir:net/host@0.1.0" "allocate" (func $allocate (param i32 i32)))
+  (import "weir:net/host@0.1.0" "send" (func $send (param i32 i32 i32 i32)))
+  (import "weir:net/host@0.1.0" "send-copy" (func $send-copy (param i32 i32 i32 i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 0x8000) "name_in_memory")
+  (global $top (mut i32) (i32.const 0x100))
+  (global $window (mut i32) (i32.const 0))
+  (global $state (mut i32) (i32.const 0))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+    (global.get $top)
+    (global.set $top (i32.add (global.get $top) (local.get 3))))
+  (func (export "weir:net/packet@0.1.0#configure")
+    (param $bytes i32) (param $align i32) (param $room i32) (param $state-bytes i32) (param $kept i32)
+    (param $seed i64) (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (local $region i32)
+    (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
+      (i32.shr_u (i32.add (local.get $bytes) (local.get $align)) (i32.const 16)))) (i32.const 16)))
+    (global.set $window (i32.add (local.get $region) (call $attach-window (local.get $region)
+      (i32.add (local.get $bytes) (local.get $align)))))
+    (if (local.get $state-bytes) (then
+      (global.set $state (i32.shl (memory.grow
+        (i32.shr_u (local.get $state-bytes) (i32.const 16))) (i32.const 16)))
+      (call $attach-state (global.get $state) (local.get $state-bytes))))
+    (i32.store8 (i32.const 0x10) (i32.const 0))
+    (i32.const 0x10))
+  (func (export "weir:net/packet@0.1.0#tick") (param i64))
+{functions}
+)"#
+    )
+}
+
+/// A `process` that runs this body for each packet, with locals `$i` (its index), `$p` (address of its
+/// first byte), `$length`, and `$verdict`, which is stored behind the body.
+#[must_use]
+pub fn each(body: &str) -> String {
+    format!(
+        r#"  (func (export "weir:net/packet@0.1.0#process") (param $count i32)
+    (local $i i32) (local $d i32) (local $p i32) (local $length i32) (local $verdict i32)
+    (loop $packets
+      (local.set $d (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))
+      (local.set $p (i32.add (global.get $window) (i32.load (local.get $d))))
+      (local.set $length (i32.load offset=4 (local.get $d)))
+      (local.set $verdict (i32.const 0))
+{body}
+      (i32.store offset=0x1000 (i32.add (global.get $window)
+        (i32.shl (local.get $i) (i32.const 2))) (local.get $verdict))
+      (br_if $packets (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+        (local.get $count)))))"#
+    )
+}
+
+/// A `process` that does nothing.
+pub const NULL: &str = r#"  (func (export "weir:net/packet@0.1.0#process") (param i32))"#;
+
+/// The core module with its component type, as a tenant would upload it.
+///
+/// # Panics
+/// When the text is wrong: it is the test's own.
+#[must_use]
+pub fn upload(text: &str, world: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).expect("the test's WAT");
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let (package, _) = resolve.push_dir(&wit).expect("our WIT");
+    let world = resolve.select_world(&[package], Some(world)).expect("a world of ours");
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
+        .expect("metadata fits any module");
+    module
+}
+
+/// An admitted window function with these fields.
+///
+/// # Panics
+/// When it is refused.
+#[must_use]
+pub fn admitted(functions: &str) -> Arc<Admitted> {
+    Arc::new(admit(&upload(&module(functions), "packet-function")).expect("a good guest"))
+}
+
+/// An upload of the copying world: takes its verdict from the packet's first four bytes; if the fifth is odd
+/// it gives back the packet without its first byte.
+#[must_use]
+pub fn copying() -> Vec<u8> {
+    let text = r#"(module
+  (memory (export "memory") 3)
+  (global $top (mut i32) (i32.const 0x100))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.get $top)
+    (global.set $top (i32.and (i32.const -16)
+      (i32.add (i32.add (global.get $top) (local.get 3)) (i32.const 15)))))
+  (func (export "weir:net/packet-copy@0.1.0#configure")
+    (param i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (i32.store8 (i32.const 0x10) (i32.const 0))
+    (i32.const 0x10))
+  (func (export "weir:net/packet-copy@0.1.0#process")
+    (param $p i32) (param $length i32) (param i32 i64) (result i32)
+    (global.set $top (i32.const 0x100))
+    (i64.store (i32.const 0x20) (i64.const 0))
+    (if (i32.ge_u (local.get $length) (i32.const 5)) (then
+      (i32.store (i32.const 0x20) (i32.load (local.get $p)))
+      (if (i32.and (i32.load8_u offset=4 (local.get $p)) (i32.const 1)) (then
+        (i32.store8 (i32.const 0x24) (i32.const 1))
+        (i32.store (i32.const 0x28) (i32.add (local.get $p) (i32.const 1)))
+        (i32.store (i32.const 0x2c) (i32.sub (local.get $length) (i32.const 1)))))))
+    (i32.const 0x20))
+  (func (export "weir:net/packet-copy@0.1.0#tick") (param i64)))"#;
+    upload(text, "packet-function-copy")
+}
