@@ -11,7 +11,7 @@
 //!  | burst area | room 0 | room 1 | room 2 | ...      Memory: mapped once here, and again into
 //!  +------------+--------+--------+--------+-----     the windows of the guests that share it
 //!   descriptors  <-headroom-><packet><tailroom>
-//!                     Pool: a stack of free rooms, a bitmap of those that are out
+//!                     Pool: a stack of free rooms, a table of those that are out
 //! ```
 //!
 //! # Who may touch the bytes when

@@ -1,5 +1,7 @@
 //! Buffers: nobody gets one twice, none is lost, and no descriptor reaches beyond its room.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 use weir_layout::{BURST_AREA, Descriptor, HEADROOM};
 use weir_pool::{Accounting, HugePages, Pool, PoolConfig, PoolError};
@@ -75,27 +77,78 @@ fn impossible_pools_are_refused() {
     }
 }
 
+#[test]
+fn a_burst_comes_in_the_same_order() {
+    let (mut one, mut many) = (pool(8, 512), pool(8, 512));
+    let mut burst = Vec::new();
+    many.take_all(&mut burst, 3);
+    assert_eq!(burst, std::iter::from_fn(|| one.take()).take(3).collect::<Vec<_>>());
+    many.give_all(burst.drain(..));
+    assert_eq!(many.take().map(|buffer| buffer.get()), Some(2));
+}
+
+#[test]
+#[should_panic(expected = "given twice")]
+fn giving_twice_in_a_burst_is_noticed() {
+    let mut pool = pool(4, 2048);
+    let buffer = pool.take().expect("buffer");
+    pool.give_all([buffer, buffer].into_iter());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Take,
+    TakeAll(u8),
+    Give(u8),
+    GiveAll(u8),
+}
+
+impl Arbitrary for Step {
+    type Parameters = ();
+    type Strategy = BoxedStrategy<Self>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        prop_oneof![
+            Just(Self::Take),
+            (0..40_u8).prop_map(Self::TakeAll),
+            any::<u8>().prop_map(Self::Give),
+            any::<u8>().prop_map(Self::GiveAll),
+        ]
+        .boxed()
+    }
+}
+
 proptest! {
-    /// Any series of takes and gives keeps the account, and a buffer out is never handed out again.
+    /// Any series of takes and gives, one by one and in bursts, keeps the account, and a buffer out
+    /// is never handed out again.
     #[test]
-    fn accounts_balance(steps in prop::collection::vec(any::<Option<u8>>(), 0..400)) {
+    fn accounts_balance(steps in prop::collection::vec(any::<Step>(), 0..400)) {
         let mut pool = pool(100, 512);
         let mut mine = Vec::new();
         for step in steps {
+            let had = mine.len();
             match step {
-                None => if let Some(buffer) = pool.take() {
-                    prop_assert!(!mine.contains(&buffer));
-                    mine.push(buffer);
-                } else {
-                    prop_assert_eq!(mine.len(), 100);
+                Step::Take => match pool.take() {
+                    Some(buffer) => mine.push(buffer),
+                    None => prop_assert_eq!(had, 100),
                 },
-                Some(which) if !mine.is_empty() => {
-                    let buffer = mine.swap_remove(which as usize % mine.len());
+                Step::TakeAll(most) => {
+                    pool.take_all(&mut mine, most.into());
+                    prop_assert_eq!(mine.len(), (had + usize::from(most)).min(100));
+                }
+                Step::Give(which) if had > 0 => {
+                    let buffer = mine.swap_remove(usize::from(which) % had);
                     pool.give(buffer);
                     prop_assert!(!pool.is_out(buffer));
                 }
-                Some(_) => {}
+                Step::GiveAll(from) if had > 0 => {
+                    pool.give_all(mine.drain(usize::from(from) % had..));
+                }
+                _ => {}
             }
+            let distinct: HashSet<_> = mine.iter().collect();
+            prop_assert_eq!(distinct.len(), mine.len());
+            prop_assert!(mine.iter().all(|&buffer| pool.is_out(buffer)));
             let out = mine.len() as u32;
             prop_assert_eq!(pool.accounting(), Accounting { total: 100, free: 100 - out, out });
         }

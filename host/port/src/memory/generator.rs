@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weir_layout::{Descriptor, HEADROOM, Metadata};
-use weir_pool::{Packet, Pool};
+use weir_pool::{BufferIndex, Packet, Pool};
 
 use crate::Received;
 use crate::statistics::PortCounts;
@@ -49,33 +49,46 @@ pub(super) struct Generator {
     start: Option<(Instant, u64)>,
     /// Without copying: the length of the frame that was put into each room.
     lying: Vec<Option<u32>>,
+    /// Buffers taken for the burst at hand.
+    buffers: Vec<BufferIndex>,
 }
 
 impl Generator {
     pub(super) fn new(config: GeneratorConfig) -> Self {
-        Self { config, next: 0, made: 0, start: None, lying: Vec::new() }
+        Self { config, next: 0, made: 0, start: None, lying: Vec::new(), buffers: Vec::new() }
     }
 
+    /// # Errors
+    /// What is wrong with the templates for this pool.
     pub(super) fn receive(
         &mut self,
         pool: &mut Pool,
         into: &mut Vec<Packet>,
         max: usize,
         counts: &mut PortCounts,
-    ) -> Received {
+    ) -> Result<Received, String> {
         let (start, wall) = *self.start.get_or_insert_with(|| {
             let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             (Instant::now(), saturated(wall))
         });
         let elapsed = start.elapsed();
         if self.config.duration.is_some_and(|duration| elapsed >= duration) {
-            return Received::End;
+            return Ok(Received::End);
+        }
+        // What is copied is whole lines.
+        let longest = self.config.templates.longest().next_multiple_of(LINE as u32);
+        if longest > pool.packet_max() {
+            return Err(format!(
+                "frames of up to {longest} bytes are to be generated, but a room of {} bytes takes {} of them: use shorter frames or larger rooms",
+                pool.room_bytes(),
+                pool.packet_max()
+            ));
         }
         let mut due = max as u64;
         if let Some(count) = self.config.count {
             due = due.min(count - self.made);
             if due == 0 {
-                return Received::End;
+                return Ok(Received::End);
             }
         }
         if let Some(rate) = self.config.rate {
@@ -83,62 +96,68 @@ impl Generator {
             let behind = allowed.saturating_sub(u128::from(self.made));
             due = due.min(u64::try_from(behind).unwrap_or(u64::MAX));
             if due == 0 {
-                return Received::Idle { next: self.until_next(elapsed, rate) };
+                return Ok(Received::Idle { next: self.until_next(elapsed, rate) });
             }
         }
         if pool.available() == 0 {
-            return Received::Idle { next: Some(RETRY) };
+            return Ok(Received::Idle { next: Some(RETRY) });
         }
         let time = wall.saturating_add(saturated(elapsed));
-        self.make(pool, into, due, time, counts);
-        Received::Packets
+        // No truncation: `due` is at most `max`.
+        let due = due as usize;
+        if self.config.copy {
+            self.make::<true>(pool, into, due, time, counts);
+        } else {
+            self.make::<false>(pool, into, due, time, counts);
+        }
+        Ok(Received::Packets)
     }
 
-    /// Makes packets until `due` are made or the pool is empty.
+    /// Makes packets until `due` are made or the pool is empty. Every template fits into a room.
     #[inline]
-    fn make(
+    fn make<const COPY: bool>(
         &mut self,
         pool: &mut Pool,
         into: &mut Vec<Packet>,
-        due: u64,
+        due: usize,
         time: u64,
         counts: &mut PortCounts,
     ) {
-        let Self { config: GeneratorConfig { templates, copy, .. }, next, made, lying, .. } = self;
-        if !*copy && lying.len() != pool.rooms() as usize {
-            *lying = vec![None; pool.rooms() as usize];
+        if !COPY && self.lying.len() != pool.rooms() as usize {
+            self.lying = vec![None; pool.rooms() as usize];
         }
-        for _ in 0..due {
-            let Some(buffer) = pool.take() else { break };
-            *made += 1;
+        pool.take_all(&mut self.buffers, due);
+        // Locals, which the loop keeps in registers.
+        let templates = &self.config.templates;
+        let (mut next, mut bytes) = (self.next, 0);
+        for &buffer in &self.buffers {
             let offset = pool.room_offset(buffer) + HEADROOM as u32;
-            let lies = if *copy { None } else { lying[buffer.get() as usize] };
-            let length = if let Some(length) = lies {
-                length
-            } else {
-                let template = templates.get(*next);
-                *next = if *next + 1 == templates.len() { 0 } else { *next + 1 };
-                let lines = templates.lines(template);
-                // Whole lines: a packet's tail room is free to be overwritten.
-                let whole = Descriptor { offset, length: (lines.len() * LINE) as u32 };
-                let Some(room) = pool.bytes_mut(whole) else {
-                    pool.give(buffer);
-                    counts.rx_dropped_too_large += 1;
-                    continue;
-                };
-                for (to, from) in room.as_chunks_mut::<LINE>().0.iter_mut().zip(lines) {
-                    *to = *from;
+            let lies = if COPY { None } else { self.lying[buffer.get() as usize] };
+            let length = match lies {
+                Some(length) => length,
+                None => {
+                    let template = templates.get(next);
+                    next += 1;
+                    if next == templates.len() {
+                        next = 0;
+                    }
+                    copy_lines(templates.lines(template), pool.room_mut(buffer));
+                    if !COPY {
+                        self.lying[buffer.get() as usize] = Some(template.length);
+                    }
+                    template.length
                 }
-                if !*copy {
-                    lying[buffer.get() as usize] = Some(template.length);
-                }
-                template.length
             };
+            bytes += u64::from(length);
             let descriptor = Descriptor { offset, length };
             into.push(Packet { descriptor, metadata: Metadata::default(), time, buffer, cut: 0 });
-            counts.rx_packets += 1;
-            counts.rx_bytes += u64::from(length);
         }
+        let made = self.buffers.len() as u64;
+        self.buffers.clear();
+        self.next = next;
+        self.made += made;
+        counts.rx_packets = made;
+        counts.rx_bytes = bytes;
     }
 
     /// Time until the rate allows another packet.
@@ -146,6 +165,19 @@ impl Generator {
         let at = (u128::from(self.made) * 1_000_000_000).div_ceil(u128::from(rate.max(1)));
         let at = Duration::from_nanos(u64::try_from(at).unwrap_or(u64::MAX));
         Some(at.saturating_sub(elapsed))
+    }
+}
+
+/// Copies whole lines into a room: what lies behind the packet there is free to be overwritten.
+/// The caller knows that they fit.
+#[inline]
+fn copy_lines(lines: &[[u8; LINE]], room: &mut [u8]) {
+    let room = &mut room[HEADROOM..];
+    // Most benchmarks send short packets; one line needs no loop.
+    if let ([from], Some(to)) = (lines, room.first_chunk_mut::<LINE>()) {
+        *to = *from;
+    } else {
+        room[..lines.len() * LINE].copy_from_slice(lines.as_flattened());
     }
 }
 

@@ -69,8 +69,9 @@ impl Port for MemoryPort {
         let Some(generator) = &mut self.generator else { return Ok(Received::End) };
         let mut counts = PortCounts::default();
         let received = generator.receive(pool, into, max, &mut counts);
+        counts.rx_errors = u64::from(received.is_err());
         self.statistics.add(&counts);
-        Ok(received)
+        received.map_err(|problem| PortError::Configuration { port: self.name.clone(), problem })
     }
 
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {

@@ -65,10 +65,8 @@ impl Sink {
             Keep::All => self.record(pool, packets, usize::MAX),
         }
         counts.tx_packets = packets.len() as u64;
-        for packet in packets.drain(..) {
-            counts.tx_bytes += u64::from(packet.descriptor.length);
-            pool.give(packet.buffer);
-        }
+        counts.tx_bytes = packets.iter().map(|packet| u64::from(packet.descriptor.length)).sum();
+        pool.give_all(packets.drain(..).map(|packet| packet.buffer));
     }
 
     #[cold]

@@ -56,6 +56,7 @@ pub(super) struct Template {
 pub struct Templates {
     lines: Vec<[u8; LINE]>,
     templates: Vec<Template>,
+    longest: u32,
 }
 
 impl Templates {
@@ -140,7 +141,7 @@ impl Templates {
     /// Bytes of the longest frame.
     #[must_use]
     pub fn longest(&self) -> u32 {
-        self.templates.iter().map(|template| template.length).max().unwrap_or(0)
+        self.longest
     }
 
     /// The frames, in order.
@@ -163,12 +164,13 @@ impl Templates {
     }
 
     fn empty() -> Self {
-        Self { lines: Vec::new(), templates: Vec::new() }
+        Self { lines: Vec::new(), templates: Vec::new(), longest: 0 }
     }
 
     fn push(&mut self, frame: &[u8]) {
         let line = self.lines.len() as u32;
         self.templates.push(Template { line, length: frame.len() as u32 });
+        self.longest = self.longest.max(frame.len() as u32);
         self.lines.extend(frame.chunks(LINE).map(|part| {
             let mut line = [0; LINE];
             line[..part.len()].copy_from_slice(part);
