@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use weir_layout::{BURST_AREA, Descriptor, HEADROOM};
-use weir_pool::{Accounting, HugePages, Pool, PoolConfig, PoolError};
+use weir_pool::{Accounting, BufferIndex, HugePages, Pool, PoolConfig, PoolError};
 
 fn pool(rooms: u32, room_bytes: u32) -> Pool {
     Pool::new("test", &PoolConfig { rooms, room_bytes, huge: HugePages::Never }).expect("pool")
@@ -84,7 +84,7 @@ fn a_burst_comes_in_the_same_order() {
     many.take_all(&mut burst, 3);
     assert_eq!(burst, std::iter::from_fn(|| one.take()).take(3).collect::<Vec<_>>());
     many.give_all(burst.drain(..));
-    assert_eq!(many.take().map(|buffer| buffer.get()), Some(2));
+    assert_eq!(many.take().map(BufferIndex::get), Some(2));
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub(super) struct Ng {
     /// Time of the packet before: simple packet blocks have none of their own.
     last_time: u64,
     fine: bool,
+    /// Where the block at hand begins in the file.
+    block_at: u64,
 }
 
 impl Ng {
@@ -113,6 +115,11 @@ impl Ng {
             return Err(Flaw::new("the section header is missing".to_owned()));
         }
         Ok(ng)
+    }
+
+    /// Where the last block looked at begins in the file.
+    pub(super) fn block_at(&self) -> u64 {
+        self.block_at
     }
 
     /// True when an interface seen so far has timestamps finer than microseconds.
@@ -142,6 +149,7 @@ impl Ng {
     #[inline]
     fn block<R: Read>(&mut self, source: &mut Source<R>) -> Result<Option<Block>, Flaw> {
         // Twelve bytes: a section's byte order stands behind the length it applies to.
+        self.block_at = source.offset();
         let ahead = source.peek(BLOCK_FRAME)?;
         if ahead.is_empty() {
             return Ok(None);

@@ -41,6 +41,8 @@ pub struct CaptureReader<R> {
     record: Option<Record>,
     /// Packets passed.
     passed: u64,
+    /// Nothing behind a damage can be trusted.
+    damaged: bool,
 }
 
 impl CaptureReader<File> {
@@ -69,18 +71,20 @@ impl<R: Read> CaptureReader<R> {
             Flaw::LinkType(link_type) => PortError::LinkType { path: path.clone(), link_type },
             Flaw::Damage(problem) => PortError::NotACapture { path: path.clone(), problem },
         })?;
-        Ok(Self { source, format, path, record: None, passed: 0 })
+        Ok(Self { source, format, path, record: None, passed: 0, damaged: false })
     }
 
     /// Looks at the next packet; asking again gives the same one. `None` at the capture's end.
     ///
     /// # Errors
-    /// When the capture is damaged here, is not Ethernet, or reading fails. Going on afterwards is
-    /// not possible: the same error comes again.
+    /// When the capture is damaged here, is not Ethernet, or reading fails. There it ends.
     #[expect(clippy::should_implement_trait, reason = "the bytes are lent, not given away")]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Captured>, PortError> {
         if self.record.is_none() {
+            if self.damaged {
+                return Ok(None);
+            }
             let found = match &mut self.format {
                 Format::Classic(classic) => classic.record(&mut self.source),
                 Format::Ng(ng) => ng.record(&mut self.source),
@@ -143,9 +147,13 @@ impl<R: Read> CaptureReader<R> {
     }
 
     #[cold]
-    fn locate(&self, flaw: Flaw) -> PortError {
+    fn locate(&mut self, flaw: Flaw) -> PortError {
+        self.damaged = true;
         let path = self.path.clone();
-        let offset = self.source.offset();
+        let offset = match &self.format {
+            Format::Classic(_) => self.source.offset(),
+            Format::Ng(ng) => ng.block_at(),
+        };
         match flaw {
             Flaw::Io(source) => PortError::Read { path, offset, source },
             Flaw::LinkType(link_type) => PortError::LinkType { path, link_type },
