@@ -28,7 +28,7 @@ pub struct PoolConfig {
 }
 
 /// How many buffers there are, and where. `total == free + out` always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accounting {
     /// Buffers of the pool.
     pub total: u32,

@@ -64,6 +64,24 @@ fn packets_lie_behind_the_headroom() {
 }
 
 #[test]
+fn a_packet_may_fill_its_room_and_no_more() {
+    for room_bytes in [512, 2048, 65_536] {
+        let pool = pool(2, room_bytes);
+        for room in [BURST_AREA as u32, BURST_AREA as u32 + room_bytes] {
+            for ahead in [0, 1, 128, room_bytes - 1] {
+                let descriptor = |length| Descriptor {
+                    offset: room + ahead,
+                    length: room_bytes - ahead + length,
+                };
+                assert!(pool.bytes(descriptor(0)).is_some(), "{:?}", descriptor(0));
+                assert!(pool.bytes(descriptor(1)).is_none(), "{:?}", descriptor(1));
+            }
+        }
+        assert!(pool.bytes(Descriptor { offset: BURST_AREA as u32 - 1, length: 1 }).is_none());
+    }
+}
+
+#[test]
 fn impossible_pools_are_refused() {
     let make = |rooms, room_bytes| {
         Pool::new("test", &PoolConfig { rooms, room_bytes, huge: HugePages::Never })
