@@ -11,6 +11,8 @@
 //!                        └──────────────────── Pool <─────────────────────────┘
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod error;
 pub mod memory;
 pub mod pcap;

@@ -4,6 +4,8 @@
 //! versions of a function. Must not know: ports, chains, or what is done with the answer. It has no
 //! tables and no state, and reads nothing but the frame.
 
+#![forbid(unsafe_code)]
+
 mod frame;
 mod hash;
 
