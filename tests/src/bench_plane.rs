@@ -78,5 +78,5 @@ pub fn function(name: &str, admitted: Arc<Admitted>, writes: bool) -> FunctionSp
 /// A chain of these functions with four ports.
 #[must_use]
 pub fn chain(functions: Vec<FunctionSpec>) -> ChainSpec {
-    ChainSpec { functions, ports: ["a", "b", "c", "d"].map(String::from).to_vec() }
+    ChainSpec { functions, ports: ["a", "b", "c", "d"].map(String::from).to_vec(), part_of: None }
 }

@@ -58,6 +58,15 @@ pub struct Usage {
     pub cloned: u64,
 }
 
+impl Usage {
+    /// Adds another executor's.
+    pub fn add(&mut self, more: Self) {
+        self.seen += more.seen;
+        self.jumped += more.jumped;
+        self.cloned += more.cloned;
+    }
+}
+
 /// A packet that had not reached the chain's end when a function trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranded {

@@ -13,7 +13,7 @@ use weir_sandbox::{
 
 use crate::board::{self, FunctionMode};
 use crate::linked::Linked;
-use crate::separate::Separate;
+use crate::separate::{Observer, Separate};
 use crate::{compose, control};
 
 /// CPU time for `configure`, `save` and `restore`: big tables are read there.
@@ -27,6 +27,15 @@ pub enum Mode {
     Linked,
     /// The host calls one function after the other.
     Separate,
+}
+
+/// Whose `tick` is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// Those whose timer is due.
+    Due,
+    /// Everyone's.
+    All,
 }
 
 /// A function of a chain, with all it needs to be instantiated.
@@ -61,6 +70,17 @@ pub struct ChainSpec {
     pub functions: Vec<FunctionSpec>,
     /// Names of the ports, by number.
     pub ports: Vec<String>,
+    /// The rest of the chain, when these functions are only a part of it.
+    pub part_of: Option<Part>,
+}
+
+/// Where functions stand that are instantiated apart from their chain, to shadow one of it.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Names of all functions of the chain.
+    pub names: Vec<String>,
+    /// Place of the part's first function among them.
+    pub first: usize,
 }
 
 /// Why a chain could not be made ready.
@@ -115,6 +135,15 @@ pub enum ChainError {
         call: &'static str,
         /// What happened.
         fault: Fault,
+    },
+    /// A function wrote to the state region it was to take over while it was configured: it lays it out in
+    /// another way, and needs a fresh one.
+    #[error("function {name} lays its state region out in another way than its predecessor")]
+    State {
+        /// Its name.
+        name: String,
+        /// Its place.
+        place: usize,
     },
     /// The control area cannot be had.
     #[error(transparent)]
@@ -299,14 +328,22 @@ impl<S: Services> Executor<S> {
         }
     }
 
-    /// Calls `tick` of the functions whose time has come. `u64::MAX` calls every one (to flush counters).
+    /// Calls `tick` of the functions whose time has come, or of every one (so that they flush their
+    /// counters before they end).
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+    pub fn tick(&mut self, services: &mut Option<S>, now: u64, who: Tick) -> Result<(), Fault> {
         match self {
-            Self::Linked(linked) => linked.tick(services, now),
-            Self::Separate(separate) => separate.tick(services, now),
+            Self::Linked(linked) => linked.tick(services, now, who),
+            Self::Separate(separate) => separate.tick(services, now, who),
+        }
+    }
+
+    /// Has somebody look at each function's work from now on; only of a separate chain.
+    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
+        if let Self::Separate(separate) = self {
+            separate.set_observer(observer);
         }
     }
 
@@ -354,6 +391,7 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
         spec.name.clone(),
         window,
         spec.state.clone(),
+        spec.state_kept,
         spec.memory,
         usize::try_from(spec.admitted.memory_at_start).unwrap_or(usize::MAX),
         spec.deadline,
@@ -371,6 +409,10 @@ pub(crate) fn setup(
     let function = &spec.functions[place];
     let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
     let windowed = function.admitted.world == World::Window;
+    let (functions, position) = match &spec.part_of {
+        Some(part) => (part.names.clone(), part.first + place),
+        None => (spec.functions.iter().map(|f| f.name.clone()).collect(), place),
+    };
     Setup {
         window_bytes: if windowed { small(window.bytes()) } else { 0 },
         window_align: small(window.align()),
@@ -379,8 +421,8 @@ pub(crate) fn setup(
         state_kept: function.state_kept,
         seed: function.seed,
         ports: spec.ports.clone(),
-        functions: spec.functions.iter().map(|f| f.name.clone()).collect(),
-        position: small(place),
+        functions,
+        position: small(position),
         config: function.config.clone(),
     }
 }

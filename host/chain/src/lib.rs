@@ -19,6 +19,6 @@ mod linked;
 mod runner;
 mod separate;
 
-pub use executor::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Prepared};
+pub use executor::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared, Tick};
 pub use linked::Linked;
-pub use separate::Separate;
+pub use separate::{Observer, Separate};

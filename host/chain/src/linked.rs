@@ -11,7 +11,7 @@ use weir_sandbox::{
 };
 
 use crate::executor::{
-    ChainError, ChainSpec, SETUP_DEADLINE, guest_function, new_board, setup,
+    ChainError, ChainSpec, SETUP_DEADLINE, Tick, guest_function, new_board, setup,
 };
 use crate::{compose, control};
 
@@ -114,9 +114,14 @@ impl<S: Services> Linked<S> {
         self.store.data().next_timer
     }
 
-    pub(crate) fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+    pub(crate) fn tick(
+        &mut self,
+        services: &mut Option<S>,
+        now: u64,
+        who: Tick,
+    ) -> Result<(), Fault> {
         for place in 0..self.functions.len() {
-            tick(&mut self.store, services, place, &self.functions[place].tick, now)?;
+            tick(&mut self.store, services, place, &self.functions[place].tick, now, who)?;
         }
         Ok(())
     }
@@ -223,9 +228,18 @@ pub(crate) fn call_configure<S: Services>(
     place: usize,
     setup: Setup,
 ) -> Result<(), ChainError> {
-    let (answer,) = prepare(store, place, "configure", SETUP_DEADLINE, |store| {
+    let called = prepare(store, place, "configure", SETUP_DEADLINE, |store| {
         configure.call(store, (setup,))
-    })?;
+    });
+    let guest = store.data_mut();
+    let (answer,) = match called {
+        Ok(answer) => answer,
+        Err(ChainError::Fault { name, .. }) if guest.state_is_kept(place) => {
+            return Err(ChainError::State { name, place });
+        }
+        Err(error) => return Err(error),
+    };
+    guest.open_state(place).map_err(ChainError::Share)?;
     answer.map_err(|message| ChainError::Refused {
         name: store.data().functions[place].name.clone(),
         what: "configuration",
@@ -261,24 +275,20 @@ pub(crate) fn restore<S: Services>(
     })
 }
 
-/// Calls a function's `tick` if its time has come.
+/// Calls a function's `tick` if it is its turn.
 pub(crate) fn tick<S: Services>(
     store: &mut Store<Guest<S>>,
     services: &mut Option<S>,
     place: usize,
     tick: &TypedFunc<(u64,), ()>,
     now: u64,
+    who: Tick,
 ) -> Result<(), Fault> {
     let function = &store.data().functions[place];
-    if now != u64::MAX && (function.timer == 0 || function.timer > now) {
+    if who == Tick::Due && (function.timer == 0 || function.timer > now) {
         return Ok(());
     }
     let running = Running::Function { place, deadline: function.deadline };
     store.data_mut().set_timer(place, 0);
-    let time = if now == u64::MAX {
-        services.as_mut().map_or(0, Services::now)
-    } else {
-        now
-    };
-    with_services(store, services, running, |store| tick.call(store, (time,)))
+    with_services(store, services, running, |store| tick.call(store, (now,)))
 }

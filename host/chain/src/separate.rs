@@ -13,7 +13,7 @@ use weir_sandbox::{
 };
 
 use crate::control as at;
-use crate::executor::{ChainError, ChainSpec, guest_function, new_board, setup};
+use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
 use crate::linked::{
     Exports, call_configure, restore, save, snapshot, standard_exports, tick, typed, with_services,
     word,
@@ -93,8 +93,22 @@ impl<S: Services> Separate<S> {
     }
 
     /// Has somebody look at each function's work from now on.
-    pub fn set_observer(&mut self, observer: Option<Box<dyn Observer>>) {
-        self.observer = observer;
+    pub(crate) fn set_observer(&mut self, observer: Box<dyn Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// Has the function at `place` process the first `count` packets of the window, and leaves its verdicts
+    /// there, unapplied: the packets have been filled in with [`crate::board::fill`].
+    ///
+    /// # Errors
+    /// When it trapped.
+    pub fn probe(
+        &mut self,
+        services: &mut Option<S>,
+        place: usize,
+        count: usize,
+    ) -> Result<(), Fault> {
+        self.call(services, place, count)
     }
 
     pub(crate) fn board(&self) -> &Memory {
@@ -145,9 +159,14 @@ impl<S: Services> Separate<S> {
         timers.filter(|timer| *timer != 0).min().unwrap_or(0)
     }
 
-    pub(crate) fn tick(&mut self, services: &mut Option<S>, now: u64) -> Result<(), Fault> {
+    pub(crate) fn tick(
+        &mut self,
+        services: &mut Option<S>,
+        now: u64,
+        who: Tick,
+    ) -> Result<(), Fault> {
         for (place, function) in self.functions.iter_mut().enumerate() {
-            tick(&mut function.store, services, place, &function.exports.tick, now)?;
+            tick(&mut function.store, services, place, &function.exports.tick, now, who)?;
         }
         Ok(())
     }

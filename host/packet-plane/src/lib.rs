@@ -1,1 +1,29 @@
-//! stub
+//! The packet plane: ports, chains and the workers that run them.
+//!
+//! Owns: a burst's way from port through chain to port ([`Lane`]), what verdicts do, who holds which
+//! buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, and the
+//! worker threads. Must not know: configuration files, the API, the store, where components come from.
+//!
+//! ```text
+//!            control thread                           worker thread (one per core)
+//!   LaneSite::stage: compile, instantiate,   --->   Lane::publish at a burst boundary
+//!            configure, off the data path           Lane::turn: receive -> chain -> transmit, repeated
+//! ```
+
+mod context;
+mod counters;
+mod lane;
+mod plan;
+mod policy;
+mod shadow;
+mod trial;
+mod worker;
+
+pub use context::Clock;
+pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Shared};
+pub use lane::{Lane, LaneConfig, LaneStatus, Published, Retired, Turn};
+pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
+pub use policy::{Health, OnFault};
+pub use shadow::{ShadowReport, Side};
+pub use trial::{TrialKind, TrialStatus};
+pub use worker::{Worker, WorkerGone};

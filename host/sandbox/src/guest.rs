@@ -58,6 +58,10 @@ pub struct Window {
     pub writes: bool,
 }
 
+/// Where a state region is mapped in the host's address space: a number, only used to change its protection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StateAddress(pub(crate) usize);
+
 /// A function in a store: what it may use, and what it did.
 #[derive(Debug)]
 pub struct GuestFunction {
@@ -67,6 +71,8 @@ pub struct GuestFunction {
     pub window: Option<Window>,
     /// The state region it may attach.
     pub state: Option<Shared>,
+    /// Its predecessor's content is in the state region: read-only until [`Guest::open_state`].
+    pub state_kept: bool,
     /// Bytes of linear memory it may have, window and state region not counted.
     pub memory: usize,
     /// CPU time it may use for one burst.
@@ -76,7 +82,7 @@ pub struct GuestFunction {
     /// When it wants `tick` to be called (0: never), in the time of `now`.
     pub timer: u64,
     pub(crate) window_attached: bool,
-    pub(crate) state_attached: bool,
+    pub(crate) state_attached: Option<StateAddress>,
     pub(crate) memory_refused: bool,
     pub(crate) memory_used: usize,
 }
@@ -88,6 +94,7 @@ impl GuestFunction {
         name: String,
         window: Option<Window>,
         state: Option<Shared>,
+        state_kept: bool,
         memory: usize,
         memory_at_start: usize,
         deadline: Duration,
@@ -97,12 +104,13 @@ impl GuestFunction {
             name,
             window,
             state,
+            state_kept,
             memory,
             deadline,
             telemetry,
             timer: 0,
             window_attached: false,
-            state_attached: false,
+            state_attached: None,
             memory_refused: false,
             memory_used: memory_at_start,
         }
@@ -208,6 +216,30 @@ impl<S> Guest<S> {
     pub fn board_mut(&mut self) -> (&mut Memory, &mut Option<S>) {
         let board = self.board.as_mut().expect("a linked chain has a board");
         (&mut board.memory, &mut self.services)
+    }
+
+    /// Whether the function attached a state region with its predecessor's content.
+    #[must_use]
+    pub fn state_is_kept(&self, place: usize) -> bool {
+        let function = &self.functions[place];
+        function.state_kept && function.state_attached.is_some()
+    }
+
+    /// Lets the function write to the state region it took over, from now on: its predecessor has ended, or
+    /// shares it knowingly.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open_state(&mut self, place: usize) -> std::io::Result<()> {
+        let function = &mut self.functions[place];
+        match (&function.state, function.state_attached) {
+            (Some(state), Some(address)) if function.state_kept => {
+                // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose data
+                // this is; memories never move, and go only with the store.
+                unsafe { crate::window::open(address.0 as *mut u8, state.bytes()) }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sets or (0) cancels a function's timer.

@@ -11,7 +11,7 @@ use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
 use weir_pool::Memory;
 
 use crate::fault::Violation;
-use crate::guest::Guest;
+use crate::guest::{Guest, StateAddress};
 use crate::telemetry::Level;
 use crate::window;
 
@@ -280,7 +280,8 @@ fn attach_state<S: Services>(
             "attach-state: the function has no state region: say `state = \"4MiB\"` in the chain".into(),
         );
     };
-    if function.state_attached {
+    let kept = function.state_kept;
+    if function.state_attached.is_some() {
         return violation("attach-state: called a second time".into());
     }
     if length != state.bytes() || window::place(address as usize, length, length, PAGE) != Some(0)
@@ -292,8 +293,13 @@ fn attach_state<S: Services>(
         ));
     }
     // SAFETY: as in `attach_window`.
-    unsafe { window::map_over(address, state.fd(), length)? };
-    cx.data_mut().functions[place].state_attached = true;
+    unsafe {
+        window::map_over(address, state.fd(), length)?;
+        if kept {
+            window::close(address, length)?;
+        }
+    }
+    cx.data_mut().functions[place].state_attached = Some(StateAddress(address as usize));
     Ok(())
 }
 

@@ -48,9 +48,7 @@ pub(crate) unsafe fn map_over(
 pub(crate) unsafe fn protect(address: *mut u8, bytes: usize, writes: bool) -> std::io::Result<()> {
     let read_only = |offset: usize, length: usize| {
         // SAFETY: the range lies within the window that the caller mapped.
-        unsafe {
-            mm::mprotect(address.add(offset).cast(), length, MprotectFlags::READ)
-        }
+        unsafe { close(address.add(offset), length) }
     };
     read_only(METADATA, BURST_AREA - METADATA)?;
     if !writes {
@@ -58,6 +56,24 @@ pub(crate) unsafe fn protect(address: *mut u8, bytes: usize, writes: bool) -> st
         read_only(BURST_AREA, bytes - BURST_AREA)?;
     }
     Ok(())
+}
+
+/// Makes a mapping read-only.
+///
+/// # Safety
+/// As for [`protect`], of any mapping made by [`map_over`].
+pub(crate) unsafe fn close(address: *mut u8, bytes: usize) -> std::io::Result<()> {
+    // SAFETY: the caller's contract.
+    Ok(unsafe { mm::mprotect(address.cast(), bytes, MprotectFlags::READ) }?)
+}
+
+/// Makes a mapping writable again.
+///
+/// # Safety
+/// As for [`close`].
+pub(crate) unsafe fn open(address: *mut u8, bytes: usize) -> std::io::Result<()> {
+    // SAFETY: the caller's contract.
+    Ok(unsafe { mm::mprotect(address.cast(), bytes, MprotectFlags::READ | MprotectFlags::WRITE) }?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,630 @@
+//! A lane: one chain, its ports and its pool, driven by one worker.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use weir_chain::board;
+use weir_chain::{Executor, Tick};
+use weir_layout::Verdict;
+use weir_pool::{Accounting, Pool, PoolConfig};
+use weir_port::{Port, PortError};
+use weir_sandbox::{Fault, Sandbox, Shared};
+
+use crate::context::{Clock, Context, Disown, Entry, Pause};
+use crate::counters::{self, Counters, DropReason};
+use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, States};
+use crate::policy::{Health, OnFault, Record};
+use crate::trial::{Trial, TrialStatus};
+
+/// Bursts a lane handles before its worker looks at other lanes and at commands.
+const TURN: u32 = 64;
+/// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
+const PROBATION: u64 = 10_000_000_000;
+
+/// How a lane's turn went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There were packets.
+    Busy,
+    /// There were none; ask again after this time, if it is known.
+    Idle(Option<Duration>),
+    /// No port will receive anything any more, and nothing is under way.
+    Ended,
+}
+
+/// What publishing a version cost.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Time for which the data path stood still.
+    pub pause: Duration,
+    /// Functions that started with an empty state although their predecessor had one.
+    pub fresh: Vec<String>,
+}
+
+/// What is known about a lane beside its counters; changes rarely.
+#[derive(Clone, Debug, Default)]
+pub struct LaneStatus {
+    /// Name and version and health of each function.
+    pub functions: Vec<(String, String, Health)>,
+    /// Notable things that happened, oldest first, with a number that grows.
+    pub events: Vec<(u64, String)>,
+    /// The running trial.
+    pub trial: Option<TrialStatus>,
+}
+
+/// A version of the chain that runs.
+pub(crate) struct Version {
+    pub(crate) staged: Staged,
+    pub(crate) instance: u64,
+}
+
+/// What the lane goes back to if the new version faults on probation.
+struct Probation {
+    previous: ChainPlan,
+    function: usize,
+    until: u64,
+}
+
+/// See the module.
+pub struct Lane {
+    pub(crate) site: LaneSite,
+    /// Lent to the executor while it runs; always here between calls.
+    pub(crate) context: Option<Box<Context>>,
+    pub(crate) version: Version,
+    pub(crate) trial: Option<Trial>,
+    records: Vec<Record>,
+    probation: Option<Probation>,
+    instances: u64,
+    /// Usage of executors that are gone, by function.
+    used: Vec<board::Usage>,
+    status: Arc<Mutex<LaneStatus>>,
+    events: u64,
+}
+
+/// What a lane is made of, beside its chain.
+pub struct LaneConfig {
+    /// Its pool.
+    pub pool: PoolConfig,
+    /// Its ports: number 0 is where forward packets come in, number 1 where they leave.
+    pub ports: Vec<Box<dyn Port>>,
+    /// Whether packets that come in by port 1 pass the chain in reverse.
+    pub symmetric: bool,
+    /// The time that functions are told.
+    pub clock: Clock,
+    /// Most packets of a burst.
+    pub burst: usize,
+    /// For hash seeds.
+    pub seed: u64,
+}
+
+impl Lane {
+    /// Makes the pool, and the chain's first version.
+    ///
+    /// # Errors
+    /// When there is no memory, or the chain cannot be made ready.
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        plan: ChainPlan,
+        config: LaneConfig,
+    ) -> Result<Self, PlaneError> {
+        let pool = Pool::new(&plan.name, &config.pool)?;
+        let site = LaneSite {
+            sandbox,
+            window: Shared::new(pool.memory())?,
+            room_bytes: pool.room_bytes(),
+            ports: config.ports.iter().map(|port| port.name().to_owned()).collect(),
+            seed: config.seed,
+        };
+        let functions = plan.functions.len();
+        let staged = site.stage(plan, &States::default())?;
+        let records = records(&staged.plan);
+        let context = Context::new(
+            pool,
+            config.ports,
+            functions,
+            config.symmetric,
+            config.clock,
+            config.burst,
+            Arc::default(),
+        );
+        let mut lane = Self {
+            site,
+            context: Some(Box::new(context)),
+            version: Version { staged, instance: 0 },
+            trial: None,
+            records,
+            probation: None,
+            instances: 0,
+            used: vec![board::Usage::default(); functions],
+            status: Arc::default(),
+            events: 0,
+        };
+        lane.report();
+        Ok(lane)
+    }
+
+    /// What is needed to stage the next version elsewhere.
+    #[must_use]
+    pub fn site(&self) -> LaneSite {
+        self.site.clone()
+    }
+
+    /// The state regions of the running version.
+    #[must_use]
+    pub fn states(&self) -> States {
+        States(self.version.staged.states.clone())
+    }
+
+    /// The chain as it runs.
+    #[must_use]
+    pub fn plan(&self) -> &ChainPlan {
+        &self.version.staged.plan
+    }
+
+    /// The counters, to read from elsewhere.
+    #[must_use]
+    pub fn counters(&self) -> Arc<counters::Shared> {
+        Arc::clone(&self.context().shared)
+    }
+
+    /// The status, to read from elsewhere.
+    #[must_use]
+    pub fn status(&self) -> Arc<Mutex<LaneStatus>> {
+        Arc::clone(&self.status)
+    }
+
+    /// The ports' counters, to read from elsewhere: name, kind, counters.
+    #[must_use]
+    pub fn port_statistics(&self) -> Vec<(String, &'static str, weir_port::PortStatistics)> {
+        let ports = self.context().ports.iter();
+        ports.map(|p| (p.name().to_owned(), p.kind(), p.statistics().clone())).collect()
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        self.context.as_ref().expect("the context is home between calls")
+    }
+
+    pub(crate) fn context_mut(&mut self) -> &mut Context {
+        self.context.as_mut().expect("the context is home between calls")
+    }
+
+    /// Handles bursts until the turn is over, there are no packets, or all has ended.
+    pub fn turn(&mut self) -> Turn {
+        let context = self.context_mut();
+        context.budget = TURN;
+        context.idle_for = None;
+        loop {
+            self.wake_functions();
+            let ran = if self.trial.as_ref().is_some_and(Trial::splits) {
+                self.split_turn()
+            } else {
+                self.context_mut().instance = self.version.instance;
+                self.version.staged.executor.serve(&mut self.context)
+            };
+            if let Err(fault) = ran {
+                self.handle_fault(&fault, false);
+                continue;
+            }
+            self.handle_violations();
+            if self.context().pause != Pause::Timer {
+                break;
+            }
+            self.tick(Tick::Due);
+        }
+        let idle = self.context().pause == Pause::Idle && !self.context().has_entries();
+        self.publish_counters();
+        if !idle {
+            return Turn::Busy;
+        }
+        let context = self.context();
+        let ended = context.ended.iter().all(|ended| *ended);
+        let timer = context.timer;
+        let until_timer =
+            (timer != 0).then(|| Duration::from_nanos(timer.saturating_sub(context.now)));
+        match (ended, until_timer) {
+            (true, None) => Turn::Ended,
+            (_, timer) => Turn::Idle(earlier(timer, context.idle_for)),
+        }
+    }
+
+    /// Brings functions back whose back-off is over, and learns the next timer.
+    fn wake_functions(&mut self) {
+        let now = self.context().now;
+        let mut changed = false;
+        for (place, record) in self.records.iter_mut().enumerate() {
+            if record.recover(now) {
+                self.version.staged.executor.set_mode(place, record.mode());
+                changed = true;
+            }
+        }
+        if changed {
+            self.report();
+        }
+        let timer = self.version.staged.executor.next_timer();
+        self.context_mut().timer = timer;
+        if let Some(probation) = &self.probation
+            && now > probation.until
+        {
+            self.probation = None;
+        }
+    }
+
+    /// Calls the functions' `tick`.
+    fn tick(&mut self, who: Tick) {
+        let instance = self.version.instance;
+        let context = self.context_mut();
+        context.instance = instance;
+        context.reverse = false;
+        let now = context.now;
+        if let Err(fault) = self.version.staged.executor.tick(&mut self.context, now, who) {
+            self.handle_fault(&fault, false);
+        }
+    }
+
+    /// A function trapped. Its packets get what its policy says, the others go on; the chain gets new instances.
+    pub(crate) fn handle_fault(&mut self, fault: &Fault, in_trial: bool) {
+        if in_trial {
+            return self.end_trial_by(fault);
+        }
+        let guilty = fault.function;
+        let executor = &self.version.staged.executor;
+        let context = self.context.as_mut().expect("the context is home between calls");
+        let in_burst = !context.burst.is_empty();
+        let returns_to_previous = match (&self.probation, guilty) {
+            (Some(probation), Some(k)) => probation.function == k,
+            _ => false,
+        };
+        if in_burst {
+            board::departed(executor.board(), &mut |origin, descriptor, end| {
+                context.end(origin, descriptor, end);
+            });
+            let reverse = context.reverse;
+            let records = &self.records;
+            board::stranded(executor.board(), |stranded| {
+                let mut packet = context.burst[stranded.origin];
+                packet.descriptor = stranded.descriptor;
+                let place = stranded.function;
+                if !stranded.reached || returns_to_previous {
+                    context.entries.push_back(Entry { packet, start: place, reverse });
+                    return;
+                }
+                if place < records.len() {
+                    context.counters.functions[place].undecided += 1;
+                }
+                match records.get(place).map(|record| record.policy) {
+                    Some(OnFault::FailOpen) => context.continue_behind(packet, place, reverse),
+                    _ => context.discard(packet.buffer, DropReason::Fault),
+                }
+            });
+            context.burst.clear();
+        }
+        if let Some(k) = guilty {
+            self.note_fault(k, &fault.to_string());
+        } else {
+            self.event(format!("the chain failed outside of any function: {fault}"));
+        }
+        if returns_to_previous {
+            self.roll_back(&fault.to_string());
+        } else {
+            self.reinstantiate();
+        }
+    }
+
+    /// Bad verdicts and descriptors in the last burst are faults too, one for each function and burst.
+    fn handle_violations(&mut self) {
+        if self.context().violations.is_empty() {
+            return;
+        }
+        let mut violations = std::mem::take(&mut self.context_mut().violations);
+        violations.sort_unstable();
+        violations.dedup();
+        for (function, kind) in violations.drain(..) {
+            let message = format!("{}: see wit/window.md for what may be written", kind.name());
+            self.note_fault(function, &message);
+            let mode = self.records[function].mode();
+            self.version.staged.executor.set_mode(function, mode);
+        }
+        self.context_mut().violations = violations;
+    }
+
+    fn note_fault(&mut self, function: usize, message: &str) {
+        let now = self.context().now;
+        self.context_mut().counters.functions[function].faults += 1;
+        self.records[function].fault(now);
+        let plan = &self.version.staged.plan.functions[function];
+        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault: {message}"));
+        let text = format!(
+            "function {} {} faulted ({}): {message}",
+            plan.name,
+            plan.version,
+            self.records[function].health.name()
+        );
+        self.event(text);
+        self.report();
+    }
+
+    /// New instances of the same version, over the same state regions.
+    fn reinstantiate(&mut self) {
+        let states = self.states();
+        match self.site.stage(self.version.staged.plan.clone(), &states) {
+            Ok(staged) => {
+                self.install(staged, Disowner::AfterFault);
+            }
+            Err(error) => {
+                // It was instantiated before, so this is memory or a configuration that its kept state
+                // does not go with: without instances nothing can pass.
+                self.event(format!("the chain cannot be instantiated again: {error}"));
+                for record in &mut self.records {
+                    record.health = Health::Quarantined;
+                }
+                self.report();
+            }
+        }
+    }
+
+    /// Back to the version before the last swap.
+    fn roll_back(&mut self, why: &str) {
+        let Some(probation) = self.probation.take() else { return };
+        let states = self.states();
+        let function = &probation.previous.functions[probation.function];
+        let text = format!("function {} rolled back to {}: {why}", function.name, function.version);
+        match self.site.stage(probation.previous, &states) {
+            Ok(staged) => {
+                self.install(staged, Disowner::AfterFault);
+                self.records[probation.function] =
+                    Record::new(self.version.staged.plan.functions[probation.function].on_fault);
+                self.event(text);
+                self.report();
+            }
+            Err(error) => {
+                self.event(format!("rolling back failed: {error}"));
+                self.reinstantiate();
+            }
+        }
+    }
+
+    /// Publishes a version that was staged elsewhere, at this burst boundary. With `swapped`, the place of the
+    /// one function that is new, a fault of it within ten seconds brings the old version back.
+    /// What is replaced is given back, to be dropped off the data path.
+    ///
+    /// # Errors
+    /// When a function refuses the state its predecessor saved; then nothing has changed.
+    pub fn publish(
+        &mut self,
+        mut staged: Staged,
+        swapped: Option<usize>,
+    ) -> Result<(Published, Retired), PlaneError> {
+        let started = Instant::now();
+        let same_shape = self.same_names(&staged.plan);
+        if same_shape {
+            self.hand_over_saved(&mut staged)?;
+        } else {
+            self.run_dry();
+        }
+        let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
+        let previous = self.version.staged.plan.clone();
+        let retired = self.install(staged, Disowner::AtSwap { same_shape });
+        let now = self.context().now;
+        match swapped {
+            Some(function) => {
+                self.records[function] =
+                    Record::new(self.version.staged.plan.functions[function].on_fault);
+                self.version.staged.executor.set_mode(function, self.records[function].mode());
+                let until = now.saturating_add(PROBATION);
+                self.probation = Some(Probation { previous, function, until });
+            }
+            None => self.probation = None,
+        }
+        let pause = started.elapsed();
+        self.report();
+        Ok((Published { pause, fresh }, retired))
+    }
+
+    fn same_names(&self, plan: &ChainPlan) -> bool {
+        let names = |plan: &ChainPlan| -> Vec<String> {
+            plan.functions.iter().map(|f| f.name.clone()).collect()
+        };
+        names(plan) == names(&self.version.staged.plan)
+    }
+
+    /// What functions keep privately goes through `save` and `restore`.
+    fn hand_over_saved(&mut self, staged: &mut Staged) -> Result<(), PlaneError> {
+        for place in 0..staged.plan.functions.len() {
+            if staged.plan.functions[place].admitted.saves
+                && let Some(saved) = self.version.staged.executor.save(place)?
+            {
+                staged.executor.restore(place, &saved)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets packets that are on their way between functions finish, because places are about to change.
+    fn run_dry(&mut self) {
+        for function in 0..self.version.staged.plan.functions.len() {
+            let instance = self.version.instance;
+            self.context_mut().disown(function, instance, Disown::Pass);
+        }
+        let ended = self.context().ended.clone();
+        self.context_mut().ended.fill(true);
+        while self.context().has_entries() {
+            self.turn();
+        }
+        self.context_mut().ended = ended;
+    }
+
+    /// Makes a version the running one.
+    fn install(&mut self, staged: Staged, disowner: Disowner) -> Retired {
+        add_usage(&mut self.used, self.version.staged.executor.board());
+        self.instances += 1;
+        let instance = self.instances;
+        let kept = staged.kept.clone();
+        let old = std::mem::replace(&mut self.version, Version { staged, instance });
+        for function in 0..old.staged.plan.functions.len() {
+            let keeps = kept.get(function).copied().unwrap_or(false);
+            let how = match disowner {
+                _ if keeps && disowner.same_shape() => Disown::HandOver { to: instance },
+                Disowner::AtSwap { .. } => Disown::Pass,
+                Disowner::AfterFault => Disown::Discard(DropReason::LostInFault),
+            };
+            self.context_mut().disown(function, old.instance, how);
+        }
+        if !disowner.same_shape() {
+            let functions = self.version.staged.plan.functions.len();
+            self.records = records(&self.version.staged.plan);
+            self.used = vec![board::Usage::default(); functions];
+            self.context_mut().counters.functions.clear();
+            self.context_mut().set_functions(functions);
+        }
+        for (place, record) in self.records.iter().enumerate() {
+            self.version.staged.executor.set_mode(place, record.mode());
+        }
+        Retired(old.staged.executor)
+    }
+
+    pub(crate) fn next_instance(&mut self) -> u64 {
+        self.instances += 1;
+        self.instances
+    }
+
+    /// Ends the lane: functions flush what they count, held packets are dropped and counted, ports are
+    /// finished. The answer is where the pool's buffers are: none may be out.
+    ///
+    /// # Errors
+    /// When a port cannot write out what it has.
+    pub fn finish(&mut self) -> Result<Accounting, PortError> {
+        self.tick(Tick::All);
+        let instances: Vec<u64> = [Some(self.version.instance), self.trial.as_ref().map(Trial::instance)]
+            .into_iter()
+            .flatten()
+            .collect();
+        self.context_mut().ended.fill(true);
+        while self.context().has_entries() {
+            self.turn();
+        }
+        for function in 0..self.version.staged.plan.functions.len() {
+            for instance in &instances {
+                let how = Disown::Discard(DropReason::HeldAtEnd);
+                self.context_mut().disown(function, *instance, how);
+            }
+        }
+        self.context_mut().flush();
+        self.publish_counters();
+        let context = self.context_mut();
+        let mut result = Ok(());
+        for port in &mut context.ports {
+            if let Err(error) = port.finish() {
+                result = Err(error);
+            }
+        }
+        if let Some(error) = context.port_errors.pop() {
+            result = Err(error);
+        }
+        result.map(|()| context.pool.accounting())
+    }
+
+    /// Takes the ports out, once the lane has ended.
+    #[must_use]
+    pub fn into_ports(mut self) -> Vec<Box<dyn Port>> {
+        self.context.take().map(|context| context.ports).unwrap_or_default()
+    }
+
+    /// The counts up to now.
+    #[must_use]
+    pub fn counts(&mut self) -> (Counters, Accounting) {
+        self.publish_counters();
+        self.context().shared.read()
+    }
+
+    fn publish_counters(&mut self) {
+        let context = self.context.as_mut().expect("the context is home between calls");
+        let board = self.version.staged.executor.board();
+        let trial = self.trial.as_ref().and_then(Trial::board);
+        for (place, counts) in context.counters.functions.iter_mut().enumerate() {
+            let mut usage = self.used[place];
+            for board in [Some(board), trial].into_iter().flatten() {
+                usage.add(board::usage(board, place));
+            }
+            counts.packets = usage.seen;
+            counts.verdicts[Verdict::Jump(0).kind() as usize] = usage.jumped;
+            counts.verdicts[Verdict::Clone(0).kind() as usize] = usage.cloned;
+        }
+        context.publish();
+        if !context.port_errors.is_empty() {
+            for error in std::mem::take(&mut context.port_errors) {
+                self.event(error.to_string());
+            }
+        }
+        if self.trial.is_some() {
+            self.report();
+        }
+    }
+
+    /// Counts what an executor that is about to go was used for.
+    pub(crate) fn add_usage(&mut self, board: &weir_pool::Memory) {
+        add_usage(&mut self.used, board);
+    }
+
+    pub(crate) fn event(&mut self, text: String) {
+        /// Events kept.
+        const EVENTS: usize = 256;
+        tracing::warn!(chain = %self.version.staged.plan.name, "{text}");
+        self.events += 1;
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.events.len() == EVENTS {
+            status.events.remove(0);
+        }
+        status.events.push((self.events, text));
+    }
+
+    pub(crate) fn report(&mut self) {
+        let functions = self.version.staged.plan.functions.iter().zip(&self.records);
+        let functions = functions.map(|(f, r)| (f.name.clone(), f.version.clone(), r.health));
+        let functions = functions.collect();
+        let trial = self.trial.as_ref().map(Trial::status);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.functions = functions;
+        status.trial = trial;
+    }
+}
+
+/// What a new version replaced. Dropping it unmaps memory, which is not for the data path.
+pub struct Retired(Executor<Box<Context>>);
+
+impl Retired {
+    /// Has the old instances flush their counters, then ends them.
+    pub fn end(mut self, sandbox: &Sandbox) {
+        let _ticking = sandbox.ticker().tick();
+        // A function that faults in its last moment harms nobody.
+        drop(self.0.tick(&mut None, u64::MAX, Tick::All));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Disowner {
+    AtSwap { same_shape: bool },
+    AfterFault,
+}
+
+impl Disowner {
+    fn same_shape(self) -> bool {
+        !matches!(self, Self::AtSwap { same_shape: false })
+    }
+}
+
+fn add_usage(used: &mut [board::Usage], board: &weir_pool::Memory) {
+    for (place, used) in used.iter_mut().enumerate() {
+        used.add(board::usage(board, place));
+    }
+}
+
+fn records(plan: &ChainPlan) -> Vec<Record> {
+    plan.functions.iter().map(|f| Record::new(f.on_fault)).collect()
+}
+
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,216 @@
+//! What a chain is to be, and making it ready off the data path.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_chain::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared};
+use weir_pool::{HugePages, Memory, PoolError};
+use weir_sandbox::{Admitted, Sandbox, Shared, Telemetry};
+
+use crate::context::Context;
+use crate::policy::OnFault;
+
+/// A function of a chain, as an operator wants it.
+#[derive(Clone, Debug)]
+pub struct FunctionPlan {
+    /// Its name in the chain.
+    pub name: String,
+    /// Its version, for reports.
+    pub version: String,
+    /// The component.
+    pub admitted: Arc<Admitted>,
+    /// Whether it may write to packets.
+    pub writes: bool,
+    /// Bytes of linear memory beside window and state region.
+    pub memory: usize,
+    /// CPU time for a burst.
+    pub deadline: Duration,
+    /// What happens when it faults.
+    pub on_fault: OnFault,
+    /// Bytes of its state region, a multiple of 65,536; 0 for none.
+    pub state_bytes: usize,
+    /// Layout of the state region: a successor takes it over only if it says the same.
+    pub state_layout: String,
+    /// Its configuration, a JSON object.
+    pub config: String,
+    /// Its log and counters.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// A chain, as an operator wants it.
+#[derive(Clone, Debug)]
+pub struct ChainPlan {
+    /// Its name.
+    pub name: String,
+    /// Its functions, in forward order.
+    pub functions: Vec<FunctionPlan>,
+    /// How it is run.
+    pub mode: Mode,
+}
+
+/// What a function left in its state region.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) name: String,
+    pub(crate) memory: Memory,
+    pub(crate) shared: Shared,
+    pub(crate) layout: String,
+}
+
+/// Why a lane could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    /// The chain could not be made ready.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// No memory for packets or state.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Memory cannot be shared with guests.
+    #[error("sharing memory with the chain: {0}")]
+    Share(#[from] std::io::Error),
+    /// The chain has no function of that name.
+    #[error("the chain has no function {0:?}")]
+    NoFunction(String),
+    /// A trial needs the chain to be otherwise as it is.
+    #[error("{0}")]
+    Trial(String),
+}
+
+/// What stays the same of a lane while versions come and go; enough to make the next one ready.
+#[derive(Clone)]
+pub struct LaneSite {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) window: Shared,
+    pub(crate) room_bytes: u32,
+    pub(crate) ports: Vec<String>,
+    pub(crate) seed: u64,
+}
+
+/// A version of a chain that is instantiated and configured, ready to be published.
+pub struct Staged {
+    pub(crate) plan: ChainPlan,
+    pub(crate) prepared: Prepared,
+    pub(crate) executor: Executor<Box<Context>>,
+    pub(crate) states: Vec<Option<Arc<State>>>,
+    /// Which functions go on with their predecessor's state region.
+    pub(crate) kept: Vec<bool>,
+}
+
+impl Staged {
+    /// Time spent compiling, not counting what came from caches.
+    #[must_use]
+    pub fn compiled_in(&self) -> Duration {
+        self.prepared.compiled_in
+    }
+
+    /// Functions that start with an empty state region although their predecessor had one.
+    pub fn fresh<'a>(&'a self, before: &'a States) -> impl Iterator<Item = &'a str> {
+        self.plan.functions.iter().zip(&self.kept).filter_map(|(function, kept)| {
+            let had = before.0.iter().flatten().any(|s| s.name == function.name);
+            (had && !kept).then_some(function.name.as_str())
+        })
+    }
+}
+
+/// The state regions of a running version, to hand over.
+#[derive(Clone, Debug, Default)]
+pub struct States(pub(crate) Vec<Option<Arc<State>>>);
+
+impl LaneSite {
+    /// Compiles, instantiates and configures a chain. State regions in `before` go on to functions of the
+    /// same name, size and layout.
+    ///
+    /// # Errors
+    /// When it does not compile, or a function does not take its configuration.
+    pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<Staged, PlaneError> {
+        let mut states = Vec::new();
+        let mut kept = Vec::new();
+        for function in &plan.functions {
+            let predecessor = before.0.iter().flatten().find(|s| {
+                s.name == function.name
+                    && s.memory.len() == function.state_bytes
+                    && s.layout == function.state_layout
+            });
+            kept.push(predecessor.is_some());
+            states.push(match predecessor {
+                Some(state) => Some(Arc::clone(state)),
+                None => new_state(function)?,
+            });
+        }
+        let spec = self.spec(&plan, &states, &kept);
+        let prepared = Prepared::new(&self.sandbox, spec, plan.mode)?;
+        loop {
+            let all: Vec<_> = states
+                .iter()
+                .zip(&kept)
+                .map(|(state, kept)| (state.as_ref().map(|s| s.shared.clone()), *kept))
+                .collect();
+            let with_states = prepared.with_states(&all);
+            match with_states.instantiate(&self.sandbox, &self.window, self.room_bytes) {
+                Ok(executor) => {
+                    let prepared = with_states;
+                    return Ok(Staged { plan, prepared, executor, states, kept });
+                }
+                Err(ChainError::State { place, .. }) if kept[place] => {
+                    kept[place] = false;
+                    states[place] = new_state(&plan.functions[place])?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Instantiates one function of a chain apart from it, over a window of its own.
+    pub(crate) fn stage_apart(
+        &self,
+        plan: &ChainPlan,
+        place: usize,
+        window: &Shared,
+    ) -> Result<(Executor<crate::shadow::Aside>, Option<Arc<State>>), PlaneError> {
+        let state = new_state(&plan.functions[place])?;
+        let mut spec = self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
+        let names = spec.functions.iter().map(|f| f.name.clone()).collect();
+        let mut function = spec.functions.swap_remove(place);
+        function.state = state.as_ref().map(|s| s.shared.clone());
+        spec.functions = vec![function];
+        spec.part_of = Some(Part { names, first: place });
+        let prepared = Prepared::new(&self.sandbox, spec, Mode::Separate)?;
+        Ok((prepared.instantiate(&self.sandbox, window, self.room_bytes)?, state))
+    }
+
+    fn spec(&self, plan: &ChainPlan, states: &[Option<Arc<State>>], kept: &[bool]) -> ChainSpec {
+        let functions = plan.functions.iter().zip(states).zip(kept);
+        let functions = functions.map(|((function, state), kept)| FunctionSpec {
+            name: function.name.clone(),
+            admitted: Arc::clone(&function.admitted),
+            writes: function.writes,
+            memory: function.memory,
+            deadline: function.deadline,
+            config: function.config.clone(),
+            state: state.as_ref().map(|s| s.shared.clone()),
+            state_kept: *kept,
+            seed: self.seed_of(&plan.name, &function.name),
+            telemetry: Arc::clone(&function.telemetry),
+        });
+        ChainSpec { functions: functions.collect(), ports: self.ports.clone(), part_of: None }
+    }
+
+    /// The same for every instance of a function, unknown to who sends packets.
+    fn seed_of(&self, chain: &str, function: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, chain, function).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn new_state(function: &FunctionPlan) -> Result<Option<Arc<State>>, PlaneError> {
+    if function.state_bytes == 0 {
+        return Ok(None);
+    }
+    let memory = Memory::new(&function.name, function.state_bytes, HugePages::Never)?;
+    let shared = Shared::new(&memory)?;
+    let (name, layout) = (function.name.clone(), function.state_layout.clone());
+    Ok(Some(Arc::new(State { name, memory, shared, layout })))
+}

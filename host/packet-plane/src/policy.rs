@@ -1,0 +1,142 @@
+//! What happens to a function that faults: back-off, quarantine, and what its packets get meanwhile.
+//!
+//! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s; a
+//! minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine, until an
+//! operator swaps or deploys it anew. Times are those of the lane's clock.
+
+use std::collections::VecDeque;
+
+use weir_chain::board::FunctionMode;
+
+/// Nanoseconds.
+const FIRST_BACKOFF: u64 = 10_000_000;
+const LONGEST_BACKOFF: u64 = 5_000_000_000;
+const FORGET_AFTER: u64 = 60_000_000_000;
+const QUARANTINE_FAULTS: usize = 5;
+const QUARANTINE_WINDOW: u64 = 10_000_000_000;
+
+/// What packets get that reach a function which is out of order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFault {
+    /// They are dropped.
+    #[default]
+    FailClosed,
+    /// They pass it by.
+    FailOpen,
+}
+
+/// How a function is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It is called.
+    #[default]
+    Running,
+    /// It is called again at this time.
+    BackOff {
+        /// Nanoseconds of the lane's clock.
+        until: u64,
+    },
+    /// It is not called until it is replaced.
+    Quarantined,
+}
+
+impl Health {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::BackOff { .. } => "back-off",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// The fault history of one function.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) policy: OnFault,
+    pub(crate) health: Health,
+    times: VecDeque<u64>,
+    in_a_row: u32,
+}
+
+impl Record {
+    pub(crate) fn new(policy: OnFault) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
+    /// Notes a fault.
+    pub(crate) fn fault(&mut self, now: u64) {
+        if self.times.back().is_some_and(|last| now.saturating_sub(*last) > FORGET_AFTER) {
+            self.times.clear();
+            self.in_a_row = 0;
+        }
+        self.times.push_back(now);
+        while self.times.front().is_some_and(|t| now.saturating_sub(*t) > QUARANTINE_WINDOW) {
+            self.times.pop_front();
+        }
+        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.in_a_row.min(20)).min(LONGEST_BACKOFF);
+        self.in_a_row += 1;
+        self.health = if self.times.len() >= QUARANTINE_FAULTS {
+            Health::Quarantined
+        } else {
+            Health::BackOff { until: now.saturating_add(backoff) }
+        };
+    }
+
+    /// Whether the back-off is over; the function is then running again.
+    pub(crate) fn recover(&mut self, now: u64) -> bool {
+        let over = matches!(self.health, Health::BackOff { until } if until <= now);
+        if over {
+            self.health = Health::Running;
+        }
+        over
+    }
+
+    /// How the runner treats it.
+    pub(crate) fn mode(&self) -> FunctionMode {
+        match (self.health, self.policy) {
+            (Health::Running, _) => FunctionMode::Run,
+            (_, OnFault::FailOpen) => FunctionMode::Skip,
+            (_, OnFault::FailClosed) => FunctionMode::Refuse,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn back_off_doubles_and_ends_in_quarantine() {
+        let mut record = Record::new(OnFault::FailClosed);
+        assert_eq!(record.mode(), FunctionMode::Run);
+        let mut waits = Vec::new();
+        for n in 0..4 {
+            let now = n * SECOND;
+            record.fault(now);
+            let Health::BackOff { until } = record.health else { panic!("{record:?}") };
+            waits.push((until - now) / 1_000_000);
+            assert_eq!(record.mode(), FunctionMode::Refuse);
+            assert!(!record.recover(until - 1));
+            assert!(record.recover(until));
+        }
+        assert_eq!(waits, [10, 20, 40, 80]);
+        record.fault(4 * SECOND);
+        assert_eq!(record.health, Health::Quarantined);
+        assert!(!record.recover(u64::MAX));
+    }
+
+    #[test]
+    fn rare_faults_never_lead_to_quarantine() {
+        let mut record = Record::new(OnFault::FailOpen);
+        for n in 0..100 {
+            record.fault(n * 61 * SECOND);
+            assert_eq!(record.health, Health::BackOff { until: n * 61 * SECOND + FIRST_BACKOFF });
+            assert_eq!(record.mode(), FunctionMode::Skip);
+        }
+    }
+}

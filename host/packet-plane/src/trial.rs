@@ -1,0 +1,302 @@
+//! Trying a new version beside the running one: canary (a share of the flows is really its) and shadow
+//! (it sees copies and decides nothing).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weir_chain::board;
+use weir_pool::{Memory, Packet};
+use weir_sandbox::Fault;
+use weir_steering::flow_hash;
+
+use crate::context::{Disown, Entry};
+use crate::lane::{Lane, Published, Retired, Version};
+use crate::plan::{PlaneError, Staged};
+use crate::shadow::{ShadowReport, Side};
+
+/// Which kind of trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrialKind {
+    /// This share of the flows, in percent.
+    Canary(u8),
+    /// Copies of all packets.
+    Shadow(ShadowReport),
+}
+
+/// A running trial, for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrialStatus {
+    /// The function.
+    pub function: String,
+    /// The version on trial.
+    pub version: String,
+    /// How, with what was seen.
+    pub kind: TrialKind,
+    /// Packets that the version on trial got.
+    pub packets: u64,
+}
+
+pub(crate) enum Trial {
+    Canary { version: Version, function: usize, percent: u8, aside: Vec<Packet>, packets: u64 },
+    Shadow { function: String, version: String, report: Arc<Mutex<ShadowReport>> },
+}
+
+impl Trial {
+    /// Whether bursts are to be divided between two versions.
+    pub(crate) fn splits(&self) -> bool {
+        matches!(self, Self::Canary { .. })
+    }
+
+    pub(crate) fn board(&self) -> Option<&Memory> {
+        match self {
+            Self::Canary { version, .. } => Some(version.staged.executor.board()),
+            Self::Shadow { .. } => None,
+        }
+    }
+
+    pub(crate) fn instance(&self) -> u64 {
+        match self {
+            Self::Canary { version, .. } => version.instance,
+            Self::Shadow { .. } => u64::MAX,
+        }
+    }
+
+    pub(crate) fn status(&self) -> TrialStatus {
+        match self {
+            Self::Canary { version, function, percent, packets, .. } => {
+                let plan = &version.staged.plan.functions[*function];
+                TrialStatus {
+                    function: plan.name.clone(),
+                    version: plan.version.clone(),
+                    kind: TrialKind::Canary(*percent),
+                    packets: *packets,
+                }
+            }
+            Self::Shadow { function, version, report } => {
+                let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                TrialStatus {
+                    function: function.clone(),
+                    version: version.clone(),
+                    packets: report.packets,
+                    kind: TrialKind::Shadow(report),
+                }
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Gives `percent` of the flows (by their symmetric hash) to a version that differs in one function. It ends
+    /// by itself when that version faults; its packets then go to the running one.
+    ///
+    /// # Errors
+    /// When another trial runs, or the chains do not have the same functions.
+    pub fn begin_canary(
+        &mut self,
+        staged: Staged,
+        function: usize,
+        percent: u8,
+    ) -> Result<(), PlaneError> {
+        self.no_trial()?;
+        if staged.plan.functions.len() != self.plan().functions.len() {
+            return Err(PlaneError::Trial("a canary must have the chain's functions".into()));
+        }
+        let instance = self.next_instance();
+        let aside = Vec::with_capacity(weir_layout::BURST_MAX);
+        let version = Version { staged, instance };
+        self.trial = Some(Trial::Canary { version, function, percent, aside, packets: 0 });
+        self.report();
+        Ok(())
+    }
+
+    /// Makes the canary the running version.
+    ///
+    /// # Errors
+    /// When there is no canary, or a function refuses the saved state; then the trial is over.
+    pub fn promote(&mut self) -> Result<(Published, Retired), PlaneError> {
+        let Some(Trial::Canary { version, function, .. }) = self.take_canary() else {
+            return Err(PlaneError::Trial("no canary is running".into()));
+        };
+        let trial_instance = version.instance;
+        let functions = version.staged.plan.functions.len();
+        let published = self.publish(version.staged, Some(function))?;
+        let to = self.version.instance;
+        for place in 0..functions {
+            self.context_mut().disown(place, trial_instance, Disown::HandOver { to });
+        }
+        Ok(published)
+    }
+
+    fn take_canary(&mut self) -> Option<Trial> {
+        if self.trial.as_ref().is_some_and(Trial::splits) { self.trial.take() } else { None }
+    }
+
+    fn no_trial(&self) -> Result<(), PlaneError> {
+        match &self.trial {
+            None => Ok(()),
+            Some(trial) => {
+                let TrialStatus { function, version, .. } = trial.status();
+                Err(PlaneError::Trial(format!(
+                    "a trial of {function} {version} is running: promote it or roll it back first"
+                )))
+            }
+        }
+    }
+
+    /// Ends a canary; its flows go back to the running version. False if there was none.
+    pub fn end_canary(&mut self) -> bool {
+        let Some(Trial::Canary { version, .. }) = self.take_canary() else { return false };
+        self.add_usage(version.staged.executor.board());
+        for place in 0..version.staged.plan.functions.len() {
+            self.context_mut().disown(place, version.instance, Disown::Pass);
+        }
+        self.report();
+        true
+    }
+
+    /// Has a new version of one function see copies of what that function sees. `staged` is the running
+    /// chain, one by one.
+    ///
+    /// # Errors
+    /// When another trial runs, or a function refuses the saved state.
+    pub fn begin_shadow(
+        &mut self,
+        mut staged: Staged,
+        mut side: Side,
+    ) -> Result<(Published, Retired), PlaneError> {
+        self.no_trial()?;
+        side.copy_state(&self.version.staged.states);
+        let trial = Trial::Shadow {
+            function: side.function().to_owned(),
+            version: side.version().to_owned(),
+            report: side.report(),
+        };
+        staged.executor.set_observer(Box::new(side));
+        let published = self.publish(staged, None)?;
+        self.trial = Some(trial);
+        self.report();
+        Ok(published)
+    }
+
+    /// Ends a shadow by publishing this version (the running chain, linked). The answer includes what was
+    /// seen.
+    ///
+    /// # Errors
+    /// When there is none, or a function refuses the saved state.
+    pub fn end_shadow(
+        &mut self,
+        staged: Staged,
+    ) -> Result<(Published, Retired, TrialStatus), PlaneError> {
+        match self.trial.take() {
+            Some(trial @ Trial::Shadow { .. }) => {
+                let (published, retired) = self.publish(staged, None)?;
+                Ok((published, retired, trial.status()))
+            }
+            other => {
+                self.trial = other;
+                Err(PlaneError::Trial("no shadow is running".into()))
+            }
+        }
+    }
+
+    /// A turn in which each burst is divided between the running version and the canary.
+    pub(crate) fn split_turn(&mut self) -> Result<(), Fault> {
+        loop {
+            self.context_mut().flush();
+            let Some(start) = self.context_mut().receive() else { return Ok(()) };
+            let seed = self.site.seed;
+            let Some(Trial::Canary { aside, percent, packets, .. }) = &mut self.trial else {
+                return self.run_main(start);
+            };
+            let context = self.context.as_mut().expect("the context is home between calls");
+            let pool = &context.pool;
+            let percent = u64::from(*percent);
+            context.burst.retain(|packet| {
+                let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
+                let chosen = (u64::from(flow_hash(bytes, seed)) * 100) >> 32 < percent;
+                if chosen {
+                    aside.push(*packet);
+                }
+                !chosen
+            });
+            *packets += aside.len() as u64;
+            let mut others = std::mem::take(aside);
+            let main = if context.burst.is_empty() { Ok(()) } else { self.run_main(start) };
+            if let Err(fault) = main {
+                self.handle_fault(&fault, false);
+            }
+            let context = self.context_mut();
+            context.burst.append(&mut others);
+            if context.burst.is_empty() {
+                self.put_aside_back(others);
+                continue;
+            }
+            let ran = self.run_trial(start);
+            self.put_aside_back(others);
+            if let Err(fault) = ran {
+                self.handle_fault(&fault, true);
+            }
+        }
+    }
+
+    fn put_aside_back(&mut self, others: Vec<Packet>) {
+        if let Some(Trial::Canary { aside, .. }) = &mut self.trial {
+            *aside = others;
+        }
+    }
+
+    fn run_main(&mut self, start: usize) -> Result<(), Fault> {
+        let context = self.context.as_mut().expect("the context is home between calls");
+        context.instance = self.version.instance;
+        let executor = &mut self.version.staged.executor;
+        context.fill(executor.board_mut());
+        let (count, reverse) = (context.burst.len(), context.reverse);
+        executor.run(&mut self.context, count, start, reverse)?;
+        let context = self.context.as_mut().expect("the context is home between calls");
+        context.end_burst(executor.board());
+        Ok(())
+    }
+
+    fn run_trial(&mut self, start: usize) -> Result<(), Fault> {
+        let Some(Trial::Canary { version, .. }) = &mut self.trial else {
+            return self.run_main(start);
+        };
+        let context = self.context.as_mut().expect("the context is home between calls");
+        context.instance = version.instance;
+        let executor = &mut version.staged.executor;
+        context.fill(executor.board_mut());
+        let (count, reverse) = (context.burst.len(), context.reverse);
+        executor.run(&mut self.context, count, start, reverse)?;
+        let context = self.context.as_mut().expect("the context is home between calls");
+        context.end_burst(executor.board());
+        Ok(())
+    }
+
+    /// The canary faulted: it ends, and its packets go to the running version, from where they were.
+    pub(crate) fn end_trial_by(&mut self, fault: &Fault) {
+        let Some(Trial::Canary { version, function, .. }) = self.take_canary() else { return };
+        let context = self.context.as_mut().expect("the context is home between calls");
+        let board = version.staged.executor.board();
+        board::departed(board, &mut |origin, descriptor, end| {
+            context.end(origin, descriptor, end);
+        });
+        let reverse = context.reverse;
+        board::stranded(board, |stranded| {
+            let mut packet = context.burst[stranded.origin];
+            packet.descriptor = stranded.descriptor;
+            context.entries.push_back(Entry { packet, start: stranded.function, reverse });
+        });
+        context.burst.clear();
+        for place in 0..version.staged.plan.functions.len() {
+            context.disown(place, version.instance, Disown::Pass);
+        }
+        if let Some(guilty) = fault.function {
+            context.counters.functions[guilty].faults += 1;
+        }
+        let plan = &version.staged.plan.functions[function];
+        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {fault}"));
+        let text = format!("canary of {} {} ended, rolled back: {fault}", plan.name, plan.version);
+        self.add_usage(version.staged.executor.board());
+        self.event(text);
+        self.report();
+    }
+}
