@@ -2,4 +2,5 @@
 //! that a chain can be tested with. Must not know: what any single test is about.
 
 pub mod bench_plane;
+pub mod rig;
 pub mod wat_guest;

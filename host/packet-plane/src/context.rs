@@ -107,7 +107,7 @@ pub(crate) struct Context {
     /// The time of the burst, ns.
     pub(crate) now: u64,
     wall: u64,
-    /// The next time a function wants its tick; 0: never.
+    /// The next time that the lane has to look after a function; 0: never.
     pub(crate) timer: u64,
     /// Bursts until the turn is over.
     pub(crate) budget: u32,
@@ -349,6 +349,11 @@ impl Context {
             Some(start) => self.entries.push_back(Entry { packet, start, reverse }),
             None => self.leave(packet, reverse),
         }
+    }
+
+    /// Whether time passes without packets.
+    pub(crate) fn time_goes_on(&self) -> bool {
+        self.clock == Clock::Monotonic
     }
 
     #[inline]

@@ -221,13 +221,13 @@ impl Lane {
         let timer = context.timer;
         let until_timer =
             (timer != 0).then(|| Duration::from_nanos(timer.saturating_sub(context.now)));
-        match (ended, until_timer) {
-            (true, None) => Turn::Ended,
-            (_, timer) => Turn::Idle(earlier(timer, context.idle_for)),
+        if ended && (timer == 0 || !context.time_goes_on()) {
+            return Turn::Ended;
         }
+        Turn::Idle(earlier(until_timer, context.idle_for))
     }
 
-    /// Brings functions back whose back-off is over, and learns the next timer.
+    /// Brings functions back whose back-off is over, and learns when to look again.
     fn wake_functions(&mut self) {
         let now = self.context().now;
         let mut changed = false;
@@ -240,8 +240,12 @@ impl Lane {
         if changed {
             self.report();
         }
-        let timer = self.version.staged.executor.next_timer();
-        self.context_mut().timer = timer;
+        let back = self.records.iter().filter_map(|record| match record.health {
+            Health::BackOff { until } => Some(until),
+            _ => None,
+        });
+        let timers = back.chain([self.version.staged.executor.next_timer()]);
+        self.context_mut().timer = timers.filter(|timer| *timer != 0).min().unwrap_or(0);
         if let Some(probation) = &self.probation
             && now > probation.until
         {

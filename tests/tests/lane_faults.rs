@@ -1,0 +1,302 @@
+//! Hostile and broken functions: each costs at most its own packets, is named, and hurts nobody else.
+
+use std::time::{Duration, Instant};
+
+use weir_packet_plane::{FunctionPlan, Health, OnFault};
+use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
+use weir_tests::wat_guest::{self, each, module, upload};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn guest(body: &str) -> FunctionPlan {
+    function("guest", wat_guest::admitted(body))
+}
+
+/// Pushes frames 0..n, one second apart from `start` seconds, and lets the lane settle.
+fn push(rig: &mut Rig, start: u64, n: u32) {
+    for i in 0..n {
+        assert!(rig.inside.push_at(frame(i), start * SECOND + u64::from(i)));
+    }
+    rig.settle();
+}
+
+fn health(rig: &Rig, place: usize) -> Health {
+    rig.lane.status().lock().unwrap().functions[place].2
+}
+
+/// Traps on the packet with this number, passes the others.
+fn traps_on(n: u32) -> String {
+    each(&format!(
+        "(if (i32.eq (i32.load (local.get $p)) (i32.const {n})) (then unreachable))"
+    ))
+}
+
+#[test]
+fn a_trap_costs_the_burst_and_is_attributed_to_its_function() {
+    let first = function("first", wat_guest::admitted(wat_guest::NULL));
+    let last = function("last", wat_guest::admitted(wat_guest::NULL));
+    let mut rig = Rig::new(plan(vec![first, guest(&traps_on(40)), last]));
+    push(&mut rig, 0, 96);
+    let counts = rig.counts();
+    let out: Vec<u32> = Rig::drain(&rig.outside).iter().map(|f| number(f)).collect();
+    // Packets 32 to 63 were in the burst that trapped; what came in the back-off was refused.
+    assert_eq!(out, (0..32).collect::<Vec<_>>());
+    assert_eq!(dropped_by_reason(&counts), [("fault", 32), ("out-of-order", 32)]);
+    assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [0, 1, 0]);
+    assert!(matches!(health(&rig, 1), Health::BackOff { .. }));
+    // A second later it is back.
+    push(&mut rig, 1, 32);
+    assert_eq!(Rig::drain(&rig.outside).len(), 32);
+    assert_eq!(health(&rig, 1), Health::Running);
+    rig.finish();
+}
+
+#[test]
+fn a_fail_open_function_is_passed_by() {
+    let faulty = FunctionPlan { on_fault: OnFault::FailOpen, ..guest(&traps_on(40)) };
+    let last = function("last", wat_guest::admitted(wat_guest::NULL));
+    let mut rig = Rig::new(plan(vec![faulty, last]));
+    push(&mut rig, 0, 96);
+    let out: Vec<u32> = Rig::drain(&rig.outside).iter().map(|f| number(f)).collect();
+    assert_eq!(out, (0..96).collect::<Vec<_>>(), "none lost, in order");
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].faults, 1);
+    assert_eq!(counts.functions[1].packets, 96);
+}
+
+#[test]
+fn a_function_that_keeps_faulting_is_quarantined() {
+    let mut rig = Rig::new(plan(vec![guest(&traps_on(0))]));
+    for second in 0..8 {
+        push(&mut rig, second, 1);
+    }
+    assert_eq!(health(&rig, 0), Health::Quarantined);
+    push(&mut rig, 1000, 5);
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].faults, 5);
+    assert_eq!(dropped_by_reason(&counts), [("fault", 5), ("out-of-order", 8)]);
+}
+
+#[test]
+fn a_function_that_spins_is_stopped_by_its_deadline() {
+    let mut rig = Rig::new(plan(vec![guest(&each("(loop $for-ever (br $for-ever))"))]));
+    let started = Instant::now();
+    push(&mut rig, 0, 1);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("deadline")), "{events:?}");
+    assert_eq!(rig.finish().functions[0].faults, 1);
+}
+
+#[test]
+fn endless_recursion_is_a_stack_fault() {
+    let body = format!(
+        "(func $deeper (param i64) (result i64) (i64.add (local.get 0)
+           (call $deeper (i64.add (local.get 0) (i64.const 1)))))
+         {}",
+        each("(drop (call $deeper (i64.const 1)))")
+    );
+    let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 3);
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("stack")), "{events:?}");
+    rig.finish();
+}
+
+#[test]
+fn memory_beyond_the_limit_is_refused_and_named() {
+    let body = each(
+        "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
+    );
+    let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 1);
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("memory:")), "{events:?}");
+    rig.finish();
+}
+
+#[test]
+fn writing_to_a_read_only_window_is_a_trap() {
+    for store in ["(i32.store8 (local.get $p) (i32.const 1))", "(i32.store (local.get $d) (i32.const 1))"] {
+        let read_only = FunctionPlan { writes: false, ..guest(&each(store)) };
+        let mut rig = Rig::new(plan(vec![read_only]));
+        push(&mut rig, 0, 8);
+        let counts = rig.finish();
+        assert_eq!((counts.functions[0].faults, counts.packets_out), (1, 0), "{store}");
+    }
+    // Its verdicts it may write.
+    let drops = FunctionPlan { writes: false, ..guest(&each("(local.set $verdict (i32.const 0x301))")) };
+    let mut rig = Rig::new(plan(vec![drops]));
+    push(&mut rig, 0, 8);
+    let counts = rig.finish();
+    assert_eq!((counts.functions[0].drops[3], counts.functions[0].faults), (8, 0));
+}
+
+#[test]
+fn metadata_and_clock_are_read_only_for_everybody() {
+    for offset in [0x2000, 0x3000, 0xfff8] {
+        let body = each(&format!("(i32.store offset={offset} (global.get $window) (i32.const 1))"));
+        let mut rig = Rig::new(plan(vec![guest(&body)]));
+        push(&mut rig, 0, 1);
+        assert_eq!(rig.finish().functions[0].faults, 1, "{offset:#x}");
+    }
+}
+
+#[test]
+fn garbage_in_descriptors_and_verdicts_costs_only_those_packets() {
+    let body = each(
+        "(if (i32.eq (i32.and (i32.load (local.get $p)) (i32.const 3)) (i32.const 1)) (then
+           (i32.store offset=4 (local.get $d) (i32.const -1))))
+         (if (i32.eq (i32.and (i32.load (local.get $p)) (i32.const 3)) (i32.const 2)) (then
+           (local.set $verdict (i32.const 0x77))))
+         (if (i32.eq (i32.and (i32.load (local.get $p)) (i32.const 3)) (i32.const 3)) (then
+           (local.set $verdict (i32.const 0x6303))))",
+    );
+    let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 32);
+    let out = Rig::drain(&rig.outside);
+    assert_eq!(out.len(), 8);
+    assert!(out.iter().all(|f| number(f) % 4 == 0));
+    let counts = rig.finish();
+    assert_eq!(dropped_by_reason(&counts), [("bad-descriptor", 8), ("bad-verdict", 16)]);
+    assert!(counts.functions[0].faults >= 1);
+}
+
+#[test]
+fn every_verdict_does_what_it_says() {
+    let body = each("(local.set $verdict (i32.load offset=4 (local.get $p)))");
+    let null = function("null", wat_guest::admitted(wat_guest::NULL));
+    let last = function("last", wat_guest::admitted(wat_guest::NULL));
+    let mut rig = Rig::new(plan(vec![guest(&body), null, last]));
+    let verdicts = [0u32, 0x501, 2, 0x003, 0x103, 4, 0x205, 0x107];
+    for (i, verdict) in verdicts.iter().enumerate() {
+        let mut bytes = frame(i as u32);
+        bytes[4..8].copy_from_slice(&verdict.to_le_bytes());
+        rig.inside.push_at(bytes, 1);
+    }
+    rig.settle();
+    let numbers = |wire| Rig::drain(wire).iter().map(|f| number(f)).collect::<Vec<_>>();
+    let mut outside = numbers(&rig.outside);
+    outside.sort_unstable();
+    // 0 passed, 4 forwarded to port 1, 6 jumped and passed, 7 passed and its clone left there too.
+    assert_eq!(outside, [0, 4, 6, 7, 7]);
+    assert_eq!(numbers(&rig.inside), [2, 3], "replied, and forwarded to port 0");
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].drops[5], 1);
+    assert_eq!(dropped_by_reason(&counts), [("to-kernel", 1)]);
+    assert_eq!(counts.functions[1].packets, 2, "the jump passed function 1 by");
+    assert_eq!(counts.functions[2].packets, 3);
+    let by_name: std::collections::BTreeMap<_, _> = counts.functions[0].by_name().into();
+    assert_eq!((by_name["next"], by_name["jump"], by_name["clone"], by_name["hold"]), (1, 1, 1, 0));
+}
+
+#[test]
+fn held_packets_come_back_later_and_nothing_can_be_sent_twice() {
+    // Holds every packet; on a packet numbered 100 it first sends all it was ever given, twice, with
+    // offsets and lengths as noted; refusals are counted in a word that the last packet carries out.
+    let body = r#"  (global $noted (mut i32) (i32.const 0))
+  (func (export "weir:net/packet@0.1.0#process") (param $count i32)
+    (local $i i32) (local $j i32) (local $d i32) (local $refused i32) (local $p i32)
+    (loop $packets
+      (local.set $d (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))
+      (local.set $p (i32.add (global.get $window) (i32.load (local.get $d))))
+      (if (i32.eq (i32.load (local.get $p)) (i32.const 100))
+        (then
+          (block $end (loop $held
+            (br_if $end (i32.eq (local.get $j) (global.get $noted)))
+            (call $send (i32.load offset=0xa000 (i32.shl (local.get $j) (i32.const 2)))
+              (i32.const 64) (i32.const 0) (i32.const 0x40))
+            (local.set $refused (i32.add (local.get $refused) (i32.load8_u (i32.const 0x40))))
+            (call $send (i32.load offset=0xa000 (i32.shl (local.get $j) (i32.const 2)))
+              (i32.const 64) (i32.const 0) (i32.const 0x40))
+            (local.set $refused (i32.add (local.get $refused) (i32.load8_u (i32.const 0x40))))
+            (local.set $j (i32.add (local.get $j) (i32.const 1)))
+            (br $held)))
+          (call $send (i32.const 0x12345) (i32.const 1) (i32.const 0) (i32.const 0x40))
+          (local.set $refused (i32.add (local.get $refused) (i32.load8_u (i32.const 0x40))))
+          (i32.store offset=8 (local.get $p) (local.get $refused)))
+        (else
+          (i32.store offset=0xa000 (i32.shl (global.get $noted) (i32.const 2)) (i32.load (local.get $d)))
+          (global.set $noted (i32.add (global.get $noted) (i32.const 1)))
+          (i32.store offset=0x1000 (i32.add (global.get $window)
+            (i32.shl (local.get $i) (i32.const 2))) (i32.const 6))))
+      (br_if $packets (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+        (local.get $count)))))"#;
+    let mut rig = Rig::new(plan(vec![guest(body)]));
+    push(&mut rig, 0, 20);
+    assert!(Rig::drain(&rig.outside).is_empty());
+    let _ = rig.counts();
+    rig.inside.push_at(frame(100), SECOND);
+    rig.settle();
+    let out = Rig::drain(&rig.outside);
+    let mut numbers: Vec<u32> = out.iter().map(|f| number(f)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).chain([100]).collect::<Vec<_>>());
+    let last = out.iter().find(|f| number(f) == 100).unwrap();
+    assert_eq!(u32::from_le_bytes(last[8..12].try_into().unwrap()), 21, "every second send is refused");
+    rig.finish();
+}
+
+#[test]
+fn a_function_that_never_lets_go_cannot_drain_the_pool() {
+    let mut rig = Rig::new(plan(vec![guest(&each("(local.set $verdict (i32.const 6))"))]));
+    push(&mut rig, 0, 400);
+    let counts = rig.counts();
+    assert_eq!(dropped_by_reason(&counts), [("hold-limit", 400 - 128)]);
+    let counts = rig.finish();
+    assert_eq!(dropped_by_reason(&counts), [("hold-limit", 272), ("held-at-end", 128)]);
+}
+
+#[test]
+fn a_flood_of_log_lines_is_cut() {
+    let body = each(
+        "(local.set $length (i32.const 5000))
+         (loop $lines
+           (call $log (i32.const 2) (i32.const 0x8000) (i32.const 14))
+           (br_if $lines (local.tee $length (i32.sub (local.get $length) (i32.const 1)))))",
+    );
+    let noisy = guest(&body);
+    let telemetry = noisy.telemetry.clone();
+    let mut rig = Rig::new(plan(vec![noisy]));
+    push(&mut rig, 0, 2);
+    let (lines, lost) = telemetry.lines();
+    assert!(lines.len() <= 1000 && lost > 8000, "{} {lost}", lines.len());
+    assert_eq!(lines[0].message, "name_in_memory");
+    rig.finish();
+}
+
+#[test]
+fn a_metric_name_that_is_not_allowed_is_a_contract_fault() {
+    let body = each("(call $counter-add (i32.const 0) (i32.const 3) (i64.const 1))");
+    let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 1);
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("contract")), "{events:?}");
+    rig.finish();
+}
+
+#[test]
+fn a_window_at_a_bad_place_is_refused_when_the_chain_is_made() {
+    for (from, to) in [
+        ("(call $attach-window (local.get $region)", "(call $attach-window (i32.const 1)"),
+        ("(i32.add (local.get $bytes) (local.get $align)))))\n    (if", "(i32.const 4096))))\n    (if"),
+    ] {
+        let text = module(wat_guest::NULL).replace(from, to);
+        assert_ne!(text, module(wat_guest::NULL));
+        let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+        let refused = Rig::try_new(plan(vec![function("bad", admitted.into())])).err().unwrap();
+        assert!(refused.to_string().contains("attach-window"), "{refused}");
+    }
+}
+
+#[test]
+fn a_function_that_refuses_its_configuration_says_why() {
+    let text = module(wat_guest::NULL).replace(
+        "(i32.store8 (i32.const 0x10) (i32.const 0))",
+        "(i32.store8 (i32.const 0x10) (i32.const 1)) (i32.store (i32.const 0x14) (i32.const 0x8000))
+         (i32.store (i32.const 0x18) (i32.const 14))",
+    );
+    let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+    let refused = Rig::try_new(plan(vec![function("picky", admitted.into())])).err().unwrap();
+    assert_eq!(refused.to_string(), "function picky refused its configuration: name_in_memory");
+}
