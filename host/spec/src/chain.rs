@@ -1,0 +1,203 @@
+//! A chain: which functions a packet passes, in which order, within which limits.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::invalid::{Check, Invalid};
+use crate::manifest::limits;
+use crate::{Name, Period, Size};
+
+/// Functions in a chain at most.
+const FUNCTIONS_MAX: usize = 64;
+
+/// Which plane a chain belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Plane {
+    /// L2/L3: packets.
+    #[default]
+    Packet,
+}
+
+/// What a function may do with packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Access {
+    /// Look at them; a write is a fault.
+    ReadOnly,
+    /// Change them.
+    #[default]
+    ReadWrite,
+}
+
+/// What happens to packets that reach a function while it is out of order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum OnFault {
+    /// They are dropped.
+    #[default]
+    FailClosed,
+    /// They skip it.
+    FailOpen,
+}
+
+/// A chain file, and the body of `PUT /v1/chains/{name}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Chain {
+    /// Its name.
+    pub name: Name,
+    /// Its plane.
+    #[serde(default)]
+    pub plane: Plane,
+    /// Whose it is; without it, that of whoever applies it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+    /// The port whose packets pass the functions in order. Without it the chain is deployed and idle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Name>,
+    /// The port by which they leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// Whether packets that come in by `to` pass the functions in reverse and leave by `from`.
+    #[serde(default = "yes")]
+    pub symmetric: bool,
+    /// The functions, in order.
+    #[serde(rename = "function", default)]
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
+    pub functions: Vec<FunctionUse>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// A function's place in a chain.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FunctionUse {
+    /// The function that was pushed under this name.
+    #[serde(rename = "use", default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(required = true, nullable = false))]
+    pub function: Option<Name>,
+    /// A file instead, relative to the chain file. Only in files: `weir chain apply` pushes it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(ignore))]
+    pub path: Option<PathBuf>,
+    /// Its name in this chain, if not that of the function; unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Its version; the newest if left out.
+    #[serde(
+        default,
+        deserialize_with = "crate::text::version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.2.0"))]
+    pub version: Option<Version>,
+    /// What it may do with packets; `read-only` if either this or its manifest says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// What happens to packets when it faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_fault: Option<OnFault>,
+    /// Bytes of linear memory it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// CPU time it may take for a burst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Period>,
+    /// Bytes of its state region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Size>,
+    /// Its configuration: any table, handed to it as JSON.
+    #[serde(
+        default,
+        deserialize_with = "crate::text::table",
+        skip_serializing_if = "serde_json::Map::is_empty"
+    )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl FunctionUse {
+    /// Its name in the chain: `name`, else `use`, else the file's stem.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match (&self.name, &self.function, &self.path) {
+            (Some(name), ..) | (None, Some(name), _) => name.to_string(),
+            (None, None, Some(path)) => {
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            (None, None, None) => String::new(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        match (&self.function, &self.path) {
+            (None, None) => {
+                return Err(Invalid::whole("the entry names no function")
+                    .help("add `use = \"NAME\"` (a pushed function) or `path = \"FILE.wasm\"`"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Invalid::at("path", "`use` and `path` exclude each other")
+                    .help("keep one of them"));
+            }
+            _ => {}
+        }
+        if let Some(size) = self.memory {
+            limits::memory(size).map_err(|e| e.within("memory"))?;
+        }
+        if let Some(size) = self.state {
+            limits::state(size).map_err(|e| e.within("state"))?;
+        }
+        if let Some(period) = self.deadline {
+            limits::deadline(period).map_err(|e| e.within("deadline"))?;
+        }
+        if self.name.is_none() && self.label().parse::<Name>().is_err() {
+            return Err(Invalid::at(
+                "path",
+                format!("the file's name {:?} is no name for a function", self.label()),
+            )
+            .help("add `name = \"NAME\"`"));
+        }
+        Ok(())
+    }
+}
+
+impl Check for Chain {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.functions.is_empty() || self.functions.len() > FUNCTIONS_MAX {
+            let message = format!("the chain has {} functions", self.functions.len());
+            return Err(Invalid::at("function", message)
+                .help(format!("allowed: 1 to {FUNCTIONS_MAX}, each a table [[function]]")));
+        }
+        let mut labels = BTreeSet::new();
+        for (index, function) in self.functions.iter().enumerate() {
+            function.check().map_err(|e| e.within_array("function", index))?;
+            if !labels.insert(function.label()) {
+                let message = format!("the chain has two functions named {:?}", function.label());
+                return Err(Invalid::whole(message)
+                    .help("give one of them a `name` of its own")
+                    .within_array("function", index));
+            }
+        }
+        if let (None, Some(_)) = (&self.from, &self.to) {
+            return Err(Invalid::at("to", "the chain has `to`, but no `from`")
+                .help("add `from = \"PORT\"`: where its packets come in"));
+        }
+        if self.from.is_some() && self.from == self.to && self.symmetric {
+            return Err(Invalid::at("to", "`to` is the same port as `from`")
+                .help("set `symmetric = false`: a packet's direction cannot be told by its port"));
+        }
+        Ok(())
+    }
+}

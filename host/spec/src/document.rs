@@ -1,0 +1,200 @@
+//! Reading a TOML file into a model, and saying where in the file something is wrong, in the manner of
+//! rustc.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::invalid::{Check, Invalid, Segment, explain};
+
+/// A model with the file it was read from.
+#[derive(Clone, Debug)]
+pub struct Document<T> {
+    /// What the file says.
+    pub value: T,
+    file: String,
+    text: String,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct DocumentError {
+    /// The file.
+    pub file: String,
+    /// What is wrong.
+    pub message: String,
+    /// What is allowed, or what to do.
+    pub help: Option<String>,
+    /// Line from 1; 0 when the file could not be read.
+    pub line: usize,
+    /// Column from 1, in characters.
+    pub column: usize,
+    /// The key, such as `function[0].version`; empty for the whole file.
+    pub key: String,
+    /// The line's text.
+    source_line: String,
+    /// Characters to underline.
+    width: usize,
+}
+
+impl fmt::Display for DocumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.line == 0 {
+            write!(f, "\n --> {}", self.file)?;
+        } else {
+            let number = self.line.to_string();
+            let gutter = " ".repeat(number.len());
+            let indent = " ".repeat(self.column - 1);
+            let carets = "^".repeat(self.width.max(1));
+            write!(f, "\n{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
+            write!(f, "\n{gutter} |\n{number} | {}", self.source_line)?;
+            write!(f, "\n{gutter} | {indent}{carets}")?;
+            if !self.key.is_empty() {
+                write!(f, "\n{gutter} = key: {}", self.key)?;
+            }
+            if let Some(help) = &self.help {
+                write!(f, "\n{gutter} = {help}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: DeserializeOwned + Check> Document<T> {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no TOML, or does not say what a `T` needs.
+    pub fn read(path: &Path) -> Result<Self, DocumentError> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&file, &text),
+            Err(error) => Err(DocumentError {
+                message: format!("cannot read the file: {error}"),
+                file,
+                help: None,
+                line: 0,
+                column: 0,
+                key: String::new(),
+                source_line: String::new(),
+                width: 0,
+            }),
+        }
+    }
+
+    /// Reads text; `file` is its name in errors.
+    ///
+    /// # Errors
+    /// When it is no TOML, or does not say what a `T` needs.
+    pub fn parse(file: &str, text: &str) -> Result<Self, DocumentError> {
+        let value = match toml::from_str::<T>(text) {
+            Ok(value) => value,
+            Err(error) => {
+                let (message, help) = explain(error.message());
+                let span = error.span().unwrap_or(0..0);
+                // A key that is missing at the top has no place.
+                let table = if span.is_empty() { None } else { DeTable::parse(text).ok() };
+                let path = table.map(|table| path_at(&table, &span));
+                let invalid = Invalid { path: path.unwrap_or_default(), message, help };
+                return Err(place(file, text, span, invalid));
+            }
+        };
+        let document = Self { value, file: file.to_owned(), text: text.to_owned() };
+        match document.value.check() {
+            Ok(()) => Ok(document),
+            Err(invalid) => Err(document.locate(invalid)),
+        }
+    }
+
+    /// Finds the place in the file of something that turned out to be wrong with the value.
+    #[must_use]
+    pub fn locate(&self, invalid: Invalid) -> DocumentError {
+        let span =
+            DeTable::parse(&self.text).ok().map_or(0..0, |table| span_of(&table, &invalid.path));
+        place(&self.file, &self.text, span, invalid)
+    }
+}
+
+fn place(file: &str, text: &str, span: Range<usize>, invalid: Invalid) -> DocumentError {
+    let start = text.floor_char_boundary(span.start.min(text.len()));
+    let end = text.floor_char_boundary(span.end.min(text.len()));
+    let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
+    DocumentError {
+        file: file.to_owned(),
+        line: text[..start].matches('\n').count() + 1,
+        column: text[line_start..start].chars().count() + 1,
+        key: invalid.key(),
+        message: invalid.message,
+        help: invalid.help,
+        source_line: text[line_start..line_end].replace('\t', " ").trim_end().to_owned(),
+        width: text[start..end.clamp(start, line_end)].trim_end().chars().count(),
+    }
+}
+
+/// The path of the innermost key or value that the span touches.
+fn path_at(table: &Spanned<DeTable<'_>>, span: &Range<usize>) -> Vec<Segment> {
+    let mut path = Vec::new();
+    descend_table(table.get_ref(), span, &mut path);
+    path
+}
+
+fn covers(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+fn descend_table(table: &DeTable<'_>, span: &Range<usize>, path: &mut Vec<Segment>) -> bool {
+    for (key, value) in table {
+        path.push(Segment::Key(key.get_ref().to_string()));
+        if descend_value(value, span, path) || covers(&key.span(), span) {
+            return true;
+        }
+        path.pop();
+    }
+    false
+}
+
+/// A table that is spread over several headers is not covered by one span, so inner values are looked at
+/// first.
+fn descend_value(
+    value: &Spanned<DeValue<'_>>,
+    span: &Range<usize>,
+    path: &mut Vec<Segment>,
+) -> bool {
+    let inside = match value.get_ref() {
+        DeValue::Table(table) => descend_table(table, span, path),
+        DeValue::Array(array) => array.iter().enumerate().any(|(index, value)| {
+            path.push(Segment::Index(index));
+            let found = descend_value(value, span, path);
+            if !found {
+                path.pop();
+            }
+            found
+        }),
+        _ => false,
+    };
+    inside || covers(&value.span(), span)
+}
+
+/// The span of the value at a path, or of what is nearest to it: the table that misses the key.
+fn span_of(table: &Spanned<DeTable<'_>>, path: &[Segment]) -> Range<usize> {
+    let mut span = 0..0;
+    let mut at: Option<&Spanned<DeValue<'_>>> = None;
+    for segment in path {
+        let next = match (segment, at.map(Spanned::get_ref)) {
+            (Segment::Key(key), None) => table.get_ref().get(key.as_str()),
+            (Segment::Key(key), Some(DeValue::Table(table))) => table.get(key.as_str()),
+            (Segment::Index(index), Some(DeValue::Array(array))) => array.get(*index),
+            _ => None,
+        };
+        let Some(value) = next else { break };
+        span = value.span();
+        at = Some(value);
+    }
+    span
+}

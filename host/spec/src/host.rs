@@ -1,0 +1,534 @@
+//! `weir.toml`: the host's configuration.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::invalid::{Check, Invalid};
+use crate::{Name, Period, Size};
+
+/// The whole file; an empty one is a host with a socket, a store and no ports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HostConfig {
+    /// Worker threads; 1 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u16>,
+    /// Cores to pin them to, one each; not pinned if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cores: Vec<u16>,
+    /// How to be reached.
+    #[serde(default)]
+    pub api: Api,
+    /// Where to keep things.
+    #[serde(default)]
+    pub store: Store,
+    /// Memory for packets, for each chain.
+    #[serde(default)]
+    pub pool: Pool,
+    /// How new versions are watched.
+    #[serde(default)]
+    pub rollout: Rollout,
+    /// Where packets enter and leave.
+    #[serde(rename = "port", default)]
+    pub ports: Vec<Port>,
+    /// Where connections are accepted.
+    #[serde(rename = "listener", default)]
+    pub listeners: Vec<Listener>,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Api {
+    /// Unix socket, for the user that runs the host.
+    #[serde(default = "default_socket")]
+    pub socket: PathBuf,
+    /// TCP address, for holders of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Tokens; more can be made with the API.
+    #[serde(rename = "token", default)]
+    pub tokens: Vec<Token>,
+    /// Largest upload.
+    #[serde(default = "default_upload")]
+    pub max_upload: Size,
+    /// Time for one request.
+    #[serde(default = "default_timeout")]
+    pub timeout: Period,
+}
+
+fn default_socket() -> PathBuf {
+    "/run/weir/api.sock".into()
+}
+
+const fn default_upload() -> Size {
+    Size::mebibytes(64)
+}
+
+const fn default_timeout() -> Period {
+    Period::milliseconds(120_000)
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            socket: default_socket(),
+            listen: None,
+            tokens: Vec::new(),
+            max_upload: default_upload(),
+            timeout: default_timeout(),
+        }
+    }
+}
+
+/// What a token's holder may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Role {
+    /// Everything, for every tenant.
+    Admin,
+    /// Change what belongs to its tenant.
+    Operator,
+    /// See what belongs to its tenant.
+    Viewer,
+}
+
+/// `[[api.token]]`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Token {
+    /// For logs.
+    pub name: Name,
+    /// The token itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// A file that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// What its holder may do.
+    pub role: Role,
+    /// Whose things; needed unless the role is `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+}
+
+/// Where a token's text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenSource<'a> {
+    /// Here.
+    Inline(&'a str),
+    /// In this file.
+    File(&'a std::path::Path),
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .field("tenant", &self.tenant)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Characters of a token at least: 16 random ones cannot be guessed.
+const TOKEN_MIN: usize = 16;
+
+impl Token {
+    /// Where its text is.
+    #[must_use]
+    pub fn source(&self) -> Option<TokenSource<'_>> {
+        match (&self.token, &self.token_file) {
+            (Some(text), _) => Some(TokenSource::Inline(text)),
+            (None, Some(path)) => Some(TokenSource::File(path)),
+            (None, None) => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        match (&self.token, &self.token_file) {
+            (None, None) => {
+                return Err(Invalid::whole("the token has no text")
+                    .help("add `token-file = \"FILE\"` (better) or `token = \"TEXT\"`"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Invalid::at("token", "`token` and `token-file` exclude each other")
+                    .help("keep one of them"));
+            }
+            (Some(text), None) if text.len() < TOKEN_MIN => {
+                return Err(Invalid::at(
+                    "token",
+                    format!("the token has {} characters", text.len()),
+                )
+                .help(format!("allowed: at least {TOKEN_MIN}, better 32 random ones")));
+            }
+            _ => {}
+        }
+        match (self.role, &self.tenant) {
+            (Role::Admin, Some(_)) => {
+                Err(Invalid::at("tenant", "an admin's token is for every tenant")
+                    .help("leave `tenant` out, or use `role = \"operator\"`"))
+            }
+            (Role::Operator | Role::Viewer, None) => {
+                Err(Invalid::at("role", "the token has a role for one tenant, but no tenant")
+                    .help("add `tenant = \"NAME\"`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Store {
+    /// Directory; made if it is not there.
+    #[serde(default = "default_store")]
+    pub path: PathBuf,
+}
+
+fn default_store() -> PathBuf {
+    "/var/lib/weir".into()
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: default_store() }
+    }
+}
+
+/// `[pool]`: memory for packets, for each chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pool {
+    /// Packets it holds.
+    #[serde(default = "default_rooms")]
+    pub rooms: u32,
+    /// Bytes for each, 128 of them headroom; a power of two.
+    #[serde(default = "default_room")]
+    pub room: Size,
+    /// Whether to take huge pages where there are some. They are committed at once.
+    #[serde(default)]
+    pub hugepages: bool,
+}
+
+const fn default_rooms() -> u32 {
+    4096
+}
+
+const fn default_room() -> Size {
+    Size::bytes(2048)
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { rooms: default_rooms(), room: default_room(), hugepages: false }
+    }
+}
+
+/// `[rollout]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Rollout {
+    /// How long after a swap a fault of the new version brings the old one back.
+    #[serde(default = "default_watch")]
+    pub watch: Period,
+}
+
+const fn default_watch() -> Period {
+    Period::milliseconds(10_000)
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { watch: default_watch() }
+    }
+}
+
+/// Kinds of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PortKind {
+    /// Capture files.
+    Pcap,
+    /// A generator and a sink.
+    Memory,
+    /// AF_XDP on an interface.
+    Xdp,
+    /// A DPDK device.
+    Dpdk,
+}
+
+impl PortKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pcap => "pcap",
+            Self::Memory => "memory",
+            Self::Xdp => "xdp",
+            Self::Dpdk => "dpdk",
+        }
+    }
+}
+
+/// How fast a capture is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// As fast as packets are taken.
+    #[default]
+    Full,
+    /// As it was captured.
+    Recorded,
+}
+
+/// What a `memory` port generates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Generate {
+    /// Bytes of a frame.
+    #[serde(default = "default_frame")]
+    pub size: u32,
+    /// Flows (UDP, IPv4).
+    #[serde(default = "default_flows")]
+    pub flows: u32,
+    /// Packets a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Packets after which it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+const fn default_frame() -> u32 {
+    64
+}
+
+const fn default_flows() -> u32 {
+    10_000
+}
+
+/// `[[port]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Port {
+    /// Its name, for chains.
+    pub name: Name,
+    /// Its kind, on which it depends which other keys it has.
+    pub kind: PortKind,
+    /// The tenant whose chains may use it.
+    #[serde(default = "Name::default_tenant")]
+    pub tenant: Name,
+    /// pcap: the capture to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// pcap: the capture to write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// pcap: how fast it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+    /// pcap: how often it is read, 0 for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u64>,
+    /// memory: what comes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
+    /// xdp: the interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// xdp: its queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// dpdk: a PCI address or a vdev.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+impl Port {
+    fn check(&self) -> Result<(), Invalid> {
+        let keys = [
+            ("file", self.file.is_some(), PortKind::Pcap),
+            ("output", self.output.is_some(), PortKind::Pcap),
+            ("pace", self.pace.is_some(), PortKind::Pcap),
+            ("rounds", self.rounds.is_some(), PortKind::Pcap),
+            ("generate", self.generate.is_some(), PortKind::Memory),
+            ("interface", self.interface.is_some(), PortKind::Xdp),
+            ("queue", self.queue.is_some(), PortKind::Xdp),
+            ("device", self.device.is_some(), PortKind::Dpdk),
+        ];
+        for (key, given, kind) in keys {
+            if given && kind != self.kind {
+                let own: Vec<_> = keys.iter().filter(|k| k.2 == self.kind).map(|k| k.0).collect();
+                let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
+                let help = format!("allowed: name, kind, tenant, {}", own.join(", "));
+                return Err(Invalid::at(key, message).help(help));
+            }
+        }
+        let needs = |key: &str| {
+            Err(Invalid::at(key, format!("a port of kind \"{}\" needs `{key}`", self.kind.name())))
+        };
+        match self.kind {
+            PortKind::Pcap if self.file.is_none() && self.output.is_none() => {
+                Err(Invalid::at("file", "a port of kind \"pcap\" needs `file`, `output`, or both")
+                    .help("`file` is read, `output` is written"))
+            }
+            PortKind::Pcap if self.file.is_some() && self.file == self.output => {
+                Err(Invalid::at("output", "`output` is the file that is read")
+                    .help("name another file: this one would be overwritten while it is read"))
+            }
+            PortKind::Xdp if self.interface.is_none() => needs("interface"),
+            PortKind::Dpdk if self.device.is_none() => needs("device"),
+            _ => match &self.generate {
+                Some(g) if !(60..=9216).contains(&g.size) => {
+                    Err(Invalid::at("size", format!("frames of {} bytes", g.size))
+                        .help("allowed: 60 to 9216")
+                        .within("generate"))
+                }
+                Some(g) if !(1..=1_000_000).contains(&g.flows) => {
+                    Err(Invalid::at("flows", format!("{} flows", g.flows))
+                        .help("allowed: 1 to 1000000")
+                        .within("generate"))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// HTTP.
+    Http,
+    /// Anything over TCP.
+    Tcp,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Listener {
+    /// Its name.
+    pub name: Name,
+    /// Where it accepts connections.
+    pub address: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The chain that messages pass.
+    pub chain: Name,
+    /// Where they go.
+    #[serde(default)]
+    pub upstream: Vec<SocketAddr>,
+}
+
+impl HostConfig {
+    /// Looks for what this version of Weir understands but cannot do.
+    ///
+    /// # Errors
+    /// The first such thing.
+    pub fn check_built_in(&self) -> Result<(), Invalid> {
+        for (index, port) in self.ports.iter().enumerate() {
+            if matches!(port.kind, PortKind::Xdp | PortKind::Dpdk) {
+                let message = format!(
+                    "port {}: ports of kind \"{}\" are not built into this version",
+                    port.name,
+                    port.kind.name()
+                );
+                return Err(Invalid::at("kind", message)
+                    .help("allowed: pcap, memory")
+                    .within_array("port", index));
+            }
+        }
+        if let Some(listener) = self.listeners.first() {
+            let message = format!(
+                "listener {}: the message plane is not built into this version",
+                listener.name
+            );
+            return Err(Invalid::at("name", message)
+                .help("remove the [[listener]] tables")
+                .within_array("listener", 0));
+        }
+        Ok(())
+    }
+
+    /// Number of worker threads.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.workers.map_or(self.cores.len().max(1), usize::from)
+    }
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a Name>) -> Result<(), Invalid> {
+    let mut seen = BTreeSet::new();
+    for (index, name) in names.enumerate() {
+        if !seen.insert(name) {
+            return Err(Invalid::at("name", format!("there are two {what}s named \"{name}\""))
+                .help("names are unique")
+                .within_array(what, index));
+        }
+    }
+    Ok(())
+}
+
+impl Check for HostConfig {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.workers.is_some_and(|n| !(1..=1024).contains(&n)) {
+            let workers = self.workers.unwrap_or_default();
+            return Err(
+                Invalid::at("workers", format!("{workers} workers")).help("allowed: 1 to 1024")
+            );
+        }
+        if !self.cores.is_empty() && self.worker_count() != self.cores.len() {
+            let message = format!("{} cores for {} workers", self.cores.len(), self.worker_count());
+            return Err(Invalid::at("cores", message).help("name one core for each worker"));
+        }
+        if let Some(index) =
+            (1..self.cores.len()).find(|i| self.cores[..*i].contains(&self.cores[*i]))
+        {
+            let message = format!("core {} is named twice", self.cores[index]);
+            return Err(Invalid::whole(message)
+                .help("name one core for each worker")
+                .within_array("cores", index));
+        }
+        for (index, token) in self.api.tokens.iter().enumerate() {
+            token.check().map_err(|e| e.within_array("token", index).within("api"))?;
+        }
+        unique("token", self.api.tokens.iter().map(|t| &t.name)).map_err(|e| e.within("api"))?;
+        let upload = self.api.max_upload;
+        if upload.get() < 1024 || upload > Size::mebibytes(64) {
+            return Err(Invalid::at("max-upload", format!("{upload} is out of range"))
+                .help("allowed: 1KiB to 64MiB")
+                .within("api"));
+        }
+        if self.api.timeout < Period::milliseconds(1000) {
+            return Err(Invalid::at("timeout", format!("{} is too short", self.api.timeout))
+                .help("allowed: 1s and more")
+                .within("api"));
+        }
+        let room = self.pool.room.get();
+        if !room.is_power_of_two() || !(512..=65_536).contains(&room) {
+            return Err(Invalid::at("room", format!("rooms of {}", self.pool.room))
+                .help("allowed: a power of two from 512B to 64KiB")
+                .within("pool"));
+        }
+        let rooms = self.pool.rooms;
+        if !(64..=1 << 20).contains(&rooms) || u64::from(rooms) * room > 1 << 30 {
+            return Err(Invalid::at("rooms", format!("{rooms} rooms of {}", self.pool.room))
+                .help("allowed: 64 to 1048576, and 1GiB in all")
+                .within("pool"));
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            port.check().map_err(|e| e.within_array("port", index))?;
+        }
+        unique("port", self.ports.iter().map(|p| &p.name))?;
+        unique("listener", self.listeners.iter().map(|l| &l.name))
+    }
+}

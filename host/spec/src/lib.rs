@@ -1,0 +1,35 @@
+//! What operators write and what they read: chain files, function manifests, the host's
+//! configuration, and the reports of commands.
+//!
+//! Owns: these models, their TOML and JSON forms, and saying exactly what is wrong with a file (which
+//! line, which key, what is allowed). Must not know: how anything of it is done; it depends on neither
+//! Wasm nor ports nor the store.
+//!
+//! A file is read by [`Document::parse`]: serde reports keys and types, [`Check::check`] what serde cannot
+//! see (keys that exclude each other, duplicates), and both end as a [`DocumentError`] with the place in
+//! the file. The same models are the API's JSON bodies.
+
+mod chain;
+mod document;
+mod host;
+mod invalid;
+mod manifest;
+mod name;
+mod quantity;
+mod report;
+mod resolve;
+mod text;
+
+pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
+pub use document::{Document, DocumentError};
+pub use host::{
+    Api, Generate, HostConfig, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
+    Store, Token, TokenSource,
+};
+pub use invalid::{Check, Invalid, Segment, explain};
+pub use manifest::{Manifest, State};
+pub use name::{InvalidName, Name};
+pub use quantity::{InvalidQuantity, Period, Size};
+pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
+pub use resolve::{ResolvedFunction, defaults};
+pub use semver::Version;

@@ -1,0 +1,127 @@
+//! What a function says about itself: `function.toml`, which the SDK also embeds into the component.
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::chain::{Access, OnFault};
+use crate::invalid::{Check, Invalid};
+use crate::{Name, Period, Size};
+
+/// What becomes of a function's state when its instance is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum State {
+    /// It starts fresh.
+    #[default]
+    None,
+    /// It lies in a state region, which the next instance finds as it was.
+    Region,
+    /// It goes through the exports `save` and `restore`.
+    Save,
+}
+
+/// A function's manifest. Every key may be left out; what a chain says goes before it, except that a chain can
+/// only narrow `access`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Manifest {
+    /// The function's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Its version, by semver.org.
+    #[serde(
+        default,
+        deserialize_with = "crate::text::version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.2.0"))]
+    pub version: Option<Version>,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+    /// One sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What it may do with packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// What becomes of its state.
+    #[serde(default)]
+    pub state: State,
+    /// Bytes of its state region, if the chain does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_bytes: Option<Size>,
+    /// Name of the state region's layout: a successor takes the region over only if it says the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
+    /// Bytes of linear memory it may have, if the chain does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// CPU time it may take for a burst, if the chain does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Period>,
+    /// What happens to packets when it faults, if the chain does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_fault: Option<OnFault>,
+}
+
+impl Check for Manifest {
+    fn check(&self) -> Result<(), Invalid> {
+        if let Some(memory) = self.memory {
+            limits::memory(memory).map_err(|e| e.within("memory"))?;
+        }
+        if let Some(deadline) = self.deadline {
+            limits::deadline(deadline).map_err(|e| e.within("deadline"))?;
+        }
+        if let Some(bytes) = self.state_bytes {
+            limits::state(bytes).map_err(|e| e.within("state-bytes"))?;
+        }
+        if self.state != State::Region {
+            let help = "set `state = \"region\"`, or leave this key out";
+            if self.state_bytes.is_some() {
+                return Err(
+                    Invalid::at("state-bytes", "the function has no state region").help(help)
+                );
+            }
+            if self.layout.is_some() {
+                return Err(Invalid::at("layout", "the function has no state region").help(help));
+            }
+        }
+        if self.layout.as_ref().is_some_and(|layout| layout.len() > 128) {
+            return Err(Invalid::at("layout", "the text is too long").help("allowed: 128 bytes"));
+        }
+        if self.description.as_ref().is_some_and(|text| text.len() > 1024) {
+            return Err(
+                Invalid::at("description", "the text is too long").help("allowed: 1024 bytes")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Bounds on what a function may be given.
+pub(crate) mod limits {
+    use super::{Invalid, Period, Size};
+
+    fn within<T: PartialOrd + std::fmt::Display>(value: T, from: T, to: T) -> Result<(), Invalid> {
+        if value >= from && value <= to {
+            return Ok(());
+        }
+        Err(Invalid::whole(format!("{value} is out of range"))
+            .help(format!("allowed: {from} to {to}")))
+    }
+
+    pub(crate) fn memory(size: Size) -> Result<(), Invalid> {
+        within(size, Size::bytes(64 << 10), Size::mebibytes(1024))
+    }
+
+    pub(crate) fn state(size: Size) -> Result<(), Invalid> {
+        within(size, Size::bytes(64 << 10), Size::mebibytes(1024))
+    }
+
+    pub(crate) fn deadline(period: Period) -> Result<(), Invalid> {
+        within(period, Period::milliseconds(1), Period::milliseconds(10_000))
+    }
+}

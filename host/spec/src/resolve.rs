@@ -1,0 +1,149 @@
+//! What a function's place in a chain comes to, once its manifest is known: every value set.
+
+use std::sync::Arc;
+
+use semver::Version;
+
+use crate::chain::{Access, FunctionUse, OnFault};
+use crate::invalid::Invalid;
+use crate::manifest::{Manifest, State};
+use crate::{Name, Period, Size};
+
+/// What holds when neither chain nor manifest say anything.
+pub mod defaults {
+    use crate::{Period, Size};
+
+    /// Linear memory of a function.
+    pub const MEMORY: Size = Size::mebibytes(16);
+    /// CPU time for a burst.
+    pub const DEADLINE: Period = Period::milliseconds(10);
+    /// State region of a function that says it has one, but not how large.
+    pub const STATE: Size = Size::mebibytes(4);
+}
+
+/// State regions are mapped in Wasm pages.
+const WASM_PAGE: u64 = 65_536;
+
+/// A function's place in a chain, ready for the data plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedFunction {
+    /// Its name in the chain.
+    pub label: Name,
+    /// Its version; none for a file without one.
+    pub version: Option<Version>,
+    /// The upload: component or core module.
+    pub wasm: Arc<[u8]>,
+    /// What it may do with packets.
+    pub access: Access,
+    /// What happens to packets when it faults.
+    pub on_fault: OnFault,
+    /// Bytes of linear memory beside window and state region.
+    pub memory: Size,
+    /// CPU time for a burst.
+    pub deadline: Period,
+    /// What becomes of its state.
+    pub state: State,
+    /// Bytes of the state region, a multiple of 65,536; 0 without one.
+    pub state_bytes: u64,
+    /// Name of the state region's layout.
+    pub layout: String,
+    /// Its configuration, a JSON object.
+    pub config: String,
+}
+
+impl FunctionUse {
+    /// Puts together what chain and manifest say.
+    ///
+    /// # Errors
+    /// When they contradict each other: a state region for a function that has none, or a label that is no
+    /// name.
+    pub fn resolve(
+        &self,
+        manifest: &Manifest,
+        version: Option<Version>,
+        wasm: Arc<[u8]>,
+    ) -> Result<ResolvedFunction, Invalid> {
+        let label = self.label();
+        let label = label.parse().map_err(|e| Invalid::at("name", format!("{e}")))?;
+        let access = self.access.unwrap_or_default().min(manifest.access.unwrap_or_default());
+        if self.state.is_some() && manifest.state == State::Save {
+            return Err(Invalid::at(
+                "state",
+                format!("{label} keeps its state privately (`state = \"save\"` in its manifest)"),
+            )
+            .help("leave `state` out"));
+        }
+        // A function without a manifest gets a region when the chain says so.
+        let state_bytes = match (self.state, manifest.state) {
+            (Some(size), _) => size.get(),
+            (None, State::Region) => manifest.state_bytes.unwrap_or(defaults::STATE).get(),
+            (None, State::None | State::Save) => 0,
+        };
+        let state = if self.state.is_some() { State::Region } else { manifest.state };
+        Ok(ResolvedFunction {
+            access,
+            on_fault: self.on_fault.or(manifest.on_fault).unwrap_or_default(),
+            memory: self.memory.or(manifest.memory).unwrap_or(defaults::MEMORY),
+            deadline: self.deadline.or(manifest.deadline).unwrap_or(defaults::DEADLINE),
+            state,
+            state_bytes: state_bytes.next_multiple_of(WASM_PAGE),
+            layout: manifest.layout.clone().unwrap_or_default(),
+            config: serde_json::Value::Object(self.config.clone()).to_string(),
+            version,
+            wasm,
+            label,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(function: &FunctionUse, manifest: &Manifest) -> Result<ResolvedFunction, Invalid> {
+        function.resolve(manifest, None, Arc::from([]))
+    }
+
+    fn named() -> FunctionUse {
+        FunctionUse { function: Some("f".parse().unwrap()), ..FunctionUse::default() }
+    }
+
+    #[test]
+    fn the_chain_goes_before_the_manifest_and_that_before_the_defaults() {
+        let manifest = Manifest {
+            memory: Some(Size::mebibytes(1)),
+            deadline: Some(Period::milliseconds(2)),
+            on_fault: Some(OnFault::FailOpen),
+            ..Manifest::default()
+        };
+        let bare = resolve(&named(), &Manifest::default()).unwrap();
+        assert_eq!((bare.memory, bare.deadline), (defaults::MEMORY, defaults::DEADLINE));
+        assert_eq!(bare.config, "{}");
+        let chain = FunctionUse { memory: Some(Size::mebibytes(3)), ..named() };
+        let both = resolve(&chain, &manifest).unwrap();
+        assert_eq!(both.memory, Size::mebibytes(3));
+        assert_eq!(both.deadline, Period::milliseconds(2));
+        assert_eq!(both.on_fault, OnFault::FailOpen);
+    }
+
+    #[test]
+    fn access_is_the_narrower_of_the_two() {
+        let narrow = Manifest { access: Some(Access::ReadOnly), ..Manifest::default() };
+        let wide = FunctionUse { access: Some(Access::ReadWrite), ..named() };
+        assert_eq!(resolve(&wide, &narrow).unwrap().access, Access::ReadOnly);
+        let narrow = FunctionUse { access: Some(Access::ReadOnly), ..named() };
+        assert_eq!(resolve(&narrow, &Manifest::default()).unwrap().access, Access::ReadOnly);
+        assert_eq!(resolve(&named(), &Manifest::default()).unwrap().access, Access::ReadWrite);
+    }
+
+    #[test]
+    fn state_regions_are_whole_pages() {
+        let region = Manifest { state: State::Region, ..Manifest::default() };
+        assert_eq!(resolve(&named(), &region).unwrap().state_bytes, defaults::STATE.get());
+        let odd = FunctionUse { state: Some(Size::bytes(65_537)), ..named() };
+        assert_eq!(resolve(&odd, &region).unwrap().state_bytes, 131_072);
+        assert_eq!(resolve(&named(), &Manifest::default()).unwrap().state_bytes, 0);
+        let saves = Manifest { state: State::Save, ..Manifest::default() };
+        assert!(resolve(&odd, &saves).unwrap_err().message.contains("privately"));
+    }
+}

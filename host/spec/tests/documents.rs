@@ -1,0 +1,562 @@
+//! Every way in which a file can be wrong, with the whole message that its author gets; and the examples of
+//! the documentation, which must be right.
+
+use proptest::prelude::*;
+use weir_spec::{
+    Access, Chain, Check, Document, HostConfig, Manifest, OnFault, Period, PortKind, Size, State,
+};
+
+#[track_caller]
+fn refused<T>(text: &str, expected: &str)
+where
+    T: serde::de::DeserializeOwned + Check + std::fmt::Debug,
+{
+    let error = Document::<T>::parse("file.toml", text).expect_err("accepted").to_string();
+    assert_eq!(error.trim(), expected.trim(), "\n--- got:\n{error}\n");
+}
+
+const CHAIN: &str = r#"
+name = "edge"
+plane = "packet"                 # or "message"
+
+[[function]]
+use = "firewall"                 # a pushed function, or path = "target/functions/firewall.wasm"
+version = "1.2.0"                # optional: the newest
+access = "read-write"            # or "read-only" (enforced)
+on-fault = "fail-closed"         # or "fail-open"
+memory = "16MiB"                 # limits; defaults are sane
+deadline = "1ms"                 # per burst
+state = "4MiB"                   # size of the state region; none by default
+[function.config]                # any table; handed to the function as JSON
+default = "deny"
+rules = [ { action = "allow", proto = "tcp", dst = "10.0.0.0/8", dport = "443" } ]
+"#;
+
+#[test]
+fn the_documented_chain_is_read() {
+    let chain = Document::<Chain>::parse("edge.toml", CHAIN).unwrap().value;
+    assert_eq!(chain.name.as_str(), "edge");
+    assert!(chain.symmetric);
+    let firewall = &chain.functions[0];
+    assert_eq!(firewall.label(), "firewall");
+    assert_eq!(firewall.version.as_ref().unwrap().to_string(), "1.2.0");
+    assert_eq!(firewall.access, Some(Access::ReadWrite));
+    assert_eq!(firewall.on_fault, Some(OnFault::FailClosed));
+    assert_eq!(firewall.memory, Some(Size::mebibytes(16)));
+    assert_eq!(firewall.deadline, Some(Period::milliseconds(1)));
+    assert_eq!(firewall.state, Some(Size::mebibytes(4)));
+    assert_eq!(firewall.config["rules"][0]["dport"], "443");
+}
+
+#[test]
+fn a_chain_survives_json_and_toml() {
+    let chain = Document::<Chain>::parse("edge.toml", CHAIN).unwrap().value;
+    let json = serde_json::to_string(&chain).unwrap();
+    assert_eq!(serde_json::from_str::<Chain>(&json).unwrap(), chain);
+    let toml = toml::to_string(&chain).unwrap();
+    assert_eq!(Document::<Chain>::parse("again.toml", &toml).unwrap().value, chain);
+}
+
+#[test]
+fn dates_in_a_configuration_become_texts() {
+    let text =
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[function.config]\nsince = [1979-05-27]\n";
+    let chain = Document::<Chain>::parse("edge.toml", text).unwrap().value;
+    assert_eq!(chain.functions[0].config["since"][0], "1979-05-27");
+}
+
+const HOST: &str = r#"
+[api]
+socket = "/run/weir/api.sock"    # and/or listen = "127.0.0.1:7300" with tokens
+[store]
+path = "/var/lib/weir"
+[[port]]
+name = "in"
+kind = "pcap"                    # pcap | xdp | dpdk | memory
+file = "in.pcap"
+[[port]]
+name = "wan"
+kind = "xdp"
+interface = "veth0"
+queue = 0
+[[port]]
+name = "vf0"
+kind = "dpdk"
+device = "0000:01:10.0"          # or a vdev: "net_af_packet0,iface=veth1"
+[[listener]]                     # message plane
+name = "web"
+address = "0.0.0.0:8080"
+protocol = "http"                # or "tcp"
+chain = "web-chain"
+upstream = ["127.0.0.1:9000"]
+"#;
+
+#[test]
+fn the_documented_host_is_read_and_what_is_not_built_in_is_named() {
+    let host = Document::<HostConfig>::parse("weir.toml", HOST).unwrap();
+    assert_eq!(host.value.ports[2].kind, PortKind::Dpdk);
+    assert_eq!(host.value.api.max_upload, Size::mebibytes(64));
+    let error = host.locate(host.value.check_built_in().unwrap_err()).to_string();
+    let expected = r#"
+port wan: ports of kind "xdp" are not built into this version
+  --> weir.toml:12:8
+   |
+12 | kind = "xdp"
+   |        ^^^^^
+   = key: port[1].kind
+   = allowed: pcap, memory
+"#;
+    assert_eq!(error, expected.trim());
+    let only_listener = HOST.replace("\"xdp\"\ninterface = \"veth0\"\nqueue = 0", "\"memory\"");
+    let only_listener =
+        only_listener.replace("\"dpdk\"\ndevice = \"0000:01:10.0\" ", "\"memory\" ");
+    let host = Document::<HostConfig>::parse("weir.toml", &only_listener).unwrap();
+    let error = host.locate(host.value.check_built_in().unwrap_err());
+    assert_eq!(error.message, "listener web: the message plane is not built into this version");
+    assert_eq!((error.line, error.key.as_str()), (17, "listener[0].name"));
+}
+
+#[test]
+fn an_empty_host_file_is_a_host_with_the_defaults() {
+    let host = Document::<HostConfig>::parse("weir.toml", "").unwrap().value;
+    assert_eq!(host, HostConfig::default());
+    assert_eq!(host.worker_count(), 1);
+    host.check_built_in().unwrap();
+}
+
+#[test]
+fn manifests_are_read() {
+    let text = r#"
+name = "nat"
+version = "0.1.0"
+description = "NAPT44"
+access = "read-write"
+state = "region"
+state-bytes = "8MiB"
+layout = "nat-1"
+memory = "2MiB"
+deadline = "2ms"
+on-fault = "fail-closed"
+"#;
+    let manifest = Document::<Manifest>::parse("function.toml", text).unwrap().value;
+    assert_eq!((manifest.state, manifest.state_bytes), (State::Region, Some(Size::mebibytes(8))));
+    assert_eq!(
+        Document::<Manifest>::parse("function.toml", "").unwrap().value,
+        Manifest::default()
+    );
+}
+
+#[test]
+fn unknown_keys() {
+    refused::<Chain>(
+        "name = \"edge\"\n\n[[function]]\nuse = \"firewall\"\nverison = \"1.2.0\"\n",
+        r#"
+unknown key `verison`
+ --> file.toml:5:1
+  |
+5 | verison = "1.2.0"
+  | ^^^^^^^
+  = key: function[0].verison
+  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, state, config
+"#,
+    );
+    refused::<HostConfig>(
+        "[api]\nsoket = \"x\"\n",
+        r#"
+unknown key `soket`
+ --> file.toml:2:1
+  |
+2 | soket = "x"
+  | ^^^^^
+  = key: api.soket
+  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout
+"#,
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"memory\"\ngenerate = { quickly = true }\n",
+        r#"
+unknown key `quickly`
+ --> file.toml:4:14
+  |
+4 | generate = { quickly = true }
+  |              ^^^^^^^
+  = key: port[0].generate.quickly
+  = allowed: size, flows, rate, count
+"#,
+    );
+}
+
+#[test]
+fn wrong_types() {
+    refused::<Chain>(
+        "name = 3\n",
+        r"
+wrong type: integer `3`, expected a name
+ --> file.toml:1:8
+  |
+1 | name = 3
+  |        ^
+  = key: name
+",
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[[function]]\nuse = \"b\"\nmemory = 5\n",
+        r#"
+wrong type: integer `5`, expected a size such as "16MiB"
+ --> file.toml:6:10
+  |
+6 | memory = 5
+  |          ^
+  = key: function[1].memory
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\nfunction = \"firewall\"\n",
+        r#"
+wrong type: string "firewall", expected a sequence
+ --> file.toml:2:12
+  |
+2 | function = "firewall"
+  |            ^^^^^^^^^^
+  = key: function
+"#,
+    );
+    refused::<HostConfig>(
+        "workers = -1\n",
+        r"
+invalid value: integer `-1`, expected u16
+ --> file.toml:1:11
+  |
+1 | workers = -1
+  |           ^^
+  = key: workers
+",
+    );
+}
+
+#[test]
+fn impossible_values() {
+    refused::<Chain>(
+        "name = \"Edge 1\"\n",
+        r#"
+"Edge 1" is not a name
+ --> file.toml:1:8
+  |
+1 | name = "Edge 1"
+  |        ^^^^^^^^
+  = key: name
+  = allowed are 1 to 63 characters a-z, 0-9, `-` and `_`, beginning with a letter or digit
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\nplane = \"message\"\n",
+        r#"
+unknown value `message`
+ --> file.toml:2:9
+  |
+2 | plane = "message"
+  |         ^^^^^^^^^
+  = key: plane
+  = allowed: packet
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\nversion = \"1\"\n",
+        r#"
+"1" is not a version: unexpected end of input while parsing major version number
+ --> file.toml:4:11
+  |
+4 | version = "1"
+  |           ^^^
+  = key: function[0].version
+  = allowed is MAJOR.MINOR.PATCH, such as "1.2.0"
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\ndeadline = \"1 day\"\n",
+        r#"
+"1 day" is not a period
+ --> file.toml:4:12
+  |
+4 | deadline = "1 day"
+  |            ^^^^^^^
+  = key: function[0].deadline
+  = allowed is a whole number with one of the units ns, us, ms, s, m, h, such as "1ms"
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[[function]]\nuse = \"b\"\nstate = \"1B\"\n",
+        r#"
+1B is out of range
+ --> file.toml:6:9
+  |
+6 | state = "1B"
+  |         ^^^^
+  = key: function[1].state
+  = allowed: 64KiB to 1GiB
+"#,
+    );
+    refused::<HostConfig>(
+        "[api]\nlisten = \"nowhere\"\n",
+        r#"
+invalid socket address syntax
+ --> file.toml:2:10
+  |
+2 | listen = "nowhere"
+  |          ^^^^^^^^^
+  = key: api.listen
+"#,
+    );
+    refused::<HostConfig>(
+        "[pool]\nroom = \"2000B\"\n",
+        r#"
+rooms of 2000B
+ --> file.toml:2:8
+  |
+2 | room = "2000B"
+  |        ^^^^^^^
+  = key: pool.room
+  = allowed: a power of two from 512B to 64KiB
+"#,
+    );
+    refused::<HostConfig>(
+        "workers = 3\ncores = [0, 1]\n",
+        r"
+2 cores for 3 workers
+ --> file.toml:2:9
+  |
+2 | cores = [0, 1]
+  |         ^^^^^^
+  = key: cores
+  = name one core for each worker
+",
+    );
+    refused::<HostConfig>(
+        "cores = [0, 0]\n",
+        r"
+core 0 is named twice
+ --> file.toml:1:13
+  |
+1 | cores = [0, 0]
+  |             ^
+  = key: cores[1]
+  = name one core for each worker
+",
+    );
+}
+
+#[test]
+fn missing_keys() {
+    refused::<Chain>(
+        "[[function]]\nuse = \"a\"\n",
+        r"
+missing key `name`
+ --> file.toml:1:1
+  |
+1 | [[function]]
+  | ^
+",
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n",
+        r#"
+the chain has 0 functions
+ --> file.toml:1:1
+  |
+1 | name = "edge"
+  | ^
+  = key: function
+  = allowed: 1 to 64, each a table [[function]]
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[[function]]\n",
+        r#"
+the entry names no function
+ --> file.toml:4:1
+  |
+4 | [[function]]
+  | ^^^^^^^^^^^^
+  = key: function[1]
+  = add `use = "NAME"` (a pushed function) or `path = "FILE.wasm"`
+"#,
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\n",
+        r"
+missing key `kind`
+ --> file.toml:1:1
+  |
+1 | [[port]]
+  | ^^^^^^^^
+  = key: port[0]
+",
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"pcap\"\n",
+        r#"
+a port of kind "pcap" needs `file`, `output`, or both
+ --> file.toml:1:1
+  |
+1 | [[port]]
+  | ^^^^^^^^
+  = key: port[0].file
+  = `file` is read, `output` is written
+"#,
+    );
+}
+
+#[test]
+fn contradictions() {
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\npath = \"a.wasm\"\n",
+        r#"
+`use` and `path` exclude each other
+ --> file.toml:4:8
+  |
+4 | path = "a.wasm"
+  |        ^^^^^^^^
+  = key: function[0].path
+  = keep one of them
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[[function]]\npath = \"x/a.wasm\"\n",
+        r#"
+the chain has two functions named "a"
+ --> file.toml:4:1
+  |
+4 | [[function]]
+  | ^^^^^^^^^^^^
+  = key: function[1]
+  = give one of them a `name` of its own
+"#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\nfrom = \"a\"\nto = \"a\"\n[[function]]\nuse = \"a\"\n",
+        r#"
+`to` is the same port as `from`
+ --> file.toml:3:6
+  |
+3 | to = "a"
+  |      ^^^
+  = key: to
+  = set `symmetric = false`: a packet's direction cannot be told by its port
+"#,
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"memory\"\nfile = \"in.pcap\"\n",
+        r#"
+a port of kind "memory" has no `file`
+ --> file.toml:4:8
+  |
+4 | file = "in.pcap"
+  |        ^^^^^^^^^
+  = key: port[0].file
+  = allowed: name, kind, tenant, generate
+"#,
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"memory\"\n[[port]]\nname = \"a\"\nkind = \"memory\"\n",
+        r#"
+there are two ports named "a"
+ --> file.toml:5:8
+  |
+5 | name = "a"
+  |        ^^^
+  = key: port[1].name
+  = names are unique
+"#,
+    );
+    refused::<HostConfig>(
+        "[[api.token]]\nname = \"ci\"\nrole = \"operator\"\ntoken = \"0123456789abcdef\"\n",
+        r#"
+the token has a role for one tenant, but no tenant
+ --> file.toml:3:8
+  |
+3 | role = "operator"
+  |        ^^^^^^^^^^
+  = key: api.token[0].role
+  = add `tenant = "NAME"`
+"#,
+    );
+    refused::<HostConfig>(
+        "[[api.token]]\nname = \"ci\"\nrole = \"admin\"\ntoken = \"short\"\n",
+        r#"
+the token has 5 characters
+ --> file.toml:4:9
+  |
+4 | token = "short"
+  |         ^^^^^^^
+  = key: api.token[0].token
+  = allowed: at least 16, better 32 random ones
+"#,
+    );
+    refused::<Manifest>(
+        "state-bytes = \"1MiB\"\n",
+        r#"
+the function has no state region
+ --> file.toml:1:15
+  |
+1 | state-bytes = "1MiB"
+  |               ^^^^^^
+  = key: state-bytes
+  = set `state = "region"`, or leave this key out
+"#,
+    );
+}
+
+#[test]
+fn what_is_no_toml() {
+    refused::<Chain>(
+        "name = \"edge\n",
+        r#"
+invalid basic string, expected `"`
+ --> file.toml:1:13
+  |
+1 | name = "edge
+  |             ^
+"#,
+    );
+    refused::<Chain>(
+        "name = \"a\"\nname = \"b\"\n",
+        r#"
+duplicate key
+ --> file.toml:2:1
+  |
+2 | name = "b"
+  | ^^^^
+"#,
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let error = Document::<Chain>::read("/nonexistent/chain.toml".as_ref()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read the file: No such file or directory (os error 2)\n --> /nonexistent/chain.toml"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "[\\[\\]a-z=\"#\n.{}0-9ä \t,']{0,200}") {
+        if let Err(error) = Document::<Chain>::parse("f", &text) {
+            let _ = error.to_string();
+        }
+        if let Err(error) = Document::<HostConfig>::parse("f", &text) {
+            let _ = error.to_string();
+        }
+    }
+
+    /// A good file with a piece cut out, so that deeper code is reached.
+    #[test]
+    fn no_damaged_file_panics(from in 0..HOST.len(), length in 0usize..40) {
+        let mut text = HOST.to_owned();
+        text.replace_range(from..(from + length).min(HOST.len()), "");
+        if let Err(error) = Document::<HostConfig>::parse("f", &text) {
+            prop_assert!(error.line >= 1 && error.to_string().contains("f:"));
+        }
+    }
+}
