@@ -20,9 +20,21 @@ pub struct Document<T> {
     text: String,
 }
 
-/// What is wrong with a file, and where.
+/// What is wrong with a file, and where. Reads as [`Problem`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct DocumentError {
+pub struct DocumentError(Box<Problem>);
+
+impl std::ops::Deref for DocumentError {
+    type Target = Problem;
+
+    fn deref(&self) -> &Problem {
+        &self.0
+    }
+}
+
+/// What a [`DocumentError`] consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
     /// The file.
     pub file: String,
     /// What is wrong.
@@ -74,16 +86,10 @@ impl<T: DeserializeOwned + Check> Document<T> {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&file, &text),
-            Err(error) => Err(DocumentError {
-                message: format!("cannot read the file: {error}"),
-                file,
-                help: None,
-                line: 0,
-                column: 0,
-                key: String::new(),
-                source_line: String::new(),
-                width: 0,
-            }),
+            Err(error) => {
+                let message = format!("cannot read the file: {error}");
+                Err(DocumentError(Box::new(Problem { file, message, ..Problem::default() })))
+            }
         }
     }
 
@@ -125,7 +131,7 @@ fn place(file: &str, text: &str, span: Range<usize>, invalid: Invalid) -> Docume
     let end = text.floor_char_boundary(span.end.min(text.len()));
     let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
     let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
-    DocumentError {
+    DocumentError(Box::new(Problem {
         file: file.to_owned(),
         line: text[..start].matches('\n').count() + 1,
         column: text[line_start..start].chars().count() + 1,
@@ -134,7 +140,7 @@ fn place(file: &str, text: &str, span: Range<usize>, invalid: Invalid) -> Docume
         help: invalid.help,
         source_line: text[line_start..line_end].replace('\t', " ").trim_end().to_owned(),
         width: text[start..end.clamp(start, line_end)].trim_end().chars().count(),
-    }
+    }))
 }
 
 /// The path of the innermost key or value that the span touches.

@@ -21,7 +21,7 @@ mod resolve;
 mod text;
 
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
-pub use document::{Document, DocumentError};
+pub use document::{Document, DocumentError, Problem};
 pub use host::{
     Api, Generate, HostConfig, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
     Store, Token, TokenSource,

@@ -67,6 +67,67 @@ pub struct Manifest {
     pub on_fault: Option<OnFault>,
 }
 
+impl Manifest {
+    /// Name of the custom section in which a component carries its manifest.
+    pub const SECTION: &'static str = "weir:manifest";
+
+    /// The text of the manifest that was appended to a module or component, if one was: the last custom section
+    /// of that name at the top. What the SDK embeds into a component's module lies deeper, and is the
+    /// sandbox's to find.
+    #[must_use]
+    pub fn appended(wasm: &[u8]) -> Option<&str> {
+        let mut found = None;
+        let mut rest = wasm.get(8..)?;
+        while let Some((id, after)) = rest.split_first() {
+            let (size, after) = leb128(after)?;
+            let (body, next) = after.split_at_checked(size)?;
+            if *id == 0 {
+                let (name, text) = leb128(body).and_then(|(n, body)| body.split_at_checked(n))?;
+                if name == Self::SECTION.as_bytes() {
+                    found = std::str::from_utf8(text).ok();
+                }
+            }
+            rest = next;
+        }
+        found
+    }
+
+    /// Appends the text of a manifest to a module or component, as a custom section.
+    #[must_use]
+    pub fn embed(wasm: &[u8], text: &str) -> Vec<u8> {
+        let length = |n: usize| {
+            let mut n = n;
+            let mut bytes = Vec::new();
+            while n > 0x7f {
+                bytes.push((n & 0x7f) as u8 | 0x80);
+                n >>= 7;
+            }
+            bytes.push(n as u8);
+            bytes
+        };
+        let mut body = length(Self::SECTION.len());
+        body.extend_from_slice(Self::SECTION.as_bytes());
+        body.extend_from_slice(text.as_bytes());
+        let mut out = wasm.to_vec();
+        out.push(0); // a custom section
+        out.extend(length(body.len()));
+        out.extend(body);
+        out
+    }
+}
+
+/// An unsigned 32-bit number in LEB128, and what follows.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0u32;
+    for (place, byte) in bytes.iter().enumerate().take(5) {
+        value |= u32::from(byte & 0x7f).checked_shl(7 * place as u32)?;
+        if byte & 0x80 == 0 {
+            return Some((value as usize, &bytes[place + 1..]));
+        }
+    }
+    None
+}
+
 impl Check for Manifest {
     fn check(&self) -> Result<(), Invalid> {
         if let Some(memory) = self.memory {
@@ -123,5 +184,31 @@ pub(crate) mod limits {
 
     pub(crate) fn deadline(period: Period) -> Result<(), Invalid> {
         within(period, Period::milliseconds(1), Period::milliseconds(10_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_embedded_as_a_custom_section() {
+        let text = "x".repeat(200);
+        let wasm = Manifest::embed(b"\0asm\x01\0\0\0", &text);
+        // id, length 214 in two bytes, length of the name, name, text
+        assert_eq!(wasm[8..12], [0, 0xd6, 0x01, 13]);
+        assert_eq!(&wasm[12..25], b"weir:manifest");
+        assert_eq!(&wasm[25..], text.as_bytes());
+        assert_eq!(Manifest::appended(&wasm), Some(text.as_str()));
+        let again = Manifest::embed(&wasm, "name = \"x\"");
+        assert_eq!(Manifest::appended(&again), Some("name = \"x\""));
+        assert_eq!(Manifest::appended(&wasm[..wasm.len() - 1]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = Manifest::appended(&bytes);
+        }
     }
 }

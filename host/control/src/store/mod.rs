@@ -1,0 +1,294 @@
+//! What the host remembers: tenants, functions with their versions, chains, tokens.
+//!
+//! All of it is small but for the Wasm, so it is held in memory as an immutable [`State`] that readers share, and
+//! redb holds the same on disk. A change is made on a copy; the records that it touched are written in one
+//! transaction, fsynced, and only then does everybody see the copy. So what was acknowledged is on disk,
+//! whole, and what was not is nowhere. Wasm lies in files named by its SHA-256 ([`blobs`]).
+//!
+//! After a failed write (a full disk) the database is opened anew for the next one, and brought to what
+//! memory says. Why redb: `docs/adr/0002-store.md`.
+
+mod blobs;
+mod error;
+mod records;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use blobs::Blobs;
+pub use error::StoreError;
+pub use records::{
+    ChainId, ChainRecord, FunctionId, FunctionRecord, Running, State, TenantRecord, TokenRecord,
+    Trial, VersionRecord,
+};
+
+/// Everything: key `KIND/…`, value JSON.
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+/// Key of the number of the format.
+const FORMAT_KEY: &str = "format";
+/// Raised when older versions of Weir could not read what we write.
+const FORMAT: u32 = 1;
+/// Bytes that must stay free on the disk: the database needs room to change anything at all.
+const RESERVE: u64 = 2 << 20;
+
+/// See the module. All methods may be called from any thread; they block on the disk.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    blobs: Blobs,
+    state: RwLock<Arc<State>>,
+    /// One change at a time. None: has to be opened anew.
+    database: Mutex<Option<Database>>,
+    /// Held as long as we live.
+    _lock: File,
+}
+
+type Encoded = BTreeMap<String, Vec<u8>>;
+
+impl Store {
+    /// Opens the store in this directory, or makes it.
+    ///
+    /// # Errors
+    /// When another host has it open, it was written by a newer version, or the disk fails.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let io = |what: &str| StoreError::io(format!("{what} {}", directory.display()));
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io("making the store's directory"))?;
+        let lock = lock(&directory.join("lock"), directory)?;
+        let blobs = Blobs::open(&directory.join("blobs"))?;
+        let database = open_database(directory)?;
+        let encoded = load(&database)?;
+        let state = if encoded.is_empty() {
+            let state = State::new();
+            write(&database, &[], &encode(&state))?;
+            state
+        } else {
+            decode(&encoded)?
+        };
+        blobs.sweep(&state)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            blobs,
+            state: RwLock::new(Arc::new(state)),
+            database: Mutex::new(Some(database)),
+            _lock: lock,
+        })
+    }
+
+    /// What is remembered now.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes it, durably, or not at all.
+    ///
+    /// # Errors
+    /// What `change` says, or why it could not be written.
+    pub fn change<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut database = self.database();
+        Ok(self.commit(&mut database, change)?)
+    }
+
+    /// Stores Wasm, and then changes what is remembered, durably, or not at all. `change` is given the
+    /// content's name.
+    ///
+    /// # Errors
+    /// What `change` says, or why it could not be written.
+    pub fn add_wasm<T, E: From<StoreError>>(
+        &self,
+        wasm: &[u8],
+        change: impl FnOnce(&mut State, &str) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut database = self.database();
+        self.check_space(wasm.len() as u64)?;
+        let (digest, new) = self.blobs.write(wasm)?;
+        let done = self.commit(&mut database, |state| change(state, &digest));
+        if done.is_err() && new {
+            self.blobs.remove(&digest);
+        }
+        done
+    }
+
+    /// The Wasm of this digest.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was stored.
+    pub fn wasm(&self, digest: &str) -> Result<Arc<[u8]>, StoreError> {
+        self.blobs.read(digest)
+    }
+
+    fn database(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit<T, E: From<StoreError>>(
+        &self,
+        slot: &mut Option<Database>,
+        change: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let before = self.state();
+        let mut after = State::clone(&before);
+        let answer = change(&mut after)?;
+        self.check_space(0)?;
+        let (old, new) = before.differences(&after);
+        let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
+        let added = new.into_iter().map(|(key, record)| (key, record.encode())).collect();
+        if let Err(error) = self.write(slot, &before, &removed, &added) {
+            *slot = None;
+            return Err(error.into());
+        }
+        let unused = before.digests_not_in(&after);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        for digest in unused {
+            self.blobs.remove(&digest);
+        }
+        Ok(answer)
+    }
+
+    fn write(
+        &self,
+        slot: &mut Option<Database>,
+        before: &State,
+        removed: &[&String],
+        added: &Encoded,
+    ) -> Result<(), StoreError> {
+        let database = match slot {
+            Some(database) => database,
+            None => slot.insert(self.reopen(before)?),
+        };
+        write(database, removed, added)
+    }
+
+    /// Opens the database again after a failure, and makes it say what memory says: a transaction that
+    /// failed may have reached the disk nevertheless.
+    fn reopen(&self, state: &State) -> Result<Database, StoreError> {
+        let database = open_database(&self.directory)?;
+        let (found, wanted) = (load(&database)?, encode(state));
+        let removed: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
+        let added: Encoded =
+            wanted.iter().filter(|(k, v)| found.get(*k) != Some(*v)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if !removed.is_empty() || !added.is_empty() {
+            write(&database, &removed, &added)?;
+        }
+        Ok(database)
+    }
+
+    fn check_space(&self, needed: u64) -> Result<(), StoreError> {
+        let stat = rustix::fs::statvfs(&self.directory)
+            .map_err(|e| StoreError::io(format!("looking at {}", self.directory.display()))(e.into()))?;
+        let free = stat.f_bavail * stat.f_frsize;
+        if free < needed.saturating_add(RESERVE) {
+            let path = self.directory.clone();
+            return Err(StoreError::Full { path, free, needed: needed + RESERVE });
+        }
+        Ok(())
+    }
+}
+
+/// Takes the lock file, or says who has it.
+fn lock(path: &Path, directory: &Path) -> Result<File, StoreError> {
+    let io = |e| StoreError::io(format!("locking {}", path.display()))(e);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(io)?;
+            let path = directory.to_owned();
+            return Err(StoreError::InUse { path, process: holder.trim().to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    // Who we are is for people only: a full disk does not matter here.
+    drop(file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())));
+    Ok(file)
+}
+
+fn open_database(directory: &Path) -> Result<Database, StoreError> {
+    let path = directory.join("weir.redb");
+    let database = Database::create(&path).map_err(|e| StoreError::database(&path, e.into()))?;
+    Ok(database)
+}
+
+fn load(database: &Database) -> Result<Encoded, StoreError> {
+    let read = || -> Result<Encoded, redb::Error> {
+        let transaction = database.begin_read()?;
+        let table = match transaction.open_table(RECORDS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Encoded::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut records = Encoded::new();
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            records.insert(key.value().to_owned(), value.value().to_owned());
+        }
+        Ok(records)
+    };
+    read().map_err(|e| StoreError::database(Path::new("weir.redb"), e))
+}
+
+fn write(database: &Database, removed: &[&String], added: &Encoded) -> Result<(), StoreError> {
+    let write = || -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(RECORDS)?;
+            for key in removed {
+                table.remove(key.as_str())?;
+            }
+            for (key, value) in added {
+                table.insert(key.as_str(), value.as_slice())?;
+            }
+        }
+        Ok(transaction.commit()?)
+    };
+    write().map_err(|e| StoreError::database(Path::new("weir.redb"), e))
+}
+
+/// The whole state as records, for the first write and for repair.
+fn encode(state: &State) -> Encoded {
+    let nothing = State::default();
+    let (_, all) = nothing.differences(state);
+    let mut records: Encoded = all.into_iter().map(|(key, record)| (key, record.encode())).collect();
+    records.insert(FORMAT_KEY.to_owned(), FORMAT.to_string().into_bytes());
+    records
+}
+
+fn decode(records: &Encoded) -> Result<State, StoreError> {
+    let format = records.get(FORMAT_KEY).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    match format {
+        Some(FORMAT) => {}
+        Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
+        None => return Err(StoreError::Corrupt("the record `format` is missing".into())),
+    }
+    let mut state = State::default();
+    for (key, value) in records {
+        if key != FORMAT_KEY {
+            state.decode(key, value).map_err(|e| StoreError::Corrupt(format!("record {key}: {e}")))?;
+        }
+    }
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests;

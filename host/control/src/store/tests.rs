@@ -1,0 +1,152 @@
+use super::*;
+use semver::Version;
+use weir_spec::{CheckReport, Name};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn id(text: &str) -> FunctionId {
+    FunctionId::new(&Name::default_tenant(), &name(text))
+}
+
+fn push(store: &Store, function: &str, version: Version, wasm: &[u8]) -> Result<(), StoreError> {
+    store.add_wasm(wasm, |state, digest| {
+        let record = VersionRecord {
+            digest: digest.to_owned(),
+            bytes: wasm.len() as u64,
+            report: CheckReport::default(),
+            created: 1,
+            withdrawn: None,
+        };
+        let slot = state.functions.entry(id(function)).or_default();
+        Arc::make_mut(slot).versions.insert(version, record);
+        Ok(())
+    })
+}
+
+fn blob_count(directory: &Path) -> usize {
+    fs::read_dir(directory.join("blobs")).unwrap().count()
+}
+
+#[test]
+fn what_was_changed_is_there_after_opening_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"one").unwrap();
+    push(&store, "a", Version::new(1, 1, 0), b"two").unwrap();
+    drop(store);
+    let store = Store::open(directory.path()).unwrap();
+    let state = store.state();
+    assert!(state.tenants.contains_key("default".parse::<Name>().as_ref().unwrap()));
+    let versions = &state.functions[&id("a")].versions;
+    assert_eq!(&*store.wasm(&versions[&Version::new(1, 1, 0)].digest).unwrap(), b"two");
+    assert_eq!(state.functions[&id("a")].newest(), Some(&Version::new(1, 1, 0)));
+}
+
+#[test]
+fn wasm_is_stored_once_and_removed_with_its_last_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"same").unwrap();
+    push(&store, "b", Version::new(1, 0, 0), b"same").unwrap();
+    assert_eq!(blob_count(directory.path()), 1);
+    let remove = |function: &str| {
+        store
+            .change(|state| {
+                state.functions.remove(&id(function));
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    };
+    remove("a");
+    assert_eq!(blob_count(directory.path()), 1);
+    remove("b");
+    assert_eq!(blob_count(directory.path()), 0);
+}
+
+#[test]
+fn a_refused_change_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let refused = store.add_wasm(b"wasm", |state, _| {
+        state.functions.insert(id("a"), Arc::default());
+        Err::<(), _>(StoreError::Corrupt("no".into()))
+    });
+    assert!(refused.is_err());
+    assert!(store.state().functions.is_empty());
+    assert_eq!(blob_count(directory.path()), 0);
+}
+
+#[test]
+fn two_hosts_do_not_open_the_same_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let error = Store::open(directory.path()).unwrap_err().to_string();
+    let expected = format!(
+        "the store {} is in use by another host (process {}); stop that one, or give this one another `[store] path`",
+        directory.path().display(),
+        std::process::id()
+    );
+    assert_eq!(error, expected);
+    drop(store);
+    Store::open(directory.path()).unwrap();
+}
+
+#[test]
+fn damage_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"wasm").unwrap();
+    let digest = store.state().functions[&id("a")].versions[&Version::new(1, 0, 0)].digest.clone();
+    let path = directory.path().join("blobs").join(format!("{digest}.wasm"));
+    fs::write(&path, b"other").unwrap();
+    let error = store.wasm(&digest).unwrap_err().to_string();
+    assert!(error.contains("is not what was stored"), "{error}");
+    fs::remove_file(&path).unwrap();
+    let error = store.wasm(&digest).unwrap_err().to_string();
+    assert!(error.contains("is missing"), "{error}");
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(directory.path()).unwrap());
+    let database = open_database(directory.path()).unwrap();
+    let newer = Encoded::from([(FORMAT_KEY.to_owned(), b"2".to_vec())]);
+    write(&database, &[], &newer).unwrap();
+    drop(database);
+    let error = Store::open(directory.path()).unwrap_err().to_string();
+    assert_eq!(error, "the store has format 2, this version of Weir knows 1: use a newer Weir");
+}
+
+#[test]
+fn half_written_wasm_is_swept() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"wasm").unwrap();
+    drop(store);
+    fs::write(directory.path().join("blobs/abc.partial"), b"x").unwrap();
+    fs::write(directory.path().join("blobs/abc.wasm"), b"x").unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(blob_count(directory.path()), 1);
+    let state = store.state();
+    store.wasm(&state.functions[&id("a")].versions[&Version::new(1, 0, 0)].digest).unwrap();
+}
+
+#[test]
+fn the_newest_is_no_prerelease_and_was_not_withdrawn() {
+    let mut record = FunctionRecord::default();
+    assert_eq!(record.newest(), None);
+    for (text, withdrawn) in [("1.2.0", false), ("1.10.0", false), ("1.11.0", true), ("2.0.0-rc.1", false)] {
+        let version = VersionRecord {
+            digest: String::new(),
+            bytes: 0,
+            report: CheckReport::default(),
+            created: 0,
+            withdrawn: withdrawn.then(|| "it faulted".to_owned()),
+        };
+        record.versions.insert(text.parse().unwrap(), version);
+    }
+    assert_eq!(record.newest().unwrap().to_string(), "1.10.0");
+}
