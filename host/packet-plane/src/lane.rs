@@ -533,6 +533,12 @@ impl Lane {
         self.context.take().map(|context| context.ports).unwrap_or_default()
     }
 
+    /// Packets received up to now.
+    #[must_use]
+    pub fn packets_in(&self) -> u64 {
+        self.context().counters.packets_in
+    }
+
     /// The counts up to now.
     #[must_use]
     pub fn counts(&mut self) -> (Counters, Accounting) {

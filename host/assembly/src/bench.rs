@@ -1,0 +1,139 @@
+//! A chain between a generator and a sink in memory.
+
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Turn};
+use weir_pool::{HugePages, PoolConfig};
+use weir_port::Port;
+use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
+use weir_sandbox::Sandbox;
+use weir_spec::BenchReport;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Bytes of a frame.
+    pub size: u32,
+    /// Flows.
+    pub flows: u32,
+    /// Packets of a burst.
+    pub burst: u32,
+    /// How long.
+    pub duration: Duration,
+    /// Cores; each has its own lane, pool and instances.
+    pub cores: u32,
+    /// Whether each packet's bytes are written anew. Without, as with DPDK's `net_null`, functions find
+    /// what they left there.
+    pub copy: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        Self {
+            size: 64,
+            flows: 10_000,
+            burst: 32,
+            duration: Duration::from_secs(5),
+            cores: 1,
+            copy: true,
+        }
+    }
+}
+
+/// Runs the chain as fast as it goes.
+///
+/// # Errors
+/// When the options are impossible, or the chain cannot be made ready.
+pub fn bench(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) -> Result<BenchReport> {
+    let mut lanes = Vec::new();
+    for _ in 0..options.cores.max(1) {
+        lanes.push(bench_lane(sandbox, plan, options)?);
+    }
+    let start = Barrier::new(lanes.len());
+    let _ticking = sandbox.ticker().tick();
+    let measured: Vec<Measured> = std::thread::scope(|scope| {
+        let threads: Vec<_> = lanes
+            .into_iter()
+            .map(|lane| scope.spawn(|| measure(lane, options.duration, &start)))
+            .collect();
+        threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a worker panicked"))?).collect::<Result<_>>()
+    })?;
+    let rate: f64 = measured.iter().map(|m| m.packets as f64 / m.seconds).sum();
+    let mean = measured.iter().map(|m| m.seconds * 1e9 / m.packets as f64).sum::<f64>()
+        / measured.len() as f64;
+    let mut turns: Vec<f64> = measured.into_iter().flat_map(|m| m.turns).collect();
+    turns.sort_by(f64::total_cmp);
+    let p99 = turns.get(turns.len() * 99 / 100).copied().unwrap_or(mean);
+    Ok(BenchReport {
+        packets_per_second: rate,
+        ns_per_packet: mean,
+        ns_per_packet_p99: p99,
+        burst: options.burst,
+        size: options.size,
+        flows: options.flows,
+        cores: options.cores,
+        functions: u32::try_from(plan.functions.len()).unwrap_or(u32::MAX),
+    })
+}
+
+fn bench_lane(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) -> Result<Lane> {
+    let templates = Templates::flows(Shape {
+        flows: options.flows,
+        frame_bytes: options.size as usize,
+        protocol: Protocol::Udp,
+    })?;
+    let generator = GeneratorConfig { copy: options.copy, ..GeneratorConfig::new(templates) };
+    let ports: Vec<Box<dyn Port>> = vec![
+        Box::new(MemoryPort::new("in", Some(generator), Keep::Nothing)),
+        Box::new(MemoryPort::new("out", None, Keep::Nothing)),
+    ];
+    let room_bytes = (options.size + 128).next_power_of_two().max(2048);
+    let config = LaneConfig {
+        pool: PoolConfig { rooms: 1024, room_bytes, huge: HugePages::Auto },
+        ports,
+        symmetric: true,
+        clock: Clock::Monotonic,
+        burst: options.burst as usize,
+        seed: 1,
+    };
+    Ok(Lane::new(Arc::clone(sandbox), plan.clone(), config)?)
+}
+
+struct Measured {
+    packets: u64,
+    seconds: f64,
+    /// ns a packet, by turn.
+    turns: Vec<f64>,
+}
+
+fn measure(mut lane: Lane, duration: Duration, start: &Barrier) -> Result<Measured> {
+    // Flow tables and branch predictors settle before the clock starts.
+    start.wait();
+    let warm = Instant::now();
+    while warm.elapsed() < duration / 10 {
+        lane.turn();
+    }
+    let before = lane.counts().0.packets_in;
+    let mut done = before;
+    let mut turns = Vec::with_capacity(1 << 20);
+    let began = Instant::now();
+    let mut last = began;
+    while last.duration_since(began) < duration {
+        if lane.turn() != Turn::Busy {
+            break;
+        }
+        let now = Instant::now();
+        let packets = lane.packets_in();
+        if turns.len() < turns.capacity() && packets > done {
+            turns.push((now - last).as_nanos() as f64 / (packets - done) as f64);
+        }
+        done = packets;
+        last = now;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let accounting = lane.finish()?;
+    anyhow::ensure!(accounting.out == 0, "{} buffers were lost", accounting.out);
+    Ok(Measured { packets: done - before, seconds, turns })
+}

@@ -1,0 +1,15 @@
+//! Puts what operators wrote together with the packet plane.
+//!
+//! Owns: making a chain's functions ready from files ([`load_chain`]), lanes from specs, and the two jobs
+//! that need no daemon: [`replay`] a capture through a chain, and [`bench`] a chain between a generator and a sink.
+//! Must not know: the API, the store, the command line.
+
+mod bench;
+mod load;
+mod plan;
+mod replay;
+
+pub use bench::{BenchOptions, bench};
+pub use load::{LoadError, load_chain, manifest_of};
+pub use plan::{AdmitError, function_plan, plan, plan_of};
+pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};

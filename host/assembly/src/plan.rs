@@ -1,0 +1,63 @@
+//! From specs to what the packet plane runs.
+
+use std::sync::Arc;
+
+use weir_chain::Mode;
+use weir_packet_plane::{ChainPlan, FunctionPlan, OnFault};
+use weir_sandbox::{Admitted, Refused, Telemetry};
+use weir_spec::{Access, Chain, ResolvedFunction};
+
+/// A function that may not run.
+#[derive(Debug, thiserror::Error)]
+#[error("function {label}: {refused}")]
+pub struct AdmitError {
+    /// Its name in the chain.
+    pub label: String,
+    /// Why.
+    pub refused: Refused,
+}
+
+/// A function of a chain as the packet plane wants it.
+#[must_use]
+pub fn function_plan(
+    function: &ResolvedFunction,
+    admitted: Arc<Admitted>,
+    telemetry: Arc<Telemetry>,
+) -> FunctionPlan {
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    FunctionPlan {
+        name: function.label.to_string(),
+        version: function.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        admitted,
+        writes: function.access == Access::ReadWrite,
+        memory: bytes(function.memory.get()),
+        deadline: function.deadline.get(),
+        on_fault: match function.on_fault {
+            weir_spec::OnFault::FailClosed => OnFault::FailClosed,
+            weir_spec::OnFault::FailOpen => OnFault::FailOpen,
+        },
+        state_bytes: bytes(function.state_bytes),
+        state_layout: function.layout.clone(),
+        config: function.config.clone(),
+        telemetry,
+    }
+}
+
+/// A chain of functions that were loaded from files, with new telemetry.
+#[must_use]
+pub fn plan_of(
+    chain: &Chain,
+    functions: &[(ResolvedFunction, Arc<Admitted>)],
+    mode: Mode,
+) -> ChainPlan {
+    let functions = functions
+        .iter()
+        .map(|(function, admitted)| function_plan(function, Arc::clone(admitted), Arc::default()));
+    plan(chain.name.as_str(), functions.collect(), mode)
+}
+
+/// A chain of these functions.
+#[must_use]
+pub fn plan(name: &str, functions: Vec<FunctionPlan>, mode: Mode) -> ChainPlan {
+    ChainPlan { name: name.to_owned(), functions, mode }
+}
