@@ -375,8 +375,7 @@ impl Lane {
         match self.site.stage(probation.previous, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
-                self.records[probation.function] =
-                    Record::new(self.version.staged.plan.functions[probation.function].on_fault);
+                self.forgive(probation.function);
                 self.event(text);
                 self.report();
             }
@@ -411,9 +410,7 @@ impl Lane {
         let now = self.context().now;
         match swapped {
             Some(function) => {
-                self.records[function] =
-                    Record::new(self.version.staged.plan.functions[function].on_fault);
-                self.version.staged.executor.set_mode(function, self.records[function].mode());
+                self.forgive(function);
                 let until = now.saturating_add(PROBATION);
                 self.probation = Some(Probation { previous, function, until });
             }
@@ -422,6 +419,13 @@ impl Lane {
         let pause = started.elapsed();
         self.report();
         Ok((Published { pause, fresh }, retired))
+    }
+
+    /// Forgets a function's faults: it is another version now.
+    fn forgive(&mut self, function: usize) {
+        let record = Record::new(self.version.staged.plan.functions[function].on_fault);
+        self.version.staged.executor.set_mode(function, record.mode());
+        self.records[function] = record;
     }
 
     fn same_names(&self, plan: &ChainPlan) -> bool {
