@@ -78,6 +78,7 @@ impl Rig {
             clock: Clock::Capture,
             burst: 32,
             seed: 1,
+            on_event: None,
         };
         let lane = Lane::new(Arc::clone(&sandbox), plan, config)?;
         Ok(Self { lane, inside, outside, sandbox, rooms })
