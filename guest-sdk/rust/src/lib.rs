@@ -1,1 +1,29 @@
-//! stub
+//! For packet functions in Rust.
+#![doc = include_str!("../README.md")]
+
+pub mod burst;
+#[doc(hidden)]
+pub mod export;
+pub mod flow;
+mod function;
+pub mod host;
+mod memory;
+pub mod region;
+mod sys;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+mod window;
+
+pub use burst::{Buffer, Burst, NoRoom, Packet};
+pub use function::{Function, NoConfig, Setup, Snapshot};
+pub use weir_layout::Verdict;
+
+/// Everything that most functions need: `use weir_sdk::prelude::*;`.
+pub mod prelude {
+    pub use crate::host::{self, Counter, Gauge};
+    pub use crate::region::{StateArray, StateMap, StateRegion};
+    pub use crate::{
+        Buffer, Burst, Function, NoConfig, Packet, Setup, Snapshot, Verdict, debug, error, export,
+        info, trace, warn,
+    };
+}

@@ -1,0 +1,402 @@
+//! Bursts and packets: the window as a function sees it.
+//!
+//! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its room.
+//! Must not know: protocols. Layout: `wit/window.md`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::slice;
+
+use weir_layout::{
+    BURST_MAX, CLOCK, DESCRIPTORS, Descriptor, FLAG_MADE, FLAG_REVERSE, METADATA, Metadata,
+    VERDICTS, WALL,
+};
+
+use crate::host::{self, Refusal};
+use crate::{Verdict, window::Window};
+
+/// The packets that came at once, 1 to 256 of them.
+pub struct Burst {
+    window: Window,
+    len: usize,
+}
+
+impl Burst {
+    /// The burst of `len` packets that lies in the window.
+    ///
+    /// # Safety
+    /// The first `len` descriptors must name packets that this side owns, no two in one room, and no
+    /// other `Burst` of the window may be alive.
+    pub(crate) unsafe fn new(window: Window, len: usize) -> Self {
+        Self { window, len: len.min(BURST_MAX) }
+    }
+
+    /// Packets in it.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there are none; the host never calls with that.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The burst's time: monotonic nanoseconds; in a replay the capture's own.
+    #[must_use]
+    #[inline]
+    pub fn now(&self) -> u64 {
+        // SAFETY: the clock lies within the burst area, aligned to 8.
+        unsafe { self.window.base().add(CLOCK).cast::<u64>().read() }
+    }
+
+    /// The same moment in nanoseconds since 1970, or 0 if the host does not know.
+    #[must_use]
+    #[inline]
+    pub fn wall(&self) -> u64 {
+        // SAFETY: as for `now`.
+        unsafe { self.window.base().add(WALL).cast::<u64>().read() }
+    }
+
+    /// A packet's bytes, read only; unlike with [`Burst::packet`], several may be looked at.
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[must_use]
+    #[inline]
+    pub fn data(&self, index: usize) -> &[u8] {
+        let descriptor = self.descriptor(index);
+        // SAFETY: the host promises that descriptors name bytes within the window, and `Packet`
+        // keeps that true; a `Packet` would borrow `self` mutably, so nobody writes meanwhile.
+        unsafe {
+            let start = self.window.base().add(descriptor.offset as usize);
+            slice::from_raw_parts(start.as_ptr(), descriptor.length as usize)
+        }
+    }
+
+    /// What the host says about a packet beside its bytes.
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[must_use]
+    #[inline]
+    pub fn metadata(&self, index: usize) -> Metadata {
+        assert!(index < self.len, "packet {index} of {}", self.len);
+        // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8.
+        unsafe { self.window.base().add(METADATA).cast::<Metadata>().add(index).read() }
+    }
+
+    /// True when a packet travels from the chain's `to` to its `from`; as [`Packet::reverse`].
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[must_use]
+    #[inline]
+    pub fn reverse(&self, index: usize) -> bool {
+        self.metadata(index).flags & FLAG_REVERSE != 0
+    }
+
+    /// Decides about a packet; as [`Packet::set_verdict`].
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[inline]
+    pub fn set_verdict(&mut self, index: usize, verdict: Verdict) {
+        assert!(index < self.len, "packet {index} of {}", self.len);
+        write_verdict(self.window.base(), index, verdict);
+    }
+
+    /// A packet.
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[must_use]
+    #[inline]
+    pub fn packet(&mut self, index: usize) -> Packet<'_> {
+        let descriptor = self.descriptor(index);
+        Packet { window: &self.window, index, descriptor, _burst: PhantomData }
+    }
+
+    #[inline]
+    fn descriptor(&self, index: usize) -> Descriptor {
+        assert!(index < self.len, "packet {index} of {}", self.len);
+        // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8.
+        unsafe { self.window.base().add(DESCRIPTORS).cast::<Descriptor>().add(index).read() }
+    }
+}
+
+impl fmt::Debug for Burst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Burst").field("len", &self.len).field("now", &self.now()).finish()
+    }
+}
+
+/// `index` must be below `BURST_MAX`.
+#[inline]
+fn write_verdict(base: NonNull<u8>, index: usize, verdict: Verdict) {
+    debug_assert!(index < BURST_MAX);
+    // SAFETY: all callers checked the index against the burst's length; the vector is aligned to 4
+    // and written by nobody else during a burst.
+    unsafe { base.add(VERDICTS).cast::<u32>().add(index).write(verdict.encode()) }
+}
+
+/// The packet would leave its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the packet would leave the room that it lies in")
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
+/// One packet of a burst. Changing it takes `access = "read-write"` in `function.toml`; without, a
+/// store is a fault.
+pub struct Packet<'a> {
+    window: &'a Window,
+    index: usize,
+    /// A copy of what lies in the window.
+    descriptor: Descriptor,
+    _burst: PhantomData<&'a mut Burst>,
+}
+
+impl<'a> Packet<'a> {
+    /// Its bytes, from the link layer's header on.
+    #[must_use]
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: as in `Burst::data`; `&self` keeps `data_mut` away.
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len()) }
+    }
+
+    /// Its bytes, to be changed.
+    #[must_use]
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `Burst::data`; this `Packet` borrows the burst mutably and is itself
+        // borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
+    }
+
+    /// Its bytes, to be changed for as long as the burst is borrowed.
+    #[must_use]
+    #[inline]
+    pub fn into_data(self) -> &'a mut [u8] {
+        // SAFETY: as in `data_mut`; the borrow of the burst lasts for 'a.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
+    }
+
+    /// Bytes in it.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.descriptor.length as usize
+    }
+
+    /// True when it has no bytes.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.descriptor.length == 0
+    }
+
+    /// Number of the port it came in by, a place in [`Setup::ports`](crate::Setup::ports).
+    #[must_use]
+    #[inline]
+    pub fn port(&self) -> u16 {
+        self.metadata().port
+    }
+
+    /// True when it travels from the chain's `to` to its `from`.
+    #[must_use]
+    #[inline]
+    pub fn reverse(&self) -> bool {
+        self.metadata().flags & FLAG_REVERSE != 0
+    }
+
+    /// True when a function made it, so that it came in by no port.
+    #[must_use]
+    #[inline]
+    pub fn made(&self) -> bool {
+        self.metadata().flags & FLAG_MADE != 0
+    }
+
+    /// The host's flow hash of the packet as it arrived: the same for both directions, 0 if the
+    /// host did not need one. [`flow::Hasher`](crate::flow::Hasher) makes one that is always there.
+    #[must_use]
+    #[inline]
+    pub fn hash(&self) -> u32 {
+        self.metadata().hash
+    }
+
+    /// Decides about it; the last decision counts, none is [`Verdict::Next`].
+    #[inline]
+    pub fn set_verdict(&mut self, verdict: Verdict) {
+        write_verdict(self.window.base(), self.index, verdict);
+    }
+
+    /// Puts `bytes` in front of it and gives them to be filled; what is in them is left over from
+    /// earlier packets. Ports leave 128 bytes free.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; nothing is changed.
+    #[inline]
+    pub fn prepend(&mut self, bytes: usize) -> Result<&mut [u8], NoRoom> {
+        if bytes > self.headroom() {
+            return Err(NoRoom);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most a room")]
+        let count = bytes as u32;
+        self.descriptor.offset -= count;
+        self.descriptor.length += count;
+        self.write_descriptor();
+        Ok(&mut self.data_mut()[..bytes])
+    }
+
+    /// Takes `bytes` away from its front.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when it has not so many, or when nothing would be left at a room's very end;
+    /// nothing is changed.
+    #[inline]
+    pub fn strip_front(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        // A descriptor's offset must itself lie within the room.
+        if bytes > self.len() || self.headroom() + bytes >= self.window.room_bytes() as usize {
+            return Err(NoRoom);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most the length")]
+        let count = bytes as u32;
+        self.descriptor.offset += count;
+        self.descriptor.length -= count;
+        self.write_descriptor();
+        Ok(())
+    }
+
+    /// Makes it so long by moving its end; new bytes are left over from earlier packets.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; nothing is changed.
+    #[inline]
+    pub fn set_len(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if bytes > self.window.room_bytes() as usize - self.headroom() {
+            return Err(NoRoom);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most a room")]
+        let count = bytes as u32;
+        self.descriptor.length = count;
+        self.write_descriptor();
+        Ok(())
+    }
+
+    /// Bytes free in front of it.
+    #[must_use]
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        (self.descriptor.offset & (self.window.room_bytes() - 1)) as usize
+    }
+
+    /// Keeps it beyond the burst.
+    #[must_use = "a held packet that is dropped during its burst is never freed"]
+    pub fn hold(mut self) -> Buffer {
+        self.set_verdict(Verdict::Hold);
+        Buffer { window: self.window.clone(), descriptor: self.descriptor, owned: true }
+    }
+
+    #[inline]
+    fn metadata(&self) -> Metadata {
+        // SAFETY: the index was checked by `Burst::packet`; the vector is aligned to 8.
+        unsafe { self.window.base().add(METADATA).cast::<Metadata>().add(self.index).read() }
+    }
+
+    #[inline]
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: descriptors name bytes within the window.
+        unsafe { self.window.base().add(self.descriptor.offset as usize) }
+    }
+
+    #[inline]
+    fn write_descriptor(&mut self) {
+        // SAFETY: as for `metadata`; this `Packet` borrows the burst mutably.
+        unsafe {
+            let vector = self.window.base().add(DESCRIPTORS).cast::<Descriptor>();
+            vector.add(self.index).write(self.descriptor);
+        }
+    }
+}
+
+impl fmt::Debug for Packet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet").field("index", &self.index).field("data", &self.data()).finish()
+    }
+}
+
+/// A packet that the function owns: held, or allocated. Dropping it frees it.
+///
+/// One that was held belongs to the function only after its burst: keep it until then.
+pub struct Buffer {
+    window: Window,
+    descriptor: Descriptor,
+    /// The host still counts it as the function's.
+    owned: bool,
+}
+
+impl Buffer {
+    /// The buffer whose first byte lies at `offset`.
+    ///
+    /// # Safety
+    /// This side must own it, and no other handle to it may exist.
+    pub(crate) unsafe fn new(window: Window, offset: u32, length: u32) -> Self {
+        Self { window, descriptor: Descriptor { offset, length }, owned: true }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: the host gave these bytes to this side, whose only handle this is.
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.descriptor.length as usize) }
+    }
+
+    /// Its bytes, to be changed; takes `access = "read-write"`.
+    #[must_use]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `data`, and borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.descriptor.length as usize) }
+    }
+
+    /// Lets go of it: `Next` continues with the following function, `Reply`, `Forward`, `ToKernel`,
+    /// `Jump` and `Drop` mean what they mean for packets of a burst.
+    ///
+    /// # Errors
+    /// Why the host refused; the packet is freed then.
+    pub fn send(mut self, verdict: Verdict) -> Result<(), Refusal> {
+        host::release(self.descriptor, verdict)?;
+        self.owned = false;
+        Ok(())
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: descriptors name bytes within the window.
+        unsafe { self.window.base().add(self.descriptor.offset as usize) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.owned {
+            // Refused only if the host does not know the buffer; then there is nothing to free.
+            let _ = host::release(self.descriptor, Verdict::Drop(0));
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("data", &self.data()).finish()
+    }
+}
