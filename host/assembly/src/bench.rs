@@ -97,6 +97,7 @@ fn bench_lane(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) 
         clock: Clock::Monotonic,
         burst: options.burst as usize,
         seed: 1,
+            on_event: None,
     };
     Ok(Lane::new(Arc::clone(sandbox), plan.clone(), config)?)
 }

@@ -5,11 +5,13 @@
 //! Must not know: the API, the store, the command line.
 
 mod bench;
+mod check;
 mod load;
 mod plan;
 mod replay;
 
 pub use bench::{BenchOptions, bench};
+pub use check::check;
 pub use load::{LoadError, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};

@@ -72,6 +72,7 @@ pub fn replay(
         clock: Clock::Capture,
         burst: options.burst,
         seed: options.seed,
+            on_event: None,
     };
     let mut lane = Lane::new(Arc::clone(sandbox), plan, config)?;
     let ticking = sandbox.ticker().tick();

@@ -1,5 +1,6 @@
 //! A lane: one chain, its ports and its pool, driven by one worker.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,50 @@ pub enum Turn {
     /// No port will receive anything any more, and nothing is under way.
     Ended,
 }
+
+/// Something notable that happened in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneEvent {
+    /// A function faulted.
+    Fault {
+        /// Its name in the chain.
+        function: String,
+        /// Its version.
+        version: String,
+        /// What became of it: see [`Health::name`].
+        health: &'static str,
+        /// What happened.
+        message: String,
+    },
+    /// A version faulted on trial or probation, and the one before runs again.
+    RolledBack {
+        /// Its name in the chain.
+        function: String,
+        /// The version that faulted.
+        version: String,
+        /// What happened.
+        message: String,
+    },
+    /// Anything else.
+    Note(String),
+}
+
+impl fmt::Display for LaneEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault { function, version, health, message } => {
+                write!(f, "function {function} {version} faulted ({health}): {message}")
+            }
+            Self::RolledBack { function, version, message } => {
+                write!(f, "function {function} {version} was rolled back: {message}")
+            }
+            Self::Note(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Told of events as they happen, by the worker: must not block.
+pub type EventSink = Arc<dyn Fn(&LaneEvent) + Send + Sync>;
 
 /// What publishing a version cost.
 #[derive(Clone, Debug)]
@@ -79,6 +124,7 @@ pub struct Lane {
     used: Vec<board::Usage>,
     status: Arc<Mutex<LaneStatus>>,
     events: u64,
+    on_event: Option<EventSink>,
 }
 
 /// What a lane is made of, beside its chain.
@@ -95,6 +141,8 @@ pub struct LaneConfig {
     pub burst: usize,
     /// For hash seeds.
     pub seed: u64,
+    /// Who is told of events.
+    pub on_event: Option<EventSink>,
 }
 
 impl Lane {
@@ -138,6 +186,7 @@ impl Lane {
             used: vec![board::Usage::default(); functions],
             status: Arc::default(),
             events: 0,
+            on_event: config.on_event,
         };
         lane.report();
         Ok(lane)
@@ -159,6 +208,12 @@ impl Lane {
     #[must_use]
     pub fn plan(&self) -> &ChainPlan {
         &self.version.staged.plan
+    }
+
+    /// Time spent compiling the running version; 0 if everything came from caches.
+    #[must_use]
+    pub fn compiled_in(&self) -> Duration {
+        self.version.staged.compiled_in()
     }
 
     /// The counters, to read from elsewhere.
@@ -305,7 +360,7 @@ impl Lane {
         if let Some(k) = guilty {
             self.note_fault(k, &fault.to_string());
         } else {
-            self.event(format!("the chain failed outside of any function: {fault}"));
+            self.note(format!("the chain failed outside of any function: {fault}"));
         }
         if returns_to_previous {
             self.roll_back(&fault.to_string());
@@ -337,13 +392,13 @@ impl Lane {
         self.records[function].fault(now);
         let plan = &self.version.staged.plan.functions[function];
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault: {message}"));
-        let text = format!(
-            "function {} {} faulted ({}): {message}",
-            plan.name,
-            plan.version,
-            self.records[function].health.name()
-        );
-        self.event(text);
+        let event = LaneEvent::Fault {
+            function: plan.name.clone(),
+            version: plan.version.clone(),
+            health: self.records[function].health.name(),
+            message: message.to_owned(),
+        };
+        self.event(event);
         self.report();
     }
 
@@ -357,7 +412,7 @@ impl Lane {
             Err(error) => {
                 // It was instantiated before, so this is memory or a configuration that its kept state
                 // does not go with: without instances nothing can pass.
-                self.event(format!("the chain cannot be instantiated again: {error}"));
+                self.note(format!("the chain cannot be instantiated again: {error}"));
                 for record in &mut self.records {
                     record.health = Health::Quarantined;
                 }
@@ -370,17 +425,21 @@ impl Lane {
     fn roll_back(&mut self, why: &str) {
         let Some(probation) = self.probation.take() else { return };
         let states = self.states();
-        let function = &probation.previous.functions[probation.function];
-        let text = format!("function {} rolled back to {}: {why}", function.name, function.version);
+        let faulty = &self.version.staged.plan.functions[probation.function];
+        let event = LaneEvent::RolledBack {
+            function: faulty.name.clone(),
+            version: faulty.version.clone(),
+            message: why.to_owned(),
+        };
         match self.site.stage(probation.previous, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
                 self.forgive(probation.function);
-                self.event(text);
+                self.event(event);
                 self.report();
             }
             Err(error) => {
-                self.event(format!("rolling back failed: {error}"));
+                self.note(format!("rolling back failed: {error}"));
                 self.reinstantiate();
             }
         }
@@ -566,7 +625,7 @@ impl Lane {
         context.publish();
         if !context.port_errors.is_empty() {
             for error in std::mem::take(&mut context.port_errors) {
-                self.event(error.to_string());
+                self.note(error.to_string());
             }
         }
         if self.trial.is_some() {
@@ -579,16 +638,22 @@ impl Lane {
         add_usage(&mut self.used, board);
     }
 
-    pub(crate) fn event(&mut self, text: String) {
+    fn note(&mut self, text: String) {
+        self.event(LaneEvent::Note(text));
+    }
+
+    pub(crate) fn event(&mut self, event: LaneEvent) {
         /// Events kept.
         const EVENTS: usize = 256;
-        tracing::warn!(chain = %self.version.staged.plan.name, "{text}");
+        if let Some(sink) = &self.on_event {
+            sink(&event);
+        }
         self.events += 1;
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if status.events.len() == EVENTS {
             status.events.remove(0);
         }
-        status.events.push((self.events, text));
+        status.events.push((self.events, event.to_string()));
     }
 
     pub(crate) fn report(&mut self) {

@@ -9,7 +9,7 @@ use weir_sandbox::Fault;
 use weir_steering::flow_hash;
 
 use crate::context::{Disown, Entry};
-use crate::lane::{Lane, Published, Retired, Version};
+use crate::lane::{Lane, LaneEvent, Published, Retired, Version};
 use crate::plan::{PlaneError, Staged};
 use crate::shadow::{ShadowReport, Side};
 
@@ -294,9 +294,13 @@ impl Lane {
         }
         let plan = &version.staged.plan.functions[function];
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {fault}"));
-        let text = format!("canary of {} {} ended, rolled back: {fault}", plan.name, plan.version);
+        let event = LaneEvent::RolledBack {
+            function: plan.name.clone(),
+            version: plan.version.clone(),
+            message: format!("as a canary: {fault}"),
+        };
         self.add_usage(version.staged.executor.board());
-        self.event(text);
+        self.event(event);
         self.report();
     }
 }
