@@ -12,6 +12,8 @@ mod blobs;
 mod error;
 mod records;
 
+pub(crate) use blobs::hex;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -178,8 +180,11 @@ impl Store {
         let database = open_database(&self.directory)?;
         let (found, wanted) = (load(&database)?, encode(state));
         let removed: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
-        let added: Encoded =
-            wanted.iter().filter(|(k, v)| found.get(*k) != Some(*v)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let added: Encoded = wanted
+            .iter()
+            .filter(|(k, v)| found.get(*k) != Some(*v))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         if !removed.is_empty() || !added.is_empty() {
             write(&database, &removed, &added)?;
         }
@@ -187,8 +192,9 @@ impl Store {
     }
 
     fn check_space(&self, needed: u64) -> Result<(), StoreError> {
-        let stat = rustix::fs::statvfs(&self.directory)
-            .map_err(|e| StoreError::io(format!("looking at {}", self.directory.display()))(e.into()))?;
+        let stat = rustix::fs::statvfs(&self.directory).map_err(|e| {
+            StoreError::io(format!("looking at {}", self.directory.display()))(e.into())
+        })?;
         let free = stat.f_bavail * stat.f_frsize;
         if free < needed.saturating_add(RESERVE) {
             let path = self.directory.clone();
@@ -220,7 +226,11 @@ fn lock(path: &Path, directory: &Path) -> Result<File, StoreError> {
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }
     // Who we are is for people only: a full disk does not matter here.
-    drop(file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())));
+    drop(
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id())),
+    );
     Ok(file)
 }
 
@@ -269,7 +279,8 @@ fn write(database: &Database, removed: &[&String], added: &Encoded) -> Result<()
 fn encode(state: &State) -> Encoded {
     let nothing = State::default();
     let (_, all) = nothing.differences(state);
-    let mut records: Encoded = all.into_iter().map(|(key, record)| (key, record.encode())).collect();
+    let mut records: Encoded =
+        all.into_iter().map(|(key, record)| (key, record.encode())).collect();
     records.insert(FORMAT_KEY.to_owned(), FORMAT.to_string().into_bytes());
     records
 }
@@ -284,7 +295,9 @@ fn decode(records: &Encoded) -> Result<State, StoreError> {
     let mut state = State::default();
     for (key, value) in records {
         if key != FORMAT_KEY {
-            state.decode(key, value).map_err(|e| StoreError::Corrupt(format!("record {key}: {e}")))?;
+            state
+                .decode(key, value)
+                .map_err(|e| StoreError::Corrupt(format!("record {key}: {e}")))?;
         }
     }
     Ok(state)

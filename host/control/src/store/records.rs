@@ -208,7 +208,13 @@ impl State {
     pub(super) fn differences(&self, after: &Self) -> (Records, Records) {
         let mut both = (Records::new(), Records::new());
         differ(&self.tenants, &after.tenants, |k| format!("tenant/{k}"), Record::Tenant, &mut both);
-        differ(&self.functions, &after.functions, |k| format!("function/{k}"), Record::Function, &mut both);
+        differ(
+            &self.functions,
+            &after.functions,
+            |k| format!("function/{k}"),
+            Record::Function,
+            &mut both,
+        );
         differ(&self.chains, &after.chains, |k| format!("chain/{k}"), Record::Chain, &mut both);
         differ(&self.tokens, &after.tokens, |k| format!("token/{k}"), Record::Token, &mut both);
         both

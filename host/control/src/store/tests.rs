@@ -138,7 +138,9 @@ fn half_written_wasm_is_swept() {
 fn the_newest_is_no_prerelease_and_was_not_withdrawn() {
     let mut record = FunctionRecord::default();
     assert_eq!(record.newest(), None);
-    for (text, withdrawn) in [("1.2.0", false), ("1.10.0", false), ("1.11.0", true), ("2.0.0-rc.1", false)] {
+    for (text, withdrawn) in
+        [("1.2.0", false), ("1.10.0", false), ("1.11.0", true), ("2.0.0-rc.1", false)]
+    {
         let version = VersionRecord {
             digest: String::new(),
             bytes: 0,

@@ -1,0 +1,224 @@
+//! Who calls, and what they may do.
+//!
+//! The Unix socket is for whoever may open it (mode 0600): it speaks for the administrator. On TCP a bearer
+//! token is needed. Tokens are compared by their SHA-256, all of them, in constant time, so that the time an
+//! answer takes tells nothing.
+
+use std::sync::{PoisonError, RwLock};
+
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use weir_spec::{Invalid, Name, Role, Token, TokenSource};
+
+use crate::engine::EngineError;
+use crate::error::ControlError;
+use crate::store::State;
+use crate::store::hex;
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    role: Role,
+    /// The only tenant that it may know of; none for an administrator.
+    tenant: Option<Name>,
+}
+
+impl Caller {
+    /// May do everything.
+    #[must_use]
+    pub fn admin() -> Self {
+        Self { role: Role::Admin, tenant: None }
+    }
+
+    /// The tenant whose thing is meant: that of the request, or the caller's own.
+    ///
+    /// # Errors
+    /// When that is not the caller's.
+    pub fn tenant(&self, asked: Option<Name>) -> Result<Name, ControlError> {
+        match (&self.tenant, asked) {
+            (None, asked) => Ok(asked.unwrap_or_else(Name::default_tenant)),
+            (Some(own), None) => Ok(own.clone()),
+            (Some(own), Some(asked)) if *own == asked => Ok(asked),
+            (Some(own), Some(asked)) => Err(ControlError::Forbidden(format!(
+                "this token is for tenant {own}, not for {asked}"
+            ))),
+        }
+    }
+
+    /// The only tenant whose things may be listed; none: all.
+    ///
+    /// # Errors
+    /// When the request asks for another.
+    pub fn filter(&self, asked: Option<Name>) -> Result<Option<Name>, ControlError> {
+        match &self.tenant {
+            None => Ok(asked),
+            Some(_) => self.tenant(asked).map(Some),
+        }
+    }
+
+    /// # Errors
+    /// When the caller may only look.
+    pub fn may_change(&self) -> Result<(), ControlError> {
+        if self.role == Role::Viewer {
+            return Err(ControlError::Forbidden(
+                "this token may only look (its role is `viewer`)".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the caller is not the administrator.
+    pub fn must_be_admin(&self) -> Result<(), ControlError> {
+        if self.role != Role::Admin {
+            return Err(ControlError::Forbidden(
+                "this is for the administrator (role `admin`)".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Tokens of the configuration file.
+#[derive(Debug)]
+pub struct Tokens(RwLock<Vec<([u8; 32], Caller)>>);
+
+impl Tokens {
+    /// Reads the files that hold them.
+    ///
+    /// # Errors
+    /// When one cannot be read, or is too short.
+    pub fn new(tokens: &[Token]) -> Result<Self, ControlError> {
+        Ok(Self(RwLock::new(read(tokens)?)))
+    }
+
+    /// Takes others instead.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; then nothing has changed.
+    pub fn replace(&self, tokens: &[Token]) -> Result<(), ControlError> {
+        let new = read(tokens)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Who holds this token.
+    #[must_use]
+    pub fn caller(&self, token: &str, state: &State) -> Option<Caller> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let text = hex(&digest);
+        let mut found = None;
+        for (known, caller) in &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            if bool::from(known.ct_eq(&digest)) {
+                found = Some(caller.clone());
+            }
+        }
+        for record in state.tokens.values() {
+            if bool::from(record.digest.as_bytes().ct_eq(text.as_bytes())) {
+                found = Some(Caller { role: record.role, tenant: Some(record.tenant.clone()) });
+            }
+        }
+        found
+    }
+}
+
+fn read(tokens: &[Token]) -> Result<Vec<([u8; 32], Caller)>, ControlError> {
+    let read = |(index, token): (usize, &Token)| {
+        let text = match token.source() {
+            Some(TokenSource::Inline(text)) => text.to_owned(),
+            Some(TokenSource::File(path)) => std::fs::read_to_string(path).map_err(|error| {
+                let message = format!("cannot read {}: {error}", path.display());
+                Invalid::at("token-file", message).within_array("token", index).within("api")
+            })?,
+            None => String::new(),
+        };
+        let text = text.trim();
+        if text.len() < 16 {
+            let message = format!("the token {} has {} characters", token.name, text.len());
+            return Err(Invalid::at("token-file", message)
+                .help("allowed: at least 16, better 32 random ones")
+                .within_array("token", index)
+                .within("api")
+                .into());
+        }
+        let caller = Caller { role: token.role, tenant: token.tenant.clone() };
+        Ok((Sha256::digest(text).into(), caller))
+    };
+    tokens.iter().enumerate().map(read).collect()
+}
+
+/// A new token with its id.
+pub(crate) fn random_token() -> Result<(Name, String), ControlError> {
+    let mut bytes = [0u8; 40];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)
+            .map_err(|error| EngineError::Internal(format!("no random numbers: {error}")))?;
+    }
+    let id = hex(&bytes[..8]).parse().expect("hexadecimal digits are a name");
+    Ok((id, format!("weir_{}", hex(&bytes[8..]))))
+}
+
+pub(crate) fn digest_text(token: &str) -> String {
+    hex(&Sha256::digest(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str, role: Role, tenant: Option<&str>) -> Token {
+        Token {
+            name: "t".parse().unwrap(),
+            token: Some(text.into()),
+            token_file: None,
+            role,
+            tenant: tenant.map(|t| t.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_token_opens_its_tenant_and_nothing_else() {
+        let tokens = Tokens::new(&[
+            token("0123456789abcdef-a", Role::Operator, Some("acme")),
+            token("0123456789abcdef-v", Role::Viewer, Some("acme")),
+            token("0123456789abcdef-r", Role::Admin, None),
+        ])
+        .unwrap();
+        let state = State::new();
+        assert_eq!(tokens.caller("0123456789abcdef", &state), None);
+        assert_eq!(tokens.caller("", &state), None);
+        let acme = tokens.caller("0123456789abcdef-a", &state).unwrap();
+        assert_eq!(acme.tenant(None).unwrap().as_str(), "acme");
+        assert!(acme.tenant(Some("default".parse().unwrap())).is_err());
+        assert_eq!(acme.filter(None).unwrap().unwrap().as_str(), "acme");
+        assert!(acme.must_be_admin().is_err());
+        assert!(acme.may_change().is_ok());
+        let viewer = tokens.caller("0123456789abcdef-v", &state).unwrap();
+        assert!(viewer.may_change().is_err());
+        let admin = tokens.caller("0123456789abcdef-r", &state).unwrap();
+        assert_eq!(admin.filter(None).unwrap(), None);
+        assert_eq!(admin.tenant(None).unwrap(), Name::default_tenant());
+    }
+
+    #[test]
+    fn a_token_file_is_read_and_its_absence_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let mut with_file = token("", Role::Admin, None);
+        (with_file.token, with_file.token_file) = (None, Some(path.clone()));
+        let error = Tokens::new(std::slice::from_ref(&with_file)).unwrap_err().to_string();
+        assert!(error.starts_with("api.token[0].token-file: cannot read"), "{error}");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        let tokens = Tokens::new(&[with_file]).unwrap();
+        assert!(tokens.caller("0123456789abcdef", &State::new()).is_some());
+    }
+
+    #[test]
+    fn random_tokens_differ() {
+        let (a, b) = (random_token().unwrap(), random_token().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.1.len(), 5 + 64);
+    }
+}

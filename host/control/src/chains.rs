@@ -1,0 +1,406 @@
+//! Chains: applying, removing, and bringing back at the start.
+
+use std::sync::{Arc, PoisonError};
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{Chain, Check as _, FunctionUse, Invalid, Name, ResolvedFunction};
+
+use crate::control::Control;
+use crate::engine::{Deployment, Published, TrialKind};
+use crate::error::ControlError;
+use crate::events::EventKind;
+use crate::functions::{label, manifest_of};
+use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, Trial};
+use crate::time;
+
+/// A chain, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChainView {
+    /// As it was applied.
+    pub chain: Chain,
+    /// What runs, in the order of its functions.
+    pub running: Vec<RunningFunction>,
+    /// When it was applied, RFC 3339.
+    #[schema(format = DateTime)]
+    pub applied: String,
+    /// Why it does not run.
+    pub failed: Option<String>,
+}
+
+/// A function that runs in a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunningFunction {
+    /// Its name in the chain.
+    pub function: Name,
+    /// The version.
+    #[schema(value_type = String)]
+    pub version: Version,
+}
+
+/// What became of a chain that was applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// The chain.
+    #[serde(flatten)]
+    pub view: ChainView,
+    /// Longest time for which a worker stood still, in microseconds.
+    pub pause_us: f64,
+    /// Time spent compiling, in milliseconds.
+    pub compile_ms: f64,
+    /// False when it replaced one of the same name.
+    pub new: bool,
+}
+
+impl Control {
+    fn view(&self, state: &State, id: &ChainId, record: &ChainRecord) -> ChainView {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = record.running.iter().enumerate();
+        ChainView {
+            chain: record.chain.clone(),
+            running: running
+                .map(|(index, running)| RunningFunction {
+                    function: label(state, id, index),
+                    version: running.version.clone(),
+                })
+                .collect(),
+            applied: time::text(record.applied),
+            failed: failed.get(id).cloned(),
+        }
+    }
+
+    /// All chains, or those of one tenant.
+    #[must_use]
+    pub fn chains(&self, tenant: Option<&Name>) -> Vec<ChainView> {
+        let state = self.store.state();
+        let mine = state.chains.iter().filter(|(id, _)| tenant.is_none_or(|t| *t == id.tenant));
+        mine.map(|(id, record)| self.view(&state, id, record)).collect()
+    }
+
+    /// One chain.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn chain(&self, id: &ChainId) -> Result<ChainView, ControlError> {
+        let state = self.store.state();
+        let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
+        Ok(self.view(&state, id, record))
+    }
+
+    /// Deploys a chain, or changes the one of the same name to this.
+    ///
+    /// # Errors
+    /// When it is wrong, names functions or ports that are not there, or the data plane refuses it.
+    pub fn apply(&self, tenant: &Name, mut chain: Chain) -> Result<Applied, ControlError> {
+        chain.check()?;
+        self.tenant_exists(tenant)?;
+        if chain.tenant.as_ref().is_some_and(|of| of != tenant) {
+            return Err(Invalid::at("tenant", format!("the chain is applied for tenant {tenant}"))
+                .help("leave `tenant` out, or apply it for that tenant")
+                .into());
+        }
+        for (index, function) in chain.functions.iter().enumerate() {
+            if function.path.is_some() {
+                return Err(Invalid::at("path", "the host reads no files for its clients")
+                    .help("push the function, and name it with `use`")
+                    .within_array("function", index)
+                    .into());
+            }
+        }
+        chain.tenant = Some(tenant.clone());
+        let id = ChainId::new(tenant, &chain.name);
+        let turn = self.turn(tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        self.check_ports(&state, &id, &chain)?;
+        let before = state.chains.get(&id);
+        if let Some(record) = before {
+            self.check_no_trial(&state, &id, record)?;
+        }
+        let versions = choose_versions(&state, tenant, &chain)?;
+        let deployment = self.deployment(&state, &id, &chain, &versions)?;
+        let published = self.engine.deploy(deployment)?;
+        let record = ChainRecord {
+            running: running(before, &chain, versions),
+            chain,
+            applied: time::milliseconds(),
+        };
+        let stored = self.store.change(|state| {
+            state.chains.insert(id.clone(), Arc::new(record));
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.put_back(&state, &id);
+            return Err(error);
+        }
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let new = before.is_none();
+        let message = format!("chain {} was {}", id.name, if new { "deployed" } else { "changed" });
+        self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
+        let Published { pause, compiled_in, .. } = published;
+        Ok(Applied {
+            view: self.chain(&id)?,
+            pause_us: pause.as_secs_f64() * 1e6,
+            compile_ms: compiled_in.as_secs_f64() * 1e3,
+            new,
+        })
+    }
+
+    /// Takes a chain down and forgets it.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn remove_chain(&self, id: &ChainId) -> Result<(), ControlError> {
+        let turn = self.turn(&id.tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
+        self.check_no_trial(&state, id, record)?;
+        self.engine.undeploy(id)?;
+        let removed = self.store.change(|state| {
+            state.chains.remove(id);
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = removed {
+            self.put_back(&state, id);
+            return Err(error);
+        }
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let message = format!("chain {} was removed", id.name);
+        self.events.emit(EventKind::ChainRemoved, Some(&id.tenant), id.name.as_str(), message);
+        Ok(())
+    }
+
+    /// Deploys what the store holds, at the start.
+    pub(crate) fn restore(&self) {
+        let state = self.store.state();
+        for (id, record) in &state.chains {
+            let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
+            let deployed = self
+                .check_ports(&state, id, &record.chain)
+                .and_then(|()| self.deployment(&state, id, &record.chain, &versions))
+                .and_then(|deployment| Ok(self.engine.deploy(deployment)?));
+            if let Err(error) = deployed {
+                self.note(id, format!("chain {} cannot be deployed: {error}", id.name));
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.insert(id.clone(), error.to_string());
+            }
+        }
+        for (id, record) in &state.functions {
+            if let Some(trial) = &record.trial {
+                self.restore_trial(&state, id, trial);
+            }
+        }
+    }
+
+    fn restore_trial(&self, state: &State, id: &FunctionId, trial: &Trial) {
+        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
+        for (chain, index, _) in state.users(id) {
+            let begun = self
+                .resolve(state, chain, index, &trial.version)
+                .and_then(|function| Ok(self.engine.begin_trial(chain, function, kind)?));
+            if let Err(error) = begun {
+                self.note(
+                    chain,
+                    format!("the trial of {} {} cannot go on: {error}", id.name, trial.version),
+                );
+            }
+        }
+    }
+
+    /// Puts the data plane back to what the store says, because it could not be written.
+    fn put_back(&self, state: &State, id: &ChainId) {
+        let back = match state.chains.get(id) {
+            None => self.engine.undeploy(id).map_err(ControlError::from),
+            Some(record) => {
+                let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
+                self.deployment(state, id, &record.chain, &versions)
+                    .and_then(|deployment| Ok(drop(self.engine.deploy(deployment)?)))
+            }
+        };
+        if let Err(error) = back {
+            self.note(id, format!("chain {} is not as the store says: {error}", id.name));
+        }
+    }
+
+    pub(crate) fn note(&self, chain: &ChainId, message: String) {
+        tracing::warn!(chain = %chain, "{message}");
+        self.events.emit(EventKind::Note, Some(&chain.tenant), chain.name.as_str(), message);
+    }
+
+    fn check_ports(&self, state: &State, id: &ChainId, chain: &Chain) -> Result<(), ControlError> {
+        for port in [&chain.from, &chain.to].into_iter().flatten() {
+            let own: Vec<_> =
+                self.ports.iter().filter(|p| p.tenant == id.tenant).map(|p| &p.name).collect();
+            if !own.contains(&port) {
+                let own: Vec<_> = own.iter().map(|name| name.as_str()).collect();
+                let has = if own.is_empty() {
+                    "has none".to_owned()
+                } else {
+                    format!("has {}", own.join(", "))
+                };
+                return Err(ControlError::Conflict(format!(
+                    "there is no port {port}: tenant {} {has}; ports are in the host's configuration file",
+                    id.tenant
+                )));
+            }
+            let taken = state.chains.iter().find(|(other, record)| {
+                *other != id
+                    && [&record.chain.from, &record.chain.to].contains(&&Some(port.clone()))
+            });
+            if let Some((other, _)) = taken {
+                return Err(ControlError::Conflict(format!(
+                    "port {port} belongs to chain {}: remove or change that first",
+                    other.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_no_trial(
+        &self,
+        state: &State,
+        id: &ChainId,
+        record: &ChainRecord,
+    ) -> Result<(), ControlError> {
+        for function in record.chain.functions.iter().filter_map(|f| f.function.as_ref()) {
+            let function = FunctionId::new(&id.tenant, function);
+            if let Some(trial) = state.functions.get(&function).and_then(|f| f.trial.as_ref()) {
+                return Err(ControlError::Conflict(format!(
+                    "version {} of function {} is being tried in chain {}: end that first (`weir function swap {} --to {}` or `rollback {}`)",
+                    trial.version,
+                    function.name,
+                    id.name,
+                    function.name,
+                    trial.version,
+                    function.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn deployment(
+        &self,
+        state: &State,
+        id: &ChainId,
+        chain: &Chain,
+        versions: &[Version],
+    ) -> Result<Deployment, ControlError> {
+        let functions = chain.functions.iter().zip(versions).enumerate();
+        let functions = functions.map(|(index, (function, version))| {
+            self.resolve_use(state, id, function, version).map_err(|error| match error {
+                ControlError::Invalid(invalid) => invalid.within_array("function", index).into(),
+                error => error,
+            })
+        });
+        Ok(Deployment {
+            id: id.clone(),
+            chain: chain.clone(),
+            functions: functions.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// A version of the function at a place of a stored chain, ready for the data plane.
+    pub(crate) fn resolve(
+        &self,
+        state: &State,
+        chain: &ChainId,
+        index: usize,
+        version: &Version,
+    ) -> Result<ResolvedFunction, ControlError> {
+        self.resolve_use(state, chain, &state.chains[chain].chain.functions[index], version)
+    }
+
+    fn resolve_use(
+        &self,
+        state: &State,
+        chain: &ChainId,
+        function: &FunctionUse,
+        version: &Version,
+    ) -> Result<ResolvedFunction, ControlError> {
+        let name = function
+            .function
+            .as_ref()
+            .ok_or_else(|| Invalid::at("use", "the entry names no function"))?;
+        let record = state.functions.get(&FunctionId::new(&chain.tenant, name));
+        let record = record.and_then(|f| f.versions.get(version)).ok_or_else(|| {
+            ControlError::Conflict(format!(
+                "there is no version {version} of function {name}: push it first"
+            ))
+        })?;
+        let manifest = manifest_of(&record.report)?;
+        let wasm = self.store.wasm(&record.digest)?;
+        Ok(function.resolve(&manifest, Some(version.clone()), wasm)?)
+    }
+}
+
+pub(crate) fn no_chain(name: &Name) -> ControlError {
+    ControlError::NotFound { what: "chain", name: name.to_string() }
+}
+
+/// The versions that a chain asks for, or the newest.
+fn choose_versions(
+    state: &State,
+    tenant: &Name,
+    chain: &Chain,
+) -> Result<Vec<Version>, ControlError> {
+    let choose = |function: &FunctionUse| {
+        let name = function
+            .function
+            .as_ref()
+            .ok_or_else(|| Invalid::at("use", "the entry names no function"))?;
+        let record = state.functions.get(&FunctionId::new(tenant, name)).ok_or_else(|| {
+            ControlError::Conflict(format!(
+                "chain {} uses function {name}, which tenant {tenant} does not have: push it first",
+                chain.name
+            ))
+        })?;
+        let known =
+            || record.versions.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match &function.version {
+            Some(version) if record.versions.contains_key(version) => Ok(version.clone()),
+            Some(version) => Err(ControlError::Conflict(format!(
+                "chain {} uses version {version} of function {name}, which has {}: push it first",
+                chain.name,
+                known()
+            ))),
+            None => record.newest().cloned().ok_or_else(|| {
+                ControlError::Conflict(format!(
+                    "all versions of function {name} ({}) were rolled back: ask for one with `version`",
+                    known()
+                ))
+            }),
+        }
+    };
+    chain.functions.iter().map(choose).collect()
+}
+
+/// What runs now, and what can be rolled back to.
+fn running(
+    before: Option<&Arc<ChainRecord>>,
+    chain: &Chain,
+    versions: Vec<Version>,
+) -> Vec<Running> {
+    let was = |function: &FunctionUse| {
+        let before = before?;
+        let index = before
+            .chain
+            .functions
+            .iter()
+            .position(|f| f.label() == function.label() && f.function == function.function)?;
+        before.running.get(index)
+    };
+    let each = chain.functions.iter().zip(versions);
+    each.map(|(function, version)| {
+        let previous = match was(function) {
+            Some(was) if was.version == version => was.previous.clone(),
+            Some(was) => Some(was.version.clone()),
+            None => None,
+        };
+        Running { version, previous }
+    })
+    .collect()
+}

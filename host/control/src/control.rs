@@ -1,0 +1,184 @@
+//! The control plane itself: what it consists of, how it starts and stops.
+//!
+//! Changes of one tenant's things come one after the other, those of different tenants at the same time: a
+//! tenant whose uploads take long to link holds up nobody else. Each change is first made on the data plane,
+//! then written to the store; if that fails, the data plane is put back.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{HostConfig, Name, Port};
+
+use crate::auth::Tokens;
+use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
+use crate::error::ControlError;
+use crate::events::{EventKind, Events};
+use crate::rollout::Watch;
+use crate::store::{ChainId, FunctionId, Store};
+
+/// See the module. All methods block; none may be called from an asynchronous task.
+pub struct Control {
+    pub(crate) store: Store,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) events: Events,
+    pub(crate) tokens: Tokens,
+    /// What may be changed while running.
+    pub(crate) watch_for: RwLock<Duration>,
+    pub(crate) ports: Vec<Port>,
+    /// Swaps whose new version is watched.
+    pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
+    /// Chains that are stored, but could not be deployed at the start.
+    pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
+    turns: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
+    started: Instant,
+}
+
+/// How the host is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Weir's version.
+    pub version: String,
+    /// Seconds since the host started.
+    pub uptime_seconds: u64,
+    /// Functions that were pushed.
+    pub functions: usize,
+    /// The data plane.
+    #[serde(flatten)]
+    pub engine: EngineStatus,
+    /// Chains that are stored, but do not run, and why: by `TENANT/NAME`.
+    pub failed: BTreeMap<String, String>,
+}
+
+impl Control {
+    /// Starts with what the store holds: deploys its chains. A chain that cannot be deployed is reported, and holds
+    /// up nothing.
+    ///
+    /// # Errors
+    /// When there is no thread for it, or a token's file cannot be read.
+    pub fn start(
+        store: Store,
+        engine: Arc<dyn Engine>,
+        config: &HostConfig,
+    ) -> Result<Arc<Self>, ControlError> {
+        let control = Arc::new(Self {
+            store,
+            engine,
+            events: Events::default(),
+            tokens: Tokens::new(&config.api.tokens)?,
+            watch_for: RwLock::new(config.rollout.watch.get()),
+            ports: config.ports.clone(),
+            watches: Mutex::default(),
+            failed: Mutex::default(),
+            turns: Mutex::default(),
+            started: Instant::now(),
+        });
+        let (sender, receiver) = mpsc::channel();
+        // The control plane may be gone; then nobody needs the event.
+        control.engine.subscribe(Box::new(move |event| drop(sender.send(event))));
+        let weak = Arc::downgrade(&control);
+        std::thread::Builder::new()
+            .name("weir-rollout".into())
+            .spawn(move || watch_engine(&weak, &receiver))
+            .map_err(|e| {
+                crate::engine::EngineError::Exhausted(format!("starting a thread: {e}"))
+            })?;
+        control.events.emit(
+            EventKind::Started,
+            None,
+            "host",
+            format!("weir {}", env!("CARGO_PKG_VERSION")),
+        );
+        control.know_tenants(config)?;
+        control.restore();
+        Ok(control)
+    }
+
+    /// Takes over what may be changed while running.
+    ///
+    /// # Errors
+    /// When a token's file cannot be read; then nothing has changed.
+    pub fn reload(&self, config: &HostConfig) -> Result<(), ControlError> {
+        self.tokens.replace(&config.api.tokens)?;
+        self.know_tenants(config)?;
+        *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
+            config.rollout.watch.get();
+        self.events.emit(EventKind::Reloaded, None, "host", "the configuration was read again");
+        Ok(())
+    }
+
+    /// Makes the tenants that the configuration names.
+    fn know_tenants(&self, config: &HostConfig) -> Result<(), ControlError> {
+        let tokens = config.api.tokens.iter().filter_map(|token| token.tenant.as_ref());
+        for tenant in tokens.chain(config.ports.iter().map(|port| &port.tenant)) {
+            if !self.store.state().tenants.contains_key(tenant) {
+                self.put_tenant(tenant, String::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all chains in order.
+    #[must_use]
+    pub fn drain(&self, deadline: Duration) -> Drained {
+        self.events.emit(EventKind::Draining, None, "host", "the host stops");
+        self.engine.drain(deadline)
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// How everything is, or what is of one tenant.
+    #[must_use]
+    pub fn status(&self, tenant: Option<&Name>) -> Status {
+        let mine = |of: &Name| tenant.is_none_or(|tenant| tenant == of);
+        let mut engine = self.engine.status();
+        engine.ports.retain(|port| mine(&port.tenant));
+        engine.chains.retain(|chain| mine(&chain.tenant));
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.iter().filter(|(id, _)| mine(&id.tenant));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            functions: self.store.state().functions.keys().filter(|id| mine(&id.tenant)).count(),
+            engine,
+            failed: failed.map(|(id, why)| (id.to_string(), why.clone())).collect(),
+        }
+    }
+
+    /// Waits for one's turn to change a tenant's things.
+    pub(crate) fn turn(&self, tenant: &Name) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Turn(Arc::clone(turns.entry(tenant.clone()).or_default()))
+    }
+
+    pub(crate) fn tenant_exists(&self, tenant: &Name) -> Result<(), ControlError> {
+        if self.store.state().tenants.contains_key(tenant) {
+            return Ok(());
+        }
+        Err(ControlError::NotFound { what: "tenant", name: tenant.to_string() })
+    }
+}
+
+/// A tenant's turn; [`Turn::take`] waits for it.
+pub(crate) struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    pub(crate) fn take(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows the data plane's events until it, or the control plane, is gone.
+fn watch_engine(control: &Weak<Control>, receiver: &mpsc::Receiver<EngineEvent>) {
+    while let Ok(event) = receiver.recv() {
+        let Some(control) = control.upgrade() else { return };
+        control.engine_event(event);
+    }
+}

@@ -1,0 +1,326 @@
+//! What the control plane needs of the data plane, as a trait: the only thing it knows of it.
+//!
+//! All methods may be called from any thread and may block (compilation takes its time), but none of them may
+//! hold up a worker for longer than it takes to publish at a burst boundary. Calls for one chain come one
+//! after the other; calls for different tenants' chains come at the same time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{Chain, CheckReport, Name, ResolvedFunction};
+
+pub use crate::store::ChainId;
+
+/// A chain, ready to be deployed.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// Whose, and its name.
+    pub id: ChainId,
+    /// Ports and direction; its functions are in `functions`.
+    pub chain: Chain,
+    /// Its functions, in order.
+    pub functions: Vec<ResolvedFunction>,
+}
+
+/// What publishing something cost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Published {
+    /// Longest time for which a worker's data path stood still.
+    pub pause: Duration,
+    /// Time spent compiling; 0 if everything was compiled before.
+    pub compiled_in: Duration,
+    /// Functions (labels) that started with an empty state although their predecessor had one.
+    pub fresh: Vec<Name>,
+    /// Packets that were lost by it.
+    pub packets_lost: u64,
+}
+
+/// How a new version is tried beside the running one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialKind {
+    /// It gets this share of the flows, in percent.
+    Canary(u8),
+    /// It sees copies of all packets and decides nothing.
+    Shadow,
+}
+
+/// Why the data plane did not do what it was asked to. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// What was asked for is at fault: a function does not compile, or refuses its configuration.
+    #[error("{0}")]
+    Refused(String),
+    /// It does not fit with what runs: a port is taken, another trial is on.
+    #[error("{0}")]
+    Conflict(String),
+    /// The machine has no memory or threads for it.
+    #[error("{0}")]
+    Exhausted(String),
+    /// A bug of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Something that the data plane has to tell, as it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// A function faulted. Back-off keeps the rate of these low.
+    Fault {
+        /// In which chain.
+        chain: ChainId,
+        /// Its name there.
+        function: Name,
+        /// Which version.
+        version: Option<Version>,
+        /// Short name of the kind of fault.
+        kind: String,
+        /// For people.
+        message: String,
+    },
+    /// The data plane itself took a version back that faulted soon after its swap.
+    RolledBack {
+        /// In which chain.
+        chain: ChainId,
+        /// The function's name there.
+        function: Name,
+        /// The version that faulted.
+        version: Option<Version>,
+        /// For people.
+        message: String,
+    },
+    /// Anything else worth an operator's attention.
+    Note {
+        /// In which chain.
+        chain: ChainId,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Takes events; must not block.
+pub type EventSink = Box<dyn Fn(EngineEvent) + Send + Sync>;
+
+/// The data plane.
+pub trait Engine: Send + Sync + 'static {
+    /// Looks at an upload without running anything of it.
+    fn check(&self, wasm: &[u8]) -> CheckReport;
+
+    /// Compiles an upload, or finds that it was compiled before. The answer is the time it took.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when it does not compile, or not in time.
+    fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError>;
+
+    /// Deploys a chain, or replaces the one of the same id.
+    ///
+    /// # Errors
+    /// When it cannot be made ready; what ran before still runs.
+    fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError>;
+
+    /// Takes a chain down; its packets are sent or counted as dropped. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// When its ports cannot write what they have.
+    fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError>;
+
+    /// Replaces one function of a running chain.
+    ///
+    /// # Errors
+    /// When the new one cannot be made ready or refuses the state; the old one still runs.
+    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError>;
+
+    /// Starts to try a version beside the running one.
+    ///
+    /// # Errors
+    /// When it cannot be made ready, or another trial is on in this chain.
+    fn begin_trial(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+        kind: TrialKind,
+    ) -> Result<Published, EngineError>;
+
+    /// Makes a canary the running version.
+    ///
+    /// # Errors
+    /// When there is none, or it refuses the state; the old one still runs then, and the trial is over.
+    fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError>;
+
+    /// Ends a trial; its packets go to the running version. Does nothing when there is none.
+    ///
+    /// # Errors
+    /// When the data plane is gone.
+    fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
+
+    /// How everything is now.
+    fn status(&self) -> EngineStatus;
+
+    /// What a function logged, oldest first.
+    fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog;
+
+    /// Says where events go, once, before anything is deployed.
+    fn subscribe(&self, sink: EventSink);
+
+    /// Stops receiving, finishes what is under way, flushes ports and ends all chains, for at most this long.
+    fn drain(&self, deadline: Duration) -> Drained;
+}
+
+/// How draining ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Chains that were ended in order.
+    pub chains: usize,
+    /// What could not be done, for people.
+    pub problems: Vec<String>,
+}
+
+/// How the data plane is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EngineStatus {
+    /// Worker threads.
+    pub workers: u32,
+    /// Ports, in the order of the configuration.
+    pub ports: Vec<PortStatus>,
+    /// Chains that are deployed.
+    pub chains: Vec<ChainStatus>,
+}
+
+/// How a port is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortStatus {
+    /// Its name.
+    pub name: Name,
+    /// `pcap`, `memory`, ...
+    pub kind: String,
+    /// Whose chains may use it.
+    pub tenant: Name,
+    /// The chain that it belongs to now.
+    pub chain: Option<Name>,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets that came in and could not be taken.
+    pub rx_dropped: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that could not be sent.
+    pub tx_dropped: u64,
+}
+
+/// How a chain is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChainStatus {
+    /// Whose it is.
+    pub tenant: Name,
+    /// Its name.
+    pub name: Name,
+    /// Packets that came in by its ports.
+    pub packets_in: u64,
+    /// Packets that left.
+    pub packets_out: u64,
+    /// Packets dropped, by reason: the host's names, or `FUNCTION:NUMBER` for a function's own.
+    pub drops: BTreeMap<String, u64>,
+    /// Its functions, in order.
+    pub functions: Vec<FunctionStatus>,
+    /// Its buffers.
+    pub pool: PoolStatus,
+    /// A version that is being tried.
+    pub trial: Option<TrialStatus>,
+}
+
+/// How a function of a chain is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionStatus {
+    /// Its name in the chain.
+    pub name: Name,
+    /// The version that runs.
+    #[schema(value_type = Option<String>)]
+    pub version: Option<Version>,
+    /// Whether it is called.
+    pub state: Health,
+    /// Packets it was given.
+    pub packets: u64,
+    /// Its verdicts by name.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Times it faulted.
+    pub faults: u64,
+    /// Its own counters.
+    pub counters: BTreeMap<String, u64>,
+    /// Its own gauges.
+    pub gauges: BTreeMap<String, f64>,
+}
+
+/// Whether a function is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// It is.
+    #[default]
+    Running,
+    /// Not now: it faulted a moment ago.
+    BackOff,
+    /// Not until it is replaced: it faulted too often.
+    Quarantined,
+}
+
+/// Where a pool's buffers are: `total = free + out`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolStatus {
+    /// Buffers.
+    pub total: u32,
+    /// Those in no use.
+    pub free: u32,
+    /// Those that hold a packet.
+    pub out: u32,
+}
+
+/// How a trial goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrialStatus {
+    /// The function's name in the chain.
+    pub function: Name,
+    /// The version that is being tried.
+    #[schema(value_type = Option<String>)]
+    pub version: Option<Version>,
+    /// Share of the flows in percent; none: it shadows.
+    pub canary: Option<u8>,
+    /// Packets that it got.
+    pub packets: u64,
+    /// Packets for which a shadow's verdict was another.
+    pub verdicts_differ: u64,
+    /// Packets for which a shadow's verdict was the same, but the bytes others.
+    pub bytes_differ: u64,
+    /// The first differences, for people.
+    pub samples: Vec<String>,
+    /// Why the shadow sees nothing any more.
+    pub fault: Option<String>,
+}
+
+/// What a function logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionLog {
+    /// The lines that are kept, oldest first.
+    pub lines: Vec<LogLine>,
+    /// Lines that were lost because it wrote too many.
+    pub lost: u64,
+}
+
+/// A line of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// When, RFC 3339.
+    #[schema(format = DateTime)]
+    pub time: String,
+    /// How much it matters: `trace`, `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// `CHAIN:FUNCTION` that wrote it.
+    pub source: String,
+    /// The text.
+    pub message: String,
+}

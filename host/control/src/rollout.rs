@@ -1,0 +1,523 @@
+//! Replacing a function's version while traffic flows: swap, canary, shadow, rollback.
+//!
+//! ```text
+//!            swap                 a fault within the watch
+//!  [old] ------------> [new, watched] -----------------> [old; new is withdrawn]
+//!    |                       | the watch is over
+//!    | swap --canary/--shadow'-----> [new]
+//!    v                                 ^
+//!  [old + trial] -- swap again --------'
+//!    '-- rollback, or the canary faults --> [old; new is withdrawn]
+//! ```
+//!
+//! A function is swapped in all chains that use it. When one of them refuses, those that were swapped before
+//! are swapped back, and nothing has changed. A version that was rolled back is *withdrawn*: chains that
+//! ask for the newest do not get it, until it is asked for by name.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use semver::Version;
+use weir_spec::{Name, SwapReport};
+
+use crate::control::Control;
+use crate::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
+use crate::error::ControlError;
+use crate::events::EventKind;
+use crate::functions::{label, no_function};
+use crate::store::{FunctionId, State, Trial};
+use crate::time;
+
+/// How a new version comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapMode {
+    /// At once. Makes a canary of that version the running one.
+    Full,
+    /// For this share of the flows, in percent, 1 to 99.
+    Canary(u8),
+    /// It sees copies and decides nothing.
+    Shadow,
+}
+
+/// A swap whose new version is watched.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    version: Version,
+    until: Instant,
+}
+
+/// A place where a function runs.
+struct Place {
+    chain: ChainId,
+    index: usize,
+    running: Version,
+    previous: Option<Version>,
+}
+
+fn places(state: &State, id: &FunctionId) -> Vec<Place> {
+    let each = state.users(id).map(|(chain, index, running)| Place {
+        chain: chain.clone(),
+        index,
+        running: running.version.clone(),
+        previous: running.previous.clone(),
+    });
+    each.collect()
+}
+
+/// What was published in all places together.
+struct Tally {
+    report: SwapReport,
+}
+
+impl Tally {
+    fn new(from: Version, to: Version) -> Self {
+        Self {
+            report: SwapReport {
+                from,
+                to,
+                pause_us: 0.0,
+                compile_ms: 0.0,
+                packets_lost: 0,
+                chains: Vec::new(),
+                fresh: Vec::new(),
+            },
+        }
+    }
+
+    fn add(&mut self, chain: &ChainId, published: &Published) {
+        let report = &mut self.report;
+        report.pause_us = report.pause_us.max(micros(published.pause));
+        report.compile_ms += published.compiled_in.as_secs_f64() * 1e3;
+        report.packets_lost += published.packets_lost;
+        if report.chains.last() != Some(&chain.name) {
+            report.chains.push(chain.name.clone());
+        }
+        report
+            .fresh
+            .extend(published.fresh.iter().map(|function| format!("{}:{function}", chain.name)));
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+impl Control {
+    /// Replaces the running version of a function in all chains that use it, or starts to try one.
+    ///
+    /// # Errors
+    /// When there is no such version, no chain uses the function, another version is being tried, or the data plane
+    /// refuses. Nothing has changed then.
+    pub fn swap(
+        &self,
+        id: &FunctionId,
+        to: &Version,
+        mode: SwapMode,
+    ) -> Result<SwapReport, ControlError> {
+        let turn = self.turn(&id.tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
+        if !record.versions.contains_key(to) {
+            return Err(ControlError::NotFound {
+                what: "function version",
+                name: format!("{}@{to}", id.name),
+            });
+        }
+        let places = places(&state, id);
+        let Some(from) = places.first().map(|place| place.running.clone()) else {
+            return Err(ControlError::Conflict(format!(
+                "no chain uses function {}: there is nothing to swap",
+                id.name
+            )));
+        };
+        match (&record.trial, mode) {
+            (Some(trial), SwapMode::Full) if trial.version == *to => {
+                return self.end_with(&state, id, &places, from, to, trial.canary.is_some());
+            }
+            (Some(trial), _) => {
+                return Err(ControlError::Conflict(format!(
+                    "version {} of function {} is being tried: make it the running one (`weir function swap {} --to {}`) or end that (`weir function rollback {}`) first",
+                    trial.version, id.name, id.name, trial.version, id.name
+                )));
+            }
+            (None, _) => {}
+        }
+        match mode {
+            SwapMode::Full => {
+                let published = self.swap_places(&state, &places, |_| Some(to), None)?;
+                self.swapped(id, from, to, &places, &published)
+            }
+            SwapMode::Canary(percent) => {
+                self.begin_trial(&state, id, &places, from, to, TrialKind::Canary(percent))
+            }
+            SwapMode::Shadow => self.begin_trial(&state, id, &places, from, to, TrialKind::Shadow),
+        }
+    }
+
+    /// Ends a trial, or brings back the version before the running one.
+    ///
+    /// # Errors
+    /// When there is neither a trial nor a version before, or the data plane refuses.
+    pub fn rollback(&self, id: &FunctionId) -> Result<SwapReport, ControlError> {
+        let turn = self.turn(&id.tenant);
+        let _turn = turn.take();
+        self.roll_back(id, "it was rolled back", None)
+    }
+
+    /// `already`: the chain that went back by itself. The tenant's turn is taken.
+    fn roll_back(
+        &self,
+        id: &FunctionId,
+        why: &str,
+        already: Option<&ChainId>,
+    ) -> Result<SwapReport, ControlError> {
+        let state = self.store.state();
+        let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
+        let places = places(&state, id);
+        let Some(first) = places.first() else {
+            return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
+        };
+        if let Some(trial) = &record.trial {
+            let mut report = Tally::new(trial.version.clone(), first.running.clone()).report;
+            self.end_trials(&state, &places);
+            report.chains = places.iter().map(|place| place.chain.name.clone()).collect();
+            report.chains.dedup();
+            self.store.change(|state| {
+                withdraw(state, id, &trial.version, why);
+                Ok::<_, ControlError>(())
+            })?;
+            let message = format!(
+                "the trial of version {} of function {} is over: {why}",
+                trial.version, id.name
+            );
+            self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
+            return Ok(report);
+        }
+        let Some(to) = places.iter().find_map(|place| place.previous.clone()) else {
+            return Err(ControlError::Conflict(format!(
+                "function {} has no version before {} to go back to",
+                id.name, first.running
+            )));
+        };
+        let from =
+            places.iter().find(|p| p.previous.is_some()).map_or(&first.running, |p| &p.running);
+        let back =
+            |place: &Place| record.versions.get_key_value(place.previous.as_ref()?).map(|(v, _)| v);
+        let published = self.swap_places(&state, &places, back, already)?;
+        let mut tally = Tally::new(from.clone(), to.clone());
+        published.iter().for_each(|(index, published)| tally.add(&places[*index].chain, published));
+        self.stop_watching(id);
+        let stored = self.store.change(|state| {
+            for place in &places {
+                let Some(chain) = state.chains.get_mut(&place.chain) else { continue };
+                let running = &mut Arc::make_mut(chain).running[place.index];
+                if let Some(previous) = running.previous.take() {
+                    running.version = previous;
+                }
+                pin(state, place);
+            }
+            withdraw(state, id, from, why);
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.undo(&state, &places, &published);
+            return Err(error);
+        }
+        let message = format!("function {} went back from version {from} to {to}: {why}", id.name);
+        self.events.emit(EventKind::RolledBack, Some(&id.tenant), id.name.as_str(), message);
+        Ok(tally.report)
+    }
+
+    /// Swaps every place to the version that `to` says, if it says one and another runs; or none of them. The
+    /// answer has what was published, by place.
+    fn swap_places<'v>(
+        &self,
+        state: &State,
+        places: &[Place],
+        to: impl Fn(&Place) -> Option<&'v Version>,
+        already: Option<&ChainId>,
+    ) -> Result<Vec<(usize, Published)>, ControlError> {
+        let mut done = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            let Some(version) = to(place).filter(|version| **version != place.running) else {
+                continue;
+            };
+            if already == Some(&place.chain) {
+                continue;
+            }
+            let swapped = self
+                .resolve(state, &place.chain, place.index, version)
+                .and_then(|function| Ok(self.engine.swap(&place.chain, function)?));
+            match swapped {
+                Ok(published) => done.push((number, published)),
+                Err(error) => {
+                    self.undo(state, places, &done);
+                    return Err(in_chain(error, &place.chain.name));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Swaps back to what ran before.
+    fn undo(&self, state: &State, places: &[Place], done: &[(usize, Published)]) {
+        for (number, _) in done {
+            let place = &places[*number];
+            let back = self
+                .resolve(state, &place.chain, place.index, &place.running)
+                .and_then(|function| Ok(self.engine.swap(&place.chain, function)?));
+            if let Err(error) = back {
+                self.note(
+                    &place.chain,
+                    format!("a swap in chain {} could not be undone: {error}", place.chain.name),
+                );
+            }
+        }
+    }
+
+    /// Makes a swap durable, and watches its version.
+    fn swapped(
+        &self,
+        id: &FunctionId,
+        from: Version,
+        to: &Version,
+        places: &[Place],
+        published: &[(usize, Published)],
+    ) -> Result<SwapReport, ControlError> {
+        let mut tally = Tally::new(from, to.clone());
+        published.iter().for_each(|(index, published)| tally.add(&places[*index].chain, published));
+        let before = self.store.state();
+        let stored = self.store.change(|state| {
+            for place in places {
+                let Some(chain) = state.chains.get_mut(&place.chain) else { continue };
+                let running = &mut Arc::make_mut(chain).running[place.index];
+                if running.version != *to {
+                    running.previous = Some(std::mem::replace(&mut running.version, to.clone()));
+                }
+                pin(state, place);
+            }
+            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            let function = Arc::make_mut(function);
+            function.trial = None;
+            if let Some(version) = function.versions.get_mut(to) {
+                version.withdrawn = None;
+            }
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.undo(&before, places, published);
+            return Err(error);
+        }
+        let watch_for = *self.watch_for.read().unwrap_or_else(PoisonError::into_inner);
+        let watch = Watch { version: to.clone(), until: Instant::now() + watch_for };
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), watch);
+        let report = tally.report;
+        let message = format!(
+            "function {} was swapped from version {} to {to}, pause {:.1} us",
+            id.name, report.from, report.pause_us
+        );
+        self.events.emit(EventKind::Swapped, Some(&id.tenant), id.name.as_str(), message);
+        Ok(report)
+    }
+
+    fn begin_trial(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        from: Version,
+        to: &Version,
+        kind: TrialKind,
+    ) -> Result<SwapReport, ControlError> {
+        if places.iter().any(|place| place.running == *to) {
+            return Err(ControlError::Conflict(format!(
+                "version {to} of function {} runs already: there is nothing to try",
+                id.name
+            )));
+        }
+        let mut tally = Tally::new(from, to.clone());
+        for (number, place) in places.iter().enumerate() {
+            let begun = self
+                .resolve(state, &place.chain, place.index, to)
+                .and_then(|function| Ok(self.engine.begin_trial(&place.chain, function, kind)?));
+            match begun {
+                Ok(published) => tally.add(&place.chain, &published),
+                Err(error) => {
+                    self.end_trials(state, &places[..number]);
+                    return Err(in_chain(error, &place.chain.name));
+                }
+            }
+        }
+        let canary = match kind {
+            TrialKind::Canary(percent) => Some(percent),
+            TrialKind::Shadow => None,
+        };
+        let stored = self.store.change(|state| {
+            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            Arc::make_mut(function).trial =
+                Some(Trial { version: to.clone(), canary, since: time::milliseconds() });
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.end_trials(state, places);
+            return Err(error);
+        }
+        let how = match canary {
+            Some(percent) => format!("gets {percent} % of the flows"),
+            None => "sees copies of the packets".to_owned(),
+        };
+        let message = format!("version {to} of function {} {how}", id.name);
+        self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
+        Ok(tally.report)
+    }
+
+    /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made anew.
+    fn end_with(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        from: Version,
+        to: &Version,
+        canary: bool,
+    ) -> Result<SwapReport, ControlError> {
+        if !canary {
+            self.end_trials(state, places);
+            let published = self.swap_places(state, places, |_| Some(to), None)?;
+            return self.swapped(id, from, to, places, &published);
+        }
+        let mut done = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            match self.engine.promote(&place.chain, &label(state, &place.chain, place.index)) {
+                Ok(published) => done.push((number, published)),
+                Err(error) => {
+                    self.undo(state, places, &done);
+                    self.end_trials(state, &places[number..]);
+                    self.store.change(|state| {
+                        let function =
+                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+                        Arc::make_mut(function).trial = None;
+                        Ok::<_, ControlError>(())
+                    })?;
+                    return Err(in_chain(error.into(), &place.chain.name));
+                }
+            }
+        }
+        self.swapped(id, from, to, places, &done)
+    }
+
+    fn end_trials(&self, state: &State, places: &[Place]) {
+        for place in places {
+            let function = label(state, &place.chain, place.index);
+            if let Err(error) = self.engine.end_trial(&place.chain, &function) {
+                self.note(
+                    &place.chain,
+                    format!("a trial in chain {} could not be ended: {error}", place.chain.name),
+                );
+            }
+        }
+    }
+
+    fn stop_watching(&self, id: &FunctionId) {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn is_watched(&self, id: &FunctionId, version: Option<&Version>) -> bool {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|_, watch| watch.until > Instant::now());
+        watches.get(id).is_some_and(|watch| version == Some(&watch.version))
+    }
+
+    /// Looks at what the data plane has to tell, and acts on it.
+    pub(crate) fn engine_event(&self, event: EngineEvent) {
+        match event {
+            EngineEvent::Note { chain, message } => self.note(&chain, message),
+            EngineEvent::Fault { chain, function, version, kind, message } => {
+                let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
+                let text = format!(
+                    "function {function}{shown} in chain {} faulted: {kind}: {message}",
+                    chain.name
+                );
+                let subject = format!("{}:{function}", chain.name);
+                self.events.emit(EventKind::Fault, Some(&chain.tenant), subject, text);
+                self.faulted(
+                    &chain,
+                    &function,
+                    version.as_ref(),
+                    &format!("it faulted ({kind})"),
+                    None,
+                );
+            }
+            EngineEvent::RolledBack { chain, function, version, message } => {
+                self.faulted(&chain, &function, version.as_ref(), &message, Some(&chain));
+            }
+        }
+    }
+
+    /// Brings the version before back where the fault calls for it.
+    fn faulted(
+        &self,
+        chain: &ChainId,
+        function: &Name,
+        version: Option<&Version>,
+        why: &str,
+        already: Option<&ChainId>,
+    ) {
+        let turn = self.turn(&chain.tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        let Some(record) = state.chains.get(chain) else { return };
+        let index =
+            (0..record.running.len()).find(|index| label(&state, chain, *index) == *function);
+        let Some(index) = index else { return };
+        let Some(used) = &record.chain.functions[index].function else { return };
+        let id = FunctionId::new(&chain.tenant, used);
+        let trial = state.functions.get(&id).and_then(|f| f.trial.as_ref());
+        let canary = trial.is_some_and(|t| t.canary.is_some() && Some(&t.version) == version);
+        // What the data plane has already done has to be noted even when the watch is over.
+        let went_back = already.is_some() && Some(&record.running[index].version) == version;
+        if !canary && !went_back && !(trial.is_none() && self.is_watched(&id, version)) {
+            return;
+        }
+        if let Err(error) = self.roll_back(&id, why, already) {
+            self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
+        }
+    }
+}
+
+/// A version that a chain file had asked for is changed with what runs, so that the stored chain tells the truth.
+fn pin(state: &mut State, place: &Place) {
+    if let Some(chain) = state.chains.get_mut(&place.chain)
+        && chain.chain.functions[place.index].version.is_some()
+    {
+        let chain = Arc::make_mut(chain);
+        chain.chain.functions[place.index].version =
+            Some(chain.running[place.index].version.clone());
+    }
+}
+
+/// Ends a function's trial, and takes a version out of the running for the newest.
+fn withdraw(state: &mut State, id: &FunctionId, version: &Version, why: &str) {
+    let Some(function) = state.functions.get_mut(id) else { return };
+    let function = Arc::make_mut(function);
+    function.trial = None;
+    if let Some(version) = function.versions.get_mut(version) {
+        version.withdrawn = Some(why.to_owned());
+    }
+}
+
+/// Says in which chain something went wrong.
+fn in_chain(error: ControlError, chain: &Name) -> ControlError {
+    let say = |text: String| format!("chain {chain}: {text}");
+    match error {
+        ControlError::Engine(EngineError::Refused(text)) => EngineError::Refused(say(text)).into(),
+        ControlError::Engine(EngineError::Conflict(text)) => {
+            EngineError::Conflict(say(text)).into()
+        }
+        ControlError::Engine(EngineError::Exhausted(text)) => {
+            EngineError::Exhausted(say(text)).into()
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,194 @@
+//! Tenants, and the tokens with which they come.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{Name, Role};
+
+use crate::auth;
+use crate::control::Control;
+use crate::error::ControlError;
+use crate::store::{TenantRecord, TokenRecord};
+use crate::time;
+
+/// A tenant, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    /// Its name.
+    pub name: Name,
+    /// One sentence for people.
+    pub description: String,
+    /// Functions it has.
+    pub functions: usize,
+    /// Chains it has.
+    pub chains: usize,
+}
+
+/// A token, as the API shows it: without the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenView {
+    /// To remove it.
+    pub id: Name,
+    /// What its holder may do.
+    pub role: Role,
+    /// For people.
+    pub description: String,
+    /// When it was made, RFC 3339.
+    #[schema(format = DateTime)]
+    pub created: String,
+}
+
+/// A token that was just made.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewToken {
+    /// What is shown of it later.
+    #[serde(flatten)]
+    pub view: TokenView,
+    /// The token itself. It is not kept, and cannot be shown again.
+    pub token: String,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken").field("view", &self.view).finish_non_exhaustive()
+    }
+}
+
+fn no_tenant(name: &Name) -> ControlError {
+    ControlError::NotFound { what: "tenant", name: name.to_string() }
+}
+
+fn show(id: &Name, record: &TokenRecord) -> TokenView {
+    TokenView {
+        id: id.clone(),
+        role: record.role,
+        description: record.description.clone(),
+        created: time::text(record.created),
+    }
+}
+
+impl Control {
+    /// All tenants, or one.
+    #[must_use]
+    pub fn tenants(&self, only: Option<&Name>) -> Vec<Tenant> {
+        let state = self.store.state();
+        let wanted = state.tenants.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+        wanted
+            .map(|(name, record)| Tenant {
+                name: name.clone(),
+                description: record.description.clone(),
+                functions: state.functions.keys().filter(|id| id.tenant == *name).count(),
+                chains: state.chains.keys().filter(|id| id.tenant == *name).count(),
+            })
+            .collect()
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn tenant(&self, name: &Name) -> Result<Tenant, ControlError> {
+        self.tenants(Some(name)).pop().ok_or_else(|| no_tenant(name))
+    }
+
+    /// Makes a tenant, or changes its description. The answer tells whether it is new.
+    ///
+    /// # Errors
+    /// When the store is full.
+    pub fn put_tenant(&self, name: &Name, description: String) -> Result<bool, ControlError> {
+        self.store.change(|state| {
+            let record = Arc::new(TenantRecord { description });
+            Ok(state.tenants.insert(name.clone(), record).is_none())
+        })
+    }
+
+    /// Removes a tenant that has nothing any more, and its tokens.
+    ///
+    /// # Errors
+    /// When there is none, it is `default`, or it still has functions or chains.
+    pub fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
+        let turn = self.turn(name);
+        let _turn = turn.take();
+        self.store.change(|state| {
+            if !state.tenants.contains_key(name) {
+                return Err(no_tenant(name));
+            }
+            if *name == Name::default_tenant() {
+                return Err(ControlError::Conflict("the tenant `default` always is".into()));
+            }
+            let functions: Vec<_> =
+                state.functions.keys().filter(|id| id.tenant == *name).collect();
+            let chains: Vec<_> = state.chains.keys().filter(|id| id.tenant == *name).collect();
+            if !functions.is_empty() || !chains.is_empty() {
+                return Err(ControlError::Conflict(format!(
+                    "tenant {name} has {} functions and {} chains: remove those first",
+                    functions.len(),
+                    chains.len()
+                )));
+            }
+            state.tenants.remove(name);
+            state.tokens.retain(|_, token| token.tenant != *name);
+            Ok(())
+        })
+    }
+
+    /// A tenant's tokens.
+    ///
+    /// # Errors
+    /// When there is no such tenant.
+    pub fn tokens(&self, tenant: &Name) -> Result<Vec<TokenView>, ControlError> {
+        self.tenant_exists(tenant)?;
+        let state = self.store.state();
+        let own = state.tokens.iter().filter(|(_, token)| token.tenant == *tenant);
+        Ok(own.map(|(id, record)| show(id, record)).collect())
+    }
+
+    /// Makes a token for a tenant.
+    ///
+    /// # Errors
+    /// When there is no such tenant, or the role is for all of them.
+    pub fn make_token(
+        &self,
+        tenant: &Name,
+        role: Role,
+        description: String,
+    ) -> Result<NewToken, ControlError> {
+        if role == Role::Admin {
+            return Err(ControlError::Conflict(
+                "a tenant's token has the role `operator` or `viewer`; tokens for the role `admin` are in the host's configuration file".into(),
+            ));
+        }
+        let (id, token) = auth::random_token()?;
+        let record = TokenRecord {
+            tenant: tenant.clone(),
+            role,
+            description,
+            digest: auth::digest_text(&token),
+            created: time::milliseconds(),
+        };
+        let view = show(&id, &record);
+        self.store.change(|state| {
+            if !state.tenants.contains_key(tenant) {
+                return Err(no_tenant(tenant));
+            }
+            state.tokens.insert(id, Arc::new(record));
+            Ok(())
+        })?;
+        Ok(NewToken { view, token })
+    }
+
+    /// Makes a token worthless.
+    ///
+    /// # Errors
+    /// When the tenant has no such token.
+    pub fn remove_token(&self, tenant: &Name, id: &Name) -> Result<(), ControlError> {
+        self.store.change(|state| {
+            if !state.tokens.get(id).is_some_and(|token| token.tenant == *tenant) {
+                return Err(ControlError::NotFound { what: "token", name: id.to_string() });
+            }
+            state.tokens.remove(id);
+            Ok(())
+        })
+    }
+}
