@@ -2,12 +2,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod burst;
+pub mod checksum;
 #[doc(hidden)]
 pub mod export;
 pub mod flow;
 mod function;
 pub mod host;
 mod memory;
+pub mod parse;
 pub mod region;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
