@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{HostConfig, Name, Port};
 
-use crate::auth::Tokens;
+use crate::auth::{Caller, Tokens};
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
@@ -126,6 +126,12 @@ impl Control {
     pub fn drain(&self, deadline: Duration) -> Drained {
         self.events.emit(EventKind::Draining, None, "host", "the host stops");
         self.engine.drain(deadline)
+    }
+
+    /// Who holds this token.
+    #[must_use]
+    pub fn caller(&self, token: &str) -> Option<Caller> {
+        self.tokens.caller(token, &self.store.state())
     }
 
     /// What happened.

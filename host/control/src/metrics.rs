@@ -1,1 +1,144 @@
+//! `/metrics`: the status in OpenMetrics text. Everything is counted by the data plane; this only writes it down,
+//! so that nothing is spent on it when nobody scrapes.
 
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::control::Status;
+use crate::engine::Health;
+
+type Labels = Vec<(String, String)>;
+
+fn owned(labels: &[(&str, &str)]) -> Labels {
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A counter with all its label sets.
+struct Counters(Family<Labels, Counter>);
+
+impl Counters {
+    fn new(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let family = Family::default();
+        registry.register(name, help, family.clone());
+        Self(family)
+    }
+
+    fn add(&self, labels: &[(&str, &str)], value: u64) {
+        self.0.get_or_create(&owned(labels)).inc_by(value);
+    }
+}
+
+/// A gauge with all its label sets.
+struct Gauges(Family<Labels, Gauge<f64, AtomicU64>>);
+
+impl Gauges {
+    fn new(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let family = Family::default();
+        registry.register(name, help, family.clone());
+        Self(family)
+    }
+
+    fn set(&self, labels: &[(&str, &str)], value: f64) {
+        self.0.get_or_create(&owned(labels)).set(value);
+    }
+}
+
+/// The status as OpenMetrics text.
+#[must_use]
+pub(crate) fn encode(status: &Status) -> String {
+    let mut registry = Registry::with_prefix("weir");
+    host(&mut registry, status);
+    ports(&mut registry, status);
+    chains(&mut registry, status);
+    functions(&mut registry, status);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    drop(text::encode(&mut text, &registry));
+    text
+}
+
+fn host(registry: &mut Registry, status: &Status) {
+    let build = Gauges::new(registry, "build_info", "Weir's version");
+    build.set(&[("version", &status.version)], 1.0);
+    let uptime = Gauges::new(registry, "uptime_seconds", "Time since the host started");
+    uptime.set(&[], status.uptime_seconds as f64);
+    let deployed = Gauges::new(registry, "chains", "Chains that are deployed");
+    deployed.set(&[], status.engine.chains.len() as f64);
+    let failed = Gauges::new(registry, "chains_failed", "Chains that are stored and do not run");
+    failed.set(&[], status.failed.len() as f64);
+    let functions = Gauges::new(registry, "functions", "Functions that were pushed");
+    functions.set(&[], status.functions as f64);
+}
+
+fn ports(registry: &mut Registry, status: &Status) {
+    let packets = Counters::new(registry, "port_packets", "Packets that passed a port");
+    let bytes = Counters::new(registry, "port_bytes", "Bytes that passed a port");
+    let dropped = "Packets that a port could not take or send";
+    let dropped = Counters::new(registry, "port_dropped_packets", dropped);
+    for port in &status.engine.ports {
+        let both = [
+            ("rx", port.rx_packets, port.rx_bytes, port.rx_dropped),
+            ("tx", port.tx_packets, port.tx_bytes, port.tx_dropped),
+        ];
+        for (direction, n_packets, n_bytes, n_dropped) in both {
+            let labels = [("port", port.name.as_str()), ("direction", direction)];
+            packets.add(&labels, n_packets);
+            bytes.add(&labels, n_bytes);
+            dropped.add(&labels, n_dropped);
+        }
+    }
+}
+
+fn chains(registry: &mut Registry, status: &Status) {
+    let packets = Counters::new(registry, "chain_packets", "Packets that entered and left a chain");
+    let dropped = "Packets dropped in a chain, by reason";
+    let dropped = Counters::new(registry, "chain_dropped_packets", dropped);
+    let buffers = Gauges::new(registry, "pool_buffers", "Buffers of a chain's pool");
+    for chain in &status.engine.chains {
+        let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
+        packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
+        packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
+        for (reason, count) in &chain.drops {
+            dropped.add(&[tenant, name, ("reason", reason)], *count);
+        }
+        buffers.set(&[tenant, name, ("state", "free")], f64::from(chain.pool.free));
+        buffers.set(&[tenant, name, ("state", "out")], f64::from(chain.pool.out));
+    }
+}
+
+fn functions(registry: &mut Registry, status: &Status) {
+    let packets = "Packets that a function was given";
+    let packets = Counters::new(registry, "function_packets", packets);
+    let verdicts = Counters::new(registry, "function_verdicts", "Verdicts of a function");
+    let faults = Counters::new(registry, "function_faults", "Times that a function faulted");
+    let running = "Whether a function is called: 0 in back-off or quarantine";
+    let running = Gauges::new(registry, "function_running", running);
+    let counters = Counters::new(registry, "function_counter", "A function's own counters");
+    let gauges = Gauges::new(registry, "function_gauge", "A function's own gauges");
+    for chain in &status.engine.chains {
+        for function in &chain.functions {
+            let version = function.version.as_ref().map(ToString::to_string).unwrap_or_default();
+            let tenant = ("tenant", chain.tenant.as_str());
+            let name = ("chain", chain.name.as_str());
+            let label = ("function", function.name.as_str());
+            let called = f64::from(u8::from(function.state == Health::Running));
+            packets.add(&[tenant, name, label], function.packets);
+            faults.add(&[tenant, name, label], function.faults);
+            running.set(&[tenant, name, label, ("version", &version)], called);
+            for (verdict, count) in &function.verdicts {
+                verdicts.add(&[tenant, name, label, ("verdict", verdict)], *count);
+            }
+            for (own, value) in &function.counters {
+                counters.add(&[tenant, name, label, ("name", own)], *value);
+            }
+            for (own, value) in &function.gauges {
+                gauges.set(&[tenant, name, label, ("name", own)], *value);
+            }
+        }
+    }
+}

@@ -1,1 +1,141 @@
-//! api
+//! The HTTP API under `/v1`, `/metrics` and `/openapi.json`.
+//!
+//! Owns: paths, bodies, status codes, who may call what, the OpenAPI document (made from the handlers
+//! themselves, so that it cannot say something else), limits of sizes and times. Handlers are thin: what
+//! they do is done by [`crate::Control`], on threads where it may block.
+
+mod chains;
+mod chains;
+mod document;
+mod extract;
+mod functions;
+mod guard;
+mod host;
+mod problem;
+mod server;
+mod system;
+mod tenants;
+mod tenants;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use weir_spec::Name;
+
+use crate::control::Control;
+use crate::error::ControlError;
+pub use document::document;
+pub use functions::SwapRequest;
+pub use guard::Peer;
+pub use problem::Problem;
+pub use server::{ServeError, Server, bind_unix};
+pub use system::SteeringRule;
+
+/// Uploads that are read and compiled at the same time; others wait.
+const UPLOADS: usize = 4;
+
+/// What may be changed while the API runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of an upload.
+    pub upload: usize,
+    /// Time for a request.
+    pub timeout: Duration,
+}
+
+/// What handlers have.
+#[derive(Clone)]
+pub struct Api {
+    control: Arc<Control>,
+    limits: Arc<RwLock<Limits>>,
+    uploads: Arc<Semaphore>,
+    /// True when the host stops; streams end then.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// An API of this control plane, until `stopping` says true.
+    #[must_use]
+    pub fn new(control: Arc<Control>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
+        let uploads = Arc::new(Semaphore::new(UPLOADS));
+        Self { control, limits: Arc::new(RwLock::new(limits)), uploads, stopping }
+    }
+
+    /// Takes other limits.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something that blocks.
+    async fn run<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let control = Arc::clone(&self.control);
+        match tokio::task::spawn_blocking(move || act(&control)).await {
+            Ok(done) => Ok(done?),
+            Err(error) => {
+                let detail = format!("internal error: {error}; please report it");
+                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+            }
+        }
+    }
+
+    /// All of it as a service. Requests carry a [`Peer`] that says how they came.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        let (router, _) = routes().split_for_parts();
+        guard::guard(router, self).with_state(self.clone())
+    }
+}
+
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(functions::list))
+        .routes(routes!(functions::show, functions::remove))
+        .routes(routes!(functions::versions, functions::push))
+        .routes(routes!(functions::version, functions::remove_version))
+        .routes(routes!(functions::swap))
+        .routes(routes!(functions::rollback))
+        .routes(routes!(functions::log))
+        .routes(routes!(chains::list))
+        .routes(routes!(chains::show, chains::apply, chains::remove))
+        .routes(routes!(tenants::list))
+        .routes(routes!(tenants::show, tenants::put, tenants::remove))
+        .routes(routes!(tenants::tokens, tenants::make_token))
+        .routes(routes!(tenants::remove_token))
+        .routes(routes!(system::status))
+        .routes(routes!(system::ports))
+        .routes(routes!(system::steering))
+        .routes(routes!(system::events))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::openapi))
+}
+
+/// `?tenant=`
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct OfTenant {
+    /// Whose things are meant. Without it: the token's tenant; for an administrator all of them in a list,
+    /// and `default` elsewhere.
+    tenant: Option<Name>,
+}
+
+/// A list.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct List<T> {
+    /// What is in it.
+    pub items: Vec<T>,
+}

@@ -1,0 +1,85 @@
+//! The OpenAPI document: what the handlers say of themselves, and what holds for all of them.
+
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, ResponseBuilder,
+};
+use utoipa::{PartialSchema as _, ToSchema as _};
+
+use super::problem::Problem;
+
+/// The document.
+#[must_use]
+pub fn document() -> OpenApi {
+    let (_, mut document) = super::routes().split_for_parts();
+    document.info = InfoBuilder::new()
+        .title("Weir")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Network functions as sandboxed WebAssembly components."))
+        .license(Some(License::new("Apache-2.0")))
+        .build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("Needed on TCP; the Unix socket speaks for the administrator."))
+        .build();
+    components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    for item in document.paths.paths.values_mut() {
+        let changes = [&mut item.put, &mut item.post, &mut item.delete];
+        for operation in changes.into_iter().flatten() {
+            add_problems(operation, true);
+        }
+        if let Some(operation) = &mut item.get {
+            add_problems(operation, false);
+        }
+    }
+    document
+}
+
+/// The problems that an operation can end with, by what it takes.
+fn add_problems(operation: &mut Operation, changes: bool) {
+    // `security(())`: for everybody.
+    let open = operation.security.is_some();
+    let takes = |place: ParameterIn| {
+        operation.parameters.iter().flatten().any(|parameter| match parameter {
+            RefOr::T(parameter) => parameter.parameter_in == place,
+            RefOr::Ref(_) => false,
+        })
+    };
+    let (query, path) = (takes(ParameterIn::Query), takes(ParameterIn::Path));
+    let body = operation.request_body.is_some();
+    let mut add = |status: &str, description: &str| {
+        let schema = Ref::from_schema_name(Problem::name());
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", content)
+            .build();
+        operation.responses.responses.insert(status.to_owned(), RefOr::T(response));
+    };
+    if query || body {
+        add("400", "The request's query or body cannot be read.");
+    }
+    if !open {
+        add("401", "The token is missing or unknown.");
+        add("403", "The token is not for this.");
+        add("408", "The request took too long.");
+    }
+    if path {
+        add("404", "There is no such thing.");
+    }
+    if body {
+        add("413", "The body is too large.");
+        add("415", "The body has another type.");
+    }
+    if changes {
+        add("409", "It does not fit with what there is.");
+        add("422", "What is asked for cannot be, or the data plane refuses it.");
+        add("500", "A bug, or a broken disk.");
+        add("503", "The machine has no memory or threads for it.");
+        add("507", "The store's disk is full.");
+    }
+}

@@ -1,0 +1,120 @@
+//! Reading requests: every way in which one can be malformed ends as a [`Problem`].
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use weir_spec::{Invalid, Segment, explain};
+
+use super::problem::Problem;
+
+/// Bytes of a JSON body: a chain with its configuration of tens of thousands of rules.
+const JSON_MAX: usize = 16 << 20;
+
+/// A JSON body.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        require_type(&parts.headers, &["application/json"])?;
+        let bytes = read(body, JSON_MAX).await?;
+        let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| json_problem(&error))?;
+        deserializer.end().map_err(|error| syntax(&error))?;
+        Ok(Self(value))
+    }
+}
+
+fn syntax(error: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "syntax", format!("the body is not JSON: {error}"))
+}
+
+fn json_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    use serde_path_to_error::Segment as Theirs;
+    if !error.inner().is_data() {
+        return syntax(error.inner());
+    }
+    let path = error.path().iter().filter_map(|segment| match segment {
+        Theirs::Seq { index } => Some(Segment::Index(*index)),
+        Theirs::Map { key } => Some(Segment::Key(key.clone())),
+        Theirs::Enum { variant } => Some(Segment::Key(variant.clone())),
+        Theirs::Unknown => None,
+    });
+    let text = error.inner().to_string();
+    // The place in the text: the path says it better.
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    let (message, help) = explain(text);
+    Problem::invalid(&Invalid { path: path.collect(), message, help })
+}
+
+/// # Errors
+/// When the body is said to be something else.
+pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = given.and_then(|value| value.split(';').next()).map(str::trim);
+    if essence.is_some_and(|found| allowed.iter().any(|a| a.eq_ignore_ascii_case(found))) {
+        return Ok(());
+    }
+    let given = given.unwrap_or("not given");
+    let detail = format!("the body's type is {given}; allowed: {}", allowed.join(", "));
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail))
+}
+
+/// Reads a body of at most so many bytes.
+///
+/// # Errors
+/// When it is larger, or the connection breaks.
+pub(super) async fn read(body: Body, max: usize) -> Result<axum::body::Bytes, Problem> {
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            let detail = format!("the body is too large: allowed are {max} bytes");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
+        }
+        Err(error) => {
+            let detail = format!("the body could not be read: {error}");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "syntax", detail))
+        }
+    }
+}
+
+/// Parts of the path.
+pub(super) struct InPath<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            // Nothing can have such a name.
+            Err(PathRejection::FailedToDeserializePathParams(error)) => {
+                Err(Problem::new(StatusCode::NOT_FOUND, "not-found", error.body_text()))
+            }
+            Err(error) => Err(Problem::new(error.status(), "internal", error.body_text())),
+        }
+    }
+}
+
+/// The query.
+pub(super) struct InQuery<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for InQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::try_from_uri(&parts.uri).map(|Query(value)| Self(value)).map_err(|error| {
+            let text = error.body_text();
+            let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            let detail = format!("the query is wrong: {text}");
+            Problem::new(StatusCode::BAD_REQUEST, "syntax", detail)
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! `/v1/functions`
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::{Extension, Json};
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use weir_spec::{Invalid, Name, SwapReport};
+
+use super::extract::{self, InPath, InQuery};
+use super::problem::Problem;
+use super::{Api, List, OfTenant};
+use crate::auth::Caller;
+use crate::engine::FunctionLog;
+use crate::functions::{Function, FunctionVersion, Pushed};
+use crate::rollout::SwapMode;
+use crate::store::FunctionId;
+
+/// Media types of an upload.
+const WASM: [&str; 2] = ["application/wasm", "application/octet-stream"];
+
+/// Lists functions.
+#[utoipa::path(get, path = "/v1/functions", tag = "functions", operation_id = "list_functions",
+    params(OfTenant),
+    responses((status = 200, description = "The functions.", body = List<Function>)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<List<Function>>, Problem> {
+    let tenant = caller.filter(query.tenant)?;
+    Ok(Json(List { items: api.control.functions(tenant.as_ref()) }))
+}
+
+/// Shows a function: its versions, and where it runs.
+#[utoipa::path(get, path = "/v1/functions/{name}", tag = "functions", operation_id = "show_function",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    responses((status = 200, description = "The function.", body = Function)))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<Function>, Problem> {
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    Ok(Json(api.control.function(&id)?))
+}
+
+/// Removes a function with all its versions, unless a chain uses it.
+#[utoipa::path(delete, path = "/v1/functions/{name}", tag = "functions", operation_id = "remove_function",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    responses((status = 204, description = "It is gone.")))]
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<StatusCode, Problem> {
+    caller.may_change()?;
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    api.run(move |control| control.remove_function(&id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists a function's versions, oldest first.
+#[utoipa::path(get, path = "/v1/functions/{name}/versions", tag = "functions", operation_id = "list_versions",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    responses((status = 200, description = "The versions.", body = List<FunctionVersion>)))]
+pub(super) async fn versions(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<List<FunctionVersion>>, Problem> {
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    Ok(Json(List { items: api.control.function(&id)?.versions }))
+}
+
+/// Shows one version.
+#[utoipa::path(get, path = "/v1/functions/{name}/versions/{version}", tag = "functions", operation_id = "show_version",
+    params(("name" = Name, Path, description = "The function."),
+        ("version" = String, Path, description = "The version."), OfTenant),
+    responses((status = 200, description = "The version.", body = FunctionVersion)))]
+pub(super) async fn version(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath((name, version)): InPath<(Name, Version)>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<FunctionVersion>, Problem> {
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    let found = api.control.function(&id)?.versions.into_iter().find(|v| v.version == version);
+    found.map(Json).ok_or_else(|| {
+        let detail = format!("function {name} has no version {version}");
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    })
+}
+
+/// Removes one version, unless a chain runs it.
+#[utoipa::path(delete, path = "/v1/functions/{name}/versions/{version}", tag = "functions", operation_id = "remove_version",
+    params(("name" = Name, Path, description = "The function."),
+        ("version" = String, Path, description = "The version."), OfTenant),
+    responses((status = 204, description = "It is gone.")))]
+pub(super) async fn remove_version(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath((name, version)): InPath<(Name, Version)>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<StatusCode, Problem> {
+    caller.may_change()?;
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    api.run(move |control| control.remove_version(&id, &version)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The query of an upload.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PushQuery {
+    /// Whose function it is.
+    tenant: Option<Name>,
+    /// Its version; without it that of its manifest, or the patch after the newest.
+    #[param(value_type = Option<String>, example = "1.2.0")]
+    version: Option<Version>,
+}
+
+/// Uploads a version: a component, or a core module that carries its component type. Its manifest
+/// (`function.toml`) is the custom section `weir:manifest`; the last one counts. The same content again is the same
+/// version again.
+#[utoipa::path(post, path = "/v1/functions/{name}/versions", tag = "functions", operation_id = "push_version",
+    params(("name" = Name, Path, description = "The function; it is made if it is new."), PushQuery),
+    request_body(description = "The Wasm.", content(
+        (Vec<u8> = "application/wasm"), (Vec<u8> = "application/octet-stream"))),
+    responses(
+        (status = 201, description = "It was taken.", body = Pushed,
+            headers(("location" = String, description = "Where the version is."))),
+        (status = 200, description = "It was there before.", body = Pushed)))]
+pub(super) async fn push(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<PushQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, [(header::HeaderName, String); 1], Json<Pushed>), Problem> {
+    caller.may_change()?;
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    extract::require_type(&headers, &WASM)?;
+    let _place = api.uploads.acquire().await.map_err(|_| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "exhausted", "the host stops")
+    })?;
+    let wasm = extract::read(body, api.limits().upload).await?;
+    let pushed = api.run(move |control| control.push(&id, query.version, &wasm)).await?;
+    let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
+    let location = format!("/v1/functions/{name}/versions/{}", pushed.version.version);
+    Ok((status, [(header::LOCATION, location)], Json(pushed)))
+}
+
+/// What to swap to.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwapRequest {
+    /// The version that shall run.
+    #[schema(value_type = String, example = "1.2.0")]
+    pub to: Version,
+    /// Give it only this share of the flows, in percent, until the swap is asked for again without this.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 99)]
+    pub canary: Option<u8>,
+    /// Show it copies only, and report where its verdicts differ.
+    #[serde(default)]
+    pub shadow: bool,
+}
+
+impl SwapRequest {
+    fn mode(&self) -> Result<SwapMode, Invalid> {
+        match (self.canary, self.shadow) {
+            (None, false) => Ok(SwapMode::Full),
+            (Some(percent @ 1..=99), false) => Ok(SwapMode::Canary(percent)),
+            (None, true) => Ok(SwapMode::Shadow),
+            (Some(_), true) => {
+                Err(Invalid::at("canary", "`canary` and `shadow` exclude each other")
+                    .help("leave one of them out"))
+            }
+            (Some(percent), false) => {
+                Err(Invalid::at("canary", format!("{percent} percent of the flows"))
+                    .help("allowed: 1 to 99"))
+            }
+        }
+    }
+}
+
+/// Replaces the running version in all chains that use the function, with no packet lost.
+#[utoipa::path(post, path = "/v1/functions/{name}/swap", tag = "functions", operation_id = "swap_function",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    request_body(content = SwapRequest),
+    responses((status = 200, description = "It runs, or is being tried.", body = SwapReport)))]
+pub(super) async fn swap(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+    extract::Json(request): extract::Json<SwapRequest>,
+) -> Result<Json<SwapReport>, Problem> {
+    caller.may_change()?;
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    let mode = request.mode().map_err(|invalid| Problem::invalid(&invalid))?;
+    Ok(Json(api.run(move |control| control.swap(&id, &request.to, mode)).await?))
+}
+
+/// Ends a trial, or brings back the version that ran before.
+#[utoipa::path(post, path = "/v1/functions/{name}/rollback", tag = "functions", operation_id = "rollback_function",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    responses((status = 200, description = "It is as it was.", body = SwapReport)))]
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<SwapReport>, Problem> {
+    caller.may_change()?;
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    Ok(Json(api.run(move |control| control.rollback(&id)).await?))
+}
+
+/// What the function wrote to its log, in all chains.
+#[utoipa::path(get, path = "/v1/functions/{name}/log", tag = "functions", operation_id = "function_log",
+    params(("name" = Name, Path, description = "The function."), OfTenant),
+    responses((status = 200, description = "The lines that are kept, oldest first.", body = FunctionLog)))]
+pub(super) async fn log(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<FunctionLog>, Problem> {
+    let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
+    Ok(Json(api.run(move |control| control.function_log(&id)).await?))
+}

@@ -1,0 +1,112 @@
+//! Errors as RFC 9457 problem documents.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::Invalid;
+
+use crate::engine::EngineError;
+use crate::error::ControlError;
+use crate::store::StoreError;
+
+/// What went wrong (RFC 9457). `code` tells programs which of the errors of a status it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Always `about:blank`: the problem is what `status` says, `code` and `detail` say more.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`, `unauthorized`,
+    /// `forbidden`, `method`, `media-type`, `too-large`, `syntax`, `timeout`, `exhausted`, `store-full`, `internal`.
+    pub code: String,
+    /// For people: what was wrong, and what to do.
+    pub detail: String,
+    /// The key of the body that is wrong, such as `function[0].version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What is allowed there, or what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// All that is wrong with an upload.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+impl Problem {
+    /// A problem without particulars.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            code: code.into(),
+            detail: detail.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The body does not say what it must.
+    #[must_use]
+    pub fn invalid(invalid: &Invalid) -> Self {
+        Self {
+            key: (!invalid.path.is_empty()).then(|| invalid.key()),
+            help: invalid.help.clone(),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", invalid.to_string())
+        }
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let detail = error.to_string();
+        let (status, code) = match error {
+            ControlError::Invalid(invalid) => return Self::invalid(&invalid),
+            ControlError::Upload { reasons } => {
+                let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "upload-refused", detail);
+                return Self { reasons, ..problem };
+            }
+            ControlError::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            ControlError::Conflict(_) | ControlError::Engine(EngineError::Conflict(_)) => {
+                (StatusCode::CONFLICT, "conflict")
+            }
+            ControlError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            ControlError::Engine(EngineError::Refused(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "refused")
+            }
+            ControlError::Engine(EngineError::Exhausted(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "exhausted")
+            }
+            ControlError::Store(StoreError::Full { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, "store-full")
+            }
+            ControlError::Engine(EngineError::Internal(_)) | ControlError::Store(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(status = self.status, code = self.code, "{}", self.detail);
+        }
+        let mut response = (status, Json(self)).into_response();
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"weir\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}

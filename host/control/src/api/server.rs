@@ -1,0 +1,203 @@
+//! Listening: a Unix socket for the administrator, TCP for holders of tokens.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tower::ServiceExt as _;
+
+use super::{Api, Peer};
+
+/// Connections at the same time; others wait to be accepted.
+const CONNECTIONS: usize = 512;
+/// Time for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for what is under way when the host stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// Wait after accepting failed, for want of file descriptors perhaps.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Why the API cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A host listens there already.
+    #[error("{} is in use by another host; stop that one, or give this one another `[api] socket`", .0.display())]
+    InUse(PathBuf),
+    /// Something else is there.
+    #[error("{} is there and is no socket; remove it, or name another `[api] socket`", .0.display())]
+    NoSocket(PathBuf),
+    /// The system said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+    let what = what.into();
+    move |source| ServeError::Io { what, source }
+}
+
+/// Makes the Unix socket: for its owner alone from its first moment on (mode 0600). A socket that a dead host
+/// left behind is replaced.
+///
+/// # Errors
+/// When a living host or something else is there, or the system says no.
+pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
+    let io = |what: &str| io_error(format!("{what} {}", path.display()));
+    if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o755).create(directory);
+        made.map_err(io("making the directory of"))?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServeError::NoSocket(path.into()));
+        }
+        Ok(_) if StdUnixStream::connect(path).is_ok() => {
+            return Err(ServeError::InUse(path.into()));
+        }
+        Ok(_) => fs::remove_file(path).map_err(io("removing the old"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io("looking at")(error)),
+    }
+    let listen = || -> rustix::io::Result<_> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // Linux gives the file the mode of the socket that is bound to it.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 128)?;
+        Ok(socket)
+    };
+    Ok(listen().map_err(|e| io("listening on")(e.into()))?.into())
+}
+
+/// The API, listening.
+pub struct Server {
+    socket: PathBuf,
+    local: UnixListener,
+    remote: Option<TcpListener>,
+    router: Router,
+}
+
+impl Server {
+    /// Listens on the Unix socket, and on TCP if there is an address.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub async fn bind(
+        api: &Api,
+        socket: &Path,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self, ServeError> {
+        let remote = match listen {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await;
+                Some(listener.map_err(io_error(format!("listening on {address}")))?)
+            }
+            None => None,
+        };
+        let local = UnixListener::from_std(bind_unix(socket)?).map_err(io_error("listening"))?;
+        Ok(Self { socket: socket.to_owned(), local, remote, router: api.router() })
+    }
+
+    /// The TCP address, with the port that the system chose.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.remote.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `stopping` says true; then finishes what is under way and removes the socket.
+    pub async fn serve(self, mut stopping: watch::Receiver<bool>) {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => break,
+                accepted = accept(&self.local, self.remote.as_ref(), &connections) => accepted,
+            };
+            let Some(Accepted { stream, peer, place }) = accepted else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            let router = self.router.clone();
+            let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer);
+                router.clone().oneshot(request)
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("a client's connection ended: {error}");
+                }
+                drop(place);
+            });
+        }
+        if let Err(error) = fs::remove_file(&self.socket) {
+            tracing::warn!("cannot remove {}: {error}", self.socket.display());
+        }
+        if tokio::time::timeout(LAST_REQUESTS, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests that were still under way are cut off");
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+struct Accepted {
+    stream: Box<dyn Stream>,
+    peer: Peer,
+    place: OwnedSemaphorePermit,
+}
+
+/// The next connection; none when accepting failed.
+async fn accept(
+    local: &UnixListener,
+    remote: Option<&TcpListener>,
+    connections: &Arc<Semaphore>,
+) -> Option<Accepted> {
+    let place = Arc::clone(connections).acquire_owned().await.ok()?;
+    let remote = async {
+        match remote {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    let accepted: io::Result<(Box<dyn Stream>, Peer)> = tokio::select! {
+        stream = local.accept() => stream.map(|(stream, _)| (Box::new(stream) as _, Peer::Local)),
+        stream = remote => stream.map(|(stream, _)| (Box::new(stream) as _, Peer::Remote)),
+    };
+    match accepted {
+        Ok((stream, peer)) => Some(Accepted { stream, peer, place }),
+        Err(error) => {
+            tracing::warn!("accepting a connection: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `/v1/status`, `ports`, `steering`, `events`, `/metrics`, `/openapi.json`
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::{Extension, Json};
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+use utoipa::{IntoParams, ToSchema};
+use weir_spec::{Name, Plane};
+
+use super::extract::InQuery;
+use super::problem::Problem;
+use super::{Api, List, OfTenant};
+use crate::auth::Caller;
+use crate::control::Status;
+use crate::engine::PortStatus;
+use crate::events::Event;
+
+/// Shows how everything is: ports, chains, functions, counts, pools, trials.
+#[utoipa::path(get, path = "/v1/status", tag = "host", operation_id = "status", params(OfTenant),
+    responses((status = 200, description = "How it is now.", body = Status)))]
+pub(super) async fn status(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<Status>, Problem> {
+    let tenant = caller.filter(query.tenant)?;
+    Ok(Json(api.run(move |control| Ok(control.status(tenant.as_ref()))).await?))
+}
+
+/// Lists ports with their counts.
+#[utoipa::path(get, path = "/v1/ports", tag = "host", operation_id = "list_ports", params(OfTenant),
+    responses((status = 200, description = "The ports.", body = List<PortStatus>)))]
+pub(super) async fn ports(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<List<PortStatus>>, Problem> {
+    let tenant = caller.filter(query.tenant)?;
+    let status = api.run(move |control| Ok(control.status(tenant.as_ref()))).await?;
+    Ok(Json(List { items: status.engine.ports }))
+}
+
+/// Which packets go to which chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SteeringRule {
+    /// Packets that come in by this port ...
+    pub port: Name,
+    /// ... go to this plane ...
+    pub plane: Plane,
+    /// ... and this chain ...
+    pub chain: Name,
+    /// ... of this tenant ...
+    pub tenant: Name,
+    /// ... and pass its functions from the last to the first.
+    pub reverse: bool,
+}
+
+/// Lists which packets go to which chain. This version steers by port: a chain's `from` and `to`.
+#[utoipa::path(get, path = "/v1/steering", tag = "host", operation_id = "list_steering", params(OfTenant),
+    responses((status = 200, description = "The rules.", body = List<SteeringRule>)))]
+pub(super) async fn steering(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InQuery(query): InQuery<OfTenant>,
+) -> Result<Json<List<SteeringRule>>, Problem> {
+    let tenant = caller.filter(query.tenant)?;
+    let mut items = Vec::new();
+    for view in api.control.chains(tenant.as_ref()) {
+        let chain = view.chain;
+        let forward = chain.from.map(|port| (port, false));
+        let reverse = chain.to.filter(|_| chain.symmetric).map(|port| (port, true));
+        for (port, reverse) in forward.into_iter().chain(reverse) {
+            items.push(SteeringRule {
+                port,
+                plane: chain.plane,
+                chain: chain.name.clone(),
+                tenant: chain.tenant.clone().unwrap_or_else(Name::default_tenant),
+                reverse,
+            });
+        }
+    }
+    Ok(Json(List { items }))
+}
+
+/// Which events.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsQuery {
+    /// Only events about this tenant's things.
+    tenant: Option<Name>,
+    /// Only events after this number; the header `Last-Event-ID` goes before.
+    after: Option<u64>,
+    /// `false`: end after the events that are kept.
+    follow: Option<bool>,
+}
+
+/// What happened, and what happens: server-sent events. The data of each is JSON, its `event` is the JSON's
+/// `kind`, its `id` the JSON's `id`.
+#[utoipa::path(get, path = "/v1/events", tag = "host", operation_id = "events", params(EventsQuery),
+    responses((status = 200, description = "Events, until the client goes or the host stops.",
+        body = String, content_type = "text/event-stream")))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InQuery(query): InQuery<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    let tenant = caller.filter(query.tenant)?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let (past, coming) = api.control.events().after(last.or(query.after).unwrap_or(0));
+    let follow = query.follow.unwrap_or(true).then_some((coming, api.stopping));
+    let visible = move |event: &Event| tenant.is_none() || event.tenant == tenant;
+    let past: VecDeque<Event> = past.into_iter().filter(&visible).collect();
+    let events = stream::unfold((past, follow), move |(mut past, mut follow)| {
+        let visible = visible.clone();
+        async move {
+            if let Some(event) = past.pop_front() {
+                return Some((Ok::<_, Infallible>(sent(&event)), (past, follow)));
+            }
+            let (coming, stopping) = follow.as_mut()?;
+            loop {
+                let event = tokio::select! {
+                    event = coming.recv() => event,
+                    _ = stopping.wait_for(|stopping| *stopping) => return None,
+                };
+                match event {
+                    Ok(event) if visible(&event) => {
+                        return Some((Ok(sent(&event)), (past, follow)));
+                    }
+                    // A listener that is too slow finds out by the gap in the numbers.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        }
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+fn sent(event: &Event) -> sse::Event {
+    let data = serde_json::to_string(event).unwrap_or_default();
+    sse::Event::default().id(event.id.to_string()).event(event.kind.name()).data(data)
+}
+
+/// Counters and gauges for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "host", operation_id = "metrics",
+    responses((status = 200, description = "OpenMetrics text.", body = String,
+        content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<impl IntoResponse, Problem> {
+    let tenant = caller.filter(None)?;
+    let status = api.run(move |control| Ok(control.status(tenant.as_ref()))).await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], crate::metrics::encode(&status)))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "host", operation_id = "openapi", security(()),
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object)))]
+pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(super::document())
+}

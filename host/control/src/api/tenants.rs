@@ -1,0 +1,138 @@
+//! `/v1/tenants`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{Name, Role};
+
+use super::extract::{Document, Segments};
+use super::{Api, Problem};
+use crate::auth::Caller;
+use crate::tenants::{NewToken, Tenant, TokenView};
+
+/// Lists tenants; a tenant's token sees that tenant.
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
+    responses((status = 200, description = "The tenants, by name.", body = Vec<Tenant>)))]
+pub(super) async fn list_tenants(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<Vec<Tenant>>, Problem> {
+    let only = caller.filter(None)?;
+    api.act(move |control| Ok(control.tenants(only.as_ref()))).await.map(Json)
+}
+
+/// Shows a tenant.
+#[utoipa::path(get, path = "/v1/tenants/{tenant}", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant.")),
+    responses((status = 200, description = "The tenant.", body = Tenant)))]
+pub(super) async fn show_tenant(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments(tenant): Segments<Name>,
+) -> Result<Json<Tenant>, Problem> {
+    let tenant = caller.tenant(Some(tenant))?;
+    api.act(move |control| control.tenant(&tenant)).await.map(Json)
+}
+
+/// What is said of a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRequest {
+    /// One sentence for people.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Makes a tenant, or changes what is said of it. For the administrator.
+#[utoipa::path(put, path = "/v1/tenants/{tenant}", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant.")), request_body = TenantRequest,
+    responses(
+        (status = 201, description = "It was made.", body = Tenant),
+        (status = 200, description = "It was changed.", body = Tenant)))]
+pub(super) async fn put_tenant(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments(tenant): Segments<Name>,
+    Document(request): Document<TenantRequest>,
+) -> Result<Response, Problem> {
+    caller.must_be_admin()?;
+    let put = api.act(move |control| {
+        let new = control.put_tenant(&tenant, request.description)?;
+        Ok((new, control.tenant(&tenant)?))
+    });
+    let (new, tenant) = put.await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(tenant)).into_response())
+}
+
+/// Removes a tenant that has no functions and chains any more, and its tokens. For the administrator.
+#[utoipa::path(delete, path = "/v1/tenants/{tenant}", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant.")),
+    responses((status = 204, description = "It is gone.")))]
+pub(super) async fn remove_tenant(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments(tenant): Segments<Name>,
+) -> Result<StatusCode, Problem> {
+    caller.must_be_admin()?;
+    api.act(move |control| control.remove_tenant(&tenant)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists a tenant's tokens that were made here. For the administrator.
+#[utoipa::path(get, path = "/v1/tenants/{tenant}/tokens", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant.")),
+    responses((status = 200, description = "The tokens, without their text.", body = Vec<TokenView>)))]
+pub(super) async fn list_tokens(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments(tenant): Segments<Name>,
+) -> Result<Json<Vec<TokenView>>, Problem> {
+    caller.must_be_admin()?;
+    api.act(move |control| control.tokens(&tenant)).await.map(Json)
+}
+
+/// What a new token is to be good for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// What its holder may do: `operator` or `viewer`.
+    pub role: Role,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Makes a token for a tenant. Its text is shown this once. For the administrator.
+#[utoipa::path(post, path = "/v1/tenants/{tenant}/tokens", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant.")), request_body = TokenRequest,
+    responses((status = 201, description = "The token.", body = NewToken)))]
+pub(super) async fn make_token(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments(tenant): Segments<Name>,
+    Document(request): Document<TokenRequest>,
+) -> Result<Response, Problem> {
+    caller.must_be_admin()?;
+    let TokenRequest { role, description } = request;
+    let token = api.act(move |control| control.make_token(&tenant, role, description)).await?;
+    Ok((StatusCode::CREATED, Json(token)).into_response())
+}
+
+/// Makes a token worthless. For the administrator.
+#[utoipa::path(delete, path = "/v1/tenants/{tenant}/tokens/{id}", tag = "tenants",
+    params(("tenant" = Name, Path, description = "The tenant."),
+        ("id" = Name, Path, description = "The token's id.")),
+    responses((status = 204, description = "It is gone.")))]
+pub(super) async fn remove_token(
+    State(api): State<Api>,
+    caller: Caller,
+    Segments((tenant, id)): Segments<(Name, Name)>,
+) -> Result<StatusCode, Problem> {
+    caller.must_be_admin()?;
+    api.act(move |control| control.remove_token(&tenant, &id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
