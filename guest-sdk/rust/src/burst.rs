@@ -32,6 +32,16 @@ impl Burst {
         Self { window, len: len.min(BURST_MAX) }
     }
 
+    /// Another burst lies in the window now.
+    ///
+    /// # Safety
+    /// As [`Burst::new`].
+    #[cfg(target_arch = "wasm32")]
+    #[inline]
+    pub(crate) unsafe fn set_len(&mut self, len: usize) {
+        self.len = len.min(BURST_MAX);
+    }
+
     /// Packets in it.
     #[must_use]
     #[inline]

@@ -237,11 +237,16 @@ mod tests {
             for part in [0, 20, 32, 52] {
                 let mut counts = vec![0_u32; BUCKETS];
                 for i in 0..KEYS {
-                    let flow = FlowV4::directed((0x0a00_0000 + (i >> 16), i as u16), (0xc0a8_0001, 443), 6);
+                    let flow = FlowV4::directed(
+                        (0x0a00_0000 + (i >> 16), i as u16),
+                        (0xc0a8_0001, 443),
+                        6,
+                    );
                     counts[(hasher.hash(&flow) >> part) as usize % BUCKETS] += 1;
                 }
                 let expected = f64::from(KEYS) / BUCKETS as f64;
-                let chi: f64 = counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+                let chi: f64 =
+                    counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
                 // A uniform choice gives BUCKETS, plus or minus sqrt(2 BUCKETS) = 90; hashing that is
                 // more even than chance is welcome.
                 assert!(chi < BUCKETS as f64 + 6.0 * 90.0, "seed {seed}, part {part}: {chi}");
@@ -253,7 +258,14 @@ mod tests {
     fn keys_of_any_size_count_to_their_last_byte() {
         let hasher = Hasher::new(1);
         assert_ne!(hasher.hash(&[0_u8; 9]), hasher.hash(&[0, 0, 0, 0, 0, 0, 0, 0, 1_u8]));
-        assert_ne!(hasher.hash(&[0_u32; 16]), hasher.hash(&{ let mut k = [0_u32; 16]; k[15] = 1; k }));
+        assert_ne!(
+            hasher.hash(&[0_u32; 16]),
+            hasher.hash(&{
+                let mut k = [0_u32; 16];
+                k[15] = 1;
+                k
+            })
+        );
         assert_ne!(hasher.hash(&7_u64), Hasher::new(2).hash(&7_u64));
     }
 

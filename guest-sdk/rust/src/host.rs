@@ -5,7 +5,7 @@
 //!
 //! Natively the calls go to [`testing`](crate::testing)'s host of the current thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 
 use weir_layout::Descriptor;
@@ -179,7 +179,9 @@ enum Kind {
 /// What has not been handed over, and the timer that two parties share.
 #[derive(Debug)]
 struct State {
-    names: RefCell<Vec<(&'static str, Kind)>>,
+    names: [Cell<(&'static str, Kind)>; NAMES_MAX],
+    /// Names in use.
+    count: Cell<usize>,
     /// Counters: what was added since the last flush. Gauges: the value's bits.
     values: [Cell<u64>; NAMES_MAX],
     /// Bit per value that has to be handed over.
@@ -205,7 +207,8 @@ impl Default for State {
 impl State {
     const fn new() -> Self {
         Self {
-            names: RefCell::new(Vec::new()),
+            names: [const { Cell::new(("", Kind::Counter)) }; NAMES_MAX],
+            count: Cell::new(0),
             values: [const { Cell::new(0) }; NAMES_MAX],
             dirty: Cell::new(0),
             flush_at: Cell::new(0),
@@ -220,14 +223,15 @@ impl State {
             (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(legal),
             "`{name}` is no name for a counter or gauge: 1 to 64 of a-z0-9_"
         );
-        let mut names = self.names.borrow_mut();
-        let known = names.iter().position(|&(known, _)| known == name);
+        let count = self.count.get();
+        let known = self.names[..count].iter().position(|entry| entry.get().0 == name);
         let at = known.unwrap_or_else(|| {
-            assert!(names.len() < NAMES_MAX, "`{name}` is the 65th counter or gauge; 64 are allowed");
-            names.push((name, kind));
-            names.len() - 1
+            assert!(count < NAMES_MAX, "`{name}` is the 65th counter or gauge; 64 are allowed");
+            self.names[count].set((name, kind));
+            self.count.set(count + 1);
+            count
         });
-        assert!(names[at].1 == kind, "`{name}` cannot be both a counter and a gauge");
+        assert!(self.names[at].get().1 == kind, "`{name}` cannot be both a counter and a gauge");
         #[expect(clippy::cast_possible_truncation, reason = "below NAMES_MAX")]
         Slot(at as u8)
     }
@@ -238,12 +242,11 @@ impl State {
     }
 
     fn flush(&self) {
-        let names = self.names.borrow();
         let mut dirty = self.dirty.replace(0);
         while dirty != 0 {
             let at = dirty.trailing_zeros() as usize;
             dirty &= dirty - 1;
-            let (name, kind) = names[at];
+            let (name, kind) = self.names[at].get();
             match kind {
                 Kind::Counter => sys::counter_add(name, self.values[at].take()),
                 Kind::Gauge => sys::gauge_set(name, f64::from_bits(self.values[at].get())),
@@ -334,10 +337,11 @@ pub(crate) struct Parked(State);
 pub(crate) fn exchange(parked: &Parked) {
     STATE.with(|state| {
         let other = &parked.0;
-        state.names.swap(&other.names);
-        let used = state.names.borrow().len().max(other.names.borrow().len());
-        for (a, b) in state.values.iter().zip(&other.values).take(used) {
-            a.swap(b);
+        let used = state.count.get().max(other.count.get());
+        state.count.swap(&other.count);
+        for at in 0..used {
+            state.names[at].swap(&other.names[at]);
+            state.values[at].swap(&other.values[at]);
         }
         state.dirty.swap(&other.dirty);
         state.flush_at.swap(&other.flush_at);

@@ -209,7 +209,8 @@ impl Plain {
         const TCP_END: usize = Plain::L4 + TCP_HEADER;
         let start = frame.first_chunk::<UDP_END>()?;
         let word = |at: usize| u16::from_be_bytes([start[at], start[at + 1]]);
-        let address = |at| u32::from_be_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+        let address =
+            |at| u32::from_be_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
         // Type and first byte; flags and offset without "don't fragment".
         if start[12..15] != [8, 0, 0x45] || word(20) & 0x3fff != 0 {
             return None;

@@ -25,7 +25,8 @@ fn framed(tags: u8, kind: u16, packet: &[u8]) -> Vec<u8> {
 
 fn v4(options: &[u8], protocol: u8, word: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap();
-    let mut header = Ipv4Header::new(length, 64, IpNumber(protocol), [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
+    let mut header =
+        Ipv4Header::new(length, 64, IpNumber(protocol), [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
     header.options = Ipv4Options::try_from(options).unwrap();
     header.set_payload_len(payload.len()).unwrap();
     header.identification = 0x1234;
@@ -53,7 +54,8 @@ fn v6(extensions: &[(u8, Vec<u8>)], last: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn tcp(flags: u8, data: usize) -> Vec<u8> {
-    let mut segment = vec![0x03, 0xe8, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0, 0, 0, 0, 0, 0];
+    let mut segment =
+        vec![0x03, 0xe8, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0, 0, 0, 0, 0, 0];
     segment.resize(20 + data, 0);
     segment
 }
@@ -121,11 +123,19 @@ fn extension_headers_of_ipv6() {
         body[7] = 9;
         (44, body)
     };
-    let authentication = (51, vec![0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let authentication =
+        (51, vec![0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let read = |extensions: &[(u8, Vec<u8>)], last, payload: &[u8]| {
         parse(&framed(0, 0x86dd, &v6(extensions, last, payload)))
     };
-    let all = [options(0, 1), options(60, 0), options(43, 2), fragment(0), authentication, options(60, 0)];
+    let all = [
+        options(0, 1),
+        options(60, 0),
+        options(43, 2),
+        fragment(0),
+        authentication,
+        options(60, 0),
+    ];
     let headers = read(&all, 17, &udp(2)).unwrap();
     assert_eq!((headers.l3, headers.l4), (14, 54 + 16 + 8 + 24 + 8 + 24 + 8));
     assert_eq!((headers.protocol, headers.destination_port), (17, 53));
@@ -229,7 +239,10 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn within(frame: &[u8], headers: &Headers) -> bool {
-    headers.l3 >= 14 && headers.l3 < headers.l4 && headers.l4 <= headers.end && headers.end <= frame.len()
+    headers.l3 >= 14
+        && headers.l3 < headers.l4
+        && headers.l4 <= headers.end
+        && headers.end <= frame.len()
 }
 
 proptest! {

@@ -99,7 +99,8 @@ where
         let tags = (buckets as usize * SLOTS).next_multiple_of(LINE);
         let entries = size_of::<Entry<K, V>>().checked_mul(buckets as usize * SLOTS);
         let shape = Shape::new(b"weirmap1", name, capacity, [size_of::<K>(), size_of::<V>()]);
-        let memory = region.carve(name, shape, entries.and_then(|bytes| bytes.checked_add(tags)))?;
+        let memory =
+            region.carve(name, shape, entries.and_then(|bytes| bytes.checked_add(tags)))?;
         // SAFETY: the chunk has room for the header, then the tags, then the entries.
         let (first, after) = unsafe {
             let tags_at = memory.start().add(HEADER);
@@ -146,7 +147,8 @@ where
     #[inline]
     pub fn touch(&self, hash: u64) {
         let bucket = self.first(hash);
-        let slot = bucket * SLOTS + matches(self.group(bucket), tag(hash)).trailing_zeros() as usize % SLOTS;
+        let slot = bucket * SLOTS
+            + matches(self.group(bucket), tag(hash)).trailing_zeros() as usize % SLOTS;
         // SAFETY: below the number of slots, since `bucket` is one of the map's.
         unsafe { self.entry(slot).cast::<u8>().read_volatile() };
     }

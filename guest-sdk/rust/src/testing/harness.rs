@@ -148,8 +148,15 @@ impl<F: Function> Harness<F> {
     /// When the options make no sense.
     pub fn with(options: Options, config: impl fmt::Display) -> Result<Self, String> {
         let room = options.room_bytes as usize;
-        assert!(room.is_power_of_two() && (256..=BURST_AREA).contains(&room), "{room} bytes a room");
-        assert!(options.state_bytes.is_multiple_of(WASM_PAGE), "{} bytes of state", options.state_bytes);
+        assert!(
+            room.is_power_of_two() && (256..=BURST_AREA).contains(&room),
+            "{room} bytes a room"
+        );
+        assert!(
+            options.state_bytes.is_multiple_of(WASM_PAGE),
+            "{} bytes of state",
+            options.state_bytes
+        );
         let bytes = (BURST_AREA + options.rooms * room).next_multiple_of(WASM_PAGE);
         let memory = Chunk::zeroed(bytes);
         // SAFETY: descriptors are zeros now and written by `load` only, within the window; the
@@ -210,7 +217,10 @@ impl<F: Function> Harness<F> {
             let offset = room + HEADROOM as u32;
             memory.write(offset as usize, &bytes);
             let length = u32::try_from(bytes.len()).expect("less than a room");
-            memory.write(DESCRIPTORS + index * 8, &(u64::from(length) << 32 | u64::from(offset)).to_ne_bytes());
+            memory.write(
+                DESCRIPTORS + index * 8,
+                &(u64::from(length) << 32 | u64::from(offset)).to_ne_bytes(),
+            );
             let Metadata { port, flags, hash } = metadata;
             let word = u64::from(hash) << 32 | u64::from(flags) << 16 | u64::from(port);
             memory.write(METADATA + index * 8, &word.to_ne_bytes());
@@ -254,7 +264,8 @@ impl<F: Function> Harness<F> {
             let verdict = word(VERDICTS + index * 4);
             let verdict = Verdict::decode(verdict)
                 .unwrap_or_else(|| panic!("packet {index}: {verdict:#x} is no verdict"));
-            let reverse = memory.read_u32(METADATA + index * 8) >> 16 & u32::from(FLAG_REVERSE) != 0;
+            let reverse =
+                memory.read_u32(METADATA + index * 8) >> 16 & u32::from(FLAG_REVERSE) != 0;
             match verdict {
                 Verdict::Forward(port) | Verdict::Clone(port) => {
                     assert!(usize::from(port) < self.options.ports.len(), "no port {port}");

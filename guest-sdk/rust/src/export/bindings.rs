@@ -1,0 +1,23 @@
+#![expect(unreachable_pub, reason = "generated")]
+
+wit_bindgen::generate!({
+    path: "../../wit",
+    world: "weir:net/packet-function",
+    pub_export_macro: true,
+    export_macro_name: "export_packet",
+});
+
+/// The exports that `packet-function-saving` has beside. Both worlds' descriptions lie in the module,
+/// and become one component.
+pub mod saving {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package weir:sdk;
+            world snapshot { export weir:net/snapshot@0.1.0; }
+        ",
+        world: "weir:sdk/snapshot",
+        pub_export_macro: true,
+        export_macro_name: "export_snapshot",
+    });
+}
