@@ -57,8 +57,7 @@ pub(crate) fn encode(status: &Status) -> String {
     chains(&mut registry, status);
     functions(&mut registry, status);
     let mut text = String::new();
-    // Writing to a string cannot fail.
-    drop(text::encode(&mut text, &registry));
+    text::encode(&mut text, &registry).expect("writing to a string cannot fail");
     text
 }
 

@@ -38,16 +38,22 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
 }
 
-/// Finds out who calls, before anything else is looked at.
+/// Finds out who calls and whether they may change anything, before anything else is looked at.
 async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let open = request.uri().path() == "/openapi.json";
     let caller = match request.extensions().get::<Peer>() {
         Some(Peer::Local) => Some(Caller::admin()),
-        Some(Peer::Remote) | None => bearer(&request)
-            .and_then(|token| api.control.tokens.caller(token, &api.control.store.state())),
+        Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
     match caller {
-        Some(caller) => drop(request.extensions_mut().insert(caller)),
+        Some(caller) => {
+            if !request.method().is_safe()
+                && let Err(forbidden) = caller.may_change()
+            {
+                return Problem::from(forbidden).into_response();
+            }
+            request.extensions_mut().insert(caller);
+        }
         None if open => {}
         None => {
             let detail =

@@ -5,16 +5,13 @@
 //! they do is done by [`crate::Control`], on threads where it may block.
 
 mod chains;
-mod chains;
 mod document;
 mod extract;
 mod functions;
 mod guard;
-mod host;
 mod problem;
 mod server;
 mod system;
-mod tenants;
 mod tenants;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -37,6 +34,7 @@ pub use guard::Peer;
 pub use problem::Problem;
 pub use server::{ServeError, Server, bind_unix};
 pub use system::SteeringRule;
+pub use tenants::{TenantRequest, TokenRequest};
 
 /// Uploads that are read and compiled at the same time; others wait.
 const UPLOADS: usize = 4;

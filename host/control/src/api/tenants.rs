@@ -1,40 +1,41 @@
-//! `/v1/tenants`.
+//! `/v1/tenants`
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{Name, Role};
 
-use super::extract::{Document, Segments};
-use super::{Api, Problem};
+use super::extract::{self, InPath};
+use super::problem::Problem;
+use super::{Api, List};
 use crate::auth::Caller;
 use crate::tenants::{NewToken, Tenant, TokenView};
 
 /// Lists tenants; a tenant's token sees that tenant.
-#[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
-    responses((status = 200, description = "The tenants, by name.", body = Vec<Tenant>)))]
-pub(super) async fn list_tenants(
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants", operation_id = "list_tenants",
+    responses((status = 200, description = "The tenants, by name.", body = List<Tenant>)))]
+pub(super) async fn list(
     State(api): State<Api>,
-    caller: Caller,
-) -> Result<Json<Vec<Tenant>>, Problem> {
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<List<Tenant>>, Problem> {
     let only = caller.filter(None)?;
-    api.act(move |control| Ok(control.tenants(only.as_ref()))).await.map(Json)
+    Ok(Json(List { items: api.control.tenants(only.as_ref()) }))
 }
 
 /// Shows a tenant.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{tenant}", tag = "tenants", operation_id = "show_tenant",
     params(("tenant" = Name, Path, description = "The tenant.")),
     responses((status = 200, description = "The tenant.", body = Tenant)))]
-pub(super) async fn show_tenant(
+pub(super) async fn show(
     State(api): State<Api>,
-    caller: Caller,
-    Segments(tenant): Segments<Name>,
+    Extension(caller): Extension<Caller>,
+    InPath(tenant): InPath<Name>,
 ) -> Result<Json<Tenant>, Problem> {
     let tenant = caller.tenant(Some(tenant))?;
-    api.act(move |control| control.tenant(&tenant)).await.map(Json)
+    api.run(move |control| control.tenant(&tenant)).await.map(Json)
 }
 
 /// What is said of a tenant.
@@ -47,19 +48,19 @@ pub struct TenantRequest {
 }
 
 /// Makes a tenant, or changes what is said of it. For the administrator.
-#[utoipa::path(put, path = "/v1/tenants/{tenant}", tag = "tenants",
+#[utoipa::path(put, path = "/v1/tenants/{tenant}", tag = "tenants", operation_id = "put_tenant",
     params(("tenant" = Name, Path, description = "The tenant.")), request_body = TenantRequest,
     responses(
         (status = 201, description = "It was made.", body = Tenant),
         (status = 200, description = "It was changed.", body = Tenant)))]
-pub(super) async fn put_tenant(
+pub(super) async fn put(
     State(api): State<Api>,
-    caller: Caller,
-    Segments(tenant): Segments<Name>,
-    Document(request): Document<TenantRequest>,
+    Extension(caller): Extension<Caller>,
+    InPath(tenant): InPath<Name>,
+    extract::Json(request): extract::Json<TenantRequest>,
 ) -> Result<Response, Problem> {
     caller.must_be_admin()?;
-    let put = api.act(move |control| {
+    let put = api.run(move |control| {
         let new = control.put_tenant(&tenant, request.description)?;
         Ok((new, control.tenant(&tenant)?))
     });
@@ -69,30 +70,30 @@ pub(super) async fn put_tenant(
 }
 
 /// Removes a tenant that has no functions and chains any more, and its tokens. For the administrator.
-#[utoipa::path(delete, path = "/v1/tenants/{tenant}", tag = "tenants",
+#[utoipa::path(delete, path = "/v1/tenants/{tenant}", tag = "tenants", operation_id = "remove_tenant",
     params(("tenant" = Name, Path, description = "The tenant.")),
     responses((status = 204, description = "It is gone.")))]
-pub(super) async fn remove_tenant(
+pub(super) async fn remove(
     State(api): State<Api>,
-    caller: Caller,
-    Segments(tenant): Segments<Name>,
+    Extension(caller): Extension<Caller>,
+    InPath(tenant): InPath<Name>,
 ) -> Result<StatusCode, Problem> {
     caller.must_be_admin()?;
-    api.act(move |control| control.remove_tenant(&tenant)).await?;
+    api.run(move |control| control.remove_tenant(&tenant)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Lists a tenant's tokens that were made here. For the administrator.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/tokens", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{tenant}/tokens", tag = "tenants", operation_id = "list_tokens",
     params(("tenant" = Name, Path, description = "The tenant.")),
-    responses((status = 200, description = "The tokens, without their text.", body = Vec<TokenView>)))]
-pub(super) async fn list_tokens(
+    responses((status = 200, description = "The tokens, without their text.", body = List<TokenView>)))]
+pub(super) async fn tokens(
     State(api): State<Api>,
-    caller: Caller,
-    Segments(tenant): Segments<Name>,
-) -> Result<Json<Vec<TokenView>>, Problem> {
+    Extension(caller): Extension<Caller>,
+    InPath(tenant): InPath<Name>,
+) -> Result<Json<List<TokenView>>, Problem> {
     caller.must_be_admin()?;
-    api.act(move |control| control.tokens(&tenant)).await.map(Json)
+    Ok(Json(List { items: api.control.tokens(&tenant)? }))
 }
 
 /// What a new token is to be good for.
@@ -107,32 +108,32 @@ pub struct TokenRequest {
 }
 
 /// Makes a token for a tenant. Its text is shown this once. For the administrator.
-#[utoipa::path(post, path = "/v1/tenants/{tenant}/tokens", tag = "tenants",
+#[utoipa::path(post, path = "/v1/tenants/{tenant}/tokens", tag = "tenants", operation_id = "make_token",
     params(("tenant" = Name, Path, description = "The tenant.")), request_body = TokenRequest,
     responses((status = 201, description = "The token.", body = NewToken)))]
 pub(super) async fn make_token(
     State(api): State<Api>,
-    caller: Caller,
-    Segments(tenant): Segments<Name>,
-    Document(request): Document<TokenRequest>,
+    Extension(caller): Extension<Caller>,
+    InPath(tenant): InPath<Name>,
+    extract::Json(request): extract::Json<TokenRequest>,
 ) -> Result<Response, Problem> {
     caller.must_be_admin()?;
     let TokenRequest { role, description } = request;
-    let token = api.act(move |control| control.make_token(&tenant, role, description)).await?;
+    let token = api.run(move |control| control.make_token(&tenant, role, description)).await?;
     Ok((StatusCode::CREATED, Json(token)).into_response())
 }
 
 /// Makes a token worthless. For the administrator.
-#[utoipa::path(delete, path = "/v1/tenants/{tenant}/tokens/{id}", tag = "tenants",
+#[utoipa::path(delete, path = "/v1/tenants/{tenant}/tokens/{id}", tag = "tenants", operation_id = "remove_token",
     params(("tenant" = Name, Path, description = "The tenant."),
         ("id" = Name, Path, description = "The token's id.")),
     responses((status = 204, description = "It is gone.")))]
 pub(super) async fn remove_token(
     State(api): State<Api>,
-    caller: Caller,
-    Segments((tenant, id)): Segments<(Name, Name)>,
+    Extension(caller): Extension<Caller>,
+    InPath((tenant, id)): InPath<(Name, Name)>,
 ) -> Result<StatusCode, Problem> {
     caller.must_be_admin()?;
-    api.act(move |control| control.remove_token(&tenant, &id)).await?;
+    api.run(move |control| control.remove_token(&tenant, &id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
