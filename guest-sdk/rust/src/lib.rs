@@ -15,6 +15,7 @@ mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod window;
+pub mod wire;
 
 pub use burst::{Buffer, Burst, NoRoom, Packet};
 pub use function::{Function, NoConfig, Setup, Snapshot};
