@@ -1,0 +1,172 @@
+//! The configuration, and what is wrong with one.
+
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+/// `[function.config]` of `nat`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Addresses that inside hosts appear under.
+    pub external: Vec<Ipv4Addr>,
+    /// What is translated; RFC 1918's private addresses if left out.
+    #[serde(default = "private")]
+    pub internal: Vec<String>,
+    /// Ports to give out, `"FIRST-LAST"`.
+    #[serde(default = "ports")]
+    pub ports: String,
+    /// Flows at most.
+    #[serde(default = "max_flows")]
+    pub max_flows: usize,
+    /// Whether inside hosts reach each other by their external addresses (RFC 4787, REQ-9).
+    #[serde(default = "yes")]
+    pub hairpin: bool,
+    /// Who may send to a mapped port (RFC 4787, section 5).
+    #[serde(default)]
+    pub filtering: Filtering,
+    /// What happens to packets to an external address that belong to no mapping.
+    #[serde(default)]
+    pub unmatched_inbound: Unmatched,
+    /// Ports that lead inside for good.
+    #[serde(default)]
+    pub forward: Vec<Forward>,
+    /// Seconds without a packet after which a flow ends.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// RFC 4787, section 5.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Anybody.
+    EndpointIndependent,
+    /// Only whom the inside host has sent to, address and port.
+    #[default]
+    AddressAndPortDependent,
+}
+
+/// For packets that belong to no mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unmatched {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They pass as they are.
+    Pass,
+}
+
+/// A static port forward.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// Port on the first external address.
+    pub port: u16,
+    /// Inside address and port, `"10.0.0.5:80"`.
+    pub to: std::net::SocketAddrV4,
+}
+
+/// Seconds. The defaults are what the RFCs ask for at least.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Timeouts {
+    /// RFC 5382, REQ-5: 2 hours 4 minutes.
+    pub tcp_established: u32,
+    /// RFC 5382, REQ-5: 4 minutes; half-open and closing connections.
+    pub tcp_transitory: u32,
+    /// RFC 4787, REQ-5: 5 minutes.
+    pub udp: u32,
+    /// RFC 5508, REQ-2: 60 seconds.
+    pub icmp: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_established: 7440, tcp_transitory: 240, udp: 300, icmp: 60 }
+    }
+}
+
+fn private() -> Vec<String> {
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"].map(String::from).to_vec()
+}
+
+fn ports() -> String {
+    "1024-65535".into()
+}
+
+const fn max_flows() -> usize {
+    65_536
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// An IPv4 prefix: address and mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    address: u32,
+    mask: u32,
+}
+
+impl Prefix {
+    /// Reads `"10.0.0.0/8"`.
+    ///
+    /// # Errors
+    /// Says what is allowed.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("config: internal: {text:?} is no IPv4 prefix: allowed is ADDRESS/LENGTH, like \"10.0.0.0/8\"")
+        };
+        let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let length: u32 = length.parse().ok().filter(|l| *l <= 32).ok_or_else(wrong)?;
+        let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+        let address = u32::from(address);
+        if address & !mask != 0 {
+            return Err(format!("config: internal: {text:?} has bits set behind its length"));
+        }
+        Ok(Self { address, mask })
+    }
+
+    /// Whether an address lies within.
+    #[must_use]
+    #[inline]
+    pub(crate) fn contains(self, address: u32) -> bool {
+        address & self.mask == self.address
+    }
+}
+
+/// Reads `"FIRST-LAST"`.
+///
+/// # Errors
+/// Says what is allowed.
+pub(crate) fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let parsed = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    match parsed {
+        Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
+        _ => Err(format!("config: ports: {text:?} is no range: allowed is \"FIRST-LAST\", 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_read_and_wrong_ones_explained() {
+        let ten = Prefix::parse("10.0.0.0/8").unwrap();
+        assert!(ten.contains(0x0aff_ffff) && !ten.contains(0x0b00_0000));
+        assert!(Prefix::parse("0.0.0.0/0").unwrap().contains(u32::MAX));
+        assert!(Prefix::parse("10.0.0.1/8").unwrap_err().contains("behind its length"));
+        assert!(Prefix::parse("10.0.0.0/33").unwrap_err().contains("10.0.0.0/33"));
+        assert!(parse_ports("2000-1000").unwrap_err().contains("2000-1000"));
+        assert_eq!(parse_ports("1024-65535"), Ok((1024, 65535)));
+    }
+}

@@ -1,0 +1,71 @@
+//! Later fragments have no ports: they follow the first one of their packet.
+
+use weir_sdk::flow::Hasher;
+use weir_sdk::parse::{Addresses, Headers};
+use weir_sdk::region::{StateMap, StateRegion};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Packets whose fragments are remembered.
+const PACKETS: usize = 1024;
+/// Seconds for which they are (RFC 791 suggests 15 for reassembly, Linux takes 30).
+const SECONDS: u32 = 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Key {
+    source: u32,
+    destination: u32,
+    identification: u32,
+    protocol: u16,
+    outbound: u16,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Entry {
+    address: u32,
+    expires: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    packets: StateMap<Key, Entry>,
+    hasher: Hasher,
+}
+
+impl Fragments {
+    pub(crate) fn new(region: &mut StateRegion, seed: u64) -> Result<Self, String> {
+        Ok(Self { packets: region.map("fragments", PACKETS)?, hasher: Hasher::new(seed) })
+    }
+
+    /// Remembers how a first fragment was translated; does nothing for whole packets.
+    pub(crate) fn note(&mut self, headers: &Headers, outbound: bool, address: u32, now: u32) {
+        let Some(key) = key(headers, outbound) else { return };
+        let hash = self.hasher.hash(&key);
+        let entry = Entry { address, expires: now.saturating_add(SECONDS) };
+        if self.packets.insert(hash, key, entry).is_err() {
+            self.packets.retain_near(hash, |_, entry| entry.expires > now);
+            // Still full: the packet's other fragments are dropped, and counted.
+            let _ = self.packets.insert(hash, key, entry);
+        }
+    }
+
+    /// The address that a later fragment gets.
+    pub(crate) fn find(&self, headers: &Headers, outbound: bool, now: u32) -> Option<u32> {
+        let key = key(headers, outbound)?;
+        let entry = self.packets.find(self.hasher.hash(&key), &key)?;
+        (entry.expires > now).then_some(entry.address)
+    }
+}
+
+fn key(headers: &Headers, outbound: bool) -> Option<Key> {
+    let Addresses::V4 { source, destination } = headers.addresses else { return None };
+    Some(Key {
+        source,
+        destination,
+        identification: headers.fragment?.identification,
+        protocol: headers.protocol.into(),
+        outbound: outbound.into(),
+    })
+}

@@ -1,0 +1,451 @@
+//! NAPT for IPv4: many inside hosts behind a few external addresses.
+//!
+//! Owns: mappings, flows, and what a packet looks like on the other side. Must not know: routes, MACs (it is a
+//! bump in the wire). Follows RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP), RFC 6056 (choice of
+//! ports). Packets in the chain's direction come from the inside, packets in reverse from the outside.
+
+mod config;
+mod fragments;
+mod table;
+
+use weir_sdk::flow::FlowV4;
+use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
+use weir_sdk::prelude::*;
+
+pub use config::Config;
+use config::{Filtering, Prefix, Unmatched};
+use fragments::Fragments;
+use weir_translate::{self as rewrite, End, Quoted, is_icmp_error, swap_macs};
+use table::{Arrival, NoFlow, Table};
+
+#[cfg(test)]
+mod tests;
+
+weir_sdk::export!(Nat);
+
+/// Reasons for drops, as counted by the host (`nat:NUMBER`).
+pub mod reason {
+    /// A header is cut off or contradicts itself.
+    pub const MALFORMED: u32 = 1;
+    /// From the outside, and it belongs to no mapping or flow.
+    pub const UNMATCHED: u32 = 2;
+    /// No external port is free.
+    pub const PORTS: u32 = 3;
+    /// There are as many flows as there may be.
+    pub const FLOWS: u32 = 4;
+    /// A later fragment of a packet whose first was not seen.
+    pub const FRAGMENT: u32 = 5;
+    /// Of a protocol without ports, from a translated address.
+    pub const PROTOCOL: u32 = 6;
+}
+
+/// Most packets of a burst.
+const BURST: usize = 256;
+
+/// The function.
+#[derive(Debug)]
+pub struct Nat {
+    table: Table,
+    fragments: Fragments,
+    internal: Vec<Prefix>,
+    config: Config,
+    counters: Counters,
+    /// Of the burst at hand: the flow keys of plain packets from the inside, with their hashes.
+    keys: Vec<Option<(FlowV4, u64, u8)>>,
+}
+
+#[derive(Debug)]
+struct Counters {
+    translated: host::Counter,
+    opened: host::Counter,
+    hairpins: host::Counter,
+    errors: host::Counter,
+    flows: host::Gauge,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// It is none of ours.
+    Pass,
+    /// It was translated.
+    Translated,
+    /// It was translated twice, and goes back to where it came from.
+    Hairpin,
+    /// It is dropped.
+    Drop(u32),
+}
+
+impl Function for Nat {
+    type Config = Config;
+
+    fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
+        if config.external.is_empty() || config.external.len() > 255 {
+            return Err(format!(
+                "config: external: there are {} addresses; allowed are 1 to 255",
+                config.external.len()
+            ));
+        }
+        if !(16..=1 << 22).contains(&config.max_flows) {
+            return Err(format!("config: max-flows: {}; allowed are 16 to 4194304", config.max_flows));
+        }
+        let internal = config.internal.iter().map(|p| Prefix::parse(p)).collect::<Result<_, _>>()?;
+        let external = config.external.iter().map(|a| u32::from(*a)).collect();
+        let ports = config::parse_ports(&config.ports)?;
+        let mut region = setup.region();
+        let fragments = Fragments::new(&mut region, setup.seed)?;
+        let (flows, timeouts) = (config.max_flows, config.timeouts);
+        let mut table = Table::new(region, setup.seed, external, ports, flows, timeouts)?;
+        for forward in &config.forward {
+            let protocol = match forward.proto.as_str() {
+                "tcp" => protocol::TCP,
+                "udp" => protocol::UDP,
+                other => {
+                    return Err(format!("config: forward: proto {other:?}; allowed are \"tcp\" and \"udp\""));
+                }
+            };
+            // What a predecessor left is read-only now, and has the same forwards or is laid out anew.
+            let to = (u32::from(*forward.to.ip()), forward.to.port());
+            table.forward(protocol, forward.port, to)?;
+        }
+        Ok(Self {
+            table,
+            fragments,
+            internal,
+            config,
+            counters: Counters {
+                translated: host::counter("translated"),
+                opened: host::counter("flows_opened"),
+                hairpins: host::counter("hairpins"),
+                errors: host::counter("icmp_errors"),
+                flows: host::gauge("flows"),
+            },
+            keys: vec![None; BURST],
+        })
+    }
+
+    fn process(&mut self, burst: &mut Burst) {
+        // The clock starts at an arbitrary point; a flow's end is kept in whole seconds of it.
+        let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
+        // First all keys and hashes, so that fetching the flows' entries overlaps.
+        for i in 0..burst.len() {
+            self.keys[i] = if burst.reverse(i) { None } else { self.key_of(burst.data(i)) };
+        }
+        let mut translated = 0;
+        for i in 0..burst.len() {
+            let reverse = burst.reverse(i);
+            let mut packet = burst.packet(i);
+            let decision = match self.keys[i] {
+                Some((key, hash, flags)) => self.plain_out(packet.data_mut(), key, hash, flags, now),
+                None => self.any(packet.data_mut(), reverse, now),
+            };
+            match decision {
+                Decision::Pass => {}
+                Decision::Translated => translated += 1,
+                Decision::Hairpin => {
+                    translated += 1;
+                    self.counters.hairpins.add(1);
+                    swap_macs(packet.data_mut());
+                    packet.set_verdict(Verdict::Reply);
+                }
+                Decision::Drop(reason) => packet.set_verdict(Verdict::Drop(reason)),
+            }
+        }
+        if translated > 0 {
+            self.counters.translated.add(translated);
+        }
+        self.table.sweep(now);
+    }
+}
+
+impl Nat {
+    /// The key of a plain TCP or UDP packet from the inside that is to be translated, and not for one of our own
+    /// addresses.
+    #[inline]
+    fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u64, u8)> {
+        let plain = Plain::of(frame)?;
+        if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some() {
+            return None;
+        }
+        let key = FlowV4::directed(
+            (plain.source, plain.source_port),
+            (plain.destination, plain.destination_port),
+            plain.protocol,
+        );
+        Some((key, self.table.prefetch(&key), plain.tcp_flags))
+    }
+
+    #[inline]
+    fn is_internal(&self, address: u32) -> bool {
+        self.internal.iter().any(|prefix| prefix.contains(address))
+    }
+
+    #[inline]
+    fn plain_out(
+        &mut self,
+        frame: &mut [u8],
+        key: FlowV4,
+        hash: u64,
+        flags: u8,
+        now: u32,
+    ) -> Decision {
+        let flow = match self.table.outbound(hash, &key, flags, now) {
+            Some(flow) => flow,
+            None => match self.open(hash, key, flags, now) {
+                Ok(flow) => flow,
+                Err(decision) => return decision,
+            },
+        };
+        let change = rewrite::address(frame, Plain::L3, End::Source, flow.address);
+        rewrite::port(frame, Plain::L4, key.protocol(), End::Source, change, flow.port);
+        Decision::Translated
+    }
+
+    fn open(&mut self, hash: u64, key: FlowV4, flags: u8, now: u32) -> Result<table::Flow, Decision> {
+        let flow = self.table.open(hash, key, flags, now).map_err(no_flow)?;
+        self.counters.opened.add(1);
+        self.counters.flows.set(self.table.len() as f64);
+        Ok(flow)
+    }
+
+    /// Everything that is not plain: other protocols, options, tags, fragments, and all from the outside.
+    fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
+        let headers = match parse(frame) {
+            Ok(headers) => headers,
+            Err(Unreadable::NotIp) => return Decision::Pass,
+            Err(Unreadable::Malformed) => {
+                return if is_ipv6(frame) { Decision::Pass } else { Decision::Drop(reason::MALFORMED) };
+            }
+        };
+        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        let frame = &mut frame[..headers.end];
+        if headers.is_later_fragment() {
+            return self.later_fragment(frame, &headers, source, destination, reverse, now);
+        }
+        if reverse {
+            match self.table.external_place(destination) {
+                Some(external) => self.inbound(frame, &headers, external, now),
+                None => Decision::Pass,
+            }
+        } else if self.is_internal(source) {
+            self.outbound(frame, &headers, now)
+        } else {
+            Decision::Pass
+        }
+    }
+
+    fn outbound(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
+        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        if is_icmp_error(frame, headers) {
+            return self.error_out(frame, headers, now);
+        }
+        let Some((port, peer_port)) = ports_of(frame, headers, true) else {
+            return Decision::Drop(reason::PROTOCOL);
+        };
+        if let Some(external) = self.table.external_place(destination) {
+            return self.hairpin(frame, headers, external, now);
+        }
+        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
+        let hash = self.table.prefetch(&key);
+        let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
+            Some(flow) => flow,
+            None => match self.open(hash, key, headers.tcp_flags, now) {
+                Ok(flow) => flow,
+                Err(decision) => return decision,
+            },
+        };
+        self.fragments.note(headers, true, flow.address, now);
+        translate(frame, headers, End::Source, flow.address, flow.port);
+        Decision::Translated
+    }
+
+    fn inbound(
+        &mut self,
+        frame: &mut [u8],
+        headers: &Headers,
+        external: usize,
+        now: u32,
+    ) -> Decision {
+        let Addresses::V4 { source, .. } = headers.addresses else { return Decision::Pass };
+        if is_icmp_error(frame, headers) {
+            return self.error_in(frame, headers, external, now);
+        }
+        let Some((peer_port, port)) = ports_of(frame, headers, false) else {
+            return self.unmatched();
+        };
+        let anybody = self.config.filtering == Filtering::EndpointIndependent;
+        let arrival = Arrival {
+            external,
+            port,
+            peer: (source, peer_port),
+            protocol: headers.protocol,
+            flags: headers.tcp_flags,
+        };
+        match self.table.inbound(&arrival, now, anybody) {
+            Ok(Some((address, port))) => {
+                self.fragments.note(headers, false, address, now);
+                translate(frame, headers, End::Destination, address, port);
+                Decision::Translated
+            }
+            Ok(None) => self.unmatched(),
+            Err(full) => no_flow(full),
+        }
+    }
+
+    fn unmatched(&self) -> Decision {
+        match self.config.unmatched_inbound {
+            Unmatched::Drop => Decision::Drop(reason::UNMATCHED),
+            Unmatched::Pass => Decision::Pass,
+        }
+    }
+
+    /// From one inside host to another by its external address (RFC 4787, REQ-9): the source becomes external
+    /// too, so that answers come back this way.
+    fn hairpin(
+        &mut self,
+        frame: &mut [u8],
+        headers: &Headers,
+        external: usize,
+        now: u32,
+    ) -> Decision {
+        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        let ports = ports_of(frame, headers, true);
+        let Some((port, peer_port)) = ports.filter(|_| self.config.hairpin) else {
+            return self.unmatched();
+        };
+        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
+        let hash = self.table.prefetch(&key);
+        let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
+            Some(flow) => flow,
+            None => match self.open(hash, key, headers.tcp_flags, now) {
+                Ok(flow) => flow,
+                Err(decision) => return decision,
+            },
+        };
+        let anybody = self.config.filtering == Filtering::EndpointIndependent;
+        let arrival = Arrival {
+            external,
+            port: peer_port,
+            peer: (flow.address, flow.port),
+            protocol: headers.protocol,
+            flags: headers.tcp_flags,
+        };
+        match self.table.inbound(&arrival, now, anybody) {
+            Ok(Some((address, port))) => {
+                translate(frame, headers, End::Source, flow.address, flow.port);
+                translate(frame, headers, End::Destination, address, port);
+                Decision::Hairpin
+            }
+            Ok(None) => self.unmatched(),
+            Err(full) => no_flow(full),
+        }
+    }
+
+    /// An ICMP error from the outside about a packet that we sent (RFC 5508, REQ-4): it quotes the packet
+    /// as it was outside.
+    fn error_in(
+        &mut self,
+        frame: &mut [u8],
+        headers: &Headers,
+        external: usize,
+        now: u32,
+    ) -> Decision {
+        let Some(quoted) = Quoted::of(frame, headers) else {
+            return Decision::Drop(reason::MALFORMED);
+        };
+        if self.table.external_place(quoted.source) != Some(external) {
+            return self.unmatched();
+        }
+        let peer = (quoted.destination, quoted.destination_port);
+        let inside = self.table.inside_of(external, quoted.source_port, peer, quoted.protocol, now);
+        let Some((address, port)) = inside else { return self.unmatched() };
+        rewrite::icmp_body(frame, headers.l4, headers.end, |frame| {
+            quoted.rewrite(frame, End::Source, address, port);
+        });
+        rewrite::address(frame, headers.l3, End::Destination, address);
+        self.counters.errors.add(1);
+        Decision::Translated
+    }
+
+    /// An ICMP error from the inside about a packet that we let in (RFC 5508, REQ-5): it quotes the packet as it was
+    /// inside.
+    fn error_out(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
+        let Some(quoted) = Quoted::of(frame, headers) else {
+            return Decision::Drop(reason::MALFORMED);
+        };
+        let key = FlowV4::directed(
+            (quoted.destination, quoted.destination_port),
+            (quoted.source, quoted.source_port),
+            quoted.protocol,
+        );
+        let Some((address, port)) = self.table.outside_of(&key, now) else {
+            return Decision::Drop(reason::UNMATCHED);
+        };
+        rewrite::icmp_body(frame, headers.l4, headers.end, |frame| {
+            quoted.rewrite(frame, End::Destination, address, port);
+        });
+        rewrite::address(frame, headers.l3, End::Source, address);
+        self.counters.errors.add(1);
+        Decision::Translated
+    }
+
+    fn later_fragment(
+        &mut self,
+        frame: &mut [u8],
+        headers: &Headers,
+        source: u32,
+        destination: u32,
+        reverse: bool,
+        now: u32,
+    ) -> Decision {
+        let ours = if reverse {
+            self.table.external_place(destination).is_some()
+        } else {
+            self.is_internal(source)
+        };
+        if !ours {
+            return Decision::Pass;
+        }
+        let end = if reverse { End::Destination } else { End::Source };
+        match self.fragments.find(headers, !reverse, now) {
+            Some(address) => {
+                rewrite::address(frame, headers.l3, end, address);
+                Decision::Translated
+            }
+            None => Decision::Drop(reason::FRAGMENT),
+        }
+    }
+}
+
+fn no_flow(why: NoFlow) -> Decision {
+    Decision::Drop(match why {
+        NoFlow::Ports => reason::PORTS,
+        NoFlow::Flows => reason::FLOWS,
+    })
+}
+
+/// Translates one end of a packet that has a transport header.
+fn translate(frame: &mut [u8], headers: &Headers, end: End, address: u32, port: u16) {
+    let change = rewrite::address(frame, headers.l3, end, address);
+    rewrite::port(frame, headers.l4, headers.protocol, end, change, port);
+}
+
+/// Source and destination port; for an ICMP query its identifier stands for the inside's port, and 0 for the
+/// outside's. None for other protocols.
+fn ports_of(frame: &[u8], headers: &Headers, outbound: bool) -> Option<(u16, u16)> {
+    match headers.protocol {
+        protocol::TCP | protocol::UDP => Some((headers.source_port, headers.destination_port)),
+        protocol::ICMP => {
+            let message = frame.get(headers.l4..headers.l4 + 8)?;
+            let id = u16::from_be_bytes([message[4], message[5]]);
+            // Queries and answers: echo, timestamp, address mask (RFC 792, RFC 950).
+            matches!(message[0], 0 | 8 | 13 | 14 | 17 | 18)
+                .then_some(if outbound { (id, 0) } else { (0, id) })
+        }
+        _ => None,
+    }
+}
+
+fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+}

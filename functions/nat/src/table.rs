@@ -1,0 +1,448 @@
+//! Mappings and flows, in the state region.
+//!
+//! A *mapping* joins an inside endpoint (address, port, protocol) with a port of an external address, whoever the
+//! peer is (endpoint-independent mapping, RFC 4787 REQ-1). It lies in an array indexed by what an inbound packet
+//! carries, so finding it takes no search; a small map leads to it from the inside endpoint. A *flow* is a
+//! mapping's use with one peer; a packet from the inside finds everything it needs in its flow's entry. A
+//! mapping lives as long as it has flows, or for ever if it is a static forward.
+
+use weir_sdk::flow::{FlowV4, Hasher};
+use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::config::Timeouts;
+
+/// Protocols that are translated, by their place in the mappings' array.
+const PROTOCOLS: [u8; 3] = [6, 17, 1];
+/// Ports of a protocol.
+const PORTS: usize = 65_536;
+/// Slots looked at by each sweep.
+const SWEEP: usize = 16;
+
+/// Bits of [`Flow::state`].
+pub(crate) mod bits {
+    /// A packet went out.
+    pub(crate) const OUT: u8 = 1;
+    /// A packet came in.
+    pub(crate) const IN: u8 = 2;
+    /// The inside sent FIN.
+    pub(crate) const FIN_OUT: u8 = 4;
+    /// The outside sent FIN.
+    pub(crate) const FIN_IN: u8 = 8;
+    /// Somebody sent RST.
+    pub(crate) const RESET: u8 = 16;
+}
+
+/// What is known about a flow; the key is the packet as the inside sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Flow {
+    /// External address.
+    pub(crate) address: u32,
+    /// When it ends, in seconds of the clock.
+    pub(crate) expires: u32,
+    /// External port.
+    pub(crate) port: u16,
+    /// See [`bits`].
+    pub(crate) state: u8,
+    /// Place of the external address.
+    pub(crate) external: u8,
+    spare: u32,
+}
+
+/// An inside endpoint that an external port leads to; all zero: the port is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Mapping {
+    /// Inside address.
+    pub(crate) address: u32,
+    /// Inside port.
+    pub(crate) port: u16,
+    /// Flows that use it; `FIXED` for a static forward.
+    flows: u16,
+}
+
+/// Flows of a mapping that stays.
+const FIXED: u16 = u16::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Endpoint {
+    address: u32,
+    port: u16,
+    protocol: u16,
+}
+
+/// External address (its place) and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Outside {
+    external: u16,
+    port: u16,
+}
+
+/// Counts of ports in use, by external address and protocol, and the sweep's place.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Used {
+    ports: u32,
+    random: u32,
+}
+
+/// A packet from the outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// Place of the external address it is for.
+    pub(crate) external: usize,
+    /// Port it is for.
+    pub(crate) port: u16,
+    /// Who sent it.
+    pub(crate) peer: (u32, u16),
+    /// Its protocol.
+    pub(crate) protocol: u8,
+    /// TCP's flags.
+    pub(crate) flags: u8,
+}
+
+/// Why there is no flow for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoFlow {
+    /// All ports of the external address are in use.
+    Ports,
+    /// There are as many flows as there may be.
+    Flows,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Table {
+    flows: StateMap<FlowV4, Flow>,
+    endpoints: StateMap<Endpoint, Outside>,
+    mappings: StateArray<Mapping>,
+    used: StateArray<Used>,
+    cursor: StateArray<u64>,
+    hasher: Hasher,
+    external: Vec<u32>,
+    ports: (u16, u16),
+    timeouts: Timeouts,
+}
+
+fn protocol_place(protocol: u8) -> Option<usize> {
+    PROTOCOLS.iter().position(|p| *p == protocol)
+}
+
+impl Table {
+    pub(crate) fn new(
+        mut region: StateRegion,
+        seed: u64,
+        external: Vec<u32>,
+        ports: (u16, u16),
+        max_flows: usize,
+        timeouts: Timeouts,
+    ) -> Result<Self, String> {
+        let all = external.len() * PROTOCOLS.len();
+        // The addresses are part of the names: state for others is of no use.
+        let name = external.iter().fold(String::from("mappings"), |name, a| format!("{name}-{a:x}"));
+        Ok(Self {
+            flows: region.map("flows", max_flows)?,
+            endpoints: region.map("endpoints", max_flows)?,
+            mappings: region.array(&name, all * PORTS)?,
+            used: region.array("used", all)?,
+            cursor: region.array("cursor", 1)?,
+            hasher: Hasher::new(seed),
+            external,
+            ports,
+            timeouts,
+        })
+    }
+
+    /// Flows that are known.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The hash of a flow's key, to have its entry fetched early.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: &FlowV4) -> u64 {
+        let hash = self.hasher.hash(key);
+        self.flows.touch(hash);
+        hash
+    }
+
+    /// The place of an external address.
+    #[inline]
+    pub(crate) fn external_place(&self, address: u32) -> Option<usize> {
+        self.external.iter().position(|external| *external == address)
+    }
+
+    /// The flow of a packet from the inside, if it is known and has not expired; refreshed.
+    #[inline]
+    pub(crate) fn outbound(&mut self, hash: u64, key: &FlowV4, flags: u8, now: u32) -> Option<Flow> {
+        let timeouts = self.timeouts;
+        let flow = self.flows.find_mut(hash, key)?;
+        if flow.expires <= now {
+            return None;
+        }
+        advance(flow, key.protocol(), true, flags, now, &timeouts);
+        Some(*flow)
+    }
+
+    /// A flow for a packet from the inside that has none: with its endpoint's mapping, or a new one.
+    pub(crate) fn open(
+        &mut self,
+        hash: u64,
+        key: FlowV4,
+        flags: u8,
+        now: u32,
+    ) -> Result<Flow, NoFlow> {
+        if self.flows.find(hash, &key).is_some() {
+            self.close(hash, &key);
+        }
+        let (address, port) = key.source();
+        let place = protocol_place(key.protocol()).ok_or(NoFlow::Ports)?;
+        let endpoint = Endpoint { address, port, protocol: key.protocol().into() };
+        let endpoint_hash = self.hasher.hash(&endpoint);
+        let known = self.endpoints.find(endpoint_hash, &endpoint).copied();
+        let outside = match known {
+            Some(outside) => outside,
+            None => {
+                let outside = self.allocate(place, address, port).ok_or(NoFlow::Ports)?;
+                if self.endpoints.insert(endpoint_hash, endpoint, outside).is_err() {
+                    return Err(NoFlow::Flows);
+                }
+                *self.mapping_mut(usize::from(outside.external), place, outside.port) =
+                    Mapping { address, port, flows: 0 };
+                self.used_mut(usize::from(outside.external), place).ports += 1;
+                outside
+            }
+        };
+        self.insert(hash, key, place, outside, true, flags, now)
+    }
+
+    /// A flow for a packet from the outside to a mapping, if there is one; `new`: whether one may be made.
+    pub(crate) fn inbound(
+        &mut self,
+        arrival: &Arrival,
+        now: u32,
+        new: bool,
+    ) -> Result<Option<(u32, u16)>, NoFlow> {
+        let Arrival { external, port, peer, protocol, flags } = *arrival;
+        let Some(place) = protocol_place(protocol) else { return Ok(None) };
+        let mapping = *self.mapping(external, place, port);
+        if mapping == Mapping::default() {
+            return Ok(None);
+        }
+        let inside = (mapping.address, mapping.port);
+        let key = FlowV4::directed(inside, peer, protocol);
+        let hash = self.hasher.hash(&key);
+        let timeouts = self.timeouts;
+        match self.flows.find_mut(hash, &key) {
+            Some(flow) if flow.expires > now => {
+                advance(flow, protocol, false, flags, now, &timeouts);
+                return Ok(Some(inside));
+            }
+            Some(_) => self.close(hash, &key),
+            None => {}
+        }
+        // Closing an expired flow may have ended its mapping.
+        let mapping = *self.mapping(external, place, port);
+        if mapping == Mapping::default() || !(new || mapping.flows == FIXED) {
+            return Ok(None);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+        let outside = Outside { external: external as u16, port };
+        self.insert(hash, key, place, outside, false, flags, now)?;
+        Ok(Some(inside))
+    }
+
+    /// The inside endpoint of a flow that an ICMP error from the outside is about.
+    pub(crate) fn inside_of(
+        &self,
+        external: usize,
+        port: u16,
+        peer: (u32, u16),
+        protocol: u8,
+        now: u32,
+    ) -> Option<(u32, u16)> {
+        let mapping = self.mapping(external, protocol_place(protocol)?, port);
+        let inside = (mapping.address, mapping.port);
+        let key = FlowV4::directed(inside, peer, protocol);
+        let flow = self.flows.find(self.hasher.hash(&key), &key)?;
+        (flow.expires > now).then_some(inside)
+    }
+
+    /// The external endpoint of a flow that an ICMP error from the inside is about.
+    pub(crate) fn outside_of(&self, key: &FlowV4, now: u32) -> Option<(u32, u16)> {
+        let flow = self.flows.find(self.hasher.hash(key), key)?;
+        (flow.expires > now).then_some((flow.address, flow.port))
+    }
+
+    /// A port that leads inside for good.
+    pub(crate) fn forward(&mut self, protocol: u8, port: u16, to: (u32, u16)) -> Result<(), String> {
+        let place = protocol_place(protocol)
+            .ok_or_else(|| format!("config: forward: protocol {protocol} has no ports"))?;
+        let wanted = Mapping { address: to.0, port: to.1, flows: FIXED };
+        let found = *self.mapping(0, place, port);
+        if found == wanted {
+            return Ok(());
+        }
+        if found != Mapping::default() && found.flows == FIXED {
+            return Err(format!("config: forward: port {port} is forwarded twice"));
+        }
+        *self.mapping_mut(0, place, port) = wanted;
+        let endpoint = Endpoint { address: to.0, port: to.1, protocol: protocol.into() };
+        let outside = Outside { external: 0, port };
+        self.endpoints
+            .insert(self.hasher.hash(&endpoint), endpoint, outside)
+            .map(|_| ())
+            .map_err(|_| "config: max-flows: there are more forwards than flows".to_owned())
+    }
+
+    /// Ends flows whose time is over, a few at a time.
+    pub(crate) fn sweep(&mut self, now: u32) {
+        let slots = self.flows.slots();
+        let from = usize::try_from(self.cursor[0]).unwrap_or(0) % slots;
+        for slot in from..(from + SWEEP).min(slots) {
+            let expired = self.flows.at(slot).filter(|(_, flow)| flow.expires <= now).map(|(k, _)| *k);
+            if let Some(key) = expired {
+                self.close(self.hasher.hash(&key), &key);
+            }
+        }
+        self.cursor[0] = (from + SWEEP) as u64;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a flow")]
+    fn insert(
+        &mut self,
+        hash: u64,
+        key: FlowV4,
+        place: usize,
+        outside: Outside,
+        outbound: bool,
+        flags: u8,
+        now: u32,
+    ) -> Result<Flow, NoFlow> {
+        let external = usize::from(outside.external);
+        let mut flow = Flow {
+            address: self.external[external],
+            expires: 0,
+            port: outside.port,
+            state: 0,
+            #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+            external: external as u8,
+            spare: 0,
+        };
+        advance(&mut flow, key.protocol(), outbound, flags, now, &self.timeouts);
+        let full = self.flows.len() >= self.flows.capacity();
+        if full || self.flows.insert(hash, key, flow).is_err() {
+            self.drop_mapping_if_unused(key, place, outside);
+            return Err(NoFlow::Flows);
+        }
+        let mapping = self.mapping_mut(external, place, outside.port);
+        if mapping.flows != FIXED {
+            mapping.flows = mapping.flows.saturating_add(1).min(FIXED - 1);
+        }
+        Ok(flow)
+    }
+
+    /// Ends a flow, and its mapping with its last one.
+    fn close(&mut self, hash: u64, key: &FlowV4) {
+        let Some(flow) = self.flows.remove(hash, key) else { return };
+        let Some(place) = protocol_place(key.protocol()) else { return };
+        let external = usize::from(flow.external);
+        if external >= self.external.len() {
+            return;
+        }
+        let mapping = self.mapping_mut(external, place, flow.port);
+        if mapping.flows != FIXED {
+            mapping.flows = mapping.flows.saturating_sub(1);
+        }
+        let outside = Outside { external: flow.external.into(), port: flow.port };
+        self.drop_mapping_if_unused(*key, place, outside);
+    }
+
+    fn drop_mapping_if_unused(&mut self, key: FlowV4, place: usize, outside: Outside) {
+        let external = usize::from(outside.external);
+        if self.mapping(external, place, outside.port).flows != 0 {
+            return;
+        }
+        *self.mapping_mut(external, place, outside.port) = Mapping::default();
+        let used = self.used_mut(external, place);
+        used.ports = used.ports.saturating_sub(1);
+        let (address, port) = key.source();
+        let endpoint = Endpoint { address, port, protocol: key.protocol().into() };
+        self.endpoints.remove(self.hasher.hash(&endpoint), &endpoint);
+    }
+
+    /// A free port: the inside one if it is free (port preservation), else a random one (RFC 6056, algorithm 1).
+    /// An inside host always gets the same external address (paired pooling, RFC 4787 REQ-2).
+    fn allocate(&mut self, place: usize, address: u32, port: u16) -> Option<Outside> {
+        let external = self.hasher.hash(&address) as usize % self.external.len();
+        let (first, last) = self.ports;
+        let range = u32::from(last - first) + 1;
+        let used = self.used_mut(external, place);
+        if used.ports >= range {
+            return None;
+        }
+        used.random = used.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let random = used.random ^ (self.hasher.hash(&used_key(address, port)) >> 32) as u32;
+        let free = |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
+        let start = random % range;
+        let candidates = (0..range).map(|n| first + ((start + n) % range) as u16);
+        let preserved = Some(port).filter(|port| (first..=last).contains(port));
+        let port = preserved.into_iter().chain(candidates).find(|port| free(self, *port))?;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+        Some(Outside { external: external as u16, port })
+    }
+
+    #[inline]
+    fn index(external: usize, place: usize, port: u16) -> usize {
+        (external * PROTOCOLS.len() + place) * PORTS + usize::from(port)
+    }
+
+    #[inline]
+    fn mapping(&self, external: usize, place: usize, port: u16) -> &Mapping {
+        &self.mappings[Self::index(external, place, port)]
+    }
+
+    fn mapping_mut(&mut self, external: usize, place: usize, port: u16) -> &mut Mapping {
+        &mut self.mappings[Self::index(external, place, port)]
+    }
+
+    fn used_mut(&mut self, external: usize, place: usize) -> &mut Used {
+        &mut self.used[external * PROTOCOLS.len() + place]
+    }
+}
+
+fn used_key(address: u32, port: u16) -> u64 {
+    u64::from(address) << 16 | u64::from(port)
+}
+
+/// Follows a flow's state, and sets when it ends.
+fn advance(flow: &mut Flow, protocol: u8, outbound: bool, flags: u8, now: u32, timeouts: &Timeouts) {
+    flow.state |= if outbound { bits::OUT } else { bits::IN };
+    let seconds = match protocol {
+        6 => {
+            const FIN: u8 = 1;
+            const SYN: u8 = 2;
+            const RST: u8 = 4;
+            let closing = bits::FIN_OUT | bits::FIN_IN;
+            if flags & SYN != 0 && (flow.state & closing == closing || flow.state & bits::RESET != 0) {
+                // The ports are used for a new connection.
+                flow.state &= bits::OUT | bits::IN;
+            }
+            if flags & FIN != 0 {
+                flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
+            }
+            if flags & RST != 0 {
+                flow.state |= bits::RESET;
+            }
+            let both = flow.state & (bits::OUT | bits::IN) == bits::OUT | bits::IN;
+            let over = flow.state & closing == closing || flow.state & bits::RESET != 0;
+            if both && !over { timeouts.tcp_established } else { timeouts.tcp_transitory }
+        }
+        17 => timeouts.udp,
+        _ => timeouts.icmp,
+    };
+    flow.expires = now.saturating_add(seconds);
+}

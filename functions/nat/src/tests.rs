@@ -1,0 +1,338 @@
+//! Scenarios, with packets built and checksums verified by etherparse.
+
+use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use weir_sdk::testing::{Frame, Harness, Options, Outcome};
+
+use super::*;
+
+const INSIDE: [u8; 4] = [10, 0, 0, 2];
+const OTHER: [u8; 4] = [10, 0, 0, 3];
+const PEER: [u8; 4] = [198, 51, 100, 7];
+const EXTERNAL: [u8; 4] = [203, 0, 113, 1];
+
+fn nat(config: &str) -> Harness<Nat> {
+    let config = format!("{{\"external\": [\"203.0.113.1\"]{config}}}");
+    let options = Options { state_bytes: 8 << 20, ..Options::default() };
+    Harness::with(options, config).unwrap()
+}
+
+fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    build(PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1))
+}
+
+fn build(step: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    step.write(&mut frame, b"payload").unwrap();
+    frame
+}
+
+fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
+    let mut step =
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
+    for flag in flags.chars() {
+        step = match flag {
+            'S' => step.syn(),
+            'A' => step.ack(9),
+            'F' => step.fin(),
+            'R' => step.rst(),
+            _ => unreachable!(),
+        };
+    }
+    let mut frame = Vec::new();
+    step.write(&mut frame, b"data").unwrap();
+    frame
+}
+
+fn icmp(from: [u8; 4], to: [u8; 4], kind: Icmpv4Type, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4(from, to, 64)
+        .icmpv4(kind)
+        .write(&mut frame, body)
+        .unwrap();
+    frame
+}
+
+fn echo(from: [u8; 4], to: [u8; 4], id: u16, reply: bool) -> Vec<u8> {
+    let header = etherparse::IcmpEchoHeader { id, seq: 1 };
+    let kind =
+        if reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
+    icmp(from, to, kind, b"ping")
+}
+
+/// Addresses and ports of a frame, after etherparse has verified all its checksums.
+fn ends(frame: &[u8]) -> (([u8; 4], u16), ([u8; 4], u16)) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
+    let header = ip.header().to_header();
+    assert_eq!(header.calc_header_checksum(), header.header_checksum, "IPv4 header checksum");
+    let (source, destination) = match packet.transport.as_ref().unwrap() {
+        TransportSlice::Udp(udp) => {
+            let header = udp.to_header();
+            let sum = header.calc_checksum_ipv4(&ip.header().to_header(), udp.payload()).unwrap();
+            assert_eq!(sum, header.checksum, "UDP checksum");
+            (header.source_port, header.destination_port)
+        }
+        TransportSlice::Tcp(tcp) => {
+            let header = tcp.to_header();
+            let sum = header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()).unwrap();
+            assert_eq!(sum, header.checksum, "TCP checksum");
+            (header.source_port, header.destination_port)
+        }
+        TransportSlice::Icmpv4(icmp) => {
+            assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum(), "ICMP checksum");
+            match icmp.icmp_type() {
+                Icmpv4Type::EchoRequest(e) | Icmpv4Type::EchoReply(e) => (e.id, e.id),
+                _ => (0, 0),
+            }
+        }
+        other => panic!("not of these tests: {other:?}"),
+    };
+    ((header.source, source), (header.destination, destination))
+}
+
+fn out(nat: &mut Harness<Nat>, frame: Vec<u8>) -> Outcome {
+    nat.run(frame)
+}
+
+fn back(nat: &mut Harness<Nat>, frame: Vec<u8>) -> Outcome {
+    nat.run(Frame::new(frame).port(1).reverse())
+}
+
+#[test]
+fn udp_goes_out_with_its_port_and_comes_back() {
+    let mut nat = nat("");
+    let sent = out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
+    assert_eq!(ends(&sent.bytes), ((EXTERNAL, 5000), (PEER, 53)));
+    let answer = back(&mut nat, udp((PEER, 53), (EXTERNAL, 5000)));
+    assert_eq!(ends(&answer.bytes), ((PEER, 53), (INSIDE, 5000)));
+    assert_eq!((answer.verdict, nat.counter("translated")), (Verdict::Next, 2));
+}
+
+#[test]
+fn two_hosts_with_the_same_port_get_different_ones_and_a_host_keeps_its_own() {
+    let mut nat = nat("");
+    let first = ends(&out(&mut nat, udp((INSIDE, 5000), (PEER, 53))).bytes).0;
+    let second = ends(&out(&mut nat, udp((OTHER, 5000), (PEER, 53))).bytes).0;
+    assert_eq!(first, (EXTERNAL, 5000));
+    assert_ne!(second.1, 5000);
+    // Endpoint-independent mapping: another peer sees the same port.
+    let other_peer = ends(&out(&mut nat, udp((OTHER, 5000), ([198, 51, 100, 8], 99))).bytes).0;
+    assert_eq!(other_peer, second);
+    let answer = back(&mut nat, udp((PEER, 53), second));
+    assert_eq!(ends(&answer.bytes).1, (OTHER, 5000));
+}
+
+#[test]
+fn strangers_are_filtered_unless_asked_for() {
+    let stranger = ([192, 0, 2, 1], 53);
+    let mut strict = nat("");
+    out(&mut strict, udp((INSIDE, 5000), (PEER, 53)));
+    let refused = back(&mut strict, udp(stranger, (EXTERNAL, 5000)));
+    assert_eq!(refused.verdict, Verdict::Drop(reason::UNMATCHED));
+    let mut open = nat(r#", "filtering": "endpoint-independent""#);
+    out(&mut open, udp((INSIDE, 5000), (PEER, 53)));
+    let let_in = back(&mut open, udp(stranger, (EXTERNAL, 5000)));
+    assert_eq!(ends(&let_in.bytes), (stranger, (INSIDE, 5000)));
+}
+
+#[test]
+fn tcp_lives_by_its_state() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut nat = nat("");
+    let (a, b) = ((INSIDE, 4000), (PEER, 80));
+    assert_eq!(ends(&out(&mut nat, tcp(a, b, "S")).bytes).0, (EXTERNAL, 4000));
+    assert_eq!(ends(&back(&mut nat, tcp(b, (EXTERNAL, 4000), "SA")).bytes).1, a);
+    out(&mut nat, tcp(a, b, "A"));
+    nat.advance(7000 * SECOND);
+    assert_eq!(ends(&back(&mut nat, tcp(b, (EXTERNAL, 4000), "A")).bytes).1, a, "established");
+    out(&mut nat, tcp(a, b, "FA"));
+    back(&mut nat, tcp(b, (EXTERNAL, 4000), "FA"));
+    nat.advance(241 * SECOND);
+    let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
+    assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED), "closed");
+    // A half-open connection goes after four minutes.
+    out(&mut nat, tcp((INSIDE, 4001), b, "S"));
+    nat.advance(241 * SECOND);
+    let late = back(&mut nat, tcp(b, (EXTERNAL, 4001), "SA"));
+    assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED));
+}
+
+#[test]
+fn pings_are_told_apart_by_their_identifier() {
+    let mut nat = nat("");
+    assert_eq!(ends(&out(&mut nat, echo(INSIDE, PEER, 2000, false)).bytes).0, (EXTERNAL, 2000));
+    let second = ends(&out(&mut nat, echo(OTHER, PEER, 2000, false)).bytes).0;
+    assert_ne!(second.1, 2000);
+    assert_eq!(ends(&back(&mut nat, echo(PEER, EXTERNAL, 2000, true)).bytes).1, (INSIDE, 2000));
+    assert_eq!(ends(&back(&mut nat, echo(PEER, EXTERNAL, second.1, true)).bytes).1, (OTHER, 2000));
+}
+
+#[test]
+fn errors_from_outside_are_translated_with_what_they_quote() {
+    let mut nat = nat("");
+    let sent = out(&mut nat, tcp((INSIDE, 4000), (PEER, 80), "S")).bytes;
+    out(&mut nat, udp((OTHER, 4000), (PEER, 80)));
+    let second = out(&mut nat, tcp((OTHER, 4000), (PEER, 80), "S")).bytes;
+    for (sent, host) in [(sent, INSIDE), (second, OTHER)] {
+        let unreachable = Icmpv4Type::DestinationUnreachable(
+            etherparse::icmpv4::DestUnreachableHeader::Host,
+        );
+        // A router on the way quotes the whole packet.
+        let error = icmp([192, 0, 2, 99], EXTERNAL, unreachable, &sent[14..]);
+        let got = back(&mut nat, error);
+        assert_eq!(got.verdict, Verdict::Next);
+        assert_eq!(ends(&got.bytes).1.0, host);
+        // What is quoted is the packet as the host sent it, checksums included.
+        let mut quoted = vec![0; 14];
+        quoted[12] = 8;
+        quoted.extend_from_slice(&got.bytes[14 + 20 + 8..]);
+        assert_eq!(ends(&quoted), ((host, 4000), (PEER, 80)));
+    }
+    let about_nobody = tcp((EXTERNAL, 4999), (PEER, 80), "S");
+    let error = icmp(PEER, EXTERNAL, Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit), &about_nobody[14..]);
+    assert_eq!(back(&mut nat, error).verdict, Verdict::Drop(reason::UNMATCHED));
+}
+
+#[test]
+fn errors_from_inside_are_translated_with_what_they_quote() {
+    let mut nat = nat("");
+    out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
+    let arrived = back(&mut nat, udp((PEER, 53), (EXTERNAL, 5000))).bytes;
+    let unreachable =
+        Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+    let got = out(&mut nat, icmp(INSIDE, PEER, unreachable, &arrived[14..]));
+    assert_eq!(ends(&got.bytes).0.0, EXTERNAL);
+    let mut quoted = vec![0; 14];
+    quoted[12] = 8;
+    quoted.extend_from_slice(&got.bytes[14 + 20 + 8..]);
+    assert_eq!(ends(&quoted), ((PEER, 53), (EXTERNAL, 5000)));
+}
+
+#[test]
+fn when_ports_run_out_packets_are_dropped_and_never_mixed_up() {
+    let mut nat = nat(r#", "ports": "2000-2003""#);
+    for port in 0..4 {
+        assert_eq!(out(&mut nat, udp((INSIDE, 7000 + port), (PEER, 53))).verdict, Verdict::Next);
+    }
+    let refused = out(&mut nat, udp((INSIDE, 7004), (PEER, 53)));
+    assert_eq!(refused.verdict, Verdict::Drop(reason::PORTS));
+    assert_eq!(ends(&refused.bytes).0, (INSIDE, 7004), "it is as it was");
+    // TCP has ports of its own; and when flows end, theirs are free again.
+    assert_eq!(out(&mut nat, tcp((INSIDE, 7004), (PEER, 53), "S")).verdict, Verdict::Next);
+    nat.advance(301_000_000_000);
+    for _ in 0..20_000 {
+        nat.run_burst::<Frame>(&[]);
+    }
+    assert_eq!(out(&mut nat, udp((INSIDE, 7004), (PEER, 53))).verdict, Verdict::Next);
+}
+
+#[test]
+fn inside_hosts_reach_each_other_by_their_external_addresses() {
+    let mut nat = nat(r#", "forward": [{"proto": "tcp", "port": 80, "to": "10.0.0.3:8080"}]"#);
+    let got = out(&mut nat, tcp((INSIDE, 4000), (EXTERNAL, 80), "S"));
+    assert_eq!(got.verdict, Verdict::Reply);
+    assert_eq!(ends(&got.bytes), ((EXTERNAL, 4000), (OTHER, 8080)));
+    assert_eq!((&got.bytes[..6], &got.bytes[6..12]), (&[2; 6][..], &[4; 6][..]), "MACs swapped");
+    let answer = out(&mut nat, tcp((OTHER, 8080), (EXTERNAL, 4000), "SA"));
+    assert_eq!(answer.verdict, Verdict::Reply);
+    assert_eq!(ends(&answer.bytes), ((EXTERNAL, 80), (INSIDE, 4000)));
+}
+
+#[test]
+fn a_forwarded_port_is_open_to_everybody() {
+    let mut nat = nat(r#", "forward": [{"proto": "udp", "port": 53, "to": "10.0.0.3:5353"}]"#);
+    let got = back(&mut nat, udp((PEER, 999), (EXTERNAL, 53)));
+    assert_eq!(ends(&got.bytes), ((PEER, 999), (OTHER, 5353)));
+    let answer = out(&mut nat, udp((OTHER, 5353), (PEER, 999)));
+    assert_eq!(ends(&answer.bytes), ((EXTERNAL, 53), (PEER, 999)));
+}
+
+#[test]
+fn a_new_instance_goes_on_with_the_flows() {
+    let mut nat = nat("");
+    out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
+    let second = ends(&out(&mut nat, udp((OTHER, 5000), (PEER, 53))).bytes).0;
+    assert!(nat.swap(r#"{"external": ["203.0.113.1"]}"#).unwrap(), "the state was taken over");
+    assert_eq!(ends(&back(&mut nat, udp((PEER, 53), second)).bytes).1, (OTHER, 5000));
+    assert_eq!(ends(&out(&mut nat, udp((OTHER, 5000), (PEER, 53))).bytes).0, second);
+}
+
+#[test]
+fn what_is_not_ours_passes_untouched() {
+    let mut nat = nat("");
+    let public = udp(([8, 8, 8, 8], 1), (PEER, 2));
+    assert_eq!(out(&mut nat, public.clone()).bytes, public);
+    let mut arp = vec![0xff; 42];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    assert_eq!(out(&mut nat, arp.clone()).bytes, arp);
+    let through = udp((PEER, 1), ([8, 8, 8, 8], 2));
+    assert_eq!(back(&mut nat, through.clone()), Outcome { verdict: Verdict::Next, bytes: through });
+}
+
+#[test]
+fn a_udp_checksum_of_zero_stays() {
+    let mut nat = nat("");
+    let mut frame = udp((INSIDE, 5000), (PEER, 53));
+    frame[40..42].copy_from_slice(&[0, 0]);
+    assert_eq!(out(&mut nat, frame).bytes[40..42], [0, 0]);
+}
+
+#[test]
+fn later_fragments_follow_their_first() {
+    let mut nat = nat("");
+    let whole = udp((INSIDE, 5000), (PEER, 53));
+    let fragment = |offset: u16, more: bool, mut frame: Vec<u8>| {
+        let word = (offset / 8) | if more { 0x2000 } else { 0 };
+        frame[18..20].copy_from_slice(&77u16.to_be_bytes());
+        frame[20..22].copy_from_slice(&word.to_be_bytes());
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sum = weir_sdk::checksum::internet(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    let orphan = out(&mut nat, fragment(16, false, whole.clone()));
+    assert_eq!(orphan.verdict, Verdict::Drop(reason::FRAGMENT));
+    assert_eq!(out(&mut nat, fragment(0, true, whole.clone())).bytes[26..30], EXTERNAL);
+    let later = out(&mut nat, fragment(16, false, whole));
+    assert_eq!(later.bytes[26..30], EXTERNAL);
+    assert_eq!(weir_sdk::checksum::internet(&later.bytes[14..34]), 0);
+}
+
+proptest! {
+    #[test]
+    fn every_translation_is_undone_and_no_two_flows_share_a_port(
+        flows in prop::collection::vec((0u8..4, 1u16..50, any::<bool>(), 0u8..3), 1..80)) {
+        let mut nat = nat(r#", "ports": "1-65535""#);
+        let mut seen = std::collections::HashMap::new();
+        for (host, port, is_tcp, peer) in flows {
+            let inside = ([10, 0, 0, host], port);
+            let peer = ([198, 51, 100, peer], 443);
+            let make = |a, b| if is_tcp { tcp(a, b, "A") } else { udp(a, b) };
+            let sent = out(&mut nat, make(inside, peer));
+            let (external, to) = ends(&sent.bytes);
+            prop_assert_eq!((external.0, to), (EXTERNAL, peer));
+            let owner = seen.entry((external.1, is_tcp)).or_insert(inside);
+            prop_assert_eq!(*owner, inside);
+            let answer = back(&mut nat, make(peer, external));
+            prop_assert_eq!(ends(&answer.bytes), (peer, inside));
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(frames in prop::collection::vec(
+        (prop::collection::vec(any::<u8>(), 0..120), any::<bool>(), 0usize..60, any::<u8>()), 1..20)) {
+        let mut nat = nat("");
+        for (bytes, reverse, at, value) in frames {
+            let mut real = icmp(INSIDE, PEER, Icmpv4Type::TimeExceeded(
+                etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit), &bytes);
+            let at = at.min(real.len() - 1);
+            real[at] = value;
+            for frame in [bytes, real] {
+                let frame = Frame::new(frame);
+                nat.run(if reverse { frame.reverse() } else { frame });
+            }
+        }
+    }
+}
