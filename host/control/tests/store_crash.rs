@@ -1,1 +1,152 @@
-fn main() {}
+//! The host is killed with SIGKILL in the middle of whatever it does to its store, again and again. Afterwards all that
+//! was acknowledged must be there, to the byte, and nothing half.
+//!
+//! The child (this program with an argument) changes the store as fast as it can and says what is done on its
+//! standard output: a line is written only after the store said yes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use semver::Version;
+use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
+use weir_spec::{CheckReport, Name};
+
+/// Kills.
+const ROUNDS: u64 = 40;
+/// Functions that are pushed to and removed in turn.
+const FUNCTIONS: u64 = 5;
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("child") => {
+            let argument = |n| std::env::args().nth(n).expect("an argument");
+            child(Path::new(&argument(2)), argument(3).parse().expect("a number"));
+        }
+        // What test runners ask of every test program.
+        Some("--list") => println!("killed_hosts_lose_nothing: test"),
+        _ => parent(),
+    }
+}
+
+fn id(n: u64) -> FunctionId {
+    FunctionId::new(&Name::default_tenant(), &format!("f{n}").parse().expect("a name"))
+}
+
+/// Differs from step to step, and is longer than a disk block now and then.
+fn wasm(step: u64) -> Vec<u8> {
+    let length = 100 + usize::try_from(step % 7).expect("small") * 3000;
+    step.to_le_bytes().into_iter().cycle().take(length).collect()
+}
+
+fn child(directory: &Path, first: u64) {
+    let store = Store::open(directory).expect("the store opens");
+    let mut out = std::io::stdout().lock();
+    for step in first.. {
+        let function = id(step % FUNCTIONS);
+        if step % 4 == 3 {
+            store
+                .change(|state| {
+                    state.functions.remove(&function);
+                    Ok::<_, StoreError>(())
+                })
+                .expect("removing works");
+        } else {
+            let wasm = wasm(step);
+            store
+                .add_wasm(&wasm, |state, digest| {
+                    let record = VersionRecord {
+                        digest: digest.to_owned(),
+                        bytes: wasm.len() as u64,
+                        report: CheckReport::default(),
+                        created: step,
+                        withdrawn: None,
+                    };
+                    let slot = state.functions.entry(function).or_default();
+                    Arc::make_mut(slot).versions.insert(Version::new(step, 0, 0), record);
+                    Ok::<_, StoreError>(())
+                })
+                .expect("pushing works");
+        }
+        writeln!(out, "{step}").and_then(|()| out.flush()).expect("the parent listens");
+    }
+}
+
+/// What a store must hold after these steps: function -> steps whose Wasm it has.
+type Expected = BTreeMap<u64, Vec<u64>>;
+
+fn apply(expected: &mut Expected, step: u64) {
+    if step % 4 == 3 {
+        expected.remove(&(step % FUNCTIONS));
+    } else {
+        expected.entry(step % FUNCTIONS).or_default().push(step);
+    }
+}
+
+fn found(store: &Store) -> Expected {
+    let state = store.state();
+    let mut found = Expected::new();
+    for n in 0..FUNCTIONS {
+        let Some(record) = state.functions.get(&id(n)) else { continue };
+        for (version, record) in &record.versions {
+            let content = store.wasm(&record.digest).expect("what is recorded is there");
+            assert_eq!(*content, *wasm(version.major), "the Wasm of step {}", version.major);
+            found.entry(n).or_default().push(version.major);
+        }
+    }
+    found
+}
+
+fn parent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut expected = Expected::new();
+    let mut next = 0;
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..ROUNDS {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["child".as_ref(), directory.path().as_os_str(), next.to_string().as_ref()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the child starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let reader = std::thread::spawn(move || {
+            let lines = output.lines().map_while(Result::ok);
+            lines.filter_map(|line| line.parse::<u64>().ok()).last()
+        });
+        // From the middle of opening to many changes later.
+        let wait = Duration::from_micros(seed % 60_000);
+        let started = Instant::now();
+        while started.elapsed() < wait {
+            std::hint::spin_loop();
+        }
+        child.kill().expect("SIGKILL");
+        child.wait().expect("it ends");
+        let acknowledged = reader.join().expect("reading works");
+        let before = next;
+        if let Some(last) = acknowledged {
+            (next..=last).for_each(|step| apply(&mut expected, step));
+            next = last + 1;
+        }
+        let store = Store::open(directory.path()).expect("the store opens after a kill");
+        let found = found(&store);
+        // The step that was under way may be done or not, but not in part.
+        let mut one_more = expected.clone();
+        apply(&mut one_more, next);
+        if found == one_more && found != expected {
+            expected = one_more;
+            next += 1;
+        }
+        assert_eq!(found, expected, "after kill {round}, steps {before} to {next}");
+        let blobs = std::fs::read_dir(directory.path().join("blobs")).expect("the directory");
+        let versions: usize = found.values().map(Vec::len).sum();
+        assert_eq!(blobs.count(), versions, "files that nobody refers to, after kill {round}");
+    }
+    assert!(next > ROUNDS, "only {next} changes were made: the test tests nothing");
+    println!("test killed_hosts_lose_nothing ... ok ({ROUNDS} kills, {next} changes)");
+}

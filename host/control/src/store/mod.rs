@@ -45,6 +45,8 @@ pub struct Store {
     directory: PathBuf,
     blobs: Blobs,
     state: RwLock<Arc<State>>,
+    /// Bytes that must stay free.
+    reserve: u64,
     /// One change at a time. None: has to be opened anew.
     database: Mutex<Option<Database>>,
     /// Held as long as we live.
@@ -81,6 +83,7 @@ impl Store {
             directory: directory.to_owned(),
             blobs,
             state: RwLock::new(Arc::new(state)),
+            reserve: RESERVE,
             database: Mutex::new(Some(database)),
             _lock: lock,
         })
@@ -196,9 +199,9 @@ impl Store {
             StoreError::io(format!("looking at {}", self.directory.display()))(e.into())
         })?;
         let free = stat.f_bavail * stat.f_frsize;
-        if free < needed.saturating_add(RESERVE) {
-            let path = self.directory.clone();
-            return Err(StoreError::Full { path, free, needed: needed + RESERVE });
+        let needed = needed.saturating_add(self.reserve);
+        if free < needed {
+            return Err(StoreError::Full { path: self.directory.clone(), free, needed });
         }
         Ok(())
     }

@@ -152,3 +152,65 @@ fn the_newest_is_no_prerelease_and_was_not_withdrawn() {
     }
     assert_eq!(record.newest().unwrap().to_string(), "1.10.0");
 }
+
+/// A directory on a disk of a few megabytes; mounting it needs root.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m,mode=700", "weir-test"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "this test mounts a tmpfs, which needs root");
+        Self(directory)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(self.0.path()).status());
+    }
+}
+
+/// Somebody else fills the disk between the look at it and the write: the database's own write fails.
+#[test]
+fn a_failed_write_of_the_database_is_recovered_from() {
+    let disk = SmallDisk::new();
+    let directory = disk.0.path().join("store");
+    let mut store = Store::open(&directory).unwrap();
+    store.reserve = 0;
+    let describe = |store: &Store, n: usize, length: usize| {
+        store.change(|state| {
+            let tenant: Name = format!("t{n}").parse().unwrap();
+            let description = "x".repeat(length);
+            state.tenants.insert(tenant, Arc::new(TenantRecord { description }));
+            Ok::<_, StoreError>(())
+        })
+    };
+    let mut accepted = 1;
+    let refused = loop {
+        match describe(&store, accepted, 100_000) {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
+    assert!(accepted > 5, "{accepted}");
+    assert_eq!(store.state().tenants.len(), accepted);
+    // Still full: still refused, still all there.
+    assert!(describe(&store, 1000, 1_000_000).is_err());
+    assert_eq!(store.state().tenants.len(), accepted);
+    let remount = std::process::Command::new("mount")
+        .args(["-o", "remount,size=64m"])
+        .arg(disk.0.path())
+        .status()
+        .unwrap();
+    assert!(remount.success());
+    describe(&store, 1000, 1000).unwrap();
+    drop(store);
+    let store = Store::open(&directory).unwrap();
+    assert_eq!(store.state().tenants.len(), accepted + 1);
+}

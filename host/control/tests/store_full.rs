@@ -1,0 +1,134 @@
+//! The store's disk is full: a clear refusal, nothing that was accepted is lost, and when there is room again
+//! it goes on. The disk is a tmpfs of a few megabytes; mounting it needs root.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use semver::Version;
+use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
+use weir_spec::{CheckReport, Name};
+
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = format!("size={size},mode=700");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "weir-test"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "this test mounts a tmpfs, which needs root");
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room but this much.
+    fn fill(&self, leave: u64) {
+        let stat = rustix::fs::statvfs(self.path()).unwrap();
+        let free = stat.f_bavail * stat.f_frsize;
+        let ballast = usize::try_from(free.saturating_sub(leave)).unwrap();
+        fs::write(self.path().join("ballast"), vec![0; ballast]).unwrap();
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+fn push(store: &Store, n: u64, bytes: usize) -> Result<(), StoreError> {
+    let wasm: Vec<u8> = n.to_le_bytes().into_iter().cycle().take(bytes).collect();
+    store.add_wasm(&wasm, |state, digest| {
+        let record = VersionRecord {
+            digest: digest.to_owned(),
+            bytes: wasm.len() as u64,
+            report: CheckReport::default(),
+            created: n,
+            withdrawn: None,
+        };
+        let id = FunctionId::new(&Name::default_tenant(), &"f".parse().unwrap());
+        let slot = state.functions.entry(id).or_default();
+        Arc::make_mut(slot).versions.insert(Version::new(n, 0, 0), record);
+        Ok(())
+    })
+}
+
+fn versions(store: &Store) -> Vec<u64> {
+    let state = store.state();
+    let all = state.functions.values().flat_map(|f| f.versions.iter());
+    all.map(|(version, record)| {
+        store.wasm(&record.digest).unwrap();
+        version.major
+    })
+    .collect()
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let disk = Disk::new("16m");
+    let directory = disk.path().join("store");
+    let store = Store::open(&directory).unwrap();
+    let mut accepted = Vec::new();
+    let refused = (0..1000).find_map(|n| match push(&store, n, 300_000) {
+        Ok(()) => {
+            accepted.push(n);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    let refused = refused.expect("16 MiB hold no 300 MB");
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("Make room and try again"), "{refused}");
+    assert!(accepted.len() > 10, "{accepted:?}");
+    assert_eq!(versions(&store), accepted);
+    drop(store);
+    let store = Store::open(&directory).unwrap();
+    assert_eq!(versions(&store), accepted);
+}
+
+/// The database itself meets the full disk: nothing is written ahead of it that could tell.
+#[test]
+fn when_there_is_room_again_it_goes_on() {
+    let disk = Disk::new("16m");
+    let directory = disk.path().join("store");
+    let store = Store::open(&directory).unwrap();
+    push(&store, 1, 1000).unwrap();
+    for leave in [3 << 20, 1 << 20, 200_000, 8192, 0] {
+        disk.fill(leave);
+        let before = versions(&store);
+        let mut n = 1000;
+        let refused = loop {
+            match push(&store, n, 100_000) {
+                Ok(()) => n += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+        assert!(versions(&store).len() >= before.len());
+        disk.empty();
+        push(&store, n, 1000).unwrap();
+        store
+            .change(|state| {
+                let id = FunctionId::new(&Name::default_tenant(), &"f".parse().unwrap());
+                let record = Arc::make_mut(state.functions.get_mut(&id).unwrap());
+                record.versions.retain(|version, _| version.major == 1);
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        assert_eq!(versions(&store), [1]);
+    }
+    drop(store);
+    assert_eq!(versions(&Store::open(&directory).unwrap()), [1]);
+}
