@@ -8,6 +8,7 @@ pub mod export;
 pub mod flow;
 mod function;
 pub mod host;
+pub mod lpm;
 mod memory;
 pub mod parse;
 pub mod region;

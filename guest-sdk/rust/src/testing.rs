@@ -35,3 +35,6 @@ pub(crate) mod host;
 
 pub use harness::{Frame, Harness, Options, Outcome};
 pub use host::Sent;
+
+#[cfg(test)]
+mod tests;

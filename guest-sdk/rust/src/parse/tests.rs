@@ -188,8 +188,11 @@ fn what_contradicts_itself_is_malformed() {
     assert_eq!(parse(&framed(0, 0x800, &v4(&[], 1, 0, &[8; 7]))), Err(Unreadable::Malformed));
 }
 
+/// Offset and number of the transport header, and the ports.
+type Known = (usize, u8, Option<(u16, u16)>);
+
 /// What etherparse says about a frame, in our words; `None` when it does not read it.
-fn oracle(frame: &[u8]) -> Option<(usize, u8, Option<(u16, u16)>)> {
+fn oracle(frame: &[u8]) -> Option<Known> {
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
     let payload = sliced.net.as_ref()?.ip_payload_ref()?;
     let at = |part: &[u8]| part.as_ptr() as usize - frame.as_ptr() as usize;

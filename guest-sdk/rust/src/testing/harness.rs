@@ -103,6 +103,12 @@ impl<T: AsRef<[u8]> + ?Sized> From<&T> for Frame {
     }
 }
 
+impl<const N: usize> From<[u8; N]> for Frame {
+    fn from(bytes: [u8; N]) -> Self {
+        Self::new(bytes)
+    }
+}
+
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Self {
         Self::new(bytes)
@@ -123,7 +129,7 @@ pub struct Harness<F: Function> {
     options: Options,
     /// `None` only while an instance is replaced.
     function: Option<F>,
-    host: TestHost,
+    pub(super) host: TestHost,
     parked: host::Parked,
     state: Option<Chunk>,
     /// Rooms of the packets in the window.
@@ -387,18 +393,20 @@ impl<F: Function> Harness<F> {
 
     fn successor(&mut self, config: &str) -> Result<(F, bool), String> {
         let before = self.state.as_ref().map(Chunk::to_vec);
+        // What the old instance counted in its last 100 ms is lost with it, as with a real host.
         let parked = std::mem::take(&mut self.parked);
-        let result = self.instance(config, before.is_some());
-        if let Err(error) = result {
-            self.parked = parked;
-            return Err(error);
+        let timer = std::mem::take(&mut self.host.timer);
+        let state = self.state.clone();
+        let mut result = self.instance(config, before.is_some()).map(|instance| (instance, true));
+        if before != state.as_ref().map(Chunk::to_vec) {
+            self.parked = host::Parked::default();
+            self.state = Some(Chunk::zeroed(self.options.state_bytes));
+            result = self.instance(config, false).map(|instance| (instance, false));
         }
-        if before == self.state.as_ref().map(Chunk::to_vec) {
-            return Ok((result?, before.is_some()));
+        if result.is_err() {
+            (self.parked, self.host.timer, self.state) = (parked, timer, state);
         }
-        self.parked = host::Parked::default();
-        self.state = Some(Chunk::zeroed(self.options.state_bytes));
-        Ok((self.instance(config, false)?, false))
+        result.map(|(instance, kept)| (instance, kept && before.is_some()))
     }
 
     fn instance(&mut self, config: &str, kept: bool) -> Result<F, String> {
