@@ -1,0 +1,175 @@
+use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use weir_sdk::testing::{Frame, Harness, Options};
+
+use super::*;
+
+const CLIENT: [u8; 4] = [192, 0, 2, 9];
+const VIP: [u8; 4] = [198, 51, 100, 1];
+
+fn config(backends: &str) -> String {
+    format!(
+        r#"{{"table": 4099, "services": [
+            {{"vip": "198.51.100.1", "proto": "tcp", "port": 80, "backends": [{backends}]}},
+            {{"vip": "2001:db8::1", "proto": "udp", "backends": [
+                {{"ip": "2001:db8::a"}}, {{"ip": "2001:db8::b"}}]}}]}}"#
+    )
+}
+
+const THREE: &str = r#"{"ip": "10.0.0.1", "port": 8080}, {"ip": "10.0.0.2", "port": 8080}, {"ip": "10.0.0.3", "port": 8080}"#;
+
+fn balancer(backends: &str) -> Harness<LoadBalancer> {
+    Harness::with(Options { state_bytes: 16 << 20, ..Options::default() }, config(backends)).unwrap()
+}
+
+fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
+    step.tcp(from.1, to.1, 1, 1).write(&mut frame, b"data").unwrap();
+    frame
+}
+
+/// Addresses and ports, after etherparse has verified the checksums.
+fn ends(frame: &[u8]) -> (([u8; 4], u16), ([u8; 4], u16)) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
+    let header = ip.header().to_header();
+    assert_eq!(header.calc_header_checksum(), header.header_checksum);
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("no TCP") };
+    let transport = tcp.to_header();
+    let sum = transport.calc_checksum_ipv4(&header, tcp.payload()).unwrap();
+    assert_eq!(sum, transport.checksum);
+    ((header.source, transport.source_port), (header.destination, transport.destination_port))
+}
+
+#[test]
+fn a_connection_goes_to_one_backend_and_answers_come_from_the_vip() {
+    let mut balancer = balancer(THREE);
+    let mut used = std::collections::BTreeSet::new();
+    for port in 1000..1100 {
+        let first = balancer.run(tcp((CLIENT, port), (VIP, 80)));
+        let (from, backend) = ends(&first.bytes);
+        assert_eq!((from, backend.1), ((CLIENT, port), 8080));
+        let again = balancer.run(tcp((CLIENT, port), (VIP, 80)));
+        assert_eq!(ends(&again.bytes).1, backend);
+        let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, port))).reverse());
+        assert_eq!(ends(&answer.bytes), ((VIP, 80), (CLIENT, port)));
+        used.insert(backend);
+    }
+    assert_eq!(used.len(), 3);
+    assert_eq!((balancer.counter("forwarded"), balancer.counter("returned")), (200, 100));
+}
+
+#[test]
+fn connections_stay_when_the_set_changes_and_only_those_of_a_lost_backend_move() {
+    let mut balancer = balancer(THREE);
+    let before: Vec<_> =
+        (1000..1200).map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1).collect();
+    let four = format!(r#"{{"ip": "10.0.0.4", "port": 8080}}, {THREE}"#);
+    assert!(balancer.swap(config(&four)).unwrap());
+    for (n, port) in (1000..1200).enumerate() {
+        assert_eq!(ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1, before[n]);
+    }
+    let sick = THREE.replacen("8080", r#"8080, "healthy": false"#, 1);
+    assert!(balancer.swap(config(&sick)).unwrap());
+    for (n, port) in (1000..1200).enumerate() {
+        let now = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1;
+        if before[n].0 == [10, 0, 0, 1] {
+            assert_ne!(now.0, [10, 0, 0, 1]);
+        } else {
+            assert_eq!(now, before[n]);
+        }
+    }
+}
+
+#[test]
+fn without_a_healthy_backend_packets_are_dropped_and_others_pass() {
+    let mut balancer = balancer(r#"{"ip": "10.0.0.1", "healthy": false}"#);
+    let dropped = balancer.run(tcp((CLIENT, 1), (VIP, 80)));
+    assert_eq!(dropped.verdict, Verdict::Drop(reason::NO_BACKEND));
+    for other in [tcp((CLIENT, 1), (VIP, 81)), tcp((CLIENT, 1), ([8, 8, 8, 8], 80)), vec![0; 20]] {
+        let passed = balancer.run(other.clone());
+        assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, other));
+    }
+}
+
+#[test]
+fn ipv6_and_any_port() {
+    let mut balancer = balancer(THREE);
+    let vip: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+    for port in 1..50u16 {
+        let mut frame = Vec::new();
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([7; 16], vip.octets(), 64);
+        step.udp(5000, port).write(&mut frame, b"data").unwrap();
+        let sent = balancer.run(frame).bytes;
+        let packet = SlicedPacket::from_ethernet(&sent).unwrap();
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6") };
+        let backend = ip.header().destination_addr();
+        assert!(backend.to_string().starts_with("2001:db8::") && backend != vip);
+        let Some(TransportSlice::Udp(udp)) = &packet.transport else { panic!("no UDP") };
+        let header = udp.to_header();
+        assert_eq!(header.destination_port, port);
+        let sum = header.calc_checksum_ipv6(&ip.header().to_header(), udp.payload()).unwrap();
+        assert_eq!(sum, header.checksum);
+    }
+}
+
+#[test]
+fn l2_mode_changes_the_mac_alone() {
+    let config = r#"{"table": 7, "services": [{"vip": "198.51.100.1", "proto": "tcp", "port": 80, "mode": "l2",
+        "backends": [{"ip": "10.0.0.1", "mac": "aa:bb:cc:dd:ee:ff"}]}]}"#;
+    let mut balancer =
+        Harness::<LoadBalancer>::with(Options { state_bytes: 16 << 20, ..Options::default() }, config).unwrap();
+    let frame = tcp((CLIENT, 1), (VIP, 80));
+    let sent = balancer.run(frame.clone()).bytes;
+    assert_eq!((&sent[..6], &sent[6..]), (&[0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff][..], &frame[6..]));
+}
+
+#[test]
+fn an_icmp_error_follows_its_connection() {
+    let mut balancer = balancer(THREE);
+    let (_, backend) = ends(&balancer.run(tcp((CLIENT, 1000), (VIP, 80))).bytes);
+    let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, 1000))).reverse()).bytes;
+    // The network says that the answer, which came from the VIP, was too big.
+    let mut error = Vec::new();
+    let kind = Icmpv4Type::DestinationUnreachable(
+        etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+    );
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
+    step.icmpv4(kind).write(&mut error, &answer[14..]).unwrap();
+    let sent = balancer.run(error).bytes;
+    assert_eq!(sent[30..34], backend.0);
+    let packet = SlicedPacket::from_ethernet(&sent).unwrap();
+    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
+    assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+    let mut quoted = vec![0; 14];
+    quoted[12] = 8;
+    quoted.extend_from_slice(icmp.payload());
+    assert_eq!(ends(&quoted), (backend, (CLIENT, 1000)), "the packet as the backend sent it");
+}
+
+#[test]
+fn impossible_configurations_are_explained() {
+    let refused = |config: &str| Harness::<LoadBalancer>::new(config).unwrap_err();
+    assert!(refused(r#"{"table": 100, "services": []}"#).contains("100 is no prime"));
+    assert!(refused(r#"{"services": []}"#).contains("services: 0; allowed are 1 to 256"));
+    let mixed = r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "backends": [{"ip": "::1"}]}]}"#;
+    assert_eq!(refused(mixed), "config: services[0]: backends[0]: ip: ::1 is not of the vip's version of IP");
+    let l2 = r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "mode": "l2", "backends": [{"ip": "1.1.1.1"}]}]}"#;
+    assert!(refused(l2).contains("mac: needed"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..90), at in 0usize..90, reverse: bool) {
+        let mut balancer = balancer(THREE);
+        let mut frame = tcp((CLIENT, 1), (VIP, 80));
+        for (n, byte) in bytes.iter().enumerate() {
+            let len = frame.len();
+            frame[(at + n) % len] ^= byte;
+        }
+        for frame in [Frame::new(frame), Frame::new(bytes)] {
+            balancer.run(if reverse { frame.reverse() } else { frame });
+        }
+    }
+}
