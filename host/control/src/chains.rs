@@ -211,13 +211,15 @@ impl Control {
 
     /// Puts the data plane back to what the store says, because it could not be written.
     fn put_back(&self, state: &State, id: &ChainId) {
+        let redeploy = |record: &ChainRecord| {
+            let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
+            let deployment = self.deployment(state, id, &record.chain, &versions)?;
+            self.engine.deploy(deployment)?;
+            Ok(())
+        };
         let back = match state.chains.get(id) {
             None => self.engine.undeploy(id).map_err(ControlError::from),
-            Some(record) => {
-                let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
-                self.deployment(state, id, &record.chain, &versions)
-                    .and_then(|deployment| Ok(drop(self.engine.deploy(deployment)?)))
-            }
+            Some(record) => redeploy(record),
         };
         if let Err(error) = back {
             self.note(id, format!("chain {} is not as the store says: {error}", id.name));

@@ -477,7 +477,8 @@ impl Control {
         let canary = trial.is_some_and(|t| t.canary.is_some() && Some(&t.version) == version);
         // What the data plane has already done has to be noted even when the watch is over.
         let went_back = already.is_some() && Some(&record.running[index].version) == version;
-        if !canary && !went_back && !(trial.is_none() && self.is_watched(&id, version)) {
+        let on_watch = trial.is_none() && self.is_watched(&id, version);
+        if !(canary || went_back || on_watch) {
             return;
         }
         if let Err(error) = self.roll_back(&id, why, already) {

@@ -184,7 +184,7 @@ impl Control {
     /// When the tenant has no such token.
     pub fn remove_token(&self, tenant: &Name, id: &Name) -> Result<(), ControlError> {
         self.store.change(|state| {
-            if !state.tokens.get(id).is_some_and(|token| token.tenant == *tenant) {
+            if state.tokens.get(id).is_none_or(|token| token.tenant != *tenant) {
                 return Err(ControlError::NotFound { what: "token", name: id.to_string() });
             }
             state.tokens.remove(id);

@@ -15,8 +15,10 @@ use semver::Version;
 use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
 use weir_spec::{CheckReport, Name};
 
-/// Kills.
-const ROUNDS: u64 = 40;
+/// Kills of a host that makes its store.
+const FRESH: u64 = 60;
+/// Kills of a host that changes one and the same store.
+const KILLS: u64 = 40;
 /// Functions that are pushed to and removed in turn.
 const FUNCTIONS: u64 = 5;
 
@@ -100,17 +102,25 @@ fn found(store: &Store) -> Expected {
     found
 }
 
-fn parent() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut expected = Expected::new();
-    let mut next = 0;
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    for round in 0..ROUNDS {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
+/// A run of kills on one store.
+struct Run {
+    directory: tempfile::TempDir,
+    expected: Expected,
+    /// The step that comes next.
+    next: u64,
+}
+
+impl Run {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { directory, expected: Expected::new(), next: 0 }
+    }
+
+    /// Lets a child work for this long, kills it, and looks at what it left.
+    fn kill_after(&mut self, wait: Duration) {
+        let directory = self.directory.path();
         let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["child".as_ref(), directory.path().as_os_str(), next.to_string().as_ref()])
+            .args(["child".as_ref(), directory.as_os_str(), self.next.to_string().as_ref()])
             .stdout(Stdio::piped())
             .spawn()
             .expect("the child starts");
@@ -119,34 +129,58 @@ fn parent() {
             let lines = output.lines().map_while(Result::ok);
             lines.filter_map(|line| line.parse::<u64>().ok()).last()
         });
-        // From the middle of opening to many changes later.
-        let wait = Duration::from_micros(seed % 60_000);
         let started = Instant::now();
         while started.elapsed() < wait {
             std::hint::spin_loop();
         }
         child.kill().expect("SIGKILL");
         child.wait().expect("it ends");
-        let acknowledged = reader.join().expect("reading works");
-        let before = next;
-        if let Some(last) = acknowledged {
-            (next..=last).for_each(|step| apply(&mut expected, step));
-            next = last + 1;
+        if let Some(last) = reader.join().expect("reading works") {
+            (self.next..=last).for_each(|step| apply(&mut self.expected, step));
+            self.next = last + 1;
         }
-        let store = Store::open(directory.path()).expect("the store opens after a kill");
+        let store = Store::open(directory).expect("the store opens after a kill");
         let found = found(&store);
         // The step that was under way may be done or not, but not in part.
-        let mut one_more = expected.clone();
-        apply(&mut one_more, next);
-        if found == one_more && found != expected {
-            expected = one_more;
-            next += 1;
+        let mut one_more = self.expected.clone();
+        apply(&mut one_more, self.next);
+        if found == one_more && found != self.expected {
+            self.expected = one_more;
+            self.next += 1;
         }
-        assert_eq!(found, expected, "after kill {round}, steps {before} to {next}");
-        let blobs = std::fs::read_dir(directory.path().join("blobs")).expect("the directory");
+        assert_eq!(found, self.expected, "before step {}", self.next);
+        let blobs = std::fs::read_dir(directory.join("blobs")).expect("the directory");
         let versions: usize = found.values().map(Vec::len).sum();
-        assert_eq!(blobs.count(), versions, "files that nobody refers to, after kill {round}");
+        assert_eq!(
+            blobs.count(),
+            versions,
+            "files that nobody refers to, before step {}",
+            self.next
+        );
     }
-    assert!(next > ROUNDS, "only {next} changes were made: the test tests nothing");
-    println!("test killed_hosts_lose_nothing ... ok ({ROUNDS} kills, {next} changes)");
+}
+
+fn parent() {
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        Duration::from_micros(seed % below)
+    };
+    // A store that is just being made.
+    for _ in 0..FRESH {
+        Run::new().kill_after(random(15_000));
+    }
+    // A store with a history.
+    let mut run = Run::new();
+    for _ in 0..KILLS {
+        run.kill_after(random(60_000));
+    }
+    assert!(run.next > KILLS, "only {} changes were made: the test tests nothing", run.next);
+    println!(
+        "test killed_hosts_lose_nothing ... ok ({} kills, {} changes)",
+        FRESH + KILLS,
+        run.next
+    );
 }

@@ -1,6 +1,8 @@
 //! The store's disk is full: a clear refusal, nothing that was accepted is lost, and when there is room again
 //! it goes on. The disk is a tmpfs of a few megabytes; mounting it needs root.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -56,6 +56,7 @@ fn json_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Proble
 
 /// # Errors
 /// When the body is said to be something else.
+#[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
 pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), Problem> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = given.and_then(|value| value.split(';').next()).map(str::trim);

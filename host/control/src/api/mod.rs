@@ -91,7 +91,6 @@ impl Api {
     }
 
     /// All of it as a service. Requests carry a [`Peer`] that says how they came.
-    #[must_use]
     pub fn router(&self) -> Router {
         let (router, _) = routes().split_for_parts();
         guard::guard(router, self).with_state(self.clone())

@@ -127,7 +127,9 @@ pub(super) async fn events(
             }
             let (coming, stopping) = follow.as_mut()?;
             loop {
+                // What has happened is told even when the host stops.
                 let event = tokio::select! {
+                    biased;
                     event = coming.recv() => event,
                     _ = stopping.wait_for(|stopping| *stopping) => return None,
                 };

@@ -67,6 +67,9 @@ impl StoreError {
 
     pub(crate) fn database(path: &Path, error: redb::Error) -> Self {
         match error {
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                Self::Corrupt(format!("{}: {source}", path.display()))
+            }
             redb::Error::Io(source) => Self::from_io(path.display().to_string(), source),
             redb::Error::Corrupted(what) => Self::Corrupt(what),
             error => Self::Database(Box::new(error)),

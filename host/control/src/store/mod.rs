@@ -32,6 +32,8 @@ pub use records::{
 
 /// Everything: key `KIND/…`, value JSON.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+/// Name of the database.
+const DATABASE: &str = "weir.redb";
 /// Key of the number of the format.
 const FORMAT_KEY: &str = "format";
 /// Raised when older versions of Weir could not read what we write.
@@ -69,15 +71,11 @@ impl Store {
             .map_err(io("making the store's directory"))?;
         let lock = lock(&directory.join("lock"), directory)?;
         let blobs = Blobs::open(&directory.join("blobs"))?;
-        let database = open_database(directory)?;
-        let encoded = load(&database)?;
-        let state = if encoded.is_empty() {
-            let state = State::new();
-            write(&database, &[], &encode(&state))?;
-            state
-        } else {
-            decode(&encoded)?
-        };
+        if !directory.join(DATABASE).exists() {
+            create_database(directory)?;
+        }
+        let database = open_database(&directory.join(DATABASE))?;
+        let state = decode(&load(&database)?)?;
         blobs.sweep(&state)?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -104,7 +102,7 @@ impl Store {
         change: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut database = self.database();
-        Ok(self.commit(&mut database, change)?)
+        self.commit(&mut database, change)
     }
 
     /// Stores Wasm, and then changes what is remembered, durably, or not at all. `change` is given the
@@ -180,7 +178,7 @@ impl Store {
     /// Opens the database again after a failure, and makes it say what memory says: a transaction that
     /// failed may have reached the disk nevertheless.
     fn reopen(&self, state: &State) -> Result<Database, StoreError> {
-        let database = open_database(&self.directory)?;
+        let database = open_database(&self.directory.join(DATABASE))?;
         let (found, wanted) = (load(&database)?, encode(state));
         let removed: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
         let added: Encoded = wanted
@@ -237,10 +235,21 @@ fn lock(path: &Path, directory: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-fn open_database(directory: &Path) -> Result<Database, StoreError> {
-    let path = directory.join("weir.redb");
-    let database = Database::create(&path).map_err(|e| StoreError::database(&path, e.into()))?;
-    Ok(database)
+/// Makes the database under another name, so that a host that is killed here leaves nothing half.
+fn create_database(directory: &Path) -> Result<(), StoreError> {
+    let (partial, path) = (directory.join("weir.redb.partial"), directory.join(DATABASE));
+    let io = || StoreError::io(format!("making {}", path.display()));
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io()(error)),
+        _ => {}
+    }
+    write(&open_database(&partial)?, &[], &encode(&State::new()))?;
+    fs::rename(&partial, &path).map_err(io())?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io())
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    Database::create(path).map_err(|e| StoreError::database(path, e.into()))
 }
 
 fn load(database: &Database) -> Result<Encoded, StoreError> {
@@ -258,7 +267,7 @@ fn load(database: &Database) -> Result<Encoded, StoreError> {
         }
         Ok(records)
     };
-    read().map_err(|e| StoreError::database(Path::new("weir.redb"), e))
+    read().map_err(|e| StoreError::database(Path::new(DATABASE), e))
 }
 
 fn write(database: &Database, removed: &[&String], added: &Encoded) -> Result<(), StoreError> {
@@ -275,7 +284,7 @@ fn write(database: &Database, removed: &[&String], added: &Encoded) -> Result<()
         }
         Ok(transaction.commit()?)
     };
-    write().map_err(|e| StoreError::database(Path::new("weir.redb"), e))
+    write().map_err(|e| StoreError::database(Path::new(DATABASE), e))
 }
 
 /// The whole state as records, for the first write and for repair.

@@ -112,12 +112,23 @@ fn damage_is_named() {
 fn a_store_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(Store::open(directory.path()).unwrap());
-    let database = open_database(directory.path()).unwrap();
+    let database = open_database(&directory.path().join(DATABASE)).unwrap();
     let newer = Encoded::from([(FORMAT_KEY.to_owned(), b"2".to_vec())]);
     write(&database, &[], &newer).unwrap();
     drop(database);
     let error = Store::open(directory.path()).unwrap_err().to_string();
     assert_eq!(error, "the store has format 2, this version of Weir knows 1: use a newer Weir");
+}
+
+#[test]
+fn a_file_that_is_no_store_is_named_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(DATABASE);
+    fs::write(&path, [7; 8192]).unwrap();
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+    assert!(error.to_string().contains("weir.redb"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), [7; 8192]);
 }
 
 #[test]

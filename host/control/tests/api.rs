@@ -1,0 +1,432 @@
+//! The API: what it answers to good requests, and to every kind of bad one.
+
+mod common;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use common::{Host, MAGIC};
+use serde_json::{Value, json};
+use weir_control::api::Peer;
+use weir_control::engine::EngineError;
+use weir_spec::Manifest;
+
+fn edge() -> Value {
+    json!({
+        "name": "edge", "from": "in", "to": "out",
+        "function": [{"use": "f", "memory": "8MiB", "config": {"default": "deny"}}]
+    })
+}
+
+#[tokio::test]
+async fn a_function_is_pushed_listed_shown_and_removed() {
+    let host = Host::new();
+    let answer = host.push("/v1/functions/f/versions", "one").await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    assert_eq!(answer.headers[header::LOCATION], "/v1/functions/f/versions/0.1.0");
+    let pushed = answer.json();
+    assert_eq!(pushed["version"], "0.1.0");
+    assert_eq!(pushed["compile_ms"], 7.0);
+    assert_eq!(pushed["bytes"], 11);
+    assert_eq!(pushed["report"]["world"], "packet-function");
+    // The same again is the same; something else is the next.
+    assert_eq!(host.push("/v1/functions/f/versions", "one").await.status, StatusCode::OK);
+    let answer = host.push("/v1/functions/f/versions", "two").await;
+    assert_eq!(answer.json()["version"], "0.1.1");
+    let (code, detail) =
+        host.push("/v1/functions/f/versions?version=0.1.0", "three").await.problem(409);
+    assert_eq!(code, "conflict");
+    assert!(detail.contains("versions do not change"), "{detail}");
+    let list = host.ask("GET", "/v1/functions", None).await.json();
+    assert_eq!(list["items"][0]["name"], "f");
+    assert_eq!(list["items"][0]["newest"], "0.1.1");
+    let versions = host.ask("GET", "/v1/functions/f/versions", None).await.json();
+    assert_eq!(versions["items"].as_array().unwrap().len(), 2);
+    let version = host.ask("GET", "/v1/functions/f/versions/0.1.0", None).await.json();
+    assert_eq!(version["digest"], pushed["digest"]);
+    // All of it survives a restart.
+    let host = host.restart();
+    assert_eq!(host.ask("GET", "/v1/functions/f/versions", None).await.json(), versions);
+    let answer = host.ask("DELETE", "/v1/functions/f/versions/0.1.0", None).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert_eq!(host.ask("DELETE", "/v1/functions/f", None).await.status, StatusCode::NO_CONTENT);
+    let (code, detail) = host.ask("GET", "/v1/functions/f", None).await.problem(404);
+    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function \"f\""));
+}
+
+#[tokio::test]
+async fn a_manifest_counts() {
+    let host = Host::new();
+    let push = |toml: &'static str| {
+        host.push_bytes("/v1/functions/f/versions", Manifest::embed(MAGIC, toml))
+    };
+    let answer = push("version = \"3.1.4\"\nmemory = \"2MiB\"\n").await;
+    assert_eq!(answer.json()["version"], "3.1.4", "{}", answer.text);
+    let (code, _) = push("memory = 5\n").await.problem(422);
+    assert_eq!(code, "upload-refused");
+    let answer = push("memory = 5\n").await.json();
+    let reason = answer["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("--> function.toml:1:10"), "{reason}");
+    let answer = push("state = \"save\"\ntenant = \"acme\"\n").await.json();
+    assert_eq!(answer["reasons"].as_array().unwrap().len(), 2, "{answer}");
+}
+
+#[tokio::test]
+async fn uploads_are_refused_with_reasons() {
+    let host = Host::new();
+    let answer = host.push_bytes("/v1/functions/f/versions", b"\x7fELF".to_vec()).await;
+    assert_eq!(answer.problem(422).0, "upload-refused");
+    assert_eq!(answer.json()["reasons"], json!(["it is not WebAssembly"]));
+    host.engine
+        .fail("compile", EngineError::Refused("it takes longer than 10 s to compile".into()));
+    let answer = host.push("/v1/functions/f/versions", "slow").await;
+    assert_eq!(answer.problem(422).0, "upload-refused");
+    let answer = host.push_bytes("/v1/functions/f/versions", vec![0; 100_001]).await;
+    assert_eq!(answer.problem(413).0, "too-large");
+    let request = Request::post("/v1/functions/f/versions")
+        .extension(Peer::Local)
+        .header(header::CONTENT_TYPE, "text/plain")
+        .body(Body::empty());
+    let (code, detail) = host.raw(request.unwrap()).await.problem(415);
+    assert_eq!(code, "media-type");
+    assert!(detail.contains("allowed: application/wasm"), "{detail}");
+    host.push("/v1/functions/f/versions?version=1", "x").await.problem(400);
+    host.push("/v1/functions/f/versions?vresion=1.0.0", "x").await.problem(400);
+    host.push("/v1/functions/F/versions", "x").await.problem(404);
+    assert_eq!(host.ask("GET", "/v1/functions", None).await.json(), json!({"items": []}));
+}
+
+#[tokio::test]
+async fn a_chain_is_deployed_changed_shown_and_removed() {
+    let host = Host::new();
+    host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
+    host.engine.calls();
+    let answer = host.ask("PUT", "/v1/chains/edge", Some(edge())).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    assert_eq!(answer.json()["pause_us"], 3.0);
+    assert_eq!(host.engine.calls(), ["deploy default/edge f@1.0.0"]);
+    let view = host.ask("GET", "/v1/chains/edge", None).await.json();
+    assert_eq!(view["chain"]["function"][0]["config"]["default"], "deny");
+    assert_eq!(view["running"], json!([{"function": "f", "version": "1.0.0"}]));
+    let answer = host.ask("PUT", "/v1/chains/edge", Some(edge())).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let (_, detail) = host.ask("DELETE", "/v1/functions/f", None).await.problem(409);
+    assert_eq!(detail, "function f is used by chain edge: remove or change that first");
+    let (_, detail) = host.ask("DELETE", "/v1/functions/f/versions/1.0.0", None).await.problem(409);
+    assert!(detail.contains("runs in chain edge"), "{detail}");
+    let steering = host.ask("GET", "/v1/steering", None).await.json();
+    let rule = |port: &str, reverse: bool| json!({"port": port, "plane": "packet", "chain": "edge", "tenant": "default", "reverse": reverse});
+    assert_eq!(steering, json!({"items": [rule("in", false), rule("out", true)]}));
+    host.engine.calls();
+    assert_eq!(host.ask("DELETE", "/v1/chains/edge", None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(host.engine.calls(), ["undeploy default/edge"]);
+    host.ask("GET", "/v1/chains/edge", None).await.problem(404);
+    host.ask("DELETE", "/v1/chains/edge", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_chain_is_said() {
+    let host = Host::new();
+    let put = |body: Value| host.ask("PUT", "/v1/chains/edge", Some(body));
+    let (_, detail) = put(edge()).await.problem(409);
+    assert_eq!(
+        detail,
+        "chain edge uses function f, which tenant default does not have: push it first"
+    );
+    host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
+    let mut chain = edge();
+    chain["function"][0]["version"] = json!("2.0.0");
+    let (_, detail) = put(chain).await.problem(409);
+    assert_eq!(
+        detail,
+        "chain edge uses version 2.0.0 of function f, which has 1.0.0: push it first"
+    );
+    let mut chain = edge();
+    chain["to"] = json!("wan");
+    let (_, detail) = put(chain).await.problem(409);
+    assert_eq!(
+        detail,
+        "there is no port wan: tenant default has in, out; ports are in the host's configuration file"
+    );
+    let mut chain = edge();
+    chain["from"] = json!("acme-in");
+    assert!(put(chain).await.problem(409).1.contains("there is no port acme-in"));
+    let mut chain = edge();
+    chain["function"][0]["memry"] = json!("1MiB");
+    let answer = put(chain).await;
+    assert_eq!(answer.problem(422).0, "invalid");
+    assert_eq!(answer.json()["key"], "function[0].memry");
+    assert!(answer.json()["help"].as_str().unwrap().starts_with("did you mean `memory`?"));
+    let mut chain = edge();
+    chain["function"][0]["memory"] = json!(16);
+    let answer = put(chain).await;
+    assert_eq!(
+        answer.problem(422).1,
+        "function[0].memory: wrong type: integer `16`, expected a size such as \"16MiB\""
+    );
+    let mut chain = edge();
+    chain["function"][0] = json!({"path": "/etc/passwd"});
+    let answer = put(chain).await;
+    assert_eq!(answer.problem(422).0, "invalid");
+    assert_eq!(answer.json()["key"], "function[0].path");
+    let answer = host.ask("PUT", "/v1/chains/other", Some(edge())).await;
+    assert_eq!(answer.json()["key"], "name");
+    // A refusal of the data plane leaves nothing.
+    host.engine
+        .fail("deploy", EngineError::Refused("function f refused its configuration: no".into()));
+    assert_eq!(put(edge()).await.problem(422).0, "refused");
+    host.ask("GET", "/v1/chains/edge", None).await.problem(404);
+    // A port has one chain.
+    assert_eq!(put(edge()).await.status, StatusCode::CREATED);
+    let second = json!({"name": "second", "from": "out", "function": [{"use": "f"}]});
+    let (_, detail) = host.ask("PUT", "/v1/chains/second", Some(second)).await.problem(409);
+    assert_eq!(detail, "port out belongs to chain edge: remove or change that first");
+}
+
+#[tokio::test]
+async fn a_chain_that_cannot_come_back_is_reported_and_holds_up_nothing() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    let store = host.path("store/blobs");
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    let digest = function["versions"][0]["digest"].as_str().unwrap().to_owned();
+    std::fs::remove_file(store.join(format!("{digest}.wasm"))).unwrap();
+    host.ask("POST", "/v1/functions/f/swap", Some(json!({"to": "2.0.0"}))).await;
+    let chain = json!({"name": "c", "function": [{"use": "f", "version": "1.0.0"}]});
+    let (code, detail) = host.ask("PUT", "/v1/chains/c", Some(chain)).await.problem(500);
+    assert_eq!(code, "internal");
+    assert!(detail.contains("is missing"), "{detail}");
+    host.ask("POST", "/v1/functions/f/rollback", None).await.problem(500);
+    let blob = function["versions"][1]["digest"].as_str().unwrap();
+    std::fs::write(store.join(format!("{blob}.wasm")), b"damaged").unwrap();
+    let host = host.restart();
+    let status = host.ask("GET", "/v1/status", None).await.json();
+    let failed = status["failed"]["default/a"].as_str().unwrap();
+    assert!(failed.contains("is not what was stored"), "{failed}");
+    let view = host.ask("GET", "/v1/chains/a", None).await.json();
+    assert_eq!(view["failed"], failed);
+}
+
+#[tokio::test]
+async fn malformed_requests_end_as_problems() {
+    let host = Host::new();
+    assert_eq!(host.ask("GET", "/v2/functions", None).await.problem(404).0, "not-found");
+    let answer = host.ask("PATCH", "/v1/functions", None).await;
+    assert_eq!(answer.problem(405).0, "method");
+    assert!(answer.headers[header::ALLOW].to_str().unwrap().contains("GET"));
+    host.ask("GET", "/v1/functions?tenant=A%20B", None).await.problem(400);
+    host.ask("GET", "/v1/functions?tennant=a", None).await.problem(400);
+    host.ask("GET", "/v1/functions/f/versions/one", None).await.problem(404);
+    let send = |body: &'static str, kind: &'static str| {
+        let request = Request::put("/v1/chains/edge")
+            .extension(Peer::Local)
+            .header(header::CONTENT_TYPE, kind)
+            .body(Body::from(body));
+        host.raw(request.unwrap())
+    };
+    assert_eq!(send("{", "application/json").await.problem(400).0, "syntax");
+    assert_eq!(send("{} {}", "application/json").await.problem(422).0, "invalid");
+    assert_eq!(send("[]", "application/json").await.problem(422).0, "invalid");
+    assert_eq!(send("\u{0}", "application/json").await.problem(400).0, "syntax");
+    assert_eq!(send("name = \"edge\"", "application/toml").await.problem(415).0, "media-type");
+    let deep = "[".repeat(100_000).leak();
+    assert_eq!(send(deep, "application/json").await.status.as_u16() / 100, 4);
+}
+
+#[tokio::test]
+async fn tokens_open_what_is_theirs() {
+    let host = Host::new();
+    let answer = host.ask_with("wrong", "GET", "/v1/status", None).await;
+    assert_eq!(answer.problem(401).0, "unauthorized");
+    assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer realm=\"weir\"");
+    let open = Request::get("/openapi.json").extension(Peer::Remote).body(Body::empty()).unwrap();
+    assert_eq!(host.raw(open).await.status, StatusCode::OK);
+    // Even what is not there is not told without a token.
+    let nowhere = Request::get("/v1/secret").extension(Peer::Remote).body(Body::empty()).unwrap();
+    assert_eq!(host.raw(nowhere).await.status, StatusCode::UNAUTHORIZED);
+
+    host.with_chains(&["a"]).await;
+    let acme = |method: &'static str, path: &'static str, body| {
+        host.ask_with("acme-operator-token", method, path, body)
+    };
+    assert_eq!(acme("GET", "/v1/functions", None).await.json(), json!({"items": []}));
+    assert_eq!(acme("GET", "/v1/chains", None).await.json(), json!({"items": []}));
+    acme("GET", "/v1/functions/f", None).await.problem(404);
+    acme("GET", "/v1/functions?tenant=default", None).await.problem(403);
+    acme("GET", "/v1/tenants/default", None).await.problem(403);
+    acme("PUT", "/v1/tenants/other", Some(json!({}))).await.problem(403);
+    acme("GET", "/v1/tenants/acme/tokens", None).await.problem(403);
+    let ports = acme("GET", "/v1/ports", None).await.json();
+    assert_eq!(ports["items"][0]["name"], "acme-in");
+    assert_eq!(ports["items"].as_array().unwrap().len(), 1);
+    assert_eq!(acme("GET", "/v1/status", None).await.json()["chains"], json!([]));
+    let metrics = acme("GET", "/metrics", None).await.text;
+    assert!(!metrics.contains("tenant=\"default\""), "{metrics}");
+    let events = acme("GET", "/v1/events?follow=false", None).await.text;
+    assert!(!events.contains("function f"), "{events}");
+    let tenants = acme("GET", "/v1/tenants", None).await.json();
+    assert_eq!(tenants["items"].as_array().unwrap().len(), 1);
+
+    // The same names are others for another tenant.
+    let request = Request::post("/v1/functions/f/versions")
+        .extension(Peer::Remote)
+        .header(header::AUTHORIZATION, "bearer acme-operator-token")
+        .header(header::CONTENT_TYPE, "application/wasm")
+        .body(Body::from([MAGIC, b"acme"].concat()));
+    assert_eq!(host.raw(request.unwrap()).await.status, StatusCode::CREATED);
+    let own = acme("GET", "/v1/functions/f", None).await.json();
+    assert_eq!((&own["tenant"], &own["newest"]), (&json!("acme"), &json!("0.1.0")));
+    let all = host.ask_with("everybodys-admin-token", "GET", "/v1/functions", None).await.json();
+    assert_eq!(all["items"].as_array().unwrap().len(), 2);
+
+    let viewer = |method: &'static str, path: &'static str| {
+        host.ask_with("acme-viewer-token", method, path, None)
+    };
+    assert_eq!(viewer("GET", "/v1/functions/f").await.status, StatusCode::OK);
+    viewer("DELETE", "/v1/functions/f").await.problem(403);
+    viewer("POST", "/v1/functions/f/rollback").await.problem(403);
+}
+
+#[tokio::test]
+async fn tenants_and_their_tokens_come_and_go() {
+    let host = Host::new();
+    let described = Some(json!({"description": "A customer"}));
+    let answer = host.ask("PUT", "/v1/tenants/beta", described.clone()).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    assert_eq!(host.ask("PUT", "/v1/tenants/beta", described).await.status, StatusCode::OK);
+    let make =
+        |role: &str| host.ask("POST", "/v1/tenants/beta/tokens", Some(json!({ "role": role })));
+    make("admin").await.problem(409);
+    make("root").await.problem(422);
+    let answer = make("operator").await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    let made = answer.json();
+    let token = made["token"].as_str().unwrap().to_owned();
+    let listed = host.ask("GET", "/v1/tenants/beta/tokens", None).await;
+    assert!(!listed.text.contains(&token));
+    // It works, also after a restart, until it is removed.
+    let host = host.restart();
+    let own = host.ask_with(&token, "GET", "/v1/tenants", None).await.json();
+    assert_eq!(own["items"][0]["description"], "A customer");
+    let path = format!("/v1/tenants/beta/tokens/{}", made["id"].as_str().unwrap());
+    host.ask("DELETE", &path.replace("beta", "acme"), None).await.problem(404);
+    assert_eq!(host.ask("DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+    host.ask_with(&token, "GET", "/v1/tenants", None).await.problem(401);
+
+    host.push("/v1/functions/f/versions?tenant=beta", "x").await;
+    let (_, detail) = host.ask("DELETE", "/v1/tenants/beta", None).await.problem(409);
+    assert_eq!(detail, "tenant beta has 1 functions and 0 chains: remove those first");
+    host.ask("DELETE", "/v1/functions/f?tenant=beta", None).await;
+    assert_eq!(host.ask("DELETE", "/v1/tenants/beta", None).await.status, StatusCode::NO_CONTENT);
+    host.ask("DELETE", "/v1/tenants/default", None).await.problem(409);
+    host.push("/v1/functions/f/versions?tenant=nobody", "x").await.problem(404);
+}
+
+#[tokio::test]
+async fn status_metrics_and_log_show_what_the_data_plane_says() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let status = host.ask("GET", "/v1/status", None).await.json();
+    assert_eq!(status["chains"][0]["functions"][0]["verdicts"]["next"], 5);
+    assert_eq!(status["workers"], 1);
+    assert_eq!(status["functions"], 1);
+    let answer = host.ask("GET", "/metrics", None).await;
+    let kind = answer.headers[header::CONTENT_TYPE].to_str().unwrap();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    for line in [
+        "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"in\"} 5",
+        "weir_chain_dropped_packets_total{tenant=\"default\",chain=\"a\",reason=\"fault\"} 1",
+        "weir_function_verdicts_total{tenant=\"default\",chain=\"a\",function=\"f\",verdict=\"next\"} 5",
+        "weir_function_counter_total{tenant=\"default\",chain=\"a\",function=\"f\",name=\"flows\"} 2",
+        "weir_function_gauge{tenant=\"default\",chain=\"a\",function=\"f\",name=\"load\"} 0.5",
+        "weir_port_packets_total{port=\"in\",direction=\"rx\"} 1",
+        "weir_pool_buffers{tenant=\"default\",chain=\"a\",state=\"out\"} 1",
+        "weir_functions 1",
+    ] {
+        assert!(
+            answer.text.lines().any(|found| found.starts_with(line)),
+            "{line}\n{}",
+            answer.text
+        );
+    }
+    assert!(answer.text.ends_with("# EOF\n"));
+    let log = host.ask("GET", "/v1/functions/f/log", None).await.json();
+    assert_eq!(log["lines"][0]["source"], "a:f");
+    assert_eq!(log["lost"], 1);
+    host.ask("GET", "/v1/functions/g/log", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn events_are_kept_and_can_be_taken_up_again() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let answer = host.ask("GET", "/v1/events?follow=false", None).await;
+    assert_eq!(answer.headers[header::CONTENT_TYPE], "text/event-stream");
+    let first = answer.text.split("\n\n").next().unwrap();
+    assert!(first.starts_with("id: 1\nevent: started\ndata: {"), "{first}");
+    assert!(
+        answer.text.contains("\nevent: pushed\n")
+            && answer.text.contains("\nevent: chain-applied\n")
+    );
+    let request = Request::get("/v1/events?follow=false")
+        .extension(Peer::Local)
+        .header("last-event-id", host.last_event().to_string())
+        .body(Body::empty());
+    assert_eq!(host.raw(request.unwrap()).await.text, "");
+}
+
+/// The document names every path that is answered, and every answer that tests above got.
+#[tokio::test]
+async fn the_openapi_document_is_whole() {
+    let host = Host::new();
+    let document = host.ask("GET", "/openapi.json", None).await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/v1/functions",
+        "/v1/functions/{name}/versions",
+        "/v1/chains",
+        "/v1/steering",
+        "/v1/ports",
+        "/v1/tenants",
+        "/v1/status",
+        "/v1/events",
+        "/metrics",
+        "/openapi.json",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    let mut references = Vec::new();
+    collect_references(&document, &mut references);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(ids.insert(id), "{method} {path}: the operation's id is not unique");
+            for name in path.split('{').skip(1).map(|part| part.split('}').next().unwrap()) {
+                let parameters = operation["parameters"].as_array().unwrap();
+                let has = parameters.iter().any(|p| p["name"] == name && p["in"] == "path");
+                assert!(has, "{method} {path}: {name} is not described");
+            }
+            if path != "/openapi.json" {
+                assert!(operation["responses"].get("401").is_some(), "{method} {path}");
+            }
+        }
+    }
+}
+
+fn collect_references(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::Object(table) => {
+            if let Some(Value::String(reference)) = table.get("$ref") {
+                into.push(reference.clone());
+            }
+            table.values().for_each(|value| collect_references(value, into));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_references(value, into)),
+        _ => {}
+    }
+}

@@ -1,0 +1,403 @@
+//! A control plane on a store in a temporary directory, over a data plane that does nothing but note what it is
+//! asked to do, and fails when told to.
+
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+use weir_control::Control;
+use weir_control::api::{Api, Limits, Peer};
+use weir_control::engine::{
+    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
+    EventSink, FunctionLog, FunctionStatus, Health, LogLine, PoolStatus, PortStatus, Published,
+    TrialKind,
+};
+use weir_control::store::Store;
+use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, World};
+
+/// The beginning of a core module.
+pub(crate) const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
+
+/// Notes what it is asked.
+#[derive(Default)]
+pub(crate) struct FakeEngine {
+    calls: Mutex<Vec<String>>,
+    /// What the next call that begins so ends with.
+    failures: Mutex<Vec<(String, EngineError)>>,
+    deployed: Mutex<BTreeMap<ChainId, Deployment>>,
+    sink: Mutex<Option<EventSink>>,
+}
+
+impl FakeEngine {
+    fn call(&self, call: String) -> Result<(), EngineError> {
+        let mut failures = self.failures.lock().unwrap();
+        let failure = failures.iter().position(|(begins, _)| call.starts_with(begins));
+        self.calls.lock().unwrap().push(call);
+        match failure {
+            Some(index) => Err(failures.remove(index).1),
+            None => Ok(()),
+        }
+    }
+
+    /// What it was asked since the last time.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    /// Lets the next call that begins so fail.
+    pub(crate) fn fail(&self, begins: &str, error: EngineError) {
+        self.failures.lock().unwrap().push((begins.to_owned(), error));
+    }
+
+    pub(crate) fn emit(&self, event: EngineEvent) {
+        (self.sink.lock().unwrap().as_ref().unwrap())(event);
+    }
+
+    fn swap_in(&self, chain: &ChainId, function: ResolvedFunction) {
+        let mut deployed = self.deployed.lock().unwrap();
+        let functions = &mut deployed.get_mut(chain).unwrap().functions;
+        let place = functions.iter().position(|f| f.label == function.label).unwrap();
+        functions[place] = function;
+    }
+}
+
+fn shown(function: &ResolvedFunction) -> String {
+    format!("{}@{}", function.label, function.version.as_ref().unwrap())
+}
+
+fn published(microseconds: u64) -> Published {
+    Published { pause: Duration::from_micros(microseconds), ..Published::default() }
+}
+
+impl Engine for FakeEngine {
+    fn check(&self, wasm: &[u8]) -> CheckReport {
+        if !wasm.starts_with(MAGIC) {
+            let reasons = vec!["it is not WebAssembly".to_owned()];
+            return CheckReport { reasons, ..CheckReport::default() };
+        }
+        CheckReport { accepted: true, world: Some(World::PacketFunction), ..CheckReport::default() }
+    }
+
+    fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
+        self.call(format!("compile {} bytes", wasm.len()))?;
+        Ok(Duration::from_millis(7))
+    }
+
+    fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
+        let functions: Vec<_> = deployment.functions.iter().map(shown).collect();
+        self.call(format!("deploy {} {}", deployment.id, functions.join(" ")))?;
+        self.deployed.lock().unwrap().insert(deployment.id.clone(), deployment);
+        Ok(published(3))
+    }
+
+    fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {
+        self.call(format!("undeploy {chain}"))?;
+        self.deployed.lock().unwrap().remove(chain);
+        Ok(())
+    }
+
+    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
+        self.call(format!("swap {chain} {}", shown(&function)))?;
+        self.swap_in(chain, function);
+        Ok(published(10 + chain.name.as_str().len() as u64))
+    }
+
+    fn begin_trial(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+        kind: TrialKind,
+    ) -> Result<Published, EngineError> {
+        self.call(format!("begin_trial {chain} {} {kind:?}", shown(&function)))?;
+        Ok(published(1))
+    }
+
+    fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError> {
+        self.call(format!("promote {chain} {function}"))?;
+        Ok(published(2))
+    }
+
+    fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError> {
+        self.call(format!("end_trial {chain} {function}"))
+    }
+
+    fn status(&self) -> EngineStatus {
+        let deployed = self.deployed.lock().unwrap();
+        let chains = deployed.values().map(|deployment| ChainStatus {
+            tenant: deployment.id.tenant.clone(),
+            name: deployment.id.name.clone(),
+            packets_in: 5,
+            packets_out: 4,
+            drops: BTreeMap::from([("fault".to_owned(), 1)]),
+            functions: deployment.functions.iter().map(function_status).collect(),
+            pool: PoolStatus { total: 8, free: 7, out: 1 },
+            trial: None,
+        });
+        let port = |name: &str, tenant: &str| PortStatus {
+            name: name.parse().unwrap(),
+            kind: "memory".into(),
+            tenant: tenant.parse().unwrap(),
+            chain: None,
+            rx_packets: 1,
+            rx_bytes: 64,
+            rx_dropped: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            tx_dropped: 0,
+        };
+        let ports = vec![port("in", "default"), port("acme-in", "acme")];
+        EngineStatus { workers: 1, ports, chains: chains.collect() }
+    }
+
+    fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
+        let line = LogLine {
+            time: "2026-01-01T00:00:00.000Z".into(),
+            level: "info".into(),
+            source: format!("{}:{function}", chain.name),
+            message: "hello".into(),
+        };
+        FunctionLog { lines: vec![line], lost: 1 }
+    }
+
+    fn subscribe(&self, sink: EventSink) {
+        *self.sink.lock().unwrap() = Some(sink);
+    }
+
+    fn drain(&self, _: Duration) -> Drained {
+        Drained::default()
+    }
+}
+
+fn function_status(function: &ResolvedFunction) -> FunctionStatus {
+    FunctionStatus {
+        name: function.label.clone(),
+        version: function.version.clone(),
+        state: Health::Running,
+        packets: 5,
+        verdicts: BTreeMap::from([("next".to_owned(), 5)]),
+        faults: 0,
+        counters: BTreeMap::from([("flows".to_owned(), 2)]),
+        gauges: BTreeMap::from([("load".to_owned(), 0.5)]),
+    }
+}
+
+/// Tokens: `acme-operator-token`, `acme-viewer-token`, `everybodys-admin-token`.
+pub(crate) const CONFIG: &str = r#"
+[[api.token]]
+name = "acme"
+token = "acme-operator-token"
+role = "operator"
+tenant = "acme"
+[[api.token]]
+name = "acme-viewer"
+token = "acme-viewer-token"
+role = "viewer"
+tenant = "acme"
+[[api.token]]
+name = "admin"
+token = "everybodys-admin-token"
+role = "admin"
+[rollout]
+watch = "10s"
+[[port]]
+name = "in"
+kind = "memory"
+[[port]]
+name = "out"
+kind = "memory"
+[[port]]
+name = "acme-in"
+kind = "memory"
+tenant = "acme"
+"#;
+
+/// A host as it is between start and stop.
+pub(crate) struct Host {
+    pub(crate) engine: Arc<FakeEngine>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) api: Api,
+    router: Router,
+    stop: watch::Sender<bool>,
+    directory: tempfile::TempDir,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self::on(tempfile::tempdir().unwrap(), CONFIG)
+    }
+
+    pub(crate) fn on(directory: tempfile::TempDir, config: &str) -> Self {
+        let config = Document::<HostConfig>::parse("weir.toml", config).unwrap().value;
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let engine = Arc::new(FakeEngine::default());
+        let control = Control::start(store, Arc::clone(&engine) as _, &config).unwrap();
+        let limits = Limits { upload: 100_000, timeout: Duration::from_secs(10) };
+        let (stop, stopping) = watch::channel(false);
+        let api = Api::new(Arc::clone(&control), limits, stopping);
+        let router = api.router();
+        Self { engine, control, api, router, stop, directory }
+    }
+
+    /// As after SIGKILL: nothing is said to the control plane.
+    pub(crate) fn restart(self) -> Self {
+        let Self { engine, control, api, router, stop, directory } = self;
+        drop((engine, api, router, stop));
+        // The rollout thread ends with the engine's sink.
+        while Arc::strong_count(&control) > 1 {
+            std::thread::yield_now();
+        }
+        drop(control);
+        Self::on(directory, CONFIG)
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Sends a request as the administrator.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.send(Peer::Local, None, method, path, body).await
+    }
+
+    /// Sends a request over TCP.
+    pub(crate) async fn ask_with(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        self.send(Peer::Remote, Some(token), method, path, body).await
+    }
+
+    async fn send(
+        &self,
+        peer: Peer,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).extension(peer);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = match body {
+            Some(json) => request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Body::from(json.to_string())),
+            None => request.body(Body::empty()),
+        };
+        self.raw(request.unwrap()).await
+    }
+
+    pub(crate) async fn raw(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    /// Pushes Wasm that says what it is.
+    pub(crate) async fn push(&self, path: &str, content: &str) -> Answer {
+        self.push_bytes(path, [MAGIC, content.as_bytes()].concat()).await
+    }
+
+    pub(crate) async fn push_bytes(&self, path: &str, wasm: Vec<u8>) -> Answer {
+        let request = Request::post(path)
+            .extension(Peer::Local)
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .body(Body::from(wasm));
+        self.raw(request.unwrap()).await
+    }
+
+    /// Pushes versions 1.0.0 and 2.0.0 of `f`, and deploys chains of it; forgets the calls for it.
+    pub(crate) async fn with_chains(&self, names: &[&str]) {
+        for version in ["1.0.0", "2.0.0"] {
+            let path = format!("/v1/functions/f/versions?version={version}");
+            assert_eq!(self.push(&path, version).await.status, StatusCode::CREATED);
+        }
+        for name in names {
+            let chain =
+                serde_json::json!({"name": name, "function": [{"use": "f", "version": "1.0.0"}]});
+            let answer = self.ask("PUT", &format!("/v1/chains/{name}"), Some(chain)).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        }
+        self.engine.calls();
+    }
+
+    /// The versions that run, by chain.
+    pub(crate) async fn running(&self) -> Vec<String> {
+        let chains = self.ask("GET", "/v1/chains", None).await.json();
+        let items = chains["items"].as_array().unwrap().iter();
+        items
+            .map(|view| {
+                let version = view["running"][0]["version"].as_str().unwrap();
+                format!("{}={version}", view["chain"]["name"].as_str().unwrap())
+            })
+            .collect()
+    }
+
+    /// Waits until an event of this kind comes, and gives its message.
+    pub(crate) fn wait_for(&self, kind: &str, after: u64) -> String {
+        for _ in 0..500 {
+            let (past, _) = self.control.events().after(after);
+            if let Some(event) = past.iter().find(|event| event.kind.name() == kind) {
+                return event.message.clone();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no event {kind}");
+    }
+
+    /// The number of the last event.
+    pub(crate) fn last_event(&self) -> u64 {
+        self.control.events().after(0).0.last().map_or(0, |event| event.id)
+    }
+}
+
+/// What the API answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: axum::http::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    /// Checks that this is a problem document, and gives its code and detail.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16) -> (String, String) {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["title"], self.status.canonical_reason().unwrap());
+        let text = |key: &str| problem[key].as_str().unwrap().to_owned();
+        (text("code"), text("detail"))
+    }
+}

@@ -1,0 +1,231 @@
+//! Rolling out versions: what the data plane is asked, in which order, and what is remembered, when all goes well
+//! and when something fails at any point.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use axum::http::StatusCode;
+use common::Host;
+use serde_json::json;
+use weir_control::engine::{ChainId, EngineError, EngineEvent};
+use weir_spec::Name;
+
+fn chain(name: &str) -> ChainId {
+    ChainId::new(&Name::default_tenant(), &name.parse().unwrap())
+}
+
+fn fault(in_chain: &str, version: &str) -> EngineEvent {
+    EngineEvent::Fault {
+        chain: chain(in_chain),
+        function: "f".parse().unwrap(),
+        version: Some(version.parse().unwrap()),
+        kind: "trap".into(),
+        message: "unreachable".into(),
+    }
+}
+
+const SWAP: &str = "/v1/functions/f/swap";
+const ROLLBACK: &str = "/v1/functions/f/rollback";
+
+#[tokio::test]
+async fn a_swap_reaches_all_chains_and_reports_the_largest_pause() {
+    let host = Host::new();
+    host.with_chains(&["a", "longer"]).await;
+    let answer = host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let expected = json!({
+        "from": "1.0.0", "to": "2.0.0", "pause_us": 16.0, "compile_ms": 0.0, "packets_lost": 0,
+        "chains": ["a", "longer"], "fresh": []
+    });
+    assert_eq!(answer.json(), expected);
+    assert_eq!(host.engine.calls(), ["swap default/a f@2.0.0", "swap default/longer f@2.0.0"]);
+    // The stored chain had asked for 1.0.0; now it says what runs, and so it comes back.
+    let host = host.restart();
+    assert_eq!(host.engine.calls(), ["deploy default/a f@2.0.0", "deploy default/longer f@2.0.0"]);
+    assert_eq!(host.running().await, ["a=2.0.0", "longer=2.0.0"]);
+    // And goes back.
+    let answer = host.ask("POST", ROLLBACK, None).await.json();
+    assert_eq!((&answer["from"], &answer["to"]), (&json!("2.0.0"), &json!("1.0.0")));
+    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0", "swap default/longer f@1.0.0"]);
+    let (_, detail) = host.ask("POST", ROLLBACK, None).await.problem(409);
+    assert_eq!(detail, "function f has no version before 1.0.0 to go back to");
+}
+
+#[tokio::test]
+async fn when_one_chain_refuses_all_stay_as_they_were() {
+    let host = Host::new();
+    host.with_chains(&["a", "b", "c"]).await;
+    let refused = EngineError::Refused("function f refused its configuration: no".into());
+    host.engine.fail("swap default/c", refused);
+    let (code, detail) = host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.problem(422);
+    assert_eq!(code, "refused");
+    assert_eq!(detail, "chain c: function f refused its configuration: no");
+    let expected = [
+        "swap default/a f@2.0.0",
+        "swap default/b f@2.0.0",
+        "swap default/c f@2.0.0",
+        "swap default/a f@1.0.0",
+        "swap default/b f@1.0.0",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0", "c=1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_fault_in_the_first_seconds_brings_the_old_version_back_everywhere() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.engine.calls();
+    let now = host.last_event();
+    host.engine.emit(fault("b", "2.0.0"));
+    let message = host.wait_for("rolled-back", now);
+    assert_eq!(message, "function f went back from version 2.0.0 to 1.0.0: it faulted (trap)");
+    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0", "swap default/b f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["versions"][1]["withdrawn"], "it faulted (trap)");
+    assert_eq!(function["newest"], "1.0.0");
+    // A chain that asks for the newest does not get the version that failed, until it is asked for by name.
+    let newest = json!({"name": "d", "function": [{"use": "f"}]});
+    host.ask("PUT", "/v1/chains/d", Some(newest)).await;
+    assert_eq!(host.engine.calls(), ["deploy default/d f@1.0.0"]);
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["newest"], "2.0.0");
+}
+
+#[tokio::test]
+async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.engine.calls();
+    let now = host.last_event();
+    host.engine.emit(EngineEvent::RolledBack {
+        chain: chain("a"),
+        function: "f".parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        message: "it faulted".into(),
+    });
+    host.wait_for("rolled-back", now);
+    assert_eq!(host.engine.calls(), ["swap default/b f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+}
+
+#[tokio::test]
+async fn faults_of_old_versions_and_after_the_watch_change_nothing() {
+    let config = common::CONFIG.replace("watch = \"10s\"", "watch = \"1ms\"");
+    let host = Host::on(tempfile::tempdir().unwrap(), &config);
+    host.with_chains(&["a"]).await;
+    host.engine.emit(fault("a", "1.0.0"));
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    host.engine.calls();
+    let now = host.last_event();
+    host.engine.emit(fault("a", "2.0.0"));
+    host.wait_for("fault", now);
+    host.engine.emit(EngineEvent::Note { chain: chain("a"), message: "after".into() });
+    host.wait_for("note", now);
+    assert!(host.engine.calls().is_empty());
+    assert_eq!(host.running().await, ["a=2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_canary_is_promoted_by_swapping_again() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    let canary = json!({"to": "2.0.0", "canary": 5});
+    let answer = host.ask("POST", SWAP, Some(canary.clone())).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let expected =
+        ["begin_trial default/a f@2.0.0 Canary(5)", "begin_trial default/b f@2.0.0 Canary(5)"];
+    assert_eq!(host.engine.calls(), expected);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"]["canary"], 5);
+    let (_, detail) = host.ask("POST", SWAP, Some(canary)).await.problem(409);
+    assert!(detail.contains("is being tried"), "{detail}");
+    host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await.problem(409);
+    host.ask("DELETE", "/v1/chains/a", None).await.problem(409);
+    // It survives a restart.
+    let host = host.restart();
+    let calls = host.engine.calls();
+    assert!(calls.contains(&"begin_trial default/a f@2.0.0 Canary(5)".to_owned()), "{calls:?}");
+    let answer = host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.json();
+    assert_eq!(answer["pause_us"], 2.0);
+    assert_eq!(host.engine.calls(), ["promote default/a f", "promote default/b f"]);
+    assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_canary_that_faults_is_over_at_once() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 50}))).await;
+    host.engine.calls();
+    let now = host.last_event();
+    // The old version's faults are its own.
+    host.engine.emit(fault("a", "1.0.0"));
+    host.engine.emit(fault("a", "2.0.0"));
+    let message = host.wait_for("trial-ended", now);
+    assert_eq!(message, "the trial of version 2.0.0 of function f is over: it faulted (trap)");
+    assert_eq!(host.engine.calls(), ["end_trial default/a f"]);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"], json!(null));
+    assert_eq!(function["newest"], "1.0.0");
+    assert_eq!(host.running().await, ["a=1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_shadow_stays_when_it_faults_and_can_be_ended_or_made_real() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "shadow": true}))).await;
+    assert_eq!(host.engine.calls(), ["begin_trial default/a f@2.0.0 Shadow"]);
+    let now = host.last_event();
+    host.engine.emit(fault("a", "2.0.0"));
+    host.wait_for("fault", now);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"]["canary"], json!(null));
+    let answer = host.ask("POST", ROLLBACK, None).await.json();
+    assert_eq!((&answer["from"], &answer["to"]), (&json!("2.0.0"), &json!("1.0.0")));
+    assert_eq!(host.engine.calls(), ["end_trial default/a f"]);
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "shadow": true}))).await;
+    host.engine.calls();
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    assert_eq!(host.engine.calls(), ["end_trial default/a f", "swap default/a f@2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_trial_that_cannot_start_in_one_chain_starts_in_none() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.engine.fail("begin_trial default/b", EngineError::Conflict("another trial is on".into()));
+    let canary = json!({"to": "2.0.0", "canary": 1});
+    let (_, detail) = host.ask("POST", SWAP, Some(canary)).await.problem(409);
+    assert_eq!(detail, "chain b: another trial is on");
+    assert_eq!(host.engine.calls().last().unwrap(), "end_trial default/a f");
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"], json!(null));
+}
+
+#[tokio::test]
+async fn what_cannot_be_swapped_is_said() {
+    let host = Host::new();
+    let swap = |to: &str| Some(json!({ "to": to }));
+    let (code, detail) = host.ask("POST", SWAP, swap("1.0.0")).await.problem(404);
+    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function \"f\""));
+    host.with_chains(&[]).await;
+    let (_, detail) = host.ask("POST", SWAP, swap("9.0.0")).await.problem(404);
+    assert_eq!(detail, "there is no function version \"f@9.0.0\"");
+    let (_, detail) = host.ask("POST", SWAP, swap("1.0.0")).await.problem(409);
+    assert_eq!(detail, "no chain uses function f: there is nothing to swap");
+    for (canary, shadow) in [(0, false), (100, false), (5, true)] {
+        let body = json!({"to": "1.0.0", "canary": canary, "shadow": shadow});
+        let answer = host.ask("POST", SWAP, Some(body)).await;
+        assert_eq!(answer.problem(422).0, "invalid");
+        assert_eq!(answer.json()["key"], "canary");
+    }
+}

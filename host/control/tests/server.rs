@@ -1,0 +1,103 @@
+//! Listening for real: the Unix socket and TCP, with a client that speaks HTTP by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use common::Host;
+use weir_control::api::{ServeError, Server, bind_unix};
+
+fn talk(stream: &mut (impl std::io::Read + std::io::Write), request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+const STATUS: &str = "GET /v1/status HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_the_owners_and_tcp_wants_a_token() {
+    let host = Host::new();
+    let socket = host.path("run/api.sock");
+    let server =
+        Server::bind(&host.api, &socket, Some("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let address = server.address().unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let found = std::fs::metadata(&socket).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+
+    let client = tokio::task::spawn_blocking(move || {
+        let local = talk(&mut UnixStream::connect(&socket).unwrap(), &format!("{STATUS}\r\n"));
+        assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");
+        let remote = talk(&mut TcpStream::connect(address).unwrap(), &format!("{STATUS}\r\n"));
+        assert!(remote.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{remote}");
+        let token = "Authorization: Bearer acme-viewer-token\r\n\r\n";
+        let remote = talk(&mut TcpStream::connect(address).unwrap(), &format!("{STATUS}{token}"));
+        assert!(remote.starts_with("HTTP/1.1 200 OK\r\n"), "{remote}");
+        // A second host is told that the socket is taken.
+        assert!(matches!(bind_unix(&socket), Err(ServeError::InUse(_))));
+        // Garbage is answered, or cut off, and disturbs nobody.
+        talk(&mut TcpStream::connect(address).unwrap(), "\u{1}\u{2}\u{3}\r\n\r\n");
+        let local = talk(&mut UnixStream::connect(&socket).unwrap(), &format!("{STATUS}\r\n"));
+        assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");
+        socket
+    });
+    let socket = client.await.unwrap();
+    host.stop();
+    serving.await.unwrap();
+    assert!(!socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_of_events_do_not_hold_up_the_end() {
+    let host = Host::new();
+    let socket = host.path("api.sock");
+    let server = Server::bind(&host.api, &socket, None).await.unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let mut listener = UnixStream::connect(&socket).unwrap();
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let listening = tokio::task::spawn_blocking(move || {
+        listener.write_all(b"GET /v1/events HTTP/1.1\r\nHost: weir\r\n\r\n").unwrap();
+        let mut buffer = [0; 4096];
+        let mut seen = String::new();
+        while !seen.contains("event: started") {
+            let n = listener.read(&mut buffer).unwrap();
+            seen.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+        }
+        ready.send(()).unwrap();
+        listener.read_to_string(&mut seen).unwrap();
+        seen
+    });
+    is_ready.await.unwrap();
+    host.push("/v1/functions/f/versions", "live").await;
+    let started = Instant::now();
+    host.stop();
+    serving.await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let seen = listening.await.unwrap();
+    assert!(seen.contains("event: pushed"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_dead_hosts_socket_is_replaced_and_other_files_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    drop(bind_unix(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    let error = bind_unix(&path).unwrap_err();
+    assert!(error.to_string().contains("is no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    let long = directory.path().join("x".repeat(200));
+    assert!(matches!(bind_unix(&long), Err(ServeError::Io { .. })));
+}
