@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -457,6 +457,16 @@ impl HostConfig {
                 .within_array("listener", 0));
         }
         Ok(())
+    }
+
+    /// Makes relative paths relative to this directory.
+    pub fn resolve_paths(&mut self, directory: &Path) {
+        let own = [&mut self.api.socket, &mut self.store.path];
+        let tokens = self.api.tokens.iter_mut().filter_map(|token| token.token_file.as_mut());
+        let ports = self.ports.iter_mut().flat_map(|port| [&mut port.file, &mut port.output]);
+        for path in own.into_iter().chain(tokens).chain(ports.flatten()) {
+            *path = directory.join(&*path);
+        }
     }
 
     /// Number of worker threads.

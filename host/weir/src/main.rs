@@ -1,1 +1,54 @@
-fn main(){}
+//! The `weir` command: the host, and the command line that talks to it.
+//!
+//! Owns: arguments, what is shown, exit statuses, putting the host together. Everything else is done by the crates below
+//! it. `engine` is the only place that knows both control plane and packet plane.
+
+mod cli;
+mod client;
+mod commands;
+mod engine;
+mod log;
+mod render;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
+
+use cli::Cli;
+
+fn main() -> ExitCode {
+    let matches = Cli::command().color(help_color()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let color = cli.global.color;
+    match commands::dispatch(cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            render::complain(&error, color);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read our output wants no more of it (`weir … | head`).
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Help is written before arguments are understood, so `--color` is looked for by hand.
+fn help_color() -> ColorChoice {
+    let arguments: Vec<String> = std::env::args().collect();
+    let given = arguments.iter().enumerate().find_map(|(place, argument)| match argument.as_str() {
+        "--color" => arguments.get(place + 1).cloned(),
+        other => other.strip_prefix("--color=").map(str::to_owned),
+    });
+    match given.as_deref() {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    }
+}

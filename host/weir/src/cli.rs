@@ -1,0 +1,315 @@
+//! The command line, as types. Names and flags are a promise to scripts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use semver::Version;
+use weir_spec::Name;
+
+/// Runs network functions as sandboxed WebAssembly components.
+///
+/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `replay`, `check`, `bench`.
+///
+/// Exit status: 0 done, 1 it failed (one message on standard error says why), 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Where the host is: a Unix socket (`unix:/run/weir/api.sock`, or its path), or `http://ADDRESS:PORT`.
+    #[arg(long, global = true, value_name = "URL", env = "WEIR_API", default_value = DEFAULT_API)]
+    pub(crate) api: String,
+    /// Token for a host that is reached by HTTP.
+    #[arg(long, global = true, value_name = "TOKEN", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Whose things are meant; without it the token's tenant, or `default`.
+    #[arg(long, global = true, value_name = "NAME", env = "WEIR_TENANT")]
+    pub(crate) tenant: Option<Name>,
+    /// How results are written to standard output.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// Say less: errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice for all.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Whether to use colours; `auto`: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) color: Color,
+}
+
+/// The socket of a host with the default configuration.
+const DEFAULT_API: &str = "unix:/run/weir/api.sock";
+
+/// Forms of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the host in the foreground. SIGTERM drains and ends it, SIGHUP reads the file again.
+    Run(RunArgs),
+    /// Run a chain over a capture: the host's own engine, without a host and without root.
+    Replay(ReplayArgs),
+    /// Say what the host would say on upload: the world, imports and limits, or why it is refused.
+    Check(CheckArgs),
+    /// Functions: push, list, show, remove, swap, roll back, log.
+    #[command(subcommand)]
+    Function(FunctionCommand),
+    /// Chains: apply, list, show, remove.
+    #[command(subcommand)]
+    Chain(ChainCommand),
+    /// Which packets go to which chain.
+    #[command(subcommand)]
+    Steer(SteerCommand),
+    /// The host's ports.
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// Show how the host is: its chains with their functions and counts.
+    Status,
+    /// Measure a chain between a generator and a sink in memory.
+    Bench(BenchArgs),
+    /// Write completions for a shell to standard output.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the manual page to standard output (`weir man | man -l -`).
+    Man,
+    /// Compile a component from standard input to standard output, for the host.
+    #[command(name = "__compile", hide = true)]
+    Compile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The configuration. Without it: `weir.toml`, else `/etc/weir/weir.toml`, else the defaults. Paths in it are
+    /// relative to it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The chain.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chain: PathBuf,
+    /// The capture to read: pcap or pcapng.
+    #[arg(id = "in", long = "in", value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    /// The capture to write: pcapng if the name ends so, else as the input.
+    #[arg(id = "out", long = "out", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Form of the report; without it that of `--output`.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) report: Option<Format>,
+    /// Where functions that the chain names with `use` are.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/functions")]
+    pub(crate) functions: PathBuf,
+    /// Draw no progress bar; set from `--quiet`.
+    #[arg(skip)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A component, or a core module that carries its component type.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The chain.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chain: PathBuf,
+    /// Bytes of a packet.
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(60..=9216))]
+    pub(crate) size: u32,
+    /// Flows.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) flows: u32,
+    /// Packets in a burst.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) burst: u32,
+    /// How long to measure.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Cores; each runs the whole chain.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) cores: u32,
+    /// How the chain is run.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mode: BenchMode,
+    /// Where functions that the chain names with `use` are.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/functions")]
+    pub(crate) functions: PathBuf,
+    /// Draw no progress; set from `--quiet`.
+    #[arg(skip)]
+    pub(crate) quiet: bool,
+}
+
+/// How a chain is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchMode {
+    /// As one component: a burst enters the sandbox once.
+    #[default]
+    Linked,
+    /// One component for each function.
+    Separate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FunctionCommand {
+    /// Upload a version of a function.
+    Push(PushArgs),
+    /// List functions.
+    List,
+    /// Show a function: its versions, and where they run.
+    Show(FunctionArgs),
+    /// Remove a function, or one version of it, unless it is in use.
+    Remove {
+        #[command(flatten)]
+        function: FunctionArgs,
+        /// Only this version.
+        #[arg(long, value_name = "VERSION")]
+        version: Option<Version>,
+    },
+    /// Replace the running version in all chains that use the function, with no packet lost.
+    Swap(SwapArgs),
+    /// End the trial of a version, or bring back the version before the running one.
+    Rollback(FunctionArgs),
+    /// Show what a function logged.
+    Log(FunctionArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FunctionArgs {
+    /// The function.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// A component, or a core module that carries its component type.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The function's name; without it that of its manifest.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    /// Its version; without it that of its manifest, or the patch after the highest.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) version: Option<Version>,
+    /// A manifest (`function.toml`) to use instead of the one that it carries.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SwapArgs {
+    /// The function.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+    /// The version that shall run.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Version,
+    /// Give it this share of the flows only; swap again without this, or roll back.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub(crate) canary: Option<u8>,
+    /// Show it copies only, and report where its verdicts differ.
+    #[arg(long, conflicts_with = "canary")]
+    pub(crate) shadow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChainCommand {
+    /// Deploy a chain, or change the one of that name. Functions given as `path` are pushed first.
+    Apply {
+        /// The chain.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List chains.
+    List,
+    /// Show a chain.
+    Show(ChainArgs),
+    /// Take a chain down and forget it.
+    Remove(ChainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChainArgs {
+    /// The chain.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SteerCommand {
+    /// List the rules; they follow from the chains' `from`, `to` and `symmetric`.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortCommand {
+    /// List the ports with their counts.
+    List,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_told_with_status_2() {
+        for arguments in [
+            &["weir"][..],
+            &["weir", "nope"],
+            &["weir", "function", "swap", "fw"],
+            &["weir", "function", "swap", "fw", "--to", "1"],
+            &["weir", "function", "swap", "fw", "--to", "1.0.0", "--canary", "0"],
+            &["weir", "function", "swap", "fw", "--to", "1.0.0", "--canary", "5", "--shadow"],
+            &["weir", "function", "show", "Not-A-Name"],
+            &["weir", "bench", "--chain", "c.toml", "--size", "10"],
+            &["weir", "status", "-q", "-v"],
+        ] {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Talking to a host: HTTP over its Unix socket, or over TCP with a token. Its problem documents become errors that
+//! say the same.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::blocking::{Body, RequestBuilder, Response};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use weir_control::api::Problem;
+
+use crate::cli::Global;
+
+/// Longest time for an answer: a swap compiles, in a large chain for many seconds.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest time until a host takes the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Socket(PathBuf),
+    Network(Url),
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // unix:PATH and unix://PATH are both common.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            anyhow::ensure!(!path.is_empty(), "--api {text:?} names no socket");
+            return Ok(Self::Socket(path.into()));
+        }
+        if text.starts_with("https://") {
+            bail!("--api {text:?}: the host speaks no TLS; use a tunnel (ssh -L) and http://");
+        }
+        if text.starts_with("http://") {
+            let url = Url::parse(text).with_context(|| format!("--api {text:?} is not a URL"))?;
+            return Ok(Self::Network(url));
+        }
+        if text.contains('/') {
+            return Ok(Self::Socket(text.into()));
+        }
+        bail!("--api {text:?}: allowed are unix:PATH, a path, and http://ADDRESS:PORT")
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
+            Self::Network(url) => f.write_str(url.as_str()),
+        }
+    }
+}
+
+/// A host that can be asked.
+pub(crate) struct Client {
+    http: reqwest::blocking::Client,
+    place: Place,
+    /// Scheme and authority for requests.
+    base: Url,
+    token: Option<String>,
+    tenant: Option<String>,
+}
+
+impl Client {
+    /// Looks at where the host is; nothing is sent.
+    ///
+    /// # Errors
+    /// When `--api` cannot be understood.
+    pub(crate) fn new(global: &Global) -> Result<Self> {
+        let place = Place::parse(&global.api)?;
+        let builder = reqwest::blocking::Client::builder()
+            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .no_proxy();
+        let (builder, base) = match &place {
+            Place::Socket(path) => {
+                (builder.unix_socket(path.as_path()), Url::parse("http://weir.local/")?)
+            }
+            Place::Network(url) => (builder, url.clone()),
+        };
+        Ok(Self {
+            http: builder.build().context("setting up the HTTP client")?,
+            place,
+            base,
+            token: global.token.clone(),
+            tenant: global.tenant.as_ref().map(ToString::to_string),
+        })
+    }
+
+    /// Asks for something: `path` are the segments behind `/v1`.
+    ///
+    /// # Errors
+    /// When the host does not answer, or refuses.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
+        let request = self.request(Method::GET, path)?;
+        self.read(self.send(request)?)
+    }
+
+    /// Removes something.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn delete(&self, path: &[&str]) -> Result<()> {
+        let request = self.request(Method::DELETE, path)?;
+        self.send(request).map(drop)
+    }
+
+    /// Sends JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let request = self.request(method, path)?.json(body);
+        self.read(self.send(request)?)
+    }
+
+    /// Asks for something to be done that needs no more to be said.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn post<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
+        let request = self.request(Method::POST, path)?;
+        self.read(self.send(request)?)
+    }
+
+    /// Uploads Wasm.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn upload<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        version: Option<&semver::Version>,
+        wasm: Vec<u8>,
+    ) -> Result<T> {
+        let request = self.request_at(Method::POST, path, version)?;
+        let kind = HeaderValue::from_static("application/wasm");
+        self.read(self.send(request.header(CONTENT_TYPE, kind).body(Body::from(wasm)))?)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder> {
+        self.request_at(method, path, None)
+    }
+
+    fn request_at(
+        &self,
+        method: Method,
+        path: &[&str],
+        version: Option<&semver::Version>,
+    ) -> Result<RequestBuilder> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| anyhow::anyhow!("--api {} cannot have a path", self.place))?
+            .pop_if_empty()
+            .push("v1")
+            .extend(path);
+        let version = version.map(|version| ("version", version.to_string()));
+        let tenant = self.tenant.as_ref().map(|tenant| ("tenant", tenant.clone()));
+        if version.is_some() || tenant.is_some() {
+            url.query_pairs_mut().extend_pairs(version.into_iter().chain(tenant));
+        }
+        let mut request = self.http.request(method, url);
+        request = request.header(ACCEPT, "application/json, application/problem+json");
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request)
+    }
+
+    fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().unwrap_or_default();
+        match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => bail!(told(&problem)),
+            Err(_) => bail!("{} answered {status}: is that a Weir host?", self.place),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        anyhow::ensure!(
+            response.status() != StatusCode::NO_CONTENT,
+            "{} answered nothing: is its version of Weir another?",
+            self.place
+        );
+        response.json().with_context(|| {
+            format!(
+                "the answer of {} is not as expected: is its version of Weir another?",
+                self.place
+            )
+        })
+    }
+
+    /// Why no answer came, and what to do.
+    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+        let cause = root(error);
+        if error.is_timeout() {
+            return anyhow::anyhow!("{} did not answer in time: {cause}", self.place);
+        }
+        if !error.is_connect() {
+            return anyhow::anyhow!("the connection to {} broke: {cause}", self.place);
+        }
+        let todo = match (&self.place, kind(error)) {
+            (Place::Socket(_), Some(std::io::ErrorKind::PermissionDenied)) => {
+                "the socket is for the user that runs the host"
+            }
+            _ => "start it with `weir run`, or say with --api where it is",
+        };
+        anyhow::anyhow!("no host answers at {}: {cause}; {todo}", self.place)
+    }
+}
+
+/// The innermost cause, which says what the system said.
+fn root(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+fn kind(error: &reqwest::Error) -> Option<std::io::ErrorKind> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(found) = cause {
+        if let Some(io) = found.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        cause = found.source();
+    }
+    None
+}
+
+/// A problem document in words.
+fn told(problem: &Problem) -> String {
+    let mut text = problem.detail.clone();
+    if problem.reasons.len() > 1 {
+        text = problem.title.clone();
+        for reason in &problem.reasons {
+            text.push_str("\n  - ");
+            text.push_str(reason);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_hosts() {
+        let socket = |path: &str| Place::Socket(path.into());
+        assert_eq!(Place::parse("unix:/run/x").unwrap(), socket("/run/x"));
+        assert_eq!(Place::parse("unix:///run/x").unwrap(), socket("/run/x"));
+        assert_eq!(Place::parse("./x.sock").unwrap(), socket("./x.sock"));
+        assert_eq!(Place::parse("http://[::1]:7300").unwrap().to_string(), "http://[::1]:7300/");
+        for wrong in ["", "unix:", "localhost", "https://localhost", "http://"] {
+            assert!(Place::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

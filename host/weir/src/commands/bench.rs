@@ -1,0 +1,32 @@
+//! `weir bench`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use weir_assembly::BenchOptions;
+use weir_chain::Mode;
+use weir_sandbox::{Sandbox, SandboxConfig};
+use weir_spec::BenchReport;
+
+use crate::cli::{BenchArgs, BenchMode};
+
+/// Measures the chain.
+pub(super) fn run(args: &BenchArgs) -> Result<BenchReport> {
+    let (chain, functions) = weir_assembly::load_chain(&args.chain, &args.functions)?;
+    let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
+    let mode = match args.mode {
+        BenchMode::Linked => Mode::Linked,
+        BenchMode::Separate => Mode::Separate,
+    };
+    let plan = weir_assembly::plan_of(&chain, &functions, mode);
+    let options = BenchOptions {
+        size: args.size,
+        flows: args.flows,
+        burst: args.burst,
+        duration: Duration::from_secs(args.seconds.into()),
+        cores: args.cores,
+        ..BenchOptions::default()
+    };
+    weir_assembly::bench(&sandbox, &plan, &options)
+}

@@ -1,0 +1,122 @@
+//! `weir chain`
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use reqwest::Method;
+use weir_control::api::List;
+use weir_control::{Applied, ChainView, Pushed};
+use weir_spec::{Chain, Document, Name};
+
+use super::{function, or_dash};
+use crate::cli::ChainCommand;
+use crate::client::Client;
+use crate::render::{self, Output};
+
+pub(super) fn run(command: ChainCommand, client: &Client, output: Output) -> Result<()> {
+    match command {
+        ChainCommand::Apply { file } => apply(&file, client, output),
+        ChainCommand::List => {
+            let chains: List<ChainView> = client.get(&["chains"])?;
+            output.result(&chains.items, |chains| list(chains))
+        }
+        ChainCommand::Show(args) => {
+            let chain: ChainView = client.get(&["chains", args.name.as_str()])?;
+            output.result(&chain, show)
+        }
+        ChainCommand::Remove(args) => {
+            client.delete(&["chains", args.name.as_str()])?;
+            output.done(&format!("chain {} was removed", args.name))
+        }
+    }
+}
+
+fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
+    let mut chain = Document::<Chain>::read(file)?.value;
+    push_files(&mut chain, file.parent().unwrap_or(Path::new(".")), client, output)?;
+    let waiting = output.wait(format!("compiling and deploying {}", chain.name));
+    let applied: Applied =
+        client.send_json(Method::PUT, &["chains", chain.name.as_str()], &chain)?;
+    drop(waiting);
+    output.result(&applied, |applied| {
+        let done = if applied.new { "deployed" } else { "changed" };
+        let mut text = format!(
+            "chain {} was {done}; pause {:.1} us, compiled in {:.1} ms\n\n",
+            applied.view.chain.name, applied.pause_us, applied.compile_ms
+        );
+        text.push_str(&show(&applied.view));
+        text
+    })
+}
+
+/// Pushes the functions that the file gives as `path`, under their names in the chain, and names them instead.
+fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output) -> Result<()> {
+    for function in &mut chain.functions {
+        let Some(path) = &function.path else { continue };
+        let path = beside.join(path);
+        let name: Name = function.label().parse()?;
+        let wasm = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let waiting = output.wait(format!("uploading and compiling {name}"));
+        let pushed: Pushed = client
+            .upload(&["functions", name.as_str(), "versions"], function.version.as_ref(), wasm)
+            .with_context(|| format!("pushing {}", path.display()))?;
+        drop(waiting);
+        if pushed.new {
+            output.done(&function::told(&pushed))?;
+        }
+        function.version = Some(pushed.version.version);
+        function.function = Some(name);
+        function.path = None;
+    }
+    Ok(())
+}
+
+fn list(chains: &[ChainView]) -> String {
+    let rows = chains.iter().map(|view| {
+        let chain = &view.chain;
+        let functions: Vec<_> = view
+            .running
+            .iter()
+            .map(|running| format!("{}@{}", running.function, running.version))
+            .collect();
+        [
+            chain.name.to_string(),
+            or_dash(chain.tenant.as_ref()),
+            or_dash(chain.from.as_ref()),
+            or_dash(chain.to.as_ref()),
+            if view.failed.is_some() { "failed" } else { "deployed" }.to_owned(),
+            functions.join(" "),
+        ]
+    });
+    render::table(["name", "tenant", "from", "to", "state", "functions"], rows)
+}
+
+fn show(view: &ChainView) -> String {
+    let chain = &view.chain;
+    let mut text = render::facts(&[
+        ("name", chain.name.to_string()),
+        ("tenant", or_dash(chain.tenant.as_ref())),
+        ("from", or_dash(chain.from.as_ref())),
+        ("to", or_dash(chain.to.as_ref())),
+        ("symmetric", if chain.symmetric { "yes" } else { "no" }.to_owned()),
+        ("applied", view.applied.clone()),
+        (
+            "state",
+            view.failed
+                .clone()
+                .map_or_else(|| "deployed".to_owned(), |why| format!("failed: {why}")),
+        ),
+    ]);
+    let rows = chain.functions.iter().zip(&view.running).map(|(function, running)| {
+        [
+            running.function.to_string(),
+            or_dash(function.function.as_ref()),
+            running.version.to_string(),
+            serde_json::to_string(&function.config).unwrap_or_default().chars().take(60).collect(),
+        ]
+    });
+    let table = render::table(["function", "use", "version", "config"], rows);
+    text.push_str(&format!("\n{table}"));
+    text
+}

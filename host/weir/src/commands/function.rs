@@ -1,0 +1,197 @@
+//! `weir function`
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use reqwest::Method;
+use weir_control::api::{List, SwapRequest};
+use weir_control::engine::FunctionLog;
+use weir_control::{Function, Pushed};
+use weir_spec::{Document, Manifest, Name, SwapReport};
+
+use super::or_dash;
+use crate::cli::{FunctionCommand, PushArgs, SwapArgs};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> Result<()> {
+    match command {
+        FunctionCommand::Push(args) => push(&args, client, output),
+        FunctionCommand::List => {
+            let functions: List<Function> = client.get(&["functions"])?;
+            output.result(&functions.items, |functions| list(functions))
+        }
+        FunctionCommand::Show(args) => {
+            let function: Function = client.get(&["functions", args.name.as_str()])?;
+            output.result(&function, show)
+        }
+        FunctionCommand::Remove { function, version: None } => {
+            client.delete(&["functions", function.name.as_str()])?;
+            output.done(&format!("function {} was removed", function.name))
+        }
+        FunctionCommand::Remove { function, version: Some(version) } => {
+            let path = ["functions", function.name.as_str(), "versions", &version.to_string()];
+            client.delete(&path)?;
+            output.done(&format!("version {version} of function {} was removed", function.name))
+        }
+        FunctionCommand::Swap(args) => swap(args, client, output),
+        FunctionCommand::Rollback(args) => {
+            let waiting = output.wait(format!("rolling {} back", args.name));
+            let report: SwapReport = client.post(&["functions", args.name.as_str(), "rollback"])?;
+            drop(waiting);
+            output.result(&report, |report| format!("function {}: {}", args.name, cost(report)))
+        }
+        FunctionCommand::Log(args) => {
+            let log: FunctionLog = client.get(&["functions", args.name.as_str(), "log"])?;
+            output.result(&log, log_text)
+        }
+    }
+}
+
+fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
+    let file = args.file.display();
+    let mut wasm = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
+    let mut manifest = None;
+    if let Some(path) = &args.manifest {
+        let document = Document::<Manifest>::read(path)?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        wasm = Manifest::embed(&wasm, &text);
+        manifest = Some(document.value);
+    }
+    let name = match args.name.clone().or(manifest.and_then(|manifest| manifest.name)) {
+        Some(name) => name,
+        None => carried_name(&wasm)?.with_context(|| {
+            format!("{file} carries no manifest that names it: say how it is called with --name")
+        })?,
+    };
+    let waiting = output.wait(format!("uploading and compiling {name}"));
+    let pushed: Pushed =
+        client.upload(&["functions", name.as_str(), "versions"], args.version.as_ref(), wasm)?;
+    drop(waiting);
+    output.result(&pushed, told)
+}
+
+/// The name in the manifest that a component carries.
+fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
+    let report = weir_assembly::check(wasm);
+    match report.manifest {
+        Some(text) => Ok(Document::<Manifest>::parse("its manifest", &text)?.value.name),
+        None => Ok(None),
+    }
+}
+
+/// What became of an upload, in words.
+pub(super) fn told(pushed: &Pushed) -> String {
+    let (name, version) = (&pushed.name, &pushed.version.version);
+    if pushed.new {
+        format!("function {name}: version {version} was pushed ({} bytes)", pushed.version.bytes)
+    } else {
+        format!("function {name}: version {version} was there already, the same to the byte")
+    }
+}
+
+fn list(functions: &[Function]) -> String {
+    let rows = functions.iter().map(|function| {
+        let chains: Vec<_> = function
+            .chains
+            .iter()
+            .map(|place| format!("{}:{}@{}", place.chain, place.function, place.version))
+            .collect();
+        [
+            function.name.to_string(),
+            or_dash(function.newest.as_ref()),
+            function.versions.len().to_string(),
+            function.tenant.to_string(),
+            if chains.is_empty() { "-".to_owned() } else { chains.join(" ") },
+        ]
+    });
+    render::table(["name", "newest", "#versions", "tenant", "runs in"], rows)
+}
+
+fn show(function: &Function) -> String {
+    let mut text = render::facts(&[
+        ("name", function.name.to_string()),
+        ("tenant", function.tenant.to_string()),
+        ("newest", or_dash(function.newest.as_ref())),
+    ]);
+    if let Some(trial) = &function.trial {
+        let how = trial.canary.map_or_else(|| "shadow".to_owned(), |n| format!("canary {n} %"));
+        text.push_str(&format!("trial:   {} ({how}) since {}\n", trial.version, trial.since));
+    }
+    let versions = function.versions.iter().map(|version| {
+        [
+            version.version.to_string(),
+            version.bytes.to_string(),
+            version.created.clone(),
+            version.digest.chars().take(12).collect(),
+            or_dash(version.withdrawn.as_ref()),
+        ]
+    });
+    let header = ["version", "#bytes", "pushed", "sha256", "withdrawn"];
+    text.push_str(&format!("\n{}", render::table(header, versions)));
+    if !function.chains.is_empty() {
+        let chains = function.chains.iter().map(|place| {
+            [
+                place.chain.to_string(),
+                place.function.to_string(),
+                place.version.to_string(),
+                or_dash(place.previous.as_ref()),
+            ]
+        });
+        let table = render::table(["chain", "as", "version", "previous"], chains);
+        text.push_str(&format!("\n{table}"));
+    }
+    text
+}
+
+fn swap(args: SwapArgs, client: &Client, output: Output) -> Result<()> {
+    let SwapArgs { name, to, canary, shadow } = args;
+    let request = SwapRequest { to, canary, shadow };
+    let waiting = output.wait(format!("compiling and swapping {name}"));
+    let report: SwapReport =
+        client.send_json(Method::POST, &["functions", name.as_str(), "swap"], &request)?;
+    drop(waiting);
+    output.result(&report, |report| match (canary, shadow) {
+        (Some(percent), _) => format!(
+            "function {name}: version {} gets {percent} % of the flows beside {}",
+            report.to, report.from
+        ),
+        (None, true) => {
+            format!("function {name}: version {} shadows {}", report.to, report.from)
+        }
+        (None, false) => format!("function {name}: {}", cost(report)),
+    })
+}
+
+/// What a swap cost, in words.
+fn cost(report: &SwapReport) -> String {
+    let chains: Vec<_> = report.chains.iter().map(Name::as_str).collect();
+    let mut text = format!(
+        "{} -> {} in {}; pause {:.1} us, compiled in {:.1} ms, {} packets lost",
+        report.from,
+        report.to,
+        chains.join(", "),
+        report.pause_us,
+        report.compile_ms,
+        report.packets_lost
+    );
+    if !report.fresh.is_empty() {
+        text.push_str(&format!("\nstarted with an empty state: {}", report.fresh.join(", ")));
+    }
+    text
+}
+
+fn log_text(log: &FunctionLog) -> String {
+    let mut text = String::new();
+    if log.lost > 0 {
+        text.push_str(&format!("({} earlier lines were lost)\n", log.lost));
+    }
+    for line in &log.lines {
+        text.push_str(&format!(
+            "{} {:5} {} {}\n",
+            line.time, line.level, line.source, line.message
+        ));
+    }
+    text
+}

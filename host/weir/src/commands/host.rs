@@ -1,0 +1,128 @@
+//! `weir status`, `weir port`, `weir steer`
+
+use anyhow::Result;
+use weir_control::Status;
+use weir_control::api::{List, SteeringRule};
+use weir_control::engine::{ChainStatus, Health, PortStatus};
+
+use super::{counts, or_dash};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+pub(super) fn ports(client: &Client, output: Output) -> Result<()> {
+    let ports: List<PortStatus> = client.get(&["ports"])?;
+    output.result(&ports.items, |ports| port_table(ports))
+}
+
+fn port_table(ports: &[PortStatus]) -> String {
+    let rows = ports.iter().map(|port| {
+        [
+            port.name.to_string(),
+            port.kind.clone(),
+            port.tenant.to_string(),
+            or_dash(port.chain.as_ref()),
+            port.rx_packets.to_string(),
+            port.rx_dropped.to_string(),
+            port.tx_packets.to_string(),
+            port.tx_dropped.to_string(),
+        ]
+    });
+    let header = ["port", "kind", "tenant", "chain", "#rx", "#rx-dropped", "#tx", "#tx-dropped"];
+    render::table(header, rows)
+}
+
+pub(super) fn steering(client: &Client, output: Output) -> Result<()> {
+    let rules: List<SteeringRule> = client.get(&["steering"])?;
+    output.result(&rules.items, |rules| {
+        let rows = rules.iter().map(|rule| {
+            [
+                rule.port.to_string(),
+                rule.chain.to_string(),
+                rule.tenant.to_string(),
+                if rule.reverse { "reverse" } else { "forward" }.to_owned(),
+            ]
+        });
+        render::table(["port", "chain", "tenant", "direction"], rows)
+    })
+}
+
+pub(super) fn status(client: &Client, output: Output) -> Result<()> {
+    let status: Status = client.get(&["status"])?;
+    output.result(&status, status_text)
+}
+
+fn status_text(status: &Status) -> String {
+    let mut text = render::facts(&[
+        ("version", status.version.clone()),
+        ("up", format!("{} s", status.uptime_seconds)),
+        ("workers", status.engine.workers.to_string()),
+        ("functions", status.functions.to_string()),
+    ]);
+    if !status.engine.ports.is_empty() {
+        text.push('\n');
+        text.push_str(&port_table(&status.engine.ports));
+    }
+    for chain in &status.engine.chains {
+        text.push('\n');
+        text.push_str(&chain_text(chain));
+    }
+    for (chain, why) in &status.failed {
+        text.push_str(&format!("\nchain {chain} does not run: {why}\n"));
+    }
+    text
+}
+
+fn chain_text(chain: &ChainStatus) -> String {
+    let mut text = format!(
+        "chain {} (tenant {}): in {}, out {}, drops {}, buffers {} of {} in use\n",
+        chain.name,
+        chain.tenant,
+        chain.packets_in,
+        chain.packets_out,
+        counts(&chain.drops),
+        chain.pool.out,
+        chain.pool.total
+    );
+    let rows = chain.functions.iter().map(|function| {
+        [
+            function.name.to_string(),
+            or_dash(function.version.as_ref()),
+            health(function.state).to_owned(),
+            function.packets.to_string(),
+            counts(&function.verdicts),
+            function.faults.to_string(),
+        ]
+    });
+    let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
+    text.push_str(&render::table(header, rows));
+    if let Some(trial) = &chain.trial {
+        let how = match trial.canary {
+            Some(percent) => format!("canary, {percent} % of the flows"),
+            None => format!(
+                "shadow, {} other verdicts, {} other packets",
+                trial.verdicts_differ, trial.bytes_differ
+            ),
+        };
+        text.push_str(&format!(
+            "trial of {} {}: {how}, {} packets\n",
+            trial.function,
+            or_dash(trial.version.as_ref()),
+            trial.packets
+        ));
+        for sample in &trial.samples {
+            text.push_str(&format!("  {sample}\n"));
+        }
+        if let Some(fault) = &trial.fault {
+            text.push_str(&format!("  it faulted: {fault}\n"));
+        }
+    }
+    text
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Running => "running",
+        Health::BackOff => "back-off",
+        Health::Quarantined => "quarantined",
+    }
+}

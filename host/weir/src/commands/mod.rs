@@ -1,0 +1,145 @@
+//! What the commands do. Each gets its arguments and gives back what is to be shown, or shows it.
+
+mod bench;
+mod chain;
+mod check;
+mod function;
+mod host;
+mod replay;
+mod run;
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use weir_spec::{BenchReport, ReplayReport};
+
+use crate::cli::{Cli, Command};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+/// Does what the command line says. The answer is whether it went well; a check that finds something does not.
+///
+/// # Errors
+/// When it cannot be done.
+pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
+    let Cli { global, command } = cli;
+    let output = Output::new(&global);
+    match command {
+        Command::Run(args) => run::run(&args, &global)?,
+        Command::Replay(mut args) => {
+            args.quiet = global.quiet;
+            let format = args.report.unwrap_or(global.output);
+            let report = replay::run(&args)?;
+            Output { format, ..output }.result(&report, replayed)?;
+        }
+        Command::Bench(mut args) => {
+            args.quiet = global.quiet;
+            output.result(&bench::run(&args)?, benched)?;
+        }
+        Command::Check(args) => return check::run(&args, output),
+        Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
+        Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
+        Command::Steer(_) => host::steering(&Client::new(&global)?, output)?,
+        Command::Port(_) => host::ports(&Client::new(&global)?, output)?,
+        Command::Status => host::status(&Client::new(&global)?, output)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            render::print(&script)?;
+        }
+        Command::Man => render::print(&manual()?)?,
+        Command::Compile => compile()?,
+    }
+    Ok(true)
+}
+
+/// The manual: one page for the command, with a section for each subcommand.
+fn manual() -> Result<Vec<u8>> {
+    fn add(command: &clap::Command, path: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            let named = sub.clone().bin_name(&path);
+            writeln!(page, ".SH \"{}\"", path.to_uppercase())?;
+            let man = clap_mangen::Man::new(named);
+            man.render_synopsis_section(page)?;
+            man.render_description_section(page)?;
+            man.render_options_section(page)?;
+            add(sub, &path, page)?;
+        }
+        Ok(())
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    add(&command, "weir", &mut page)?;
+    Ok(page)
+}
+
+/// Bytes of address space for the compiling child: more than any component that is admitted needs.
+const COMPILE_MEMORY: u64 = 8 << 30;
+/// Seconds of CPU time for it, in case that nobody is left to kill it.
+const COMPILE_TIME: u64 = 300;
+
+/// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
+/// takes only this process with it.
+fn compile() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    for (resource, limit) in
+        [(Resource::As, COMPILE_MEMORY), (Resource::Cpu, COMPILE_TIME), (Resource::Core, 0)]
+    {
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
+            .with_context(|| format!("limiting {resource:?} to {limit}"))?;
+    }
+    let mut component = Vec::new();
+    std::io::stdin().read_to_end(&mut component).context("reading the component")?;
+    let code = weir_sandbox::Sandbox::precompile(&component)?;
+    std::io::stdout().write_all(&code).context("writing the code")?;
+    Ok(())
+}
+
+/// `name:count` of what is not zero.
+fn counts<'a>(all: impl IntoIterator<Item = (&'a String, &'a u64)>) -> String {
+    let text: Vec<_> =
+        all.into_iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name}:{n}")).collect();
+    if text.is_empty() { "-".to_owned() } else { text.join(" ") }
+}
+
+/// What is not there, in a table.
+fn or_dash(text: Option<impl ToString>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}
+
+fn replayed(report: &ReplayReport) -> String {
+    let functions = report.functions.iter().map(|function| {
+        [
+            function.name.clone(),
+            or_dash(Some(&function.version).filter(|version| !version.is_empty())),
+            function.packets.to_string(),
+            counts(&function.verdicts),
+            function.faults.to_string(),
+        ]
+    });
+    let table =
+        render::table(["function", "version", "#packets", "verdicts", "#faults"], functions);
+    let facts = render::facts(&[
+        ("packets in", report.packets_in.to_string()),
+        ("packets out", report.packets_out.to_string()),
+        ("drops", counts(&report.drops)),
+    ]);
+    format!("{table}\n{facts}")
+}
+
+fn benched(report: &BenchReport) -> String {
+    render::facts(&[
+        ("packets per second", format!("{:.0}", report.packets_per_second)),
+        ("ns per packet", format!("{:.1}", report.ns_per_packet)),
+        ("ns per packet, p99", format!("{:.1}", report.ns_per_packet_p99)),
+        ("functions", report.functions.to_string()),
+        ("burst", report.burst.to_string()),
+        ("packet size", format!("{} bytes", report.size)),
+        ("flows", report.flows.to_string()),
+        ("cores", report.cores.to_string()),
+    ])
+}

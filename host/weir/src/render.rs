@@ -1,0 +1,154 @@
+//! Writing results: tables for people, JSON for programs, on standard output; everything else on standard error.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::Result;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::cli::{Color, Format, Global};
+
+/// How to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        Self { format: global.output, quiet: global.quiet }
+    }
+
+    /// Writes a result: JSON as it is, or what `text` makes of it.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub(crate) fn result<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<()> {
+        let mut text = match self.format {
+            Format::Json => serde_json::to_string_pretty(value)?,
+            Format::Table => text(value),
+        };
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        print(text.as_bytes())
+    }
+
+    /// Says what was done, when nothing else is the result. In JSON, and with `-q`, silence says it.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub(crate) fn done(&self, text: &str) -> Result<()> {
+        if self.quiet || self.format == Format::Json {
+            return Ok(());
+        }
+        print(format!("{text}\n").as_bytes())
+    }
+
+    /// Shows that something takes its time, on a terminal only, until the answer is dropped.
+    pub(crate) fn wait(&self, message: impl Into<String>) -> Waiting {
+        if self.quiet || !io::stderr().is_terminal() {
+            return Waiting(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new_spinner().with_message(message.into());
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+                .expect("the template is right"),
+        );
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Waiting(bar)
+    }
+}
+
+/// Cleared when dropped.
+pub(crate) struct Waiting(ProgressBar);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// When that does not take it.
+pub(crate) fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Says on standard error why it failed.
+pub(crate) fn complain(error: &anyhow::Error, color: Color) {
+    let colored = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        }
+    };
+    let (on, off) = if colored { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    // Nobody is left to be told when this fails.
+    drop(writeln!(io::stderr(), "{on}error:{off} {error:#}"));
+}
+
+/// A table without lines, in the manner of kubectl; columns whose names begin with `#` are numbers.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.map(|name| Cell::new(name.trim_start_matches('#').to_uppercase())));
+    for row in rows {
+        table.add_row(row);
+    }
+    for (index, name) in header.iter().enumerate() {
+        if let Some(column) = table.column_mut(index) {
+            column.set_padding((0, 2));
+            if name.starts_with('#') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Keys and values, one a line.
+pub(crate) fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
+    let line = |(key, value): &(&str, String)| {
+        format!("{:width$}  {value}\n", format!("{key}:")).trim_end().to_owned() + "\n"
+    };
+    facts.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned_and_have_no_trailing_spaces() {
+        let rows = [["fw".to_owned(), "7".to_owned()], ["ratelimit".to_owned(), "12".to_owned()]];
+        assert_eq!(
+            table(["name", "#packets"], rows),
+            "NAME       PACKETS\nfw               7\nratelimit       12\n"
+        );
+        assert_eq!(table(["name"], []), "NAME\n");
+    }
+
+    #[test]
+    fn facts_are_aligned() {
+        let text = facts(&[("name", "fw".into()), ("versions", String::new())]);
+        assert_eq!(text, "name:      fw\nversions:\n");
+    }
+}
