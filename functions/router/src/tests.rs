@@ -1,0 +1,226 @@
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use weir_sdk::testing::{Frame, Harness, Outcome};
+
+use super::*;
+
+const CONFIG: &str = r#"{
+  "addresses": [
+    {"ip": "10.0.0.1", "mac": "02:00:00:00:00:01", "port": "a"},
+    {"ip": "192.0.2.1", "mac": "02:00:00:00:00:02", "port": "b"},
+    {"ip": "2001:db8::1", "mac": "02:00:00:00:00:01", "port": "a"}],
+  "hops": {
+    "up": {"mac": "02:00:00:00:00:99", "source-mac": "02:00:00:00:00:02", "port": "b", "mtu": 1500},
+    "core": {"mac": "02:00:00:00:00:98", "source-mac": "02:00:00:00:00:01"}},
+  "table": [["198.51.0.0/16", "up"], ["198.51.100.0/24", "core"], ["2001:db8::/32", "up"],
+            ["10.0.0.0/8", "core"], ["192.0.2.0/24", "up"]]}"#;
+
+fn router() -> Harness<Router> {
+    Harness::new(CONFIG).unwrap()
+}
+
+fn udp(to: [u8; 4], ttl: u8, payload: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 9, 9, 9], to, ttl);
+    step.udp(1000, 2000).write(&mut frame, &vec![7; payload]).unwrap();
+    frame
+}
+
+fn udp6(to: &str, hops: u8, payload: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let to: std::net::Ipv6Addr = to.parse().unwrap();
+    let from: std::net::Ipv6Addr = "2001:db8:9::9".parse().unwrap();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), to.octets(), hops);
+    step.udp(1000, 2000).write(&mut frame, &vec![7; payload]).unwrap();
+    frame
+}
+
+fn checked_ttl(frame: &[u8]) -> u8 {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
+    let header = ip.header().to_header();
+    assert_eq!(header.calc_header_checksum(), header.header_checksum);
+    header.time_to_live
+}
+
+#[test]
+fn the_longest_prefix_wins_and_ttl_goes_down() {
+    let mut router = router();
+    let up = router.run(udp([198, 51, 7, 7], 64, 20));
+    assert_eq!(up.verdict, Verdict::Forward(1));
+    assert_eq!(up.bytes[..12], [2, 0, 0, 0, 0, 0x99, 2, 0, 0, 0, 0, 2]);
+    assert_eq!(checked_ttl(&up.bytes), 63);
+    let core = router.run(udp([198, 51, 100, 7], 2, 20));
+    assert_eq!((core.verdict, checked_ttl(&core.bytes)), (Verdict::Next, 1));
+    let six = router.run(udp6("2001:db8:1::1", 64, 20));
+    assert_eq!((six.verdict, six.bytes[21]), (Verdict::Forward(1), 63));
+}
+
+/// The ICMP (IPv4) error that the router sent: type, code, and what it quotes.
+fn error(router: &mut Harness<Router>) -> (Icmpv4Type, Vec<u8>) {
+    let sent = router.sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].verdict, Verdict::Forward(0), "out where the packet came in");
+    assert_eq!(checked_ttl(&sent[0].bytes), 64);
+    assert_eq!(sent[0].bytes[26..34], [10, 0, 0, 1, 10, 9, 9, 9], "from the address on that port");
+    let packet = SlicedPacket::from_ethernet(&sent[0].bytes).unwrap();
+    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
+    assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+    (icmp.icmp_type(), icmp.payload().to_vec())
+}
+
+#[test]
+fn senders_are_told_why_a_packet_does_not_go_on() {
+    use etherparse::icmpv4::{DestUnreachableHeader, TimeExceededCode};
+    let mut router = router();
+    let expired = udp([198, 51, 7, 7], 1, 20);
+    assert_eq!(router.run(expired.clone()).verdict, Verdict::Drop(reason::EXPIRED));
+    let told = Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit);
+    assert_eq!(error(&mut router), (told, expired[14..].to_vec()));
+
+    assert_eq!(router.run(udp([8, 8, 8, 8], 9, 20)).verdict, Verdict::Drop(reason::NO_ROUTE));
+    let told = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network);
+    assert_eq!(error(&mut router).0, told);
+
+    let mut big = udp([198, 51, 7, 7], 9, 1600);
+    big[20] = 0x40;
+    big[24..26].copy_from_slice(&[0, 0]);
+    let sum = checksum::internet(&big[14..34]);
+    big[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(router.run(big).verdict, Verdict::Drop(reason::TOO_BIG));
+    let (told, quoted) = error(&mut router);
+    let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1500 };
+    assert_eq!((told, quoted.len()), (Icmpv4Type::DestinationUnreachable(needed), 548));
+}
+
+#[test]
+fn the_same_for_ipv6() {
+    use etherparse::icmpv6::{DestUnreachableCode, TimeExceededCode};
+    let mut router = router();
+    for (frame, reason, told) in [
+        (udp6("2001:db8:1::1", 1, 20), reason::EXPIRED, Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded)),
+        (udp6("2002::1", 9, 20), reason::NO_ROUTE, Icmpv6Type::DestinationUnreachable(DestUnreachableCode::NoRoute)),
+        (udp6("2001:db8:1::1", 9, 1600), reason::TOO_BIG, Icmpv6Type::PacketTooBig { mtu: 1500 }),
+    ] {
+        assert_eq!(router.run(frame.clone()).verdict, Verdict::Drop(reason));
+        let sent = router.sent().remove(0);
+        let packet = SlicedPacket::from_ethernet(&sent.bytes).unwrap();
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6") };
+        let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport else { panic!("no ICMPv6") };
+        let (from, to) = (ip.header().source(), ip.header().destination());
+        assert!(icmp.is_checksum_valid(from, to));
+        assert_eq!(icmp.icmp_type(), told);
+        let quoted = icmp.payload();
+        assert_eq!(quoted, &frame[14..14 + quoted.len()]);
+        assert!(sent.bytes.len() <= 14 + 1280);
+    }
+}
+
+#[test]
+fn errors_are_limited_in_rate_and_never_about_errors() {
+    let mut router = router();
+    for _ in 0..200 {
+        router.run(udp([8, 8, 8, 8], 9, 20));
+    }
+    assert_eq!(router.sent().len() as u64, ERRORS_BURST);
+    router.advance(SECOND / 10);
+    router.run(udp([8, 8, 8, 8], 9, 20));
+    assert_eq!(router.sent().len(), 1);
+    let mut about = Vec::new();
+    let kind = Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit);
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 9, 9, 9], [8, 8, 8, 8], 9);
+    step.icmpv4(kind).write(&mut about, &[0; 28]).unwrap();
+    assert_eq!(router.run(about).verdict, Verdict::Drop(reason::NO_ROUTE));
+    assert!(router.sent().is_empty());
+}
+
+#[test]
+fn its_own_addresses_answer() {
+    let mut router = router();
+    let mut ping = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 9, 9, 9], [10, 0, 0, 1], 7);
+    step.icmpv4_echo_request(5, 6).write(&mut ping, b"hello").unwrap();
+    let Outcome { verdict, bytes } = router.run(ping);
+    assert_eq!((verdict, checked_ttl(&bytes)), (Verdict::Reply, 64));
+    let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
+    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
+    assert!(matches!(icmp.icmp_type(), Icmpv4Type::EchoReply(_)));
+    assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+
+    let mut arp = vec![0xff; 6];
+    arp.extend_from_slice(&[4, 4, 4, 4, 4, 4, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend_from_slice(&[4, 4, 4, 4, 4, 4, 10, 9, 9, 9, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+    let Outcome { verdict, bytes } = router.run(arp);
+    assert_eq!(verdict, Verdict::Reply);
+    assert_eq!(bytes[..12], [4, 4, 4, 4, 4, 4, 2, 0, 0, 0, 0, 1]);
+    assert_eq!(bytes[20..42], [0, 2, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 4, 4, 4, 4, 4, 4, 10, 9, 9, 9]);
+    assert_eq!(router.run(udp([10, 0, 0, 1], 9, 20)).verdict, Verdict::ToKernel);
+
+    let mut solicitation = Vec::new();
+    let (from, to): (std::net::Ipv6Addr, std::net::Ipv6Addr) =
+        ("fe80::9".parse().unwrap(), "ff02::1:ff00:1".parse().unwrap());
+    let mut body = vec![0; 4];
+    body.extend_from_slice(&"2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    let step = PacketBuilder::ethernet2([4; 6], [0x33; 6]).ipv6(from.octets(), to.octets(), 255);
+    step.icmpv6_raw(135, 0, [0; 4]).write(&mut solicitation, &body[4..]).unwrap();
+    router.run(solicitation);
+    let answer = router.sent().remove(0).bytes;
+    let packet = SlicedPacket::from_ethernet(&answer).unwrap();
+    let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6") };
+    let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport else { panic!("no ICMPv6") };
+    assert!(icmp.is_checksum_valid(ip.header().source(), ip.header().destination()));
+    assert_eq!((answer[54], ip.header().hop_limit(), ip.header().destination_addr()), (136, 255, from));
+}
+
+#[test]
+fn what_must_not_be_forwarded_is_not() {
+    let mut router = router();
+    for to in [[224, 0, 0, 1], [255, 255, 255, 255], [127, 0, 0, 1], [169, 254, 1, 1]] {
+        let verdict = router.run(udp(to, 9, 20)).verdict;
+        let fine = matches!(verdict, Verdict::Drop(reason::MARTIAN | reason::NO_ROUTE));
+        assert!(fine, "{to:?} {verdict:?}");
+    }
+    let mut wrong = udp([198, 51, 7, 7], 9, 20);
+    wrong[24] ^= 1;
+    assert_eq!(router.run(wrong).verdict, Verdict::Drop(reason::MALFORMED));
+    assert_eq!(router.run(vec![0; 60]).verdict, Verdict::Drop(reason::NOT_IP));
+    assert_eq!(router.run(udp6("ff02::5", 9, 20)).verdict, Verdict::Drop(reason::MARTIAN));
+}
+
+#[test]
+fn a_full_table_is_configured_quickly_and_right() {
+    let mut table = Vec::new();
+    let mut random = 1u64;
+    for _ in 0..100_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let length = 12 + (random >> 60);
+        let address = (random >> 20) as u32 & (u32::MAX << (32 - length));
+        table.push(format!("[\"{}/{length}\",\"up\"]", std::net::Ipv4Addr::from(address)));
+    }
+    let config = CONFIG.replace(r#"["198.51.0.0/16", "up"]"#, &format!("{},[\"198.51.0.0/16\",\"up\"]", table.join(",")));
+    let mut router = Harness::<Router>::new(config).unwrap();
+    assert_eq!(router.run(udp([198, 51, 100, 7], 2, 20)).verdict, Verdict::Next);
+}
+
+#[test]
+fn mistakes_are_named() {
+    let refused = |from: &str, to: &str| Harness::<Router>::new(CONFIG.replacen(from, to, 1)).unwrap_err();
+    assert!(refused("198.51.0.0/16", "198.51.0.0/33").contains("table[0]: \"198.51.0.0/33\": the length is above 32"));
+    assert!(refused("\"core\"]", "\"nowhere\"]").contains("there is no hop \"nowhere\""));
+    assert!(refused("\"port\": \"b\", \"mtu\"", "\"port\": \"z\", \"mtu\"").contains("hops.up"));
+    assert!(refused("02:00:00:00:00:99", "02:00").contains("hops.up: \"02:00\" is no MAC"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), kind in 0usize..3) {
+        let mut router = router();
+        let mut frame = [udp([198, 51, 7, 7], 9, 40), udp6("2001:db8::1", 9, 40), vec![0; 80]][kind].clone();
+        let n = bytes.len().min(frame.len() - 14);
+        for (at, byte) in frame[14..14 + n].iter_mut().zip(&bytes) {
+            *at ^= byte & bytes[0];
+        }
+        router.run(Frame::new(frame));
+        router.run(Frame::new(bytes));
+    }
+}
