@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_verdict_is_configured() {
-        let verdict = |config| Harness::<MacSwap>::new(config).map(|mut h| h.run(&[0; 60]).verdict);
+        let verdict = |config| Harness::<MacSwap>::new(config).map(|mut h| h.run([0; 60]).verdict);
         assert_eq!(verdict(json!({})), Ok(Verdict::Next));
         assert_eq!(verdict(json!({"verdict": "next"})), Ok(Verdict::Next));
         let error = verdict(json!({"verdict": "drop"})).unwrap_err();

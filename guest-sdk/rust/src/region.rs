@@ -135,8 +135,13 @@ impl StateRegion {
         let found = unsafe { chunk.start().cast::<Shape>().read() };
         if found != shape {
             if self.kept {
-                // SAFETY: the chunk is this container's alone.
-                unsafe { chunk.start().write_bytes(0, whole) };
+                // SAFETY: the chunk is this container's alone, and longer than its header.
+                unsafe {
+                    // On Wasm this traps. It is an ordinary store, so that it does: wasmtime runs
+                    // `memory.fill` in the host, where a fault is not the function's.
+                    chunk.start().cast::<u64>().write_volatile(0);
+                    chunk.start().write_bytes(0, whole);
+                }
             }
             // SAFETY: as for the read.
             unsafe { chunk.start().cast::<Shape>().write(shape) };

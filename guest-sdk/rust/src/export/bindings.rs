@@ -1,4 +1,4 @@
-#![expect(unreachable_pub, reason = "generated")]
+//! Generated from `wit/net.wit`.
 
 wit_bindgen::generate!({
     path: "../../wit",

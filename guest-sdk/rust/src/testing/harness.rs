@@ -399,6 +399,10 @@ impl<F: Function> Harness<F> {
         let state = self.state.clone();
         let mut result = self.instance(config, before.is_some()).map(|instance| (instance, true));
         if before != state.as_ref().map(Chunk::to_vec) {
+            // With a real host the write would have been a trap.
+            if let (Some(state), Some(before)) = (&state, &before) {
+                state.write(0, before);
+            }
             self.parked = host::Parked::default();
             self.state = Some(Chunk::zeroed(self.options.state_bytes));
             result = self.instance(config, false).map(|instance| (instance, false));
