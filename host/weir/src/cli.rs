@@ -296,6 +296,33 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_lines_are_understood() {
+        for line in [
+            "weir run --config weir.toml",
+            "weir replay --chain C.toml --in A.pcap --out B.pcap --report json --output json",
+            "weir check FILE.wasm",
+            "weir function push FILE.wasm --name n --version 1.0.0 --manifest M.toml",
+            "weir function list --output json",
+            "weir function remove n --version 1.0.0",
+            "weir function swap n --to 1.0.0 --canary 10",
+            "weir function swap n --to 1.0.0 --shadow",
+            "weir function rollback n",
+            "weir function log n",
+            "weir chain apply C.toml",
+            "weir steer list",
+            "weir port list",
+            "weir --api http://127.0.0.1:7300 --token t --color never -q status",
+            "weir bench --chain C.toml --size 64 --flows 10000 --burst 32 --seconds 5 --cores 1 --mode separate",
+            "weir completions bash",
+            "weir man",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_told_with_status_2() {
         for arguments in [
             &["weir"][..],

@@ -98,7 +98,19 @@ pub(crate) fn complain(error: &anyhow::Error, color: Color) {
     };
     let (on, off) = if colored { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     // Nobody is left to be told when this fails.
-    drop(writeln!(io::stderr(), "{on}error:{off} {error:#}"));
+    drop(writeln!(io::stderr(), "{on}error:{off} {}", causes(error)));
+}
+
+/// An error with its causes; many say what their cause said, which is not said twice.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// A table without lines, in the manner of kubectl; columns whose names begin with `#` are numbers.
@@ -144,6 +156,16 @@ mod tests {
             "NAME       PACKETS\nfw               7\nratelimit       12\n"
         );
         assert_eq!(table(["name"], []), "NAME\n");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = io::Error::from(io::ErrorKind::NotFound);
+        let text = cause.to_string();
+        let plain = anyhow::Error::new(cause).context("reading x");
+        assert_eq!(causes(&plain), format!("reading x: {text}"));
+        let said = anyhow::anyhow!(text.clone()).context(format!("x: {text} (make it)"));
+        assert_eq!(causes(&said), format!("x: {text} (make it)"));
     }
 
     #[test]

@@ -33,12 +33,14 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
     bar.finish_and_clear();
     let outcome = outcome?;
     if !args.quiet {
-        for event in &outcome.events {
+        // What is wrong with the capture is told below.
+        let told = |event: &&String| outcome.damage.as_ref().is_none_or(|d| !event.contains(d));
+        for event in outcome.events.iter().filter(told) {
             eprintln!("note: {event}");
         }
     }
     if let Some(damage) = &outcome.damage {
-        eprintln!("warning: {damage}; the packets before that were replayed");
+        eprintln!("warning: {damage}");
     }
     Ok(outcome.report)
 }

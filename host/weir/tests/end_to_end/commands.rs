@@ -1,0 +1,99 @@
+//! Commands that need no host: what they print where, and their exit statuses.
+
+use std::fs;
+
+use crate::host::weir;
+
+#[test]
+fn without_a_host_the_message_says_where_it_was_looked_for_and_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let answer = weir(directory.path(), &["--api", "unix:none.sock", "status"]);
+    assert_eq!(answer.status, Some(1));
+    assert_eq!(
+        answer.err,
+        "error: no host answers at unix:none.sock: No such file or directory (os error 2); \
+         start it with `weir run`, or say with --api where it is\n"
+    );
+    assert_eq!(answer.out, "");
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_help_status_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let answer = weir(directory.path(), &["function", "swap", "fw"]);
+    assert_eq!(answer.status, Some(2));
+    assert!(answer.err.contains("--to <VERSION>"), "{}", answer.err);
+    let answer = weir(directory.path(), &["--help"]);
+    assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_wrong_configuration_is_shown_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weir.toml");
+    for (text, expected) in [
+        (
+            "[api]\nsoket = \"x\"\n",
+            "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout\n",
+        ),
+        (
+            "[[port]]\nname = \"wan\"\nkind = \"xdp\"\ninterface = \"eth0\"\n",
+            "error: port wan: ports of kind \"xdp\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"xdp\"\n  |        ^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory\n",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        let answer = weir(directory.path(), &["run", "--config", "weir.toml"]);
+        assert_eq!((answer.status, answer.err.as_str()), (Some(1), expected));
+    }
+    let answer = weir(directory.path(), &["run", "--config", "no.toml"]);
+    assert_eq!(answer.status, Some(1));
+    assert!(answer.err.contains("no.toml"), "{}", answer.err);
+}
+
+#[test]
+fn check_tells_why_and_fails_when_it_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("x.wasm"), "MZ no wasm").unwrap();
+    let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
+    assert_eq!(answer.status, Some(1));
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(report["accepted"], false);
+    assert_eq!(report["world"], serde_json::Value::Null);
+    assert!(report["reasons"][0].as_str().unwrap().contains("not WebAssembly"), "{report}");
+    let module = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
+    let good = weir_tests::wat_guest::upload(&module, "packet-function");
+    fs::write(directory.path().join("x.wasm"), good).unwrap();
+    let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((answer.status, &report["accepted"]), (Some(0), &true.into()));
+    assert_eq!(report["world"], "packet-function");
+}
+
+#[test]
+fn the_compiling_child_refuses_what_is_no_component() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .arg("__compile")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"nonsense").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it does not compile"));
+}
+
+#[test]
+fn completions_and_the_manual_name_the_commands_but_not_the_hidden_one() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [&["completions", "bash"][..], &["completions", "zsh"], &["man"]] {
+        let answer = weir(directory.path(), arguments);
+        assert_eq!(answer.status, Some(0));
+        assert!(answer.out.contains("rollback") && answer.out.contains("canary"), "{arguments:?}");
+    }
+    assert!(!weir(directory.path(), &["man"]).out.contains("__compile"));
+}

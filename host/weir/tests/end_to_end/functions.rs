@@ -1,0 +1,155 @@
+//! Functions and chains over a host's whole life: pushed, deployed, swapped, tried, rolled back, found again.
+
+use std::fs;
+
+use rustix::process::Signal;
+use weir_tests::wat_guest;
+
+use crate::host::Host;
+
+/// Two ports in memory; packets come in for ever.
+const CONFIG: &str = r#"
+[api]
+socket = "api.sock"
+[store]
+path = "store"
+[[port]]
+name = "in"
+kind = "memory"
+generate = { flows = 100, rate = 20000 }
+[[port]]
+name = "out"
+kind = "memory"
+"#;
+
+const CHAIN: &str = "name = \"edge\"\nfrom = \"in\"\nto = \"out\"\n[[function]]\nuse = \"gate\"\n";
+
+/// Lets every packet pass; the number makes it another content.
+fn pass(number: u32) -> Vec<u8> {
+    let body = format!("      (local.set $verdict (i32.mul (i32.const {number}) (i32.const 0)))");
+    wat_guest::upload(&wat_guest::module(&wat_guest::each(&body)), "packet-function")
+}
+
+/// Traps on the first packet.
+fn trap() -> Vec<u8> {
+    wat_guest::upload(&wat_guest::module(&wat_guest::each("      unreachable")), "packet-function")
+}
+
+fn push(host: &Host, version: &str, wasm: &[u8]) -> serde_json::Value {
+    fs::write(host.path("f.wasm"), wasm).unwrap();
+    host.json(&["function", "push", "f.wasm", "--name", "gate", "--version", version])
+}
+
+fn apply(host: &Host) -> serde_json::Value {
+    fs::write(host.path("c.toml"), CHAIN).unwrap();
+    host.json(&["chain", "apply", "c.toml"])
+}
+
+fn packets_out(host: &Host) -> u64 {
+    host.json(&["status"])["chains"][0]["packets_out"].as_u64().unwrap()
+}
+
+fn running(host: &Host) -> String {
+    let status = host.json(&["status"]);
+    status["chains"][0]["functions"][0]["version"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
+    let mut host = Host::start(CONFIG);
+    assert_eq!(push(&host, "1.0.0", &pass(1))["new"], true);
+    assert_eq!(push(&host, "1.0.0", &pass(1))["new"], false);
+    push(&host, "1.1.0", &pass(2));
+    fs::write(host.path("f.wasm"), pass(3)).unwrap();
+    let twice = ["function", "push", "f.wasm", "--name", "gate", "--version", "1.1.0"];
+    assert!(host.fails(&twice).contains("versions do not change"));
+
+    assert_eq!(apply(&host)["new"], true);
+    assert_eq!(running(&host), "1.1.0");
+    host.wait_for("packets flow", |host| packets_out(host) > 100);
+    let swap = host.json(&["function", "swap", "gate", "--to", "1.0.0"]);
+    assert_eq!((swap["from"].as_str(), swap["to"].as_str()), (Some("1.1.0"), Some("1.0.0")));
+    assert_eq!(swap["packets_lost"], 0);
+    assert!(swap["pause_us"].as_f64().unwrap() > 0.0, "{swap}");
+    let back = host.json(&["function", "rollback", "gate"]);
+    assert_eq!(back["to"], "1.1.0");
+    assert!(host.fails(&["function", "rollback", "gate"]).contains("no version before"));
+    assert!(host.fails(&["function", "remove", "gate"]).contains("used by chain edge"));
+
+    let (_, directory, _) = host.end(Signal::KILL);
+    let mut host = Host::start_in(directory, CONFIG);
+    assert_eq!(running(&host), "1.1.0");
+    host.wait_for("packets flow again", |host| packets_out(host) > 0);
+    host.ok(&["chain", "remove", "edge"]);
+    host.ok(&["function", "remove", "gate"]);
+    assert_eq!(host.json(&["function", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
+    let mut host = Host::start(CONFIG);
+    push(&host, "1.0.0", &pass(1));
+    apply(&host);
+    push(&host, "1.1.0", &trap());
+    host.ok(&["function", "swap", "gate", "--to", "1.1.0"]);
+    host.wait_for("the old version runs again", |host| running(host) == "1.0.0");
+    host.wait_for("the store says so", |host| {
+        let function = host.json(&["function", "show", "gate"]);
+        function["versions"][1]["withdrawn"].is_string()
+            && function["chains"][0]["version"] == "1.0.0"
+    });
+    let before = packets_out(&host);
+    host.wait_for("packets flow", |host| packets_out(host) > before);
+}
+
+#[test]
+fn a_canary_gets_a_share_and_becomes_the_running_version() {
+    let mut host = Host::start(CONFIG);
+    push(&host, "1.0.0", &pass(1));
+    apply(&host);
+    push(&host, "2.0.0", &pass(2));
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--canary", "50"]);
+    host.wait_for("the canary gets packets", |host| {
+        host.json(&["status"])["chains"][0]["trial"]["packets"].as_u64().is_some_and(|n| n > 100)
+    });
+    assert_eq!(running(&host), "1.0.0");
+    let other = host.fails(&["function", "swap", "gate", "--to", "1.0.0"]);
+    assert!(other.contains("is being tried"), "{other}");
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
+    assert_eq!(running(&host), "2.0.0");
+    assert_eq!(host.json(&["status"])["chains"][0]["trial"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_refused_change_leaves_what_runs() {
+    let mut host = Host::start(CONFIG);
+    push(&host, "1.0.0", &pass(1));
+    apply(&host);
+    for (text, expected) in [
+        (CHAIN.replace("gate", "nope"), "uses function nope"),
+        (CHAIN.replace("\"in\"", "\"lan\""), "there is no port lan: tenant default has in, out"),
+        (CHAIN.replace("use", "uses"), "did you mean `use`?"),
+        (CHAIN.replace("edge", "edge2"), "port in belongs to chain edge"),
+    ] {
+        fs::write(host.path("c.toml"), text).unwrap();
+        let error = host.fails(&["chain", "apply", "c.toml"]);
+        assert!(error.contains(expected), "{error}");
+    }
+    let before = packets_out(&host);
+    host.wait_for("packets flow", |host| packets_out(host) > before);
+}
+
+#[test]
+fn a_chain_file_pushes_the_files_it_names() {
+    let host = Host::start(CONFIG);
+    fs::create_dir(host.path("sub")).unwrap();
+    fs::write(host.path("sub/gate.wasm"), pass(1)).unwrap();
+    fs::write(host.path("sub/c.toml"), "name = \"edge\"\n[[function]]\npath = \"gate.wasm\"\n")
+        .unwrap();
+    let text = host.ok(&["chain", "apply", "sub/c.toml"]);
+    assert!(text.contains("function gate: version 0.1.0 was pushed"), "{text}");
+    assert!(text.contains("chain edge was deployed"), "{text}");
+    let chain = host.json(&["chain", "show", "edge"]);
+    assert_eq!(chain["chain"]["function"][0]["use"], "gate");
+    assert_eq!(chain["running"][0]["version"], "0.1.0");
+}

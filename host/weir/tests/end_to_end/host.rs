@@ -1,0 +1,144 @@
+//! A host of a test's own, and the command that talks to it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+/// Longer than anything here takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("text"),
+            err: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+/// `weir` without a host, in this directory.
+pub(crate) fn weir(directory: &Path, arguments: &[&str]) -> Answer {
+    let mut command = Command::new(WEIR);
+    command.args(arguments).current_dir(directory).env("NO_COLOR", "1");
+    for variable in ["WEIR_API", "WEIR_TOKEN", "WEIR_TENANT", "WEIR_LOG"] {
+        command.env_remove(variable);
+    }
+    command.output().expect("weir starts").into()
+}
+
+/// A host in a directory of its own; killed when dropped.
+pub(crate) struct Host {
+    pub(crate) directory: TempDir,
+    child: Child,
+}
+
+impl Host {
+    /// Starts one with this configuration, and waits until it is ready.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a directory"), config)
+    }
+
+    /// The same in a directory that was there before.
+    pub(crate) fn start_in(directory: TempDir, config: &str) -> Self {
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let log = fs::File::create(directory.path().join("log")).expect("the log");
+        let child = Command::new(WEIR)
+            .arg("run")
+            .current_dir(directory.path())
+            .env_remove("WEIR_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("weir starts");
+        let mut host = Self { directory, child };
+        host.wait_for("it is ready", |host| host.log().contains("ready"));
+        host
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// `weir` with this host.
+    pub(crate) fn weir(&self, arguments: &[&str]) -> Answer {
+        let socket = self.path("api.sock");
+        let mut all = vec!["--api", socket.to_str().expect("text")];
+        all.extend(arguments);
+        weir(self.directory.path(), &all)
+    }
+
+    /// The same; it must go well. The answer is standard output.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let answer = self.weir(arguments);
+        assert_eq!(answer.status, Some(0), "{arguments:?}: {}\n{}", answer.err, self.log());
+        answer.out
+    }
+
+    /// The same; it must fail with status 1. The answer is standard error.
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
+        let answer = self.weir(arguments);
+        assert_eq!(answer.status, Some(1), "{arguments:?}: {}\n{}", answer.out, self.log());
+        assert_eq!(answer.out, "", "{arguments:?}");
+        answer.err
+    }
+
+    /// The same; the answer is the JSON on standard output.
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut all = vec!["--output", "json"];
+        all.extend(arguments);
+        let out = self.ok(&all);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"))
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it lives");
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn wait_for(&mut self, what: &str, is: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !is(self) {
+            let ended = self.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "waiting until {what}: the host ended:\n{}", self.log());
+            assert!(Instant::now() < until, "waiting until {what}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it with this signal; gives back how it ended, and its directory.
+    pub(crate) fn end(mut self, signal: rustix::process::Signal) -> (ExitStatus, TempDir, String) {
+        self.signal(signal);
+        let status = self.child.wait().expect("it is our child");
+        let log = self.log();
+        let directory =
+            std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a directory"));
+        (status, directory, log)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It may have ended before.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,106 @@
+//! Starting, reloading and ending a host.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::host::{Host, weir};
+
+/// A host with its socket and store in its directory.
+const CONFIG: &str = "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n";
+
+#[test]
+fn sigterm_ends_a_host_with_status_0_and_its_socket_is_gone() {
+    let host = Host::start(CONFIG);
+    let mode = fs::metadata(host.path("api.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "only the host's user may open the socket");
+    let (status, directory, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    assert!(log.contains("drained"), "{log}");
+    assert!(!directory.path().join("api.sock").exists());
+}
+
+#[test]
+fn whoever_follows_events_does_not_hold_up_the_end() {
+    let host = Host::start(CONFIG);
+    let mut stream = UnixStream::connect(host.path("api.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: weir\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert!(lines.any(|line| line.unwrap() == "event: started"));
+    let begun = Instant::now();
+    let (status, _, log) = host.end(Signal::INT);
+    assert!(status.success(), "{log}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let told: Vec<String> = lines.map_while(Result::ok).collect();
+    assert!(told.iter().any(|line| line == "event: draining"), "{told:?}");
+}
+
+#[test]
+fn a_second_host_is_refused_and_the_first_lives_on() {
+    let host = Host::start(CONFIG);
+    let second = weir(host.directory.path(), &["run"]);
+    assert_eq!(second.status, Some(1));
+    assert!(second.err.contains("is in use by another host (process "), "{}", second.err);
+    fs::write(host.path("other.toml"), CONFIG.replace("store\"", "other\"")).unwrap();
+    let second = weir(host.directory.path(), &["run", "--config", "other.toml"]);
+    assert_eq!(second.status, Some(1));
+    assert!(second.err.contains("api.sock is in use by another host"), "{}", second.err);
+    host.ok(&["status"]);
+}
+
+#[test]
+fn what_a_dead_host_left_behind_is_replaced_and_what_is_no_socket_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(UnixListener::bind(directory.path().join("api.sock")).unwrap());
+    let host = Host::start_in(directory, CONFIG);
+    host.ok(&["status"]);
+    let (_, directory, _) = host.end(Signal::KILL);
+    fs::remove_file(directory.path().join("api.sock")).unwrap();
+    fs::write(directory.path().join("api.sock"), "mine").unwrap();
+    let answer = weir(directory.path(), &["run"]);
+    assert_eq!(answer.status, Some(1));
+    assert!(answer.err.contains("is there and is no socket"), "{}", answer.err);
+    assert_eq!(fs::read(directory.path().join("api.sock")).unwrap(), b"mine");
+}
+
+#[test]
+fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
+    let token = |text: &str| {
+        format!(
+            "[api]\nsocket = \"api.sock\"\nlisten = \"127.0.0.1:0\"\n[[api.token]]\nname = \"ops\"\n\
+             token = \"{text}\"\nrole = \"admin\"\n[store]\npath = \"store\"\n"
+        )
+    };
+    let mut host = Host::start(&token("0123456789abcdef-old"));
+    host.wait_for("it says its address", |host| host.log().contains("address="));
+    let log = host.log();
+    let address = log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let url = format!("http://{address}");
+    let status = |token: &str| {
+        weir(host.directory.path(), &["--api", &url, "--token", token, "status"]).status
+    };
+    assert_eq!(status("0123456789abcdef-old"), Some(0));
+    assert_eq!(status("0123456789abcdef-new"), Some(1));
+    let bare = weir(host.directory.path(), &["--api", &url, "status"]);
+    assert_eq!(bare.status, Some(1));
+    assert!(bare.err.contains("token"), "{}", bare.err);
+    fs::write(host.path("weir.toml"), token("0123456789abcdef-new")).unwrap();
+    host.signal(Signal::HUP);
+    host.wait_for("it has read again", |host| host.log().contains("was read again"));
+    let status = |token: &str| {
+        weir(host.directory.path(), &["--api", &url, "--token", token, "status"]).status
+    };
+    assert_eq!(status("0123456789abcdef-old"), Some(1));
+    assert_eq!(status("0123456789abcdef-new"), Some(0));
+    fs::write(host.path("weir.toml"), "nonsense = 1\n").unwrap();
+    host.signal(Signal::HUP);
+    host.wait_for("it has refused", |host| host.log().contains("unknown key `nonsense`"));
+    let status =
+        weir(host.directory.path(), &["--api", &url, "--token", "0123456789abcdef-new", "status"]);
+    assert_eq!(status.status, Some(0));
+}
