@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, Check as _, FunctionUse, Invalid, Name, ResolvedFunction};
+use weir_spec::{Chain, Check as _, FunctionUse, Invalid, Name, ResolvedFunction, VersionSchema};
 
 use crate::control::Control;
 use crate::engine::{Deployment, Published, TrialKind};
@@ -35,7 +35,7 @@ pub struct RunningFunction {
     /// Its name in the chain.
     pub function: Name,
     /// The version.
-    #[schema(value_type = String)]
+    #[schema(value_type = VersionSchema)]
     pub version: Version,
 }
 
@@ -93,12 +93,11 @@ impl Control {
     /// # Errors
     /// When it is wrong, names functions or ports that are not there, or the data plane refuses it.
     pub fn apply(&self, tenant: &Name, mut chain: Chain) -> Result<Applied, ControlError> {
-        chain.check()?;
         self.tenant_exists(tenant)?;
-        if chain.tenant.as_ref().is_some_and(|of| of != tenant) {
-            return Err(Invalid::at("tenant", format!("the chain is applied for tenant {tenant}"))
-                .help("leave `tenant` out, or apply it for that tenant")
-                .into());
+        if let Some(of) = chain.tenant.as_ref().filter(|of| *of != tenant) {
+            return Err(ControlError::Conflict(format!(
+                "the chain says that it is tenant {of}'s, and is applied for tenant {tenant}: leave `tenant` out, or apply it for that tenant"
+            )));
         }
         for (index, function) in chain.functions.iter().enumerate() {
             if function.path.is_some() {
@@ -113,12 +112,13 @@ impl Control {
         let turn = self.turn(tenant);
         let _turn = turn.take();
         let state = self.store.state();
+        let versions = choose_versions(&state, tenant, &chain)?;
         self.check_ports(&state, &id, &chain)?;
+        chain.check()?;
         let before = state.chains.get(&id);
         if let Some(record) = before {
             self.check_no_trial(&state, &id, record)?;
         }
-        let versions = choose_versions(&state, tenant, &chain)?;
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
         let published = self.engine.deploy(deployment)?;
         let record = ChainRecord {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, CheckReport, Name, ResolvedFunction};
+use weir_spec::{Chain, CheckReport, Name, ResolvedFunction, VersionSchema};
 
 pub use crate::store::ChainId;
 
@@ -240,7 +240,7 @@ pub struct FunctionStatus {
     /// Its name in the chain.
     pub name: Name,
     /// The version that runs.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<VersionSchema>)]
     pub version: Option<Version>,
     /// Whether it is called.
     pub state: Health,
@@ -286,7 +286,7 @@ pub struct TrialStatus {
     /// The function's name in the chain.
     pub function: Name,
     /// The version that is being tried.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<VersionSchema>)]
     pub version: Option<Version>,
     /// Share of the flows in percent; none: it shadows.
     pub canary: Option<u8>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{CheckReport, Document, Manifest, Name, State as Keeps};
+use weir_spec::{CheckReport, Document, Manifest, Name, State as Keeps, VersionSchema};
 
 use crate::control::Control;
 use crate::engine::{EngineError, FunctionLog};
@@ -22,7 +22,7 @@ pub struct Function {
     /// Whose it is.
     pub tenant: Name,
     /// The version that a chain gets which does not ask for one.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<VersionSchema>)]
     pub newest: Option<Version>,
     /// Its versions, oldest first.
     pub versions: Vec<FunctionVersion>,
@@ -36,7 +36,7 @@ pub struct Function {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FunctionVersion {
     /// The version.
-    #[schema(value_type = String)]
+    #[schema(value_type = VersionSchema)]
     pub version: Version,
     /// SHA-256 of the upload, in hexadecimal.
     pub digest: String,
@@ -59,10 +59,10 @@ pub struct FunctionInChain {
     /// Its name there.
     pub function: Name,
     /// The version that runs.
-    #[schema(value_type = String)]
+    #[schema(value_type = VersionSchema)]
     pub version: Version,
     /// The one that `rollback` goes back to.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<VersionSchema>)]
     pub previous: Option<Version>,
 }
 
@@ -70,7 +70,7 @@ pub struct FunctionInChain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FunctionTrial {
     /// The version.
-    #[schema(value_type = String)]
+    #[schema(value_type = VersionSchema)]
     pub version: Version,
     /// Share of the flows in percent; none: it shadows.
     pub canary: Option<u8>,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use semver::Version;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
@@ -70,9 +70,20 @@ pub struct Chain {
     #[serde(default = "yes")]
     pub symmetric: bool,
     /// The functions, in order.
-    #[serde(rename = "function", default)]
+    #[serde(rename = "function", deserialize_with = "functions")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
     pub functions: Vec<FunctionUse>,
+}
+
+/// As many functions as a chain can have.
+fn functions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<FunctionUse>, D::Error> {
+    let functions = Vec::deserialize(from)?;
+    if (1..=FUNCTIONS_MAX).contains(&functions.len()) {
+        return Ok(functions);
+    }
+    let found = functions.len();
+    let message = format!("the chain has {found} functions; allowed are 1 to {FUNCTIONS_MAX}");
+    Err(serde::de::Error::custom(message))
 }
 
 const fn yes() -> bool {
@@ -101,7 +112,7 @@ pub struct FunctionUse {
         deserialize_with = "crate::text::version",
         skip_serializing_if = "Option::is_none"
     )]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.2.0"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::VersionSchema>))]
     pub version: Option<Version>,
     /// What it may do with packets; `read-only` if either this or its manifest says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,11 +186,6 @@ impl FunctionUse {
 
 impl Check for Chain {
     fn check(&self) -> Result<(), Invalid> {
-        if self.functions.is_empty() || self.functions.len() > FUNCTIONS_MAX {
-            let message = format!("the chain has {} functions", self.functions.len());
-            return Err(Invalid::at("function", message)
-                .help(format!("allowed: 1 to {FUNCTIONS_MAX}, each a table [[function]]")));
-        }
         let mut labels = BTreeSet::new();
         for (index, function) in self.functions.iter().enumerate() {
             function.check().map_err(|e| e.within_array("function", index))?;

@@ -13,12 +13,9 @@ use crate::{Name, Period, Size};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct HostConfig {
-    /// Worker threads; 1 if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<u16>,
-    /// Cores to pin them to, one each; not pinned if left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cores: Vec<u16>,
+    /// Threads that run chains.
+    #[serde(default)]
+    pub workers: Workers,
     /// How to be reached.
     #[serde(default)]
     pub api: Api,
@@ -37,6 +34,44 @@ pub struct HostConfig {
     /// Where connections are accepted.
     #[serde(rename = "listener", default)]
     pub listeners: Vec<Listener>,
+}
+
+/// `[workers]`: threads that run chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Workers {
+    /// How many; one for each of `cores`, or 1, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u16>,
+    /// Cores to pin them to, one each; not pinned if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cores: Vec<u16>,
+}
+
+impl Workers {
+    /// How many there are.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.count.map_or(self.cores.len().max(1), usize::from)
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        if let Some(count) = self.count.filter(|n| !(1..=1024).contains(n)) {
+            return Err(Invalid::at("count", format!("{count} workers")).help("allowed: 1 to 1024"));
+        }
+        if !self.cores.is_empty() && self.number() != self.cores.len() {
+            let message = format!("{} cores for {} workers", self.cores.len(), self.number());
+            return Err(Invalid::at("cores", message).help("name one core for each worker"));
+        }
+        let twice = (1..self.cores.len()).find(|i| self.cores[..*i].contains(&self.cores[*i]));
+        if let Some(index) = twice {
+            let message = format!("core {} is named twice", self.cores[index]);
+            return Err(Invalid::whole(message)
+                .help("name one core for each worker")
+                .within_array("cores", index));
+        }
+        Ok(())
+    }
 }
 
 /// `[api]`
@@ -213,7 +248,7 @@ pub struct Pool {
     pub room: Size,
     /// Whether to take huge pages where there are some. They are committed at once.
     #[serde(default)]
-    pub hugepages: bool,
+    pub huge_pages: bool,
 }
 
 const fn default_rooms() -> u32 {
@@ -226,7 +261,7 @@ const fn default_room() -> Size {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { rooms: default_rooms(), room: default_room(), hugepages: false }
+        Self { rooms: default_rooms(), room: default_room(), huge_pages: false }
     }
 }
 
@@ -468,12 +503,6 @@ impl HostConfig {
             *path = directory.join(&*path);
         }
     }
-
-    /// Number of worker threads.
-    #[must_use]
-    pub fn worker_count(&self) -> usize {
-        self.workers.map_or(self.cores.len().max(1), usize::from)
-    }
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a Name>) -> Result<(), Invalid> {
@@ -490,24 +519,7 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a Name>) -> Result<(), I
 
 impl Check for HostConfig {
     fn check(&self) -> Result<(), Invalid> {
-        if self.workers.is_some_and(|n| !(1..=1024).contains(&n)) {
-            let workers = self.workers.unwrap_or_default();
-            return Err(
-                Invalid::at("workers", format!("{workers} workers")).help("allowed: 1 to 1024")
-            );
-        }
-        if !self.cores.is_empty() && self.worker_count() != self.cores.len() {
-            let message = format!("{} cores for {} workers", self.cores.len(), self.worker_count());
-            return Err(Invalid::at("cores", message).help("name one core for each worker"));
-        }
-        if let Some(index) =
-            (1..self.cores.len()).find(|i| self.cores[..*i].contains(&self.cores[*i]))
-        {
-            let message = format!("core {} is named twice", self.cores[index]);
-            return Err(Invalid::whole(message)
-                .help("name one core for each worker")
-                .within_array("cores", index));
-        }
+        self.workers.check().map_err(|e| e.within("workers"))?;
         for (index, token) in self.api.tokens.iter().enumerate() {
             token.check().map_err(|e| e.within_array("token", index).within("api"))?;
         }

@@ -18,13 +18,15 @@ mod name;
 mod quantity;
 mod report;
 mod resolve;
+#[cfg(feature = "openapi")]
+mod schema;
 mod text;
 
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
 pub use host::{
     Api, Generate, HostConfig, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
-    Store, Token, TokenSource,
+    Store, Token, TokenSource, Workers,
 };
 pub use invalid::{Check, Invalid, Segment, explain};
 pub use manifest::{Manifest, State};
@@ -32,4 +34,6 @@ pub use name::{InvalidName, Name};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
+#[cfg(feature = "openapi")]
+pub use schema::VersionSchema;
 pub use semver::Version;

@@ -36,7 +36,7 @@ pub struct Manifest {
         deserialize_with = "crate::text::version",
         skip_serializing_if = "Option::is_none"
     )]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.2.0"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::VersionSchema>))]
     pub version: Option<Version>,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]

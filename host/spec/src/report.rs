@@ -106,10 +106,10 @@ pub struct CheckReport {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SwapReport {
     /// The version that ran before.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::VersionSchema))]
     pub from: Version,
     /// The version asked for.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::VersionSchema))]
     pub to: Version,
     /// Longest time for which a chain's data path stood still, in microseconds.
     pub pause_us: f64,

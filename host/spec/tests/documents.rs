@@ -222,14 +222,14 @@ wrong type: string "firewall", expected a sequence
 "#,
     );
     refused::<HostConfig>(
-        "workers = -1\n",
+        "[workers]\ncount = -1\n",
         r"
 invalid value: integer `-1`, expected u16
- --> file.toml:1:11
+ --> file.toml:2:9
   |
-1 | workers = -1
-  |           ^^
-  = key: workers
+2 | count = -1
+  |         ^^
+  = key: workers.count
 ",
     );
 }
@@ -320,26 +320,26 @@ rooms of 2000B
 "#,
     );
     refused::<HostConfig>(
-        "workers = 3\ncores = [0, 1]\n",
+        "[workers]\ncount = 3\ncores = [0, 1]\n",
         r"
 2 cores for 3 workers
- --> file.toml:2:9
+ --> file.toml:3:9
   |
-2 | cores = [0, 1]
+3 | cores = [0, 1]
   |         ^^^^^^
-  = key: cores
+  = key: workers.cores
   = name one core for each worker
 ",
     );
     refused::<HostConfig>(
-        "cores = [0, 0]\n",
+        "[workers]\ncores = [0, 0]\n",
         r"
 core 0 is named twice
- --> file.toml:1:13
+ --> file.toml:2:13
   |
-1 | cores = [0, 0]
+2 | cores = [0, 0]
   |             ^
-  = key: cores[1]
+  = key: workers.cores[1]
   = name one core for each worker
 ",
     );
@@ -360,14 +360,24 @@ missing key `name`
     refused::<Chain>(
         "name = \"edge\"\n",
         r#"
-the chain has 0 functions
+missing key `function`
  --> file.toml:1:1
   |
 1 | name = "edge"
   | ^
-  = key: function
-  = allowed: 1 to 64, each a table [[function]]
 "#,
+    );
+    refused::<Chain>(
+        "name = \"edge\"\nfunction = []\n",
+        r"
+the chain has 0 functions
+ --> file.toml:2:12
+  |
+2 | function = []
+  |            ^^
+  = key: function
+  = allowed are 1 to 64
+",
     );
     refused::<Chain>(
         "name = \"edge\"\n[[function]]\nuse = \"a\"\n[[function]]\n",

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use weir_spec::{Chain, Invalid, Name};
+use weir_spec::{Chain, Name};
 
 use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
@@ -55,8 +55,11 @@ pub(super) async fn apply(
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(query.tenant.or_else(|| chain.tenant.clone()))?;
     if chain.name != name {
-        let message = format!("the body's chain is {}, the path's is {name}", chain.name);
-        return Err(Problem::invalid(&Invalid::at("name", message).help("name the same")));
+        let detail = format!(
+            "the body's chain is {}, the path's is {name}: use the same name in both",
+            chain.name
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
     }
     let applied = api.run(move |control| control.apply(&tenant, chain)).await?;
     let status = if applied.new { StatusCode::CREATED } else { StatusCode::OK };

@@ -1,5 +1,6 @@
 //! The OpenAPI document: what the handlers say of themselves, and what holds for all of them.
 
+use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -9,9 +10,8 @@ use utoipa::{PartialSchema as _, ToSchema as _};
 
 use super::problem::Problem;
 
-/// The document.
-#[must_use]
-pub fn document() -> OpenApi {
+/// What the handlers say.
+fn described() -> OpenApi {
     let (_, mut document) = super::routes().split_for_parts();
     document.info = InfoBuilder::new()
         .title("Weir")
@@ -36,6 +36,25 @@ pub fn document() -> OpenApi {
             add_problems(operation, false);
         }
     }
+    document
+}
+
+/// The document as it is served: with what the types do not tell.
+#[must_use]
+pub fn document() -> Value {
+    let mut document = serde_json::to_value(described()).expect("the document has text keys");
+    let mut constrain = |schema: &str, rule: Value| {
+        let pointer = format!("/components/schemas/{schema}");
+        if let (Some(Value::Object(schema)), Value::Object(rule)) =
+            (document.pointer_mut(&pointer), rule)
+        {
+            schema.extend(rule);
+        }
+    };
+    let both = json!({"properties": {"canary": {"type": "integer"}, "shadow": {"const": true}}, "required": ["canary", "shadow"]});
+    constrain("SwapRequest", json!({ "not": both }));
+    let a_port = |key: &str| json!({"properties": {key: {"type": "string"}}, "required": [key]});
+    constrain("Chain", json!({"if": a_port("to"), "then": a_port("from")}));
     document
 }
 

@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use weir_spec::{Invalid, Name, SwapReport};
+use weir_spec::{Invalid, Name, SwapReport, VersionSchema};
 
 use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
@@ -80,7 +80,7 @@ pub(super) async fn versions(
 /// Shows one version.
 #[utoipa::path(get, path = "/v1/functions/{name}/versions/{version}", tag = "functions", operation_id = "show_version",
     params(("name" = Name, Path, description = "The function."),
-        ("version" = String, Path, description = "The version."), OfTenant),
+        ("version" = VersionSchema, Path, description = "The version."), OfTenant),
     responses((status = 200, description = "The version.", body = FunctionVersion)))]
 pub(super) async fn version(
     State(api): State<Api>,
@@ -99,7 +99,7 @@ pub(super) async fn version(
 /// Removes one version, unless a chain runs it.
 #[utoipa::path(delete, path = "/v1/functions/{name}/versions/{version}", tag = "functions", operation_id = "remove_version",
     params(("name" = Name, Path, description = "The function."),
-        ("version" = String, Path, description = "The version."), OfTenant),
+        ("version" = VersionSchema, Path, description = "The version."), OfTenant),
     responses((status = 204, description = "It is gone.")))]
 pub(super) async fn remove_version(
     State(api): State<Api>,
@@ -120,7 +120,7 @@ pub(super) struct PushQuery {
     /// Whose function it is.
     tenant: Option<Name>,
     /// Its version; without it that of its manifest, or the patch after the newest.
-    #[param(value_type = Option<String>, example = "1.2.0")]
+    #[param(value_type = Option<VersionSchema>)]
     version: Option<Version>,
 }
 
@@ -160,7 +160,7 @@ pub(super) async fn push(
 #[serde(deny_unknown_fields)]
 pub struct SwapRequest {
     /// The version that shall run.
-    #[schema(value_type = String, example = "1.2.0")]
+    #[schema(value_type = VersionSchema)]
     pub to: Version,
     /// Give it only this share of the flows, in percent, until the swap is asked for again without this.
     #[serde(default)]

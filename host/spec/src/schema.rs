@@ -1,0 +1,35 @@
+//! Schemas of types that are not ours.
+
+use std::borrow::Cow;
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// A version by semver.org, for `#[schema(value_type = ...)]` on fields of type [`semver::Version`].
+#[derive(Debug)]
+pub enum VersionSchema {}
+
+/// The expression of semver.org, for numbers that fit into 64 bits.
+const PATTERN: &str = concat!(
+    r"^(0|[1-9][0-9]{0,15})\.(0|[1-9][0-9]{0,15})\.(0|[1-9][0-9]{0,15})",
+    r"(-(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*))*)?",
+    r"(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?$",
+);
+
+impl PartialSchema for VersionSchema {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A version by semver.org."))
+            .pattern(Some(PATTERN))
+            .examples(["1.2.0"])
+            .into()
+    }
+}
+
+impl ToSchema for VersionSchema {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Version")
+    }
+}
