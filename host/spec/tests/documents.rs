@@ -120,7 +120,7 @@ port wan: ports of kind "xdp" are not built into this version
 fn an_empty_host_file_is_a_host_with_the_defaults() {
     let host = Document::<HostConfig>::parse("weir.toml", "").unwrap().value;
     assert_eq!(host, HostConfig::default());
-    assert_eq!(host.worker_count(), 1);
+    assert_eq!(host.workers.number(), 1);
     host.check_built_in().unwrap();
 }
 

@@ -86,11 +86,8 @@ async fn serve(control: &Arc<Control>, config: &HostConfig, file: Option<&Path>)
         tracing::info!(%address, "the API is reachable by TCP, with a token");
     }
     let serving = tokio::spawn(server.serve(stopping));
-    loop {
-        match signals.next().await {
-            Asked::Reload => reload(control, &api, file).await,
-            Asked::Stop => break,
-        }
+    while let Asked::Reload = signals.next().await {
+        reload(control, &api, file).await;
     }
     // A second signal ends the host at once.
     tokio::select! {

@@ -36,17 +36,17 @@ fn trap() -> Vec<u8> {
 }
 
 fn push(host: &Host, version: &str, wasm: &[u8]) -> serde_json::Value {
-    fs::write(host.path("f.wasm"), wasm).unwrap();
+    host.write("f.wasm", wasm);
     host.json(&["function", "push", "f.wasm", "--name", "gate", "--version", version])
 }
 
 fn apply(host: &Host) -> serde_json::Value {
-    fs::write(host.path("c.toml"), CHAIN).unwrap();
+    host.write("c.toml", CHAIN);
     host.json(&["chain", "apply", "c.toml"])
 }
 
 fn packets_out(host: &Host) -> u64 {
-    host.json(&["status"])["chains"][0]["packets_out"].as_u64().unwrap()
+    host.json(&["status"])["chains"][0]["packets_out"].as_u64().expect("a count")
 }
 
 fn running(host: &Host) -> String {
@@ -60,7 +60,7 @@ fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
     assert_eq!(push(&host, "1.0.0", &pass(1))["new"], true);
     assert_eq!(push(&host, "1.0.0", &pass(1))["new"], false);
     push(&host, "1.1.0", &pass(2));
-    fs::write(host.path("f.wasm"), pass(3)).unwrap();
+    host.write("f.wasm", pass(3));
     let twice = ["function", "push", "f.wasm", "--name", "gate", "--version", "1.1.0"];
     assert!(host.fails(&twice).contains("versions do not change"));
 
@@ -131,7 +131,7 @@ fn a_refused_change_leaves_what_runs() {
         (CHAIN.replace("use", "uses"), "did you mean `use`?"),
         (CHAIN.replace("edge", "edge2"), "port in belongs to chain edge"),
     ] {
-        fs::write(host.path("c.toml"), text).unwrap();
+        host.write("c.toml", text);
         let error = host.fails(&["chain", "apply", "c.toml"]);
         assert!(error.contains(expected), "{error}");
     }
@@ -143,9 +143,8 @@ fn a_refused_change_leaves_what_runs() {
 fn a_chain_file_pushes_the_files_it_names() {
     let host = Host::start(CONFIG);
     fs::create_dir(host.path("sub")).unwrap();
-    fs::write(host.path("sub/gate.wasm"), pass(1)).unwrap();
-    fs::write(host.path("sub/c.toml"), "name = \"edge\"\n[[function]]\npath = \"gate.wasm\"\n")
-        .unwrap();
+    host.write("sub/gate.wasm", pass(1));
+    host.write("sub/c.toml", "name = \"edge\"\n[[function]]\npath = \"gate.wasm\"\n");
     let text = host.ok(&["chain", "apply", "sub/c.toml"]);
     assert!(text.contains("function gate: version 0.1.0 was pushed"), "{text}");
     assert!(text.contains("chain edge was deployed"), "{text}");

@@ -46,7 +46,7 @@ fn a_second_host_is_refused_and_the_first_lives_on() {
     let second = weir(host.directory.path(), &["run"]);
     assert_eq!(second.status, Some(1));
     assert!(second.err.contains("is in use by another host (process "), "{}", second.err);
-    fs::write(host.path("other.toml"), CONFIG.replace("store\"", "other\"")).unwrap();
+    host.write("other.toml", CONFIG.replace("store\"", "other\""));
     let second = weir(host.directory.path(), &["run", "--config", "other.toml"]);
     assert_eq!(second.status, Some(1));
     assert!(second.err.contains("api.sock is in use by another host"), "{}", second.err);
@@ -89,7 +89,7 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     let bare = weir(host.directory.path(), &["--api", &url, "status"]);
     assert_eq!(bare.status, Some(1));
     assert!(bare.err.contains("token"), "{}", bare.err);
-    fs::write(host.path("weir.toml"), token("0123456789abcdef-new")).unwrap();
+    host.write("weir.toml", token("0123456789abcdef-new"));
     host.signal(Signal::HUP);
     host.wait_for("it has read again", |host| host.log().contains("was read again"));
     let status = |token: &str| {
@@ -97,7 +97,7 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     };
     assert_eq!(status("0123456789abcdef-old"), Some(1));
     assert_eq!(status("0123456789abcdef-new"), Some(0));
-    fs::write(host.path("weir.toml"), "nonsense = 1\n").unwrap();
+    host.write("weir.toml", "nonsense = 1\n");
     host.signal(Signal::HUP);
     host.wait_for("it has refused", |host| host.log().contains("unknown key `nonsense`"));
     let status =
