@@ -227,7 +227,6 @@ impl Control {
     }
 
     pub(crate) fn note(&self, chain: &ChainId, message: String) {
-        tracing::warn!(chain = %chain, "{message}");
         self.events.emit(EventKind::Note, Some(&chain.tenant), chain.name.as_str(), message);
     }
 

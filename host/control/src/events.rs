@@ -108,7 +108,12 @@ impl Events {
         message: impl Into<String>,
     ) {
         let (subject, message) = (subject.into(), message.into());
-        tracing::info!(kind = kind.name(), subject, "{message}");
+        match kind {
+            EventKind::Fault | EventKind::RolledBack | EventKind::Note => {
+                tracing::warn!(kind = kind.name(), subject, "{message}");
+            }
+            _ => tracing::info!(kind = kind.name(), subject, "{message}"),
+        }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.0 += 1;
         let event = Event {

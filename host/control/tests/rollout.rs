@@ -222,7 +222,7 @@ async fn what_cannot_be_swapped_is_said() {
     assert_eq!(detail, "there is no function version \"f@9.0.0\"");
     let (_, detail) = host.ask("POST", SWAP, swap("1.0.0")).await.problem(409);
     assert_eq!(detail, "no chain uses function f: there is nothing to swap");
-    for (canary, shadow) in [(0, false), (100, false), (5, true)] {
+    for (canary, shadow) in [(0.0, false), (100.0, false), (5.5, false), (5.0, true)] {
         let body = json!({"to": "1.0.0", "canary": canary, "shadow": shadow});
         let answer = host.ask("POST", SWAP, Some(body)).await;
         assert_eq!(answer.problem(422).0, "invalid");

@@ -130,7 +130,8 @@ impl Run {
         let reader = std::thread::spawn(move || {
             let lines = output.lines().map_while(Result::ok);
             let steps = lines.filter_map(|line| line.parse::<u64>().ok());
-            steps.inspect(|step| drop(done.send(*step))).last()
+            // Whoever waited for steps may have stopped.
+            steps.inspect(|step| _ = done.send(*step)).last()
         });
         for _ in 0..changes {
             is_done.recv_timeout(Duration::from_secs(30)).expect("the child makes changes");

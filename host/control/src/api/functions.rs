@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
 use semver::Version;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use weir_spec::{Invalid, Name, SwapReport, VersionSchema};
 
@@ -163,7 +163,7 @@ pub struct SwapRequest {
     #[schema(value_type = VersionSchema)]
     pub to: Version,
     /// Give it only this share of the flows, in percent, until the swap is asked for again without this.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "percent")]
     #[schema(minimum = 1, maximum = 99)]
     pub canary: Option<u8>,
     /// Show it copies only, and report where its verdicts differ.
@@ -171,19 +171,26 @@ pub struct SwapRequest {
     pub shadow: bool,
 }
 
+/// A percentage; as in JSON Schema, `5.0` is a whole number too.
+fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+    match (1..=99).find(|percent| f64::from(*percent) == number) {
+        Some(percent) => Ok(Some(percent)),
+        None => Err(serde::de::Error::custom(format!(
+            "{number} percent of the flows; allowed are whole numbers from 1 to 99"
+        ))),
+    }
+}
+
 impl SwapRequest {
     fn mode(&self) -> Result<SwapMode, Invalid> {
         match (self.canary, self.shadow) {
             (None, false) => Ok(SwapMode::Full),
-            (Some(percent @ 1..=99), false) => Ok(SwapMode::Canary(percent)),
+            (Some(percent), false) => Ok(SwapMode::Canary(percent)),
             (None, true) => Ok(SwapMode::Shadow),
             (Some(_), true) => {
                 Err(Invalid::at("canary", "`canary` and `shadow` exclude each other")
                     .help("leave one of them out"))
-            }
-            (Some(percent), false) => {
-                Err(Invalid::at("canary", format!("{percent} percent of the flows"))
-                    .help("allowed: 1 to 99"))
             }
         }
     }

@@ -56,8 +56,7 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         }
         None if open => {}
         None => {
-            let detail =
-                "a token is needed: `Authorization: Bearer TOKEN` (`weir --token`, or WEIR_TOKEN)";
+            let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
             return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
         }
     }
