@@ -87,10 +87,12 @@ pub struct NoConfig {}
 /// Reads the configuration of a function.
 pub(crate) fn read_config<F: Function>(json: &str) -> Result<F::Config, String> {
     let json = if json.trim().is_empty() { "{}" } else { json };
-    serde_json::from_str(json).map_err(|error| {
+    let mut reader = serde_json::Deserializer::from_str(json);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
         // The operator wrote TOML and never saw the JSON: its lines and columns mean nothing.
-        let text = error.to_string();
+        let text = error.into_inner().to_string();
         let text = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-        format!("configuration: {text}")
+        if path == "." { format!("configuration: {text}") } else { format!("{path}: {text}") }
     })
 }
