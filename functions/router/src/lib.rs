@@ -246,7 +246,7 @@ impl Router {
 
     /// Whether this is the solicited-node address of one of ours (RFC 4291, section 2.7.1).
     fn is_solicited(&self, destination: u128) -> bool {
-        destination >> 24 == 0xff02_0000_0000_0000_0000_0001_ff
+        destination >> 24 == 0x00ff_0200_0000_0000_0000_0000_01ff
             && self.routes.addresses.iter().any(|address| match address.ip {
                 IpAddr::V6(ip) => (u128::from(ip) ^ destination) & 0xff_ffff == 0,
                 IpAddr::V4(_) => false,
