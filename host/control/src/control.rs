@@ -20,7 +20,8 @@ use crate::events::{EventKind, Events};
 use crate::rollout::Watch;
 use crate::store::{ChainId, FunctionId, Store};
 
-/// See the module. All methods block; none may be called from an asynchronous task.
+/// See the module. What changes something blocks, and must not be called from an
+/// asynchronous task; what only looks at the store does not.
 pub struct Control {
     pub(crate) store: Store,
     pub(crate) engine: Arc<dyn Engine>,

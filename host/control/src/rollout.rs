@@ -25,7 +25,7 @@ use crate::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, no_function};
-use crate::store::{FunctionId, State, Trial};
+use crate::store::{FunctionId, Running, State, Trial};
 use crate::time;
 
 /// How a new version comes in.
@@ -125,7 +125,8 @@ impl Control {
             });
         }
         let places = places(&state, id);
-        let Some(from) = places.first().map(|place| place.running.clone()) else {
+        let other = places.iter().find(|place| place.running != *to);
+        let Some(from) = other.or(places.first()).map(|place| place.running.clone()) else {
             return Err(ControlError::Conflict(format!(
                 "no chain uses function {}: there is nothing to swap",
                 id.name
@@ -144,6 +145,7 @@ impl Control {
             (None, _) => {}
         }
         match mode {
+            SwapMode::Full if other.is_none() => Ok(Tally::new(from, to.clone()).report),
             SwapMode::Full => {
                 let published = self.swap_places(&state, &places, |_| Some(to), None)?;
                 self.swapped(id, from, to, &places, &published)
@@ -162,13 +164,15 @@ impl Control {
     pub fn rollback(&self, id: &FunctionId) -> Result<SwapReport, ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
-        self.roll_back(id, "it was rolled back", None)
+        self.roll_back(id, None, "it was rolled back", None)
     }
 
+    /// Goes back from this version, or else from the one on trial, or from the newest that can be gone back from.
     /// `already`: the chain that went back by itself. The tenant's turn is taken.
     fn roll_back(
         &self,
         id: &FunctionId,
+        version: Option<&Version>,
         why: &str,
         already: Option<&ChainId>,
     ) -> Result<SwapReport, ControlError> {
@@ -178,7 +182,8 @@ impl Control {
         let Some(first) = places.first() else {
             return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
         };
-        if let Some(trial) = &record.trial {
+        let trial = record.trial.as_ref();
+        if let Some(trial) = trial.filter(|trial| version.is_none_or(|v| trial.version == *v)) {
             let mut report = Tally::new(trial.version.clone(), first.running.clone()).report;
             self.end_trials(&state, &places);
             report.chains = places.iter().map(|place| place.chain.name.clone()).collect();
@@ -194,27 +199,33 @@ impl Control {
             self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
             return Ok(report);
         }
-        let Some(to) = places.iter().find_map(|place| place.previous.clone()) else {
+        let can = |place: &&Place| {
+            place.previous.is_some() && version.is_none_or(|version| place.running == *version)
+        };
+        let newest = places.iter().filter(can).max_by_key(|place| &place.running);
+        let Some((from, to)) = newest.and_then(|p| Some((&p.running, p.previous.as_ref()?))) else {
             return Err(ControlError::Conflict(format!(
                 "function {} has no version before {} to go back to",
                 id.name, first.running
             )));
         };
-        let from =
-            places.iter().find(|p| p.previous.is_some()).map_or(&first.running, |p| &p.running);
-        let back =
-            |place: &Place| record.versions.get_key_value(place.previous.as_ref()?).map(|(v, _)| v);
+        // Only places where that version runs.
+        let back = |place: &Place| {
+            let previous = place.previous.as_ref().filter(|_| place.running == *from)?;
+            record.versions.get_key_value(previous).map(|(version, _)| version)
+        };
         let published = self.swap_places(&state, &places, back, already)?;
         let mut tally = Tally::new(from.clone(), to.clone());
         published.iter().for_each(|(index, published)| tally.add(&places[*index].chain, published));
         self.stop_watching(id);
         let stored = self.store.change(|state| {
             for place in &places {
-                let Some(chain) = state.chains.get_mut(&place.chain) else { continue };
+                let (Some(chain), Some(to)) = (state.chains.get_mut(&place.chain), back(place))
+                else {
+                    continue;
+                };
                 let running = &mut Arc::make_mut(chain).running[place.index];
-                if let Some(previous) = running.previous.take() {
-                    running.version = previous;
-                }
+                *running = Running { version: to.clone(), previous: None };
                 pin(state, place);
             }
             withdraw(state, id, from, why);
@@ -481,7 +492,7 @@ impl Control {
         if !(canary || went_back || on_watch) {
             return;
         }
-        if let Err(error) = self.roll_back(&id, why, already) {
+        if let Err(error) = self.roll_back(&id, version, why, already) {
             self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
         }
     }
@@ -498,11 +509,11 @@ fn pin(state: &mut State, place: &Place) {
     }
 }
 
-/// Ends a function's trial, and takes a version out of the running for the newest.
+/// Takes a version out of the running for the newest, and out of trial.
 fn withdraw(state: &mut State, id: &FunctionId, version: &Version, why: &str) {
     let Some(function) = state.functions.get_mut(id) else { return };
     let function = Arc::make_mut(function);
-    function.trial = None;
+    function.trial = function.trial.take().filter(|trial| trial.version != *version);
     if let Some(version) = function.versions.get_mut(version) {
         version.withdrawn = Some(why.to_owned());
     }

@@ -53,6 +53,38 @@ async fn a_swap_reaches_all_chains_and_reports_the_largest_pause() {
 }
 
 #[tokio::test]
+async fn a_swap_to_what_runs_does_nothing_and_watches_nothing() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.ask("POST", ROLLBACK, None).await;
+    host.engine.calls();
+    let report = host.ask("POST", SWAP, Some(json!({"to": "1.0.0"}))).await.json();
+    assert_eq!((&report["from"], &report["chains"]), (&json!("1.0.0"), &json!([])));
+    let now = host.last_event();
+    host.engine.emit(fault("a", "1.0.0"));
+    host.wait_for("fault", now);
+    host.engine.emit(EngineEvent::Note { chain: chain("a"), message: "after".into() });
+    host.wait_for("note", now);
+    assert!(host.engine.calls().is_empty());
+}
+
+#[tokio::test]
+async fn only_the_version_that_is_rolled_back_from_goes() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.push("/v1/functions/f/versions?version=3.0.0", "3").await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    let newer = json!({"name": "b", "function": [{"use": "f", "version": "3.0.0"}]});
+    host.ask("PUT", "/v1/chains/b", Some(newer)).await;
+    assert_eq!(host.running().await, ["a=2.0.0", "b=3.0.0"]);
+    host.ask("POST", ROLLBACK, None).await;
+    assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
+    host.ask("POST", ROLLBACK, None).await;
+    assert_eq!(host.running().await, ["a=1.0.0", "b=2.0.0"]);
+}
+
+#[tokio::test]
 async fn when_one_chain_refuses_all_stay_as_they_were() {
     let host = Host::new();
     host.with_chains(&["a", "b", "c"]).await;

@@ -3,12 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use common::Host;
 use semver::Version;
+use serde_json::json;
 use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
 use weir_spec::{CheckReport, Name};
 
@@ -133,4 +137,48 @@ fn when_there_is_room_again_it_goes_on() {
     }
     drop(store);
     assert_eq!(versions(&Store::open(&directory).unwrap()), [1]);
+}
+
+/// Over the API: 507, and the data plane is put back to what the store says.
+#[tokio::test]
+async fn the_data_plane_is_put_back_when_nothing_can_be_written() {
+    let disk = Disk::new("16m");
+    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), common::CONFIG);
+    host.with_chains(&["a", "b"]).await;
+    disk.fill(4096);
+    let (code, detail) = host.push("/v1/functions/g/versions", "g").await.problem(507);
+    assert_eq!(code, "store-full");
+    assert!(detail.contains("nothing was changed. Make room and try again"), "{detail}");
+    host.engine.calls();
+
+    let swap = || host.ask("POST", "/v1/functions/f/swap", Some(json!({"to": "2.0.0"})));
+    assert_eq!(swap().await.problem(507).0, "store-full");
+    let expected = [
+        "swap default/a f@2.0.0",
+        "swap default/b f@2.0.0",
+        "swap default/a f@1.0.0",
+        "swap default/b f@1.0.0",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    let canary = json!({"to": "2.0.0", "canary": 5});
+    host.ask("POST", "/v1/functions/f/swap", Some(canary)).await.problem(507);
+    assert_eq!(host.engine.calls()[2..], ["end_trial default/a f", "end_trial default/b f"]);
+
+    let apply = |name: &str| {
+        let chain = json!({"name": name, "function": [{"use": "f", "version": "2.0.0"}]});
+        let path = format!("/v1/chains/{name}");
+        let host = &host;
+        async move { host.ask("PUT", &path, Some(chain)).await }
+    };
+    apply("new").await.problem(507);
+    assert_eq!(host.engine.calls(), ["deploy default/new f@2.0.0", "undeploy default/new"]);
+    apply("a").await.problem(507);
+    assert_eq!(host.engine.calls(), ["deploy default/a f@2.0.0", "deploy default/a f@1.0.0"]);
+    host.ask("DELETE", "/v1/chains/a", None).await.problem(507);
+    assert_eq!(host.engine.calls(), ["undeploy default/a", "deploy default/a f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+
+    disk.empty();
+    assert_eq!(swap().await.status, 200);
+    assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
 }
