@@ -40,7 +40,8 @@ impl Function for Probe {
         let mut region = setup.region();
         info!("place {} of {:?}, kept {}", setup.position, setup.functions, region.kept());
         if config.refuse {
-            return Err(format!("as asked; {}", setup.port("nowhere").unwrap_err()));
+            let port = setup.port("nowhere").map_or_else(|error| error, |port| port.to_string());
+            return Err(format!("as asked; {port}"));
         }
         Ok(Self {
             hasher: Hasher::new(setup.seed),
