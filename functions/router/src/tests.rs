@@ -1,8 +1,12 @@
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use weir_sdk::testing::{Frame, Harness, Outcome};
+use weir_sdk::checksum;
+use weir_sdk::testing::{Frame, Harness, Options, Outcome};
 
 use super::*;
+use crate::icmp::BURST as ERRORS_BURST;
+
+const SECOND: u64 = 1_000_000_000;
 
 const CONFIG: &str = r#"{
   "addresses": [
@@ -172,6 +176,25 @@ fn its_own_addresses_answer() {
     assert_eq!((answer[54], ip.header().hop_limit(), ip.header().destination_addr()), (136, 255, from));
 }
 
+/// Somebody is about to take our address (RFC 4862, section 5.4): all are told that it is taken.
+#[test]
+fn addresses_are_defended() {
+    let mut router = router();
+    let target: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let to: std::net::Ipv6Addr = "ff02::1:ff00:1".parse().unwrap();
+    let mut probe = Vec::new();
+    let step = PacketBuilder::ethernet2([4; 6], [0x33; 6]).ipv6([0; 16], to.octets(), 255);
+    step.icmpv6_raw(135, 0, [0; 4]).write(&mut probe, &target.octets()).unwrap();
+    assert_eq!(router.run(probe.clone()).verdict, Verdict::Drop(reason::ANSWERED));
+    let answer = router.sent().remove(0).bytes;
+    assert_eq!(answer[..6], [0x33, 0x33, 0, 0, 0, 1]);
+    assert_eq!((answer[54], answer[58]), (136, 0xa0), "not solicited");
+    assert_eq!(answer[38..54], "ff02::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    probe[21] = 254;
+    assert_eq!(router.run(probe.clone()).verdict, Verdict::Drop(reason::MALFORMED), "forwarded");
+    assert!(router.sent().is_empty());
+}
+
 #[test]
 fn what_must_not_be_forwarded_is_not() {
     let mut router = router();
@@ -187,40 +210,152 @@ fn what_must_not_be_forwarded_is_not() {
     assert_eq!(router.run(udp6("ff02::5", 9, 20)).verdict, Verdict::Drop(reason::MARTIAN));
 }
 
+/// 100,000 IPv4 and 50,000 IPv6 prefixes.
 #[test]
-fn a_full_table_is_configured_quickly_and_right() {
+fn a_full_table_is_compiled_and_right() {
     let mut table = Vec::new();
     let mut random = 1u64;
-    for _ in 0..100_000 {
+    let mut next = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let length = 12 + (random >> 60);
-        let address = (random >> 20) as u32 & (u32::MAX << (32 - length));
-        table.push(format!("[\"{}/{length}\",\"up\"]", std::net::Ipv4Addr::from(address)));
+        random >> 16
+    };
+    for n in 0..150_000 {
+        let length = 12 + next() % 13;
+        let prefix = if n % 3 < 2 {
+            let address = (next() as u32) & (u32::MAX << (32 - length));
+            format!("{}/{length}", std::net::Ipv4Addr::from(address))
+        } else {
+            let address = u128::from(next() << 16 | next()) << 64 & (u128::MAX << (104 - length));
+            format!("{}/{}", std::net::Ipv6Addr::from(address), 24 + length)
+        };
+        table.push(format!("[\"{prefix}\",\"up\"]"));
     }
-    let config = CONFIG.replace(r#"["198.51.0.0/16", "up"]"#, &format!("{},[\"198.51.0.0/16\",\"up\"]", table.join(",")));
+    let config = CONFIG.replace("\"table\": [", &format!("\"table\": [{},", table.join(",")));
     let mut router = Harness::<Router>::new(config).unwrap();
     assert_eq!(router.run(udp([198, 51, 100, 7], 2, 20)).verdict, Verdict::Next);
+    assert_eq!(router.run(udp6("2001:db8:1::1", 64, 20)).verdict, Verdict::Forward(1));
+}
+
+#[test]
+fn neighbours_give_hops_their_mac_and_port() {
+    let mut router = Harness::<Router>::new(r#"{
+        "addresses": [{"ip": "10.0.0.1", "mac": "02:00:00:00:00:01", "port": "a"},
+                      {"ip": "192.0.2.1", "mac": "02:00:00:00:00:02", "port": "b"}],
+        "neighbours": [{"ip": "192.0.2.9", "mac": "02:00:00:00:00:99", "port": "b"}],
+        "routes": [{"prefix": "198.51.0.0/16", "next-hop": "192.0.2.9"},
+                   {"prefix": "203.0.113.0/24", "via": "192.0.2.9", "port": "a", "mac": "02:00:00:00:00:77"},
+                   {"prefix": "192.0.2.0/24", "port": "b", "mac": "02:00:00:00:00:66"}]}"#)
+    .unwrap();
+    for (to, port, macs) in [
+        ([198, 51, 7, 7], 1, [2, 0, 0, 0, 0, 0x99, 2, 0, 0, 0, 0, 2]),
+        ([192, 0, 2, 9], 1, [2, 0, 0, 0, 0, 0x99, 2, 0, 0, 0, 0, 2]),
+        ([192, 0, 2, 8], 1, [2, 0, 0, 0, 0, 0x66, 2, 0, 0, 0, 0, 2]),
+        ([203, 0, 113, 7], 0, [2, 0, 0, 0, 0, 0x77, 2, 0, 0, 0, 0, 1]),
+    ] {
+        let out = router.run(udp(to, 9, 20));
+        assert_eq!((out.verdict, &out.bytes[..12]), (Verdict::Forward(port), &macs[..]), "{to:?}");
+    }
+    assert_eq!(router.run(udp([192, 0, 2, 1], 9, 20)).verdict, Verdict::ToKernel);
+}
+
+#[test]
+fn tags_stay_and_lead_errors_back() {
+    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0, 0, 42], &frame[12..]].concat();
+    let mut router = router();
+    let forwarded = router.run(tagged(udp([198, 51, 7, 7], 64, 20)));
+    assert_eq!((forwarded.verdict, &forwarded.bytes[12..18]), (Verdict::Forward(1), &[0x81, 0, 0, 42, 8, 0][..]));
+    assert_eq!(checked_ttl(&forwarded.bytes), 63);
+    let expired = tagged(udp([198, 51, 7, 7], 1, 20));
+    assert_eq!(router.run(expired.clone()).verdict, Verdict::Drop(reason::EXPIRED));
+    let told = router.sent().remove(0).bytes;
+    assert_eq!((&told[..6], &told[12..16]), (&expired[6..12], &expired[12..16]));
+    assert_eq!(checked_ttl(&told), 64);
+    let packet = SlicedPacket::from_ethernet(&told).unwrap();
+    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
+    assert_eq!((icmp.icmp_type().calc_checksum(icmp.payload()), icmp.payload()), (icmp.checksum(), &expired[18..]));
+}
+
+#[test]
+fn nobody_is_told_about_what_many_got_or_a_function_made() {
+    let mut router = router();
+    let mut broadcast = udp([8, 8, 8, 8], 9, 20);
+    broadcast[..6].fill(0xff);
+    assert_eq!(router.run(broadcast).verdict, Verdict::Drop(reason::MARTIAN));
+    let mut later = udp([8, 8, 8, 8], 9, 20);
+    later[21] = 7;
+    later[24..26].fill(0);
+    let sum = checksum::internet(&later[14..34]);
+    later[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(router.run(later).verdict, Verdict::Drop(reason::NO_ROUTE));
+    let made = Frame::new(udp([8, 8, 8, 8], 9, 20)).made();
+    assert_eq!(router.run(made).verdict, Verdict::Drop(reason::NO_ROUTE));
+    assert!(router.sent().is_empty());
+    router.run(udp([8, 8, 8, 8], 9, 20));
+    assert_eq!(router.sent().len(), 1);
 }
 
 #[test]
 fn mistakes_are_named() {
     let refused = |from: &str, to: &str| Harness::<Router>::new(CONFIG.replacen(from, to, 1)).unwrap_err();
-    assert!(refused("198.51.0.0/16", "198.51.0.0/33").contains("table[0]: \"198.51.0.0/33\": the length is above 32"));
-    assert!(refused("\"core\"]", "\"nowhere\"]").contains("there is no hop \"nowhere\""));
-    assert!(refused("\"port\": \"b\", \"mtu\"", "\"port\": \"z\", \"mtu\"").contains("hops.up"));
-    assert!(refused("02:00:00:00:00:99", "02:00").contains("hops.up: \"02:00\" is no MAC"));
+    for (from, to, error) in [
+        ("198.51.0.0/16", "198.51.0.0/33", "table[0]: \"198.51.0.0/33\": the length is above 32"),
+        ("198.51.0.0/16", "198.51.0.0/15", "table[0]: \"198.51.0.0/15\": the address has bits set behind the first 15"),
+        ("\"core\"]", "\"nowhere\"]", "there is no hop \"nowhere\""),
+        ("\"port\": \"b\", \"mtu\"", "\"port\": \"z\", \"mtu\"", "hops.up: port: no port is named `z`"),
+        ("02:00:00:00:00:99", "02:00", "hops.up: \"02:00\" is no MAC"),
+        ("1500", "67", "hops.up: mtu: 67; allowed are 68"),
+        ("1500", "1279", "table[2]: the hop's mtu is 1279; IPv6 needs 1280"),
+        ("\"mac\": \"02:00:00:00:00:98\", ", "", "hops.core: mac: needed"),
+        ("\"mac\": \"02:00:00:00:00:98\"", "\"via\": \"10.0.0.9\"", "hops.core: via: 10.0.0.9 is not among neighbours"),
+    ] {
+        let text = refused(from, to);
+        assert!(text.contains(error), "{text}");
+    }
+}
+
+/// What leaves is right whatever came in: forwarded packets differ from theirs by MACs, TTL and checksum only.
+fn check(router: &mut Harness<Router>, frame: &[u8]) {
+    let Outcome { verdict, bytes } = router.run(Frame::new(frame));
+    router.sent();
+    if matches!(verdict, Verdict::Forward(_) | Verdict::Next) {
+        let l3 = 14 + 4 * usize::from(frame[12] == 0x81);
+        let mut expected = frame.to_vec();
+        if expected[l3] >> 4 == 4 {
+            expected[l3 + 8] -= 1;
+            let end = l3 + usize::from(expected[l3] & 0xf) * 4;
+            expected[l3 + 10..l3 + 12].fill(0);
+            let sum = checksum::internet(&expected[l3..end]);
+            expected[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            expected[l3 + 7] -= 1;
+        }
+        assert_eq!(bytes[12..], expected[12..]);
+    }
 }
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), kind in 0usize..3) {
-        let mut router = router();
-        let mut frame = [udp([198, 51, 7, 7], 9, 40), udp6("2001:db8::1", 9, 40), vec![0; 80]][kind].clone();
-        let n = bytes.len().min(frame.len() - 14);
-        for (at, byte) in frame[14..14 + n].iter_mut().zip(&bytes) {
+    fn no_bytes_panic(
+        bytes in prop::collection::vec(any::<u8>(), 1..100), at in 12usize..60, kind in 0usize..4, mend: bool,
+    ) {
+        thread_local!(static ROUTER: std::cell::RefCell<Harness<Router>> = std::cell::RefCell::new(
+            Harness::with(Options { rooms: 8, ..Options::default() }, CONFIG).unwrap()));
+        let tagged = udp([10, 0, 0, 1], 9, 40);
+        let tagged = [&tagged[..12], &[0x81, 0, 0, 42], &tagged[12..]].concat();
+        let frames = [udp([198, 51, 7, 7], 9, 40), udp6("2001:db8::7", 9, 40), vec![0; 80], tagged];
+        let mut frame = frames[kind].clone();
+        for (at, byte) in frame[at..].iter_mut().zip(&bytes) {
             *at ^= byte & bytes[0];
         }
-        router.run(Frame::new(frame));
-        router.run(Frame::new(bytes));
+        let ends = 14 + usize::from(frame[14] & 0xf) * 4;
+        if mend && frame[12..14] == [8, 0] && (34..=frame.len()).contains(&ends) {
+            frame[24..26].fill(0);
+            let sum = checksum::internet(&frame[14..ends]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        ROUTER.with_borrow_mut(|router| {
+            check(router, &frame);
+            check(router, &bytes);
+        });
     }
 }
