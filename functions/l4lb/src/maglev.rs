@@ -29,15 +29,16 @@ pub(crate) fn populate(backends: &[Preference], size: usize) -> Vec<u16> {
         return Vec::new();
     }
     let mut table = vec![FREE; size];
-    let mut next = vec![0usize; backends.len()];
+    // Sums and not products: those would not fit into Wasm's 32 bits.
+    let mut next: Vec<usize> = backends.iter().map(|backend| backend.offset).collect();
     let mut filled = 0;
     loop {
         for (place, backend) in backends.iter().enumerate() {
             for _ in 0..backend.weight {
                 // Each visits every entry, because the size is prime.
                 let entry = loop {
-                    let entry = (backend.offset + next[place] * backend.skip) % size;
-                    next[place] += 1;
+                    let entry = next[place];
+                    next[place] = (entry + backend.skip) % size;
                     if table[entry] == FREE {
                         break entry;
                     }
