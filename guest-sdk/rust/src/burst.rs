@@ -3,6 +3,7 @@
 //! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its room.
 //! Must not know: protocols. Layout: `wit/window.md`.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -15,6 +16,13 @@ use weir_layout::{
 
 use crate::host::{self, Refusal};
 use crate::{Verdict, window::Window};
+
+thread_local! {
+    /// Bursts that are over.
+    static BURSTS: Cell<u64> = const { Cell::new(0) };
+    /// Packets of the burst under way that were held: their places, and whether they still are to be.
+    static HELD: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The packets that came at once, 1 to 256 of them.
 pub struct Burst {
@@ -36,10 +44,23 @@ impl Burst {
     ///
     /// # Safety
     /// As [`Burst::new`].
-    #[cfg(target_arch = "wasm32")]
     #[inline]
     pub(crate) unsafe fn set_len(&mut self, len: usize) {
         self.len = len.min(BURST_MAX);
+    }
+
+    /// The function has decided. What it holds stays held, whatever verdict it set afterwards: from
+    /// now on the packets' bytes are reached through [`Buffer`]s.
+    #[inline]
+    pub(crate) fn finish(&mut self) {
+        BURSTS.set(BURSTS.get() + 1);
+        HELD.with_borrow_mut(|held| {
+            for (index, wanted) in held.drain(..) {
+                let verdict = if wanted { Verdict::Hold } else { Verdict::Drop(0) };
+                write_verdict(self.window.base(), index, verdict);
+            }
+        });
+        host::after_burst(self.now());
     }
 
     /// Packets in it.
@@ -311,11 +332,19 @@ impl<'a> Packet<'a> {
         (self.descriptor.offset & (self.window.room_bytes() - 1)) as usize
     }
 
-    /// Keeps it beyond the burst.
-    #[must_use = "a held packet that is dropped during its burst is never freed"]
-    pub fn hold(mut self) -> Buffer {
-        self.set_verdict(Verdict::Hold);
-        Buffer { window: self.window.clone(), descriptor: self.descriptor, owned: true }
+    /// Keeps it beyond the burst; verdicts that are set afterwards do not count.
+    ///
+    /// # Panics
+    /// When it is held already.
+    #[must_use = "a held packet that is dropped is freed"]
+    pub fn hold(self) -> Buffer {
+        HELD.with_borrow_mut(|held| {
+            let again = held.iter().any(|(index, _)| *index == self.index);
+            assert!(!again, "packet {} is held already", self.index);
+            held.push((self.index, true));
+        });
+        let kept = Kept::Since { burst: BURSTS.get(), index: self.index };
+        Buffer { window: self.window.clone(), descriptor: self.descriptor, kept }
     }
 
     #[inline]
@@ -348,12 +377,32 @@ impl fmt::Debug for Packet<'_> {
 
 /// A packet that the function owns: held, or allocated. Dropping it frees it.
 ///
-/// One that was held belongs to the function only after its burst: keep it until then.
+/// One that was held belongs to the function only when its burst is over: keep it until then.
 pub struct Buffer {
     window: Window,
     descriptor: Descriptor,
-    /// The host still counts it as the function's.
-    owned: bool,
+    kept: Kept,
+}
+
+/// What the host thinks of a buffer.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    /// It is the function's.
+    Owned,
+    /// It was a packet of this burst, at this place, and is the function's when that is over.
+    Since { burst: u64, index: usize },
+    /// It is not the function's any more.
+    Released,
+}
+
+impl Kept {
+    /// The place in the burst that is still under way, if it was held just now.
+    fn in_burst(self) -> Option<usize> {
+        match self {
+            Self::Since { burst, index } if burst == BURSTS.get() => Some(index),
+            _ => None,
+        }
+    }
 }
 
 impl Buffer {
@@ -362,51 +411,70 @@ impl Buffer {
     /// # Safety
     /// This side must own it, and no other handle to it may exist.
     pub(crate) unsafe fn new(window: Window, offset: u32, length: u32) -> Self {
-        Self { window, descriptor: Descriptor { offset, length }, owned: true }
+        Self { window, descriptor: Descriptor { offset, length }, kept: Kept::Owned }
     }
 
     /// Its bytes.
+    ///
+    /// # Panics
+    /// When it was held in the burst that is still under way.
     #[must_use]
     pub fn data(&self) -> &[u8] {
+        let (start, len) = self.bytes();
         // SAFETY: the host gave these bytes to this side, whose only handle this is.
-        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.descriptor.length as usize) }
+        unsafe { slice::from_raw_parts(start.as_ptr(), len) }
     }
 
     /// Its bytes, to be changed; takes `access = "read-write"`.
+    ///
+    /// # Panics
+    /// As [`Buffer::data`].
     #[must_use]
     pub fn data_mut(&mut self) -> &mut [u8] {
+        let (start, len) = self.bytes();
         // SAFETY: as for `data`, and borrowed mutably.
-        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.descriptor.length as usize) }
+        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
     /// Lets go of it: `Next` continues with the following function, `Reply`, `Forward`, `ToKernel`,
     /// `Jump` and `Drop` mean what they mean for packets of a burst.
     ///
     /// # Errors
-    /// Why the host refused; the packet is freed then.
+    /// Why the host refused, [`Refusal::NotOwned`] when it was held in the burst that is still under
+    /// way; the packet is freed then.
     pub fn send(mut self, verdict: Verdict) -> Result<(), Refusal> {
+        if self.kept.in_burst().is_some() {
+            return Err(Refusal::NotOwned);
+        }
         host::release(self.descriptor, verdict)?;
-        self.owned = false;
+        self.kept = Kept::Released;
         Ok(())
     }
 
-    fn start(&self) -> NonNull<u8> {
+    fn bytes(&self) -> (NonNull<u8>, usize) {
+        let early = self.kept.in_burst().is_some();
+        assert!(!early, "a held packet is the function's when its burst is over, not before");
         // SAFETY: descriptors name bytes within the window.
-        unsafe { self.window.base().add(self.descriptor.offset as usize) }
+        let start = unsafe { self.window.base().add(self.descriptor.offset as usize) };
+        (start, self.descriptor.length as usize)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.owned {
+        match (self.kept, self.kept.in_burst()) {
+            (Kept::Released, _) => {}
+            (_, Some(index)) => HELD.with_borrow_mut(|held| {
+                held.iter_mut().filter(|entry| entry.0 == index).for_each(|entry| entry.1 = false);
+            }),
             // Refused only if the host does not know the buffer; then there is nothing to free.
-            let _ = host::release(self.descriptor, Verdict::Drop(0));
+            _ => _ = host::release(self.descriptor, Verdict::Drop(0)),
         }
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("data", &self.data()).finish()
+        f.debug_struct("Buffer").field("descriptor", &self.descriptor).finish_non_exhaustive()
     }
 }

@@ -42,12 +42,11 @@ impl Chunk {
         Self { start, len, _owner: Some(Rc::new(Allocation { start, layout })) }
     }
 
-    /// Memory that is never freed.
+    /// Memory that somebody else frees, or nobody.
     ///
     /// # Safety
-    /// `len` bytes from `start` must be initialised, writable (or stores trap), and used by nobody else for as long as the
-    /// program runs.
-    #[cfg(target_arch = "wasm32")]
+    /// `len` bytes from `start` must be initialised, writable (or stores trap), and stay where they are
+    /// for as long as the chunk or a part of it is in use.
     pub(crate) unsafe fn permanent(start: NonNull<u8>, len: usize) -> Self {
         Self { start, len, _owner: None }
     }

@@ -32,9 +32,11 @@
 
 mod harness;
 pub(crate) mod host;
+mod native;
 
 pub use harness::{Frame, Harness, Options, Outcome};
 pub use host::Sent;
+pub use native::Native;
 
 #[cfg(test)]
 mod tests;

@@ -76,7 +76,7 @@ impl<F: Function> Instance<F> {
         // SAFETY: the host has put so many packets there.
         unsafe { live.burst.set_len(count as usize) };
         live.function.process(&mut live.burst);
-        host::after_burst(live.burst.now());
+        live.burst.finish();
     }
 
     pub fn tick(&self, now: u64) {

@@ -55,6 +55,20 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// What the function is told.
+    pub(super) fn setup(&self, state: Option<Chunk>, kept: bool) -> Setup {
+        Setup {
+            room_bytes: self.room_bytes,
+            seed: self.seed,
+            state: state.map(|memory| StateRegion::attached(memory, kept)),
+            ports: self.ports.clone(),
+            functions: self.functions.clone(),
+            position: self.position,
+        }
+    }
+}
+
 /// A packet to be given to the function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
@@ -249,7 +263,7 @@ impl<F: Function> Harness<F> {
             // SAFETY: `load` wrote the descriptors, each of its own room; `Packet` keeps them valid.
             let mut burst = unsafe { Burst::new(window, len) };
             function.process(&mut burst);
-            host::after_burst(now);
+            burst.finish();
         });
     }
 
@@ -414,14 +428,7 @@ impl<F: Function> Harness<F> {
     }
 
     fn instance(&mut self, config: &str, kept: bool) -> Result<F, String> {
-        let setup = Setup {
-            room_bytes: self.options.room_bytes,
-            seed: self.options.seed,
-            state: self.state.clone().map(|memory| StateRegion::attached(memory, kept)),
-            ports: self.options.ports.clone(),
-            functions: self.options.functions.clone(),
-            position: self.options.position,
-        };
+        let setup = self.options.setup(self.state.clone(), kept);
         test_host::exchange(&mut self.host);
         host::exchange(&self.parked);
         let instance = read_config::<F>(config).and_then(|config| F::configure(setup, config));

@@ -3,8 +3,11 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Frame, Harness, Options, Sent};
+use weir_layout::{BURST_AREA, DESCRIPTORS, METADATA, VERDICTS, WASM_PAGE};
+
+use super::{Frame, Harness, Native, Options, Sent};
 use crate::host::{Level, Refusal};
+use crate::memory::Chunk;
 use crate::prelude::*;
 
 /// Does what the first byte of a packet says.
@@ -154,6 +157,84 @@ fn held_packets_are_sent_or_freed() {
     assert_eq!((harness.held(), harness.free_rooms()), (1, rooms - 1));
     harness.enter(|puppet| puppet.held.clear());
     assert_eq!((harness.held(), harness.free_rooms()), (0, rooms));
+}
+
+/// Tries what its packet names with a packet that it just held.
+struct Hasty(Option<Buffer>);
+
+impl Function for Hasty {
+    type Config = NoConfig;
+
+    fn configure(_: Setup, _: NoConfig) -> Result<Self, String> {
+        Ok(Self(None))
+    }
+
+    fn process(&mut self, burst: &mut Burst) {
+        let command = burst.data(0)[0];
+        let mut held = burst.packet(0).hold();
+        match command {
+            b'd' => drop(held),
+            b's' => assert_eq!(held.send(Verdict::Next), Err(Refusal::NotOwned)),
+            b'w' => held.data_mut().fill(0),
+            b'h' => self.0 = Some(burst.packet(0).hold()),
+            b'v' => {
+                burst.packet(0).data_mut()[0] = b'V';
+                burst.set_verdict(0, Verdict::Next);
+                self.0 = Some(held);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_is_held_is_the_functions_only_after_its_burst() {
+    let mut harness = Harness::<Hasty>::new("{}").unwrap();
+    let rooms = harness.free_rooms();
+    assert_eq!(harness.run(b"drop").verdict, Verdict::Drop(0));
+    assert_eq!(harness.run(b"send").verdict, Verdict::Drop(0));
+    assert_eq!((harness.held(), harness.free_rooms()), (0, rooms));
+    assert_eq!(harness.run(b"verdict").verdict, Verdict::Hold, "it holds a handle");
+    assert_eq!(harness.function().0.as_ref().unwrap().data(), b"Verdict");
+    harness.enter(|hasty| hasty.0 = None);
+    assert_eq!((harness.held(), harness.free_rooms()), (0, rooms));
+}
+
+#[test]
+#[should_panic(expected = "not before")]
+fn what_is_held_cannot_be_written_in_its_burst() {
+    Harness::<Hasty>::new("{}").unwrap().run(b"write");
+}
+
+#[test]
+#[should_panic(expected = "packet 0 is held already")]
+fn what_is_held_cannot_be_held_again() {
+    Harness::<Hasty>::new("{}").unwrap().run(b"hold");
+}
+
+#[test]
+fn a_window_may_be_somebody_elses() {
+    let memory = Chunk::zeroed(2 * WASM_PAGE);
+    let offset = BURST_AREA as u32 + 128;
+    memory.write(DESCRIPTORS, &(4_u64 << 32 | u64::from(offset)).to_ne_bytes());
+    memory.write(DESCRIPTORS + 8, &(1_u64 << 32 | u64::from(offset + 2048)).to_ne_bytes());
+    memory.write(METADATA + 8, &1_u64.to_ne_bytes());
+    memory.write(offset as usize, b"puppet");
+    memory.write(offset as usize + 2048, b"m");
+    let options =
+        Options { ports: ["a", "b", "c"].map(String::from).to_vec(), ..Options::default() };
+    // SAFETY: the memory outlives the function and only this thread has it; the descriptors written
+    // above name two rooms of 2,048 bytes.
+    let puppet =
+        unsafe { Native::<Puppet>::new(memory.start(), memory.len(), &options, json!({})) };
+    let mut puppet = puppet.unwrap();
+    puppet.process(2);
+    assert_eq!(memory.read_u32(DESCRIPTORS), offset - 4);
+    assert_eq!(memory.read_u32(DESCRIPTORS + 4), 8);
+    assert_eq!(memory.read_u32(VERDICTS + 4), Verdict::Forward(2).encode());
+    puppet.process(1);
+    assert_eq!(memory.read_u32(DESCRIPTORS + 4), 8, "it begins with an `h` now, and is held");
+    assert_eq!(memory.read_u32(VERDICTS), Verdict::Hold.encode());
 }
 
 #[test]
