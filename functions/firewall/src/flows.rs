@@ -1,0 +1,145 @@
+//! Known flows of one version of IP, in the state region.
+
+use weir_sdk::parse::protocol;
+use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::track::{Clock, Life, Side, Stage, Step, midway, opens, plain, sane};
+
+/// Slots looked at by each sweep.
+const SWEEP: usize = 16;
+
+/// What is remembered of a flow; the key is the same for both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Entry {
+    deadline: u32,
+    stage: u8,
+    marks: u8,
+    /// 1 when the originator is the key's second end.
+    swapped: u8,
+    spare: u8,
+}
+
+/// A packet as far as flows are concerned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight<K> {
+    pub(crate) key: K,
+    pub(crate) hash: u64,
+    /// Its sender is the key's second end.
+    pub(crate) swapped: bool,
+    pub(crate) protocol: u8,
+    pub(crate) flags: u8,
+}
+
+/// What the table says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It belongs to a flow.
+    Pass,
+    /// It does not fit the state of its flow, or could not begin one.
+    Invalid,
+    /// It begins a flow, if the rules allow it.
+    New,
+}
+
+/// See the module.
+pub(crate) struct Flows<K> {
+    map: StateMap<K, Entry>,
+    cursor: StateArray<u64>,
+}
+
+impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
+    pub(crate) fn new(region: &mut StateRegion, name: &str, most: usize) -> Result<Self, String> {
+        let cursor = region.array(&format!("{name}-cursor"), 1)?;
+        Ok(Self { map: region.map(name, most)?, cursor })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) {
+        self.map.touch(hash);
+    }
+
+    /// Looks a packet up and moves its flow on.
+    #[inline]
+    pub(crate) fn see(&mut self, sight: &Sight<K>, now: u32, clock: &Clock, loose: bool) -> Known {
+        let tcp = sight.protocol == protocol::TCP;
+        if tcp && !sane(sight.flags) {
+            return Known::Invalid;
+        }
+        if let Some(entry) = self.map.find_mut(sight.hash, &sight.key)
+            && clock.alive(now, entry.deadline)
+            && let Some(stage) = Stage::from_number(entry.stage)
+        {
+            let mut life = Life { stage, marks: entry.marks };
+            let side = if (entry.swapped == 1) == sight.swapped {
+                Side::Originator
+            } else {
+                Side::Responder
+            };
+            let step = if !tcp {
+                life.datagram(side);
+                Step::Pass
+            } else if stage == Stage::Established && plain(sight.flags) {
+                Step::Pass
+            } else {
+                life.segment(side, sight.flags)
+            };
+            match step {
+                Step::Pass => {
+                    entry.stage = life.stage as u8;
+                    entry.marks = life.marks;
+                    entry.deadline = clock.deadline(now, life.stage);
+                    return Known::Pass;
+                }
+                Step::Invalid => return Known::Invalid,
+                Step::Again => {}
+            }
+        }
+        let begins = !tcp || opens(sight.flags) || (loose && midway(sight.flags));
+        if begins { Known::New } else { Known::Invalid }
+    }
+
+    /// Whether a flow is known, without moving it: for what ICMP errors quote.
+    pub(crate) fn knows(&self, hash: u64, key: &K, now: u32, clock: &Clock) -> bool {
+        self.map.find(hash, key).is_some_and(|entry| clock.alive(now, entry.deadline))
+    }
+
+    /// Remembers a flow that the rules allow. False when there is no room.
+    pub(crate) fn open(&mut self, sight: &Sight<K>, now: u32, clock: &Clock) -> bool {
+        let stage = match sight.protocol {
+            protocol::TCP if opens(sight.flags) => Stage::SynSent,
+            protocol::TCP => Stage::Established,
+            protocol::UDP => Stage::Udp,
+            protocol::ICMP | protocol::ICMPV6 => Stage::Icmp,
+            _ => Stage::Generic,
+        };
+        let life = Life::begin(stage);
+        let entry = Entry {
+            deadline: clock.deadline(now, stage),
+            stage: stage as u8,
+            marks: life.marks,
+            swapped: sight.swapped.into(),
+            spare: 0,
+        };
+        if self.map.insert(sight.hash, sight.key, entry).is_ok() {
+            return true;
+        }
+        self.map.retain_near(sight.hash, |_, entry| clock.alive(now, entry.deadline));
+        self.map.insert(sight.hash, sight.key, entry).is_ok()
+    }
+
+    /// Forgets flows whose time is over, a few at a time.
+    pub(crate) fn sweep(&mut self, now: u32, clock: &Clock) {
+        if self.map.is_empty() {
+            return;
+        }
+        let from = usize::try_from(self.cursor[0]).unwrap_or(0) % self.map.slots();
+        let next = self.map.sweep(from, SWEEP, |_, entry| clock.alive(now, entry.deadline));
+        self.cursor[0] = next as u64;
+    }
+}

@@ -1,0 +1,514 @@
+//! A stateful packet filter.
+//!
+//! Owns: the verdict for every packet: known flows pass, new ones are judged by the rules. Must not know: where
+//! packets go. It changes no byte.
+
+mod classifier;
+mod flows;
+mod reject;
+mod rules;
+mod track;
+
+use serde::Deserialize;
+use serde_json::Value;
+use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
+use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol};
+use weir_sdk::prelude::*;
+use weir_translate::{Quoted, is_icmp_error};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use flows::{Flows, Known, Sight};
+use reject::{Budget, Rejected};
+pub use rules::Action;
+use rules::Rules;
+pub use track::Timeouts;
+use track::{Clock, ticks};
+
+#[cfg(test)]
+mod tests;
+
+weir_sdk::export!(Firewall);
+
+/// Reasons for drops, as counted by the host (`firewall:NUMBER`).
+pub mod reason {
+    /// A rule or the default said so.
+    pub const DENIED: u32 = 1;
+    /// Truncated or contradictory headers.
+    pub const MALFORMED: u32 = 2;
+    /// TCP flags that make no sense, or that the flow's state does not allow.
+    pub const INVALID: u32 = 3;
+    /// A fragment whose first one is not known.
+    pub const FRAGMENT: u32 = 4;
+    /// No room for another flow.
+    pub const TABLE_FULL: u32 = 5;
+    /// Not IP.
+    pub const NON_IP: u32 = 6;
+}
+
+/// Most packets of a burst.
+const BURST: usize = 256;
+/// Packets whose later fragments may pass, and for how many seconds.
+const FRAGMENTED: usize = 1024;
+const FRAGMENT_SECONDS: u32 = 30;
+/// Lines a second that rules may log.
+const LOGS_PER_SECOND: u32 = 10;
+
+/// `[function.config]` of `firewall`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// What happens when no rule matches.
+    pub default: Action,
+    /// First match wins; see the README.
+    pub rules: Vec<Value>,
+    /// IPv4 flows remembered.
+    pub max_flows: usize,
+    /// IPv6 flows remembered.
+    pub max_flows_v6: usize,
+    /// Whether connections may be picked up in their middle.
+    pub loose: bool,
+    /// What happens to later fragments.
+    pub fragments: FragmentPolicy,
+    /// What happens to what is not IP.
+    pub non_ip: NonIp,
+    /// Timeouts.
+    pub state: Timeouts,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            default: Action::Deny,
+            rules: Vec::new(),
+            max_flows: 65_536,
+            max_flows_v6: 16_384,
+            loose: false,
+            fragments: FragmentPolicy::AllowKnown,
+            non_ip: NonIp::Arp,
+            state: Timeouts::default(),
+        }
+    }
+}
+
+/// What happens to later fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FragmentPolicy {
+    /// They pass when the first one did.
+    AllowKnown,
+    /// No fragment passes.
+    Drop,
+}
+
+/// What happens to what is not IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NonIp {
+    /// ARP and IPv6 neighbour discovery pass.
+    Arp,
+    /// Everything passes.
+    Allow,
+    /// Nothing does.
+    Deny,
+}
+
+/// The function.
+pub struct Firewall {
+    rules: Rules,
+    clock: Clock,
+    v4: Flows<FlowV4>,
+    v6: Flows<FlowV6>,
+    fragments: StateMap<FragmentKey, [u32; 2]>,
+    hasher: Hasher,
+    budget: Budget,
+    logged: (u64, u32),
+    loose: bool,
+    fragment_policy: FragmentPolicy,
+    non_ip: NonIp,
+    counters: Counters,
+    /// Of the burst at hand: plain packets.
+    sights: Vec<Option<(Sight<FlowV4>, Plain)>>,
+}
+
+/// What fragments of one packet have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct FragmentKey {
+    ends: [u64; 4],
+    identification: u32,
+    protocol: u32,
+}
+
+struct Counters {
+    allowed: host::Counter,
+    new: host::Counter,
+    related: host::Counter,
+    rejected: host::Counter,
+    drops: [host::Counter; 6],
+    flows: host::Gauge,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Pass,
+    Drop(u32),
+    /// Dropped, and its sender is told if that may be done.
+    Reject,
+}
+
+impl Function for Firewall {
+    type Config = Config;
+
+    fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
+        for (key, flows) in [("max-flows", config.max_flows), ("max-flows-v6", config.max_flows_v6)] {
+            if !(64..=1 << 22).contains(&flows) {
+                return Err(format!("config: {key}: {flows}; allowed are 64 to 4194304"));
+            }
+        }
+        let rules = Rules::compile(config.default, config.rules).map_err(|e| format!("config: {e}"))?;
+        let clock = Clock::new(&config.state).map_err(|e| format!("config: {e}"))?;
+        let mut region = setup.region();
+        Ok(Self {
+            rules,
+            clock,
+            v4: Flows::new(&mut region, "flows-v4", config.max_flows)?,
+            v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6)?,
+            fragments: region.map("fragments", FRAGMENTED)?,
+            hasher: Hasher::new(setup.seed),
+            budget: Budget::default(),
+            logged: (0, 0),
+            loose: config.loose,
+            fragment_policy: config.fragments,
+            non_ip: config.non_ip,
+            counters: Counters {
+                allowed: host::counter("allowed"),
+                new: host::counter("new"),
+                related: host::counter("related"),
+                rejected: host::counter("rejected"),
+                drops: ["denied", "malformed", "invalid", "fragment", "table_full", "non_ip"]
+                    .map(host::counter),
+                flows: host::gauge("flows"),
+            },
+            sights: vec![None; BURST],
+        })
+    }
+
+    fn process(&mut self, burst: &mut Burst) {
+        let (nanos, now) = (burst.now(), ticks(burst.now()));
+        // First all keys and hashes, so that fetching the flows' entries overlaps.
+        for i in 0..burst.len() {
+            self.sights[i] = Plain::of(burst.data(i)).map(|plain| {
+                let from = (plain.source, plain.source_port);
+                let to = (plain.destination, plain.destination_port);
+                let (key, swapped) = FlowV4::canonical(from, to, plain.protocol);
+                let hash = self.hasher.hash(&key);
+                self.v4.touch(hash);
+                let (protocol, flags) = (plain.protocol, plain.tcp_flags);
+                (Sight { key, hash, swapped, protocol, flags }, plain)
+            });
+        }
+        let mut allowed = 0;
+        for i in 0..burst.len() {
+            let decision = match self.sights[i] {
+                Some((sight, plain)) => match self.v4.see(&sight, now, &self.clock, self.loose) {
+                    Known::Pass => Decision::Pass,
+                    Known::Invalid => Decision::Drop(reason::INVALID),
+                    Known::New => {
+                        let direction = u16::from(burst.reverse(i));
+                        let headers = Headers::from(plain);
+                        self.begin(&headers, (0, 0), direction, Sighted::V4(sight), nanos)
+                    }
+                },
+                None => self.any(burst.data(i), burst.reverse(i), nanos),
+            };
+            match decision {
+                Decision::Pass => allowed += 1,
+                Decision::Drop(reason) => self.drop(burst, i, reason),
+                Decision::Reject => {
+                    self.tell(&burst.packet(i), nanos);
+                    self.drop(burst, i, reason::DENIED);
+                }
+            }
+        }
+        if allowed > 0 {
+            self.counters.allowed.add(allowed);
+        }
+        self.v4.sweep(now, &self.clock);
+        self.v6.sweep(now, &self.clock);
+    }
+}
+
+/// A packet's place among the flows of its version of IP; none when it is no part of any.
+#[derive(Clone, Copy)]
+enum Sighted {
+    V4(Sight<FlowV4>),
+    V6(Sight<FlowV6>),
+    Alone,
+}
+
+impl Firewall {
+    fn drop(&self, burst: &mut Burst, i: usize, reason: u32) {
+        self.counters.drops[reason as usize - 1].add(1);
+        burst.set_verdict(i, Verdict::Drop(reason));
+    }
+
+    /// Everything that is not plain TCP or UDP over IPv4.
+    fn any(&mut self, frame: &[u8], reverse: bool, nanos: u64) -> Decision {
+        let headers = match parse(frame) {
+            Ok(headers) => headers,
+            Err(Unreadable::Malformed) => return Decision::Drop(reason::MALFORMED),
+            Err(Unreadable::NotIp) => return self.not_ip(frame),
+        };
+        let now = ticks(nanos);
+        let direction = u16::from(reverse);
+        if headers.fragment.is_some() && self.fragment_policy == FragmentPolicy::Drop {
+            return Decision::Drop(reason::FRAGMENT);
+        }
+        if headers.is_later_fragment() {
+            return self.later_fragment(&headers, nanos);
+        }
+        let icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
+        let message = match frame.get(headers.l4..headers.end) {
+            Some([kind, code, _, _, a, b, ..]) if icmp => {
+                Some((*kind, *code, u16::from_be_bytes([*a, *b])))
+            }
+            _ if icmp => return Decision::Drop(reason::MALFORMED),
+            _ => None,
+        };
+        if is_icmp_error(frame, &headers) && self.is_related_v4(frame, &headers, now)
+            || message.is_some_and(|(kind, ..)| kind < 128)
+                && headers.protocol == protocol::ICMPV6
+                && self.is_related_v6(frame, &headers, now)
+        {
+            self.counters.related.add(1);
+            return Decision::Pass;
+        }
+        if self.non_ip == NonIp::Arp && is_neighbour_discovery(frame, &headers, message) {
+            return Decision::Pass;
+        }
+        let fields = message.map_or((0, 0), |(kind, code, _)| (kind, code));
+        let sighted = self.sight(&headers, message);
+        let known = match &sighted {
+            Sighted::V4(sight) => self.v4.see(sight, now, &self.clock, self.loose),
+            Sighted::V6(sight) => self.v6.see(sight, now, &self.clock, self.loose),
+            Sighted::Alone => Known::New,
+        };
+        let decision = match known {
+            Known::Pass => Decision::Pass,
+            Known::Invalid => Decision::Drop(reason::INVALID),
+            Known::New => self.begin(&headers, fields, direction, sighted, nanos),
+        };
+        if decision == Decision::Pass {
+            self.note_fragment(&headers, nanos);
+        }
+        decision
+    }
+
+    /// The flow that a packet belongs to. ICMP queries and their answers have an identifier in place of ports; other
+    /// ICMP messages stand for themselves.
+    fn sight(&self, headers: &Headers, message: Option<(u8, u8, u16)>) -> Sighted {
+        let v6 = headers.protocol == protocol::ICMPV6;
+        let (from_port, to_port) = match message {
+            Some((0 | 8 | 13 | 14 | 17 | 18, _, id)) if !v6 => (id, id),
+            Some((128 | 129, _, id)) if v6 => (id, id),
+            Some(_) => return Sighted::Alone,
+            None => (headers.source_port, headers.destination_port),
+        };
+        let (protocol, flags) = (headers.protocol, headers.tcp_flags);
+        match headers.addresses {
+            Addresses::V4 { source, destination } => {
+                let (from, to) = ((source, from_port), (destination, to_port));
+                let (key, swapped) = FlowV4::canonical(from, to, protocol);
+                let hash = self.hasher.hash(&key);
+                Sighted::V4(Sight { key, hash, swapped, protocol, flags })
+            }
+            Addresses::V6 { source, destination } => {
+                let (from, to) = ((source, from_port), (destination, to_port));
+                let (key, swapped) = FlowV6::canonical(from, to, protocol);
+                let hash = self.hasher.hash(&key);
+                Sighted::V6(Sight { key, hash, swapped, protocol, flags })
+            }
+        }
+    }
+
+    /// Judges a packet that no flow is known for, and remembers its flow if it may pass.
+    fn begin(
+        &mut self,
+        headers: &Headers,
+        message: (u8, u8),
+        direction: u16,
+        sighted: Sighted,
+        nanos: u64,
+    ) -> Decision {
+        let icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
+        let (first, second) = if icmp {
+            (message.0.into(), message.1.into())
+        } else {
+            (headers.source_port, headers.destination_port)
+        };
+        let fields = [headers.protocol.into(), first, second, direction];
+        let rule = match headers.addresses {
+            Addresses::V4 { source, destination } => self.rules.decide_v4(source, destination, fields),
+            Addresses::V6 { source, destination } => self.rules.decide_v6(source, destination, fields),
+        };
+        let (action, name) = (rule.action, rule.log.then(|| rule.name.clone()));
+        if let Some(name) = name {
+            self.log(&name, action, headers, nanos);
+        }
+        match action {
+            Action::Deny => return Decision::Drop(reason::DENIED),
+            Action::Reject => return Decision::Reject,
+            Action::Allow => {}
+        }
+        let now = ticks(nanos);
+        // An answer that nobody asked for begins nothing.
+        let answer = icmp && matches!(message.0, 0 | 14 | 18 | 129);
+        let kept = match sighted {
+            _ if answer => true,
+            Sighted::V4(sight) => self.v4.open(&sight, now, &self.clock),
+            Sighted::V6(sight) => self.v6.open(&sight, now, &self.clock),
+            Sighted::Alone => true,
+        };
+        if !kept {
+            return Decision::Drop(reason::TABLE_FULL);
+        }
+        self.counters.new.add(1);
+        self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
+        Decision::Pass
+    }
+
+    fn not_ip(&self, frame: &[u8]) -> Decision {
+        let arp = frame.get(12..14) == Some(&ethertype::ARP.to_be_bytes());
+        match self.non_ip {
+            NonIp::Allow => Decision::Pass,
+            NonIp::Arp if arp => Decision::Pass,
+            _ => Decision::Drop(reason::NON_IP),
+        }
+    }
+
+    /// Whether an ICMP error quotes a packet of a known flow.
+    fn is_related_v4(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
+        let Some(quoted) = Quoted::of(frame, headers) else { return false };
+        let (from, to) = match quoted.protocol {
+            protocol::ICMP => {
+                let id = quoted.source_port.max(quoted.destination_port);
+                ((quoted.source, id), (quoted.destination, id))
+            }
+            _ => ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port)),
+        };
+        let (key, _) = FlowV4::canonical(from, to, quoted.protocol);
+        self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
+    }
+
+    /// The same for ICMPv6, whose quotation is read as if it were a frame of its own.
+    fn is_related_v6(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
+        let Some(quoted) = frame.get(headers.l4 + 8..headers.end) else { return false };
+        let Some(address) = quoted.get(8..40) else { return false };
+        let number = |bytes: &[u8]| bytes.iter().fold(0u128, |n, b| n << 8 | u128::from(*b));
+        let (source, destination) = (number(&address[..16]), number(&address[16..]));
+        // Errors quote what was sent: without extension headers in all but rare cases.
+        let protocol = quoted[6];
+        let Some(ports) = quoted.get(40..48) else { return false };
+        let word = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+        let (from, to) = if protocol == protocol::ICMPV6 {
+            ((source, word(4)), (destination, word(4)))
+        } else {
+            ((source, word(0)), (destination, word(2)))
+        };
+        let (key, _) = FlowV6::canonical(from, to, protocol);
+        self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
+    }
+
+    fn note_fragment(&mut self, headers: &Headers, nanos: u64) {
+        let Some(key) = fragment_key(headers) else { return };
+        let hash = self.hasher.hash(&key);
+        let seconds = (nanos / 1_000_000_000) as u32;
+        let until = [seconds.saturating_add(FRAGMENT_SECONDS), 0];
+        if self.fragments.insert(hash, key, until).is_err() {
+            self.fragments.retain_near(hash, |_, until| until[0] > seconds);
+            // Still full: the packet's other fragments are dropped, and counted.
+            let _ = self.fragments.insert(hash, key, until);
+        }
+    }
+
+    fn later_fragment(&self, headers: &Headers, nanos: u64) -> Decision {
+        let seconds = (nanos / 1_000_000_000) as u32;
+        // A fragment that would overlap the first one's TCP header (RFC 1858, RFC 3128).
+        let overlaps = headers.fragment.is_some_and(|f| f.offset < 16);
+        let known = fragment_key(headers).is_some_and(|key| {
+            self.fragments.find(self.hasher.hash(&key), &key).is_some_and(|until| until[0] > seconds)
+        });
+        match (overlaps, known) {
+            (true, _) => Decision::Drop(reason::MALFORMED),
+            (false, true) => Decision::Pass,
+            (false, false) => Decision::Drop(reason::FRAGMENT),
+        }
+    }
+
+    /// Answers a rejected packet, if that may be done.
+    fn tell(&mut self, packet: &Packet<'_>, nanos: u64) {
+        let frame = packet.data();
+        let Ok(headers) = parse(frame) else { return };
+        let Headers { l3, l4, end, .. } = headers;
+        // Nothing about errors (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
+        let quiet = match headers.protocol {
+            protocol::ICMP => is_icmp_error(frame, &headers),
+            protocol::ICMPV6 => frame.get(l4).is_none_or(|kind| *kind < 128),
+            _ => false,
+        };
+        if quiet || headers.is_later_fragment() {
+            return;
+        }
+        let rejected = Rejected { frame, l3, l4, end, tcp: headers.protocol == protocol::TCP };
+        let Some(answer) = rejected.answer() else { return };
+        let sent = self.budget.take(nanos)
+            && host::send_copy(&answer, Verdict::Forward(packet.port())).is_ok();
+        self.counters.rejected.add(sent.into());
+    }
+
+    fn log(&mut self, rule: &str, action: Action, headers: &Headers, nanos: u64) {
+        let second = nanos / 1_000_000_000;
+        if self.logged.0 != second {
+            self.logged = (second, 0);
+        }
+        self.logged.1 += 1;
+        if self.logged.1 > LOGS_PER_SECOND {
+            return;
+        }
+        let (from, to) = match headers.addresses {
+            Addresses::V4 { source, destination } => {
+                let ip = |n: u32| std::net::Ipv4Addr::from(n).to_string();
+                (ip(source), ip(destination))
+            }
+            Addresses::V6 { source, destination } => {
+                let ip = |n: u128| std::net::Ipv6Addr::from(n).to_string();
+                (ip(source), ip(destination))
+            }
+        };
+        let Headers { source_port, destination_port, protocol, .. } = headers;
+        host::info!("{rule}: {action:?} {from}:{source_port} -> {to}:{destination_port} protocol {protocol}");
+    }
+}
+
+fn fragment_key(headers: &Headers) -> Option<FragmentKey> {
+    let fragment = headers.fragment?;
+    let halves = |n: u128| [n as u64, (n >> 64) as u64];
+    let (source, destination) = match headers.addresses {
+        Addresses::V4 { source, destination } => (source.into(), destination.into()),
+        Addresses::V6 { source, destination } => (source, destination),
+    };
+    let ([a, b], [c, d]) = (halves(source), halves(destination));
+    Some(FragmentKey {
+        ends: [a, b, c, d],
+        identification: fragment.identification,
+        protocol: headers.protocol.into(),
+    })
+}
+
+/// Router and neighbour solicitations, advertisements and redirects that no router has forwarded (RFC 4861).
+fn is_neighbour_discovery(frame: &[u8], headers: &Headers, message: Option<(u8, u8, u16)>) -> bool {
+    headers.protocol == protocol::ICMPV6
+        && matches!(message, Some((133..=137, 0, _)))
+        && frame.get(headers.l3 + 7) == Some(&255)
+}

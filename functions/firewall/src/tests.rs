@@ -1,0 +1,198 @@
+use etherparse::{Icmpv4Type, PacketBuilder};
+use proptest::prelude::*;
+use weir_sdk::testing::{Frame, Harness, Options};
+
+use super::*;
+
+const IN: [u8; 4] = [10, 0, 0, 2];
+const OUT: [u8; 4] = [192, 0, 2, 7];
+const RULES: &str = r#"{"default": "deny", "rules": [
+    {"action": "deny", "proto": "tcp", "dst": "192.0.2.66", "name": "blocked", "log": true},
+    {"action": "allow", "proto": "tcp", "src": "10.0.0.0/8", "dport": "80,443", "direction": "out"},
+    {"action": "allow", "proto": "udp", "src": "10.0.0.0/8", "dport": 53},
+    {"action": "allow", "proto": "icmp", "icmp-type": 8, "direction": "out"},
+    {"action": "allow", "proto": "tcp", "src": "2001:db8::/32", "dport": 443},
+    {"action": "reject", "proto": "tcp", "dport": 25}]}"#;
+
+fn firewall(config: &str) -> Harness<Firewall> {
+    Harness::with(Options { state_bytes: 8 << 20, ..Options::default() }, config).unwrap()
+}
+
+fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
+    let mut step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
+    for flag in flags.chars() {
+        step = match flag {
+            'S' => step.syn(),
+            'A' => step.ack(9),
+            'F' => step.fin(),
+            'R' => step.rst(),
+            _ => unreachable!(),
+        };
+    }
+    let mut frame = Vec::new();
+    step.write(&mut frame, b"data").unwrap();
+    frame
+}
+
+fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
+    step.udp(from.1, to.1).write(&mut frame, &[1; 64]).unwrap();
+    frame
+}
+
+fn out(fw: &mut Harness<Firewall>, frame: Vec<u8>) -> Verdict {
+    fw.run(frame).verdict
+}
+
+fn back(fw: &mut Harness<Firewall>, frame: Vec<u8>) -> Verdict {
+    fw.run(Frame::new(frame).port(1).reverse()).verdict
+}
+
+const DENIED: Verdict = Verdict::Drop(reason::DENIED);
+const INVALID: Verdict = Verdict::Drop(reason::INVALID);
+
+#[test]
+fn a_connection_passes_in_both_directions_and_nothing_else_does() {
+    let mut fw = firewall(RULES);
+    let (a, b) = ((IN, 4000), (OUT, 443));
+    assert_eq!(back(&mut fw, tcp(b, a, "SA")), INVALID, "nobody asked");
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), INVALID, "no handshake");
+    assert_eq!(out(&mut fw, tcp(a, b, "S")), Verdict::Next);
+    assert_eq!(back(&mut fw, tcp(b, a, "SA")), Verdict::Next);
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next);
+    assert_eq!(back(&mut fw, tcp(b, (IN, 4001), "S")), DENIED, "from outside");
+    assert_eq!(out(&mut fw, tcp(a, (OUT, 22), "S")), DENIED, "another port");
+    assert_eq!(out(&mut fw, tcp(a, ([192, 0, 2, 66], 443), "S")), DENIED, "first match wins");
+    assert_eq!(fw.log()[0].1, "blocked: Deny 10.0.0.2:4000 -> 192.0.2.66:443 protocol 6");
+    assert_eq!((fw.counter("allowed"), fw.counter("new"), fw.counter("denied")), (4, 1, 3));
+}
+
+#[test]
+fn a_flow_is_forgotten_when_its_time_is_over() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut fw = firewall(RULES);
+    let (a, b) = ((IN, 4000), (OUT, 53));
+    assert_eq!(out(&mut fw, udp(a, b)), Verdict::Next);
+    fw.advance(29 * SECOND);
+    assert_eq!(back(&mut fw, udp(b, a)), Verdict::Next);
+    fw.advance(119 * SECOND);
+    assert_eq!(back(&mut fw, udp(b, a)), Verdict::Next, "a stream lives longer");
+    fw.advance(121 * SECOND);
+    assert_eq!(back(&mut fw, udp(b, a)), DENIED);
+}
+
+#[test]
+fn pings_and_errors_about_known_flows_pass() {
+    let mut fw = firewall(RULES);
+    let mut ping = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(IN, OUT, 64);
+    step.icmpv4_echo_request(5, 6).write(&mut ping, b"hello").unwrap();
+    let mut pong = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(OUT, IN, 64);
+    step.icmpv4_echo_reply(5, 6).write(&mut pong, b"hello").unwrap();
+    assert_eq!(back(&mut fw, pong.clone()), DENIED);
+    assert_eq!(out(&mut fw, ping), Verdict::Next);
+    assert_eq!(back(&mut fw, pong), Verdict::Next);
+    let error = |quoted: &[u8]| {
+        let mut frame = Vec::new();
+        let kind = Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([9, 9, 9, 9], IN, 64);
+        step.icmpv4(kind).write(&mut frame, &quoted[14..]).unwrap();
+        frame
+    };
+    let asked = udp((IN, 4000), (OUT, 53));
+    assert_eq!(back(&mut fw, error(&asked)), DENIED, "about nothing we know");
+    out(&mut fw, asked.clone());
+    assert_eq!(back(&mut fw, error(&asked)), Verdict::Next);
+    assert_eq!(fw.counter("related"), 1);
+}
+
+#[test]
+fn ipv6_neighbours_arp_and_the_rest() {
+    let mut fw = firewall(RULES);
+    let mut syn = Vec::new();
+    let from: std::net::Ipv6Addr = "2001:db8::9".parse().unwrap();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), [9; 16], 64);
+    step.tcp(4000, 443, 1, 1).syn().write(&mut syn, &[]).unwrap();
+    assert_eq!(out(&mut fw, syn), Verdict::Next);
+    let mut arp = vec![0; 42];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    assert_eq!(out(&mut fw, arp), Verdict::Next);
+    assert_eq!(out(&mut fw, vec![0; 60]), Verdict::Drop(reason::NON_IP));
+    let mut solicitation = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 255);
+    step.icmpv6_raw(135, 0, [0; 4]).write(&mut solicitation, &[0; 16]).unwrap();
+    assert_eq!(out(&mut fw, solicitation.clone()), Verdict::Next);
+    solicitation[21] = 64;
+    assert_eq!(out(&mut fw, solicitation), DENIED, "it came through a router");
+}
+
+#[test]
+fn a_rejected_connection_is_reset() {
+    let mut fw = firewall(RULES);
+    assert_eq!(out(&mut fw, tcp((IN, 4000), (OUT, 25), "S")), DENIED);
+    let sent = fw.sent();
+    assert_eq!(sent.len(), 1);
+    let packet = etherparse::SlicedPacket::from_ethernet(&sent[0].bytes).unwrap();
+    let Some(etherparse::TransportSlice::Tcp(reset)) = &packet.transport else { panic!("no TCP") };
+    assert!(reset.rst() && reset.ack() && reset.acknowledgment_number() == 7 + 1 + 4);
+    assert_eq!((reset.source_port(), reset.destination_port()), (25, 4000));
+}
+
+#[test]
+fn flows_outlive_the_instance() {
+    let mut fw = firewall(RULES);
+    let (a, b) = ((IN, 4000), (OUT, 443));
+    out(&mut fw, tcp(a, b, "S"));
+    back(&mut fw, tcp(b, a, "SA"));
+    assert!(fw.swap(r#"{"default": "deny"}"#).unwrap(), "the state was taken over");
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    assert_eq!(out(&mut fw, tcp((IN, 4001), b, "S")), DENIED);
+}
+
+#[test]
+fn ten_thousand_rules_decide_like_a_list() {
+    let mut rules = Vec::new();
+    for n in 0..10_000u32 {
+        let action = if n % 3 == 0 { "deny" } else { "allow" };
+        let (a, b) = (n % 200, n / 200);
+        rules.push(format!(
+            r#"{{"action": "{action}", "proto": "udp", "src": "10.{a}.0.0/16", "dst": "192.0.{b}.0/24", "dport": {}}}"#,
+            1 + n % 7
+        ));
+    }
+    let config = format!(r#"{{"rules": [{}]}}"#, rules.join(","));
+    let mut fw = firewall(&config);
+    for n in (0..10_000u32).step_by(97) {
+        let (a, b) = ((n % 200) as u8, (n / 200) as u8);
+        let verdict = out(&mut fw, udp(([10, a, 1, 1], 9), ([192, 0, b, 5], 1 + (n % 7) as u16)));
+        assert_eq!(verdict, if n % 3 == 0 { DENIED } else { Verdict::Next }, "rule {n}");
+        let other = out(&mut fw, udp(([10, a, 1, 1], 9), ([192, 0, b, 5], 99)));
+        assert_eq!(other, DENIED);
+    }
+}
+
+#[test]
+fn mistakes_name_rule_and_key() {
+    let refused = |config: &str| Harness::<Firewall>::new(config).unwrap_err();
+    assert!(refused(r#"{"rules": [{"action": "allow"}, {"action": "alow"}]}"#).contains("rules[1]: action"));
+    assert!(refused(r#"{"defualt": "deny"}"#).contains("defualt"));
+    assert!(refused(r#"{"max-flows": 1}"#).contains("max-flows: 1; allowed are 64 to 4194304"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 1..120), at in 14usize..60, reverse: bool) {
+        let mut fw = firewall(r#"{"default": "reject"}"#);
+        let mut frame = tcp((IN, 1), (OUT, 2), "S");
+        for (n, byte) in bytes.iter().enumerate() {
+            let len = frame.len();
+            frame[(at + n) % len] ^= byte & bytes[0];
+        }
+        for frame in [Frame::new(frame), Frame::new(bytes)] {
+            fw.run(if reverse { frame.reverse() } else { frame });
+        }
+    }
+}

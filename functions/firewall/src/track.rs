@@ -1,0 +1,393 @@
+//! What a flow may do next, and how long it is remembered.
+//!
+//! Owns: the stages of a flow and their timeouts. Must not know: packets' bytes, tables, rules.
+//!
+//! The TCP stages are those of RFC 9293 section 3.3.2 as a bystander sees them, the timeouts Linux
+//! conntrack's (nf_conntrack sysctl documentation). Sequence numbers are not followed.
+
+use serde::Deserialize;
+
+/// TCP flags (RFC 9293, section 3.1).
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Where a flow is in its life; also the index of its timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// TCP: a SYN was seen.
+    SynSent,
+    /// TCP: it was answered.
+    SynReceived,
+    /// TCP: the answer was acknowledged.
+    Established,
+    /// TCP: one side sent FIN.
+    FinWait,
+    /// TCP: both sides sent FIN.
+    TimeWait,
+    /// TCP: one side sent RST.
+    Closed,
+    /// UDP: nothing came back yet.
+    Udp,
+    /// UDP: both sides sent.
+    UdpStream,
+    /// An ICMP query.
+    Icmp,
+    /// Any other protocol.
+    Generic,
+}
+
+const STAGES: [Stage; 10] = [
+    Stage::SynSent,
+    Stage::SynReceived,
+    Stage::Established,
+    Stage::FinWait,
+    Stage::TimeWait,
+    Stage::Closed,
+    Stage::Udp,
+    Stage::UdpStream,
+    Stage::Icmp,
+    Stage::Generic,
+];
+
+impl Stage {
+    /// From its number; `None` for what is no stage.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        STAGES.get(usize::from(number)).copied()
+    }
+}
+
+/// The table `state` of the configuration: seconds that a flow is remembered after its last packet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Timeouts {
+    /// A SYN was seen.
+    pub tcp_syn_sent: u32,
+    /// It was answered.
+    pub tcp_syn_received: u32,
+    /// The connection is open.
+    pub tcp_established: u32,
+    /// One side sent FIN.
+    pub tcp_fin_wait: u32,
+    /// Both sides sent FIN.
+    pub tcp_time_wait: u32,
+    /// One side sent RST.
+    pub tcp_close: u32,
+    /// UDP, nothing came back yet.
+    pub udp: u32,
+    /// UDP, both sides sent.
+    pub udp_stream: u32,
+    /// ICMP queries.
+    pub icmp: u32,
+    /// Other protocols.
+    pub generic: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_syn_sent: 120,
+            tcp_syn_received: 60,
+            tcp_established: 432_000,
+            tcp_fin_wait: 120,
+            tcp_time_wait: 120,
+            tcp_close: 10,
+            udp: 30,
+            udp_stream: 120,
+            icmp: 30,
+            generic: 600,
+        }
+    }
+}
+
+/// Longest timeout, in seconds: a year.
+const LONGEST: u32 = 31_536_000;
+/// A tick is 2^27 ns, about 0.13 s.
+const TICK_BITS: u32 = 27;
+
+/// A moment in ticks, modulo 2^32 (18 years).
+#[must_use]
+pub(crate) fn ticks(now: u64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "moments are compared modulo 2^32")]
+    let ticks = (now >> TICK_BITS) as u32;
+    ticks
+}
+
+/// Timeouts in ticks.
+pub(crate) struct Clock {
+    ticks: [u32; STAGES.len()],
+    longest: u32,
+}
+
+impl Clock {
+    /// Checks the configured timeouts.
+    pub(crate) fn new(timeouts: &Timeouts) -> Result<Self, String> {
+        let named = [
+            ("tcp-syn-sent", timeouts.tcp_syn_sent),
+            ("tcp-syn-received", timeouts.tcp_syn_received),
+            ("tcp-established", timeouts.tcp_established),
+            ("tcp-fin-wait", timeouts.tcp_fin_wait),
+            ("tcp-time-wait", timeouts.tcp_time_wait),
+            ("tcp-close", timeouts.tcp_close),
+            ("udp", timeouts.udp),
+            ("udp-stream", timeouts.udp_stream),
+            ("icmp", timeouts.icmp),
+            ("generic", timeouts.generic),
+        ];
+        if let Some((key, value)) = named.iter().find(|(_, value)| !(1..=LONGEST).contains(value)) {
+            return Err(format!("state.{key}: {value} is not from 1 to {LONGEST} seconds"));
+        }
+        // One tick more: the moment is rounded down, the timeout must not be shorter than asked.
+        let ticks = named.map(|(_, value)| ticks(u64::from(value) * 1_000_000_000) + 2);
+        Ok(Self { ticks, longest: ticks.into_iter().max().unwrap_or(0) })
+    }
+
+    /// When a flow that is in this stage now is forgotten.
+    pub(crate) fn deadline(&self, now: u32, stage: Stage) -> u32 {
+        now.wrapping_add(self.ticks[stage as usize])
+    }
+
+    /// True when the deadline lies ahead, and not further than any timeout could put it: a deadline
+    /// beyond that is from another clock (a restarted machine, another capture).
+    pub(crate) fn alive(&self, now: u32, deadline: u32) -> bool {
+        deadline.wrapping_sub(now).wrapping_sub(1) < self.longest
+    }
+}
+
+/// What is remembered of a flow, beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    /// Where it is.
+    pub(crate) stage: Stage,
+    /// Bits: [`FIN_SEEN`] shifted by the side, [`RESET_BY_RESPONDER`], [`OPENED`].
+    pub(crate) marks: u8,
+}
+
+/// The originator sent FIN; the bit above it: the responder did.
+const FIN_SEEN: u8 = 1;
+/// In stage closed: the side that sent RST was the responder.
+const RESET_BY_RESPONDER: u8 = 4;
+/// The handshake was completed.
+const OPENED: u8 = 8;
+
+/// Who sent a packet of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Who sent the flow's first packet.
+    Originator,
+    /// The other.
+    Responder,
+}
+
+/// What a packet of a known flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Part of the flow.
+    Pass,
+    /// Impossible at this stage.
+    Invalid,
+    /// The beginning of another flow with the same addresses and ports: the rules must decide.
+    Again,
+}
+
+/// True for combinations of flags that a sane sender can make. Scanners and evasion tools send others.
+pub(crate) fn sane(flags: u8) -> bool {
+    // ECE, CWR, URG and PSH say nothing about the connection.
+    const SANE: [u8; 6] = [SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK];
+    SANE.contains(&(flags & (FIN | SYN | RST | ACK)))
+}
+
+/// True for the first packet of a handshake.
+pub(crate) fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// True for a packet in the middle of a connection, from which `loose` starts a flow.
+pub(crate) fn midway(flags: u8) -> bool {
+    flags & (SYN | ACK | RST) == ACK
+}
+
+/// True for the common packet that changes no stage once a connection is open.
+pub(crate) fn plain(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == ACK
+}
+
+impl Life {
+    /// A flow's beginning.
+    pub(crate) fn begin(stage: Stage) -> Self {
+        Self { stage, marks: if stage == Stage::Established { OPENED } else { 0 } }
+    }
+
+    /// Moves the flow on by a TCP segment with [`sane`] flags.
+    pub(crate) fn segment(&mut self, side: Side, flags: u8) -> Step {
+        if flags & RST != 0 {
+            return self.reset(side);
+        }
+        if flags & SYN != 0 {
+            return self.synchronize(side, flags & ACK != 0);
+        }
+        match (self.stage, side) {
+            // Acknowledging a SYN that was never answered: only a challenge ACK (RFC 5961) makes
+            // sense, and that comes from the responder.
+            (Stage::SynSent, Side::Originator) => return Step::Invalid,
+            (Stage::SynSent, Side::Responder) => return Step::Pass,
+            (Stage::SynReceived, Side::Originator) => *self = Self::begin(Stage::Established),
+            (Stage::Closed, _) if self.marks & OPENED != 0 && self.reset_by(side) => {
+                // Who has really sent RST has no connection left to speak for: it was forged.
+                self.stage = self.stage_by_fins();
+            }
+            _ => {}
+        }
+        if flags & FIN != 0 && self.stage != Stage::Closed {
+            self.marks |= FIN_SEEN << side as u8;
+            self.stage = self.stage_by_fins();
+        }
+        Step::Pass
+    }
+
+    fn reset(&mut self, side: Side) -> Step {
+        if self.stage == Stage::Closed {
+            return Step::Pass;
+        }
+        self.stage = Stage::Closed;
+        self.marks &= !RESET_BY_RESPONDER;
+        if side == Side::Responder {
+            self.marks |= RESET_BY_RESPONDER;
+        }
+        Step::Pass
+    }
+
+    fn synchronize(&mut self, side: Side, ack: bool) -> Step {
+        match (self.stage, side, ack) {
+            (Stage::TimeWait | Stage::Closed, _, false) => Step::Again,
+            // Also a SYN from the other side: both open at once (RFC 9293, figure 8).
+            (Stage::SynSent, Side::Responder, _) => {
+                self.stage = Stage::SynReceived;
+                Step::Pass
+            }
+            (Stage::SynSent, Side::Originator, true) => Step::Invalid,
+            // Repeated, or an answer to be given with a challenge ACK: the ends deal with it.
+            _ => Step::Pass,
+        }
+    }
+
+    fn reset_by(self, side: Side) -> bool {
+        (self.marks & RESET_BY_RESPONDER != 0) == (side == Side::Responder)
+    }
+
+    fn stage_by_fins(self) -> Stage {
+        match self.marks & (FIN_SEEN | FIN_SEEN << 1) {
+            0 => Stage::Established,
+            3 => Stage::TimeWait,
+            _ => Stage::FinWait,
+        }
+    }
+
+    /// Moves a flow of another protocol on.
+    pub(crate) fn datagram(&mut self, side: Side) {
+        if self.stage == Stage::Udp && side == Side::Responder {
+            self.stage = Stage::UdpStream;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Side::{Originator, Responder};
+
+    use super::*;
+
+    fn run(steps: &[(Side, u8, Step, Stage)]) {
+        let mut life = Life::begin(Stage::SynSent);
+        for (at, &(side, flags, step, stage)) in steps.iter().enumerate() {
+            assert_eq!(life.segment(side, flags), step, "step {at}");
+            assert_eq!(life.stage, stage, "after step {at}");
+        }
+    }
+
+    #[test]
+    fn a_connection_opens_and_closes() {
+        run(&[
+            (Originator, SYN, Step::Pass, Stage::SynSent),
+            (Originator, ACK, Step::Invalid, Stage::SynSent),
+            (Originator, SYN | ACK, Step::Invalid, Stage::SynSent),
+            (Responder, SYN | ACK, Step::Pass, Stage::SynReceived),
+            (Responder, SYN | ACK, Step::Pass, Stage::SynReceived),
+            (Originator, ACK, Step::Pass, Stage::Established),
+            (Responder, ACK, Step::Pass, Stage::Established),
+            (Originator, SYN, Step::Pass, Stage::Established),
+            (Originator, FIN | ACK, Step::Pass, Stage::FinWait),
+            (Originator, FIN | ACK, Step::Pass, Stage::FinWait),
+            (Responder, ACK, Step::Pass, Stage::FinWait),
+            (Responder, FIN | ACK, Step::Pass, Stage::TimeWait),
+            (Originator, ACK, Step::Pass, Stage::TimeWait),
+            (Responder, SYN, Step::Again, Stage::TimeWait),
+        ]);
+    }
+
+    #[test]
+    fn both_sides_may_open_at_once() {
+        run(&[
+            (Responder, SYN, Step::Pass, Stage::SynReceived),
+            (Originator, SYN | ACK, Step::Pass, Stage::SynReceived),
+            (Originator, ACK, Step::Pass, Stage::Established),
+        ]);
+    }
+
+    #[test]
+    fn a_reset_closes_and_a_forged_one_is_undone() {
+        run(&[
+            (Responder, SYN | ACK, Step::Pass, Stage::SynReceived),
+            (Originator, ACK, Step::Pass, Stage::Established),
+            (Responder, RST, Step::Pass, Stage::Closed),
+            // Data that was on its way to the side that reset.
+            (Originator, ACK, Step::Pass, Stage::Closed),
+            (Originator, FIN | ACK, Step::Pass, Stage::Closed),
+            (Responder, ACK, Step::Pass, Stage::Established),
+            (Originator, RST | ACK, Step::Pass, Stage::Closed),
+            (Responder, RST, Step::Pass, Stage::Closed),
+            (Originator, SYN, Step::Again, Stage::Closed),
+        ]);
+    }
+
+    #[test]
+    fn a_refused_connection_is_soon_forgotten() {
+        run(&[
+            (Responder, RST | ACK, Step::Pass, Stage::Closed),
+            // Not undone: there was no connection.
+            (Responder, ACK, Step::Pass, Stage::Closed),
+        ]);
+    }
+
+    #[test]
+    fn only_flags_that_make_sense_are_sane() {
+        let sane: Vec<u8> = (0..32).filter(|&flags| sane(flags) && flags & 8 == 0).collect();
+        assert_eq!(sane, [SYN, RST, ACK, FIN | ACK, SYN | ACK, RST | ACK]);
+    }
+
+    #[test]
+    fn deadlines_hold_at_least_as_long_as_asked_even_when_ticks_wrap() {
+        let clock = Clock::new(&Timeouts::default()).unwrap();
+        for start in [0, 1, (1 << 27) - 1, (u64::from(u32::MAX) << 27) + 5, 1_800_000_000 << 30] {
+            let deadline = clock.deadline(ticks(start), Stage::Udp);
+            assert!(clock.alive(ticks(start), deadline));
+            assert!(clock.alive(ticks(start + 30_000_000_000), deadline));
+            assert!(!clock.alive(ticks(start + 30_500_000_000), deadline));
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_another_clock_is_over() {
+        let clock = Clock::new(&Timeouts::default()).unwrap();
+        let deadline = clock.deadline(ticks(20_000_000_000_000_000), Stage::Established);
+        assert!(!clock.alive(ticks(5), deadline));
+    }
+
+    #[test]
+    fn impossible_timeouts_are_refused() {
+        let error = Clock::new(&Timeouts { udp: 0, ..Timeouts::default() }).err().unwrap();
+        assert!(error.contains("state.udp: 0 is not from 1 to"), "{error}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Token buckets for prefixes and addresses.
+//!
+//! Owns: which bucket a packet takes from, and whether it has enough. Must not know: what else is done with packets. It
+//! changes no byte.
+
+mod limits;
+mod meter;
+mod units;
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::Value;
+use weir_sdk::flow::Hasher;
+use weir_sdk::lpm::Lpm;
+use weir_sdk::parse::{Addresses, Plain, Unreadable, parse};
+use weir_sdk::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use limits::{Limit, Side};
+use meter::{Meter, Moment};
+use units::Unit;
+
+#[cfg(test)]
+mod tests;
+
+weir_sdk::export!(RateLimit);
+
+/// Reasons for drops, as counted by the host (`ratelimit:NUMBER`).
+pub mod reason {
+    /// The bucket has not enough tokens.
+    pub const LIMITED: u32 = 1;
+    /// No room for another bucket, and `when-full` is `drop`.
+    pub const TABLE_FULL: u32 = 2;
+}
+
+/// Most packets of a burst.
+const BURST: usize = 256;
+/// Slots looked at by each sweep.
+const SWEEP: usize = 16;
+
+/// `[function.config]` of `ratelimit`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Limits; see the README.
+    #[serde(default)]
+    pub rules: Vec<Value>,
+    /// The limit of all other addresses.
+    #[serde(default)]
+    pub default: Option<Value>,
+    /// Buckets that are not full, at most.
+    #[serde(default = "max_buckets")]
+    pub max_buckets: usize,
+    /// What happens to a packet for which there is no room for a bucket.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+const fn max_buckets() -> usize {
+    65_536
+}
+
+/// What happens when there is no room for another bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// The packet passes.
+    #[default]
+    Pass,
+    /// It is dropped.
+    Drop,
+}
+
+/// A bucket's name: the rule and the address's leading bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Key {
+    address: [u64; 2],
+    limit: u64,
+}
+
+/// The function.
+#[derive(Debug)]
+pub struct RateLimit {
+    limits: Vec<Limit>,
+    sources: Tables,
+    destinations: Tables,
+    buckets: StateMap<Key, u64>,
+    cursor: StateArray<u64>,
+    hasher: Hasher,
+    when_full: WhenFull,
+    counters: Counters,
+    /// Of the burst at hand: bucket, hash and cost, for source and destination.
+    takes: Vec<[Option<Take>; 2]>,
+}
+
+/// Which limit an address has.
+#[derive(Debug)]
+struct Tables {
+    v4: Lpm<u32>,
+    v6: Lpm<u128>,
+    used: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Take {
+    key: Key,
+    hash: u64,
+    tokens: u32,
+    limit: u32,
+}
+
+#[derive(Debug)]
+struct Counters {
+    passed: host::Counter,
+    limited: host::Counter,
+    buckets: host::Gauge,
+}
+
+impl Tables {
+    fn new(limits: &[Limit], side: Side) -> Result<Self, String> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (n, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.side == side) {
+            match limit.prefix {
+                (IpAddr::V4(address), length) => v4.push((u32::from(address), length, n as u32)),
+                (IpAddr::V6(address), length) => v6.push((u128::from(address), length, n as u32)),
+            }
+        }
+        let built = |e: weir_sdk::lpm::Error| format!("config: rules: {e}");
+        let used = !(v4.is_empty() && v6.is_empty());
+        Ok(Self { v4: Lpm::build(v4).map_err(built)?, v6: Lpm::build(v6).map_err(built)?, used })
+    }
+}
+
+impl Function for RateLimit {
+    type Config = Config;
+
+    fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
+        if !(64..=1 << 22).contains(&config.max_buckets) {
+            return Err(format!("config: max-buckets: {}; allowed are 64 to 4194304", config.max_buckets));
+        }
+        let limits = limits::read(config.rules, config.default).map_err(|e| format!("config: {e}"))?;
+        let mut region = setup.region();
+        Ok(Self {
+            sources: Tables::new(&limits, Side::Src)?,
+            destinations: Tables::new(&limits, Side::Dst)?,
+            limits,
+            cursor: region.array("cursor", 1)?,
+            buckets: region.map("buckets", config.max_buckets)?,
+            hasher: Hasher::new(setup.seed),
+            when_full: config.when_full,
+            counters: Counters {
+                passed: host::counter("passed"),
+                limited: host::counter("limited"),
+                buckets: host::gauge("buckets"),
+            },
+            takes: vec![[None; 2]; BURST],
+        })
+    }
+
+    fn process(&mut self, burst: &mut Burst) {
+        let now = Moment::from_nanos(burst.now());
+        for i in 0..burst.len() {
+            self.takes[i] = self.takes_of(burst.data(i));
+        }
+        let mut passed = 0;
+        for i in 0..burst.len() {
+            match self.decide(i, now) {
+                None => passed += 1,
+                Some(reason) => {
+                    self.counters.limited.add(1);
+                    burst.set_verdict(i, Verdict::Drop(reason));
+                }
+            }
+        }
+        if passed > 0 {
+            self.counters.passed.add(passed);
+        }
+        self.sweep(now);
+    }
+}
+
+impl RateLimit {
+    /// The buckets that a frame takes from; their entries are on their way into the cache.
+    #[inline]
+    fn takes_of(&self, frame: &[u8]) -> [Option<Take>; 2] {
+        match Plain::of(frame) {
+            Some(plain) => {
+                let length = (plain.end - Plain::L3) as u32;
+                [
+                    self.take_v4(&self.sources, plain.source, length),
+                    self.take_v4(&self.destinations, plain.destination, length),
+                ]
+            }
+            None => self.takes_of_any(frame),
+        }
+    }
+
+    fn takes_of_any(&self, frame: &[u8]) -> [Option<Take>; 2] {
+        let headers = match parse(frame) {
+            Ok(headers) => headers,
+            // What cannot be read has no address; others drop it.
+            Err(Unreadable::NotIp | Unreadable::Malformed) => return [None; 2],
+        };
+        let length = (headers.end - headers.l3) as u32;
+        match headers.addresses {
+            Addresses::V4 { source, destination } => [
+                self.take_v4(&self.sources, source, length),
+                self.take_v4(&self.destinations, destination, length),
+            ],
+            Addresses::V6 { source, destination } => [
+                self.take_v6(&self.sources, source, length),
+                self.take_v6(&self.destinations, destination, length),
+            ],
+        }
+    }
+
+    #[inline]
+    fn take_v4(&self, tables: &Tables, address: u32, length: u32) -> Option<Take> {
+        if !tables.used {
+            return None;
+        }
+        let limit = tables.v4.lookup(address)?;
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
+        self.take(limit, [u64::from(address & mask), 0], length)
+    }
+
+    fn take_v6(&self, tables: &Tables, address: u128, length: u32) -> Option<Take> {
+        if !tables.used {
+            return None;
+        }
+        let limit = tables.v6.lookup(address)?;
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
+        let address = address & mask;
+        self.take(limit, [address as u64, (address >> 64) as u64], length)
+    }
+
+    #[inline]
+    fn take(&self, limit: u32, address: [u64; 2], length: u32) -> Option<Take> {
+        let tokens = if self.limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
+        let key = Key { address, limit: limit.into() };
+        let hash = self.hasher.hash(&key);
+        self.buckets.touch(hash);
+        Some(Take { key, hash, tokens, limit })
+    }
+
+    /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
+    #[inline]
+    fn decide(&mut self, i: usize, now: Moment) -> Option<u32> {
+        let takes = self.takes[i];
+        let mut after = [None; 2];
+        for (take, after) in takes.iter().zip(&mut after) {
+            let Some(take) = take else { continue };
+            let full = self.buckets.find(take.hash, &take.key).map_or(now, |full| Moment(*full));
+            let meter = &self.limits[take.limit as usize].meter;
+            match meter.offer(full, now, take.tokens) {
+                Some(moment) => *after = Some(moment),
+                None => return Some(reason::LIMITED),
+            }
+        }
+        for (take, after) in takes.iter().zip(after) {
+            let (Some(take), Some(after)) = (take, after) else { continue };
+            if !self.store(take, after, now) && self.when_full == WhenFull::Drop {
+                return Some(reason::TABLE_FULL);
+            }
+        }
+        None
+    }
+
+    /// Remembers when a bucket will be full. False when there is no room.
+    #[inline]
+    fn store(&mut self, take: &Take, after: Moment, now: Moment) -> bool {
+        if let Some(full) = self.buckets.find_mut(take.hash, &take.key) {
+            *full = after.0;
+            return true;
+        }
+        if self.buckets.insert(take.hash, take.key, after.0).is_err() {
+            self.buckets.retain_near(take.hash, |_, full| !Meter::is_full(Moment(*full), now));
+            if self.buckets.insert(take.hash, take.key, after.0).is_err() {
+                return false;
+            }
+        }
+        self.counters.buckets.set(self.buckets.len() as f64);
+        true
+    }
+
+    /// A bucket that is full needs no entry.
+    fn sweep(&mut self, now: Moment) {
+        let from = usize::try_from(self.cursor[0]).unwrap_or(0) % self.buckets.slots();
+        let next = self.buckets.sweep(from, SWEEP, |_, full| !Meter::is_full(Moment(*full), now));
+        self.cursor[0] = next as u64;
+    }
+}

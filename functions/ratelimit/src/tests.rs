@@ -1,0 +1,89 @@
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+use weir_sdk::testing::{Frame, Harness, Options};
+
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn limiter(config: &str) -> Harness<RateLimit> {
+    Harness::with(Options { state_bytes: 8 << 20, ..Options::default() }, config).unwrap()
+}
+
+fn udp(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
+    step.udp(1, 2).write(&mut frame, &[0; 72]).unwrap();
+    assert_eq!(frame.len(), 14 + 100);
+    frame
+}
+
+/// How many of `n` packets pass.
+fn passed(limiter: &mut Harness<RateLimit>, n: usize, frame: &[u8]) -> usize {
+    (0..n).filter(|_| limiter.run(frame).verdict == Verdict::Next).count()
+}
+
+#[test]
+fn each_address_has_its_bucket_and_it_fills_again() {
+    let mut limiter =
+        limiter(r#"{"rules": [{"prefix": "10.0.0.0/8", "rate": "10pps", "burst": "5 packets"}]}"#);
+    let (a, b) = (udp([10, 0, 0, 1], [9; 4]), udp([10, 0, 0, 2], [9; 4]));
+    assert_eq!(passed(&mut limiter, 20, &a), 5);
+    assert_eq!(passed(&mut limiter, 20, &b), 5);
+    limiter.advance(SECOND / 5);
+    assert_eq!(passed(&mut limiter, 20, &a), 2);
+    limiter.advance(60 * SECOND);
+    assert_eq!(passed(&mut limiter, 20, &a), 5, "no more than the burst");
+    assert_eq!(passed(&mut limiter, 20, &udp([11, 0, 0, 1], [9; 4])), 20, "no rule");
+    assert_eq!(limiter.counter("limited"), 15 + 15 + 18 + 15);
+}
+
+#[test]
+fn bytes_are_counted_as_in_the_ip_header() {
+    let mut limiter =
+        limiter(r#"{"default": {"rate": "8kbit", "burst": "1000 bytes", "per": "prefix"}}"#);
+    assert_eq!(passed(&mut limiter, 50, &udp([1; 4], [2; 4])), 10);
+    limiter.advance(SECOND / 2);
+    assert_eq!(passed(&mut limiter, 50, &udp([3; 4], [2; 4])), 5, "all share one bucket");
+}
+
+#[test]
+fn a_packet_takes_from_both_buckets_or_from_none() {
+    let mut limiter = limiter(
+        r#"{"rules": [{"prefix": "10.0.0.0/8", "rate": "1pps", "burst": "100 packets"},
+                      {"prefix": "20.0.0.0/8", "key": "dst", "rate": "1pps", "burst": "3 packets"}]}"#,
+    );
+    assert_eq!(passed(&mut limiter, 50, &udp([10, 0, 0, 1], [20, 0, 0, 1])), 3);
+    assert_eq!(passed(&mut limiter, 200, &udp([10, 0, 0, 1], [30, 0, 0, 1])), 97);
+}
+
+#[test]
+fn buckets_outlive_the_instance() {
+    let config = r#"{"default": {"rate": "1pps", "burst": "4 packets"}}"#;
+    let mut limiter = limiter(config);
+    let frame = udp([1; 4], [2; 4]);
+    assert_eq!(passed(&mut limiter, 3, &frame), 3);
+    assert!(limiter.swap(config).unwrap());
+    assert_eq!(passed(&mut limiter, 3, &frame), 1);
+}
+
+#[test]
+fn mistakes_name_rule_and_key() {
+    let refused = |config: &str| Harness::<RateLimit>::new(config).unwrap_err();
+    assert!(refused(r#"{"rules": [{"prefix": "10.0.0.0/8", "rate": "fast"}]}"#).contains("rules[0]: rate: \"fast\""));
+    assert!(refused(r#"{"rules": [{"rate": "1pps"}]}"#).contains("rules[0]: prefix"));
+    assert!(refused(r#"{"ruls": []}"#).contains("ruls"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 1..100)) {
+        let mut limiter = limiter(r#"{"default": {"rate": "1mbit"}}"#);
+        let mut frame = udp([1; 4], [2; 4]);
+        for (byte, x) in frame[14..].iter_mut().zip(&bytes) {
+            *byte ^= x & bytes[0];
+        }
+        limiter.run(Frame::new(frame));
+        limiter.run(Frame::new(bytes));
+    }
+}
