@@ -300,3 +300,23 @@ fn a_function_that_refuses_its_configuration_says_why() {
     let refused = Rig::try_new(plan(vec![function("picky", admitted.into())])).err().unwrap();
     assert_eq!(refused.to_string(), "function picky refused its configuration: name_in_memory");
 }
+
+#[test]
+fn writes_that_the_host_makes_for_a_guest_cannot_crash_it_nor_reach_read_only_memory() {
+    for write in [
+        // By bulk operations, which wasmtime carries out in native code.
+        "(memory.fill (i32.add (global.get $window) (i32.const 0x2000)) (i32.const 7) (i32.const 8))",
+        "(memory.copy (i32.add (global.get $window) (i32.const 0x3000)) (i32.const 0x8000) (i32.const 8))",
+        // By a host call's result, written where the guest says.
+        "(call $allocate (i32.const 1) (i32.add (global.get $window) (i32.const 0x2800)))",
+    ] {
+        let null = function("null", wat_guest::admitted(wat_guest::NULL));
+        let mut rig = Rig::new(plan(vec![null, guest(&each(write))]));
+        push(&mut rig, 0, 8);
+        let counts = rig.counts();
+        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [0, 1], "{write}");
+        let events = rig.lane.status().lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, e)| e.contains("may only read")), "{events:?}");
+        rig.finish();
+    }
+}

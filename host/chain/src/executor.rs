@@ -7,7 +7,7 @@ use wasmtime::component::Component;
 use weir_layout::FUNCTIONS_MAX;
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, CompileError, Fault, GuestFunction, Sandbox, Services, Setup, Shared, Telemetry,
+    Admitted, CompileError, Fault, GuestFunction, Limits, Sandbox, Services, Setup, Shared, Telemetry,
     Window, World,
 };
 
@@ -390,11 +390,12 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
     GuestFunction::new(
         spec.name.clone(),
         window,
-        spec.state.clone(),
-        spec.state_kept,
-        spec.memory,
-        usize::try_from(spec.admitted.memory_at_start).unwrap_or(usize::MAX),
-        spec.deadline,
+        spec.state.clone().map(|state| (state, spec.state_kept)),
+        Limits {
+            memory: spec.memory,
+            memory_at_start: usize::try_from(spec.admitted.memory_at_start).unwrap_or(usize::MAX),
+            deadline: spec.deadline,
+        },
         Arc::clone(&spec.telemetry),
     )
 }

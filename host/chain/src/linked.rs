@@ -156,7 +156,10 @@ pub(crate) fn with_services<S: Services>(
     *services = guest.services.take();
     let result = result.map_err(|error| guest.fault(&error));
     guest.set_running(Running::Nobody);
-    result
+    match (result, guest.trespasser()) {
+        (Ok(()), Some(trespass)) => Err(trespass),
+        (result, _) => result,
+    }
 }
 
 /// `configure` and `tick` of an exported instance.
@@ -213,11 +216,12 @@ fn prepare<S: Services, T>(
     store.data_mut().set_running(Running::Function { place, deadline });
     let result = call(store);
     let guest = store.data_mut();
-    let result = result.map_err(|error| ChainError::Fault {
-        name: guest.functions[place].name.clone(),
-        call: what,
-        fault: guest.fault(&error),
-    });
+    let name = guest.functions[place].name.clone();
+    let result = match (result, guest.trespasser()) {
+        (Ok(_), Some(fault)) => Err(ChainError::Fault { name, call: what, fault }),
+        (Ok(value), None) => Ok(value),
+        (Err(error), _) => Err(ChainError::Fault { name, call: what, fault: guest.fault(&error) }),
+    };
     guest.set_running(Running::Nobody);
     result
 }
@@ -288,7 +292,7 @@ pub(crate) fn tick<S: Services>(
     if who == Tick::Due && (function.timer == 0 || function.timer > now) {
         return Ok(());
     }
-    let running = Running::Function { place, deadline: function.deadline };
+    let running = Running::Function { place, deadline: function.limits.deadline };
     store.data_mut().set_timer(place, 0);
     with_services(store, services, running, |store| tick.call(store, (now,)))
 }

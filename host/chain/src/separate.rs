@@ -227,7 +227,7 @@ impl<S: Services> Separate<S> {
         count: usize,
     ) -> Result<(), Fault> {
         let function = &mut self.functions[place];
-        let deadline = function.store.data().functions[place].deadline;
+        let deadline = function.store.data().functions[place].limits.deadline;
         let running = Running::Function { place, deadline };
         match &function.process {
             Process::Window(process) => {

@@ -104,6 +104,8 @@ impl Sandbox {
     /// # Errors
     /// When wasmtime does not support this machine, or the cache directory cannot be made.
     pub fn new(config: SandboxConfig) -> Result<Self, CompileError> {
+        // Before the engine, whose own handler then passes on what is no fault of Wasm code.
+        crate::guard::install();
         let engine = engine(true).map_err(|e| CompileError::Engine(format!("{e:#}")))?;
         let ticker = Ticker::start(engine.weak())
             .map_err(|source| CompileError::Io { what: "starting the epoch thread".into(), source })?;

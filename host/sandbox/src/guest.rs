@@ -7,7 +7,8 @@ use std::time::Duration;
 use weir_pool::Memory;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 
-use crate::fault::{Fault, Overdue};
+use crate::fault::{Fault, FaultKind, Overdue};
+use crate::guard::Guard;
 use crate::host::Services;
 use crate::telemetry::Telemetry;
 
@@ -62,6 +63,17 @@ pub struct Window {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StateAddress(pub(crate) usize);
 
+/// What a function may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of linear memory, window and state region not counted.
+    pub memory: usize,
+    /// Bytes of linear memory that it is instantiated with.
+    pub memory_at_start: usize,
+    /// CPU time for one burst.
+    pub deadline: Duration,
+}
+
 /// A function in a store: what it may use, and what it did.
 #[derive(Debug)]
 pub struct GuestFunction {
@@ -73,10 +85,8 @@ pub struct GuestFunction {
     pub state: Option<Shared>,
     /// Its predecessor's content is in the state region: read-only until [`Guest::open_state`].
     pub state_kept: bool,
-    /// Bytes of linear memory it may have, window and state region not counted.
-    pub memory: usize,
-    /// CPU time it may use for one burst.
-    pub deadline: Duration,
+    /// What it may use.
+    pub limits: Limits,
     /// Its log and counters.
     pub telemetry: Arc<Telemetry>,
     /// When it wants `tick` to be called (0: never), in the time of `now`.
@@ -85,34 +95,37 @@ pub struct GuestFunction {
     pub(crate) state_attached: Option<StateAddress>,
     pub(crate) memory_refused: bool,
     pub(crate) memory_used: usize,
+    /// Its read-only pages, see [`crate::guard`].
+    pub(crate) guards: Vec<Guard>,
 }
 
 impl GuestFunction {
-    /// A function that has not started. `memory_at_start`: bytes of linear memory it is instantiated with.
+    /// A function that has not started.
     #[must_use]
     pub fn new(
         name: String,
         window: Option<Window>,
-        state: Option<Shared>,
-        state_kept: bool,
-        memory: usize,
-        memory_at_start: usize,
-        deadline: Duration,
+        state: Option<(Shared, bool)>,
+        limits: Limits,
         telemetry: Arc<Telemetry>,
     ) -> Self {
+        let (state, state_kept) = match state {
+            Some((state, kept)) => (Some(state), kept),
+            None => (None, false),
+        };
         Self {
             name,
             window,
             state,
             state_kept,
-            memory,
-            deadline,
+            limits,
             telemetry,
             timer: 0,
             window_attached: false,
             state_attached: None,
             memory_refused: false,
-            memory_used: memory_at_start,
+            memory_used: limits.memory_at_start,
+            guards: Vec::new(),
         }
     }
 
@@ -120,7 +133,7 @@ impl GuestFunction {
     fn memory_limit(&self) -> usize {
         let window = self.window.as_ref().map_or(0, |w| w.memory.bytes() + w.memory.align());
         let state = self.state.as_ref().map_or(0, Shared::bytes);
-        self.memory.saturating_add(window).saturating_add(state)
+        self.limits.memory.saturating_add(window).saturating_add(state)
     }
 }
 
@@ -242,6 +255,21 @@ impl<S> Guest<S> {
         }
     }
 
+    /// The function that wrote, through the host, to memory it may only read; it is told once. Costs one load when
+    /// nobody has.
+    #[must_use]
+    pub fn trespasser(&mut self) -> Option<Fault> {
+        if !crate::guard::anybody() {
+            return None;
+        }
+        let place = self.functions.iter().position(|f| f.guards.iter().any(Guard::take))?;
+        Some(Fault {
+            kind: FaultKind::Contract,
+            function: Some(place),
+            message: "it wrote, by a bulk or interface operation, to memory that it may only read".into(),
+        })
+    }
+
     /// Sets or (0) cancels a function's timer.
     pub fn set_timer(&mut self, place: usize, at: u64) {
         self.functions[place].timer = at;
@@ -286,7 +314,7 @@ impl<S> Guest<S> {
             Running::Function { deadline, .. } => (*deadline, 0),
             _ => {
                 let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));
-                (guest.functions[who].deadline, burst)
+                (guest.functions[who].limits.deadline, burst)
             }
         };
         let used = thread_time();

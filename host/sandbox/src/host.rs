@@ -11,6 +11,7 @@ use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
 use weir_pool::Memory;
 
 use crate::fault::Violation;
+use crate::guard::Guard;
 use crate::guest::{Guest, StateAddress};
 use crate::telemetry::Level;
 use crate::window;
@@ -264,7 +265,10 @@ fn attach_window<S: Services>(
         window::map_over(start, wanted.memory.fd(), bytes)?;
         window::protect(start, bytes, wanted.writes)?;
     }
-    cx.data_mut().functions[place].window_attached = true;
+    let range = address as usize + offset..address as usize + offset + bytes;
+    let function = &mut cx.data_mut().functions[place];
+    function.guards.push(Guard::new(range, &wanted.memory)?);
+    function.window_attached = true;
     Ok(u32::try_from(offset).expect("a 32-bit memory"))
 }
 
@@ -299,7 +303,12 @@ fn attach_state<S: Services>(
             window::close(address, length)?;
         }
     }
-    cx.data_mut().functions[place].state_attached = Some(StateAddress(address as usize));
+    let range = address as usize..address as usize + length;
+    let function = &mut cx.data_mut().functions[place];
+    if kept {
+        function.guards.push(Guard::new(range, &state)?);
+    }
+    function.state_attached = Some(StateAddress(address as usize));
     Ok(())
 }
 

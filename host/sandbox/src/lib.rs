@@ -22,6 +22,7 @@
 mod admit;
 mod compile;
 mod fault;
+mod guard;
 mod guest;
 mod host;
 mod manifest;
@@ -32,7 +33,7 @@ mod window;
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, Refused, UPLOAD_MAX, World, admit};
 pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
 pub use fault::{Fault, FaultKind};
-pub use guest::{Guest, GuestFunction, Running, Shared, Window};
+pub use guest::{Guest, GuestFunction, Limits, Running, Shared, Window};
 pub use host::{Refusal, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
 pub use telemetry::{Level, LogLine, Telemetry};
