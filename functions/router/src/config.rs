@@ -226,12 +226,13 @@ impl<'a> Compiler<'a> {
     /// The place of a hop.
     fn hop(&mut self, config: &HopConfig) -> Result<u32, String> {
         let neighbour = config.via.and_then(|via| self.neighbours.get(&via)).copied();
-        let mac = config.mac.as_deref().or(neighbour.map(|(mac, _)| mac)).ok_or_else(|| {
-            match config.via {
-                Some(via) => format!("via: {via} is not among neighbours, and there is no mac"),
-                None => "mac: needed, or a neighbour's address as via".to_owned(),
-            }
-        })?;
+        let mac =
+            config.mac.as_deref().or(neighbour.map(|(mac, _)| mac)).ok_or_else(
+                || match config.via {
+                    Some(via) => format!("via: {via} is not among neighbours, and there is no mac"),
+                    None => "mac: needed, or a neighbour's address as via".to_owned(),
+                },
+            )?;
         let name = config.port.as_deref().or(neighbour.and_then(|(_, port)| port));
         let port = self.port(name)?;
         let own = |address: &&Address| port.is_none() || address.port == port;

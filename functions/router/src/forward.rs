@@ -98,12 +98,7 @@ fn forward_any(routes: &Routes, frame: &mut [u8]) -> Result<usize, Stop> {
 
 /// The IPv4 packet at `l3`, of which 20 bytes are there.
 #[inline]
-fn forward_v4(
-    routes: &Routes,
-    frame: &mut [u8],
-    l3: usize,
-    found: Found,
-) -> Result<usize, Stop> {
+fn forward_v4(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Result<usize, Stop> {
     let many = frame[0] & 1 != 0;
     let packet = &mut frame[l3..];
     let available = packet.len();
@@ -183,12 +178,7 @@ fn check_options(packet: &[u8], total: usize) -> Result<(), Stop> {
 }
 
 /// The IPv6 packet at `l3`, of which 40 bytes are there.
-fn forward_v6(
-    routes: &Routes,
-    frame: &mut [u8],
-    l3: usize,
-    found: Found,
-) -> Result<usize, Stop> {
+fn forward_v6(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Result<usize, Stop> {
     let many = frame[0] & 1 != 0;
     let packet = &mut frame[l3..];
     let available = packet.len();

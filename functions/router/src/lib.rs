@@ -11,8 +11,8 @@ mod local;
 
 use weir_sdk::prelude::*;
 
-pub use config::{AddressConfig, Config, HopConfig, NeighbourConfig, RouteConfig};
 use config::Routes;
+pub use config::{AddressConfig, Config, HopConfig, NeighbourConfig, RouteConfig};
 use forward::{Found, Stop, UNSEEN};
 use icmp::Errors;
 

@@ -87,12 +87,7 @@ fn answer_v4(frame: &mut [u8], l3: usize) -> Option<Verdict> {
     Some(Verdict::Reply)
 }
 
-fn answer_v6(
-    frame: &mut [u8],
-    l3: usize,
-    port: u16,
-    addresses: &[Address],
-) -> Option<Verdict> {
+fn answer_v6(frame: &mut [u8], l3: usize, port: u16, addresses: &[Address]) -> Option<Verdict> {
     let l4 = l3 + 40;
     let header = frame.get(l3..)?.first_chunk::<40>()?;
     let end = l4 + usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -101,8 +96,7 @@ fn answer_v6(
         return None;
     }
     let (source, destination) = (address(header, 8)?, address(header, 24)?);
-    let pseudo =
-        checksum::pseudo_v6(source, destination, protocol::ICMPV6, message.len() as u32);
+    let pseudo = checksum::pseudo_v6(source, destination, protocol::ICMPV6, message.len() as u32);
     if checksum::transport(pseudo, message) != 0 {
         return Some(Verdict::Drop(reason::MALFORMED));
     }
