@@ -16,7 +16,7 @@ fn built(name: &str) -> Arc<Admitted> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     BUILT.get_or_init(|| {
         let script = root.join("scripts/build-functions");
-        let status = Command::new(script).args(["probe", "macswap", "null"]).status();
+        let status = Command::new(script).args(["probe", "macswap", "copy-swap", "null"]).status();
         assert!(status.expect("a shell").success(), "scripts/build-functions failed");
     });
     let wasm = std::fs::read(root.join(format!("target/functions/{name}.wasm"))).expect("a module");
@@ -76,6 +76,25 @@ fn macswap_swaps() {
     rig.settle();
     assert_eq!(Rig::drain(&rig.inside), [[&frame[6..12], &frame[..6], &frame[12..]].concat()]);
     assert_eq!(rig.finish().functions[0].packets, 2);
+}
+
+#[test]
+fn a_function_without_a_window_does_the_same() {
+    let copying = function("copy-swap", built("copy-swap"));
+    let telemetry = Arc::clone(&copying.telemetry);
+    let mut rig = Rig::new(plan(vec![function("macswap", built("macswap")), copying]));
+    for number in 0..40 {
+        let frame: Vec<u8> = (number..number + 64).collect();
+        rig.inside.push_at(frame, u64::from(number) * 200_000_000);
+        rig.settle();
+    }
+    rig.inside.push_at(vec![1; 12], 0);
+    rig.settle();
+    let out = Rig::drain(&rig.outside);
+    let expected = (0..40).map(|number| (number..number + 64).collect()).chain([vec![1; 12]]);
+    assert_eq!(out, expected.collect::<Vec<Vec<u8>>>(), "swapped twice");
+    assert!((38..=41).contains(&telemetry.counters()["swapped"]));
+    rig.finish();
 }
 
 #[test]

@@ -5,11 +5,15 @@
 #[doc(hidden)]
 pub mod bindings;
 #[cfg(target_arch = "wasm32")]
+mod copying;
+#[cfg(target_arch = "wasm32")]
 mod instance;
+#[cfg(target_arch = "wasm32")]
+mod start;
 
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
-pub use instance::Instance;
+pub use {copying::CopyInstance, instance::Instance};
 
 /// Exports a type that implements [`Function`](crate::Function) as the crate's function, and embeds
 /// `function.toml`, which lies beside the crate's `Cargo.toml`, into the module.
@@ -28,9 +32,23 @@ macro_rules! export {
     };
 }
 
+/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
+/// [`export!`](crate::export!) does for functions with a window.
+#[cfg(not(target_arch = "wasm32"))]
+#[macro_export]
+macro_rules! export_copy {
+    ($function:ty) => {
+        const _: fn() = $crate::export::copy_function::<$function>;
+    };
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub fn function<F: crate::Function>() {}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub fn copy_function<F: crate::copy::CopyFunction>() {}
 
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
@@ -90,8 +108,57 @@ macro_rules! __export {
         $crate::export::bindings::export_packet!(
             Exported with_types_in $crate::export::bindings
         );
+        $crate::__manifest!();
+    };
+}
 
-        const MANIFEST: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/function.toml"));
+/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
+/// [`export!`](crate::export!) does for functions with a window.
+#[cfg(target_arch = "wasm32")]
+#[macro_export]
+macro_rules! export_copy {
+    ($function:ty) => {
+        const _: () = {
+            static INSTANCE: $crate::export::CopyInstance<$function> =
+                $crate::export::CopyInstance::new();
+
+            struct Exported;
+
+            impl $crate::export::bindings::copying::exports::weir::net::packet_copy::Guest
+                for Exported
+            {
+                fn configure(
+                    setup: $crate::export::bindings::weir::net::types::Setup,
+                ) -> Result<(), String> {
+                    INSTANCE.configure(setup)
+                }
+                fn process(
+                    packet: Vec<u8>,
+                    port: u32,
+                    now: u64,
+                ) -> $crate::export::bindings::copying::exports::weir::net::packet_copy::Outcome
+                {
+                    INSTANCE.process(packet, port, now)
+                }
+                fn tick(now: u64) {
+                    INSTANCE.tick(now);
+                }
+            }
+            $crate::export::bindings::copying::export_packet_copy!(
+                Exported with_types_in $crate::export::bindings::copying
+            );
+            $crate::__manifest!();
+        };
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest {
+    () => {
+        const MANIFEST: &[u8] =
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/function.toml"));
         #[unsafe(link_section = "weir:manifest")]
         #[used]
         static EMBEDDED: [u8; MANIFEST.len()] = *MANIFEST.first_chunk().unwrap();

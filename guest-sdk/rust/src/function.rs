@@ -85,7 +85,7 @@ impl Setup {
 pub struct NoConfig {}
 
 /// Reads the configuration of a function.
-pub(crate) fn read_config<F: Function>(json: &str) -> Result<F::Config, String> {
+pub(crate) fn read_config<C: DeserializeOwned>(json: &str) -> Result<C, String> {
     let json = if json.trim().is_empty() { "{}" } else { json };
     let mut reader = serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {

@@ -3,6 +3,7 @@
 
 pub mod burst;
 pub mod checksum;
+pub mod copy;
 #[doc(hidden)]
 pub mod export;
 pub mod flow;
@@ -28,6 +29,6 @@ pub mod prelude {
     pub use crate::region::{StateArray, StateMap, StateRegion};
     pub use crate::{
         Buffer, Burst, Function, NoConfig, Packet, Setup, Snapshot, Verdict, debug, error, export,
-        info, trace, warn,
+        export_copy, info, trace, warn,
     };
 }

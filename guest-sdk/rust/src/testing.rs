@@ -30,10 +30,12 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod copied;
 mod harness;
 pub(crate) mod host;
 mod native;
 
+pub use copied::Copied;
 pub use harness::{Frame, Harness, Options, Outcome};
 pub use host::Sent;
 pub use native::Native;

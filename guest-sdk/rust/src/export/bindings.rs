@@ -21,3 +21,18 @@ pub mod saving {
         export_macro_name: "export_snapshot",
     });
 }
+
+/// The export of `packet-function-copy`, in place of `packet`.
+pub mod copying {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package weir:sdk;
+            world copying { export weir:net/packet-copy@0.1.0; }
+        ",
+        world: "weir:sdk/copying",
+        with: { "weir:net/types@0.1.0": crate::export::bindings::weir::net::types },
+        pub_export_macro: true,
+        export_macro_name: "export_packet_copy",
+    });
+}

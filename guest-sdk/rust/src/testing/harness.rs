@@ -431,7 +431,8 @@ impl<F: Function> Harness<F> {
         let setup = self.options.setup(self.state.clone(), kept);
         test_host::exchange(&mut self.host);
         host::exchange(&self.parked);
-        let instance = read_config::<F>(config).and_then(|config| F::configure(setup, config));
+        let instance =
+            read_config::<F::Config>(config).and_then(|config| F::configure(setup, config));
         host::after_configure();
         host::exchange(&self.parked);
         test_host::exchange(&mut self.host);

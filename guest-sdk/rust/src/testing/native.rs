@@ -43,7 +43,7 @@ impl<F: Function> Native<F> {
         // SAFETY: as promised by the caller.
         let window = unsafe { Window::new(Chunk::permanent(window, bytes), options.room_bytes) };
         let state = (options.state_bytes > 0).then(|| Chunk::zeroed(options.state_bytes));
-        let config = read_config::<F>(&config.to_string())?;
+        let config = read_config::<F::Config>(&config.to_string())?;
         let function = F::configure(options.setup(state, false), config)?;
         host::after_configure();
         // SAFETY: the burst is empty until `process` says how long it is.
