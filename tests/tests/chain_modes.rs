@@ -38,7 +38,13 @@ fn changes(offset: usize) -> String {
 /// What one run does: ends in order, bytes, clones.
 type Trace = (Vec<(usize, Descriptor, End, Vec<u8>)>, Vec<(u32, u32, u32)>);
 
-fn run(executor: &mut Executor<Plane>, plane: Plane, packets: &[Vec<u8>], start: usize, reverse: bool) -> (Trace, Plane) {
+fn run(
+    executor: &mut Executor<Plane>,
+    plane: Plane,
+    packets: &[Vec<u8>],
+    start: usize,
+    reverse: bool,
+) -> (Trace, Plane) {
     let mut plane = plane;
     let mut burst = Vec::new();
     for (i, bytes) in packets.iter().enumerate() {
@@ -88,9 +94,8 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
 fn linked_and_separate_chains_agree() {
     let sandbox = Sandbox::new(SandboxConfig::default()).unwrap();
     let copying: Arc<Admitted> = Arc::new(weir_sandbox::admit(&wat_guest::copying()).unwrap());
-    let mut guests: Vec<(Arc<Admitted>, bool)> = (0..4)
-        .map(|k| (wat_guest::admitted(&obeys(k * 4)), k % 2 == 0))
-        .collect();
+    let mut guests: Vec<(Arc<Admitted>, bool)> =
+        (0..4).map(|k| (wat_guest::admitted(&obeys(k * 4)), k % 2 == 0)).collect();
     guests.push((wat_guest::admitted(&changes(20)), true));
     guests.push((copying.clone(), true));
     guests.push((copying, false));
@@ -98,7 +103,9 @@ fn linked_and_separate_chains_agree() {
     let input = (
         prop::collection::vec(0..guests.len(), 1..7),
         prop::collection::vec(
-            (prop::collection::vec(packet(), 1..70), 0usize..7, any::<bool>()), 1..12),
+            (prop::collection::vec(packet(), 1..70), 0usize..7, any::<bool>()),
+            1..12,
+        ),
     );
     runner
         .run(&input, |(picks, bursts)| {
@@ -123,7 +130,10 @@ fn linked_and_separate_chains_agree() {
                 planes = [a, b];
             }
             for k in 0..picks.len() {
-                prop_assert_eq!(board::usage(executors[0].board(), k), board::usage(executors[1].board(), k));
+                prop_assert_eq!(
+                    board::usage(executors[0].board(), k),
+                    board::usage(executors[1].board(), k)
+                );
             }
             prop_assert_eq!(planes[0].pool.accounting().out, 0);
             Ok(())

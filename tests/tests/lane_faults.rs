@@ -26,9 +26,7 @@ fn health(rig: &Rig, place: usize) -> Health {
 
 /// Traps on the packet with this number, passes the others.
 fn traps_on(n: u32) -> String {
-    each(&format!(
-        "(if (i32.eq (i32.load (local.get $p)) (i32.const {n})) (then unreachable))"
-    ))
+    each(&format!("(if (i32.eq (i32.load (local.get $p)) (i32.const {n})) (then unreachable))"))
 }
 
 #[test]
@@ -117,7 +115,9 @@ fn memory_beyond_the_limit_is_refused_and_named() {
 
 #[test]
 fn writing_to_a_read_only_window_is_a_trap() {
-    for store in ["(i32.store8 (local.get $p) (i32.const 1))", "(i32.store (local.get $d) (i32.const 1))"] {
+    for store in
+        ["(i32.store8 (local.get $p) (i32.const 1))", "(i32.store (local.get $d) (i32.const 1))"]
+    {
         let read_only = FunctionPlan { writes: false, ..guest(&each(store)) };
         let mut rig = Rig::new(plan(vec![read_only]));
         push(&mut rig, 0, 8);
@@ -125,7 +125,8 @@ fn writing_to_a_read_only_window_is_a_trap() {
         assert_eq!((counts.functions[0].faults, counts.packets_out), (1, 0), "{store}");
     }
     // Its verdicts it may write.
-    let drops = FunctionPlan { writes: false, ..guest(&each("(local.set $verdict (i32.const 0x301))")) };
+    let drops =
+        FunctionPlan { writes: false, ..guest(&each("(local.set $verdict (i32.const 0x301))")) };
     let mut rig = Rig::new(plan(vec![drops]));
     push(&mut rig, 0, 8);
     let counts = rig.finish();
@@ -233,7 +234,11 @@ fn held_packets_come_back_later_and_nothing_can_be_sent_twice() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..20).chain([100]).collect::<Vec<_>>());
     let last = out.iter().find(|f| number(f) == 100).unwrap();
-    assert_eq!(u32::from_le_bytes(last[8..12].try_into().unwrap()), 21, "every second send is refused");
+    assert_eq!(
+        u32::from_le_bytes(last[8..12].try_into().unwrap()),
+        21,
+        "every second send is refused"
+    );
     rig.finish();
 }
 
@@ -279,7 +284,10 @@ fn a_metric_name_that_is_not_allowed_is_a_contract_fault() {
 fn a_window_at_a_bad_place_is_refused_when_the_chain_is_made() {
     for (from, to) in [
         ("(call $attach-window (local.get $region)", "(call $attach-window (i32.const 1)"),
-        ("(i32.add (local.get $bytes) (local.get $align)))))\n    (if", "(i32.const 4096))))\n    (if"),
+        (
+            "(i32.add (local.get $bytes) (local.get $align)))))\n    (if",
+            "(i32.const 4096))))\n    (if",
+        ),
     ] {
         let text = module(wat_guest::NULL).replace(from, to);
         assert_ne!(text, module(wat_guest::NULL));
@@ -314,7 +322,11 @@ fn writes_that_the_host_makes_for_a_guest_cannot_crash_it_nor_reach_read_only_me
         let mut rig = Rig::new(plan(vec![null, guest(&each(write))]));
         push(&mut rig, 0, 8);
         let counts = rig.counts();
-        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [0, 1], "{write}");
+        assert_eq!(
+            counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(),
+            [0, 1],
+            "{write}"
+        );
         let events = rig.lane.status().lock().unwrap().events.clone();
         assert!(events.iter().any(|(_, e)| e.contains("may only read")), "{events:?}");
         rig.finish();

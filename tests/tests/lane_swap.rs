@@ -66,15 +66,22 @@ fn a_thousand_swaps_under_load_lose_no_packet_and_no_state() {
             let version = 2 + u8::try_from(swap % 2).unwrap();
             let states = worker.with("test", |lane| lane.states()).unwrap().unwrap();
             let staged = site.stage(plan(vec![stateful(version)]), &states).unwrap();
-            let (published, retired) =
-                worker.with("test", |lane| lane.publish(staged, Some(0))).unwrap().unwrap().unwrap();
+            let (published, retired) = worker
+                .with("test", |lane| lane.publish(staged, Some(0)))
+                .unwrap()
+                .unwrap()
+                .unwrap();
             retired.end(&sandbox);
             assert!(published.fresh.is_empty());
             pauses.push(published.pause);
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         pauses.sort();
-        println!("pause: median {:?}, worst {:?}", pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
+        println!(
+            "pause: median {:?}, worst {:?}",
+            pauses[pauses.len() / 2],
+            pauses[pauses.len() - 1]
+        );
         traffic.join().unwrap()
     });
     let mut versions = [0u32; 4];
@@ -265,7 +272,11 @@ fn a_shadow_reports_where_it_differs_and_decides_nothing() {
     let staged = site.stage(running, &rig.lane.states()).unwrap();
     let (_, _, status) = rig.lane.end_shadow(staged).unwrap();
     let TrialKind::Shadow(report) = status.kind else { panic!("{status:?}") };
-    assert_eq!((report.packets, report.verdicts_differ, report.bytes_differ), (40, 10, 0), "{report:?}");
+    assert_eq!(
+        (report.packets, report.verdicts_differ, report.bytes_differ),
+        (40, 10, 0),
+        "{report:?}"
+    );
     assert_eq!(report.samples[0], "packet 1: next -> drop 2");
     push(&mut rig, 200, 1);
     assert_eq!(count_in(&Rig::drain(&rig.outside)[0]), 46);
@@ -277,7 +288,8 @@ fn a_chain_can_get_longer_while_packets_flow() {
     let mut rig = Rig::new(plan(vec![stateful(1)]));
     push(&mut rig, 0, 10);
     let null = function("null", wat_guest::admitted(wat_guest::NULL));
-    let longer = plan(vec![null.clone(), stateful(1), FunctionPlan { name: "last".into(), ..null }]);
+    let longer =
+        plan(vec![null.clone(), stateful(1), FunctionPlan { name: "last".into(), ..null }]);
     let staged = rig.lane.site().stage(longer, &rig.lane.states()).unwrap();
     rig.lane.publish(staged, None).unwrap();
     push(&mut rig, 10, 10);

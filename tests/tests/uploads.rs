@@ -48,14 +48,21 @@ fn a_component_of_another_world_is_refused() {
       (instance $e (export "run" (func $run)))
       (export "wasi:cli/run@0.2.0" (instance $e)))"#;
     let said = reason(&wat::parse_str(text).unwrap());
-    assert!(said.contains("it exports wasi:cli/run@0.2.0, expected is weir:net/packet@0.1.0"), "{said}");
+    assert!(
+        said.contains("it exports wasi:cli/run@0.2.0, expected is weir:net/packet@0.1.0"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_huge_memory_at_the_start_is_refused() {
-    let text = module(wat_guest::NULL).replace("(export \"memory\") 2)", "(export \"memory\") 8192)");
+    let text =
+        module(wat_guest::NULL).replace("(export \"memory\") 2)", "(export \"memory\") 8192)");
     let said = reason(&upload(&text, "packet-function"));
-    assert!(said.contains("starts with 536870912 bytes of memory; allowed are 268435456"), "{said}");
+    assert!(
+        said.contains("starts with 536870912 bytes of memory; allowed are 268435456"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -66,7 +73,8 @@ fn an_upload_that_is_too_large_is_refused_unread() {
 
 #[test]
 fn shared_memories_and_threads_are_refused() {
-    let text = module(wat_guest::NULL).replace("(export \"memory\") 2)", "(export \"memory\") 2 9 shared)");
+    let text = module(wat_guest::NULL)
+        .replace("(export \"memory\") 2)", "(export \"memory\") 2 9 shared)");
     let said = reason(&upload(&text, "packet-function"));
     assert!(said.contains("shared"), "{said}");
 }

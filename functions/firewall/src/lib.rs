@@ -161,12 +161,14 @@ impl Function for Firewall {
     type Config = Config;
 
     fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
-        for (key, flows) in [("max-flows", config.max_flows), ("max-flows-v6", config.max_flows_v6)] {
+        for (key, flows) in [("max-flows", config.max_flows), ("max-flows-v6", config.max_flows_v6)]
+        {
             if !(64..=1 << 22).contains(&flows) {
                 return Err(format!("config: {key}: {flows}; allowed are 64 to 4194304"));
             }
         }
-        let rules = Rules::compile(config.default, config.rules).map_err(|e| format!("config: {e}"))?;
+        let rules =
+            Rules::compile(config.default, config.rules).map_err(|e| format!("config: {e}"))?;
         let clock = Clock::new(&config.state).map_err(|e| format!("config: {e}"))?;
         let mut region = setup.region();
         Ok(Self {
@@ -349,8 +351,12 @@ impl Firewall {
         };
         let fields = [headers.protocol.into(), first, second, direction];
         let rule = match headers.addresses {
-            Addresses::V4 { source, destination } => self.rules.decide_v4(source, destination, fields),
-            Addresses::V6 { source, destination } => self.rules.decide_v6(source, destination, fields),
+            Addresses::V4 { source, destination } => {
+                self.rules.decide_v4(source, destination, fields)
+            }
+            Addresses::V6 { source, destination } => {
+                self.rules.decide_v6(source, destination, fields)
+            }
         };
         let (action, name) = (rule.action, rule.log.then(|| rule.name.clone()));
         if let Some(name) = name {
@@ -395,7 +401,9 @@ impl Firewall {
                 let id = quoted.source_port.max(quoted.destination_port);
                 ((quoted.source, id), (quoted.destination, id))
             }
-            _ => ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port)),
+            _ => {
+                ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port))
+            }
         };
         let (key, _) = FlowV4::canonical(from, to, quoted.protocol);
         self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
@@ -437,7 +445,9 @@ impl Firewall {
         // A fragment that would overlap the first one's TCP header (RFC 1858, RFC 3128).
         let overlaps = headers.fragment.is_some_and(|f| f.offset < 16);
         let known = fragment_key(headers).is_some_and(|key| {
-            self.fragments.find(self.hasher.hash(&key), &key).is_some_and(|until| until[0] > seconds)
+            self.fragments
+                .find(self.hasher.hash(&key), &key)
+                .is_some_and(|until| until[0] > seconds)
         });
         match (overlaps, known) {
             (true, _) => Decision::Drop(reason::MALFORMED),
@@ -487,7 +497,9 @@ impl Firewall {
             }
         };
         let Headers { source_port, destination_port, protocol, .. } = headers;
-        host::info!("{rule}: {action:?} {from}:{source_port} -> {to}:{destination_port} protocol {protocol}");
+        host::info!(
+            "{rule}: {action:?} {from}:{source_port} -> {to}:{destination_port} protocol {protocol}"
+        );
     }
 }
 

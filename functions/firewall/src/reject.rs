@@ -99,8 +99,10 @@ impl Rejected<'_> {
         }
         let length = u16::try_from(V4_HEADER + payload.len()).ok()?.to_be_bytes();
         // Don't fragment: the identification need not be unique then (RFC 6864).
-        let mut header =
-            [0x45, 0, length[0], length[1], 0, 0, 0x40, 0, HOPS, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut header = [
+            0x45, 0, length[0], length[1], 0, 0, 0x40, 0, HOPS, protocol, 0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0,
+        ];
         header[12..16].copy_from_slice(&dst);
         header[16..20].copy_from_slice(&src);
         let sum = checksum::internet(&header);
@@ -141,7 +143,9 @@ impl Rejected<'_> {
 /// The reset for a segment, without checksum.
 fn reset(segment: &[u8]) -> Option<Vec<u8>> {
     let header: &[u8; TCP_HEADER] = segment.first_chunk()?;
-    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let (offset, flags) = (usize::from(header[12] >> 4) * 4, header[13]);
     let (seq, ack, answer_flags) = if flags & 0x10 != 0 {
         (word(8), 0, 0x04)

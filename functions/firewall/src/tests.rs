@@ -19,7 +19,8 @@ fn firewall(config: &str) -> Harness<Firewall> {
 }
 
 fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
-    let mut step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
+    let mut step =
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
     for flag in flags.chars() {
         step = match flag {
             'S' => step.syn(),
@@ -97,7 +98,8 @@ fn pings_and_errors_about_known_flows_pass() {
     assert_eq!(back(&mut fw, pong), Verdict::Next);
     let error = |quoted: &[u8]| {
         let mut frame = Vec::new();
-        let kind = Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+        let kind =
+            Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
         let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([9, 9, 9, 9], IN, 64);
         step.icmpv4(kind).write(&mut frame, &quoted[14..]).unwrap();
         frame
@@ -177,7 +179,10 @@ fn ten_thousand_rules_decide_like_a_list() {
 #[test]
 fn mistakes_name_rule_and_key() {
     let refused = |config: &str| Harness::<Firewall>::new(config).unwrap_err();
-    assert!(refused(r#"{"rules": [{"action": "allow"}, {"action": "alow"}]}"#).contains("rules[1]: action"));
+    assert!(
+        refused(r#"{"rules": [{"action": "allow"}, {"action": "alow"}]}"#)
+            .contains("rules[1]: action")
+    );
     assert!(refused(r#"{"defualt": "deny"}"#).contains("defualt"));
     assert!(refused(r#"{"max-flows": 1}"#).contains("max-flows: 1; allowed are 64 to 4194304"));
 }

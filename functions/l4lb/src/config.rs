@@ -136,11 +136,13 @@ impl Config {
         let mut services: Vec<Service> = Vec::new();
         for (n, service) in self.services.iter().enumerate() {
             let made = self.service(service).map_err(|e| format!("config: services[{n}]: {e}"))?;
-            let twin = services.iter().any(|s| {
-                (s.vip, s.protocol, s.port) == (made.vip, made.protocol, made.port)
-            });
+            let twin = services
+                .iter()
+                .any(|s| (s.vip, s.protocol, s.port) == (made.vip, made.protocol, made.port));
             if twin {
-                return Err(format!("config: services[{n}]: vip, proto and port are another's too"));
+                return Err(format!(
+                    "config: services[{n}]: vip, proto and port are another's too"
+                ));
             }
             services.push(made);
         }

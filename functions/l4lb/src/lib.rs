@@ -16,8 +16,8 @@ use weir_sdk::prelude::*;
 use weir_sdk::region::StateRegion;
 use weir_translate::{self as rewrite, Change, End, Quoted, is_icmp_error};
 
-pub use config::{BackendConfig, Config, Mode, ServiceConfig};
 use config::{Backend, Service};
+pub use config::{BackendConfig, Config, Mode, ServiceConfig};
 use connections::Connections;
 
 #[cfg(test)]
@@ -115,7 +115,9 @@ impl Function for LoadBalancer {
                 }
             }
             for (b, backend) in service.backends.iter().enumerate() {
-                by_id.insert(hasher.hash(&backend.id), backend.id, [s16, b as u16]).map_err(full)?;
+                by_id
+                    .insert(hasher.hash(&backend.id), backend.id, [s16, b as u16])
+                    .map_err(full)?;
             }
         }
         Ok(Self {
@@ -245,7 +247,8 @@ impl LoadBalancer {
             put(frame, at, End::Source, vip, Some(port).filter(|port| *port != 0));
             return Decision::Returned;
         }
-        let usable = placed.filter(|(service, backend)| self.services[*service].backends[*backend].usable);
+        let usable =
+            placed.filter(|(service, backend)| self.services[*service].backends[*backend].usable);
         let (service, backend) = match usable {
             Some(placed) => placed,
             None => {
@@ -331,7 +334,11 @@ impl LoadBalancer {
             }
             _ => false,
         };
-        if kept { self.counters.opened.add(1) } else { self.counters.untracked.add(1) }
+        if kept {
+            self.counters.opened.add(1)
+        } else {
+            self.counters.untracked.add(1)
+        }
         self.counters.connections.set((self.v4.len() + self.v6.len()) as f64);
     }
 
@@ -367,11 +374,8 @@ impl LoadBalancer {
             return Decision::Forwarded;
         };
         let ip = u32::from(ip);
-        let (outer, inner) = if reverse {
-            (End::Source, End::Destination)
-        } else {
-            (End::Destination, End::Source)
-        };
+        let (outer, inner) =
+            if reverse { (End::Source, End::Destination) } else { (End::Destination, End::Source) };
         let port = port.unwrap_or(server.1);
         rewrite::icmp_body(frame, headers.l4, headers.end, |frame| {
             quoted.rewrite(frame, inner, ip, port);

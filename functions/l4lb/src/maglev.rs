@@ -79,7 +79,11 @@ mod tests {
     }
 
     fn many(n: u64, size: usize) -> Vec<Preference> {
-        let mix = |x: u64| x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mix = |x: u64| {
+            x.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29)
+                .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        };
         (0..n).map(|i| Preference::new((mix(i + 1), mix(i + 10_000)), size, 1)).collect()
     }
 

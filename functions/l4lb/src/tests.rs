@@ -19,7 +19,8 @@ fn config(backends: &str) -> String {
 const THREE: &str = r#"{"ip": "10.0.0.1", "port": 8080}, {"ip": "10.0.0.2", "port": 8080}, {"ip": "10.0.0.3", "port": 8080}"#;
 
 fn balancer(backends: &str) -> Harness<LoadBalancer> {
-    Harness::with(Options { state_bytes: 16 << 20, ..Options::default() }, config(backends)).unwrap()
+    Harness::with(Options { state_bytes: 16 << 20, ..Options::default() }, config(backends))
+        .unwrap()
 }
 
 fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
@@ -63,8 +64,9 @@ fn a_connection_goes_to_one_backend_and_answers_come_from_the_vip() {
 #[test]
 fn connections_stay_when_the_set_changes_and_only_those_of_a_lost_backend_move() {
     let mut balancer = balancer(THREE);
-    let before: Vec<_> =
-        (1000..1200).map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1).collect();
+    let before: Vec<_> = (1000..1200)
+        .map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1)
+        .collect();
     let four = format!(r#"{{"ip": "10.0.0.4", "port": 8080}}, {THREE}"#);
     assert!(balancer.swap(config(&four)).unwrap());
     for (n, port) in (1000..1200).enumerate() {
@@ -118,8 +120,11 @@ fn ipv6_and_any_port() {
 fn l2_mode_changes_the_mac_alone() {
     let config = r#"{"table": 7, "services": [{"vip": "198.51.100.1", "proto": "tcp", "port": 80, "mode": "l2",
         "backends": [{"ip": "10.0.0.1", "mac": "aa:bb:cc:dd:ee:ff"}]}]}"#;
-    let mut balancer =
-        Harness::<LoadBalancer>::with(Options { state_bytes: 16 << 20, ..Options::default() }, config).unwrap();
+    let mut balancer = Harness::<LoadBalancer>::with(
+        Options { state_bytes: 16 << 20, ..Options::default() },
+        config,
+    )
+    .unwrap();
     let frame = tcp((CLIENT, 1), (VIP, 80));
     let sent = balancer.run(frame.clone()).bytes;
     assert_eq!((&sent[..6], &sent[6..]), (&[0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff][..], &frame[6..]));
@@ -153,8 +158,12 @@ fn impossible_configurations_are_explained() {
     let refused = |config: &str| Harness::<LoadBalancer>::new(config).unwrap_err();
     assert!(refused(r#"{"table": 100, "services": []}"#).contains("100 is no prime"));
     assert!(refused(r#"{"services": []}"#).contains("services: 0; allowed are 1 to 256"));
-    let mixed = r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "backends": [{"ip": "::1"}]}]}"#;
-    assert_eq!(refused(mixed), "config: services[0]: backends[0]: ip: ::1 is not of the vip's version of IP");
+    let mixed =
+        r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "backends": [{"ip": "::1"}]}]}"#;
+    assert_eq!(
+        refused(mixed),
+        "config: services[0]: backends[0]: ip: ::1 is not of the vip's version of IP"
+    );
     let l2 = r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "mode": "l2", "backends": [{"ip": "1.1.1.1"}]}]}"#;
     assert!(refused(l2).contains("mac: needed"));
 }

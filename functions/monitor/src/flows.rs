@@ -113,7 +113,10 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
             } else {
                 String::new()
             };
-            Some((bytes, format!("{key:?}: {bytes} bytes, {} packets{error} in {seconds} s", entry.packets)))
+            Some((
+                bytes,
+                format!("{key:?}: {bytes} bytes, {} packets{error} in {seconds} s", entry.packets),
+            ))
         };
         best.into_iter().filter_map(line).collect()
     }

@@ -101,7 +101,10 @@ impl Function for Monitor {
 
     fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
         if !(64..=1 << 22).contains(&config.max_flows) {
-            return Err(format!("config: max-flows: {}; allowed are 64 to 4194304", config.max_flows));
+            return Err(format!(
+                "config: max-flows: {}; allowed are 64 to 4194304",
+                config.max_flows
+            ));
         }
         if config.top > 100 {
             return Err(format!("config: top: {}; allowed are 0 to 100", config.top));
@@ -152,8 +155,7 @@ impl Function for Monitor {
             let length = frame.len() as u32;
             match self.keys[i] {
                 Some((key, hash, flags)) => {
-                    let kind =
-                        if key.protocol() == protocol::TCP { Kind::Tcp } else { Kind::Udp };
+                    let kind = if key.protocol() == protocol::TCP { Kind::Tcp } else { Kind::Udp };
                     sums.kinds[kind as usize] += 1;
                     self.v4.add(hash, key, Tally { length, flags, now });
                 }
@@ -174,8 +176,7 @@ impl Monitor {
         let headers = match parse(frame) {
             Ok(headers) => headers,
             Err(why) => {
-                let kind =
-                    if why == Unreadable::NotIp { Kind::NotIp } else { Kind::Malformed };
+                let kind = if why == Unreadable::NotIp { Kind::NotIp } else { Kind::Malformed };
                 sums.kinds[kind as usize] += 1;
                 return;
             }

@@ -32,8 +32,15 @@ fn it_counts_by_kind_and_size_and_decides_nothing() {
         assert_eq!(outcome.verdict, Verdict::Next);
     }
     for (name, n) in [
-        ("packets", 5), ("udp", 2), ("tcp", 1), ("ipv6", 1), ("not_ip", 2), ("malformed", 0),
-        ("size_64", 3), ("size_65_127", 1), ("size_1024_1518", 1),
+        ("packets", 5),
+        ("udp", 2),
+        ("tcp", 1),
+        ("ipv6", 1),
+        ("not_ip", 2),
+        ("malformed", 0),
+        ("size_64", 3),
+        ("size_65_127", 1),
+        ("size_1024_1518", 1),
         ("bytes", 60 + 1042 + 74 + 60 + 20),
     ] {
         assert_eq!(monitor.counter(name), n, "{name}");

@@ -120,7 +120,9 @@ impl Prefix {
     /// Says what is allowed.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("config: internal: {text:?} is no IPv4 prefix: allowed is ADDRESS/LENGTH, like \"10.0.0.0/8\"")
+            format!(
+                "config: internal: {text:?} is no IPv4 prefix: allowed is ADDRESS/LENGTH, like \"10.0.0.0/8\""
+            )
         };
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
@@ -151,7 +153,9 @@ pub(crate) fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     });
     match parsed {
         Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
-        _ => Err(format!("config: ports: {text:?} is no range: allowed is \"FIRST-LAST\", 1 to 65535")),
+        _ => Err(format!(
+            "config: ports: {text:?} is no range: allowed is \"FIRST-LAST\", 1 to 65535"
+        )),
     }
 }
 

@@ -15,8 +15,8 @@ use weir_sdk::prelude::*;
 pub use config::Config;
 use config::{Filtering, Prefix, Unmatched};
 use fragments::Fragments;
-use weir_translate::{self as rewrite, End, Quoted, is_icmp_error, swap_macs};
 use table::{Arrival, NoFlow, Table};
+use weir_translate::{self as rewrite, End, Quoted, is_icmp_error, swap_macs};
 
 #[cfg(test)]
 mod tests;
@@ -87,9 +87,13 @@ impl Function for Nat {
             ));
         }
         if !(16..=1 << 22).contains(&config.max_flows) {
-            return Err(format!("config: max-flows: {}; allowed are 16 to 4194304", config.max_flows));
+            return Err(format!(
+                "config: max-flows: {}; allowed are 16 to 4194304",
+                config.max_flows
+            ));
         }
-        let internal = config.internal.iter().map(|p| Prefix::parse(p)).collect::<Result<_, _>>()?;
+        let internal =
+            config.internal.iter().map(|p| Prefix::parse(p)).collect::<Result<_, _>>()?;
         let external = config.external.iter().map(|a| u32::from(*a)).collect();
         let ports = config::parse_ports(&config.ports)?;
         let mut region = setup.region();
@@ -101,7 +105,9 @@ impl Function for Nat {
                 "tcp" => protocol::TCP,
                 "udp" => protocol::UDP,
                 other => {
-                    return Err(format!("config: forward: proto {other:?}; allowed are \"tcp\" and \"udp\""));
+                    return Err(format!(
+                        "config: forward: proto {other:?}; allowed are \"tcp\" and \"udp\""
+                    ));
                 }
             };
             // What a predecessor left is read-only now, and has the same forwards or is laid out anew.
@@ -136,7 +142,9 @@ impl Function for Nat {
             let reverse = burst.reverse(i);
             let mut packet = burst.packet(i);
             let decision = match self.keys[i] {
-                Some((key, hash, flags)) => self.plain_out(packet.data_mut(), key, hash, flags, now),
+                Some((key, hash, flags)) => {
+                    self.plain_out(packet.data_mut(), key, hash, flags, now)
+                }
                 None => self.any(packet.data_mut(), reverse, now),
             };
             match decision {
@@ -164,7 +172,8 @@ impl Nat {
     #[inline]
     fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u64, u8)> {
         let plain = Plain::of(frame)?;
-        if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some() {
+        if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some()
+        {
             return None;
         }
         let key = FlowV4::directed(
@@ -201,7 +210,13 @@ impl Nat {
         Decision::Translated
     }
 
-    fn open(&mut self, hash: u64, key: FlowV4, flags: u8, now: u32) -> Result<table::Flow, Decision> {
+    fn open(
+        &mut self,
+        hash: u64,
+        key: FlowV4,
+        flags: u8,
+        now: u32,
+    ) -> Result<table::Flow, Decision> {
         let flow = self.table.open(hash, key, flags, now).map_err(no_flow)?;
         self.counters.opened.add(1);
         self.counters.flows.set(self.table.len() as f64);
@@ -214,10 +229,16 @@ impl Nat {
             Ok(headers) => headers,
             Err(Unreadable::NotIp) => return Decision::Pass,
             Err(Unreadable::Malformed) => {
-                return if is_ipv6(frame) { Decision::Pass } else { Decision::Drop(reason::MALFORMED) };
+                return if is_ipv6(frame) {
+                    Decision::Pass
+                } else {
+                    Decision::Drop(reason::MALFORMED)
+                };
             }
         };
-        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        let Addresses::V4 { source, destination } = headers.addresses else {
+            return Decision::Pass;
+        };
         let frame = &mut frame[..headers.end];
         if headers.is_later_fragment() {
             return self.later_fragment(frame, &headers, source, destination, reverse, now);
@@ -235,7 +256,9 @@ impl Nat {
     }
 
     fn outbound(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
-        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        let Addresses::V4 { source, destination } = headers.addresses else {
+            return Decision::Pass;
+        };
         if is_icmp_error(frame, headers) {
             return self.error_out(frame, headers, now);
         }
@@ -308,7 +331,9 @@ impl Nat {
         external: usize,
         now: u32,
     ) -> Decision {
-        let Addresses::V4 { source, destination } = headers.addresses else { return Decision::Pass };
+        let Addresses::V4 { source, destination } = headers.addresses else {
+            return Decision::Pass;
+        };
         let ports = ports_of(frame, headers, true);
         let Some((port, peer_port)) = ports.filter(|_| self.config.hairpin) else {
             return self.unmatched();
@@ -439,8 +464,11 @@ fn ports_of(frame: &[u8], headers: &Headers, outbound: bool) -> Option<(u16, u16
             let message = frame.get(headers.l4..headers.l4 + 8)?;
             let id = u16::from_be_bytes([message[4], message[5]]);
             // Queries and answers: echo, timestamp, address mask (RFC 792, RFC 950).
-            matches!(message[0], 0 | 8 | 13 | 14 | 17 | 18)
-                .then_some(if outbound { (id, 0) } else { (0, id) })
+            matches!(message[0], 0 | 8 | 13 | 14 | 17 | 18).then_some(if outbound {
+                (id, 0)
+            } else {
+                (0, id)
+            })
         }
         _ => None,
     }

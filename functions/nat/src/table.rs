@@ -142,7 +142,8 @@ impl Table {
     ) -> Result<Self, String> {
         let all = external.len() * PROTOCOLS.len();
         // The addresses are part of the names: state for others is of no use.
-        let name = external.iter().fold(String::from("mappings"), |name, a| format!("{name}-{a:x}"));
+        let name =
+            external.iter().fold(String::from("mappings"), |name, a| format!("{name}-{a:x}"));
         Ok(Self {
             flows: region.map("flows", max_flows)?,
             endpoints: region.map("endpoints", max_flows)?,
@@ -177,7 +178,13 @@ impl Table {
 
     /// The flow of a packet from the inside, if it is known and has not expired; refreshed.
     #[inline]
-    pub(crate) fn outbound(&mut self, hash: u64, key: &FlowV4, flags: u8, now: u32) -> Option<Flow> {
+    pub(crate) fn outbound(
+        &mut self,
+        hash: u64,
+        key: &FlowV4,
+        flags: u8,
+        now: u32,
+    ) -> Option<Flow> {
         let timeouts = self.timeouts;
         let flow = self.flows.find_mut(hash, key)?;
         if flow.expires <= now {
@@ -278,7 +285,12 @@ impl Table {
     }
 
     /// A port that leads inside for good.
-    pub(crate) fn forward(&mut self, protocol: u8, port: u16, to: (u32, u16)) -> Result<(), String> {
+    pub(crate) fn forward(
+        &mut self,
+        protocol: u8,
+        port: u16,
+        to: (u32, u16),
+    ) -> Result<(), String> {
         let place = protocol_place(protocol)
             .ok_or_else(|| format!("config: forward: protocol {protocol} has no ports"))?;
         let wanted = Mapping { address: to.0, port: to.1, flows: FIXED };
@@ -303,7 +315,8 @@ impl Table {
         let slots = self.flows.slots();
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % slots;
         for slot in from..(from + SWEEP).min(slots) {
-            let expired = self.flows.at(slot).filter(|(_, flow)| flow.expires <= now).map(|(k, _)| *k);
+            let expired =
+                self.flows.at(slot).filter(|(_, flow)| flow.expires <= now).map(|(k, _)| *k);
             if let Some(key) = expired {
                 self.close(self.hasher.hash(&key), &key);
             }
@@ -386,7 +399,8 @@ impl Table {
         }
         used.random = used.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let random = used.random ^ (self.hasher.hash(&used_key(address, port)) >> 32) as u32;
-        let free = |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
+        let free =
+            |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
         let start = random % range;
         let candidates = (0..range).map(|n| first + ((start + n) % range) as u16);
         let preserved = Some(port).filter(|port| (first..=last).contains(port));
@@ -419,7 +433,14 @@ fn used_key(address: u32, port: u16) -> u64 {
 }
 
 /// Follows a flow's state, and sets when it ends.
-fn advance(flow: &mut Flow, protocol: u8, outbound: bool, flags: u8, now: u32, timeouts: &Timeouts) {
+fn advance(
+    flow: &mut Flow,
+    protocol: u8,
+    outbound: bool,
+    flags: u8,
+    now: u32,
+    timeouts: &Timeouts,
+) {
     flow.state |= if outbound { bits::OUT } else { bits::IN };
     let seconds = match protocol {
         6 => {
@@ -427,7 +448,9 @@ fn advance(flow: &mut Flow, protocol: u8, outbound: bool, flags: u8, now: u32, t
             const SYN: u8 = 2;
             const RST: u8 = 4;
             let closing = bits::FIN_OUT | bits::FIN_IN;
-            if flags & SYN != 0 && (flow.state & closing == closing || flow.state & bits::RESET != 0) {
+            if flags & SYN != 0
+                && (flow.state & closing == closing || flow.state & bits::RESET != 0)
+            {
                 // The ports are used for a new connection.
                 flow.state &= bits::OUT | bits::IN;
             }

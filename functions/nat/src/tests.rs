@@ -56,8 +56,7 @@ fn icmp(from: [u8; 4], to: [u8; 4], kind: Icmpv4Type, body: &[u8]) -> Vec<u8> {
 
 fn echo(from: [u8; 4], to: [u8; 4], id: u16, reply: bool) -> Vec<u8> {
     let header = etherparse::IcmpEchoHeader { id, seq: 1 };
-    let kind =
-        if reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
+    let kind = if reply { Icmpv4Type::EchoReply(header) } else { Icmpv4Type::EchoRequest(header) };
     icmp(from, to, kind, b"ping")
 }
 
@@ -81,7 +80,11 @@ fn ends(frame: &[u8]) -> (([u8; 4], u16), ([u8; 4], u16)) {
             (header.source_port, header.destination_port)
         }
         TransportSlice::Icmpv4(icmp) => {
-            assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum(), "ICMP checksum");
+            assert_eq!(
+                icmp.icmp_type().calc_checksum(icmp.payload()),
+                icmp.checksum(),
+                "ICMP checksum"
+            );
             match icmp.icmp_type() {
                 Icmpv4Type::EchoRequest(e) | Icmpv4Type::EchoReply(e) => (e.id, e.id),
                 _ => (0, 0),
@@ -176,9 +179,8 @@ fn errors_from_outside_are_translated_with_what_they_quote() {
     out(&mut nat, udp((OTHER, 4000), (PEER, 80)));
     let second = out(&mut nat, tcp((OTHER, 4000), (PEER, 80), "S")).bytes;
     for (sent, host) in [(sent, INSIDE), (second, OTHER)] {
-        let unreachable = Icmpv4Type::DestinationUnreachable(
-            etherparse::icmpv4::DestUnreachableHeader::Host,
-        );
+        let unreachable =
+            Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Host);
         // A router on the way quotes the whole packet.
         let error = icmp([192, 0, 2, 99], EXTERNAL, unreachable, &sent[14..]);
         let got = back(&mut nat, error);
@@ -191,7 +193,12 @@ fn errors_from_outside_are_translated_with_what_they_quote() {
         assert_eq!(ends(&quoted), ((host, 4000), (PEER, 80)));
     }
     let about_nobody = tcp((EXTERNAL, 4999), (PEER, 80), "S");
-    let error = icmp(PEER, EXTERNAL, Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit), &about_nobody[14..]);
+    let error = icmp(
+        PEER,
+        EXTERNAL,
+        Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit),
+        &about_nobody[14..],
+    );
     assert_eq!(back(&mut nat, error).verdict, Verdict::Drop(reason::UNMATCHED));
 }
 

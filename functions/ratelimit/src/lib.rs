@@ -138,9 +138,13 @@ impl Function for RateLimit {
 
     fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
         if !(64..=1 << 22).contains(&config.max_buckets) {
-            return Err(format!("config: max-buckets: {}; allowed are 64 to 4194304", config.max_buckets));
+            return Err(format!(
+                "config: max-buckets: {}; allowed are 64 to 4194304",
+                config.max_buckets
+            ));
         }
-        let limits = limits::read(config.rules, config.default).map_err(|e| format!("config: {e}"))?;
+        let limits =
+            limits::read(config.rules, config.default).map_err(|e| format!("config: {e}"))?;
         let mut region = setup.region();
         Ok(Self {
             sources: Tables::new(&limits, Side::Src)?,
@@ -222,7 +226,8 @@ impl RateLimit {
             return None;
         }
         let limit = tables.v4.lookup(address)?;
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
+        let mask =
+            u32::MAX.checked_shl(32 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
         self.take(limit, [u64::from(address & mask), 0], length)
     }
 
@@ -231,7 +236,8 @@ impl RateLimit {
             return None;
         }
         let limit = tables.v6.lookup(address)?;
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
+        let mask =
+            u128::MAX.checked_shl(128 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
         let address = address & mask;
         self.take(limit, [address as u64, (address >> 64) as u64], length)
     }

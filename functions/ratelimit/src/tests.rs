@@ -70,7 +70,10 @@ fn buckets_outlive_the_instance() {
 #[test]
 fn mistakes_name_rule_and_key() {
     let refused = |config: &str| Harness::<RateLimit>::new(config).unwrap_err();
-    assert!(refused(r#"{"rules": [{"prefix": "10.0.0.0/8", "rate": "fast"}]}"#).contains("rules[0]: rate: \"fast\""));
+    assert!(
+        refused(r#"{"rules": [{"prefix": "10.0.0.0/8", "rate": "fast"}]}"#)
+            .contains("rules[0]: rate: \"fast\"")
+    );
     assert!(refused(r#"{"rules": [{"rate": "1pps"}]}"#).contains("rules[0]: prefix"));
     assert!(refused(r#"{"ruls": []}"#).contains("ruls"));
 }

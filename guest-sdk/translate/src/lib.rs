@@ -105,12 +105,7 @@ pub fn port(frame: &mut [u8], l4: usize, protocol: u8, end: End, change: Change,
 ///
 /// # Panics
 /// When the message is shorter than 4 bytes.
-pub fn icmp_body(
-    frame: &mut [u8],
-    l4: usize,
-    end: usize,
-    change: impl FnOnce(&mut [u8]),
-) {
+pub fn icmp_body(frame: &mut [u8], l4: usize, end: usize, change: impl FnOnce(&mut [u8])) {
     let before = checksum::fold(checksum::sum(&frame[l4 + 4..end]));
     change(&mut frame[..end]);
     let after = checksum::fold(checksum::sum(&frame[l4 + 4..end]));
@@ -144,7 +139,10 @@ impl Quoted {
         let header = frame.get(l3..)?.first_chunk::<20>()?;
         let l4 = l3 + usize::from(header[0] & 0xf) * 4;
         let ports = frame.get(l4..)?.first_chunk::<8>()?;
-        if header[0] >> 4 != 4 || l4 < l3 + 20 || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        if header[0] >> 4 != 4
+            || l4 < l3 + 20
+            || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0
+        {
             return None;
         }
         let word = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
@@ -159,7 +157,15 @@ impl Quoted {
             u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         let (source, destination) = (address(12), address(16));
-        Some(Self { l3, l4, protocol: header[9], source, destination, source_port, destination_port })
+        Some(Self {
+            l3,
+            l4,
+            protocol: header[9],
+            source,
+            destination,
+            source_port,
+            destination_port,
+        })
     }
 
     /// Changes one end of it. Call it within [`icmp_body`].

@@ -46,7 +46,11 @@ impl Default for BenchOptions {
 ///
 /// # Errors
 /// When the options are impossible, or the chain cannot be made ready.
-pub fn bench(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) -> Result<BenchReport> {
+pub fn bench(
+    sandbox: &Arc<Sandbox>,
+    plan: &ChainPlan,
+    options: &BenchOptions,
+) -> Result<BenchReport> {
     let mut lanes = Vec::new();
     for _ in 0..options.cores.max(1) {
         lanes.push(bench_lane(sandbox, plan, options)?);
@@ -58,7 +62,10 @@ pub fn bench(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) -
             .into_iter()
             .map(|lane| scope.spawn(|| measure(lane, options.duration, &start)))
             .collect();
-        threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a worker panicked"))?).collect::<Result<_>>()
+        threads
+            .into_iter()
+            .map(|t| t.join().map_err(|_| anyhow!("a worker panicked"))?)
+            .collect::<Result<_>>()
     })?;
     let rate: f64 = measured.iter().map(|m| m.packets as f64 / m.seconds).sum();
     let mean = measured.iter().map(|m| m.seconds * 1e9 / m.packets as f64).sum::<f64>()
@@ -97,7 +104,7 @@ fn bench_lane(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) 
         clock: Clock::Monotonic,
         burst: options.burst as usize,
         seed: 1,
-            on_event: None,
+        on_event: None,
     };
     Ok(Lane::new(Arc::clone(sandbox), plan.clone(), config)?)
 }

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use weir_packet_plane::{
-    ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Turn,
-};
+use weir_packet_plane::{ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::pcap::{PcapConfig, PcapPort, scan};
@@ -72,7 +70,7 @@ pub fn replay(
         clock: Clock::Capture,
         burst: options.burst,
         seed: options.seed,
-            on_event: None,
+        on_event: None,
     };
     let mut lane = Lane::new(Arc::clone(sandbox), plan, config)?;
     let ticking = sandbox.ticker().tick();
@@ -92,10 +90,9 @@ pub fn replay(
     let mut report = report_of(&counters, &versions);
     for counts in dropped {
         report.packets_in += counts.rx_dropped_too_large + counts.rx_dropped_no_buffer;
-        for (reason, n) in [
-            ("too-large", counts.rx_dropped_too_large),
-            ("no-buffer", counts.rx_dropped_no_buffer),
-        ] {
+        for (reason, n) in
+            [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)]
+        {
             if n > 0 {
                 *report.drops.entry(reason.into()).or_default() += n;
             }

@@ -66,11 +66,8 @@ pub(crate) fn compose(functions: &[(&Admitted, bool)]) -> Vec<u8> {
                 ("weir:net/host@0.1.0", ComponentExportKind::Instance, imports[k]),
             ],
         );
-        let interface = outer.alias_export(
-            instance,
-            admitted.world.interface(),
-            ComponentExportKind::Instance,
-        );
+        let interface =
+            outer.alias_export(instance, admitted.world.interface(), ComponentExportKind::Instance);
         runner_arguments.push((function_export(k), ComponentExportKind::Instance, interface));
         exports.push((function_export(k), ComponentExportKind::Instance, interface));
         if admitted.saves {

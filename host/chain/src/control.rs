@@ -101,10 +101,7 @@ pub(crate) fn parked(control: &Memory, index: usize) -> Parked {
 }
 
 pub(crate) fn kept(control: &Memory, slot: usize) -> (usize, Descriptor) {
-    (
-        control.get::<u32>(ORIGINS + slot * 4) as usize,
-        control.get(KEPT + slot * 8),
-    )
+    (control.get::<u32>(ORIGINS + slot * 4) as usize, control.get(KEPT + slot * 8))
 }
 
 pub(crate) fn set_done(

@@ -7,8 +7,8 @@ use wasmtime::component::Component;
 use weir_layout::FUNCTIONS_MAX;
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, CompileError, Fault, GuestFunction, Limits, Sandbox, Services, Setup, Shared, Telemetry,
-    Window, World,
+    Admitted, CompileError, Fault, GuestFunction, Limits, Sandbox, Services, Setup, Shared,
+    Telemetry, Window, World,
 };
 
 use crate::board::{self, FunctionMode};
@@ -201,9 +201,9 @@ impl Prepared {
             }
             Mode::Separate => {
                 let compile = |f: &FunctionSpec| {
-                    sandbox.compile(&f.admitted.component, f.admitted.hash).map_err(|source| {
-                        ChainError::Compile { name: f.name.clone(), source }
-                    })
+                    sandbox
+                        .compile(&f.admitted.component, f.admitted.hash)
+                        .map_err(|source| ChainError::Compile { name: f.name.clone(), source })
                 };
                 let mut components = Vec::new();
                 for function in &spec.functions {
@@ -401,12 +401,7 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
 }
 
 /// What `configure` is told.
-pub(crate) fn setup(
-    spec: &ChainSpec,
-    place: usize,
-    window: &Shared,
-    room_bytes: u32,
-) -> Setup {
+pub(crate) fn setup(spec: &ChainSpec, place: usize, window: &Shared, room_bytes: u32) -> Setup {
     let function = &spec.functions[place];
     let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
     let windowed = function.admitted.world == World::Window;

@@ -232,9 +232,8 @@ pub(crate) fn call_configure<S: Services>(
     place: usize,
     setup: Setup,
 ) -> Result<(), ChainError> {
-    let called = prepare(store, place, "configure", SETUP_DEADLINE, |store| {
-        configure.call(store, (setup,))
-    });
+    let called =
+        prepare(store, place, "configure", SETUP_DEADLINE, |store| configure.call(store, (setup,)));
     let guest = store.data_mut();
     let (answer,) = match called {
         Ok(answer) => answer,

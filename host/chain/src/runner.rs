@@ -78,10 +78,8 @@ impl Gaps {
             self.lowered,
             "  (core func $f{k} (canon lower (func $f{k} \"process\"){options}))"
         );
-        let _ = writeln!(
-            self.core_imports,
-            "    (import \"host\" \"f{k}\" (func $f{k} {signature}))"
-        );
+        let _ =
+            writeln!(self.core_imports, "    (import \"host\" \"f{k}\" (func $f{k} {signature}))");
         let _ = writeln!(self.core_exports, "      (export \"f{k}\" (func $f{k}))");
         let call = if step.copies { copying_call(k, step) } else { window_call(k) };
         let writes = u8::from(step.writes);

@@ -8,9 +8,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, ComponentType, Lift, TypedFunc};
 use weir_layout::{self as layout, BURST_AREA, Descriptor, HEADROOM, Metadata, Verdict};
 use weir_pool::Memory;
-use weir_sandbox::{
-    Fault, Guest, Running, Sandbox, Services, Shared, World, link_function,
-};
+use weir_sandbox::{Fault, Guest, Running, Sandbox, Services, Shared, World, link_function};
 
 use crate::control as at;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
@@ -75,9 +73,7 @@ impl<S: Services> Separate<S> {
             let export = function.admitted.world.interface();
             let (configure, tick) = standard_exports(&mut store, &instance, export)?;
             let process = match function.admitted.world {
-                World::Window => {
-                    Process::Window(typed(&mut store, &instance, export, "process")?)
-                }
+                World::Window => Process::Window(typed(&mut store, &instance, export, "process")?),
                 World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
             };
             let snapshot = function
@@ -220,12 +216,7 @@ impl<S: Services> Separate<S> {
         Ok(self.settle(services, place, count, reverse))
     }
 
-    fn call(
-        &mut self,
-        services: &mut Option<S>,
-        place: usize,
-        count: usize,
-    ) -> Result<(), Fault> {
+    fn call(&mut self, services: &mut Option<S>, place: usize, count: usize) -> Result<(), Fault> {
         let function = &mut self.functions[place];
         let deadline = function.store.data().functions[place].limits.deadline;
         let running = Running::Function { place, deadline };

@@ -470,7 +470,8 @@ impl Services for Box<Context> {
         let offset = self.pool.room_offset(buffer) + HEADROOM as u32;
         let packet = self.made_packet(buffer, Descriptor { offset, length });
         self.owned_by[function] += 1;
-        self.owned[buffer.get() as usize] = Some(Owned { function, instance: self.instance, made: true, packet });
+        self.owned[buffer.get() as usize] =
+            Some(Owned { function, instance: self.instance, made: true, packet });
         Some(offset)
     }
 

@@ -561,10 +561,11 @@ impl Lane {
     /// When a port cannot write out what it has.
     pub fn finish(&mut self) -> Result<Accounting, PortError> {
         self.tick(Tick::All);
-        let instances: Vec<u64> = [Some(self.version.instance), self.trial.as_ref().map(Trial::instance)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let instances: Vec<u64> =
+            [Some(self.version.instance), self.trial.as_ref().map(Trial::instance)]
+                .into_iter()
+                .flatten()
+                .collect();
         self.context_mut().ended.fill(true);
         while self.context().has_entries() {
             self.turn();

@@ -21,9 +21,7 @@ mod worker;
 
 pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Shared};
-pub use lane::{
-    EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn,
-};
+pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
 pub use policy::{Health, OnFault};
 pub use shadow::{ShadowReport, Side};

@@ -170,7 +170,8 @@ impl LaneSite {
         window: &Shared,
     ) -> Result<(Executor<crate::shadow::Aside>, Option<Arc<State>>), PlaneError> {
         let state = new_state(&plan.functions[place])?;
-        let mut spec = self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
+        let mut spec =
+            self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
         let names = spec.functions.iter().map(|f| f.name.clone()).collect();
         let mut function = spec.functions.swap_remove(place);
         function.state = state.as_ref().map(|s| s.shared.clone());

@@ -162,10 +162,8 @@ impl Side {
             let inside = |d: Descriptor, memory: &Memory| {
                 (d.offset as usize).saturating_add(d.length as usize) <= memory.len()
             };
-            let same_bytes = before.length == after.length
-                && inside(before, window)
-                && inside(after, ours)
-                && {
+            let same_bytes =
+                before.length == after.length && inside(before, window) && inside(after, ours) && {
                     self.scratch.resize(before.length as usize, 0);
                     self.theirs.resize(after.length as usize, 0);
                     window.copy_out(before.offset as usize, &mut self.scratch);

@@ -36,7 +36,7 @@ pub struct TrialStatus {
 }
 
 pub(crate) enum Trial {
-    Canary { version: Version, function: usize, percent: u8, aside: Vec<Packet>, packets: u64 },
+    Canary { version: Box<Version>, function: usize, percent: u8, aside: Vec<Packet>, packets: u64 },
     Shadow { function: String, version: String, report: Arc<Mutex<ShadowReport>> },
 }
 
@@ -102,7 +102,7 @@ impl Lane {
         }
         let instance = self.next_instance();
         let aside = Vec::with_capacity(weir_layout::BURST_MAX);
-        let version = Version { staged, instance };
+        let version = Box::new(Version { staged, instance });
         self.trial = Some(Trial::Canary { version, function, percent, aside, packets: 0 });
         self.report();
         Ok(())

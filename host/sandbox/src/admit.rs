@@ -217,7 +217,9 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
         ));
     }
     if modules > MODULES_MAX {
-        found.reasons.push(format!("it contains {modules} core modules; allowed are {MODULES_MAX}"));
+        found
+            .reasons
+            .push(format!("it contains {modules} core modules; allowed are {MODULES_MAX}"));
     }
     match found.world {
         Some(world) if found.reasons.is_empty() => Ok(Admitted {
@@ -241,7 +243,9 @@ fn import_reason(name: &str) -> String {
              wasm32-unknown-unknown, or stub WASI out (allowed: {allowed})"
         )
     } else if name.starts_with("weir:net/") {
-        format!("it imports {name}, which this host does not offer (it offers {allowed}): rebuild it with the SDK of this host's version")
+        format!(
+            "it imports {name}, which this host does not offer (it offers {allowed}): rebuild it with the SDK of this host's version"
+        )
     } else {
         format!("it imports {name}, which is not allowed (allowed: {allowed})")
     }
@@ -265,7 +269,11 @@ mod tests {
     #[test]
     fn what_is_not_wasm_is_refused_with_its_first_bytes() {
         assert!(reasons(b"").contains("not WebAssembly"));
-        assert!(reasons(b"\x7fELF\x02\x01\x01\x00").contains("[7f, 45, 4c, 46"), "{}", reasons(b"\x7fELF"));
+        assert!(
+            reasons(b"\x7fELF\x02\x01\x01\x00").contains("[7f, 45, 4c, 46"),
+            "{}",
+            reasons(b"\x7fELF")
+        );
     }
 
     #[test]

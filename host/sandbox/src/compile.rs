@@ -65,7 +65,9 @@ pub enum CompileError {
     #[error("it does not compile: {0}")]
     Component(String),
     /// The child took too long.
-    #[error("compiling it took longer than {0:?}: make it smaller, or its largest function simpler")]
+    #[error(
+        "compiling it took longer than {0:?}: make it smaller, or its largest function simpler"
+    )]
     TooLong(Duration),
     /// A file of the cache, or the child, failed.
     #[error("{what}: {source}")]
@@ -107,8 +109,10 @@ impl Sandbox {
         // Before the engine, whose own handler then passes on what is no fault of Wasm code.
         crate::guard::install();
         let engine = engine(true).map_err(|e| CompileError::Engine(format!("{e:#}")))?;
-        let ticker = Ticker::start(engine.weak())
-            .map_err(|source| CompileError::Io { what: "starting the epoch thread".into(), source })?;
+        let ticker = Ticker::start(engine.weak()).map_err(|source| CompileError::Io {
+            what: "starting the epoch thread".into(),
+            source,
+        })?;
         if let Some(path) = &config.cache {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
                 CompileError::Io { what: format!("making the cache {}", path.display()), source }

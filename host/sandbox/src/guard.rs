@@ -56,12 +56,12 @@ impl Guard {
     /// Watches a range onto which this memory is mapped from its beginning.
     pub(crate) fn new(range: Range<usize>, memory: &Shared) -> std::io::Result<Self> {
         let free = TABLE.iter().position(|slot| {
-            slot.taken
-                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            slot.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         let Some(at) = free else {
-            return Err(std::io::Error::other(format!("{SLOTS} windows are in use, no more can be watched")));
+            return Err(std::io::Error::other(format!(
+                "{SLOTS} windows are in use, no more can be watched"
+            )));
         };
         let slot = &TABLE[at];
         slot.trespassed.store(false, Ordering::Relaxed);

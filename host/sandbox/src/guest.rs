@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_pool::Memory;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+use weir_pool::Memory;
 
 use crate::fault::{Fault, FaultKind, Overdue};
 use crate::guard::Guard;
@@ -266,7 +266,8 @@ impl<S> Guest<S> {
         Some(Fault {
             kind: FaultKind::Contract,
             function: Some(place),
-            message: "it wrote, by a bulk or interface operation, to memory that it may only read".into(),
+            message: "it wrote, by a bulk or interface operation, to memory that it may only read"
+                .into(),
         })
     }
 
@@ -333,10 +334,7 @@ impl<S> Guest<S> {
 /// CPU time of this thread.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl<S: Services> ResourceLimiter for Guest<S> {

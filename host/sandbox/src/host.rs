@@ -4,9 +4,7 @@
 //! function. What concerns packets is passed on to [`Services`], unseen.
 
 use wasmtime::StoreContextMut;
-use wasmtime::component::{
-    ComponentType, Lift, Linker, Lower, WasmList, WasmStr,
-};
+use wasmtime::component::{ComponentType, Lift, Linker, Lower, WasmList, WasmStr};
 use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
 use weir_pool::Memory;
 
@@ -105,8 +103,13 @@ pub trait Services: Send + 'static {
     ///
     /// # Errors
     /// When it may not; nothing has happened then.
-    fn send(&mut self, function: usize, offset: u32, length: u32, verdict: u32)
-    -> Result<(), Refusal>;
+    fn send(
+        &mut self,
+        function: usize,
+        offset: u32,
+        length: u32,
+        verdict: u32,
+    ) -> Result<(), Refusal>;
     /// The function sends a packet with these bytes.
     ///
     /// # Errors
@@ -140,24 +143,18 @@ pub fn link_function<S: Services>(
     host.func_wrap("attach-state", move |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
         attach_state(&mut cx, place, &region)
     })?;
-    host.func_wrap(
-        "log",
-        move |cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
-            let message = message.to_str(&cx)?;
-            cx.data().functions[place].telemetry.log(level.into(), &message);
-            Ok(())
-        },
-    )?;
+    host.func_wrap("log", move |cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
+        let message = message.to_str(&cx)?;
+        cx.data().functions[place].telemetry.log(level.into(), &message);
+        Ok(())
+    })?;
     host.func_wrap("now", |mut cx: Context<'_, S>, (): ()| {
         Ok((cx.data_mut().services.as_mut().map_or_else(monotonic, Services::now),))
     })?;
-    host.func_wrap(
-        "counter-add",
-        move |cx: Context<'_, S>, (name, delta): (WasmStr, u64)| {
-            let name = name.to_str(&cx)?;
-            cx.data().functions[place].telemetry.count(&name, delta).or_else(violation)
-        },
-    )?;
+    host.func_wrap("counter-add", move |cx: Context<'_, S>, (name, delta): (WasmStr, u64)| {
+        let name = name.to_str(&cx)?;
+        cx.data().functions[place].telemetry.count(&name, delta).or_else(violation)
+    })?;
     host.func_wrap("gauge-set", move |cx: Context<'_, S>, (name, value): (WasmStr, f64)| {
         let name = name.to_str(&cx)?;
         cx.data().functions[place].telemetry.gauge(&name, value).or_else(violation)
@@ -174,9 +171,8 @@ pub fn link_function<S: Services>(
         "send",
         move |mut cx: Context<'_, S>, (offset, length, verdict): (u32, u32, u32)| {
             let services = cx.data_mut().services.as_mut();
-            let sent = services.map_or(Err(Refusal::NotOwned), |s| {
-                s.send(place, offset, length, verdict)
-            });
+            let sent =
+                services.map_or(Err(Refusal::NotOwned), |s| s.send(place, offset, length, verdict));
             Ok((sent,))
         },
     )?;
@@ -188,9 +184,8 @@ pub fn link_function<S: Services>(
             }
             let packet = packet.as_le_slice(&cx).to_vec();
             let services = cx.data_mut().services.as_mut();
-            let sent = services.map_or(Err(Refusal::Exhausted), |s| {
-                s.send_copy(place, &packet, verdict)
-            });
+            let sent =
+                services.map_or(Err(Refusal::Exhausted), |s| s.send_copy(place, &packet, verdict));
             Ok((sent,))
         },
     )
@@ -212,14 +207,11 @@ pub fn link_runner<S: Services>(
     host.func_wrap("attach-rooms", |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
         attach_rooms(&mut cx, &region).map(|offset| (offset,))
     })?;
-    host.func_wrap(
-        "clone",
-        |mut cx: Context<'_, S>, (offset, length, port): (u32, u32, u32)| {
-            let services = cx.data_mut().services.as_mut();
-            let exists = services.is_some_and(|s| s.clone_packet(offset, length, port));
-            Ok((u32::from(exists),))
-        },
-    )?;
+    host.func_wrap("clone", |mut cx: Context<'_, S>, (offset, length, port): (u32, u32, u32)| {
+        let services = cx.data_mut().services.as_mut();
+        let exists = services.is_some_and(|s| s.clone_packet(offset, length, port));
+        Ok((u32::from(exists),))
+    })?;
     host.func_wrap("next", |mut cx: Context<'_, S>, (): ()| {
         let (board, services) = cx.data_mut().board_mut();
         Ok((services.as_mut().map_or(0, |s| s.next_burst(board)),))
@@ -281,15 +273,15 @@ fn attach_state<S: Services>(
     let function = &mut cx.data_mut().functions[place];
     let Some(state) = function.state.clone() else {
         return violation(
-            "attach-state: the function has no state region: say `state = \"4MiB\"` in the chain".into(),
+            "attach-state: the function has no state region: say `state = \"4MiB\"` in the chain"
+                .into(),
         );
     };
     let kept = function.state_kept;
     if function.state_attached.is_some() {
         return violation("attach-state: called a second time".into());
     }
-    if length != state.bytes() || window::place(address as usize, length, length, PAGE) != Some(0)
-    {
+    if length != state.bytes() || window::place(address as usize, length, length, PAGE) != Some(0) {
         return violation(format!(
             "attach-state: a region of {length} bytes at this place does not fit: give exactly state-bytes \
              ({}) at a multiple of 4,096",
@@ -354,5 +346,6 @@ fn attach_rooms<S: Services>(
 /// `CLOCK_MONOTONIC` in nanoseconds.
 fn monotonic() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

@@ -76,7 +76,8 @@ impl Telemetry {
             inner.lines.pop_front();
         }
         let end = message.floor_char_boundary(LINE_MAX);
-        let message = message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let message =
+            message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         inner.lines.push_back(LogLine { time, level, message });
     }
 

@@ -34,18 +34,17 @@ fn main() -> ExitCode {
 
 /// Whoever read our output wants no more of it (`weir … | head`).
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Help is written before arguments are understood, so `--color` is looked for by hand.
 fn help_color() -> ColorChoice {
     let arguments: Vec<String> = std::env::args().collect();
-    let given = arguments.iter().enumerate().find_map(|(place, argument)| match argument.as_str() {
-        "--color" => arguments.get(place + 1).cloned(),
-        other => other.strip_prefix("--color=").map(str::to_owned),
-    });
+    let given =
+        arguments.iter().enumerate().find_map(|(place, argument)| match argument.as_str() {
+            "--color" => arguments.get(place + 1).cloned(),
+            other => other.strip_prefix("--color=").map(str::to_owned),
+        });
     match given.as_deref() {
         Some("always") => ColorChoice::Always,
         Some("never") => ColorChoice::Never,

@@ -191,18 +191,16 @@ impl PlaneEngine {
                 message: message.to_owned(),
             };
             sink(match event {
-                LaneEvent::Fault { function, version, health, message } => {
-                    match function.parse() {
-                        Ok(function) => EngineEvent::Fault {
-                            chain: chain.clone(),
-                            function,
-                            version: version.parse().ok(),
-                            kind: (*health).to_owned(),
-                            message: message.clone(),
-                        },
-                        Err(_) => note(message),
-                    }
-                }
+                LaneEvent::Fault { function, version, health, message } => match function.parse() {
+                    Ok(function) => EngineEvent::Fault {
+                        chain: chain.clone(),
+                        function,
+                        version: version.parse().ok(),
+                        kind: (*health).to_owned(),
+                        message: message.clone(),
+                    },
+                    Err(_) => note(message),
+                },
                 LaneEvent::RolledBack { function, version, message } => match function.parse() {
                     Ok(function) => EngineEvent::RolledBack {
                         chain: chain.clone(),

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use weir_chain::Mode;
 use weir_control::engine::{
-    ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
-    FunctionLog, Published, TrialKind,
+    ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
+    Published, TrialKind,
 };
 use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Staged, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
@@ -75,9 +75,10 @@ impl PlaneEngine {
     }
 
     fn deployed(&self, id: &ChainId) -> Result<Arc<Deployed>, EngineError> {
-        self.chains().get(id).cloned().ok_or_else(|| {
-            EngineError::Conflict(format!("chain {} is not deployed", id.name))
-        })
+        self.chains()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| EngineError::Conflict(format!("chain {} is not deployed", id.name)))
     }
 
     fn function_plan(
@@ -108,7 +109,9 @@ impl PlaneEngine {
     ) -> Result<R, EngineError> {
         match self.workers[chain.worker].with(&chain.key, act) {
             Ok(Some(result)) => Ok(result),
-            Ok(None) => Err(EngineError::Conflict(format!("chain {} is being taken down", chain.key))),
+            Ok(None) => {
+                Err(EngineError::Conflict(format!("chain {} is being taken down", chain.key)))
+            }
             Err(gone) => Err(EngineError::Internal(gone.to_string())),
         }
     }
@@ -121,9 +124,8 @@ impl PlaneEngine {
         swapped: Option<usize>,
     ) -> Result<Published, EngineError> {
         let compiled_in = staged.compiled_in();
-        let (published, retired) = self
-            .with_lane(chain, move |lane| lane.publish(staged, swapped))?
-            .map_err(refused)?;
+        let (published, retired) =
+            self.with_lane(chain, move |lane| lane.publish(staged, swapped))?.map_err(refused)?;
         retired.end(&self.sandbox);
         Ok(report(&published, compiled_in))
     }
@@ -161,7 +163,8 @@ impl Engine for PlaneEngine {
 
     fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
         let started = Instant::now();
-        let admitted = weir_sandbox::admit(wasm).map_err(|r| EngineError::Refused(r.to_string()))?;
+        let admitted =
+            weir_sandbox::admit(wasm).map_err(|r| EngineError::Refused(r.to_string()))?;
         self.sandbox
             .compile(&admitted.component, admitted.hash)
             .map_err(|error| EngineError::Refused(error.to_string()))?;

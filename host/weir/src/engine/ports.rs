@@ -67,9 +67,7 @@ impl Ports {
             if let Some(slot) = self.0.iter().find(|slot| slot.config.name == *name)
                 && slot.config.tenant != *tenant
             {
-                return Err(EngineError::Refused(format!(
-                    "port {name} is not tenant {tenant}'s"
-                )));
+                return Err(EngineError::Refused(format!("port {name} is not tenant {tenant}'s")));
             }
         }
         let mut ports = Vec::new();
@@ -77,7 +75,9 @@ impl Ports {
             for slot in self.0.iter_mut().filter(|slot| slot.config.name == *name) {
                 let port = match slot.port.take() {
                     Some(port) => port,
-                    None => open(&slot.config).map_err(|e| EngineError::Refused(format!("{e:#}")))?,
+                    None => {
+                        open(&slot.config).map_err(|e| EngineError::Refused(format!("{e:#}")))?
+                    }
                 };
                 slot.statistics = port.statistics().clone();
                 slot.chain = Some(id.clone());

@@ -64,10 +64,9 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let mut drops = report.drops;
     for (_, statistics) in &deployed.ports {
         let counts = statistics.counts();
-        for (reason, n) in [
-            ("too-large", counts.rx_dropped_too_large),
-            ("no-buffer", counts.rx_dropped_no_buffer),
-        ] {
+        for (reason, n) in
+            [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)]
+        {
             if n > 0 {
                 *drops.entry(reason.to_owned()).or_default() += n;
             }

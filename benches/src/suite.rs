@@ -1,0 +1,98 @@
+//! Chains that benchmarks run, in Wasm and natively.
+
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_chain::{ChainSpec, Executor, FunctionSpec, Mode, Prepared};
+use weir_pool::{HugePages, Memory};
+use weir_sandbox::{Sandbox, Shared, Telemetry, admit};
+use weir_sdk::Function;
+use weir_sdk::testing::{Native as SdkNative, Options};
+
+use crate::driver::{Driver, Native};
+
+/// A function of a benchmark: its file, its configuration, its state, and how to make it natively.
+pub struct Entry {
+    name: &'static str,
+    config: String,
+    state: usize,
+    writes: bool,
+    native: fn(&Driver, &str, usize) -> Native,
+}
+
+/// An entry for this function.
+#[must_use]
+pub fn entry<F: Function>(
+    name: &'static str,
+    config: impl Into<String>,
+    state: usize,
+    writes: bool,
+) -> Entry {
+    Entry { name, config: config.into(), state, writes, native: native::<F> }
+}
+
+fn native<F: Function>(driver: &Driver, config: &str, state_bytes: usize) -> Native {
+    let options =
+        Options { room_bytes: driver.pool.room_bytes(), state_bytes, ..Options::default() };
+    let memory = driver.pool.memory();
+    let window = NonNull::new(memory.as_ptr()).expect("memory lies somewhere");
+    // SAFETY: the pool's memory is laid out as a window and outlives the function, which is dropped before its
+    // driver; the driver fills in valid descriptors, and touches nothing while a function runs.
+    let made = unsafe { SdkNative::<F>::new(window, memory.len(), &options, config) };
+    let mut function = made.unwrap_or_else(|error| panic!("{error}"));
+    Box::new(move |count| function.process(count))
+}
+
+/// The functions natively, over the driver's window.
+#[must_use]
+pub fn natives(driver: &Driver, entries: &[Entry]) -> Vec<Native> {
+    entries.iter().map(|e| (e.native)(driver, &e.config, e.state)).collect()
+}
+
+/// The chain in Wasm, over the driver's window.
+///
+/// # Panics
+/// When the functions have not been built (`scripts/build`), or do not take their configuration.
+#[must_use]
+pub fn wasm(
+    sandbox: &Sandbox,
+    driver: &Driver,
+    entries: &[Entry],
+    mode: Mode,
+) -> Executor<Box<Driver>> {
+    let window = Shared::new(driver.pool.memory()).expect("a handle");
+    let functions = entries.iter().enumerate().map(|(place, entry)| {
+        let file =
+            format!("{}/../target/functions/{}.wasm", env!("CARGO_MANIFEST_DIR"), entry.name);
+        let wasm = std::fs::read(Path::new(&file))
+            .unwrap_or_else(|e| panic!("{file}: {e}: run scripts/build"));
+        let state = (entry.state > 0).then(|| {
+            let memory = Memory::new("state", entry.state, HugePages::Never).expect("memory");
+            // The handle keeps the memory.
+            Shared::new(&memory).expect("a handle")
+        });
+        FunctionSpec {
+            name: format!("{}-{place}", entry.name),
+            admitted: Arc::new(admit(&wasm).unwrap_or_else(|e| panic!("{file}: {e}"))),
+            writes: entry.writes,
+            memory: 128 << 20,
+            deadline: Duration::from_secs(1),
+            config: entry.config.clone(),
+            state,
+            state_kept: false,
+            seed: 1,
+            telemetry: Arc::new(Telemetry::default()),
+        }
+    });
+    let spec = ChainSpec {
+        functions: functions.collect(),
+        ports: vec!["in".into(), "out".into()],
+        part_of: None,
+    };
+    let prepared = Prepared::new(sandbox, spec, mode).unwrap_or_else(|e| panic!("{e}"));
+    prepared
+        .instantiate(sandbox, &window, driver.pool.room_bytes())
+        .unwrap_or_else(|e| panic!("{e}"))
+}
