@@ -335,9 +335,9 @@ impl LoadBalancer {
             _ => false,
         };
         if kept {
-            self.counters.opened.add(1)
+            self.counters.opened.add(1);
         } else {
-            self.counters.untracked.add(1)
+            self.counters.untracked.add(1);
         }
         self.counters.connections.set((self.v4.len() + self.v6.len()) as f64);
     }
