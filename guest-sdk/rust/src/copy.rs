@@ -1,7 +1,7 @@
 //! Functions without a window: each packet is copied in, and out if it was changed.
 //!
-//! Owns: the trait. It is for code that must have a packet as a `Vec<u8>` of its own, and costs some hundred
-//! nanoseconds a packet; a [`Function`](crate::Function) takes a few.
+//! Owns: the trait. Must not know: windows, bursts. It is for code that must have a packet as a `Vec<u8>`
+//! of its own, and pays a call and an allocation for each; a [`Function`](crate::Function) pays neither.
 
 use serde::de::DeserializeOwned;
 

@@ -32,8 +32,8 @@ impl<F: Function> Native<F> {
     ///
     /// # Safety
     /// For as long as this lives, the bytes must be initialised, writable and in their place. Whenever
-    /// [`Native::process`] is called, the first `count` descriptors must name bytes of the window, no two
-    /// in one room, and nobody else may access these or the burst area until it returns.
+    /// [`Native::process`] is called, the first `count` descriptors must name bytes of the window, no
+    /// two in one room, and nobody else may access these or the burst area until it returns.
     pub unsafe fn new(
         window: NonNull<u8>,
         bytes: usize,
