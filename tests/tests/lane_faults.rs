@@ -157,7 +157,7 @@ fn garbage_in_descriptors_and_verdicts_costs_only_those_packets() {
     push(&mut rig, 0, 32);
     let out = Rig::drain(&rig.outside);
     assert_eq!(out.len(), 8);
-    assert!(out.iter().all(|f| number(f) % 4 == 0));
+    assert!(out.iter().all(|f| number(f).is_multiple_of(4)));
     let counts = rig.finish();
     assert_eq!(dropped_by_reason(&counts), [("bad-descriptor", 8), ("bad-verdict", 16)]);
     assert!(counts.functions[0].faults >= 1);

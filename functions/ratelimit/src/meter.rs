@@ -55,7 +55,7 @@ impl Meter {
         if cost < 1 << COST_BITS {
             return Err("the rate is too high to be measured: at most 500 Gbit or 64 Gpps".into());
         }
-        let burst = u128::from(burst) * u128::from(cost) >> COST_BITS;
+        let burst = (u128::from(burst) * u128::from(cost)) >> COST_BITS;
         let burst = i64::try_from(burst)
             .ok()
             .filter(|burst| *burst < i64::MAX / 2)

@@ -149,7 +149,7 @@ fn as_linux_does() {
 
     let mut config = json!({"icmp-errors-per-second": 1_000_000, "addresses": [], "neighbours": [], "routes": []});
     let list = |config: &mut Value, key: &str, value: Value| {
-        config[key].as_array_mut().unwrap().push(value)
+        config[key].as_array_mut().unwrap().push(value);
     };
     let mut ports = BTreeMap::new();
     for (port, side) in task["ports"].as_object().unwrap() {

@@ -12,6 +12,6 @@ mod replay;
 
 pub use bench::{BenchOptions, bench};
 pub use check::check;
-pub use load::{LoadError, load_chain, manifest_of};
+pub use load::{LoadError, Loaded, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};

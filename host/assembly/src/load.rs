@@ -31,6 +31,9 @@ pub enum LoadError {
     Admit(#[from] AdmitError),
 }
 
+/// A function of a chain with all its values, and the component.
+pub type Loaded = (ResolvedFunction, Arc<Admitted>);
+
 /// Reads a chain file and the functions it names. `path` is relative to the chain file; a function under `use` is
 /// looked for as `NAME.wasm` in `functions`, then beside the chain file.
 ///
@@ -39,7 +42,7 @@ pub enum LoadError {
 pub fn load_chain(
     file: &Path,
     functions: &Path,
-) -> Result<(Chain, Vec<(ResolvedFunction, Arc<Admitted>)>), LoadError> {
+) -> Result<(Chain, Vec<Loaded>), LoadError> {
     let document = Document::<Chain>::read(file).map_err(Box::new)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut loaded = Vec::new();
