@@ -39,10 +39,7 @@ pub type Loaded = (ResolvedFunction, Arc<Admitted>);
 ///
 /// # Errors
 /// When the file is wrong, or a function is missing or refused.
-pub fn load_chain(
-    file: &Path,
-    functions: &Path,
-) -> Result<(Chain, Vec<Loaded>), LoadError> {
+pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>), LoadError> {
     let document = Document::<Chain>::read(file).map_err(Box::new)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut loaded = Vec::new();
