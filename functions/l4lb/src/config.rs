@@ -8,6 +8,9 @@ use weir_sdk::parse::protocol;
 
 use crate::maglev::{self, Preference};
 
+/// Entries of all tables together: 8 MiB.
+const ENTRIES_MAX: usize = 1 << 22;
+
 /// `[function.config]` of `l4lb`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -126,8 +129,24 @@ impl Config {
                 self.table
             ));
         }
+        if !(64..=1 << 22).contains(&self.max_connections) {
+            return Err(format!(
+                "config: max-connections: {}; allowed are 64 to 4194304",
+                self.max_connections
+            ));
+        }
+        if self.idle == 0 {
+            return Err("config: idle: 0; allowed are 1 second and more".to_owned());
+        }
         if self.services.is_empty() || self.services.len() > 256 {
             return Err(format!("config: services: {}; allowed are 1 to 256", self.services.len()));
+        }
+        if self.services.len() * self.table > ENTRIES_MAX {
+            return Err(format!(
+                "config: {} services with tables of {} entries; allowed are {ENTRIES_MAX} entries in all: use a smaller table",
+                self.services.len(),
+                self.table
+            ));
         }
         let all: usize = self.services.iter().map(|s| s.backends.len()).sum();
         if all > 1024 {
@@ -161,6 +180,10 @@ impl Config {
             let wrong = |what: String| format!("backends[{n}]: {what}");
             if backend.ip.is_ipv4() != service.vip.is_ipv4() {
                 return Err(wrong(format!("ip: {} is not of the vip's version of IP", backend.ip)));
+            }
+            if backend.port == Some(0) || backend.port.is_some() && service.port == 0 {
+                let why = "a backend's port is 1 to 65535, and stays the client's in a service of every port";
+                return Err(wrong(format!("port: {}; {why}", backend.port.unwrap_or(0))));
             }
             if backend.weight > 100 {
                 return Err(wrong(format!("weight: {}; allowed are 0 to 100", backend.weight)));

@@ -5,6 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Seconds that a single packet is remembered, so that floods of them do not fill the table for long.
+const FIRST: u32 = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -14,17 +16,26 @@ struct Connection {
     expires: u32,
 }
 
+/// What became of connections since it was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) kept: u64,
+    /// There was no room for them.
+    pub(crate) untracked: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Connections<K> {
     map: StateMap<K, Connection>,
     cursor: StateArray<u64>,
+    opened: Opened,
 }
 
 impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
     pub(crate) fn new(region: &mut StateRegion, name: &str, most: usize) -> Result<Self, String> {
         let cursor = region.array(&format!("{name}-cursor"), 1)?;
-        Ok(Self { map: region.map(name, most)?, cursor })
+        Ok(Self { map: region.map(name, most)?, cursor, opened: Opened::default() })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -43,26 +54,34 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
         if connection.expires <= now {
             return None;
         }
-        connection.expires = now.saturating_add(idle);
+        let expires = now.saturating_add(idle);
+        if connection.expires != expires {
+            connection.expires = expires;
+        }
         Some(connection.backend)
     }
 
     /// Remembers a connection; false when there is no room.
-    pub(crate) fn open(&mut self, hash: u64, key: K, backend: u32, expires: u32, now: u32) -> bool {
-        let connection = Connection { backend, expires };
-        if self.map.insert(hash, key, connection).is_ok() {
-            return true;
+    pub(crate) fn open(&mut self, hash: u64, key: K, backend: u32, now: u32, idle: u32) -> bool {
+        let connection = Connection { backend, expires: now.saturating_add(idle.min(FIRST)) };
+        let mut kept = self.map.insert(hash, key, connection).is_ok();
+        if !kept {
+            self.map.retain_near(hash, |_, connection| connection.expires > now);
+            kept = self.map.insert(hash, key, connection).is_ok();
         }
-        self.map.retain_near(hash, |_, connection| connection.expires > now);
-        self.map.insert(hash, key, connection).is_ok()
+        self.opened.kept += u64::from(kept);
+        self.opened.untracked += u64::from(!kept);
+        kept
+    }
+
+    pub(crate) fn take_opened(&mut self) -> Opened {
+        std::mem::take(&mut self.opened)
     }
 
     /// Forgets connections that have expired, a few at a time.
     pub(crate) fn sweep(&mut self, now: u32) {
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % self.map.slots();
         let next = self.map.sweep(from, SWEEP, |_, connection| connection.expires > now);
-        if self.cursor[0] != next as u64 {
-            self.cursor[0] = next as u64;
-        }
+        self.cursor[0] = next as u64;
     }
 }

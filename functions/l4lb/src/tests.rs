@@ -153,6 +153,115 @@ fn an_icmp_error_follows_its_connection() {
     assert_eq!(ends(&quoted), (backend, (CLIENT, 1000)), "the packet as the backend sent it");
 }
 
+/// ICMPv6's checksum covers the addresses too.
+#[test]
+fn an_icmpv6_error_follows_its_connection() {
+    let mut balancer = balancer(THREE);
+    let [vip, client, router] =
+        ["2001:db8::1", "2001:db8:9::9", "2001:db8:9::1"].map(|a| a.parse::<std::net::Ipv6Addr>().unwrap());
+    let udp = |from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, ports: (u16, u16)| {
+        let mut frame = Vec::new();
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), to.octets(), 64);
+        step.udp(ports.0, ports.1).write(&mut frame, b"data").unwrap();
+        frame
+    };
+    let sent = balancer.run(udp(client, vip, (7, 53))).bytes;
+    let backend = std::net::Ipv6Addr::from(<[u8; 16]>::try_from(&sent[38..54]).unwrap());
+    let answer = balancer.run(Frame::new(udp(backend, client, (53, 7))).reverse()).bytes;
+    assert_eq!(answer[22..38], vip.octets());
+    let mut error = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(router.octets(), vip.octets(), 64);
+    let kind = etherparse::Icmpv6Type::PacketTooBig { mtu: 1280 };
+    step.icmpv6(kind).write(&mut error, &answer[14..]).unwrap();
+    let sent = balancer.run(error).bytes;
+    let packet = SlicedPacket::from_ethernet(&sent).unwrap();
+    let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6") };
+    let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport else { panic!("no ICMPv6") };
+    assert_eq!((ip.header().source_addr(), ip.header().destination_addr()), (router, backend));
+    assert!(icmp.is_checksum_valid(router.octets(), backend.octets()));
+    assert_eq!(icmp.payload(), &udp(backend, client, (53, 7))[14..], "the packet as the backend sent it");
+}
+
+/// Nobody has to have a connection for that: another balancer may have had it.
+#[test]
+fn an_icmp_error_without_a_connection_goes_where_the_connection_would() {
+    let mut first = balancer(THREE);
+    let mut second = balancer(THREE);
+    for port in 1000..1020 {
+        let (_, backend) = ends(&first.run(tcp((CLIENT, port), (VIP, 80))).bytes);
+        let mut error = Vec::new();
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
+        let kind = Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit);
+        step.icmpv4(kind).write(&mut error, &tcp((VIP, 80), (CLIENT, port))[14..42]).unwrap();
+        assert_eq!(second.run(error).bytes[30..34], backend.0);
+    }
+    assert_eq!(second.counter("connections_opened"), 0);
+}
+
+#[test]
+fn when_the_table_is_full_maglev_alone_serves_both_directions() {
+    let small = config(THREE).replace("\"table\"", "\"max-connections\": 64, \"table\"");
+    let mut balancer = Harness::<LoadBalancer>::new(small).unwrap();
+    for port in 1000..3000 {
+        let (_, backend) = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes);
+        let (_, again) = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes);
+        assert_eq!(again, backend);
+        let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, port))).reverse()).bytes;
+        assert_eq!(ends(&answer), ((VIP, 80), (CLIENT, port)));
+    }
+    assert!(balancer.counter("untracked") > 1000);
+    assert!(balancer.gauge("connections").unwrap() <= 120.0);
+    // Idle ones make room.
+    balancer.advance(301_000_000_000);
+    let before = balancer.counter("connections_opened");
+    balancer.run(tcp((CLIENT, 5000), (VIP, 80)));
+    assert_eq!(balancer.counter("connections_opened"), before + 1);
+}
+
+#[test]
+fn what_has_nothing_to_do_with_a_connection_passes_in_reverse() {
+    let mut balancer = balancer(THREE);
+    let direct = tcp(([10, 0, 0, 1], 8080), (CLIENT, 1000));
+    assert_eq!(balancer.run(Frame::new(direct.clone()).reverse()).bytes, direct, "not by way of the VIP");
+    let other = tcp(([10, 0, 0, 1], 22), (CLIENT, 1000));
+    assert_eq!(balancer.run(Frame::new(other.clone()).reverse()).bytes, other);
+}
+
+#[test]
+fn one_backend_may_serve_two_addresses() {
+    let config = r#"{"table": 7, "services": [
+        {"vip": "198.51.100.1", "proto": "tcp", "port": 80, "backends": [{"ip": "10.0.0.1", "port": 8080}]},
+        {"vip": "198.51.100.2", "proto": "tcp", "port": 80, "backends": [{"ip": "10.0.0.1", "port": 8080}]}]}"#;
+    let mut balancer = Harness::<LoadBalancer>::with(Options { state_bytes: 16 << 20, ..Options::default() }, config).unwrap();
+    for (last, port) in [(1, 1000), (2, 1001), (1, 1002)] {
+        let vip = [198, 51, 100, last];
+        assert_eq!(ends(&balancer.run(tcp((CLIENT, port), (vip, 80))).bytes).1, ([10, 0, 0, 1], 8080));
+        let answer = Frame::new(tcp(([10, 0, 0, 1], 8080), (CLIENT, port))).reverse();
+        assert_eq!(ends(&balancer.run(answer).bytes).0, (vip, 80));
+    }
+}
+
+#[test]
+fn idle_connections_end() {
+    let mut balancer = balancer(THREE);
+    for port in [1000, 1000, 1001] {
+        balancer.run(tcp((CLIENT, port), (VIP, 80)));
+    }
+    assert_eq!(balancer.gauge("connections"), Some(2.0));
+    let settle = |balancer: &mut Harness<LoadBalancer>| {
+        for _ in 0..6000 {
+            balancer.advance(1_000_000);
+            balancer.run(vec![0; 60]);
+        }
+    };
+    balancer.advance(60_000_000_000);
+    settle(&mut balancer);
+    assert_eq!(balancer.gauge("connections"), Some(1.0), "two packets are a connection");
+    balancer.advance(300_000_000_000);
+    settle(&mut balancer);
+    assert_eq!(balancer.gauge("connections"), Some(0.0));
+}
+
 #[test]
 fn impossible_configurations_are_explained() {
     let refused = |config: &str| Harness::<LoadBalancer>::new(config).unwrap_err();
@@ -171,14 +280,15 @@ fn impossible_configurations_are_explained() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..90), at in 0usize..90, reverse: bool) {
-        let mut balancer = balancer(THREE);
+        thread_local!(static BALANCER: std::cell::RefCell<Harness<LoadBalancer>> = std::cell::RefCell::new(balancer(THREE)));
         let mut frame = tcp((CLIENT, 1), (VIP, 80));
         for (n, byte) in bytes.iter().enumerate() {
             let len = frame.len();
             frame[(at + n) % len] ^= byte;
         }
         for frame in [Frame::new(frame), Frame::new(bytes)] {
-            balancer.run(if reverse { frame.reverse() } else { frame });
+            let frame = if reverse { frame.reverse() } else { frame };
+            BALANCER.with_borrow_mut(|balancer| balancer.run(frame));
         }
     }
 }
