@@ -202,13 +202,19 @@ impl LoadBalancer {
         let frame = &mut frame[..end];
         match headers.addresses {
             Addresses::V4 { source, destination } => {
-                let key =
-                    FlowV4::directed((source, source_port), (destination, destination_port), protocol);
+                let key = FlowV4::directed(
+                    (source, source_port),
+                    (destination, destination_port),
+                    protocol,
+                );
                 balance(&mut self.v4, pool, frame, at, key, reverse, now)
             }
             Addresses::V6 { source, destination } => {
-                let key =
-                    FlowV6::directed((source, source_port), (destination, destination_port), protocol);
+                let key = FlowV6::directed(
+                    (source, source_port),
+                    (destination, destination_port),
+                    protocol,
+                );
                 balance(&mut self.v6, pool, frame, at, key, reverse, now)
             }
         }

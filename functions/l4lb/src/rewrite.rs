@@ -105,7 +105,13 @@ impl Translation {
     }
 
     /// Translates one end of an ICMP error, and the other end of the packet that it quotes.
-    pub(crate) fn icmp_error(&self, frame: &mut [u8], headers: &Headers, quoted: &Quoted, end: End) {
+    pub(crate) fn icmp_error(
+        &self,
+        frame: &mut [u8],
+        headers: &Headers,
+        quoted: &Quoted,
+        end: End,
+    ) {
         let (l4, stop) = (headers.l4, headers.end);
         let before = checksum::fold(checksum::sum(&frame[l4 + 4..stop]));
         self.packet(&mut frame[..stop], quoted.at, end.other());

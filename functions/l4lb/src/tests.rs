@@ -157,8 +157,8 @@ fn an_icmp_error_follows_its_connection() {
 #[test]
 fn an_icmpv6_error_follows_its_connection() {
     let mut balancer = balancer(THREE);
-    let [vip, client, router] =
-        ["2001:db8::1", "2001:db8:9::9", "2001:db8:9::1"].map(|a| a.parse::<std::net::Ipv6Addr>().unwrap());
+    let [vip, client, router] = ["2001:db8::1", "2001:db8:9::9", "2001:db8:9::1"]
+        .map(|a| a.parse::<std::net::Ipv6Addr>().unwrap());
     let udp = |from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, ports: (u16, u16)| {
         let mut frame = Vec::new();
         let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), to.octets(), 64);
@@ -179,7 +179,11 @@ fn an_icmpv6_error_follows_its_connection() {
     let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport else { panic!("no ICMPv6") };
     assert_eq!((ip.header().source_addr(), ip.header().destination_addr()), (router, backend));
     assert!(icmp.is_checksum_valid(router.octets(), backend.octets()));
-    assert_eq!(icmp.payload(), &udp(backend, client, (53, 7))[14..], "the packet as the backend sent it");
+    assert_eq!(
+        icmp.payload(),
+        &udp(backend, client, (53, 7))[14..],
+        "the packet as the backend sent it"
+    );
 }
 
 /// Nobody has to have a connection for that: another balancer may have had it.
@@ -191,7 +195,8 @@ fn an_icmp_error_without_a_connection_goes_where_the_connection_would() {
         let (_, backend) = ends(&first.run(tcp((CLIENT, port), (VIP, 80))).bytes);
         let mut error = Vec::new();
         let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
-        let kind = Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit);
+        let kind =
+            Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit);
         step.icmpv4(kind).write(&mut error, &tcp((VIP, 80), (CLIENT, port))[14..42]).unwrap();
         assert_eq!(second.run(error).bytes[30..34], backend.0);
     }
@@ -222,7 +227,11 @@ fn when_the_table_is_full_maglev_alone_serves_both_directions() {
 fn what_has_nothing_to_do_with_a_connection_passes_in_reverse() {
     let mut balancer = balancer(THREE);
     let direct = tcp(([10, 0, 0, 1], 8080), (CLIENT, 1000));
-    assert_eq!(balancer.run(Frame::new(direct.clone()).reverse()).bytes, direct, "not by way of the VIP");
+    assert_eq!(
+        balancer.run(Frame::new(direct.clone()).reverse()).bytes,
+        direct,
+        "not by way of the VIP"
+    );
     let other = tcp(([10, 0, 0, 1], 22), (CLIENT, 1000));
     assert_eq!(balancer.run(Frame::new(other.clone()).reverse()).bytes, other);
 }
@@ -232,10 +241,17 @@ fn one_backend_may_serve_two_addresses() {
     let config = r#"{"table": 7, "services": [
         {"vip": "198.51.100.1", "proto": "tcp", "port": 80, "backends": [{"ip": "10.0.0.1", "port": 8080}]},
         {"vip": "198.51.100.2", "proto": "tcp", "port": 80, "backends": [{"ip": "10.0.0.1", "port": 8080}]}]}"#;
-    let mut balancer = Harness::<LoadBalancer>::with(Options { state_bytes: 16 << 20, ..Options::default() }, config).unwrap();
+    let mut balancer = Harness::<LoadBalancer>::with(
+        Options { state_bytes: 16 << 20, ..Options::default() },
+        config,
+    )
+    .unwrap();
     for (last, port) in [(1, 1000), (2, 1001), (1, 1002)] {
         let vip = [198, 51, 100, last];
-        assert_eq!(ends(&balancer.run(tcp((CLIENT, port), (vip, 80))).bytes).1, ([10, 0, 0, 1], 8080));
+        assert_eq!(
+            ends(&balancer.run(tcp((CLIENT, port), (vip, 80))).bytes).1,
+            ([10, 0, 0, 1], 8080)
+        );
         let answer = Frame::new(tcp(([10, 0, 0, 1], 8080), (CLIENT, port))).reverse();
         assert_eq!(ends(&balancer.run(answer).bytes).0, (vip, 80));
     }

@@ -1,18 +1,26 @@
-//! The table of flows of one version of IP.
+//! The table of flows of one version of IP, which also finds the heaviest.
+//!
+//! Owns: counting, and who makes place when there is none. As long as there is room each flow has an entry. Then the
+//! entry with the fewest bytes, of those that the new flow's could lie in, becomes the new flow's, and its bytes are
+//! kept as a possible error: Space-Saving (Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent
+//! and Top-k Elements in Data Streams", ICDT 2005) within each set of 32. Must not know: packets.
 
 use std::fmt::Debug;
 
 use weir_sdk::region::{StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// What is known about a flow.
+/// What is known about a flow. With an IPv4 key it fills a cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Entry {
+    /// Bytes of frames, `error` included.
     pub(crate) bytes: u64,
-    pub(crate) packets: u32,
-    /// Packets that may be another flow's, which had this entry before.
-    pub(crate) error: u32,
+    pub(crate) packets: u64,
+    /// Bytes that may be another flow's, which had this entry before.
+    pub(crate) error: u64,
+    /// Bytes at the last report.
+    reported: u64,
     /// Seconds of the clock.
     pub(crate) first: u32,
     pub(crate) last: u32,
@@ -29,17 +37,35 @@ pub(crate) struct Tally {
     pub(crate) now: u32,
 }
 
+/// A flow in a report: bytes since the last one, and a line about it.
+pub(crate) type Talker = (u64, String);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Flows<K> {
     map: StateMap<K, Entry>,
-    evicted: StateArray<u64>,
+    /// Flows whose entries others got, flows that ended, and where to sweep.
+    totals: StateArray<u64>,
+    idle: u32,
 }
 
+const EVICTED: usize = 0;
+const EXPIRED: usize = 1;
+const CURSOR: usize = 2;
+
+/// Slots looked at by each sweep.
+const SWEEP: usize = 16;
+
 impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
-    pub(crate) fn new(region: &mut StateRegion, name: &str, most: usize) -> Result<Self, String> {
-        let evicted = region.array(&format!("{name}-evicted"), 1)?;
-        Ok(Self { map: region.map(name, most)?, evicted })
+    /// Flows without a packet for `idle` seconds are forgotten.
+    pub(crate) fn new(
+        region: &mut StateRegion,
+        name: &str,
+        most: usize,
+        idle: u32,
+    ) -> Result<Self, String> {
+        let totals = region.array(&format!("{name}-totals"), 3)?;
+        Ok(Self { map: region.map(name, most)?, totals, idle })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -47,7 +73,11 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
     }
 
     pub(crate) fn evicted(&self) -> u64 {
-        self.evicted[0]
+        self.totals[EVICTED]
+    }
+
+    pub(crate) fn expired(&self) -> u64 {
+        self.totals[EXPIRED]
     }
 
     #[inline]
@@ -63,69 +93,106 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
         }
     }
 
+    #[cold]
     fn open(&mut self, hash: u64, key: K, packet: Tally) {
         let mut entry = Entry { first: packet.now, ..Entry::default() };
         if self.map.insert(hash, key, entry).is_err() {
-            // Space-Saving within the entries that this key could lie in.
-            let mut least: Option<(u32, Entry)> = None;
-            self.map.retain_near(hash, |_, entry| {
-                if least.is_none_or(|(packets, _)| entry.packets < packets) {
-                    least = Some((entry.packets, *entry));
-                }
-                true
-            });
-            let Some((packets, smallest)) = least else { return };
-            let mut gone = false;
-            self.map.retain_near(hash, |_, entry| {
-                let keep = gone || *entry != smallest;
-                gone |= !keep;
-                keep
-            });
-            self.evicted[0] += 1;
-            entry.packets = packets;
-            entry.error = packets;
-            if self.map.insert(hash, key, entry).is_err() {
-                return;
-            }
+            let bytes = self.make_room(hash, packet.now);
+            (entry.bytes, entry.error, entry.reported) = (bytes, bytes, bytes);
         }
-        if let Some(entry) = self.map.find_mut(hash, &key) {
+        if let Ok(entry) = self.map.insert(hash, key, entry) {
             count(entry, packet);
         }
     }
 
-    /// The flows with the most bytes, with a line about each.
-    pub(crate) fn top(&self, most: usize) -> Vec<(u64, String)> {
+    /// Frees entries of flows that have ended, or else the one with the fewest bytes, which it gives.
+    fn make_room(&mut self, hash: u64, now: u32) -> u64 {
+        let idle = self.idle;
+        let ended = self.map.retain_near(hash, |_, entry| entry.lives(now, idle));
+        self.totals[EXPIRED] += ended as u64;
+        if ended > 0 {
+            return 0;
+        }
+        let mut fewest = u64::MAX;
+        self.map.retain_near(hash, |_, entry| {
+            fewest = fewest.min(entry.bytes);
+            true
+        });
+        let mut gone = false;
+        self.map.retain_near(hash, |_, entry| {
+            let keep = gone || entry.bytes != fewest;
+            gone |= !keep;
+            keep
+        });
+        self.totals[EVICTED] += 1;
+        fewest
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&K, &Entry)> {
+        (0..self.map.slots()).filter_map(|slot| self.map.at(slot))
+    }
+
+    /// Forgets flows that have ended, a few slots at a time.
+    pub(crate) fn sweep(&mut self, now: u32) {
+        let (before, idle) = (self.map.len(), self.idle);
+        let from = usize::try_from(self.totals[CURSOR]).unwrap_or(0) % self.map.slots();
+        let next = self.map.sweep(from, SWEEP, |_, entry| entry.lives(now, idle));
+        self.totals[CURSOR] = next as u64;
+        self.totals[EXPIRED] += before.saturating_sub(self.map.len()) as u64;
+    }
+
+    /// The flows with the most bytes since the last report.
+    pub(crate) fn report(&mut self, most: usize) -> Vec<Talker> {
         let mut best: Vec<(u64, usize)> = Vec::with_capacity(most + 1);
         for slot in 0..self.map.slots() {
-            let Some((_, entry)) = self.map.at(slot) else { continue };
-            if best.len() == most && best.last().is_none_or(|(least, _)| entry.bytes <= *least) {
-                continue;
+            let Some((_, entry)) = self.map.at_mut(slot) else { continue };
+            let bytes = entry.bytes.wrapping_sub(entry.reported);
+            entry.reported = entry.bytes;
+            let heavy = best.len() < most || best.last().is_some_and(|(least, _)| bytes > *least);
+            if bytes > 0 && heavy {
+                best.insert(best.partition_point(|(other, _)| *other >= bytes), (bytes, slot));
+                best.truncate(most);
             }
-            let at = best.partition_point(|(bytes, _)| *bytes >= entry.bytes);
-            best.insert(at, (entry.bytes, slot));
-            best.truncate(most);
         }
-        let line = |(bytes, slot): (u64, usize)| {
-            let (key, entry) = self.map.at(slot)?;
-            let seconds = entry.last.saturating_sub(entry.first);
-            let error = if entry.error > 0 {
-                format!(" (at most {} of them another flow's)", entry.error)
-            } else {
-                String::new()
-            };
-            Some((
-                bytes,
-                format!("{key:?}: {bytes} bytes, {} packets{error} in {seconds} s", entry.packets),
-            ))
+        let line = |(bytes, slot)| {
+            self.map
+                .at(slot)
+                .map(|(key, entry)| (bytes, format!("{key:?}: {bytes} bytes; {entry}")))
         };
         best.into_iter().filter_map(line).collect()
+    }
+}
+
+impl Entry {
+    fn lives(&self, now: u32, idle: u32) -> bool {
+        // Not in the future either, as a region from before the machine's start may say.
+        now.abs_diff(self.last) < idle
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.last.saturating_sub(self.first);
+        write!(f, "in all {} bytes, {} packets in {seconds} s", self.bytes, self.packets)?;
+        if self.error > 0 {
+            write!(f, ", of which {} bytes may be another flow's", self.error)?;
+        }
+        if self.flags > 0 {
+            f.write_str(", TCP ")?;
+            let names = "FSRPAUEC".chars().enumerate();
+            names
+                .filter(|(bit, _)| self.flags >> bit & 1 != 0)
+                .try_for_each(|(_, c)| write!(f, "{c}"))?;
+        }
+        Ok(())
     }
 }
 
 #[inline]
 fn count(entry: &mut Entry, packet: Tally) {
     entry.bytes = entry.bytes.wrapping_add(packet.length.into());
-    entry.packets = entry.packets.saturating_add(1);
+    entry.packets = entry.packets.wrapping_add(1);
     entry.last = packet.now;
     entry.flags |= u32::from(packet.flags);
 }

@@ -3,12 +3,14 @@
 //! Owns: the table of flows, the histogram, reports. Must not know: policy; it decides nothing and changes no byte.
 
 mod flows;
+mod period;
 
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
 
 use flows::{Flows, Tally};
+pub use period::Period;
 
 #[cfg(test)]
 mod tests;
@@ -17,17 +19,20 @@ weir_sdk::export!(Monitor);
 
 /// Most packets of a burst.
 const BURST: usize = 256;
-/// Upper ends of the histogram's classes, in bytes of the frame with its check sequence (RFC 2819,
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
+/// The histogram's classes, by bytes of the frame with its check sequence (RFC 2819,
 /// etherStatsPkts64Octets and following).
-const SIZES: [(usize, &str); 7] = [
-    (64, "size_64"),
-    (127, "size_65_127"),
-    (255, "size_128_255"),
-    (511, "size_256_511"),
-    (1023, "size_512_1023"),
-    (1518, "size_1024_1518"),
-    (usize::MAX, "size_jumbo"),
+const SIZES: [&str; 7] = [
+    "size_64",
+    "size_65_127",
+    "size_128_255",
+    "size_256_511",
+    "size_512_1023",
+    "size_1024_1518",
+    "size_jumbo",
 ];
+const SECOND: u64 = 1_000_000_000;
 /// Bytes of the frame check sequence, which ports take away.
 const FCS: usize = 4;
 
@@ -37,15 +42,17 @@ const FCS: usize = 4;
 pub struct Config {
     /// Flows with an entry, of either version of IP.
     pub max_flows: usize,
-    /// Seconds between reports; 0 for none.
-    pub report_every: u64,
+    /// Between reports; 0 for none.
+    pub report_every: Period,
+    /// Without a packet for so long a flow has ended.
+    pub idle: Period,
     /// Flows in a report.
     pub top: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_flows: 65_536, report_every: 10, top: 10 }
+        Self { max_flows: 65_536, report_every: Period(10), idle: Period(60), top: 10 }
     }
 }
 
@@ -55,6 +62,7 @@ pub struct Monitor {
     v4: Flows<FlowV4>,
     v6: Flows<FlowV6>,
     hasher: Hasher,
+    swept: u64,
     config: Config,
     counters: Counters,
     /// Of the burst at hand: keys and hashes of plain packets.
@@ -86,6 +94,7 @@ struct Counters {
     sizes: [host::Counter; SIZES.len()],
     flows: host::Gauge,
     evicted: host::Gauge,
+    expired: host::Gauge,
 }
 
 /// Counts of one burst, handed over at its end.
@@ -109,32 +118,37 @@ impl Function for Monitor {
         if config.top > 100 {
             return Err(format!("config: top: {}; allowed are 0 to 100", config.top));
         }
+        if config.idle == Period(0) {
+            return Err("config: idle: 0; allowed are 1 second and more".to_owned());
+        }
         let mut region = setup.region();
-        let v4 = Flows::new(&mut region, "flows-v4", config.max_flows)?;
-        // IPv6 gets a quarter, with entries twice as large.
-        let v6 = Flows::new(&mut region, "flows-v6", config.max_flows / 4)?;
-        if config.report_every > 0 {
-            host::set_timer(host::now() + config.report_every * 1_000_000_000);
+        let v4 = Flows::new(&mut region, "flows-v4", config.max_flows, config.idle.0)?;
+        // IPv6 gets a quarter.
+        let v6 = Flows::new(&mut region, "flows-v6", config.max_flows / 4, config.idle.0)?;
+        if config.report_every != Period(0) {
+            host::set_timer(host::now() + u64::from(config.report_every.0) * SECOND);
         }
         Ok(Self {
             v4,
             v6,
             hasher: Hasher::new(setup.seed),
+            swept: 0,
             config,
             counters: Counters {
                 packets: host::counter("packets"),
                 bytes: host::counter("bytes"),
                 kinds: KINDS.map(host::counter),
-                sizes: SIZES.map(|(_, name)| host::counter(name)),
+                sizes: SIZES.map(host::counter),
                 flows: host::gauge("flows"),
                 evicted: host::gauge("flows_evicted"),
+                expired: host::gauge("flows_expired"),
             },
             keys: vec![None; BURST],
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
-        let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
+        let now = u32::try_from(burst.now() / SECOND).unwrap_or(u32::MAX);
         for i in 0..burst.len() {
             self.keys[i] = Plain::of(burst.data(i)).map(|plain| {
                 let (key, _) = FlowV4::canonical(
@@ -151,7 +165,7 @@ impl Function for Monitor {
         for i in 0..burst.len() {
             let frame = burst.data(i);
             sums.bytes += frame.len() as u64;
-            sums.sizes[SIZES.partition_point(|(end, _)| *end < frame.len() + FCS)] += 1;
+            sums.sizes[size_class(frame.len() + FCS)] += 1;
             let length = frame.len() as u32;
             match self.keys[i] {
                 Some((key, hash, flags)) => {
@@ -162,12 +176,17 @@ impl Function for Monitor {
                 None => self.any(frame, now, &mut sums),
             }
         }
+        if burst.now().wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = burst.now();
+            self.v4.sweep(now);
+            self.v6.sweep(now);
+        }
         self.hand_over(burst.len(), &sums);
     }
 
     fn tick(&mut self, now: u64) {
         self.report();
-        host::set_timer(now + self.config.report_every * 1_000_000_000);
+        host::set_timer(now + u64::from(self.config.report_every.0) * SECOND);
     }
 }
 
@@ -217,16 +236,27 @@ impl Monitor {
         }
         self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
         self.counters.evicted.set((self.v4.evicted() + self.v6.evicted()) as f64);
+        self.counters.expired.set((self.v4.expired() + self.v6.expired()) as f64);
     }
 
-    /// Logs the flows with the most bytes.
-    fn report(&self) {
-        let mut lines: Vec<(u64, String)> = Vec::new();
-        lines.extend(self.v4.top(self.config.top));
-        lines.extend(self.v6.top(self.config.top));
-        lines.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        for (_, line) in lines.into_iter().take(self.config.top) {
+    /// Logs the flows with the most bytes since the last time.
+    fn report(&mut self) {
+        let most = self.config.top;
+        let mut talkers = self.v4.report(most);
+        talkers.append(&mut self.v6.report(most));
+        talkers.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (_, line) in talkers.into_iter().take(most) {
             host::info!("{line}");
         }
+    }
+}
+
+/// The place in [`SIZES`]: above 64 bytes the classes end below powers of two.
+#[inline]
+fn size_class(bytes: usize) -> usize {
+    match bytes {
+        0..=64 => 0,
+        65..=1518 => bytes.ilog2() as usize - 5,
+        _ => SIZES.len() - 1,
     }
 }
