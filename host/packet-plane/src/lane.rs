@@ -153,9 +153,12 @@ impl Lane {
     pub fn new(
         sandbox: Arc<Sandbox>,
         plan: ChainPlan,
-        config: LaneConfig,
+        mut config: LaneConfig,
     ) -> Result<Self, PlaneError> {
-        let pool = Pool::new(&plan.name, &config.pool)?;
+        let mut pool = Pool::new(&plan.name, &config.pool)?;
+        for port in &mut config.ports {
+            port.attach(&mut pool)?;
+        }
         let site = LaneSite {
             sandbox,
             window: Shared::new(pool.memory())?,
@@ -581,7 +584,7 @@ impl Lane {
         let context = self.context_mut();
         let mut result = Ok(());
         for port in &mut context.ports {
-            if let Err(error) = port.finish() {
+            if let Err(error) = port.finish(&mut context.pool) {
                 result = Err(error);
             }
         }

@@ -67,6 +67,9 @@ pub enum PlaneError {
     /// No memory for packets or state.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// A port cannot work with the lane's pool.
+    #[error(transparent)]
+    Port(#[from] weir_port::PortError),
     /// Memory cannot be shared with guests.
     #[error("sharing memory with the chain: {0}")]
     Share(#[from] std::io::Error),

@@ -33,6 +33,17 @@ pub trait Port: Send {
     /// The kind of port: `pcap`, `memory`, ...
     fn kind(&self) -> &'static str;
 
+    /// Makes the port ready to work with this pool, the only one that later calls name: a device that writes
+    /// to memory by itself is told of the pool's memory here, and may take buffers to receive into. Called once, before
+    /// everything else.
+    ///
+    /// # Errors
+    /// When the device refuses the memory, or the pool has too few buffers for it.
+    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
+        let _ = pool;
+        Ok(())
+    }
+
     /// Appends at most `max` packets that came in, in order, in buffers taken from the pool.
     /// Metadata is left at its default: the worker knows the port's number and the direction.
     /// Allocates nothing if `into` has room for `max` more.
@@ -54,11 +65,12 @@ pub trait Port: Send {
     /// When the port is broken; what could not be sent is counted.
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError>;
 
-    /// Writes out what is still buffered. Nothing may be sent afterwards.
+    /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing may be received or
+    /// sent afterwards.
     ///
     /// # Errors
     /// When writing fails.
-    fn finish(&mut self) -> Result<(), PortError>;
+    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError>;
 
     /// The port's counters; clone them to read them from another thread.
     fn statistics(&self) -> &PortStatistics;

@@ -141,7 +141,7 @@ fn a_port_without_output_drops_and_counts() {
     let mut packets = Vec::with_capacity(4);
     port.receive(&mut pool, &mut packets, 4).expect("a packet");
     port.send(&mut pool, &mut packets).expect("dropped");
-    port.finish().expect("nothing to write");
+    port.finish(&mut pool).expect("nothing to write");
     assert_eq!(port.statistics().counts().tx_dropped_no_output, 1);
     all_free(&pool);
 }

@@ -139,7 +139,7 @@ impl Port for ChannelPort {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
+    fn finish(&mut self, _pool: &mut Pool) -> Result<(), PortError> {
         Ok(())
     }
 

@@ -81,7 +81,7 @@ impl Port for MemoryPort {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
+    fn finish(&mut self, _pool: &mut Pool) -> Result<(), PortError> {
         Ok(())
     }
 

@@ -207,7 +207,7 @@ impl Port for PcapPort {
         result
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
+    fn finish(&mut self, _pool: &mut Pool) -> Result<(), PortError> {
         self.output.as_mut().map_or(Ok(()), CaptureWriter::finish)
     }
 

@@ -76,7 +76,7 @@ pub fn replay(input: &Path, output: &Path) {
     while port.receive(&mut pool, &mut packets, 32).expect("packets") != Received::End {
         port.send(&mut pool, &mut packets).expect("sent");
     }
-    port.finish().expect("written");
+    port.finish(&mut pool).expect("written");
     let counts = port.statistics().counts();
     assert_eq!((counts.rx_packets, counts.rx_bytes), (counts.tx_packets, counts.tx_bytes));
     all_free(&pool);
