@@ -53,6 +53,14 @@ pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
     #[error("{0}")]
     Refused(String),
+    /// A function does not take the configuration that the chain has for it.
+    #[error("function {function} refused its configuration: {message}")]
+    Configuration {
+        /// Its name in the chain.
+        function: String,
+        /// What it said.
+        message: String,
+    },
     /// It does not fit with what runs: a port is taken, another trial is on.
     #[error("{0}")]
     Conflict(String),
