@@ -1,11 +1,11 @@
 //! The host's ports: which there are, who has them, and opening them.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Port, PortStatistics};
-use weir_spec::{Chain, Name, PortKind};
+use weir_spec::{Chain, Invalid, Name, PortKind};
 
 /// All ports, in the configuration's order.
 pub(super) struct Ports(Vec<Slot>);
@@ -20,13 +20,18 @@ pub(super) struct Slot {
 
 impl Ports {
     /// Opens them all, so that what is wrong with one is known at the start.
-    pub(super) fn new(configs: &[weir_spec::Port]) -> Result<Self> {
-        let open_slot = |config: &weir_spec::Port| {
-            let port = open(config).with_context(|| format!("port {}", config.name))?;
+    ///
+    /// # Errors
+    /// Which one cannot be opened, and why.
+    pub(super) fn new(configs: &[weir_spec::Port]) -> Result<Self, Invalid> {
+        let open_slot = |(index, config): (usize, &weir_spec::Port)| {
+            let port = open(config).map_err(|error| {
+                Invalid::whole(format!("port {}: {error}", config.name)).within_array("port", index)
+            })?;
             let statistics = port.statistics().clone();
             Ok(Slot { config: config.clone(), chain: None, port: Some(port), statistics })
         };
-        Ok(Self(configs.iter().map(open_slot).collect::<Result<_>>()?))
+        Ok(Self(configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
