@@ -126,7 +126,7 @@ impl Difference {
     ///
     /// # Panics
     /// When it is shorter than such a frame is.
-    #[inline]
+    #[inline(always)]
     pub fn translate_source(self, frame: &mut [u8], protocol: u8, new: (u32, u16)) {
         const UDP_CHECKSUM: usize = Plain::L4 + 6;
         const TCP_CHECKSUM: usize = Plain::L4 + 16;
