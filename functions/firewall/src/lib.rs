@@ -261,12 +261,14 @@ enum Sighted {
 }
 
 impl Firewall {
+    #[inline(never)]
     fn drop(&self, burst: &mut Burst, i: usize, reason: u32) {
         self.counters.drops[reason as usize - 1].add(1);
         burst.set_verdict(i, Verdict::Drop(reason));
     }
 
     /// Everything that is not plain TCP or UDP over IPv4.
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], reverse: bool, nanos: u64) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -487,6 +489,7 @@ impl Firewall {
     }
 
     /// Answers a rejected packet, if that may be done.
+    #[inline(never)]
     fn tell(&mut self, packet: &Packet<'_>, nanos: u64) {
         let frame = packet.data();
         let Ok(headers) = parse(frame) else { return };

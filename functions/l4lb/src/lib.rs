@@ -185,6 +185,7 @@ impl LoadBalancer {
     }
 
     /// Packets that are not plain.
+    #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -262,6 +263,7 @@ impl LoadBalancer {
         if reverse { Decision::Returned } else { Decision::Forwarded }
     }
 
+    #[inline(never)]
     fn keep_house(&mut self, nanos: u64, now: u32) {
         if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
             self.swept = nanos;

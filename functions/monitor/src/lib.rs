@@ -192,6 +192,7 @@ impl Function for Monitor {
 }
 
 impl Monitor {
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], now: u32, sums: &mut Sums) {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -226,6 +227,7 @@ impl Monitor {
         }
     }
 
+    #[inline(never)]
     fn hand_over(&mut self, packets: usize, sums: &Sums) {
         self.counters.packets.add(packets as u64);
         self.counters.bytes.add(sums.bytes);

@@ -218,6 +218,7 @@ impl Nat {
         Decision::Translated
     }
 
+    #[inline(never)]
     fn open(
         &mut self,
         hash: u64,
@@ -232,6 +233,7 @@ impl Nat {
     }
 
     /// Everything that is not plain: other protocols, options, tags, fragments, and all from the outside.
+    #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,

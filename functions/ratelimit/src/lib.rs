@@ -222,6 +222,7 @@ impl RateLimit {
         }
     }
 
+    #[inline(never)]
     fn takes_of_any(&self, frame: &[u8]) -> [Option<Take>; 2] {
         let headers = match parse(frame) {
             Ok(headers) => headers,

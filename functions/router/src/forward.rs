@@ -78,6 +78,7 @@ pub(crate) fn forward(routes: &Routes, frame: &mut [u8], found: Found) -> Result
 }
 
 /// Frames with tags, or of other kinds.
+#[inline(never)]
 fn forward_any(routes: &Routes, frame: &mut [u8]) -> Result<usize, Stop> {
     let (kind, l3) = link(frame).ok_or(MALFORMED)?;
     let header = &frame[l3..];
@@ -178,6 +179,7 @@ fn check_options(packet: &[u8], total: usize) -> Result<(), Stop> {
 }
 
 /// The IPv6 packet at `l3`, of which 40 bytes are there.
+#[inline(never)]
 fn forward_v6(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Result<usize, Stop> {
     let many = frame[0] & 1 != 0;
     let packet = &mut frame[l3..];
