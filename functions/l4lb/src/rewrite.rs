@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use weir_sdk::checksum;
-use weir_sdk::parse::{Headers, protocol};
+use weir_sdk::parse::{Addresses, Headers, protocol};
 
 const IPV4: usize = 20;
 const IPV6: usize = 40;
@@ -43,9 +43,9 @@ pub(crate) struct Translation {
     address: IpAddr,
     /// None when it stays.
     port: Option<[u8; 2]>,
-    /// Sums of the complements of the old words and of the new ones: of the address, of both.
-    address_difference: u64,
-    difference: u64,
+    /// Sums of the complements of the old words and of the new ones, for [`checksum::adjust`]: of the address, of both.
+    address_difference: u16,
+    difference: u16,
 }
 
 impl Translation {
@@ -57,15 +57,15 @@ impl Translation {
         Self {
             address: new.0,
             port: port.map(u16::to_be_bytes),
-            address_difference,
-            difference: address_difference + ports,
+            address_difference: checksum::fold(address_difference),
+            difference: checksum::fold(address_difference + ports),
         }
     }
 
     /// Translates one end of a TCP or UDP packet. Parts that a quoted packet does not have are left out.
     #[inline(always)]
     pub(crate) fn packet(&self, frame: &mut [u8], at: At, end: End) {
-        self.address(frame, at.l3, end);
+        self.address(frame, at.l3, end, self.address_difference);
         let place = at.l4 + if end == End::Source { 0 } else { 2 };
         if let (Some(port), Some(field)) = (self.port, frame.get_mut(place..place + 2)) {
             field.copy_from_slice(&port);
@@ -74,7 +74,7 @@ impl Translation {
         let place = at.l4 + if udp { 6 } else { 16 };
         let Some(field) = frame.get_mut(place..place + 2) else { return };
         let old = u16::from_be_bytes([field[0], field[1]]);
-        let new = checksum::update(old, self.difference);
+        let new = checksum::adjust(old, self.difference);
         let new = match (udp, old) {
             // The sender computed none (RFC 768).
             (true, 0) => return,
@@ -85,14 +85,14 @@ impl Translation {
     }
 
     #[inline(always)]
-    fn address(&self, frame: &mut [u8], l3: usize, end: End) {
+    fn address(&self, frame: &mut [u8], l3: usize, end: End, difference: u16) {
         match self.address {
             IpAddr::V4(new) => {
                 let Some(header) = frame.get_mut(l3..l3 + IPV4) else { return };
                 let place = if end == End::Source { 12 } else { 16 };
                 header[place..place + 4].copy_from_slice(&new.octets());
                 let sum = u16::from_be_bytes([header[10], header[11]]);
-                let sum = checksum::update(sum, self.address_difference);
+                let sum = checksum::adjust(sum, difference);
                 header[10..12].copy_from_slice(&sum.to_be_bytes());
             }
             IpAddr::V6(new) => {
@@ -116,11 +116,19 @@ impl Translation {
         let before = checksum::fold(checksum::sum(&frame[l4 + 4..stop]));
         self.packet(&mut frame[..stop], quoted.at, end.other());
         let after = checksum::fold(checksum::sum(&frame[l4 + 4..stop]));
-        self.address(frame, headers.l3, end);
+        // It may come from a router on the way, and then has another address than the packets.
+        let old = match (headers.addresses, end) {
+            (Addresses::V4 { source, .. }, End::Source) => IpAddr::from(source.to_be_bytes()),
+            (Addresses::V4 { destination, .. }, _) => IpAddr::from(destination.to_be_bytes()),
+            (Addresses::V6 { source, .. }, End::Source) => IpAddr::from(source.to_be_bytes()),
+            (Addresses::V6 { destination, .. }, _) => IpAddr::from(destination.to_be_bytes()),
+        };
+        let address_difference = checksum::fold(complement(old) + sum(self.address));
+        self.address(frame, headers.l3, end, address_difference);
         let mut difference = u64::from(!before) + u64::from(after);
         if self.address.is_ipv6() {
             // Of the pseudo header, which ICMP for IPv4 has not.
-            difference += self.address_difference;
+            difference += u64::from(address_difference);
         }
         let sum = u16::from_be_bytes([frame[l4 + 2], frame[l4 + 3]]);
         frame[l4 + 2..l4 + 4].copy_from_slice(&checksum::update(sum, difference).to_be_bytes());

@@ -186,6 +186,25 @@ fn an_icmpv6_error_follows_its_connection() {
     );
 }
 
+#[test]
+fn an_icmp_error_from_between_balancer_and_backend_comes_from_the_vip() {
+    let mut balancer = balancer(THREE);
+    let sent = balancer.run(tcp((CLIENT, 1000), (VIP, 80))).bytes;
+    // A router on the way to the backend says that the client's packet was too big.
+    let mut error = Vec::new();
+    let kind = Icmpv4Type::DestinationUnreachable(
+        etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+    );
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 9, 9, 9], CLIENT, 64);
+    step.icmpv4(kind).write(&mut error, &sent[14..]).unwrap();
+    let told = balancer.run(Frame::new(error).reverse()).bytes;
+    assert_eq!(told[26..34], [VIP, CLIENT].concat());
+    assert_eq!(weir_sdk::checksum::internet(&told[14..34]), 0);
+    assert_eq!(weir_sdk::checksum::internet(&told[34..]), 0);
+    let quoted = [&[0; 12][..], &[8, 0], &told[42..]].concat();
+    assert_eq!(ends(&quoted), ((CLIENT, 1000), (VIP, 80)), "the packet as the client sent it");
+}
+
 /// Nobody has to have a connection for that: another balancer may have had it.
 #[test]
 fn an_icmp_error_without_a_connection_goes_where_the_connection_would() {

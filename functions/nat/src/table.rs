@@ -36,6 +36,8 @@ pub(crate) mod bits {
     pub(crate) const FIN_IN: u8 = 8;
     /// Somebody sent RST.
     pub(crate) const RESET: u8 = 16;
+    /// Somebody sent what follows a handshake.
+    pub(crate) const OPEN: u8 = 32;
 }
 
 /// What is known about a flow; the key is the packet as the inside sends it.
@@ -515,6 +517,7 @@ fn advance(
             const FIN: u8 = 1;
             const SYN: u8 = 2;
             const RST: u8 = 4;
+            const ACK: u8 = 16;
             let closing = bits::FIN_OUT | bits::FIN_IN;
             if flags & SYN != 0
                 && (flow.state & closing == closing || flow.state & bits::RESET != 0)
@@ -528,9 +531,16 @@ fn advance(
             if flags & RST != 0 {
                 flow.state |= bits::RESET;
             }
-            let both = flow.state & (bits::OUT | bits::IN) == bits::OUT | bits::IN;
+            if flags & (SYN | ACK) == ACK {
+                flow.state |= bits::OPEN;
+            }
+            let all = bits::OUT | bits::IN | bits::OPEN;
             let over = flow.state & closing == closing || flow.state & bits::RESET != 0;
-            if both && !over { timeouts.tcp_established } else { timeouts.tcp_transitory }
+            if flow.state & all == all && !over {
+                timeouts.tcp_established
+            } else {
+                timeouts.tcp_transitory
+            }
         }
         17 => timeouts.udp,
         _ => timeouts.icmp,

@@ -157,11 +157,15 @@ fn tcp_lives_by_its_state() {
     nat.advance(241 * SECOND);
     let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
     assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED), "closed");
-    // A half-open connection goes after four minutes.
+    // A half-open connection goes after four minutes, and so does one whose handshake stopped before its end.
     out(&mut nat, tcp((INSIDE, 4001), b, "S"));
+    out(&mut nat, tcp((INSIDE, 4002), b, "S"));
+    back(&mut nat, tcp(b, (EXTERNAL, 4002), "SA"));
     nat.advance(241 * SECOND);
-    let late = back(&mut nat, tcp(b, (EXTERNAL, 4001), "SA"));
-    assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED));
+    for port in [4001, 4002] {
+        let late = back(&mut nat, tcp(b, (EXTERNAL, port), "SA"));
+        assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::flow::Hasher;
 use weir_sdk::lpm::Lpm;
-use weir_sdk::parse::{Addresses, Plain, Unreadable, parse};
+use weir_sdk::parse::{Addresses, Plain, parse};
 use weir_sdk::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -86,25 +86,25 @@ struct Key {
 #[derive(Debug)]
 pub struct RateLimit {
     limits: Vec<Limit>,
-    sources: Tables,
-    destinations: Tables,
+    /// Sources and destinations, as far as there are limits for them.
+    sides: Vec<Limited>,
     buckets: StateMap<Key, u64>,
     cursor: StateArray<u64>,
     hasher: Hasher,
     when_full: WhenFull,
     counters: Counters,
     swept: u64,
-    /// Of the burst at hand: bucket and cost, for source and destination, and where the buckets are.
-    takes: Vec<[Option<Take>; 2]>,
-    probes: [Vec<Probe>; 2],
 }
 
-/// Which limit an address has.
+/// One address of packets: which limit it has.
 #[derive(Debug)]
-struct Tables {
+struct Limited {
+    side: Side,
     v4: Lpm<u32>,
     v6: Lpm<u128>,
-    used: bool,
+    /// Of the burst at hand: what packets take, and where the buckets are.
+    takes: Vec<Option<Take>>,
+    probes: Vec<Probe>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,8 +121,9 @@ struct Counters {
     buckets: host::Gauge,
 }
 
-impl Tables {
-    fn new(limits: &[Limit], side: Side) -> Result<Self, String> {
+impl Limited {
+    /// None when there is no limit for this side.
+    fn new(limits: &[Limit], side: Side) -> Result<Option<Self>, String> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (n, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.side == side) {
             match limit.prefix {
@@ -131,8 +132,63 @@ impl Tables {
             }
         }
         let built = |e: weir_sdk::lpm::Error| format!("config: rules: {e}");
-        let used = !(v4.is_empty() && v6.is_empty());
-        Ok(Self { v4: Lpm::build(v4).map_err(built)?, v6: Lpm::build(v6).map_err(built)?, used })
+        if v4.is_empty() && v6.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            side,
+            v4: Lpm::build(v4).map_err(built)?,
+            v6: Lpm::build(v6).map_err(built)?,
+            takes: vec![None; BURST],
+            probes: vec![0.into(); BURST],
+        }))
+    }
+
+    /// What a frame takes from which bucket.
+    #[inline(always)]
+    fn take(&self, limits: &[Limit], frame: &[u8]) -> Option<Take> {
+        let Some(plain) = Plain::of(frame) else { return self.take_any(limits, frame) };
+        let address = if self.side == Side::Src { plain.source } else { plain.destination };
+        self.take_v4(limits, address, (plain.end - Plain::L3) as u32)
+    }
+
+    #[inline(never)]
+    fn take_any(&self, limits: &[Limit], frame: &[u8]) -> Option<Take> {
+        // What cannot be read has no address; others drop it.
+        let headers = parse(frame).ok()?;
+        let length = (headers.end - headers.l3) as u32;
+        let by_source = self.side == Side::Src;
+        match headers.addresses {
+            Addresses::V4 { source, destination } => {
+                self.take_v4(limits, if by_source { source } else { destination }, length)
+            }
+            Addresses::V6 { source, destination } => {
+                self.take_v6(limits, if by_source { source } else { destination }, length)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_v4(&self, limits: &[Limit], address: u32, length: u32) -> Option<Take> {
+        let limit = self.v4.lookup(address)?;
+        let per = limits[limit as usize].per;
+        let mask = u32::MAX.checked_shl(32 - u32::from(per)).unwrap_or(0);
+        Some(Take::new(limits, limit, [u64::from(address & mask), 0], length))
+    }
+
+    fn take_v6(&self, limits: &[Limit], address: u128, length: u32) -> Option<Take> {
+        let limit = self.v6.lookup(address)?;
+        let per = limits[limit as usize].per;
+        let address = address & u128::MAX.checked_shl(128 - u32::from(per)).unwrap_or(0);
+        Some(Take::new(limits, limit, [address as u64, (address >> 64) as u64], length))
+    }
+}
+
+impl Take {
+    #[inline(always)]
+    fn new(limits: &[Limit], limit: u32, address: [u64; 2], length: u32) -> Self {
+        let tokens = if limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
+        Self { key: Key { address, limit: limit.into() }, tokens, limit }
     }
 }
 
@@ -150,8 +206,10 @@ impl Function for RateLimit {
             limits::read(config.rules, config.default).map_err(|e| format!("config: {e}"))?;
         let mut region = setup.region();
         Ok(Self {
-            sources: Tables::new(&limits, Side::Src)?,
-            destinations: Tables::new(&limits, Side::Dst)?,
+            sides: [Limited::new(&limits, Side::Src)?, Limited::new(&limits, Side::Dst)?]
+                .into_iter()
+                .flatten()
+                .collect(),
             limits,
             cursor: region.array("cursor", 1)?,
             buckets: region.map("buckets", config.max_buckets)?,
@@ -163,28 +221,20 @@ impl Function for RateLimit {
                 buckets: host::gauge("buckets"),
             },
             swept: 0,
-            takes: vec![[None; 2]; BURST],
-            probes: std::array::from_fn(|_| vec![0.into(); BURST]),
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
         let now = Moment::from_nanos(burst.now());
-        for (i, frame) in burst.frames().enumerate() {
-            let takes = self.takes_of(frame);
-            for (take, probes) in takes.iter().zip(&mut self.probes) {
-                if let Some(take) = take {
-                    probes[i] = self.hasher.hash(&take.key).into();
+        for side in &mut self.sides {
+            for (i, frame) in burst.frames().enumerate() {
+                let take = side.take(&self.limits, frame);
+                if let Some(take) = &take {
+                    side.probes[i] = self.hasher.hash(&take.key).into();
                 }
+                side.takes[i] = take;
             }
-            self.takes[i] = takes;
-        }
-        for (tables, probes) in
-            [&self.sources, &self.destinations].into_iter().zip(&mut self.probes)
-        {
-            if tables.used {
-                self.buckets.look_ahead(&mut probes[..burst.len()]);
-            }
+            self.buckets.look_ahead(&mut side.probes[..burst.len()]);
         }
         let mut passed = 0;
         for i in 0..burst.len() {
@@ -207,88 +257,21 @@ impl Function for RateLimit {
 }
 
 impl RateLimit {
-    /// The buckets that a frame takes from.
-    #[inline(always)]
-    fn takes_of(&self, frame: &[u8]) -> [Option<Take>; 2] {
-        match Plain::of(frame) {
-            Some(plain) => {
-                let length = (plain.end - Plain::L3) as u32;
-                [
-                    self.take_v4(&self.sources, plain.source, length),
-                    self.take_v4(&self.destinations, plain.destination, length),
-                ]
-            }
-            None => self.takes_of_any(frame),
-        }
-    }
-
-    #[inline(never)]
-    fn takes_of_any(&self, frame: &[u8]) -> [Option<Take>; 2] {
-        let headers = match parse(frame) {
-            Ok(headers) => headers,
-            // What cannot be read has no address; others drop it.
-            Err(Unreadable::NotIp | Unreadable::Malformed) => return [None; 2],
-        };
-        let length = (headers.end - headers.l3) as u32;
-        match headers.addresses {
-            Addresses::V4 { source, destination } => [
-                self.take_v4(&self.sources, source, length),
-                self.take_v4(&self.destinations, destination, length),
-            ],
-            Addresses::V6 { source, destination } => [
-                self.take_v6(&self.sources, source, length),
-                self.take_v6(&self.destinations, destination, length),
-            ],
-        }
-    }
-
-    #[inline(always)]
-    fn take_v4(&self, tables: &Tables, address: u32, length: u32) -> Option<Take> {
-        if !tables.used {
-            return None;
-        }
-        let limit = tables.v4.lookup(address)?;
-        let mask =
-            u32::MAX.checked_shl(32 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
-        self.take(limit, [u64::from(address & mask), 0], length)
-    }
-
-    fn take_v6(&self, tables: &Tables, address: u128, length: u32) -> Option<Take> {
-        if !tables.used {
-            return None;
-        }
-        let limit = tables.v6.lookup(address)?;
-        let mask =
-            u128::MAX.checked_shl(128 - u32::from(self.limits[limit as usize].per)).unwrap_or(0);
-        let address = address & mask;
-        self.take(limit, [address as u64, (address >> 64) as u64], length)
-    }
-
-    #[inline(always)]
-    fn take(&self, limit: u32, address: [u64; 2], length: u32) -> Option<Take> {
-        let tokens = if self.limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
-        let key = Key { address, limit: limit.into() };
-        Some(Take { key, tokens, limit })
-    }
-
     /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
     #[inline(always)]
     fn decide(&mut self, i: usize, now: Moment) -> Option<u32> {
-        let takes = self.takes[i];
-        let probes = [self.probes[0][i], self.probes[1][i]];
         let mut after = [None; 2];
-        for ((take, probe), after) in takes.iter().zip(probes).zip(&mut after) {
-            let Some(take) = take else { continue };
+        for (side, after) in self.sides.iter().zip(&mut after) {
+            let (Some(take), probe) = (side.takes[i], side.probes[i]) else { continue };
             let full = self.buckets.find(probe, &take.key).map_or(now, |full| Moment(*full));
             let meter = &self.limits[take.limit as usize].meter;
             match meter.offer(full, now, take.tokens) {
-                Some(moment) => *after = Some(moment),
+                Some(moment) => *after = Some((take.key, probe, moment)),
                 None => return Some(reason::LIMITED),
             }
         }
-        for ((take, probe), after) in takes.iter().zip(probes).zip(after) {
-            let (Some(take), Some(after)) = (take, after) else { continue };
-            if !self.store(take, probe, after, now) && self.when_full == WhenFull::Drop {
+        for (key, probe, after) in after.into_iter().flatten() {
+            if !self.store(key, probe, after, now) && self.when_full == WhenFull::Drop {
                 return Some(reason::TABLE_FULL);
             }
         }
@@ -297,21 +280,21 @@ impl RateLimit {
 
     /// Remembers when a bucket will be full. False when there is no room.
     #[inline(always)]
-    fn store(&mut self, take: &Take, probe: Probe, after: Moment, now: Moment) -> bool {
-        match self.buckets.find_mut(probe, &take.key) {
+    fn store(&mut self, key: Key, probe: Probe, after: Moment, now: Moment) -> bool {
+        match self.buckets.find_mut(probe, &key) {
             Some(full) => *full = after.0,
-            None => return self.begin(take, probe.hash(), after, now),
+            None => return self.begin(key, probe.hash(), after, now),
         }
         true
     }
 
     /// A bucket that is not full any more.
     #[cold]
-    fn begin(&mut self, take: &Take, hash: u64, after: Moment, now: Moment) -> bool {
-        let mut kept = self.buckets.insert(hash, take.key, after.0).is_ok();
+    fn begin(&mut self, key: Key, hash: u64, after: Moment, now: Moment) -> bool {
+        let mut kept = self.buckets.insert(hash, key, after.0).is_ok();
         if !kept {
             self.buckets.retain_near(hash, |_, full| !Meter::is_full(Moment(*full), now));
-            kept = self.buckets.insert(hash, take.key, after.0).is_ok();
+            kept = self.buckets.insert(hash, key, after.0).is_ok();
         }
         self.counters.buckets.set(self.buckets.len() as f64);
         kept
