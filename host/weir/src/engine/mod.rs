@@ -59,7 +59,7 @@ impl PlaneEngine {
             sandbox,
             workers,
             chains: Mutex::default(),
-            ports: Mutex::new(Ports::new(&config.ports)?),
+            ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
             sink: Arc::default(),
@@ -146,7 +146,9 @@ fn refused(error: PlaneError) -> EngineError {
     match error {
         PlaneError::Pool(_) | PlaneError::Share(_) => EngineError::Exhausted(error.to_string()),
         PlaneError::Trial(_) => EngineError::Conflict(error.to_string()),
-        PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => EngineError::Refused(error.to_string()),
+        PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => {
+            EngineError::Refused(error.to_string())
+        }
     }
 }
 
