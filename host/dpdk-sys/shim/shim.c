@@ -75,11 +75,6 @@ void weir_dpdk_thread_unregister(void)
 	rte_thread_unregister();
 }
 
-bool weir_dpdk_thread_is_registered(void)
-{
-	return rte_lcore_id() != LCORE_ID_ANY;
-}
-
 /* Pools. */
 
 struct weir_dpdk_pool {

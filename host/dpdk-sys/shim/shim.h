@@ -24,7 +24,6 @@ int weir_dpdk_init(int argc, char **argv, weir_dpdk_log log);
 /* Makes the calling thread one of DPDK's, so that it has caches of its own. */
 int weir_dpdk_thread_register(void);
 void weir_dpdk_thread_unregister(void);
-bool weir_dpdk_thread_is_registered(void);
 
 /* Pools. */
 

@@ -112,7 +112,6 @@ mod shim {
         pub fn weir_dpdk_init(argc: c_int, argv: *mut *mut c_char, log: Log) -> c_int;
         pub fn weir_dpdk_thread_register() -> c_int;
         pub fn weir_dpdk_thread_unregister();
-        pub safe fn weir_dpdk_thread_is_registered() -> bool;
 
         pub fn weir_dpdk_pool_new(
             window: *mut u8,

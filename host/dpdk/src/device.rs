@@ -38,6 +38,7 @@ pub(crate) struct Device {
     started: AtomicBool,
     /// How it was at last, once it is closed.
     last: Mutex<Option<Details>>,
+    claim: Claim,
 }
 
 impl Device {
@@ -48,6 +49,7 @@ impl Device {
         let (bus, name) = (text(address.bus())?, text(&address.name)?);
         let arguments = text(&address.arguments)?;
         let mut number = 0;
+        let claim = Claim::of(&address)?;
         log::forget();
         // SAFETY: strings that end with a zero, and a number to write.
         let added = unsafe {
@@ -77,6 +79,7 @@ impl Device {
             facts: Mutex::default(),
             started: AtomicBool::new(false),
             last: Mutex::default(),
+            claim,
         };
         device.did("say what it can do", told)?;
         // SAFETY: the flag lives in a box until `close` took it away.
@@ -147,6 +150,7 @@ impl Device {
             sys::weir_dpdk_unwatch(self.number, self.removed.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
         };
+        self.claim.release();
         if removed < 0 {
             tracing::debug!("device {}: removing: {}", self.address, log::explain(removed));
         }
@@ -207,6 +211,34 @@ impl Inspect for Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A device's name as long as a port of this process has it.
+#[derive(Debug)]
+struct Claim(String);
+
+static CLAIMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Claim {
+    fn of(address: &Address) -> Result<Self, String> {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        if claimed.contains(&address.name) {
+            return Err(format!("the device {} is in use by another port", address.name));
+        }
+        claimed.push(address.name.clone());
+        Ok(Self(address.name.clone()))
+    }
+
+    fn release(&self) {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.retain(|name| *name != self.0);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

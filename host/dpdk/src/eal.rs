@@ -1,6 +1,6 @@
 //! DPDK's environment abstraction layer: memory, buses, drivers. Started once in a process, never ended.
 
-use std::cell::OnceCell;
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 use std::fs;
 use std::sync::OnceLock;
@@ -161,38 +161,40 @@ fn free_huge_bytes() -> u64 {
     free.sum()
 }
 
-/// Makes the calling thread known to DPDK, which then keeps a cache for it; until the thread ends.
-#[inline]
-pub(crate) fn register_thread() {
-    if !sys::weir_dpdk_thread_is_registered() {
-        register();
+/// Whether a thread is known to DPDK.
+struct Registered(Cell<Option<bool>>);
+
+thread_local!(static THREAD: Registered = const { Registered(Cell::new(None)) });
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.0.get() == Some(true) {
+            // SAFETY: this thread was registered by `register`, and does nothing with DPDK any more.
+            unsafe { sys::weir_dpdk_thread_unregister() };
+        }
     }
 }
 
-#[cold]
-fn register() {
-    struct Registered(bool);
-    impl Drop for Registered {
-        fn drop(&mut self) {
-            if self.0 {
-                // SAFETY: this thread was registered by `register`, and does nothing with DPDK any more.
-                unsafe { sys::weir_dpdk_thread_unregister() };
-            }
-        }
-    }
-    thread_local!(static THREAD: OnceCell<Registered> = const { OnceCell::new() });
+/// Makes the calling thread known to DPDK, which then keeps a cache for it; until the thread ends.
+#[inline]
+pub(crate) fn register_thread() {
     THREAD.with(|thread| {
-        thread.get_or_init(|| {
-            log::forget();
-            // SAFETY: DPDK runs, because there is a port; the thread is not registered.
-            let result = unsafe { sys::weir_dpdk_thread_register() };
-            if result < 0 {
-                let why = log::explain(result);
-                tracing::warn!("this thread works without DPDK's caches, which is slower: {why}");
-            }
-            Registered(result == 0)
-        });
+        if thread.0.get().is_none() {
+            register(thread);
+        }
     });
+}
+
+#[cold]
+fn register(thread: &Registered) {
+    log::forget();
+    // SAFETY: DPDK runs, because there is a port; the thread was not registered before.
+    let result = unsafe { sys::weir_dpdk_thread_register() };
+    if result < 0 {
+        let why = log::explain(result);
+        tracing::warn!("this thread works without DPDK's caches, which is slower: {why}");
+    }
+    thread.0.set(Some(result == 0));
 }
 
 #[cfg(test)]

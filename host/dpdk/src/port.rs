@@ -28,9 +28,10 @@ const DESCRIPTORS: u16 = 512;
 const AF_PACKET_FRONT: u32 = 66;
 /// Bytes of a place in that ring that the driver knows to hold nothing of a frame.
 const AF_PACKET_UNUSED: u32 = 32;
-/// Bytes of a place in that ring if nothing is said, and of a block of such places.
+/// Bytes of a place in that ring if nothing is said.
 const AF_PACKET_PLACE: u32 = 2048;
-const AF_PACKET_BLOCK: u32 = 4096;
+/// Blocks of that ring are whole pages.
+const AF_PACKET_PAGE: u32 = 4096;
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
 const AF_XDP_FILL: u32 = 2048;
 
@@ -391,13 +392,14 @@ impl Port for DpdkPort {
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        for &sys::Frame { offset, length } in frames {
+        let shared = &*pool;
+        into.extend(frames.iter().map(|&sys::Frame { offset, length }| {
             let descriptor = Descriptor { offset, length };
-            debug_assert!(pool.bytes(descriptor).is_some(), "{descriptor:?} is not in a room");
-            let Some(buffer) = pool.index_of(offset) else { continue };
+            debug_assert!(shared.bytes(descriptor).is_some(), "{descriptor:?} is not in a room");
+            let buffer = shared.index_of(offset).expect("the mempool's rooms are the pool's");
             counts.rx_bytes += u64::from(length);
-            into.push(Packet { descriptor, metadata: Metadata::default(), time, buffer, cut: 0 });
-        }
+            Packet { descriptor, metadata: Metadata::default(), time, buffer, cut: 0 }
+        }));
         counts.rx_packets = count.into();
         self.statistics.add(&counts);
         Ok(Received::Packets)
@@ -490,14 +492,21 @@ fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(), String> 
             config.room_bytes
         ));
     }
-    let place = AF_PACKET_PLACE.max(needed).min(most);
-    if place != AF_PACKET_PLACE {
+    if needed > AF_PACKET_PLACE || most < AF_PACKET_PLACE {
+        let (place, block) = af_packet_places(needed, most);
         address.push("framesz", place);
-    }
-    if place > AF_PACKET_BLOCK {
-        address.push("blocksz", place.next_power_of_two());
+        address.push("blocksz", block);
     }
     Ok(())
+}
+
+/// The place of a frame in `net_af_packet`'s ring that needs the smallest block, in bytes: the kernel begins each block
+/// on a page, and the driver takes for granted that places follow each other without a gap.
+fn af_packet_places(needed: u32, most: u32) -> (u32, u32) {
+    // In units of 16 bytes, of which a page has 256.
+    let pages = |place: &u32| place / (1 << place.trailing_zeros().min(8));
+    let place = (needed / 16..=most / 16).min_by_key(pages).unwrap_or(needed / 16);
+    (place * 16, pages(&place) * AF_PACKET_PAGE)
 }
 
 /// Checks that the device can do what is asked. The answer is the longest frame that it sends.
@@ -563,5 +572,22 @@ fn new_bounce(buffers: u32, bytes: u32) -> Result<Bounce, String> {
             "DPDK has no memory for {buffers} buffers of {bytes} bytes: {}",
             log::explain(error)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn af_packet_blocks_are_whole_pages_full_of_places() {
+        assert_eq!(af_packet_places(1600, 1952), (1792, 7 * 4096));
+        for (needed, most) in [(1600, 1952), (9088, 16_288), (2064, 3968), (1936, 1952)] {
+            let (place, block) = af_packet_places(needed, most);
+            assert!((needed..=most).contains(&place) && place % 16 == 0);
+            assert!(block >= place && block % place == 0 && block % 4096 == 0, "{place} {block}");
+            // The driver's 512 places are whole blocks.
+            assert_eq!(512 % (block / place), 0);
+        }
     }
 }
