@@ -1,9 +1,10 @@
 //! The port: bursts between a device's queues and a lane's pool.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dpdk_sys as sys;
+use rustix::time::{ClockId, clock_gettime};
 use weir_layout::{Descriptor, HEADROOM, Metadata};
 use weir_pool::{Packet, Pool};
 use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received};
@@ -390,8 +391,9 @@ impl Port for DpdkPort {
             // A poll-mode driver is polled: nothing tells when packets come.
             return Ok(Received::Idle { next: Some(Duration::ZERO) });
         }
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let now = clock_gettime(ClockId::Realtime);
+        // Nanoseconds since 1970; until 2554 they fit.
+        let time = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
         let shared = &*pool;
         into.extend(frames.iter().map(|&sys::Frame { offset, length }| {
             let descriptor = Descriptor { offset, length };
