@@ -7,12 +7,12 @@
 //! Without libdpdk this crate is empty, and `DEP_DPDK_FOUND` is `0` for the build scripts of its dependents.
 
 #![no_std]
-#![expect(missing_docs, reason = "shim/shim.h says what each one is")]
 
 #[cfg(dpdk)]
 pub use shim::*;
 
 #[cfg(dpdk)]
+#[expect(missing_docs, reason = "shim/shim.h says what each one is")]
 mod shim {
     use core::ffi::{c_char, c_int, c_void};
 

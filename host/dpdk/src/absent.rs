@@ -5,6 +5,10 @@ use weir_port::{Port, PortError, PortStatistics, Received};
 
 use crate::DpdkConfig;
 
+/// Why there is no such port, and what to do.
+pub(crate) const ABSENT: &str = "this host was built without DPDK (libdpdk was not found by pkg-config when it was \
+                                 built): install libdpdk-dev and pkg-config, and build it again";
+
 /// A port of a kind that this build does not have.
 #[derive(Debug)]
 pub enum DpdkPort {}
@@ -15,12 +19,7 @@ impl DpdkPort {
     /// # Errors
     /// Always.
     pub fn open(name: &str, _: &DpdkConfig) -> Result<Self, PortError> {
-        Err(PortError::Configuration {
-            port: name.to_owned(),
-            problem: "this host was built without DPDK (libdpdk was not found by pkg-config when it was built): \
-                      install libdpdk-dev and pkg-config, and build it again"
-                .to_owned(),
-        })
+        Err(PortError::Configuration { port: name.to_owned(), problem: ABSENT.to_owned() })
     }
 }
 

@@ -20,11 +20,12 @@
 //!
 //! When libdpdk was not there at build time, [`DpdkPort::open`] says so.
 
-mod address;
 mod config;
 
 pub use config::DpdkConfig;
 
+#[cfg(dpdk)]
+mod address;
 #[cfg(dpdk)]
 mod device;
 #[cfg(dpdk)]
@@ -51,20 +52,24 @@ pub use absent::DpdkPort;
 /// Whether this build has DPDK.
 pub const BUILT_IN: bool = cfg!(dpdk);
 
-/// Starts DPDK for a host that will open these devices. PCI devices have to be known at the start; the rest of
-/// [`DpdkPort::open`] starts DPDK by itself.
+/// Starts DPDK for a host that will open these devices: DPDK must know all its PCI devices when it starts. Without
+/// this the first [`DpdkPort::open`] starts it, with its own device.
 ///
 /// # Errors
 /// What is wrong, and what to do.
 pub fn start<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let pci: Vec<String> = devices
-        .filter_map(|device| device.parse::<address::Address>().ok())
-        .filter(address::Address::is_pci)
-        .map(|address| address.to_string())
-        .collect();
     #[cfg(dpdk)]
-    eal::Eal::start(&EalConfig { pci, ..EalConfig::default() })?;
+    {
+        let pci = devices
+            .filter_map(|device| device.parse::<address::Address>().ok())
+            .filter(address::Address::is_pci)
+            .map(|address| address.to_string())
+            .collect();
+        Eal::start(&EalConfig { pci, ..EalConfig::default() }).map(drop)
+    }
     #[cfg(not(dpdk))]
-    drop(pci);
-    Ok(())
+    {
+        drop(devices);
+        Err(absent::ABSENT.to_owned())
+    }
 }

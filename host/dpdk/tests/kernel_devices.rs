@@ -1,5 +1,7 @@
 //! The port on devices that lie on the kernel's interfaces, in network namespaces with hosts on the other side.
 
+#![cfg(dpdk)]
+
 mod common;
 #[path = "common/netns.rs"]
 mod netns;

@@ -1,6 +1,8 @@
 //! The port in other circumstances than a test's own process has: beside another process, as another user, with
 //! other memory; and devices that are not there. A test that needs such a process starts itself again.
 
+#![cfg(dpdk)]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,7 @@
 //! The port on virtual devices of DPDK that need no rights: they move packets within the process, and to files.
 
+#![cfg(dpdk)]
+
 mod common;
 
 use common::{Rig, frame, open, pool};
