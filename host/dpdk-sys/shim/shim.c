@@ -459,10 +459,14 @@ int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes)
 int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes)
 {
 	struct rte_device *device = device_of(port);
+	int result;
 
 	if (device == NULL)
 		return -ENODEV;
-	return rte_dev_dma_unmap(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
+	result = rte_dev_dma_unmap(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
+	/* Another device of the same pool may have done it. */
+	rte_extmem_unregister(start, bytes);
+	return result;
 }
 
 int weir_dpdk_set_promiscuous(uint16_t port, bool on)
