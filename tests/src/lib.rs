@@ -1,6 +1,7 @@
-//! What the end-to-end tests share. Owns: guests written by hand in WAT, and the smallest packet plane
-//! that a chain can be tested with. Must not know: what any single test is about.
+//! What the end-to-end tests share. Owns: guests written by hand in WAT, functions as they are built, and
+//! the smallest packet plane that a chain can be tested with. Must not know: what any single test is about.
 
 pub mod bench_plane;
+pub mod built;
 pub mod rig;
 pub mod wat_guest;

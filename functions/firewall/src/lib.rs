@@ -47,6 +47,8 @@ pub mod reason {
 
 /// Most packets of a burst.
 const BURST: usize = 256;
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 /// Packets whose later fragments may pass, and for how many seconds.
 const FRAGMENTED: usize = 1024;
 const FRAGMENT_SECONDS: u32 = 30;
@@ -120,6 +122,7 @@ pub struct Firewall {
     v6: Flows<FlowV6>,
     fragments: StateMap<FragmentKey, [u32; 2]>,
     hasher: Hasher,
+    swept: u64,
     budget: Budget,
     logged: (u64, u32),
     loose: bool,
@@ -127,7 +130,9 @@ pub struct Firewall {
     non_ip: NonIp,
     counters: Counters,
     /// Of the burst at hand: plain packets.
-    sights: Vec<Option<(Sight<FlowV4>, Plain)>>,
+    sights: Vec<Option<Sight<FlowV4>>>,
+    /// Where their flows' entries are.
+    probes: Vec<Probe>,
 }
 
 /// What fragments of one packet have in common.
@@ -178,6 +183,7 @@ impl Function for Firewall {
             v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6)?,
             fragments: region.map("fragments", FRAGMENTED)?,
             hasher: Hasher::new(setup.seed),
+            swept: 0,
             budget: Budget::default(),
             logged: (0, 0),
             loose: config.loose,
@@ -193,35 +199,37 @@ impl Function for Firewall {
                 flows: host::gauge("flows"),
             },
             sights: vec![None; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
         let (nanos, now) = (burst.now(), ticks(burst.now()));
         // First all keys and hashes, so that fetching the flows' entries overlaps.
-        for i in 0..burst.len() {
-            self.sights[i] = Plain::of(burst.data(i)).map(|plain| {
+        for ((frame, sight), probe) in burst.frames().zip(&mut self.sights).zip(&mut self.probes) {
+            *sight = Plain::of(frame).map(|plain| {
                 let from = (plain.source, plain.source_port);
                 let to = (plain.destination, plain.destination_port);
                 let (key, swapped) = FlowV4::canonical(from, to, plain.protocol);
-                let hash = self.hasher.hash(&key);
-                self.v4.touch(hash);
-                let (protocol, flags) = (plain.protocol, plain.tcp_flags);
-                (Sight { key, hash, swapped, protocol, flags }, plain)
+                *probe = self.hasher.hash(&key).into();
+                Sight { key, swapped, protocol: plain.protocol, flags: plain.tcp_flags }
             });
         }
+        self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut allowed = 0;
         for i in 0..burst.len() {
             let decision = match self.sights[i] {
-                Some((sight, plain)) => match self.v4.see(&sight, now, &self.clock, self.loose) {
-                    Known::Pass => Decision::Pass,
-                    Known::Invalid => Decision::Drop(reason::INVALID),
-                    Known::New => {
-                        let direction = u16::from(burst.reverse(i));
-                        let headers = Headers::from(plain);
-                        self.begin(&headers, (0, 0), direction, Sighted::V4(sight), nanos)
+                Some(sight) => {
+                    let probe = self.probes[i];
+                    match self.v4.see(&sight, probe, now, &self.clock, self.loose) {
+                        Known::Pass => Decision::Pass,
+                        Known::Invalid => Decision::Drop(reason::INVALID),
+                        Known::New => {
+                            let sighted = Sighted::V4(sight, probe.hash());
+                            self.begin_plain(burst.data(i), burst.reverse(i), sighted, nanos)
+                        }
                     }
-                },
+                }
                 None => self.any(burst.data(i), burst.reverse(i), nanos),
             };
             match decision {
@@ -236,26 +244,31 @@ impl Function for Firewall {
         if allowed > 0 {
             self.counters.allowed.add(allowed);
         }
-        self.v4.sweep(now, &self.clock);
-        self.v6.sweep(now, &self.clock);
+        if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = nanos;
+            self.v4.sweep(now, &self.clock);
+            self.v6.sweep(now, &self.clock);
+        }
     }
 }
 
-/// A packet's place among the flows of its version of IP; none when it is no part of any.
+/// A packet's place among the flows of its version of IP, with the key's hash; none when it is no part of any.
 #[derive(Clone, Copy)]
 enum Sighted {
-    V4(Sight<FlowV4>),
-    V6(Sight<FlowV6>),
+    V4(Sight<FlowV4>, u64),
+    V6(Sight<FlowV6>, u64),
     Alone,
 }
 
 impl Firewall {
+    #[inline(never)]
     fn drop(&self, burst: &mut Burst, i: usize, reason: u32) {
         self.counters.drops[reason as usize - 1].add(1);
         burst.set_verdict(i, Verdict::Drop(reason));
     }
 
     /// Everything that is not plain TCP or UDP over IPv4.
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], reverse: bool, nanos: u64) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -292,8 +305,12 @@ impl Firewall {
         let fields = message.map_or((0, 0), |(kind, code, _)| (kind, code));
         let sighted = self.sight(&headers, message);
         let known = match &sighted {
-            Sighted::V4(sight) => self.v4.see(sight, now, &self.clock, self.loose),
-            Sighted::V6(sight) => self.v6.see(sight, now, &self.clock, self.loose),
+            Sighted::V4(sight, hash) => {
+                self.v4.see(sight, (*hash).into(), now, &self.clock, self.loose)
+            }
+            Sighted::V6(sight, hash) => {
+                self.v6.see(sight, (*hash).into(), now, &self.clock, self.loose)
+            }
             Sighted::Alone => Known::New,
         };
         let decision = match known {
@@ -323,14 +340,29 @@ impl Firewall {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV4::canonical(from, to, protocol);
                 let hash = self.hasher.hash(&key);
-                Sighted::V4(Sight { key, hash, swapped, protocol, flags })
+                Sighted::V4(Sight { key, swapped, protocol, flags }, hash)
             }
             Addresses::V6 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV6::canonical(from, to, protocol);
                 let hash = self.hasher.hash(&key);
-                Sighted::V6(Sight { key, hash, swapped, protocol, flags })
+                Sighted::V6(Sight { key, swapped, protocol, flags }, hash)
             }
+        }
+    }
+
+    /// Judges a plain packet that no flow is known for.
+    #[inline(never)]
+    fn begin_plain(
+        &mut self,
+        frame: &[u8],
+        reverse: bool,
+        sighted: Sighted,
+        nanos: u64,
+    ) -> Decision {
+        match parse(frame) {
+            Ok(headers) => self.begin(&headers, (0, 0), reverse.into(), sighted, nanos),
+            Err(_) => Decision::Drop(reason::MALFORMED),
         }
     }
 
@@ -372,8 +404,8 @@ impl Firewall {
         let answer = icmp && matches!(message.0, 0 | 14 | 18 | 129);
         let kept = match sighted {
             _ if answer => true,
-            Sighted::V4(sight) => self.v4.open(&sight, now, &self.clock),
-            Sighted::V6(sight) => self.v6.open(&sight, now, &self.clock),
+            Sighted::V4(sight, hash) => self.v4.open(&sight, hash, now, &self.clock),
+            Sighted::V6(sight, hash) => self.v6.open(&sight, hash, now, &self.clock),
             Sighted::Alone => true,
         };
         if !kept {
@@ -457,6 +489,7 @@ impl Firewall {
     }
 
     /// Answers a rejected packet, if that may be done.
+    #[inline(never)]
     fn tell(&mut self, packet: &Packet<'_>, nanos: u64) {
         let frame = packet.data();
         let Ok(headers) = parse(frame) else { return };

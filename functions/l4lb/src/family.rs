@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
-use weir_sdk::region::{StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::{Mode, Service};
@@ -142,14 +142,20 @@ impl<K: Flow> Family<K> {
     }
 
     /// Where a packet from a client goes.
-    #[inline]
-    pub(crate) fn inward(&mut self, pool: &Pool, key: K, hash: u64, now: u32) -> Way {
-        let known = self.connections.find(hash, &key, now, self.idle);
+    #[inline(always)]
+    pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, now: u32) -> Way {
+        let known = self.connections.find(probe, &key, now, self.idle);
         if let Some(place) = known.and_then(|id| pool.place(id))
             && pool.targets[place as usize].usable
         {
             return Way::To(place);
         }
+        self.begin(pool, key, probe.hash(), now)
+    }
+
+    /// Where the first packet of a connection goes.
+    #[inline(never)]
+    fn begin(&mut self, pool: &Pool, key: K, hash: u64, now: u32) -> Way {
         let Some(service) = self.service(&key) else { return Way::Pass };
         let Some(place) = pool.choose(service, self.choice.hash(&key)) else { return Way::Nobody };
         let id = pool.targets[place as usize].id;

@@ -65,8 +65,9 @@ pub struct Monitor {
     swept: u64,
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: keys and hashes of plain packets.
-    keys: Vec<Option<(FlowV4, u64, u8)>>,
+    /// Of the burst at hand: keys and TCP flags of plain packets, and where their entries are.
+    keys: Vec<Option<(FlowV4, u8)>>,
+    probes: Vec<Probe>,
 }
 
 /// What is counted beside flows.
@@ -144,34 +145,34 @@ impl Function for Monitor {
                 expired: host::gauge("flows_expired"),
             },
             keys: vec![None; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / SECOND).unwrap_or(u32::MAX);
-        for i in 0..burst.len() {
-            self.keys[i] = Plain::of(burst.data(i)).map(|plain| {
+        for ((frame, key), probe) in burst.frames().zip(&mut self.keys).zip(&mut self.probes) {
+            *key = Plain::of(frame).map(|plain| {
                 let (key, _) = FlowV4::canonical(
                     (plain.source, plain.source_port),
                     (plain.destination, plain.destination_port),
                     plain.protocol,
                 );
-                let hash = self.hasher.hash(&key);
-                self.v4.touch(hash);
-                (key, hash, plain.tcp_flags)
+                *probe = self.hasher.hash(&key).into();
+                (key, plain.tcp_flags)
             });
         }
+        self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut sums = Sums::default();
-        for i in 0..burst.len() {
-            let frame = burst.data(i);
+        for (i, frame) in burst.frames().enumerate() {
             sums.bytes += frame.len() as u64;
             sums.sizes[size_class(frame.len() + FCS)] += 1;
             let length = frame.len() as u32;
             match self.keys[i] {
-                Some((key, hash, flags)) => {
+                Some((key, flags)) => {
                     let kind = if key.protocol() == protocol::TCP { Kind::Tcp } else { Kind::Udp };
                     sums.kinds[kind as usize] += 1;
-                    self.v4.add(hash, key, Tally { length, flags, now });
+                    self.v4.add(self.probes[i], key, Tally { length, flags, now });
                 }
                 None => self.any(frame, now, &mut sums),
             }
@@ -191,6 +192,7 @@ impl Function for Monitor {
 }
 
 impl Monitor {
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], now: u32, sums: &mut Sums) {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -214,17 +216,18 @@ impl Monitor {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV4::canonical(from, to, headers.protocol);
-                self.v4.add(self.hasher.hash(&key), key, tally);
+                self.v4.add(self.hasher.hash(&key).into(), key, tally);
             }
             Addresses::V6 { source, destination } => {
                 sums.kinds[Kind::Ipv6 as usize] += 1;
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV6::canonical(from, to, headers.protocol);
-                self.v6.add(self.hasher.hash(&key), key, tally);
+                self.v6.add(self.hasher.hash(&key).into(), key, tally);
             }
         }
     }
 
+    #[inline(never)]
     fn hand_over(&mut self, packets: usize, sums: &Sums) {
         self.counters.packets.add(packets as u64);
         self.counters.bytes.add(sums.bytes);

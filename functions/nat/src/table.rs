@@ -7,7 +7,8 @@
 //! mapping lives as long as it has flows, or for ever if it is a static forward.
 
 use weir_sdk::flow::{FlowV4, Hasher};
-use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
+use weir_translate::Difference;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::Timeouts;
@@ -18,6 +19,10 @@ const PROTOCOLS: [u8; 3] = [6, 17, 1];
 const PORTS: usize = 65_536;
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
+/// Slots looked at in a burst when there is no room: some 10 µs.
+const SWEEP_MAX: usize = 2048;
 
 /// Bits of [`Flow::state`].
 pub(crate) mod bits {
@@ -47,7 +52,8 @@ pub(crate) struct Flow {
     pub(crate) state: u8,
     /// Place of the external address.
     pub(crate) external: u8,
-    spare: u32,
+    /// What the translation of the inside endpoint to the external one does to checksums.
+    pub(crate) difference: Difference,
 }
 
 /// An inside endpoint that an external port leads to; all zero: the port is free.
@@ -122,9 +128,12 @@ pub(crate) struct Table {
     used: StateArray<Used>,
     cursor: StateArray<u64>,
     hasher: Hasher,
+    swept: u64,
     external: Vec<u32>,
     ports: (u16, u16),
     timeouts: Timeouts,
+    /// Slots that may still be looked at in this burst.
+    patience: usize,
 }
 
 fn protocol_place(protocol: u8) -> Option<usize> {
@@ -151,9 +160,11 @@ impl Table {
             used: region.array("used", all)?,
             cursor: region.array("cursor", 1)?,
             hasher: Hasher::new(seed),
+            swept: 0,
             external,
             ports,
             timeouts,
+            patience: SWEEP_MAX,
         })
     }
 
@@ -162,12 +173,15 @@ impl Table {
         self.flows.len()
     }
 
-    /// The hash of a flow's key, to have its entry fetched early.
     #[inline]
-    pub(crate) fn prefetch(&self, key: &FlowV4) -> u64 {
-        let hash = self.hasher.hash(key);
-        self.flows.touch(hash);
-        hash
+    pub(crate) fn hash(&self, key: &FlowV4) -> u64 {
+        self.hasher.hash(key)
+    }
+
+    /// Has the flows' entries fetched early.
+    #[inline]
+    pub(crate) fn look_ahead(&self, probes: &mut [Probe]) {
+        self.flows.look_ahead(probes);
     }
 
     /// The place of an external address.
@@ -177,16 +191,16 @@ impl Table {
     }
 
     /// The flow of a packet from the inside, if it is known and has not expired; refreshed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn outbound(
         &mut self,
-        hash: u64,
+        at: impl Into<Probe>,
         key: &FlowV4,
         flags: u8,
         now: u32,
     ) -> Option<Flow> {
         let timeouts = self.timeouts;
-        let flow = self.flows.find_mut(hash, key)?;
+        let flow = self.flows.find_mut(at, key)?;
         if flow.expires <= now {
             return None;
         }
@@ -202,6 +216,13 @@ impl Table {
         flags: u8,
         now: u32,
     ) -> Result<Flow, NoFlow> {
+        match self.try_open(hash, key, flags, now) {
+            Err(_) if self.make_room(now) => self.try_open(hash, key, flags, now),
+            opened => opened,
+        }
+    }
+
+    fn try_open(&mut self, hash: u64, key: FlowV4, flags: u8, now: u32) -> Result<Flow, NoFlow> {
         if self.flows.find(hash, &key).is_some() {
             self.close(hash, &key);
         }
@@ -226,8 +247,23 @@ impl Table {
         self.insert(hash, key, place, outside, true, flags, now)
     }
 
-    /// A flow for a packet from the outside to a mapping, if there is one; `new`: whether one may be made.
+    /// The inside endpoint that a packet from the outside is for, if there is a flow or one may be made: `new`, or the
+    /// port is forwarded.
+    #[inline]
     pub(crate) fn inbound(
+        &mut self,
+        arrival: &Arrival,
+        now: u32,
+        new: bool,
+    ) -> Result<Option<(u32, u16)>, NoFlow> {
+        match self.try_inbound(arrival, now, new) {
+            Err(_) if self.make_room(now) => self.try_inbound(arrival, now, new),
+            found => found,
+        }
+    }
+
+    #[inline]
+    fn try_inbound(
         &mut self,
         arrival: &Arrival,
         now: u32,
@@ -245,6 +281,10 @@ impl Table {
         let timeouts = self.timeouts;
         match self.flows.find_mut(hash, &key) {
             Some(flow) if flow.expires > now => {
+                // Of two ports that are forwarded to one endpoint, a flow has one: its answers leave by that.
+                if flow.port != port {
+                    return Ok(None);
+                }
                 advance(flow, protocol, false, flags, now, &timeouts);
                 return Ok(Some(inside));
             }
@@ -302,6 +342,9 @@ impl Table {
             return Err(format!("config: forward: port {port} is forwarded twice"));
         }
         *self.mapping_mut(0, place, port) = wanted;
+        if (self.ports.0..=self.ports.1).contains(&port) {
+            self.used_mut(0, place).ports += 1;
+        }
         let endpoint = Endpoint { address: to.0, port: to.1, protocol: protocol.into() };
         let outside = Outside { external: 0, port };
         self.endpoints
@@ -310,18 +353,41 @@ impl Table {
             .map_err(|_| "config: max-flows: there are more forwards than flows".to_owned())
     }
 
-    /// Ends flows whose time is over, a few at a time.
-    pub(crate) fn sweep(&mut self, now: u32) {
+    /// Ends flows whose time is over, a few at a time. Call it once for each burst, with its time in nanoseconds and in
+    /// seconds.
+    #[inline]
+    pub(crate) fn sweep(&mut self, nanos: u64, now: u32) {
+        if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = nanos;
+            self.sweep_slots(SWEEP, now);
+        }
+        self.patience = SWEEP_MAX;
+    }
+
+    /// Looks further for flows whose time is over, because there is no room; whether it found some.
+    #[cold]
+    fn make_room(&mut self, now: u32) -> bool {
+        let count = self.patience.min(self.flows.slots());
+        self.patience -= count;
+        self.sweep_slots(count, now) > 0
+    }
+
+    /// Looks at so many slots, at most all; the number of flows that it ended.
+    fn sweep_slots(&mut self, count: usize, now: u32) -> usize {
         let slots = self.flows.slots();
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % slots;
-        for slot in from..(from + SWEEP).min(slots) {
+        let (mut slot, mut ended) = (from, 0);
+        for _ in 0..count {
             let expired =
                 self.flows.at(slot).filter(|(_, flow)| flow.expires <= now).map(|(k, _)| *k);
             if let Some(key) = expired {
                 self.close(self.hasher.hash(&key), &key);
+                ended += 1;
             }
+            slot = if slot + 1 == slots { 0 } else { slot + 1 };
         }
-        self.cursor[0] = (from + SWEEP) as u64;
+        self.cursor[0] = slot as u64;
+        ended
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a flow")]
@@ -343,17 +409,19 @@ impl Table {
             state: 0,
             #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
             external: external as u8,
-            spare: 0,
+            difference: Difference::new(key.source(), (self.external[external], outside.port)),
         };
         advance(&mut flow, key.protocol(), outbound, flags, now, &self.timeouts);
-        let full = self.flows.len() >= self.flows.capacity();
+        let users = self.mapping(external, place, outside.port).flows;
+        // No room for a flow, or the mapping can count no more.
+        let full = self.flows.len() >= self.flows.capacity() || users == FIXED - 1;
         if full || self.flows.insert(hash, key, flow).is_err() {
             self.drop_mapping_if_unused(key, place, outside);
             return Err(NoFlow::Flows);
         }
         let mapping = self.mapping_mut(external, place, outside.port);
         if mapping.flows != FIXED {
-            mapping.flows = mapping.flows.saturating_add(1).min(FIXED - 1);
+            mapping.flows += 1;
         }
         Ok(flow)
     }

@@ -53,6 +53,14 @@ pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
     #[error("{0}")]
     Refused(String),
+    /// A function does not take the configuration that the chain has for it.
+    #[error("function {function} refused its configuration: {message}")]
+    Configuration {
+        /// Its name in the chain.
+        function: String,
+        /// What it said.
+        message: String,
+    },
     /// It does not fit with what runs: a port is taken, another trial is on.
     #[error("{0}")]
     Conflict(String),
@@ -142,6 +150,17 @@ pub trait Engine: Send + Sync + 'static {
         function: ResolvedFunction,
         kind: TrialKind,
     ) -> Result<Published, EngineError>;
+
+    /// Gives a canary another share of the flows, in percent; flows that it has stay with it when that grows.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn change_canary(
+        &self,
+        chain: &ChainId,
+        function: &Name,
+        percent: u8,
+    ) -> Result<(), EngineError>;
 
     /// Makes a canary the running version.
     ///

@@ -50,7 +50,7 @@ async fn a_function_is_pushed_listed_shown_and_removed() {
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     assert_eq!(host.ask("DELETE", "/v1/functions/f", None).await.status, StatusCode::NO_CONTENT);
     let (code, detail) = host.ask("GET", "/v1/functions/f", None).await.problem(404);
-    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function \"f\""));
+    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function f"));
 }
 
 #[tokio::test]
@@ -174,6 +174,14 @@ async fn what_is_wrong_with_a_chain_is_said() {
     host.engine
         .fail("deploy", EngineError::Refused("function f refused its configuration: no".into()));
     assert_eq!(put(edge()).await.problem(422).0, "refused");
+    host.ask("GET", "/v1/chains/edge", None).await.problem(404);
+    // What a function says of its configuration is told with its place.
+    let message = "default: unknown variant `deny`, expected `block`".to_owned();
+    host.engine.fail("deploy", EngineError::Configuration { function: "f".into(), message });
+    let answer = put(edge()).await;
+    assert_eq!(answer.problem(422).0, "invalid");
+    assert_eq!(answer.json()["key"], "function[0].config.default");
+    assert_eq!(answer.json()["help"], "allowed: block");
     host.ask("GET", "/v1/chains/edge", None).await.problem(404);
     // A port has one chain.
     assert_eq!(put(edge()).await.status, StatusCode::CREATED);

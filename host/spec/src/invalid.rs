@@ -55,6 +55,26 @@ impl Invalid {
         self
     }
 
+    /// Reads a path such as [`Self::key`] writes.
+    #[must_use]
+    pub fn path_of(text: &str) -> Option<Vec<Segment>> {
+        let mut path = Vec::new();
+        for part in text.split('.') {
+            let (key, indices) = part.split_at(part.find('[').unwrap_or(part.len()));
+            if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c == ']') {
+                return None;
+            }
+            path.push(Segment::Key(key.into()));
+            let mut rest = indices;
+            while !rest.is_empty() {
+                let (index, after) = rest.strip_prefix('[')?.split_once(']')?;
+                path.push(Segment::Index(index.parse().ok()?));
+                rest = after;
+            }
+        }
+        Some(path)
+    }
+
     /// The path as text, such as `function[0].config.rules`; empty for the whole.
     #[must_use]
     pub fn key(&self) -> String {
@@ -114,8 +134,14 @@ pub fn explain(serde: &str) -> (String, Option<String>) {
     if let Some(rest) = serde.strip_prefix("missing field ") {
         return (format!("missing key {rest}"), None);
     }
-    if let Some(rest) = serde.strip_prefix("invalid type: ") {
-        return (format!("wrong type: {rest}"), None);
+    for (theirs, ours) in [("invalid type: ", "wrong type: "), ("invalid value: ", "wrong value: ")]
+    {
+        let Some((found, expected)) =
+            serde.strip_prefix(theirs).and_then(|rest| rest.rsplit_once(", expected "))
+        else {
+            continue;
+        };
+        return (format!("{ours}{found}, expected {}", plain(expected)), None);
     }
     match serde.split_once("; ") {
         Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
@@ -123,8 +149,41 @@ pub fn explain(serde: &str) -> (String, Option<String>) {
     }
 }
 
+/// A type of Rust's in words of those who write files.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, not negative",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "an array",
+        "a map" => "a table",
+        "path string" => "a path",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    }
+}
+
 /// What somebody probably meant.
 fn nearest<'a>(found: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let best = allowed.iter().map(|a| (strsim::damerau_levenshtein(found, a), *a)).min()?;
     (best.0 <= 2 && best.0 < best.1.len()).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_they_are_written() {
+        for text in ["a", "function[0].config.rules[12][3].dport", "on-fault"] {
+            let path = Invalid::path_of(text).unwrap();
+            assert_eq!(Invalid { path, message: String::new(), help: None }.key(), text);
+        }
+        for text in ["", ".", "a..b", "a[", "a[]", "a[x]", "a[1]b", "no path", "[1]"] {
+            assert_eq!(Invalid::path_of(text), None, "{text}");
+        }
+    }
 }

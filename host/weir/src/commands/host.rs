@@ -56,7 +56,7 @@ pub(super) fn status(client: &Client, output: Output) -> Result<()> {
 fn status_text(status: &Status) -> String {
     let mut text = render::facts(&[
         ("version", status.version.clone()),
-        ("up", format!("{} s", status.uptime_seconds)),
+        ("up", render::age(status.uptime_seconds)),
         ("workers", status.engine.workers.to_string()),
         ("functions", status.functions.to_string()),
     ]);
@@ -121,7 +121,7 @@ fn chain_text(chain: &ChainStatus) -> String {
     text
 }
 
-fn health(health: Health) -> &'static str {
+pub(super) fn health(health: Health) -> &'static str {
     match health {
         Health::Running => "running",
         Health::BackOff => "back-off",

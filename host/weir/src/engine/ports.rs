@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortStatistics};
-use weir_spec::{Chain, Name, PortKind};
+use weir_spec::{Chain, Invalid, Name, PortKind};
 
 /// All ports.
 pub(super) struct Ports {
@@ -29,16 +29,22 @@ pub(super) struct Slot {
 
 impl Ports {
     /// Opens them all, so that what is wrong with one is known at the start.
-    pub(super) fn new(configs: &[weir_spec::Port], room_bytes: u32) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Which one cannot be opened, and why.
+    pub(super) fn new(configs: &[weir_spec::Port], room_bytes: u32) -> Result<Self, Invalid> {
         #[cfg(feature = "dpdk")]
         start_dpdk(configs)?;
-        let open_slot = |config: &weir_spec::Port| {
-            let port = open(config, room_bytes).with_context(|| format!("port {}", config.name))?;
+        let open_slot = |(index, config): (usize, &weir_spec::Port)| {
+            let port = open(config, room_bytes).map_err(|error| {
+                Invalid::whole(format!("port {}: {error}", config.name)).within_array("port", index)
+            })?;
             let (statistics, inspector) = (port.statistics().clone(), port.inspector());
             let config = config.clone();
             Ok(Slot { config, chain: None, port: Some(port), statistics, inspector })
         };
-        Ok(Self { slots: configs.iter().map(open_slot).collect::<Result<_>>()?, room_bytes })
+        let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?;
+        Ok(Self { slots, room_bytes })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -132,11 +138,11 @@ fn names(chain: &Chain) -> impl Iterator<Item = &Name> {
 
 /// DPDK must know all PCI devices when it starts.
 #[cfg(feature = "dpdk")]
-fn start_dpdk(configs: &[weir_spec::Port]) -> Result<()> {
+fn start_dpdk(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
     let ports = configs.iter().filter(|config| config.kind == PortKind::Dpdk);
     let mut devices = ports.filter_map(|config| config.device.as_deref()).peekable();
     if weir_dpdk::BUILT_IN && devices.peek().is_some() {
-        weir_dpdk::start(devices).map_err(anyhow::Error::msg)?;
+        weir_dpdk::start(devices).map_err(Invalid::whole)?;
     }
     Ok(())
 }

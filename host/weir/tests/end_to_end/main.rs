@@ -1,8 +1,13 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
 mod commands;
+mod crash;
+mod disk;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 mod functions;
+mod guests;
 mod host;
 mod lifecycle;
+mod ports;
+mod uploads;
