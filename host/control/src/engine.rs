@@ -230,6 +230,15 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_dropped: u64,
+    /// Both kinds of drops, by direction and reason: `rx-too-large`, `tx-full`, ...
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+    /// How the device behind the port is: driver, link, MTU, ...; empty if there is none.
+    #[serde(default)]
+    pub device: BTreeMap<String, String>,
+    /// The driver's own counters, under its names.
+    #[serde(default)]
+    pub device_counters: BTreeMap<String, u64>,
 }
 
 /// How a chain is.

@@ -17,6 +17,14 @@ pub enum PortError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The device behind the port went away or does not work any more.
+    #[error("port \"{port}\": {problem}")]
+    Device {
+        /// The port's name.
+        port: String,
+        /// What happened, and what to do.
+        problem: String,
+    },
     /// The capture to read cannot be opened.
     #[error("cannot open the capture {}: {source}", path.display())]
     Open {

@@ -33,7 +33,7 @@ macro_rules! counters {
 
             /// Adds a burst's counts. Only the port's own worker may call this: it loads and
             /// stores, which is cheaper than an atomic addition and right for one writer.
-            pub(crate) fn add(&self, burst: &PortCounts) {
+            pub fn add(&self, burst: &PortCounts) {
                 $(
                     if burst.$name != 0 {
                         let sum = self.0.$name.load(Relaxed).wrapping_add(burst.$name);
@@ -66,6 +66,15 @@ counters! {
     tx_dropped_no_output,
     /// Packets dropped because sending failed.
     tx_errors,
+    /// Packets dropped because the device took no more of them, also not after some tries.
+    tx_dropped_full,
+    /// Packets dropped because the device cannot send frames that long or that short.
+    tx_dropped_length,
+    /// Times that the device found no free buffer to receive into: its packets wait, and what it cannot keep it drops
+    /// and counts itself.
+    rx_waits_for_buffer,
+    /// Packets handed to the worker although the device found a checksum in them wrong.
+    rx_bad_checksum,
 }
 
 /// A port's counters; clones share them.

@@ -433,6 +433,27 @@ pub struct Port {
     /// dpdk: a PCI address or a vdev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// dpdk: receive queues, and as many transmit queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// dpdk: descriptors of each receive queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_descriptors: Option<u16>,
+    /// dpdk: descriptors of each transmit queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_descriptors: Option<u16>,
+    /// dpdk: longest IP packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// dpdk: whether frames for any address are received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promiscuous: Option<bool>,
+    /// dpdk: whether frames for any multicast address are received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multicast: Option<bool>,
+    /// dpdk: whether the device verifies and fills in checksums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum_offload: Option<bool>,
 }
 
 impl Port {
@@ -446,6 +467,13 @@ impl Port {
             ("interface", self.interface.is_some(), PortKind::Xdp),
             ("queue", self.queue.is_some(), PortKind::Xdp),
             ("device", self.device.is_some(), PortKind::Dpdk),
+            ("queues", self.queues.is_some(), PortKind::Dpdk),
+            ("rx-descriptors", self.rx_descriptors.is_some(), PortKind::Dpdk),
+            ("tx-descriptors", self.tx_descriptors.is_some(), PortKind::Dpdk),
+            ("mtu", self.mtu.is_some(), PortKind::Dpdk),
+            ("promiscuous", self.promiscuous.is_some(), PortKind::Dpdk),
+            ("multicast", self.multicast.is_some(), PortKind::Dpdk),
+            ("checksum-offload", self.checksum_offload.is_some(), PortKind::Dpdk),
         ];
         for (key, given, kind) in keys {
             if given && kind != self.kind {
@@ -469,11 +497,32 @@ impl Port {
             }
             PortKind::Xdp if self.interface.is_none() => needs("interface"),
             PortKind::Dpdk if self.device.is_none() => needs("device"),
+            PortKind::Dpdk => self.check_dpdk(),
             _ => self
                 .generate
                 .as_ref()
                 .map_or(Ok(()), |g| g.check().map_err(|e| e.within("generate"))),
         }
+    }
+}
+
+impl Port {
+    /// What no device can do; the rest is for the device to say.
+    fn check_dpdk(&self) -> Result<(), Invalid> {
+        let numbers = [
+            ("queues", self.queues, 1, 1024),
+            ("rx-descriptors", self.rx_descriptors, 32, 32_768),
+            ("tx-descriptors", self.tx_descriptors, 32, 32_768),
+            // RFC 791, section 3.1: every network carries 68 bytes.
+            ("mtu", self.mtu, 68, 65_000),
+        ];
+        for (key, given, least, most) in numbers {
+            if let Some(n) = given.filter(|n| !(least..=most).contains(n)) {
+                return Err(Invalid::at(key, format!("`{key}` is {n}"))
+                    .help(format!("allowed: {least} to {most}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -511,14 +560,14 @@ impl HostConfig {
     /// The first such thing.
     pub fn check_built_in(&self) -> Result<(), Invalid> {
         for (index, port) in self.ports.iter().enumerate() {
-            if matches!(port.kind, PortKind::Xdp | PortKind::Dpdk) {
+            if port.kind == PortKind::Xdp {
                 let message = format!(
                     "port {}: ports of kind \"{}\" are not built into this version",
                     port.name,
                     port.kind.name()
                 );
                 return Err(Invalid::at("kind", message)
-                    .help("allowed: pcap, memory")
+                    .help("allowed: pcap, memory, dpdk")
                     .within_array("port", index));
             }
         }

@@ -104,7 +104,7 @@ port wan: ports of kind "xdp" are not built into this version
 12 | kind = "xdp"
    |        ^^^^^
    = key: port[1].kind
-   = allowed: pcap, memory
+   = allowed: pcap, memory, dpdk
 "#;
     assert_eq!(error, expected.trim());
     let only_listener = HOST.replace("\"xdp\"\ninterface = \"veth0\"\nqueue = 0", "\"memory\"");

@@ -59,7 +59,7 @@ impl PlaneEngine {
             sandbox,
             workers,
             chains: Mutex::default(),
-            ports: Mutex::new(Ports::new(&config.ports)?),
+            ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
             sink: Arc::default(),

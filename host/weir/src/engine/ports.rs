@@ -1,14 +1,21 @@
 //! The host's ports: which there are, who has them, and opening them.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
-use weir_port::{Port, PortStatistics};
+use weir_port::{Inspect, Port, PortStatistics};
 use weir_spec::{Chain, Invalid, Name, PortKind};
 
-/// All ports, in the configuration's order.
-pub(super) struct Ports(Vec<Slot>);
+/// All ports.
+pub(super) struct Ports {
+    /// In the configuration's order.
+    slots: Vec<Slot>,
+    /// Bytes of a room of all pools.
+    room_bytes: u32,
+}
 
 pub(super) struct Slot {
     pub(super) config: weir_spec::Port,
@@ -16,6 +23,8 @@ pub(super) struct Slot {
     /// There as long as no chain has it.
     port: Option<Box<dyn Port>>,
     pub(super) statistics: PortStatistics,
+    /// Tells how the device is, if there is one.
+    pub(super) inspector: Option<Arc<dyn Inspect>>,
 }
 
 impl Ports {
@@ -23,26 +32,30 @@ impl Ports {
     ///
     /// # Errors
     /// Which one cannot be opened, and why.
-    pub(super) fn new(configs: &[weir_spec::Port]) -> Result<Self, Invalid> {
+    pub(super) fn new(configs: &[weir_spec::Port], room_bytes: u32) -> Result<Self, Invalid> {
+        #[cfg(feature = "dpdk")]
+        start_dpdk(configs)?;
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
-            let port = open(config).map_err(|error| {
+            let port = open(config, room_bytes).map_err(|error| {
                 Invalid::whole(format!("port {}: {error}", config.name)).within_array("port", index)
             })?;
-            let statistics = port.statistics().clone();
-            Ok(Slot { config: config.clone(), chain: None, port: Some(port), statistics })
+            let (statistics, inspector) = (port.statistics().clone(), port.inspector());
+            let config = config.clone();
+            Ok(Slot { config, chain: None, port: Some(port), statistics, inspector })
         };
-        Ok(Self(configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?))
+        let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?;
+        Ok(Self { slots, room_bytes })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.0.iter()
+        self.slots.iter()
     }
 
     /// Whether a chain could have its ports; those that `holder` has now count as free.
     pub(super) fn check(&self, chain: &Chain, holder: Option<&Name>) -> Result<(), EngineError> {
         for name in names(chain) {
-            let Some(slot) = self.0.iter().find(|slot| slot.config.name == *name) else {
-                let all: Vec<&str> = self.0.iter().map(|s| s.config.name.as_str()).collect();
+            let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
+                let all: Vec<&str> = self.slots.iter().map(|s| s.config.name.as_str()).collect();
                 let all = if all.is_empty() { "none".into() } else { all.join(", ") };
                 return Err(EngineError::Refused(format!(
                     "there is no port {name}: the host's ports are {all}"
@@ -69,7 +82,7 @@ impl Ports {
         self.check(chain, None)?;
         let wanted: Vec<Name> = names(chain).cloned().collect();
         for name in &wanted {
-            if let Some(slot) = self.0.iter().find(|slot| slot.config.name == *name)
+            if let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name)
                 && slot.config.tenant != *tenant
             {
                 return Err(EngineError::Refused(format!("port {name} is not tenant {tenant}'s")));
@@ -77,14 +90,14 @@ impl Ports {
         }
         let mut ports = Vec::new();
         for name in &wanted {
-            for slot in self.0.iter_mut().filter(|slot| slot.config.name == *name) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
                 let port = match slot.port.take() {
                     Some(port) => port,
-                    None => {
-                        open(&slot.config).map_err(|e| EngineError::Refused(format!("{e:#}")))?
-                    }
+                    None => open(&slot.config, self.room_bytes)
+                        .map_err(|e| EngineError::Refused(format!("{e:#}")))?,
                 };
                 slot.statistics = port.statistics().clone();
+                slot.inspector = port.inspector();
                 slot.chain = Some(id.clone());
                 ports.push(port);
             }
@@ -99,7 +112,9 @@ impl Ports {
     /// Takes ports back that a chain had.
     pub(super) fn give_back(&mut self, ports: Vec<Box<dyn Port>>) {
         for port in ports {
-            for slot in self.0.iter_mut().filter(|slot| slot.config.name.as_str() == port.name()) {
+            for slot in
+                self.slots.iter_mut().filter(|slot| slot.config.name.as_str() == port.name())
+            {
                 slot.chain = None;
             }
             // A finished port is not used again: the next chain opens it anew.
@@ -109,7 +124,7 @@ impl Ports {
     /// A chain could not be made: its ports are free, and are opened anew for the next one.
     pub(super) fn reopen(&mut self, chain: &Chain) {
         for name in names(chain) {
-            for slot in self.0.iter_mut().filter(|slot| slot.config.name == *name) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
                 slot.chain = None;
             }
         }
@@ -121,7 +136,41 @@ fn names(chain: &Chain) -> impl Iterator<Item = &Name> {
     chain.from.iter().chain(to)
 }
 
-fn open(config: &weir_spec::Port) -> Result<Box<dyn Port>> {
+/// DPDK must know all PCI devices when it starts.
+#[cfg(feature = "dpdk")]
+fn start_dpdk(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
+    let ports = configs.iter().filter(|config| config.kind == PortKind::Dpdk);
+    let mut devices = ports.filter_map(|config| config.device.as_deref()).peekable();
+    if weir_dpdk::BUILT_IN && devices.peek().is_some() {
+        weir_dpdk::start(devices).map_err(Invalid::whole)?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "dpdk")]
+fn open_dpdk(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>> {
+    let dpdk = weir_dpdk::DpdkConfig {
+        device: config.device.clone().unwrap_or_default(),
+        queues: config.queues,
+        rx_descriptors: config.rx_descriptors,
+        tx_descriptors: config.tx_descriptors,
+        mtu: config.mtu,
+        promiscuous: config.promiscuous,
+        multicast: config.multicast,
+        checksum_offload: config.checksum_offload.unwrap_or(false),
+        room_bytes,
+    };
+    Ok(Box::new(weir_dpdk::DpdkPort::open(config.name.as_str(), &dpdk)?))
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn open_dpdk(_: &weir_spec::Port, _: u32) -> Result<Box<dyn Port>> {
+    anyhow::bail!(
+        "this host was built without the feature `dpdk`: build it with its default features"
+    )
+}
+
+fn open(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>> {
     let name = config.name.as_str();
     Ok(match config.kind {
         PortKind::Pcap => {
@@ -151,8 +200,9 @@ fn open(config: &weir_spec::Port) -> Result<Box<dyn Port>> {
             });
             Box::new(MemoryPort::new(name, generator.transpose()?, Keep::Nothing))
         }
-        PortKind::Xdp | PortKind::Dpdk => anyhow::bail!(
-            "ports of kind {:?} are not built into this version: use pcap or memory",
+        PortKind::Dpdk => open_dpdk(config, room_bytes)?,
+        PortKind::Xdp => anyhow::bail!(
+            "ports of kind {:?} are not built into this version: use pcap, memory or dpdk",
             config.kind.name()
         ),
     })

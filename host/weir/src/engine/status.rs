@@ -1,5 +1,6 @@
 //! What the data plane says about itself.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use weir_control::engine::{
@@ -7,6 +8,7 @@ use weir_control::engine::{
     PortStatus, TrialStatus,
 };
 use weir_packet_plane::TrialKind;
+use weir_port::{Details, PortCounts};
 use weir_spec::Name;
 
 use super::PlaneEngine;
@@ -19,6 +21,9 @@ impl PlaneEngine {
             .iter()
             .map(|slot| {
                 let counts = slot.statistics.counts();
+                let device = slot.inspector.as_ref().map(|inspector| inspector.inspect());
+                let device = device.unwrap_or_default();
+                let sum = |dropped: &[(&str, u64)]| dropped.iter().map(|d| d.1).sum::<u64>();
                 PortStatus {
                     name: slot.config.name.clone(),
                     kind: slot.config.kind.name().to_owned(),
@@ -26,10 +31,23 @@ impl PlaneEngine {
                     chain: slot.chain.clone(),
                     rx_packets: counts.rx_packets,
                     rx_bytes: counts.rx_bytes,
-                    rx_dropped: counts.rx_dropped_too_large + counts.rx_dropped_no_buffer,
+                    rx_dropped: counts.rx_dropped_too_large
+                        + counts.rx_dropped_no_buffer
+                        + sum(&device.rx_dropped),
                     tx_packets: counts.tx_packets,
                     tx_bytes: counts.tx_bytes,
-                    tx_dropped: counts.tx_dropped_no_output + counts.tx_errors,
+                    tx_dropped: counts.tx_dropped_no_output
+                        + counts.tx_dropped_full
+                        + counts.tx_dropped_length
+                        + counts.tx_errors
+                        + sum(&device.tx_dropped),
+                    drops: port_drops(&counts, &device),
+                    device: device
+                        .facts
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value))
+                        .collect(),
+                    device_counters: device.counters.into_iter().collect(),
                 }
             })
             .collect();
@@ -53,6 +71,22 @@ impl PlaneEngine {
         });
         FunctionLog { lines: lines.collect(), lost }
     }
+}
+
+/// Packets dropped at a port, by direction and reason; those that there are.
+fn port_drops(counts: &PortCounts, device: &Details) -> BTreeMap<String, u64> {
+    let rx =
+        [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)];
+    let tx = [
+        ("no-output", counts.tx_dropped_no_output),
+        ("full", counts.tx_dropped_full),
+        ("length", counts.tx_dropped_length),
+        ("error", counts.tx_errors),
+    ];
+    let rx = rx.iter().chain(&device.rx_dropped).map(|drop| ("rx", drop));
+    let tx = tx.iter().chain(&device.tx_dropped).map(|drop| ("tx", drop));
+    let drops = rx.chain(tx).filter(|(_, drop)| drop.1 > 0);
+    drops.map(|(direction, (reason, n))| (format!("{direction}-{reason}"), *n)).collect()
 }
 
 fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {

@@ -38,7 +38,7 @@ fn a_wrong_configuration_is_shown_with_its_line() {
         ),
         (
             "[[port]]\nname = \"wan\"\nkind = \"xdp\"\ninterface = \"eth0\"\n",
-            "error: port wan: ports of kind \"xdp\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"xdp\"\n  |        ^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory\n",
+            "error: port wan: ports of kind \"xdp\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"xdp\"\n  |        ^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory, dpdk\n",
         ),
     ] {
         fs::write(&path, text).unwrap();

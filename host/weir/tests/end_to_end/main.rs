@@ -3,6 +3,8 @@
 mod commands;
 mod crash;
 mod disk;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod functions;
 mod guests;
 mod host;

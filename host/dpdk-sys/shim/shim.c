@@ -1,0 +1,721 @@
+/* See shim.h. */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_eal.h>
+#include <rte_dev.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_malloc.h>
+#include <rte_mbuf.h>
+#include <rte_memory.h>
+#include <rte_mempool.h>
+#include <rte_net.h>
+#include <rte_pause.h>
+#include <rte_version.h>
+
+#if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
+#error "DPDK 22.11 or newer is needed"
+#endif
+
+/* Process-wide. */
+
+static weir_dpdk_log log_sink;
+
+static ssize_t log_write(void *cookie, const char *text, size_t length)
+{
+	int level = rte_log_cur_msg_loglevel();
+
+	(void)cookie;
+	log_sink(level < 0 ? RTE_LOG_INFO : (uint32_t)level, text, length);
+	return (ssize_t)length;
+}
+
+const char *weir_dpdk_version(void)
+{
+	return rte_version();
+}
+
+static const struct rte_mempool_ops pool_ops;
+
+int weir_dpdk_init(int argc, char **argv, weir_dpdk_log sink)
+{
+	static const cookie_io_functions_t functions = {.write = log_write};
+	FILE *stream;
+	int result;
+
+	log_sink = sink;
+	stream = fopencookie(NULL, "w", functions);
+	if (stream == NULL)
+		return -errno;
+	setvbuf(stream, NULL, _IOLBF, 1024);
+	rte_openlog_stream(stream);
+	result = rte_mempool_register_ops(&pool_ops);
+	if (result < 0)
+		return result;
+	if (rte_eal_init(argc, argv) < 0)
+		return rte_errno != 0 ? -rte_errno : -EIO;
+	return 0;
+}
+
+int weir_dpdk_thread_register(void)
+{
+	return rte_thread_register() == 0 ? 0 : -rte_errno;
+}
+
+void weir_dpdk_thread_unregister(void)
+{
+	rte_thread_unregister();
+}
+
+/* Pools. */
+
+struct weir_dpdk_pool {
+	struct rte_mempool *mempool;
+	uint8_t *window;
+	/* The mbuf of room i is at headers + i * stride. */
+	uint8_t *headers;
+	uint32_t stride;
+	uint32_t room_shift;
+	uint32_t rooms_start;
+	uint32_t rooms;
+	uint32_t headroom;
+	/* While the mempool is filled its objects are not rooms that somebody gives back. */
+	bool filling;
+	struct weir_dpdk_owner owner;
+};
+
+static inline struct rte_mbuf *mbuf_of(const struct weir_dpdk_pool *pool, uint32_t offset)
+{
+	uint32_t room = (offset - pool->rooms_start) >> pool->room_shift;
+
+	return (struct rte_mbuf *)(pool->headers + (size_t)room * pool->stride);
+}
+
+/* Where its room begins, in the window. */
+static inline uint32_t room_of(const struct weir_dpdk_pool *pool, const struct rte_mbuf *m)
+{
+	return (uint32_t)((uint8_t *)m->buf_addr - pool->window);
+}
+
+static int pool_alloc(struct rte_mempool *mp)
+{
+	mp->pool_data = mp->pool_config;
+	return 0;
+}
+
+static int pool_enqueue(struct rte_mempool *mp, void *const *objects, unsigned int n)
+{
+	struct weir_dpdk_pool *pool = mp->pool_data;
+	uint32_t offsets[WEIR_DPDK_BURST];
+	unsigned int i, some;
+
+	if (unlikely(pool->filling))
+		return 0;
+	for (; n > 0; objects += some, n -= some) {
+		some = RTE_MIN(n, (unsigned int)WEIR_DPDK_BURST);
+		for (i = 0; i < some; i++)
+			offsets[i] = room_of(pool, objects[i]);
+		pool->owner.give(pool->owner.context, offsets, some);
+	}
+	return 0;
+}
+
+static int pool_dequeue(struct rte_mempool *mp, void **objects, unsigned int n)
+{
+	struct weir_dpdk_pool *pool = mp->pool_data;
+	uint32_t offsets[WEIR_DPDK_BURST];
+	unsigned int i, some, got = 0;
+
+	while (got < n) {
+		some = RTE_MIN(n - got, (unsigned int)WEIR_DPDK_BURST);
+		if (unlikely(!pool->owner.take(pool->owner.context, offsets, some))) {
+			/* All or nothing. */
+			pool_enqueue(mp, objects, got);
+			return -ENOENT;
+		}
+		for (i = 0; i < some; i++)
+			objects[got + i] = mbuf_of(pool, offsets[i]);
+		got += some;
+	}
+	return 0;
+}
+
+/* The owner counts its rooms; to DPDK the pool is never known to be full or empty. */
+static unsigned int pool_count(const struct rte_mempool *mp)
+{
+	(void)mp;
+	return 0;
+}
+
+static void pool_ops_free(struct rte_mempool *mp)
+{
+	(void)mp;
+}
+
+static const struct rte_mempool_ops pool_ops = {
+	.name = "weir",
+	.alloc = pool_alloc,
+	.free = pool_ops_free,
+	.enqueue = pool_enqueue,
+	.dequeue = pool_dequeue,
+	.get_count = pool_count,
+};
+
+static void free_headers(struct rte_mempool_memhdr *memory, void *start)
+{
+	(void)memory;
+	rte_free(start);
+}
+
+struct initialised {
+	struct weir_dpdk_pool *pool;
+	bool as_expected;
+};
+
+static void init_header(struct rte_mempool *mp, void *context, void *object, unsigned int i)
+{
+	struct initialised *done = context;
+	struct weir_dpdk_pool *pool = done->pool;
+	struct rte_mbuf *m = object;
+	uint32_t room_bytes = 1u << pool->room_shift;
+
+	if (i == 0)
+		pool->headers = object;
+	if ((uint8_t *)object != pool->headers + (size_t)i * pool->stride)
+		done->as_expected = false;
+	memset(m, 0, sizeof(*m));
+	m->buf_addr = pool->window + pool->rooms_start + ((size_t)i << pool->room_shift);
+	rte_mbuf_iova_set(m, (rte_iova_t)(uintptr_t)m->buf_addr);
+	m->buf_len = (uint16_t)RTE_MIN(room_bytes, (uint32_t)UINT16_MAX);
+	m->data_off = (uint16_t)pool->headroom;
+	m->pool = mp;
+	m->nb_segs = 1;
+	m->port = RTE_MBUF_PORT_INVALID;
+	rte_mbuf_refcnt_set(m, 1);
+}
+
+int weir_dpdk_pool_new(void *window, uint32_t rooms_start, uint32_t rooms, uint32_t room_bytes, uint32_t headroom,
+		       uint32_t cache, const struct weir_dpdk_owner *owner, struct weir_dpdk_pool **made)
+{
+	static unsigned int number;
+	struct rte_pktmbuf_pool_private private = {0};
+	struct rte_mempool_objsz sizes;
+	struct initialised done;
+	struct weir_dpdk_pool *pool;
+	struct rte_mempool *mp;
+	char name[RTE_MEMPOOL_NAMESIZE];
+	unsigned int flags = RTE_MEMPOOL_F_NO_SPREAD | RTE_MEMPOOL_F_NO_IOVA_CONTIG;
+	size_t bytes;
+	void *chunk;
+	int result;
+
+	pool = rte_zmalloc("weir_pool", sizeof(*pool), RTE_CACHE_LINE_SIZE);
+	if (pool == NULL)
+		return -ENOMEM;
+	pool->window = window;
+	pool->rooms_start = rooms_start;
+	pool->rooms = rooms;
+	pool->room_shift = rte_bsf32(room_bytes);
+	pool->headroom = headroom;
+	pool->owner = *owner;
+	pool->filling = true;
+	snprintf(name, sizeof(name), "weir%u", __atomic_fetch_add(&number, 1, __ATOMIC_RELAXED));
+	mp = rte_mempool_create_empty(name, rooms, sizeof(struct rte_mbuf), cache, sizeof(private), SOCKET_ID_ANY,
+				      flags);
+	if (mp == NULL) {
+		result = -rte_errno;
+		rte_free(pool);
+		return result;
+	}
+	pool->mempool = mp;
+	private.mbuf_data_room_size = (uint16_t)RTE_MIN(room_bytes, (uint32_t)UINT16_MAX);
+	rte_pktmbuf_pool_init(mp, &private);
+	result = rte_mempool_set_ops_byname(mp, pool_ops.name, pool);
+	if (result < 0)
+		goto failed;
+	pool->stride = rte_mempool_calc_obj_size(sizeof(struct rte_mbuf), flags, &sizes);
+	bytes = (size_t)rooms * pool->stride + RTE_CACHE_LINE_SIZE;
+	chunk = rte_malloc("weir_headers", bytes, RTE_CACHE_LINE_SIZE);
+	if (chunk == NULL) {
+		result = -ENOMEM;
+		goto failed;
+	}
+	result = rte_mempool_populate_iova(mp, chunk, RTE_BAD_IOVA, bytes, free_headers, chunk);
+	if (result < 0) {
+		rte_free(chunk);
+		goto failed;
+	}
+	done = (struct initialised){.pool = pool, .as_expected = (uint32_t)result == rooms};
+	rte_mempool_obj_iter(mp, init_header, &done);
+	if (!done.as_expected) {
+		result = -EINVAL;
+		goto failed;
+	}
+	pool->filling = false;
+	*made = pool;
+	return 0;
+failed:
+	rte_mempool_free(mp);
+	rte_free(pool);
+	return result;
+}
+
+void weir_dpdk_pool_flush(struct weir_dpdk_pool *pool)
+{
+	unsigned int lcore;
+
+	if (pool->mempool->cache_size == 0)
+		return;
+	for (lcore = 0; lcore < RTE_MAX_LCORE; lcore++) {
+		struct rte_mempool_cache *cache = rte_mempool_default_cache(pool->mempool, lcore);
+
+		if (cache != NULL && cache->len > 0)
+			rte_mempool_cache_flush(cache, pool->mempool);
+	}
+}
+
+void weir_dpdk_pool_free(struct weir_dpdk_pool *pool)
+{
+	rte_mempool_free(pool->mempool);
+	rte_free(pool);
+}
+
+struct weir_dpdk_bounce {
+	struct rte_mempool *mempool;
+};
+
+int weir_dpdk_bounce_new(uint32_t buffers, uint32_t buffer_bytes, struct weir_dpdk_bounce **made)
+{
+	static unsigned int number;
+	char name[RTE_MEMPOOL_NAMESIZE];
+	struct weir_dpdk_bounce *bounce = rte_zmalloc("weir_bounce", sizeof(*bounce), RTE_CACHE_LINE_SIZE);
+	int result;
+
+	if (bounce == NULL)
+		return -ENOMEM;
+	snprintf(name, sizeof(name), "weir_bounce%u", __atomic_fetch_add(&number, 1, __ATOMIC_RELAXED));
+	bounce->mempool = rte_pktmbuf_pool_create(name, buffers, 64, 0,
+						  (uint16_t)RTE_MIN(buffer_bytes, (uint32_t)UINT16_MAX), SOCKET_ID_ANY);
+	if (bounce->mempool == NULL) {
+		result = -rte_errno;
+		rte_free(bounce);
+		return result;
+	}
+	*made = bounce;
+	return 0;
+}
+
+void weir_dpdk_bounce_free(struct weir_dpdk_bounce *bounce)
+{
+	rte_mempool_free(bounce->mempool);
+	rte_free(bounce);
+}
+
+/* Devices. */
+
+int weir_dpdk_probe(const char *bus, const char *name, const char *arguments, uint16_t *port)
+{
+	int result = 0;
+
+	/* A PCI device was probed by weir_dpdk_init. */
+	if (rte_eth_dev_get_port_by_name(name, port) == 0)
+		return 0;
+	result = rte_eal_hotplug_add(bus, name, arguments);
+	if (result < 0)
+		return result;
+	result = rte_eth_dev_get_port_by_name(name, port);
+	if (result < 0)
+		rte_eal_hotplug_remove(bus, name);
+	return result;
+}
+
+int weir_dpdk_remove(const char *bus, const char *name, uint16_t port)
+{
+	uint16_t now;
+
+	/* If it went away by itself the number may be another device's. */
+	if (rte_eth_dev_get_port_by_name(name, &now) == 0 && now == port) {
+		rte_eth_dev_stop(port);
+		rte_eth_dev_close(port);
+	}
+	return rte_eal_hotplug_remove(bus, name);
+}
+
+static const uint64_t rx_checksums =
+	RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
+static const uint64_t tx_checksums =
+	RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
+static const uint64_t rss_of_flows = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+
+int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info)
+{
+	struct rte_eth_dev_info dev;
+	int result = rte_eth_dev_info_get(port, &dev);
+
+	if (result < 0)
+		return result;
+	memset(info, 0, sizeof(*info));
+	snprintf(info->driver, sizeof(info->driver), "%s", dev.driver_name);
+	info->rx_checksums = (dev.rx_offload_capa & rx_checksums) == rx_checksums;
+	info->tx_checksums = (dev.tx_offload_capa & tx_checksums) == tx_checksums;
+	info->rss = (dev.flow_type_rss_offloads & rss_of_flows) != 0;
+	info->min_rx_bytes = dev.min_rx_bufsize;
+	info->max_rx_bytes = dev.max_rx_pktlen;
+	info->min_mtu = dev.min_mtu;
+	info->max_mtu = dev.max_mtu;
+	info->max_rx_queues = dev.max_rx_queues;
+	info->max_tx_queues = dev.max_tx_queues;
+	info->rx_descriptors_min = dev.rx_desc_lim.nb_min;
+	info->rx_descriptors_max = dev.rx_desc_lim.nb_max;
+	info->rx_descriptors_align = dev.rx_desc_lim.nb_align;
+	info->rx_descriptors_default = dev.default_rxportconf.ring_size;
+	info->tx_descriptors_min = dev.tx_desc_lim.nb_min;
+	info->tx_descriptors_max = dev.tx_desc_lim.nb_max;
+	info->tx_descriptors_align = dev.tx_desc_lim.nb_align;
+	info->tx_descriptors_default = dev.default_txportconf.ring_size;
+	return 0;
+}
+
+int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup)
+{
+	struct rte_eth_conf conf = {0};
+	struct rte_eth_dev_info dev;
+	int result = rte_eth_dev_info_get(port, &dev);
+
+	if (result < 0)
+		return result;
+	conf.rxmode.mtu = setup->mtu;
+	/* All frames of a queue come from one pool, and each has one owner. */
+	conf.txmode.offloads = dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+	if (setup->checksums) {
+		conf.rxmode.offloads |= dev.rx_offload_capa & rx_checksums;
+		conf.txmode.offloads |= dev.tx_offload_capa & tx_checksums;
+	}
+	if (setup->queues > 1) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = dev.flow_type_rss_offloads & rss_of_flows;
+	}
+	return rte_eth_dev_configure(port, setup->queues, setup->queues, &conf);
+}
+
+int weir_dpdk_adjust_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx)
+{
+	return rte_eth_dev_adjust_nb_rx_tx_desc(port, rx, tx);
+}
+
+int weir_dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct weir_dpdk_pool *pool,
+		       struct weir_dpdk_bounce *bounce)
+{
+	struct rte_mempool *mp = bounce != NULL ? bounce->mempool : pool->mempool;
+
+	return rte_eth_rx_queue_setup(port, queue, descriptors, SOCKET_ID_ANY, NULL, mp);
+}
+
+int weir_dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors)
+{
+	return rte_eth_tx_queue_setup(port, queue, descriptors, SOCKET_ID_ANY, NULL);
+}
+
+int weir_dpdk_start(uint16_t port)
+{
+	return rte_eth_dev_start(port);
+}
+
+int weir_dpdk_stop(uint16_t port)
+{
+	return rte_eth_dev_stop(port);
+}
+
+static struct rte_device *device_of(uint16_t port)
+{
+	struct rte_eth_dev_info dev;
+
+	return rte_eth_dev_info_get(port, &dev) == 0 ? dev.device : NULL;
+}
+
+int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes)
+{
+	struct rte_device *device = device_of(port);
+	size_t page = 4096;
+
+	if (device == NULL)
+		return -ENODEV;
+	if (rte_eal_iova_mode() != RTE_IOVA_VA)
+		return -ENOTSUP;
+	/* Another device of the same pool may have registered it. */
+	if (rte_extmem_register(start, bytes, NULL, 0, page) < 0 && rte_errno != EEXIST)
+		return -rte_errno;
+	return rte_dev_dma_map(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
+}
+
+int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes)
+{
+	struct rte_device *device = device_of(port);
+	int result;
+
+	if (device == NULL)
+		return -ENODEV;
+	result = rte_dev_dma_unmap(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
+	/* Another device of the same pool may have done it. */
+	rte_extmem_unregister(start, bytes);
+	return result;
+}
+
+int weir_dpdk_set_promiscuous(uint16_t port, bool on)
+{
+	return on ? rte_eth_promiscuous_enable(port) : rte_eth_promiscuous_disable(port);
+}
+
+int weir_dpdk_set_multicast(uint16_t port, bool on)
+{
+	return on ? rte_eth_allmulticast_enable(port) : rte_eth_allmulticast_disable(port);
+}
+
+bool weir_dpdk_is_promiscuous(uint16_t port)
+{
+	return rte_eth_promiscuous_get(port) == 1;
+}
+
+int weir_dpdk_set_mtu(uint16_t port, uint16_t mtu)
+{
+	return rte_eth_dev_set_mtu(port, mtu);
+}
+
+int weir_dpdk_mtu(uint16_t port, uint16_t *mtu)
+{
+	return rte_eth_dev_get_mtu(port, mtu);
+}
+
+int weir_dpdk_link(uint16_t port, struct weir_dpdk_link *link)
+{
+	struct rte_eth_link dev;
+	int result = rte_eth_link_get_nowait(port, &dev);
+
+	if (result < 0)
+		return result;
+	link->mbit = dev.link_speed;
+	link->up = dev.link_status == RTE_ETH_LINK_UP;
+	link->full_duplex = dev.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
+	return 0;
+}
+
+int weir_dpdk_stats(uint16_t port, struct weir_dpdk_stats *stats)
+{
+	struct rte_eth_stats dev;
+	int result = rte_eth_stats_get(port, &dev);
+
+	if (result < 0)
+		return result;
+	stats->rx_missed = dev.imissed;
+	stats->rx_errors = dev.ierrors;
+	stats->rx_no_buffer = dev.rx_nombuf;
+	stats->tx_packets = dev.opackets;
+	stats->tx_errors = dev.oerrors;
+	return 0;
+}
+
+int weir_dpdk_xstats(uint16_t port, void *context, weir_dpdk_value each)
+{
+	struct rte_eth_xstat_name *names = NULL;
+	struct rte_eth_xstat *values = NULL;
+	int i, count, n;
+
+	n = rte_eth_xstats_get_names(port, NULL, 0);
+	if (n <= 0)
+		return n;
+	names = calloc((size_t)n, sizeof(*names));
+	values = calloc((size_t)n, sizeof(*values));
+	count = names == NULL || values == NULL ? -ENOMEM : rte_eth_xstats_get_names(port, names, (unsigned int)n);
+	if (count == n)
+		count = rte_eth_xstats_get(port, values, (unsigned int)n);
+	for (i = 0; count == n && i < n; i++) {
+		if (values[i].id < (uint64_t)n)
+			each(context, names[values[i].id].name, values[i].value);
+	}
+	free(names);
+	free(values);
+	return count < 0 ? count : 0;
+}
+
+bool weir_dpdk_is_removed(uint16_t port)
+{
+	return rte_eth_dev_is_removed(port) == 1;
+}
+
+static int note_removal(uint16_t port, enum rte_eth_event_type type, void *flag, void *value)
+{
+	(void)port;
+	(void)type;
+	(void)value;
+	__atomic_store_n((uint8_t *)flag, 1, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int weir_dpdk_watch(uint16_t port, uint8_t *flag)
+{
+	int result = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
+
+	return result < 0 ? result : rte_eth_dev_callback_register(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+}
+
+void weir_dpdk_unwatch(uint16_t port, uint8_t *flag)
+{
+	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
+	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+}
+
+/* The hot path. */
+
+/* Copies a frame that does not lie in one room of the pool into one, and frees it. NULL: it was counted. */
+static __attribute__((noinline, cold)) struct rte_mbuf *adopt(struct weir_dpdk_pool *pool, struct rte_mbuf *frame,
+							      struct weir_dpdk_odd *odd)
+{
+	struct rte_mbuf *copy = NULL;
+	uint32_t length = frame->pkt_len;
+	uint32_t space = (1u << pool->room_shift) - pool->headroom;
+	const void *bytes;
+
+	if (length > RTE_MIN(space, UINT16_MAX - pool->headroom)) {
+		odd->too_large++;
+	} else {
+		copy = rte_pktmbuf_alloc(pool->mempool);
+		if (copy == NULL) {
+			odd->no_room++;
+		} else {
+			copy->data_off = (uint16_t)pool->headroom;
+			copy->data_len = (uint16_t)length;
+			copy->pkt_len = length;
+			bytes = rte_pktmbuf_read(frame, 0, length, rte_pktmbuf_mtod(copy, void *));
+			if (bytes != rte_pktmbuf_mtod(copy, void *))
+				memcpy(rte_pktmbuf_mtod(copy, void *), bytes, length);
+		}
+	}
+	rte_pktmbuf_free(frame);
+	return copy;
+}
+
+uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool, struct weir_dpdk_frame *frames,
+			   uint16_t max, struct weir_dpdk_odd *odd)
+{
+	const uint64_t bad = RTE_MBUF_F_RX_IP_CKSUM_MASK | RTE_MBUF_F_RX_L4_CKSUM_MASK;
+	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
+	uint16_t i, n, out = 0;
+
+	n = rte_eth_rx_burst(port, queue, mbufs, RTE_MIN(max, (uint16_t)WEIR_DPDK_BURST));
+	for (i = 0; i < n; i++) {
+		struct rte_mbuf *m = mbufs[i];
+
+		if (unlikely((m->ol_flags & bad) != 0)) {
+			uint64_t ip = m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+			uint64_t l4 = m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+
+			odd->bad_checksum += ip == RTE_MBUF_F_RX_IP_CKSUM_BAD || l4 == RTE_MBUF_F_RX_L4_CKSUM_BAD;
+		}
+		if (unlikely(m->nb_segs != 1 || m->pool != pool->mempool)) {
+			m = adopt(pool, m, odd);
+			if (m == NULL)
+				continue;
+		}
+		frames[out].offset = room_of(pool, m) + m->data_off;
+		frames[out].length = m->data_len;
+		out++;
+	}
+	return out;
+}
+
+/* Asks the device to fill in the checksums of a frame that it can; others stay as they are. */
+static void ask_for_checksums(struct rte_mbuf *m)
+{
+	struct rte_net_hdr_lens lengths;
+	uint32_t type = rte_net_get_ptype(m, &lengths, RTE_PTYPE_L2_MASK | RTE_PTYPE_L3_MASK | RTE_PTYPE_L4_MASK);
+
+	m->l2_len = lengths.l2_len;
+	m->l3_len = lengths.l3_len;
+	m->l4_len = lengths.l4_len;
+	if (RTE_ETH_IS_IPV4_HDR(type)) {
+		m->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM;
+	} else if (RTE_ETH_IS_IPV6_HDR(type)) {
+		m->ol_flags |= RTE_MBUF_F_TX_IPV6;
+	} else {
+		return;
+	}
+	if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_TCP) {
+		m->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM;
+	} else if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_UDP) {
+		m->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM;
+	}
+	if (m->ol_flags != 0 && rte_net_intel_cksum_prepare(m) != 0)
+		m->ol_flags = 0;
+}
+
+static inline uint16_t transmit(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count,
+				uint32_t retries)
+{
+	uint16_t some, sent = rte_eth_tx_burst(port, queue, mbufs, count);
+
+	while (unlikely(sent < count) && retries > 0) {
+		some = rte_eth_tx_burst(port, queue, mbufs + sent, count - sent);
+		sent += some;
+		if (some == 0) {
+			retries--;
+			rte_pause();
+		}
+	}
+	return sent;
+}
+
+uint16_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			const struct weir_dpdk_frame *frames, uint16_t count, uint32_t retries, bool checksums)
+{
+	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
+	uint16_t i;
+
+	for (i = 0; i < count; i++) {
+		uint32_t offset = frames[i].offset;
+		struct rte_mbuf *m = mbuf_of(pool, offset);
+
+		/* The rest of a header of the pool is as init_header left it, between any two calls. */
+		m->data_off = (uint16_t)(offset & ((1u << pool->room_shift) - 1));
+		m->data_len = (uint16_t)frames[i].length;
+		m->pkt_len = frames[i].length;
+		m->ol_flags = 0;
+		mbufs[i] = m;
+		if (checksums)
+			ask_for_checksums(m);
+	}
+	return transmit(port, queue, mbufs, count, retries);
+}
+
+uint16_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			       struct weir_dpdk_bounce *bounce, const struct weir_dpdk_frame *frames, uint16_t count,
+			       uint32_t retries, bool checksums)
+{
+	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
+	uint16_t i, sent, made = 0;
+
+	for (i = 0; i < count; i++) {
+		struct rte_mbuf *m = rte_pktmbuf_alloc(bounce->mempool);
+		char *to = m == NULL ? NULL : rte_pktmbuf_append(m, (uint16_t)frames[i].length);
+
+		if (to == NULL) {
+			rte_pktmbuf_free(m);
+			break;
+		}
+		memcpy(to, pool->window + frames[i].offset, frames[i].length);
+		if (checksums)
+			ask_for_checksums(m);
+		mbufs[made++] = m;
+	}
+	sent = transmit(port, queue, mbufs, made, retries);
+	if (sent < made)
+		rte_pktmbuf_free_bulk(mbufs + sent, made - sent);
+	return sent;
+}

@@ -1,0 +1,155 @@
+/* What Weir uses of DPDK, as plain functions over plain types.
+ *
+ * Much of DPDK's interface is inline functions and macros, and its structures change from version to version.
+ * So none of them is seen outside shim.c: a burst crosses as an array of (offset, length), and all else in the
+ * structures below. Functions that return int give 0, or an errno made negative.
+ */
+#ifndef WEIR_DPDK_SHIM_H
+#define WEIR_DPDK_SHIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Most frames of one call of weir_dpdk_receive or weir_dpdk_send. */
+#define WEIR_DPDK_BURST 256
+
+/* Process-wide. */
+
+/* Is given each line of DPDK's log: its level (1 worst, 8 debug), its text without a final zero, and its length. */
+typedef void (*weir_dpdk_log)(uint32_t level, const char *text, size_t length);
+
+const char *weir_dpdk_version(void);
+int weir_dpdk_init(int argc, char **argv, weir_dpdk_log log);
+/* Makes the calling thread one of DPDK's, so that it has caches of its own. */
+int weir_dpdk_thread_register(void);
+void weir_dpdk_thread_unregister(void);
+
+/* Pools. */
+
+/* The owner's stack of free rooms. */
+struct weir_dpdk_owner {
+	void *context;
+	/* Takes exactly so many rooms and writes their offsets in the window; false: there are fewer, none was taken. */
+	bool (*take)(void *context, uint32_t *offsets, uint32_t count);
+	/* Takes them back. */
+	void (*give)(void *context, const uint32_t *offsets, uint32_t count);
+};
+
+struct weir_dpdk_pool;
+
+/* A mempool whose mbuf headers lie in DPDK's memory and whose data rooms are the window's: rooms of `room_bytes`,
+ * the first at `rooms_start` from `window`. Its free rooms are the owner's. */
+int weir_dpdk_pool_new(void *window, uint32_t rooms_start, uint32_t rooms, uint32_t room_bytes, uint32_t headroom,
+		       uint32_t cache, const struct weir_dpdk_owner *owner, struct weir_dpdk_pool **made);
+/* Gives the owner what lies in the caches of DPDK's threads, none of which may use the pool now. */
+void weir_dpdk_pool_flush(struct weir_dpdk_pool *pool);
+/* No device may have the pool any more. */
+void weir_dpdk_pool_free(struct weir_dpdk_pool *pool);
+
+/* A mempool of DPDK's own memory, for drivers that cannot do with the window. */
+struct weir_dpdk_bounce;
+int weir_dpdk_bounce_new(uint32_t buffers, uint32_t buffer_bytes, struct weir_dpdk_bounce **made);
+void weir_dpdk_bounce_free(struct weir_dpdk_bounce *bounce);
+
+/* Devices. */
+
+struct weir_dpdk_info {
+	char driver[64];
+	uint32_t min_rx_bytes;
+	uint32_t max_rx_bytes;
+	uint32_t min_mtu;
+	uint32_t max_mtu;
+	uint32_t max_rx_queues;
+	uint32_t max_tx_queues;
+	uint16_t rx_descriptors_min;
+	uint16_t rx_descriptors_max;
+	uint16_t rx_descriptors_align;
+	uint16_t rx_descriptors_default;
+	uint16_t tx_descriptors_min;
+	uint16_t tx_descriptors_max;
+	uint16_t tx_descriptors_align;
+	uint16_t tx_descriptors_default;
+	bool rx_checksums; /* it verifies those of IPv4, TCP and UDP */
+	bool tx_checksums; /* it fills them in */
+	bool rss;	   /* it spreads IP flows over queues */
+};
+
+struct weir_dpdk_setup {
+	uint32_t mtu; /* 0: the device's own */
+	uint16_t queues;
+	bool checksums; /* verified when received, filled in when sent; as far as the device does */
+};
+
+struct weir_dpdk_link {
+	uint32_t mbit; /* UINT32_MAX: unknown */
+	bool up;
+	bool full_duplex;
+};
+
+struct weir_dpdk_stats {
+	uint64_t rx_missed;
+	uint64_t rx_errors;
+	uint64_t rx_no_buffer;
+	uint64_t tx_packets;
+	uint64_t tx_errors;
+};
+
+typedef void (*weir_dpdk_value)(void *context, const char *name, uint64_t value);
+
+/* Adds a device and gives its port's number. */
+int weir_dpdk_probe(const char *bus, const char *name, const char *arguments, uint16_t *port);
+/* Stops and closes a port and takes its device away. */
+int weir_dpdk_remove(const char *bus, const char *name, uint16_t port);
+int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info);
+int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup);
+int weir_dpdk_adjust_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx);
+int weir_dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct weir_dpdk_pool *pool,
+		       struct weir_dpdk_bounce *bounce);
+int weir_dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
+int weir_dpdk_start(uint16_t port);
+int weir_dpdk_stop(uint16_t port);
+/* Lets a device write to this memory by itself; only those on a real bus need it. */
+int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes);
+int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes);
+int weir_dpdk_set_promiscuous(uint16_t port, bool on);
+int weir_dpdk_set_multicast(uint16_t port, bool on);
+bool weir_dpdk_is_promiscuous(uint16_t port);
+int weir_dpdk_set_mtu(uint16_t port, uint16_t mtu);
+int weir_dpdk_mtu(uint16_t port, uint16_t *mtu);
+int weir_dpdk_link(uint16_t port, struct weir_dpdk_link *link);
+int weir_dpdk_stats(uint16_t port, struct weir_dpdk_stats *stats);
+int weir_dpdk_xstats(uint16_t port, void *context, weir_dpdk_value each);
+bool weir_dpdk_is_removed(uint16_t port);
+/* Writes 1 to `flag` when the device goes away. */
+int weir_dpdk_watch(uint16_t port, uint8_t *flag);
+void weir_dpdk_unwatch(uint16_t port, uint8_t *flag);
+
+/* The hot path. */
+
+struct weir_dpdk_frame {
+	uint32_t offset; /* of the first byte, in the window */
+	uint32_t length;
+};
+
+/* Frames that a burst could not deliver, or that are worth a remark. */
+struct weir_dpdk_odd {
+	uint32_t too_large;
+	uint32_t no_room;
+	uint32_t bad_checksum;
+};
+
+/* Receives at most `max` frames. Those that do not lie in one room of the pool (several segments, or a driver
+ * with memory of its own) are copied into one. */
+uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool, struct weir_dpdk_frame *frames,
+			   uint16_t max, struct weir_dpdk_odd *odd);
+/* Sends frames, and tries again up to `retries` times while the device takes none. What comes back is how many
+ * left; rooms of the others remain the caller's. With `checksums` the device fills in IPv4, TCP and UDP checksums. */
+uint16_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			const struct weir_dpdk_frame *frames, uint16_t count, uint32_t retries, bool checksums);
+/* The same by copies in DPDK's own memory: the rooms remain the caller's in any case. */
+uint16_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			       struct weir_dpdk_bounce *bounce, const struct weir_dpdk_frame *frames, uint16_t count,
+			       uint32_t retries, bool checksums);
+
+#endif

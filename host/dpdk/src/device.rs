@@ -1,0 +1,310 @@
+//! A device: adding it, what it can do, setting it up, how it is, taking it away.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dpdk_sys as sys;
+use weir_port::{Details, Inspect};
+
+use crate::address::Address;
+use crate::{interface, log};
+
+/// Kernel drivers that leave a PCI device to DPDK, or share it (the last two).
+const USABLE_DRIVERS: [&str; 6] =
+    ["vfio-pci", "uio_pci_generic", "igb_uio", "nfp_uio", "mlx5_core", "mlx4_core"];
+/// Drivers that need frames to lie in their own memory: the first makes its mempool's objects the kernel's
+/// umem, the second tells its peer only of DPDK's memory.
+const COPYING_DRIVERS: [&str; 2] = ["net_af_xdp", "net_virtio_user"];
+/// Drivers that need to be root, or to have CAP_NET_ADMIN and CAP_NET_RAW.
+const PRIVILEGED_DRIVERS: [&str; 3] = ["net_tap", "net_af_packet", "net_af_xdp"];
+
+/// A device that was added, and is taken away when dropped or closed.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) address: Address,
+    /// DPDK's number of its port.
+    pub(crate) number: u16,
+    pub(crate) info: sys::Info,
+    driver: String,
+    bus: CString,
+    name: CString,
+    /// Written by DPDK when the device goes away.
+    removed: Box<AtomicU8>,
+    /// Facts that the port found out.
+    facts: Mutex<Vec<(&'static str, String)>>,
+    started: AtomicBool,
+    /// How it was at last, once it is closed.
+    last: Mutex<Option<Details>>,
+    claim: Claim,
+}
+
+impl Device {
+    /// Adds it. DPDK runs.
+    pub(crate) fn add(address: Address) -> Result<Self, String> {
+        check(&address)?;
+        let text = |text: &str| CString::new(text).map_err(|e| e.to_string());
+        let (bus, name) = (text(address.bus())?, text(&address.name)?);
+        let arguments = text(&address.arguments)?;
+        let mut number = 0;
+        let claim = Claim::of(&address)?;
+        log::forget();
+        // SAFETY: strings that end with a zero, and a number to write.
+        let added = unsafe {
+            sys::weir_dpdk_probe(bus.as_ptr(), name.as_ptr(), arguments.as_ptr(), &raw mut number)
+        };
+        if added < 0 {
+            return Err(format!(
+                "the device {address} cannot be had: {}{}",
+                log::explain(added),
+                hint(&address)
+            ));
+        }
+        // SAFETY: integers, for which zero is valid.
+        let mut info: sys::Info = unsafe { std::mem::zeroed() };
+        // SAFETY: writes one `Info`.
+        let told = unsafe { sys::weir_dpdk_info(number, &raw mut info) };
+        // SAFETY: the shim ends the text with a zero, and zeroes are an empty one.
+        let driver = unsafe { CStr::from_ptr(info.driver.as_ptr()) }.to_string_lossy().into_owned();
+        let device = Self {
+            address,
+            number,
+            info,
+            driver,
+            bus,
+            name,
+            removed: Box::default(),
+            facts: Mutex::default(),
+            started: AtomicBool::new(false),
+            last: Mutex::default(),
+            claim,
+        };
+        device.did("say what it can do", told)?;
+        // SAFETY: the flag lives in a box until `close` took it away.
+        let watched = unsafe { sys::weir_dpdk_watch(number, device.removed.as_ptr()) };
+        device.did("be watched", watched)?;
+        Ok(device)
+    }
+
+    /// The driver's name.
+    pub(crate) fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// Whether frames must be copied between the pool and memory of the driver's.
+    pub(crate) fn copies(&self) -> bool {
+        COPYING_DRIVERS.contains(&self.driver.as_str())
+    }
+
+    /// Whether it went away.
+    #[inline]
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Relaxed) != 0
+    }
+
+    /// Asks whether it went away, which DPDK does not always say by itself.
+    pub(crate) fn look_for_removal(&self) -> Option<String> {
+        if let Some(name) = self.interface()
+            && !interface::exists(name)
+        {
+            return Some(format!("the interface {name} of its device {} is gone", self.address));
+        }
+        // SAFETY: asks the driver; the port is not closed, because its owner asks.
+        let removed = self.is_removed() || unsafe { sys::weir_dpdk_is_removed(self.number) };
+        removed.then(|| format!("its device {} was removed", self.address))
+    }
+
+    /// The kernel's interface that it lies on.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        on_interface(&self.address)
+    }
+
+    /// Says what failed.
+    pub(crate) fn did(&self, what: &str, result: i32) -> Result<(), String> {
+        if result >= 0 {
+            return Ok(());
+        }
+        Err(format!("the device {} cannot {what}: {}", self.address, log::explain(result)))
+    }
+
+    pub(crate) fn note(&self, name: &'static str, value: String) {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
+    }
+
+    /// It was started, so that its link and counters mean something.
+    pub(crate) fn mark_started(&self) {
+        self.started.store(true, Relaxed);
+    }
+
+    /// Stops it and takes it away. Only its owner may call this, when no thread uses a queue.
+    pub(crate) fn close(&self) {
+        let mut last = self.last();
+        if last.is_some() {
+            return;
+        }
+        *last = Some(self.details());
+        // SAFETY: the owner says that nobody uses a queue; behind `last` nobody asks for details either.
+        let removed = unsafe {
+            sys::weir_dpdk_unwatch(self.number, self.removed.as_ptr());
+            sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
+        };
+        self.claim.release();
+        if removed < 0 {
+            tracing::debug!("device {}: removing: {}", self.address, log::explain(removed));
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Details>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn details(&self) -> Details {
+        let mut details = Details::default();
+        let facts = &mut details.facts;
+        facts.push(("device", self.address.to_string()));
+        facts.push(("driver", self.driver.clone()));
+        facts.extend(self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        if self.is_removed() {
+            facts.push(("link", "removed".to_owned()));
+            return details;
+        }
+        if !self.started.load(Relaxed) {
+            return details;
+        }
+        let mut link = sys::Link::default();
+        let mut stats = sys::Stats::default();
+        let mut mtu = 0;
+        // SAFETY: each writes one value; DPDK lets another thread ask while a worker polls.
+        unsafe {
+            if sys::weir_dpdk_link(self.number, &raw mut link) >= 0 {
+                facts.push(("link", link_text(&link)));
+            }
+            if sys::weir_dpdk_mtu(self.number, &raw mut mtu) >= 0 {
+                facts.push(("mtu", mtu.to_string()));
+            }
+            facts.push(("promiscuous", sys::weir_dpdk_is_promiscuous(self.number).to_string()));
+            if sys::weir_dpdk_stats(self.number, &raw mut stats) >= 0 {
+                details.rx_dropped = vec![
+                    ("device-missed", stats.rx_missed),
+                    ("device-error", stats.rx_errors),
+                    ("device-no-buffer", stats.rx_no_buffer),
+                ];
+                details.tx_dropped = vec![("device-error", stats.tx_errors)];
+            }
+            // The context is the vector, which `push_counter` fills during the call.
+            let counters = (&raw mut details.counters).cast();
+            sys::weir_dpdk_xstats(self.number, counters, push_counter);
+        }
+        details
+    }
+}
+
+impl Inspect for Device {
+    fn inspect(&self) -> Details {
+        let last = self.last();
+        last.clone().unwrap_or_else(|| self.details())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A device's name as long as a port of this process has it.
+#[derive(Debug)]
+struct Claim(String);
+
+static CLAIMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Claim {
+    fn of(address: &Address) -> Result<Self, String> {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        if claimed.contains(&address.name) {
+            return Err(format!("the device {} is in use by another port", address.name));
+        }
+        claimed.push(address.name.clone());
+        Ok(Self(address.name.clone()))
+    }
+
+    fn release(&self) {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.retain(|name| *name != self.0);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+unsafe extern "C" fn push_counter(context: *mut c_void, name: *const c_char, value: u64) {
+    // SAFETY: the context is the vector of `details`, and the name a text that ends with a zero.
+    let (counters, name) =
+        unsafe { (&mut *context.cast::<Vec<(String, u64)>>(), CStr::from_ptr(name)) };
+    counters.push((name.to_string_lossy().into_owned(), value));
+}
+
+fn link_text(link: &sys::Link) -> String {
+    match (link.up, link.mbit) {
+        (false, _) => "down".to_owned(),
+        (true, 0 | u32::MAX) => "up".to_owned(),
+        (true, mbit) => {
+            let duplex = if link.full_duplex { "full" } else { "half" };
+            format!("up, {mbit} Mbit/s, {duplex} duplex")
+        }
+    }
+}
+
+/// The interface that a device of this address lies on.
+fn on_interface(address: &Address) -> Option<&str> {
+    match address.driver() {
+        "net_af_packet" | "eth_af_packet" | "net_af_xdp" => address.argument("iface"),
+        _ => None,
+    }
+}
+
+/// Finds out what DPDK would say less clearly, and keeps devices that the kernel uses from being taken from it.
+fn check(address: &Address) -> Result<(), String> {
+    if let Some(name) = on_interface(address)
+        && !interface::exists(name)
+    {
+        return Err(format!("there is no interface {name} (`ip link` lists them)"));
+    }
+    if !address.is_pci() {
+        return Ok(());
+    }
+    let place = Path::new("/sys/bus/pci/devices").join(&address.name);
+    if !place.exists() {
+        return Err(format!("there is no PCI device {} (`lspci -D` lists them)", address.name));
+    }
+    let driver = fs::read_link(place.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    match driver {
+        Some(driver) if USABLE_DRIVERS.contains(&driver) => Ok(()),
+        Some(driver) => Err(format!(
+            "the PCI device {} is in use by the kernel's driver {driver}: `dpdk-devbind.py -b vfio-pci {}` gives it \
+             to DPDK (the kernel then has it no more)",
+            address.name, address.name
+        )),
+        None => Err(format!(
+            "the PCI device {} has no driver: `dpdk-devbind.py -b vfio-pci {}` gives it one that DPDK can use",
+            address.name, address.name
+        )),
+    }
+}
+
+/// What may be the cause.
+fn hint(address: &Address) -> &'static str {
+    if PRIVILEGED_DRIVERS.contains(&address.driver()) && !rustix::process::geteuid().is_root() {
+        return " (this driver needs root, or CAP_NET_ADMIN and CAP_NET_RAW)";
+    }
+    if address.is_pci() {
+        return " (is it bound to vfio-pci, is the IOMMU on, and may this user open /dev/vfio?)";
+    }
+    " (is the driver's package, librte-net-*, installed, and are its arguments right?)"
+}

@@ -1,0 +1,75 @@
+//! The `dpdk` port: packets enter and leave by a device that DPDK drives, a PCI function or a vdev.
+//!
+//! Owns: starting DPDK (once in a process), adding, configuring and removing devices, the mempool over the lane's
+//! pool, and the port itself. Must not know: chains, functions, configuration files.
+//!
+//! ```text
+//!   lane's Pool   | burst area | room 0 | room 1 | room 2 | ...   memfd: guests see it
+//!                                  ^        ^        ^
+//!   mempool            headers:  mbuf 0   mbuf 1   mbuf 2   ...   DPDK's memory: guests do not
+//!                      free rooms: the Pool's own stack
+//! ```
+//!
+//! The mempool of every queue *is* the lane's pool: each room has an mbuf that points to it, and taking one from the
+//! mempool takes its room from the pool. So a received packet lies where functions see it, a packet that came in by
+//! any port of the lane can leave by this one, and nothing is copied. What lies in a device's ring or in DPDK's
+//! per-thread cache counts as out. See `docs/adr/0010-dpdk.md`.
+//!
+//! Two drivers insist on memory of their own (`net_af_xdp`, `net_virtio_user`): frames are copied between their
+//! memory and the rooms, and the port's details say `memory: copied`.
+//!
+//! When libdpdk was not there at build time, [`DpdkPort::open`] says so.
+
+mod config;
+
+pub use config::DpdkConfig;
+
+#[cfg(dpdk)]
+mod address;
+#[cfg(dpdk)]
+mod device;
+#[cfg(dpdk)]
+mod eal;
+#[cfg(dpdk)]
+mod interface;
+#[cfg(dpdk)]
+mod log;
+#[cfg(dpdk)]
+mod mempool;
+#[cfg(dpdk)]
+mod port;
+
+#[cfg(dpdk)]
+pub use eal::{Eal, EalConfig, EalMemory};
+#[cfg(dpdk)]
+pub use port::DpdkPort;
+
+#[cfg(not(dpdk))]
+mod absent;
+#[cfg(not(dpdk))]
+pub use absent::DpdkPort;
+
+/// Whether this build has DPDK.
+pub const BUILT_IN: bool = cfg!(dpdk);
+
+/// Starts DPDK for a host that will open these devices: DPDK must know all its PCI devices when it starts. Without
+/// this the first [`DpdkPort::open`] starts it, with its own device.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn start<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    #[cfg(dpdk)]
+    {
+        let pci = devices
+            .filter_map(|device| device.parse::<address::Address>().ok())
+            .filter(address::Address::is_pci)
+            .map(|address| address.to_string())
+            .collect();
+        Eal::start(&EalConfig { pci, ..EalConfig::default() }).map(drop)
+    }
+    #[cfg(not(dpdk))]
+    {
+        drop(devices);
+        Err(absent::ABSENT.to_owned())
+    }
+}

@@ -1,0 +1,226 @@
+//! The port on devices that lie on the kernel's interfaces, in network namespaces with hosts on the other side.
+
+#![cfg(dpdk)]
+
+mod common;
+#[path = "common/netns.rs"]
+mod netns;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use common::{Rig, frame, pool, refused};
+use netns::{Host, enter_new, run, try_run};
+use weir_dpdk::{DpdkConfig, DpdkPort};
+use weir_port::{Port, Received};
+
+/// Forwards between ports 0 and 1 on a thread of its own while `act` goes on.
+fn forwarding<R>(rig: &mut Rig, act: impl FnOnce() -> R) -> R {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let forwarder = scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                for (from, to) in [(0, 1), (1, 0)] {
+                    if rig.receive(from, 32) > 0 {
+                        rig.send(to);
+                    } else {
+                        std::thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            }
+        });
+        // Also when `act` fails.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let result = {
+            let _stop = Stop(&stop);
+            act()
+        };
+        forwarder.join().expect("the forwarder goes on");
+        result
+    })
+}
+
+fn ping_through(devices: [&str; 2]) -> Rig {
+    let a = Host::new("wa", "10.9.0.1/24");
+    let b = Host::new("wb", "10.9.0.2/24");
+    drop(b.run("ip -6 address show"));
+    let mut rig = Rig::of(
+        pool(8192, 2048),
+        devices
+            .iter()
+            .map(|device| {
+                let port = DpdkPort::open("test", &DpdkConfig::new(device));
+                Box::new(port.unwrap_or_else(|error| panic!("{error}"))) as Box<dyn Port>
+            })
+            .collect(),
+    );
+    forwarding(&mut rig, || {
+        let said = a.run("ping -n -c 30 -i 0.02 -W 5 10.9.0.2");
+        assert!(said.contains(" 0% packet loss"), "{said}");
+        // As long as the MTU allows.
+        let said = a.run("ping -n -c 10 -i 0.02 -W 5 -M do -s 1472 10.9.0.2");
+        assert!(said.contains(" 0% packet loss"), "{said}");
+    });
+    for port in 0..2 {
+        let counts = rig.counts(port);
+        assert!(counts.rx_packets >= 40 && counts.tx_packets >= 40, "{counts:?}");
+        assert_eq!(counts.rx_dropped_too_large + counts.tx_errors + counts.tx_dropped_full, 0);
+    }
+    rig
+}
+
+#[test]
+fn netns_ping_through_af_packet() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let mut rig = ping_through(["net_af_packet0,iface=wa", "net_af_packet1,iface=wb"]);
+    let details = rig.ports[0].inspector().expect("a device").inspect();
+    assert_eq!(details.fact("memory"), Some("the pool"));
+    assert!(details.fact("link").is_some_and(|link| link.starts_with("up")), "{details:?}");
+    rig.end();
+}
+
+#[test]
+fn netns_ping_through_af_xdp_copies() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let mut rig = ping_through(["net_af_xdp0,iface=wa", "net_af_xdp1,iface=wb"]);
+    let details = rig.ports[0].inspector().expect("a device").inspect();
+    assert_eq!(details.fact("memory"), Some("copied"));
+    rig.end();
+}
+
+#[test]
+fn netns_ping_through_tap() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    // One side of the wire is the kernel of this namespace itself, behind the tap.
+    let b = Host::new("wb", "10.9.0.2/24");
+    let mut rig = Rig::new(&["net_tap0,iface=wtap", "net_af_packet0,iface=wb"]);
+    run("ip address add 10.9.0.1/24 dev wtap");
+    run("ip link set wtap up");
+    forwarding(&mut rig, || {
+        let said = run("ping -n -c 30 -i 0.02 -W 5 10.9.0.2");
+        assert!(said.contains(" 0% packet loss"), "{said}");
+        let said = b.run("ping -n -c 10 -i 0.02 -W 5 -M do -s 1472 10.9.0.1");
+        assert!(said.contains(" 0% packet loss"), "{said}");
+    });
+    let counts = rig.counts(0);
+    assert!(counts.rx_packets >= 40 && counts.tx_packets >= 40, "{counts:?}");
+    rig.end();
+    assert!(!try_run("ip link show wtap").status.success(), "the interface goes with the port");
+}
+
+#[test]
+fn netns_checksums_are_filled_in_and_verified() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    // The tap's driver does both, in software.
+    let config = DpdkConfig { checksum_offload: true, ..DpdkConfig::new("net_tap0,iface=wtap") };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let other = common::open("net_af_packet0,iface=wtap");
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port), Box::new(other)]);
+    run("ip address add 10.0.0.2/24 dev wtap");
+    run("ip link set wtap up");
+    run("ip neighbor add 10.0.0.1 lladdr 02:02:02:02:02:02 dev wtap");
+    let socket = std::net::UdpSocket::bind("10.0.0.2:53").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+    let shown = run("ip -o link show wtap");
+    let mac =
+        shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("one");
+    let mac: Vec<u8> = mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
+    // A frame with both checksums wrong: filled in by the device, it arrives.
+    let mut wrong = frame(0x01020304, 20);
+    wrong[..6].copy_from_slice(&mac);
+    wrong[24..26].fill(0xff);
+    wrong[40..42].copy_from_slice(&[0x12, 0x34]);
+    rig.send_frames(0, [wrong.as_slice()]);
+    let mut buffer = [0; 64];
+    let (length, _) = socket.recv_from(&mut buffer).expect("it arrives");
+    assert_eq!((length, &buffer[..4]), (20, &[1, 2, 3, 4][..]));
+    assert_eq!(rig.counts(0).tx_packets, 1);
+    // The same the other way round, out of the kernel's side: it is noticed, and handed on. Twice, because a packet
+    // socket answers its first call with the error that the interface was down once.
+    rig.send_frames(1, [wrong.as_slice()]);
+    rig.send_frames(1, [wrong.as_slice()]);
+    let until = Instant::now() + common::PATIENCE;
+    while rig.counts(0).rx_bad_checksum < 2 {
+        assert!(Instant::now() < until, "{:?}", rig.counts(0));
+        let before = rig.counts(0).rx_bad_checksum;
+        if rig.receive(0, 1) == 1 {
+            let packet = rig.packets.pop().expect("one");
+            let is_wrong = rig.pool.bytes(packet.descriptor) == Some(wrong.as_slice());
+            rig.pool.give(packet.buffer);
+            assert_eq!(rig.counts(0).rx_bad_checksum - before, u64::from(is_wrong));
+        }
+    }
+    rig.end();
+}
+
+#[test]
+fn netns_an_interface_that_disappears_is_an_error_of_its_port() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let host = Host::new("wa", "10.9.0.1/24");
+    let mut rig = Rig::new(&["net_af_packet0,iface=wa", "net_null0"]);
+    rig.receive(1, 32);
+    rig.send(0);
+    run("ip link delete wa");
+    let until = Instant::now() + common::PATIENCE;
+    let error = loop {
+        match rig.ports[0].receive(&mut rig.pool, &mut rig.packets, 32) {
+            Ok(_) => assert!(Instant::now() < until, "nobody notices"),
+            Err(error) => break error.to_string(),
+        }
+        rig.pool.give_all(rig.packets.drain(..).map(|packet| packet.buffer));
+    };
+    assert!(error.contains("interface wa") && error.contains("is gone"), "{error}");
+    // The port has ended; the others go on.
+    let again = rig.ports[0].receive(&mut rig.pool, &mut rig.packets, 32);
+    assert!(matches!(again, Ok(Received::End)));
+    assert_eq!(rig.receive(1, 32), 32);
+    rig.send(0);
+    assert_eq!(rig.counts(0).tx_errors, 32);
+    rig.end();
+    drop(host);
+}
+
+#[test]
+fn netns_what_cannot_be_is_refused() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let config = DpdkConfig::new("net_af_packet0,iface=nosuch");
+    assert!(refused(&config, 4096).contains("there is no interface nosuch"));
+    let config = DpdkConfig::new("net_af_xdp0,iface=nosuch");
+    assert!(refused(&config, 4096).contains("there is no interface nosuch"));
+    let _host = Host::new("wa", "10.9.0.1/24");
+    run("ip link set wa mtu 9000");
+    let config = DpdkConfig::new("net_af_packet0,iface=wa");
+    let error = refused(&config, 4096);
+    assert!(error.contains("MTU of 9000") && error.contains("raise [pool] room"), "{error}");
+    // With rooms that hold them they pass.
+    let config = DpdkConfig { room_bytes: 16_384, ..config };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let mut rig = Rig::of(pool(2048, 16_384), vec![Box::new(port)]);
+    rig.send_frames(0, [vec![0xff; 9014].as_slice(), &vec![0xff; 9100]]);
+    let counts = rig.counts(0);
+    assert_eq!((counts.tx_packets, counts.tx_dropped_length), (1, 1));
+    rig.end();
+}

@@ -1,0 +1,299 @@
+//! The port on virtual devices of DPDK that need no rights: they move packets within the process, and to files.
+
+#![cfg(dpdk)]
+
+mod common;
+
+use common::{Rig, frame, open, pool};
+use weir_dpdk::{DpdkConfig, DpdkPort};
+use weir_port::Port;
+use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
+use weir_port::pcap::{PcapConfig, PcapPort};
+
+#[test]
+fn null_devices_receive_and_send_without_a_copy() {
+    let mut rig = Rig::new(&["net_null0", "net_null1,size=1500"]);
+    for _ in 0..2000 {
+        for (from, to, length) in [(0, 1, 64), (1, 0, 1500)] {
+            assert_eq!(rig.receive(from, 32), 32);
+            assert!(rig.packets.iter().all(|p| p.descriptor.length == length));
+            assert!(rig.packets.iter().all(|p| rig.pool.is_out(p.buffer)));
+            let accounting = rig.pool.accounting();
+            assert_eq!(accounting.free + accounting.out, accounting.total);
+            rig.send(to);
+        }
+    }
+    let counts = rig.counts(0);
+    assert_eq!((counts.rx_packets, counts.rx_bytes), (64_000, 64_000 * 64));
+    assert_eq!((counts.tx_packets, counts.tx_bytes), (64_000, 64_000 * 1500));
+    // The pool is never used up by DPDK's cache.
+    assert!(rig.pool.available() > 4096 - 512, "{}", rig.pool.available());
+    rig.end();
+}
+
+#[test]
+fn a_ring_brings_back_the_very_rooms() {
+    let mut rig = Rig::new(&["net_ring0"]);
+    let frames: Vec<Vec<u8>> = (0..100).map(|n| frame(n, 4 + n as usize * 14)).collect();
+    let buffers = rig.pool.available();
+    for round in 0..50 {
+        for frame in frames.chunks(20) {
+            rig.send_frames(0, frame.iter().map(Vec::as_slice));
+        }
+        assert_eq!(rig.pool.available(), buffers - 100, "round {round}: they are in the ring");
+        assert_eq!(rig.collect(0, 100), frames, "round {round}");
+    }
+    assert_eq!(rig.counts(0).rx_packets, 5000);
+    // What still lies in the ring comes back at the end.
+    rig.send_frames(0, frames.iter().map(Vec::as_slice));
+    rig.end();
+}
+
+#[test]
+fn packets_change_places_in_their_rooms() {
+    let mut rig = Rig::new(&["net_ring0"]);
+    let (short, long) = (frame(1, 10), frame(2, 1400));
+    rig.send_frames(0, [short.as_slice(), &long]);
+    while rig.packets.len() < 2 {
+        rig.receive(0, 32);
+    }
+    // As functions do: a header is taken away here, one is put in front there, into the headroom.
+    rig.packets[0].descriptor.offset += 14;
+    rig.packets[0].descriptor.length -= 14;
+    rig.packets[1].descriptor.offset -= 100;
+    rig.packets[1].descriptor.length += 100;
+    rig.send(0);
+    let got = rig.collect(0, 2);
+    assert_eq!(got[0], &short[14..]);
+    assert_eq!((got[1].len(), &got[1][100..]), (long.len() + 100, long.as_slice()));
+    rig.end();
+}
+
+#[test]
+fn a_full_device_drops_under_a_name() {
+    // Its ring holds 1023.
+    let mut rig = Rig::new(&["net_ring0"]);
+    let one = frame(7, 50);
+    for _ in 0..12 {
+        rig.send_frames(0, std::iter::repeat_n(one.as_slice(), 100));
+    }
+    let counts = rig.counts(0);
+    assert_eq!((counts.tx_packets, counts.tx_dropped_full), (1023, 177));
+    assert_eq!(counts.tx_bytes, 1023 * one.len() as u64);
+    assert_eq!(rig.pool.available(), 4096 - 1023);
+    assert_eq!(rig.collect(0, 1023).len(), 1023);
+    rig.end();
+}
+
+#[test]
+fn an_empty_pool_loses_nothing() {
+    let mut rig = Rig::of(pool(1024 + 512, 2048), vec![Box::new(open("net_null0"))]);
+    while rig.receive(0, 64) > 0 {
+        assert!(rig.packets.len() <= 1536);
+    }
+    assert!(rig.packets.len() > 1400, "{}", rig.packets.len());
+    let counts = rig.counts(0);
+    assert!(counts.rx_waits_for_buffer > 0, "{counts:?}");
+    assert_eq!(counts.rx_packets, rig.packets.len() as u64);
+    let given = rig.packets.split_off(700);
+    rig.pool.give_all(given.into_iter().map(|packet| packet.buffer));
+    assert_eq!(rig.receive(0, 64), 64);
+    rig.end();
+}
+
+#[test]
+fn frames_that_cannot_be_sent_are_counted() {
+    let mut rig = Rig::new(&["net_null0"]);
+    rig.send_frames(0, [[0; 13].as_slice(), &[0; 14], &[0; 1920]]);
+    let counts = rig.counts(0);
+    assert_eq!((counts.tx_packets, counts.tx_dropped_length), (2, 1));
+    // A descriptor that leads out of its room, which the host's own checks never let through.
+    rig.receive(0, 2);
+    rig.packets[0].descriptor.length = 4000;
+    rig.packets[1].descriptor.offset = 0;
+    rig.send(0);
+    assert_eq!(rig.counts(0).tx_errors, 2);
+    rig.end();
+}
+
+#[test]
+fn packets_of_other_ports_leave_without_a_copy() {
+    let templates =
+        Templates::flows(Shape { flows: 50, frame_bytes: 300, protocol: Protocol::Udp });
+    let mut generator = GeneratorConfig::new(templates.expect("possible"));
+    generator.count = Some(500);
+    let memory = MemoryPort::new("memory", Some(generator), Keep::All);
+    let kept = memory.kept();
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(memory), Box::new(open("net_ring0"))]);
+    let mut sent = Vec::new();
+    while rig.receive(0, 32) > 0 {
+        let bytes = rig.packets.iter().map(|p| rig.pool.bytes(p.descriptor).unwrap().to_vec());
+        sent.extend(bytes);
+        let rooms: Vec<_> = rig.packets.iter().map(|p| p.descriptor).collect();
+        rig.send(1);
+        while rig.packets.len() < rooms.len() {
+            rig.receive(1, 32);
+        }
+        let back: Vec<_> = rig.packets.iter().map(|p| p.descriptor).collect();
+        assert_eq!(back, rooms, "the same bytes of the same rooms");
+        rig.send(0);
+    }
+    assert_eq!((sent.len(), kept.take()), (500, sent));
+    rig.end();
+}
+
+/// A capture of frames of many lengths.
+fn capture(directory: &std::path::Path, count: u32, longest: usize) -> std::path::PathBuf {
+    let path = directory.join("in.pcap");
+    let config = PcapConfig { output: Some(path.clone()), ..PcapConfig::default() };
+    let port = PcapPort::open("writer", &config).expect("a capture");
+    let mut rig = Rig::of(pool(256, 65536), vec![Box::new(port)]);
+    for n in 0..count {
+        let frame = frame(n, 20 + (n as usize * 97) % (longest - 80));
+        rig.send_frames(0, [frame.as_slice()]);
+    }
+    rig.end();
+    path
+}
+
+/// All frames of a capture, as Weir's own port reads them.
+fn frames_of(path: &std::path::Path) -> Vec<Vec<u8>> {
+    let config = PcapConfig { input: Some(path.to_owned()), ..PcapConfig::default() };
+    let port = PcapPort::open("reader", &config).expect("a capture");
+    let mut rig = Rig::of(pool(256, 65536), vec![Box::new(port)]);
+    let mut frames = Vec::new();
+    loop {
+        let before = frames.len();
+        rig.receive(0, 64);
+        for packet in rig.packets.drain(..) {
+            frames.push(rig.pool.bytes(packet.descriptor).expect("in a room").to_vec());
+            rig.pool.give(packet.buffer);
+        }
+        if frames.len() == before {
+            return frames;
+        }
+    }
+}
+
+#[test]
+fn a_capture_comes_out_as_our_own_port_reads_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let input = capture(directory.path(), 1000, 1500);
+    let output = directory.path().join("out.pcap");
+    let device = format!("net_pcap0,rx_pcap={},tx_pcap={}", input.display(), output.display());
+    let mut rig = Rig::new(&[&device]);
+    let mut idle = 0;
+    while rig.counts(0).rx_packets < 1000 && idle < 100_000 {
+        idle += usize::from(rig.receive(0, 32) == 0);
+        rig.send(0);
+    }
+    rig.end();
+    let (read, written) = (frames_of(&input), frames_of(&output));
+    assert_eq!(read.len(), 1000);
+    assert!(read == written, "DPDK and Weir's own port read the same frames");
+}
+
+#[test]
+fn frames_longer_than_a_room_are_counted_and_others_are_put_together() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Longer than a room of 2048 bytes: this driver chains mbufs.
+    let input = capture(directory.path(), 400, 5000);
+    let read = frames_of(&input);
+    for (room, fits) in [(2048, 1920), (8192, 8064)] {
+        let device = format!("net_pcap{room},rx_pcap={}", input.display());
+        let config = DpdkConfig { room_bytes: room, ..DpdkConfig::new(&device) };
+        let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+        let mut rig = Rig::of(pool(2048, room), vec![Box::new(port)]);
+        let expected: Vec<_> = read.iter().filter(|frame| frame.len() <= fits).cloned().collect();
+        let got = rig.collect(0, expected.len());
+        assert!(got == expected, "rooms of {room}: {} of {}", got.len(), expected.len());
+        for _ in 0..100 {
+            rig.receive(0, 32);
+        }
+        let counts = rig.counts(0);
+        let too_large = (read.len() - expected.len()) as u64;
+        let in_driver = rig.ports[0].inspector().expect("a device").inspect().rx_dropped;
+        let in_driver: u64 = in_driver.iter().map(|dropped| dropped.1).sum();
+        assert_eq!(counts.rx_dropped_too_large + in_driver, too_large, "{counts:?}");
+        rig.end();
+    }
+}
+
+#[test]
+fn several_queues_share_the_flows() {
+    let config = DpdkConfig { queues: Some(3), ..DpdkConfig::new("net_null0") };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let mut rig = Rig::of(pool(8192, 2048), vec![Box::new(port)]);
+    for _ in 0..100 {
+        assert_eq!(rig.receive(0, 32), 32);
+        rig.send(0);
+    }
+    let details = rig.ports[0].inspector().expect("a device").inspect();
+    assert_eq!(details.fact("queues"), Some("3"));
+    let packets = |queue: u32| {
+        let name = format!("rx_q{queue}_packets");
+        details.counters.iter().find(|counter| counter.0 == name).map(|counter| counter.1)
+    };
+    for queue in 0..3 {
+        assert!(packets(queue).is_some_and(|n| n > 1000), "{details:?}");
+    }
+    rig.end();
+}
+
+#[test]
+fn details_tell_how_a_device_is() {
+    let mut rig = Rig::new(&["net_null0"]);
+    rig.receive(0, 32);
+    rig.send(0);
+    let inspector = rig.ports[0].inspector().expect("a device");
+    let details =
+        std::thread::spawn(move || (inspector.inspect(), inspector)).join().expect("fine");
+    let (details, inspector) = details;
+    assert_eq!(details.fact("device"), Some("net_null0"));
+    assert_eq!(details.fact("driver"), Some("net_null"));
+    assert_eq!(details.fact("memory"), Some("the pool"));
+    assert_eq!(details.fact("mtu"), Some("1500"));
+    assert_eq!(details.fact("rx-descriptors"), Some("512"));
+    assert!(
+        details.fact("link").is_some_and(|link| link.starts_with("up, 10000 Mbit/s")),
+        "{details:?}"
+    );
+    assert!(details.counters.iter().any(|(name, n)| name == "tx_good_packets" && *n == 32));
+    rig.end();
+    assert!(inspector.inspect().counters.iter().any(|c| *c == ("tx_good_packets".into(), 32)));
+}
+
+#[test]
+fn a_worker_may_take_over_and_end_later() {
+    // Attached by one thread, driven by two others in turn, finished by the first, as lanes are.
+    let mut rig = Rig::new(&["net_null0", "net_null1"]);
+    for _ in 0..2 {
+        let worker = std::thread::spawn(move || {
+            for _ in 0..1000 {
+                rig.receive(0, 32);
+                rig.send(1);
+            }
+            rig
+        });
+        rig = worker.join().expect("the worker goes on");
+    }
+    assert_eq!(rig.counts(1).tx_packets, 64_000);
+    rig.end();
+}
+
+#[test]
+fn a_device_is_opened_again_and_again() {
+    for _ in 0..20 {
+        let mut rig = Rig::new(&["net_null0", "net_ring1"]);
+        rig.receive(0, 32);
+        rig.send(1);
+        rig.end();
+        // Dropped without an end, as after an error of another port.
+        drop(open("net_null0"));
+        let mut port = open("net_null0");
+        let mut pool = pool(4096, 2048);
+        port.attach(&mut pool).expect("attached");
+        drop(pool);
+        drop(port);
+    }
+}
