@@ -205,12 +205,19 @@ pub struct PortStatus {
     pub rx_bytes: u64,
     /// Packets that came in and could not be taken.
     pub rx_dropped: u64,
+    /// Packets that came in, that no rule claimed, and that went on to the kernel's network stack.
+    pub to_kernel: u64,
     /// Packets sent.
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_dropped: u64,
+    /// Packets that could not be taken or sent, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What the port's device is and how it is driven, once a chain has the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// How a chain is.

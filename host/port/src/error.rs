@@ -17,6 +17,14 @@ pub enum PortError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The device went away or refuses to go on.
+    #[error("port \"{port}\": {problem}")]
+    Device {
+        /// The port's name.
+        port: String,
+        /// What happened, and what to do.
+        problem: String,
+    },
     /// The capture to read cannot be opened.
     #[error("cannot open the capture {}: {source}", path.display())]
     Open {

@@ -151,9 +151,12 @@ impl Engine for FakeEngine {
             rx_packets: 1,
             rx_bytes: 64,
             rx_dropped: 0,
+            to_kernel: 0,
             tx_packets: 0,
             tx_bytes: 0,
             tx_dropped: 0,
+            drops: BTreeMap::new(),
+            device: None,
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
         EngineStatus { workers: 1, ports, chains: chains.collect() }

@@ -25,9 +25,11 @@ fn port_table(ports: &[PortStatus]) -> String {
             port.rx_dropped.to_string(),
             port.tx_packets.to_string(),
             port.tx_dropped.to_string(),
+            or_dash(port.device.as_ref()),
         ]
     });
-    let header = ["port", "kind", "tenant", "chain", "#rx", "#rx-dropped", "#tx", "#tx-dropped"];
+    let header =
+        ["port", "kind", "tenant", "chain", "#rx", "#rx-dropped", "#tx", "#tx-dropped", "device"];
     render::table(header, rows)
 }
 

@@ -146,7 +146,9 @@ fn refused(error: PlaneError) -> EngineError {
     match error {
         PlaneError::Pool(_) | PlaneError::Share(_) => EngineError::Exhausted(error.to_string()),
         PlaneError::Trial(_) => EngineError::Conflict(error.to_string()),
-        PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => EngineError::Refused(error.to_string()),
+        PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => {
+            EngineError::Refused(error.to_string())
+        }
     }
 }
 

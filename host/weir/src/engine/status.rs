@@ -26,10 +26,17 @@ impl PlaneEngine {
                     chain: slot.chain.clone(),
                     rx_packets: counts.rx_packets,
                     rx_bytes: counts.rx_bytes,
-                    rx_dropped: counts.rx_dropped_too_large + counts.rx_dropped_no_buffer,
+                    rx_dropped: counts.rx_dropped(),
+                    to_kernel: counts.rx_to_kernel,
                     tx_packets: counts.tx_packets,
                     tx_bytes: counts.tx_bytes,
-                    tx_dropped: counts.tx_dropped_no_output + counts.tx_errors,
+                    tx_dropped: counts.tx_dropped(),
+                    drops: counts
+                        .drops()
+                        .filter(|(_, n)| *n > 0)
+                        .map(|(reason, n)| (reason.to_owned(), n))
+                        .collect(),
+                    device: slot.statistics.description(),
                 }
             })
             .collect();
@@ -63,10 +70,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let report = weir_assembly::report_of(&counters, &named);
     let mut drops = report.drops;
     for (_, statistics) in &deployed.ports {
-        let counts = statistics.counts();
-        for (reason, n) in
-            [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)]
-        {
+        for (reason, n) in statistics.counts().drops() {
             if n > 0 {
                 *drops.entry(reason.to_owned()).or_default() += n;
             }

@@ -37,8 +37,8 @@ fn a_wrong_configuration_is_shown_with_its_line() {
             "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout\n",
         ),
         (
-            "[[port]]\nname = \"wan\"\nkind = \"xdp\"\ninterface = \"eth0\"\n",
-            "error: port wan: ports of kind \"xdp\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"xdp\"\n  |        ^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory\n",
+            "[[port]]\nname = \"wan\"\nkind = \"dpdk\"\ndevice = \"net_null0\"\n",
+            "error: port wan: ports of kind \"dpdk\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"dpdk\"\n  |        ^^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory, xdp\n",
         ),
     ] {
         fs::write(&path, text).unwrap();
