@@ -69,7 +69,7 @@ pub fn wasm(
         let wasm = std::fs::read(Path::new(&file))
             .unwrap_or_else(|e| panic!("{file}: {e}: run scripts/build"));
         let state = (entry.state > 0).then(|| {
-            let memory = Memory::new("state", entry.state, HugePages::Never).expect("memory");
+            let memory = Memory::new("state", entry.state, HugePages::Auto).expect("memory");
             // The handle keeps the memory.
             Shared::new(&memory).expect("a handle")
         });

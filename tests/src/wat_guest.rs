@@ -17,7 +17,8 @@ pub fn module(functions: &str) -> String {
         r#"(module
   (import "weir:net/host@0.1.0" "attach-window"
     (func $attach-window (param i32 i32) (result i32)))
-  (import "weir:net/host@0.1.0" "attach-state" (func $attach-state (param i32 i32)))
+  (import "weir:net/host@0.1.0" "attach-state"
+    (func $attach-state (param i32 i32) (result i32)))
   (import "weir:net/host@0.1.0" "log" (func $log (param i32 i32 i32)))
   (import "weir:net/host@0.1.0" "counter-add" (func $counter-add (param i32 i32 i64)))
   (import "weir:net/host@0.1.0" "set-timer" (func $set-timer (param i64)))
@@ -34,17 +35,19 @@ pub fn module(functions: &str) -> String {
     (global.get $top)
     (global.set $top (i32.add (global.get $top) (local.get 3))))
   (func (export "weir:net/packet@0.1.0#configure")
-    (param $bytes i32) (param $align i32) (param $room i32) (param $state-bytes i32) (param $kept i32)
-    (param $seed i64) (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (param $bytes i32) (param $align i32) (param $room i32) (param $state-bytes i32)
+    (param $state-align i32) (param $kept i32) (param $seed i64) (param i32 i32 i32 i32 i32 i32 i32) (result i32)
     (local $region i32)
     (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
       (i32.shr_u (i32.add (local.get $bytes) (local.get $align)) (i32.const 16)))) (i32.const 16)))
     (global.set $window (i32.add (local.get $region) (call $attach-window (local.get $region)
       (i32.add (local.get $bytes) (local.get $align)))))
     (if (local.get $state-bytes) (then
-      (global.set $state (i32.shl (memory.grow
-        (i32.shr_u (local.get $state-bytes) (i32.const 16))) (i32.const 16)))
-      (call $attach-state (global.get $state) (local.get $state-bytes))))
+      (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
+        (i32.shr_u (i32.add (local.get $state-bytes) (local.get $state-align)) (i32.const 16))))
+        (i32.const 16)))
+      (global.set $state (i32.add (local.get $region) (call $attach-state (local.get $region)
+        (i32.add (local.get $state-bytes) (local.get $state-align)))))))
     (i32.store8 (i32.const 0x10) (i32.const 0))
     (i32.const 0x10))
   (func (export "weir:net/packet@0.1.0#tick") (param i64))
@@ -119,7 +122,7 @@ pub fn copying() -> Vec<u8> {
     (global.set $top (i32.and (i32.const -16)
       (i32.add (i32.add (global.get $top) (local.get 3)) (i32.const 15)))))
   (func (export "weir:net/packet-copy@0.1.0#configure")
-    (param i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (param i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
     (i32.store8 (i32.const 0x10) (i32.const 0))
     (i32.const 0x10))
   (func (export "weir:net/packet-copy@0.1.0#process")

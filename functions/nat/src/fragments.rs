@@ -24,6 +24,8 @@ struct Key {
 #[repr(C)]
 struct Entry {
     address: u32,
+    /// The destination of a packet that was translated twice, else 0.
+    turned: u32,
     expires: u32,
 }
 
@@ -39,11 +41,19 @@ impl Fragments {
         Ok(Self { packets: region.map("fragments", PACKETS)?, hasher: Hasher::new(seed) })
     }
 
-    /// Remembers how a first fragment was translated; does nothing for whole packets.
-    pub(crate) fn note(&mut self, headers: &Headers, outbound: bool, address: u32, now: u32) {
+    /// Remembers how a first fragment was translated: to which address, and if hairpinned to which destination. Does
+    /// nothing for whole packets.
+    pub(crate) fn note(
+        &mut self,
+        headers: &Headers,
+        outbound: bool,
+        (address, turned): (u32, Option<u32>),
+        now: u32,
+    ) {
         let Some(key) = key(headers, outbound) else { return };
         let hash = self.hasher.hash(&key);
-        let entry = Entry { address, expires: now.saturating_add(SECONDS) };
+        let expires = now.saturating_add(SECONDS);
+        let entry = Entry { address, turned: turned.unwrap_or(0), expires };
         if self.packets.insert(hash, key, entry).is_err() {
             self.packets.retain_near(hash, |_, entry| entry.expires > now);
             // Still full: the packet's other fragments are dropped, and counted.
@@ -51,11 +61,17 @@ impl Fragments {
         }
     }
 
-    /// The address that a later fragment gets.
-    pub(crate) fn find(&self, headers: &Headers, outbound: bool, now: u32) -> Option<u32> {
+    /// What a later fragment gets: as in [`Self::note`].
+    pub(crate) fn find(
+        &self,
+        headers: &Headers,
+        outbound: bool,
+        now: u32,
+    ) -> Option<(u32, Option<u32>)> {
         let key = key(headers, outbound)?;
         let entry = self.packets.find(self.hasher.hash(&key), &key)?;
-        (entry.expires > now).then_some(entry.address)
+        let turned = Some(entry.turned).filter(|turned| *turned != 0);
+        (entry.expires > now).then_some((entry.address, turned))
     }
 }
 

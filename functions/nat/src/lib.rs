@@ -27,7 +27,7 @@ weir_sdk::export!(Nat);
 pub mod reason {
     /// A header is cut off or contradicts itself.
     pub const MALFORMED: u32 = 1;
-    /// From the outside, and it belongs to no mapping or flow.
+    /// It is from the outside, or an ICMP error, and belongs to no mapping or flow.
     pub const UNMATCHED: u32 = 2;
     /// No external port is free.
     pub const PORTS: u32 = 3;
@@ -35,7 +35,8 @@ pub mod reason {
     pub const FLOWS: u32 = 4;
     /// A later fragment of a packet whose first was not seen.
     pub const FRAGMENT: u32 = 5;
-    /// Of a protocol without ports, from a translated address.
+    /// Of a protocol without ports, or an ICMP message that is neither a query nor an error, from a translated
+    /// address.
     pub const PROTOCOL: u32 = 6;
 }
 
@@ -250,6 +251,12 @@ impl Nat {
             }
         } else if self.is_internal(source) {
             self.outbound(frame, &headers, now)
+        } else if is_error(frame, &headers) {
+            // A router inside may have an address of another range, and quote one that is translated.
+            match self.error_out(frame, &headers, now) {
+                Decision::Drop(_) => Decision::Pass,
+                translated => translated,
+            }
         } else {
             Decision::Pass
         }
@@ -259,7 +266,7 @@ impl Nat {
         let Addresses::V4 { source, destination } = headers.addresses else {
             return Decision::Pass;
         };
-        if is_icmp_error(frame, headers) {
+        if is_error(frame, headers) {
             return self.error_out(frame, headers, now);
         }
         let Some((port, peer_port)) = ports_of(frame, headers, true) else {
@@ -277,7 +284,7 @@ impl Nat {
                 Err(decision) => return decision,
             },
         };
-        self.fragments.note(headers, true, flow.address, now);
+        self.fragments.note(headers, true, (flow.address, None), now);
         translate(frame, headers, End::Source, flow.address, flow.port);
         Decision::Translated
     }
@@ -290,7 +297,7 @@ impl Nat {
         now: u32,
     ) -> Decision {
         let Addresses::V4 { source, .. } = headers.addresses else { return Decision::Pass };
-        if is_icmp_error(frame, headers) {
+        if is_error(frame, headers) {
             return self.error_in(frame, headers, external, now);
         }
         let Some((peer_port, port)) = ports_of(frame, headers, false) else {
@@ -306,7 +313,7 @@ impl Nat {
         };
         match self.table.inbound(&arrival, now, anybody) {
             Ok(Some((address, port))) => {
-                self.fragments.note(headers, false, address, now);
+                self.fragments.note(headers, false, (address, None), now);
                 translate(frame, headers, End::Destination, address, port);
                 Decision::Translated
             }
@@ -357,6 +364,7 @@ impl Nat {
         };
         match self.table.inbound(&arrival, now, anybody) {
             Ok(Some((address, port))) => {
+                self.fragments.note(headers, true, (flow.address, Some(address)), now);
                 translate(frame, headers, End::Source, flow.address, flow.port);
                 translate(frame, headers, End::Destination, address, port);
                 Decision::Hairpin
@@ -375,12 +383,9 @@ impl Nat {
         external: usize,
         now: u32,
     ) -> Decision {
-        let Some(quoted) = Quoted::of(frame, headers) else {
-            return Decision::Drop(reason::MALFORMED);
-        };
-        if self.table.external_place(quoted.source) != Some(external) {
-            return self.unmatched();
-        }
+        let quoted = Quoted::of(frame, headers)
+            .filter(|quoted| self.table.external_place(quoted.source) == Some(external));
+        let Some(quoted) = quoted else { return self.unmatched() };
         let peer = (quoted.destination, quoted.destination_port);
         let inside = self.table.inside_of(external, quoted.source_port, peer, quoted.protocol, now);
         let Some((address, port)) = inside else { return self.unmatched() };
@@ -395,8 +400,9 @@ impl Nat {
     /// An ICMP error from the inside about a packet that we let in (RFC 5508, REQ-5): it quotes the packet as it was
     /// inside.
     fn error_out(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
+        let Addresses::V4 { destination, .. } = headers.addresses else { return Decision::Pass };
         let Some(quoted) = Quoted::of(frame, headers) else {
-            return Decision::Drop(reason::MALFORMED);
+            return Decision::Drop(reason::UNMATCHED);
         };
         let key = FlowV4::directed(
             (quoted.destination, quoted.destination_port),
@@ -410,6 +416,13 @@ impl Nat {
             quoted.rewrite(frame, End::Destination, address, port);
         });
         rewrite::address(frame, headers.l3, End::Source, address);
+        if let Some(external) = self.table.external_place(destination) {
+            // The quoted packet was hairpinned, and so is what is said about it (RFC 5508, REQ-7).
+            return match self.error_in(frame, headers, external, now) {
+                Decision::Translated => Decision::Hairpin,
+                _ => Decision::Drop(reason::UNMATCHED),
+            };
+        }
         self.counters.errors.add(1);
         Decision::Translated
     }
@@ -433,9 +446,11 @@ impl Nat {
         }
         let end = if reverse { End::Destination } else { End::Source };
         match self.fragments.find(headers, !reverse, now) {
-            Some(address) => {
+            Some((address, turned)) => {
                 rewrite::address(frame, headers.l3, end, address);
-                Decision::Translated
+                let Some(inside) = turned else { return Decision::Translated };
+                rewrite::address(frame, headers.l3, End::Destination, inside);
+                Decision::Hairpin
             }
             None => Decision::Drop(reason::FRAGMENT),
         }
@@ -455,25 +470,36 @@ fn translate(frame: &mut [u8], headers: &Headers, end: End, address: u32, port: 
     rewrite::port(frame, headers.l4, headers.protocol, end, change, port);
 }
 
+/// Whether an ICMP message quotes a packet and goes where that came from. Redirects do not: they name a router of the
+/// link that they are for, which is not the quoted packet's.
+fn is_error(frame: &[u8], headers: &Headers) -> bool {
+    const REDIRECT: u8 = 5;
+    is_icmp_error(frame, headers) && frame[headers.l4] != REDIRECT
+}
+
 /// Source and destination port; for an ICMP query its identifier stands for the inside's port, and 0 for the
-/// outside's. None for other protocols.
+/// outside's. None for other protocols, and for queries from the outside or answers from the inside.
 fn ports_of(frame: &[u8], headers: &Headers, outbound: bool) -> Option<(u16, u16)> {
     match headers.protocol {
         protocol::TCP | protocol::UDP => Some((headers.source_port, headers.destination_port)),
         protocol::ICMP => {
             let message = frame.get(headers.l4..headers.l4 + 8)?;
             let id = u16::from_be_bytes([message[4], message[5]]);
-            // Queries and answers: echo, timestamp, address mask (RFC 792, RFC 950).
-            matches!(message[0], 0 | 8 | 13 | 14 | 17 | 18).then_some(if outbound {
-                (id, 0)
-            } else {
-                (0, id)
-            })
+            // Echo, timestamp, information, address mask (RFC 792, RFC 950).
+            match (message[0], outbound) {
+                (8 | 13 | 15 | 17, true) => Some((id, 0)),
+                (0 | 14 | 16 | 18, false) => Some((0, id)),
+                _ => None,
+            }
         }
         _ => None,
     }
 }
 
+/// Behind up to two tags.
 fn is_ipv6(frame: &[u8]) -> bool {
-    frame.get(12..14) == Some(&[0x86, 0xdd])
+    let kinds = frame.get(12..).unwrap_or_default().chunks(4).take(3).map(|chunk| chunk.get(..2));
+    let mut kinds =
+        kinds.skip_while(|kind| matches!(kind, Some([0x81, 0] | [0x88, 0xa8] | [0x91, 0])));
+    kinds.next() == Some(Some(&[0x86, 0xdd]))
 }

@@ -18,6 +18,8 @@ const PROTOCOLS: [u8; 3] = [6, 17, 1];
 const PORTS: usize = 65_536;
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Slots looked at in a burst when there is no room: some 10 µs.
+const SWEEP_MAX: usize = 2048;
 
 /// Bits of [`Flow::state`].
 pub(crate) mod bits {
@@ -125,6 +127,8 @@ pub(crate) struct Table {
     external: Vec<u32>,
     ports: (u16, u16),
     timeouts: Timeouts,
+    /// Slots that may still be looked at in this burst.
+    patience: usize,
 }
 
 fn protocol_place(protocol: u8) -> Option<usize> {
@@ -154,6 +158,7 @@ impl Table {
             external,
             ports,
             timeouts,
+            patience: SWEEP_MAX,
         })
     }
 
@@ -202,6 +207,13 @@ impl Table {
         flags: u8,
         now: u32,
     ) -> Result<Flow, NoFlow> {
+        match self.try_open(hash, key, flags, now) {
+            Err(_) if self.make_room(now) => self.try_open(hash, key, flags, now),
+            opened => opened,
+        }
+    }
+
+    fn try_open(&mut self, hash: u64, key: FlowV4, flags: u8, now: u32) -> Result<Flow, NoFlow> {
         if self.flows.find(hash, &key).is_some() {
             self.close(hash, &key);
         }
@@ -226,8 +238,23 @@ impl Table {
         self.insert(hash, key, place, outside, true, flags, now)
     }
 
-    /// A flow for a packet from the outside to a mapping, if there is one; `new`: whether one may be made.
+    /// The inside endpoint that a packet from the outside is for, if there is a flow or one may be made: `new`, or the
+    /// port is forwarded.
+    #[inline]
     pub(crate) fn inbound(
+        &mut self,
+        arrival: &Arrival,
+        now: u32,
+        new: bool,
+    ) -> Result<Option<(u32, u16)>, NoFlow> {
+        match self.try_inbound(arrival, now, new) {
+            Err(_) if self.make_room(now) => self.try_inbound(arrival, now, new),
+            found => found,
+        }
+    }
+
+    #[inline]
+    fn try_inbound(
         &mut self,
         arrival: &Arrival,
         now: u32,
@@ -245,6 +272,10 @@ impl Table {
         let timeouts = self.timeouts;
         match self.flows.find_mut(hash, &key) {
             Some(flow) if flow.expires > now => {
+                // Of two ports that are forwarded to one endpoint, a flow has one: its answers leave by that.
+                if flow.port != port {
+                    return Ok(None);
+                }
                 advance(flow, protocol, false, flags, now, &timeouts);
                 return Ok(Some(inside));
             }
@@ -302,6 +333,9 @@ impl Table {
             return Err(format!("config: forward: port {port} is forwarded twice"));
         }
         *self.mapping_mut(0, place, port) = wanted;
+        if (self.ports.0..=self.ports.1).contains(&port) {
+            self.used_mut(0, place).ports += 1;
+        }
         let endpoint = Endpoint { address: to.0, port: to.1, protocol: protocol.into() };
         let outside = Outside { external: 0, port };
         self.endpoints
@@ -310,18 +344,36 @@ impl Table {
             .map_err(|_| "config: max-flows: there are more forwards than flows".to_owned())
     }
 
-    /// Ends flows whose time is over, a few at a time.
+    /// Ends flows whose time is over, a few at a time. Call it once for each burst.
     pub(crate) fn sweep(&mut self, now: u32) {
+        self.sweep_slots(SWEEP, now);
+        self.patience = SWEEP_MAX;
+    }
+
+    /// Looks further for flows whose time is over, because there is no room; whether it found some.
+    #[cold]
+    fn make_room(&mut self, now: u32) -> bool {
+        let count = self.patience.min(self.flows.slots());
+        self.patience -= count;
+        self.sweep_slots(count, now) > 0
+    }
+
+    /// Looks at so many slots, at most all; the number of flows that it ended.
+    fn sweep_slots(&mut self, count: usize, now: u32) -> usize {
         let slots = self.flows.slots();
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % slots;
-        for slot in from..(from + SWEEP).min(slots) {
+        let (mut slot, mut ended) = (from, 0);
+        for _ in 0..count {
             let expired =
                 self.flows.at(slot).filter(|(_, flow)| flow.expires <= now).map(|(k, _)| *k);
             if let Some(key) = expired {
                 self.close(self.hasher.hash(&key), &key);
+                ended += 1;
             }
+            slot = if slot + 1 == slots { 0 } else { slot + 1 };
         }
-        self.cursor[0] = (from + SWEEP) as u64;
+        self.cursor[0] = slot as u64;
+        ended
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a flow")]
@@ -346,14 +398,16 @@ impl Table {
             spare: 0,
         };
         advance(&mut flow, key.protocol(), outbound, flags, now, &self.timeouts);
-        let full = self.flows.len() >= self.flows.capacity();
+        let users = self.mapping(external, place, outside.port).flows;
+        // No room for a flow, or the mapping can count no more.
+        let full = self.flows.len() >= self.flows.capacity() || users == FIXED - 1;
         if full || self.flows.insert(hash, key, flow).is_err() {
             self.drop_mapping_if_unused(key, place, outside);
             return Err(NoFlow::Flows);
         }
         let mapping = self.mapping_mut(external, place, outside.port);
         if mapping.flows != FIXED {
-            mapping.flows = mapping.flows.saturating_add(1).min(FIXED - 1);
+            mapping.flows += 1;
         }
         Ok(flow)
     }

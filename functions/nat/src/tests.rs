@@ -10,6 +10,8 @@ const INSIDE: [u8; 4] = [10, 0, 0, 2];
 const OTHER: [u8; 4] = [10, 0, 0, 3];
 const PEER: [u8; 4] = [198, 51, 100, 7];
 const EXTERNAL: [u8; 4] = [203, 0, 113, 1];
+/// The first of many peers.
+const PEER_BASE: u32 = 0x0808_0000;
 
 fn nat(config: &str) -> Harness<Nat> {
     let config = format!("{{\"external\": [\"203.0.113.1\"]{config}}}");
@@ -219,7 +221,7 @@ fn errors_from_inside_are_translated_with_what_they_quote() {
 
 #[test]
 fn when_ports_run_out_packets_are_dropped_and_never_mixed_up() {
-    let mut nat = nat(r#", "ports": "2000-2003""#);
+    let mut nat = nat(r#", "ports": "2000-2003", "max-flows": 1000"#);
     for port in 0..4 {
         assert_eq!(out(&mut nat, udp((INSIDE, 7000 + port), (PEER, 53))).verdict, Verdict::Next);
     }
@@ -229,9 +231,6 @@ fn when_ports_run_out_packets_are_dropped_and_never_mixed_up() {
     // TCP has ports of its own; and when flows end, theirs are free again.
     assert_eq!(out(&mut nat, tcp((INSIDE, 7004), (PEER, 53), "S")).verdict, Verdict::Next);
     nat.advance(301_000_000_000);
-    for _ in 0..20_000 {
-        nat.run_burst::<Frame>(&[]);
-    }
     assert_eq!(out(&mut nat, udp((INSIDE, 7004), (PEER, 53))).verdict, Verdict::Next);
 }
 
@@ -257,6 +256,45 @@ fn a_forwarded_port_is_open_to_everybody() {
 }
 
 #[test]
+fn of_two_ports_that_lead_to_one_endpoint_a_flow_has_one() {
+    let mut nat = nat(r#", "forward": [{"proto": "tcp", "port": 80, "to": "10.0.0.3:8080"},
+                                       {"proto": "tcp", "port": 81, "to": "10.0.0.3:8080"}]"#);
+    for (port, client) in [(80, 999), (81, 1000)] {
+        back(&mut nat, tcp((PEER, client), (EXTERNAL, port), "S"));
+        let answer = out(&mut nat, tcp((OTHER, 8080), (PEER, client), "SA"));
+        assert_eq!(ends(&answer.bytes), ((EXTERNAL, port), (PEER, client)));
+    }
+    // The server could not tell this connection from the first, and its answers would leave by port 80.
+    let twin = back(&mut nat, tcp((PEER, 999), (EXTERNAL, 81), "S"));
+    assert_eq!(twin.verdict, Verdict::Drop(reason::UNMATCHED));
+}
+
+#[test]
+fn a_mapping_has_as_many_flows_as_it_can_count() {
+    const MOST: u32 = 65_534;
+    let options = Options { state_bytes: 16 << 20, ..Options::default() };
+    let config = r#"{"external": ["203.0.113.1"], "max-flows": 131072}"#;
+    let mut nat = Harness::<Nat>::with(options, config).unwrap();
+    let peer = |n: u32| ((PEER_BASE + n / 1000).to_be_bytes(), 1000 + (n % 1000) as u16);
+    for n in 0..MOST {
+        assert_eq!(out(&mut nat, udp((INSIDE, 5000), peer(n))).verdict, Verdict::Next, "{n}");
+    }
+    let refused = out(&mut nat, udp((INSIDE, 5000), peer(MOST)));
+    assert_eq!(refused.verdict, Verdict::Drop(reason::FLOWS));
+    // All but one end, and the port is still taken.
+    nat.advance(290_000_000_000);
+    out(&mut nat, udp((INSIDE, 5000), peer(7)));
+    for _ in 0..20_000 {
+        nat.advance(10_000_000);
+        nat.run_burst::<Frame>(&[]);
+    }
+    assert_eq!(nat.gauge("flows"), Some(f64::from(MOST)));
+    assert_ne!(ends(&out(&mut nat, udp((OTHER, 5000), peer(7))).bytes).0.1, 5000);
+    assert_eq!(nat.gauge("flows"), Some(2.0));
+    assert_eq!(ends(&back(&mut nat, udp(peer(7), (EXTERNAL, 5000))).bytes).1, (INSIDE, 5000));
+}
+
+#[test]
 fn a_new_instance_goes_on_with_the_flows() {
     let mut nat = nat("");
     out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
@@ -274,6 +312,9 @@ fn what_is_not_ours_passes_untouched() {
     let mut arp = vec![0xff; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
     assert_eq!(out(&mut nat, arp.clone()).bytes, arp);
+    let cut_off_ipv6 = [&[2; 12][..], &[0x81, 0, 0, 7, 0x86, 0xdd, 0x60], &[0; 20]].concat();
+    assert_eq!(out(&mut nat, cut_off_ipv6.clone()).bytes, cut_off_ipv6);
+    assert_eq!(out(&mut nat, cut_off_ipv6).verdict, Verdict::Next);
     let through = udp((PEER, 1), ([8, 8, 8, 8], 2));
     assert_eq!(back(&mut nat, through.clone()), Outcome { verdict: Verdict::Next, bytes: through });
 }

@@ -116,6 +116,7 @@ fn types_instance(outer: &mut ComponentBuilder) -> u32 {
         ("window-align", word),
         ("room-bytes", word),
         ("state-bytes", word),
+        ("state-align", word),
         ("state-kept", ComponentValType::Primitive(PrimitiveValType::Bool)),
         ("seed", ComponentValType::Primitive(PrimitiveValType::U64)),
         ("ports", names),
@@ -164,7 +165,7 @@ fn host_type() -> InstanceType {
     let sent = Type(6);
     let word = Primitive(U32);
     function(&mut ty, "attach-window", &[("region", bytes)], Some(word));
-    function(&mut ty, "attach-state", &[("region", bytes)], None);
+    function(&mut ty, "attach-state", &[("region", bytes)], Some(word));
     function(&mut ty, "log", &[("level", level), ("message", Primitive(String))], None);
     function(&mut ty, "now", &[], Some(Primitive(U64)));
     let named = ("name", Primitive(String));

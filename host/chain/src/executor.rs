@@ -414,6 +414,7 @@ pub(crate) fn setup(spec: &ChainSpec, place: usize, window: &Shared, room_bytes:
         window_align: small(window.align()),
         room_bytes,
         state_bytes: function.state.as_ref().map_or(0, |s| small(s.bytes())),
+        state_align: function.state.as_ref().map_or(0, |s| small(s.align())),
         state_kept: function.state_kept,
         seed: function.seed,
         ports: spec.ports.clone(),

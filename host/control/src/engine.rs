@@ -143,6 +143,17 @@ pub trait Engine: Send + Sync + 'static {
         kind: TrialKind,
     ) -> Result<Published, EngineError>;
 
+    /// Gives a canary another share of the flows, in percent; flows that it has stay with it when that grows.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn change_canary(
+        &self,
+        chain: &ChainId,
+        function: &Name,
+        percent: u8,
+    ) -> Result<(), EngineError>;
+
     /// Makes a canary the running version.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// There is no such thing, or it is another tenant's.
-    #[error("there is no {what} {name:?}")]
+    #[error("there is no {what} {name}")]
     NotFound {
         /// Kind of thing.
         what: &'static str,

@@ -139,6 +139,17 @@ pub(crate) fn no_function(name: &Name) -> ControlError {
     ControlError::NotFound { what: "function", name: name.to_string() }
 }
 
+/// What there is instead is said too.
+pub(crate) fn no_version(
+    id: &FunctionId,
+    record: &FunctionRecord,
+    version: &Version,
+) -> ControlError {
+    let there: Vec<_> = record.versions.keys().map(ToString::to_string).collect();
+    let name = format!("{}@{version} (there are {})", id.name, there.join(", "));
+    ControlError::NotFound { what: "function version", name }
+}
+
 impl Control {
     /// All functions, or those of one tenant.
     #[must_use]
@@ -275,8 +286,7 @@ impl Control {
             let users = users(state, id, Some(version));
             let slot = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
             if !slot.versions.contains_key(version) {
-                let name = format!("{}@{version}", id.name);
-                return Err(ControlError::NotFound { what: "function version", name });
+                return Err(no_version(id, slot, version));
             }
             if !users.is_empty() {
                 return Err(ControlError::Conflict(format!(

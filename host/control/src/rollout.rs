@@ -7,6 +7,7 @@
 //!    | swap --canary/--shadow'-----> [new]
 //!    v                                 ^
 //!  [old + trial] -- swap again --------'
+//!    | '-- swap --canary/--shadow again: the trial goes on otherwise
 //!    '-- rollback, or the canary faults --> [old; new is withdrawn]
 //! ```
 //!
@@ -24,7 +25,7 @@ use crate::control::Control;
 use crate::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
-use crate::functions::{label, no_function};
+use crate::functions::{label, no_function, no_version};
 use crate::store::{FunctionId, Running, State, Trial};
 use crate::time;
 
@@ -84,6 +85,13 @@ impl Tally {
         }
     }
 
+    /// Of something that cost nothing.
+    fn untouched(from: Version, to: &Version, places: &[Place]) -> SwapReport {
+        let mut chains: Vec<_> = places.iter().map(|place| place.chain.name.clone()).collect();
+        chains.dedup();
+        SwapReport { chains, ..Self::new(from, to.clone()).report }
+    }
+
     fn add(&mut self, chain: &ChainId, published: &Published) {
         let report = &mut self.report;
         report.pause_us = report.pause_us.max(micros(published.pause));
@@ -119,10 +127,7 @@ impl Control {
         let state = self.store.state();
         let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
         if !record.versions.contains_key(to) {
-            return Err(ControlError::NotFound {
-                what: "function version",
-                name: format!("{}@{to}", id.name),
-            });
+            return Err(no_version(id, record, to));
         }
         let places = places(&state, id);
         let other = places.iter().find(|place| place.running != *to);
@@ -135,6 +140,9 @@ impl Control {
         match (&record.trial, mode) {
             (Some(trial), SwapMode::Full) if trial.version == *to => {
                 return self.end_with(&state, id, &places, from, to, trial.canary.is_some());
+            }
+            (Some(trial), mode) if trial.version == *to => {
+                return self.change_trial(&state, id, &places, trial, mode);
             }
             (Some(trial), _) => {
                 return Err(ControlError::Conflict(format!(
@@ -184,10 +192,8 @@ impl Control {
         };
         let trial = record.trial.as_ref();
         if let Some(trial) = trial.filter(|trial| version.is_none_or(|v| trial.version == *v)) {
-            let mut report = Tally::new(trial.version.clone(), first.running.clone()).report;
+            let report = Tally::untouched(trial.version.clone(), &first.running, &places);
             self.end_trials(&state, &places);
-            report.chains = places.iter().map(|place| place.chain.name.clone()).collect();
-            report.chains.dedup();
             self.store.change(|state| {
                 withdraw(state, id, &trial.version, why);
                 Ok::<_, ControlError>(())
@@ -374,13 +380,84 @@ impl Control {
             self.end_trials(state, places);
             return Err(error);
         }
+        self.trial_started(id, to, canary);
+        Ok(tally.report)
+    }
+
+    /// Tries the same version otherwise: another share of the flows, which keeps what the canary had; or copies
+    /// instead of flows and the other way round, which starts anew.
+    fn change_trial(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        trial: &Trial,
+        mode: SwapMode,
+    ) -> Result<SwapReport, ControlError> {
+        let (to, from) = (&trial.version, places[0].running.clone());
+        match (trial.canary, mode) {
+            (Some(was), SwapMode::Canary(percent)) => {
+                let changed = self.set_shares(state, places, percent).and_then(|()| {
+                    self.store.change(|state| {
+                        let function =
+                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+                        if let Some(trial) = &mut Arc::make_mut(function).trial {
+                            trial.canary = Some(percent);
+                        }
+                        Ok::<_, ControlError>(())
+                    })
+                });
+                if let Err(error) = changed {
+                    // Where the canary is gone there is nothing to put back.
+                    drop(self.set_shares(state, places, was));
+                    return Err(error);
+                }
+                self.trial_started(id, to, Some(percent));
+                Ok(Tally::untouched(from, to, places))
+            }
+            (None, SwapMode::Shadow) => Ok(Tally::untouched(from, to, places)),
+            (_, mode) => {
+                let kind = match mode {
+                    SwapMode::Canary(percent) => TrialKind::Canary(percent),
+                    SwapMode::Full | SwapMode::Shadow => TrialKind::Shadow,
+                };
+                self.end_trials(state, places);
+                let begun = self.begin_trial(state, id, places, from, to, kind);
+                if begun.is_err() {
+                    self.forget_trial(id)?;
+                }
+                begun
+            }
+        }
+    }
+
+    /// Gives a canary this share of the flows everywhere.
+    fn set_shares(&self, state: &State, places: &[Place], percent: u8) -> Result<(), ControlError> {
+        for place in places {
+            let function = label(state, &place.chain, place.index);
+            self.engine
+                .change_canary(&place.chain, &function, percent)
+                .map_err(|error| in_chain(error.into(), &place.chain.name))?;
+        }
+        Ok(())
+    }
+
+    /// The trial is over, and says nothing about its version.
+    fn forget_trial(&self, id: &FunctionId) -> Result<(), ControlError> {
+        self.store.change(|state| {
+            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            Arc::make_mut(function).trial = None;
+            Ok(())
+        })
+    }
+
+    fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
         let how = match canary {
             Some(percent) => format!("gets {percent} % of the flows"),
             None => "sees copies of the packets".to_owned(),
         };
-        let message = format!("version {to} of function {} {how}", id.name);
+        let message = format!("version {version} of function {} {how}", id.name);
         self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
-        Ok(tally.report)
     }
 
     /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made anew.
@@ -405,12 +482,7 @@ impl Control {
                 Err(error) => {
                     self.undo(state, places, &done);
                     self.end_trials(state, &places[number..]);
-                    self.store.change(|state| {
-                        let function =
-                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
-                        Arc::make_mut(function).trial = None;
-                        Ok::<_, ControlError>(())
-                    })?;
+                    self.forget_trial(id)?;
                     return Err(in_chain(error.into(), &place.chain.name));
                 }
             }

@@ -50,7 +50,7 @@ async fn a_function_is_pushed_listed_shown_and_removed() {
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     assert_eq!(host.ask("DELETE", "/v1/functions/f", None).await.status, StatusCode::NO_CONTENT);
     let (code, detail) = host.ask("GET", "/v1/functions/f", None).await.problem(404);
-    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function \"f\""));
+    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function f"));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use common::Host;
 use serde_json::json;
 use weir_control::engine::{ChainId, EngineError, EngineEvent};
-use weir_spec::Name;
+use weir_spec::{Document, HostConfig, Name, Period};
 
 fn chain(name: &str) -> ChainId {
     ChainId::new(&Name::default_tenant(), &name.parse().unwrap())
@@ -148,8 +148,10 @@ async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
 
 #[tokio::test]
 async fn faults_of_old_versions_and_after_the_watch_change_nothing() {
-    let config = common::CONFIG.replace("watch = \"10s\"", "watch = \"1ms\"");
-    let host = Host::on(tempfile::tempdir().unwrap(), &config);
+    let mut config = Document::<HostConfig>::parse("weir.toml", common::CONFIG).unwrap().value;
+    // Shorter than a file may say.
+    config.rollout.watch = Period::milliseconds(1);
+    let host = Host::with(tempfile::tempdir().unwrap(), &config);
     host.with_chains(&["a"]).await;
     host.engine.emit(fault("a", "1.0.0"));
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
@@ -177,7 +179,7 @@ async fn a_canary_is_promoted_by_swapping_again() {
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!(function["trial"]["canary"], 5);
-    let (_, detail) = host.ask("POST", SWAP, Some(canary)).await.problem(409);
+    let (_, detail) = host.ask("POST", SWAP, Some(json!({"to": "1.0.0"}))).await.problem(409);
     assert!(detail.contains("is being tried"), "{detail}");
     host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await.problem(409);
     host.ask("DELETE", "/v1/chains/a", None).await.problem(409);
@@ -189,6 +191,47 @@ async fn a_canary_is_promoted_by_swapping_again() {
     assert_eq!(answer["pause_us"], 2.0);
     assert_eq!(host.engine.calls(), ["promote default/a f", "promote default/b f"]);
     assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_trial_goes_from_copies_to_a_share_of_the_flows_to_a_larger_one() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    let swap = |how: serde_json::Value| host.ask("POST", SWAP, Some(how));
+    let trial = async || host.ask("GET", "/v1/functions/f", None).await.json()["trial"].take();
+    swap(json!({"to": "2.0.0", "shadow": true})).await;
+    host.engine.calls();
+    let answer = swap(json!({"to": "2.0.0", "canary": 5})).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let expected = [
+        "end_trial default/a f",
+        "end_trial default/b f",
+        "begin_trial default/a f@2.0.0 Canary(5)",
+        "begin_trial default/b f@2.0.0 Canary(5)",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    let answer = swap(json!({"to": "2.0.0", "canary": 50})).await;
+    assert_eq!(answer.json()["chains"], json!(["a", "b"]));
+    let expected = ["change_canary default/a f 50", "change_canary default/b f 50"];
+    assert_eq!(host.engine.calls(), expected);
+    assert_eq!(trial().await["canary"], 50);
+    // What cannot be had everywhere is had nowhere.
+    host.engine.fail("change_canary default/b", EngineError::Conflict("no canary".into()));
+    let (_, detail) = swap(json!({"to": "2.0.0", "canary": 60})).await.problem(409);
+    assert_eq!(detail, "chain b: no canary");
+    let expected = [
+        "change_canary default/a f 60",
+        "change_canary default/b f 60",
+        "change_canary default/a f 50",
+        "change_canary default/b f 50",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    assert_eq!(trial().await["canary"], 50);
+    // A trial that does not start again is over.
+    host.engine.fail("begin_trial default/a", EngineError::Refused("no".into()));
+    swap(json!({"to": "2.0.0", "shadow": true})).await.problem(422);
+    assert_eq!(trial().await, json!(null));
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
 }
 
 #[tokio::test]
@@ -248,10 +291,10 @@ async fn what_cannot_be_swapped_is_said() {
     let host = Host::new();
     let swap = |to: &str| Some(json!({ "to": to }));
     let (code, detail) = host.ask("POST", SWAP, swap("1.0.0")).await.problem(404);
-    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function \"f\""));
+    assert_eq!((code.as_str(), detail.as_str()), ("not-found", "there is no function f"));
     host.with_chains(&[]).await;
     let (_, detail) = host.ask("POST", SWAP, swap("9.0.0")).await.problem(404);
-    assert_eq!(detail, "there is no function version \"f@9.0.0\"");
+    assert_eq!(detail, "there is no function version f@9.0.0 (there are 1.0.0, 2.0.0)");
     let (_, detail) = host.ask("POST", SWAP, swap("1.0.0")).await.problem(409);
     assert_eq!(detail, "no chain uses function f: there is nothing to swap");
     for (canary, shadow) in [(0.0, false), (100.0, false), (5.5, false), (5.0, true)] {

@@ -164,6 +164,7 @@ impl Lane {
             sandbox,
             window: Shared::new(pool.memory())?,
             room_bytes: pool.room_bytes(),
+            huge: config.pool.huge,
             ports: config.ports.iter().map(|port| port.name().to_owned()).collect(),
             seed: config.seed,
         };

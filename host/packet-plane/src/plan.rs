@@ -87,6 +87,7 @@ pub struct LaneSite {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) window: Shared,
     pub(crate) room_bytes: u32,
+    pub(crate) huge: HugePages,
     pub(crate) ports: Vec<String>,
     pub(crate) seed: u64,
 }
@@ -139,7 +140,7 @@ impl LaneSite {
             kept.push(predecessor.is_some());
             states.push(match predecessor {
                 Some(state) => Some(Arc::clone(state)),
-                None => new_state(function)?,
+                None => self.new_state(function)?,
             });
         }
         let spec = self.spec(&plan, &states, &kept);
@@ -158,7 +159,7 @@ impl LaneSite {
                 }
                 Err(ChainError::State { place, .. }) if kept[place] => {
                     kept[place] = false;
-                    states[place] = new_state(&plan.functions[place])?;
+                    states[place] = self.new_state(&plan.functions[place])?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -172,7 +173,7 @@ impl LaneSite {
         place: usize,
         window: &Shared,
     ) -> Result<(Executor<crate::shadow::Aside>, Option<Arc<State>>), PlaneError> {
-        let state = new_state(&plan.functions[place])?;
+        let state = self.new_state(&plan.functions[place])?;
         let mut spec =
             self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
         let names = spec.functions.iter().map(|f| f.name.clone()).collect();
@@ -207,14 +208,14 @@ impl LaneSite {
         (self.seed, chain, function).hash(&mut hasher);
         hasher.finish()
     }
-}
 
-fn new_state(function: &FunctionPlan) -> Result<Option<Arc<State>>, PlaneError> {
-    if function.state_bytes == 0 {
-        return Ok(None);
+    fn new_state(&self, function: &FunctionPlan) -> Result<Option<Arc<State>>, PlaneError> {
+        if function.state_bytes == 0 {
+            return Ok(None);
+        }
+        let memory = Memory::new(&function.name, function.state_bytes, self.huge)?;
+        let shared = Shared::new(&memory)?;
+        let (name, layout) = (function.name.clone(), function.state_layout.clone());
+        Ok(Some(Arc::new(State { name, memory, shared, layout })))
     }
-    let memory = Memory::new(&function.name, function.state_bytes, HugePages::Never)?;
-    let shared = Shared::new(&memory)?;
-    let (name, layout) = (function.name.clone(), function.state_layout.clone());
-    Ok(Some(Arc::new(State { name, memory, shared, layout })))
 }

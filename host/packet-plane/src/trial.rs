@@ -108,6 +108,19 @@ impl Lane {
         Ok(())
     }
 
+    /// Gives the canary another share of the flows. When that grows, the flows that it has stay with it.
+    ///
+    /// # Errors
+    /// When there is no canary.
+    pub fn change_canary(&mut self, share: u8) -> Result<(), PlaneError> {
+        let Some(Trial::Canary { percent, .. }) = &mut self.trial else {
+            return Err(PlaneError::Trial("no canary is running".into()));
+        };
+        *percent = share;
+        self.report();
+        Ok(())
+    }
+
     /// Makes the canary the running version.
     ///
     /// # Errors

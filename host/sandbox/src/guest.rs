@@ -131,8 +131,9 @@ impl GuestFunction {
 
     /// Linear memory it may reach, with the regions that the host maps onto it.
     fn memory_limit(&self) -> usize {
-        let window = self.window.as_ref().map_or(0, |w| w.memory.bytes() + w.memory.align());
-        let state = self.state.as_ref().map_or(0, Shared::bytes);
+        let region = |memory: &Shared| memory.bytes() + memory.align();
+        let window = self.window.as_ref().map_or(0, |window| region(&window.memory));
+        let state = self.state.as_ref().map_or(0, region);
         self.limits.memory.saturating_add(window).saturating_add(state)
     }
 }

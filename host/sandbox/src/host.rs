@@ -10,7 +10,7 @@ use weir_pool::Memory;
 
 use crate::fault::Violation;
 use crate::guard::Guard;
-use crate::guest::{Guest, StateAddress};
+use crate::guest::{Guest, Shared, StateAddress};
 use crate::telemetry::Level;
 use crate::window;
 
@@ -76,6 +76,8 @@ pub struct Setup {
     pub room_bytes: u32,
     #[component(name = "state-bytes")]
     pub state_bytes: u32,
+    #[component(name = "state-align")]
+    pub state_align: u32,
     #[component(name = "state-kept")]
     pub state_kept: bool,
     #[component(name = "seed")]
@@ -141,7 +143,7 @@ pub fn link_function<S: Services>(
         attach_window(&mut cx, place, &region).map(|offset| (offset,))
     })?;
     host.func_wrap("attach-state", move |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
-        attach_state(&mut cx, place, &region)
+        attach_state(&mut cx, place, &region).map(|offset| (offset,))
     })?;
     host.func_wrap("log", move |cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
         let message = message.to_str(&cx)?;
@@ -233,44 +235,29 @@ fn attach_window<S: Services>(
     place: usize,
     region: &WasmList<u8>,
 ) -> wasmtime::Result<u32> {
-    let (address, length) = locate(cx, region);
-    let function = &mut cx.data_mut().functions[place];
+    let function = &cx.data().functions[place];
     let Some(wanted) = function.window.clone() else {
         return violation("attach-window: a function that copies has no window".into());
     };
     if function.window_attached {
         return violation("attach-window: called a second time".into());
     }
+    let (start, offset) = map_into(cx, region, &wanted.memory, "window")?;
     let bytes = wanted.memory.bytes();
-    let Some(offset) = window::place(address as usize, length, bytes, wanted.memory.align()) else {
-        return violation(format!(
-            "attach-window: a region of {length} bytes is not page-aligned or too small: give window-bytes \
-             ({bytes}) plus window-align ({}) bytes at a multiple of 65,536",
-            wanted.memory.align()
-        ));
-    };
-    // SAFETY: `place` checked that the range is page-aligned and within the region, which wasmtime
-    // checked to be within the guest's linear memory; memories never move; the store is ours by
-    // `&mut`, and no reference into the memory is alive here.
-    unsafe {
-        let start = address.add(offset);
-        window::map_over(start, wanted.memory.fd(), bytes)?;
-        window::protect(start, bytes, wanted.writes)?;
-    }
-    let range = address as usize + offset..address as usize + offset + bytes;
+    // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
+    unsafe { window::protect(start, bytes, wanted.writes)? };
     let function = &mut cx.data_mut().functions[place];
-    function.guards.push(Guard::new(range, &wanted.memory)?);
+    function.guards.push(Guard::new(start as usize..start as usize + bytes, &wanted.memory)?);
     function.window_attached = true;
-    Ok(u32::try_from(offset).expect("a 32-bit memory"))
+    Ok(offset)
 }
 
 fn attach_state<S: Services>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     place: usize,
     region: &WasmList<u8>,
-) -> wasmtime::Result<()> {
-    let (address, length) = locate(cx, region);
-    let function = &mut cx.data_mut().functions[place];
+) -> wasmtime::Result<u32> {
+    let function = &cx.data().functions[place];
     let Some(state) = function.state.clone() else {
         return violation(
             "attach-state: the function has no state region: say `state = \"4MiB\"` in the chain"
@@ -281,27 +268,43 @@ fn attach_state<S: Services>(
     if function.state_attached.is_some() {
         return violation("attach-state: called a second time".into());
     }
-    if length != state.bytes() || window::place(address as usize, length, length, PAGE) != Some(0) {
-        return violation(format!(
-            "attach-state: a region of {length} bytes at this place does not fit: give exactly state-bytes \
-             ({}) at a multiple of 4,096",
-            state.bytes()
-        ));
-    }
-    // SAFETY: as in `attach_window`.
-    unsafe {
-        window::map_over(address, state.fd(), length)?;
-        if kept {
-            window::close(address, length)?;
-        }
-    }
-    let range = address as usize..address as usize + length;
+    let (start, offset) = map_into(cx, region, &state, "state")?;
+    let bytes = state.bytes();
     let function = &mut cx.data_mut().functions[place];
     if kept {
-        function.guards.push(Guard::new(range, &state)?);
+        // SAFETY: `map_into` has just mapped the state region there, of a store that is ours by `&mut`.
+        unsafe { window::close(start, bytes)? };
+        function.guards.push(Guard::new(start as usize..start as usize + bytes, &state)?);
     }
-    function.state_attached = Some(StateAddress(address as usize));
-    Ok(())
+    function.state_attached = Some(StateAddress(start as usize));
+    Ok(offset)
+}
+
+/// Maps memory into the region of linear memory that a guest hands over, where its alignment calls for: the address,
+/// and the offset from the region's start. `what` is the import's name behind `attach-`.
+fn map_into<S: 'static>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    region: &WasmList<u8>,
+    memory: &Shared,
+    what: &str,
+) -> wasmtime::Result<(*mut u8, u32)> {
+    let (address, length) = locate(cx, region);
+    let (bytes, align) = (memory.bytes(), memory.align());
+    let Some(offset) = window::place(address as usize, length, bytes, align) else {
+        return violation(format!(
+            "attach-{what}: a region of {length} bytes is not page-aligned or too small: give {what}-bytes \
+             ({bytes}) plus {what}-align ({align}) bytes at a multiple of 65,536"
+        ));
+    };
+    // SAFETY: `place` checked that the range is page-aligned and within the region, which wasmtime
+    // checked to be within the guest's linear memory; memories never move; the store is ours by `&mut`,
+    // and no reference into the memory is alive here.
+    let start = unsafe {
+        let start = address.add(offset);
+        window::map_over(start, memory.fd(), bytes)?;
+        start
+    };
+    Ok((start, u32::try_from(offset).expect("a 32-bit memory")))
 }
 
 /// Maps the board and behind it the burst area into the runner's memory.
@@ -317,7 +320,7 @@ fn attach_board<S: Services>(
     if window::place(address as usize, length, bytes + BURST_AREA, PAGE) != Some(0) {
         return violation(format!("attach: a region of {length} bytes does not fit"));
     }
-    // SAFETY: as in `attach_window`, for both halves.
+    // SAFETY: as in `map_into`, for both halves.
     unsafe {
         window::map_over(address, board.memory.fd(), bytes)?;
         window::map_over(address.add(bytes), board.window.fd(), BURST_AREA)?;
@@ -330,17 +333,10 @@ fn attach_rooms<S: Services>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     region: &WasmList<u8>,
 ) -> wasmtime::Result<u32> {
-    let (address, length) = locate(cx, region);
-    let Some(board) = cx.data().runner_board() else {
+    let Some(window) = cx.data().runner_board().map(|board| board.window.clone()) else {
         return violation("attach-rooms: there is no board".into());
     };
-    let bytes = board.window.bytes();
-    let Some(offset) = window::place(address as usize, length, bytes, board.window.align()) else {
-        return violation(format!("attach-rooms: a region of {length} bytes does not fit"));
-    };
-    // SAFETY: as in `attach_window`.
-    unsafe { window::map_over(address.add(offset), board.window.fd(), bytes)? };
-    Ok(u32::try_from(offset).expect("a 32-bit memory"))
+    Ok(map_into(cx, region, &window, "window")?.1)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.

@@ -83,7 +83,11 @@ pub struct Api {
     #[serde(default = "default_socket")]
     pub socket: PathBuf,
     /// TCP address, for holders of a token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub listen: Option<SocketAddr>,
     /// Tokens; more can be made with the API.
     #[serde(rename = "token", default)]
@@ -94,6 +98,9 @@ pub struct Api {
     /// Time for one request.
     #[serde(default = "default_timeout")]
     pub timeout: Period,
+    /// Time for one upload to compile.
+    #[serde(default = "default_compile_timeout")]
+    pub compile_timeout: Period,
 }
 
 fn default_socket() -> PathBuf {
@@ -108,6 +115,10 @@ const fn default_timeout() -> Period {
     Period::milliseconds(120_000)
 }
 
+const fn default_compile_timeout() -> Period {
+    Period::milliseconds(60_000)
+}
+
 impl Default for Api {
     fn default() -> Self {
         Self {
@@ -116,6 +127,7 @@ impl Default for Api {
             tokens: Vec::new(),
             max_upload: default_upload(),
             timeout: default_timeout(),
+            compile_timeout: default_compile_timeout(),
         }
     }
 }
@@ -266,6 +278,22 @@ impl Default for Pool {
     }
 }
 
+/// Bytes of a room in front of a packet.
+const HEADROOM: u64 = 128;
+
+impl Pool {
+    /// Whether frames of a generator fit into rooms.
+    fn check_fits(&self, frame: u32) -> Result<(), Invalid> {
+        let longest = self.room.get() - HEADROOM;
+        if u64::from(frame) <= longest {
+            return Ok(());
+        }
+        let message = format!("frames of {frame} bytes do not fit into rooms of {}", self.room);
+        let help = format!("allowed here: 60 to {longest}; or raise `room` in [pool]");
+        Err(Invalid::at("size", message).help(help))
+    }
+}
+
 /// `[rollout]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -340,6 +368,27 @@ pub struct Generate {
     /// Packets after which it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+}
+
+impl Generate {
+    fn check(&self) -> Result<(), Invalid> {
+        if !(60..=9216).contains(&self.size) {
+            return Err(Invalid::at("size", format!("frames of {} bytes", self.size))
+                .help("allowed: 60 to 9216"));
+        }
+        if !(1..=1_000_000).contains(&self.flows) {
+            return Err(
+                Invalid::at("flows", format!("{} flows", self.flows)).help("allowed: 1 to 1000000")
+            );
+        }
+        for (key, value) in [("rate", self.rate), ("count", self.count)] {
+            if value == Some(0) {
+                return Err(Invalid::at(key, "nothing would be generated")
+                    .help("allowed: 1 and more; leave it out for no limit"));
+            }
+        }
+        Ok(())
+    }
 }
 
 const fn default_frame() -> u32 {
@@ -448,19 +497,10 @@ impl Port {
                 Some(interface) => self.check_xdp(interface),
             },
             PortKind::Dpdk if self.device.is_none() => needs("device"),
-            _ => match &self.generate {
-                Some(g) if !(60..=9216).contains(&g.size) => {
-                    Err(Invalid::at("size", format!("frames of {} bytes", g.size))
-                        .help("allowed: 60 to 9216")
-                        .within("generate"))
-                }
-                Some(g) if !(1..=1_000_000).contains(&g.flows) => {
-                    Err(Invalid::at("flows", format!("{} flows", g.flows))
-                        .help("allowed: 1 to 1000000")
-                        .within("generate"))
-                }
-                _ => Ok(()),
-            },
+            _ => self
+                .generate
+                .as_ref()
+                .map_or(Ok(()), |g| g.check().map_err(|e| e.within("generate"))),
         }
     }
 }
@@ -591,6 +631,18 @@ impl Check for HostConfig {
                 .help("allowed: 1s and more")
                 .within("api"));
         }
+        let compile = self.api.compile_timeout;
+        if compile < Period::milliseconds(1000) || compile > Period::milliseconds(600_000) {
+            return Err(Invalid::at("compile-timeout", format!("{compile} is out of range"))
+                .help("allowed: 1s to 10m")
+                .within("api"));
+        }
+        let watch = self.rollout.watch;
+        if watch < Period::milliseconds(10_000) || watch > Period::milliseconds(3_600_000) {
+            return Err(Invalid::at("watch", format!("{watch} is out of range"))
+                .help("allowed: 10s to 1h")
+                .within("rollout"));
+        }
         let room = self.pool.room.get();
         if !room.is_power_of_two() || !(512..=65_536).contains(&room) {
             return Err(Invalid::at("room", format!("rooms of {}", self.pool.room))
@@ -605,6 +657,11 @@ impl Check for HostConfig {
         }
         for (index, port) in self.ports.iter().enumerate() {
             port.check().map_err(|e| e.within_array("port", index))?;
+            if let Some(generate) = &port.generate {
+                self.pool
+                    .check_fits(generate.size)
+                    .map_err(|e| e.within("generate").within_array("port", index))?;
+            }
         }
         unique("port", self.ports.iter().map(|p| &p.name))?;
         unique("listener", self.listeners.iter().map(|l| &l.name))

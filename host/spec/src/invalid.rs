@@ -114,12 +114,35 @@ pub fn explain(serde: &str) -> (String, Option<String>) {
     if let Some(rest) = serde.strip_prefix("missing field ") {
         return (format!("missing key {rest}"), None);
     }
-    if let Some(rest) = serde.strip_prefix("invalid type: ") {
-        return (format!("wrong type: {rest}"), None);
+    for (theirs, ours) in [("invalid type: ", "wrong type: "), ("invalid value: ", "wrong value: ")]
+    {
+        let Some((found, expected)) =
+            serde.strip_prefix(theirs).and_then(|rest| rest.rsplit_once(", expected "))
+        else {
+            continue;
+        };
+        return (format!("{ours}{found}, expected {}", plain(expected)), None);
     }
     match serde.split_once("; ") {
         Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
         None => (serde.to_owned(), None),
+    }
+}
+
+/// A type of Rust's in words of those who write files.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, not negative",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "an array",
+        "a map" => "a table",
+        "path string" => "a path",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
     }
 }
 

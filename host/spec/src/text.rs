@@ -1,5 +1,7 @@
 //! Reading what files give as text: with our own words when it is something else.
 
+use std::net::SocketAddr;
+
 use semver::Version;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -36,6 +38,16 @@ pub(crate) fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Versi
     Version::parse(&text).map(Some).map_err(|error| {
         serde::de::Error::custom(format!(
             "{text:?} is not a version: {error}; allowed is MAJOR.MINOR.PATCH, such as \"1.2.0\""
+        ))
+    })
+}
+
+/// An address with a port, if there is one.
+pub(crate) fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text:?} is not an address; allowed is IP:PORT, such as \"127.0.0.1:7300\" or \"[::1]:7300\""
         ))
     })
 }

@@ -213,7 +213,7 @@ unknown key `soket`
 2 | soket = "x"
   | ^^^^^
   = key: api.soket
-  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout
+  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout, compile-timeout
 "#,
     );
     refused::<HostConfig>(
@@ -257,7 +257,7 @@ wrong type: integer `5`, expected a size such as "16MiB"
     refused::<Chain>(
         "name = \"edge\"\nfunction = \"firewall\"\n",
         r#"
-wrong type: string "firewall", expected a sequence
+wrong type: string "firewall", expected an array
  --> file.toml:2:12
   |
 2 | function = "firewall"
@@ -268,7 +268,7 @@ wrong type: string "firewall", expected a sequence
     refused::<HostConfig>(
         "[workers]\ncount = -1\n",
         r"
-invalid value: integer `-1`, expected u16
+wrong value: integer `-1`, expected a whole number from 0 to 65535
  --> file.toml:2:9
   |
 2 | count = -1
@@ -343,12 +343,13 @@ unknown value `message`
     refused::<HostConfig>(
         "[api]\nlisten = \"nowhere\"\n",
         r#"
-invalid socket address syntax
+"nowhere" is not an address
  --> file.toml:2:10
   |
 2 | listen = "nowhere"
   |          ^^^^^^^^^
   = key: api.listen
+  = allowed is IP:PORT, such as "127.0.0.1:7300" or "[::1]:7300"
 "#,
     );
     refused::<HostConfig>(
@@ -458,6 +459,25 @@ a port of kind "pcap" needs `file`, `output`, or both
   = `file` is read, `output` is written
 "#,
     );
+}
+
+#[test]
+fn impossible_hosts() {
+    let port = "[[port]]\nname = \"a\"\nkind = \"memory\"\n";
+    for (text, expected) in [
+        ("[api]\nlisten = \"localhost:7300\"\n", "allowed is IP:PORT"),
+        ("[api]\ncompile-timeout = \"1ms\"\n", "allowed: 1s to 10m"),
+        ("[rollout]\nwatch = \"1s\"\n", "allowed: 10s to 1h"),
+        (&format!("{port}generate = {{ rate = 0 }}\n"), "leave it out for no limit"),
+        (&format!("{port}generate = {{ size = 1921 }}\n"), "raise `room` in [pool]"),
+        (&format!("{port}generate = {{ size = 10 }}\n"), "allowed: 60 to 9216"),
+    ] {
+        let error = Document::<HostConfig>::parse("file.toml", text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(error.contains(" --> file.toml:") && error.contains("= key: "), "{error}");
+    }
+    let fits = format!("{port}generate = {{ size = 9000 }}\n[pool]\nroom = \"16KiB\"\n");
+    Document::<HostConfig>::parse("file.toml", &fits).unwrap();
 }
 
 #[test]

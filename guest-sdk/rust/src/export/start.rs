@@ -47,9 +47,14 @@ pub(super) fn attach_state(setup: &HostSetup) -> Result<Option<StateRegion>, Str
     if setup.state_bytes == 0 {
         return Ok(None);
     }
-    let region = grow(setup.state_bytes as usize, "a state region")?;
+    let (bytes, align) = (setup.state_bytes as usize, setup.state_align as usize);
+    let region = grow(bytes + align, "a state region")?;
     // SAFETY: the region is whole and used by nobody yet; the slice ends before the host's pages are
     // used.
-    imports::attach_state(unsafe { slice::from_raw_parts(region.start().as_ptr(), region.len()) });
-    Ok(Some(StateRegion::attached(region, setup.state_kept)))
+    let offset = imports::attach_state(unsafe {
+        slice::from_raw_parts(region.start().as_ptr(), region.len())
+    });
+    let state = region.part(offset as usize, bytes);
+    let state = state.ok_or("the host placed the state region outside of its region")?;
+    Ok(Some(StateRegion::attached(state, setup.state_kept)))
 }

@@ -9,6 +9,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 use super::problem::Problem;
+use crate::events::{Event, EventKind};
 
 /// What the handlers say.
 fn described() -> OpenApi {
@@ -21,6 +22,10 @@ fn described() -> OpenApi {
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    // What the data of server-sent events is; the document's language cannot say it of a stream.
+    components.schemas.insert(Event::name().into_owned(), Event::schema());
+    let kind = <EventKind as utoipa::ToSchema>::name().into_owned();
+    components.schemas.insert(kind, EventKind::schema());
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("Needed on TCP; the Unix socket speaks for the administrator."))
@@ -86,6 +91,7 @@ fn add_problems(operation: &mut Operation, changes: bool) {
         add("401", "The token is missing or unknown.");
         add("403", "The token is not for this.");
         add("408", "The request took too long.");
+        add("500", "A bug, or a broken disk.");
     }
     if path {
         add("404", "There is no such thing.");
@@ -97,7 +103,6 @@ fn add_problems(operation: &mut Operation, changes: bool) {
     if changes {
         add("409", "It does not fit with what there is.");
         add("422", "What is asked for cannot be, or the data plane refuses it.");
-        add("500", "A bug, or a broken disk.");
         add("503", "The machine has no memory or threads for it.");
         add("507", "The store's disk is full.");
     }

@@ -1,6 +1,7 @@
 //! Reading requests: every way in which one can be malformed ends as a [`Problem`].
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -73,12 +74,17 @@ pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), 
 /// # Errors
 /// When it is larger, or the connection breaks.
 pub(super) async fn read(body: Body, max: usize) -> Result<axum::body::Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the body is too large: allowed are {max} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+    };
+    // Who says at once how much it is need not send it.
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large());
+    }
     match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            let detail = format!("the body is too large: allowed are {max} bytes");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
-        }
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Err(error) => {
             let detail = format!("the body could not be read: {error}");
             Err(Problem::new(StatusCode::BAD_REQUEST, "syntax", detail))
@@ -97,7 +103,13 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<
             Ok(Path(value)) => Ok(Self(value)),
             // Nothing can have such a name.
             Err(PathRejection::FailedToDeserializePathParams(error)) => {
-                Err(Problem::new(StatusCode::NOT_FOUND, "not-found", error.body_text()))
+                let detail = match error.kind() {
+                    ErrorKind::DeserializeError { key, message, .. } => {
+                        format!("there can be no such {key}: {message}")
+                    }
+                    other => format!("there can be no such path: {other}"),
+                };
+                Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail))
             }
             Err(error) => Err(Problem::new(error.status(), "internal", error.body_text())),
         }

@@ -6,7 +6,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
 use semver::Version;
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 use weir_spec::{Invalid, Name, SwapReport, VersionSchema};
 
 use super::extract::{self, InPath, InQuery};
@@ -112,6 +114,18 @@ pub(super) async fn remove_version(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Bytes, in the OpenAPI document.
+struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Binary {}
+
 /// The query of an upload.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -130,7 +144,7 @@ pub(super) struct PushQuery {
 #[utoipa::path(post, path = "/v1/functions/{name}/versions", tag = "functions", operation_id = "push_version",
     params(("name" = Name, Path, description = "The function; it is made if it is new."), PushQuery),
     request_body(description = "The Wasm.", content(
-        (Vec<u8> = "application/wasm"), (Vec<u8> = "application/octet-stream"))),
+        (Binary = "application/wasm"), (Binary = "application/octet-stream"))),
     responses(
         (status = 201, description = "It was taken.", body = Pushed,
             headers(("location" = String, description = "Where the version is."))),
@@ -145,9 +159,7 @@ pub(super) async fn push(
 ) -> Result<(StatusCode, [(header::HeaderName, String); 1], Json<Pushed>), Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
     extract::require_type(&headers, &WASM)?;
-    let _place = api.uploads.acquire().await.map_err(|_| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "exhausted", "the host stops")
-    })?;
+    let _place = api.upload_place(&id.tenant).await;
     let wasm = extract::read(body, api.limits().upload).await?;
     let pushed = api.run(move |control| control.push(&id, query.version, &wasm)).await?;
     let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
@@ -173,11 +185,11 @@ pub struct SwapRequest {
 
 /// A percentage; as in JSON Schema, `5.0` is a whole number too.
 fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(from)? else { return Ok(None) };
-    match (1..=99).find(|percent| f64::from(*percent) == number) {
+    let Some(given) = Option::<serde_json::Value>::deserialize(from)? else { return Ok(None) };
+    match (1..=99).find(|percent| given.as_f64() == Some(f64::from(*percent))) {
         Some(percent) => Ok(Some(percent)),
         None => Err(serde::de::Error::custom(format!(
-            "{number} percent of the flows; allowed are whole numbers from 1 to 99"
+            "{given} percent of the flows; allowed are whole numbers from 1 to 99"
         ))),
     }
 }

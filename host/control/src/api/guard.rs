@@ -1,15 +1,28 @@
 //! What every request passes: who calls, how long it may take, and that even a wrong path ends as a
 //! problem document.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 
+use hyper::body::{Frame, SizeHint};
+
 use super::Api;
 use super::problem::Problem;
 use crate::auth::Caller;
+
+/// Longest time for which the rest of a refused body is read and thrown away.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of it at most.
+const LINGER_BYTES: usize = 128 << 20;
 
 /// How a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +39,7 @@ pub(super) fn guard(router: Router<Api>, api: &Api) -> Router<Api> {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), in_time))
         .layer(middleware::from_fn_with_state(api.clone(), who))
+        .layer(middleware::from_fn(linger))
 }
 
 async fn no_such_path(uri: Uri) -> Problem {
@@ -79,5 +93,53 @@ async fn in_time(State(api): State<Api>, request: Request, next: Next) -> Respon
                 format!("the request took longer than {limit:?}; a change may still take effect");
             Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail).into_response()
         }
+    }
+}
+
+/// Takes in what a client still sends when its request is refused before it was read: otherwise the connection
+/// is closed under it, and it sees that instead of our answer. Who asks first (`Expect: 100-continue`) sends nothing.
+async fn linger(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let mut rest = Lent(Arc::new(Mutex::new(body)));
+    let response = next.run(Request::from_parts(parts, Body::new(rest.clone()))).await;
+    let drained = async {
+        let mut bytes = 0;
+        while bytes < LINGER_BYTES
+            && let Some(Ok(frame)) =
+                std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Too late, or cut off: there is nobody left to be told.
+    drop(tokio::time::timeout(LINGER, drained).await);
+    response
+}
+
+/// A body that is read by a handler, and then to its end by whoever lent it.
+#[derive(Clone)]
+struct Lent(Arc<Mutex<Body>>);
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
     }
 }

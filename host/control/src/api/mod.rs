@@ -14,13 +14,14 @@ mod server;
 mod system;
 mod tenants;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,8 +37,8 @@ pub use server::{ServeError, Server, bind_unix};
 pub use system::SteeringRule;
 pub use tenants::{TenantRequest, TokenRequest};
 
-/// Uploads that are read and compiled at the same time; others wait.
-const UPLOADS: usize = 4;
+/// Uploads of one tenant that are read and compiled at the same time; its others wait, and nobody else's.
+const UPLOADS: usize = 2;
 
 /// What may be changed while the API runs.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,8 @@ pub struct Limits {
 pub struct Api {
     control: Arc<Control>,
     limits: Arc<RwLock<Limits>>,
-    uploads: Arc<Semaphore>,
+    /// Places for uploads, by tenant.
+    uploads: Arc<Mutex<BTreeMap<Name, Arc<Semaphore>>>>,
     /// True when the host stops; streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -62,8 +64,8 @@ impl Api {
     /// An API of this control plane, until `stopping` says true.
     #[must_use]
     pub fn new(control: Arc<Control>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
-        let uploads = Arc::new(Semaphore::new(UPLOADS));
-        Self { control, limits: Arc::new(RwLock::new(limits)), uploads, stopping }
+        let limits = Arc::new(RwLock::new(limits));
+        Self { control, limits, uploads: Arc::default(), stopping }
     }
 
     /// Takes other limits.
@@ -73,6 +75,16 @@ impl Api {
 
     fn limits(&self) -> Limits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this tenant may upload.
+    async fn upload_place(&self, tenant: &Name) -> OwnedSemaphorePermit {
+        let places = {
+            let mut all = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Semaphore::new(UPLOADS));
+            Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
+        };
+        places.acquire_owned().await.expect("nobody closes these semaphores")
     }
 
     /// Does something that blocks.

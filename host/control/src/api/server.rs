@@ -22,8 +22,10 @@ use tower::ServiceExt as _;
 
 use super::{Api, Peer};
 
-/// Connections at the same time; others wait to be accepted.
-const CONNECTIONS: usize = 512;
+/// Connections by TCP at the same time; others wait to be accepted.
+const REMOTE_CONNECTIONS: usize = 512;
+/// The same for the Unix socket: whatever comes by TCP, the administrator gets in.
+const LOCAL_CONNECTIONS: usize = 128;
 /// Time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for what is under way when the host stops.
@@ -128,13 +130,16 @@ impl Server {
 
     /// Serves until `stopping` says true; then finishes what is under way and removes the socket.
     pub async fn serve(self, mut stopping: watch::Receiver<bool>) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places {
+            local: Arc::new(Semaphore::new(LOCAL_CONNECTIONS)),
+            remote: Arc::new(Semaphore::new(REMOTE_CONNECTIONS)),
+        };
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break,
-                accepted = accept(&self.local, self.remote.as_ref(), &connections) => accepted,
+                accepted = accept(&self.local, self.remote.as_ref(), &places) => accepted,
             };
             let Some(Accepted { stream, peer, place }) = accepted else {
                 tokio::time::sleep(RETRY).await;
@@ -176,28 +181,35 @@ struct Accepted {
     place: OwnedSemaphorePermit,
 }
 
+/// Places for connections.
+struct Places {
+    local: Arc<Semaphore>,
+    remote: Arc<Semaphore>,
+}
+
 /// The next connection; none when accepting failed.
 async fn accept(
     local: &UnixListener,
     remote: Option<&TcpListener>,
-    connections: &Arc<Semaphore>,
+    places: &Places,
 ) -> Option<Accepted> {
-    let place = Arc::clone(connections).acquire_owned().await.ok()?;
+    let place = async |places: &Arc<Semaphore>| {
+        Arc::clone(places).acquire_owned().await.map_err(io::Error::other)
+    };
+    let local = async {
+        let place = place(&places.local).await?;
+        let (stream, _) = local.accept().await?;
+        Ok(Accepted { stream: Box::new(stream), peer: Peer::Local, place })
+    };
     let remote = async {
-        match remote {
-            Some(listener) => listener.accept().await,
-            None => std::future::pending().await,
-        }
+        let Some(listener) = remote else { return std::future::pending().await };
+        let place = place(&places.remote).await?;
+        let (stream, _) = listener.accept().await?;
+        Ok(Accepted { stream: Box::new(stream), peer: Peer::Remote, place })
     };
-    let accepted: io::Result<(Box<dyn Stream>, Peer)> = tokio::select! {
-        stream = local.accept() => stream.map(|(stream, _)| (Box::new(stream) as _, Peer::Local)),
-        stream = remote => stream.map(|(stream, _)| (Box::new(stream) as _, Peer::Remote)),
+    let accepted: io::Result<Accepted> = tokio::select! {
+        accepted = local => accepted,
+        accepted = remote => accepted,
     };
-    match accepted {
-        Ok((stream, peer)) => Some(Accepted { stream, peer, place }),
-        Err(error) => {
-            tracing::warn!("accepting a connection: {error}");
-            None
-        }
-    }
+    accepted.inspect_err(|error| tracing::warn!("accepting a connection: {error}")).ok()
 }

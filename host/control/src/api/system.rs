@@ -102,9 +102,11 @@ pub(super) struct EventsQuery {
     follow: Option<bool>,
 }
 
-/// What happened, and what happens: server-sent events. The data of each is JSON, its `event` is the JSON's
-/// `kind`, its `id` the JSON's `id`.
-#[utoipa::path(get, path = "/v1/events", tag = "host", operation_id = "events", params(EventsQuery),
+/// What happened, and what happens: server-sent events. The data of each is JSON (the schema `Event`), its `event` is
+/// the JSON's `kind`, its `id` the JSON's `id`.
+#[utoipa::path(get, path = "/v1/events", tag = "host", operation_id = "events",
+    params(EventsQuery, ("last-event-id" = Option<u64>, Header,
+        description = "Only events after this number: where a client that was cut off goes on.")),
     responses((status = 200, description = "Events, until the client goes or the host stops.",
         body = String, content_type = "text/event-stream")))]
 pub(super) async fn events(

@@ -122,6 +122,15 @@ impl Engine for FakeEngine {
         Ok(published(1))
     }
 
+    fn change_canary(
+        &self,
+        chain: &ChainId,
+        function: &Name,
+        percent: u8,
+    ) -> Result<(), EngineError> {
+        self.call(format!("change_canary {chain} {function} {percent}"))
+    }
+
     fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError> {
         self.call(format!("promote {chain} {function}"))?;
         Ok(published(2))
@@ -240,10 +249,13 @@ impl Host {
     }
 
     pub(crate) fn on(directory: tempfile::TempDir, config: &str) -> Self {
-        let config = Document::<HostConfig>::parse("weir.toml", config).unwrap().value;
+        Self::with(directory, &Document::<HostConfig>::parse("weir.toml", config).unwrap().value)
+    }
+
+    pub(crate) fn with(directory: tempfile::TempDir, config: &HostConfig) -> Self {
         let store = Store::open(&directory.path().join("store")).unwrap();
         let engine = Arc::new(FakeEngine::default());
-        let control = Control::start(store, Arc::clone(&engine) as _, &config).unwrap();
+        let control = Control::start(store, Arc::clone(&engine) as _, config).unwrap();
         let limits = Limits { upload: 100_000, timeout: Duration::from_secs(10) };
         let (stop, stopping) = watch::channel(false);
         let api = Api::new(Arc::clone(&control), limits, stopping);

@@ -221,6 +221,16 @@ impl Engine for PlaneEngine {
         }
     }
 
+    fn change_canary(
+        &self,
+        chain: &ChainId,
+        _function: &Name,
+        percent: u8,
+    ) -> Result<(), EngineError> {
+        let deployed = self.deployed(chain)?;
+        self.with_lane(&deployed, move |lane| lane.change_canary(percent))?.map_err(refused)
+    }
+
     fn promote(&self, chain: &ChainId, _function: &Name) -> Result<Published, EngineError> {
         let deployed = self.deployed(chain)?;
         let (published, retired) =
