@@ -237,12 +237,13 @@ impl Lab {
         }
     }
 
-    /// `weir` with the host; the answer is JSON.
+    /// `weir` with the host; the answer is JSON, if it has one.
     pub fn weir(&self, arguments: &[&str]) -> Value {
         let mut command = Command::new(root("target/release/weir"));
         command.arg("--api").arg(self.path("api.sock")).args(["--output", "json"]).args(arguments);
         command.current_dir(self.directory.path()).env_remove("WEIR_TENANT");
-        serde_json::from_str(&run(&mut command)).expect("JSON")
+        let out = run(&mut command);
+        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
     }
 
     /// Pushes a function of `target/functions` as this version.
