@@ -9,11 +9,14 @@
 //! and ethtool, and `target/release/weir` and `target/functions` from `scripts/build`.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -96,6 +99,24 @@ impl Namespace {
         run(&mut self.command(words))
     }
 
+    /// Starts a thread of this process in it.
+    ///
+    /// # Panics
+    /// In the thread, when the kernel does not let it in.
+    pub fn thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let path = format!("/var/run/netns/{}", self.0);
+        std::thread::spawn(move || {
+            let namespace = fs::File::open(path).expect("the namespace is there");
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network)
+                .expect("the namespace is entered");
+            work()
+        })
+    }
+
     /// Starts a command in it.
     #[must_use]
     pub fn start(&self, words: &str) -> Running {
@@ -150,6 +171,12 @@ impl Lab {
     /// keys.
     #[must_use]
     pub fn new(kind: &str, keys: &str) -> Self {
+        Self::configured(kind, keys, "")
+    }
+
+    /// The same, with further tables in the host's configuration.
+    #[must_use]
+    pub fn configured(kind: &str, keys: &str, tables: &str) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
         wire(&left, &middle, "left", 2);
         wire(&right, &middle, "right", 1);
@@ -160,7 +187,7 @@ impl Lab {
             )
         };
         let config = format!(
-            "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{}{}",
+            "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{tables}{}{}",
             port("left"),
             port("right")
         );
@@ -173,6 +200,8 @@ impl Lab {
     /// Gives the host on the right a new wire, after the old one was cut.
     pub fn rewire_right(&self) {
         wire(&self.right, &self.middle, "right", 1);
+        // The host has another address on the wire now.
+        self.left.sh("ip neighbour flush dev eth0");
     }
 
     fn run_command(&self) -> Command {
@@ -197,6 +226,12 @@ impl Lab {
         command.stdout(Stdio::null()).stderr(log);
         self.host = Some(Running(command.spawn().expect("weir starts")));
         self.wait("the host is ready", |lab| lab.log().contains("ready"));
+    }
+
+    /// The host's process, if it was started and not ended.
+    #[must_use]
+    pub fn host_if_running(&self) -> Option<u32> {
+        self.host.as_ref().map(Running::id)
     }
 
     /// Ends the host as a crash would.
