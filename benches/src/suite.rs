@@ -38,11 +38,17 @@ fn native<F: Function>(driver: &Driver, config: &str, state_bytes: usize) -> Nat
         Options { room_bytes: driver.pool.room_bytes(), state_bytes, ..Options::default() };
     let memory = driver.pool.memory();
     let window = NonNull::new(memory.as_ptr()).expect("memory lies somewhere");
+    let state = Memory::new("state", state_bytes.max(1), HugePages::Auto).expect("memory");
+    let state_at = NonNull::new(state.as_ptr()).expect("memory lies somewhere");
     // SAFETY: the pool's memory is laid out as a window and outlives the function, which is dropped before its
-    // driver; the driver fills in valid descriptors, and touches nothing while a function runs.
-    let made = unsafe { SdkNative::<F>::new(window, memory.len(), &options, config) };
+    // driver; the driver fills in valid descriptors, and touches nothing while a function runs. The state region's
+    // memory goes with the function, and is nobody else's.
+    let made = unsafe { SdkNative::<F>::new(window, memory.len(), state_at, &options, config) };
     let mut function = made.unwrap_or_else(|error| panic!("{error}"));
-    Box::new(move |count| function.process(count))
+    Box::new(move |count| {
+        let _state = &state;
+        function.process(count);
+    })
 }
 
 /// The functions natively, over the driver's window.

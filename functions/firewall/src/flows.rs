@@ -1,7 +1,7 @@
 //! Known flows of one version of IP, in the state region.
 
 use weir_sdk::parse::protocol;
-use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::track::{Clock, Life, Side, Stage, Step, midway, opens, plain, sane};
@@ -25,7 +25,6 @@ struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sight<K> {
     pub(crate) key: K,
-    pub(crate) hash: u64,
     /// Its sender is the key's second end.
     pub(crate) swapped: bool,
     pub(crate) protocol: u8,
@@ -60,18 +59,25 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     }
 
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        self.map.touch(hash);
+    pub(crate) fn look_ahead(&self, probes: &mut [Probe]) {
+        self.map.look_ahead(probes);
     }
 
     /// Looks a packet up and moves its flow on.
     #[inline]
-    pub(crate) fn see(&mut self, sight: &Sight<K>, now: u32, clock: &Clock, loose: bool) -> Known {
+    pub(crate) fn see(
+        &mut self,
+        sight: &Sight<K>,
+        probe: Probe,
+        now: u32,
+        clock: &Clock,
+        loose: bool,
+    ) -> Known {
         let tcp = sight.protocol == protocol::TCP;
         if tcp && !sane(sight.flags) {
             return Known::Invalid;
         }
-        if let Some(entry) = self.map.find_mut(sight.hash, &sight.key)
+        if let Some(entry) = self.map.find_mut(probe, &sight.key)
             && clock.alive(now, entry.deadline)
             && let Some(stage) = Stage::from_number(entry.stage)
         {
@@ -110,7 +116,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     }
 
     /// Remembers a flow that the rules allow. False when there is no room.
-    pub(crate) fn open(&mut self, sight: &Sight<K>, now: u32, clock: &Clock) -> bool {
+    pub(crate) fn open(&mut self, sight: &Sight<K>, hash: u64, now: u32, clock: &Clock) -> bool {
         let stage = match sight.protocol {
             protocol::TCP if opens(sight.flags) => Stage::SynSent,
             protocol::TCP => Stage::Established,
@@ -126,11 +132,11 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
             swapped: sight.swapped.into(),
             spare: 0,
         };
-        if self.map.insert(sight.hash, sight.key, entry).is_ok() {
+        if self.map.insert(hash, sight.key, entry).is_ok() {
             return true;
         }
-        self.map.retain_near(sight.hash, |_, entry| clock.alive(now, entry.deadline));
-        self.map.insert(sight.hash, sight.key, entry).is_ok()
+        self.map.retain_near(hash, |_, entry| clock.alive(now, entry.deadline));
+        self.map.insert(hash, sight.key, entry).is_ok()
     }
 
     /// Forgets flows whose time is over, a few at a time.

@@ -47,6 +47,8 @@ pub mod reason {
 
 /// Most packets of a burst.
 const BURST: usize = 256;
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 /// Packets whose later fragments may pass, and for how many seconds.
 const FRAGMENTED: usize = 1024;
 const FRAGMENT_SECONDS: u32 = 30;
@@ -120,6 +122,7 @@ pub struct Firewall {
     v6: Flows<FlowV6>,
     fragments: StateMap<FragmentKey, [u32; 2]>,
     hasher: Hasher,
+    swept: u64,
     budget: Budget,
     logged: (u64, u32),
     loose: bool,
@@ -128,6 +131,8 @@ pub struct Firewall {
     counters: Counters,
     /// Of the burst at hand: plain packets.
     sights: Vec<Option<(Sight<FlowV4>, Plain)>>,
+    /// Where their flows' entries are.
+    probes: Vec<Probe>,
 }
 
 /// What fragments of one packet have in common.
@@ -178,6 +183,7 @@ impl Function for Firewall {
             v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6)?,
             fragments: region.map("fragments", FRAGMENTED)?,
             hasher: Hasher::new(setup.seed),
+            swept: 0,
             budget: Budget::default(),
             logged: (0, 0),
             loose: config.loose,
@@ -193,6 +199,7 @@ impl Function for Firewall {
                 flows: host::gauge("flows"),
             },
             sights: vec![None; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
@@ -204,24 +211,28 @@ impl Function for Firewall {
                 let from = (plain.source, plain.source_port);
                 let to = (plain.destination, plain.destination_port);
                 let (key, swapped) = FlowV4::canonical(from, to, plain.protocol);
-                let hash = self.hasher.hash(&key);
-                self.v4.touch(hash);
+                self.probes[i] = self.hasher.hash(&key).into();
                 let (protocol, flags) = (plain.protocol, plain.tcp_flags);
-                (Sight { key, hash, swapped, protocol, flags }, plain)
+                (Sight { key, swapped, protocol, flags }, plain)
             });
         }
+        self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut allowed = 0;
         for i in 0..burst.len() {
             let decision = match self.sights[i] {
-                Some((sight, plain)) => match self.v4.see(&sight, now, &self.clock, self.loose) {
-                    Known::Pass => Decision::Pass,
-                    Known::Invalid => Decision::Drop(reason::INVALID),
-                    Known::New => {
-                        let direction = u16::from(burst.reverse(i));
-                        let headers = Headers::from(plain);
-                        self.begin(&headers, (0, 0), direction, Sighted::V4(sight), nanos)
+                Some((sight, plain)) => {
+                    let probe = self.probes[i];
+                    match self.v4.see(&sight, probe, now, &self.clock, self.loose) {
+                        Known::Pass => Decision::Pass,
+                        Known::Invalid => Decision::Drop(reason::INVALID),
+                        Known::New => {
+                            let direction = u16::from(burst.reverse(i));
+                            let headers = Headers::from(plain);
+                            let sighted = Sighted::V4(sight, probe.hash());
+                            self.begin(&headers, (0, 0), direction, sighted, nanos)
+                        }
                     }
-                },
+                }
                 None => self.any(burst.data(i), burst.reverse(i), nanos),
             };
             match decision {
@@ -236,16 +247,19 @@ impl Function for Firewall {
         if allowed > 0 {
             self.counters.allowed.add(allowed);
         }
-        self.v4.sweep(now, &self.clock);
-        self.v6.sweep(now, &self.clock);
+        if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = nanos;
+            self.v4.sweep(now, &self.clock);
+            self.v6.sweep(now, &self.clock);
+        }
     }
 }
 
-/// A packet's place among the flows of its version of IP; none when it is no part of any.
+/// A packet's place among the flows of its version of IP, with the key's hash; none when it is no part of any.
 #[derive(Clone, Copy)]
 enum Sighted {
-    V4(Sight<FlowV4>),
-    V6(Sight<FlowV6>),
+    V4(Sight<FlowV4>, u64),
+    V6(Sight<FlowV6>, u64),
     Alone,
 }
 
@@ -292,8 +306,12 @@ impl Firewall {
         let fields = message.map_or((0, 0), |(kind, code, _)| (kind, code));
         let sighted = self.sight(&headers, message);
         let known = match &sighted {
-            Sighted::V4(sight) => self.v4.see(sight, now, &self.clock, self.loose),
-            Sighted::V6(sight) => self.v6.see(sight, now, &self.clock, self.loose),
+            Sighted::V4(sight, hash) => {
+                self.v4.see(sight, (*hash).into(), now, &self.clock, self.loose)
+            }
+            Sighted::V6(sight, hash) => {
+                self.v6.see(sight, (*hash).into(), now, &self.clock, self.loose)
+            }
             Sighted::Alone => Known::New,
         };
         let decision = match known {
@@ -323,13 +341,13 @@ impl Firewall {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV4::canonical(from, to, protocol);
                 let hash = self.hasher.hash(&key);
-                Sighted::V4(Sight { key, hash, swapped, protocol, flags })
+                Sighted::V4(Sight { key, swapped, protocol, flags }, hash)
             }
             Addresses::V6 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV6::canonical(from, to, protocol);
                 let hash = self.hasher.hash(&key);
-                Sighted::V6(Sight { key, hash, swapped, protocol, flags })
+                Sighted::V6(Sight { key, swapped, protocol, flags }, hash)
             }
         }
     }
@@ -372,8 +390,8 @@ impl Firewall {
         let answer = icmp && matches!(message.0, 0 | 14 | 18 | 129);
         let kept = match sighted {
             _ if answer => true,
-            Sighted::V4(sight) => self.v4.open(&sight, now, &self.clock),
-            Sighted::V6(sight) => self.v6.open(&sight, now, &self.clock),
+            Sighted::V4(sight, hash) => self.v4.open(&sight, hash, now, &self.clock),
+            Sighted::V6(sight, hash) => self.v6.open(&sight, hash, now, &self.clock),
             Sighted::Alone => true,
         };
         if !kept {

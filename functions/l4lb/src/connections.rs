@@ -1,6 +1,6 @@
 //! Which backend a connection has, in the state region.
 
-use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Slots looked at by each sweep.
@@ -43,14 +43,20 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
     }
 
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        self.map.touch(hash);
+    pub(crate) fn look_ahead(&self, probes: &mut [Probe]) {
+        self.map.look_ahead(probes);
     }
 
     /// The backend's id of a connection that has not expired, which is refreshed.
     #[inline]
-    pub(crate) fn find(&mut self, hash: u64, key: &K, now: u32, idle: u32) -> Option<u32> {
-        let connection = self.map.find_mut(hash, key)?;
+    pub(crate) fn find(
+        &mut self,
+        at: impl Into<Probe>,
+        key: &K,
+        now: u32,
+        idle: u32,
+    ) -> Option<u32> {
+        let connection = self.map.find_mut(at, key)?;
         if connection.expires <= now {
             return None;
         }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
-use weir_sdk::region::{StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::{Mode, Service};
@@ -143,8 +143,8 @@ impl<K: Flow> Family<K> {
 
     /// Where a packet from a client goes.
     #[inline]
-    pub(crate) fn inward(&mut self, pool: &Pool, key: K, hash: u64, now: u32) -> Way {
-        let known = self.connections.find(hash, &key, now, self.idle);
+    pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, now: u32) -> Way {
+        let known = self.connections.find(probe, &key, now, self.idle);
         if let Some(place) = known.and_then(|id| pool.place(id))
             && pool.targets[place as usize].usable
         {
@@ -153,7 +153,7 @@ impl<K: Flow> Family<K> {
         let Some(service) = self.service(&key) else { return Way::Pass };
         let Some(place) = pool.choose(service, self.choice.hash(&key)) else { return Way::Nobody };
         let id = pool.targets[place as usize].id;
-        if !self.connections.open(hash, key, id, now, self.idle) {
+        if !self.connections.open(probe.hash(), key, id, now, self.idle) {
             self.untracked_until = now.saturating_add(self.idle);
         }
         Way::To(place)

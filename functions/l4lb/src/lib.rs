@@ -51,8 +51,9 @@ pub struct LoadBalancer {
     backends_from: Filter,
     swept: u64,
     counters: Counters,
-    /// Of the burst at hand.
+    /// Of the burst at hand, and where its connections' entries are.
     seen: Vec<Seen>,
+    probes: Vec<Probe>,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,7 @@ enum Seen {
     /// It is for nobody here.
     Pass,
     /// Plain, from a client.
-    Inward(FlowV4, u64),
+    Inward(FlowV4),
     /// Plain, from a backend.
     Outward(FlowV4),
     /// Anything else.
@@ -114,21 +115,27 @@ impl Function for LoadBalancer {
                 connections: host::gauge("connections"),
             },
             seen: vec![Seen::Pass; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
         for i in 0..burst.len() {
-            self.seen[i] = self.look(burst.data(i), burst.reverse(i));
+            let seen = self.look(burst.data(i), burst.reverse(i));
+            if let Seen::Inward(key) = &seen {
+                self.probes[i] = self.v4.hash(key).into();
+            }
+            self.seen[i] = seen;
         }
+        self.v4.connections.look_ahead(&mut self.probes[..burst.len()]);
         let (mut forwarded, mut returned) = (0, 0);
         for i in 0..burst.len() {
             let decision = match self.seen[i] {
                 Seen::Pass => continue,
-                Seen::Inward(key, hash) => {
+                Seen::Inward(key) => {
                     let at = At { l3: Plain::L3, l4: Plain::L4, protocol: key.protocol() };
-                    let way = self.v4.inward(&self.pool, key, hash, now);
+                    let way = self.v4.inward(&self.pool, key, self.probes[i], now);
                     inward(&self.pool, burst.packet(i).data_mut(), at, way)
                 }
                 Seen::Outward(key) => {
@@ -159,7 +166,7 @@ impl Function for LoadBalancer {
 }
 
 impl LoadBalancer {
-    /// Reads and hashes a packet, and has the lines fetched that it needs; done for all packets of a burst first.
+    /// Reads a packet; done for all packets of a burst first.
     #[inline]
     fn look(&self, frame: &[u8], reverse: bool) -> Seen {
         let Some(plain) = Plain::of(frame) else { return Seen::Other };
@@ -174,10 +181,7 @@ impl LoadBalancer {
         if !self.clients_to.may_have(plain.destination) {
             return Seen::Pass;
         }
-        let key = FlowV4::directed(from, to, plain.protocol);
-        let hash = self.v4.hash(&key);
-        self.v4.connections.touch(hash);
-        Seen::Inward(key, hash)
+        Seen::Inward(FlowV4::directed(from, to, plain.protocol))
     }
 
     /// Packets that are not plain.
@@ -295,8 +299,8 @@ fn balance<K: Flow>(
         let place = family.outward(pool, key, now);
         outward(pool, frame, at, place)
     } else {
-        let hash = family.hash(&key);
-        let way = family.inward(pool, key, hash, now);
+        let probe = family.hash(&key).into();
+        let way = family.inward(pool, key, probe, now);
         inward(pool, frame, at, way)
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 
-use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What is known about a flow. With an IPv4 key it fills a cache line.
@@ -81,15 +81,15 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
     }
 
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        self.map.touch(hash);
+    pub(crate) fn look_ahead(&self, probes: &mut [Probe]) {
+        self.map.look_ahead(probes);
     }
 
     #[inline]
-    pub(crate) fn add(&mut self, hash: u64, key: K, packet: Tally) {
-        match self.map.find_mut(hash, &key) {
+    pub(crate) fn add(&mut self, probe: Probe, key: K, packet: Tally) {
+        match self.map.find_mut(probe, &key) {
             Some(entry) => count(entry, packet),
-            None => self.open(hash, key, packet),
+            None => self.open(probe.hash(), key, packet),
         }
     }
 

@@ -65,8 +65,9 @@ pub struct Monitor {
     swept: u64,
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: keys and hashes of plain packets.
-    keys: Vec<Option<(FlowV4, u64, u8)>>,
+    /// Of the burst at hand: keys and TCP flags of plain packets, and where their entries are.
+    keys: Vec<Option<(FlowV4, u8)>>,
+    probes: Vec<Probe>,
 }
 
 /// What is counted beside flows.
@@ -144,6 +145,7 @@ impl Function for Monitor {
                 expired: host::gauge("flows_expired"),
             },
             keys: vec![None; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
@@ -156,11 +158,11 @@ impl Function for Monitor {
                     (plain.destination, plain.destination_port),
                     plain.protocol,
                 );
-                let hash = self.hasher.hash(&key);
-                self.v4.touch(hash);
-                (key, hash, plain.tcp_flags)
+                self.probes[i] = self.hasher.hash(&key).into();
+                (key, plain.tcp_flags)
             });
         }
+        self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut sums = Sums::default();
         for i in 0..burst.len() {
             let frame = burst.data(i);
@@ -168,10 +170,10 @@ impl Function for Monitor {
             sums.sizes[size_class(frame.len() + FCS)] += 1;
             let length = frame.len() as u32;
             match self.keys[i] {
-                Some((key, hash, flags)) => {
+                Some((key, flags)) => {
                     let kind = if key.protocol() == protocol::TCP { Kind::Tcp } else { Kind::Udp };
                     sums.kinds[kind as usize] += 1;
-                    self.v4.add(hash, key, Tally { length, flags, now });
+                    self.v4.add(self.probes[i], key, Tally { length, flags, now });
                 }
                 None => self.any(frame, now, &mut sums),
             }
@@ -214,13 +216,13 @@ impl Monitor {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV4::canonical(from, to, headers.protocol);
-                self.v4.add(self.hasher.hash(&key), key, tally);
+                self.v4.add(self.hasher.hash(&key).into(), key, tally);
             }
             Addresses::V6 { source, destination } => {
                 sums.kinds[Kind::Ipv6 as usize] += 1;
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV6::canonical(from, to, headers.protocol);
-                self.v6.add(self.hasher.hash(&key), key, tally);
+                self.v6.add(self.hasher.hash(&key).into(), key, tally);
             }
         }
     }

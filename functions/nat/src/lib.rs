@@ -51,8 +51,9 @@ pub struct Nat {
     internal: Vec<Prefix>,
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: the flow keys of plain packets from the inside, with their hashes.
-    keys: Vec<Option<(FlowV4, u64, u8)>>,
+    /// Of the burst at hand: the flow keys and TCP flags of plain packets from the inside, and where the flows are.
+    keys: Vec<Option<(FlowV4, u8)>>,
+    probes: Vec<Probe>,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl Function for Nat {
                 flows: host::gauge("flows"),
             },
             keys: vec![None; BURST],
+            probes: vec![0.into(); BURST],
         })
     }
 
@@ -137,14 +139,18 @@ impl Function for Nat {
         // First all keys and hashes, so that fetching the flows' entries overlaps.
         for i in 0..burst.len() {
             self.keys[i] = if burst.reverse(i) { None } else { self.key_of(burst.data(i)) };
+            if let Some((key, _)) = &self.keys[i] {
+                self.probes[i] = self.table.hash(key).into();
+            }
         }
+        self.table.look_ahead(&mut self.probes[..burst.len()]);
         let mut translated = 0;
         for i in 0..burst.len() {
             let reverse = burst.reverse(i);
             let mut packet = burst.packet(i);
             let decision = match self.keys[i] {
-                Some((key, hash, flags)) => {
-                    self.plain_out(packet.data_mut(), key, hash, flags, now)
+                Some((key, flags)) => {
+                    self.plain_out(packet.data_mut(), key, self.probes[i], flags, now)
                 }
                 None => self.any(packet.data_mut(), reverse, now),
             };
@@ -163,7 +169,7 @@ impl Function for Nat {
         if translated > 0 {
             self.counters.translated.add(translated);
         }
-        self.table.sweep(now);
+        self.table.sweep(burst.now(), now);
     }
 }
 
@@ -171,7 +177,7 @@ impl Nat {
     /// The key of a plain TCP or UDP packet from the inside that is to be translated, and not for one of our own
     /// addresses.
     #[inline]
-    fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u64, u8)> {
+    fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u8)> {
         let plain = Plain::of(frame)?;
         if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some()
         {
@@ -182,7 +188,7 @@ impl Nat {
             (plain.destination, plain.destination_port),
             plain.protocol,
         );
-        Some((key, self.table.prefetch(&key), plain.tcp_flags))
+        Some((key, plain.tcp_flags))
     }
 
     #[inline]
@@ -195,19 +201,19 @@ impl Nat {
         &mut self,
         frame: &mut [u8],
         key: FlowV4,
-        hash: u64,
+        probe: Probe,
         flags: u8,
         now: u32,
     ) -> Decision {
-        let flow = match self.table.outbound(hash, &key, flags, now) {
+        let flow = match self.table.outbound(probe, &key, flags, now) {
             Some(flow) => flow,
-            None => match self.open(hash, key, flags, now) {
+            None => match self.open(probe.hash(), key, flags, now) {
                 Ok(flow) => flow,
                 Err(decision) => return decision,
             },
         };
-        let change = rewrite::address(frame, Plain::L3, End::Source, flow.address);
-        rewrite::port(frame, Plain::L4, key.protocol(), End::Source, change, flow.port);
+        let external = (flow.address, flow.port);
+        flow.difference.translate_source(frame, key.protocol(), external);
         Decision::Translated
     }
 
@@ -276,7 +282,7 @@ impl Nat {
             return self.hairpin(frame, headers, external, now);
         }
         let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
-        let hash = self.table.prefetch(&key);
+        let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
             None => match self.open(hash, key, headers.tcp_flags, now) {
@@ -346,7 +352,7 @@ impl Nat {
             return self.unmatched();
         };
         let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
-        let hash = self.table.prefetch(&key);
+        let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
             None => match self.open(hash, key, headers.tcp_flags, now) {

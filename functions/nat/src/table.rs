@@ -7,7 +7,8 @@
 //! mapping lives as long as it has flows, or for ever if it is a static forward.
 
 use weir_sdk::flow::{FlowV4, Hasher};
-use weir_sdk::region::{StateArray, StateMap, StateRegion};
+use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
+use weir_translate::Difference;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::Timeouts;
@@ -18,6 +19,8 @@ const PROTOCOLS: [u8; 3] = [6, 17, 1];
 const PORTS: usize = 65_536;
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 /// Slots looked at in a burst when there is no room: some 10 µs.
 const SWEEP_MAX: usize = 2048;
 
@@ -49,7 +52,8 @@ pub(crate) struct Flow {
     pub(crate) state: u8,
     /// Place of the external address.
     pub(crate) external: u8,
-    spare: u32,
+    /// What the translation of the inside endpoint to the external one does to checksums.
+    pub(crate) difference: Difference,
 }
 
 /// An inside endpoint that an external port leads to; all zero: the port is free.
@@ -124,6 +128,7 @@ pub(crate) struct Table {
     used: StateArray<Used>,
     cursor: StateArray<u64>,
     hasher: Hasher,
+    swept: u64,
     external: Vec<u32>,
     ports: (u16, u16),
     timeouts: Timeouts,
@@ -155,6 +160,7 @@ impl Table {
             used: region.array("used", all)?,
             cursor: region.array("cursor", 1)?,
             hasher: Hasher::new(seed),
+            swept: 0,
             external,
             ports,
             timeouts,
@@ -167,12 +173,15 @@ impl Table {
         self.flows.len()
     }
 
-    /// The hash of a flow's key, to have its entry fetched early.
     #[inline]
-    pub(crate) fn prefetch(&self, key: &FlowV4) -> u64 {
-        let hash = self.hasher.hash(key);
-        self.flows.touch(hash);
-        hash
+    pub(crate) fn hash(&self, key: &FlowV4) -> u64 {
+        self.hasher.hash(key)
+    }
+
+    /// Has the flows' entries fetched early.
+    #[inline]
+    pub(crate) fn look_ahead(&self, probes: &mut [Probe]) {
+        self.flows.look_ahead(probes);
     }
 
     /// The place of an external address.
@@ -185,13 +194,13 @@ impl Table {
     #[inline]
     pub(crate) fn outbound(
         &mut self,
-        hash: u64,
+        at: impl Into<Probe>,
         key: &FlowV4,
         flags: u8,
         now: u32,
     ) -> Option<Flow> {
         let timeouts = self.timeouts;
-        let flow = self.flows.find_mut(hash, key)?;
+        let flow = self.flows.find_mut(at, key)?;
         if flow.expires <= now {
             return None;
         }
@@ -344,9 +353,14 @@ impl Table {
             .map_err(|_| "config: max-flows: there are more forwards than flows".to_owned())
     }
 
-    /// Ends flows whose time is over, a few at a time. Call it once for each burst.
-    pub(crate) fn sweep(&mut self, now: u32) {
-        self.sweep_slots(SWEEP, now);
+    /// Ends flows whose time is over, a few at a time. Call it once for each burst, with its time in nanoseconds and in
+    /// seconds.
+    #[inline]
+    pub(crate) fn sweep(&mut self, nanos: u64, now: u32) {
+        if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = nanos;
+            self.sweep_slots(SWEEP, now);
+        }
         self.patience = SWEEP_MAX;
     }
 
@@ -395,7 +409,7 @@ impl Table {
             state: 0,
             #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
             external: external as u8,
-            spare: 0,
+            difference: Difference::new(key.source(), (self.external[external], outside.port)),
         };
         advance(&mut flow, key.protocol(), outbound, flags, now, &self.timeouts);
         let users = self.mapping(external, place, outside.port).flows;

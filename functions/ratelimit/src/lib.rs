@@ -38,6 +38,8 @@ pub mod reason {
 const BURST: usize = 256;
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Nanoseconds between two sweeps: a full table is swept in some seconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 
 /// `[function.config]` of `ratelimit`.
 #[derive(Clone, Debug, Deserialize)]
@@ -91,8 +93,10 @@ pub struct RateLimit {
     hasher: Hasher,
     when_full: WhenFull,
     counters: Counters,
-    /// Of the burst at hand: bucket, hash and cost, for source and destination.
+    swept: u64,
+    /// Of the burst at hand: bucket and cost, for source and destination, and where the buckets are.
     takes: Vec<[Option<Take>; 2]>,
+    probes: [Vec<Probe>; 2],
 }
 
 /// Which limit an address has.
@@ -106,7 +110,6 @@ struct Tables {
 #[derive(Clone, Copy, Debug)]
 struct Take {
     key: Key,
-    hash: u64,
     tokens: u32,
     limit: u32,
 }
@@ -159,7 +162,9 @@ impl Function for RateLimit {
                 limited: host::counter("limited"),
                 buckets: host::gauge("buckets"),
             },
+            swept: 0,
             takes: vec![[None; 2]; BURST],
+            probes: std::array::from_fn(|_| vec![0.into(); BURST]),
         })
     }
 
@@ -167,6 +172,18 @@ impl Function for RateLimit {
         let now = Moment::from_nanos(burst.now());
         for i in 0..burst.len() {
             self.takes[i] = self.takes_of(burst.data(i));
+            for (take, probes) in self.takes[i].iter().zip(&mut self.probes) {
+                if let Some(take) = take {
+                    probes[i] = self.hasher.hash(&take.key).into();
+                }
+            }
+        }
+        for (tables, probes) in
+            [&self.sources, &self.destinations].into_iter().zip(&mut self.probes)
+        {
+            if tables.used {
+                self.buckets.look_ahead(&mut probes[..burst.len()]);
+            }
         }
         let mut passed = 0;
         for i in 0..burst.len() {
@@ -181,12 +198,15 @@ impl Function for RateLimit {
         if passed > 0 {
             self.counters.passed.add(passed);
         }
-        self.sweep(now);
+        if burst.now().wrapping_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = burst.now();
+            self.sweep(now);
+        }
     }
 }
 
 impl RateLimit {
-    /// The buckets that a frame takes from; their entries are on their way into the cache.
+    /// The buckets that a frame takes from.
     #[inline]
     fn takes_of(&self, frame: &[u8]) -> [Option<Take>; 2] {
         match Plain::of(frame) {
@@ -246,28 +266,27 @@ impl RateLimit {
     fn take(&self, limit: u32, address: [u64; 2], length: u32) -> Option<Take> {
         let tokens = if self.limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
         let key = Key { address, limit: limit.into() };
-        let hash = self.hasher.hash(&key);
-        self.buckets.touch(hash);
-        Some(Take { key, hash, tokens, limit })
+        Some(Take { key, tokens, limit })
     }
 
     /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
     #[inline]
     fn decide(&mut self, i: usize, now: Moment) -> Option<u32> {
         let takes = self.takes[i];
+        let probes = [self.probes[0][i], self.probes[1][i]];
         let mut after = [None; 2];
-        for (take, after) in takes.iter().zip(&mut after) {
+        for ((take, probe), after) in takes.iter().zip(probes).zip(&mut after) {
             let Some(take) = take else { continue };
-            let full = self.buckets.find(take.hash, &take.key).map_or(now, |full| Moment(*full));
+            let full = self.buckets.find(probe, &take.key).map_or(now, |full| Moment(*full));
             let meter = &self.limits[take.limit as usize].meter;
             match meter.offer(full, now, take.tokens) {
                 Some(moment) => *after = Some(moment),
                 None => return Some(reason::LIMITED),
             }
         }
-        for (take, after) in takes.iter().zip(after) {
+        for ((take, probe), after) in takes.iter().zip(probes).zip(after) {
             let (Some(take), Some(after)) = (take, after) else { continue };
-            if !self.store(take, after, now) && self.when_full == WhenFull::Drop {
+            if !self.store(take, probe, after, now) && self.when_full == WhenFull::Drop {
                 return Some(reason::TABLE_FULL);
             }
         }
@@ -276,19 +295,24 @@ impl RateLimit {
 
     /// Remembers when a bucket will be full. False when there is no room.
     #[inline]
-    fn store(&mut self, take: &Take, after: Moment, now: Moment) -> bool {
-        if let Some(full) = self.buckets.find_mut(take.hash, &take.key) {
-            *full = after.0;
-            return true;
+    fn store(&mut self, take: &Take, probe: Probe, after: Moment, now: Moment) -> bool {
+        match self.buckets.find_mut(probe, &take.key) {
+            Some(full) => *full = after.0,
+            None => return self.begin(take, probe.hash(), after, now),
         }
-        if self.buckets.insert(take.hash, take.key, after.0).is_err() {
-            self.buckets.retain_near(take.hash, |_, full| !Meter::is_full(Moment(*full), now));
-            if self.buckets.insert(take.hash, take.key, after.0).is_err() {
-                return false;
-            }
+        true
+    }
+
+    /// A bucket that is not full any more.
+    #[cold]
+    fn begin(&mut self, take: &Take, hash: u64, after: Moment, now: Moment) -> bool {
+        let mut kept = self.buckets.insert(hash, take.key, after.0).is_ok();
+        if !kept {
+            self.buckets.retain_near(hash, |_, full| !Meter::is_full(Moment(*full), now));
+            kept = self.buckets.insert(hash, take.key, after.0).is_ok();
         }
         self.counters.buckets.set(self.buckets.len() as f64);
-        true
+        kept
     }
 
     /// A bucket that is full needs no entry.

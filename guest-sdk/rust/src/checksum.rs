@@ -115,6 +115,14 @@ pub fn update(checksum: u16, difference: u64) -> u16 {
     !fold(u64::from(!checksum) + difference)
 }
 
+/// As [`update`], of a difference that was folded before: a handful of instructions.
+#[must_use]
+#[inline]
+pub fn adjust(checksum: u16, difference: u16) -> u16 {
+    let sum = u32::from(!checksum) + u32::from(difference);
+    !((sum + (sum >> 16)) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

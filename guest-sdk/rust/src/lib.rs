@@ -26,7 +26,7 @@ pub use weir_layout::Verdict;
 /// Everything that most functions need: `use weir_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::host::{self, Counter, Gauge};
-    pub use crate::region::{StateArray, StateMap, StateRegion};
+    pub use crate::region::{Probe, StateArray, StateMap, StateRegion};
     pub use crate::{
         Buffer, Burst, Function, NoConfig, Packet, Setup, Snapshot, Verdict, debug, error, export,
         export_copy, info, trace, warn,

@@ -17,7 +17,7 @@ mod map;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub use array::StateArray;
-pub use map::{Full, StateMap};
+pub use map::{Full, Probe, StateMap};
 
 use crate::memory::Chunk;
 

@@ -5,7 +5,8 @@
 //! not know: why, or to what. Frames must have been read by [`weir_sdk::parse`].
 
 use weir_sdk::checksum::{self, update16, update32, update128};
-use weir_sdk::parse::{Headers, protocol};
+use weir_sdk::parse::{Headers, Plain, protocol};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Which end of a packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,56 @@ pub fn port(frame: &mut [u8], l4: usize, protocol: u8, end: End, change: Change,
         value = checksum::udp(value);
     }
     put16(frame, checksum_at, value);
+}
+
+/// What a translation of one end does to the checksums of a flow's packets: computed once, it makes of a checksum the
+/// new one by an addition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Difference {
+    /// To those that cover the address.
+    address: u16,
+    /// To those that cover address and port.
+    both: u16,
+}
+
+impl Difference {
+    /// For one end, from an address and port to others.
+    #[must_use]
+    pub fn new(old: (u32, u16), new: (u32, u16)) -> Self {
+        let address = u64::from(!old.0) + u64::from(new.0);
+        let both = address + u64::from(!old.1) + u64::from(new.1);
+        Self { address: checksum::fold(address), both: checksum::fold(both) }
+    }
+
+    /// Translates the source of a [`Plain`] frame.
+    ///
+    /// # Panics
+    /// When it is shorter than such a frame is.
+    #[inline]
+    pub fn translate_source(self, frame: &mut [u8], protocol: u8, new: (u32, u16)) {
+        const UDP_CHECKSUM: usize = Plain::L4 + 6;
+        const TCP_CHECKSUM: usize = Plain::L4 + 16;
+        // Its length is checked once, here.
+        let (start, rest) = frame.split_at_mut(UDP_CHECKSUM + 2);
+        start[Plain::L3 + 12..Plain::L3 + 16].copy_from_slice(&new.0.to_be_bytes());
+        start[Plain::L4..Plain::L4 + 2].copy_from_slice(&new.1.to_be_bytes());
+        adjust(start, Plain::L3 + 10, self.address);
+        if protocol == protocol::TCP {
+            adjust(rest, TCP_CHECKSUM - (UDP_CHECKSUM + 2), self.both);
+        } else if u16_at(start, UDP_CHECKSUM) != 0 {
+            adjust(start, UDP_CHECKSUM, self.both);
+            let value = checksum::udp(u16_at(start, UDP_CHECKSUM));
+            put16(start, UDP_CHECKSUM, value);
+        }
+    }
+}
+
+/// Changes the checksum at this place.
+#[inline]
+fn adjust(frame: &mut [u8], at: usize, difference: u16) {
+    let value = checksum::adjust(u16_at(frame, at), difference);
+    put16(frame, at, value);
 }
 
 /// Changes the ICMP message from `l4` to `end` with `change`, and its checksum with it.

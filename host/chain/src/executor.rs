@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::Component;
-use weir_layout::FUNCTIONS_MAX;
+use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
     Admitted, CompileError, Fault, GuestFunction, Limits, Sandbox, Services, Setup, Shared,
@@ -380,6 +380,10 @@ pub(crate) fn new_board(room_bytes: u32) -> Result<Memory, PoolError> {
     let mut board = Memory::new("weir-board", control::CONTROL_BYTES, HugePages::Never)?;
     board.set(control::ROOM_BYTES, room_bytes);
     board.set(control::POSITION, control::NOBODY);
+    // Makes the pages that every burst, or most, will write, so that the first does not wait for them.
+    for page in [control::ORIGINS, control::KEPT, control::DONE_LIST, control::DONE_LIST + PAGE] {
+        board.set(page, 0u32);
+    }
     Ok(board)
 }
 

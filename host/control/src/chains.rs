@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use weir_spec::{Chain, Check as _, FunctionUse, Invalid, Name, ResolvedFunction, VersionSchema};
 
 use crate::control::Control;
-use crate::engine::{Deployment, Published, TrialKind};
+use crate::engine::{Deployment, EngineError, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
@@ -120,7 +120,12 @@ impl Control {
             self.check_no_trial(&state, &id, record)?;
         }
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
-        let published = self.engine.deploy(deployment)?;
+        let published = self.engine.deploy(deployment).map_err(|error| match error {
+            EngineError::Configuration { function, message } => {
+                chain.refused_configuration(&function, &message).into()
+            }
+            error => ControlError::from(error),
+        })?;
         let record = ChainRecord {
             running: running(before, &chain, versions),
             chain,

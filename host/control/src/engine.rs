@@ -53,6 +53,14 @@ pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
     #[error("{0}")]
     Refused(String),
+    /// A function does not take the configuration that the chain has for it.
+    #[error("function {function} refused its configuration: {message}")]
+    Configuration {
+        /// Its name in the chain.
+        function: String,
+        /// What it said.
+        message: String,
+    },
     /// It does not fit with what runs: a port is taken, another trial is on.
     #[error("{0}")]
     Conflict(String),
@@ -216,19 +224,21 @@ pub struct PortStatus {
     pub rx_bytes: u64,
     /// Packets that came in and could not be taken.
     pub rx_dropped: u64,
-    /// Packets that came in, that no rule claimed, and that went on to the kernel's network stack.
-    pub to_kernel: u64,
     /// Packets sent.
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_dropped: u64,
-    /// Packets that could not be taken or sent, by reason.
+    /// Both kinds of drops, by direction and reason: `rx-too-large`, `tx-full`, ...
+    #[serde(default)]
     pub drops: BTreeMap<String, u64>,
-    /// What the port's device is and how it is driven, once a chain has the port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
+    /// How the device behind the port is: driver, link, MTU, ...; empty if there is none.
+    #[serde(default)]
+    pub device: BTreeMap<String, String>,
+    /// The driver's own counters, under its names.
+    #[serde(default)]
+    pub device_counters: BTreeMap<String, u64>,
 }
 
 /// How a chain is.

@@ -79,7 +79,22 @@ fn ports(registry: &mut Registry, status: &Status) {
     let bytes = Counters::new(registry, "port_bytes", "Bytes that passed a port");
     let dropped = "Packets that a port could not take or send";
     let dropped = Counters::new(registry, "port_dropped_packets", dropped);
+    let reasons = "Packets that a port could not take or send, by direction and reason";
+    let reasons = Counters::new(registry, "port_drops", reasons);
+    let device = "The counters of a port's driver, under its names";
+    let device = Counters::new(registry, "port_device", device);
+    let link = Gauges::new(registry, "port_link_up", "Whether a port's device has a link");
     for port in &status.engine.ports {
+        let name = ("port", port.name.as_str());
+        for (reason, n) in &port.drops {
+            reasons.add(&[name, ("reason", reason)], *n);
+        }
+        for (counter, n) in &port.device_counters {
+            device.add(&[name, ("counter", counter)], *n);
+        }
+        if let Some(state) = port.device.get("link") {
+            link.set(&[name], f64::from(u8::from(state.starts_with("up"))));
+        }
         let both = [
             ("rx", port.rx_packets, port.rx_bytes, port.rx_dropped),
             ("tx", port.tx_packets, port.tx_bytes, port.tx_dropped),

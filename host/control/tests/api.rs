@@ -175,6 +175,14 @@ async fn what_is_wrong_with_a_chain_is_said() {
         .fail("deploy", EngineError::Refused("function f refused its configuration: no".into()));
     assert_eq!(put(edge()).await.problem(422).0, "refused");
     host.ask("GET", "/v1/chains/edge", None).await.problem(404);
+    // What a function says of its configuration is told with its place.
+    let message = "default: unknown variant `deny`, expected `block`".to_owned();
+    host.engine.fail("deploy", EngineError::Configuration { function: "f".into(), message });
+    let answer = put(edge()).await;
+    assert_eq!(answer.problem(422).0, "invalid");
+    assert_eq!(answer.json()["key"], "function[0].config.default");
+    assert_eq!(answer.json()["help"], "allowed: block");
+    host.ask("GET", "/v1/chains/edge", None).await.problem(404);
     // A port has one chain.
     assert_eq!(put(edge()).await.status, StatusCode::CREATED);
     let second = json!({"name": "second", "from": "out", "function": [{"use": "f"}]});

@@ -405,6 +405,9 @@ impl Context {
 
     /// Takes back what a function of this instance of the chain owned.
     pub(crate) fn disown(&mut self, function: usize, instance: u64, how: Disown) {
+        if self.owned_by[function] == 0 {
+            return;
+        }
         for slot in 0..self.owned.len() {
             let Some(owned) = &mut self.owned[slot] else { continue };
             if owned.function != function || owned.instance != instance {

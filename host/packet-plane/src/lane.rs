@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_chain::board;
-use weir_chain::{Executor, Tick};
+use weir_chain::{Executor, Prepared, Tick};
 use weir_layout::Verdict;
 use weir_pool::{Accounting, Pool, PoolConfig};
 use weir_port::{Port, PortError};
@@ -14,7 +14,7 @@ use weir_sandbox::{Fault, Sandbox, Shared};
 
 use crate::context::{Clock, Context, Disown, Entry, Pause};
 use crate::counters::{self, Counters, DropReason};
-use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, States};
+use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, State, States};
 use crate::policy::{Health, OnFault, Record};
 use crate::trial::{Trial, TrialStatus};
 
@@ -484,20 +484,18 @@ impl Lane {
             self.run_dry();
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
-        let previous = self.version.staged.plan.clone();
-        let retired = self.install(staged, Disowner::AtSwap { same_shape });
+        let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
         let now = self.context().now;
-        match swapped {
-            Some(function) => {
-                self.forgive(function);
-                let until = now.saturating_add(PROBATION);
-                self.probation = Some(Probation { previous, function, until });
-            }
-            None => self.probation = None,
+        let before = self.probation.take();
+        retired.plans.extend(before.map(|probation| probation.previous));
+        if let Some(function) = swapped {
+            self.forgive(function);
+            let until = now.saturating_add(PROBATION);
+            let previous = retired.plans.swap_remove(0);
+            self.probation = Some(Probation { previous, function, until });
         }
-        let pause = started.elapsed();
         self.report();
-        Ok((Published { pause, fresh }, retired))
+        Ok((Published { pause: started.elapsed(), fresh }, retired))
     }
 
     /// Forgets a function's faults: it is another version now.
@@ -508,10 +506,8 @@ impl Lane {
     }
 
     fn same_names(&self, plan: &ChainPlan) -> bool {
-        let names = |plan: &ChainPlan| -> Vec<String> {
-            plan.functions.iter().map(|f| f.name.clone()).collect()
-        };
-        names(plan) == names(&self.version.staged.plan)
+        let running = &self.version.staged.plan.functions;
+        plan.functions.iter().map(|f| &f.name).eq(running.iter().map(|f| &f.name))
     }
 
     /// What functions keep privately goes through `save` and `restore`.
@@ -566,7 +562,8 @@ impl Lane {
         for (place, record) in self.records.iter().enumerate() {
             self.version.staged.executor.set_mode(place, record.mode());
         }
-        Retired(old.staged.executor)
+        let Staged { plan, prepared, executor, states, .. } = old.staged;
+        Retired { executor, plans: vec![plan], _rest: (prepared, states) }
     }
 
     pub(crate) fn next_instance(&mut self) -> u64 {
@@ -689,14 +686,19 @@ impl Lane {
 }
 
 /// What a new version replaced. Dropping it unmaps memory, which is not for the data path.
-pub struct Retired(Executor<Box<Context>>);
+pub struct Retired {
+    executor: Executor<Box<Context>>,
+    /// The old version's, and whatever else nobody goes back to. A router's configuration has some megabytes.
+    plans: Vec<ChainPlan>,
+    _rest: (Prepared, Vec<Option<Arc<State>>>),
+}
 
 impl Retired {
     /// Has the old instances flush their counters, then ends them.
     pub fn end(mut self, sandbox: &Sandbox) {
         let _ticking = sandbox.ticker().tick();
         // A function that faults in its last moment harms nobody.
-        drop(self.0.tick(&mut None, u64::MAX, Tick::All));
+        drop(self.executor.tick(&mut None, u64::MAX, Tick::All));
     }
 }
 

@@ -223,12 +223,11 @@ impl Memory {
         let start = self.start.as_ptr().cast();
         // SAFETY: the range is exactly this mapping; the advice changes no contents.
         let _ = unsafe { mm::madvise(start, self.bytes, Advice::LinuxHugepage) };
-        // SAFETY: as above. From Linux 6.1 on this works without any setting of the machine.
-        let collapsed = unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
-        if collapsed != 0 {
-            // SAFETY: as above; makes the pages now, so that the first packets do not pay for it.
-            let _ = unsafe { mm::madvise(start, self.bytes, Advice::LinuxPopulateWrite) };
-        }
+        // SAFETY: as above; makes the pages now, so that the first packets do not pay for it.
+        let _ = unsafe { mm::madvise(start, self.bytes, Advice::LinuxPopulateWrite) };
+        // SAFETY: as above. From Linux 6.1 on this makes huge pages of ordinary ones that are there, and of no others,
+        // whatever the machine's settings for shared memory are.
+        let _ = unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
     }
 }
 

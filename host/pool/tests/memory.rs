@@ -80,6 +80,18 @@ fn memory_is_zeroed_aligned_and_cannot_be_resized() {
     }
 }
 
+/// The kernel's word for it, in `/proc/self/smaps`.
+#[test]
+fn huge_pages_are_huge() {
+    let mut memory = Memory::new("huge", 2 * HUGE_PAGE, HugePages::Auto).expect("memory");
+    memory.set(0, 1u8);
+    memory.set(HUGE_PAGE, 1u8);
+    let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps");
+    let ours = smaps.split("VmFlags").find(|mapping| mapping.contains("memfd:huge")).expect("it");
+    let huge = ours.lines().find(|line| line.starts_with("ShmemPmdMapped")).expect("a count");
+    assert_eq!(huge.split_whitespace().nth(1), Some("4096"), "{ours}");
+}
+
 #[test]
 fn memory_is_given_back() {
     let mappings = || {

@@ -17,7 +17,7 @@ pub enum PortError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The device went away or refuses to go on.
+    /// The device behind the port went away or does not work any more.
     #[error("port \"{port}\": {problem}")]
     Device {
         /// The port's name.

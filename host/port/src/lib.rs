@@ -13,16 +13,19 @@
 
 #![forbid(unsafe_code)]
 
+mod details;
 mod error;
 pub mod memory;
 pub mod pcap;
 mod statistics;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_pool::{Packet, Pool};
 
+pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
 
@@ -92,6 +95,11 @@ pub trait Port: Send {
 
     /// The port's counters; clone them to read them from another thread.
     fn statistics(&self) -> &PortStatistics;
+
+    /// Tells from another thread how the device behind the port is, if there is one.
+    fn inspector(&self) -> Option<Arc<dyn Inspect>> {
+        None
+    }
 }
 
 /// What a call of [`Port::receive`] found.

@@ -245,7 +245,10 @@ fn attach_window<S: Services>(
     let (start, offset) = map_into(cx, region, &wanted.memory, "window")?;
     let bytes = wanted.memory.bytes();
     // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
-    unsafe { window::protect(start, bytes, wanted.writes)? };
+    unsafe {
+        window::protect(start, bytes, wanted.writes)?;
+        window::populate(start, wanted.memory.fd(), bytes);
+    }
     let function = &mut cx.data_mut().functions[place];
     function.guards.push(Guard::new(start as usize..start as usize + bytes, &wanted.memory)?);
     function.window_attached = true;
@@ -273,7 +276,10 @@ fn attach_state<S: Services>(
     let function = &mut cx.data_mut().functions[place];
     if kept {
         // SAFETY: `map_into` has just mapped the state region there, of a store that is ours by `&mut`.
-        unsafe { window::close(start, bytes)? };
+        unsafe {
+            window::close(start, bytes)?;
+            window::populate(start, state.fd(), bytes);
+        }
         function.guards.push(Guard::new(start as usize..start as usize + bytes, &state)?);
     }
     function.state_attached = Some(StateAddress(start as usize));
@@ -324,6 +330,8 @@ fn attach_board<S: Services>(
     unsafe {
         window::map_over(address, board.memory.fd(), bytes)?;
         window::map_over(address.add(bytes), board.window.fd(), BURST_AREA)?;
+        window::populate(address, board.memory.fd(), bytes);
+        window::populate(address.add(bytes), board.window.fd(), BURST_AREA);
     }
     Ok(())
 }
@@ -336,7 +344,10 @@ fn attach_rooms<S: Services>(
     let Some(window) = cx.data().runner_board().map(|board| board.window.clone()) else {
         return violation("attach-rooms: there is no board".into());
     };
-    Ok(map_into(cx, region, &window, "window")?.1)
+    let (start, offset) = map_into(cx, region, &window, "window")?;
+    // SAFETY: `map_into` has just mapped the window there.
+    unsafe { window::populate(start, window.fd(), window.bytes()) };
+    Ok(offset)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.

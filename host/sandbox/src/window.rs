@@ -7,7 +7,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
+use rustix::fs::{SeekFrom, seek};
+use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 use weir_layout::{BURST_AREA, DESCRIPTORS, METADATA, PAGE};
 
 /// Where in the region the mapping has to start so that it is aligned to `align` (a power of two,
@@ -39,6 +40,30 @@ pub(crate) unsafe fn map_over(
         )?;
     }
     Ok(())
+}
+
+/// Enters what the file holds into the page table at once, so that the first packets do not wait for a page fault each
+/// (a new instance's first bursts took 0.3 ms longer without it: `scripts/bench swap`). Pages that nobody has written yet
+/// are not made. After [`protect`], which takes huge pages out of the page table again. Best effort: without it
+/// everything works.
+///
+/// # Safety
+/// The file must have been mapped at `address` by [`map_over`].
+pub(crate) unsafe fn populate(address: *mut u8, fd: BorrowedFd<'_>, bytes: usize) {
+    let mut at = 0;
+    while at < bytes {
+        let Ok(data) = seek(fd, SeekFrom::Data(at as u64)) else { return };
+        let Ok(hole) = seek(fd, SeekFrom::Hole(data)) else { return };
+        let (data, hole) = (data as usize, (hole as usize).min(bytes));
+        if data >= hole {
+            return;
+        }
+        // SAFETY: the range lies within the mapping; the advice changes no contents.
+        let _ = unsafe {
+            mm::madvise(address.add(data).cast(), hole - data, Advice::LinuxPopulateRead)
+        };
+        at = hole;
+    }
 }
 
 /// Takes write access away from the parts of a window that its function may only read.

@@ -55,6 +55,26 @@ impl Invalid {
         self
     }
 
+    /// Reads a path such as [`Self::key`] writes.
+    #[must_use]
+    pub fn path_of(text: &str) -> Option<Vec<Segment>> {
+        let mut path = Vec::new();
+        for part in text.split('.') {
+            let (key, indices) = part.split_at(part.find('[').unwrap_or(part.len()));
+            if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c == ']') {
+                return None;
+            }
+            path.push(Segment::Key(key.into()));
+            let mut rest = indices;
+            while !rest.is_empty() {
+                let (index, after) = rest.strip_prefix('[')?.split_once(']')?;
+                path.push(Segment::Index(index.parse().ok()?));
+                rest = after;
+            }
+        }
+        Some(path)
+    }
+
     /// The path as text, such as `function[0].config.rules`; empty for the whole.
     #[must_use]
     pub fn key(&self) -> String {
@@ -150,4 +170,20 @@ fn plain(expected: &str) -> &str {
 fn nearest<'a>(found: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let best = allowed.iter().map(|a| (strsim::damerau_levenshtein(found, a), *a)).min()?;
     (best.0 <= 2 && best.0 < best.1.len()).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_they_are_written() {
+        for text in ["a", "function[0].config.rules[12][3].dport", "on-fault"] {
+            let path = Invalid::path_of(text).unwrap();
+            assert_eq!(Invalid { path, message: String::new(), help: None }.key(), text);
+        }
+        for text in ["", ".", "a..b", "a[", "a[]", "a[x]", "a[1]b", "no path", "[1]"] {
+            assert_eq!(Invalid::path_of(text), None, "{text}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod invalid;
 mod manifest;
 mod name;
 mod quantity;
+mod refusal;
 mod report;
 mod resolve;
 #[cfg(feature = "openapi")]

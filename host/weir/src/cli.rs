@@ -23,6 +23,7 @@ pub(crate) struct Cli {
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Where the host is: a Unix socket (`unix:/run/weir/api.sock`, or its path), or `http://ADDRESS:PORT`.
     #[arg(long, global = true, value_name = "URL", env = "WEIR_API", default_value = DEFAULT_API)]
@@ -36,7 +37,7 @@ pub(crate) struct Global {
     /// How results are written to standard output.
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
     pub(crate) output: Format,
-    /// Say less: errors only.
+    /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more; twice for all.
@@ -92,8 +93,18 @@ pub(crate) enum Command {
     /// The host's ports.
     #[command(subcommand)]
     Port(PortCommand),
+    /// Tenants: list, add, remove.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Tokens of a tenant (`--tenant`): list, add, remove.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show how the host is: its chains with their functions and counts.
     Status,
+    /// Show packet rates of chains, functions and ports as they are, again and again.
+    Top(TopArgs),
+    /// Show what happened: pushes, swaps, faults, roll-backs.
+    Events(EventsArgs),
     /// Measure a chain between a generator and a sink in memory.
     Bench(BenchArgs),
     /// Write completions for a shell to standard output.
@@ -114,6 +125,9 @@ pub(crate) struct RunArgs {
     /// relative to it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Only say whether the configuration is all right. Starts nothing, and may be used beside a running host.
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]
@@ -199,7 +213,7 @@ pub(crate) enum FunctionCommand {
         #[command(flatten)]
         function: FunctionArgs,
         /// Only this version.
-        #[arg(long, value_name = "VERSION")]
+        #[arg(long, value_name = "VERSION", value_parser = version)]
         version: Option<Version>,
     },
     /// Replace the running version in all chains that use the function, with no packet lost.
@@ -226,7 +240,7 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
     /// Its version; without it that of its manifest, or the patch after the highest.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) version: Option<Version>,
     /// A manifest (`function.toml`) to use instead of the one that it carries.
     #[arg(long, value_name = "FILE")]
@@ -239,9 +253,9 @@ pub(crate) struct SwapArgs {
     #[arg(value_name = "NAME")]
     pub(crate) name: Name,
     /// The version that shall run.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) to: Version,
-    /// Give it this share of the flows only; swap again without this, or roll back.
+    /// Give it this share of the flows only. Then: swap with another share, without one (it runs), or roll back.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) canary: Option<u8>,
     /// Show it copies only, and report where its verdicts differ.
@@ -284,6 +298,83 @@ pub(crate) enum PortCommand {
     List,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// List tenants.
+    List,
+    /// Make a tenant, or change what is said of it.
+    Add {
+        /// The tenant.
+        #[arg(value_name = "NAME")]
+        name: Name,
+        /// One sentence for people.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+    },
+    /// Remove a tenant that has no functions and chains any more, and its tokens.
+    Remove {
+        /// The tenant.
+        #[arg(value_name = "NAME")]
+        name: Name,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// List the tokens that were made with `add`.
+    List,
+    /// Make a token, and write it to standard output: this once, it is not kept.
+    Add {
+        /// What its holder may do.
+        #[arg(long, value_enum, value_name = "ROLE")]
+        role: TokenRole,
+        /// For people.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+    },
+    /// Make a token worthless.
+    Remove {
+        /// Its id, as `list` shows it.
+        #[arg(value_name = "ID")]
+        id: Name,
+    },
+}
+
+/// Roles of a tenant's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// Change what belongs to the tenant.
+    Operator,
+    /// See what belongs to the tenant.
+    Viewer,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) interval: u32,
+    /// Looks after which it ends; without it, when interrupted.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on, until interrupted.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only events after this number.
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) after: u64,
+}
+
+/// A version, with what is allowed when it is none.
+fn version(text: &str) -> Result<Version, String> {
+    Version::parse(text)
+        .map_err(|error| format!("{error}; allowed is MAJOR.MINOR.PATCH, such as 1.2.0"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -309,7 +400,12 @@ mod tests {
             "weir function rollback n",
             "weir function log n",
             "weir chain apply C.toml",
+            "weir run --check",
             "weir steer list",
+            "weir top -n 1 --interval 5",
+            "weir events --follow --after 7",
+            "weir tenant add acme --description x",
+            "weir --tenant acme token add --role viewer",
             "weir port list",
             "weir --api http://127.0.0.1:7300 --token t --color never -q status",
             "weir bench --chain C.toml --size 64 --flows 10000 --burst 32 --seconds 5 --cores 1 --mode separate",

@@ -1,7 +1,8 @@
 //! Talking to a host: HTTP over its Unix socket, or over TCP with a token. Its problem documents become errors that
-//! say the same.
+//! say the same ([`Refused`]).
 
 use std::fmt;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weir_control::api::Problem;
+use weir_spec::Invalid;
 
 use crate::cli::Global;
 
 /// Longest time for an answer: a swap compiles, in a large chain for many seconds.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// Time for a stream that is followed.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Longest time until a host takes the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -104,6 +108,27 @@ impl Client {
         self.read(self.send(request)?)
     }
 
+    /// Follows a stream of server-sent events, and gives the data of each to `each`, until the host ends it.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and what `each` says.
+    pub(crate) fn follow(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        mut each: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let request = self.request_at(Method::GET, path, query)?.timeout(FOREVER);
+        let lines = BufReader::new(self.send(request)?).lines();
+        for line in lines {
+            let line = line.with_context(|| format!("the connection to {} broke", self.place))?;
+            if let Some(data) = line.strip_prefix("data:") {
+                each(data.trim_start())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes something.
     ///
     /// # Errors
@@ -146,20 +171,21 @@ impl Client {
         version: Option<&semver::Version>,
         wasm: Vec<u8>,
     ) -> Result<T> {
-        let request = self.request_at(Method::POST, path, version)?;
+        let version = version.map(|version| ("version", version.to_string()));
+        let request = self.request_at(Method::POST, path, version.as_slice())?;
         let kind = HeaderValue::from_static("application/wasm");
         self.read(self.send(request.header(CONTENT_TYPE, kind).body(Body::from(wasm)))?)
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder> {
-        self.request_at(method, path, None)
+        self.request_at(method, path, &[])
     }
 
     fn request_at(
         &self,
         method: Method,
         path: &[&str],
-        version: Option<&semver::Version>,
+        query: &[(&str, String)],
     ) -> Result<RequestBuilder> {
         let mut url = self.base.clone();
         url.path_segments_mut()
@@ -167,10 +193,9 @@ impl Client {
             .pop_if_empty()
             .push("v1")
             .extend(path);
-        let version = version.map(|version| ("version", version.to_string()));
         let tenant = self.tenant.as_ref().map(|tenant| ("tenant", tenant.clone()));
-        if version.is_some() || tenant.is_some() {
-            url.query_pairs_mut().extend_pairs(version.into_iter().chain(tenant));
+        if !query.is_empty() || tenant.is_some() {
+            url.query_pairs_mut().extend_pairs(query).extend_pairs(tenant);
         }
         let mut request = self.http.request(method, url);
         request = request.header(ACCEPT, "application/json, application/problem+json");
@@ -188,7 +213,7 @@ impl Client {
         let status = response.status();
         let text = response.text().unwrap_or_default();
         match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => bail!(told(&problem)),
+            Ok(problem) => Err(Refused(problem).into()),
             Err(_) => bail!("{} answered {status}: is that a Weir host?", self.place),
         }
     }
@@ -246,22 +271,53 @@ fn kind(error: &reqwest::Error) -> Option<std::io::ErrorKind> {
     None
 }
 
-/// A problem document in words.
-fn told(problem: &Problem) -> String {
-    let mut text = problem.detail.clone();
-    if problem.reasons.len() > 1 {
-        text = problem.title.clone();
-        for reason in &problem.reasons {
-            text.push_str("\n  - ");
-            text.push_str(reason);
+/// The host said no.
+#[derive(Debug)]
+pub(crate) struct Refused(Problem);
+
+impl std::error::Error for Refused {}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.reasons.len() < 2 {
+            return f.write_str(&self.0.detail);
         }
+        f.write_str(&self.0.title)?;
+        self.0.reasons.iter().try_for_each(|reason| write!(f, "\n  - {reason}"))
     }
-    text
+}
+
+impl Refused {
+    /// Which value of the body is wrong, if it is about one.
+    pub(crate) fn invalid(&self) -> Option<Invalid> {
+        let Problem { key: Some(key), detail, help, .. } = &self.0 else { return None };
+        // The detail has all of it in one line.
+        let message = detail.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix(": "));
+        let mut message = message.unwrap_or(detail);
+        if let Some(help) = help {
+            message = message.strip_suffix(&format!(" ({help})")).unwrap_or(message);
+        }
+        let path = Invalid::path_of(key)?;
+        Some(Invalid { path, message: message.to_owned(), help: help.clone() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_taken_out_of_the_problem() {
+        let invalid = Invalid::at("function[1].config", "no").help("allowed: yes");
+        let refused = Refused(Problem::invalid(&Invalid {
+            path: Invalid::path_of("function[1].config").unwrap(),
+            ..invalid.clone()
+        }));
+        let found = refused.invalid().unwrap();
+        assert_eq!((found.key(), found.message), (invalid.key(), invalid.message));
+        assert_eq!(found.help, invalid.help);
+        assert_eq!(Refused(Problem::default()).invalid(), None);
+    }
 
     #[test]
     fn places_of_hosts() {

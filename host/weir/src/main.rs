@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod engine;
 mod log;
+mod manager;
 mod render;
 
 use std::io;

@@ -41,6 +41,21 @@ impl Output {
         print(text.as_bytes())
     }
 
+    /// Writes what came of a change; with `-q` only the exit status says it, unless JSON is asked for.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub(crate) fn outcome<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<()> {
+        if self.quiet && self.format == Format::Table {
+            return Ok(());
+        }
+        self.result(value, text)
+    }
+
     /// Says what was done, when nothing else is the result. In JSON, and with `-q`, silence says it.
     ///
     /// # Errors
@@ -135,6 +150,22 @@ pub(crate) fn table<const N: usize>(
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
+/// A time in its two largest units.
+pub(crate) fn age(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let largest = units.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(3);
+    let mut text = String::new();
+    let mut rest = seconds;
+    for (unit, name) in units.iter().skip(largest).take(2) {
+        if rest / unit > 0 || text.is_empty() {
+            let gap = if text.is_empty() { "" } else { " " };
+            text.push_str(&format!("{gap}{}{name}", rest / unit));
+        }
+        rest %= unit;
+    }
+    text
+}
+
 /// Keys and values, one a line.
 pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
@@ -166,6 +197,15 @@ mod tests {
         assert_eq!(causes(&plain), format!("reading x: {text}"));
         let said = anyhow::anyhow!(text.clone()).context(format!("x: {text} (make it)"));
         assert_eq!(causes(&said), format!("x: {text} (make it)"));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3725, "1h 2m"), (86_400 * 3 + 59, "3d")]
+        {
+            assert_eq!(age(seconds), text);
+        }
     }
 
     #[test]

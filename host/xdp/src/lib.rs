@@ -22,6 +22,7 @@
 
 mod config;
 mod error;
+mod inspector;
 mod interface;
 mod port;
 mod program;

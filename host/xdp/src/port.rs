@@ -12,11 +12,12 @@ use rustix::io::Errno;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions, XdpStatistics};
 use weir_layout::{BURST_AREA, Descriptor, Metadata};
 use weir_pool::{BufferIndex, Packet, Pool};
-use weir_port::{Port, PortCounts, PortError, PortStatistics, Received};
+use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received};
 use weir_xdp_layout::Rules;
 
 use crate::config::XdpConfig;
 use crate::error;
+use crate::inspector::Inspector;
 use crate::interface::{Change, Interface, Watch};
 use crate::program::{self, Program};
 use crate::socket::{self, Socket};
@@ -51,7 +52,7 @@ pub struct XdpPort {
     name: String,
     config: XdpConfig,
     rules: Rules,
-    interface: Interface,
+    inspector: Arc<Inspector>,
     statistics: PortStatistics,
     /// There from `attach` to `finish`, unless the device goes away.
     live: Option<Box<Live>>,
@@ -106,23 +107,20 @@ impl XdpPort {
             return Err(refused(error::of_program(&busy, &config.interface, &interface)));
         }
         let statistics = PortStatistics::default();
-        Ok(Self { name: name.to_owned(), config, rules, interface, statistics, live: None })
+        let inspector = Arc::new(Inspector::new(&config.interface, config.queue));
+        Ok(Self { name: name.to_owned(), config, rules, inspector, statistics, live: None })
     }
 
     /// What a call of the port's gives when it is broken: the socket is closed, the rooms go back.
     fn broken(&mut self, pool: &mut Pool, problem: impl Into<String>) -> PortError {
         self.close(pool);
-        self.statistics.describe("gone");
         error::device(&self.name, problem)
     }
 
     fn close(&mut self, pool: &mut Pool) {
         let Some(mut live) = self.live.take() else { return };
         live.look(&self.statistics);
-        let program = Arc::clone(&live.program);
-        let queue = self.config.queue;
-        let left = PortCounts { rx_to_kernel: to_kernel(&program, queue), ..PortCounts::default() };
-        self.statistics.also(move || left);
+        self.inspector.closing();
         let holders = live.close();
         for (room, holder) in holders.into_iter().enumerate() {
             if holder != Holder::Other
@@ -151,12 +149,6 @@ fn find(config: &XdpConfig) -> Result<Interface, String> {
         return Err(format!("{name} has no queue {}: its queues are 0 to {last}", config.queue));
     }
     Ok(interface)
-}
-
-/// Packets that went to the kernel.
-fn to_kernel(program: &Program, queue: u32) -> u64 {
-    let counts = program.counts(queue);
-    counts.unclaimed + counts.no_socket
 }
 
 /// The room that this address of the umem lies in.
@@ -387,18 +379,7 @@ impl Port for XdpPort {
                 self.config.queue
             );
         }
-        let mode = error::mode_name(live.program.mode());
-        let copies = if live.socket.zero_copy { "zero-copy" } else { "copy" };
-        self.statistics.describe(format!("{name} queue {}, {mode}, {copies}", self.config.queue));
-        let (program, queue) = (Arc::downgrade(&live.program), self.config.queue);
-        let before = to_kernel(&live.program, queue);
-        self.statistics.also(move || PortCounts {
-            rx_to_kernel: program
-                .upgrade()
-                .map_or(0, |p| to_kernel(&p, queue).saturating_sub(before)),
-            ..PortCounts::default()
-        });
-        self.interface = interface;
+        self.inspector.opened(&live.program, live.socket.zero_copy);
         self.live = Some(Box::new(live));
         Ok(())
     }
@@ -456,10 +437,8 @@ impl Port for XdpPort {
                 let Descriptor { offset, length } = packet.descriptor;
                 if live.down {
                     counts.tx_dropped_down += 1;
-                } else if length > live.frame_max {
-                    counts.tx_dropped_too_large += 1;
-                } else if length == 0 {
-                    counts.tx_errors += 1;
+                } else if length == 0 || length > live.frame_max {
+                    counts.tx_dropped_length += 1;
                 } else {
                     if live.socket.tx.free(1) == 0 && result.is_ok() {
                         live.socket.tx.publish();
@@ -546,6 +525,10 @@ impl Port for XdpPort {
 
     fn statistics(&self) -> &PortStatistics {
         &self.statistics
+    }
+
+    fn inspector(&self) -> Option<Arc<dyn Inspect>> {
+        Some(Arc::clone(&self.inspector) as Arc<dyn Inspect>)
     }
 }
 

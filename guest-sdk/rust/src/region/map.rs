@@ -22,6 +22,8 @@ use crate::memory::Chunk;
 const SLOTS: usize = 16;
 /// The first bucket is taken as long as so many of its slots are free.
 const SPARE: u32 = 5;
+/// In a probe: no slot is expected.
+const NOWHERE: u32 = u32::MAX;
 
 /// A hash map from `K` to `V`.
 ///
@@ -80,6 +82,30 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
+/// A hash, and the slot where [`StateMap::look_ahead`] expects its key. A hash alone will do wherever a probe is
+/// asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    hash: u64,
+    slot: u32,
+}
+
+impl Probe {
+    /// The hash.
+    #[must_use]
+    #[inline]
+    pub fn hash(self) -> u64 {
+        self.hash
+    }
+}
+
+impl From<u64> for Probe {
+    #[inline]
+    fn from(hash: u64) -> Self {
+        Self { hash, slot: NOWHERE }
+    }
+}
+
 impl<K, V> StateMap<K, V>
 where
     K: FromBytes + IntoBytes + Immutable + Eq,
@@ -120,8 +146,8 @@ where
     /// The value of a key.
     #[must_use]
     #[inline]
-    pub fn find(&self, hash: u64, key: &K) -> Option<&V> {
-        let slot = self.locate(hash, key)?;
+    pub fn find(&self, at: impl Into<Probe>, key: &K) -> Option<&V> {
+        let slot = self.locate(at.into(), key)?;
         // SAFETY: `locate` gives slots of the map.
         Some(unsafe { &self.entry(slot).as_ref().value })
     }
@@ -129,8 +155,8 @@ where
     /// The value of a key, to be changed.
     #[must_use]
     #[inline]
-    pub fn find_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        let slot = self.locate(hash, key)?;
+    pub fn find_mut(&mut self, at: impl Into<Probe>, key: &K) -> Option<&mut V> {
+        let slot = self.locate(at.into(), key)?;
         // SAFETY: `locate` gives slots of the map; `self` is borrowed mutably.
         Some(unsafe { &mut self.entry(slot).as_mut().value })
     }
@@ -138,19 +164,27 @@ where
     /// The slot of a key, for [`StateMap::at`]; it stays valid until the key is removed.
     #[must_use]
     #[inline]
-    pub fn slot(&self, hash: u64, key: &K) -> Option<usize> {
-        self.locate(hash, key)
+    pub fn slot(&self, at: impl Into<Probe>, key: &K) -> Option<usize> {
+        self.locate(at.into(), key)
     }
 
-    /// Has the processor fetch the lines that `find` of this hash will most likely read. Do it for all
-    /// packets of a burst before the first `find`, and the fetches overlap.
+    /// Has the processor fetch what finding these probes' keys will read, and notes where they most likely lie. Do it
+    /// for all packets of a burst before the first `find`: in these short loops dozens of fetches are under way
+    /// at once, while code that decides about a packet in between has a few. (Wasm has no prefetch instruction.)
     #[inline]
-    pub fn touch(&self, hash: u64) {
-        let bucket = self.first(hash);
-        let slot = bucket * SLOTS
-            + matches(self.group(bucket), tag(hash)).trailing_zeros() as usize % SLOTS;
-        // SAFETY: below the number of slots, since `bucket` is one of the map's.
-        unsafe { self.entry(slot).cast::<u8>().read_volatile() };
+    pub fn look_ahead(&self, probes: &mut [Probe]) {
+        for probe in &*probes {
+            // SAFETY: `first` gives one of the map's buckets.
+            unsafe { self.tags.add(self.first(probe.hash)).cast::<u8>().read_volatile() };
+        }
+        for probe in probes {
+            let bucket = self.first(probe.hash);
+            let found = matches(self.group(bucket), tag(probe.hash));
+            let slot = bucket * SLOTS + found.trailing_zeros() as usize % SLOTS;
+            // SAFETY: below the number of slots, since `bucket` is one of the map's.
+            unsafe { self.entry(slot).cast::<u8>().read_volatile() };
+            probe.slot = slot as u32;
+        }
     }
 
     /// Puts a value there, in place of an earlier one of the same key.
@@ -159,7 +193,7 @@ where
     /// [`Full`]: both of the key's buckets are. [`StateMap::retain_near`] may make room.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: K, value: V) -> Result<&mut V, Full> {
-        let slot = match self.locate(hash, &key) {
+        let slot = match self.locate(hash.into(), &key) {
             Some(slot) => slot,
             None => self.claim(hash)?,
         };
@@ -176,7 +210,7 @@ where
     /// Takes a key and its value out.
     #[inline]
     pub fn remove(&mut self, hash: u64, key: &K) -> Option<V> {
-        let slot = self.locate(hash, key)?;
+        let slot = self.locate(hash.into(), key)?;
         self.free(slot);
         // SAFETY: the slot is one of the map's; any bytes are a value.
         Some(unsafe { self.entry(slot).read() }.value)
@@ -280,7 +314,17 @@ where
     }
 
     #[inline]
-    fn locate(&self, hash: u64, key: &K) -> Option<usize> {
+    fn locate(&self, Probe { hash, slot }: Probe, key: &K) -> Option<usize> {
+        let slot = slot as usize;
+        if slot < self.slots() {
+            // SAFETY: both are of a slot of the map.
+            let (taken_by, there) = unsafe {
+                (self.tags.cast::<u8>().add(slot).read(), &self.entry(slot).as_ref().key)
+            };
+            if taken_by == tag(hash) && there == key {
+                return Some(slot);
+            }
+        }
         self.locate_in(self.first(hash), hash, key)
             .or_else(|| self.locate_in(self.second(hash), hash, key))
     }

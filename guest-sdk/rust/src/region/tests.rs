@@ -93,13 +93,18 @@ proptest! {
         let hasher = Hasher::new(1);
         for key in keys {
             let hash = hasher.hash(&key);
-            map.touch(hash);
+            let mut probe = [hash.into()];
+            map.look_ahead(&mut probe);
+            prop_assert_eq!(map.find(probe[0], &key), map.find(hash, &key));
             if map.insert(hash, key, 1).is_ok() {
                 prop_assert_eq!(map.find(hash, &key), Some(&1));
+                map.look_ahead(&mut probe);
+                prop_assert_eq!(map.find(probe[0], &key), Some(&1));
             }
             map.retain_near(hash, |key, _| key % 2 == 0);
             map.remove(hash, &key);
             prop_assert!(map.find(hash, &key).is_none());
+            prop_assert!(map.find(probe[0], &key).is_none(), "where it was before");
             prop_assert!(map.len() <= map.slots());
         }
         map.clear();

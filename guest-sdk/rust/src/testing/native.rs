@@ -21,8 +21,9 @@ pub struct Native<F> {
 
 impl<F: Function> Native<F> {
     /// Configures a function over the window of `bytes` bytes at `window`, which must be laid out as
-    /// `wit/window.md` says, with rooms of [`Options::room_bytes`]; `config` is a JSON object. Of the
-    /// other options, those that say something of window or clock do not count.
+    /// `wit/window.md` says, with rooms of [`Options::room_bytes`], and over the state region of
+    /// [`Options::state_bytes`] bytes at `state`; `config` is a JSON object. Of the other options, those that say
+    /// something of window or clock do not count.
     ///
     /// # Errors
     /// What the function, or the reader of its configuration, says.
@@ -31,18 +32,23 @@ impl<F: Function> Native<F> {
     /// When `bytes` is no multiple of 65,536, or a room's size no power of two.
     ///
     /// # Safety
-    /// For as long as this lives, the bytes must be initialised, writable and in their place. Whenever
+    /// For as long as this lives, the bytes of both must be initialised, writable and in their place, and nobody else may
+    /// access the state region, which begins at a page. Whenever
     /// [`Native::process`] is called, the first `count` descriptors must name bytes of the window, no
     /// two in one room, and nobody else may access these or the burst area until it returns.
     pub unsafe fn new(
         window: NonNull<u8>,
         bytes: usize,
+        state: NonNull<u8>,
         options: &Options,
         config: impl fmt::Display,
     ) -> Result<Self, String> {
         // SAFETY: as promised by the caller.
         let window = unsafe { Window::new(Chunk::permanent(window, bytes), options.room_bytes) };
-        let state = (options.state_bytes > 0).then(|| Chunk::zeroed(options.state_bytes));
+        let state = (options.state_bytes > 0).then(|| {
+            // SAFETY: as promised by the caller.
+            unsafe { Chunk::permanent(state, options.state_bytes) }
+        });
         let config = read_config::<F::Config>(&config.to_string())?;
         let function = F::configure(options.setup(state, false), config)?;
         host::after_configure();

@@ -223,10 +223,13 @@ fn a_window_may_be_somebody_elses() {
     memory.write(offset as usize + 2048, b"m");
     let options =
         Options { ports: ["a", "b", "c"].map(String::from).to_vec(), ..Options::default() };
+    let state = Chunk::zeroed(options.state_bytes);
+    let config = json!({});
     // SAFETY: the memory outlives the function and only this thread has it; the descriptors written
     // above name two rooms of 2,048 bytes.
-    let puppet =
-        unsafe { Native::<Puppet>::new(memory.start(), memory.len(), &options, json!({})) };
+    let puppet = unsafe {
+        Native::<Puppet>::new(memory.start(), memory.len(), state.start(), &options, config)
+    };
     let mut puppet = puppet.unwrap();
     puppet.process(2);
     assert_eq!(memory.read_u32(DESCRIPTORS), offset - 4);

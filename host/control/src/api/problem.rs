@@ -77,7 +77,7 @@ impl From<ControlError> for Problem {
                 (StatusCode::CONFLICT, "conflict")
             }
             ControlError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            ControlError::Engine(EngineError::Refused(_)) => {
+            ControlError::Engine(EngineError::Refused(_) | EngineError::Configuration { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused")
             }
             ControlError::Engine(EngineError::Exhausted(_)) => {

@@ -160,12 +160,12 @@ impl Engine for FakeEngine {
             rx_packets: 1,
             rx_bytes: 64,
             rx_dropped: 0,
-            to_kernel: 0,
             tx_packets: 0,
             tx_bytes: 0,
             tx_dropped: 0,
-            drops: BTreeMap::new(),
-            device: None,
+            drops: BTreeMap::from([("rx-too-large".to_owned(), 0)]),
+            device: BTreeMap::from([("link".to_owned(), "up".to_owned())]),
+            device_counters: BTreeMap::from([("rx_good_packets".to_owned(), 1)]),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
         EngineStatus { workers: 1, ports, chains: chains.collect() }

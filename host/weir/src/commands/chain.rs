@@ -11,7 +11,7 @@ use weir_spec::{Chain, Document, Name};
 
 use super::{function, or_dash};
 use crate::cli::ChainCommand;
-use crate::client::Client;
+use crate::client::{Client, Refused};
 use crate::render::{self, Output};
 
 pub(super) fn run(command: ChainCommand, client: &Client, output: Output) -> Result<()> {
@@ -33,13 +33,18 @@ pub(super) fn run(command: ChainCommand, client: &Client, output: Output) -> Res
 }
 
 fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
-    let mut chain = Document::<Chain>::read(file)?.value;
+    let document = Document::<Chain>::read(file)?;
+    let mut chain = document.value.clone();
     push_files(&mut chain, file.parent().unwrap_or(Path::new(".")), client, output)?;
     let waiting = output.wait(format!("compiling and deploying {}", chain.name));
-    let applied: Applied =
-        client.send_json(Method::PUT, &["chains", chain.name.as_str()], &chain)?;
+    let path = ["chains", chain.name.as_str()];
+    let applied: Applied = client.send_json(Method::PUT, &path, &chain).map_err(|error| {
+        // What is wrong with a value is shown where the file has it.
+        let invalid = error.downcast_ref::<Refused>().and_then(Refused::invalid);
+        invalid.map_or(error, |invalid| document.locate(invalid).into())
+    })?;
     drop(waiting);
-    output.result(&applied, |applied| {
+    output.outcome(&applied, |applied| {
         let done = if applied.new { "deployed" } else { "changed" };
         let mut text = format!(
             "chain {} was {done}; pause {:.1} us, compiled in {:.1} ms\n\n",

@@ -39,7 +39,7 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
             let waiting = output.wait(format!("rolling {} back", args.name));
             let report: SwapReport = client.post(&["functions", args.name.as_str(), "rollback"])?;
             drop(waiting);
-            output.result(&report, |report| format!("function {}: {}", args.name, cost(report)))
+            output.outcome(&report, |report| format!("function {}: {}", args.name, cost(report)))
         }
         FunctionCommand::Log(args) => {
             let log: FunctionLog = client.get(&["functions", args.name.as_str(), "log"])?;
@@ -69,7 +69,7 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
     let pushed: Pushed =
         client.upload(&["functions", name.as_str(), "versions"], args.version.as_ref(), wasm)?;
     drop(waiting);
-    output.result(&pushed, told)
+    output.outcome(&pushed, told)
 }
 
 /// The name in the manifest that a component carries.
@@ -85,7 +85,10 @@ fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
 pub(super) fn told(pushed: &Pushed) -> String {
     let (name, version) = (&pushed.name, &pushed.version.version);
     if pushed.new {
-        format!("function {name}: version {version} was pushed ({} bytes)", pushed.version.bytes)
+        let (bytes, ms) = (pushed.version.bytes, pushed.compile_ms);
+        format!(
+            "function {name}: version {version} was pushed; {bytes} bytes, compiled in {ms:.1} ms"
+        )
     } else {
         format!("function {name}: version {version} was there already, the same to the byte")
     }
@@ -152,13 +155,16 @@ fn swap(args: SwapArgs, client: &Client, output: Output) -> Result<()> {
     let report: SwapReport =
         client.send_json(Method::POST, &["functions", name.as_str(), "swap"], &request)?;
     drop(waiting);
-    output.result(&report, |report| match (canary, shadow) {
+    output.outcome(&report, |report| match (canary, shadow) {
         (Some(percent), _) => format!(
             "function {name}: version {} gets {percent} % of the flows beside {}",
             report.to, report.from
         ),
         (None, true) => {
             format!("function {name}: version {} shadows {}", report.to, report.from)
+        }
+        (None, false) if report.from == report.to => {
+            format!("function {name}: version {} runs already", report.to)
         }
         (None, false) => format!("function {name}: {}", cost(report)),
     })

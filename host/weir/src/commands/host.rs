@@ -21,15 +21,26 @@ fn port_table(ports: &[PortStatus]) -> String {
             port.kind.clone(),
             port.tenant.to_string(),
             or_dash(port.chain.as_ref()),
+            or_dash(port.device.get("link")),
+            or_dash(port.device.get("driver")),
             port.rx_packets.to_string(),
             port.rx_dropped.to_string(),
             port.tx_packets.to_string(),
             port.tx_dropped.to_string(),
-            or_dash(port.device.as_ref()),
         ]
     });
-    let header =
-        ["port", "kind", "tenant", "chain", "#rx", "#rx-dropped", "#tx", "#tx-dropped", "device"];
+    let header = [
+        "port",
+        "kind",
+        "tenant",
+        "chain",
+        "link",
+        "driver",
+        "#rx",
+        "#rx-dropped",
+        "#tx",
+        "#tx-dropped",
+    ];
     render::table(header, rows)
 }
 
@@ -56,7 +67,7 @@ pub(super) fn status(client: &Client, output: Output) -> Result<()> {
 fn status_text(status: &Status) -> String {
     let mut text = render::facts(&[
         ("version", status.version.clone()),
-        ("up", format!("{} s", status.uptime_seconds)),
+        ("up", render::age(status.uptime_seconds)),
         ("workers", status.engine.workers.to_string()),
         ("functions", status.functions.to_string()),
     ]);
@@ -121,7 +132,7 @@ fn chain_text(chain: &ChainStatus) -> String {
     text
 }
 
-fn health(health: Health) -> &'static str {
+pub(super) fn health(health: Health) -> &'static str {
     match health {
         Health::Running => "running",
         Health::BackOff => "back-off",

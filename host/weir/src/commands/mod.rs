@@ -3,16 +3,22 @@
 mod bench;
 mod chain;
 mod check;
+mod events;
 mod function;
 mod host;
 mod replay;
 mod run;
+mod tenant;
+mod top;
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
-use weir_spec::{BenchReport, ReplayReport};
+use weir_chain::ChainError;
+use weir_packet_plane::PlaneError;
+use weir_spec::{BenchReport, Chain, Document, ReplayReport};
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
@@ -26,23 +32,32 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
     let Cli { global, command } = cli;
     let output = Output::new(&global);
     match command {
+        Command::Run(args) if args.check => run::check(&args, output)?,
         Command::Run(args) => run::run(&args, &global)?,
         Command::Replay(mut args) => {
             args.quiet = global.quiet;
             let format = args.report.unwrap_or(global.output);
-            let report = replay::run(&args)?;
+            let report = replay::run(&args).map_err(|error| in_file(error, &args.chain))?;
             Output { format, ..output }.result(&report, replayed)?;
         }
         Command::Bench(mut args) => {
             args.quiet = global.quiet;
-            output.result(&bench::run(&args)?, benched)?;
+            let report = bench::run(&args).map_err(|error| in_file(error, &args.chain))?;
+            output.result(&report, benched)?;
         }
         Command::Check(args) => return check::run(&args, output),
         Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
         Command::Steer(_) => host::steering(&Client::new(&global)?, output)?,
         Command::Port(_) => host::ports(&Client::new(&global)?, output)?,
+        Command::Tenant(command) => tenant::run(command, &Client::new(&global)?, output)?,
+        Command::Token(command) => {
+            let tenant = global.tenant.clone();
+            tenant::tokens(command, tenant, &Client::new(&global)?, output)?;
+        }
         Command::Status => host::status(&Client::new(&global)?, output)?,
+        Command::Top(args) => top::run(&args, &Client::new(&global)?, output)?,
+        Command::Events(args) => events::run(&args, &Client::new(&global)?, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
@@ -52,6 +67,22 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Compile => compile()?,
     }
     Ok(true)
+}
+
+/// A configuration that its function refused is shown where the chain's file has it.
+fn in_file(error: anyhow::Error, file: &Path) -> anyhow::Error {
+    let Some(PlaneError::Chain(ChainError::Refused { name, what: "configuration", message })) =
+        error.downcast_ref()
+    else {
+        return error;
+    };
+    match Document::<Chain>::read(file) {
+        Ok(document) => {
+            let invalid = document.value.refused_configuration(name, message);
+            document.locate(invalid).into()
+        }
+        Err(_) => error,
+    }
 }
 
 /// The manual: one page for the command, with a section for each subcommand.

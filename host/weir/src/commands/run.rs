@@ -10,18 +10,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use weir_control::Control;
 use weir_control::api::{Api, Limits, Server};
+use weir_control::auth::Tokens;
 use weir_control::store::Store;
+use weir_control::{Control, ControlError};
 use weir_sandbox::{Compiler, Sandbox, SandboxConfig};
-use weir_spec::{Document, HostConfig};
+use weir_spec::{Document, HostConfig, Invalid, Workers};
 
 use crate::cli::{Global, RunArgs};
 use crate::engine::PlaneEngine;
-use crate::log;
+use crate::render::Output;
+use crate::{log, manager};
 
-/// Time for one upload to compile; its author can make it smaller.
-const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for chains to finish what is under way when the host stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the configuration is looked for.
@@ -29,44 +29,94 @@ const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     log::start(global);
-    let file = args.config.clone().or_else(found);
-    let config = read(file.as_deref())?;
+    let read = Configuration::read(args)?;
+    let config = &read.config;
+    // First of all the store, because it tells whether there is another host.
+    let store = Store::open(&config.store.path).context(
+        "the store cannot be opened; `[store] path` in the configuration says where it is",
+    )?;
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(config.store.path.join("cache")),
         compiler: Compiler::Child {
             program: std::env::current_exe().context("finding the weir program itself")?,
             arguments: vec!["__compile".to_owned()],
-            timeout: COMPILE_TIMEOUT,
+            timeout: config.api.compile_timeout.get(),
         },
     })?;
-    // First of all the store, because it tells whether there is another host.
-    let store = Store::open(&config.store.path)?;
-    let engine = PlaneEngine::start(&config, Arc::new(sandbox))?;
-    let control = Control::start(store, Arc::new(engine), &config)?;
+    let engine = PlaneEngine::start(config, Arc::new(sandbox)).map_err(|e| read.locate(e))?;
+    let control =
+        Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weir-api")
         .enable_all()
         .build()
         .context("starting the API's threads")?;
-    runtime.block_on(serve(&control, &config, file.as_deref()))
+    runtime.block_on(serve(&control, &read, args))
 }
 
-fn found() -> Option<PathBuf> {
-    CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists())
+/// Says whether a host would start with this configuration, as far as that can be told without starting it.
+pub(super) fn check(args: &RunArgs, output: Output) -> Result<()> {
+    let read = Configuration::read(args)?;
+    Tokens::new(&read.config.api.tokens).map_err(|error| read.locate(error.into()))?;
+    let file = read.file.as_ref().map_or_else(
+        || "no configuration file: the defaults".to_owned(),
+        |file| file.display().to_string(),
+    );
+    output.done(&format!("{file}: all right"))
 }
 
-/// Reads the configuration; paths in it are relative to it.
-fn read(file: Option<&Path>) -> Result<HostConfig> {
-    let Some(file) = file else {
-        tracing::info!("no configuration file: the defaults hold");
-        return Ok(HostConfig::default());
-    };
-    let document = Document::<HostConfig>::read(file)?;
-    document.value.check_built_in().map_err(|invalid| document.locate(invalid))?;
-    let mut config = document.value;
-    config.resolve_paths(file.parent().unwrap_or(Path::new("")));
-    Ok(config)
+/// The configuration, and where it was read.
+struct Configuration {
+    /// Paths in it are relative to the file.
+    config: HostConfig,
+    file: Option<PathBuf>,
+    document: Option<Document<HostConfig>>,
+}
+
+impl Configuration {
+    fn read(args: &RunArgs) -> Result<Self> {
+        let there = || CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists());
+        let Some(file) = args.config.clone().or_else(there) else {
+            tracing::info!("no configuration file: the defaults hold");
+            return Ok(Self { config: HostConfig::default(), file: None, document: None });
+        };
+        let document = Document::<HostConfig>::read(&file)?;
+        let mut config = document.value.clone();
+        let refused = config.check_built_in().and_then(|()| check_cores(&config.workers));
+        refused.map_err(|invalid| document.locate(invalid))?;
+        config.resolve_paths(file.parent().unwrap_or(Path::new("")));
+        Ok(Self { config, file: Some(file), document: Some(document) })
+    }
+
+    /// An error that is about a value of the file is shown where the file has it.
+    fn locate(&self, error: anyhow::Error) -> anyhow::Error {
+        let invalid = match error.downcast_ref::<ControlError>() {
+            Some(ControlError::Invalid(invalid)) => Some(invalid),
+            _ => error.downcast_ref::<Invalid>(),
+        };
+        match (&self.document, invalid.cloned()) {
+            (Some(document), Some(invalid)) => document.locate(invalid).into(),
+            _ => error,
+        }
+    }
+}
+
+/// Whether this machine has the cores that workers shall be pinned to.
+fn check_cores(workers: &Workers) -> Result<(), Invalid> {
+    let Ok(ours) = rustix::thread::sched_getaffinity(None) else { return Ok(()) };
+    let allowed: Vec<usize> =
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| ours.is_set(*core)).collect();
+    for (index, core) in workers.cores.iter().enumerate() {
+        if !allowed.contains(&usize::from(*core)) {
+            let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+            return Err(Invalid::whole(format!("this process may not run on core {core}"))
+                .help(format!("allowed here: {}", allowed.join(", ")))
+                .within_array("cores", index)
+                .within("workers"));
+        }
+    }
+    Ok(())
 }
 
 fn limits(config: &HostConfig) -> Limits {
@@ -76,7 +126,8 @@ fn limits(config: &HostConfig) -> Limits {
     }
 }
 
-async fn serve(control: &Arc<Control>, config: &HostConfig, file: Option<&Path>) -> Result<()> {
+async fn serve(control: &Arc<Control>, read: &Configuration, args: &RunArgs) -> Result<()> {
+    let config = &read.config;
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(Arc::clone(control), limits(config), stopping.clone());
     let server = Server::bind(&api, &config.api.socket, config.api.listen).await?;
@@ -84,11 +135,18 @@ async fn serve(control: &Arc<Control>, config: &HostConfig, file: Option<&Path>)
     tracing::info!(socket = %config.api.socket.display(), "ready");
     if let Some(address) = server.address() {
         tracing::info!(%address, "the API is reachable by TCP, with a token");
+        if !address.ip().is_loopback() {
+            tracing::warn!(
+                "tokens and uploads pass by TCP in the clear: put a proxy with TLS before it, or a tunnel"
+            );
+        }
     }
     let serving = tokio::spawn(server.serve(stopping));
+    manager::tell("READY=1");
     while let Asked::Reload = signals.next().await {
-        reload(control, &api, file).await;
+        reload(control, &api, args).await;
     }
+    manager::tell("STOPPING=1");
     // A second signal ends the host at once.
     tokio::select! {
         () = drain(control) => {}
@@ -114,12 +172,14 @@ async fn drain(control: &Arc<Control>) {
 }
 
 /// Reads the configuration again. What is wrong with it changes nothing.
-async fn reload(control: &Arc<Control>, api: &Api, file: Option<&Path>) {
+async fn reload(control: &Arc<Control>, api: &Api, args: &RunArgs) {
     let again = async {
-        let config = read(file)?;
-        let limits = limits(&config);
+        let read = Configuration::read(args)?;
+        let (limits, config) = (limits(&read.config), read.config.clone());
         let control = Arc::clone(control);
-        tokio::task::spawn_blocking(move || control.reload(&config)).await??;
+        tokio::task::spawn_blocking(move || control.reload(&config))
+            .await?
+            .map_err(|error| read.locate(error.into()))?;
         api.set_limits(limits);
         anyhow::Ok(())
     };

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use weir_chain::Mode;
+use weir_chain::{ChainError, Mode};
 use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
     Published, TrialKind,
@@ -144,6 +144,9 @@ fn report(published: &weir_packet_plane::Published, compiled_in: Duration) -> Pu
 
 fn refused(error: PlaneError) -> EngineError {
     match error {
+        PlaneError::Chain(ChainError::Refused { name, what: "configuration", message }) => {
+            EngineError::Configuration { function: name, message }
+        }
         PlaneError::Pool(_) | PlaneError::Share(_) => EngineError::Exhausted(error.to_string()),
         PlaneError::Trial(_) => EngineError::Conflict(error.to_string()),
         PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => {

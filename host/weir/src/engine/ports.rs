@@ -1,11 +1,13 @@
 //! The host's ports: which there are, who has them, and opening them.
 
-use anyhow::{Context as _, Result};
+use std::sync::Arc;
+
+use anyhow::Result;
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
-use weir_port::{Port, PortError, PortStatistics};
-use weir_spec::{Chain, Name, PacketMatch, PortKind, XdpMode};
+use weir_port::{Inspect, Port, PortError, PortStatistics};
+use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode};
 use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
 
 /// All ports, in the configuration's order.
@@ -17,17 +19,30 @@ pub(super) struct Slot {
     /// There as long as no chain has it.
     port: Option<Box<dyn Port>>,
     pub(super) statistics: PortStatistics,
+    /// Tells how the device is, if there is one.
+    pub(super) inspector: Option<Arc<dyn Inspect>>,
 }
 
 impl Ports {
     /// Opens them all, so that what is wrong with one is known at the start.
-    pub(super) fn new(configs: &[weir_spec::Port]) -> Result<Self> {
-        let open_slot = |config: &weir_spec::Port| {
-            let port = open(config).with_context(|| format!("port {}", config.name))?;
-            let statistics = port.statistics().clone();
-            Ok(Slot { config: config.clone(), chain: None, port: Some(port), statistics })
+    ///
+    /// # Errors
+    /// Which one cannot be opened, and why.
+    pub(super) fn new(configs: &[weir_spec::Port]) -> Result<Self, Invalid> {
+        let open_slot = |(index, config): (usize, &weir_spec::Port)| {
+            let port = open(config).map_err(|error| {
+                let message = format!("port {}: {error}", config.name);
+                let invalid = match config.kind {
+                    PortKind::Xdp => Invalid::at("interface", message),
+                    _ => Invalid::whole(message),
+                };
+                invalid.within_array("port", index)
+            })?;
+            let (statistics, inspector) = (port.statistics().clone(), port.inspector());
+            let config = config.clone();
+            Ok(Slot { config, chain: None, port: Some(port), statistics, inspector })
         };
-        Ok(Self(configs.iter().map(open_slot).collect::<Result<_>>()?))
+        Ok(Self(configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -81,6 +96,7 @@ impl Ports {
                     }
                 };
                 slot.statistics = port.statistics().clone();
+                slot.inspector = port.inspector();
                 slot.chain = Some(id.clone());
                 ports.push(port);
             }

@@ -1,5 +1,6 @@
 //! What the data plane says about itself.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use weir_control::engine::{
@@ -7,6 +8,7 @@ use weir_control::engine::{
     PortStatus, TrialStatus,
 };
 use weir_packet_plane::TrialKind;
+use weir_port::{Details, PortCounts};
 use weir_spec::Name;
 
 use super::PlaneEngine;
@@ -19,6 +21,16 @@ impl PlaneEngine {
             .iter()
             .map(|slot| {
                 let counts = slot.statistics.counts();
+                let device = slot.inspector.as_ref().map(|inspector| inspector.inspect());
+                let device = device.unwrap_or_default();
+                let drops = port_drops(&counts, &device);
+                let sum = |direction: &str| {
+                    drops
+                        .iter()
+                        .filter(|(reason, _)| reason.starts_with(direction))
+                        .map(|d| d.1)
+                        .sum()
+                };
                 PortStatus {
                     name: slot.config.name.clone(),
                     kind: slot.config.kind.name().to_owned(),
@@ -26,17 +38,17 @@ impl PlaneEngine {
                     chain: slot.chain.clone(),
                     rx_packets: counts.rx_packets,
                     rx_bytes: counts.rx_bytes,
-                    rx_dropped: counts.rx_dropped(),
-                    to_kernel: counts.rx_to_kernel,
+                    rx_dropped: sum("rx-"),
                     tx_packets: counts.tx_packets,
                     tx_bytes: counts.tx_bytes,
-                    tx_dropped: counts.tx_dropped(),
-                    drops: counts
-                        .drops()
-                        .filter(|(_, n)| *n > 0)
-                        .map(|(reason, n)| (reason.to_owned(), n))
+                    tx_dropped: sum("tx-"),
+                    drops,
+                    device: device
+                        .facts
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value))
                         .collect(),
-                    device: slot.statistics.description(),
+                    device_counters: device.counters.into_iter().collect(),
                 }
             })
             .collect();
@@ -62,6 +74,26 @@ impl PlaneEngine {
     }
 }
 
+/// Packets dropped at a port, by direction and reason; those that there are.
+fn port_drops(counts: &PortCounts, device: &Details) -> BTreeMap<String, u64> {
+    let rx = [
+        ("too-large", counts.rx_dropped_too_large),
+        ("no-buffer", counts.rx_dropped_no_buffer),
+        ("overrun", counts.rx_dropped_overrun),
+    ];
+    let tx = [
+        ("no-output", counts.tx_dropped_no_output),
+        ("full", counts.tx_dropped_full),
+        ("length", counts.tx_dropped_length),
+        ("down", counts.tx_dropped_down),
+        ("error", counts.tx_errors),
+    ];
+    let rx = rx.iter().chain(&device.rx_dropped).map(|drop| ("rx", drop));
+    let tx = tx.iter().chain(&device.tx_dropped).map(|drop| ("tx", drop));
+    let drops = rx.chain(tx).filter(|(_, drop)| drop.1 > 0);
+    drops.map(|(direction, (reason, n))| (format!("{direction}-{reason}"), *n)).collect()
+}
+
 fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let (counters, pool) = deployed.counters.read();
     let lane = deployed.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -70,10 +102,10 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let report = weir_assembly::report_of(&counters, &named);
     let mut drops = report.drops;
     for (_, statistics) in &deployed.ports {
-        for (reason, n) in statistics.counts().drops() {
-            if n > 0 {
-                *drops.entry(reason.to_owned()).or_default() += n;
-            }
+        for (reason, n) in port_drops(&statistics.counts(), &Details::default()) {
+            // What was dropped on its way in never came to the chain: the reason's name is enough.
+            let reason = reason.strip_prefix("rx-").unwrap_or(&reason);
+            *drops.entry(reason.to_owned()).or_default() += n;
         }
     }
     let functions = report.functions.into_iter().zip(&lane.functions);

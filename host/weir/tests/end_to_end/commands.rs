@@ -34,7 +34,7 @@ fn a_wrong_configuration_is_shown_with_its_line() {
     for (text, expected) in [
         (
             "[api]\nsoket = \"x\"\n",
-            "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout\n",
+            "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout, compile-timeout\n",
         ),
         (
             "[[port]]\nname = \"wan\"\nkind = \"dpdk\"\ndevice = \"net_null0\"\n",

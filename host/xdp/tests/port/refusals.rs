@@ -45,7 +45,14 @@ fn netns_interfaces_that_cannot_be_used_are_named_with_what_to_do() {
     // By itself it takes what there is.
     let mut pool = pool(256, 2048);
     let port = port(XdpConfig::new("lo"), &mut pool).unwrap();
-    assert!(weir_port::Port::statistics(&port).description().unwrap().contains("generic"));
+    assert!(
+        weir_port::Port::inspector(&port)
+            .unwrap()
+            .inspect()
+            .fact("driver")
+            .unwrap()
+            .contains("generic")
+    );
 }
 
 #[test]

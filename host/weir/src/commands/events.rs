@@ -1,0 +1,23 @@
+//! `weir events`
+
+use anyhow::{Context as _, Result};
+use weir_control::Event;
+
+use crate::cli::{EventsArgs, Format};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+/// Writes events as they come, one a line.
+pub(super) fn run(args: &EventsArgs, client: &Client, output: Output) -> Result<()> {
+    let query = [("after", args.after.to_string()), ("follow", args.follow.to_string())];
+    client.follow(&["events"], &query, |data| match output.format {
+        Format::Json => render::print(format!("{data}\n").as_bytes()),
+        Format::Table => {
+            let event: Event = serde_json::from_str(data)
+                .context("an event is not as expected: is the host's version of Weir another?")?;
+            let Event { id, time, kind, message, .. } = event;
+            let line = format!("{id:<5} {time}  {:<14} {message}\n", kind.name());
+            render::print(line.as_bytes())
+        }
+    })
+}

@@ -1,0 +1,87 @@
+//! `weir tenant`, `weir token`
+
+use anyhow::{Context as _, Result};
+use reqwest::Method;
+use weir_control::api::{List, TenantRequest, TokenRequest};
+use weir_control::{NewToken, Tenant, TokenView};
+use weir_spec::{Name, Role};
+
+use crate::cli::{TenantCommand, TokenCommand, TokenRole};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+pub(super) fn run(command: TenantCommand, client: &Client, output: Output) -> Result<()> {
+    match command {
+        TenantCommand::List => {
+            let tenants: List<Tenant> = client.get(&["tenants"])?;
+            output.result(&tenants.items, |tenants| {
+                let rows = tenants.iter().map(|tenant| {
+                    [
+                        tenant.name.to_string(),
+                        tenant.functions.to_string(),
+                        tenant.chains.to_string(),
+                        tenant.description.clone(),
+                    ]
+                });
+                render::table(["name", "#functions", "#chains", "description"], rows)
+            })
+        }
+        TenantCommand::Add { name, description } => {
+            let request = TenantRequest { description };
+            let tenant: Tenant =
+                client.send_json(Method::PUT, &["tenants", name.as_str()], &request)?;
+            output.outcome(&tenant, |tenant| format!("tenant {} is there", tenant.name))
+        }
+        TenantCommand::Remove { name } => {
+            client.delete(&["tenants", name.as_str()])?;
+            output.done(&format!("tenant {name} was removed"))
+        }
+    }
+}
+
+pub(super) fn tokens(
+    command: TokenCommand,
+    tenant: Option<Name>,
+    client: &Client,
+    output: Output,
+) -> Result<()> {
+    let tenant = tenant.context("whose token? Say it with --tenant NAME")?;
+    let path = ["tenants", tenant.as_str(), "tokens"];
+    match command {
+        TokenCommand::List => {
+            let tokens: List<TokenView> = client.get(&path)?;
+            output.result(&tokens.items, |tokens| {
+                let rows = tokens.iter().map(|token| {
+                    [
+                        token.id.to_string(),
+                        role(token.role).to_owned(),
+                        token.created.clone(),
+                        token.description.clone(),
+                    ]
+                });
+                render::table(["id", "role", "created", "description"], rows)
+            })
+        }
+        TokenCommand::Add { role, description } => {
+            let role = match role {
+                TokenRole::Operator => Role::Operator,
+                TokenRole::Viewer => Role::Viewer,
+            };
+            let request = TokenRequest { role, description };
+            let token: NewToken = client.send_json(Method::POST, &path, &request)?;
+            output.result(&token, |token| token.token.clone())
+        }
+        TokenCommand::Remove { id } => {
+            client.delete(&["tenants", tenant.as_str(), "tokens", id.as_str()])?;
+            output.done(&format!("token {id} was removed"))
+        }
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::Operator => "operator",
+        Role::Viewer => "viewer",
+    }
+}

@@ -1,0 +1,233 @@
+//! `weir top`: two looks at the status, and what went by between them.
+
+use std::io::IsTerminal as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+use weir_control::Status;
+use weir_control::engine::{ChainStatus, FunctionStatus, PortStatus};
+use weir_spec::Name;
+
+use super::host::health;
+use super::or_dash;
+use crate::cli::{Format, TopArgs};
+use crate::client::Client;
+use crate::render::{self, Output};
+
+/// Moves to the terminal's upper left corner and clears what is there.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// What went by, a second.
+#[derive(Debug, Serialize)]
+struct Rates {
+    /// Seconds between the two looks.
+    seconds: f64,
+    ports: Vec<PortRate>,
+    chains: Vec<ChainRate>,
+}
+
+#[derive(Debug, Serialize)]
+struct PortRate {
+    name: Name,
+    rx_packets: f64,
+    rx_bits: f64,
+    tx_packets: f64,
+    tx_bits: f64,
+    /// In either direction.
+    dropped: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct ChainRate {
+    tenant: Name,
+    name: Name,
+    packets_in: f64,
+    packets_out: f64,
+    drops: f64,
+    /// Buffers that hold a packet now.
+    buffers: u32,
+    functions: Vec<FunctionRate>,
+}
+
+#[derive(Debug, Serialize)]
+struct FunctionRate {
+    name: Name,
+    version: String,
+    state: &'static str,
+    packets: f64,
+    drops: f64,
+    /// Since the chain was deployed.
+    faults: u64,
+}
+
+/// Shows rates until it is interrupted, or so often.
+pub(super) fn run(args: &TopArgs, client: &Client, output: Output) -> Result<()> {
+    let look = || -> Result<(Instant, Status)> { Ok((Instant::now(), client.get(&["status"])?)) };
+    let interval = Duration::from_secs(args.interval.into());
+    let redraw = output.format == Format::Table && std::io::stdout().is_terminal();
+    let mut before = look()?;
+    let mut shown = 0;
+    while args.count.is_none_or(|count| shown < count) {
+        sleep(interval);
+        let now = look()?;
+        let rates = rates(&before.1, &now.1, now.0.duration_since(before.0).as_secs_f64());
+        if redraw {
+            render::print(CLEAR.as_bytes())?;
+        } else if shown > 0 && output.format == Format::Table {
+            render::print(b"\n")?;
+        }
+        output.result(&rates, |rates| text(rates, &now.1))?;
+        before = now;
+        shown += 1;
+    }
+    Ok(())
+}
+
+fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
+    // A counter that is smaller than before was begun anew.
+    let rate = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now) as f64 / seconds;
+    let port = |now: &PortStatus| {
+        let before = before.engine.ports.iter().find(|port| port.name == now.name);
+        let of = |count: fn(&PortStatus) -> u64| rate(before.map_or(0, count), count(now));
+        PortRate {
+            name: now.name.clone(),
+            rx_packets: of(|port| port.rx_packets),
+            rx_bits: of(|port| port.rx_bytes) * 8.0,
+            tx_packets: of(|port| port.tx_packets),
+            tx_bits: of(|port| port.tx_bytes) * 8.0,
+            dropped: of(|port| port.rx_dropped + port.tx_dropped),
+        }
+    };
+    let chain = |now: &ChainStatus| {
+        let same = |chain: &&ChainStatus| chain.name == now.name && chain.tenant == now.tenant;
+        let before = before.engine.chains.iter().find(same);
+        let of = |count: fn(&ChainStatus) -> u64| rate(before.map_or(0, count), count(now));
+        let function = |now: &FunctionStatus| {
+            let before = before.and_then(|b| b.functions.iter().find(|f| f.name == now.name));
+            let of = |count: fn(&FunctionStatus) -> u64| rate(before.map_or(0, count), count(now));
+            FunctionRate {
+                name: now.name.clone(),
+                version: or_dash(now.version.as_ref()),
+                state: health(now.state),
+                packets: of(|function| function.packets),
+                drops: of(|function| function.verdicts.get("drop").copied().unwrap_or(0)),
+                faults: now.faults,
+            }
+        };
+        ChainRate {
+            tenant: now.tenant.clone(),
+            name: now.name.clone(),
+            packets_in: of(|chain| chain.packets_in),
+            packets_out: of(|chain| chain.packets_out),
+            drops: of(|chain| chain.drops.values().sum()),
+            buffers: now.pool.out,
+            functions: now.functions.iter().map(function).collect(),
+        }
+    };
+    Rates {
+        seconds,
+        ports: now.engine.ports.iter().map(port).collect(),
+        chains: now.engine.chains.iter().map(chain).collect(),
+    }
+}
+
+fn text(rates: &Rates, status: &Status) -> String {
+    let mut text = format!(
+        "weir {}, up {}; a second, over {:.1} s\n",
+        status.version,
+        render::age(status.uptime_seconds),
+        rates.seconds
+    );
+    if !rates.ports.is_empty() {
+        let rows = rates.ports.iter().map(|port| {
+            [
+                port.name.to_string(),
+                short(port.rx_packets),
+                short(port.rx_bits),
+                short(port.tx_packets),
+                short(port.tx_bits),
+                short(port.dropped),
+            ]
+        });
+        let header = ["port", "#rx", "#rx bit", "#tx", "#tx bit", "#dropped"];
+        text.push_str(&format!("\n{}", render::table(header, rows)));
+    }
+    for chain in &rates.chains {
+        text.push_str(&format!(
+            "\nchain {} (tenant {}): in {}, out {}, drops {}; {} buffers in use\n",
+            chain.name,
+            chain.tenant,
+            short(chain.packets_in),
+            short(chain.packets_out),
+            short(chain.drops),
+            chain.buffers
+        ));
+        let rows = chain.functions.iter().map(|function| {
+            [
+                function.name.to_string(),
+                function.version.clone(),
+                function.state.to_owned(),
+                short(function.packets),
+                short(function.drops),
+                function.faults.to_string(),
+            ]
+        });
+        let header = ["function", "version", "state", "#packets", "#drops", "#faults"];
+        text.push_str(&render::table(header, rows));
+    }
+    text
+}
+
+/// Three digits that matter.
+fn short(value: f64) -> String {
+    let units = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
+    match units.into_iter().find(|(unit, _)| value >= *unit) {
+        Some((unit, name)) => format!("{:.2}{name}", value / unit),
+        None => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(rx: u64, packets_in: u64, drop: u64) -> Status {
+        let json = serde_json::json!({
+            "version": "1.0.0", "uptime_seconds": 90061, "functions": 1, "workers": 1, "failed": {},
+            "ports": [{
+                "name": "in", "kind": "memory", "tenant": "default", "chain": "edge",
+                "rx_packets": rx, "rx_bytes": rx * 64, "rx_dropped": 0, "tx_packets": 0,
+                "tx_bytes": 0, "tx_dropped": 0
+            }],
+            "chains": [{
+                "tenant": "default", "name": "edge", "packets_in": packets_in, "packets_out": 0,
+                "drops": {"fw:1": drop}, "pool": {"total": 8, "free": 6, "out": 2}, "trial": null,
+                "functions": [{
+                    "name": "fw", "version": "1.2.0", "state": "running", "packets": packets_in,
+                    "verdicts": {"drop": drop}, "faults": 3, "counters": {}, "gauges": {}
+                }]
+            }]
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn what_went_by_is_shown_by_the_second() {
+        let now = status(3_000_000, 50, 20);
+        // The chain was deployed anew: it counts from 0 again.
+        let rates = rates(&status(1_000_000, 1000, 0), &now, 2.0);
+        let expected = "\
+weir 1.0.0, up 1d 1h; a second, over 2.0 s
+
+PORT     RX   RX BIT  TX  TX BIT  DROPPED
+in    1.00M  512.00M   0       0        0
+
+chain edge (tenant default): in 25, out 0, drops 10; 2 buffers in use
+FUNCTION  VERSION  STATE    PACKETS  DROPS  FAULTS
+fw        1.2.0    running       25     10       3
+";
+        assert_eq!(text(&rates, &now), expected);
+    }
+}
