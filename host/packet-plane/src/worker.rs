@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -18,9 +18,11 @@ use weir_sandbox::Sandbox;
 
 use crate::lane::{Lane, Turn};
 
-/// Empty turns before a worker goes to sleep: they take about as long as falling asleep and being woken
-/// (`scripts/bench xdp_forward`), so that waiting never costs more than twice what it has to.
-const SPINS: u32 = 200;
+/// How long a worker goes on asking when there is nothing: about as long as falling asleep and being woken takes, so that
+/// waiting never costs more than twice what it has to.
+const SPIN: Duration = Duration::from_micros(20);
+/// For a sleep this short the clock of deadlines is kept going: stopping and starting it wakes another thread.
+const NAP: Duration = Duration::from_millis(2);
 
 type Command = Box<dyn FnOnce(&mut BTreeMap<String, Lane>) + Send>;
 
@@ -133,7 +135,7 @@ impl Drop for Worker {
 fn work(sandbox: &Sandbox, commands: &Receiver<Command>, doorbell: &Doorbell) {
     let mut lanes = BTreeMap::new();
     let mut ticking = None;
-    let mut spins = 0;
+    let mut idle_since = None;
     loop {
         loop {
             match commands.try_recv() {
@@ -156,24 +158,29 @@ fn work(sandbox: &Sandbox, commands: &Receiver<Command>, doorbell: &Doorbell) {
             }
         }
         if busy {
-            spins = 0;
+            idle_since = None;
             continue;
         }
-        if spins < SPINS && waits {
-            spins += 1;
+        if waits && idle_since.get_or_insert_with(Instant::now).elapsed() < SPIN {
             std::hint::spin_loop();
             continue;
         }
-        ticking = None;
         for lane in lanes.values_mut() {
             wait = earlier(wait, lane.settle());
         }
-        sleep(&lanes, doorbell, wait);
+        if waits && sleep(&lanes, doorbell, earlier(wait, Some(NAP))) {
+            continue;
+        }
+        let wait = wait.map(|wait| wait.saturating_sub(NAP));
+        if wait != Some(Duration::ZERO) {
+            ticking = None;
+            sleep(&lanes, doorbell, wait);
+        }
     }
 }
 
-/// Sleeps until there is a command, a port has something, or this time has passed.
-fn sleep(lanes: &BTreeMap<String, Lane>, doorbell: &Doorbell, wait: Option<Duration>) {
+/// Sleeps until there is a command or a port has something (true), or this time has passed (false).
+fn sleep(lanes: &BTreeMap<String, Lane>, doorbell: &Doorbell, wait: Option<Duration>) -> bool {
     let mut fds: Vec<BorrowedFd<'_>> = vec![doorbell.0.as_fd()];
     for lane in lanes.values() {
         lane.readiness(&mut fds);
@@ -182,9 +189,15 @@ fn sleep(lanes: &BTreeMap<String, Lane>, doorbell: &Doorbell, wait: Option<Durat
         fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     // A time too long for the kernel is for ever.
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    // Interrupted or not, everybody is asked again.
-    if poll(&mut fds, wait.as_ref()).is_ok() && !fds[0].revents().is_empty() {
-        doorbell.answer();
+    match poll(&mut fds, wait.as_ref()) {
+        Ok(0) => false,
+        // Interrupted or not, everybody is asked again.
+        Ok(_) | Err(_) => {
+            if !fds[0].revents().is_empty() {
+                doorbell.answer();
+            }
+            true
+        }
     }
 }
 
