@@ -48,14 +48,14 @@ fn clients(lab: &Lab, v6: bool) {
         let ping = lab.left.sh(&format!("ping -c 20 -i 0.02 -W 2 -s 1400 {address}"));
         assert!(ping.contains(" 0% packet loss"), "{ping}");
         lab.fetch(url);
-        let tcp = lab.iperf(&format!("{family} --client {address} --time 1"));
-        assert!(tcp["sum_received"]["bytes"].as_u64().unwrap() > 10_000_000, "{tcp}");
-        let back = lab.iperf(&format!("{family} --client {address} --time 1 --reverse"));
-        assert!(back["sum_received"]["bytes"].as_u64().unwrap() > 10_000_000, "{back}");
+        let tcp = lab.iperf(&format!("{family} --client {address} --bytes 20M"));
+        assert!(tcp["sum_received"]["bytes"].as_u64().unwrap() >= 20_000_000, "{tcp}");
+        let back = lab.iperf(&format!("{family} --client {address} --bytes 20M --reverse"));
+        assert!(back["sum_received"]["bytes"].as_u64().unwrap() >= 20_000_000, "{back}");
         let udp = lab.iperf(&format!(
-            "{family} --client {address} --time 1 --udp --bitrate 20M --length 1200 --window 1M"
+            "{family} --client {address} --bytes 2M --udp --bitrate 20M --length 1200 --window 1M"
         ));
-        assert!(udp["sum"]["packets"].as_u64().unwrap() > 1500, "{udp}");
+        assert!(udp["sum"]["packets"].as_u64().unwrap() > 1700, "{udp}");
         assert!(udp["sum"]["lost_percent"].as_f64().unwrap() < 5.0, "{udp}");
     }
 }
@@ -72,7 +72,7 @@ fn swap(lab: &Lab, function: &str) {
         std::thread::sleep(Duration::from_secs(1));
     }
     let report = Lab::report(stream);
-    assert!(report["sum_received"]["bytes"].as_u64().unwrap() > 40_000_000, "{report}");
+    assert!(report["sum_received"]["bytes"].as_u64().unwrap() > 10_000_000, "{report}");
     assert!(report["sum_received"]["seconds"].as_f64().unwrap() > 3.9, "{report}");
     let ping = String::from_utf8(ping.output().stdout).unwrap();
     // On a machine that others use as well, a queue may overflow now and then.
