@@ -3,8 +3,8 @@
 //! worker lets a packet wait, and what an idle host uses.
 //!
 //! CPU is what the scheduler has on record for the generator (in whose system calls the kernel forwards), for all threads
-//! of the host, and for ksoftirqd, all of which outrank their neighbours on the machine. What sending the same packets costs
-//! when nobody forwards them is taken off.
+//! of the host, and for ksoftirqd: neighbours on the machine do not count. What sending the same packets costs when nobody
+//! forwards them is taken off. Packets a second and waiting times need a machine that has nothing else to do.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -22,8 +22,6 @@ const SIZES: [usize; 2] = [64, 1500];
 /// Packets sent one at a time, and the time between them: long enough for a worker to sleep, too short for it.
 const SINGLE: usize = 500;
 const GAPS: [Duration; 2] = [Duration::from_millis(2), Duration::from_micros(15)];
-/// The rank of whoever takes part (`nice`).
-const FIRST: i32 = -20;
 /// The generator's CPU, and the worker's.
 const CPUS: [usize; 2] = [0, 1];
 
@@ -175,8 +173,6 @@ fn flood(lab: &Lab, size: usize, rate: Option<f64>) -> (f64, Cost) {
     let (received, cpu, started) = (arrived(&lab.right), hosts(), Instant::now());
     let generator = lab.left.thread(move || {
         on(CPUS[0]);
-        // Only this thread, and only for a user who may.
-        let _ = rustix::process::nice(FIRST);
         let wire = Wire::open("eth0", false).expect("a socket on the wire");
         let sent = wire.flood(&frame(size, 0), FLOOD, rate);
         (sent, schedstat("/proc/thread-self/schedstat"))
@@ -219,7 +215,6 @@ fn single(lab: &Lab, gap: Duration) -> [f64; 2] {
     let (sender, receiver) = (sender.expect("it ends"), receiver.expect("it ends"));
     let measuring = std::thread::spawn(move || {
         on(CPUS[0]);
-        let _ = rustix::process::nice(FIRST);
         let mut times: Vec<f64> = Vec::with_capacity(SINGLE);
         for number in 1..=SINGLE as u64 {
             if gap > Duration::from_millis(1) {
