@@ -1,4 +1,4 @@
-//! The chain of six real functions, in Wasm and natively in the same loop.
+//! The chain of six real functions, in Wasm and natively in the same loop; with a function's name, that one alone.
 
 use std::net::Ipv4Addr;
 
@@ -68,6 +68,7 @@ fn main() {
         "ns a packet at burst {BURST}, 64-byte packets, 10,000 flows: medians of {ROUNDS} interleaved rounds"
     );
     println!("{:48}  native   wasm  share", "chain");
+    let only = std::env::args().nth(1);
     let all = entries();
     let names = ["monitor", "firewall", "nat", "router", "ratelimit", "l4lb"];
     for (title, entries) in names
@@ -76,6 +77,9 @@ fn main() {
         .map(|(name, entry)| ((*name).to_owned(), vec![entry]))
         .chain([(names.join(" "), all)])
     {
+        if only.as_ref().is_some_and(|only| *only != title) {
+            continue;
+        }
         let make = || Box::new(Driver::new(flows(10_000, VIP, 80), BURST));
         let (mut native, lent) = (make(), make());
         let mut functions = natives(&native, &entries);

@@ -64,7 +64,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     }
 
     /// Looks a packet up and moves its flow on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn see(
         &mut self,
         sight: &Sight<K>,

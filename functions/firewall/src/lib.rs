@@ -130,7 +130,7 @@ pub struct Firewall {
     non_ip: NonIp,
     counters: Counters,
     /// Of the burst at hand: plain packets.
-    sights: Vec<Option<(Sight<FlowV4>, Plain)>>,
+    sights: Vec<Option<Sight<FlowV4>>>,
     /// Where their flows' entries are.
     probes: Vec<Probe>,
 }
@@ -206,30 +206,27 @@ impl Function for Firewall {
     fn process(&mut self, burst: &mut Burst) {
         let (nanos, now) = (burst.now(), ticks(burst.now()));
         // First all keys and hashes, so that fetching the flows' entries overlaps.
-        for i in 0..burst.len() {
-            self.sights[i] = Plain::of(burst.data(i)).map(|plain| {
+        for ((frame, sight), probe) in burst.frames().zip(&mut self.sights).zip(&mut self.probes) {
+            *sight = Plain::of(frame).map(|plain| {
                 let from = (plain.source, plain.source_port);
                 let to = (plain.destination, plain.destination_port);
                 let (key, swapped) = FlowV4::canonical(from, to, plain.protocol);
-                self.probes[i] = self.hasher.hash(&key).into();
-                let (protocol, flags) = (plain.protocol, plain.tcp_flags);
-                (Sight { key, swapped, protocol, flags }, plain)
+                *probe = self.hasher.hash(&key).into();
+                Sight { key, swapped, protocol: plain.protocol, flags: plain.tcp_flags }
             });
         }
         self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut allowed = 0;
         for i in 0..burst.len() {
             let decision = match self.sights[i] {
-                Some((sight, plain)) => {
+                Some(sight) => {
                     let probe = self.probes[i];
                     match self.v4.see(&sight, probe, now, &self.clock, self.loose) {
                         Known::Pass => Decision::Pass,
                         Known::Invalid => Decision::Drop(reason::INVALID),
                         Known::New => {
-                            let direction = u16::from(burst.reverse(i));
-                            let headers = Headers::from(plain);
                             let sighted = Sighted::V4(sight, probe.hash());
-                            self.begin(&headers, (0, 0), direction, sighted, nanos)
+                            self.begin_plain(burst.data(i), burst.reverse(i), sighted, nanos)
                         }
                     }
                 }
@@ -264,12 +261,14 @@ enum Sighted {
 }
 
 impl Firewall {
+    #[inline(never)]
     fn drop(&self, burst: &mut Burst, i: usize, reason: u32) {
         self.counters.drops[reason as usize - 1].add(1);
         burst.set_verdict(i, Verdict::Drop(reason));
     }
 
     /// Everything that is not plain TCP or UDP over IPv4.
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], reverse: bool, nanos: u64) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -349,6 +348,21 @@ impl Firewall {
                 let hash = self.hasher.hash(&key);
                 Sighted::V6(Sight { key, swapped, protocol, flags }, hash)
             }
+        }
+    }
+
+    /// Judges a plain packet that no flow is known for.
+    #[inline(never)]
+    fn begin_plain(
+        &mut self,
+        frame: &[u8],
+        reverse: bool,
+        sighted: Sighted,
+        nanos: u64,
+    ) -> Decision {
+        match parse(frame) {
+            Ok(headers) => self.begin(&headers, (0, 0), reverse.into(), sighted, nanos),
+            Err(_) => Decision::Drop(reason::MALFORMED),
         }
     }
 
@@ -475,6 +489,7 @@ impl Firewall {
     }
 
     /// Answers a rejected packet, if that may be done.
+    #[inline(never)]
     fn tell(&mut self, packet: &Packet<'_>, nanos: u64) {
         let frame = packet.data();
         let Ok(headers) = parse(frame) else { return };

@@ -48,7 +48,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
     }
 
     /// The backend's id of a connection that has not expired, which is refreshed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(
         &mut self,
         at: impl Into<Probe>,

@@ -142,7 +142,7 @@ impl<K: Flow> Family<K> {
     }
 
     /// Where a packet from a client goes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, now: u32) -> Way {
         let known = self.connections.find(probe, &key, now, self.idle);
         if let Some(place) = known.and_then(|id| pool.place(id))
@@ -150,10 +150,16 @@ impl<K: Flow> Family<K> {
         {
             return Way::To(place);
         }
+        self.begin(pool, key, probe.hash(), now)
+    }
+
+    /// Where the first packet of a connection goes.
+    #[inline(never)]
+    fn begin(&mut self, pool: &Pool, key: K, hash: u64, now: u32) -> Way {
         let Some(service) = self.service(&key) else { return Way::Pass };
         let Some(place) = pool.choose(service, self.choice.hash(&key)) else { return Way::Nobody };
         let id = pool.targets[place as usize].id;
-        if !self.connections.open(probe.hash(), key, id, now, self.idle) {
+        if !self.connections.open(hash, key, id, now, self.idle) {
             self.untracked_until = now.saturating_add(self.idle);
         }
         Way::To(place)

@@ -121,8 +121,8 @@ impl Function for LoadBalancer {
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
-        for i in 0..burst.len() {
-            let seen = self.look(burst.data(i), burst.reverse(i));
+        for (i, frame) in burst.frames().enumerate() {
+            let seen = self.look(frame, burst.reverse(i));
             if let Seen::Inward(key) = &seen {
                 self.probes[i] = self.v4.hash(key).into();
             }
@@ -167,7 +167,7 @@ impl Function for LoadBalancer {
 
 impl LoadBalancer {
     /// Reads a packet; done for all packets of a burst first.
-    #[inline]
+    #[inline(always)]
     fn look(&self, frame: &[u8], reverse: bool) -> Seen {
         let Some(plain) = Plain::of(frame) else { return Seen::Other };
         let from = (plain.source, plain.source_port);
@@ -185,6 +185,7 @@ impl LoadBalancer {
     }
 
     /// Packets that are not plain.
+    #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -262,6 +263,7 @@ impl LoadBalancer {
         if reverse { Decision::Returned } else { Decision::Forwarded }
     }
 
+    #[inline(never)]
     fn keep_house(&mut self, nanos: u64, now: u32) {
         if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
             self.swept = nanos;
@@ -305,7 +307,7 @@ fn balance<K: Flow>(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn inward(pool: &Pool, frame: &mut [u8], at: At, way: Way) -> Decision {
     let place = match way {
         Way::Pass => return Decision::Pass,

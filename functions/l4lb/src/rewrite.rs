@@ -63,7 +63,7 @@ impl Translation {
     }
 
     /// Translates one end of a TCP or UDP packet. Parts that a quoted packet does not have are left out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn packet(&self, frame: &mut [u8], at: At, end: End) {
         self.address(frame, at.l3, end);
         let place = at.l4 + if end == End::Source { 0 } else { 2 };
@@ -84,7 +84,7 @@ impl Translation {
         field.copy_from_slice(&new.to_be_bytes());
     }
 
-    #[inline]
+    #[inline(always)]
     fn address(&self, frame: &mut [u8], l3: usize, end: End) {
         match self.address {
             IpAddr::V4(new) => {

@@ -85,7 +85,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
         self.map.look_ahead(probes);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, probe: Probe, key: K, packet: Tally) {
         match self.map.find_mut(probe, &key) {
             Some(entry) => count(entry, packet),

@@ -151,21 +151,20 @@ impl Function for Monitor {
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / SECOND).unwrap_or(u32::MAX);
-        for i in 0..burst.len() {
-            self.keys[i] = Plain::of(burst.data(i)).map(|plain| {
+        for ((frame, key), probe) in burst.frames().zip(&mut self.keys).zip(&mut self.probes) {
+            *key = Plain::of(frame).map(|plain| {
                 let (key, _) = FlowV4::canonical(
                     (plain.source, plain.source_port),
                     (plain.destination, plain.destination_port),
                     plain.protocol,
                 );
-                self.probes[i] = self.hasher.hash(&key).into();
+                *probe = self.hasher.hash(&key).into();
                 (key, plain.tcp_flags)
             });
         }
         self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut sums = Sums::default();
-        for i in 0..burst.len() {
-            let frame = burst.data(i);
+        for (i, frame) in burst.frames().enumerate() {
             sums.bytes += frame.len() as u64;
             sums.sizes[size_class(frame.len() + FCS)] += 1;
             let length = frame.len() as u32;
@@ -193,6 +192,7 @@ impl Function for Monitor {
 }
 
 impl Monitor {
+    #[inline(never)]
     fn any(&mut self, frame: &[u8], now: u32, sums: &mut Sums) {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -227,6 +227,7 @@ impl Monitor {
         }
     }
 
+    #[inline(never)]
     fn hand_over(&mut self, packets: usize, sums: &Sums) {
         self.counters.packets.add(packets as u64);
         self.counters.bytes.add(sums.bytes);

@@ -137,11 +137,12 @@ impl Function for Nat {
         // The clock starts at an arbitrary point; a flow's end is kept in whole seconds of it.
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
         // First all keys and hashes, so that fetching the flows' entries overlaps.
-        for i in 0..burst.len() {
-            self.keys[i] = if burst.reverse(i) { None } else { self.key_of(burst.data(i)) };
-            if let Some((key, _)) = &self.keys[i] {
+        for (i, frame) in burst.frames().enumerate() {
+            let key = if burst.reverse(i) { None } else { self.key_of(frame) };
+            if let Some((key, _)) = &key {
                 self.probes[i] = self.table.hash(key).into();
             }
+            self.keys[i] = key;
         }
         self.table.look_ahead(&mut self.probes[..burst.len()]);
         let mut translated = 0;
@@ -176,7 +177,7 @@ impl Function for Nat {
 impl Nat {
     /// The key of a plain TCP or UDP packet from the inside that is to be translated, and not for one of our own
     /// addresses.
-    #[inline]
+    #[inline(always)]
     fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u8)> {
         let plain = Plain::of(frame)?;
         if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some()
@@ -196,7 +197,7 @@ impl Nat {
         self.internal.iter().any(|prefix| prefix.contains(address))
     }
 
-    #[inline]
+    #[inline(always)]
     fn plain_out(
         &mut self,
         frame: &mut [u8],
@@ -217,6 +218,7 @@ impl Nat {
         Decision::Translated
     }
 
+    #[inline(never)]
     fn open(
         &mut self,
         hash: u64,
@@ -231,6 +233,7 @@ impl Nat {
     }
 
     /// Everything that is not plain: other protocols, options, tags, fragments, and all from the outside.
+    #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,

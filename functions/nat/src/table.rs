@@ -191,7 +191,7 @@ impl Table {
     }
 
     /// The flow of a packet from the inside, if it is known and has not expired; refreshed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn outbound(
         &mut self,
         at: impl Into<Probe>,

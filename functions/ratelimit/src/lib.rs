@@ -170,13 +170,14 @@ impl Function for RateLimit {
 
     fn process(&mut self, burst: &mut Burst) {
         let now = Moment::from_nanos(burst.now());
-        for i in 0..burst.len() {
-            self.takes[i] = self.takes_of(burst.data(i));
-            for (take, probes) in self.takes[i].iter().zip(&mut self.probes) {
+        for (i, frame) in burst.frames().enumerate() {
+            let takes = self.takes_of(frame);
+            for (take, probes) in takes.iter().zip(&mut self.probes) {
                 if let Some(take) = take {
                     probes[i] = self.hasher.hash(&take.key).into();
                 }
             }
+            self.takes[i] = takes;
         }
         for (tables, probes) in
             [&self.sources, &self.destinations].into_iter().zip(&mut self.probes)
@@ -207,7 +208,7 @@ impl Function for RateLimit {
 
 impl RateLimit {
     /// The buckets that a frame takes from.
-    #[inline]
+    #[inline(always)]
     fn takes_of(&self, frame: &[u8]) -> [Option<Take>; 2] {
         match Plain::of(frame) {
             Some(plain) => {
@@ -221,6 +222,7 @@ impl RateLimit {
         }
     }
 
+    #[inline(never)]
     fn takes_of_any(&self, frame: &[u8]) -> [Option<Take>; 2] {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -240,7 +242,7 @@ impl RateLimit {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_v4(&self, tables: &Tables, address: u32, length: u32) -> Option<Take> {
         if !tables.used {
             return None;
@@ -262,7 +264,7 @@ impl RateLimit {
         self.take(limit, [address as u64, (address >> 64) as u64], length)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, limit: u32, address: [u64; 2], length: u32) -> Option<Take> {
         let tokens = if self.limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
         let key = Key { address, limit: limit.into() };
@@ -270,7 +272,7 @@ impl RateLimit {
     }
 
     /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
-    #[inline]
+    #[inline(always)]
     fn decide(&mut self, i: usize, now: Moment) -> Option<u32> {
         let takes = self.takes[i];
         let probes = [self.probes[0][i], self.probes[1][i]];
@@ -294,7 +296,7 @@ impl RateLimit {
     }
 
     /// Remembers when a bucket will be full. False when there is no room.
-    #[inline]
+    #[inline(always)]
     fn store(&mut self, take: &Take, probe: Probe, after: Moment, now: Moment) -> bool {
         match self.buckets.find_mut(probe, &take.key) {
             Some(full) => *full = after.0,

@@ -48,7 +48,7 @@ const MARTIAN: Stop = Stop::Drop(reason::MARTIAN);
 
 /// The route of an untagged frame, and nothing else: done for all packets of a burst first, so that the cache misses
 /// of several lookups overlap.
-#[inline]
+#[inline(always)]
 pub(crate) fn find(routes: &Routes, frame: &[u8]) -> Found {
     let Some(start) = frame.first_chunk::<{ ETHERNET + IPV4 }>() else { return UNSEEN };
     match [start[12], start[13]] {
@@ -65,7 +65,7 @@ pub(crate) fn find(routes: &Routes, frame: &[u8]) -> Found {
 }
 
 /// The place of the hop that a frame goes to, its header already changed for it.
-#[inline]
+#[inline(always)]
 pub(crate) fn forward(routes: &Routes, frame: &mut [u8], found: Found) -> Result<usize, Stop> {
     if found == UNSEEN {
         return forward_any(routes, frame);
@@ -78,6 +78,7 @@ pub(crate) fn forward(routes: &Routes, frame: &mut [u8], found: Found) -> Result
 }
 
 /// Frames with tags, or of other kinds.
+#[inline(never)]
 fn forward_any(routes: &Routes, frame: &mut [u8]) -> Result<usize, Stop> {
     let (kind, l3) = link(frame).ok_or(MALFORMED)?;
     let header = &frame[l3..];
@@ -97,7 +98,7 @@ fn forward_any(routes: &Routes, frame: &mut [u8]) -> Result<usize, Stop> {
 }
 
 /// The IPv4 packet at `l3`, of which 20 bytes are there.
-#[inline]
+#[inline(always)]
 fn forward_v4(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Result<usize, Stop> {
     let many = frame[0] & 1 != 0;
     let packet = &mut frame[l3..];
@@ -178,6 +179,7 @@ fn check_options(packet: &[u8], total: usize) -> Result<(), Stop> {
 }
 
 /// The IPv6 packet at `l3`, of which 40 bytes are there.
+#[inline(never)]
 fn forward_v6(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Result<usize, Stop> {
     let many = frame[0] & 1 != 0;
     let packet = &mut frame[l3..];

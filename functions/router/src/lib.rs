@@ -71,8 +71,8 @@ impl Function for Router {
     }
 
     fn process(&mut self, burst: &mut Burst) {
-        for (i, found) in self.found.iter_mut().enumerate().take(burst.len()) {
-            *found = forward::find(&self.routes, burst.data(i));
+        for (found, frame) in self.found.iter_mut().zip(burst.frames()) {
+            *found = forward::find(&self.routes, frame);
         }
         let now = burst.now();
         let mut forwarded = 0;

@@ -109,6 +109,22 @@ impl Burst {
         }
     }
 
+    /// All packets' bytes in order, read only: a first look at a burst, for less than [`Burst::data`] for each.
+    #[inline]
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let base = self.window.base();
+        // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8, initialised, and not written
+        // while the burst is borrowed.
+        let descriptors = unsafe {
+            slice::from_raw_parts(base.add(DESCRIPTORS).cast::<Descriptor>().as_ptr(), self.len)
+        };
+        // SAFETY: as in `data`.
+        descriptors.iter().map(move |descriptor| unsafe {
+            let start = base.add(descriptor.offset as usize);
+            slice::from_raw_parts(start.as_ptr(), descriptor.length as usize)
+        })
+    }
+
     /// What the host says about a packet beside its bytes.
     ///
     /// # Panics

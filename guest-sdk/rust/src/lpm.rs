@@ -193,7 +193,7 @@ impl<A: Address> Lpm<A> {
 
     /// The number of the longest prefix that this address begins with.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, address: A) -> Option<u32> {
         let mut entry = self.direct[address.direct()];
         let mut at = A::DIRECT;

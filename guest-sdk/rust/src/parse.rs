@@ -203,7 +203,7 @@ impl Plain {
 
     /// Reads a frame; `None` when it is of another kind or not all right: then [`parse`] knows more.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn of(frame: &[u8]) -> Option<Self> {
         const UDP_END: usize = Plain::L4 + UDP_HEADER;
         const TCP_END: usize = Plain::L4 + TCP_HEADER;

@@ -17,10 +17,12 @@ pub enum End {
     Destination,
 }
 
+#[inline(always)]
 fn u16_at(frame: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([frame[at], frame[at + 1]])
 }
 
+#[inline(always)]
 fn put16(frame: &mut [u8], at: usize, value: u16) {
     frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
@@ -126,7 +128,7 @@ impl Difference {
     ///
     /// # Panics
     /// When it is shorter than such a frame is.
-    #[inline]
+    #[inline(always)]
     pub fn translate_source(self, frame: &mut [u8], protocol: u8, new: (u32, u16)) {
         const UDP_CHECKSUM: usize = Plain::L4 + 6;
         const TCP_CHECKSUM: usize = Plain::L4 + 16;

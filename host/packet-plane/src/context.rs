@@ -2,7 +2,8 @@
 //!
 //! This is the hot path: [`Services::next_burst`] ends one burst (verdicts become transmissions, drops
 //! and holds), sends what has to leave, receives the next burst and puts it in the window. Nothing in it
-//! allocates (vectors have their room from the start), locks, logs or makes a system call; ports may.
+//! allocates (vectors have a burst's room from the start, and grow once if functions hold or make more), locks, logs or
+//! makes a system call; ports may.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use weir_port::{Port, PortError, Received};
 use weir_sandbox::{FaultKind, Refusal, Services};
 
 use crate::counters::{Counters, DropReason, Shared};
+use crate::owned::{Owned, Ownership};
 
 /// Number of the port by which what passed the chain forward leaves, and reverse packets come in.
 pub(crate) const TO: usize = 1;
@@ -32,17 +34,6 @@ pub enum Clock {
     Monotonic,
     /// The packets' own time: for replays, which give the same result each time.
     Capture,
-}
-
-/// A buffer that a function holds or has allocated.
-#[derive(Clone, Copy)]
-struct Owned {
-    function: usize,
-    /// Which of the chain's instances: see [`Context::instance`].
-    instance: u64,
-    /// It was allocated, it did not come in by a port.
-    made: bool,
-    packet: Packet,
 }
 
 /// What becomes of the packets that a function holds when its instance ends. Buffers that it had allocated and not
@@ -96,8 +87,7 @@ pub(crate) struct Context {
     /// Packets that enter the chain somewhere.
     pub(crate) entries: VecDeque<Entry>,
     transmit: Vec<Vec<Packet>>,
-    owned: Vec<Option<Owned>>,
-    owned_by: Vec<usize>,
+    owned: Ownership,
     functions: usize,
     /// Number of the chain's instance that runs; what one instance holds is not the next one's, unless it
     /// is handed over by [`Self::disown`].
@@ -134,7 +124,6 @@ impl Context {
         burst_max: usize,
         shared: Arc<Shared>,
     ) -> Self {
-        let rooms = pool.rooms() as usize;
         // Ports from the third on, and the second of an asymmetric chain, only send.
         let ended = (0..ports.len()).map(|p| p > TO || (p == TO && !symmetric)).collect();
         Self {
@@ -142,10 +131,9 @@ impl Context {
             port_errors: Vec::with_capacity(ports.len()),
             burst: Vec::with_capacity(BURST_MAX),
             reverse: false,
-            entries: VecDeque::with_capacity(rooms),
-            transmit: ports.iter().map(|_| Vec::with_capacity(rooms)).collect(),
-            owned: vec![None; rooms],
-            owned_by: vec![0; functions],
+            entries: VecDeque::with_capacity(BURST_MAX),
+            transmit: ports.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect(),
+            owned: Ownership::new(pool.rooms() as usize, functions),
             functions,
             instance: 0,
             counters: Counters::new(functions),
@@ -169,7 +157,7 @@ impl Context {
     /// Number of functions of the chain; a swap may change it.
     pub(crate) fn set_functions(&mut self, functions: usize) {
         self.functions = functions;
-        self.owned_by.resize(functions, 0);
+        self.owned.set_functions(functions);
         self.counters.set_functions(functions);
     }
 
@@ -226,9 +214,8 @@ impl Context {
             }
             Verdict::ToKernel => self.discard(packet.buffer, DropReason::ToKernel),
             Verdict::Hold if self.has_share(function) => {
-                self.owned_by[function] += 1;
-                self.owned[packet.buffer.get() as usize] =
-                    Some(Owned { function, instance: self.instance, made: false, packet });
+                let instance = self.instance;
+                self.owned.insert(Owned { function, instance, made: false, packet });
             }
             Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
             _ => {
@@ -240,7 +227,7 @@ impl Context {
 
     /// A function may own a quarter of the pool.
     fn has_share(&self, function: usize) -> bool {
-        self.owned_by[function] < (self.pool.rooms() / 4) as usize
+        self.owned.count(function) < (self.pool.rooms() / 4) as usize
     }
 
     /// Frees a buffer whose packet is dropped by the host.
@@ -405,27 +392,15 @@ impl Context {
 
     /// Takes back what a function of this instance of the chain owned.
     pub(crate) fn disown(&mut self, function: usize, instance: u64, how: Disown) {
-        if self.owned_by[function] == 0 {
-            return;
+        if let Disown::HandOver { to } = how {
+            return self.owned.hand_over(function, instance, to);
         }
-        for slot in 0..self.owned.len() {
-            let Some(owned) = &mut self.owned[slot] else { continue };
-            if owned.function != function || owned.instance != instance {
-                continue;
-            }
-            if let Disown::HandOver { to } = how {
-                owned.instance = to;
-                continue;
-            }
-            let Owned { packet, made, .. } = *owned;
-            self.owned[slot] = None;
-            self.owned_by[function] -= 1;
+        for Owned { packet, made, .. } in self.owned.take(function, instance) {
             let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
             match how {
                 _ if made => self.pool.give(packet.buffer),
-                Disown::Pass => self.continue_behind(packet, function, reverse),
                 Disown::Discard(reason) => self.discard(packet.buffer, reason),
-                Disown::HandOver { .. } => {}
+                _ => self.continue_behind(packet, function, reverse),
             }
         }
     }
@@ -490,9 +465,7 @@ impl Services for Box<Context> {
         let buffer = self.pool.take()?;
         let offset = self.pool.room_offset(buffer) + HEADROOM as u32;
         let packet = self.made_packet(buffer, Descriptor { offset, length });
-        self.owned_by[function] += 1;
-        self.owned[buffer.get() as usize] =
-            Some(Owned { function, instance: self.instance, made: true, packet });
+        self.owned.insert(Owned { function, instance: self.instance, made: true, packet });
         Some(offset)
     }
 
@@ -504,8 +477,9 @@ impl Services for Box<Context> {
         verdict: u32,
     ) -> Result<(), Refusal> {
         let buffer = self.pool.index_of(offset).ok_or(Refusal::NotOwned)?;
-        let slot = buffer.get() as usize;
-        let owned = self.owned[slot]
+        let owned = *self
+            .owned
+            .get(buffer)
             .filter(|o| o.function == function && o.instance == self.instance)
             .ok_or(Refusal::NotOwned)?;
         let descriptor = Descriptor { offset, length };
@@ -516,8 +490,7 @@ impl Services for Box<Context> {
         let verdict = self
             .sendable(function, flags & FLAG_REVERSE != 0, port, verdict)
             .ok_or(Refusal::BadVerdict)?;
-        self.owned[slot] = None;
-        self.owned_by[function] -= 1;
+        self.owned.remove(buffer);
         self.counters.packets_made += u64::from(owned.made);
         self.release(function, Packet { descriptor, ..owned.packet }, verdict);
         Ok(())

@@ -13,6 +13,7 @@
 mod context;
 mod counters;
 mod lane;
+mod owned;
 mod plan;
 mod policy;
 mod shadow;

@@ -1,28 +1,26 @@
 //! Compilation: once for each component, cached by hash in memory and on disk, bounded in time.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{CacheStore, Config, Engine, Store};
+use wasmtime::{Config, Engine, Store};
 
+use crate::admit::{Admitted, Refused, admit};
+use crate::function_cache::FunctionCache;
 use crate::guest::Guest;
 use crate::host::Services;
 use crate::ticker::Ticker;
 
 /// Bytes of stack a guest may use.
 const STACK_MAX: usize = 512 << 10;
-/// Bytes of machine code of single functions kept, to compile a re-linked chain quickly.
-const FUNCTION_CACHE_MAX: usize = 128 << 20;
-
 /// Loaded components kept in memory.
 const LOADED_MAX: usize = 256;
 
@@ -97,7 +95,10 @@ pub struct Sandbox {
     config: SandboxConfig,
     /// Goes into the names of cached files: code of another wasmtime or processor is never loaded.
     compatibility: String,
+    functions: Arc<FunctionCache>,
     loaded: Mutex<Loaded>,
+    /// What was admitted, by the SHA-256 of the upload, as long as somebody uses it.
+    admitted: Mutex<HashMap<[u8; 32], Weak<Admitted>>>,
 }
 
 impl Sandbox {
@@ -108,7 +109,8 @@ impl Sandbox {
     pub fn new(config: SandboxConfig) -> Result<Self, CompileError> {
         // Before the engine, whose own handler then passes on what is no fault of Wasm code.
         crate::guard::install();
-        let engine = engine(true).map_err(|e| CompileError::Engine(format!("{e:#}")))?;
+        let functions = Arc::new(FunctionCache::default());
+        let engine = engine(&functions).map_err(|e| CompileError::Engine(format!("{e:#}")))?;
         let ticker = Ticker::start(engine.weak()).map_err(|source| CompileError::Io {
             what: "starting the epoch thread".into(),
             source,
@@ -119,7 +121,15 @@ impl Sandbox {
             })?;
         }
         let compatibility = compatibility(&engine);
-        Ok(Self { engine, ticker, config, compatibility, loaded: Mutex::default() })
+        Ok(Self {
+            engine,
+            ticker,
+            config,
+            compatibility,
+            functions,
+            loaded: Mutex::default(),
+            admitted: Mutex::default(),
+        })
     }
 
     /// The engine's clock for deadlines.
@@ -142,6 +152,23 @@ impl Sandbox {
         store.epoch_deadline_callback(Guest::look);
         store.set_epoch_deadline(1);
         store
+    }
+
+    /// As [`admit`], once for all chains that use the upload: they share its bytes.
+    ///
+    /// # Errors
+    /// As [`admit`].
+    pub fn admit(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
+        let hash = Sha256::digest(upload).into();
+        let known = || self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(admitted) = known().get(&hash).and_then(Weak::upgrade) {
+            return Ok(admitted);
+        }
+        let admitted = Arc::new(admit(upload)?);
+        let mut known = known();
+        known.retain(|_, admitted| admitted.strong_count() > 0);
+        known.insert(hash, Arc::downgrade(&admitted));
+        Ok(admitted)
     }
 
     /// Machine code for a component that a tenant uploaded; `hash` is its SHA-256. Compiled by
@@ -223,18 +250,26 @@ impl Sandbox {
                 .precompile_component(component)
                 .map_err(|e| CompileError::Component(format!("{e:#}"))),
             Compiler::Child { program, arguments, timeout } => {
-                run_child(program, arguments, *timeout, component)
+                let answer = run_child(program, arguments, *timeout, component)?;
+                let code = self.functions.take_over(&answer).ok_or_else(|| {
+                    let program = program.display();
+                    CompileError::Component(format!("{program} did not answer with compiled code"))
+                })?;
+                Ok(code.to_vec())
             }
         }
     }
 
-    /// What the child of [`Compiler::Child`] does: component in, machine code out.
+    /// What the child of [`Compiler::Child`] does: component in, machine code out, for the component as a whole and
+    /// for each of its functions.
     ///
     /// # Errors
     /// When the component does not compile.
     pub fn precompile(component: &[u8]) -> Result<Vec<u8>, CompileError> {
-        engine(false)
+        let functions = Arc::new(FunctionCache::default());
+        engine(&functions)
             .and_then(|engine| engine.precompile_component(component))
+            .map(|code| functions.answer(&code))
             .map_err(|e| CompileError::Component(format!("{e:#}")))
     }
 }
@@ -264,7 +299,7 @@ impl Loaded {
 }
 
 /// The one configuration of wasmtime, in the host and in its compiling child.
-fn engine(cache_functions: bool) -> wasmtime::Result<Engine> {
+fn engine(functions: &Arc<FunctionCache>) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -275,9 +310,7 @@ fn engine(cache_functions: bool) -> wasmtime::Result<Engine> {
         .memory_may_move(false)
         .memory_init_cow(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
-    if cache_functions {
-        config.enable_incremental_compilation(Arc::new(FunctionCache::default()))?;
-    }
+    config.enable_incremental_compilation(Arc::<FunctionCache>::clone(functions))?;
     Engine::new(&config)
 }
 
@@ -287,35 +320,6 @@ fn compatibility(engine: &Engine) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{:016x}", hasher.finish())
-}
-
-/// Cranelift's cache of single functions: a chain that is linked again, because one of its functions was
-/// replaced, compiles only what is new. Emptied when full: it is filled again as chains are linked.
-#[derive(Debug, Default)]
-struct FunctionCache(Mutex<FunctionCacheInner>);
-
-#[derive(Debug, Default)]
-struct FunctionCacheInner {
-    code: HashMap<Vec<u8>, Vec<u8>>,
-    bytes: usize,
-}
-
-impl CacheStore for FunctionCache {
-    fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.code.get(key).cloned().map(Cow::Owned)
-    }
-
-    fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.bytes + value.len() > FUNCTION_CACHE_MAX {
-            inner.code.clear();
-            inner.bytes = 0;
-        }
-        inner.bytes += value.len();
-        inner.code.insert(key.to_vec(), value);
-        true
-    }
 }
 
 /// Feeds the child and waits for it, for as long as it has.
@@ -356,7 +360,7 @@ fn run_child(
             match child.try_wait() {
                 Ok(Some(status)) => break Ok(Some(status)),
                 Ok(None) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(Duration::from_micros(200));
                 }
                 Ok(None) => {
                     drop(child.kill());

@@ -22,6 +22,7 @@
 mod admit;
 mod compile;
 mod fault;
+mod function_cache;
 mod guard;
 mod guest;
 mod host;

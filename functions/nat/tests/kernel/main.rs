@@ -6,7 +6,9 @@
 mod both;
 mod connection;
 mod differences;
+mod errors;
 mod frames;
+mod limits;
 mod linux;
 mod random;
 
@@ -179,115 +181,6 @@ fn what_belongs_to_no_flow() {
     assert!(!nowhere.try_back(&mut both, "RA"));
 }
 
-/// What errors are about: packets out, as they are outside, and packets in, as they are inside.
-fn traffic(both: &mut Both) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    let (mut out, mut back) = (Vec::new(), Vec::new());
-    let none = |mut frame: Vec<u8>| {
-        frame[40..42].fill(0);
-        frame
-    };
-    // The second host has the ports of the first.
-    for host in [HOST, SERVER] {
-        let mut connection = Connection::open(both, (host, 40_000), (PEER, 80), 1);
-        out.push(connection.out(both, "PA", &payload(100)));
-        back.push(connection.back(both, "PA", &payload(101)));
-        let plain = udp((host, 5000), (PEER, 53), &payload(101));
-        for frame in [plain.clone(), with_options(&plain), none(plain)] {
-            out.push(both.one(Inside, &frame));
-        }
-        let external = frames::source(out.last().unwrap());
-        let plain = udp((PEER, 53), external, &payload(77));
-        for frame in [plain.clone(), with_options(&plain), none(plain)] {
-            back.push(both.one(Outside, &frame));
-        }
-        let asked = both.one(Inside, &query(host, PEER, 8, 3000, &payload(56)));
-        let id = u16::from_be_bytes([asked[38], asked[39]]);
-        out.push(asked);
-        back.push(both.one(Outside, &query(PEER, EXTERNAL, 0, id, &payload(56))));
-    }
-    (out, back)
-}
-
-const ERRORS: [(u8, u8); 12] = [
-    (3, 0),
-    (3, 1),
-    (3, 2),
-    (3, 3),
-    (3, 4),
-    (3, 10),
-    (3, 13),
-    (4, 0),
-    (11, 0),
-    (11, 1),
-    (12, 0),
-    (12, 2),
-];
-
-#[test]
-fn icmp_errors_from_outside() {
-    let mut both = Both::new(&Setup::default());
-    let (out, _) = traffic(&mut both);
-    let before = both.counts;
-    for about in &out {
-        for kind in ERRORS {
-            for from in [PEER, ROUTER] {
-                // RFC 792's 8 bytes, parts of TCP's header, RFC 1812's 576 bytes; behind options there is less.
-                for quoted in [32, 33, 40, 52, 576] {
-                    both.one(Outside, &error(from, EXTERNAL, kind, about, quoted));
-                }
-            }
-        }
-    }
-    assert_eq!(both.counts.0 - before.0, both.counts.1 - before.1);
-    println!("{:?} packets in and out", both.counts);
-}
-
-#[test]
-fn icmp_errors_from_inside() {
-    let mut both = Both::new(&Setup { masquerade: true, ..Setup::default() });
-    let (_, back) = traffic(&mut both);
-    for about in &back {
-        // From the host itself, and from routers inside.
-        for from in [frames::destination(about).0, [10, 9, 9, 9], [100, 64, 9, 9]] {
-            for kind in ERRORS {
-                for quoted in [32, 33, 40, 52, 576] {
-                    both.one(Inside, &error(from, PEER, kind, about, quoted));
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn icmp_errors_that_neither_believes() {
-    let mut both = Both::new(&Setup::default());
-    let (out, back) = traffic(&mut both);
-    for (left, came) in out.iter().zip(&back) {
-        let (external, peer) = (frames::source(left), frames::destination(left));
-        // Cut off before the ports; about an inside address; about somebody else's packet; a redirect.
-        both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), left, 27));
-        both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), left, 12));
-        let inside = udp((HOST, 5000), (PEER, 53), b"question");
-        both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), &inside, 576));
-        for (from, to) in [
-            (external, (STRANGER, peer.1)),
-            ((EXTERNAL, external.1 ^ 1), peer),
-            ((STRANGER, 9), external),
-        ] {
-            both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), &udp(from, to, b"x"), 576));
-        }
-        both.none(Outside, &error(ROUTER, EXTERNAL, (5, 1), left, 576));
-        both.none(Inside, &error(HOST, PEER, (5, 1), came, 576));
-        both.none(Inside, &error(HOST, PEER, (3, 3), &udp((PEER, 53), (HOST, 4999), b"x"), 576));
-        both.none(Inside, &error(HOST, PEER, (3, 3), came, 20));
-    }
-    // About a later fragment, and about a protocol without ports.
-    let later = fragments(&udp((EXTERNAL, 5000), (PEER, 53), &payload(64)), 32).remove(1);
-    both.none(Outside, &error(ROUTER, EXTERNAL, (11, 1), &later, 576));
-    let other = frames::ipv4(EXTERNAL, PEER, 253, &payload(64));
-    both.none(Outside, &error(ROUTER, EXTERNAL, (3, 2), &other, 576));
-}
-
 #[test]
 fn fragments_in_order() {
     let mut both = Both::new(&Setup::default());
@@ -310,63 +203,6 @@ fn fragments_in_order() {
         assert_eq!(both.pass(Inside, &fragments(&ping, size)).len(), 3);
         let pong = named(query(PEER, EXTERNAL, 0, 3000, &payload(length)));
         assert_eq!(both.pass(Outside, &fragments(&pong, size)).len(), 3);
-    }
-}
-
-#[test]
-fn hosts_with_the_same_port() {
-    let mut both = Both::new(&Setup { masquerade: true, ..Setup::default() });
-    for n in 0..20 {
-        let host = [10, 0, n, 9];
-        let mut connection = Connection::open(&mut both, (host, 40_000), (PEER, 443), 1);
-        connection.out(&mut both, "PA", b"hello");
-        connection.back(&mut both, "PA", b"hello yourself");
-        let left = both.one(Inside, &udp((host, 5000), (PEER, 53), b"question"));
-        both.one(Outside, &udp((PEER, 53), frames::source(&left), b"answer"));
-        let asked = both.one(Inside, &query(host, PEER, 8, 3000, b"ping"));
-        let id = u16::from_be_bytes([asked[38], asked[39]]);
-        both.one(Outside, &query(PEER, EXTERNAL, 0, id, b"ping"));
-    }
-    // And all of them once more: each has kept what it got.
-    for n in 0..20 {
-        let host = [10, 0, n, 9];
-        let left = both.one(Inside, &udp((host, 5000), (PEER, 53), b"question"));
-        both.one(Outside, &udp((PEER, 53), frames::source(&left), b"answer"));
-        both.one(Inside, &query(host, PEER, 8, 3000, b"ping"));
-    }
-}
-
-#[test]
-fn ports_run_out() {
-    // All of a small table is swept at once when there is no room.
-    let setup =
-        Setup { ports: (2000, 2003), max_flows: 1000, timeout: Some(3), ..Setup::default() };
-    let mut both = Both::new(&setup);
-    let frame = |n: u8, kind: u8| match kind {
-        0 => udp(([10, 0, 0, n], 5000), (PEER, 53), b"question"),
-        1 => frames::tcp(([10, 0, 0, n], 5000), (PEER, 80), &frames::Segment::bare("S", 1)),
-        _ => query([10, 0, 0, n], PEER, 8, 5000, b"ping"),
-    };
-    for kind in 0..3 {
-        for n in 0..4 {
-            both.one(Inside, &frame(n, kind));
-        }
-        for n in 4..10 {
-            both.none(Inside, &frame(n, kind));
-        }
-        // Those that have one keep it.
-        for n in 0..4 {
-            both.one(Inside, &frame(n, kind));
-        }
-    }
-    // When the flows have ended, there are ports again.
-    both.wait(4.2);
-    both.ports = both::Ports::default();
-    for kind in 0..3 {
-        for n in 4..8 {
-            both.one(Inside, &frame(n, kind));
-        }
-        both.none(Inside, &frame(8, kind));
     }
 }
 
@@ -444,52 +280,6 @@ fn hairpins() {
         assert_eq!(out.iter().map(|out| out.side).collect::<Vec<_>>(), [Inside, Inside]);
     }
     both.none(Inside, &udp((HOST, 5000), (EXTERNAL, 54), b"question"));
-}
-
-#[test]
-fn flows_end() {
-    let mut both = Both::new(&Setup { timeout: Some(5), ..Setup::default() });
-    let peer = (PEER, 80);
-    // UDP out alone, UDP both ways, a ping, and connections: half open, open, closed, reset.
-    let asked = udp((HOST, 5000), (PEER, 53), b"question");
-    let answered = udp((HOST, 5001), (PEER, 53), b"question");
-    let ping = query(HOST, PEER, 8, 3000, b"ping");
-    for frame in [&asked, &answered, &ping] {
-        both.one(Inside, frame);
-    }
-    both.one(Outside, &udp((PEER, 53), (EXTERNAL, 5001), b"answer"));
-    let mut half = Connection::new((HOST, 4000), peer, 1);
-    half.out(&mut both, "S", &[]);
-    let open = Connection::open(&mut both, (HOST, 4001), peer, 1);
-    let mut closed = Connection::open(&mut both, (HOST, 4002), peer, 1);
-    closed.close(&mut both);
-    let mut reset = Connection::open(&mut both, (HOST, 4003), peer, 1);
-    reset.out(&mut both, "RA", &[]);
-    let mut inward = vec![
-        udp((PEER, 53), (EXTERNAL, 5000), b"answer"),
-        udp((PEER, 53), (EXTERNAL, 5001), b"answer"),
-        query(PEER, EXTERNAL, 0, 3000, b"ping"),
-    ];
-    for mut connection in [open, closed, reset] {
-        inward.push(connection.frame(false, "A", &[]));
-    }
-    // Each packet in gives them another five seconds.
-    for _ in 0..4 {
-        both.wait(1.5);
-        for frame in &inward {
-            both.one(Outside, frame);
-        }
-    }
-    both.wait(6.2);
-    for frame in &inward {
-        both.none(Outside, frame);
-    }
-    assert!(!half.try_back(&mut both, "SA"));
-    // And packets out open new ones.
-    for frame in [&asked, &answered, &ping] {
-        both.one(Inside, frame);
-    }
-    both.one(Outside, &inward[0]);
 }
 
 #[test]

@@ -75,13 +75,13 @@ fn many_flows_at_once() {
             }
             9 if out.len() > 8 => {
                 let about = out[out.len() - 1 - random.below(8)].clone();
-                let kind = random.of(&crate::ERRORS);
+                let kind = random.of(&crate::errors::ERRORS);
                 both.one(Outside, &error(ROUTER, EXTERNAL, kind, &about, 40 + random.below(300)));
             }
             9 if back.len() > 8 => {
                 let about = back[back.len() - 1 - random.below(8)].clone();
                 let (peer, host) = frames::addresses(&about);
-                let kind = random.of(&crate::ERRORS);
+                let kind = random.of(&crate::errors::ERRORS);
                 both.one(Inside, &error(host, peer, kind, &about, 40 + random.below(300)));
             }
             10 => {

@@ -145,7 +145,7 @@ where
 
     /// The value of a key.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, at: impl Into<Probe>, key: &K) -> Option<&V> {
         let slot = self.locate(at.into(), key)?;
         // SAFETY: `locate` gives slots of the map.
@@ -154,7 +154,7 @@ where
 
     /// The value of a key, to be changed.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn find_mut(&mut self, at: impl Into<Probe>, key: &K) -> Option<&mut V> {
         let slot = self.locate(at.into(), key)?;
         // SAFETY: `locate` gives slots of the map; `self` is borrowed mutably.
@@ -313,7 +313,7 @@ where
         self.capacity
     }
 
-    #[inline]
+    #[inline(always)]
     fn locate(&self, Probe { hash, slot }: Probe, key: &K) -> Option<usize> {
         let slot = slot as usize;
         if slot < self.slots() {
@@ -325,6 +325,12 @@ where
                 return Some(slot);
             }
         }
+        self.search(hash, key)
+    }
+
+    /// Looks in both buckets. Apart from [`Self::locate`], so that what finds a key where it was expected stays small.
+    #[inline(never)]
+    fn search(&self, hash: u64, key: &K) -> Option<usize> {
         self.locate_in(self.first(hash), hash, key)
             .or_else(|| self.locate_in(self.second(hash), hash, key))
     }

@@ -3,60 +3,18 @@
 use std::fs;
 
 use rustix::process::Signal;
-use weir_tests::wat_guest;
 
+use crate::guests::{CHAIN, TRAFFIC, pass, push, trap};
 use crate::host::Host;
-
-/// Two ports in memory; packets come in for ever.
-const CONFIG: &str = r#"
-[api]
-socket = "api.sock"
-[store]
-path = "store"
-[[port]]
-name = "in"
-kind = "memory"
-generate = { flows = 100, rate = 20000 }
-[[port]]
-name = "out"
-kind = "memory"
-"#;
-
-const CHAIN: &str = "name = \"edge\"\nfrom = \"in\"\nto = \"out\"\n[[function]]\nuse = \"gate\"\n";
-
-/// Lets every packet pass; the number makes it another content.
-fn pass(number: u32) -> Vec<u8> {
-    let body = format!("      (local.set $verdict (i32.mul (i32.const {number}) (i32.const 0)))");
-    wat_guest::upload(&wat_guest::module(&wat_guest::each(&body)), "packet-function")
-}
-
-/// Traps on the first packet.
-fn trap() -> Vec<u8> {
-    wat_guest::upload(&wat_guest::module(&wat_guest::each("      unreachable")), "packet-function")
-}
-
-fn push(host: &Host, version: &str, wasm: &[u8]) -> serde_json::Value {
-    host.write("f.wasm", wasm);
-    host.json(&["function", "push", "f.wasm", "--name", "gate", "--version", version])
-}
 
 fn apply(host: &Host) -> serde_json::Value {
     host.write("c.toml", CHAIN);
     host.json(&["chain", "apply", "c.toml"])
 }
 
-fn packets_out(host: &Host) -> u64 {
-    host.json(&["status"])["chains"][0]["packets_out"].as_u64().expect("a count")
-}
-
-fn running(host: &Host) -> String {
-    let status = host.json(&["status"]);
-    status["chains"][0]["functions"][0]["version"].as_str().unwrap_or_default().to_owned()
-}
-
 #[test]
 fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
-    let mut host = Host::start(CONFIG);
+    let mut host = Host::start(TRAFFIC);
     assert_eq!(push(&host, "1.0.0", &pass(1))["new"], true);
     assert_eq!(push(&host, "1.0.0", &pass(1))["new"], false);
     push(&host, "1.1.0", &pass(2));
@@ -65,8 +23,8 @@ fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
     assert!(host.fails(&twice).contains("versions do not change"));
 
     assert_eq!(apply(&host)["new"], true);
-    assert_eq!(running(&host), "1.1.0");
-    host.wait_for("packets flow", |host| packets_out(host) > 100);
+    assert_eq!(host.running(), "1.1.0");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 100);
     let swap = host.json(&["function", "swap", "gate", "--to", "1.0.0"]);
     assert_eq!((swap["from"].as_str(), swap["to"].as_str()), (Some("1.1.0"), Some("1.0.0")));
     assert_eq!(swap["packets_lost"], 0);
@@ -77,9 +35,9 @@ fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
     assert!(host.fails(&["function", "remove", "gate"]).contains("used by chain edge"));
 
     let (_, directory, _) = host.end(Signal::KILL);
-    let mut host = Host::start_in(directory, CONFIG);
-    assert_eq!(running(&host), "1.1.0");
-    host.wait_for("packets flow again", |host| packets_out(host) > 0);
+    let mut host = Host::start_in(directory, TRAFFIC);
+    assert_eq!(host.running(), "1.1.0");
+    host.wait_for("packets flow again", |host| host.packets_out("edge") > 0);
     host.ok(&["chain", "remove", "edge"]);
     host.ok(&["function", "remove", "gate"]);
     assert_eq!(host.json(&["function", "list"]), serde_json::json!([]));
@@ -87,24 +45,24 @@ fn a_version_is_swapped_under_traffic_rolled_back_and_there_after_a_crash() {
 
 #[test]
 fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
-    let mut host = Host::start(CONFIG);
+    let mut host = Host::start(TRAFFIC);
     push(&host, "1.0.0", &pass(1));
     apply(&host);
     push(&host, "1.1.0", &trap());
     host.ok(&["function", "swap", "gate", "--to", "1.1.0"]);
-    host.wait_for("the old version runs again", |host| running(host) == "1.0.0");
+    host.wait_for("the old version runs again", |host| host.running() == "1.0.0");
     host.wait_for("the store says so", |host| {
         let function = host.json(&["function", "show", "gate"]);
         function["versions"][1]["withdrawn"].is_string()
             && function["chains"][0]["version"] == "1.0.0"
     });
-    let before = packets_out(&host);
-    host.wait_for("packets flow", |host| packets_out(host) > before);
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
 
 #[test]
 fn a_canary_gets_a_share_and_becomes_the_running_version() {
-    let mut host = Host::start(CONFIG);
+    let mut host = Host::start(TRAFFIC);
     push(&host, "1.0.0", &pass(1));
     apply(&host);
     push(&host, "2.0.0", &pass(2));
@@ -112,17 +70,17 @@ fn a_canary_gets_a_share_and_becomes_the_running_version() {
     host.wait_for("the canary gets packets", |host| {
         host.json(&["status"])["chains"][0]["trial"]["packets"].as_u64().is_some_and(|n| n > 100)
     });
-    assert_eq!(running(&host), "1.0.0");
+    assert_eq!(host.running(), "1.0.0");
     let other = host.fails(&["function", "swap", "gate", "--to", "1.0.0"]);
     assert!(other.contains("is being tried"), "{other}");
     host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
-    assert_eq!(running(&host), "2.0.0");
+    assert_eq!(host.running(), "2.0.0");
     assert_eq!(host.json(&["status"])["chains"][0]["trial"], serde_json::Value::Null);
 }
 
 #[test]
 fn a_refused_change_leaves_what_runs() {
-    let mut host = Host::start(CONFIG);
+    let mut host = Host::start(TRAFFIC);
     push(&host, "1.0.0", &pass(1));
     apply(&host);
     for (text, expected) in [
@@ -135,13 +93,13 @@ fn a_refused_change_leaves_what_runs() {
         let error = host.fails(&["chain", "apply", "c.toml"]);
         assert!(error.contains(expected), "{error}");
     }
-    let before = packets_out(&host);
-    host.wait_for("packets flow", |host| packets_out(host) > before);
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
 
 #[test]
 fn a_chain_file_pushes_the_files_it_names() {
-    let host = Host::start(CONFIG);
+    let host = Host::start(TRAFFIC);
     fs::create_dir(host.path("sub")).unwrap();
     host.write("sub/gate.wasm", pass(1));
     host.write("sub/c.toml", "name = \"edge\"\n[[function]]\npath = \"gate.wasm\"\n");

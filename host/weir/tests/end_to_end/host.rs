@@ -54,9 +54,25 @@ impl Host {
     /// The same in a directory that was there before.
     pub(crate) fn start_in(directory: TempDir, config: &str) -> Self {
         fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let mut command = Command::new(WEIR);
+        command.arg("run");
+        Self::started(directory, command)
+    }
+
+    /// The same with a store on a disk of this size that is nobody else's; what is on it goes with the host.
+    pub(crate) fn start_on_small_disk(config: &str, size: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory.path().join("store")).expect("a directory");
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let script = "mount -t tmpfs -o size=$0,mode=700 weir-test store && exec \"$1\" run";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, size, WEIR]);
+        Self::started(directory, command)
+    }
+
+    fn started(directory: TempDir, mut command: Command) -> Self {
         let log = fs::File::create(directory.path().join("log")).expect("the log");
-        let child = Command::new(WEIR)
-            .arg("run")
+        let child = command
             .current_dir(directory.path())
             .env_remove("WEIR_LOG")
             .stdin(Stdio::null())
@@ -110,6 +126,33 @@ impl Host {
         all.extend(arguments);
         let out = self.ok(&all);
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"))
+    }
+
+    /// Packets that left a chain.
+    pub(crate) fn packets_out(&self, chain: &str) -> u64 {
+        let status = self.json(&["status"]);
+        let chains = status["chains"].as_array().expect("a list");
+        let chain = chains.iter().find(|found| found["name"] == chain);
+        chain.and_then(|chain| chain["packets_out"].as_u64()).unwrap_or(0)
+    }
+
+    /// The version that runs in the first place of the first chain.
+    pub(crate) fn running(&self) -> String {
+        let status = self.json(&["status"]);
+        status["chains"][0]["functions"][0]["version"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().try_into().expect("numbers of processes are small")
+    }
+
+    /// Processes that it has started and not waited for.
+    pub(crate) fn children(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
+        let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).ok();
+        let all = tasks.flatten().filter_map(of).collect::<String>();
+        all.split_whitespace().map(str::to_owned).collect()
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {

@@ -1,6 +1,11 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
 mod commands;
+mod crash;
+mod disk;
 mod functions;
+mod guests;
 mod host;
 mod lifecycle;
+mod ports;
+mod uploads;

@@ -1,0 +1,133 @@
+//! Which packets functions own: those they hold, and the buffers they have allocated.
+//!
+//! Takes memory for what is owned, not for what could be: a pool has thousands of buffers, and most functions own none.
+
+use weir_pool::{BufferIndex, Packet};
+
+/// A buffer that a function holds or has allocated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owned {
+    pub(crate) function: usize,
+    /// Which of the chain's instances: see `Context::instance`.
+    pub(crate) instance: u64,
+    /// It was allocated, it did not come in by a port.
+    pub(crate) made: bool,
+    pub(crate) packet: Packet,
+}
+
+/// All that functions of a chain own.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    all: Vec<Owned>,
+    /// By buffer: its place in `all` and one more; 0 when nobody owns it. Empty until somebody owns something.
+    places: Vec<u32>,
+    rooms: usize,
+    by_function: Vec<usize>,
+}
+
+impl Ownership {
+    /// Nobody owns anything yet.
+    pub(crate) fn new(rooms: usize, functions: usize) -> Self {
+        Self { all: Vec::new(), places: Vec::new(), rooms, by_function: vec![0; functions] }
+    }
+
+    /// Number of functions of the chain; a swap may change it.
+    pub(crate) fn set_functions(&mut self, functions: usize) {
+        self.by_function.resize(functions, 0);
+    }
+
+    /// How many buffers a function owns.
+    pub(crate) fn count(&self, function: usize) -> usize {
+        self.by_function[function]
+    }
+
+    /// A function owns a buffer from now on.
+    pub(crate) fn insert(&mut self, owned: Owned) {
+        if self.places.is_empty() {
+            self.places = vec![0; self.rooms];
+        }
+        self.by_function[owned.function] += 1;
+        self.all.push(owned);
+        self.places[owned.packet.buffer.get() as usize] = self.all.len() as u32;
+    }
+
+    /// Who owns a buffer.
+    pub(crate) fn get(&self, buffer: BufferIndex) -> Option<&Owned> {
+        let place = self.places.get(buffer.get() as usize)?.checked_sub(1)?;
+        self.all.get(place as usize)
+    }
+
+    /// Nobody owns the buffer any more.
+    pub(crate) fn remove(&mut self, buffer: BufferIndex) {
+        let Some(place) = self.places.get_mut(buffer.get() as usize) else { return };
+        let Some(at) = std::mem::take(place).checked_sub(1) else { return };
+        let gone = self.all.swap_remove(at as usize);
+        self.by_function[gone.function] -= 1;
+        if let Some(moved) = self.all.get(at as usize) {
+            self.places[moved.packet.buffer.get() as usize] = at + 1;
+        }
+    }
+
+    /// All that a function of one instance owns is another instance's.
+    pub(crate) fn hand_over(&mut self, function: usize, from: u64, to: u64) {
+        for owned in &mut self.all {
+            if owned.function == function && owned.instance == from {
+                owned.instance = to;
+            }
+        }
+    }
+
+    /// Takes all that a function of one instance owns.
+    pub(crate) fn take(&mut self, function: usize, instance: u64) -> Vec<Owned> {
+        if self.by_function[function] == 0 {
+            return Vec::new();
+        }
+        let its = |owned: &Owned| owned.function == function && owned.instance == instance;
+        let taken: Vec<Owned> = self.all.iter().filter(|owned| its(owned)).copied().collect();
+        for owned in &taken {
+            self.remove(owned.packet.buffer);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, Pool, PoolConfig};
+
+    use super::*;
+
+    fn owned(pool: &mut Pool, function: usize, instance: u64) -> Owned {
+        let buffer = pool.take().expect("a buffer is free");
+        let descriptor = pool.place(buffer, &[]).expect("nothing fits");
+        let metadata = weir_layout::Metadata::default();
+        let packet = Packet { descriptor, metadata, time: 0, buffer, cut: 0 };
+        Owned { function, instance, made: false, packet }
+    }
+
+    #[test]
+    fn what_is_owned_is_found_until_it_is_removed_or_taken() {
+        let config = PoolConfig { rooms: 8, room_bytes: 2048, huge: HugePages::Never };
+        let mut pool = Pool::new("test", &config).expect("memory");
+        let mut ownership = Ownership::new(8, 2);
+        let some: Vec<Owned> = [(0, 1), (1, 1), (0, 1), (0, 2)]
+            .map(|(function, instance)| owned(&mut pool, function, instance))
+            .into();
+        let buffers: Vec<BufferIndex> = some.iter().map(|owned| owned.packet.buffer).collect();
+        assert!(ownership.get(buffers[0]).is_none());
+        some.into_iter().for_each(|owned| ownership.insert(owned));
+        assert_eq!((ownership.count(0), ownership.count(1)), (3, 1));
+        ownership.remove(buffers[0]);
+        ownership.remove(buffers[0]);
+        assert!(ownership.get(buffers[0]).is_none());
+        for (buffer, function) in buffers[1..].iter().zip([1, 0, 0]) {
+            let found = ownership.get(*buffer).expect("it is owned");
+            assert_eq!((found.function, found.packet.buffer), (function, *buffer));
+        }
+        assert_eq!(ownership.take(0, 1).len(), 1);
+        ownership.hand_over(0, 2, 3);
+        assert!(ownership.take(0, 2).is_empty());
+        assert_eq!(ownership.take(0, 3)[0].packet.buffer, buffers[3]);
+        assert_eq!((ownership.count(0), ownership.count(1)), (0, 1));
+    }
+}

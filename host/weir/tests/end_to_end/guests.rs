@@ -1,0 +1,72 @@
+//! Functions that these tests upload.
+
+use std::fmt::Write as _;
+
+use weir_tests::wat_guest;
+
+use crate::host::Host;
+
+/// Lets every packet pass; the number makes it another content.
+pub(crate) fn pass(number: u32) -> Vec<u8> {
+    let body = format!("      (local.set $verdict (i32.mul (i32.const {number}) (i32.const 0)))");
+    wat_guest::upload(&wat_guest::module(&wat_guest::each(&body)), "packet-function")
+}
+
+/// Traps on the first packet.
+pub(crate) fn trap() -> Vec<u8> {
+    wat_guest::upload(&wat_guest::module(&wat_guest::each("      unreachable")), "packet-function")
+}
+
+/// Small, good, and slow to compile: one loop in which very many values live at the same time. The number makes it
+/// another content.
+pub(crate) fn slow_to_compile(number: u32) -> Vec<u8> {
+    const LOCALS: usize = 1000;
+    const BRANCHES: usize = 60_000;
+    let mut text =
+        r#"(func (export "weir:net/packet@0.1.0#process") (param $count i32)"#.to_owned();
+    for local in 0..LOCALS {
+        let _ = write!(text, "(local $l{local} i32)");
+    }
+    let _ = write!(text, "(local.set $l0 (i32.const {number}))(loop $again");
+    for branch in 0..BRANCHES {
+        let (a, b, c) = (branch % LOCALS, branch * 7 % LOCALS, branch * 13 % LOCALS);
+        let _ = write!(
+            text,
+            "(if (local.get $l{a}) (then (local.set $l{b} (i32.add (local.get $l{c}) (local.get $count)))))"
+        );
+    }
+    text.push_str("(br_if $again (local.get $l1))))");
+    wat_guest::upload(&wat_guest::module(&text), "packet-function")
+}
+
+/// Two ports in memory; packets come in for ever.
+pub(crate) const TRAFFIC: &str = r#"
+[api]
+socket = "api.sock"
+[store]
+path = "store"
+[[port]]
+name = "in"
+kind = "memory"
+generate = { flows = 100, rate = 20000 }
+[[port]]
+name = "out"
+kind = "memory"
+"#;
+
+/// A chain of the function `gate` between them.
+pub(crate) const CHAIN: &str =
+    "name = \"edge\"\nfrom = \"in\"\nto = \"out\"\n[[function]]\nuse = \"gate\"\n";
+
+/// Pushes a version of `gate`.
+pub(crate) fn push(host: &Host, version: &str, wasm: &[u8]) -> serde_json::Value {
+    host.write("f.wasm", wasm);
+    host.json(&["function", "push", "f.wasm", "--name", "gate", "--version", version])
+}
+
+/// Pushes a version of `gate`, and deploys the chain of it.
+pub(crate) fn deploy(host: &Host, version: &str, wasm: &[u8]) {
+    push(host, version, wasm);
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+}

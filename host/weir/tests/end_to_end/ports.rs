@@ -1,0 +1,122 @@
+//! Ports that cannot be, and ports that break while they are used.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::guests::{self, pass};
+use crate::host::{Host, weir};
+
+const HEAD: &str = "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n";
+
+/// A capture of UDP packets, one a millisecond.
+fn capture(packets: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1_u32] {
+        file.extend(word.to_le_bytes());
+    }
+    let frame = [
+        &[0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0x00][..],
+        &[0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2],
+        &[0x04, 0xd2, 0x16, 0x2e, 0, 26, 0, 0],
+        &[0; 18],
+    ]
+    .concat();
+    for packet in 0..packets {
+        for word in [1, packet * 1000, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(&frame);
+    }
+    file
+}
+
+#[test]
+fn impossible_ports_are_refused_with_their_line() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("text"), "no capture at all, but long enough to be one")
+        .unwrap();
+    fs::write(directory.path().join("cut.pcap"), &capture(1)[..20]).unwrap();
+    let mut cooked = capture(1);
+    cooked[20] = 113;
+    fs::write(directory.path().join("cooked.pcap"), cooked).unwrap();
+    for (keys, expected) in [
+        ("kind = \"pcap\"\nfile = \"none.pcap\"", "cannot open the capture none.pcap"),
+        ("kind = \"pcap\"\nfile = \"text\"", "text is not a capture"),
+        ("kind = \"pcap\"\nfile = \"cut.pcap\"", "cut.pcap is not a capture"),
+        ("kind = \"pcap\"\nfile = \"cooked.pcap\"", "holds packets of link type 113"),
+        ("kind = \"pcap\"\noutput = \"no/out.pcap\"", "cannot create the capture no/out.pcap"),
+        (
+            "kind = \"pcap\"\nfile = \"text\"\noutput = \"text\"",
+            "`output` is the file that is read",
+        ),
+        ("kind = \"pcap\"\nfile = \".\"", "port in: "),
+        ("kind = \"memory\"\ngenerate = { flows = 0 }", "allowed: 1 to 1000000"),
+        ("kind = \"memory\"\ngenerate = { size = 9000 }", "raise `room` in [pool]"),
+        ("kind = \"memory\"\nrounds = 2", "a port of kind \"memory\" has no `rounds`"),
+    ] {
+        let text = format!("{HEAD}[[port]]\nname = \"in\"\n{keys}\n");
+        fs::write(directory.path().join("weir.toml"), text).unwrap();
+        let answer = weir(directory.path(), &["run"]);
+        assert_eq!(answer.status, Some(1), "{keys}: {}", answer.err);
+        assert!(answer.err.contains(expected), "{keys}: {}", answer.err);
+        assert!(answer.err.contains(" --> weir.toml:"), "{keys}: {}", answer.err);
+        assert!(answer.err.contains("= key: port[0]"), "{keys}: {}", answer.err);
+    }
+}
+
+/// Two chains: one between ports in memory, the other with this capture.
+fn two_chains(capture: &[u8], output: &str) -> Host {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("in.pcap"), capture).unwrap();
+    let ports = format!(
+        "[[port]]\nname = \"file\"\nkind = \"pcap\"\nfile = \"in.pcap\"\n\
+         [[port]]\nname = \"copy\"\nkind = \"pcap\"\noutput = \"{output}\"\n"
+    );
+    let host = Host::start_in(directory, &format!("{}{ports}", guests::TRAFFIC));
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let chain = guests::CHAIN.replace("edge", "offline").replace("\"in\"", "\"file\"");
+    host.write("o.toml", chain.replace("\"out\"", "\"copy\""));
+    host.ok(&["chain", "apply", "o.toml"]);
+    host
+}
+
+#[test]
+fn a_capture_that_breaks_off_is_named_and_other_chains_go_on() {
+    let whole = capture(1000);
+    let mut host = two_chains(&whole[..whole.len() - 30], "copy.pcap");
+    host.wait_for("what can be read was read", |host| host.packets_out("offline") == 999);
+    host.wait_for("the damage is told", |host| {
+        let events = host.ok(&["events"]);
+        events.contains("note")
+            && events.contains("in.pcap is damaged at byte")
+            && events.contains("packet 1000")
+    });
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+    let port = &host.json(&["port", "list"])[2];
+    assert_eq!((&port["name"], &port["rx_packets"]), (&"file".into(), &999.into()), "{port}");
+    // The chain is as good as any: swapped, and taken down in order.
+    guests::push(&host, "2.0.0", &pass(2));
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
+    let (status, directory, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    let written = fs::read(directory.path().join("copy.pcap")).unwrap();
+    assert_eq!(written.len(), 24 + 999 * (16 + 60));
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named_and_other_chains_go_on() {
+    let mut host = two_chains(&capture(5000), "/dev/full");
+    host.wait_for("the failure is told", |host| {
+        host.ok(&["events"]).contains("writing the capture /dev/full failed")
+    });
+    host.wait_for("all was received", |host| host.json(&["port", "list"])[2]["rx_packets"] == 5000);
+    let port = &host.json(&["port", "list"])[3];
+    let (sent, dropped) = (port["tx_packets"].as_u64(), port["tx_dropped"].as_u64());
+    assert!(dropped > Some(0), "{port}");
+    assert_eq!(sent.zip(dropped).map(|(sent, dropped)| sent + dropped), Some(5000), "{port}");
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+    host.fails(&["chain", "remove", "offline"]);
+}

@@ -1,0 +1,101 @@
+//! Uploads that must not run: what is said of them, and that nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use weir_tests::wat_guest;
+
+use crate::guests::{self, pass, slow_to_compile};
+use crate::host::Host;
+
+/// Time for a compilation; what is slow takes far longer, what is not far less.
+const COMPILE: Duration = Duration::from_secs(4);
+
+fn config() -> String {
+    guests::TRAFFIC.replace("[store]", "compile-timeout = \"4s\"\n[store]")
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_its_reason_and_traffic_goes_on() {
+    let mut host = Host::start(&config());
+    guests::deploy(&host, "1.0.0", &pass(1));
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    let forbidden = wat_guest::module(wat_guest::NULL).replace(
+        "\"weir:net/host@0.1.0\" \"set-timer\"",
+        "\"wasi:clocks/wall-clock@0.2.0\" \"now\"",
+    );
+    let uploads: [(&str, Vec<u8>, &str); 6] = [
+        ("nothing", Vec::new(), "it is not WebAssembly"),
+        ("elf", b"\x7fELF\x02\x01\x01".to_vec(), "it is not WebAssembly"),
+        ("cut", pass(2)[..300].to_vec(), "the upload is refused: "),
+        ("bare", wat::parse_str("(module (memory 1))").unwrap(), "the upload is refused: "),
+        ("nosy", wat::parse_str(&forbidden).unwrap(), "the upload is refused: "),
+        ("huge", vec![0; (64 << 20) + 1], "the body is too large: allowed are 67108864 bytes"),
+    ];
+    for (name, wasm, expected) in uploads {
+        let before = host.packets_out("edge");
+        host.write("f.wasm", wasm);
+        let error = host.fails(&["function", "push", "f.wasm", "--name", name]);
+        assert!(error.contains(expected), "{name}: {error}");
+        host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+    }
+    let functions = host.json(&["function", "list"]);
+    assert_eq!(functions.as_array().unwrap().len(), 1, "{functions}");
+    assert_eq!(functions[0]["name"], "gate");
+    assert_eq!(host.running(), "1.0.0");
+}
+
+#[test]
+fn what_takes_forever_to_compile_is_given_up_and_holds_up_no_other_tenant() {
+    let host = Host::start(&config());
+    host.ok(&["tenant", "add", "acme"]);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    for number in 0..4 {
+        host.write(&format!("slow{number}.wasm"), slow_to_compile(number));
+    }
+    host.write("next.wasm", pass(2));
+    let before = host.packets_out("edge");
+    std::thread::scope(|scope| {
+        let host = &host;
+        let slow: Vec<_> = (0..4)
+            .map(|number| {
+                let file = format!("slow{number}.wasm");
+                let push = move || {
+                    host.fails(&["--tenant", "acme", "function", "push", &file, "--name", "slow"])
+                };
+                scope.spawn(push)
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let begun = Instant::now();
+        host.ok(&["function", "push", "next.wasm", "--name", "gate", "--version", "2.0.0"]);
+        host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
+        assert!(begun.elapsed() < COMPILE, "{:?}", begun.elapsed());
+        assert!(slow.iter().any(|push| !push.is_finished()), "they were not slow");
+        for push in slow {
+            let error = push.join().unwrap();
+            assert!(error.contains("compiling it took longer than 4s: make it smaller"), "{error}");
+        }
+    });
+    assert!(host.packets_out("edge") > before);
+    assert_eq!(host.json(&["--tenant", "acme", "function", "list"]), serde_json::json!([]));
+    assert_eq!(host.children(), Vec::<String>::new(), "nothing goes on compiling");
+}
+
+#[test]
+fn a_swap_to_what_fails_while_it_is_made_ready_leaves_what_runs() {
+    let mut host = Host::start(&config());
+    guests::deploy(&host, "1.0.0", &pass(1));
+    // It traps in `configure`.
+    let text = wat_guest::module(wat_guest::NULL)
+        .replace("(local $region i32)\n", "(local $region i32) (unreachable)\n");
+    host.write("f.wasm", wat_guest::upload(&text, "packet-function"));
+    host.ok(&["function", "push", "f.wasm", "--name", "gate", "--version", "2.0.0"]);
+    for how in [&["--canary", "10"][..], &["--shadow"], &[]] {
+        let swap = [&["function", "swap", "gate", "--to", "2.0.0"][..], how].concat();
+        let error = host.fails(&swap);
+        assert!(error.contains("chain edge: function gate failed in `configure`"), "{error}");
+    }
+    assert_eq!(host.running(), "1.0.0");
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+}
