@@ -1,7 +1,9 @@
-//! What the end-to-end tests share. Owns: guests written by hand in WAT, functions as they are built, and
-//! the smallest packet plane that a chain can be tested with. Must not know: what any single test is about.
+//! What the end-to-end tests share. Owns: guests written by hand in WAT, functions as they are built, the laboratory of
+//! network namespaces, and the smallest packet plane that a chain can be tested with. Must not know: what any single test
+//! is about.
 
 pub mod bench_plane;
 pub mod built;
+pub mod lab;
 pub mod rig;
 pub mod wat_guest;

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weir_chain::board::{self, End};
 use weir_layout::{BURST_MAX, Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Metadata, Verdict};
@@ -22,6 +22,8 @@ use crate::owned::{Owned, Ownership};
 pub(crate) const TO: usize = 1;
 /// Number of the port by which forward packets come in.
 pub(crate) const FROM: usize = 0;
+/// When to ask a port again that does not say when it has something.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Metadata's port of a packet that a function made.
 const NO_PORT: u16 = u16::MAX;
 
@@ -106,7 +108,7 @@ pub(crate) struct Context {
     /// The port to ask first for the next burst, so that both directions get their share.
     first: usize,
     /// When an idle port said to ask again.
-    pub(crate) idle_for: Option<std::time::Duration>,
+    pub(crate) idle_for: Option<Duration>,
     /// Bad verdicts and descriptors in the last burst: function and kind.
     pub(crate) violations: Vec<(usize, FaultKind)>,
 }
@@ -248,6 +250,23 @@ impl Context {
         }
     }
 
+    /// Has the ports do what is due before the worker sleeps; the answer is when they want to be asked again.
+    pub(crate) fn settle(&mut self) -> Option<Duration> {
+        let mut next: Option<Duration> = None;
+        for port in &mut self.ports {
+            let again = port.settle(&mut self.pool).unwrap_or_else(|error| {
+                self.port_errors.push(error);
+                // At once: it has ended, and perhaps the lane with it.
+                Some(Duration::ZERO)
+            });
+            next = match (next, again) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        next
+    }
+
     /// Takes the next burst into `self.burst`; the answer is where it enters the chain. None: `pause` says why.
     #[inline]
     pub(crate) fn receive(&mut self) -> Option<usize> {
@@ -269,11 +288,10 @@ impl Context {
             match self.ports[port].receive(&mut self.pool, &mut self.burst, self.burst_max) {
                 Ok(Received::Packets) => {}
                 Ok(Received::Idle { next }) => {
-                    self.idle_for = match (self.idle_for, next) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
+                    let next = next.unwrap_or(ASK_AGAIN);
+                    self.idle_for = Some(self.idle_for.map_or(next, |other| other.min(next)));
                 }
+                Ok(Received::Waiting) => {}
                 Ok(Received::End) => self.ended[port] = true,
                 Err(error) => {
                     self.port_errors.push(error);

@@ -1,6 +1,7 @@
 //! A lane: one chain, its ports and its pool, driven by one worker.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ const PROBATION: u64 = 10_000_000_000;
 pub enum Turn {
     /// There were packets.
     Busy,
-    /// There were none; ask again after this time, if it is known.
+    /// There were none; ask again when a descriptor of [`Lane::readiness`] is readable, and at the latest after this time.
     Idle(Option<Duration>),
     /// No port will receive anything any more, and nothing is under way.
     Ended,
@@ -284,6 +285,21 @@ impl Lane {
             return Turn::Ended;
         }
         Turn::Idle(earlier(until_timer, context.idle_for))
+    }
+
+    /// Has the ports do what is due although there are no packets. For before the worker sleeps; the answer is when to take
+    /// another turn, if that cannot wait.
+    pub fn settle(&mut self) -> Option<Duration> {
+        let next = self.context_mut().settle();
+        self.publish_counters();
+        next
+    }
+
+    /// Appends the descriptors that are readable when a port has something.
+    pub fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        for port in &self.context().ports {
+            port.readiness(fds);
+        }
     }
 
     /// Brings functions back whose back-off is over, and learns when to look again.

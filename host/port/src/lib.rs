@@ -19,6 +19,7 @@ pub mod memory;
 pub mod pcap;
 mod statistics;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,23 @@ pub trait Port: Send {
     /// When the port is broken; what could not be sent is counted.
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError>;
 
+    /// Does what is due although nothing comes in or leaves: pushes on what waits to be sent, takes back what was sent, looks
+    /// after the device. Called when the worker has nothing else to do, before it sleeps. The answer is when it has to be
+    /// called again, if that cannot wait for [`Self::readiness`].
+    ///
+    /// # Errors
+    /// When the port is broken, as with [`Self::receive`].
+    fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
+        let _ = pool;
+        Ok(None)
+    }
+
+    /// Appends the descriptors by which the port says that there is something to receive or to settle: they are readable
+    /// then, and stay so until it was received. The worker sleeps on them.
+    fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        let _ = fds;
+    }
+
     /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing may be received or
     /// sent afterwards.
     ///
@@ -94,6 +112,8 @@ pub enum Received {
         /// When to ask again, if the port knows.
         next: Option<Duration>,
     },
+    /// Nothing now; [`Port::readiness`] tells when there is something.
+    Waiting,
     /// Nothing, now and for ever.
     End,
 }

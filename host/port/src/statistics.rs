@@ -56,6 +56,8 @@ counters! {
     rx_dropped_too_large,
     /// Packets dropped because the pool had no free buffer.
     rx_dropped_no_buffer,
+    /// Packets that the kernel dropped because the worker did not take them in time.
+    rx_dropped_overrun,
     /// Times that receiving failed.
     rx_errors,
     /// Packets that left.
@@ -75,6 +77,8 @@ counters! {
     rx_waits_for_buffer,
     /// Packets handed to the worker although the device found a checksum in them wrong.
     rx_bad_checksum,
+    /// Packets dropped because the link was down or the device gone.
+    tx_dropped_down,
 }
 
 /// A port's counters; clones share them.

@@ -28,6 +28,7 @@ fn run_through(port: &mut dyn Port, pool: &mut Pool, burst: usize) {
         match port.receive(pool, &mut packets, burst).expect("packets") {
             Received::Packets => port.send(pool, &mut packets).expect("sent"),
             Received::Idle { next } => std::thread::sleep(next.expect("a time")),
+            Received::Waiting => panic!("memory has nothing that could wake anybody"),
             Received::End => break,
         }
     }
@@ -188,7 +189,7 @@ fn a_channel_loses_nothing() {
         loop {
             match port.receive(&mut pool, &mut packets, 32).expect("packets") {
                 Received::Packets => port.send(&mut pool, &mut packets).expect("sent"),
-                Received::Idle { .. } => std::thread::yield_now(),
+                Received::Idle { .. } | Received::Waiting => std::thread::yield_now(),
                 Received::End => break,
             }
         }

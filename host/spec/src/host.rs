@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::invalid::{Check, Invalid};
+use crate::xdp::{self, PacketMatch, XdpMode};
 use crate::{Name, Period, Size};
 
 /// The whole file; an empty one is a host with a socket, a store and no ports.
@@ -430,6 +431,24 @@ pub struct Port {
     /// xdp: its queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
+    /// xdp: where the XDP program runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// xdp: how long the kernel may poll the device in one of our system calls; not at all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_poll: Option<Period>,
+    /// xdp: entries of the receive ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_ring: Option<u32>,
+    /// xdp: entries of the transmit ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_ring: Option<u32>,
+    /// xdp: packets that stay with the kernel, whatever `claim` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leave: Vec<PacketMatch>,
+    /// xdp: packets that the port takes; all, if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claim: Vec<PacketMatch>,
     /// dpdk: a PCI address or a vdev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -466,6 +485,12 @@ impl Port {
             ("generate", self.generate.is_some(), PortKind::Memory),
             ("interface", self.interface.is_some(), PortKind::Xdp),
             ("queue", self.queue.is_some(), PortKind::Xdp),
+            ("mode", self.mode.is_some(), PortKind::Xdp),
+            ("busy-poll", self.busy_poll.is_some(), PortKind::Xdp),
+            ("rx-ring", self.rx_ring.is_some(), PortKind::Xdp),
+            ("tx-ring", self.tx_ring.is_some(), PortKind::Xdp),
+            ("leave", !self.leave.is_empty(), PortKind::Xdp),
+            ("claim", !self.claim.is_empty(), PortKind::Xdp),
             ("device", self.device.is_some(), PortKind::Dpdk),
             ("queues", self.queues.is_some(), PortKind::Dpdk),
             ("rx-descriptors", self.rx_descriptors.is_some(), PortKind::Dpdk),
@@ -495,7 +520,10 @@ impl Port {
                 Err(Invalid::at("output", "`output` is the file that is read")
                     .help("name another file: this one would be overwritten while it is read"))
             }
-            PortKind::Xdp if self.interface.is_none() => needs("interface"),
+            PortKind::Xdp => match &self.interface {
+                None => needs("interface"),
+                Some(interface) => self.check_xdp(interface),
+            },
             PortKind::Dpdk if self.device.is_none() => needs("device"),
             PortKind::Dpdk => self.check_dpdk(),
             _ => self
@@ -523,6 +551,32 @@ impl Port {
             }
         }
         Ok(())
+    }
+
+    fn check_xdp(&self, interface: &str) -> Result<(), Invalid> {
+        /// Bytes of an interface's name at most (`IFNAMSIZ`, with a zero behind it).
+        const NAME_MAX: usize = 15;
+        if interface.is_empty()
+            || interface.len() > NAME_MAX
+            || interface.bytes().any(|b| b == b'/' || b.is_ascii_whitespace() || b == 0)
+        {
+            return Err(Invalid::at(
+                "interface",
+                format!("{interface:?} is not an interface's name"),
+            )
+            .help(format!(
+                "allowed: 1 to {NAME_MAX} characters without `/` and spaces, as `ip link` shows it"
+            )));
+        }
+        if let Some(period) =
+            self.busy_poll.filter(|p| !(1..=10_000).contains(&p.get().as_micros()))
+        {
+            return Err(Invalid::at("busy-poll", format!("{period} is out of range"))
+                .help("allowed: 1us to 10ms; 20us suits most devices"));
+        }
+        xdp::check_ring("rx-ring", self.rx_ring)?;
+        xdp::check_ring("tx-ring", self.tx_ring)?;
+        xdp::check_matches(&self.leave, &self.claim)
     }
 }
 
@@ -559,18 +613,6 @@ impl HostConfig {
     /// # Errors
     /// The first such thing.
     pub fn check_built_in(&self) -> Result<(), Invalid> {
-        for (index, port) in self.ports.iter().enumerate() {
-            if port.kind == PortKind::Xdp {
-                let message = format!(
-                    "port {}: ports of kind \"{}\" are not built into this version",
-                    port.name,
-                    port.kind.name()
-                );
-                return Err(Invalid::at("kind", message)
-                    .help("allowed: pcap, memory, dpdk")
-                    .within_array("port", index));
-            }
-        }
         if let Some(listener) = self.listeners.first() {
             let message = format!(
                 "listener {}: the message plane is not built into this version",

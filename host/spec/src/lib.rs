@@ -22,6 +22,7 @@ mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
 mod text;
+mod xdp;
 
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
@@ -38,3 +39,4 @@ pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
 pub use schema::VersionSchema;
 pub use semver::Version;
+pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};

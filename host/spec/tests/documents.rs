@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use weir_spec::{
     Access, Chain, Check, Document, HostConfig, Manifest, OnFault, Period, PortKind, Size, State,
+    XdpMode,
 };
 
 #[track_caller]
@@ -96,24 +97,54 @@ fn the_documented_host_is_read_and_what_is_not_built_in_is_named() {
     let host = Document::<HostConfig>::parse("weir.toml", HOST).unwrap();
     assert_eq!(host.value.ports[2].kind, PortKind::Dpdk);
     assert_eq!(host.value.api.max_upload, Size::mebibytes(64));
-    let error = host.locate(host.value.check_built_in().unwrap_err()).to_string();
-    let expected = r#"
-port wan: ports of kind "xdp" are not built into this version
-  --> weir.toml:12:8
-   |
-12 | kind = "xdp"
-   |        ^^^^^
-   = key: port[1].kind
-   = allowed: pcap, memory, dpdk
-"#;
-    assert_eq!(error, expected.trim());
-    let only_listener = HOST.replace("\"xdp\"\ninterface = \"veth0\"\nqueue = 0", "\"memory\"");
-    let only_listener =
-        only_listener.replace("\"dpdk\"\ndevice = \"0000:01:10.0\" ", "\"memory\" ");
-    let host = Document::<HostConfig>::parse("weir.toml", &only_listener).unwrap();
     let error = host.locate(host.value.check_built_in().unwrap_err());
     assert_eq!(error.message, "listener web: the message plane is not built into this version");
-    assert_eq!((error.line, error.key.as_str()), (17, "listener[0].name"));
+    assert_eq!((error.line, error.key.as_str()), (19, "listener[0].name"));
+}
+
+#[test]
+fn an_xdp_port_says_what_it_takes_and_impossible_ones_are_refused() {
+    let port = |keys: &str| {
+        let text = format!("[[port]]\nname = \"wan\"\nkind = \"xdp\"\n{keys}\n");
+        Document::<HostConfig>::parse("weir.toml", &text)
+            .map(|document| document.value.ports[0].clone())
+    };
+    let full = port(
+        "interface = \"eth0\"\nqueue = 3\nmode = \"native\"\nbusy-poll = \"20us\"\nrx-ring = 2048\ntx-ring = 512\n\
+         leave = [{ ethertype = \"lldp\" }]\nclaim = [{ vlan = 100 }, { destination = \"02:00:00:00:00:01\", ethertype = \"0x88b5\" }]",
+    )
+    .unwrap();
+    assert_eq!((full.mode, full.rx_ring, full.claim.len()), (Some(XdpMode::Native), Some(2048), 2));
+    assert_eq!(full.leave[0].ethertype.unwrap().get(), 0x88cc);
+    for (keys, key, line, message) in [
+        ("", "port[0].interface", 1, "needs `interface`"),
+        ("interface = \"a/b\"", "port[0].interface", 4, "is not an interface's name"),
+        ("interface = \"e\"\nmode = \"fast\"", "port[0].mode", 5, "unknown value `fast`"),
+        ("interface = \"e\"\nrx-ring = 1000", "port[0].rx-ring", 5, "a ring of 1000"),
+        ("interface = \"e\"\nbusy-poll = \"1s\"", "port[0].busy-poll", 5, "1s is out of range"),
+        ("interface = \"e\"\nleave = [{}]", "port[0].leave[0]", 5, "nothing is named"),
+        (
+            "interface = \"e\"\nclaim = [{ vlan = 4095 }]",
+            "port[0].claim[0].vlan",
+            5,
+            "no VLAN 4095",
+        ),
+        (
+            "interface = \"e\"\nclaim = [{ ethertype = \"ip\" }]",
+            "port[0].claim[0].ethertype",
+            5,
+            "not an EtherType",
+        ),
+        ("interface = \"e\"\nfile = \"x\"", "port[0].file", 5, "has no `file`"),
+    ] {
+        let error = port(keys).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(message) && text.lines().any(|l| l.ends_with(&format!("= key: {key}"))),
+            "{text}"
+        );
+        assert!(text.contains(&format!("weir.toml:{line}:")), "{text}");
+    }
 }
 
 #[test]

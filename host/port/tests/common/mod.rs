@@ -43,6 +43,7 @@ pub fn drain(port: &mut dyn Port, pool: &mut Pool) -> (Vec<Read>, Option<PortErr
         match received {
             Ok(Received::Packets) => {}
             Ok(Received::Idle { next }) => std::thread::sleep(next.expect("a time")),
+            Ok(Received::Waiting) => panic!("files have nothing that could wake anybody"),
             Ok(Received::End) => return (all, None),
             Err(error) => {
                 let after = port.receive(pool, &mut packets, 32);

@@ -22,14 +22,25 @@ fn port_table(ports: &[PortStatus]) -> String {
             port.tenant.to_string(),
             or_dash(port.chain.as_ref()),
             or_dash(port.device.get("link")),
+            or_dash(port.device.get("driver")),
             port.rx_packets.to_string(),
             port.rx_dropped.to_string(),
             port.tx_packets.to_string(),
             port.tx_dropped.to_string(),
         ]
     });
-    let header =
-        ["port", "kind", "tenant", "chain", "link", "#rx", "#rx-dropped", "#tx", "#tx-dropped"];
+    let header = [
+        "port",
+        "kind",
+        "tenant",
+        "chain",
+        "link",
+        "driver",
+        "#rx",
+        "#rx-dropped",
+        "#tx",
+        "#tx-dropped",
+    ];
     render::table(header, rows)
 }
 

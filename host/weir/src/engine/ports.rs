@@ -6,8 +6,9 @@ use anyhow::Result;
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
-use weir_port::{Inspect, Port, PortStatistics};
-use weir_spec::{Chain, Invalid, Name, PortKind};
+use weir_port::{Inspect, Port, PortError, PortStatistics};
+use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode};
+use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
 
 /// All ports.
 pub(super) struct Ports {
@@ -37,7 +38,12 @@ impl Ports {
         start_dpdk(configs)?;
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
             let port = open(config, room_bytes).map_err(|error| {
-                Invalid::whole(format!("port {}: {error}", config.name)).within_array("port", index)
+                let message = format!("port {}: {error}", config.name);
+                let invalid = match config.kind {
+                    PortKind::Xdp => Invalid::at("interface", message),
+                    _ => Invalid::whole(message),
+                };
+                invalid.within_array("port", index)
             })?;
             let (statistics, inspector) = (port.statistics().clone(), port.inspector());
             let config = config.clone();
@@ -201,9 +207,37 @@ fn open(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>> {
             Box::new(MemoryPort::new(name, generator.transpose()?, Keep::Nothing))
         }
         PortKind::Dpdk => open_dpdk(config, room_bytes)?,
-        PortKind::Xdp => anyhow::bail!(
-            "ports of kind {:?} are not built into this version: use pcap, memory or dpdk",
-            config.kind.name()
-        ),
+        PortKind::Xdp => {
+            Box::new(XdpPort::open(name, xdp(config)).map_err(|error| match error {
+                // The port is named by whoever asks.
+                PortError::Configuration { problem, .. } => anyhow::anyhow!(problem),
+                other => other.into(),
+            })?)
+        }
     })
+}
+
+fn xdp(config: &weir_spec::Port) -> XdpConfig {
+    let matches = |matches: &[PacketMatch]| {
+        let of = |of: &PacketMatch| Match {
+            ethertype: of.ethertype.map(weir_spec::EtherType::get),
+            vlan: of.vlan,
+            destination: of.destination.map(weir_spec::MacAddress::get),
+        };
+        matches.iter().map(of).collect()
+    };
+    let mut xdp = XdpConfig::new(config.interface.as_deref().unwrap_or_default());
+    xdp.queue = config.queue.unwrap_or(0);
+    xdp.mode = match config.mode.unwrap_or_default() {
+        XdpMode::Auto => Mode::Auto,
+        XdpMode::Native => Mode::Native,
+        XdpMode::Generic => Mode::Generic,
+    };
+    xdp.busy_poll =
+        config.busy_poll.map(|period| u32::try_from(period.get().as_micros()).unwrap_or(u32::MAX));
+    xdp.rx_ring = config.rx_ring.unwrap_or(xdp.rx_ring);
+    xdp.tx_ring = config.tx_ring.unwrap_or(xdp.tx_ring);
+    xdp.leave = matches(&config.leave);
+    xdp.claim = matches(&config.claim);
+    xdp
 }

@@ -23,7 +23,14 @@ impl PlaneEngine {
                 let counts = slot.statistics.counts();
                 let device = slot.inspector.as_ref().map(|inspector| inspector.inspect());
                 let device = device.unwrap_or_default();
-                let sum = |dropped: &[(&str, u64)]| dropped.iter().map(|d| d.1).sum::<u64>();
+                let drops = port_drops(&counts, &device);
+                let sum = |direction: &str| {
+                    drops
+                        .iter()
+                        .filter(|(reason, _)| reason.starts_with(direction))
+                        .map(|d| d.1)
+                        .sum()
+                };
                 PortStatus {
                     name: slot.config.name.clone(),
                     kind: slot.config.kind.name().to_owned(),
@@ -31,17 +38,11 @@ impl PlaneEngine {
                     chain: slot.chain.clone(),
                     rx_packets: counts.rx_packets,
                     rx_bytes: counts.rx_bytes,
-                    rx_dropped: counts.rx_dropped_too_large
-                        + counts.rx_dropped_no_buffer
-                        + sum(&device.rx_dropped),
+                    rx_dropped: sum("rx-"),
                     tx_packets: counts.tx_packets,
                     tx_bytes: counts.tx_bytes,
-                    tx_dropped: counts.tx_dropped_no_output
-                        + counts.tx_dropped_full
-                        + counts.tx_dropped_length
-                        + counts.tx_errors
-                        + sum(&device.tx_dropped),
-                    drops: port_drops(&counts, &device),
+                    tx_dropped: sum("tx-"),
+                    drops,
                     device: device
                         .facts
                         .into_iter()
@@ -75,12 +76,16 @@ impl PlaneEngine {
 
 /// Packets dropped at a port, by direction and reason; those that there are.
 fn port_drops(counts: &PortCounts, device: &Details) -> BTreeMap<String, u64> {
-    let rx =
-        [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)];
+    let rx = [
+        ("too-large", counts.rx_dropped_too_large),
+        ("no-buffer", counts.rx_dropped_no_buffer),
+        ("overrun", counts.rx_dropped_overrun),
+    ];
     let tx = [
         ("no-output", counts.tx_dropped_no_output),
         ("full", counts.tx_dropped_full),
         ("length", counts.tx_dropped_length),
+        ("down", counts.tx_dropped_down),
         ("error", counts.tx_errors),
     ];
     let rx = rx.iter().chain(&device.rx_dropped).map(|drop| ("rx", drop));
@@ -97,13 +102,10 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let report = weir_assembly::report_of(&counters, &named);
     let mut drops = report.drops;
     for (_, statistics) in &deployed.ports {
-        let counts = statistics.counts();
-        for (reason, n) in
-            [("too-large", counts.rx_dropped_too_large), ("no-buffer", counts.rx_dropped_no_buffer)]
-        {
-            if n > 0 {
-                *drops.entry(reason.to_owned()).or_default() += n;
-            }
+        for (reason, n) in port_drops(&statistics.counts(), &Details::default()) {
+            // What was dropped on its way in never came to the chain: the reason's name is enough.
+            let reason = reason.strip_prefix("rx-").unwrap_or(&reason);
+            *drops.entry(reason.to_owned()).or_default() += n;
         }
     }
     let functions = report.functions.into_iter().zip(&lane.functions);

@@ -37,8 +37,8 @@ fn a_wrong_configuration_is_shown_with_its_line() {
             "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout, compile-timeout\n",
         ),
         (
-            "[[port]]\nname = \"wan\"\nkind = \"xdp\"\ninterface = \"eth0\"\n",
-            "error: port wan: ports of kind \"xdp\" are not built into this version\n --> weir.toml:3:8\n  |\n3 | kind = \"xdp\"\n  |        ^^^^^\n  = key: port[0].kind\n  = allowed: pcap, memory, dpdk\n",
+            "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"c\"\n",
+            "error: listener web: the message plane is not built into this version\n --> weir.toml:2:8\n  |\n2 | name = \"web\"\n  |        ^^^^^\n  = key: listener[0].name\n  = remove the [[listener]] tables\n",
         ),
     ] {
         fs::write(&path, text).unwrap();

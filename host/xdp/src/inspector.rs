@@ -1,0 +1,92 @@
+//! Tells how a port's interface and program are, from any thread, while the port's worker goes on or sleeps.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use weir_port::{Details, Inspect};
+use weir_xdp_layout::Counts;
+
+use crate::error::mode_name;
+use crate::interface::Interface;
+use crate::program::Program;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    interface: String,
+    queue: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    driver: Option<String>,
+    /// There while the port has the program.
+    program: Weak<Program>,
+    /// The queue's counts when the port got the program; without one, what they had come to.
+    counts: Counts,
+}
+
+impl Inspector {
+    pub(crate) fn new(interface: &str, queue: u32) -> Self {
+        Self { interface: interface.to_owned(), queue, state: Mutex::default() }
+    }
+
+    /// The port has this program and a socket now.
+    pub(crate) fn opened(&self, program: &Arc<Program>, zero_copy: bool) {
+        let (mode, copies) =
+            (mode_name(program.mode()), if zero_copy { "zero-copy" } else { "copy" });
+        *self.state() = State {
+            driver: Some(format!("{mode}, {copies}")),
+            program: Arc::downgrade(program),
+            counts: program.counts(self.queue),
+        };
+    }
+
+    /// The port is about to let go of the program.
+    pub(crate) fn closing(&self) {
+        let mut state = self.state();
+        *state = State { counts: self.counts(&state), ..State::default() };
+    }
+
+    fn counts(&self, state: &State) -> Counts {
+        let Some(program) = state.program.upgrade() else { return state.counts };
+        let (now, before) = (program.counts(self.queue), state.counts);
+        Counts {
+            redirected: now.redirected - before.redirected,
+            unclaimed: now.unclaimed - before.unclaimed,
+            no_socket: now.no_socket - before.no_socket,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inspect for Inspector {
+    fn inspect(&self) -> Details {
+        let state = self.state();
+        let mut details = Details::default();
+        details.facts.push(("interface", self.interface.clone()));
+        details.facts.push(("queue", self.queue.to_string()));
+        let link = match Interface::find(&self.interface) {
+            Ok(Some(interface)) => {
+                details.facts.push(("mtu", interface.mtu.to_string()));
+                if interface.up { "up" } else { "down" }
+            }
+            Ok(None) => "gone",
+            Err(_) => "unknown",
+        };
+        details.facts.push(("link", link.to_owned()));
+        details.facts.extend(state.driver.clone().map(|driver| ("driver", driver)));
+        let counts = self.counts(&state);
+        details.counters = [
+            ("xdp_redirected", counts.redirected),
+            ("xdp_to_kernel_unclaimed", counts.unclaimed),
+            ("xdp_to_kernel_no_socket", counts.no_socket),
+        ]
+        .map(|(name, n)| (name.to_owned(), n))
+        .into();
+        details
+    }
+}

@@ -1,0 +1,236 @@
+//! What the kernel says about an interface, asked and told by rtnetlink (rtnetlink(7), `Documentation/netlink/specs/rt-link.yaml`).
+//! Knows nothing of sockets and rings.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// Bytes of a message's header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`), of an attribute's (`struct rtattr`).
+const MESSAGE: usize = 16;
+const LINK: usize = 16;
+const ATTRIBUTE: usize = 4;
+/// Larger than any message about a link without its statistics; what is longer is read in part.
+const ANSWER: usize = 32 << 10;
+
+const IFLA_XDP_PROG_ID: u16 = 4;
+
+/// An interface as it was when asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    /// Set up by the operator (`IFF_UP`).
+    pub(crate) up: bool,
+    /// Bytes of a packet behind the Ethernet header at most.
+    pub(crate) mtu: u32,
+    /// Receive queues that it has at most; fewer may be in use.
+    pub(crate) queues: u32,
+    /// The XDP program on it, by its number.
+    pub(crate) program: Option<u32>,
+}
+
+/// What became of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Up,
+    Down,
+    Gone,
+}
+
+impl Interface {
+    /// Asks for an interface by its name; `None` when there is none.
+    pub(crate) fn find(name: &str) -> io::Result<Option<Self>> {
+        Self::ask(0, name)
+    }
+
+    /// `index` 0: by its name.
+    fn ask(index: u32, name: &str) -> io::Result<Option<Self>> {
+        let socket = open(0)?;
+        net::send(&socket, &request(index, name), SendFlags::empty())?;
+        let mut answer = vec![0; ANSWER];
+        let (length, _) = net::recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        match messages(&answer[..length.min(ANSWER)]).next() {
+            Some((kind, body)) if kind == libc::RTM_NEWLINK => {
+                Ok(Some(parse(body).ok_or(io::ErrorKind::InvalidData)?))
+            }
+            Some((kind, body)) if i32::from(kind) == libc::NLMSG_ERROR => {
+                let number = body.first_chunk().map_or(0, |code| -i32::from_ne_bytes(*code));
+                match Errno::from_raw_os_error(number) {
+                    Errno::NODEV => Ok(None),
+                    error => Err(error.into()),
+                }
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Listens for what becomes of an interface.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    socket: OwnedFd,
+    index: u32,
+    buffer: Box<[u8]>,
+}
+
+impl Watch {
+    pub(crate) fn new(index: u32) -> io::Result<Self> {
+        let socket = open(1 << (libc::RTNLGRP_LINK - 1))?;
+        Ok(Self { socket, index, buffer: vec![0; ANSWER].into() })
+    }
+
+    /// What became of it since the last call, if anything: the last thing counts, and gone is for ever.
+    pub(crate) fn change(&mut self) -> io::Result<Option<Change>> {
+        let mut change = None;
+        loop {
+            let length = match net::recv(&self.socket, &mut *self.buffer, RecvFlags::DONTWAIT) {
+                Ok((length, _)) => length.min(self.buffer.len()),
+                Err(Errno::AGAIN) => return Ok(change),
+                Err(Errno::INTR) => continue,
+                // Too much happened on the machine at once, and news were lost.
+                Err(Errno::NOBUFS) => {
+                    change = Some(match Interface::ask(self.index, "")? {
+                        None => Change::Gone,
+                        Some(interface) if interface.up => Change::Up,
+                        Some(_) => Change::Down,
+                    });
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for (kind, body) in messages(&self.buffer[..length]) {
+                let Some(interface) = parse(body).filter(|i| i.index == self.index) else {
+                    continue;
+                };
+                if kind == libc::RTM_DELLINK {
+                    change = Some(Change::Gone);
+                } else if kind == libc::RTM_NEWLINK && change != Some(Change::Gone) {
+                    change = Some(if interface.up { Change::Up } else { Change::Down });
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A routing socket that is told of these groups' news.
+fn open(groups: u32) -> io::Result<OwnedFd> {
+    let socket =
+        net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// "What do you know of the link of this number, or else of this name?"
+fn request(index: u32, name: &str) -> Vec<u8> {
+    let attribute = ATTRIBUTE + name.len() + 1;
+    let named = if name.is_empty() { 0 } else { attribute.next_multiple_of(4) };
+    let length = MESSAGE + LINK + named;
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend_from_slice(&(length as u32).to_ne_bytes());
+    bytes.extend_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    bytes.extend_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    // Sequence number and port, which only matter to who has several questions; any family and type, no flags.
+    bytes.resize(MESSAGE + LINK, 0);
+    bytes[MESSAGE + 4..MESSAGE + 8].copy_from_slice(&index.to_ne_bytes());
+    if named == 0 {
+        return bytes;
+    }
+    bytes.extend_from_slice(&(attribute as u16).to_ne_bytes());
+    bytes.extend_from_slice(&libc::IFLA_IFNAME.to_ne_bytes());
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.resize(length, 0);
+    bytes
+}
+
+/// The messages in what was received: kind and body.
+fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    records(bytes, MESSAGE, |header| {
+        (read_u32(header, 0) as usize, u16::from_ne_bytes([header[4], header[5]]))
+    })
+}
+
+/// The attributes in a body: kind and value.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    records(bytes, ATTRIBUTE, |header| {
+        let [length, kind] = [0, 2].map(|at| u16::from_ne_bytes([header[at], header[at + 1]]));
+        (usize::from(length), kind & libc::NLA_TYPE_MASK as u16)
+    })
+}
+
+/// Records that begin with their length, aligned to four bytes.
+fn records(
+    mut bytes: &[u8],
+    header: usize,
+    read: impl Fn(&[u8]) -> (usize, u16),
+) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = read(bytes.get(..header)?);
+        let body = bytes.get(header..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b))
+}
+
+/// A message about a link.
+fn parse(body: &[u8]) -> Option<Interface> {
+    let link = body.get(..LINK)?;
+    let mut interface = Interface {
+        index: read_u32(link, 4),
+        up: read_u32(link, 8) & libc::IFF_UP as u32 != 0,
+        ..Interface::default()
+    };
+    for (kind, value) in attributes(&body[LINK..]) {
+        match kind {
+            libc::IFLA_MTU => interface.mtu = read_u32(value, 0),
+            libc::IFLA_NUM_RX_QUEUES => interface.queues = read_u32(value, 0),
+            libc::IFLA_XDP => {
+                interface.program = attributes(value)
+                    .find(|(kind, _)| *kind == IFLA_XDP_PROG_ID)
+                    .map(|(_, id)| read_u32(id, 0))
+                    .filter(|id| *id != 0);
+            }
+            _ => {}
+        }
+    }
+    Some(interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_is_found_and_nothing_else() {
+        let lo = Interface::find("lo").unwrap().unwrap();
+        assert_eq!((lo.index, lo.program), (1, None));
+        assert!(lo.mtu >= 16_384 && lo.queues >= 1, "{lo:?}");
+        assert_eq!(Interface::ask(1, "").unwrap(), Some(lo));
+        assert_eq!(Interface::find("weir-none").unwrap(), None);
+    }
+
+    #[test]
+    fn damaged_messages_end_the_reading() {
+        let whole = request(0, "lo");
+        assert_eq!(messages(&whole).count(), 1);
+        for length in 0..whole.len() {
+            assert_eq!(messages(&whole[..length]).count(), 0);
+        }
+        let mut short = whole.clone();
+        short[0] = 3;
+        assert_eq!(messages(&short).count(), 0);
+        short[0] = 16;
+        assert!(messages(&short).all(|(_, body)| parse(body).is_none()));
+    }
+}

@@ -1,0 +1,33 @@
+//! The `xdp` port: packets of a network interface, straight into a chain's pool and out of it.
+//!
+//! Owns: AF_XDP sockets and their rings ([`XdpPort`]), the XDP program that gives them packets, and what the kernel says
+//! about an interface. Must not know: chains, verdicts, workers. The model is `Documentation/networking/af_xdp.rst`;
+//! the reference for the rings is libxdp's `xsk.h`.
+//!
+//! ```text
+//!              interface, receive queue n
+//!                         │
+//!               XDP program (ebpf/xdp-redirect) ──unclaimed──> kernel's network stack
+//!                         │ claimed
+//!      fill ring ──> AF_XDP socket ──> rx ring          umem = the rooms of the lane's pool:
+//!   rooms to fill         │         filled rooms        every port of the lane knows every room,
+//!                         │                             so a packet leaves from where it came in
+//!  completion ring <── AF_XDP socket <── tx ring
+//!     rooms sent          │          rooms to send
+//!                         v
+//!                     interface
+//! ```
+//!
+//! `unsafe` lies in `ring.rs`, and in one function of `socket.rs` for options that rustix does not know.
+
+mod config;
+mod error;
+mod inspector;
+mod interface;
+mod port;
+mod program;
+mod ring;
+mod socket;
+
+pub use config::{Match, Mode, XdpConfig};
+pub use port::XdpPort;
