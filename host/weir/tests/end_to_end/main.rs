@@ -8,4 +8,5 @@ mod guests;
 mod host;
 mod lifecycle;
 mod ports;
+mod schema;
 mod uploads;
