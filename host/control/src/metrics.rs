@@ -56,6 +56,7 @@ pub(crate) fn encode(status: &Status) -> String {
     ports(&mut registry, status);
     chains(&mut registry, status);
     functions(&mut registry, status);
+    trials(&mut registry, status);
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("writing to a string cannot fail");
     text
@@ -152,6 +153,31 @@ fn functions(registry: &mut Registry, status: &Status) {
             }
             for (own, value) in &function.gauges {
                 gauges.set(&[tenant, name, label, ("name", own)], *value);
+            }
+        }
+    }
+}
+
+fn trials(registry: &mut Registry, status: &Status) {
+    let packets = "Packets that a version on trial got";
+    let packets = Counters::new(registry, "trial_packets", packets);
+    let differ = "Packets for which a shadow decided otherwise, or left other bytes";
+    let differ = Counters::new(registry, "trial_different_packets", differ);
+    for chain in &status.engine.chains {
+        let Some(trial) = &chain.trial else { continue };
+        let version = trial.version.as_ref().map(ToString::to_string).unwrap_or_default();
+        let labels = [
+            ("tenant", chain.tenant.as_str()),
+            ("chain", chain.name.as_str()),
+            ("function", trial.function.as_str()),
+            ("version", &version),
+        ];
+        let kind = if trial.canary.is_some() { "canary" } else { "shadow" };
+        packets.add(&[&labels[..], &[("kind", kind)]].concat(), trial.packets);
+        if trial.canary.is_none() {
+            for (what, count) in [("verdict", trial.verdicts_differ), ("bytes", trial.bytes_differ)]
+            {
+                differ.add(&[&labels[..], &[("what", what)]].concat(), count);
             }
         }
     }

@@ -348,6 +348,8 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         "weir_function_gauge{tenant=\"default\",chain=\"a\",function=\"f\",name=\"load\"} 0.5",
         "weir_port_packets_total{port=\"in\",direction=\"rx\"} 1",
         "weir_pool_buffers{tenant=\"default\",chain=\"a\",state=\"out\"} 1",
+        "weir_trial_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",kind=\"shadow\"} 3",
+        "weir_trial_different_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",what=\"verdict\"} 2",
         "weir_functions 1",
     ] {
         assert!(
@@ -380,6 +382,13 @@ async fn events_are_kept_and_can_be_taken_up_again() {
         .header("last-event-id", host.last_event().to_string())
         .body(Body::empty());
     assert_eq!(host.raw(request.unwrap()).await.text, "");
+    for (header, query) in [("x", "0"), ("-1", "0"), ("9223372036854775808", "0")] {
+        let request = Request::get(format!("/v1/events?follow=false&after={query}"))
+            .extension(Peer::Local)
+            .header("last-event-id", header)
+            .body(Body::empty());
+        host.raw(request.unwrap()).await.problem(400);
+    }
 }
 
 /// The document names every path that is answered, and every answer that tests above got.

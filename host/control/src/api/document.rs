@@ -9,7 +9,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 use super::problem::Problem;
-use crate::events::{Event, EventKind};
+use crate::events::Event;
 
 /// What the handlers say.
 fn described() -> OpenApi {
@@ -22,10 +22,8 @@ fn described() -> OpenApi {
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
-    // What the data of server-sent events is; the document's language cannot say it of a stream.
+    // What the data of server-sent events is.
     components.schemas.insert(Event::name().into_owned(), Event::schema());
-    let kind = <EventKind as utoipa::ToSchema>::name().into_owned();
-    components.schemas.insert(kind, EventKind::schema());
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("Needed on TCP; the Unix socket speaks for the administrator."))
@@ -59,6 +57,8 @@ pub fn document() -> Value {
     let both = json!({"properties": {"canary": {"type": "integer"}, "shadow": {"const": true}}, "required": ["canary", "shadow"]});
     constrain("SwapRequest", json!({ "not": both }));
     let a_port = |key: &str| json!({"properties": {key: {"type": "string"}}, "required": [key]});
+    let event = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": {"$ref": "#/components/schemas/Event"}});
+    constrain("ServerSentEvent/properties/data", event);
     constrain("Chain", json!({"if": a_port("to"), "then": a_port("from")}));
     document
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::{Extension, Json};
@@ -20,7 +20,7 @@ use super::{Api, List, OfTenant};
 use crate::auth::Caller;
 use crate::control::Status;
 use crate::engine::PortStatus;
-use crate::events::Event;
+use crate::events::{Event, EventKind};
 
 /// Shows how everything is: ports, chains, functions, counts, pools, trials.
 #[utoipa::path(get, path = "/v1/status", tag = "host", operation_id = "status", params(OfTenant),
@@ -89,6 +89,18 @@ pub(super) async fn steering(
     Ok(Json(List { items }))
 }
 
+/// One of the stream, as a client's parser of server-sent events gives it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says in the OpenAPI document what `sent` makes")]
+struct ServerSentEvent {
+    /// The number of the event.
+    id: String,
+    /// Its kind.
+    event: EventKind,
+    /// All of it: JSON, as the schema `Event` says.
+    data: String,
+}
+
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -102,13 +114,21 @@ pub(super) struct EventsQuery {
     follow: Option<bool>,
 }
 
-/// What happened, and what happens: server-sent events. The data of each is JSON (the schema `Event`), its `event` is
-/// the JSON's `kind`, its `id` the JSON's `id`.
+/// The header with which a client that was cut off goes on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "says in the OpenAPI document what `after` reads")]
+struct LastEventId {
+    /// Only events after this number.
+    #[param(rename = "last-event-id", nullable = false)]
+    last_event_id: Option<u64>,
+}
+
+/// What happened, and what happens: server-sent events.
 #[utoipa::path(get, path = "/v1/events", tag = "host", operation_id = "events",
-    params(EventsQuery, ("last-event-id" = Option<u64>, Header,
-        description = "Only events after this number: where a client that was cut off goes on.")),
+    params(EventsQuery, LastEventId),
     responses((status = 200, description = "Events, until the client goes or the host stops.",
-        body = String, content_type = "text/event-stream")))]
+        body = ServerSentEvent, content_type = "text/event-stream")))]
 pub(super) async fn events(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -116,8 +136,7 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let (past, coming) = api.control.events().after(last.or(query.after).unwrap_or(0));
+    let (past, coming) = api.control.events().after(after(&headers, query.after)?);
     let follow = query.follow.unwrap_or(true).then_some((coming, api.stopping));
     let visible = move |event: &Event| tenant.is_none() || event.tenant == tenant;
     let past: VecDeque<Event> = past.into_iter().filter(&visible).collect();
@@ -147,6 +166,20 @@ pub(super) async fn events(
         }
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// The number that events have to come after: that of the header, else that of the query.
+#[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
+fn after(headers: &HeaderMap, query: Option<u64>) -> Result<u64, Problem> {
+    let number = match headers.get("last-event-id") {
+        None => Some(query.unwrap_or(0)),
+        Some(id) => id.to_str().ok().and_then(|id| id.parse().ok()),
+    };
+    // As large as the document says.
+    number.filter(|number| i64::try_from(*number).is_ok()).ok_or_else(|| {
+        let detail = format!("an event's number is a whole number from 0 to {}", i64::MAX);
+        Problem::new(StatusCode::BAD_REQUEST, "syntax", detail)
+    })
 }
 
 fn sent(event: &Event) -> sse::Event {

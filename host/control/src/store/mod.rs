@@ -243,6 +243,8 @@ fn create_database(directory: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io()(error)),
         _ => {}
     }
+    // Its owner's alone, whoever may look into the directory.
+    File::options().write(true).create_new(true).mode(0o600).open(&partial).map_err(io())?;
     write(&open_database(&partial)?, &[], &encode(&State::new()))?;
     fs::rename(&partial, &path).map_err(io())?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io())

@@ -79,6 +79,21 @@ fn a_refused_change_leaves_nothing() {
 }
 
 #[test]
+fn what_is_stored_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    // As systemd makes it.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"one").unwrap();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", entry.path().display());
+    }
+}
+
+#[test]
 fn two_hosts_do_not_open_the_same_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();

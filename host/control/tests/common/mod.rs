@@ -20,7 +20,7 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
     EventSink, FunctionLog, FunctionStatus, Health, LogLine, PoolStatus, PortStatus, Published,
-    TrialKind,
+    TrialKind, TrialStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, World};
@@ -150,7 +150,16 @@ impl Engine for FakeEngine {
             drops: BTreeMap::from([("fault".to_owned(), 1)]),
             functions: deployment.functions.iter().map(function_status).collect(),
             pool: PoolStatus { total: 8, free: 7, out: 1 },
-            trial: None,
+            trial: Some(TrialStatus {
+                function: "f".parse().unwrap(),
+                version: Some("2.0.0".parse().unwrap()),
+                canary: None,
+                packets: 3,
+                verdicts_differ: 2,
+                bytes_differ: 0,
+                samples: Vec::new(),
+                fault: None,
+            }),
         });
         let port = |name: &str, tenant: &str| PortStatus {
             name: name.parse().unwrap(),

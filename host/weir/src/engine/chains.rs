@@ -52,6 +52,19 @@ impl Deployed {
         let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(label.to_owned()).or_default())
     }
+
+    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
+    fn new_shadow_telemetry(&self, label: &str) -> Arc<Telemetry> {
+        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(shadow_of(label), Arc::default());
+        drop(all);
+        self.telemetry(&shadow_of(label))
+    }
+}
+
+/// The name under which a shadow's log is kept.
+pub(super) fn shadow_of(label: &str) -> String {
+    format!("{label} (shadow)")
 }
 
 impl PlaneEngine {
@@ -138,18 +151,21 @@ impl PlaneEngine {
         }
     }
 
-    /// The chain as it runs, with one function replaced.
+    /// The chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
     pub(super) fn replaced(
         &self,
         deployed: &super::Deployed,
         function: &ResolvedFunction,
+        shadow: bool,
     ) -> Result<(ChainPlan, usize), EngineError> {
         let mut plan = self.with_lane(deployed, |lane| lane.plan().clone())?;
         let label = function.label.as_str();
         let place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
             EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
         })?;
-        plan.functions[place] = self.function_plan(function, deployed.telemetry(label))?;
+        let telemetry =
+            if shadow { deployed.new_shadow_telemetry(label) } else { deployed.telemetry(label) };
+        plan.functions[place] = self.function_plan(function, telemetry)?;
         Ok((plan, place))
     }
 

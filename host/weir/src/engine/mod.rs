@@ -186,7 +186,7 @@ impl Engine for PlaneEngine {
 
     fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
         let deployed = self.deployed(chain)?;
-        let (plan, place) = self.replaced(&deployed, &function)?;
+        let (plan, place) = self.replaced(&deployed, &function, false)?;
         let staged = self.stage(&deployed, plan)?;
         self.publish(&deployed, staged, Some(place))
     }
@@ -198,7 +198,7 @@ impl Engine for PlaneEngine {
         kind: TrialKind,
     ) -> Result<Published, EngineError> {
         let deployed = self.deployed(chain)?;
-        let (plan, place) = self.replaced(&deployed, &function)?;
+        let (plan, place) = self.replaced(&deployed, &function, kind == TrialKind::Shadow)?;
         match kind {
             TrialKind::Canary(percent) => {
                 let staged = self.stage(&deployed, plan)?;

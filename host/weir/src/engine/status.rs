@@ -12,7 +12,7 @@ use weir_port::{Details, PortCounts};
 use weir_spec::Name;
 
 use super::PlaneEngine;
-use super::chains::Deployed;
+use super::chains::{Deployed, shadow_of};
 
 impl PlaneEngine {
     pub(super) fn engine_status(&self) -> EngineStatus {
@@ -62,15 +62,19 @@ impl PlaneEngine {
 
     pub(super) fn function_log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
-        let (lines, lost) = deployed.telemetry(function.as_str()).lines();
-        let source = format!("{}:{function}", chain.name);
-        let lines = lines.into_iter().map(|line| LogLine {
-            time: weir_control::time::rfc3339(line.time),
-            level: format!("{:?}", line.level).to_lowercase(),
-            source: source.clone(),
-            message: line.message,
-        });
-        FunctionLog { lines: lines.collect(), lost }
+        let mut log = FunctionLog::default();
+        for name in [function.to_string(), shadow_of(function.as_str())] {
+            let (lines, lost) = deployed.telemetry(&name).lines();
+            let source = format!("{}:{name}", chain.name);
+            log.lines.extend(lines.into_iter().map(|line| LogLine {
+                time: weir_control::time::rfc3339(line.time),
+                level: format!("{:?}", line.level).to_lowercase(),
+                source: source.clone(),
+                message: line.message,
+            }));
+            log.lost += lost;
+        }
+        log
     }
 }
 

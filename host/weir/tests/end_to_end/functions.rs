@@ -3,6 +3,7 @@
 use std::fs;
 
 use rustix::process::Signal;
+use weir_tests::wat_guest;
 
 use crate::guests::{CHAIN, TRAFFIC, pass, push, trap};
 use crate::host::Host;
@@ -109,4 +110,48 @@ fn a_chain_file_pushes_the_files_it_names() {
     let chain = host.json(&["chain", "show", "edge"]);
     assert_eq!(chain["chain"]["function"][0]["use"], "gate");
     assert_eq!(chain["running"][0]["version"], "0.1.0");
+}
+
+/// Counts a packet under its own name, logs its first one, and lets all pass.
+fn counting(drops: bool) -> Vec<u8> {
+    let body = format!(
+        "      (call $counter-add (i32.const 0x8000) (i32.const 4) (i64.const 1))
+      (if (i32.eqz (global.get $state)) (then (global.set $state (i32.const 1))
+        (call $log (i32.const 2) (i32.const 0x8000) (i32.const 4))))
+      (local.set $verdict (i32.const {}))",
+        u32::from(drops)
+    );
+    wat_guest::upload(&wat_guest::module(&wat_guest::each(&body)), "packet-function")
+}
+
+#[test]
+fn a_shadow_changes_no_count_and_then_gets_growing_shares_of_the_flows() {
+    let mut host = Host::start(TRAFFIC);
+    push(&host, "1.0.0", &counting(false));
+    apply(&host);
+    push(&host, "2.0.0", &counting(true));
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--shadow"]);
+    let trial = |host: &Host, key: &str| {
+        host.json(&["status"])["chains"][0]["trial"][key].as_u64().unwrap_or(0)
+    };
+    host.wait_for("the shadow decides otherwise", |host| trial(host, "verdicts_differ") > 10_000);
+    let log = host.ok(&["function", "log", "gate"]);
+    assert!(log.contains("edge:gate (shadow) name"), "{log}");
+    assert!(log.contains("edge:gate name"), "{log}");
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--canary", "10"]);
+    host.wait_for("the canary drops packets", |host| trial(host, "packets") > 100);
+    host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--canary", "90"]);
+    let status = host.json(&["status"]);
+    assert_eq!(status["chains"][0]["trial"]["canary"], 90);
+    host.ok(&["function", "rollback", "gate"]);
+    // Counters reach the host ten times a second.
+    host.wait_for("what the function counted is what passed it", |host| {
+        let chain = host.json(&["status"])["chains"][0].take();
+        let function = &chain["functions"][0];
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+        let (own, packets) = (number(&function["counters"]["name"]), number(&function["packets"]));
+        // The two are not read at the same moment.
+        assert!(own <= packets + 5000, "{chain}");
+        own >= packets * 9 / 10
+    });
 }

@@ -53,9 +53,18 @@ impl Host {
 
     /// The same in a directory that was there before.
     pub(crate) fn start_in(directory: TempDir, config: &str) -> Self {
+        Self::start_with(directory, config, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_with(
+        directory: TempDir,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
         let mut command = Command::new(WEIR);
-        command.arg("run");
+        command.arg("run").envs(environment.iter().copied());
         Self::started(directory, command)
     }
 

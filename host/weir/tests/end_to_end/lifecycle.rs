@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -103,4 +103,44 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     let status =
         weir(host.directory.path(), &["--api", &url, "--token", "0123456789abcdef-new", "status"]);
     assert_eq!(status.status, Some(0));
+}
+
+/// What systemd sees of a service with `Type=notify`.
+#[test]
+fn a_service_manager_is_told_when_the_host_is_ready_and_when_it_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = UnixDatagram::bind(directory.path().join("notify.sock")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let told = || {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).unwrap();
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    };
+    let host = Host::start_with(directory, CONFIG, &[("NOTIFY_SOCKET", "notify.sock")]);
+    assert_eq!(told(), "READY=1");
+    host.ok(&["status"]);
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    assert_eq!(told(), "STOPPING=1");
+}
+
+#[test]
+fn a_configuration_is_checked_beside_a_running_host_and_starts_nothing() {
+    let host = Host::start(CONFIG);
+    let check = |arguments: &[&str]| {
+        weir(host.directory.path(), &[&["run", "--check"], arguments].concat())
+    };
+    let answer = check(&[]);
+    assert_eq!((answer.status, answer.out.as_str()), (Some(0), "weir.toml: all right\n"));
+    host.write("wrong.toml", "[workers]\ncores = [0, 1000]\n");
+    let answer = check(&["--config", "wrong.toml"]);
+    assert_eq!((answer.status, answer.out.as_str()), (Some(1), ""));
+    assert!(answer.err.contains(" --> wrong.toml:2:13"), "{}", answer.err);
+    assert!(answer.err.contains("= key: workers.cores[1]\n  = allowed here: "), "{}", answer.err);
+    let token = "[[api.token]]\nname = \"a\"\nrole = \"admin\"\ntoken-file = \"none\"\n";
+    host.write("wrong.toml", token);
+    let answer = check(&["--config", "wrong.toml"]);
+    assert!(answer.err.contains("cannot read none: "), "{}", answer.err);
+    assert!(answer.err.contains(" --> wrong.toml:4:14"), "{}", answer.err);
+    host.ok(&["status"]);
 }

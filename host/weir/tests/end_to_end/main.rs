@@ -10,4 +10,5 @@ mod guests;
 mod host;
 mod lifecycle;
 mod ports;
+mod schema;
 mod uploads;
