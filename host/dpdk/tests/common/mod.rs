@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use weir_dpdk::{DpdkConfig, DpdkPort};
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
-use weir_port::{Port, PortCounts, Received};
+use weir_port::{Port, PortCounts};
 
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,7 +55,7 @@ impl Rig {
     pub(crate) fn receive(&mut self, port: usize, max: usize) -> usize {
         let before = self.packets.len();
         match self.ports[port].receive(&mut self.pool, &mut self.packets, max) {
-            Ok(Received::Packets | Received::Idle { .. } | Received::End) => {}
+            Ok(_) => {}
             Err(error) => panic!("{error}"),
         }
         self.packets.len() - before
