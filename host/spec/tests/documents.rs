@@ -99,7 +99,7 @@ fn the_documented_host_is_read_and_what_is_not_built_in_is_named() {
     assert_eq!(host.value.api.max_upload, Size::mebibytes(64));
     let error = host.locate(host.value.check_built_in().unwrap_err());
     assert_eq!(error.message, "listener web: the message plane is not built into this version");
-    assert_eq!((error.line, error.key.as_str()), (19, "listener[0].name"));
+    assert_eq!((error.line, error.key.as_str()), (20, "listener[0].name"));
 }
 
 #[test]
