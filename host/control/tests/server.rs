@@ -101,3 +101,67 @@ async fn a_dead_hosts_socket_is_replaced_and_other_files_are_not() {
     let long = directory.path().join("x".repeat(200));
     assert!(matches!(bind_unix(&long), Err(ServeError::Io { .. })));
 }
+
+/// A client that is refused while it still sends gets the answer, not a broken connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_whoever_is_still_sending() {
+    let host = Host::new();
+    let socket = host.path("api.sock");
+    let server =
+        Server::bind(&host.api, &socket, Some("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let address = server.address().unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let client = tokio::task::spawn_blocking(move || {
+        let head = |more: &str, length: u64| {
+            format!(
+                "POST /v1/functions/f/versions HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\
+                 Content-Type: application/wasm\r\nContent-Length: {length}\r\n{more}\r\n"
+            )
+        };
+        // Far more than sockets buffer.
+        let body = vec![b'x'; 16 << 20];
+        let good = "Authorization: Bearer acme-operator-token\r\n";
+        for (more, status) in [("", "401"), ("Authorization: Bearer x\r\n", "401"), (good, "413")] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(head(more, body.len() as u64).as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+        // Who says how much it will be need not send it, least of all if it asks first.
+        for more in [good.to_owned(), format!("{good}Expect: 100-continue\r\n")] {
+            let begun = Instant::now();
+            let mut stream = TcpStream::connect(address).unwrap();
+            let answer = talk(&mut stream, &head(&more, 1 << 40));
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+            assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        }
+    });
+    client.await.unwrap();
+    host.stop();
+    serving.await.unwrap();
+}
+
+/// However many connections come by TCP and say nothing, the administrator gets in.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_do_not_keep_the_administrator_out() {
+    let host = Host::new();
+    let socket = host.path("api.sock");
+    let server =
+        Server::bind(&host.api, &socket, Some("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let address = server.address().unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let client = tokio::task::spawn_blocking(move || {
+        // More than there are places for; the backlog takes the rest.
+        let idle: Vec<_> = (0..600).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let begun = Instant::now();
+        let local = talk(&mut UnixStream::connect(&socket).unwrap(), &format!("{STATUS}\r\n"));
+        assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        drop(idle);
+    });
+    client.await.unwrap();
+    host.stop();
+    serving.await.unwrap();
+}

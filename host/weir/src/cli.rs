@@ -26,13 +26,13 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Where the host is: a Unix socket (`unix:/run/weir/api.sock`, or its path), or `http://ADDRESS:PORT`.
-    #[arg(long, global = true, value_name = "URL", env = "WEIR_API", default_value = DEFAULT_API)]
+    #[arg(long, global = true, value_name = "URL", env = "WEIR_API", hide_env_values = true, default_value = DEFAULT_API)]
     pub(crate) api: String,
     /// Token for a host that is reached by HTTP.
     #[arg(long, global = true, value_name = "TOKEN", env = "WEIR_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Whose things are meant; without it the token's tenant, or `default`.
-    #[arg(long, global = true, value_name = "NAME", env = "WEIR_TENANT")]
+    #[arg(long, global = true, value_name = "NAME", env = "WEIR_TENANT", hide_env_values = true)]
     pub(crate) tenant: Option<Name>,
     /// How results are written to standard output.
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
@@ -40,7 +40,7 @@ pub(crate) struct Global {
     /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more; twice for all.
+    /// Say more: the host logs more (twice: all), other commands tell what they asked the host.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Whether to use colours; `auto`: on a terminal, unless NO_COLOR is set.
@@ -384,6 +384,43 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// The reference: the help of all commands, one after the other; what all of them take once.
+    fn reference() -> String {
+        fn add(command: &clap::Command, path: &str, page: &mut String) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                let help = sub.clone().bin_name(&path).term_width(100).render_help().to_string();
+                let own = help.split("\nGlobal options:").next().unwrap_or_default();
+                page.push_str(&format!("\n## `{path}`\n\n```text\n{}\n```\n", own.trim_end()));
+                add(sub, &path, page);
+            }
+        }
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let help = command.render_long_help().to_string();
+        let help: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let mut page = format!(
+            "# The command line\n\nWhat `--help` says, command by command. `weir man` writes the same as a manual page.\n\n```text\n{help}```\n"
+        );
+        add(&command, "weir", &mut page);
+        page
+    }
+
+    /// `WEIR_BLESS=1` writes it anew.
+    #[test]
+    fn the_reference_is_as_the_commands_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/cli.md");
+        if std::env::var_os("WEIR_BLESS").is_some() {
+            std::fs::write(path, reference()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(
+            written,
+            reference(),
+            "run this test with WEIR_BLESS=1, and look at the difference"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use reqwest::blocking::{Body, RequestBuilder, Response};
@@ -70,6 +70,8 @@ pub(crate) struct Client {
     base: Url,
     token: Option<String>,
     tenant: Option<String>,
+    /// Whether each request is told.
+    verbose: bool,
 }
 
 impl Client {
@@ -96,6 +98,7 @@ impl Client {
             base,
             token: global.token.clone(),
             tenant: global.tenant.as_ref().map(ToString::to_string),
+            verbose: global.verbose > 0,
         })
     }
 
@@ -206,7 +209,18 @@ impl Client {
     }
 
     fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().map_err(|error| self.unreachable(&error))?;
+        let request = request.build().context("making the request")?;
+        let query = request.url().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let asked = format!("{} {}{query}", request.method(), request.url().path());
+        let begun = Instant::now();
+        let answered = self.http.execute(request);
+        if self.verbose {
+            let status =
+                answered.as_ref().map_or_else(|_| "no answer".into(), |r| r.status().to_string());
+            let took = begun.elapsed().as_secs_f64() * 1e3;
+            eprintln!("{}: {asked}: {status}, {took:.1} ms", self.place);
+        }
+        let response = answered.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
