@@ -1,8 +1,12 @@
 //! Benchmarks: each one command (`scripts/bench NAME`), each beside what it is compared with.
 //!
-//! Owns: the driver that all of them share, which runs the same bursts through Wasm or through the same
-//! functions compiled natively. Must not know: what a single benchmark is about.
+//! Owns: what they share. [`driver`] runs the same bursts through Wasm and through the same functions compiled natively,
+//! [`lanes`] are lanes as the host runs them, [`host`] is a whole host, [`process`] reads what the kernel
+//! says, [`wire`] is a network to send over. Must not know: what a single benchmark is about.
 
 pub mod driver;
+pub mod host;
+pub mod lanes;
+pub mod process;
 pub mod suite;
 pub mod wire;

@@ -1,6 +1,8 @@
 //! What a host would say of an upload, without a host.
 
-use weir_sandbox::World as Admissible;
+use std::borrow::Borrow;
+
+use weir_sandbox::{Admitted, Refused, Sandbox, World as Admissible};
 use weir_spec::{CheckReport, World};
 
 use crate::load::manifest_of;
@@ -8,13 +10,24 @@ use crate::load::manifest_of;
 /// Looks at an upload; nothing of it is run.
 #[must_use]
 pub fn check(wasm: &[u8]) -> CheckReport {
+    report(weir_sandbox::admit(wasm))
+}
+
+/// The same in a host, which may know the upload, and then need not look at it again.
+#[must_use]
+pub fn check_in(sandbox: &Sandbox, wasm: &[u8]) -> CheckReport {
+    report(sandbox.admit(wasm))
+}
+
+fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
     let world = |world: Admissible| match world {
         Admissible::Window => World::PacketFunction,
         Admissible::Copy => World::PacketFunctionCopy,
     };
-    match weir_sandbox::admit(wasm) {
+    match admitted {
         Ok(admitted) => {
-            let reasons: Vec<String> = manifest_of("the upload", &admitted)
+            let admitted = admitted.borrow();
+            let reasons: Vec<String> = manifest_of("the upload", admitted)
                 .err()
                 .map(|error| error.to_string())
                 .into_iter()
@@ -22,11 +35,11 @@ pub fn check(wasm: &[u8]) -> CheckReport {
             CheckReport {
                 accepted: reasons.is_empty(),
                 world: Some(world(admitted.world)),
-                imports: admitted.imports,
+                imports: admitted.imports.clone(),
                 reasons,
                 memory_bytes: admitted.memory_at_start,
                 saves: admitted.saves,
-                manifest: admitted.manifest,
+                manifest: admitted.manifest.clone(),
             }
         }
         Err(refused) => CheckReport {

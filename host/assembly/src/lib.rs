@@ -11,7 +11,7 @@ mod plan;
 mod replay;
 
 pub use bench::{BenchOptions, bench};
-pub use check::check;
+pub use check::{check, check_in};
 pub use load::{LoadError, Loaded, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};

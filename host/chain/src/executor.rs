@@ -7,8 +7,8 @@ use wasmtime::component::Component;
 use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, CompileError, Fault, GuestFunction, Limits, Sandbox, Services, Setup, Shared,
-    Telemetry, Window, World,
+    Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, Sandbox, Services, Setup,
+    Shared, Telemetry, Window, World,
 };
 
 use crate::board::{self, FunctionMode};
@@ -185,7 +185,7 @@ impl Prepared {
             }
         }
         let mut compiled_in = Duration::ZERO;
-        let mut count = |compiled: weir_sandbox::Compiled| {
+        let mut count = |compiled: Compiled| {
             if !compiled.cached {
                 compiled_in += compiled.took;
             }
@@ -263,6 +263,19 @@ impl Prepared {
             }
         }
     }
+}
+
+/// Compiles an upload for the first time: as the chain that has nothing but it. Such a chain has nothing left to compile then,
+/// and longer ones find the upload's functions in the sandbox's cache.
+///
+/// # Errors
+/// When it does not compile, or takes too long.
+pub fn compile_upload(
+    sandbox: &Sandbox,
+    upload: &Admitted,
+    writes: bool,
+) -> Result<Compiled, CompileError> {
+    sandbox.compile_untried(&compose::compose(&[(upload, writes)]))
 }
 
 /// A configured chain of one worker.

@@ -19,6 +19,8 @@ mod linked;
 mod runner;
 mod separate;
 
-pub use executor::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared, Tick};
+pub use executor::{
+    ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared, Tick, compile_upload,
+};
 pub use linked::Linked;
 pub use separate::{Observer, Separate};

@@ -6,14 +6,15 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
-use crate::admit::{Admitted, Refused, admit};
+use crate::admissions::Admissions;
+use crate::admit::{Admitted, Refused};
 use crate::function_cache::FunctionCache;
 use crate::guest::Guest;
 use crate::host::Services;
@@ -97,8 +98,7 @@ pub struct Sandbox {
     compatibility: String,
     functions: Arc<FunctionCache>,
     loaded: Mutex<Loaded>,
-    /// What was admitted, by the SHA-256 of the upload, as long as somebody uses it.
-    admitted: Mutex<HashMap<[u8; 32], Weak<Admitted>>>,
+    admissions: Admissions,
 }
 
 impl Sandbox {
@@ -128,7 +128,7 @@ impl Sandbox {
             compatibility,
             functions,
             loaded: Mutex::default(),
-            admitted: Mutex::default(),
+            admissions: Admissions::default(),
         })
     }
 
@@ -154,21 +154,12 @@ impl Sandbox {
         store
     }
 
-    /// As [`admit`], once for all chains that use the upload: they share its bytes.
+    /// As [`crate::admit`], once for all chains that use the upload: they share its bytes.
     ///
     /// # Errors
-    /// As [`admit`].
+    /// As [`crate::admit`].
     pub fn admit(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
-        let hash = Sha256::digest(upload).into();
-        let known = || self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(admitted) = known().get(&hash).and_then(Weak::upgrade) {
-            return Ok(admitted);
-        }
-        let admitted = Arc::new(admit(upload)?);
-        let mut known = known();
-        known.retain(|_, admitted| admitted.strong_count() > 0);
-        known.insert(hash, Arc::downgrade(&admitted));
-        Ok(admitted)
+        self.admissions.admit(upload)
     }
 
     /// Machine code for a component that a tenant uploaded; `hash` is its SHA-256. Compiled by
@@ -178,6 +169,14 @@ impl Sandbox {
     /// When it does not compile, or takes too long.
     pub fn compile(&self, component: &[u8], hash: [u8; 32]) -> Result<Compiled, CompileError> {
         self.obtain(component, hash, &self.config.compiler)
+    }
+
+    /// The same for a component that we composed around an upload that may never have been compiled before.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn compile_untried(&self, component: &[u8]) -> Result<Compiled, CompileError> {
+        self.compile(component, Sha256::digest(component).into())
     }
 
     /// The same for a component that we composed of components that were compiled before: in this

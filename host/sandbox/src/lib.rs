@@ -19,6 +19,7 @@
 //! time is bounded by epochs (measured in the thread's CPU time, so that a busy machine faults
 //! nobody), memory by a limiter, stack by wasmtime, log and metric names by [`Telemetry`].
 
+mod admissions;
 mod admit;
 mod compile;
 mod fault;

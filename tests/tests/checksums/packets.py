@@ -145,19 +145,19 @@ def answer(packet):
 
 
 def errors(packet):
-    """What its receiver says about a packet, quoting it as a whole and in part."""
+    """What a router on the way says about a packet, quoting it as a whole and in part."""
     link = packet.copy()
     (link[IP] if IP in packet else link[IPv6]).underlayer.remove_payload()
     link.src, link.dst = packet.dst, packet.src
     quoted = bytes(packet[IP] if IP in packet else packet[IPv6])
     if IP in packet:
-        told = IP(src=packet[IP].dst, dst=packet[IP].src)
+        told = IP(src="192.0.2.99", dst=packet[IP].src)
         short = packet[IP].ihl * 4 + 8
         yield link / told / ICMP(type=3, code=4, nexthopmtu=1400) / Raw(quoted[:548])
         yield link / told / ICMP(type=11, code=0) / Raw(quoted[:short])
         yield link / told / ICMP(type=3, code=3) / Raw(quoted[:short + 13])
     else:
-        told = IPv6(src=packet[IPv6].dst, dst=packet[IPv6].src)
+        told = IPv6(src="2001:db8:99::1", dst=packet[IPv6].src)
         yield link / told / ICMPv6PacketTooBig(mtu=1400) / Raw(quoted[:1232])
         yield link / told / ICMPv6TimeExceeded() / Raw(quoted[:61])
         yield link / told / ICMPv6DestUnreach(code=4) / Raw(quoted[:1232])
