@@ -206,8 +206,10 @@ impl Table {
         if flow.expires <= now {
             return None;
         }
+        // Read before it is written: a read of the whole would wait for the writes of its parts.
+        let found = *flow;
         advance(flow, key.protocol(), true, flags, now, &timeouts);
-        Some(*flow)
+        Some(found)
     }
 
     /// A flow for a packet from the inside that has none: with its endpoint's mapping, or a new one.

@@ -266,11 +266,14 @@ impl RateLimit {
             let full = self.buckets.find(probe, &take.key).map_or(now, |full| Moment(*full));
             let meter = &self.limits[take.limit as usize].meter;
             match meter.offer(full, now, take.tokens) {
-                Some(moment) => *after = Some((take.key, probe, moment)),
+                Some(moment) => *after = Some(moment),
                 None => return Some(reason::LIMITED),
             }
         }
-        for (key, probe, after) in after.into_iter().flatten() {
+        for (n, after) in after.into_iter().enumerate() {
+            let Some(after) = after else { continue };
+            let side = &self.sides[n];
+            let (Some(Take { key, .. }), probe) = (side.takes[i], side.probes[i]) else { continue };
             if !self.store(key, probe, after, now) && self.when_full == WhenFull::Drop {
                 return Some(reason::TABLE_FULL);
             }

@@ -101,9 +101,10 @@ pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: 
     assert!(packets.len() <= BURST_MAX, "a burst has at most {BURST_MAX} packets");
     board.copy_in(at::ORIGINS, &ORIGINS[..packets.len()]);
     for (i, packet) in packets.iter().enumerate() {
-        board.set(at::KEPT + i * 8, packet.descriptor);
-        window.set(layout::DESCRIPTORS + i * 8, packet.descriptor);
-        window.set(layout::METADATA + i * 8, packet.metadata);
+        let descriptor = packet.descriptor.word();
+        board.set(at::KEPT + i * 8, descriptor);
+        window.set(layout::DESCRIPTORS + i * 8, descriptor);
+        window.set(layout::METADATA + i * 8, packet.metadata.word());
     }
     window.set(layout::CLOCK, clock);
     window.set(layout::WALL, wall);

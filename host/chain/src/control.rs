@@ -100,11 +100,12 @@ pub(crate) fn parked(control: &Memory, index: usize) -> Parked {
     }
 }
 
-/// Inlined: a descriptor that is returned through memory is written in halves and read as a whole, which no processor
-/// forwards; it cost 4 ns a packet (`scripts/bench hop`).
+/// Inlined, and read as a word: a descriptor that is returned through memory is written in halves and read as a whole,
+/// which no processor forwards; it cost 4 ns a packet (`scripts/bench hop`).
 #[inline(always)]
 pub(crate) fn kept(control: &Memory, slot: usize) -> (usize, Descriptor) {
-    (control.get::<u32>(ORIGINS + slot * 4) as usize, control.get(KEPT + slot * 8))
+    let descriptor = Descriptor::from_word(control.get(KEPT + slot * 8));
+    (control.get::<u32>(ORIGINS + slot * 4) as usize, descriptor)
 }
 
 pub(crate) fn set_done(

@@ -46,6 +46,22 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// As it lies in the window, in one word (little-endian): written so it is one store, which a later read of the
+    /// whole can be served from.
+    #[must_use]
+    #[inline]
+    pub const fn word(self) -> u64 {
+        self.offset as u64 | (self.length as u64) << 32
+    }
+
+    /// From its word.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the word's halves")]
+    pub const fn from_word(word: u64) -> Self {
+        Self { offset: word as u32, length: (word >> 32) as u32 }
+    }
+
     /// True when the bytes, and at least the offset, lie within one room of `room_bytes` (a power of two) that is the room at
     /// `room` (its offset in the window).
     #[must_use]
@@ -67,6 +83,15 @@ pub struct Metadata {
     pub flags: u16,
     /// Symmetric flow hash, or 0 when the host did not need one.
     pub hash: u32,
+}
+
+impl Metadata {
+    /// As it lies in the window, in one word; see [`Descriptor::word`].
+    #[must_use]
+    #[inline]
+    pub const fn word(self) -> u64 {
+        self.port as u64 | (self.flags as u64) << 16 | (self.hash as u64) << 32
+    }
 }
 
 /// What a function decides for a packet.
@@ -166,6 +191,15 @@ mod tests {
         ] {
             assert_eq!(Verdict::decode(verdict.encode()), Some(verdict));
         }
+    }
+
+    #[test]
+    fn words_are_what_lies_in_the_window() {
+        let descriptor = Descriptor { offset: 0x0403_0201, length: 0x0807_0605 };
+        assert_eq!(descriptor.word().to_le_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Descriptor::from_word(descriptor.word()), descriptor);
+        let metadata = Metadata { port: 0x0201, flags: 0x0403, hash: 0x0807_0605 };
+        assert_eq!(metadata.word().to_le_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
