@@ -16,6 +16,7 @@ mod lane;
 mod owned;
 mod plan;
 mod policy;
+mod roster;
 mod shadow;
 mod trial;
 mod worker;

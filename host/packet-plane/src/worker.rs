@@ -1,30 +1,26 @@
 //! A worker: a thread, pinned to a core, that drives lanes.
 //!
-//! Under load it asks its lanes without a pause; with nothing to do it sleeps in poll(2), on its doorbell (commands) and on what
-//! the lanes' ports have to be woken by. No packet is lost or late on the way from one to the other: what wakes is
-//! level-triggered, so what came between the last look and the sleep ends the sleep at once.
+//! Under load it gives its lanes turns without a pause; when all of them sleep, so does it, until its doorbell rings (there are
+//! commands) or the [`Roster`] has somebody woken.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_sandbox::Sandbox;
 
-use crate::lane::{Lane, Turn};
+use crate::lane::Lane;
+use crate::roster::{Looked, Roster};
 
-/// How long a worker goes on asking when there is nothing: about as long as falling asleep and being woken takes, so that
-/// waiting never costs more than twice what it has to.
-const SPIN: Duration = Duration::from_micros(20);
 /// For a sleep this short the clock of deadlines is kept going: stopping and starting it wakes another thread.
 const NAP: Duration = Duration::from_millis(2);
 
-type Command = Box<dyn FnOnce(&mut BTreeMap<String, Lane>) + Send>;
+type Command = Box<dyn FnOnce(&mut Roster) + Send>;
 
 /// The worker has ended: it panicked, which is a bug, or was stopped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -66,6 +62,7 @@ impl Worker {
         let (commands, receiver) = mpsc::channel();
         let doorbell = Arc::new(Doorbell::new()?);
         let its = Arc::clone(&doorbell);
+        let lanes = Roster::new(doorbell.0.as_fd())?;
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Some(core) = core {
                 let mut set = CpuSet::new();
@@ -74,7 +71,7 @@ impl Worker {
                     tracing::warn!(core, "the worker cannot be pinned to its core: {error}");
                 }
             }
-            work(&sandbox, &receiver, &its);
+            work(&sandbox, &receiver, &its, lanes);
         })?;
         Ok(Self { commands: Some(commands), doorbell, thread: Some(thread) })
     }
@@ -112,7 +109,7 @@ impl Worker {
 
     fn command<R: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut BTreeMap<String, Lane>) -> R + Send + 'static,
+        act: impl FnOnce(&mut Roster) -> R + Send + 'static,
     ) -> Result<R, WorkerGone> {
         let (answer, answered) = mpsc::channel();
         let command: Command = Box::new(move |lanes| drop(answer.send(act(lanes))));
@@ -132,10 +129,8 @@ impl Drop for Worker {
     }
 }
 
-fn work(sandbox: &Sandbox, commands: &Receiver<Command>, doorbell: &Doorbell) {
-    let mut lanes = BTreeMap::new();
+fn work(sandbox: &Sandbox, commands: &Receiver<Command>, doorbell: &Doorbell, mut lanes: Roster) {
     let mut ticking = None;
-    let mut idle_since = None;
     loop {
         loop {
             match commands.try_recv() {
@@ -146,64 +141,19 @@ fn work(sandbox: &Sandbox, commands: &Receiver<Command>, doorbell: &Doorbell) {
         }
         // Deadlines are in force whenever guests run.
         ticking.get_or_insert_with(|| sandbox.ticker().tick());
-        let (mut busy, mut waits, mut wait) = (false, false, None);
-        for lane in lanes.values_mut() {
-            match lane.turn() {
-                Turn::Busy => busy = true,
-                Turn::Idle(until) => {
-                    waits = true;
-                    wait = earlier(wait, until);
-                }
-                Turn::Ended => {}
-            }
-        }
-        if busy {
-            idle_since = None;
-            continue;
-        }
-        if waits && idle_since.get_or_insert_with(Instant::now).elapsed() < SPIN {
+        lanes.round();
+        lanes.glance();
+        if lanes.anybody_awake() {
             std::hint::spin_loop();
             continue;
         }
-        for lane in lanes.values_mut() {
-            wait = earlier(wait, lane.settle());
-        }
-        if waits && sleep(&lanes, doorbell, earlier(wait, Some(NAP))) {
-            continue;
-        }
-        let wait = wait.map(|wait| wait.saturating_sub(NAP));
-        if wait != Some(Duration::ZERO) {
+        let mut looked = lanes.look(Some(NAP));
+        if looked == Looked::Nothing {
             ticking = None;
-            sleep(&lanes, doorbell, wait);
+            looked = lanes.look(None);
         }
-    }
-}
-
-/// Sleeps until there is a command or a port has something (true), or this time has passed (false).
-fn sleep(lanes: &BTreeMap<String, Lane>, doorbell: &Doorbell, wait: Option<Duration>) -> bool {
-    let mut fds: Vec<BorrowedFd<'_>> = vec![doorbell.0.as_fd()];
-    for lane in lanes.values() {
-        lane.readiness(&mut fds);
-    }
-    let mut fds: Vec<_> =
-        fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    // A time too long for the kernel is for ever.
-    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    match poll(&mut fds, wait.as_ref()) {
-        Ok(0) => false,
-        // Interrupted or not, everybody is asked again.
-        Ok(_) | Err(_) => {
-            if !fds[0].revents().is_empty() {
-                doorbell.answer();
-            }
-            true
+        if looked == Looked::Doorbell {
+            doorbell.answer();
         }
-    }
-}
-
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }
