@@ -29,6 +29,7 @@ const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     log::start(global);
+    allow_files();
     let read = Configuration::read(args)?;
     let config = &read.config;
     // First of all the store, because it tells whether there is another host.
@@ -53,6 +54,16 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
         .build()
         .context("starting the API's threads")?;
     runtime.block_on(serve(&control, &read, args))
+}
+
+/// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
+/// 1,024 is there for programs that use select(2).
+fn allow_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the limit of open files cannot be raised: {error}");
+    }
 }
 
 /// Says whether a host would start with this configuration, as far as that can be told without starting it.

@@ -91,7 +91,7 @@ impl PlaneEngine {
     }
 
     fn admit(&self, function: &ResolvedFunction) -> Result<Arc<Admitted>, EngineError> {
-        weir_sandbox::admit(&function.wasm).map(Arc::new).map_err(|refused| {
+        self.sandbox.admit(&function.wasm).map_err(|refused| {
             EngineError::Refused(format!("function {}: {refused}", function.label))
         })
     }
@@ -163,16 +163,18 @@ fn random_seed() -> u64 {
 
 impl Engine for PlaneEngine {
     fn check(&self, wasm: &[u8]) -> CheckReport {
-        weir_assembly::check(wasm)
+        weir_assembly::check_in(&self.sandbox, wasm)
     }
 
     fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
         let started = Instant::now();
-        let admitted =
-            weir_sandbox::admit(wasm).map_err(|r| EngineError::Refused(r.to_string()))?;
-        self.sandbox
-            .compile(&admitted.component, admitted.hash)
-            .map_err(|error| EngineError::Refused(error.to_string()))?;
+        let refused = |error: &dyn std::fmt::Display| EngineError::Refused(error.to_string());
+        let admitted = self.sandbox.admit(wasm).map_err(|error| refused(&error))?;
+        let manifest = weir_assembly::manifest_of("the upload", &admitted).ok();
+        let access = manifest.and_then(|manifest| manifest.access).unwrap_or_default();
+        let writes = access == weir_spec::Access::ReadWrite;
+        weir_chain::compile_upload(&self.sandbox, &admitted, writes)
+            .map_err(|error| refused(&error))?;
         Ok(started.elapsed())
     }
 

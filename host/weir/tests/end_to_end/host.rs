@@ -164,6 +164,11 @@ impl Host {
         all.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// What the kernel says about its process.
+    pub(crate) fn kernel_says(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it lives")
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("it lives");

@@ -25,6 +25,18 @@ fn sigterm_ends_a_host_with_status_0_and_its_socket_is_gone() {
 }
 
 #[test]
+fn a_host_may_open_as_many_files_as_its_administrator_allows() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(256), maximum }).unwrap();
+    let limits = Host::start(CONFIG).kernel_says("limits");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut words = files.split_whitespace();
+    let (soft, hard) = (words.next(), words.next());
+    assert_eq!(soft, hard, "a thousand chains have some files open each");
+}
+
+#[test]
 fn whoever_follows_events_does_not_hold_up_the_end() {
     let host = Host::start(CONFIG);
     let mut stream = UnixStream::connect(host.path("api.sock")).unwrap();
