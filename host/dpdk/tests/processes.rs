@@ -7,7 +7,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Rig, frame, open, pool, refused};
 use weir_dpdk::{DpdkConfig, Eal, EalConfig, EalMemory};
@@ -56,6 +56,16 @@ fn memif_between_two_processes() {
     while inspector.inspect().fact("link").is_none_or(|link| !link.starts_with("up")) {
         assert!(Instant::now() < until, "the peer does not come: {:?}", inspector.inspect());
     }
+    // The link is up on this side before the peer looks at its rings: what is sent until it does may be lost.
+    let hello = frame(u32::MAX, 20);
+    while rig.receive(0, 32) == 0 {
+        assert!(Instant::now() < until, "the peer does not answer: {:?}", inspector.inspect());
+        rig.send_frames(0, [hello.as_slice()]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    while rig.receive(0, 32) > 0 {}
+    rig.pool.give_all(rig.packets.drain(..).map(|packet| packet.buffer));
     for round in 0..20 {
         let frames: Vec<_> =
             (0..100).map(|n| frame(round * 100 + n, 20 + n as usize * 14)).collect();
