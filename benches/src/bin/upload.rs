@@ -118,7 +118,7 @@ fn parts(name: &str, config: &str, wasm: &[u8]) {
     println!("  {:52}  {:^15}   {:>7}", "what that is made of", "wall time", "CPU");
     for (what, times, cpu) in parts {
         let cpu = cpu.as_secs_f64() * 1e3 / ROUNDS as f64;
-        println!("    {what:50}  {}   {cpu:7.1}", line(times));
+        println!("    {what:50}  {}   {cpu:7.0}", line(times));
     }
 }
 
