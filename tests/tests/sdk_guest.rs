@@ -2,26 +2,11 @@
 //!
 //! The tests build these functions with `scripts/build-functions`, which says what is missing if it cannot.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use weir_packet_plane::FunctionPlan;
-use weir_sandbox::{Admitted, admit};
+use weir_tests::built::built;
 use weir_tests::rig::{Rig, dropped_by_reason, function, plan};
-
-/// A function as `scripts/build-functions` makes it.
-fn built(name: &str) -> Arc<Admitted> {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
-    BUILT.get_or_init(|| {
-        let script = root.join("scripts/build-functions");
-        let status = Command::new(script).args(["probe", "macswap", "copy-swap", "null"]).status();
-        assert!(status.expect("a shell").success(), "scripts/build-functions failed");
-    });
-    let wasm = std::fs::read(root.join(format!("target/functions/{name}.wasm"))).expect("a module");
-    Arc::new(admit(&wasm).unwrap_or_else(|refused| panic!("{refused}")))
-}
 
 fn probe(config: &str) -> FunctionPlan {
     FunctionPlan {

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
-use weir_benches::driver::median;
+use weir_benches::driver::{cpu_time, median};
 use weir_chain::Mode;
 use weir_dpdk::{DpdkConfig, DpdkPort};
 use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFault, Turn};
@@ -102,13 +101,7 @@ fn run_lane(lane: &mut Lane) -> f64 {
     while began.elapsed() < ROUND {
         assert_eq!(lane.turn(), Turn::Busy, "net_null always has packets");
     }
-    (cpu_time() - cpu) / (lane.packets_in() - before) as f64
-}
-
-/// CPU time of this thread, in ns.
-fn cpu_time() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+    (cpu_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
 }
 
 /// The same ports with Rust between them.
@@ -146,7 +139,7 @@ impl Native {
                 }
             }
         }
-        (cpu_time() - cpu) / done as f64
+        (cpu_time() - cpu).as_nanos() as f64 / done as f64
     }
 
     fn finish(&mut self) {
