@@ -15,15 +15,15 @@ pub(crate) enum Flow {
     Runt,
 }
 
-const ETHERNET_HEADER: usize = 14;
+pub(crate) const ETHERNET_HEADER: usize = 14;
 /// Bytes up to the ports of TCP or UDP over IPv4 without options.
-const PLAIN: usize = 14 + 20 + 4;
+pub(crate) const PLAIN: usize = 14 + 20 + 4;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 /// The type that QinQ had before IEEE 802.1ad, still in use.
 const QINQ_OLD: u16 = 0x9100;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
@@ -62,16 +62,7 @@ impl Flow {
     /// Reads a frame of any kind.
     fn any(frame: &[u8]) -> Self {
         let Some(header) = frame.first_chunk::<ETHERNET_HEADER>() else { return Self::Runt };
-        let mut kind = u16::from_be_bytes([header[12], header[13]]);
-        let mut packet = &frame[ETHERNET_HEADER..];
-        for _ in 0..2 {
-            if !matches!(kind, VLAN | QINQ | QINQ_OLD) {
-                break;
-            }
-            let Some((tag, rest)) = packet.split_first_chunk::<4>() else { break };
-            kind = u16::from_be_bytes([tag[2], tag[3]]);
-            packet = rest;
-        }
+        let (_, kind, packet) = behind_tags(header, &frame[ETHERNET_HEADER..]);
         let ip = match kind {
             IPV4 => v4(packet),
             IPV6 => v6(packet),
@@ -86,6 +77,26 @@ impl Flow {
             }
         })
     }
+}
+
+/// Number of the outer VLAN if there is one, and type and bytes of what stands behind at most two tags.
+#[inline]
+pub(crate) fn behind_tags<'a>(
+    header: &[u8; ETHERNET_HEADER],
+    mut packet: &'a [u8],
+) -> (Option<u16>, u16, &'a [u8]) {
+    let mut kind = u16::from_be_bytes([header[12], header[13]]);
+    let mut outer = None;
+    for _ in 0..2 {
+        if !matches!(kind, VLAN | QINQ | QINQ_OLD) {
+            break;
+        }
+        let Some((tag, rest)) = packet.split_first_chunk::<4>() else { break };
+        outer.get_or_insert(u16::from_be_bytes([tag[0], tag[1]]) & 0xfff);
+        kind = u16::from_be_bytes([tag[2], tag[3]]);
+        packet = rest;
+    }
+    (outer, kind, packet)
 }
 
 #[inline]

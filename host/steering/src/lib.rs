@@ -8,5 +8,7 @@
 
 mod frame;
 mod hash;
+mod key;
 
 pub use hash::flow_hash;
+pub use key::{Key, UNTAGGED};
