@@ -2,11 +2,12 @@
 //!
 //! Owns: what they share. [`driver`] runs the same bursts through Wasm and through the same functions compiled natively,
 //! [`lanes`] are lanes as the host runs them, [`host`] is a whole host, [`process`] reads what the kernel
-//! says, [`wire`] sends frames over an interface. Must not know: what a single benchmark is about.
+//! says, [`wire`] sends frames over an interface, [`rules`] are steering rules. Must not know: what a single benchmark is about.
 
 pub mod driver;
 pub mod host;
 pub mod lanes;
 pub mod process;
+pub mod rules;
 pub mod suite;
 pub mod wire;

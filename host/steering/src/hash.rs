@@ -1,6 +1,8 @@
 //! The flow hash: a multiply-and-fold hash in the manner of wyhash (Wang Yi, 2019), fed with the
 //! two ends of a flow in an order that does not depend on the direction.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use crate::frame::Flow;
 
 /// wyhash's constants: odd, with as many ones as zeros in every byte.
@@ -50,9 +52,51 @@ fn fold_port(port: u16) -> u64 {
 
 /// The product's two halves, folded into one.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ (product >> 64) as u64
+}
+
+/// The same hash for tables of rules, with a secret, so that nobody who writes rules can aim at one place of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fold {
+    state: u64,
+    secret: u64,
+}
+
+impl Fold {
+    /// With a secret that nobody knows.
+    pub(crate) fn random() -> Self {
+        let random = RandomState::new();
+        Self { state: random.hash_one(0), secret: random.hash_one(1) }
+    }
+}
+
+impl BuildHasher for Fold {
+    type Hasher = Self;
+
+    #[inline]
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for Fold {
+    #[inline]
+    fn write_u128(&mut self, pair: u128) {
+        self.state = fold(self.state ^ (pair >> 64) as u64, self.secret ^ pair as u64);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u128(u128::from(*byte));
+        }
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.state
+    }
 }
 
 #[cfg(test)]

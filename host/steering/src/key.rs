@@ -1,5 +1,7 @@
 //! What steering rules look at, read from a frame once.
 
+use zerocopy::{Immutable, IntoBytes};
+
 use crate::frame::{ETHERNET_HEADER, Flow, IPV4, IPV6, PLAIN, behind_tags};
 
 /// [`Key::vlan`] of a frame without a tag.
@@ -8,7 +10,7 @@ pub const UNTAGGED: u16 = u16::MAX;
 /// Everything of a packet that rules look at, and by which its flow is told from others. One direction only: see
 /// [`Key::reversed`].
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, IntoBytes, Immutable)]
 pub struct Key {
     /// Source address: IPv6, or IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2); zero if it is not IP.
     pub source: [u8; 16],
@@ -35,7 +37,7 @@ pub struct Key {
 const _: () = assert!(size_of::<Key>() == 56);
 
 /// An IPv4 address as IPv6 has it.
-const fn mapped(address: u32) -> [u8; 16] {
+pub(crate) const fn mapped(address: u32) -> [u8; 16] {
     let [a, b, c, d] = address.to_be_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
@@ -118,6 +120,12 @@ impl Key {
             port,
             ..*self
         }
+    }
+
+    /// All of it, as words of memory: for hashing and masking.
+    #[inline]
+    pub(crate) const fn words(&self) -> [u64; 7] {
+        zerocopy::transmute!(*self)
     }
 
     /// Whether it is an IPv4 packet.
