@@ -1,12 +1,13 @@
 //! Steering: which flow a packet belongs to, and where it goes.
 //!
 //! Owns: what rules look at ([`Key`]), the rules ([`Rule`]) and the table that finds the first one which means a packet
-//! ([`Table`]); and the symmetric flow hash ([`flow_hash`]) by which flows are spread over workers and over versions of a
-//! function. Must not know: ports and chains (they are numbers here), files, or what is done with the answer. Nothing
-//! of it changes once it is made: new rules are a new table.
+//! ([`Table`]); a cache of what was found out about flows ([`FlowCache`]); and the symmetric flow hash ([`flow_hash`]) by
+//! which flows are spread over workers and over versions of a function. Must not know: ports and chains (they are numbers
+//! here), files, or what is done with the answer. A table never changes once it is made: new rules are a new one.
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod frame;
 mod hash;
 mod key;
@@ -15,6 +16,7 @@ mod ranges;
 mod rule;
 mod table;
 
+pub use cache::{FlowCache, Way};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};
 pub use rule::{Ports, Prefix, Rule, Target};
