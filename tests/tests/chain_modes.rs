@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weir_chain::board::{self, End};
 use weir_chain::{Executor, Mode, Prepared};
-use weir_layout::{Descriptor, Metadata};
+use weir_layout::{Descriptor, Metadata, VERDICT_FINAL};
 use weir_pool::Packet;
 use weir_sandbox::{Admitted, Sandbox, SandboxConfig, Shared};
 use weir_tests::bench_plane::{Plane, chain, function};
@@ -35,8 +35,8 @@ fn changes(offset: usize) -> String {
     ))
 }
 
-/// What one run does: ends in order, bytes, clones.
-type Trace = (Vec<(usize, Descriptor, End, Vec<u8>)>, Vec<(u32, u32, u32)>);
+/// What one run does: ends in order, bytes, clones, and who let which flows pass for good.
+type Trace = (Vec<(usize, Descriptor, End, Vec<u8>)>, Vec<(u32, u32, u32)>, Vec<(usize, u64)>);
 
 fn run(
     executor: &mut Executor<Plane>,
@@ -66,18 +66,22 @@ fn run(
     board::ends(executor.board(), |origin, descriptor, end| {
         ends.push((origin, descriptor, end, plane.pool.bytes(descriptor).unwrap().to_vec()));
     });
+    let mut finals = Vec::new();
+    board::take_finals(executor.board_mut(), |origin, functions| finals.push((origin, functions)));
     for packet in burst.iter().rev() {
         plane.pool.give(packet.buffer);
     }
     let clones = std::mem::take(&mut plane.clones);
-    ((ends, clones), plane)
+    ((ends, clones, finals), plane)
 }
 
 fn verdict_word() -> impl Strategy<Value = u32> {
     prop_oneof![
         6 => Just(0u32),
-        2 => (0u32..8).prop_map(|kind| kind),
-        2 => (0u32..6, prop_oneof![Just(1u32), Just(3), Just(5), Just(7)]).prop_map(|(n, kind)| kind | n << 8),
+        2 => (0u32..9).prop_map(|kind| kind),
+        2 => (0u32..9).prop_map(|kind| kind | VERDICT_FINAL),
+        1 => Just(0x203 | VERDICT_FINAL),
+        2 => (0u32..6, prop_oneof![Just(1u32), Just(3), Just(5), Just(7), Just(8)]).prop_map(|(n, kind)| kind | n << 8),
         1 => any::<u32>(),
     ]
 }

@@ -320,7 +320,10 @@ fn what_is_not_ours_passes_untouched() {
     assert_eq!(out(&mut nat, cut_off_ipv6.clone()).bytes, cut_off_ipv6);
     assert_eq!(out(&mut nat, cut_off_ipv6).verdict, Verdict::Next);
     let through = udp((PEER, 1), ([8, 8, 8, 8], 2));
-    assert_eq!(back(&mut nat, through.clone()), Outcome { verdict: Verdict::Next, bytes: through });
+    assert_eq!(
+        back(&mut nat, through.clone()),
+        Outcome { verdict: Verdict::Next, whole_flow: false, bytes: through }
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::slice;
 
 use weir_layout::{
     BURST_MAX, CLOCK, DESCRIPTORS, Descriptor, FLAG_MADE, FLAG_REVERSE, METADATA, Metadata,
-    VERDICTS, WALL,
+    VERDICT_FINAL, VERDICTS, WALL,
 };
 
 use crate::host::{self, Refusal};
@@ -57,7 +57,7 @@ impl Burst {
         HELD.with_borrow_mut(|held| {
             for (index, wanted) in held.drain(..) {
                 let verdict = if wanted { Verdict::Hold } else { Verdict::Drop(0) };
-                write_verdict(self.window.base(), index, verdict);
+                write_verdict(self.window.base(), index, verdict.encode());
             }
         });
         host::after_burst(self.now());
@@ -154,7 +154,17 @@ impl Burst {
     #[inline]
     pub fn set_verdict(&mut self, index: usize, verdict: Verdict) {
         assert!(index < self.len, "packet {index} of {}", self.len);
-        write_verdict(self.window.base(), index, verdict);
+        write_verdict(self.window.base(), index, verdict.encode());
+    }
+
+    /// Decides about a packet and all further ones of its flow in this direction; as [`Packet::set_flow_verdict`].
+    ///
+    /// # Panics
+    /// When there is no such packet.
+    #[inline]
+    pub fn set_flow_verdict(&mut self, index: usize, verdict: Verdict) {
+        assert!(index < self.len, "packet {index} of {}", self.len);
+        write_verdict(self.window.base(), index, for_flow(verdict));
     }
 
     /// A packet.
@@ -184,11 +194,18 @@ impl fmt::Debug for Burst {
 
 /// `index` must be below `BURST_MAX`.
 #[inline]
-fn write_verdict(base: NonNull<u8>, index: usize, verdict: Verdict) {
+fn write_verdict(base: NonNull<u8>, index: usize, word: u32) {
     debug_assert!(index < BURST_MAX);
     // SAFETY: all callers checked the index against the burst's length; the vector is aligned to 4
     // and written by nobody else during a burst.
-    unsafe { base.add(VERDICTS).cast::<u32>().add(index).write(verdict.encode()) }
+    unsafe { base.add(VERDICTS).cast::<u32>().add(index).write(word) }
+}
+
+/// The verdict for a whole flow, where there is such a thing.
+#[inline]
+fn for_flow(verdict: Verdict) -> u32 {
+    let whole = if verdict.kind() <= Verdict::ToKernel.kind() { VERDICT_FINAL } else { 0 };
+    verdict.encode() | whole
 }
 
 /// The packet would leave its room.
@@ -285,7 +302,16 @@ impl<'a> Packet<'a> {
     /// Decides about it; the last decision counts, none is [`Verdict::Next`].
     #[inline]
     pub fn set_verdict(&mut self, verdict: Verdict) {
-        write_verdict(self.window.base(), self.index, verdict);
+        write_verdict(self.window.base(), self.index, verdict.encode());
+    }
+
+    /// Decides about it and all further packets of its flow in this direction: the host may apply the decision without showing
+    /// them to the function, as long as this version runs and the flow is remembered. It shows them again afterwards, so the function has to
+    /// be able to decide again. Of [`Verdict::Next`], [`Verdict::Drop`], [`Verdict::Reply`], [`Verdict::Forward`] and
+    /// [`Verdict::ToKernel`]; others count for the packet alone.
+    #[inline]
+    pub fn set_flow_verdict(&mut self, verdict: Verdict) {
+        write_verdict(self.window.base(), self.index, for_flow(verdict));
     }
 
     /// Puts `bytes` in front of it and gives them to be filled; what is in them is left over from

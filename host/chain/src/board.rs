@@ -14,12 +14,14 @@ use crate::control as at;
 pub enum End {
     /// It passed all functions.
     Through,
-    /// A function decided: drop, reply, forward, to-kernel or hold.
+    /// A function decided: drop, reply, forward, to-kernel, hold or move.
     Verdict {
         /// Place of the function.
         function: usize,
         /// Its verdict.
         verdict: Verdict,
+        /// It holds for the packet's flow.
+        whole_flow: bool,
     },
     /// A function broke the contract for this packet; its bytes are where they were before.
     Fault {
@@ -129,6 +131,23 @@ pub fn ends(board: &Memory, mut take: impl FnMut(usize, Descriptor, End)) {
     }
 }
 
+/// Calls `take` with each place in the burst whose flow functions let pass for good, and with these functions as bits; then
+/// forgets it. Before the next burst.
+#[inline]
+pub fn take_finals(board: &mut Memory, mut take: impl FnMut(usize, u64)) {
+    if board.get::<u32>(at::ANY_FINAL) == 0 {
+        return;
+    }
+    board.set(at::ANY_FINAL, 0u32);
+    for origin in 0..BURST_MAX {
+        let functions = board.get::<u64>(at::FINALS + origin * 8);
+        if functions != 0 {
+            board.set(at::FINALS + origin * 8, 0u64);
+            take(origin, functions);
+        }
+    }
+}
+
 /// As [`ends`], after a trap: only those that had left before.
 pub fn departed(board: &Memory, take: &mut impl FnMut(usize, Descriptor, End)) {
     for index in 0..(board.get::<u32>(at::DONE) as usize).min(BURST_MAX) {
@@ -137,8 +156,8 @@ pub fn departed(board: &Memory, take: &mut impl FnMut(usize, Descriptor, End)) {
         let end = match done.verdict {
             at::BAD_DESCRIPTOR => End::Fault { function, kind: FaultKind::BadDescriptor },
             at::REFUSED => End::Refused { function },
-            word => match Verdict::decode(word) {
-                Some(verdict) => End::Verdict { function, verdict },
+            word => match Verdict::decode_final(word) {
+                Some((verdict, whole_flow)) => End::Verdict { function, verdict, whole_flow },
                 None => End::Fault { function, kind: FaultKind::BadVerdict },
             },
         };

@@ -22,6 +22,8 @@ pub(crate) const PARKED: usize = 0x0c;
 pub(crate) const ROOM_BYTES: usize = 0x10;
 /// Number of the burst, counted by the host; tells the deadline one burst from the next.
 pub(crate) const SEQUENCE: usize = 0x18;
+/// 1 when [`FINALS`] has something.
+pub(crate) const ANY_FINAL: usize = 0x1c;
 /// 1 when the burst travels from the last function to the first.
 pub(crate) const REVERSE: usize = 0x14;
 /// One byte for each function: [`RUN`], [`SKIP`] or [`REFUSE`].
@@ -40,6 +42,8 @@ pub(crate) const KEPT: usize = 0x2000;
 pub(crate) const PARKED_LIST: usize = 0x3000;
 /// Packets that left the chain: `u32 origin, u32 function, u32 verdict, u32 0, descriptor`.
 pub(crate) const DONE_LIST: usize = 0x5000;
+/// `u64` for each place in the burst: functions, as bits, that let the packet's flow pass for good.
+pub(crate) const FINALS: usize = 0x7000;
 /// Bytes of a record of either list.
 pub(crate) const RECORD: usize = 24;
 
@@ -59,7 +63,8 @@ pub(crate) const BAD_VERDICT: u32 = 0xffff_ff02;
 /// The function is out of order and its policy is fail-closed.
 pub(crate) const REFUSED: u32 = 0xffff_ff03;
 
-const _: () = assert!(DONE_LIST + BURST_MAX * RECORD <= CONTROL_BYTES);
+const _: () = assert!(DONE_LIST + BURST_MAX * RECORD <= FINALS);
+const _: () = assert!(FINALS + BURST_MAX * 8 <= CONTROL_BYTES);
 const _: () = assert!(PARKED_LIST + BURST_MAX * RECORD <= DONE_LIST);
 
 /// A packet that left the chain before its end.
@@ -121,6 +126,13 @@ pub(crate) fn set_done(
     control.set(at + 4, function as u32);
     control.set(at + 8, verdict);
     control.set(at + 16, descriptor);
+}
+
+/// The function at `place` lets the flow of this packet pass for good.
+pub(crate) fn add_final(control: &mut Memory, origin: usize, place: usize) {
+    let at = FINALS + origin * 8;
+    control.set(ANY_FINAL, 1u32);
+    control.set(at, control.get::<u64>(at) | 1 << place);
 }
 
 pub(crate) fn set_parked(control: &mut Memory, index: usize, parked: Parked) {

@@ -189,6 +189,8 @@ fn value(expression: &str) -> i64 {
         "CLONED" => CONTROL + control::CLONED,
         "ORIGINS" => CONTROL + control::ORIGINS,
         "KEPT" => CONTROL + control::KEPT,
+        "ANY-FINAL" => CONTROL + control::ANY_FINAL,
+        "FINALS" => CONTROL + control::FINALS,
         "PARKED-LIST" => CONTROL + control::PARKED_LIST,
         "DONE-LIST" => CONTROL + control::DONE_LIST,
         "DESCRIPTORS" => BURST + layout::DESCRIPTORS,

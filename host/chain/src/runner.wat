@@ -148,11 +148,20 @@
                   (call $finish (local.get $origin) (local.get $k)
                     (i32.const {BAD-DESCRIPTOR}) (local.get $kept))
                   (br $gone)))))))
+            ;; Final, for the whole flow: next, drop, reply, forward, to-kernel can be.
+            (br_if $bad (i32.and
+              (i32.ne (i32.and (local.get $verdict) (i32.const 0x80)) (i32.const 0))
+              (i32.gt_u (i32.and (local.get $verdict) (i32.const 0x7f)) (i32.const 4))))
             (block $leave (block $clone (block $jump (block $none (block $next
-              (br_table $next $leave $none $leave $none $jump $none $clone $bad
-                (i32.and (local.get $verdict) (i32.const 0xff))))
+              (br_table $next $leave $none $leave $none $jump $none $clone $leave $bad
+                (i32.and (local.get $verdict) (i32.const 0x7f))))
               ;; next
               (br_if $bad (local.get $argument))
+              (if (local.get $verdict) (then
+                (i32.store (i32.const {ANY-FINAL}) (i32.const 1))
+                (i64.store offset={FINALS} (i32.shl (local.get $origin) (i32.const 3)) (i64.or
+                  (i64.load offset={FINALS} (i32.shl (local.get $origin) (i32.const 3)))
+                  (i64.shl (i64.const 1) (i64.extend_i32_u (local.get $k)))))))
               (call $keep (local.get $i) (local.get $j) (local.get $origin) (local.get $now))
               (local.set $j (i32.add (local.get $j) (i32.const 1)))
               (br $gone))
@@ -183,7 +192,7 @@
               (call $keep (local.get $i) (local.get $j) (local.get $origin) (local.get $now))
               (local.set $j (i32.add (local.get $j) (i32.const 1)))
               (br $gone))
-            ;; drop, reply, forward, to-kernel, hold: the host acts on it
+            ;; drop, reply, forward, to-kernel, hold, move: the host acts on it
             (call $finish (local.get $origin) (local.get $k) (local.get $verdict)
               (local.get $now))
             (br $gone))

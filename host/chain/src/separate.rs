@@ -276,9 +276,14 @@ impl<S: Services> Separate<S> {
                 self.finish(origin, place, at::BAD_DESCRIPTOR, kept);
                 continue;
             }
-            let stays = match Verdict::decode(verdict) {
-                Some(Verdict::Next) => true,
-                Some(Verdict::Jump(target)) => {
+            let stays = match Verdict::decode_final(verdict) {
+                Some((Verdict::Next, whole_flow)) => {
+                    if whole_flow {
+                        at::add_final(&mut self.board, origin, place);
+                    }
+                    true
+                }
+                Some((Verdict::Jump(target), _)) => {
                     let target = usize::from(target);
                     let later =
                         if reverse { target < place } else { (place + 1..=last).contains(&target) };
@@ -291,7 +296,7 @@ impl<S: Services> Separate<S> {
                     }
                     false
                 }
-                Some(Verdict::Clone(port)) => {
+                Some((Verdict::Clone(port), _)) => {
                     let exists =
                         lent(services).clone_packet(now.offset, now.length, u32::from(port));
                     if exists {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use weir_chain::{Executor, Observer, board};
-use weir_layout::{self as layout, BURST_MAX, Descriptor, Metadata, VERDICT_NAMES};
+use weir_layout::{self as layout, BURST_MAX, Descriptor, Metadata, VERDICT_NAMES, Verdict};
 use weir_pool::{BufferIndex, HugePages, Memory, Packet, Pool, PoolConfig};
 use weir_sandbox::{Refusal, Services, Shared};
 
@@ -189,10 +189,14 @@ impl Side {
 }
 
 fn describe(verdict: u32) -> String {
-    let name = VERDICT_NAMES.get((verdict & 0xff) as usize).copied().unwrap_or("invalid");
+    let Some((decoded, whole_flow)) = Verdict::decode_final(verdict) else {
+        return format!("invalid ({verdict:#x})");
+    };
+    let name = VERDICT_NAMES[decoded.kind() as usize];
+    let flow = if whole_flow { ", for the flow" } else { "" };
     match verdict >> 8 {
-        0 => name.to_owned(),
-        argument => format!("{name} {argument}"),
+        0 => format!("{name}{flow}"),
+        argument => format!("{name} {argument}{flow}"),
     }
 }
 

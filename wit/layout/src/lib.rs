@@ -32,6 +32,9 @@ pub const FLAG_REVERSE: u16 = 1;
 /// Metadata flag: the packet was made by a function, it did not come in by a port.
 pub const FLAG_MADE: u16 = 2;
 
+/// Verdict flag: the same holds for all further packets of this flow in this direction. See [`Verdict::decode_final`].
+pub const VERDICT_FINAL: u32 = 0x80;
+
 /// Largest room, in bytes. Rooms start at [`BURST_AREA`], so every room is aligned to its size.
 pub const ROOM_MAX: usize = BURST_AREA;
 
@@ -114,11 +117,14 @@ pub enum Verdict {
     Hold,
     /// As `Next`, and a copy as it is now leaves by this port.
     Clone(u16),
+    /// The packet and all further ones of its flow, in both directions, go to this target of the function instead: 0 is the
+    /// kernel's stack, others are numbered as in the chain's `targets`.
+    Move(u16),
 }
 
 /// Names of the verdict kinds, by kind number.
-pub const VERDICT_NAMES: [&str; 8] =
-    ["next", "drop", "reply", "forward", "to-kernel", "jump", "hold", "clone"];
+pub const VERDICT_NAMES: [&str; 9] =
+    ["next", "drop", "reply", "forward", "to-kernel", "jump", "hold", "clone", "move"];
 
 impl Verdict {
     /// The kind number, an index of [`VERDICT_NAMES`].
@@ -134,6 +140,7 @@ impl Verdict {
             Self::Jump(_) => 5,
             Self::Hold => 6,
             Self::Clone(_) => 7,
+            Self::Move(_) => 8,
         }
     }
 
@@ -143,7 +150,7 @@ impl Verdict {
     pub const fn encode(self) -> u32 {
         let argument = match self {
             Self::Drop(reason) => reason,
-            Self::Forward(n) | Self::Jump(n) | Self::Clone(n) => n as u32,
+            Self::Forward(n) | Self::Jump(n) | Self::Clone(n) | Self::Move(n) => n as u32,
             _ => 0,
         };
         self.kind() | argument << 8
@@ -167,6 +174,24 @@ impl Verdict {
             5 if small => Some(Self::Jump(number)),
             6 if argument == 0 => Some(Self::Hold),
             7 if small => Some(Self::Clone(number)),
+            8 if small => Some(Self::Move(number)),
+            _ => None,
+        }
+    }
+
+    /// Reads what a guest wrote, which may have [`VERDICT_FINAL`]: the verdict, and whether it is the whole flow's. Only `next`,
+    /// `drop`, `reply`, `forward` and `to-kernel` can be.
+    #[must_use]
+    #[inline]
+    pub const fn decode_final(word: u32) -> Option<(Self, bool)> {
+        if word & VERDICT_FINAL == 0 {
+            return match Self::decode(word) {
+                Some(verdict) => Some((verdict, false)),
+                None => None,
+            };
+        }
+        match Self::decode(word & !VERDICT_FINAL) {
+            Some(verdict) if verdict.kind() <= Self::ToKernel.kind() => Some((verdict, true)),
             _ => None,
         }
     }
@@ -188,8 +213,14 @@ mod tests {
             Verdict::Jump(63),
             Verdict::Hold,
             Verdict::Clone(1),
+            Verdict::Move(2),
         ] {
-            assert_eq!(Verdict::decode(verdict.encode()), Some(verdict));
+            let word = verdict.encode();
+            assert_eq!(Verdict::decode(word), Some(verdict));
+            assert_eq!(Verdict::decode_final(word), Some((verdict, false)));
+            let whole = (verdict.kind() <= Verdict::ToKernel.kind()).then_some((verdict, true));
+            assert_eq!(Verdict::decode_final(word | VERDICT_FINAL), whole);
+            assert_eq!(Verdict::decode(word | VERDICT_FINAL), None);
         }
     }
 

@@ -134,6 +134,8 @@ impl From<Vec<u8>> for Frame {
 pub struct Outcome {
     /// The function's decision.
     pub verdict: Verdict,
+    /// It holds for the packet's whole flow.
+    pub whole_flow: bool,
     /// The packet afterwards.
     pub bytes: Vec<u8>,
 }
@@ -282,7 +284,7 @@ impl<F: Function> Harness<F> {
             };
             assert!(descriptor.lies_in(room, window.room_bytes()), "packet {index} left its room");
             let verdict = word(VERDICTS + index * 4);
-            let verdict = Verdict::decode(verdict)
+            let (verdict, whole_flow) = Verdict::decode_final(verdict)
                 .unwrap_or_else(|| panic!("packet {index}: {verdict:#x} is no verdict"));
             let reverse =
                 memory.read_u32(METADATA + index * 8) >> 16 & u32::from(FLAG_REVERSE) != 0;
@@ -303,7 +305,7 @@ impl<F: Function> Harness<F> {
             } else {
                 self.host.free.push(room);
             }
-            Outcome { verdict, bytes }
+            Outcome { verdict, whole_flow, bytes }
         });
         outcomes.collect()
     }

@@ -62,7 +62,7 @@ impl TestHost {
     fn sendable(&self, word: u32) -> Result<Verdict, Refusal> {
         let verdict = Verdict::decode(word).ok_or(Refusal::BadVerdict)?;
         match verdict {
-            Verdict::Hold | Verdict::Clone(_) => Err(Refusal::BadVerdict),
+            Verdict::Hold | Verdict::Clone(_) | Verdict::Move(_) => Err(Refusal::BadVerdict),
             Verdict::Forward(port) if usize::from(port) >= self.ports => Err(Refusal::BadVerdict),
             Verdict::Jump(at) if usize::from(at) >= self.functions => Err(Refusal::BadVerdict),
             _ => Ok(verdict),
