@@ -65,6 +65,8 @@ pub fn function(
         state_bytes,
         state_layout: "1".into(),
         config: config.into(),
+        flow_verdicts: false,
+        targets: Vec::new(),
         telemetry: Arc::new(Telemetry::default()),
     }
 }

@@ -26,6 +26,8 @@ pub fn function(name: &str, admitted: Arc<Admitted>) -> FunctionPlan {
         state_bytes: 0,
         state_layout: String::new(),
         config: "{}".into(),
+        flow_verdicts: false,
+        targets: Vec::new(),
         telemetry: Arc::new(Telemetry::default()),
     }
 }

@@ -80,6 +80,8 @@ fn lane(sandbox: &Arc<Sandbox>) -> Lane {
         state_bytes: 0,
         state_layout: String::new(),
         config: "{}".to_owned(),
+        flow_verdicts: false,
+        targets: Vec::new(),
         telemetry: Arc::default(),
     };
     let plan =

@@ -39,6 +39,8 @@ pub fn function_plan(
         state_bytes: bytes(function.state_bytes),
         state_layout: function.layout.clone(),
         config: function.config.clone(),
+        flow_verdicts: function.flow_verdicts,
+        targets: function.targets.iter().map(ToString::to_string).collect(),
         telemetry,
     }
 }

@@ -60,6 +60,35 @@ pub(crate) struct Entry {
     pub(crate) reverse: bool,
 }
 
+/// What a function decided about the flow of a packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Conclusion {
+    /// As in [`Context::flows`].
+    pub(crate) flow: u32,
+    pub(crate) decision: Decision,
+}
+
+/// See [`Conclusion`].
+#[derive(Clone, Copy)]
+pub(crate) enum Decision {
+    /// These functions, as bits, let it pass for good.
+    Pass(u64),
+    /// This function has given it a verdict for good.
+    Verdict(usize, Verdict),
+}
+
+/// A packet that leaves for another chain, with its flow.
+#[derive(Clone, Copy)]
+pub(crate) struct Move {
+    pub(crate) packet: Packet,
+    /// The function that wants it, and the number of its target.
+    pub(crate) function: usize,
+    pub(crate) target: u16,
+    /// As in [`Context::flows`], if it is known.
+    pub(crate) flow: Option<u32>,
+    pub(crate) reverse: bool,
+}
+
 /// Why [`Services::next_burst`] gave no burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Pause {
@@ -70,6 +99,37 @@ pub(crate) enum Pause {
     Timer,
     /// No packets.
     Idle,
+}
+
+/// What a chain has under way, holds and has counted, beside the pool and the ports: lanes that share those
+/// have one each.
+pub(crate) struct Ledger {
+    /// Packets that enter the chain somewhere.
+    pub(crate) entries: VecDeque<Entry>,
+    owned: Ownership,
+    functions: usize,
+    /// Number of the chain's instance that runs; what one instance holds is not the next one's, unless it
+    /// is handed over by [`Context::disown`].
+    pub(crate) instance: u64,
+    pub(crate) counters: Counters,
+    pub(crate) shared: Arc<Shared>,
+    /// The next time that the lane has to look after a function; 0: never.
+    pub(crate) timer: u64,
+}
+
+impl Ledger {
+    /// Of a chain with so many functions, over a pool of so many rooms.
+    pub(crate) fn new(rooms: usize, functions: usize) -> Self {
+        Self {
+            entries: VecDeque::with_capacity(BURST_MAX),
+            owned: Ownership::new(rooms, functions),
+            functions,
+            instance: 0,
+            counters: Counters::new(functions),
+            shared: Arc::default(),
+            timer: 0,
+        }
+    }
 }
 
 /// See the module.
@@ -84,23 +144,29 @@ pub(crate) struct Context {
     pub(crate) burst: Vec<Packet>,
     /// Direction of that burst.
     pub(crate) reverse: bool,
-    /// Packets that enter the chain somewhere.
-    pub(crate) entries: VecDeque<Entry>,
+    /// What belongs to the chain that runs.
+    pub(crate) ledger: Ledger,
     transmit: Vec<Vec<Packet>>,
-    owned: Ownership,
-    functions: usize,
-    /// Number of the chain's instance that runs; what one instance holds is not the next one's, unless it
-    /// is handed over by [`Self::disown`].
-    pub(crate) instance: u64,
-    pub(crate) counters: Counters,
-    pub(crate) shared: Arc<Shared>,
+    /// Packets for the kernel's stack, by the port that gives them to it.
+    to_kernel: Vec<Vec<Packet>>,
+    /// Belongs to a station, which sees to [`Self::moves`].
+    pub(crate) stationed: bool,
+    /// Of what `transmit` and `to_kernel` have, so much was counted.
+    counted: [usize; 2],
+    /// Ports are not asked: only packets that are under way go on.
+    pub(crate) closed: bool,
+    /// For each packet of the burst its flow: a number that whoever filled the burst knows. Empty: nobody wants to know what
+    /// is decided about flows.
+    pub(crate) flows: Vec<u32>,
+    /// What was decided about flows of the burst.
+    pub(crate) conclusions: Vec<Conclusion>,
+    /// Packets that leave for another chain.
+    pub(crate) moves: Vec<Move>,
     clock: Clock,
     started: Instant,
     /// The time of the burst, ns.
     pub(crate) now: u64,
     wall: u64,
-    /// The next time that the lane has to look after a function; 0: never.
-    pub(crate) timer: u64,
     /// Bursts until the turn is over.
     pub(crate) budget: u32,
     pub(crate) pause: Pause,
@@ -114,15 +180,13 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// `functions`: how many the chain has; `symmetric`: whether port 1 receives too.
+    /// `symmetric`: whether port 1 receives too.
     pub(crate) fn new(
         pool: Pool,
         ports: Vec<Box<dyn Port>>,
-        functions: usize,
         symmetric: bool,
         clock: Clock,
         burst_max: usize,
-        shared: Arc<Shared>,
     ) -> Self {
         // Ports from the third on, and the second of an asymmetric chain, only send.
         let ended = (0..ports.len()).map(|p| p > TO || (p == TO && !symmetric)).collect();
@@ -131,18 +195,19 @@ impl Context {
             port_errors: Vec::with_capacity(ports.len()),
             burst: Vec::with_capacity(BURST_MAX),
             reverse: false,
-            entries: VecDeque::with_capacity(BURST_MAX),
             transmit: ports.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect(),
-            owned: Ownership::new(pool.rooms() as usize, functions),
-            functions,
-            instance: 0,
-            counters: Counters::new(functions),
-            shared,
+            to_kernel: ports.iter().map(|_| Vec::new()).collect(),
+            stationed: false,
+            counted: [0; 2],
+            closed: false,
+            flows: Vec::new(),
+            conclusions: Vec::new(),
+            moves: Vec::new(),
+            ledger: Ledger::new(pool.rooms() as usize, 0),
             clock,
             started: Instant::now(),
             now: 0,
             wall: 0,
-            timer: 0,
             budget: 0,
             pause: Pause::Turn,
             burst_max: burst_max.clamp(1, BURST_MAX),
@@ -156,16 +221,26 @@ impl Context {
 
     /// Number of functions of the chain; a swap may change it.
     pub(crate) fn set_functions(&mut self, functions: usize) {
-        self.functions = functions;
-        self.owned.set_functions(functions);
-        self.counters.set_functions(functions);
+        self.ledger.functions = functions;
+        self.ledger.owned.set_functions(functions);
+        self.ledger.counters.set_functions(functions);
     }
 
     /// Ends the burst that the chain has run without a trap.
     #[inline]
-    pub(crate) fn end_burst(&mut self, board: &Memory) {
+    pub(crate) fn end_burst(&mut self, board: &mut Memory) {
         board::ends(board, |origin, descriptor, end| self.end(origin, descriptor, end));
+        board::take_finals(board, |origin, functions| {
+            self.conclude(origin, Decision::Pass(functions));
+        });
         self.burst.clear();
+    }
+
+    /// Notes what was decided about a packet's flow, if anybody wants to know.
+    fn conclude(&mut self, origin: usize, decision: Decision) {
+        if let Some(&flow) = self.flows.get(origin) {
+            self.conclusions.push(Conclusion { flow, decision });
+        }
     }
 
     /// Does what the end of a packet's way calls for.
@@ -175,13 +250,28 @@ impl Context {
         packet.descriptor = descriptor;
         match end {
             End::Through => self.leave(packet, self.reverse),
-            End::Verdict { function, verdict } => {
-                self.counters.verdict(function, verdict);
+            End::Verdict { function, verdict: Verdict::Move(target), .. } => {
+                self.ledger.counters.verdict(function, Verdict::Move(target));
+                if self.stationed {
+                    let flow = self.flows.get(origin).copied();
+                    let reverse = self.reverse;
+                    self.moves.push(Move { packet, function, target, flow, reverse });
+                } else if target == 0 {
+                    self.give_to_kernel(packet);
+                } else {
+                    self.discard(packet.buffer, DropReason::NoTarget);
+                }
+            }
+            End::Verdict { function, verdict, whole_flow } => {
+                self.ledger.counters.verdict(function, verdict);
+                if whole_flow {
+                    self.conclude(origin, Decision::Verdict(function, verdict));
+                }
                 self.decide(function, packet, verdict);
             }
             End::Fault { function, kind } => {
                 self.violations.push((function, kind));
-                self.counters.functions[function].undecided += 1;
+                self.ledger.counters.functions[function].undecided += 1;
                 let reason = if kind == FaultKind::BadDescriptor {
                     DropReason::BadDescriptor
                 } else {
@@ -203,7 +293,7 @@ impl Context {
     fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
         match verdict {
             Verdict::Drop(reason) => {
-                self.counters.function_drop(function, reason);
+                self.ledger.counters.function_drop(function, reason);
                 self.pool.give(packet.buffer);
             }
             Verdict::Reply if packet.metadata.port != NO_PORT => {
@@ -212,10 +302,10 @@ impl Context {
             Verdict::Forward(port) if usize::from(port) < self.ports.len() => {
                 self.transmit[usize::from(port)].push(packet);
             }
-            Verdict::ToKernel => self.discard(packet.buffer, DropReason::ToKernel),
+            Verdict::ToKernel => self.give_to_kernel(packet),
             Verdict::Hold if self.has_share(function) => {
-                let instance = self.instance;
-                self.owned.insert(Owned { function, instance, made: false, packet });
+                let instance = self.ledger.instance;
+                self.ledger.owned.insert(Owned { function, instance, made: false, packet });
             }
             Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
             _ => {
@@ -225,29 +315,114 @@ impl Context {
         }
     }
 
+    /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.
+    pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
+        let port = usize::from(packet.metadata.port);
+        if self.ports.get(port).is_some_and(|port| port.reaches_kernel()) {
+            self.to_kernel[port].push(packet);
+        } else {
+            self.discard(packet.buffer, DropReason::ToKernel);
+        }
+    }
+
     /// A function may own a quarter of the pool.
     fn has_share(&self, function: usize) -> bool {
-        self.owned.count(function) < (self.pool.rooms() / 4) as usize
+        self.ledger.owned.count(function) < (self.pool.rooms() / 4) as usize
     }
 
     /// Frees a buffer whose packet is dropped by the host.
     pub(crate) fn discard(&mut self, buffer: BufferIndex, reason: DropReason) {
-        self.counters.drop(reason);
+        self.ledger.counters.drop(reason);
         self.pool.give(buffer);
     }
 
     /// Gives the ports what they have to send.
     #[inline]
     pub(crate) fn flush(&mut self) {
+        self.count_out();
+        self.counted = [0; 2];
         for (port, packets) in self.ports.iter_mut().zip(&mut self.transmit) {
             if packets.is_empty() {
                 continue;
             }
-            self.counters.packets_out += packets.len() as u64;
             if let Err(error) = port.send(&mut self.pool, packets) {
                 self.port_errors.push(error);
             }
         }
+        for (port, packets) in self.ports.iter_mut().zip(&mut self.to_kernel) {
+            if packets.is_empty() {
+                continue;
+            }
+            if let Err(error) = port.to_kernel(&mut self.pool, packets) {
+                self.port_errors.push(error);
+            }
+        }
+    }
+
+    /// Counts what has to leave and was not counted yet: it is this ledger's.
+    #[inline]
+    pub(crate) fn count_out(&mut self) {
+        let waiting = |all: &[Vec<Packet>]| all.iter().map(Vec::len).sum::<usize>();
+        let now = [waiting(&self.transmit), waiting(&self.to_kernel)];
+        let [out, kernel] = [now[0] - self.counted[0], now[1] - self.counted[1]];
+        self.ledger.counters.packets_out += out as u64;
+        self.ledger.counters.packets_to_kernel += kernel as u64;
+        self.counted = now;
+    }
+
+    /// The burst leaves by the chain's output.
+    pub(crate) fn pass_burst_by(&mut self) {
+        for place in 0..self.burst.len() {
+            self.leave(self.burst[place], self.reverse);
+        }
+        self.burst.clear();
+    }
+
+    /// The burst goes to the kernel's stack.
+    pub(crate) fn give_burst_to_kernel(&mut self) {
+        for place in 0..self.burst.len() {
+            self.give_to_kernel(self.burst[place]);
+        }
+        self.burst.clear();
+    }
+
+    /// The burst is dropped by the host.
+    pub(crate) fn drop_burst(&mut self, reason: DropReason) {
+        while let Some(packet) = self.burst.pop() {
+            self.discard(packet.buffer, reason);
+        }
+    }
+
+    /// The burst gets a verdict that was given to its flows before.
+    pub(crate) fn apply_to_burst(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Drop(_) => self.drop_burst(DropReason::FlowVerdict),
+            Verdict::ToKernel => self.give_burst_to_kernel(),
+            Verdict::Reply | Verdict::Forward(_) => {
+                for packet in self.burst.drain(..) {
+                    let port = match verdict {
+                        Verdict::Forward(port) => port,
+                        _ => packet.metadata.port,
+                    };
+                    self.transmit[usize::from(port)].push(packet);
+                }
+            }
+            _ => self.pass_burst_by(),
+        }
+    }
+
+    /// Has the ports write out what they have, and give back their buffers.
+    pub(crate) fn finish_ports(&mut self) -> Result<(), PortError> {
+        let mut result = Ok(());
+        for port in &mut self.ports {
+            if let Err(error) = port.finish(&mut self.pool) {
+                result = Err(error);
+            }
+        }
+        if let Some(error) = self.port_errors.pop() {
+            result = Err(error);
+        }
+        result
     }
 
     /// Has the ports do what is due before the worker sleeps; the answer is when they want to be asked again.
@@ -275,11 +450,36 @@ impl Context {
             return None;
         }
         self.budget -= 1;
-        if !self.entries.is_empty() {
+        if !self.ledger.entries.is_empty() {
             let start = self.take_entries();
             self.read_clock();
             return Some(start);
         }
+        if !self.closed && self.receive_from_ports() {
+            self.ledger.counters.packets_in += self.burst.len() as u64;
+            let start = self.start();
+            if self.ledger.timer != 0 && self.ledger.timer <= self.now {
+                // The functions' timers come first; the burst waits among the entries.
+                let reverse = self.reverse;
+                for packet in self.burst.drain(..) {
+                    self.ledger.entries.push_back(Entry { packet, start, reverse });
+                }
+                self.pause = Pause::Timer;
+                return None;
+            }
+            return Some(start);
+        }
+        if self.clock == Clock::Monotonic {
+            self.read_clock();
+        }
+        let due = self.ledger.timer != 0 && self.ledger.timer <= self.now;
+        self.pause = if due { Pause::Timer } else { Pause::Idle };
+        None
+    }
+
+    /// Takes a burst of one port into `self.burst`, and the time; false: there is none.
+    #[inline]
+    pub(crate) fn receive_from_ports(&mut self) -> bool {
         for turn in 0..2 {
             let port = (self.first + turn) % 2;
             if port >= self.ports.len() || self.ended[port] {
@@ -306,42 +506,27 @@ impl Context {
                 packet.metadata = Metadata { port: port as u16, flags, hash: 0 };
             }
             self.first = (port + 1) % 2;
-            self.counters.packets_in += self.burst.len() as u64;
             self.read_clock();
-            if self.timer != 0 && self.timer <= self.now {
-                // The functions' timers come first; the burst waits among the entries.
-                let (start, reverse) = (self.start(), self.reverse);
-                for packet in self.burst.drain(..) {
-                    self.entries.push_back(Entry { packet, start, reverse });
-                }
-                self.pause = Pause::Timer;
-                return None;
-            }
-            return Some(self.start());
+            return true;
         }
-        if self.clock == Clock::Monotonic {
-            self.read_clock();
-        }
-        let due = self.timer != 0 && self.timer <= self.now;
-        self.pause = if due { Pause::Timer } else { Pause::Idle };
-        None
+        false
     }
 
     /// Where a burst of this direction enters the chain.
-    fn start(&self) -> usize {
-        if self.reverse { self.functions - 1 } else { 0 }
+    pub(crate) fn start(&self) -> usize {
+        if self.reverse { self.ledger.functions - 1 } else { 0 }
     }
 
     /// Takes entries that belong together: same direction, same function, at most a burst.
     fn take_entries(&mut self) -> usize {
-        let Some(&Entry { start, reverse, .. }) = self.entries.front() else { return 0 };
-        while let Some(entry) = self.entries.front()
+        let Some(&Entry { start, reverse, .. }) = self.ledger.entries.front() else { return 0 };
+        while let Some(entry) = self.ledger.entries.front()
             && entry.start == start
             && entry.reverse == reverse
             && self.burst.len() < self.burst_max
         {
             self.burst.push(entry.packet);
-            self.entries.pop_front();
+            self.ledger.entries.pop_front();
         }
         self.reverse = reverse;
         start
@@ -350,8 +535,8 @@ impl Context {
     /// A packet continues at the function behind `function`, or leaves when there is none.
     pub(crate) fn continue_behind(&mut self, packet: Packet, function: usize, reverse: bool) {
         let start = if reverse { function.checked_sub(1) } else { Some(function + 1) };
-        match start.filter(|start| *start < self.functions) {
-            Some(start) => self.entries.push_back(Entry { packet, start, reverse }),
+        match start.filter(|start| *start < self.ledger.functions) {
+            Some(start) => self.ledger.entries.push_back(Entry { packet, start, reverse }),
             None => self.leave(packet, reverse),
         }
     }
@@ -387,15 +572,15 @@ impl Context {
 
     /// Where the pool and the rest stand, for everybody to read.
     pub(crate) fn publish(&mut self) {
-        self.shared.publish(&self.counters, self.pool.accounting());
+        self.ledger.shared.publish(&self.ledger.counters, self.pool.accounting());
     }
 
     /// Takes back what a function of this instance of the chain owned.
     pub(crate) fn disown(&mut self, function: usize, instance: u64, how: Disown) {
         if let Disown::HandOver { to } = how {
-            return self.owned.hand_over(function, instance, to);
+            return self.ledger.owned.hand_over(function, instance, to);
         }
-        for Owned { packet, made, .. } in self.owned.take(function, instance) {
+        for Owned { packet, made, .. } in self.ledger.owned.take(function, instance) {
             let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
             match how {
                 _ if made => self.pool.give(packet.buffer),
@@ -407,7 +592,7 @@ impl Context {
 
     /// True while packets are under way or held.
     pub(crate) fn has_entries(&self) -> bool {
-        !self.entries.is_empty()
+        !self.ledger.entries.is_empty()
     }
 
     /// Checks what a function wants to send: the verdict's meaning, and where it would go.
@@ -418,8 +603,8 @@ impl Context {
             Verdict::Reply => port != NO_PORT,
             Verdict::Forward(port) => usize::from(port) < self.ports.len(),
             Verdict::Jump(to) if reverse => usize::from(to) < function,
-            Verdict::Jump(to) => (function + 1..self.functions).contains(&usize::from(to)),
-            Verdict::Hold | Verdict::Clone(_) => false,
+            Verdict::Jump(to) => (function + 1..self.ledger.functions).contains(&usize::from(to)),
+            Verdict::Hold | Verdict::Clone(_) | Verdict::Move(_) => false,
         };
         fine.then_some(verdict)
     }
@@ -427,11 +612,11 @@ impl Context {
     /// Sends a packet that a function let go of; the verdict was checked.
     fn release(&mut self, function: usize, packet: Packet, verdict: Verdict) {
         let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
-        self.counters.sent(function, verdict);
+        self.ledger.counters.sent(function, verdict);
         match verdict {
             Verdict::Next => self.continue_behind(packet, function, reverse),
             Verdict::Jump(to) => {
-                self.entries.push_back(Entry { packet, start: usize::from(to), reverse });
+                self.ledger.entries.push_back(Entry { packet, start: usize::from(to), reverse });
             }
             other => self.decide(function, packet, other),
         }
@@ -465,7 +650,12 @@ impl Services for Box<Context> {
         let buffer = self.pool.take()?;
         let offset = self.pool.room_offset(buffer) + HEADROOM as u32;
         let packet = self.made_packet(buffer, Descriptor { offset, length });
-        self.owned.insert(Owned { function, instance: self.instance, made: true, packet });
+        self.ledger.owned.insert(Owned {
+            function,
+            instance: self.ledger.instance,
+            made: true,
+            packet,
+        });
         Some(offset)
     }
 
@@ -478,9 +668,10 @@ impl Services for Box<Context> {
     ) -> Result<(), Refusal> {
         let buffer = self.pool.index_of(offset).ok_or(Refusal::NotOwned)?;
         let owned = *self
+            .ledger
             .owned
             .get(buffer)
-            .filter(|o| o.function == function && o.instance == self.instance)
+            .filter(|o| o.function == function && o.instance == self.ledger.instance)
             .ok_or(Refusal::NotOwned)?;
         let descriptor = Descriptor { offset, length };
         if !descriptor.lies_in(self.pool.room_offset(buffer), self.pool.room_bytes()) {
@@ -490,8 +681,8 @@ impl Services for Box<Context> {
         let verdict = self
             .sendable(function, flags & FLAG_REVERSE != 0, port, verdict)
             .ok_or(Refusal::BadVerdict)?;
-        self.owned.remove(buffer);
-        self.counters.packets_made += u64::from(owned.made);
+        self.ledger.owned.remove(buffer);
+        self.ledger.counters.packets_made += u64::from(owned.made);
         self.release(function, Packet { descriptor, ..owned.packet }, verdict);
         Ok(())
     }
@@ -509,7 +700,7 @@ impl Services for Box<Context> {
             return Err(Refusal::OutOfBounds);
         };
         let packet = self.made_packet(buffer, descriptor);
-        self.counters.packets_made += 1;
+        self.ledger.counters.packets_made += 1;
         self.release(function, packet, verdict);
         Ok(())
     }
@@ -521,8 +712,8 @@ impl Services for Box<Context> {
             return false;
         };
         let Some(buffer) = self.pool.take() else {
-            self.counters.drop(DropReason::NoBuffer);
-            self.counters.packets_made += 1;
+            self.ledger.counters.drop(DropReason::NoBuffer);
+            self.ledger.counters.packets_made += 1;
             return true;
         };
         // Same place in its room as the original, so that it fits for certain.
@@ -530,7 +721,7 @@ impl Services for Box<Context> {
         let copy = Descriptor { offset: moved, length };
         let copied = self.pool.copy(Descriptor { offset, length }, copy);
         debug_assert!(copied, "the runner checked the descriptor");
-        self.counters.packets_made += 1;
+        self.ledger.counters.packets_made += 1;
         output.push(Packet { descriptor: copy, buffer, ..packet });
         true
     }

@@ -19,7 +19,7 @@ pub enum DropReason {
     Fault,
     /// The function is in back-off or quarantine, and its policy is fail-closed.
     OutOfOrder,
-    /// The verdict was `to-kernel`, and no port of the chain can do that.
+    /// It was for the kernel's stack, and its port has no way there.
     ToKernel,
     /// The function holds as many packets as it may.
     HoldLimit,
@@ -29,10 +29,18 @@ pub enum DropReason {
     LostInFault,
     /// A function still held it when the input ended or the chain was taken down.
     HeldAtEnd,
+    /// A function moved it to a target that it does not have, or that is not deployed on these ports.
+    NoTarget,
+    /// A function had decided so for its whole flow.
+    FlowVerdict,
+    /// A steering rule says so.
+    Steering,
+    /// No steering rule claims it, and no chain takes what is left.
+    Unclaimed,
 }
 
 /// All reasons with their names.
-pub const DROP_REASONS: [(DropReason, &str); 9] = [
+pub const DROP_REASONS: [(DropReason, &str); 13] = [
     (DropReason::BadDescriptor, "bad-descriptor"),
     (DropReason::BadVerdict, "bad-verdict"),
     (DropReason::Fault, "fault"),
@@ -42,6 +50,10 @@ pub const DROP_REASONS: [(DropReason, &str); 9] = [
     (DropReason::NoBuffer, "no-buffer"),
     (DropReason::LostInFault, "lost-in-fault"),
     (DropReason::HeldAtEnd, "held-at-end"),
+    (DropReason::NoTarget, "no-target"),
+    (DropReason::FlowVerdict, "flow-verdict"),
+    (DropReason::Steering, "steering"),
+    (DropReason::Unclaimed, "unclaimed"),
 ];
 
 /// Counts of one function.
@@ -95,6 +107,10 @@ pub struct Counters {
     pub packets_in: u64,
     /// Packets given to ports to send.
     pub packets_out: u64,
+    /// Packets given to the kernel's stack.
+    pub packets_to_kernel: u64,
+    /// Packets that functions moved to other chains, with their flows.
+    pub packets_moved: u64,
     /// Packets that functions made or had cloned.
     pub packets_made: u64,
     /// Packets the host dropped, in the order of [`DROP_REASONS`].

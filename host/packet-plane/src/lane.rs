@@ -5,21 +5,21 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_chain::board;
+use weir_chain::board::{self, FunctionMode};
 use weir_chain::{Executor, Prepared, Tick};
 use weir_layout::Verdict;
 use weir_pool::{Accounting, Pool, PoolConfig};
 use weir_port::{Port, PortError};
 use weir_sandbox::{Fault, Sandbox, Shared};
 
-use crate::context::{Clock, Context, Disown, Entry, Pause};
+use crate::context::{Clock, Context, Disown, Entry, Ledger, Pause};
 use crate::counters::{self, Counters, DropReason};
 use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, State, States};
 use crate::policy::{Health, OnFault, Record};
 use crate::trial::{Trial, TrialStatus};
 
 /// Bursts a lane handles before its worker looks at other lanes and at commands.
-const TURN: u32 = 64;
+pub(crate) const TURN: u32 = 64;
 /// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
 const PROBATION: u64 = 10_000_000_000;
 
@@ -114,8 +114,11 @@ struct Probation {
 /// See the module.
 pub struct Lane {
     pub(crate) site: LaneSite,
-    /// Lent to the executor while it runs; always here between calls.
+    /// Lent to the executor while it runs, and to others by the station that the lane belongs to, if it belongs to one. Otherwise
+    /// always here between calls.
     pub(crate) context: Option<Box<Context>>,
+    /// Its own, while the context is not here; then whatever the context had.
+    ledger: Ledger,
     pub(crate) version: Version,
     pub(crate) trial: Option<Trial>,
     records: Vec<Record>,
@@ -156,33 +159,29 @@ impl Lane {
         plan: ChainPlan,
         mut config: LaneConfig,
     ) -> Result<Self, PlaneError> {
-        let mut pool = Pool::new(&plan.name, &config.pool)?;
-        for port in &mut config.ports {
-            port.attach(&mut pool)?;
-        }
-        let site = LaneSite {
-            sandbox,
-            window: Shared::new(pool.memory())?,
-            room_bytes: pool.room_bytes(),
-            huge: config.pool.huge,
-            ports: config.ports.iter().map(|port| port.name().to_owned()).collect(),
-            seed: config.seed,
-        };
+        let on_event = config.on_event.take();
+        let (context, site) = foundation(sandbox, &plan.name, config)?;
+        let mut lane = Self::aside(site, plan, on_event)?;
+        lane.lend(Box::new(context));
+        Ok(lane)
+    }
+
+    /// A lane without pool and ports: those of a station are lent to it.
+    ///
+    /// # Errors
+    /// When the chain cannot be made ready.
+    pub fn aside(
+        site: LaneSite,
+        plan: ChainPlan,
+        on_event: Option<EventSink>,
+    ) -> Result<Self, PlaneError> {
         let functions = plan.functions.len();
         let staged = site.stage(plan, &States::default())?;
         let records = records(&staged.plan);
-        let context = Context::new(
-            pool,
-            config.ports,
-            functions,
-            config.symmetric,
-            config.clock,
-            config.burst,
-            Arc::default(),
-        );
         let mut lane = Self {
+            ledger: Ledger::new(site.rooms, functions),
             site,
-            context: Some(Box::new(context)),
+            context: None,
             version: Version { staged, instance: 0 },
             trial: None,
             records,
@@ -191,10 +190,33 @@ impl Lane {
             used: vec![board::Usage::default(); functions],
             status: Arc::default(),
             events: 0,
-            on_event: config.on_event,
+            on_event,
         };
         lane.report();
         Ok(lane)
+    }
+
+    /// Lends it pool and ports. It has none.
+    pub(crate) fn lend(&mut self, mut context: Box<Context>) {
+        std::mem::swap(&mut context.ledger, &mut self.ledger);
+        self.context = Some(context);
+    }
+
+    /// Takes back what was lent to it.
+    pub(crate) fn take_back(&mut self) -> Option<Box<Context>> {
+        let mut context = self.context.take()?;
+        std::mem::swap(&mut context.ledger, &mut self.ledger);
+        Some(context)
+    }
+
+    /// What it has under way, holds and has counted, whether pool and ports are here or not.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.context.as_ref().map_or(&self.ledger, |context| &context.ledger)
+    }
+
+    /// As [`Self::ledger`].
+    pub(crate) fn ledger_mut(&mut self) -> &mut Ledger {
+        self.context.as_mut().map_or(&mut self.ledger, |context| &mut context.ledger)
     }
 
     /// What is needed to stage the next version elsewhere.
@@ -224,7 +246,7 @@ impl Lane {
     /// The counters, to read from elsewhere.
     #[must_use]
     pub fn counters(&self) -> Arc<counters::Shared> {
-        Arc::clone(&self.context().shared)
+        Arc::clone(&self.ledger().shared)
     }
 
     /// The status, to read from elsewhere.
@@ -258,7 +280,7 @@ impl Lane {
             let ran = if self.trial.as_ref().is_some_and(Trial::splits) {
                 self.split_turn()
             } else {
-                self.context_mut().instance = self.version.instance;
+                self.context_mut().ledger.instance = self.version.instance;
                 self.version.staged.executor.serve(&mut self.context)
             };
             if let Err(fault) = ran {
@@ -278,7 +300,7 @@ impl Lane {
         }
         let context = self.context();
         let ended = context.ended.iter().all(|ended| *ended);
-        let timer = context.timer;
+        let timer = context.ledger.timer;
         let until_timer =
             (timer != 0).then(|| Duration::from_nanos(timer.saturating_sub(context.now)));
         if ended && (timer == 0 || !context.time_goes_on()) {
@@ -320,7 +342,7 @@ impl Lane {
             _ => None,
         });
         let timers = back.chain([self.version.staged.executor.next_timer()]);
-        self.context_mut().timer = timers.filter(|timer| *timer != 0).min().unwrap_or(0);
+        self.context_mut().ledger.timer = timers.filter(|timer| *timer != 0).min().unwrap_or(0);
         if let Some(probation) = &self.probation
             && now > probation.until
         {
@@ -328,11 +350,41 @@ impl Lane {
         }
     }
 
+    /// Passes the burst that the context has through the chain, in which it has not been yet, except through the functions in
+    /// `skip` (bits).
+    pub(crate) fn pass(&mut self, skip: u64) {
+        let start = self.context().start();
+        self.set_skips(skip, true);
+        let ran = if self.trial.as_ref().is_some_and(Trial::splits) {
+            self.divide(start)
+        } else {
+            self.run_main(start)
+        };
+        if let Err(fault) = ran {
+            self.handle_fault(&fault, false);
+        }
+        self.set_skips(skip, false);
+        self.handle_violations();
+    }
+
+    fn set_skips(&mut self, mut skip: u64, on: bool) {
+        while skip != 0 {
+            let place = skip.trailing_zeros() as usize;
+            skip &= skip - 1;
+            let mode = if on { FunctionMode::Skip } else { self.records[place].mode() };
+            self.version.staged.executor.set_mode(place, mode);
+            if let Some(Trial::Canary { version, .. }) = &mut self.trial {
+                let mode = if on { FunctionMode::Skip } else { FunctionMode::Run };
+                version.staged.executor.set_mode(place, mode);
+            }
+        }
+    }
+
     /// Calls the functions' `tick`.
     fn tick(&mut self, who: Tick) {
         let instance = self.version.instance;
         let context = self.context_mut();
-        context.instance = instance;
+        context.ledger.instance = instance;
         context.reverse = false;
         let now = context.now;
         if let Err(fault) = self.version.staged.executor.tick(&mut self.context, now, who) {
@@ -364,11 +416,11 @@ impl Lane {
                 packet.descriptor = stranded.descriptor;
                 let place = stranded.function;
                 if !stranded.reached || returns_to_previous {
-                    context.entries.push_back(Entry { packet, start: place, reverse });
+                    context.ledger.entries.push_back(Entry { packet, start: place, reverse });
                     return;
                 }
                 if place < records.len() {
-                    context.counters.functions[place].undecided += 1;
+                    context.ledger.counters.functions[place].undecided += 1;
                 }
                 match records.get(place).map(|record| record.policy) {
                     Some(OnFault::FailOpen) => context.continue_behind(packet, place, reverse),
@@ -408,7 +460,7 @@ impl Lane {
 
     fn note_fault(&mut self, function: usize, message: &str) {
         let now = self.context().now;
-        self.context_mut().counters.functions[function].faults += 1;
+        self.context_mut().ledger.counters.functions[function].faults += 1;
         self.records[function].fault(now);
         let plan = &self.version.staged.plan.functions[function];
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault: {message}"));
@@ -556,7 +608,7 @@ impl Lane {
             let functions = self.version.staged.plan.functions.len();
             self.records = records(&self.version.staged.plan);
             self.used = vec![board::Usage::default(); functions];
-            self.context_mut().counters.functions.clear();
+            self.context_mut().ledger.counters.functions.clear();
             self.context_mut().set_functions(functions);
         }
         for (place, record) in self.records.iter().enumerate() {
@@ -577,13 +629,22 @@ impl Lane {
     /// # Errors
     /// When a port cannot write out what it has.
     pub fn finish(&mut self) -> Result<Accounting, PortError> {
+        self.context_mut().ended.fill(true);
+        self.close();
+        let context = self.context_mut();
+        context.finish_ports()?;
+        Ok(context.pool.accounting())
+    }
+
+    /// Lets the chain finish what is under way: functions flush what they count, held packets are dropped and counted. No
+    /// packets may come in any more.
+    pub(crate) fn close(&mut self) {
         self.tick(Tick::All);
         let instances: Vec<u64> =
             [Some(self.version.instance), self.trial.as_ref().map(Trial::instance)]
                 .into_iter()
                 .flatten()
                 .collect();
-        self.context_mut().ended.fill(true);
         while self.context().has_entries() {
             self.turn();
         }
@@ -595,17 +656,6 @@ impl Lane {
         }
         self.context_mut().flush();
         self.publish_counters();
-        let context = self.context_mut();
-        let mut result = Ok(());
-        for port in &mut context.ports {
-            if let Err(error) = port.finish(&mut context.pool) {
-                result = Err(error);
-            }
-        }
-        if let Some(error) = context.port_errors.pop() {
-            result = Err(error);
-        }
-        result.map(|()| context.pool.accounting())
     }
 
     /// Takes the ports out, once the lane has ended.
@@ -617,21 +667,21 @@ impl Lane {
     /// Packets received up to now.
     #[must_use]
     pub fn packets_in(&self) -> u64 {
-        self.context().counters.packets_in
+        self.ledger().counters.packets_in
     }
 
     /// The counts up to now.
     #[must_use]
     pub fn counts(&mut self) -> (Counters, Accounting) {
         self.publish_counters();
-        self.context().shared.read()
+        self.context().ledger.shared.read()
     }
 
     fn publish_counters(&mut self) {
         let context = self.context.as_mut().expect("the context is home between calls");
         let board = self.version.staged.executor.board();
         let trial = self.trial.as_ref().and_then(Trial::board);
-        for (place, counts) in context.counters.functions.iter_mut().enumerate() {
+        for (place, counts) in context.ledger.counters.functions.iter_mut().enumerate() {
             let mut usage = self.used[place];
             for board in [Some(board), trial].into_iter().flatten() {
                 usage.add(board::usage(board, place));
@@ -720,11 +770,34 @@ fn add_usage(used: &mut [board::Usage], board: &weir_pool::Memory) {
     }
 }
 
+/// Pool and ports of a lane or a station, and what chains are to know of them.
+pub(crate) fn foundation(
+    sandbox: Arc<Sandbox>,
+    name: &str,
+    mut config: LaneConfig,
+) -> Result<(Context, LaneSite), PlaneError> {
+    let mut pool = Pool::new(name, &config.pool)?;
+    for port in &mut config.ports {
+        port.attach(&mut pool)?;
+    }
+    let site = LaneSite {
+        sandbox,
+        window: Shared::new(pool.memory())?,
+        room_bytes: pool.room_bytes(),
+        huge: config.pool.huge,
+        ports: config.ports.iter().map(|port| port.name().to_owned()).collect(),
+        seed: config.seed,
+        rooms: pool.rooms() as usize,
+    };
+    let context = Context::new(pool, config.ports, config.symmetric, config.clock, config.burst);
+    Ok((context, site))
+}
+
 fn records(plan: &ChainPlan) -> Vec<Record> {
     plan.functions.iter().map(|f| Record::new(f.on_fault)).collect()
 }
 
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+pub(crate) fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -1,7 +1,7 @@
 //! The packet plane: ports, chains and the workers that run them.
 //!
-//! Owns: a burst's way from port through chain to port ([`Lane`]), what verdicts do, who holds which
-//! buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, and the
+//! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet passes
+//! ([`Station`]), what verdicts do, who holds which buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, and the
 //! worker threads. Must not know: configuration files, the API, the store, where components come from.
 //!
 //! ```text
@@ -18,6 +18,8 @@ mod plan;
 mod policy;
 mod roster;
 mod shadow;
+mod station;
+mod steering;
 mod trial;
 mod worker;
 
@@ -27,5 +29,7 @@ pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Re
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
 pub use policy::{Health, OnFault};
 pub use shadow::{ShadowReport, Side};
+pub use station::Station;
+pub use steering::Rules;
 pub use trial::{TrialKind, TrialStatus};
 pub use worker::{Worker, WorkerGone};

@@ -34,6 +34,10 @@ pub struct FunctionPlan {
     pub state_layout: String,
     /// Its configuration, a JSON object.
     pub config: String,
+    /// Whether the host remembers what it decides about whole flows.
+    pub flow_verdicts: bool,
+    /// Where it may move flows to, beside the kernel: names of chains.
+    pub targets: Vec<String>,
     /// Its log and counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -90,6 +94,7 @@ pub struct LaneSite {
     pub(crate) huge: HugePages,
     pub(crate) ports: Vec<String>,
     pub(crate) seed: u64,
+    pub(crate) rooms: usize,
 }
 
 /// A version of a chain that is instantiated and configured, ready to be published.

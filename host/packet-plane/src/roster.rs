@@ -1,4 +1,5 @@
-//! A worker's lanes: who takes turns, and who sleeps until something happens.
+//! A worker's lanes and stations: who takes turns, and who sleeps until something happens. Both are called lanes here, as there is
+//! no difference.
 //!
 //! A lane that has had nothing to do for a while sleeps: it takes no turns, so that a packet of a busy lane costs the same
 //! beside a thousand idle ones (`scripts/bench deployed`). It wakes when a descriptor of one of its ports is readable, when its time has
@@ -15,6 +16,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::lane::{Lane, Turn};
+use crate::station::Station;
 
 /// How long a lane goes on being asked when there is nothing: about as long as falling asleep and being woken takes, so that
 /// waiting never costs more than twice what it has to.
@@ -39,9 +41,38 @@ pub(crate) struct Roster {
     epoll: OwnedFd,
 }
 
+/// What takes turns.
+pub(crate) enum Driven {
+    Lane(Box<Lane>),
+    Station(Box<Station>),
+}
+
+impl Driven {
+    fn turn(&mut self) -> Turn {
+        match self {
+            Self::Lane(lane) => lane.turn(),
+            Self::Station(station) => station.turn(),
+        }
+    }
+
+    fn settle(&mut self) -> Option<Duration> {
+        match self {
+            Self::Lane(lane) => lane.settle(),
+            Self::Station(station) => station.settle(),
+        }
+    }
+
+    fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        match self {
+            Self::Lane(lane) => lane.readiness(fds),
+            Self::Station(station) => station.readiness(fds),
+        }
+    }
+}
+
 struct Slot {
     number: u64,
-    lane: Box<Lane>,
+    lane: Driven,
     idle_since: Option<Instant>,
     alarm: Option<Instant>,
     watched: bool,
@@ -79,18 +110,17 @@ impl Roster {
     }
 
     /// Takes a lane in, awake; the answer is the one that had this name.
-    pub(crate) fn insert(&mut self, name: String, lane: Lane) -> Option<Lane> {
+    pub(crate) fn insert(&mut self, name: String, lane: Driven) -> Option<Driven> {
         let before = self.remove(&name);
         self.last += 1;
         let number = self.last;
         self.numbers.insert(name, number);
-        let lane = Box::new(lane);
         self.awake.push(Slot { number, lane, idle_since: None, alarm: None, watched: false });
         before
     }
 
     /// Gives a lane away.
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Lane> {
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Driven> {
         let number = self.numbers.remove(name)?;
         self.wake(number, true);
         let place = self.awake.iter().position(|slot| slot.number == number)?;
@@ -101,11 +131,11 @@ impl Roster {
             // It may never have been waited for.
             let _ = epoll::delete(&self.epoll, fd);
         }
-        Some(*slot.lane)
+        Some(slot.lane)
     }
 
     /// A lane, which is awake from now on: whoever asks for it may change what it waits for.
-    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Lane> {
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Driven> {
         let number = *self.numbers.get(name)?;
         self.wake(number, true);
         let slot = self.awake.iter_mut().find(|slot| slot.number == number)?;

@@ -216,39 +216,49 @@ impl Lane {
         loop {
             self.context_mut().flush();
             let Some(start) = self.context_mut().receive() else { return Ok(()) };
-            let seed = self.site.seed;
-            let Some(Trial::Canary { aside, percent, packets, .. }) = &mut self.trial else {
-                return self.run_main(start);
-            };
-            let context = self.context.as_mut().expect("the context is home between calls");
-            let pool = &context.pool;
-            let percent = u64::from(*percent);
-            context.burst.retain(|packet| {
-                let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
-                let chosen = (u64::from(flow_hash(bytes, seed)) * 100) >> 32 < percent;
-                if chosen {
-                    aside.push(*packet);
-                }
-                !chosen
-            });
-            *packets += aside.len() as u64;
-            let mut others = std::mem::take(aside);
-            let main = if context.burst.is_empty() { Ok(()) } else { self.run_main(start) };
-            if let Err(fault) = main {
+            if let Err(fault) = self.divide(start) {
                 self.handle_fault(&fault, false);
             }
-            let context = self.context_mut();
-            context.burst.append(&mut others);
-            if context.burst.is_empty() {
-                self.put_aside_back(others);
-                continue;
-            }
-            let ran = self.run_trial(start);
-            self.put_aside_back(others);
-            if let Err(fault) = ran {
-                self.handle_fault(&fault, true);
-            }
         }
+    }
+
+    /// Divides the burst that the context has between the running version and the canary.
+    pub(crate) fn divide(&mut self, start: usize) -> Result<(), Fault> {
+        // What is decided about flows holds for one version only.
+        self.context_mut().flows.clear();
+        let seed = self.site.seed;
+        let Some(Trial::Canary { aside, percent, packets, .. }) = &mut self.trial else {
+            return self.run_main(start);
+        };
+        let context = self.context.as_mut().expect("the context is home between calls");
+        let pool = &context.pool;
+        let percent = u64::from(*percent);
+        context.burst.retain(|packet| {
+            let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
+            let chosen = (u64::from(flow_hash(bytes, seed)) * 100) >> 32 < percent;
+            if chosen {
+                aside.push(*packet);
+            }
+            !chosen
+        });
+        *packets += aside.len() as u64;
+        let mut others = std::mem::take(aside);
+        let main = if context.burst.is_empty() { Ok(()) } else { self.run_main(start) };
+        if let Err(fault) = main {
+            self.handle_fault(&fault, false);
+        }
+        let context = self.context_mut();
+        context.burst.append(&mut others);
+        if context.burst.is_empty() {
+            self.put_aside_back(others);
+            return Ok(());
+        }
+        let ran = self.run_trial(start);
+        self.put_aside_back(others);
+        if let Err(fault) = ran {
+            self.handle_fault(&fault, true);
+        }
+        Ok(())
     }
 
     fn put_aside_back(&mut self, others: Vec<Packet>) {
@@ -257,15 +267,15 @@ impl Lane {
         }
     }
 
-    fn run_main(&mut self, start: usize) -> Result<(), Fault> {
+    pub(crate) fn run_main(&mut self, start: usize) -> Result<(), Fault> {
         let context = self.context.as_mut().expect("the context is home between calls");
-        context.instance = self.version.instance;
+        context.ledger.instance = self.version.instance;
         let executor = &mut self.version.staged.executor;
         context.fill(executor.board_mut());
         let (count, reverse) = (context.burst.len(), context.reverse);
         executor.run(&mut self.context, count, start, reverse)?;
         let context = self.context.as_mut().expect("the context is home between calls");
-        context.end_burst(executor.board());
+        context.end_burst(executor.board_mut());
         Ok(())
     }
 
@@ -274,13 +284,13 @@ impl Lane {
             return self.run_main(start);
         };
         let context = self.context.as_mut().expect("the context is home between calls");
-        context.instance = version.instance;
+        context.ledger.instance = version.instance;
         let executor = &mut version.staged.executor;
         context.fill(executor.board_mut());
         let (count, reverse) = (context.burst.len(), context.reverse);
         executor.run(&mut self.context, count, start, reverse)?;
         let context = self.context.as_mut().expect("the context is home between calls");
-        context.end_burst(executor.board());
+        context.end_burst(executor.board_mut());
         Ok(())
     }
 
@@ -296,14 +306,14 @@ impl Lane {
         board::stranded(board, |stranded| {
             let mut packet = context.burst[stranded.origin];
             packet.descriptor = stranded.descriptor;
-            context.entries.push_back(Entry { packet, start: stranded.function, reverse });
+            context.ledger.entries.push_back(Entry { packet, start: stranded.function, reverse });
         });
         context.burst.clear();
         for place in 0..version.staged.plan.functions.len() {
             context.disown(place, version.instance, Disown::Pass);
         }
         if let Some(guilty) = fault.function {
-            context.counters.functions[guilty].faults += 1;
+            context.ledger.counters.functions[guilty].faults += 1;
         }
         let plan = &version.staged.plan.functions[function];
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {fault}"));

@@ -1,4 +1,4 @@
-//! A worker: a thread, pinned to a core, that drives lanes.
+//! A worker: a thread, pinned to a core, that drives lanes and stations.
 //!
 //! Under load it gives its lanes turns without a pause; when all of them sleep, so does it, until its doorbell rings (there are
 //! commands) or the [`Roster`] has somebody woken.
@@ -15,7 +15,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_sandbox::Sandbox;
 
 use crate::lane::Lane;
-use crate::roster::{Looked, Roster};
+use crate::roster::{Driven, Looked, Roster};
+use crate::station::Station;
 
 /// For a sleep this short the clock of deadlines is kept going: stopping and starting it wakes another thread.
 const NAP: Duration = Duration::from_millis(2);
@@ -82,7 +83,16 @@ impl Worker {
     /// When the worker has ended.
     pub fn add(&self, name: &str, lane: Lane) -> Result<(), WorkerGone> {
         let name = name.to_owned();
-        self.command(move |lanes| drop(lanes.insert(name, lane)))
+        self.command(move |lanes| drop(lanes.insert(name, Driven::Lane(Box::new(lane)))))
+    }
+
+    /// Gives the worker a station.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn add_station(&self, name: &str, station: Station) -> Result<(), WorkerGone> {
+        let name = name.to_owned();
+        self.command(move |lanes| drop(lanes.insert(name, Driven::Station(Box::new(station)))))
     }
 
     /// Takes a lane away.
@@ -91,7 +101,22 @@ impl Worker {
     /// When the worker has ended.
     pub fn remove(&self, name: &str) -> Result<Option<Lane>, WorkerGone> {
         let name = name.to_owned();
-        self.command(move |lanes| lanes.remove(&name))
+        self.command(move |lanes| match lanes.remove(&name) {
+            Some(Driven::Lane(lane)) => Some(*lane),
+            _ => None,
+        })
+    }
+
+    /// Takes a station away.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn remove_station(&self, name: &str) -> Result<Option<Station>, WorkerGone> {
+        let name = name.to_owned();
+        self.command(move |lanes| match lanes.remove(&name) {
+            Some(Driven::Station(station)) => Some(*station),
+            _ => None,
+        })
     }
 
     /// Does something with a lane between two of its turns, and waits for it. None: there is no such lane.
@@ -104,7 +129,26 @@ impl Worker {
         act: impl FnOnce(&mut Lane) -> R + Send + 'static,
     ) -> Result<Option<R>, WorkerGone> {
         let name = name.to_owned();
-        self.command(move |lanes| lanes.get_mut(&name).map(act))
+        self.command(move |lanes| match lanes.get_mut(&name) {
+            Some(Driven::Lane(lane)) => Some(act(lane)),
+            _ => None,
+        })
+    }
+
+    /// Does something with a station between two of its turns, and waits for it. None: there is no such station.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn with_station<R: Send + 'static>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&mut Station) -> R + Send + 'static,
+    ) -> Result<Option<R>, WorkerGone> {
+        let name = name.to_owned();
+        self.command(move |lanes| match lanes.get_mut(&name) {
+            Some(Driven::Station(station)) => Some(act(station)),
+            _ => None,
+        })
     }
 
     fn command<R: Send + 'static>(

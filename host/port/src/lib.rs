@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_pool::{Packet, Pool};
+use weir_steering::{Key, Target};
 
 pub use details::{Details, Inspect};
 pub use error::PortError;
@@ -84,6 +85,29 @@ pub trait Port: Send {
     /// then, and stay so until it was received. The worker sleeps on them.
     fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let _ = fds;
+    }
+
+    /// Whether the port has a way to the kernel's stack.
+    fn reaches_kernel(&self) -> bool {
+        false
+    }
+
+    /// Gives these packets to the kernel's stack, as if they had come in there by the port's device. As with [`Self::send`], the
+    /// vector is left empty and every buffer given back. Only for ports with a way there ([`Self::reaches_kernel`]).
+    ///
+    /// # Errors
+    /// When the port is broken; what could not be given is counted.
+    fn to_kernel(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        packets.drain(..).for_each(|packet| pool.give(packet.buffer));
+        Ok(())
+    }
+
+    /// A function has decided that this flow, which comes in here, goes to the kernel or nowhere from now on, until other rules
+    /// hold. A port that can keep such packets from coming in at all does so, and says true; others need not, because what comes in
+    /// is looked at again. At most once a flow.
+    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
+        let _ = (flow, target);
+        false
     }
 
     /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing may be received or

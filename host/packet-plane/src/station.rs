@@ -1,0 +1,470 @@
+//! A station: ports and their pool on one worker, and the lanes whose packets come in by them.
+//!
+//! All chains of one tenant between the same two ports share a station, and with it the pool: which of them a packet passes is
+//! a matter of [`Steering`], and its bytes stay where the port put them. Pool and ports are lent to the lane whose turn it is. A
+//! station with one chain that takes everything is that lane, and costs nothing more.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_pool::Accounting;
+use weir_port::{Port, PortError, PortStatistics};
+use weir_sandbox::Sandbox;
+use weir_steering::{Key, Target};
+
+use crate::context::{Context, Entry, Move, TO};
+use crate::counters::{DropReason, Shared};
+use crate::lane::{self, Lane, LaneConfig, TURN, Turn};
+use crate::plan::{LaneSite, PlaneError};
+use crate::steering::{Destination, Rules, Steering, Way};
+
+/// See the module.
+pub struct Station {
+    site: LaneSite,
+    /// Pool and ports, when no lane has them.
+    context: Option<Box<Context>>,
+    /// The lane that has them.
+    seated: Option<usize>,
+    members: Vec<Member>,
+    /// There if packets have to be told apart.
+    steering: Option<Box<Steering>>,
+    rules: Arc<Rules>,
+    /// Room of the flow cache.
+    flows: usize,
+    /// Counts of what no lane had.
+    shared: Arc<Shared>,
+}
+
+struct Member {
+    key: String,
+    lane: Lane,
+    /// It takes what no rule claims.
+    takes_rest: bool,
+    /// It had packets in this turn.
+    touched: bool,
+    /// The instance of its chain whose decisions about flows are remembered.
+    instance: u64,
+}
+
+impl Station {
+    /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once packets have to be told apart.
+    ///
+    /// # Errors
+    /// When there is no memory, or a port cannot work with the pool.
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        name: &str,
+        config: LaneConfig,
+        flows: usize,
+    ) -> Result<Self, PlaneError> {
+        let (mut context, site) = lane::foundation(sandbox, name, config)?;
+        context.stationed = true;
+        let shared = Arc::clone(&context.ledger.shared);
+        Ok(Self {
+            site,
+            context: Some(Box::new(context)),
+            seated: None,
+            members: Vec::new(),
+            steering: None,
+            rules: Arc::default(),
+            flows,
+            shared,
+        })
+    }
+
+    /// What is needed to make a lane for this station elsewhere.
+    #[must_use]
+    pub fn site(&self) -> LaneSite {
+        self.site.clone()
+    }
+
+    /// What became of packets that no lane had, to read from elsewhere.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The ports' counters, to read from elsewhere: name, kind, counters.
+    #[must_use]
+    pub fn port_statistics(&self) -> Vec<(String, &'static str, PortStatistics)> {
+        let ports = self.context().ports.iter();
+        ports.map(|p| (p.name().to_owned(), p.kind(), p.statistics().clone())).collect()
+    }
+
+    /// Gives it a lane that was made for its site. With `takes_rest` it gets the packets that no rule claims.
+    pub fn add(&mut self, key: String, lane: Lane, takes_rest: bool) {
+        let instance = lane.version.instance;
+        self.members.push(Member { key, lane, takes_rest, touched: true, instance });
+        self.arrange();
+    }
+
+    /// Takes a lane away, when what it has under way is done: held packets are dropped and counted.
+    pub fn remove(&mut self, key: &str) -> Option<Lane> {
+        let index = self.index(key)?;
+        self.seat(index);
+        let ended = self.context().ended.clone();
+        self.context_mut().ended.fill(true);
+        self.members[index].lane.close();
+        self.context_mut().ended = ended;
+        self.unseat();
+        let lane = self.members.remove(index).lane;
+        self.arrange();
+        Some(lane)
+    }
+
+    /// Number of lanes.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Does something with a lane between two bursts, and forgets what was decided about flows: it may be another version
+    /// afterwards.
+    pub fn with<R>(&mut self, key: &str, act: impl FnOnce(&mut Lane) -> R) -> Option<R> {
+        let index = self.index(key)?;
+        self.seat(index);
+        let result = act(&mut self.members[index].lane);
+        self.members[index].touched = true;
+        self.arrange();
+        Some(result)
+    }
+
+    /// Whether this lane gets what no rule claims.
+    pub fn set_takes_rest(&mut self, key: &str, takes_rest: bool) {
+        if let Some(index) = self.index(key) {
+            self.members[index].takes_rest = takes_rest;
+            self.arrange();
+        }
+    }
+
+    /// Other rules hold from the next burst on.
+    pub fn steer(&mut self, rules: Arc<Rules>) {
+        self.rules = rules;
+        self.arrange();
+    }
+
+    fn index(&self, key: &str) -> Option<usize> {
+        self.members.iter().position(|member| member.key == key)
+    }
+
+    /// Finds out anew which lane is where, and whether packets have to be told apart at all.
+    fn arrange(&mut self) {
+        for member in &mut self.members {
+            member.instance = member.lane.version.instance;
+        }
+        let rest = self.members.iter().position(|member| member.takes_rest);
+        let lanes = self.members.iter().map(|member| member.lane.plan());
+        let decides = lanes.into_iter().flat_map(|plan| &plan.functions);
+        let decides = decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
+        if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
+            self.steering = None;
+            return;
+        }
+        let (flows, seed) = (self.flows, self.site.seed);
+        let keys: Vec<&str> = self.members.iter().map(|member| member.key.as_str()).collect();
+        let steering = self.steering.get_or_insert_with(|| Box::new(Steering::new(flows, seed)));
+        steering.arrange(Arc::clone(&self.rules), &keys, rest);
+    }
+
+    fn context(&self) -> &Context {
+        let context = match self.seated {
+            Some(index) => self.members[index].lane.context.as_ref(),
+            None => self.context.as_ref(),
+        };
+        context.expect("the context is home between calls")
+    }
+
+    fn context_mut(&mut self) -> &mut Context {
+        let context = match self.seated {
+            Some(index) => self.members[index].lane.context.as_mut(),
+            None => self.context.as_mut(),
+        };
+        context.expect("the context is home between calls")
+    }
+
+    /// Lends pool and ports to a lane.
+    fn seat(&mut self, index: usize) {
+        if self.seated == Some(index) {
+            return;
+        }
+        self.unseat();
+        if let Some(mut context) = self.context.take() {
+            context.count_out();
+            self.members[index].lane.lend(context);
+            self.seated = Some(index);
+        }
+    }
+
+    /// Takes pool and ports back.
+    fn unseat(&mut self) {
+        if let Some(index) = self.seated.take() {
+            self.context_mut_of(index).count_out();
+            self.context = self.members[index].lane.take_back();
+        }
+    }
+
+    fn context_mut_of(&mut self, index: usize) -> &mut Context {
+        self.members[index].lane.context_mut()
+    }
+
+    /// Handles bursts until the turn is over, there are no packets, or all has ended.
+    pub fn turn(&mut self) -> Turn {
+        if self.steering.is_none() && self.members.len() == 1 {
+            self.seat(0);
+            let turn = self.members[0].lane.turn();
+            self.note_moves(0, None);
+            return turn;
+        }
+        let mut received = false;
+        self.context_mut().idle_for = None;
+        for _ in 0..TURN {
+            self.context_mut().flush();
+            received = self.context_mut().receive_from_ports();
+            if !received {
+                break;
+            }
+            self.divide_burst();
+        }
+        let again = self.context().idle_for;
+        let under_way = self.let_lanes_go_on(!received);
+        self.unseat();
+        let context = self.context_mut();
+        context.flush();
+        context.publish();
+        if received {
+            return Turn::Busy;
+        }
+        match under_way {
+            Turn::Idle(until) => Turn::Idle(lane::earlier(until, again)),
+            other => other,
+        }
+    }
+
+    /// Sends each packet of the burst its way, those with the same way together.
+    fn divide_burst(&mut self) {
+        let Some(mut steering) = self.steering.take() else { return };
+        let reverse = self.context().reverse;
+        steering.classify(self.context());
+        if let Some(way) = steering.only_way() {
+            let context = self.context_mut();
+            context.flows.clear();
+            context.flows.extend(0..context.burst.len() as u32);
+            self.take(way, reverse, &mut steering);
+        } else {
+            let mut burst = std::mem::take(&mut steering.aside);
+            std::mem::swap(&mut burst, &mut self.context_mut().burst);
+            while let Some(way) = steering.next_way() {
+                let context = self.context_mut();
+                context.flows.clear();
+                for place in steering.places() {
+                    context.burst.push(burst[*place as usize]);
+                    context.flows.push(*place);
+                }
+                self.take(way, reverse, &mut steering);
+            }
+            burst.clear();
+            steering.aside = burst;
+        }
+        self.context_mut().flows.clear();
+        self.steering = Some(steering);
+    }
+
+    /// Does with the burst what its way calls for.
+    fn take(&mut self, way: Way, reverse: bool, steering: &mut Steering) {
+        let index = match way.destination {
+            Destination::Lane(index) => index,
+            Destination::Final(final_verdict) => {
+                self.seat(final_verdict.lane);
+                let context = self.context_mut();
+                context.reverse = reverse;
+                context.ledger.counters.packets_in += context.burst.len() as u64;
+                return context.apply_to_burst(final_verdict.verdict);
+            }
+            Destination::Kernel => {
+                self.unseat();
+                let context = self.context_mut();
+                context.ledger.counters.packets_in += context.burst.len() as u64;
+                return context.give_burst_to_kernel();
+            }
+            Destination::Dropped(reason) => {
+                self.unseat();
+                let context = self.context_mut();
+                context.ledger.counters.packets_in += context.burst.len() as u64;
+                return context.drop_burst(reason);
+            }
+        };
+        self.seat(index);
+        let member = &mut self.members[index];
+        member.touched = true;
+        let functions = member.lane.plan().functions.len();
+        let context = member.lane.context_mut();
+        context.reverse = reverse;
+        context.ledger.counters.packets_in += context.burst.len() as u64;
+        if way.skip.count_ones() as usize == functions {
+            return context.pass_burst_by();
+        }
+        member.lane.pass(way.skip);
+        self.note_conclusions(index, reverse, steering);
+        self.note_moves(index, Some(steering));
+        self.forget_if_changed(index, steering);
+    }
+
+    /// Remembers what a lane's functions decided about flows of the burst.
+    fn note_conclusions(&mut self, index: usize, reverse: bool, steering: &mut Steering) {
+        let member = &mut self.members[index];
+        if member.lane.context_mut().conclusions.is_empty() {
+            return;
+        }
+        let mut conclusions = std::mem::take(&mut member.lane.context_mut().conclusions);
+        steering.conclude(index, &member.lane.plan().functions, reverse, &conclusions);
+        conclusions.clear();
+        member.lane.context_mut().conclusions = conclusions;
+    }
+
+    /// Sends packets on that a lane's functions moved elsewhere, and their flows after them.
+    fn note_moves(&mut self, index: usize, mut steering: Option<&mut Steering>) {
+        if self.context().moves.is_empty() {
+            return;
+        }
+        self.seat(index);
+        let mut moves = std::mem::take(&mut self.context_mut().moves);
+        for Move { packet, function, target, flow, reverse } in moves.drain(..) {
+            let destination = self.destination(index, function, target);
+            if let (Some(steering), Some(flow)) = (steering.as_deref_mut(), flow)
+                && let Some(destination) = destination
+            {
+                let key = steering.move_flow(flow, destination);
+                if destination == Destination::Kernel {
+                    self.leave_to_kernel(&key);
+                }
+            }
+            let context = self.context_mut();
+            match destination {
+                Some(Destination::Lane(to)) => {
+                    context.ledger.counters.packets_moved += 1;
+                    let lane = &mut self.members[to].lane;
+                    let last = lane.plan().functions.len() - 1;
+                    let ledger = lane.ledger_mut();
+                    ledger.counters.packets_in += 1;
+                    let start = if reverse { last } else { 0 };
+                    ledger.entries.push_back(Entry { packet, start, reverse });
+                    self.members[to].touched = true;
+                }
+                Some(_) => context.give_to_kernel(packet),
+                None => context.discard(packet.buffer, DropReason::NoTarget),
+            }
+        }
+        self.context_mut().moves = moves;
+    }
+
+    /// What a function's target number means.
+    fn destination(&self, index: usize, function: usize, target: u16) -> Option<Destination> {
+        let Some(place) = usize::from(target).checked_sub(1) else {
+            return Some(Destination::Kernel);
+        };
+        let name = self.members[index].lane.plan().functions.get(function)?.targets.get(place)?;
+        self.index(name).map(Destination::Lane)
+    }
+
+    /// The kernel has this flow from now on; ports that can see to that themselves do.
+    fn leave_to_kernel(&mut self, key: &Key) {
+        let context = self.context_mut();
+        let port = usize::from(key.port);
+        let other = usize::from(port != TO);
+        for (port, key) in [(port, *key), (other, key.reversed(other as u16))] {
+            if let Some(port) = context.ports.get_mut(port) {
+                port.place_flow(&key, Target::Kernel);
+            }
+        }
+    }
+
+    /// A version that is gone has nothing to say about flows any more.
+    fn forget_if_changed(&mut self, index: usize, steering: &mut Steering) {
+        let member = &mut self.members[index];
+        if member.instance != member.lane.version.instance {
+            member.instance = member.lane.version.instance;
+            steering.forget();
+        }
+    }
+
+    /// Lets lanes handle what they have under way, their timers and their faults: those that had packets, those whose time has come,
+    /// and all of them (`all`) before the station sleeps.
+    fn let_lanes_go_on(&mut self, all: bool) -> Turn {
+        let mut turn = Turn::Ended;
+        let now = self.context().now;
+        // Once more for lanes that others moved packets to.
+        for _ in 0..2 {
+            for index in 0..self.members.len() {
+                let timer = self.members[index].lane.ledger().timer;
+                let due = timer != 0 && timer <= now;
+                if !all && !due && !self.members[index].touched {
+                    continue;
+                }
+                self.seat(index);
+                self.members[index].touched = false;
+                self.context_mut().closed = true;
+                turn = sooner(turn, self.members[index].lane.turn());
+                self.context_mut().closed = false;
+                if let Some(mut steering) = self.steering.take() {
+                    self.note_moves(index, None);
+                    self.forget_if_changed(index, &mut steering);
+                    self.steering = Some(steering);
+                }
+            }
+            if self.members.iter().all(|member| member.lane.ledger().entries.is_empty()) {
+                return turn;
+            }
+        }
+        Turn::Busy
+    }
+
+    /// Has the ports do what is due although there are no packets; see [`Lane::settle`].
+    pub fn settle(&mut self) -> Option<Duration> {
+        let context = self.context_mut();
+        let next = context.settle();
+        context.publish();
+        next
+    }
+
+    /// Appends the descriptors that are readable when a port has something.
+    pub fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        for port in &self.context().ports {
+            port.readiness(fds);
+        }
+    }
+
+    /// Ends all lanes and finishes the ports. The answer is where the pool's buffers are: none may be out.
+    ///
+    /// # Errors
+    /// When a port cannot write out what it has.
+    pub fn finish(&mut self) -> Result<Accounting, PortError> {
+        self.context_mut().ended.fill(true);
+        for index in 0..self.members.len() {
+            self.seat(index);
+            self.members[index].lane.close();
+        }
+        self.unseat();
+        let context = self.context_mut();
+        context.flush();
+        let finished = context.finish_ports();
+        context.publish();
+        finished.map(|()| self.context().pool.accounting())
+    }
+
+    /// Takes the ports out, once the station has ended.
+    #[must_use]
+    pub fn into_ports(mut self) -> Vec<Box<dyn Port>> {
+        self.unseat();
+        self.context.take().map(|context| context.ports).unwrap_or_default()
+    }
+}
+
+/// What has to be done first of two turns' answers.
+fn sooner(a: Turn, b: Turn) -> Turn {
+    match (a, b) {
+        (Turn::Busy, _) | (_, Turn::Busy) => Turn::Busy,
+        (Turn::Idle(a), Turn::Idle(b)) => Turn::Idle(lane::earlier(a, b)),
+        (Turn::Ended, other) | (other, Turn::Ended) => other,
+    }
+}

@@ -1,0 +1,370 @@
+//! Several chains between the same ports: rules, verdicts for whole flows, and flows that functions move elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use weir_layout::{VERDICT_FINAL, Verdict};
+use weir_packet_plane::{
+    Clock, Counters, DROP_REASONS, DropReason, FunctionPlan, Lane, LaneConfig, Rules, Station, Turn,
+};
+use weir_pool::{HugePages, PoolConfig};
+use weir_port::memory::{Wire, channel};
+use weir_sandbox::{Sandbox, SandboxConfig};
+use weir_steering::{Rule, Table, Target};
+use weir_tests::rig::{dropped_by_reason, function, plan};
+use weir_tests::wat_guest::{self, each};
+
+const ROOMS: u32 = 512;
+/// Where the payload of a [`datagram`] begins.
+const PAYLOAD: usize = 42;
+
+/// Decides as the four bytes at this offset say.
+fn obeys(offset: usize) -> FunctionPlan {
+    let body = each(&format!(
+        "(if (i32.ge_u (local.get $length) (i32.const {end}))
+          (then (local.set $verdict (i32.load offset={offset} (local.get $p)))))",
+        end = offset + 4
+    ));
+    function("obeys", wat_guest::admitted(&body))
+}
+
+/// Writes this byte behind the payload's verdicts, so that one sees who had the packet.
+fn marks(name: &str, offset: usize, mark: u8) -> FunctionPlan {
+    let body = each(&format!("(i32.store8 offset={offset} (local.get $p) (i32.const {mark}))"));
+    function(name, wat_guest::admitted(&body))
+}
+
+/// A UDP datagram of the flow with this source port, with this payload.
+fn datagram(flow: u16, payload: &[u32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let payload: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4([10, 0, 0, 1], [192, 0, 2, 7], 64)
+        .udp(flow, 53)
+        .write(&mut bytes, &payload)
+        .expect("a frame");
+    bytes
+}
+
+/// The answer to a [`datagram`].
+fn answer(flow: u16, payload: &[u32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let payload: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1])
+        .ipv4([192, 0, 2, 7], [10, 0, 0, 1], 64)
+        .udp(53, flow)
+        .write(&mut bytes, &payload)
+        .expect("a frame");
+    bytes
+}
+
+/// A station between two wires, driven by the test.
+struct Rig {
+    station: Station,
+    inside: Wire,
+    outside: Wire,
+    sandbox: Arc<Sandbox>,
+    counters: Vec<Arc<weir_packet_plane::Shared>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).expect("a sandbox"));
+        let (in_port, inside) = channel("in");
+        let (out_port, outside) = channel("out");
+        let config = LaneConfig {
+            pool: PoolConfig { rooms: ROOMS, room_bytes: 2048, huge: HugePages::Never },
+            ports: vec![Box::new(in_port), Box::new(out_port)],
+            symmetric: true,
+            clock: Clock::Capture,
+            burst: 32,
+            seed: 1,
+            on_event: None,
+        };
+        let station = Station::new(Arc::clone(&sandbox), "test", config, 1024).expect("memory");
+        let counters = vec![station.counters()];
+        Self { station, inside, outside, sandbox, counters }
+    }
+
+    fn add(&mut self, name: &str, functions: Vec<FunctionPlan>, takes_rest: bool) {
+        let lane = Lane::aside(self.station.site(), plan(functions), None).expect("a lane");
+        self.counters.push(lane.counters());
+        self.station.add(name.into(), lane, takes_rest);
+    }
+
+    fn settle(&mut self) {
+        let _ticking = self.sandbox.ticker().tick();
+        while self.station.turn() == Turn::Busy {}
+    }
+
+    /// Sends datagrams in, and gives what comes out on the other side.
+    fn forth(&mut self, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        for frame in frames {
+            assert!(self.inside.push(frame.clone()));
+        }
+        self.settle();
+        drain(&self.outside)
+    }
+
+    /// The same in the other direction.
+    fn back(&mut self, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        for frame in frames {
+            assert!(self.outside.push(frame.clone()));
+        }
+        self.settle();
+        drain(&self.inside)
+    }
+
+    fn steer(&mut self, rules: &[Rule], chains: &[&str]) -> Vec<Arc<AtomicU64>> {
+        let hits: Vec<Arc<AtomicU64>> = rules.iter().map(|_| Arc::default()).collect();
+        let chains = chains.iter().map(|name| (*name).to_owned()).collect();
+        let table = Table::new(rules);
+        self.station.steer(Arc::new(Rules { table, chains, hits: hits.clone() }));
+        hits
+    }
+
+    /// Counts of a lane, 1 for the first that was added; 0 for what no lane had.
+    fn counts(&self, lane: usize) -> Counters {
+        self.counters[lane].read().0
+    }
+
+    /// Ends it: every buffer is back, every packet is accounted for.
+    fn finish(mut self) {
+        let _ticking = self.sandbox.ticker().tick();
+        let pool = self.station.finish().expect("wires do not fail");
+        assert_eq!((pool.out, pool.free), (0, ROOMS), "buffers were lost");
+        for shared in &self.counters {
+            let counters = shared.read().0;
+            let own: u64 = counters.functions.iter().flat_map(|f| f.drops).sum();
+            let gone = counters.packets_out + counters.packets_to_kernel + counters.packets_moved;
+            let dropped = counters.drops.iter().sum::<u64>() + own;
+            assert_eq!(
+                counters.packets_in + counters.packets_made,
+                gone + dropped,
+                "{:?}",
+                dropped_by_reason(&counters)
+            );
+        }
+    }
+}
+
+fn drain(wire: &Wire) -> Vec<Vec<u8>> {
+    std::iter::from_fn(|| wire.take(Duration::ZERO)).collect()
+}
+
+/// Source ports and marks of what came out.
+fn seen(frames: &[Vec<u8>], mark: usize) -> Vec<(u16, u8)> {
+    frames.iter().map(|f| (u16::from_be_bytes([f[34], f[35]]), f[mark])).collect()
+}
+
+fn by_source_port(ports: std::ops::RangeInclusive<u16>, target: Target) -> Rule {
+    let source_ports = Some((*ports.start(), *ports.end()));
+    Rule { protocol: Some(17), source_ports, ..Rule::all(target) }
+}
+
+fn drops(counters: &Counters, reason: DropReason) -> u64 {
+    assert_eq!(DROP_REASONS[reason as usize].0, reason);
+    counters.drops[reason as usize]
+}
+
+#[test]
+fn rules_choose_the_chain_and_new_ones_hold_at_once() {
+    const MARK: usize = PAYLOAD;
+    let mut rig = Rig::new();
+    rig.add("default", vec![marks("a", MARK, 1)], true);
+    rig.add("inspect", vec![marks("b", MARK, 2)], false);
+    let burst: Vec<_> = (1..=6).map(|flow| datagram(flow, &[0])).collect();
+    assert_eq!(seen(&rig.forth(&burst), MARK), (1..=6).map(|flow| (flow, 1)).collect::<Vec<_>>());
+    let rules = [
+        by_source_port(2..=3, Target::Chain(0)),
+        by_source_port(3..=4, Target::Drop),
+        by_source_port(6..=6, Target::Kernel),
+    ];
+    let hits = rig.steer(&rules, &["inspect"]);
+    for _ in 0..3 {
+        let mut out = seen(&rig.forth(&burst), MARK);
+        out.sort_unstable();
+        assert_eq!(out, [(1, 1), (2, 2), (3, 2), (5, 1)]);
+    }
+    let hits: Vec<u64> = hits.iter().map(|hits| hits.load(Ordering::Relaxed)).collect();
+    assert_eq!(hits, [2, 1, 1], "a flow is looked up once");
+    let rest = rig.counts(0);
+    assert_eq!(drops(&rest, DropReason::Steering), 3);
+    // A wire has no way to the kernel.
+    assert_eq!(drops(&rest, DropReason::ToKernel), 3);
+    // The answers of a flow are other packets: they match no rule here.
+    assert_eq!(seen(&rig.back(&[answer(2, &[0])]), MARK), [(53, 1)]);
+    rig.steer(&[], &[]);
+    assert_eq!(rig.forth(&burst).len(), 6);
+    assert_eq!((rig.counts(1).packets_in, rig.counts(2).packets_in), (19, 6));
+    rig.finish();
+}
+
+#[test]
+fn what_nobody_claims_is_dropped_under_its_reason() {
+    let mut rig = Rig::new();
+    rig.add("only", vec![marks("a", PAYLOAD, 1)], false);
+    rig.steer(&[by_source_port(1..=1, Target::Chain(0))], &["only"]);
+    assert_eq!(seen(&rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]), PAYLOAD), [(1, 1)]);
+    assert_eq!(drops(&rig.counts(0), DropReason::Unclaimed), 1);
+    rig.station.set_takes_rest("only", true);
+    assert_eq!(rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]).len(), 2);
+    rig.finish();
+}
+
+/// A chain of two that obey, the first and second word of the payload, and do decide about flows.
+fn two() -> Vec<FunctionPlan> {
+    let decides = |plan: FunctionPlan, name: &str| FunctionPlan {
+        name: name.into(),
+        flow_verdicts: true,
+        ..plan
+    };
+    vec![decides(obeys(PAYLOAD), "first"), decides(obeys(PAYLOAD + 4), "second")]
+}
+
+const NEXT: u32 = 0;
+const NEXT_FINAL: u32 = VERDICT_FINAL;
+const DROP: u32 = 1;
+
+/// Packets that the functions of the lane have been given.
+fn given(rig: &Rig, lane: usize) -> Vec<u64> {
+    rig.counts(lane).functions.iter().map(|f| f.packets).collect()
+}
+
+#[test]
+fn a_flow_that_may_pass_for_good_is_not_shown_again() {
+    let mut rig = Rig::new();
+    rig.add("chain", two(), true);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT_FINAL, NEXT])]).len(), 1);
+    // The first function does not see it any more, and cannot drop it; the second does.
+    assert_eq!(rig.forth(&[datagram(1, &[DROP, NEXT])]).len(), 1);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT, DROP])]).len(), 0);
+    assert_eq!(given(&rig, 1), [1, 3]);
+    // Another flow is another matter, and so is the other direction.
+    assert_eq!(rig.forth(&[datagram(2, &[DROP, NEXT])]).len(), 0);
+    assert_eq!(rig.back(&[answer(1, &[DROP, NEXT])]).len(), 0);
+    assert_eq!(given(&rig, 1), [3, 4]);
+    // When nobody wants to see it, it passes without the chain.
+    assert_eq!(rig.forth(&[datagram(1, &[DROP, NEXT_FINAL])]).len(), 1);
+    assert_eq!(rig.forth(&[datagram(1, &[DROP, DROP]), datagram(3, &[NEXT, NEXT])]).len(), 2);
+    assert_eq!(given(&rig, 1), [4, 6]);
+    rig.finish();
+}
+
+#[test]
+fn a_verdict_for_a_flow_waits_for_those_before_to_let_it_pass() {
+    let mut rig = Rig::new();
+    rig.add("chain", two(), true);
+    let drop_final = DROP | VERDICT_FINAL;
+    // The first has to see what comes, so the second is asked again.
+    rig.forth(&[datagram(1, &[NEXT, drop_final])]);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT, NEXT])]).len(), 1);
+    assert_eq!(given(&rig, 1), [2, 2]);
+    rig.forth(&[datagram(1, &[NEXT_FINAL, drop_final])]);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT, NEXT])]).len(), 0);
+    assert_eq!(given(&rig, 1), [3, 3]);
+    assert_eq!(drops(&rig.counts(1), DropReason::FlowVerdict), 1);
+    // In reverse the second is the first.
+    rig.back(&[answer(1, &[NEXT, Verdict::Forward(1).encode() | VERDICT_FINAL])]);
+    assert_eq!(drain(&rig.outside).len(), 1);
+    rig.back(&[answer(1, &[NEXT, NEXT])]);
+    assert_eq!(drain(&rig.outside).len(), 1);
+    assert_eq!(given(&rig, 1), [3, 4]);
+    rig.finish();
+}
+
+#[test]
+fn a_swap_and_new_rules_make_decisions_void() {
+    let mut rig = Rig::new();
+    rig.add("chain", two(), true);
+    let pass = [datagram(1, &[NEXT_FINAL, NEXT_FINAL])];
+    rig.forth(&pass);
+    rig.forth(&pass);
+    assert_eq!(given(&rig, 1), [1, 1]);
+    let (site, sandbox) = (rig.station.site(), Arc::clone(&rig.sandbox));
+    let states = rig.station.with("chain", |lane| lane.states()).expect("the lane");
+    let staged = site.stage(plan(two()), &states).expect("staged");
+    let published = rig.station.with("chain", move |lane| lane.publish(staged, Some(0)));
+    published.expect("the lane").expect("published").1.end(&sandbox);
+    rig.forth(&pass);
+    rig.forth(&pass);
+    assert_eq!(given(&rig, 1), [2, 2]);
+    rig.steer(&[by_source_port(9..=9, Target::Drop)], &[]);
+    rig.forth(&pass);
+    assert_eq!(given(&rig, 1), [3, 3]);
+    rig.finish();
+}
+
+#[test]
+fn who_does_not_decide_about_flows_is_always_asked() {
+    let mut rig = Rig::new();
+    rig.add("chain", vec![obeys(PAYLOAD)], true);
+    rig.forth(&[datagram(1, &[NEXT_FINAL])]);
+    assert_eq!(rig.forth(&[datagram(1, &[DROP | VERDICT_FINAL])]).len(), 0);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT])]).len(), 1);
+    assert_eq!(given(&rig, 1), [3]);
+    rig.finish();
+}
+
+#[test]
+fn a_moved_flow_goes_elsewhere_in_both_directions() {
+    const MARK: usize = PAYLOAD + 8;
+    let mut rig = Rig::new();
+    let moves = FunctionPlan { targets: vec!["inspect".into()], ..obeys(PAYLOAD) };
+    rig.add("default", vec![moves, marks("a", MARK, 1)], true);
+    rig.add("inspect", vec![marks("b", MARK, 2), marks("c", MARK + 1, 3)], false);
+    let to_inspect = Verdict::Move(1).encode();
+    let word = |verdict| [verdict, 0, 0];
+    assert_eq!(seen(&rig.forth(&[datagram(1, &word(to_inspect))]), MARK), [(1, 2)]);
+    assert_eq!(seen(&rig.forth(&[datagram(1, &word(DROP))]), MARK), [(1, 2)]);
+    assert_eq!(seen(&rig.back(&[answer(1, &word(DROP))]), MARK), [(53, 2)]);
+    assert_eq!(seen(&rig.forth(&[datagram(2, &word(NEXT))]), MARK), [(2, 1)]);
+    assert_eq!(given(&rig, 1), [2, 1]);
+    // To the kernel, which a wire does not reach; and to a target that is not there.
+    assert!(rig.forth(&[datagram(3, &word(Verdict::Move(0).encode()))]).is_empty());
+    assert!(rig.forth(&[datagram(3, &word(NEXT))]).is_empty());
+    assert!(rig.forth(&[datagram(4, &word(Verdict::Move(2).encode()))]).is_empty());
+    assert_eq!(drops(&rig.counts(1), DropReason::ToKernel), 1);
+    assert_eq!(drops(&rig.counts(0), DropReason::ToKernel), 1);
+    assert_eq!(drops(&rig.counts(1), DropReason::NoTarget), 1);
+    rig.station.remove("inspect").expect("the lane");
+    assert_eq!(seen(&rig.forth(&[datagram(1, &word(NEXT))]), MARK), [(1, 1)]);
+    assert!(rig.forth(&[datagram(1, &word(to_inspect))]).is_empty());
+    assert_eq!(drops(&rig.counts(1), DropReason::NoTarget), 2);
+    rig.finish();
+}
+
+#[test]
+fn a_fault_in_one_chain_does_not_touch_another() {
+    let traps =
+        each("(if (i32.eq (i32.load offset=42 (local.get $p)) (i32.const 7)) (then unreachable))");
+    let mut rig = Rig::new();
+    rig.add("good", vec![marks("a", PAYLOAD + 8, 1)], true);
+    rig.add("bad", vec![function("traps", wat_guest::admitted(&traps))], false);
+    rig.steer(&[by_source_port(2..=2, Target::Chain(0))], &["bad"]);
+    let burst = [
+        datagram(1, &[7, 0, 0]),
+        datagram(2, &[0, 0, 0]),
+        datagram(1, &[7, 0, 0]),
+        datagram(2, &[7, 0, 0]),
+    ];
+    assert_eq!(rig.forth(&burst).len(), 2);
+    assert_eq!(dropped_by_reason(&rig.counts(2)), [("fault", 2)]);
+    assert_eq!(rig.counts(1).packets_out, 2);
+    rig.finish();
+}
+
+#[test]
+fn held_packets_and_timers_of_a_chain_beside_another_are_not_forgotten() {
+    let mut rig = Rig::new();
+    rig.add("default", vec![marks("a", PAYLOAD, 1)], true);
+    rig.add("holds", vec![obeys(PAYLOAD)], false);
+    rig.steer(&[by_source_port(2..=2, Target::Chain(0))], &["holds"]);
+    assert!(rig.forth(&[datagram(2, &[Verdict::Hold.encode()])]).is_empty());
+    assert_eq!(rig.forth(&[datagram(1, &[0])]).len(), 1);
+    rig.station.remove("holds").expect("the lane");
+    assert_eq!(dropped_by_reason(&rig.counts(2)), [("held-at-end", 1)]);
+    rig.finish();
+}
