@@ -129,6 +129,12 @@ pub struct FunctionUse {
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
+    /// Whether the host remembers what it decides about whole flows, and does not show it their packets again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_verdicts: Option<bool>,
+    /// Chains to which it may move flows, between the same ports; it counts them from 1, 0 is the kernel's stack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Name>,
     /// Its configuration: any table, handed to it as JSON.
     #[serde(
         default,

@@ -65,6 +65,9 @@ pub struct Manifest {
     /// What happens to packets when it faults, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_fault: Option<OnFault>,
+    /// Whether it decides about whole flows, if the chain does not say: the host remembers those decisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_verdicts: Option<bool>,
 }
 
 impl Manifest {

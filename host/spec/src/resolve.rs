@@ -47,6 +47,10 @@ pub struct ResolvedFunction {
     pub state_bytes: u64,
     /// Name of the state region's layout.
     pub layout: String,
+    /// Whether the host remembers what it decides about whole flows.
+    pub flow_verdicts: bool,
+    /// Chains to which it may move flows.
+    pub targets: Vec<Name>,
     /// Its configuration, a JSON object.
     pub config: String,
 }
@@ -88,6 +92,8 @@ impl FunctionUse {
             state,
             state_bytes: state_bytes.next_multiple_of(WASM_PAGE),
             layout: manifest.layout.clone().unwrap_or_default(),
+            flow_verdicts: self.flow_verdicts.or(manifest.flow_verdicts).unwrap_or(false),
+            targets: self.targets.clone(),
             config: serde_json::Value::Object(self.config.clone()).to_string(),
             version,
             wasm,
