@@ -154,7 +154,20 @@ impl Lane {
     pub fn new(
         sandbox: Arc<Sandbox>,
         plan: ChainPlan,
+        config: LaneConfig,
+    ) -> Result<Self, PlaneError> {
+        Self::new_beside(sandbox, plan, config, &States::default())
+    }
+
+    /// The same for a chain that has another lane with these state regions: functions that share theirs share them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn new_beside(
+        sandbox: Arc<Sandbox>,
+        plan: ChainPlan,
         mut config: LaneConfig,
+        beside: &States,
     ) -> Result<Self, PlaneError> {
         let mut pool = Pool::new(&plan.name, &config.pool)?;
         for port in &mut config.ports {
@@ -169,7 +182,7 @@ impl Lane {
             seed: config.seed,
         };
         let functions = plan.functions.len();
-        let staged = site.stage(plan, &States::default())?;
+        let staged = site.stage_beside(plan, &States::default(), beside)?;
         let records = records(&staged.plan);
         let context = Context::new(
             pool,
@@ -425,7 +438,7 @@ impl Lane {
     /// New instances of the same version, over the same state regions.
     fn reinstantiate(&mut self) {
         let states = self.states();
-        match self.site.stage(self.version.staged.plan.clone(), &states) {
+        match self.site.stage_beside(self.version.staged.plan.clone(), &states, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
             }
@@ -451,7 +464,7 @@ impl Lane {
             version: faulty.version.clone(),
             message: why.to_owned(),
         };
-        match self.site.stage(probation.previous, &states) {
+        match self.site.stage_beside(probation.previous, &states, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
                 self.forgive(probation.function);
@@ -496,6 +509,15 @@ impl Lane {
         }
         self.report();
         Ok((Published { pause: started.elapsed(), fresh }, retired))
+    }
+
+    /// The chain before the last swap, if that brought this version of the function and it is still on probation.
+    #[must_use]
+    pub fn before_swap(&self, function: &str, version: &str) -> Option<ChainPlan> {
+        let probation = self.probation.as_ref()?;
+        let swapped = &self.version.staged.plan.functions[probation.function];
+        let same = swapped.name == function && swapped.version == version;
+        same.then(|| probation.previous.clone())
     }
 
     /// Forgets a function's faults: it is another version now.

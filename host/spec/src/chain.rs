@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
+use crate::workers::WorkerCount;
 use crate::{Name, Period, Size};
 
 /// Functions in a chain at most.
@@ -69,6 +70,10 @@ pub struct Chain {
     /// Whether packets that come in by `to` pass the functions in reverse and leave by `from`.
     #[serde(default = "yes")]
     pub symmetric: bool,
+    /// Workers that share its flows, each with its own instances; its ports have as many queues. A number, or `"all"`.
+    #[serde(default, skip_serializing_if = "WorkerCount::is_one")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::WorkerCountSchema))]
+    pub workers: WorkerCount,
     /// The functions, in order.
     #[serde(rename = "function", deserialize_with = "functions")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
@@ -129,6 +134,9 @@ pub struct FunctionUse {
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
+    /// Whether its instances on all workers have one state region together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_shared: Option<bool>,
     /// Its configuration: any table, handed to it as JSON.
     #[serde(
         default,

@@ -1,172 +1,179 @@
-//! Deploying chains: lanes, their ports, and what is remembered about them.
+//! Deploying chains: their lanes, on which workers and with which ports.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use weir_chain::Mode;
-use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published};
-use weir_packet_plane::{
-    ChainPlan, Clock, EventSink, Lane, LaneConfig, LaneEvent, LaneSite, LaneStatus, Shared,
-};
+use weir_control::engine::{ChainId, Deployment, EngineError, Published};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, States};
 use weir_port::{Port, PortStatistics};
 use weir_sandbox::Telemetry;
 use weir_spec::{Chain, Name, ResolvedFunction};
 
+use super::lanes::{Deployed, DeployedLane, Shape, Telemetries};
 use super::{PlaneEngine, refused};
 
 /// Most packets of a burst.
 const BURST: usize = 64;
 
-/// A chain that has a lane.
-pub(super) struct Deployed {
-    /// Place of its worker.
-    pub(super) worker: usize,
-    /// The lane's name at its worker.
-    pub(super) key: String,
-    pub(super) site: LaneSite,
-    pub(super) counters: Arc<Shared>,
-    pub(super) status: Arc<Mutex<LaneStatus>>,
-    pub(super) ports: Vec<(Name, PortStatistics)>,
-    /// Ports and direction that it was deployed with.
-    shape: Shape,
-    pub(super) telemetry: Mutex<BTreeMap<String, Arc<Telemetry>>>,
-}
-
-/// What cannot change without a new lane.
-#[derive(Clone, PartialEq, Eq)]
-struct Shape {
-    from: Option<Name>,
-    to: Option<Name>,
-    symmetric: bool,
-}
-
-impl Shape {
-    fn of(chain: &Chain) -> Self {
-        Self { from: chain.from.clone(), to: chain.to.clone(), symmetric: chain.symmetric }
-    }
-}
-
-impl Deployed {
-    /// The log and counters of a function; they outlive versions.
-    pub(super) fn telemetry(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(label.to_owned()).or_default())
-    }
-
-    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
-    fn new_shadow_telemetry(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(shadow_of(label), Arc::default());
-        drop(all);
-        self.telemetry(&shadow_of(label))
-    }
-}
-
-/// The name under which a shadow's log is kept.
-pub(super) fn shadow_of(label: &str) -> String {
-    format!("{label} (shadow)")
-}
-
 impl PlaneEngine {
     pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
-        let existing = self.chains().get(id).cloned();
+        let shape = self.shape(chain)?;
+        let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
-            if existing.shape == Shape::of(chain) {
-                let plan = self.chain_plan(id, functions, |label| existing.telemetry(label))?;
-                self.end_trials(&existing)?;
-                let staged = self.stage(&existing, plan)?;
-                return self.publish(&existing, staged, None);
+            let turn = existing.turn();
+            let plans = existing.lanes.iter();
+            let plans = plans
+                .map(|lane| self.chain_plan(id, functions, |label| lane.telemetry.of(label)))
+                .collect::<Result<Vec<_>, _>>()?;
+            if existing.shape == shape {
+                // A new deployment replaces whatever was being tried.
+                self.plane.with_lanes(&existing, Lane::end_canary)?;
+                let staged = self.plane.stage(&existing, plans)?;
+                return self.plane.publish(&existing, staged, None);
             }
-            // Other ports: everything that can fail is tried before the old lane goes.
-            self.chain_plan(id, functions, |label| existing.telemetry(label))?;
-            self.ports().check(chain, Some(&id.name))?;
+            // Other ports or workers: everything that can fail is tried before the old lanes go.
+            self.ports().check(chain, Some(&id.name), shape.workers)?;
+            drop(turn);
             self.undeploy_chain(id)?;
         }
-        self.new_lane(id, chain, functions)
+        self.new_lanes(id, chain, functions, shape)
     }
 
-    fn new_lane(
+    /// What the chain is deployed with.
+    fn shape(&self, chain: &Chain) -> Result<Shape, EngineError> {
+        let all = self.plane.workers.len();
+        let workers = chain.workers.of(all);
+        if workers > all {
+            return Err(EngineError::Refused(format!(
+                "the chain wants {workers} workers, and the host has {all}: lower the chain's `workers`, or raise `count` \
+                 (or name more `cores`) in [workers] of the host's configuration"
+            )));
+        }
+        let (from, to) = (chain.from.clone(), chain.to.clone());
+        Ok(Shape { from, to, symmetric: chain.symmetric, workers })
+    }
+
+    fn new_lanes(
         &self,
         id: &ChainId,
         chain: &Chain,
         functions: &[ResolvedFunction],
+        shape: Shape,
     ) -> Result<Published, EngineError> {
-        let telemetry = Mutex::new(BTreeMap::<String, Arc<Telemetry>>::new());
-        let plan = self.chain_plan(id, functions, |label| {
-            let mut all = telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(label.to_owned()).or_default())
-        })?;
-        let ports = self.ports().take(chain, &id.tenant, &id.name)?;
-        let statistics = port_statistics(&ports);
-        let symmetric = chain.symmetric && ports.len() > 1;
-        let config = LaneConfig {
-            pool: self.pool,
-            ports,
-            symmetric,
-            clock: Clock::Monotonic,
-            burst: BURST,
-            seed: self.seed,
-            on_event: Some(self.lane_events(id)),
-        };
-        let lane = match Lane::new(Arc::clone(&self.sandbox), plan, config) {
-            Ok(lane) => lane,
-            Err(error) => {
-                self.ports().reopen(chain);
-                return Err(refused(error));
+        let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
+        let plans = telemetries
+            .iter()
+            .map(|telemetry| self.chain_plan(id, functions, |label| telemetry.of(label)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
+        let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
+        let mut lanes = Vec::with_capacity(shape.workers);
+        let mut beside = States::default();
+        for (n, (plan, ports)) in plans.into_iter().zip(ports).enumerate() {
+            let config = LaneConfig {
+                pool: self.pool,
+                symmetric: chain.symmetric && ports.len() > 1,
+                ports,
+                clock: Clock::Monotonic,
+                burst: BURST,
+                seed: self.seed,
+                on_event: Some(self.keeper.ear(id, n)),
+            };
+            match Lane::new_beside(Arc::clone(&self.plane.sandbox), plan, config, &beside) {
+                Ok(lane) => {
+                    if n == 0 {
+                        beside = lane.states();
+                    }
+                    lanes.push(lane);
+                }
+                Err(error) => {
+                    // Whatever went wrong, that is what is told.
+                    drop(self.finish(lanes));
+                    self.ports().reopen(chain);
+                    return Err(refused(error));
+                }
             }
-        };
+        }
         let key = format!("{}/{}", id.tenant, id.name);
-        let worker = self.least_used_worker();
-        let deployed = Arc::new(Deployed {
-            worker,
-            key: key.clone(),
+        let workers = self.least_used_workers(shape.workers);
+        let deployed = lanes.iter().zip(&workers).zip(telemetries.into_iter().zip(statistics));
+        let deployed = deployed.map(|((lane, worker), (telemetry, ports))| DeployedLane {
+            worker: *worker,
             site: lane.site(),
             counters: lane.counters(),
             status: lane.status(),
-            ports: statistics,
-            shape: Shape::of(chain),
+            ports,
             telemetry,
         });
-        let compiled_in = lane.compiled_in();
-        self.chains().insert(id.clone(), deployed);
-        self.workers[worker]
-            .add(&key, lane)
-            .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+        let deployed = Arc::new(Deployed::new(key.clone(), deployed.collect(), shape));
+        let compiled_in = lanes.iter().map(Lane::compiled_in).sum();
+        self.plane.chains().insert(id.clone(), deployed);
+        for (lane, worker) in lanes.into_iter().zip(workers) {
+            self.plane.workers[worker]
+                .add(&key, lane)
+                .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+        }
         Ok(Published { compiled_in, ..Published::default() })
     }
 
     pub(super) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
-        let Some(deployed) = self.chains().remove(id) else { return Ok(()) };
-        let lane = self.workers[deployed.worker]
-            .remove(&deployed.key)
-            .map_err(|gone| EngineError::Internal(gone.to_string()))?;
-        let Some(mut lane) = lane else { return Ok(()) };
-        let _ticking = self.sandbox.ticker().tick();
-        let finished = lane.finish();
-        self.ports().give_back(lane.into_ports());
-        match finished {
-            Ok(_) => Ok(()),
-            Err(error) => Err(EngineError::Exhausted(error.to_string())),
+        let Some(deployed) = self.plane.chains().remove(id) else { return Ok(()) };
+        let _turn = deployed.turn();
+        let mut lanes = Vec::with_capacity(deployed.lanes.len());
+        for lane in &deployed.lanes {
+            let lane = self.plane.workers[lane.worker]
+                .remove(&deployed.key)
+                .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+            lanes.extend(lane);
         }
+        self.finish(lanes)
     }
 
-    /// The chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
+    /// Ends lanes that no worker has any more; the error is the first lane's that has one.
+    fn finish(&self, lanes: Vec<Lane>) -> Result<(), EngineError> {
+        let _ticking = self.plane.sandbox.ticker().tick();
+        let mut result = Ok(());
+        let mut finish = |mut lane: Lane| {
+            match lane.finish() {
+                Ok(accounting) if accounting.out > 0 => {
+                    tracing::error!("{} buffers of a chain's pool were lost", accounting.out);
+                }
+                Ok(_) => {}
+                Err(error) if result.is_ok() => {
+                    result = Err(EngineError::Exhausted(error.to_string()));
+                }
+                Err(_) => {}
+            }
+            lane
+        };
+        // All of them before the first one goes: their ports may have to do with each other.
+        let finished: Vec<Lane> = lanes.into_iter().map(&mut finish).collect();
+        for lane in finished {
+            self.ports().give_back(lane.into_ports());
+        }
+        result
+    }
+
+    /// Each lane's chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
     pub(super) fn replaced(
         &self,
-        deployed: &super::Deployed,
+        deployed: &Deployed,
         function: &ResolvedFunction,
         shadow: bool,
-    ) -> Result<(ChainPlan, usize), EngineError> {
-        let mut plan = self.with_lane(deployed, |lane| lane.plan().clone())?;
+    ) -> Result<(Vec<ChainPlan>, usize), EngineError> {
         let label = function.label.as_str();
-        let place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
-            EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
-        })?;
-        let telemetry =
-            if shadow { deployed.new_shadow_telemetry(label) } else { deployed.telemetry(label) };
-        plan.functions[place] = self.function_plan(function, telemetry)?;
-        Ok((plan, place))
+        let mut plans = self.plane.plans(deployed)?;
+        let mut place = 0;
+        for (plan, lane) in plans.iter_mut().zip(&deployed.lanes) {
+            place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
+                EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
+            })?;
+            let telemetry = &lane.telemetry;
+            let telemetry = if shadow { telemetry.new_shadow(label) } else { telemetry.of(label) };
+            plan.functions[place] = self.function_plan(function, telemetry)?;
+        }
+        Ok((plans, place))
     }
 
     fn chain_plan(
@@ -182,53 +189,17 @@ impl PlaneEngine {
         Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
     }
 
-    /// A new deployment replaces whatever was being tried.
-    fn end_trials(&self, deployed: &super::Deployed) -> Result<(), EngineError> {
-        self.with_lane(deployed, Lane::end_canary)?;
-        Ok(())
-    }
-
-    fn least_used_worker(&self) -> usize {
-        let mut used = vec![0usize; self.workers.len()];
-        for deployed in self.chains().values() {
-            used[deployed.worker] += 1;
+    /// So many workers, those with the fewest lanes.
+    fn least_used_workers(&self, count: usize) -> Vec<usize> {
+        let mut used = vec![0usize; self.plane.workers.len()];
+        for deployed in self.plane.chains().values() {
+            deployed.lanes.iter().for_each(|lane| used[lane.worker] += 1);
         }
-        (0..used.len()).min_by_key(|n| used[*n]).unwrap_or(0)
-    }
-
-    /// Passes a lane's events on to the control plane.
-    fn lane_events(&self, id: &ChainId) -> EventSink {
-        let (sink, chain) = (Arc::clone(&self.sink), id.clone());
-        Arc::new(move |event| {
-            let Some(sink) = sink.get() else { return };
-            let chain = chain.clone();
-            let note = |message: &str| EngineEvent::Note {
-                chain: chain.clone(),
-                message: message.to_owned(),
-            };
-            sink(match event {
-                LaneEvent::Fault { function, version, health, message } => match function.parse() {
-                    Ok(function) => EngineEvent::Fault {
-                        chain: chain.clone(),
-                        function,
-                        version: version.parse().ok(),
-                        kind: (*health).to_owned(),
-                        message: message.clone(),
-                    },
-                    Err(_) => note(message),
-                },
-                LaneEvent::RolledBack { function, version, message } => match function.parse() {
-                    Ok(function) => EngineEvent::RolledBack {
-                        chain: chain.clone(),
-                        function,
-                        version: version.parse().ok(),
-                        message: message.clone(),
-                    },
-                    Err(_) => note(message),
-                },
-                LaneEvent::Note(text) => note(text),
-            });
-        })
+        let mut workers: Vec<usize> = (0..used.len()).collect();
+        workers.sort_by_key(|n| used[*n]);
+        workers.truncate(count);
+        workers.sort_unstable();
+        workers
     }
 }
 
