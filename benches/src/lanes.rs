@@ -63,6 +63,7 @@ pub fn function(
         deadline: Duration::from_millis(100),
         on_fault: OnFault::FailClosed,
         state_bytes,
+        state_shared: false,
         state_layout: "1".into(),
         config: config.into(),
         flow_verdicts: false,

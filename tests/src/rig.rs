@@ -24,6 +24,7 @@ pub fn function(name: &str, admitted: Arc<Admitted>) -> FunctionPlan {
         deadline: Duration::from_millis(20),
         on_fault: OnFault::FailClosed,
         state_bytes: 0,
+        state_shared: false,
         state_layout: String::new(),
         config: "{}".into(),
         flow_verdicts: false,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use weir_layout::{VERDICT_FINAL, Verdict};
 use weir_packet_plane::{
-    Clock, Counters, DROP_REASONS, DropReason, FunctionPlan, Lane, LaneConfig, Rules, Station, Turn,
+    Clock, Counters, DROP_REASONS, DropReason, FunctionPlan, Lane, LaneConfig, Rules, States,
+    Station, Turn,
 };
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::memory::{Wire, channel};
@@ -89,7 +90,8 @@ impl Rig {
     }
 
     fn add(&mut self, name: &str, functions: Vec<FunctionPlan>, takes_rest: bool) {
-        let lane = Lane::aside(self.station.site(), plan(functions), None).expect("a lane");
+        let lane = Lane::aside(self.station.site(), plan(functions), None, &States::default())
+            .expect("a lane");
         self.counters.push(lane.counters());
         self.station.add(name.into(), lane, takes_rest);
     }

@@ -78,6 +78,7 @@ fn lane(sandbox: &Arc<Sandbox>) -> Lane {
         deadline: Duration::from_secs(1),
         on_fault: OnFault::FailClosed,
         state_bytes: 0,
+        state_shared: false,
         state_layout: String::new(),
         config: "{}".to_owned(),
         flow_verdicts: false,

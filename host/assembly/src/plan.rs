@@ -37,6 +37,7 @@ pub fn function_plan(
             weir_spec::OnFault::FailOpen => OnFault::FailOpen,
         },
         state_bytes: bytes(function.state_bytes),
+        state_shared: function.state_shared,
         state_layout: function.layout.clone(),
         config: function.config.clone(),
         flow_verdicts: function.flow_verdicts,

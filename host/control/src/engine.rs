@@ -239,6 +239,24 @@ pub struct PortStatus {
     /// The driver's own counters, under its names.
     #[serde(default)]
     pub device_counters: BTreeMap<String, u64>,
+    /// Its queues if a chain has it on several workers: the counts above are their sums.
+    #[serde(default)]
+    pub queues: Vec<QueueStatus>,
+}
+
+/// How a worker's share of a port is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueueStatus {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets among those received that were handed over to another worker, whose flows they belong to.
+    pub handed_over: u64,
+    /// Packets taken over from other workers.
+    pub taken_over: u64,
+    /// Drops by direction and reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// How a chain is.
@@ -260,6 +278,24 @@ pub struct ChainStatus {
     pub pool: PoolStatus,
     /// A version that is being tried.
     pub trial: Option<TrialStatus>,
+    /// The chain's part on each of its workers; the counts above are their sums.
+    #[serde(default)]
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// A chain's part on one worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerStatus {
+    /// The worker's number.
+    pub worker: u32,
+    /// Packets that came in.
+    pub packets_in: u64,
+    /// Packets that left.
+    pub packets_out: u64,
+    /// Faults of its functions.
+    pub faults: u64,
+    /// Its buffers.
+    pub pool: PoolStatus,
 }
 
 /// How a function of a chain is.

@@ -355,6 +355,27 @@ static const uint64_t tx_checksums =
 	RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
 static const uint64_t rss_of_flows = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 
+/* Bytes of the longest input of the Toeplitz hash (IPv6 addresses and ports), and the window behind it. */
+#define RSS_KEY_MIN (2 * 16 + 2 * 2 + 4)
+#define RSS_KEY_MAX 64
+
+/* A key that repeats itself every 16 bits makes the Toeplitz hash symmetric: S. Woo, K. Park, "Scalable TCP Session
+ * Monitoring with Symmetric Receive-side Scaling", 2012. */
+static void symmetric_key(uint8_t *key, unsigned int length)
+{
+	unsigned int i;
+
+	for (i = 0; i < length; i++)
+		key[i] = i % 2 == 0 ? 0x6d : 0x5a;
+}
+
+/* Whether the device hashes flows with a key of ours. */
+static bool takes_key(const struct rte_eth_dev_info *dev)
+{
+	return (dev->flow_type_rss_offloads & rss_of_flows) != 0 && dev->hash_key_size >= RSS_KEY_MIN &&
+	       dev->hash_key_size <= RSS_KEY_MAX;
+}
+
 int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info)
 {
 	struct rte_eth_dev_info dev;
@@ -366,6 +387,7 @@ int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info)
 	snprintf(info->driver, sizeof(info->driver), "%s", dev.driver_name);
 	info->rx_checksums = (dev.rx_offload_capa & rx_checksums) == rx_checksums;
 	info->tx_checksums = (dev.tx_offload_capa & tx_checksums) == tx_checksums;
+	info->rss_table = takes_key(&dev) ? dev.reta_size : 0;
 	info->rss = (dev.flow_type_rss_offloads & rss_of_flows) != 0;
 	info->min_rx_bytes = dev.min_rx_bufsize;
 	info->max_rx_bytes = dev.max_rx_pktlen;
@@ -388,6 +410,7 @@ int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup)
 {
 	struct rte_eth_conf conf = {0};
 	struct rte_eth_dev_info dev;
+	uint8_t key[RSS_KEY_MAX];
 	int result = rte_eth_dev_info_get(port, &dev);
 
 	if (result < 0)
@@ -399,11 +422,44 @@ int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup)
 		conf.rxmode.offloads |= dev.rx_offload_capa & rx_checksums;
 		conf.txmode.offloads |= dev.tx_offload_capa & tx_checksums;
 	}
-	if (setup->queues > 1) {
+	if (setup->queues > 1 && (dev.flow_type_rss_offloads & rss_of_flows) != 0) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = dev.flow_type_rss_offloads & rss_of_flows;
+		if (takes_key(&dev)) {
+			symmetric_key(key, dev.hash_key_size);
+			conf.rx_adv_conf.rss_conf.rss_key = key;
+			conf.rx_adv_conf.rss_conf.rss_key_len = dev.hash_key_size;
+		}
 	}
 	return rte_eth_dev_configure(port, setup->queues, setup->queues, &conf);
+}
+
+int weir_dpdk_spread(uint16_t port, uint16_t queues)
+{
+	struct rte_eth_rss_reta_entry64 table[RTE_ETH_RSS_RETA_SIZE_512 / RTE_ETH_RETA_GROUP_SIZE] = {0};
+	struct rte_eth_rss_conf conf = {0};
+	struct rte_eth_dev_info dev;
+	uint8_t wanted[RSS_KEY_MAX], key[RSS_KEY_MAX];
+	unsigned int i;
+	int result = rte_eth_dev_info_get(port, &dev);
+
+	if (result < 0)
+		return result;
+	if (!takes_key(&dev) || dev.reta_size == 0 || dev.reta_size > RTE_ETH_RSS_RETA_SIZE_512)
+		return -ENOTSUP;
+	symmetric_key(wanted, dev.hash_key_size);
+	conf.rss_key = key;
+	conf.rss_key_len = dev.hash_key_size;
+	result = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	if (result < 0)
+		return result;
+	if (memcmp(key, wanted, dev.hash_key_size) != 0)
+		return -EINVAL;
+	for (i = 0; i < dev.reta_size; i++) {
+		table[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
+		table[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE] = (uint16_t)(i % queues);
+	}
+	return rte_eth_dev_rss_reta_update(port, table, dev.reta_size);
 }
 
 int weir_dpdk_adjust_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx)

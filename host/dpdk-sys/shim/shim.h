@@ -70,6 +70,7 @@ struct weir_dpdk_info {
 	uint16_t tx_descriptors_max;
 	uint16_t tx_descriptors_align;
 	uint16_t tx_descriptors_default;
+	uint16_t rss_table; /* entries of the table from hash to queue; 0: it does not say, or takes no key of ours */
 	bool rx_checksums; /* it verifies those of IPv4, TCP and UDP */
 	bool tx_checksums; /* it fills them in */
 	bool rss;	   /* it spreads IP flows over queues */
@@ -103,6 +104,9 @@ int weir_dpdk_probe(const char *bus, const char *name, const char *arguments, ui
 int weir_dpdk_remove(const char *bus, const char *name, uint16_t port);
 int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info);
 int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup);
+/* Has the table from hash to queue count round the queues, and makes sure that the hash is symmetric. For a started
+ * device that has one. */
+int weir_dpdk_spread(uint16_t port, uint16_t queues);
 int weir_dpdk_adjust_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx);
 int weir_dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct weir_dpdk_pool *pool,
 		       struct weir_dpdk_bounce *bounce);

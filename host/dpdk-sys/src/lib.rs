@@ -61,6 +61,7 @@ mod shim {
         pub tx_descriptors_max: u16,
         pub tx_descriptors_align: u16,
         pub tx_descriptors_default: u16,
+        pub rss_table: u16,
         pub rx_checksums: bool,
         pub tx_checksums: bool,
         pub rss: bool,
@@ -141,6 +142,7 @@ mod shim {
         pub fn weir_dpdk_remove(bus: *const c_char, name: *const c_char, port: u16) -> c_int;
         pub fn weir_dpdk_info(port: u16, info: *mut Info) -> c_int;
         pub fn weir_dpdk_configure(port: u16, setup: *const Setup) -> c_int;
+        pub fn weir_dpdk_spread(port: u16, queues: u16) -> c_int;
         pub fn weir_dpdk_adjust_descriptors(port: u16, rx: *mut u16, tx: *mut u16) -> c_int;
         pub fn weir_dpdk_rx_queue(
             port: u16,

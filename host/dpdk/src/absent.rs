@@ -21,6 +21,12 @@ impl DpdkPort {
     pub fn open(name: &str, _: &DpdkConfig) -> Result<Self, PortError> {
         Err(PortError::Configuration { port: name.to_owned(), problem: ABSENT.to_owned() })
     }
+
+    /// There is none to divide.
+    #[must_use]
+    pub fn divided(self, _: usize) -> Vec<Self> {
+        match self {}
+    }
 }
 
 impl Port for DpdkPort {

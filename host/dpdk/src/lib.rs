@@ -27,6 +27,10 @@ pub use config::DpdkConfig;
 #[cfg(dpdk)]
 mod address;
 #[cfg(dpdk)]
+mod bounce;
+#[cfg(dpdk)]
+mod checks;
+#[cfg(dpdk)]
 mod device;
 #[cfg(dpdk)]
 mod eal;
@@ -38,6 +42,8 @@ mod log;
 mod mempool;
 #[cfg(dpdk)]
 mod port;
+#[cfg(dpdk)]
+mod shared;
 
 #[cfg(dpdk)]
 pub use eal::{Eal, EalConfig, EalMemory};

@@ -8,6 +8,9 @@
 //! functions find it, together with which thread lent it, and is taken away behind the call. A driver that frees a
 //! frame at another time, or on a thread of its own (a memif peer went away), finds nothing lent: the room is
 //! noted as a stray, and given back at the next lending.
+//!
+//! A device that several lanes share is started, and closed, by one of them. What it then takes of the others' pools are
+//! rooms that these set apart before ([`SplitPool::set_apart`]); what it gives back are strays.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -50,6 +53,8 @@ struct Lender {
     has_strays: AtomicBool,
     /// Rooms that came back while nothing was lent.
     strays: Mutex<Vec<u32>>,
+    /// Rooms that may be taken while nothing is lent.
+    apart: Mutex<Vec<u32>>,
 }
 
 /// All that exist, so that the ports of a lane find theirs.
@@ -118,7 +123,33 @@ impl SplitPool {
         self.lender.pool.store(pool, Relaxed);
         let result = call(self.raw);
         self.lender.pool.store(std::ptr::null_mut(), Relaxed);
+        // A thread that lent the pool once is not mistaken for one that lends it now.
+        self.lender.thread.store(0, Relaxed);
         result
+    }
+
+    /// The mempool, for a call by somebody who does not have the pool: it takes what was set apart.
+    pub(crate) fn raw(&self) -> *mut sys::Pool {
+        self.raw
+    }
+
+    /// Sets so many rooms apart for a device that is started when the pool is not lent.
+    pub(crate) fn set_apart(&self, pool: &mut Pool, rooms: u32) {
+        let mut apart = self.lender.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        apart.extend((0..rooms).map_while(|_| pool.take().map(|buffer| pool.room_offset(buffer))));
+    }
+
+    /// Gives back what was set apart and not taken.
+    pub(crate) fn put_back(&self, pool: &mut Pool) {
+        let mut apart = self.lender.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        give_back(pool, &apart);
+        apart.clear();
+    }
+
+    /// Notes rooms that came back while nothing was lent.
+    pub(crate) fn stray(&self, offsets: impl Iterator<Item = u32>) {
+        self.lender.strays.lock().unwrap_or_else(PoisonError::into_inner).extend(offsets);
+        self.lender.has_strays.store(true, Relaxed);
     }
 
     /// Gives back what lies in DPDK's caches. No worker may have the lane now.
@@ -126,6 +157,7 @@ impl SplitPool {
         // SAFETY: the caller has the pool by `&mut`, so no other thread is in a call that uses its caches.
         self.lend(pool, |raw| unsafe { sys::weir_dpdk_pool_flush(raw) });
         self.lender.collect(pool);
+        self.put_back(pool);
     }
 
     /// Times that a driver found no free buffer since this was last asked.
@@ -160,7 +192,10 @@ impl Lender {
         // SAFETY: the context is the lender of a mempool that exists.
         let this = unsafe { &*context.cast::<Self>() };
         // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the only reference.
-        let Some(pool) = (unsafe { this.lent().as_mut() }) else { return false };
+        let Some(pool) = (unsafe { this.lent().as_mut() }) else {
+            // SAFETY: the shim has room for `count` offsets.
+            return unsafe { this.take_apart(offsets, count as usize) };
+        };
         if pool.available() < count {
             this.empty.fetch_add(1, Relaxed);
             return false;
@@ -169,6 +204,21 @@ impl Lender {
             let Some(buffer) = pool.take() else { return false };
             // SAFETY: the shim has room for `count` offsets.
             unsafe { offsets.add(place).write(pool.room_offset(buffer)) };
+        }
+        true
+    }
+
+    /// The same of what was set apart.
+    ///
+    /// # Safety
+    /// There must be room for `count` offsets.
+    #[cold]
+    unsafe fn take_apart(&self, offsets: *mut u32, count: usize) -> bool {
+        let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(rest) = apart.len().checked_sub(count) else { return false };
+        for (place, offset) in apart.drain(rest..).enumerate() {
+            // SAFETY: the caller says so.
+            unsafe { offsets.add(place).write(offset) };
         }
         true
     }

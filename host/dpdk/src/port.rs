@@ -5,77 +5,47 @@ use std::time::Duration;
 
 use dpdk_sys as sys;
 use rustix::time::{ClockId, clock_gettime};
-use weir_layout::{Descriptor, HEADROOM, Metadata};
+use weir_layout::{Descriptor, Metadata};
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received};
+use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
 
 use crate::address::Address;
 use crate::device::Device;
 use crate::eal::{self, Eal, EalConfig};
-use crate::mempool::SplitPool;
-use crate::{DpdkConfig, interface, log};
+use crate::shared::{Gate, Inside, Part, SharedDevice};
+use crate::{DpdkConfig, checks};
 
-/// Bytes around an IP packet: Ethernet addresses and type, and two VLAN tags.
-const ETHERNET: u32 = 14 + 2 * 4;
 /// Shortest frame that is sent: Ethernet addresses and type.
 const SHORTEST: u32 = 14;
 /// Times that a device which takes nothing is tried again before frames are dropped.
 const RETRIES: u32 = 64;
 /// Empty looks between two at whether the device is still there.
 const LOOKS: u32 = 1 << 14;
-/// Descriptors of a queue where neither the operator nor the driver says.
-const DESCRIPTORS: u16 = 512;
-/// Bytes that the kernel puts in front of a frame in `net_af_packet`'s ring (`TPACKET2_HDRLEN` and alignment).
-const AF_PACKET_FRONT: u32 = 66;
-/// Bytes of a place in that ring that the driver knows to hold nothing of a frame.
-const AF_PACKET_UNUSED: u32 = 32;
-/// Bytes of a place in that ring if nothing is said.
-const AF_PACKET_PLACE: u32 = 2048;
-/// Blocks of that ring are whole pages.
-const AF_PACKET_PAGE: u32 = 4096;
-/// Frames that `net_af_xdp` keeps for the kernel, for each queue.
-const AF_XDP_FILL: u32 = 2048;
+/// When to look again whether a device is started that other ports share.
+const SOON: Duration = Duration::from_millis(1);
 
-/// A port over all queues of a device, for one lane.
+/// A port over the queues of a device, or some of them, for one lane.
 #[derive(Debug)]
 pub struct DpdkPort {
     name: String,
-    config: DpdkConfig,
+    shared: Arc<SharedDevice>,
+    /// This port's way to the driver, if it does not have the device for itself.
+    gate: Option<Arc<Gate>>,
     device: Arc<Device>,
-    queues: u16,
-    /// The queue to look at first, so that each gets its share.
-    first: u16,
+    /// Its own queues; it sends by the first.
+    queues: Vec<u16>,
+    /// Place of the queue to look at first, so that each gets its share.
+    first: usize,
     /// Longest frame that the device sends.
     longest: u32,
-    attached: Option<Attached>,
+    attached: Option<Part>,
+    /// The device was seen to be started.
+    live: bool,
     frames: Box<[sys::Frame; sys::BURST]>,
     /// Empty looks since the last one at the device.
     looks: u32,
     ended: bool,
     statistics: PortStatistics,
-}
-
-/// What a port has once it knows its pool. The mempool goes after the device was closed.
-#[derive(Debug)]
-struct Attached {
-    pool: Arc<SplitPool>,
-    /// For drivers that need memory of their own.
-    bounce: Option<Bounce>,
-    /// The memory that the device may write to, to take that back: address and bytes.
-    mapped: Option<(usize, usize)>,
-}
-
-#[derive(Debug)]
-struct Bounce(*mut sys::Bounce);
-
-// SAFETY: the mempool belongs to this value; DPDK's mempools are made for many threads.
-unsafe impl Send for Bounce {}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        // SAFETY: the only owner; the device that had it is closed.
-        unsafe { sys::weir_dpdk_bounce_free(self.0) };
-    }
 }
 
 impl DpdkPort {
@@ -91,157 +61,72 @@ impl DpdkPort {
             eal.pci.push(address.to_string());
         }
         Eal::start(&eal).map_err(impossible)?;
-        fit_frames(&mut address, config).map_err(impossible)?;
-        let device = Device::add(address).map_err(impossible)?;
+        checks::fit_frames(&mut address, config).map_err(impossible)?;
+        let device = Arc::new(Device::add(address).map_err(impossible)?);
         let queues = config.queues.unwrap_or(1);
-        let longest = check(&device, config, queues).map_err(impossible)?;
-        Ok(Self {
+        let longest = checks::check(&device, config, queues).map_err(impossible)?;
+        let shared = SharedDevice::new(device, config.clone(), queues, 1);
+        Ok(Self::of(name, shared, None, (0..queues).collect(), longest))
+    }
+
+    fn of(
+        name: &str,
+        shared: Arc<SharedDevice>,
+        gate: Option<Arc<Gate>>,
+        queues: Vec<u16>,
+        longest: u32,
+    ) -> Self {
+        Self {
             name: name.to_owned(),
-            config: config.clone(),
-            device: Arc::new(device),
+            gate,
+            device: Arc::clone(&shared.device),
+            shared,
             queues,
             first: 0,
             longest,
             attached: None,
+            live: false,
             frames: Box::new([sys::Frame::default(); sys::BURST]),
             looks: 0,
             ended: false,
             statistics: PortStatistics::default(),
-        })
+        }
     }
 
-    fn set_up(&mut self, pool: &mut Pool) -> Result<(), String> {
-        let (device, config) = (Arc::clone(&self.device), self.config.clone());
-        let number = device.number;
-        if pool.room_bytes() != config.room_bytes {
-            return Err(format!(
-                "the port was opened for rooms of {} bytes, the pool's have {}",
-                config.room_bytes,
-                pool.room_bytes()
-            ));
+    /// Divided for so many lanes, before it is attached: each gets the queues whose number, modulo that of the lanes, is its
+    /// own. The device is started when all of them are attached, and stopped when the first one is finished or dropped.
+    ///
+    /// # Panics
+    /// When the device has fewer queues, or the port is attached.
+    #[must_use]
+    pub fn divided(mut self, lanes: usize) -> Vec<Self> {
+        assert!(self.attached.is_none(), "an attached port is not divided");
+        assert!(self.queues.len() >= lanes, "{} queues for {lanes} lanes", self.queues.len());
+        if lanes < 2 {
+            return vec![self];
         }
-        log::forget();
-        let setup = sys::Setup {
-            mtu: config.mtu.map_or(0, u32::from),
-            queues: self.queues,
-            checksums: config.checksum_offload,
-        };
-        // SAFETY: reads one `Setup`.
-        let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
-        device.did("be configured", configured)?;
-        if let Some(mtu) = config.mtu {
-            // SAFETY: a number for a device that is ours.
-            let result = unsafe { sys::weir_dpdk_set_mtu(number, mtu) };
-            // Drivers without this function take the MTU from the configuration.
-            if result != -libc::ENOTSUP {
-                device.did(&format!("have an MTU of {mtu}"), result)?;
-            }
-        }
-        let (rx, tx) = self.descriptors(pool)?;
-        let bounce = if device.copies() {
-            let rings = u32::from(rx).max(AF_XDP_FILL) + u32::from(tx);
-            let buffers = u32::from(self.queues) * rings + 2 * sys::BURST as u32;
-            Some(new_bounce(buffers, pool.room_bytes().max(2048) + HEADROOM as u32)?)
-        } else {
-            None
-        };
-        let split = SplitPool::of(pool)?;
-        let bounce_raw = bounce.as_ref().map_or(std::ptr::null_mut(), |bounce| bounce.0);
-        let attached = self.attached.insert(Attached { pool: split, bounce, mapped: None });
-        if device.address.is_pci() && !device.copies() {
-            let (start, bytes) = (pool.memory().as_ptr(), pool.memory().len());
-            // SAFETY: the device may write to the rooms that it is given; the memory is taken from it again
-            // before the pool goes (`close`).
-            let mapped = unsafe { sys::weir_dpdk_dma_map(number, start, bytes) };
-            device.did(
-                "be given the pool's memory (may this user lock so much, `ulimit -l`?)",
-                mapped,
-            )?;
-            attached.mapped = Some((start.addr(), bytes));
-        }
-        attached.pool.lend(pool, |raw| -> Result<(), String> {
-            // SAFETY: both mempools live as long as the device is open: they go with `attached`, behind `close`.
-            unsafe {
-                for queue in 0..self.queues {
-                    let done = sys::weir_dpdk_rx_queue(number, queue, rx, raw, bounce_raw);
-                    device.did("receive into this pool", done)?;
-                    device.did("send", sys::weir_dpdk_tx_queue(number, queue, tx))?;
-                }
-                device.did("be started", sys::weir_dpdk_start(number))
-            }
-        })?;
-        device.mark_started();
-        self.set_filters()?;
-        device.note("memory", if device.copies() { "copied" } else { "the pool" }.to_owned());
-        device.note("queues", self.queues.to_string());
-        device.note("rx-descriptors", rx.to_string());
-        device.note("tx-descriptors", tx.to_string());
-        Ok(())
+        let (device, config) = (Arc::clone(&self.device), self.shared.config.clone());
+        let all = std::mem::take(&mut self.queues);
+        let shared = SharedDevice::new(device, config, self.shared.queues, lanes);
+        let share = |lane: usize| all.iter().skip(lane).step_by(lanes).copied().collect();
+        let gate = |lane: usize| Some(Arc::clone(&shared.gates[lane]));
+        let other =
+            |lane| Self::of(&self.name, Arc::clone(&shared), gate(lane), share(lane), self.longest);
+        let mut ports: Vec<Self> = (1..lanes).map(other).collect();
+        (self.queues, self.gate) = (share(0), gate(0));
+        self.shared = shared;
+        ports.insert(0, self);
+        ports
     }
 
-    /// Descriptors of each receive and transmit queue.
-    fn descriptors(&self, pool: &Pool) -> Result<(u16, u16), String> {
-        let info = &self.device.info;
-        let default = |own: u16| if own == 0 { DESCRIPTORS } else { own };
-        let mut rx = self.config.rx_descriptors.unwrap_or(default(info.rx_descriptors_default));
-        let mut tx = self.config.tx_descriptors.unwrap_or(default(info.tx_descriptors_default));
-        let asked = (rx, tx);
-        // SAFETY: reads and writes two numbers.
-        let adjusted = unsafe {
-            sys::weir_dpdk_adjust_descriptors(self.device.number, &raw mut rx, &raw mut tx)
-        };
-        self.device.did("have so many descriptors", adjusted)?;
-        for (key, given, asked, got, least, most) in [
-            (
-                "rx",
-                self.config.rx_descriptors,
-                asked.0,
-                rx,
-                info.rx_descriptors_min,
-                info.rx_descriptors_max,
-            ),
-            (
-                "tx",
-                self.config.tx_descriptors,
-                asked.1,
-                tx,
-                info.tx_descriptors_min,
-                info.tx_descriptors_max,
-            ),
-        ] {
-            if given.is_some() && asked != got {
-                return Err(format!(
-                    "{key}-descriptors is {asked}, but the device {} has {least} to {most} for a queue; {got} would do",
-                    self.device.address
-                ));
-            }
+    /// The device is started: what was set apart for that is the pool's again. False: it is not yet.
+    #[cold]
+    fn goes_live(&mut self, pool: &mut Pool) -> bool {
+        self.live = self.shared.is_started();
+        if let Some(attached) = self.attached.as_ref().filter(|_| self.live) {
+            attached.pool.put_back(pool);
         }
-        let needed =
-            u32::from(self.queues) * (u32::from(rx) + u32::from(tx)) + 2 * sys::BURST as u32;
-        if !self.device.copies() && needed > pool.rooms() {
-            return Err(format!(
-                "the pool has {} buffers, but {} queues with {rx} and {tx} descriptors need {needed}: \
-                 raise [pool] rooms, or lower rx-descriptors and tx-descriptors",
-                pool.rooms(),
-                self.queues
-            ));
-        }
-        Ok((rx, tx))
-    }
-
-    /// Which frames are received.
-    fn set_filters(&self) -> Result<(), String> {
-        let number = self.device.number;
-        let set = |what, given: Option<bool>, call: unsafe extern "C" fn(u16, bool) -> i32| {
-            // SAFETY: a call for a started device by its owner.
-            let result = unsafe { call(number, given.unwrap_or(true)) };
-            match given {
-                Some(on) => self.device.did(&format!("set {what} to {on}"), result),
-                None => Ok(()),
-            }
-        };
-        set("promiscuous", self.config.promiscuous, sys::weir_dpdk_set_promiscuous)?;
-        set("multicast", self.config.multicast, sys::weir_dpdk_set_multicast)
+        self.live
     }
 
     /// The device is gone or broken; the port has ended.
@@ -284,10 +169,10 @@ impl DpdkPort {
             count += 1;
             bytes += u64::from(length);
         }
-        let (number, queue) = (self.device.number, 0);
-        let (frames, checksums) = (self.frames.as_ptr(), self.config.checksum_offload);
+        let (number, queue) = (self.device.number, self.queues[0]);
+        let (frames, checksums) = (self.frames.as_ptr(), self.shared.config.checksum_offload);
         let amount = count as u16;
-        let bounce = attached.bounce.as_ref().map(|bounce| bounce.0);
+        let bounce = attached.bounce.as_ref().map(|bounce| bounce.raw());
         // SAFETY: the frames lie in rooms of the pool that are out, and each in one room (checked above); the device
         // is started, and this thread the only one that uses its queues.
         let sent = attached.pool.lend(pool, |raw| unsafe {
@@ -314,63 +199,38 @@ impl DpdkPort {
         counts.tx_bytes += bytes;
     }
 
-    fn close(&mut self) {
-        if let Some((start, bytes)) = self.attached.as_ref().and_then(|attached| attached.mapped) {
-            let start = std::ptr::without_provenance_mut(start);
-            // SAFETY: what was mapped; the device is stopped first, so that it writes nothing any more.
-            unsafe {
-                sys::weir_dpdk_stop(self.device.number);
-                sys::weir_dpdk_dma_unmap(self.device.number, start, bytes);
-            }
-        }
-        self.device.close();
-    }
-}
-
-impl Port for DpdkPort {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kind(&self) -> &'static str {
-        "dpdk"
-    }
-
-    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.set_up(pool)
-            .map_err(|problem| PortError::Configuration { port: self.name.clone(), problem })
-    }
-
+    /// As [`Port::receive`], within the gate.
     #[inline]
-    fn receive(
+    fn receive_within(
         &mut self,
         pool: &mut Pool,
         into: &mut Vec<Packet>,
         max: usize,
     ) -> Result<Received, PortError> {
-        if self.ended {
-            return Ok(Received::End);
-        }
         if self.device.is_removed() {
             self.look_at_device()?;
+        }
+        if !self.live && !self.goes_live(pool) {
+            return Ok(Received::Idle { next: Some(SOON) });
         }
         let Some(attached) = &self.attached else { return Ok(Received::End) };
         eal::register_thread();
         let mut odd = sys::Odd::default();
         let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
         let max = max.min(sys::BURST) as u16;
-        let (mut queue, mut count) = (self.first, 0);
-        for _ in 0..self.queues {
+        let (mut place, mut count) = (self.first, 0);
+        for _ in 0..self.queues.len() {
+            let queue = self.queues[place];
             // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
             count = attached.pool.lend(pool, |raw| unsafe {
                 sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut odd)
             });
-            queue = if queue + 1 == self.queues { 0 } else { queue + 1 };
+            place = if place + 1 == self.queues.len() { 0 } else { place + 1 };
             if count > 0 {
                 break;
             }
         }
-        self.first = queue;
+        self.first = place;
         let frames = &self.frames[..usize::from(count)];
         let mut counts = PortCounts {
             rx_dropped_too_large: odd.too_large.into(),
@@ -407,14 +267,21 @@ impl Port for DpdkPort {
         Ok(Received::Packets)
     }
 
+    /// As [`Port::send`], within the gate.
     #[inline]
-    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+    fn send_within(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
         let mut counts = PortCounts::default();
-        if self.ended || self.attached.is_none() || self.device.is_removed() {
+        if self.attached.is_none() || self.device.is_removed() {
             counts.tx_errors = packets.len() as u64;
             pool.give_all(packets.drain(..).map(|packet| packet.buffer));
             self.statistics.add(&counts);
-            return if self.ended { Ok(()) } else { self.look_at_device() };
+            return self.look_at_device();
+        }
+        if !self.live && !self.goes_live(pool) {
+            counts.tx_dropped_down = packets.len() as u64;
+            pool.give_all(packets.drain(..).map(|packet| packet.buffer));
+            self.statistics.add(&counts);
+            return Ok(());
         }
         eal::register_thread();
         for some in packets.chunks(sys::BURST) {
@@ -424,37 +291,90 @@ impl Port for DpdkPort {
         self.statistics.add(&counts);
         Ok(())
     }
+}
 
-    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.ended = true;
-        let Some(attached) = &self.attached else { return Ok(()) };
-        let split = Arc::clone(&attached.pool);
-        if self.device.driver() == "net_ring" && !self.device.is_removed() {
-            // This driver forgets what lies in its ring.
-            let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
-            for queue in 0..self.queues {
-                loop {
-                    // SAFETY: as in `receive`.
-                    let count = split.lend(pool, |raw| unsafe {
-                        let mut odd = sys::Odd::default();
-                        let max = sys::BURST as u16;
-                        sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut odd)
-                    });
-                    if count == 0 {
-                        break;
-                    }
-                    for frame in &self.frames[..usize::from(count)] {
-                        if let Some(buffer) = pool.index_of(frame.offset) {
-                            pool.give(buffer);
-                        }
-                    }
+impl Port for DpdkPort {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "dpdk"
+    }
+
+    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
+        let attached = self.shared.attach(&self.queues, pool);
+        let impossible = |problem| PortError::Configuration { port: self.name.clone(), problem };
+        self.attached = Some(attached.map_err(impossible)?);
+        Ok(())
+    }
+
+    #[inline]
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Packet>,
+        max: usize,
+    ) -> Result<Received, PortError> {
+        if self.ended {
+            return Ok(Received::End);
+        }
+        match self.gate.take() {
+            None => self.receive_within(pool, into, max),
+            Some(gate) if gate.enter() => {
+                let inside = Inside(gate);
+                let received = self.receive_within(pool, into, max);
+                self.gate = Some(inside.leave());
+                received
+            }
+            Some(gate) => {
+                self.gate = Some(gate);
+                self.ended = true;
+                Ok(Received::End)
+            }
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        if !self.ended {
+            match self.gate.take() {
+                None => return self.send_within(pool, packets),
+                Some(gate) if gate.enter() => {
+                    let inside = Inside(gate);
+                    let sent = self.send_within(pool, packets);
+                    self.gate = Some(inside.leave());
+                    return sent;
+                }
+                Some(gate) => {
+                    self.gate = Some(gate);
+                    self.ended = true;
                 }
             }
         }
-        split.lend(pool, |_| self.close());
-        split.flush(pool);
-        self.attached = None;
+        let tx_errors = packets.len() as u64;
+        pool.give_all(packets.drain(..).map(|packet| packet.buffer));
+        self.statistics.add(&PortCounts { tx_errors, ..PortCounts::default() });
         Ok(())
+    }
+
+    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
+        self.ended = true;
+        let Some(attached) = self.attached.take() else { return Ok(()) };
+        attached.pool.lend(pool, |_| self.shared.close());
+        attached.pool.flush(pool);
+        Ok(())
+    }
+
+    fn spreading(&self) -> Spreading {
+        let shared = &self.shared;
+        if !shared.is_symmetric() {
+            return Spreading::Anyhow;
+        }
+        // The table is as long as a power of two, so with as many queues its length does not matter.
+        let queues = shared.queues;
+        let table = if queues.is_power_of_two() { 0 } else { shared.device.info.rss_table };
+        Spreading::Symmetric { rule: "toeplitz", queues, table }
     }
 
     fn statistics(&self) -> &PortStatistics {
@@ -469,127 +389,6 @@ impl Port for DpdkPort {
 impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before the mempool, which the device may still have.
-        self.close();
-    }
-}
-
-/// Gives `net_af_packet` a ring whose places hold the interface's frames, and no more than rooms hold: the kernel
-/// cuts off what is longer than a place.
-fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(), String> {
-    if address.driver() != "net_af_packet" || address.argument("framesz").is_some() {
-        return Ok(());
-    }
-    let Some(name) = address.argument("iface").map(str::to_owned) else { return Ok(()) };
-    // What does not exist is found out, and said, later.
-    let mtu = match config.mtu {
-        Some(mtu) => mtu.into(),
-        None => interface::mtu(&name).unwrap_or(0),
-    };
-    let needed = (mtu + ETHERNET + AF_PACKET_FRONT).next_multiple_of(16);
-    let most = (config.room_bytes - HEADROOM as u32 + AF_PACKET_UNUSED) & !15;
-    if needed > most {
-        return Err(format!(
-            "the interface {name} has an MTU of {mtu}, whose frames do not fit into rooms of {} bytes: raise [pool] \
-             room, or lower the MTU (`ip link set {name} mtu 1500`)",
-            config.room_bytes
-        ));
-    }
-    if needed > AF_PACKET_PLACE || most < AF_PACKET_PLACE {
-        let (place, block) = af_packet_places(needed, most);
-        address.push("framesz", place);
-        address.push("blocksz", block);
-    }
-    Ok(())
-}
-
-/// The place of a frame in `net_af_packet`'s ring that needs the smallest block, in bytes: the kernel begins each block
-/// on a page, and the driver takes for granted that places follow each other without a gap.
-fn af_packet_places(needed: u32, most: u32) -> (u32, u32) {
-    // In units of 16 bytes, of which a page has 256.
-    let pages = |place: &u32| place / (1 << place.trailing_zeros().min(8));
-    let place = (needed / 16..=most / 16).min_by_key(pages).unwrap_or(needed / 16);
-    (place * 16, pages(&place) * AF_PACKET_PAGE)
-}
-
-/// Checks that the device can do what is asked. The answer is the longest frame that it sends.
-fn check(device: &Device, config: &DpdkConfig, queues: u16) -> Result<u32, String> {
-    let (info, address) = (&device.info, &device.address);
-    let most = info.max_rx_queues.min(info.max_tx_queues);
-    if queues == 0 || u32::from(queues) > most {
-        return Err(format!("queues is {queues}, but the device {address} has 1 to {most}"));
-    }
-    if queues > 1 && !info.rss {
-        return Err(format!(
-            "queues is {queues}, but the driver {} cannot spread flows over queues (RSS): leave `queues` out",
-            device.driver()
-        ));
-    }
-    if config.checksum_offload && !(info.rx_checksums && info.tx_checksums) {
-        return Err(format!(
-            "checksum-offload is true, but the driver {} does not do the checksums of IPv4, TCP and UDP both ways: \
-             leave it out",
-            device.driver()
-        ));
-    }
-    let room = config.room_bytes - HEADROOM as u32;
-    if info.min_rx_bytes > room {
-        return Err(format!(
-            "the device {address} needs {} bytes for a frame, but a room takes {room}: raise [pool] room",
-            info.min_rx_bytes
-        ));
-    }
-    let mtu = match (config.mtu, device.interface()) {
-        (Some(mtu), _) => {
-            let mtu = u32::from(mtu);
-            if !(info.min_mtu..=info.max_mtu).contains(&mtu) {
-                return Err(format!(
-                    "mtu is {mtu}, but the device {address} can do {} to {}",
-                    info.min_mtu, info.max_mtu
-                ));
-            }
-            Some(mtu)
-        }
-        (None, Some(name)) => {
-            Some(interface::mtu(name).map_err(|e| format!("interface {name}: {e}"))?)
-        }
-        // What DPDK sets a device to if nothing is said.
-        (None, None) if address.is_pci() => Some(1500),
-        (None, None) => None,
-    };
-    match mtu.map(|mtu| mtu + ETHERNET) {
-        Some(longest) if longest > room => Err(format!(
-            "frames may have up to {longest} bytes with this MTU, but a room takes {room}: raise [pool] room, or \
-             lower `mtu`"
-        )),
-        longest => Ok(longest.unwrap_or(room)),
-    }
-}
-
-fn new_bounce(buffers: u32, bytes: u32) -> Result<Bounce, String> {
-    let mut raw = std::ptr::null_mut();
-    // SAFETY: writes one address.
-    match unsafe { sys::weir_dpdk_bounce_new(buffers, bytes, &raw mut raw) } {
-        0.. => Ok(Bounce(raw)),
-        error => Err(format!(
-            "DPDK has no memory for {buffers} buffers of {bytes} bytes: {}",
-            log::explain(error)
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn af_packet_blocks_are_whole_pages_full_of_places() {
-        assert_eq!(af_packet_places(1600, 1952), (1792, 7 * 4096));
-        for (needed, most) in [(1600, 1952), (9088, 16_288), (2064, 3968), (1936, 1952)] {
-            let (place, block) = af_packet_places(needed, most);
-            assert!((needed..=most).contains(&place) && place % 16 == 0);
-            assert!(block >= place && block % place == 0 && block % 4096 == 0, "{place} {block}");
-            // The driver's 512 places are whole blocks.
-            assert_eq!(512 % (block / place), 0);
-        }
+        self.shared.close();
     }
 }

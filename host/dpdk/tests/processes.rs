@@ -179,10 +179,6 @@ fn devices_that_cannot_be_are_refused_in_words() {
         ),
         (DpdkConfig { queues: Some(2000), ..config.clone() }, "queues is 2000"),
         (
-            DpdkConfig { queues: Some(2), ..DpdkConfig::new("net_ring1") },
-            "cannot spread flows over queues",
-        ),
-        (
             DpdkConfig { checksum_offload: true, ..config.clone() },
             "net_null does not do the checksums",
         ),

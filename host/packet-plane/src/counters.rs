@@ -120,6 +120,30 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds the counts of another lane of the same chain.
+    pub fn add(&mut self, other: &Self) {
+        fn each(ours: &mut [u64], theirs: &[u64]) {
+            ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
+        }
+        self.packets_in += other.packets_in;
+        self.packets_out += other.packets_out;
+        self.packets_to_kernel += other.packets_to_kernel;
+        self.packets_moved += other.packets_moved;
+        self.packets_made += other.packets_made;
+        each(&mut self.drops, &other.drops);
+        if self.functions.len() < other.functions.len() {
+            self.set_functions(other.functions.len());
+        }
+        for (ours, theirs) in self.functions.iter_mut().zip(&other.functions) {
+            ours.packets += theirs.packets;
+            each(&mut ours.verdicts, &theirs.verdicts);
+            each(&mut ours.sent, &theirs.sent);
+            each(&mut ours.drops, &theirs.drops);
+            ours.undecided += theirs.undecided;
+            ours.faults += theirs.faults;
+        }
+    }
+
     pub(crate) fn new(functions: usize) -> Self {
         let mut counters = Self::default();
         counters.set_functions(functions);

@@ -161,12 +161,13 @@ impl Lane {
     ) -> Result<Self, PlaneError> {
         let on_event = config.on_event.take();
         let (context, site) = foundation(sandbox, &plan.name, config)?;
-        let mut lane = Self::aside(site, plan, on_event)?;
+        let mut lane = Self::aside(site, plan, on_event, &States::default())?;
         lane.lend(Box::new(context));
         Ok(lane)
     }
 
-    /// A lane without pool and ports: those of a station are lent to it.
+    /// A lane without pool and ports: those of a station are lent to it. If the chain has another lane, with the state
+    /// regions `beside`, functions that share theirs share them.
     ///
     /// # Errors
     /// When the chain cannot be made ready.
@@ -174,9 +175,10 @@ impl Lane {
         site: LaneSite,
         plan: ChainPlan,
         on_event: Option<EventSink>,
+        beside: &States,
     ) -> Result<Self, PlaneError> {
         let functions = plan.functions.len();
-        let staged = site.stage(plan, &States::default())?;
+        let staged = site.stage_beside(plan, &States::default(), beside)?;
         let records = records(&staged.plan);
         let mut lane = Self {
             ledger: Ledger::new(site.rooms, functions),
@@ -477,7 +479,7 @@ impl Lane {
     /// New instances of the same version, over the same state regions.
     fn reinstantiate(&mut self) {
         let states = self.states();
-        match self.site.stage(self.version.staged.plan.clone(), &states) {
+        match self.site.stage_beside(self.version.staged.plan.clone(), &states, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
             }
@@ -503,7 +505,7 @@ impl Lane {
             version: faulty.version.clone(),
             message: why.to_owned(),
         };
-        match self.site.stage(probation.previous, &states) {
+        match self.site.stage_beside(probation.previous, &states, &states) {
             Ok(staged) => {
                 self.install(staged, Disowner::AfterFault);
                 self.forgive(probation.function);
@@ -548,6 +550,15 @@ impl Lane {
         }
         self.report();
         Ok((Published { pause: started.elapsed(), fresh }, retired))
+    }
+
+    /// The chain before the last swap, if that brought this version of the function and it is still on probation.
+    #[must_use]
+    pub fn before_swap(&self, function: &str, version: &str) -> Option<ChainPlan> {
+        let probation = self.probation.as_ref()?;
+        let swapped = &self.version.staged.plan.functions[probation.function];
+        let same = swapped.name == function && swapped.version == version;
+        same.then(|| probation.previous.clone())
     }
 
     /// Forgets a function's faults: it is another version now.

@@ -30,6 +30,8 @@ pub struct FunctionPlan {
     pub on_fault: OnFault,
     /// Bytes of its state region, a multiple of 65,536; 0 for none.
     pub state_bytes: usize,
+    /// Whether its instances on all lanes of the chain have one state region together.
+    pub state_shared: bool,
     /// Layout of the state region: a successor takes it over only if it says the same.
     pub state_layout: String,
     /// Its configuration, a JSON object.
@@ -114,6 +116,12 @@ impl Staged {
         self.prepared.compiled_in
     }
 
+    /// Its state regions.
+    #[must_use]
+    pub fn states(&self) -> States {
+        States(self.states.clone())
+    }
+
     /// Functions that start with an empty state region although their predecessor had one.
     pub fn fresh<'a>(&'a self, before: &'a States) -> impl Iterator<Item = &'a str> {
         self.plan.functions.iter().zip(&self.kept).filter_map(|(function, kept)| {
@@ -127,6 +135,17 @@ impl Staged {
 #[derive(Clone, Debug, Default)]
 pub struct States(pub(crate) Vec<Option<Arc<State>>>);
 
+impl States {
+    /// The one that this function could go on with: of the same name, size and layout.
+    fn of(&self, function: &FunctionPlan) -> Option<&Arc<State>> {
+        self.0.iter().flatten().find(|state| {
+            state.name == function.name
+                && state.memory.len() == function.state_bytes
+                && state.layout == function.state_layout
+        })
+    }
+}
+
 impl LaneSite {
     /// Compiles, instantiates and configures a chain. State regions in `before` go on to functions of the
     /// same name, size and layout.
@@ -134,16 +153,28 @@ impl LaneSite {
     /// # Errors
     /// When it does not compile, or a function does not take its configuration.
     pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<Staged, PlaneError> {
+        self.stage_beside(plan, before, &States::default())
+    }
+
+    /// The same beside another lane of the chain: functions whose plan says so share that one's state regions.
+    ///
+    /// # Errors
+    /// As [`Self::stage`], and when a function that shares its region writes to it in `configure`.
+    pub fn stage_beside(
+        &self,
+        plan: ChainPlan,
+        before: &States,
+        beside: &States,
+    ) -> Result<Staged, PlaneError> {
         let mut states = Vec::new();
         let mut kept = Vec::new();
+        let mut shared = Vec::new();
         for function in &plan.functions {
-            let predecessor = before.0.iter().flatten().find(|s| {
-                s.name == function.name
-                    && s.memory.len() == function.state_bytes
-                    && s.layout == function.state_layout
-            });
-            kept.push(predecessor.is_some());
-            states.push(match predecessor {
+            let other = beside.of(function).filter(|_| function.state_shared);
+            let state = other.or_else(|| before.of(function));
+            shared.push(other.is_some());
+            kept.push(state.is_some());
+            states.push(match state {
                 Some(state) => Some(Arc::clone(state)),
                 None => self.new_state(function)?,
             });
@@ -162,7 +193,7 @@ impl LaneSite {
                     let prepared = with_states;
                     return Ok(Staged { plan, prepared, executor, states, kept });
                 }
-                Err(ChainError::State { place, .. }) if kept[place] => {
+                Err(ChainError::State { place, .. }) if kept[place] && !shared[place] => {
                     kept[place] = false;
                     states[place] = self.new_state(&plan.functions[place])?;
                 }

@@ -120,10 +120,34 @@ pub trait Port: Send {
     /// The port's counters; clone them to read them from another thread.
     fn statistics(&self) -> &PortStatistics;
 
+    /// How packets come to this port and its likes, if they are for the lanes of one chain.
+    fn spreading(&self) -> Spreading {
+        Spreading::Anyhow
+    }
+
     /// Tells from another thread how the device behind the port is, if there is one.
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {
         None
     }
+}
+
+/// By which rule a device with several queues puts packets into them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spreading {
+    /// By one that nothing can be said about: the two directions of a flow may come to different queues.
+    Anyhow,
+    /// By a hash that is the same for both directions of a flow. Ports that spread alike put a flow into the queues of one
+    /// number.
+    Symmetric {
+        /// The hash.
+        rule: &'static str,
+        /// How many queues there are.
+        queues: u16,
+        /// Whatever else the queue depends on.
+        table: u16,
+    },
+    /// Nothing comes in by it.
+    Nothing,
 }
 
 /// What a call of [`Port::receive`] found.

@@ -79,6 +79,12 @@ counters! {
     rx_bad_checksum,
     /// Packets dropped because the link was down or the device gone.
     tx_dropped_down,
+    /// Packets among `rx_packets` that were handed over to the worker whose flows they belong to.
+    rx_handed_over,
+    /// Packets that other workers' queues received and handed over to this one.
+    rx_taken_over,
+    /// Packets dropped because the worker whose flows they belong to had no room for them.
+    rx_dropped_handoff_full,
 }
 
 /// A port's counters; clones share them.

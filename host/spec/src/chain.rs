@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
+use crate::workers::WorkerCount;
 use crate::{Name, Period, Size};
 
 /// Functions in a chain at most.
@@ -69,6 +70,14 @@ pub struct Chain {
     /// Whether packets that come in by `to` pass the functions in reverse and leave by `from`.
     #[serde(default = "yes")]
     pub symmetric: bool,
+    /// Whether it takes only packets that steering rules, or a function, send to it; else it takes all of its ports
+    /// that no rule means.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub steered: bool,
+    /// Workers that share its flows, each with its own instances; its ports have as many queues. A number, or `"all"`.
+    #[serde(default, skip_serializing_if = "WorkerCount::is_one")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::WorkerCountSchema))]
+    pub workers: WorkerCount,
     /// The functions, in order.
     #[serde(rename = "function", deserialize_with = "functions")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
@@ -135,6 +144,9 @@ pub struct FunctionUse {
     /// Chains to which it may move flows, between the same ports; it counts them from 1, 0 is the kernel's stack.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Name>,
+    /// Whether its instances on all workers have one state region together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_shared: Option<bool>,
     /// Its configuration: any table, handed to it as JSON.
     #[serde(
         default,
@@ -204,6 +216,10 @@ impl Check for Chain {
         }
         if let (None, Some(_)) = (&self.from, &self.to) {
             return Err(Invalid::at("to", "the chain has `to`, but no `from`")
+                .help("add `from = \"PORT\"`: where its packets come in"));
+        }
+        if self.steered && self.from.is_none() {
+            return Err(Invalid::at("steered", "the chain is steered, but has no `from`")
                 .help("add `from = \"PORT\"`: where its packets come in"));
         }
         if self.from.is_some() && self.from == self.to && self.symmetric {

@@ -452,7 +452,7 @@ pub struct Port {
     /// dpdk: a PCI address or a vdev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// dpdk: receive queues, and as many transmit queues.
+    /// xdp, dpdk: receive queues, and as many transmit queues. An xdp port's begin with `queue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
     /// dpdk: descriptors of each receive queue.
@@ -501,8 +501,11 @@ impl Port {
             ("checksum-offload", self.checksum_offload.is_some(), PortKind::Dpdk),
         ];
         for (key, given, kind) in keys {
-            if given && kind != self.kind {
-                let own: Vec<_> = keys.iter().filter(|k| k.2 == self.kind).map(|k| k.0).collect();
+            let of = |key: &str, kind| {
+                kind == self.kind || (key == "queues" && self.kind == PortKind::Xdp)
+            };
+            if given && !of(key, kind) {
+                let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
                 let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
                 let help = format!("allowed: name, kind, tenant, {}", own.join(", "));
                 return Err(Invalid::at(key, message).help(help));
@@ -567,6 +570,12 @@ impl Port {
             .help(format!(
                 "allowed: 1 to {NAME_MAX} characters without `/` and spaces, as `ip link` shows it"
             )));
+        }
+        /// Queues of an interface at most.
+        const QUEUES_MAX: u16 = 1024;
+        if let Some(queues) = self.queues.filter(|n| !(1..=QUEUES_MAX).contains(n)) {
+            return Err(Invalid::at("queues", format!("`queues` is {queues}"))
+                .help(format!("allowed: 1 to {QUEUES_MAX}")));
         }
         if let Some(period) =
             self.busy_poll.filter(|p| !(1..=10_000).contains(&p.get().as_micros()))

@@ -22,6 +22,7 @@ mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
 mod text;
+mod workers;
 mod xdp;
 
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
@@ -37,6 +38,7 @@ pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
-pub use schema::VersionSchema;
+pub use schema::{VersionSchema, WorkerCountSchema};
 pub use semver::Version;
+pub use workers::WorkerCount;
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};

@@ -56,6 +56,9 @@ pub struct Manifest {
     /// Name of the state region's layout: a successor takes the region over only if it says the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
+    /// Whether its instances on all workers have one state region together, if the chain does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_shared: Option<bool>,
     /// Bytes of linear memory it may have, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
@@ -151,6 +154,10 @@ impl Check for Manifest {
             }
             if self.layout.is_some() {
                 return Err(Invalid::at("layout", "the function has no state region").help(help));
+            }
+            if self.state_shared == Some(true) {
+                let message = "the function has no state region to share";
+                return Err(Invalid::at("state-shared", message).help(help));
             }
         }
         if self.layout.as_ref().is_some_and(|layout| layout.len() > 128) {

@@ -45,6 +45,8 @@ pub struct ResolvedFunction {
     pub state: State,
     /// Bytes of the state region, a multiple of 65,536; 0 without one.
     pub state_bytes: u64,
+    /// Whether its instances on all workers have one state region together.
+    pub state_shared: bool,
     /// Name of the state region's layout.
     pub layout: String,
     /// Whether the host remembers what it decides about whole flows.
@@ -84,6 +86,14 @@ impl FunctionUse {
             (None, State::None | State::Save) => 0,
         };
         let state = if self.state.is_some() { State::Region } else { manifest.state };
+        let state_shared = self.state_shared.or(manifest.state_shared).unwrap_or_default();
+        if state_shared && state_bytes == 0 {
+            return Err(Invalid::at(
+                "state-shared",
+                format!("{label} has no state region to share"),
+            )
+            .help("leave `state-shared` out, or give it a region with `state`"));
+        }
         Ok(ResolvedFunction {
             access,
             on_fault: self.on_fault.or(manifest.on_fault).unwrap_or_default(),
@@ -91,6 +101,7 @@ impl FunctionUse {
             deadline: self.deadline.or(manifest.deadline).unwrap_or(defaults::DEADLINE),
             state,
             state_bytes: state_bytes.next_multiple_of(WASM_PAGE),
+            state_shared,
             layout: manifest.layout.clone().unwrap_or_default(),
             flow_verdicts: self.flow_verdicts.or(manifest.flow_verdicts).unwrap_or(false),
             targets: self.targets.clone(),

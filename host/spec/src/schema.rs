@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// A version by semver.org, for `#[schema(value_type = ...)]` on fields of type [`semver::Version`].
@@ -31,5 +31,30 @@ impl PartialSchema for VersionSchema {
 impl ToSchema for VersionSchema {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("Version")
+    }
+}
+
+/// A number of workers, or `"all"`: for fields of type [`crate::WorkerCount`].
+#[derive(Debug)]
+pub enum WorkerCountSchema {}
+
+impl PartialSchema for WorkerCountSchema {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(crate::workers::WORKERS_MAX));
+        let all = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["all"]));
+        OneOfBuilder::new()
+            .item(number)
+            .item(all)
+            .description(Some("A number of workers, or \"all\"."))
+            .into()
+    }
+}
+
+impl ToSchema for WorkerCountSchema {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("WorkerCount")
     }
 }

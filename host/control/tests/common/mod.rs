@@ -160,6 +160,7 @@ impl Engine for FakeEngine {
                 samples: Vec::new(),
                 fault: None,
             }),
+            workers: Vec::new(),
         });
         let port = |name: &str, tenant: &str| PortStatus {
             name: name.parse().unwrap(),
@@ -175,6 +176,7 @@ impl Engine for FakeEngine {
             drops: BTreeMap::from([("rx-too-large".to_owned(), 0)]),
             device: BTreeMap::from([("link".to_owned(), "up".to_owned())]),
             device_counters: BTreeMap::from([("rx_good_packets".to_owned(), 1)]),
+            queues: Vec::new(),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
         EngineStatus { workers: 1, ports, chains: chains.collect() }

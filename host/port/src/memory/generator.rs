@@ -37,6 +37,22 @@ impl GeneratorConfig {
     pub fn new(templates: Templates) -> Self {
         Self { templates, count: None, duration: None, rate: None, copy: true }
     }
+
+    /// Divided among so many ports: each generates the flows whose number, modulo that of the ports, is its own, and its
+    /// share of count and rate.
+    ///
+    /// # Panics
+    /// When there are fewer frames than ports.
+    #[must_use]
+    pub fn divided(&self, ports: usize) -> Vec<Self> {
+        let part = |place: usize| Self {
+            templates: self.templates.every(ports, place),
+            count: self.count.map(|count| share(count, ports, place)),
+            rate: self.rate.map(|rate| share(rate, ports, place).max(1)),
+            ..self.clone()
+        };
+        (0..ports).map(part).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -179,6 +195,12 @@ fn copy_lines(lines: &[[u8; LINE]], room: &mut [u8]) {
     } else {
         room[..lines.len() * LINE].copy_from_slice(lines.as_flattened());
     }
+}
+
+/// What the one at this place gets when a number is divided evenly.
+fn share(number: u64, among: usize, place: usize) -> u64 {
+    let (among, place) = (among as u64, place as u64);
+    number / among + u64::from(place < number % among)
 }
 
 fn saturated(duration: Duration) -> u64 {

@@ -12,7 +12,7 @@ mod templates;
 use weir_pool::{Packet, Pool};
 
 use crate::statistics::{PortCounts, PortStatistics};
-use crate::{Port, PortError, Received};
+use crate::{Port, PortError, Received, Spreading};
 
 use generator::Generator;
 use sink::Sink;
@@ -83,6 +83,14 @@ impl Port for MemoryPort {
 
     fn finish(&mut self, _pool: &mut Pool) -> Result<(), PortError> {
         Ok(())
+    }
+
+    fn spreading(&self) -> Spreading {
+        match self.generator {
+            // Whoever divided the flows gave each to one port.
+            Some(_) => Spreading::Symmetric { rule: "generator", queues: 0, table: 0 },
+            None => Spreading::Nothing,
+        }
     }
 
     fn statistics(&self) -> &PortStatistics {

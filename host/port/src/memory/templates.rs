@@ -131,6 +131,17 @@ impl Templates {
         all.checked("the list of frames")
     }
 
+    /// Of so many frames in a row the one at this place, and so on.
+    ///
+    /// # Panics
+    /// When there is none at this place.
+    pub(super) fn every(&self, step: usize, place: usize) -> Self {
+        let mut some = Self::empty();
+        self.iter().skip(place).step_by(step).for_each(|frame| some.push(frame));
+        assert!(!some.templates.is_empty(), "{} frames are not enough", self.len());
+        some
+    }
+
     /// Number of frames.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "there is at least one")]

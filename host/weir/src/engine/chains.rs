@@ -1,172 +1,304 @@
-//! Deploying chains: lanes, their ports, and what is remembered about them.
+//! Deploying chains: their lanes, at which stations, on which workers and with which ports.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use weir_chain::Mode;
-use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published};
-use weir_packet_plane::{
-    ChainPlan, Clock, EventSink, Lane, LaneConfig, LaneEvent, LaneSite, LaneStatus, Shared,
-};
+use weir_control::engine::{ChainId, Deployment, EngineError, Published};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station};
 use weir_port::{Port, PortStatistics};
 use weir_sandbox::Telemetry;
 use weir_spec::{Chain, Name, ResolvedFunction};
 
+use super::crossing::{self, Crossing, DeployedStation, Shape};
+use super::lanes::{Deployed, DeployedLane, Telemetries};
 use super::{PlaneEngine, refused};
 
 /// Most packets of a burst.
 const BURST: usize = 64;
-
-/// A chain that has a lane.
-pub(super) struct Deployed {
-    /// Place of its worker.
-    pub(super) worker: usize,
-    /// The lane's name at its worker.
-    pub(super) key: String,
-    pub(super) site: LaneSite,
-    pub(super) counters: Arc<Shared>,
-    pub(super) status: Arc<Mutex<LaneStatus>>,
-    pub(super) ports: Vec<(Name, PortStatistics)>,
-    /// Ports and direction that it was deployed with.
-    shape: Shape,
-    pub(super) telemetry: Mutex<BTreeMap<String, Arc<Telemetry>>>,
-}
-
-/// What cannot change without a new lane.
-#[derive(Clone, PartialEq, Eq)]
-struct Shape {
-    from: Option<Name>,
-    to: Option<Name>,
-    symmetric: bool,
-}
-
-impl Shape {
-    fn of(chain: &Chain) -> Self {
-        Self { from: chain.from.clone(), to: chain.to.clone(), symmetric: chain.symmetric }
-    }
-}
-
-impl Deployed {
-    /// The log and counters of a function; they outlive versions.
-    pub(super) fn telemetry(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(label.to_owned()).or_default())
-    }
-
-    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
-    fn new_shadow_telemetry(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(shadow_of(label), Arc::default());
-        drop(all);
-        self.telemetry(&shadow_of(label))
-    }
-}
-
-/// The name under which a shadow's log is kept.
-pub(super) fn shadow_of(label: &str) -> String {
-    format!("{label} (shadow)")
-}
+/// Flows that a station remembers at least, 72 bytes each, once packets have to be told apart.
+const FLOWS: usize = 65_536;
 
 impl PlaneEngine {
     pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
-        let existing = self.chains().get(id).cloned();
+        let shape = self.shape(chain)?;
+        let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
-            if existing.shape == Shape::of(chain) {
-                let plan = self.chain_plan(id, functions, |label| existing.telemetry(label))?;
-                self.end_trials(&existing)?;
-                let staged = self.stage(&existing, plan)?;
-                return self.publish(&existing, staged, None);
+            let turn = existing.turn();
+            let plans = existing.lanes.iter();
+            let plans = plans
+                .map(|lane| self.chain_plan(id, functions, |label| lane.telemetry.of(label)))
+                .collect::<Result<Vec<_>, _>>()?;
+            if existing.crossing.shape == shape {
+                existing.crossing.check(&id.name, &shape, !chain.steered)?;
+                // A new deployment replaces whatever was being tried.
+                self.plane.with_lanes(&existing, Lane::end_canary)?;
+                let staged = self.plane.stage(&existing, plans)?;
+                let published = self.plane.publish(&existing, staged, None)?;
+                self.set_takes_rest(&existing, &id.name, !chain.steered)?;
+                return Ok(published);
             }
-            // Other ports: everything that can fail is tried before the old lane goes.
-            self.chain_plan(id, functions, |label| existing.telemetry(label))?;
-            self.ports().check(chain, Some(&id.name))?;
+            // Other ports or workers: everything that can fail is tried before the old lanes go.
+            self.check_crossing(id, chain, &shape)?;
+            drop(turn);
             self.undeploy_chain(id)?;
         }
-        self.new_lane(id, chain, functions)
+        self.new_lanes(id, chain, functions, shape)
     }
 
-    fn new_lane(
+    /// What the chain is deployed with.
+    fn shape(&self, chain: &Chain) -> Result<Shape, EngineError> {
+        let all = self.plane.workers.len();
+        let workers = chain.workers.of(all);
+        if workers > all {
+            return Err(EngineError::Refused(format!(
+                "the chain wants {workers} workers, and the host has {all}: lower the chain's `workers`, or raise `count` \
+                 (or name more `cores`) in [workers] of the host's configuration"
+            )));
+        }
+        let (from, to) = (chain.from.clone(), chain.to.clone());
+        Ok(Shape { from, to, symmetric: chain.symmetric, workers })
+    }
+
+    /// Whether a chain could have lanes between its ports, if it gave back what it has.
+    fn check_crossing(
+        &self,
+        id: &ChainId,
+        chain: &Chain,
+        shape: &Shape,
+    ) -> Result<(), EngineError> {
+        let key = crossing::key(&id.tenant, &id.name, shape);
+        let there = self.plane.crossings().get(&key).cloned();
+        match there {
+            Some(there) if there.shape == *shape || !there.has(&id.name) => {
+                there.check(&id.name, shape, !chain.steered)
+            }
+            Some(there) => {
+                there.check(&id.name, shape, !chain.steered)?;
+                self.ports().check(chain, Some(&id.name), shape.workers)
+            }
+            None => self.ports().check(chain, Some(&id.name), shape.workers),
+        }
+    }
+
+    /// Whether the chain has what no rule claims.
+    fn set_takes_rest(
+        &self,
+        deployed: &Deployed,
+        chain: &Name,
+        takes_rest: bool,
+    ) -> Result<(), EngineError> {
+        for n in 0..deployed.lanes.len() {
+            let key = deployed.key.clone();
+            self.plane.with_station(&deployed.crossing, n, move |station| {
+                station.set_takes_rest(&key, takes_rest);
+            })?;
+        }
+        deployed.crossing.enter(chain, takes_rest);
+        self.ports().show_holder(&deployed.crossing.shape, deployed.crossing.holder());
+        Ok(())
+    }
+
+    /// The stations between a chain's ports: those that are there, or new ones.
+    fn crossing(
+        &self,
+        id: &ChainId,
+        chain: &Chain,
+        shape: Shape,
+    ) -> Result<Arc<Crossing>, EngineError> {
+        let key = crossing::key(&id.tenant, &id.name, &shape);
+        let there = self.plane.crossings().get(&key).cloned();
+        if let Some(there) = there {
+            there.check(&id.name, &shape, !chain.steered)?;
+            return Ok(there);
+        }
+        let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
+        let workers = self.least_used_workers(shape.workers);
+        let mut deployed = Vec::with_capacity(shape.workers);
+        let mut stations = Vec::with_capacity(shape.workers);
+        for (worker, ports) in workers.iter().zip(ports) {
+            let statistics = port_statistics(&ports);
+            let config = LaneConfig {
+                pool: self.pool,
+                symmetric: chain.symmetric && ports.len() > 1,
+                ports,
+                clock: Clock::Monotonic,
+                burst: BURST,
+                seed: self.seed,
+                on_event: None,
+            };
+            let sandbox = Arc::clone(&self.plane.sandbox);
+            match Station::new(sandbox, &key, config, FLOWS) {
+                Ok(station) => {
+                    deployed.push(DeployedStation {
+                        worker: *worker,
+                        site: station.site(),
+                        counters: station.counters(),
+                        ports: statistics,
+                    });
+                    stations.push(station);
+                }
+                Err(error) => {
+                    // Whatever went wrong, that is what is told.
+                    drop(self.finish(stations));
+                    self.ports().reopen(chain);
+                    return Err(refused(error));
+                }
+            }
+        }
+        let crossing = Arc::new(Crossing::new(key.clone(), id.tenant.clone(), shape, deployed));
+        for (station, worker) in stations.into_iter().zip(workers) {
+            self.plane.workers[worker]
+                .add_station(&key, station)
+                .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+        }
+        self.plane.crossings().insert(key, Arc::clone(&crossing));
+        Ok(crossing)
+    }
+
+    fn new_lanes(
         &self,
         id: &ChainId,
         chain: &Chain,
         functions: &[ResolvedFunction],
+        shape: Shape,
     ) -> Result<Published, EngineError> {
-        let telemetry = Mutex::new(BTreeMap::<String, Arc<Telemetry>>::new());
-        let plan = self.chain_plan(id, functions, |label| {
-            let mut all = telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(label.to_owned()).or_default())
-        })?;
-        let ports = self.ports().take(chain, &id.tenant, &id.name)?;
-        let statistics = port_statistics(&ports);
-        let symmetric = chain.symmetric && ports.len() > 1;
-        let config = LaneConfig {
-            pool: self.pool,
-            ports,
-            symmetric,
-            clock: Clock::Monotonic,
-            burst: BURST,
-            seed: self.seed,
-            on_event: Some(self.lane_events(id)),
-        };
-        let lane = match Lane::new(Arc::clone(&self.sandbox), plan, config) {
-            Ok(lane) => lane,
+        let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
+        let plans = telemetries
+            .iter()
+            .map(|telemetry| self.chain_plan(id, functions, |label| telemetry.of(label)))
+            .collect::<Result<Vec<_>, _>>()?;
+        // One chain at a time comes and goes between the same ports.
+        let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let crossing = self.crossing(id, chain, shape)?;
+        let lanes = match self.make_lanes(id, &crossing, plans) {
+            Ok(lanes) => lanes,
             Err(error) => {
-                self.ports().reopen(chain);
-                return Err(refused(error));
+                // Whatever goes wrong now, the first error is what is told.
+                drop(self.leave(&crossing, &id.name));
+                return Err(error);
             }
         };
-        let key = format!("{}/{}", id.tenant, id.name);
-        let worker = self.least_used_worker();
-        let deployed = Arc::new(Deployed {
-            worker,
-            key: key.clone(),
+        let takes_rest = !chain.steered;
+        let key = lane_key(&id.tenant, &id.name);
+        let shared_ports = !takes_rest;
+        let deployed = lanes.iter().zip(&crossing.stations).zip(telemetries);
+        let deployed = deployed.map(|((lane, station), telemetry)| DeployedLane {
+            worker: station.worker,
             site: lane.site(),
             counters: lane.counters(),
             status: lane.status(),
-            ports: statistics,
-            shape: Shape::of(chain),
+            ports: if shared_ports { Vec::new() } else { station.ports.clone() },
             telemetry,
         });
-        let compiled_in = lane.compiled_in();
-        self.chains().insert(id.clone(), deployed);
-        self.workers[worker]
-            .add(&key, lane)
-            .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+        let deployed = Deployed::new(key.clone(), Arc::clone(&crossing), deployed.collect());
+        let compiled_in = lanes.iter().map(Lane::compiled_in).sum();
+        self.plane.chains().insert(id.clone(), Arc::new(deployed));
+        crossing.enter(&id.name, takes_rest);
+        self.ports().show_holder(&crossing.shape, crossing.holder());
+        for (n, lane) in lanes.into_iter().enumerate() {
+            let key = key.clone();
+            self.plane
+                .with_station(&crossing, n, move |station| station.add(key, lane, takes_rest))?;
+        }
         Ok(Published { compiled_in, ..Published::default() })
     }
 
-    pub(super) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
-        let Some(deployed) = self.chains().remove(id) else { return Ok(()) };
-        let lane = self.workers[deployed.worker]
-            .remove(&deployed.key)
-            .map_err(|gone| EngineError::Internal(gone.to_string()))?;
-        let Some(mut lane) = lane else { return Ok(()) };
-        let _ticking = self.sandbox.ticker().tick();
-        let finished = lane.finish();
-        self.ports().give_back(lane.into_ports());
-        match finished {
-            Ok(_) => Ok(()),
-            Err(error) => Err(EngineError::Exhausted(error.to_string())),
+    /// A lane for each station.
+    fn make_lanes(
+        &self,
+        id: &ChainId,
+        crossing: &Crossing,
+        plans: Vec<ChainPlan>,
+    ) -> Result<Vec<Lane>, EngineError> {
+        let mut lanes: Vec<Lane> = Vec::with_capacity(plans.len());
+        for (n, (plan, station)) in plans.into_iter().zip(&crossing.stations).enumerate() {
+            let beside = lanes.first().map(Lane::states).unwrap_or_default();
+            let ear = self.keeper.ear(id, n);
+            let lane = Lane::aside(station.site.clone(), plan, Some(ear), &beside);
+            lanes.push(lane.map_err(refused)?);
         }
+        Ok(lanes)
     }
 
-    /// The chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
+    pub(super) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
+        let Some(deployed) = self.plane.chains().remove(id) else { return Ok(()) };
+        let _turn = deployed.turn();
+        let _arrival = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ticking = self.plane.sandbox.ticker().tick();
+        for n in 0..deployed.lanes.len() {
+            let key = deployed.key.clone();
+            // Unmapping its memory is not for the data path: it ends here.
+            drop(
+                self.plane
+                    .with_station(&deployed.crossing, n, move |station| station.remove(&key))?,
+            );
+        }
+        self.leave(&deployed.crossing, &id.name)
+    }
+
+    /// A chain has no lanes at these stations any more; the last one takes them with it.
+    fn leave(&self, crossing: &Crossing, chain: &Name) -> Result<(), EngineError> {
+        if !crossing.leave(chain) {
+            self.ports().show_holder(&crossing.shape, crossing.holder());
+            return Ok(());
+        }
+        self.plane.crossings().remove(&crossing.key);
+        let mut stations = Vec::with_capacity(crossing.stations.len());
+        for station in &crossing.stations {
+            let station = self.plane.workers[station.worker]
+                .remove_station(&crossing.key)
+                .map_err(|gone| EngineError::Internal(gone.to_string()))?;
+            stations.extend(station);
+        }
+        self.finish(stations)
+    }
+
+    /// Ends stations that no worker has any more; the error is the first one's that has one.
+    fn finish(&self, stations: Vec<Station>) -> Result<(), EngineError> {
+        let _ticking = self.plane.sandbox.ticker().tick();
+        let mut result = Ok(());
+        let mut finish = |mut station: Station| {
+            match station.finish() {
+                Ok(accounting) if accounting.out > 0 => {
+                    tracing::error!("{} buffers of a chain's pool were lost", accounting.out);
+                }
+                Ok(_) => {}
+                Err(error) if result.is_ok() => {
+                    result = Err(EngineError::Exhausted(error.to_string()));
+                }
+                Err(_) => {}
+            }
+            station
+        };
+        // All of them before the first one goes: their ports may have to do with each other.
+        let finished: Vec<Station> = stations.into_iter().map(&mut finish).collect();
+        for station in finished {
+            self.ports().give_back(station.into_ports());
+        }
+        result
+    }
+
+    /// Each lane's chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
     pub(super) fn replaced(
         &self,
-        deployed: &super::Deployed,
+        tenant: &Name,
+        deployed: &Deployed,
         function: &ResolvedFunction,
         shadow: bool,
-    ) -> Result<(ChainPlan, usize), EngineError> {
-        let mut plan = self.with_lane(deployed, |lane| lane.plan().clone())?;
+    ) -> Result<(Vec<ChainPlan>, usize), EngineError> {
         let label = function.label.as_str();
-        let place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
-            EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
-        })?;
-        let telemetry =
-            if shadow { deployed.new_shadow_telemetry(label) } else { deployed.telemetry(label) };
-        plan.functions[place] = self.function_plan(function, telemetry)?;
-        Ok((plan, place))
+        let mut plans = self.plane.plans(deployed)?;
+        let mut place = 0;
+        for (plan, lane) in plans.iter_mut().zip(&deployed.lanes) {
+            place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
+                EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
+            })?;
+            let telemetry = &lane.telemetry;
+            let telemetry = if shadow { telemetry.new_shadow(label) } else { telemetry.of(label) };
+            plan.functions[place] = self.function_plan(tenant, function, telemetry)?;
+        }
+        Ok((plans, place))
     }
 
     fn chain_plan(
@@ -177,59 +309,28 @@ impl PlaneEngine {
     ) -> Result<ChainPlan, EngineError> {
         let functions = functions
             .iter()
-            .map(|f| self.function_plan(f, telemetry(f.label.as_str())))
+            .map(|f| self.function_plan(&id.tenant, f, telemetry(f.label.as_str())))
             .collect::<Result<_, _>>()?;
         Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
     }
 
-    /// A new deployment replaces whatever was being tried.
-    fn end_trials(&self, deployed: &super::Deployed) -> Result<(), EngineError> {
-        self.with_lane(deployed, Lane::end_canary)?;
-        Ok(())
-    }
-
-    fn least_used_worker(&self) -> usize {
-        let mut used = vec![0usize; self.workers.len()];
-        for deployed in self.chains().values() {
-            used[deployed.worker] += 1;
+    /// So many workers, those with the fewest stations.
+    fn least_used_workers(&self, count: usize) -> Vec<usize> {
+        let mut used = vec![0usize; self.plane.workers.len()];
+        for crossing in self.plane.crossings().values() {
+            crossing.stations.iter().for_each(|station| used[station.worker] += 1);
         }
-        (0..used.len()).min_by_key(|n| used[*n]).unwrap_or(0)
+        let mut workers: Vec<usize> = (0..used.len()).collect();
+        workers.sort_by_key(|n| used[*n]);
+        workers.truncate(count);
+        workers.sort_unstable();
+        workers
     }
+}
 
-    /// Passes a lane's events on to the control plane.
-    fn lane_events(&self, id: &ChainId) -> EventSink {
-        let (sink, chain) = (Arc::clone(&self.sink), id.clone());
-        Arc::new(move |event| {
-            let Some(sink) = sink.get() else { return };
-            let chain = chain.clone();
-            let note = |message: &str| EngineEvent::Note {
-                chain: chain.clone(),
-                message: message.to_owned(),
-            };
-            sink(match event {
-                LaneEvent::Fault { function, version, health, message } => match function.parse() {
-                    Ok(function) => EngineEvent::Fault {
-                        chain: chain.clone(),
-                        function,
-                        version: version.parse().ok(),
-                        kind: (*health).to_owned(),
-                        message: message.clone(),
-                    },
-                    Err(_) => note(message),
-                },
-                LaneEvent::RolledBack { function, version, message } => match function.parse() {
-                    Ok(function) => EngineEvent::RolledBack {
-                        chain: chain.clone(),
-                        function,
-                        version: version.parse().ok(),
-                        message: message.clone(),
-                    },
-                    Err(_) => note(message),
-                },
-                LaneEvent::Note(text) => note(text),
-            });
-        })
-    }
+/// The name of a chain's lanes at their stations.
+pub(super) fn lane_key(tenant: &Name, chain: &Name) -> String {
+    format!("{tenant}/{chain}")
 }
 
 fn port_statistics(ports: &[Box<dyn Port>]) -> Vec<(Name, PortStatistics)> {

@@ -1,13 +1,15 @@
 //! The data plane behind the control plane's [`Engine`]: workers, lanes and ports of this process.
 //!
-//! The only place that knows both sides. A chain has one lane on one worker; everything slow (compiling,
-//! instantiating, configuring) is done by the calling thread, and the worker only publishes.
+//! The only place that knows both sides. A chain has a lane on each of its workers; everything slow (compiling,
+//! instantiating, configuring) is done by the calling thread, and the workers only publish.
 
 mod chains;
+mod crossing;
+mod keeper;
+mod lanes;
 mod ports;
 mod status;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,19 +19,21 @@ use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
     Published, TrialKind,
 };
-use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Staged, Worker};
+use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
 use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction};
 
-use self::chains::Deployed;
+use self::keeper::Keeper;
+use self::lanes::Plane;
 use self::ports::Ports;
 
 /// See the module.
 pub(crate) struct PlaneEngine {
-    sandbox: Arc<Sandbox>,
-    workers: Vec<Worker>,
-    chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
+    plane: Arc<Plane>,
+    keeper: Keeper,
     ports: Mutex<Ports>,
+    /// Whoever has a chain come or go has it.
+    arrivals: Mutex<()>,
     pool: weir_pool::PoolConfig,
     seed: u64,
     sink: Arc<OnceLock<EventSink>>,
@@ -55,90 +59,41 @@ impl PlaneEngine {
             weir_pool::HugePages::Never
         };
         let room_bytes = u32::try_from(config.pool.room.get()).unwrap_or(u32::MAX);
+        let plane = Arc::new(Plane::new(sandbox, workers));
+        let sink = Arc::default();
+        let keeper = Keeper::start(&plane, Arc::clone(&sink)).context("starting the keeper")?;
         Ok(Self {
-            sandbox,
-            workers,
-            chains: Mutex::default(),
+            plane,
+            keeper,
             ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
+            arrivals: Mutex::default(),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
-            sink: Arc::default(),
+            sink,
         })
-    }
-
-    fn chains(&self) -> MutexGuard<'_, BTreeMap<ChainId, Arc<Deployed>>> {
-        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deployed(&self, id: &ChainId) -> Result<Arc<Deployed>, EngineError> {
-        self.chains()
-            .get(id)
-            .cloned()
-            .ok_or_else(|| EngineError::Conflict(format!("chain {} is not deployed", id.name)))
-    }
-
     fn function_plan(
         &self,
+        tenant: &Name,
         function: &ResolvedFunction,
         telemetry: Arc<Telemetry>,
     ) -> Result<FunctionPlan, EngineError> {
         let admitted = self.admit(function)?;
-        Ok(weir_assembly::function_plan(function, admitted, telemetry))
+        let mut plan = weir_assembly::function_plan(function, admitted, telemetry);
+        let targets = function.targets.iter();
+        plan.targets = targets.map(|chain| chains::lane_key(tenant, chain)).collect();
+        Ok(plan)
     }
 
     fn admit(&self, function: &ResolvedFunction) -> Result<Arc<Admitted>, EngineError> {
-        self.sandbox.admit(&function.wasm).map_err(|refused| {
+        self.plane.sandbox.admit(&function.wasm).map_err(|refused| {
             EngineError::Refused(format!("function {}: {refused}", function.label))
         })
-    }
-
-    /// Compiles, instantiates and configures on this thread.
-    fn stage(&self, chain: &Deployed, plan: ChainPlan) -> Result<Staged, EngineError> {
-        let states = self.with_lane(chain, |lane| lane.states())?;
-        chain.site.stage(plan, &states).map_err(refused)
-    }
-
-    fn with_lane<R: Send + 'static>(
-        &self,
-        chain: &Deployed,
-        act: impl FnOnce(&mut weir_packet_plane::Lane) -> R + Send + 'static,
-    ) -> Result<R, EngineError> {
-        match self.workers[chain.worker].with(&chain.key, act) {
-            Ok(Some(result)) => Ok(result),
-            Ok(None) => {
-                Err(EngineError::Conflict(format!("chain {} is being taken down", chain.key)))
-            }
-            Err(gone) => Err(EngineError::Internal(gone.to_string())),
-        }
-    }
-
-    /// Publishes a staged version on the chain's worker and lets the old one end here.
-    fn publish(
-        &self,
-        chain: &Deployed,
-        staged: Staged,
-        swapped: Option<usize>,
-    ) -> Result<Published, EngineError> {
-        let compiled_in = staged.compiled_in();
-        let (published, retired) =
-            self.with_lane(chain, move |lane| lane.publish(staged, swapped))?.map_err(refused)?;
-        retired.end(&self.sandbox);
-        Ok(report(&published, compiled_in))
-    }
-}
-
-/// What the packet plane measured, in the control plane's words. Publishing happens between two bursts, so
-/// it loses nothing.
-fn report(published: &weir_packet_plane::Published, compiled_in: Duration) -> Published {
-    Published {
-        pause: published.pause,
-        compiled_in,
-        fresh: published.fresh.iter().filter_map(|name| name.parse().ok()).collect(),
-        packets_lost: 0,
     }
 }
 
@@ -163,17 +118,17 @@ fn random_seed() -> u64 {
 
 impl Engine for PlaneEngine {
     fn check(&self, wasm: &[u8]) -> CheckReport {
-        weir_assembly::check_in(&self.sandbox, wasm)
+        weir_assembly::check_in(&self.plane.sandbox, wasm)
     }
 
     fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
         let started = Instant::now();
         let refused = |error: &dyn std::fmt::Display| EngineError::Refused(error.to_string());
-        let admitted = self.sandbox.admit(wasm).map_err(|error| refused(&error))?;
+        let admitted = self.plane.sandbox.admit(wasm).map_err(|error| refused(&error))?;
         let manifest = weir_assembly::manifest_of("the upload", &admitted).ok();
         let access = manifest.and_then(|manifest| manifest.access).unwrap_or_default();
         let writes = access == weir_spec::Access::ReadWrite;
-        weir_chain::compile_upload(&self.sandbox, &admitted, writes)
+        weir_chain::compile_upload(&self.plane.sandbox, &admitted, writes)
             .map_err(|error| refused(&error))?;
         Ok(started.elapsed())
     }
@@ -187,10 +142,11 @@ impl Engine for PlaneEngine {
     }
 
     fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
-        let deployed = self.deployed(chain)?;
-        let (plan, place) = self.replaced(&deployed, &function, false)?;
-        let staged = self.stage(&deployed, plan)?;
-        self.publish(&deployed, staged, Some(place))
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        let (plans, place) = self.replaced(&chain.tenant, &deployed, &function, false)?;
+        let staged = self.plane.stage(&deployed, plans)?;
+        self.plane.publish(&deployed, staged, Some(place))
     }
 
     fn begin_trial(
@@ -199,29 +155,24 @@ impl Engine for PlaneEngine {
         function: ResolvedFunction,
         kind: TrialKind,
     ) -> Result<Published, EngineError> {
-        let deployed = self.deployed(chain)?;
-        let (plan, place) = self.replaced(&deployed, &function, kind == TrialKind::Shadow)?;
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        let (plans, place) =
+            self.replaced(&chain.tenant, &deployed, &function, kind == TrialKind::Shadow)?;
         match kind {
             TrialKind::Canary(percent) => {
-                let staged = self.stage(&deployed, plan)?;
-                let compiled_in = staged.compiled_in();
-                let started = Instant::now();
-                self.with_lane(&deployed, move |lane| lane.begin_canary(staged, place, percent))?
-                    .map_err(refused)?;
-                let pause = started.elapsed();
-                Ok(Published { pause, compiled_in, ..Published::default() })
+                let staged = self.plane.stage(&deployed, plans)?;
+                self.plane.begin_canary(&deployed, staged, place, percent)
             }
             TrialKind::Shadow => {
-                let running = self.with_lane(&deployed, |lane| lane.plan().clone())?;
-                let side = deployed.site.stage_shadow(&plan, place).map_err(refused)?;
-                let separate = ChainPlan { mode: Mode::Separate, ..running };
-                let staged = self.stage(&deployed, separate)?;
-                let compiled_in = staged.compiled_in();
-                let (published, retired) = self
-                    .with_lane(&deployed, move |lane| lane.begin_shadow(staged, side))?
-                    .map_err(refused)?;
-                retired.end(&self.sandbox);
-                Ok(report(&published, compiled_in))
+                let mut sides = Vec::with_capacity(plans.len());
+                for (lane, plan) in deployed.lanes.iter().zip(&plans) {
+                    sides.push(lane.site.stage_shadow(plan, place).map_err(refused)?);
+                }
+                let running = self.plane.plans(&deployed)?.into_iter();
+                let separate = running.map(|plan| ChainPlan { mode: Mode::Separate, ..plan });
+                let staged = self.plane.stage(&deployed, separate.collect())?;
+                self.plane.begin_shadow(&deployed, staged.into_iter().zip(sides).collect())
             }
         }
     }
@@ -232,32 +183,22 @@ impl Engine for PlaneEngine {
         _function: &Name,
         percent: u8,
     ) -> Result<(), EngineError> {
-        let deployed = self.deployed(chain)?;
-        self.with_lane(&deployed, move |lane| lane.change_canary(percent))?.map_err(refused)
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        let changed = self.plane.with_lanes(&deployed, move |lane| lane.change_canary(percent))?;
+        changed.into_iter().collect::<Result<(), _>>().map_err(refused)
     }
 
     fn promote(&self, chain: &ChainId, _function: &Name) -> Result<Published, EngineError> {
-        let deployed = self.deployed(chain)?;
-        let (published, retired) =
-            self.with_lane(&deployed, weir_packet_plane::Lane::promote)?.map_err(refused)?;
-        retired.end(&self.sandbox);
-        Ok(report(&published, Duration::ZERO))
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        self.plane.promote(&deployed)
     }
 
     fn end_trial(&self, chain: &ChainId, _function: &Name) -> Result<(), EngineError> {
-        let deployed = self.deployed(chain)?;
-        if self.with_lane(&deployed, weir_packet_plane::Lane::end_canary)? {
-            return Ok(());
-        }
-        let running = self.with_lane(&deployed, |lane| lane.plan().clone())?;
-        if running.mode == Mode::Linked {
-            return Ok(());
-        }
-        let staged = self.stage(&deployed, ChainPlan { mode: Mode::Linked, ..running })?;
-        let (_, retired, _) =
-            self.with_lane(&deployed, move |lane| lane.end_shadow(staged))?.map_err(refused)?;
-        retired.end(&self.sandbox);
-        Ok(())
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        self.plane.end_trial(&deployed)
     }
 
     fn status(&self) -> EngineStatus {
@@ -276,7 +217,7 @@ impl Engine for PlaneEngine {
     fn drain(&self, deadline: Duration) -> Drained {
         let until = Instant::now() + deadline;
         let mut drained = Drained::default();
-        let ids: Vec<ChainId> = self.chains().keys().cloned().collect();
+        let ids: Vec<ChainId> = self.plane.chains().keys().cloned().collect();
         for id in ids {
             if Instant::now() >= until {
                 drained.problems.push(format!("chain {} was not drained in time", id.name));

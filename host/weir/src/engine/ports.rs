@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use weir_control::engine::EngineError;
-use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
+use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
 use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode};
 use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
+
+use super::crossing::Shape;
 
 /// All ports.
 pub(super) struct Ports {
@@ -21,11 +23,79 @@ pub(super) struct Ports {
 pub(super) struct Slot {
     pub(super) config: weir_spec::Port,
     pub(super) chain: Option<Name>,
-    /// There as long as no chain has it.
-    port: Option<Box<dyn Port>>,
-    pub(super) statistics: PortStatistics,
-    /// Tells how the device is, if there is one.
-    pub(super) inspector: Option<Arc<dyn Inspect>>,
+    /// There as long as no chain has it: one for each lane that it was opened for.
+    ports: Vec<Box<dyn Port>>,
+    /// What the ports count, one for each lane.
+    pub(super) statistics: Vec<PortStatistics>,
+    /// Tell how the devices are, if there are any.
+    pub(super) inspectors: Vec<Arc<dyn Inspect>>,
+}
+
+impl Slot {
+    fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Self> {
+        let mut slot = Self {
+            config: config.clone(),
+            chain: None,
+            ports: Vec::new(),
+            statistics: Vec::new(),
+            inspectors: Vec::new(),
+        };
+        slot.reopen(room_bytes, lanes)?;
+        Ok(slot)
+    }
+
+    /// Opens the port anew for so many lanes.
+    fn reopen(&mut self, room_bytes: u32, lanes: usize) -> Result<()> {
+        // A device can be had once.
+        self.ports.clear();
+        self.ports = open(&self.config, room_bytes, lanes)?;
+        self.statistics = self.ports.iter().map(|port| port.statistics().clone()).collect();
+        self.inspectors = self.ports.iter().filter_map(|port| port.inspector()).collect();
+        if self.config.kind == PortKind::Dpdk {
+            // All queues are of one device.
+            self.inspectors.truncate(1);
+        }
+        Ok(())
+    }
+
+    /// Queues of which each lane needs one; none: as many as there are lanes.
+    fn queues(&self) -> Option<usize> {
+        match self.config.kind {
+            PortKind::Memory => None,
+            PortKind::Pcap => Some(1),
+            PortKind::Xdp | PortKind::Dpdk => Some(self.config.queues.unwrap_or(1).into()),
+        }
+    }
+
+    /// Whether so many lanes can have it.
+    fn check_lanes(&self, lanes: usize) -> Result<(), EngineError> {
+        let (name, queues) = (&self.config.name, self.queues().unwrap_or(lanes));
+        let problem = match self.config.kind {
+            PortKind::Pcap if lanes > 1 => format!(
+                "port {name} is of kind \"pcap\", which has one queue, but the chain wants {lanes} workers: leave `workers` \
+                 out, or use a port of another kind"
+            ),
+            _ if lanes > queues => format!(
+                "port {name} has {} (`queues`), but the chain wants {lanes} workers: set `queues = {lanes}` for the port \
+                 if its device has so many, or lower `workers`",
+                if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") }
+            ),
+            PortKind::Xdp if lanes < queues => format!(
+                "port {name} has {queues} queues, but the chain has {lanes} of `workers`, and each takes one queue: set \
+                 `workers = {queues}`, or lower the port's `queues`"
+            ),
+            PortKind::Memory
+                if self.config.generate.as_ref().is_some_and(|g| (g.flows as usize) < lanes) =>
+            {
+                format!(
+                    "port {name} generates fewer flows than the chain wants workers ({lanes}): raise `flows`, or lower \
+                     `workers`"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(EngineError::Refused(problem))
+    }
 }
 
 impl Ports {
@@ -37,17 +107,16 @@ impl Ports {
         #[cfg(feature = "dpdk")]
         start_dpdk(configs)?;
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
-            let port = open(config, room_bytes).map_err(|error| {
+            // Each queue of an interface is looked at; another device knows how many it has.
+            let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
+            Slot::open(config, room_bytes, lanes.into()).map_err(|error| {
                 let message = format!("port {}: {error}", config.name);
                 let invalid = match config.kind {
                     PortKind::Xdp => Invalid::at("interface", message),
                     _ => Invalid::whole(message),
                 };
                 invalid.within_array("port", index)
-            })?;
-            let (statistics, inspector) = (port.statistics().clone(), port.inspector());
-            let config = config.clone();
-            Ok(Slot { config, chain: None, port: Some(port), statistics, inspector })
+            })
         };
         let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?;
         Ok(Self { slots, room_bytes })
@@ -57,8 +126,13 @@ impl Ports {
         self.slots.iter()
     }
 
-    /// Whether a chain could have its ports; those that `holder` has now count as free.
-    pub(super) fn check(&self, chain: &Chain, holder: Option<&Name>) -> Result<(), EngineError> {
+    /// Whether a chain could have its ports for so many lanes; those that `holder` has now count as free.
+    pub(super) fn check(
+        &self,
+        chain: &Chain,
+        holder: Option<&Name>,
+        lanes: usize,
+    ) -> Result<(), EngineError> {
         for name in names(chain) {
             let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
                 let all: Vec<&str> = self.slots.iter().map(|s| s.config.name.as_str()).collect();
@@ -71,21 +145,24 @@ impl Ports {
                 && Some(other) != holder
             {
                 return Err(EngineError::Conflict(format!(
-                    "port {name} belongs to chain {other}: a port has one chain"
+                    "port {name} belongs to chain {other}: chains share a port only if `from` and `to` of both are the same, \
+                     and one has `steered = true`"
                 )));
             }
+            slot.check_lanes(lanes)?;
         }
         Ok(())
     }
 
-    /// Gives a chain its ports: `from`, then `to`.
+    /// Gives a chain its ports: for each lane `from`, then `to`.
     pub(super) fn take(
         &mut self,
         chain: &Chain,
         tenant: &Name,
         id: &Name,
-    ) -> Result<Vec<Box<dyn Port>>, EngineError> {
-        self.check(chain, None)?;
+        lanes: usize,
+    ) -> Result<Vec<Vec<Box<dyn Port>>>, EngineError> {
+        self.check(chain, None, lanes)?;
         let wanted: Vec<Name> = names(chain).cloned().collect();
         for name in &wanted {
             if let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name)
@@ -94,25 +171,23 @@ impl Ports {
                 return Err(EngineError::Refused(format!("port {name} is not tenant {tenant}'s")));
             }
         }
-        let mut ports = Vec::new();
+        let mut all: Vec<Vec<Box<dyn Port>>> = (0..lanes).map(|_| Vec::new()).collect();
         for name in &wanted {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
-                let port = match slot.port.take() {
-                    Some(port) => port,
-                    None => open(&slot.config, self.room_bytes)
-                        .map_err(|e| EngineError::Refused(format!("{e:#}")))?,
-                };
-                slot.statistics = port.statistics().clone();
-                slot.inspector = port.inspector();
+                if slot.ports.len() != lanes {
+                    slot.reopen(self.room_bytes, lanes)
+                        .map_err(|e| EngineError::Refused(format!("{e:#}")))?;
+                }
                 slot.chain = Some(id.clone());
-                ports.push(port);
+                let ports = slot.ports.drain(..);
+                ports.zip(&mut all).for_each(|(port, lane)| lane.push(port));
             }
         }
-        if ports.is_empty() {
+        for ports in all.iter_mut().filter(|ports| ports.is_empty()) {
             // Deployed and idle: nothing comes in.
             ports.push(Box::new(MemoryPort::new("none", None, Keep::Nothing)));
         }
-        Ok(ports)
+        Ok(all)
     }
 
     /// Takes ports back that a chain had.
@@ -124,6 +199,15 @@ impl Ports {
                 slot.chain = None;
             }
             // A finished port is not used again: the next chain opens it anew.
+        }
+    }
+
+    /// The ports of a crossing are known by this chain.
+    pub(super) fn show_holder(&mut self, shape: &Shape, holder: Option<Name>) {
+        for name in shape.from.iter().chain(&shape.to) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
+                slot.chain.clone_from(&holder);
+            }
         }
     }
 
@@ -154,7 +238,11 @@ fn start_dpdk(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
 }
 
 #[cfg(feature = "dpdk")]
-fn open_dpdk(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>> {
+fn open_dpdk(
+    config: &weir_spec::Port,
+    room_bytes: u32,
+    lanes: usize,
+) -> Result<Vec<Box<dyn Port>>> {
     let dpdk = weir_dpdk::DpdkConfig {
         device: config.device.clone().unwrap_or_default(),
         queues: config.queues,
@@ -166,55 +254,74 @@ fn open_dpdk(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>>
         checksum_offload: config.checksum_offload.unwrap_or(false),
         room_bytes,
     };
-    Ok(Box::new(weir_dpdk::DpdkPort::open(config.name.as_str(), &dpdk)?))
+    let port = weir_dpdk::DpdkPort::open(config.name.as_str(), &dpdk)?;
+    let ports = port.divided(lanes).into_iter();
+    Ok(ports.map(|port| -> Box<dyn Port> { Box::new(port) }).collect())
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn open_dpdk(_: &weir_spec::Port, _: u32) -> Result<Box<dyn Port>> {
+fn open_dpdk(_: &weir_spec::Port, _: u32, _: usize) -> Result<Vec<Box<dyn Port>>> {
     anyhow::bail!(
         "this host was built without the feature `dpdk`: build it with its default features"
     )
 }
 
-fn open(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>> {
-    let name = config.name.as_str();
-    Ok(match config.kind {
-        PortKind::Pcap => {
-            let pace = match config.pace.unwrap_or_default() {
-                weir_spec::Pace::Full => Pace::Full,
-                weir_spec::Pace::Recorded => Pace::Recorded,
-            };
-            let pcap = PcapConfig {
-                input: config.file.clone(),
-                output: config.output.clone(),
-                pace,
-                rounds: config.rounds.unwrap_or(1),
-            };
-            Box::new(PcapPort::open(name, &pcap)?)
-        }
-        PortKind::Memory => {
-            let generator = config.generate.as_ref().map(|generate| -> Result<_> {
-                let templates = Templates::flows(Shape {
-                    flows: generate.flows,
-                    frame_bytes: generate.size as usize,
-                    protocol: Protocol::Udp,
-                })?;
-                let mut generator = GeneratorConfig::new(templates);
-                generator.count = generate.count;
-                generator.rate = generate.rate;
-                Ok(generator)
-            });
-            Box::new(MemoryPort::new(name, generator.transpose()?, Keep::Nothing))
-        }
-        PortKind::Dpdk => open_dpdk(config, room_bytes)?,
-        PortKind::Xdp => {
-            Box::new(XdpPort::open(name, xdp(config)).map_err(|error| match error {
-                // The port is named by whoever asks.
-                PortError::Configuration { problem, .. } => anyhow::anyhow!(problem),
-                other => other.into(),
-            })?)
-        }
-    })
+/// Opens a port for so many lanes; whoever asks has seen that it has as many queues.
+fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Vec<Box<dyn Port>>> {
+    match config.kind {
+        PortKind::Pcap => Ok(vec![Box::new(open_pcap(config)?)]),
+        PortKind::Memory => open_memory(config, lanes),
+        PortKind::Dpdk => open_dpdk(config, room_bytes, lanes),
+        PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect(),
+    }
+}
+
+fn open_pcap(config: &weir_spec::Port) -> Result<PcapPort> {
+    let pace = match config.pace.unwrap_or_default() {
+        weir_spec::Pace::Full => Pace::Full,
+        weir_spec::Pace::Recorded => Pace::Recorded,
+    };
+    let pcap = PcapConfig {
+        input: config.file.clone(),
+        output: config.output.clone(),
+        pace,
+        rounds: config.rounds.unwrap_or(1),
+    };
+    Ok(PcapPort::open(config.name.as_str(), &pcap)?)
+}
+
+/// Each lane generates its share of the flows.
+fn open_memory(config: &weir_spec::Port, lanes: usize) -> Result<Vec<Box<dyn Port>>> {
+    let generator = config.generate.as_ref().map(|generate| -> Result<_> {
+        let templates = Templates::flows(Frames {
+            flows: generate.flows,
+            frame_bytes: generate.size as usize,
+            protocol: Protocol::Udp,
+        })?;
+        let mut generator = GeneratorConfig::new(templates);
+        generator.count = generate.count;
+        generator.rate = generate.rate;
+        Ok(generator)
+    });
+    let generators = match generator.transpose()? {
+        Some(generator) => generator.divided(lanes).into_iter().map(Some).collect(),
+        None => vec![None; lanes],
+    };
+    let port = |generator| -> Box<dyn Port> {
+        Box::new(MemoryPort::new(config.name.as_str(), generator, Keep::Nothing))
+    };
+    Ok(generators.into_iter().map(port).collect())
+}
+
+fn open_xdp(config: &weir_spec::Port, lane: usize) -> Result<Box<dyn Port>> {
+    let mut xdp = xdp(config);
+    xdp.queue += u32::try_from(lane)?;
+    let port = XdpPort::open(config.name.as_str(), xdp).map_err(|error| match error {
+        // The port is named by whoever asks.
+        PortError::Configuration { problem, .. } => anyhow::anyhow!(problem),
+        other => other.into(),
+    })?;
+    Ok(Box::new(port))
 }
 
 fn xdp(config: &weir_spec::Port) -> XdpConfig {

@@ -5,129 +5,217 @@ use std::sync::PoisonError;
 
 use weir_control::engine::{
     ChainId, ChainStatus, EngineStatus, FunctionLog, FunctionStatus, Health, LogLine, PoolStatus,
-    PortStatus, TrialStatus,
+    PortStatus, QueueStatus, TrialStatus, WorkerStatus,
 };
 use weir_packet_plane::TrialKind;
 use weir_port::{Details, PortCounts};
 use weir_spec::Name;
 
 use super::PlaneEngine;
-use super::chains::{Deployed, shadow_of};
+use super::lanes::{Deployed, shadow_of};
+use super::ports::Slot;
 
 impl PlaneEngine {
     pub(super) fn engine_status(&self) -> EngineStatus {
-        let ports = self
-            .ports()
-            .iter()
-            .map(|slot| {
-                let counts = slot.statistics.counts();
-                let device = slot.inspector.as_ref().map(|inspector| inspector.inspect());
-                let device = device.unwrap_or_default();
-                let drops = port_drops(&counts, &device);
-                let sum = |direction: &str| {
-                    drops
-                        .iter()
-                        .filter(|(reason, _)| reason.starts_with(direction))
-                        .map(|d| d.1)
-                        .sum()
-                };
-                PortStatus {
-                    name: slot.config.name.clone(),
-                    kind: slot.config.kind.name().to_owned(),
-                    tenant: slot.config.tenant.clone(),
-                    chain: slot.chain.clone(),
-                    rx_packets: counts.rx_packets,
-                    rx_bytes: counts.rx_bytes,
-                    rx_dropped: sum("rx-"),
-                    tx_packets: counts.tx_packets,
-                    tx_bytes: counts.tx_bytes,
-                    tx_dropped: sum("tx-"),
-                    drops,
-                    device: device
-                        .facts
-                        .into_iter()
-                        .map(|(name, value)| (name.to_owned(), value))
-                        .collect(),
-                    device_counters: device.counters.into_iter().collect(),
-                }
-            })
-            .collect();
-        let chains: Vec<_> = self.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
+        let ports = self.ports().iter().map(port_status).collect();
+        let chains: Vec<_> =
+            self.plane.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
         EngineStatus {
-            workers: u32::try_from(self.workers.len()).unwrap_or(u32::MAX),
+            workers: u32::try_from(self.plane.workers.len()).unwrap_or(u32::MAX),
             ports,
             chains: chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect(),
         }
     }
 
     pub(super) fn function_log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
-        let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
+        let Ok(deployed) = self.plane.deployed(chain) else { return FunctionLog::default() };
         let mut log = FunctionLog::default();
         for name in [function.to_string(), shadow_of(function.as_str())] {
-            let (lines, lost) = deployed.telemetry(&name).lines();
             let source = format!("{}:{name}", chain.name);
-            log.lines.extend(lines.into_iter().map(|line| LogLine {
+            let mut all = Vec::new();
+            for lane in &deployed.lanes {
+                let (lines, lost) = lane.telemetry.of(&name).lines();
+                all.extend(lines);
+                log.lost += lost;
+            }
+            all.sort_by_key(|line| line.time);
+            log.lines.extend(all.into_iter().map(|line| LogLine {
                 time: weir_control::time::rfc3339(line.time),
                 level: format!("{:?}", line.level).to_lowercase(),
                 source: source.clone(),
                 message: line.message,
             }));
-            log.lost += lost;
         }
         log
     }
 }
 
+fn port_status(slot: &Slot) -> PortStatus {
+    let each: Vec<PortCounts> = slot.statistics.iter().map(|s| s.counts()).collect();
+    let devices = slot.inspectors.iter().map(|inspector| inspector.inspect());
+    let device = devices.reduce(both).unwrap_or_default();
+    let mut drops = device_drops(&device);
+    each.iter().flat_map(port_drops).for_each(|(reason, n)| *drops.entry(reason).or_default() += n);
+    let sum = |count: fn(&PortCounts) -> u64| each.iter().map(count).sum();
+    let dropped = |direction: &str| {
+        drops.iter().filter(|(reason, _)| reason.starts_with(direction)).map(|d| d.1).sum()
+    };
+    PortStatus {
+        name: slot.config.name.clone(),
+        kind: slot.config.kind.name().to_owned(),
+        tenant: slot.config.tenant.clone(),
+        chain: slot.chain.clone(),
+        rx_packets: sum(|counts| counts.rx_packets),
+        rx_bytes: sum(|counts| counts.rx_bytes),
+        rx_dropped: dropped("rx-"),
+        tx_packets: sum(|counts| counts.tx_packets),
+        tx_bytes: sum(|counts| counts.tx_bytes),
+        tx_dropped: dropped("tx-"),
+        drops,
+        device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        device_counters: device.counters.into_iter().collect(),
+        queues: if each.len() > 1 { each.iter().map(queue_status).collect() } else { Vec::new() },
+    }
+}
+
+fn queue_status(counts: &PortCounts) -> QueueStatus {
+    QueueStatus {
+        rx_packets: counts.rx_packets,
+        tx_packets: counts.tx_packets,
+        handed_over: counts.rx_handed_over,
+        taken_over: counts.rx_taken_over,
+        drops: port_drops(counts).collect(),
+    }
+}
+
+/// Two queues of an interface as one device: counters add up, facts that differ stand side by side.
+fn both(mut one: Details, other: Details) -> Details {
+    for (name, value) in other.facts {
+        match one.facts.iter_mut().find(|fact| fact.0 == name) {
+            Some((_, known)) if known.split(", ").any(|known| known == value) => {}
+            Some((_, known)) => *known = format!("{known}, {value}"),
+            None => one.facts.push((name, value)),
+        }
+    }
+    for (name, n) in other.counters {
+        match one.counters.iter_mut().find(|counter| counter.0 == name) {
+            Some((_, known)) => *known += n,
+            None => one.counters.push((name, n)),
+        }
+    }
+    for (ours, theirs) in
+        [(&mut one.rx_dropped, other.rx_dropped), (&mut one.tx_dropped, other.tx_dropped)]
+    {
+        for (reason, n) in theirs {
+            match ours.iter_mut().find(|drop| drop.0 == reason) {
+                Some((_, known)) => *known += n,
+                None => ours.push((reason, n)),
+            }
+        }
+    }
+    one
+}
+
 /// Packets dropped at a port, by direction and reason; those that there are.
-fn port_drops(counts: &PortCounts, device: &Details) -> BTreeMap<String, u64> {
-    let rx = [
-        ("too-large", counts.rx_dropped_too_large),
-        ("no-buffer", counts.rx_dropped_no_buffer),
-        ("overrun", counts.rx_dropped_overrun),
+fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<> {
+    let drops = [
+        ("rx-too-large", counts.rx_dropped_too_large),
+        ("rx-no-buffer", counts.rx_dropped_no_buffer),
+        ("rx-overrun", counts.rx_dropped_overrun),
+        ("rx-handoff-full", counts.rx_dropped_handoff_full),
+        ("tx-no-output", counts.tx_dropped_no_output),
+        ("tx-full", counts.tx_dropped_full),
+        ("tx-length", counts.tx_dropped_length),
+        ("tx-down", counts.tx_dropped_down),
+        ("tx-error", counts.tx_errors),
     ];
-    let tx = [
-        ("no-output", counts.tx_dropped_no_output),
-        ("full", counts.tx_dropped_full),
-        ("length", counts.tx_dropped_length),
-        ("down", counts.tx_dropped_down),
-        ("error", counts.tx_errors),
-    ];
-    let rx = rx.iter().chain(&device.rx_dropped).map(|drop| ("rx", drop));
-    let tx = tx.iter().chain(&device.tx_dropped).map(|drop| ("tx", drop));
+    drops.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n))
+}
+
+/// The same of what its device dropped by itself.
+fn device_drops(device: &Details) -> BTreeMap<String, u64> {
+    let rx = device.rx_dropped.iter().map(|drop| ("rx", drop));
+    let tx = device.tx_dropped.iter().map(|drop| ("tx", drop));
     let drops = rx.chain(tx).filter(|(_, drop)| drop.1 > 0);
     drops.map(|(direction, (reason, n))| (format!("{direction}-{reason}"), *n)).collect()
 }
 
+/// The worse of two.
+fn worse(one: Health, other: Health) -> Health {
+    let badness = |health: Health| match health {
+        Health::Running => 0,
+        Health::BackOff => 1,
+        Health::Quarantined => 2,
+    };
+    if badness(other) > badness(one) { other } else { one }
+}
+
+fn health(health: weir_packet_plane::Health) -> Health {
+    match health {
+        weir_packet_plane::Health::Running => Health::Running,
+        weir_packet_plane::Health::BackOff { .. } => Health::BackOff,
+        weir_packet_plane::Health::Quarantined => Health::Quarantined,
+    }
+}
+
+/// A chain is as the sum of its lanes; its functions are as the worst of them.
 fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
-    let (counters, pool) = deployed.counters.read();
-    let lane = deployed.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut counters = weir_packet_plane::Counters::default();
+    let mut pool = PoolStatus::default();
+    let mut workers = Vec::with_capacity(deployed.lanes.len());
+    let mut lanes = Vec::with_capacity(deployed.lanes.len());
+    for lane in &deployed.lanes {
+        let (own, accounting) = lane.counters.read();
+        let accounting =
+            PoolStatus { total: accounting.total, free: accounting.free, out: accounting.out };
+        pool.total += accounting.total;
+        pool.free += accounting.free;
+        pool.out += accounting.out;
+        workers.push(WorkerStatus {
+            worker: u32::try_from(lane.worker).unwrap_or(u32::MAX),
+            packets_in: own.packets_in,
+            packets_out: own.packets_out,
+            faults: own.functions.iter().map(|function| function.faults).sum(),
+            pool: accounting,
+        });
+        counters.add(&own);
+        lanes.push(lane.status.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    }
+    let known = lanes.first().cloned().unwrap_or_default();
     let named: Vec<(String, String)> =
-        lane.functions.iter().map(|(name, version, _)| (name.clone(), version.clone())).collect();
+        known.functions.iter().map(|(name, version, _)| (name.clone(), version.clone())).collect();
     let report = weir_assembly::report_of(&counters, &named);
     let mut drops = report.drops;
-    for (_, statistics) in &deployed.ports {
-        for (reason, n) in port_drops(&statistics.counts(), &Details::default()) {
+    for (_, statistics) in deployed.lanes.iter().flat_map(|lane| &lane.ports) {
+        for (reason, n) in port_drops(&statistics.counts()) {
             // What was dropped on its way in never came to the chain: the reason's name is enough.
             let reason = reason.strip_prefix("rx-").unwrap_or(&reason);
             *drops.entry(reason.to_owned()).or_default() += n;
         }
     }
-    let functions = report.functions.into_iter().zip(&lane.functions);
-    let functions = functions.filter_map(|(counts, (name, version, health))| {
-        let telemetry = deployed.telemetry(name);
+    let functions = report.functions.into_iter().enumerate().filter_map(|(place, counts)| {
+        let (name, version) = &named[place];
+        let of_lanes = lanes.iter().filter_map(|lane| lane.functions.get(place));
+        let state = of_lanes.map(|(_, _, lanes)| health(*lanes)).reduce(worse).unwrap_or_default();
+        let (mut own, mut gauges) = (BTreeMap::new(), BTreeMap::new());
+        for lane in &deployed.lanes {
+            let telemetry = lane.telemetry.of(name);
+            for (counter, n) in telemetry.counters() {
+                *own.entry(counter).or_default() += n;
+            }
+            for (gauge, value) in telemetry.gauges() {
+                *gauges.entry(gauge).or_default() += value;
+            }
+        }
         Some(FunctionStatus {
             name: name.parse().ok()?,
             version: version.parse().ok(),
-            state: match health {
-                weir_packet_plane::Health::Running => Health::Running,
-                weir_packet_plane::Health::BackOff { .. } => Health::BackOff,
-                weir_packet_plane::Health::Quarantined => Health::Quarantined,
-            },
+            state,
             packets: counts.packets,
             verdicts: counts.verdicts,
             faults: counts.faults,
-            counters: telemetry.counters(),
-            gauges: telemetry.gauges(),
+            counters: own,
+            gauges,
         })
     });
     ChainStatus {
@@ -137,8 +225,18 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         packets_out: counters.packets_out,
         drops,
         functions: functions.collect(),
-        pool: PoolStatus { total: pool.total, free: pool.free, out: pool.out },
-        trial: lane.trial.as_ref().and_then(trial_status),
+        pool,
+        trial: lanes.iter().filter_map(|lane| lane.trial.as_ref()).filter_map(trial_status).reduce(
+            |mut one, other| {
+                one.packets += other.packets;
+                one.verdicts_differ += other.verdicts_differ;
+                one.bytes_differ += other.bytes_differ;
+                one.samples.extend(other.samples);
+                one.fault = one.fault.or(other.fault);
+                one
+            },
+        ),
+        workers,
     }
 }
 

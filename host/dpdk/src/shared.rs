@@ -1,0 +1,373 @@
+//! A device that has several ports, each with some of its queues for another lane: set up port by port, started with the last
+//! of them, stopped with the first that goes.
+//!
+//! DPDK's queues may be used by different threads at the same time, but a device is configured, started, stopped and closed as a
+//! whole, and no queue may be in use then. So each port goes through a *gate* for every call to the driver. The gate of a port is
+//! closed once and for all before the device is stopped: whoever closes it waits for the call that is under way, and the port
+//! finds it closed and has ended. A port that has the device for itself needs no gate.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dpdk_sys as sys;
+use weir_layout::HEADROOM;
+use weir_pool::Pool;
+
+use crate::bounce::Bounce;
+use crate::device::Device;
+use crate::mempool::SplitPool;
+use crate::{DpdkConfig, log};
+
+/// Frames that `net_af_xdp` keeps for the kernel, for each queue.
+const AF_XDP_FILL: u32 = 2048;
+/// Descriptors of a queue where neither the operator nor the driver says.
+const DESCRIPTORS: u16 = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Gate(AtomicU8);
+
+impl Gate {
+    const OPEN: u8 = 0;
+    const BUSY: u8 = 1;
+    const CLOSED: u8 = 2;
+
+    /// Goes in, unless it is closed. Whoever is in is [`Inside`].
+    #[inline]
+    pub(crate) fn enter(&self) -> bool {
+        let went =
+            self.0.compare_exchange(Self::OPEN, Self::BUSY, Ordering::Acquire, Ordering::Relaxed);
+        went.is_ok()
+    }
+
+    #[inline]
+    fn leave(&self) {
+        self.0.store(Self::OPEN, Ordering::Release);
+    }
+
+    /// Closes it for good, as soon as nobody is in.
+    fn close(&self) {
+        let (open, closed) = (Self::OPEN, Self::CLOSED);
+        while let Err(Self::BUSY) =
+            self.0.compare_exchange(open, closed, Ordering::Acquire, Ordering::Acquire)
+        {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A gate that somebody is in: left also if a panic ends the call.
+pub(crate) struct Inside(pub(crate) Arc<Gate>);
+
+impl Inside {
+    #[inline]
+    pub(crate) fn leave(self) -> Arc<Gate> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct SharedDevice {
+    pub(crate) device: Arc<Device>,
+    pub(crate) config: DpdkConfig,
+    /// Queues of the device.
+    pub(crate) queues: u16,
+    /// One for each port; none if it has one port.
+    pub(crate) gates: Vec<Arc<Gate>>,
+    started: AtomicBool,
+    setup: Mutex<Setup>,
+}
+
+#[derive(Debug, Default)]
+struct Setup {
+    configured: bool,
+    closed: bool,
+    parts: Vec<Part>,
+}
+
+/// What a port has brought along. The mempool goes after the device was closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) pool: Arc<SplitPool>,
+    /// For drivers that need memory of their own.
+    pub(crate) bounce: Option<Arc<Bounce>>,
+    /// The memory that the device may write to, to take that back: address and bytes.
+    mapped: Option<(usize, usize)>,
+    queues: Vec<u16>,
+}
+
+impl SharedDevice {
+    pub(crate) fn new(
+        device: Arc<Device>,
+        config: DpdkConfig,
+        queues: u16,
+        ports: usize,
+    ) -> Arc<Self> {
+        let gates = if ports > 1 { ports } else { 0 };
+        let gates = (0..gates).map(|_| Arc::new(Gate(AtomicU8::new(Gate::OPEN)))).collect();
+        let (started, setup) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { device, config, queues, gates, started, setup })
+    }
+
+    fn setup(&self) -> MutexGuard<'_, Setup> {
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether packets can be had.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Sets a port's queues up over its pool, and starts the device with the last port's.
+    pub(crate) fn attach(&self, queues: &[u16], pool: &mut Pool) -> Result<Part, String> {
+        let mut setup = self.setup();
+        if setup.closed {
+            return Err(format!("the device {} was closed", self.device.address));
+        }
+        if pool.room_bytes() != self.config.room_bytes {
+            return Err(format!(
+                "the port was opened for rooms of {} bytes, the pool's have {}",
+                self.config.room_bytes,
+                pool.room_bytes()
+            ));
+        }
+        log::forget();
+        if !setup.configured {
+            self.configure()?;
+            setup.configured = true;
+        }
+        let descriptors = self.descriptors(queues, pool)?;
+        let part = self.part(queues, descriptors, pool)?;
+        let parts = &mut setup.parts;
+        parts.push(part.clone());
+        let all = parts.iter().map(|part| part.queues.len()).sum::<usize>();
+        if all == usize::from(self.queues) {
+            part.pool.lend(pool, |_| self.start())?;
+            self.tell(descriptors);
+            self.started.store(true, Ordering::Release);
+        } else if part.bounce.is_none() {
+            // DPDK takes them some at a time, through a cache.
+            let rooms = queues.len() as u32 * u32::from(descriptors.0) + 2 * sys::BURST as u32;
+            part.pool.set_apart(pool, rooms);
+        }
+        Ok(part)
+    }
+
+    fn configure(&self) -> Result<(), String> {
+        let (device, config) = (&self.device, &self.config);
+        let number = device.number;
+        let setup = sys::Setup {
+            mtu: config.mtu.map_or(0, u32::from),
+            queues: self.queues,
+            checksums: config.checksum_offload,
+        };
+        // SAFETY: reads one `Setup`.
+        let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
+        device.did("be configured", configured)?;
+        if let Some(mtu) = config.mtu {
+            // SAFETY: a number for a device that is ours.
+            let result = unsafe { sys::weir_dpdk_set_mtu(number, mtu) };
+            // Drivers without this function take the MTU from the configuration.
+            if result != -libc::ENOTSUP {
+                device.did(&format!("have an MTU of {mtu}"), result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Descriptors of each receive and transmit queue.
+    fn descriptors(&self, queues: &[u16], pool: &Pool) -> Result<(u16, u16), String> {
+        let (info, config) = (&self.device.info, &self.config);
+        let default = |own: u16| if own == 0 { DESCRIPTORS } else { own };
+        let mut rx = config.rx_descriptors.unwrap_or(default(info.rx_descriptors_default));
+        let mut tx = config.tx_descriptors.unwrap_or(default(info.tx_descriptors_default));
+        let asked = (rx, tx);
+        // SAFETY: reads and writes two numbers.
+        let adjusted = unsafe {
+            sys::weir_dpdk_adjust_descriptors(self.device.number, &raw mut rx, &raw mut tx)
+        };
+        self.device.did("have so many descriptors", adjusted)?;
+        for (key, given, asked, got, least, most) in [
+            (
+                "rx",
+                config.rx_descriptors,
+                asked.0,
+                rx,
+                info.rx_descriptors_min,
+                info.rx_descriptors_max,
+            ),
+            (
+                "tx",
+                config.tx_descriptors,
+                asked.1,
+                tx,
+                info.tx_descriptors_min,
+                info.tx_descriptors_max,
+            ),
+        ] {
+            if given.is_some() && asked != got {
+                return Err(format!(
+                    "{key}-descriptors is {asked}, but the device {} has {least} to {most} for a queue; {got} would do",
+                    self.device.address
+                ));
+            }
+        }
+        let needed = queues.len() as u32 * (u32::from(rx) + u32::from(tx)) + 2 * sys::BURST as u32;
+        if !self.device.copies() && needed > pool.rooms() {
+            return Err(format!(
+                "the pool has {} buffers, but {} queues with {rx} and {tx} descriptors need {needed}: \
+                 raise [pool] rooms, or lower rx-descriptors and tx-descriptors",
+                pool.rooms(),
+                queues.len()
+            ));
+        }
+        Ok((rx, tx))
+    }
+
+    fn part(&self, queues: &[u16], (rx, tx): (u16, u16), pool: &mut Pool) -> Result<Part, String> {
+        let device = &self.device;
+        let number = device.number;
+        let bounce = if device.copies() {
+            let rings = u32::from(rx).max(AF_XDP_FILL) + u32::from(tx);
+            let buffers = queues.len() as u32 * rings + 2 * sys::BURST as u32;
+            let bytes = pool.room_bytes().max(2048) + HEADROOM as u32;
+            Some(Arc::new(Bounce::new(buffers, bytes)?))
+        } else {
+            None
+        };
+        let mut part =
+            Part { pool: SplitPool::of(pool)?, bounce, mapped: None, queues: queues.to_vec() };
+        if device.address.is_pci() && !device.copies() {
+            let (start, bytes) = (pool.memory().as_ptr(), pool.memory().len());
+            // SAFETY: the device may write to the rooms that it is given; the memory is taken from it again
+            // before the pool goes (`close`).
+            let mapped = unsafe { sys::weir_dpdk_dma_map(number, start, bytes) };
+            device.did(
+                "be given the pool's memory (may this user lock so much, `ulimit -l`?)",
+                mapped,
+            )?;
+            part.mapped = Some((start.addr(), bytes));
+        }
+        let bounce = part.bounce.as_ref().map_or(std::ptr::null_mut(), |bounce| bounce.raw());
+        part.pool.lend(pool, |raw| {
+            for queue in queues {
+                // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
+                unsafe {
+                    let done = sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce);
+                    device.did("receive into this pool", done)?;
+                    device.did("send", sys::weir_dpdk_tx_queue(number, *queue, tx))?;
+                }
+            }
+            Ok::<_, String>(())
+        })?;
+        Ok(part)
+    }
+
+    /// All queues are set up.
+    fn start(&self) -> Result<(), String> {
+        let (device, number) = (&self.device, self.device.number);
+        // SAFETY: a configured device, whose mempools live until it is closed.
+        device.did("be started", unsafe { sys::weir_dpdk_start(number) })?;
+        device.mark_started();
+        if self.is_symmetric() {
+            // SAFETY: a started device, whose queues nobody uses yet.
+            let spread = unsafe { sys::weir_dpdk_spread(number, self.queues) };
+            device.did("spread flows over queues by a symmetric hash", spread)?;
+        }
+        self.set_filters()
+    }
+
+    /// Whether the device puts both directions of a flow into the same queue.
+    pub(crate) fn is_symmetric(&self) -> bool {
+        self.queues > 1 && self.device.info.rss_table > 0
+    }
+
+    /// Which frames are received.
+    fn set_filters(&self) -> Result<(), String> {
+        let number = self.device.number;
+        let set = |what, given: Option<bool>, call: unsafe extern "C" fn(u16, bool) -> i32| {
+            // SAFETY: a call for a started device by its owner.
+            let result = unsafe { call(number, given.unwrap_or(true)) };
+            match given {
+                Some(on) => self.device.did(&format!("set {what} to {on}"), result),
+                None => Ok(()),
+            }
+        };
+        set("promiscuous", self.config.promiscuous, sys::weir_dpdk_set_promiscuous)?;
+        set("multicast", self.config.multicast, sys::weir_dpdk_set_multicast)
+    }
+
+    fn tell(&self, (rx, tx): (u16, u16)) {
+        let device = &self.device;
+        device.note("memory", if device.copies() { "copied" } else { "the pool" }.to_owned());
+        device.note("queues", self.queues.to_string());
+        if self.queues > 1 {
+            let rss = match (self.is_symmetric(), device.info.rss) {
+                (true, _) => "symmetric",
+                (false, true) => "not symmetric",
+                (false, false) => "none",
+            };
+            device.note("rss", rss.to_owned());
+        }
+        device.note("rx-descriptors", rx.to_string());
+        device.note("tx-descriptors", tx.to_string());
+    }
+
+    /// Stops the device for all its ports and takes it away. Rooms that it had are strays of their pools, or are given back to
+    /// the one that is lent to this call.
+    pub(crate) fn close(&self) {
+        let mut setup = self.setup();
+        if setup.closed {
+            return;
+        }
+        setup.closed = true;
+        self.gates.iter().for_each(|gate| gate.close());
+        if self.device.driver() == "net_ring" && !self.device.is_removed() && self.is_started() {
+            // This driver forgets what lies in its rings.
+            setup.parts.iter().for_each(|part| self.drain(part));
+        }
+        for (start, bytes) in setup.parts.iter().filter_map(|part| part.mapped) {
+            let start = std::ptr::without_provenance_mut(start);
+            // SAFETY: what was mapped; the device is stopped first, so that it writes nothing any more.
+            unsafe {
+                sys::weir_dpdk_stop(self.device.number);
+                sys::weir_dpdk_dma_unmap(self.device.number, start, bytes);
+            }
+        }
+        self.device.close();
+        setup.parts.clear();
+    }
+
+    fn drain(&self, part: &Part) {
+        let mut frames = Box::new([sys::Frame::default(); sys::BURST]);
+        for queue in &part.queues {
+            loop {
+                let mut odd = sys::Odd::default();
+                // SAFETY: a started device, whose queues nobody uses: the gates are closed, or the one port is the caller.
+                // `frames` has room for a burst.
+                let count = unsafe {
+                    sys::weir_dpdk_receive(
+                        self.device.number,
+                        *queue,
+                        part.pool.raw(),
+                        frames.as_mut_ptr(),
+                        sys::BURST as u16,
+                        &raw mut odd,
+                    )
+                };
+                if count == 0 {
+                    break;
+                }
+                part.pool.stray(frames[..usize::from(count)].iter().map(|frame| frame.offset));
+            }
+        }
+    }
+}

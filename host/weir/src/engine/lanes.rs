@@ -1,0 +1,395 @@
+//! A chain's lanes, one on each of its workers, and what is done with all of them: on every lane, or on none.
+//!
+//! All that can fail for want of anything (compiling, instantiating, configuring) is done for every lane before the first one
+//! changes. When a lane refuses at its burst boundary, those before it are brought back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weir_chain::Mode;
+use weir_control::engine::{ChainId, EngineError, Published};
+use weir_packet_plane::{
+    ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Retired, Shared, Side, Staged, States,
+    Station, TrialKind, Worker,
+};
+use weir_port::PortStatistics;
+use weir_sandbox::{Sandbox, Telemetry};
+use weir_spec::Name;
+
+use super::crossing::Crossing;
+use super::refused;
+
+/// The workers, and the chains that have lanes on them.
+pub(super) struct Plane {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) workers: Vec<Worker>,
+    chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
+    /// By their key.
+    crossings: Mutex<BTreeMap<String, Arc<Crossing>>>,
+}
+
+/// A chain that has lanes.
+pub(super) struct Deployed {
+    /// The lanes' name at their stations.
+    pub(super) key: String,
+    /// The stations that they belong to, one for each.
+    pub(super) crossing: Arc<Crossing>,
+    /// At least one; all are alike but for worker, pool and ports.
+    pub(super) lanes: Vec<DeployedLane>,
+    /// Whoever changes the chain has it.
+    turn: Mutex<()>,
+}
+
+/// What is known about a lane outside its worker.
+pub(super) struct DeployedLane {
+    /// Place of its worker.
+    pub(super) worker: usize,
+    pub(super) site: LaneSite,
+    pub(super) counters: Arc<Shared>,
+    pub(super) status: Arc<Mutex<LaneStatus>>,
+    pub(super) ports: Vec<(Name, PortStatistics)>,
+    pub(super) telemetry: Telemetries,
+}
+
+/// Logs and counters of a lane's functions, by label; they outlive versions.
+#[derive(Default)]
+pub(super) struct Telemetries(Mutex<BTreeMap<String, Arc<Telemetry>>>);
+
+impl Telemetries {
+    pub(super) fn of(&self, label: &str) -> Arc<Telemetry> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(label.to_owned()).or_default())
+    }
+
+    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
+    pub(super) fn new_shadow(&self, label: &str) -> Arc<Telemetry> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = Arc::default();
+        all.insert(shadow_of(label), Arc::clone(&new));
+        new
+    }
+}
+
+/// The name under which a shadow's log is kept.
+pub(super) fn shadow_of(label: &str) -> String {
+    format!("{label} (shadow)")
+}
+
+impl Deployed {
+    pub(super) fn new(key: String, crossing: Arc<Crossing>, lanes: Vec<DeployedLane>) -> Self {
+        Self { key, crossing, lanes, turn: Mutex::default() }
+    }
+
+    /// Keeps everybody else from changing the chain.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plane {
+    pub(super) fn new(sandbox: Arc<Sandbox>, workers: Vec<Worker>) -> Self {
+        Self { sandbox, workers, chains: Mutex::default(), crossings: Mutex::default() }
+    }
+
+    pub(super) fn crossings(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Crossing>>> {
+        self.crossings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with one station between two of its turns.
+    pub(super) fn with_station<R: Send + 'static>(
+        &self,
+        crossing: &Crossing,
+        station: usize,
+        act: impl FnOnce(&mut Station) -> R + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let worker = &self.workers[crossing.stations[station].worker];
+        match worker.with_station(&crossing.key, act) {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err(EngineError::Conflict(format!("{} is being taken down", crossing.key))),
+            Err(gone) => Err(EngineError::Internal(gone.to_string())),
+        }
+    }
+
+    pub(super) fn chains(&self) -> MutexGuard<'_, BTreeMap<ChainId, Arc<Deployed>>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn deployed(&self, id: &ChainId) -> Result<Arc<Deployed>, EngineError> {
+        self.chains()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| EngineError::Conflict(format!("chain {} is not deployed", id.name)))
+    }
+
+    /// Does something with one lane between two of its turns.
+    pub(super) fn with_lane<R: Send + 'static>(
+        &self,
+        chain: &Deployed,
+        lane: usize,
+        act: impl FnOnce(&mut Lane) -> R + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let key = chain.key.clone();
+        let done =
+            self.with_station(&chain.crossing, lane, move |station| station.with(&key, act))?;
+        let gone = || EngineError::Conflict(format!("chain {} is being taken down", chain.key));
+        done.ok_or_else(gone)
+    }
+
+    /// Does the same with every lane, one after the other.
+    pub(super) fn with_lanes<R: Send + 'static>(
+        &self,
+        chain: &Deployed,
+        act: impl Fn(&mut Lane) -> R + Clone + Send + 'static,
+    ) -> Result<Vec<R>, EngineError> {
+        (0..chain.lanes.len()).map(|n| self.with_lane(chain, n, act.clone())).collect()
+    }
+
+    /// The chain as each lane runs it.
+    pub(super) fn plans(&self, chain: &Deployed) -> Result<Vec<ChainPlan>, EngineError> {
+        self.with_lanes(chain, |lane| lane.plan().clone())
+    }
+
+    /// Makes each lane's next version ready, on this thread.
+    pub(super) fn stage(
+        &self,
+        chain: &Deployed,
+        plans: Vec<ChainPlan>,
+    ) -> Result<Vec<Staged>, EngineError> {
+        let mut beside = States::default();
+        let mut all = Vec::with_capacity(plans.len());
+        for (n, plan) in plans.into_iter().enumerate() {
+            let staged = self.stage_one(chain, n, plan, &beside)?;
+            if n == 0 {
+                beside = staged.states();
+            }
+            all.push(staged);
+        }
+        Ok(all)
+    }
+
+    /// The same for one lane, beside one that has these state regions.
+    pub(super) fn stage_one(
+        &self,
+        chain: &Deployed,
+        lane: usize,
+        plan: ChainPlan,
+        beside: &States,
+    ) -> Result<Staged, EngineError> {
+        let states = self.with_lane(chain, lane, |lane| lane.states())?;
+        chain.lanes[lane].site.stage_beside(plan, &states, beside).map_err(refused)
+    }
+
+    /// Publishes staged versions, each at its lane's burst boundary, and lets the old ones end here.
+    pub(super) fn publish(
+        &self,
+        chain: &Deployed,
+        staged: Vec<Staged>,
+        swapped: Option<usize>,
+    ) -> Result<Published, EngineError> {
+        let compiled_in = compiled_in(&staged);
+        let mut published =
+            self.each_or_none(chain, staged, move |lane, staged| lane.publish(staged, swapped))?;
+        published.compiled_in = compiled_in;
+        Ok(published)
+    }
+
+    /// Makes the canary the running version.
+    pub(super) fn promote(&self, chain: &Deployed) -> Result<Published, EngineError> {
+        let all = vec![(); chain.lanes.len()];
+        self.each_or_none(chain, all, |lane, ()| lane.promote())
+    }
+
+    /// Publishes something on each lane; if one refuses, the lanes before it go back to what they ran.
+    fn each_or_none<T: Send + 'static>(
+        &self,
+        chain: &Deployed,
+        what: Vec<T>,
+        act: impl Fn(&mut Lane, T) -> Result<(weir_packet_plane::Published, Retired), PlaneError>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<Published, EngineError> {
+        // One lane has none before it.
+        let before = if what.len() > 1 { self.plans(chain)? } else { Vec::new() };
+        let mut all = Published::default();
+        for (n, what) in what.into_iter().enumerate() {
+            let act = act.clone();
+            let done = self
+                .with_lane(chain, n, move |lane| act(lane, what))
+                .and_then(|done| done.map_err(refused));
+            match done {
+                Ok((published, retired)) => {
+                    retired.end(&self.sandbox);
+                    all.pause = all.pause.max(published.pause);
+                    for name in published.fresh.iter().filter_map(|name| name.parse().ok()) {
+                        if !all.fresh.contains(&name) {
+                            all.fresh.push(name);
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.bring_back(chain, before.into_iter().take(n).collect());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The first lanes run these chains again.
+    fn bring_back(&self, chain: &Deployed, plans: Vec<ChainPlan>) {
+        let mut beside = States::default();
+        for (n, plan) in plans.into_iter().enumerate() {
+            let back = self.stage_one(chain, n, plan, &beside).and_then(|staged| {
+                if n == 0 {
+                    beside = staged.states();
+                }
+                self.with_lane(chain, n, move |lane| lane.publish(staged, None))?.map_err(refused)
+            });
+            match back {
+                Ok((_, retired)) => retired.end(&self.sandbox),
+                Err(error) => tracing::error!(
+                    chain = chain.key,
+                    lane = n,
+                    "it could not be brought back to what it ran: {error}"
+                ),
+            }
+        }
+    }
+
+    /// Gives this share of the flows to staged versions, which differ in one function.
+    pub(super) fn begin_canary(
+        &self,
+        chain: &Deployed,
+        staged: Vec<Staged>,
+        place: usize,
+        percent: u8,
+    ) -> Result<Published, EngineError> {
+        let compiled_in = compiled_in(&staged);
+        let mut pause = Duration::ZERO;
+        for (n, staged) in staged.into_iter().enumerate() {
+            let started = Instant::now();
+            let begun = self
+                .with_lane(chain, n, move |lane| lane.begin_canary(staged, place, percent))
+                .and_then(|begun| begun.map_err(refused));
+            if let Err(error) = begun {
+                for n in 0..n {
+                    // A lane that is gone has no canary.
+                    drop(self.with_lane(chain, n, Lane::end_canary));
+                }
+                return Err(error);
+            }
+            pause = pause.max(started.elapsed());
+        }
+        Ok(Published { pause, compiled_in, ..Published::default() })
+    }
+
+    /// Has staged versions see copies on every lane.
+    pub(super) fn begin_shadow(
+        &self,
+        chain: &Deployed,
+        staged: Vec<(Staged, Side)>,
+    ) -> Result<Published, EngineError> {
+        let compiled_in = staged.iter().map(|(staged, _)| staged.compiled_in()).sum();
+        let mut pause = Duration::ZERO;
+        for (n, (staged, side)) in staged.into_iter().enumerate() {
+            let begun = self
+                .with_lane(chain, n, move |lane| lane.begin_shadow(staged, side))
+                .and_then(|begun| begun.map_err(refused));
+            match begun {
+                Ok((published, retired)) => {
+                    retired.end(&self.sandbox);
+                    pause = pause.max(published.pause);
+                }
+                Err(error) => {
+                    for n in 0..n {
+                        if let Err(error) = self.end_shadow(chain, n) {
+                            tracing::error!(chain = chain.key, lane = n, "a shadow stays: {error}");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Published { pause, compiled_in, ..Published::default() })
+    }
+
+    /// Ends a lane's shadow, if it has one.
+    fn end_shadow(&self, chain: &Deployed, lane: usize) -> Result<(), EngineError> {
+        let (running, states) =
+            self.with_lane(chain, lane, |lane| (lane.plan().clone(), lane.states()))?;
+        if running.mode == Mode::Linked {
+            return Ok(());
+        }
+        // What the lane shares with others it goes on sharing.
+        let plan = ChainPlan { mode: Mode::Linked, ..running };
+        let staged = self.stage_one(chain, lane, plan, &states)?;
+        let (_, retired, _) =
+            self.with_lane(chain, lane, move |lane| lane.end_shadow(staged))?.map_err(refused)?;
+        retired.end(&self.sandbox);
+        Ok(())
+    }
+
+    /// Ends whatever is on trial.
+    pub(super) fn end_trial(&self, chain: &Deployed) -> Result<(), EngineError> {
+        self.with_lanes(chain, Lane::end_canary)?;
+        (0..chain.lanes.len()).try_for_each(|n| self.end_shadow(chain, n))
+    }
+
+    /// A lane has gone back from this version by itself; the others follow.
+    pub(super) fn follow_back(&self, id: &ChainId, first: usize, function: &str, version: &str) {
+        let Ok(chain) = self.deployed(id) else { return };
+        let _turn = chain.turn();
+        for n in (0..chain.lanes.len()).filter(|n| *n != first) {
+            if let Err(error) = self.follow_one(&chain, n, first, function, version) {
+                tracing::error!(
+                    chain = chain.key,
+                    lane = n,
+                    "it could not be rolled back: {error}"
+                );
+            }
+        }
+    }
+
+    fn follow_one(
+        &self,
+        chain: &Deployed,
+        lane: usize,
+        first: usize,
+        function: &str,
+        version: &str,
+    ) -> Result<(), EngineError> {
+        let (f, v) = (function.to_owned(), version.to_owned());
+        let before = self.with_lane(chain, lane, move |lane| {
+            if on_canary(lane, &f, &v) {
+                lane.end_canary();
+            }
+            lane.before_swap(&f, &v)
+        })?;
+        let Some(before) = before else { return Ok(()) };
+        let beside = self.with_lane(chain, first, |lane| lane.states())?;
+        let staged = self.stage_one(chain, lane, before, &beside)?;
+        let (_, retired) = self
+            .with_lane(chain, lane, move |lane| lane.publish(staged, None))?
+            .map_err(refused)?;
+        retired.end(&self.sandbox);
+        Ok(())
+    }
+}
+
+/// Whether this version is the lane's canary.
+fn on_canary(lane: &Lane, function: &str, version: &str) -> bool {
+    let status = lane.status();
+    let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+    status.trial.as_ref().is_some_and(|trial| {
+        matches!(trial.kind, TrialKind::Canary(_))
+            && trial.function == function
+            && trial.version == version
+    })
+}
+
+/// Time that was spent compiling for all lanes.
+fn compiled_in(staged: &[Staged]) -> Duration {
+    staged.iter().map(Staged::compiled_in).sum()
+}
