@@ -69,6 +69,10 @@ pub struct Chain {
     /// Whether packets that come in by `to` pass the functions in reverse and leave by `from`.
     #[serde(default = "yes")]
     pub symmetric: bool,
+    /// Whether it takes only packets that steering rules, or a function, send to it; else it takes all of its ports
+    /// that no rule means.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub steered: bool,
     /// The functions, in order.
     #[serde(rename = "function", deserialize_with = "functions")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
@@ -198,6 +202,10 @@ impl Check for Chain {
         }
         if let (None, Some(_)) = (&self.from, &self.to) {
             return Err(Invalid::at("to", "the chain has `to`, but no `from`")
+                .help("add `from = \"PORT\"`: where its packets come in"));
+        }
+        if self.steered && self.from.is_none() {
+            return Err(Invalid::at("steered", "the chain is steered, but has no `from`")
                 .help("add `from = \"PORT\"`: where its packets come in"));
         }
         if self.from.is_some() && self.from == self.to && self.symmetric {

@@ -15,12 +15,14 @@ mod host;
 mod invalid;
 mod manifest;
 mod name;
+mod packet;
 mod quantity;
 mod refusal;
 mod report;
 mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
+mod steering;
 mod text;
 mod xdp;
 
@@ -33,10 +35,12 @@ pub use host::{
 pub use invalid::{Check, Invalid, Segment, explain};
 pub use manifest::{Manifest, State};
 pub use name::{InvalidName, Name};
+pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
-pub use schema::VersionSchema;
+pub use schema::{NumberOrTextSchema, VersionSchema};
 pub use semver::Version;
+pub use steering::{SteerTo, Steering, SteeringRule};
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};
