@@ -123,7 +123,7 @@ impl Rig {
         let hits: Vec<Arc<AtomicU64>> = rules.iter().map(|_| Arc::default()).collect();
         let chains = chains.iter().map(|name| (*name).to_owned()).collect();
         let table = Table::new(rules);
-        self.station.steer(Arc::new(Rules { table, chains, hits: hits.clone() }));
+        drop(self.station.steer(Arc::new(Rules { table, chains, hits: hits.clone() })));
         hits
     }
 

@@ -12,6 +12,7 @@ use crate::engine::{Deployment, EngineError, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
+use crate::steering;
 use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, Trial};
 use crate::time;
 
@@ -115,6 +116,7 @@ impl Control {
         let versions = choose_versions(&state, tenant, &chain)?;
         self.check_ports(&state, &id, &chain)?;
         chain.check()?;
+        steering::check_still_possible(&state, &id, Some(&chain))?;
         let before = state.chains.get(&id);
         if let Some(record) = before {
             self.check_no_trial(&state, &id, record)?;
@@ -155,13 +157,14 @@ impl Control {
     /// Takes a chain down and forgets it.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is none of that name, a version is being tried in it, or steering rules name it.
     pub fn remove_chain(&self, id: &ChainId) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
         let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
         self.check_no_trial(&state, id, record)?;
+        steering::check_still_possible(&state, id, None)?;
         self.engine.undeploy(id)?;
         let removed = self.store.change(|state| {
             state.chains.remove(id);
@@ -177,9 +180,10 @@ impl Control {
         Ok(())
     }
 
-    /// Deploys what the store holds, at the start.
+    /// Deploys what the store holds, at the start. Rules come first, so that no packet passes where they do not want it.
     pub(crate) fn restore(&self) {
         let state = self.store.state();
+        self.restore_steering(&state);
         for (id, record) in &state.chains {
             let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
             let deployed = self

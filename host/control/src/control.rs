@@ -18,6 +18,7 @@ use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
 use crate::rollout::Watch;
+use crate::steering::SteeringStatus;
 use crate::store::{ChainId, FunctionId, Store};
 
 /// See the module. What changes something blocks, and must not be called from an
@@ -34,6 +35,8 @@ pub struct Control {
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
     /// Chains that are stored, but could not be deployed at the start.
     pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
+    /// How often a tenant's steering rules were replaced since the start.
+    pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
     turns: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
     started: Instant,
 }
@@ -52,6 +55,9 @@ pub struct Status {
     pub engine: EngineStatus,
     /// Chains that are stored, but do not run, and why: by `TENANT/NAME`.
     pub failed: BTreeMap<String, String>,
+    /// Steering rules, by tenant.
+    #[serde(default)]
+    pub steering: BTreeMap<Name, SteeringStatus>,
 }
 
 impl Control {
@@ -74,6 +80,7 @@ impl Control {
             ports: config.ports.clone(),
             watches: Mutex::default(),
             failed: Mutex::default(),
+            steered: Mutex::default(),
             turns: Mutex::default(),
             started: Instant::now(),
         });
@@ -156,6 +163,7 @@ impl Control {
             functions: self.store.state().functions.keys().filter(|id| mine(&id.tenant)).count(),
             engine,
             failed: failed.map(|(id, why)| (id.to_string(), why.clone())).collect(),
+            steering: self.steering_status(tenant),
         }
     }
 

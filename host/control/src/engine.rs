@@ -10,7 +10,7 @@ use std::time::Duration;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, CheckReport, Name, ResolvedFunction, VersionSchema};
+use weir_spec::{Chain, CheckReport, Name, ResolvedFunction, SteeringRule, VersionSchema};
 
 pub use crate::store::ChainId;
 
@@ -173,6 +173,17 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When the data plane is gone.
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
+
+    /// Replaces a tenant's steering rules, on all workers, each at a burst boundary. The answer is the longest time for
+    /// which a worker's data path stood still. Chains that rules name need not be deployed yet: at the start of the
+    /// host the rules come first, so that no packet passes where they do not want it.
+    ///
+    /// # Errors
+    /// When the data plane has no room for them; those before are still in force.
+    fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError>;
+
+    /// Flows that each of a tenant's steering rules decided, in the order of the rules; empty while nothing counts them.
+    fn steering(&self, tenant: &Name) -> Vec<u64>;
 
     /// How everything is now.
     fn status(&self) -> EngineStatus;

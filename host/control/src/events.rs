@@ -45,6 +45,8 @@ pub enum EventKind {
     ChainApplied,
     /// A chain was removed.
     ChainRemoved,
+    /// A tenant's steering rules were replaced.
+    SteeringApplied,
     /// A function's version was replaced.
     Swapped,
     /// A version is being tried.
@@ -73,6 +75,7 @@ impl EventKind {
             Self::Removed => "removed",
             Self::ChainApplied => "chain-applied",
             Self::ChainRemoved => "chain-removed",
+            Self::SteeringApplied => "steering-applied",
             Self::Swapped => "swapped",
             Self::TrialStarted => "trial-started",
             Self::TrialEnded => "trial-ended",

@@ -57,6 +57,7 @@ pub(crate) fn encode(status: &Status) -> String {
     chains(&mut registry, status);
     functions(&mut registry, status);
     trials(&mut registry, status);
+    steering(&mut registry, status);
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("writing to a string cannot fail");
     text
@@ -73,6 +74,16 @@ fn host(registry: &mut Registry, status: &Status) {
     failed.set(&[], status.failed.len() as f64);
     let functions = Gauges::new(registry, "functions", "Functions that were pushed");
     functions.set(&[], status.functions as f64);
+}
+
+fn steering(registry: &mut Registry, status: &Status) {
+    let rules = Gauges::new(registry, "steering_rules", "Steering rules that are in force");
+    let applied = "Times that a tenant's steering rules were replaced";
+    let applied = Counters::new(registry, "steering_applied", applied);
+    for (tenant, steering) in &status.steering {
+        rules.set(&[("tenant", tenant.as_str())], steering.rules as f64);
+        applied.add(&[("tenant", tenant.as_str())], steering.applied);
+    }
 }
 
 fn ports(registry: &mut Registry, status: &Status) {

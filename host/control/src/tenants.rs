@@ -106,7 +106,7 @@ impl Control {
     /// Removes a tenant that has nothing any more, and its tokens.
     ///
     /// # Errors
-    /// When there is none, it is `default`, or it still has functions or chains.
+    /// When there is none, it is `default`, or it still has functions, chains or steering rules.
     pub fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
         let turn = self.turn(name);
         let _turn = turn.take();
@@ -125,6 +125,11 @@ impl Control {
                     "tenant {name} has {} functions and {} chains: remove those first",
                     functions.len(),
                     chains.len()
+                )));
+            }
+            if state.steering.contains_key(name) {
+                return Err(ControlError::Conflict(format!(
+                    "tenant {name} has steering rules: remove those first (`weir --tenant {name} steer apply` with an empty file)"
                 )));
             }
             state.tenants.remove(name);

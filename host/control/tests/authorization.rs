@@ -28,7 +28,7 @@ enum Needs {
 }
 
 /// All routes. One that is not here, or not there any more, fails the test.
-const ROUTES: [(&str, &str, Needs); 27] = [
+const ROUTES: [(&str, &str, Needs); 28] = [
     ("get", "/openapi.json", Needs::Nothing),
     ("get", "/metrics", Needs::Token),
     ("get", "/v1/tenants", Needs::Token),
@@ -50,6 +50,7 @@ const ROUTES: [(&str, &str, Needs); 27] = [
     ("delete", "/v1/functions/{name}/versions/{version}", Needs::Operator),
     ("delete", "/v1/functions/{name}", Needs::Operator),
     ("put", "/v1/chains/{name}", Needs::Operator),
+    ("put", "/v1/steering", Needs::Operator),
     ("delete", "/v1/chains/{name}", Needs::Operator),
     ("put", "/v1/tenants/{tenant}", Needs::Admin),
     ("delete", "/v1/tenants/{tenant}", Needs::Admin),
@@ -140,6 +141,7 @@ fn request(method: &str, path: &str, who: Who) -> Request<Body> {
         }
         ("post", "/v1/functions/{name}/swap") => json!({"to": "2.0.0"}),
         ("put", "/v1/chains/{name}") => json!({"name": "edge", "function": [{"use": "f"}]}),
+        ("put", "/v1/steering") => json!({"rule": [{"to": "drop"}]}),
         ("put", "/v1/tenants/{tenant}") => json!({"description": "changed"}),
         ("post", "/v1/tenants/{tenant}/tokens") => json!({"role": "operator"}),
         _ => return request.body(Body::empty()).unwrap(),
@@ -167,7 +169,9 @@ async fn host() -> Host {
 /// All that can be changed.
 async fn everything(host: &Host) -> Vec<Value> {
     let mut all = Vec::new();
-    for path in ["/v1/functions", "/v1/chains", "/v1/tenants", "/v1/tenants/acme/tokens"] {
+    for path in
+        ["/v1/functions", "/v1/chains", "/v1/steering", "/v1/tenants", "/v1/tenants/acme/tokens"]
+    {
         all.push(host.ask("GET", path, None).await.json());
     }
     all

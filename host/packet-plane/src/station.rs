@@ -138,10 +138,11 @@ impl Station {
         }
     }
 
-    /// Other rules hold from the next burst on.
-    pub fn steer(&mut self, rules: Arc<Rules>) {
-        self.rules = rules;
+    /// Other rules hold from the next burst on. Those before are given back, to be dropped off the data path.
+    pub fn steer(&mut self, rules: Arc<Rules>) -> Arc<Rules> {
+        let before = std::mem::replace(&mut self.rules, rules);
         self.arrange();
+        before
     }
 
     fn index(&self, key: &str) -> Option<usize> {

@@ -15,12 +15,14 @@ mod host;
 mod invalid;
 mod manifest;
 mod name;
+mod packet;
 mod quantity;
 mod refusal;
 mod report;
 mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
+mod steering;
 mod text;
 mod workers;
 mod xdp;
@@ -34,11 +36,13 @@ pub use host::{
 pub use invalid::{Check, Invalid, Segment, explain};
 pub use manifest::{Manifest, State};
 pub use name::{InvalidName, Name};
+pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
-pub use schema::{VersionSchema, WorkerCountSchema};
+pub use schema::{NumberOrTextSchema, VersionSchema, WorkerCountSchema};
 pub use semver::Version;
+pub use steering::{SteerTo, Steering, SteeringRule};
 pub use workers::WorkerCount;
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};

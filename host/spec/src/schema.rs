@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// A version by semver.org, for `#[schema(value_type = ...)]` on fields of type [`semver::Version`].
@@ -56,5 +56,22 @@ impl PartialSchema for WorkerCountSchema {
 impl ToSchema for WorkerCountSchema {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("WorkerCount")
+    }
+}
+
+/// A number, or a text, for `#[schema(value_type = ...)]`.
+#[derive(Debug)]
+pub enum NumberOrTextSchema {}
+
+impl PartialSchema for NumberOrTextSchema {
+    fn schema() -> RefOr<Schema> {
+        let either = SchemaType::Array(vec![Type::String, Type::Integer]);
+        ObjectBuilder::new().schema_type(either).description(Some("A text, or a number.")).into()
+    }
+}
+
+impl ToSchema for NumberOrTextSchema {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("NumberOrText")
     }
 }

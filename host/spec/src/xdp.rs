@@ -49,12 +49,17 @@ impl PacketMatch {
             return Err(Invalid::whole("nothing is named, so every packet would match")
                 .help("name at least one of: ethertype, vlan, destination"));
         }
-        if let Some(vlan) = self.vlan.filter(|vlan| *vlan >= VLAN_END) {
-            return Err(Invalid::at("vlan", format!("there is no VLAN {vlan}"))
-                .help(format!("allowed: 0 to {}", VLAN_END - 1)));
-        }
-        Ok(())
+        check_vlan(self.vlan)
     }
+}
+
+/// Looks at the number of a VLAN.
+pub(crate) fn check_vlan(vlan: Option<u16>) -> Result<(), Invalid> {
+    if let Some(vlan) = vlan.filter(|vlan| *vlan >= VLAN_END) {
+        return Err(Invalid::at("vlan", format!("there is no VLAN {vlan}"))
+            .help(format!("allowed: 0 to {}", VLAN_END - 1)));
+    }
+    Ok(())
 }
 
 /// Looks at a port's `leave` and `claim`.

@@ -56,10 +56,14 @@ pub fn document() -> Value {
     };
     let both = json!({"properties": {"canary": {"type": "integer"}, "shadow": {"const": true}}, "required": ["canary", "shadow"]});
     constrain("SwapRequest", json!({ "not": both }));
-    let a_port = |key: &str| json!({"properties": {key: {"type": "string"}}, "required": [key]});
+    let a_text = |key: &str| json!({"properties": {key: {"type": "string"}}, "required": [key]});
     let event = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": {"$ref": "#/components/schemas/Event"}});
     constrain("ServerSentEvent/properties/data", event);
-    constrain("Chain", json!({"if": a_port("to"), "then": a_port("from")}));
+    let steered = json!({"properties": {"steered": {"const": true}}, "required": ["steered"]});
+    let such = [a_text("to"), steered];
+    let needs_from = such.map(|such| json!({"if": such, "then": a_text("from")}));
+    constrain("Chain", json!({"allOf": needs_from}));
+    constrain("SteeringRule", json!({"oneOf": [a_text("chain"), a_text("to")]}));
     document
 }
 

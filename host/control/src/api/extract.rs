@@ -15,16 +15,16 @@ use super::problem::Problem;
 /// Bytes of a JSON body: a chain with its configuration of tens of thousands of rules.
 const JSON_MAX: usize = 16 << 20;
 
-/// A JSON body.
-pub(super) struct Json<T>(pub(super) T);
+/// A JSON body of at most so many bytes.
+pub(super) struct Json<T, const MAX: usize = JSON_MAX>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for Json<T, MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         require_type(&parts.headers, &["application/json"])?;
-        let bytes = read(body, JSON_MAX).await?;
+        let bytes = read(body, MAX).await?;
         let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| json_problem(&error))?;

@@ -11,6 +11,7 @@ mod functions;
 mod guard;
 mod problem;
 mod server;
+mod steering;
 mod system;
 mod tenants;
 
@@ -34,7 +35,6 @@ pub use functions::SwapRequest;
 pub use guard::Peer;
 pub use problem::Problem;
 pub use server::{ServeError, Server, bind_unix};
-pub use system::SteeringRule;
 pub use tenants::{TenantRequest, TokenRequest};
 
 /// Uploads of one tenant that are read and compiled at the same time; its others wait, and nobody else's.
@@ -126,7 +126,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::remove_token))
         .routes(routes!(system::status))
         .routes(routes!(system::ports))
-        .routes(routes!(system::steering))
+        .routes(routes!(steering::list, steering::apply))
         .routes(routes!(system::events))
         .routes(routes!(system::metrics))
         .routes(routes!(system::openapi))

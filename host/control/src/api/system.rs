@@ -9,10 +9,10 @@ use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::{Extension, Json};
 use futures_util::stream;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::{IntoParams, ToSchema};
-use weir_spec::{Name, Plane};
+use weir_spec::Name;
 
 use super::extract::InQuery;
 use super::problem::Problem;
@@ -45,48 +45,6 @@ pub(super) async fn ports(
     let tenant = caller.filter(query.tenant)?;
     let status = api.run(move |control| Ok(control.status(tenant.as_ref()))).await?;
     Ok(Json(List { items: status.engine.ports }))
-}
-
-/// Which packets go to which chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SteeringRule {
-    /// Packets that come in by this port ...
-    pub port: Name,
-    /// ... go to this plane ...
-    pub plane: Plane,
-    /// ... and this chain ...
-    pub chain: Name,
-    /// ... of this tenant ...
-    pub tenant: Name,
-    /// ... and pass its functions from the last to the first.
-    pub reverse: bool,
-}
-
-/// Lists which packets go to which chain. This version steers by port: a chain's `from` and `to`.
-#[utoipa::path(get, path = "/v1/steering", tag = "host", operation_id = "list_steering", params(OfTenant),
-    responses((status = 200, description = "The rules.", body = List<SteeringRule>)))]
-pub(super) async fn steering(
-    State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<List<SteeringRule>>, Problem> {
-    let tenant = caller.filter(query.tenant)?;
-    let mut items = Vec::new();
-    for view in api.control.chains(tenant.as_ref()) {
-        let chain = view.chain;
-        let forward = chain.from.map(|port| (port, false));
-        let reverse = chain.to.filter(|_| chain.symmetric).map(|port| (port, true));
-        for (port, reverse) in forward.into_iter().chain(reverse) {
-            items.push(SteeringRule {
-                port,
-                plane: chain.plane,
-                chain: chain.name.clone(),
-                tenant: chain.tenant.clone().unwrap_or_else(Name::default_tenant),
-                reverse,
-            });
-        }
-    }
-    Ok(Json(List { items }))
 }
 
 /// One of the stream, as a client's parser of server-sent events gives it.

@@ -1,4 +1,4 @@
-//! What the host remembers: tenants, functions with their versions, chains, tokens.
+//! What the host remembers: tenants, functions with their versions, chains, tokens, steering rules.
 //!
 //! All of it is small but for the Wasm, so it is held in memory as an immutable [`State`] that readers share, and
 //! redb holds the same on disk. A change is made on a copy; the records that it touched are written in one
@@ -26,8 +26,8 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use blobs::Blobs;
 pub use error::StoreError;
 pub use records::{
-    ChainId, ChainRecord, FunctionId, FunctionRecord, Running, State, TenantRecord, TokenRecord,
-    Trial, VersionRecord,
+    ChainId, ChainRecord, FunctionId, FunctionRecord, Running, State, SteeringRecord, TenantRecord,
+    TokenRecord, Trial, VersionRecord,
 };
 
 /// Everything: key `KIND/…`, value JSON.
@@ -36,8 +36,8 @@ const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records"
 const DATABASE: &str = "weir.redb";
 /// Key of the number of the format.
 const FORMAT_KEY: &str = "format";
-/// Raised when older versions of Weir could not read what we write.
-const FORMAT: u32 = 1;
+/// Raised when older versions of Weir could not read what we write: 2 has steering rules. All before it are read.
+const FORMAT: u32 = 2;
 /// Bytes that must stay free on the disk: the database needs room to change anything at all.
 const RESERVE: u64 = 2 << 20;
 
@@ -75,7 +75,12 @@ impl Store {
             create_database(directory)?;
         }
         let database = open_database(&directory.join(DATABASE))?;
-        let state = decode(&load(&database)?)?;
+        let records = load(&database)?;
+        let state = decode(&records)?;
+        let format = FORMAT.to_string().into_bytes();
+        if records.get(FORMAT_KEY) != Some(&format) {
+            write(&database, &[], &Encoded::from([(FORMAT_KEY.to_owned(), format)]))?;
+        }
         blobs.sweep(&state)?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -302,7 +307,7 @@ fn encode(state: &State) -> Encoded {
 fn decode(records: &Encoded) -> Result<State, StoreError> {
     let format = records.get(FORMAT_KEY).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     match format {
-        Some(FORMAT) => {}
+        Some(1..=FORMAT) => {}
         Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
         None => return Err(StoreError::Corrupt("the record `format` is missing".into())),
     }

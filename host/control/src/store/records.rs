@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use weir_spec::{Chain, CheckReport, Name, Role};
+use weir_spec::{Chain, CheckReport, Name, Role, Steering};
 
 /// Names a thing of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +116,15 @@ pub struct ChainRecord {
     pub applied: u64,
 }
 
+/// The steering rules of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteeringRecord {
+    /// As they were applied.
+    pub steering: Steering,
+    /// Milliseconds since 1970.
+    pub applied: u64,
+}
+
 /// The version of a chain's function that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
@@ -137,6 +146,8 @@ pub struct State {
     pub chains: BTreeMap<ChainId, Arc<ChainRecord>>,
     /// Tokens by id.
     pub tokens: BTreeMap<Name, Arc<TokenRecord>>,
+    /// Steering rules by tenant; no record: no rules.
+    pub steering: BTreeMap<Name, Arc<SteeringRecord>>,
 }
 
 /// Any record.
@@ -145,6 +156,7 @@ pub(super) enum Record {
     Function(Arc<FunctionRecord>),
     Chain(Arc<ChainRecord>),
     Token(Arc<TokenRecord>),
+    Steering(Arc<SteeringRecord>),
 }
 
 impl Record {
@@ -154,6 +166,7 @@ impl Record {
             Self::Function(record) => serde_json::to_vec(&**record),
             Self::Chain(record) => serde_json::to_vec(&**record),
             Self::Token(record) => serde_json::to_vec(&**record),
+            Self::Steering(record) => serde_json::to_vec(&**record),
         }
         .expect("records have text keys and plain values")
     }
@@ -217,6 +230,13 @@ impl State {
         );
         differ(&self.chains, &after.chains, |k| format!("chain/{k}"), Record::Chain, &mut both);
         differ(&self.tokens, &after.tokens, |k| format!("token/{k}"), Record::Token, &mut both);
+        differ(
+            &self.steering,
+            &after.steering,
+            |k| format!("steering/{k}"),
+            Record::Steering,
+            &mut both,
+        );
         both
     }
 
@@ -235,6 +255,7 @@ impl State {
             Some(("function", rest)) => drop(self.functions.insert(id(rest)?, json(value)?)),
             Some(("chain", rest)) => drop(self.chains.insert(id(rest)?, json(value)?)),
             Some(("token", rest)) => drop(self.tokens.insert(name(rest)?, json(value)?)),
+            Some(("steering", rest)) => drop(self.steering.insert(name(rest)?, json(value)?)),
             _ => return Err("no such kind of record".into()),
         }
         Ok(())

@@ -128,11 +128,28 @@ fn a_store_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(Store::open(directory.path()).unwrap());
     let database = open_database(&directory.path().join(DATABASE)).unwrap();
-    let newer = Encoded::from([(FORMAT_KEY.to_owned(), b"2".to_vec())]);
+    let newer = Encoded::from([(FORMAT_KEY.to_owned(), b"3".to_vec())]);
     write(&database, &[], &newer).unwrap();
     drop(database);
     let error = Store::open(directory.path()).unwrap_err().to_string();
-    assert_eq!(error, "the store has format 2, this version of Weir knows 1: use a newer Weir");
+    assert_eq!(error, "the store has format 3, this version of Weir knows 2: use a newer Weir");
+}
+
+#[test]
+fn a_store_of_an_older_version_is_read_and_becomes_one_of_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"wasm").unwrap();
+    drop(store);
+    let database = open_database(&directory.path().join(DATABASE)).unwrap();
+    let older = Encoded::from([(FORMAT_KEY.to_owned(), b"1".to_vec())]);
+    write(&database, &[], &older).unwrap();
+    drop(database);
+    let store = Store::open(directory.path()).unwrap();
+    assert!(store.state().functions.contains_key(&id("a")));
+    drop(store);
+    let database = open_database(&directory.path().join(DATABASE)).unwrap();
+    assert_eq!(load(&database).unwrap()[FORMAT_KEY], b"2");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use weir_control::engine::{
     TrialKind, TrialStatus,
 };
 use weir_control::store::Store;
-use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, World};
+use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, SteeringRule, World};
 
 /// The beginning of a core module.
 pub(crate) const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
@@ -138,6 +138,16 @@ impl Engine for FakeEngine {
 
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError> {
         self.call(format!("end_trial {chain} {function}"))
+    }
+
+    fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
+        let rules: Vec<_> = rules.iter().map(SteeringRule::conditions).collect();
+        self.call(format!("steer {tenant} {}", rules.join(", ")))?;
+        Ok(Duration::from_micros(4))
+    }
+
+    fn steering(&self, _: &Name) -> Vec<u64> {
+        vec![7]
     }
 
     fn status(&self) -> EngineStatus {

@@ -201,6 +201,7 @@ impl PlaneEngine {
             self.plane
                 .with_station(&crossing, n, move |station| station.add(key, lane, takes_rest))?;
         }
+        self.steer_crossing(&crossing)?;
         Ok(Published { compiled_in, ..Published::default() })
     }
 
@@ -241,6 +242,7 @@ impl PlaneEngine {
     fn leave(&self, crossing: &Crossing, chain: &Name) -> Result<(), EngineError> {
         if !crossing.leave(chain) {
             self.ports().show_holder(&crossing.shape, crossing.holder());
+            self.steer_crossing(crossing)?;
             return Ok(());
         }
         self.plane.crossings().remove(&crossing.key);

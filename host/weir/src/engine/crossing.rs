@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_control::engine::EngineError;
-use weir_packet_plane::{LaneSite, Shared};
+use weir_packet_plane::{Counters, DROP_REASONS, LaneSite, Shared};
 use weir_port::PortStatistics;
 use weir_spec::Name;
 
@@ -114,6 +114,16 @@ impl Crossing {
     /// The chain by whose name the ports are known: who takes the rest, else the first.
     pub(super) fn holder(&self) -> Option<Name> {
         self.taker_of_rest().or_else(|| self.chains().keys().next().cloned())
+    }
+
+    /// Packets that no chain had and that were dropped, by reason: those that rules or nobody wanted, of both ports.
+    pub(super) fn drops(&self) -> Vec<(&'static str, u64)> {
+        let mut all = Counters::default();
+        for station in &self.stations {
+            all.add(&station.counters.read().0);
+        }
+        let drops = DROP_REASONS.iter().map(|(reason, name)| (*name, all.drops[*reason as usize]));
+        drops.filter(|(_, n)| *n > 0).collect()
     }
 
     /// Whether this chain has lanes here.

@@ -9,6 +9,7 @@ mod keeper;
 mod lanes;
 mod ports;
 mod status;
+mod steering;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use weir_control::engine::{
 };
 use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
-use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction};
+use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule};
 
 use self::keeper::Keeper;
 use self::lanes::Plane;
@@ -32,6 +33,7 @@ pub(crate) struct PlaneEngine {
     plane: Arc<Plane>,
     keeper: Keeper,
     ports: Mutex<Ports>,
+    steering: steering::Steering,
     /// Whoever has a chain come or go has it.
     arrivals: Mutex<()>,
     pool: weir_pool::PoolConfig,
@@ -66,6 +68,7 @@ impl PlaneEngine {
             plane,
             keeper,
             ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
+            steering: steering::Steering::default(),
             arrivals: Mutex::default(),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
@@ -199,6 +202,14 @@ impl Engine for PlaneEngine {
         let deployed = self.plane.deployed(chain)?;
         let _turn = deployed.turn();
         self.plane.end_trial(&deployed)
+    }
+
+    fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
+        self.replace_steering(tenant, rules)
+    }
+
+    fn steering(&self, tenant: &Name) -> Vec<u64> {
+        self.steering.hits(tenant)
     }
 
     fn status(&self) -> EngineStatus {

@@ -17,7 +17,17 @@ use super::ports::Slot;
 
 impl PlaneEngine {
     pub(super) fn engine_status(&self) -> EngineStatus {
-        let ports = self.ports().iter().map(port_status).collect();
+        let mut ports: Vec<PortStatus> = self.ports().iter().map(port_status).collect();
+        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        for crossing in &crossings {
+            let port =
+                ports.iter_mut().find(|port| Some(&port.name) == crossing.shape.from.as_ref());
+            let Some(port) = port else { continue };
+            for (reason, n) in crossing.drops() {
+                *port.drops.entry(format!("rx-{reason}")).or_default() += n;
+                port.rx_dropped += n;
+            }
+        }
         let chains: Vec<_> =
             self.plane.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
         EngineStatus {

@@ -1,0 +1,263 @@
+//! Steering: replacing a tenant's rules, listing what holds, and bringing it back at the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule};
+
+use crate::control::Control;
+use crate::error::ControlError;
+use crate::events::EventKind;
+use crate::store::{ChainId, State, SteeringRecord};
+use crate::time;
+
+/// Which packets go where: a rule, or what follows from a chain's `from` and `to` for packets that no rule means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SteeringEntry {
+    /// Packets that come in by this port; none: by any of the tenant's ...
+    pub port: Option<Name>,
+    /// ... go to this plane ...
+    pub plane: Plane,
+    /// ... and this chain; none: where the rule says ...
+    pub chain: Option<Name>,
+    /// ... of this tenant ...
+    pub tenant: Name,
+    /// ... and pass its functions from the last to the first; rules say nothing of that.
+    pub reverse: bool,
+    /// The rule, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<SteeringRule>,
+    /// Its place among the tenant's rules, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<usize>,
+    /// Flows that it decided, if they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u64>,
+}
+
+/// What became of rules that were applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Steered {
+    /// Whose they are.
+    pub tenant: Name,
+    /// How many are in force now.
+    pub rules: usize,
+    /// Longest time for which a worker stood still, in microseconds.
+    pub pause_us: f64,
+}
+
+/// A tenant's rules in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SteeringStatus {
+    /// Rules that are in force.
+    pub rules: usize,
+    /// Times that they were replaced since the host started.
+    pub applied: u64,
+}
+
+impl Control {
+    /// What holds for all tenants, or for one: its rules in their order, then what follows from its chains.
+    #[must_use]
+    pub fn steering(&self, tenant: Option<&Name>) -> Vec<SteeringEntry> {
+        let state = self.store.state();
+        let mine = |of: &Name| tenant.is_none_or(|tenant| tenant == of);
+        let mut entries = Vec::new();
+        for (tenant, record) in state.steering.iter().filter(|(tenant, _)| mine(tenant)) {
+            let flows = self.engine.steering(tenant);
+            for (index, rule) in record.steering.rules.iter().enumerate() {
+                entries.push(SteeringEntry {
+                    port: rule.port.clone(),
+                    plane: Plane::Packet,
+                    chain: rule.chain.clone(),
+                    tenant: tenant.clone(),
+                    reverse: false,
+                    rule: Some(rule.clone()),
+                    number: Some(index + 1),
+                    flows: flows.get(index).copied(),
+                });
+            }
+        }
+        for (id, record) in state.chains.iter().filter(|(id, _)| mine(&id.tenant)) {
+            let chain = &record.chain;
+            if chain.steered {
+                continue;
+            }
+            let reverse = chain.to.as_ref().filter(|_| chain.symmetric);
+            let both = chain.from.iter().map(|port| (port, false));
+            for (port, reverse) in both.chain(reverse.map(|port| (port, true))) {
+                entries.push(SteeringEntry {
+                    port: Some(port.clone()),
+                    plane: chain.plane,
+                    chain: Some(chain.name.clone()),
+                    tenant: id.tenant.clone(),
+                    reverse,
+                    rule: None,
+                    number: None,
+                    flows: None,
+                });
+            }
+        }
+        entries
+    }
+
+    /// Replaces all of a tenant's rules.
+    ///
+    /// # Errors
+    /// When a rule is wrong, or names a chain or port that the tenant does not have, with the rule's place; or when the
+    /// data plane refuses. Then those before are still in force.
+    pub fn steer(&self, tenant: &Name, steering: Steering) -> Result<Steered, ControlError> {
+        self.tenant_exists(tenant)?;
+        steering.check()?;
+        let turn = self.turn(tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        self.check_names(&state, tenant, &steering.rules)?;
+        let rules = steering.rules.len();
+        let pause = self.engine.steer(tenant, &steering.rules)?;
+        let record = Arc::new(SteeringRecord { steering, applied: time::milliseconds() });
+        let stored = self.store.change(|state| {
+            if rules == 0 {
+                state.steering.remove(tenant);
+            } else {
+                state.steering.insert(tenant.clone(), record);
+            }
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.put_back_steering(&state, tenant);
+            return Err(error);
+        }
+        *self
+            .steered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(tenant.clone())
+            .or_default() += 1;
+        let message = format!("{rules} steering rules of tenant {tenant} are in force");
+        self.events.emit(EventKind::SteeringApplied, Some(tenant), tenant.as_str(), message);
+        Ok(Steered { tenant: tenant.clone(), rules, pause_us: pause.as_secs_f64() * 1e6 })
+    }
+
+    /// The rules of those who have some, or had.
+    pub(crate) fn steering_status(&self, tenant: Option<&Name>) -> BTreeMap<Name, SteeringStatus> {
+        let mut status = BTreeMap::<Name, SteeringStatus>::new();
+        for (tenant, record) in &self.store.state().steering {
+            status.entry(tenant.clone()).or_default().rules = record.steering.rules.len();
+        }
+        for (tenant, applied) in &*self.steered.lock().unwrap_or_else(PoisonError::into_inner) {
+            status.entry(tenant.clone()).or_default().applied = *applied;
+        }
+        status.retain(|of, _| tenant.is_none_or(|tenant| tenant == of));
+        status
+    }
+
+    /// Brings back the rules that the store holds.
+    pub(crate) fn restore_steering(&self, state: &State) {
+        for (tenant, record) in &state.steering {
+            if let Err(error) = self.engine.steer(tenant, &record.steering.rules) {
+                let message = format!("the steering rules of tenant {tenant} do not hold: {error}");
+                self.events.emit(EventKind::Note, Some(tenant), tenant.as_str(), message);
+            }
+        }
+    }
+
+    /// Puts the data plane back to what the store says, because it could not be written.
+    fn put_back_steering(&self, state: &State, tenant: &Name) {
+        let before = state.steering.get(tenant);
+        let rules = before.map_or(&[][..], |record| &record.steering.rules);
+        if let Err(error) = self.engine.steer(tenant, rules) {
+            let message = format!("the steering rules are not as the store says: {error}");
+            self.events.emit(EventKind::Note, Some(tenant), tenant.as_str(), message);
+        }
+    }
+
+    /// Whether the tenant has what its rules name.
+    fn check_names(
+        &self,
+        state: &State,
+        tenant: &Name,
+        rules: &[SteeringRule],
+    ) -> Result<(), ControlError> {
+        let own = self.ports.iter().filter(|port| port.tenant == *tenant).map(|port| &port.name);
+        let ports: BTreeSet<&Name> = own.collect();
+        let own = state.chains.iter().filter(|(id, _)| id.tenant == *tenant);
+        let chains: BTreeMap<&Name, &Chain> = own.map(|(id, r)| (&id.name, &r.chain)).collect();
+        for (index, rule) in rules.iter().enumerate() {
+            let at = |invalid: Invalid| ControlError::Invalid(invalid.within_array("rule", index));
+            if let Some(port) = rule.port.as_ref().filter(|port| !ports.contains(port)) {
+                let message = format!("there is no port {port}: tenant {tenant} {}", has(&ports));
+                let help = "ports are in the host's configuration file";
+                return Err(at(Invalid::at("port", message).help(help)));
+            }
+            let Some(name) = &rule.chain else { continue };
+            let Some(chain) = chains.get(name) else {
+                let names = chains.keys().copied().collect();
+                let message = format!("there is no chain {name}: tenant {tenant} {}", has(&names));
+                return Err(at(Invalid::at("chain", message).help("apply the chain first")));
+            };
+            possible(rule, chain).map_err(at)?;
+        }
+        Ok(())
+    }
+}
+
+fn has(names: &BTreeSet<&Name>) -> String {
+    /// Names that are told.
+    const TOLD: usize = 20;
+    let mut told: Vec<_> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
+    match names.len() {
+        0 => return "has none".to_owned(),
+        n if n > TOLD => told.push("..."),
+        _ => {}
+    }
+    format!("has {}", told.join(", "))
+}
+
+/// Whether packets that a rule means can come to its chain.
+fn possible(rule: &SteeringRule, chain: &Chain) -> Result<(), Invalid> {
+    let Some(from) = &chain.from else {
+        let message = format!("chain {} has no `from`: no packets come to it", chain.name);
+        return Err(Invalid::at("chain", message).help("give the chain a port first"));
+    };
+    let Some(port) = &rule.port else { return Ok(()) };
+    let back = chain.to.as_ref().filter(|_| chain.symmetric);
+    if port != from && Some(port) != back {
+        let ports: Vec<_> = [Some(from), back].into_iter().flatten().map(Name::as_str).collect();
+        let message = format!(
+            "packets of port {port} do not come to chain {}: its packets come from {}",
+            chain.name,
+            ports.join(" and ")
+        );
+        return Err(Invalid::at("port", message).help("name one of these, or none"));
+    }
+    Ok(())
+}
+
+/// Whether the rules that name a chain can go on to do so when it becomes this one, or is removed.
+///
+/// # Errors
+/// Which rule is in the way.
+pub(crate) fn check_still_possible(
+    state: &State,
+    id: &ChainId,
+    chain: Option<&Chain>,
+) -> Result<(), ControlError> {
+    let Some(record) = state.steering.get(&id.tenant) else { return Ok(()) };
+    let rules = record.steering.rules.iter().enumerate();
+    let mut users = rules.filter(|(_, rule)| rule.chain.as_ref() == Some(&id.name));
+    let refused = match chain {
+        None => users.next().map(|(index, rule)| (index, rule, "sends packets to it".to_owned())),
+        Some(chain) => users.find_map(|(index, rule)| {
+            let invalid = possible(rule, chain).err()?;
+            Some((index, rule, format!("does not fit with that: {}", invalid.message)))
+        }),
+    };
+    let Some((index, rule, why)) = refused else { return Ok(()) };
+    Err(ControlError::Conflict(format!(
+        "chain {} is named by steering rules: {} {why}; apply rules without it first (`weir steer apply`)",
+        id.name,
+        rule.label(index)
+    )))
+}
