@@ -40,7 +40,9 @@ pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
-pub use schema::{NumberOrTextSchema, VersionSchema};
+pub use schema::{
+    EtherTypeSchema, MacAddressSchema, PortsSchema, PrefixSchema, ProtocolSchema, VersionSchema,
+};
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};

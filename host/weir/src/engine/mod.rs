@@ -6,6 +6,7 @@
 mod chains;
 mod ports;
 mod status;
+mod steering;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,7 +20,7 @@ use weir_control::engine::{
 };
 use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Staged, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
-use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction};
+use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule};
 
 use self::chains::Deployed;
 use self::ports::Ports;
@@ -30,6 +31,8 @@ pub(crate) struct PlaneEngine {
     workers: Vec<Worker>,
     chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
     ports: Mutex<Ports>,
+    /// By tenant.
+    steering: Mutex<BTreeMap<Name, Arc<weir_assembly::Compiled>>>,
     pool: weir_pool::PoolConfig,
     seed: u64,
     sink: Arc<OnceLock<EventSink>>,
@@ -60,6 +63,7 @@ impl PlaneEngine {
             workers,
             chains: Mutex::default(),
             ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
+            steering: Mutex::default(),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
             sink: Arc::default(),
@@ -258,6 +262,15 @@ impl Engine for PlaneEngine {
             self.with_lane(&deployed, move |lane| lane.end_shadow(staged))?.map_err(refused)?;
         retired.end(&self.sandbox);
         Ok(())
+    }
+
+    fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
+        self.replace_steering(tenant, rules)
+    }
+
+    fn steering(&self, _tenant: &Name) -> Vec<u64> {
+        // Nothing counts them yet.
+        Vec::new()
     }
 
     fn status(&self) -> EngineStatus {
