@@ -41,7 +41,10 @@ pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
-pub use schema::{NumberOrTextSchema, VersionSchema, WorkerCountSchema};
+pub use schema::{
+    EtherTypeSchema, MacAddressSchema, PortsSchema, PrefixSchema, ProtocolSchema, VersionSchema,
+    WorkerCountSchema,
+};
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
 pub use workers::WorkerCount;

@@ -61,23 +61,23 @@ pub struct SteeringRule {
     pub port: Option<Name>,
     /// Source address, or its prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.0.0.0/8"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::PrefixSchema>))]
     pub src: Option<IpPrefix>,
     /// Destination address, or its prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "2001:db8::/32"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::PrefixSchema>))]
     pub dst: Option<IpPrefix>,
     /// The protocol behind IP's headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::NumberOrTextSchema>, example = "tcp"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::ProtocolSchema>))]
     pub proto: Option<IpProtocol>,
     /// Source port, or a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::NumberOrTextSchema>, example = "1024-65535"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::PortsSchema>))]
     pub sport: Option<PortRange>,
     /// Destination port, or a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::NumberOrTextSchema>, example = "443"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::PortsSchema>))]
     pub dport: Option<PortRange>,
     /// The outer VLAN's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,15 +89,15 @@ pub struct SteeringRule {
     pub dscp: Option<u8>,
     /// What the frame carries, behind VLAN tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "ipv4"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::EtherTypeSchema>))]
     pub ethertype: Option<EtherType>,
     /// Source hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "02:00:00:00:00:01"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::MacAddressSchema>))]
     pub src_mac: Option<MacAddress>,
     /// Destination hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "02:00:00:00:00:01"))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::MacAddressSchema>))]
     pub dst_mac: Option<MacAddress>,
     /// The chain that they go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -87,7 +87,7 @@ pub(crate) enum Command {
     /// Chains: apply, list, show, remove.
     #[command(subcommand)]
     Chain(ChainCommand),
-    /// Which packets go to which chain.
+    /// Which packets go to which chain, to the kernel, or nowhere.
     #[command(subcommand)]
     Steer(SteerCommand),
     /// The host's ports.
@@ -288,7 +288,14 @@ pub(crate) struct ChainArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SteerCommand {
-    /// List the rules; they follow from the chains' `from`, `to` and `symmetric`.
+    /// Replace all rules by those of a file, while traffic flows. An empty file removes them.
+    Apply {
+        /// The rules.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List the rules with the flows that they decided, and what follows from the chains' `from`, `to` and `symmetric`
+    /// for other packets.
     List,
 }
 
@@ -439,6 +446,7 @@ mod tests {
             "weir chain apply C.toml",
             "weir run --check",
             "weir steer list",
+            "weir steer apply S.toml",
             "weir top -n 1 --interval 5",
             "weir events --follow --after 7",
             "weir tenant add acme --description x",

@@ -1,8 +1,8 @@
-//! `weir status`, `weir port`, `weir steer`
+//! `weir status`, `weir port`
 
 use anyhow::Result;
 use weir_control::Status;
-use weir_control::api::{List, SteeringRule};
+use weir_control::api::List;
 use weir_control::engine::{ChainStatus, Health, PortStatus};
 
 use super::{counts, or_dash};
@@ -42,21 +42,6 @@ fn port_table(ports: &[PortStatus]) -> String {
         "#tx-dropped",
     ];
     render::table(header, rows)
-}
-
-pub(super) fn steering(client: &Client, output: Output) -> Result<()> {
-    let rules: List<SteeringRule> = client.get(&["steering"])?;
-    output.result(&rules.items, |rules| {
-        let rows = rules.iter().map(|rule| {
-            [
-                rule.port.to_string(),
-                rule.chain.to_string(),
-                rule.tenant.to_string(),
-                if rule.reverse { "reverse" } else { "forward" }.to_owned(),
-            ]
-        });
-        render::table(["port", "chain", "tenant", "direction"], rows)
-    })
 }
 
 pub(super) fn status(client: &Client, output: Output) -> Result<()> {

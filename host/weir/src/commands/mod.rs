@@ -8,6 +8,7 @@ mod function;
 mod host;
 mod replay;
 mod run;
+mod steer;
 mod tenant;
 mod top;
 
@@ -48,7 +49,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Check(args) => return check::run(&args, output),
         Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
-        Command::Steer(_) => host::steering(&Client::new(&global)?, output)?,
+        Command::Steer(command) => steer::run(command, &Client::new(&global)?, output)?,
         Command::Port(_) => host::ports(&Client::new(&global)?, output)?,
         Command::Tenant(command) => tenant::run(command, &Client::new(&global)?, output)?,
         Command::Token(command) => {

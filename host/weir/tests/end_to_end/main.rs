@@ -11,4 +11,5 @@ mod host;
 mod lifecycle;
 mod ports;
 mod schema;
+mod steering;
 mod uploads;

@@ -100,7 +100,7 @@ fn the_api_is_as_its_document_says() {
     };
     let good: Vec<&String> = counts.iter().filter(went_well).map(|(name, _)| name).collect();
     assert!(good.len() >= 23, "{good:?} of {counts:?}");
-    for must in ["PUT /v1/chains/{name}", "POST /v1/functions/{name}/swap"] {
+    for must in ["PUT /v1/chains/{name}", "PUT /v1/steering", "POST /v1/functions/{name}/swap"] {
         assert!(good.iter().any(|operation| *operation == must), "{must}: {counts:?}");
     }
 

@@ -16,6 +16,7 @@ ANSWERS = open(os.environ["WEIR_SCHEMA_ANSWERS"], "a", buffering=1)
 FUNCTIONS = ["gate", "spare"]
 CHAINS = ["edge", "spare"]
 VERSIONS = ["1.0.0", "2.0.0"]
+PREFIXES = ["10.0.0.0/8", "192.0.2.1"]
 TENANTS = ["default", "acme", "spare"]
 
 
@@ -98,6 +99,18 @@ def before_call(context, case, kwargs):
         else:
             case.body.pop("from", None)
             case.body.pop("to", None)
+    if path == "/v1/steering" and method == "PUT" and good and isinstance(case.body, dict):
+        # Rules that packets can meet, for what there is; and few, so that traffic goes on.
+        case.query = {}
+        for number, rule in enumerate(case.body.get("rule", [])):
+            rule.update({"vlan": 7, "to": "drop"})
+            for key in ("port", "chain", "ethertype"):
+                rule.pop(key, None)
+            for key in ("src", "dst"):
+                if isinstance(rule.get(key), str):
+                    rule[key] = choose((number, key), PREFIXES, share=1)
+            if rule.get("sport") or rule.get("dport"):
+                rule["proto"] = "tcp"
 
 
 @schemathesis.hook

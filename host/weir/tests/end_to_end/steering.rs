@@ -1,0 +1,67 @@
+//! Steering rules with the command, as operators and scripts use it.
+
+use rustix::process::Signal;
+
+use crate::guests::{self, pass};
+use crate::host::Host;
+
+const RULES: &str = "[[rule]]\nname = \"voip\"\nport = \"in\"\nproto = \"udp\"\ndscp = 46\nchain = \"edge\"\n\
+    [[rule]]\ndport = 22\nto = \"kernel\"\n[[rule]]\nsrc = \"192.0.2.0/24\"\nto = \"drop\"\n";
+
+#[test]
+fn rules_are_applied_from_a_file_listed_and_survive_a_kill() {
+    let host = Host::start(guests::TRAFFIC);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let before = host.ok(&["steer", "list"]);
+    assert_eq!(
+        before,
+        "PORT  CHAIN  TENANT   DIRECTION  RULE  PACKETS  FLOWS\n\
+         in    edge   default  forward    -     others       -\n\
+         out   edge   default  reverse    -     others       -\n"
+    );
+    host.write("s.toml", RULES);
+    let told = host.ok(&["steer", "apply", "s.toml"]);
+    assert!(told.starts_with("3 steering rules of tenant default are in force; pause "), "{told}");
+    let list = host.ok(&["steer", "list"]);
+    let packets: Vec<Vec<&str>> = list
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|f| !f.is_empty()).collect())
+        .collect();
+    assert_eq!(
+        packets[1][..6],
+        ["in", "edge", "default", "-", "1 voip", "port=in proto=udp dscp=46"]
+    );
+    assert_eq!(packets[2][..6], ["-", "(kernel)", "default", "-", "2", "dport=22"]);
+    assert_eq!(packets[3][..6], ["-", "(drop)", "default", "-", "3", "src=192.0.2.0/24"]);
+    assert_eq!(packets.len(), 6);
+    let json = host.json(&["steer", "list"]);
+    assert_eq!(json[0]["rule"]["name"], "voip");
+    // What scripts read before there were rules is there as it was.
+    assert_eq!((&json[3]["port"], &json[3]["chain"]), (&"in".into(), &"edge".into()));
+    assert_eq!(json[3]["rule"], serde_json::Value::Null);
+    assert!(host.ok(&["events"]).contains("steering-applied"));
+
+    let (_, directory, _) = host.end(Signal::KILL);
+    let host = Host::start_in(directory, guests::TRAFFIC);
+    assert_eq!(host.json(&["steer", "list"]), json);
+    let refused = host.fails(&["chain", "remove", "edge"]);
+    assert!(refused.contains("rule 1 (voip) sends packets to it"), "{refused}");
+    host.write("none.toml", "");
+    host.ok(&["steer", "apply", "none.toml"]);
+    assert_eq!(host.ok(&["steer", "list"]), before);
+    host.ok(&["chain", "remove", "edge"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_rule_is_shown_in_its_file() {
+    let host = Host::start(guests::TRAFFIC);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    host.write("s.toml", "[[rule]]\nto = \"drop\"\n[[rule]]\ndport = 80\nchain = \"nope\"\n");
+    let refused = host.fails(&["steer", "apply", "s.toml"]);
+    assert!(refused.contains("there is no chain nope: tenant default has edge"), "{refused}");
+    assert!(refused.contains(" --> s.toml:5:9"), "{refused}");
+    assert!(refused.contains("= key: rule[1].chain"), "{refused}");
+    host.write("s.toml", "[[rule]]\nto = \"drop\"\ndport = \"80-70\"\n");
+    let refused = host.fails(&["steer", "apply", "s.toml"]);
+    assert!(refused.contains(" --> s.toml:3:9"), "{refused}");
+}
