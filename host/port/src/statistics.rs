@@ -79,6 +79,16 @@ counters! {
     rx_bad_checksum,
     /// Packets dropped because the link was down or the device gone.
     tx_dropped_down,
+    /// Packets given to the kernel's stack by the port's way there.
+    kernel_received,
+    /// Packets sent for the kernel.
+    kernel_sent,
+    /// Packets dropped because the kernel did not take them: its queue was full, or the interface down.
+    kernel_dropped_full,
+    /// Packets of the kernel dropped because the pool had no free buffer.
+    kernel_dropped_no_buffer,
+    /// Packets of the kernel dropped because they are longer than a room holds.
+    kernel_dropped_too_large,
     /// Packets among `rx_packets` that were handed over to the worker whose flows they belong to.
     rx_handed_over,
     /// Packets that other workers' queues received and handed over to this one.

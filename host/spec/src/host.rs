@@ -428,6 +428,9 @@ pub struct Port {
     /// xdp: the interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not there. Without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// xdp: its queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
@@ -507,9 +510,12 @@ impl Port {
             if given && !of(key, kind) {
                 let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
                 let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
-                let help = format!("allowed: name, kind, tenant, {}", own.join(", "));
+                let help = format!("allowed: name, kind, tenant, kernel, {}", own.join(", "));
                 return Err(Invalid::at(key, message).help(help));
             }
+        }
+        if let Some(interface) = &self.kernel {
+            check_interface("kernel", interface)?;
         }
         let needs = |key: &str| {
             Err(Invalid::at(key, format!("a port of kind \"{}\" needs `{key}`", self.kind.name())))
@@ -557,20 +563,7 @@ impl Port {
     }
 
     fn check_xdp(&self, interface: &str) -> Result<(), Invalid> {
-        /// Bytes of an interface's name at most (`IFNAMSIZ`, with a zero behind it).
-        const NAME_MAX: usize = 15;
-        if interface.is_empty()
-            || interface.len() > NAME_MAX
-            || interface.bytes().any(|b| b == b'/' || b.is_ascii_whitespace() || b == 0)
-        {
-            return Err(Invalid::at(
-                "interface",
-                format!("{interface:?} is not an interface's name"),
-            )
-            .help(format!(
-                "allowed: 1 to {NAME_MAX} characters without `/` and spaces, as `ip link` shows it"
-            )));
-        }
+        check_interface("interface", interface)?;
         /// Queues of an interface at most.
         const QUEUES_MAX: u16 = 1024;
         if let Some(queues) = self.queues.filter(|n| !(1..=QUEUES_MAX).contains(n)) {
@@ -587,6 +580,23 @@ impl Port {
         xdp::check_ring("tx-ring", self.tx_ring)?;
         xdp::check_matches(&self.leave, &self.claim)
     }
+}
+
+/// Whether there could be an interface of this name.
+fn check_interface(key: &str, interface: &str) -> Result<(), Invalid> {
+    /// Bytes of an interface's name at most (`IFNAMSIZ`, with a zero behind it).
+    const NAME_MAX: usize = 15;
+    let wrong = interface.is_empty()
+        || interface.len() > NAME_MAX
+        || interface.bytes().any(|b| b == b'/' || b.is_ascii_whitespace() || b == 0);
+    if wrong {
+        return Err(Invalid::at(key, format!("{interface:?} is not an interface's name")).help(
+            format!(
+                "allowed: 1 to {NAME_MAX} characters without `/` and spaces, as `ip link` shows it"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// What a listener speaks.

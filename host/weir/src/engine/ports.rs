@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
 use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode};
+use weir_tap::{KernelPort, Tap};
 use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
 
 use super::crossing::Shape;
@@ -268,12 +269,41 @@ fn open_dpdk(_: &weir_spec::Port, _: u32, _: usize) -> Result<Vec<Box<dyn Port>>
 
 /// Opens a port for so many lanes; whoever asks has seen that it has as many queues.
 fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Vec<Box<dyn Port>>> {
-    match config.kind {
-        PortKind::Pcap => Ok(vec![Box::new(open_pcap(config)?)]),
-        PortKind::Memory => open_memory(config, lanes),
-        PortKind::Dpdk => open_dpdk(config, room_bytes, lanes),
-        PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect(),
+    let ports = match config.kind {
+        PortKind::Pcap => vec![Box::new(open_pcap(config)?) as Box<dyn Port>],
+        PortKind::Memory => open_memory(config, lanes)?,
+        PortKind::Dpdk => open_dpdk(config, room_bytes, lanes)?,
+        PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect::<Result<_>>()?,
+    };
+    match &config.kernel {
+        Some(tap) => beside_kernel(config, tap, ports),
+        None => Ok(ports),
     }
+}
+
+/// Puts the way to the kernel beside a port's queues.
+fn beside_kernel(
+    config: &weir_spec::Port,
+    tap: &str,
+    ports: Vec<Box<dyn Port>>,
+) -> Result<Vec<Box<dyn Port>>> {
+    // What comes for the interface's own address is for the TAP device's.
+    let mac = config.interface.as_deref().and_then(hardware_address);
+    let taps = Tap::open(tap, mac, ports.len()).with_context(|| {
+        format!(
+            "port {}: the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
+             no other program has it",
+            config.name
+        )
+    })?;
+    let ports = ports.into_iter().zip(taps);
+    Ok(ports.map(|(port, tap)| Box::new(KernelPort::new(port, tap)) as Box<dyn Port>).collect())
+}
+
+/// An interface's address, if it has one.
+fn hardware_address(interface: &str) -> Option<[u8; 6]> {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/address")).ok()?;
+    text.trim().parse::<weir_spec::MacAddress>().ok().map(weir_spec::MacAddress::get)
 }
 
 fn open_pcap(config: &weir_spec::Port) -> Result<PcapPort> {

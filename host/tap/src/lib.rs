@@ -1,0 +1,98 @@
+//! A port's way to the kernel's network stack: a TAP device beside it, what DPDK's documents call an exception path.
+//!
+//! Owns: the TAP device, and [`KernelPort`], which is any other port with one. What functions or rules give to the kernel
+//! comes out of the TAP interface; what the kernel sends there leaves by the port. A system call a packet: it is for ARP, routing
+//! protocols, a management address, not for the bulk. Must not know: rules, chains, kinds of ports.
+
+#![forbid(unsafe_code)]
+
+mod port;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+pub use port::KernelPort;
+
+/// A TAP device of this process, or one of its queues.
+pub struct Tap {
+    device: SyncDevice,
+    name: String,
+}
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tap").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tap {
+    /// Opens so many queues of a TAP interface, which is made if it is not there, and goes with the process if it was made. It is
+    /// set up. `mac`: its hardware address, else it keeps its own.
+    ///
+    /// # Errors
+    /// What the kernel said: there is no `/dev/net/tun`, or no capability `CAP_NET_ADMIN`; another program has the
+    /// interface; it is no TAP interface, or has one queue and several are wanted.
+    pub fn open(name: &str, mac: Option<[u8; 6]>, queues: usize) -> io::Result<Vec<Self>> {
+        let several = queues > 1;
+        let builder = DeviceBuilder::new().name(name).layer(Layer::L2).with(|device| {
+            device.multi_queue(several);
+        });
+        let builder = match mac {
+            Some(mac) => builder.mac_addr(mac),
+            None => builder,
+        };
+        let first = builder.build_sync()?;
+        let mut all = Vec::with_capacity(queues);
+        for _ in 1..queues {
+            all.push(first.try_clone()?);
+        }
+        all.push(first);
+        for device in &all {
+            device.set_nonblocking(true)?;
+        }
+        Ok(all.into_iter().map(|device| Self { device, name: name.to_owned() }).collect())
+    }
+
+    /// Gives a frame to the kernel. False: it has no room for it, or the interface is down.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub(crate) fn give(&self, frame: &[u8]) -> io::Result<bool> {
+        match self.device.send(frame) {
+            Ok(_) => Ok(true),
+            Err(error) if refused(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a frame that the kernel sends, if there is one; what does not fit is cut off, which the answer's being the whole of
+    /// `into` tells.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub(crate) fn take(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.device.recv(into) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if refused(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// Whether the device is there, but not ready: nothing to read, no room, down (EIO), or no Ethernet frame (EINVAL).
+fn refused(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    const ENOBUFS: i32 = 105;
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput)
+        || matches!(error.raw_os_error(), Some(EIO | ENOBUFS))
+}
