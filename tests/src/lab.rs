@@ -140,9 +140,13 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// A wire from a host to the middle, where its end has the side's name.
-fn wire(host: &Namespace, middle: &Namespace, side: &str, address: u8) {
-    host.sh(&format!("ip link add name eth0 type veth peer name {side} netns {}", middle.0));
+/// A wire from a host to the middle, where its end has the side's name; each end has so many queues.
+fn wire(host: &Namespace, middle: &Namespace, side: &str, address: u8, queues: u8) {
+    let queues = format!("numtxqueues {queues} numrxqueues {queues}");
+    host.sh(&format!(
+        "ip link add name eth0 {queues} type veth peer name {side} {queues} netns {}",
+        middle.0
+    ));
     // What is offloaded to a veth pair is never done: packets would have no checksums, and no size of the wire's.
     host.sh("ethtool -K eth0 tx off txvlan off gro off");
     host.sh(&format!("ip address add 10.77.0.{address}/24 dev eth0"));
@@ -177,9 +181,15 @@ impl Lab {
     /// The same, with further tables in the host's configuration.
     #[must_use]
     pub fn configured(kind: &str, keys: &str, tables: &str) -> Self {
+        Self::with_queues(1, kind, keys, tables)
+    }
+
+    /// The same, over wires whose ends have so many queues.
+    #[must_use]
+    pub fn with_queues(queues: u8, kind: &str, keys: &str, tables: &str) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
-        wire(&left, &middle, "left", 2);
-        wire(&right, &middle, "right", 1);
+        wire(&left, &middle, "left", 2, queues);
+        wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
         let port = |side: &str| {
             format!(
@@ -199,7 +209,7 @@ impl Lab {
 
     /// Gives the host on the right a new wire, after the old one was cut.
     pub fn rewire_right(&self) {
-        wire(&self.right, &self.middle, "right", 1);
+        wire(&self.right, &self.middle, "right", 1, 1);
         // The host has another address on the wire now.
         self.left.sh("ip neighbour flush dev eth0");
     }
@@ -290,8 +300,13 @@ impl Lab {
 
     /// Deploys a chain of one function, `edge`, from the left to the right.
     pub fn chain(&self, function: &str, config: &str) {
+        self.chain_of("", function, config);
+    }
+
+    /// The same, with further keys of the chain.
+    pub fn chain_of(&self, keys: &str, function: &str, config: &str) {
         let chain = format!(
-            "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"{function}\"\n{config}\n"
+            "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n{keys}\n[[function]]\nuse = \"{function}\"\n{config}\n"
         );
         fs::write(self.path("edge.toml"), chain).expect("the file is written");
         self.weir(&["chain", "apply", "edge.toml"]);

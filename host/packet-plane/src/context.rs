@@ -280,13 +280,15 @@ impl Context {
             self.read_clock();
             return Some(start);
         }
+        let mut moved = false;
         for turn in 0..2 {
             let port = (self.first + turn) % 2;
             if port >= self.ports.len() || self.ended[port] {
                 continue;
             }
             match self.ports[port].receive(&mut self.pool, &mut self.burst, self.burst_max) {
-                Ok(Received::Packets) => {}
+                // Perhaps none for this lane, but the port has something to do.
+                Ok(Received::Packets) => moved = true,
                 Ok(Received::Idle { next }) => {
                     let next = next.unwrap_or(ASK_AGAIN);
                     self.idle_for = Some(self.idle_for.map_or(next, |other| other.min(next)));
@@ -303,7 +305,7 @@ impl Context {
             self.reverse = port == TO;
             let flags = if self.reverse { FLAG_REVERSE } else { 0 };
             for packet in &mut self.burst {
-                packet.metadata = Metadata { port: port as u16, flags, hash: 0 };
+                packet.metadata = Metadata { port: port as u16, flags, hash: packet.metadata.hash };
             }
             self.first = (port + 1) % 2;
             self.counters.packets_in += self.burst.len() as u64;
@@ -323,7 +325,11 @@ impl Context {
             self.read_clock();
         }
         let due = self.timer != 0 && self.timer <= self.now;
-        self.pause = if due { Pause::Timer } else { Pause::Idle };
+        self.pause = match (due, moved) {
+            (true, _) => Pause::Timer,
+            (false, true) => Pause::Turn,
+            (false, false) => Pause::Idle,
+        };
         None
     }
 

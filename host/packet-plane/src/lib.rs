@@ -1,8 +1,8 @@
 //! The packet plane: ports, chains and the workers that run them.
 //!
 //! Owns: a burst's way from port through chain to port ([`Lane`]), what verdicts do, who holds which
-//! buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, and the
-//! worker threads. Must not know: configuration files, the API, the store, where components come from.
+//! buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, a flow's
+//! staying on its lane ([`spread`]), and the worker threads. Must not know: configuration files, the API, the store, where components come from.
 //!
 //! ```text
 //!            control thread                           worker thread (one per core)
@@ -12,12 +12,15 @@
 
 mod context;
 mod counters;
+mod handoff;
 mod lane;
 mod owned;
+mod owners;
 mod plan;
 mod policy;
 mod roster;
 mod shadow;
+mod spread;
 mod trial;
 mod worker;
 
@@ -27,5 +30,6 @@ pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Re
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
 pub use policy::{Health, OnFault};
 pub use shadow::{ShadowReport, Side};
+pub use spread::spread;
 pub use trial::{TrialKind, TrialStatus};
 pub use worker::{Worker, WorkerGone};

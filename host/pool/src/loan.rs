@@ -29,6 +29,13 @@ impl RemoteRooms {
         Self { mapping, room_bytes }
     }
 
+    /// Most bytes of a packet that [`Self::place`] can place.
+    #[must_use]
+    #[inline]
+    pub fn packet_max(&self) -> usize {
+        self.room_bytes as usize - HEADROOM
+    }
+
     /// Copies a packet into a lent room, behind the headroom; `None`, with nothing done, when it is too long. The answer is
     /// where it lies in the pool's window. Guests that have the pool in their window may see the bytes come.
     ///
@@ -38,8 +45,8 @@ impl RemoteRooms {
     #[inline]
     pub fn place(&self, loan: &mut Loan, packet: &[u8]) -> Option<Descriptor> {
         assert_eq!(loan.of, self.mapping.address(), "host bug: a loan of another pool");
-        let most = self.room_bytes - HEADROOM as u32;
-        let length = u32::try_from(packet.len()).ok().filter(|&n| n <= most)?;
+        let length =
+            u32::try_from(packet.len()).ok().filter(|_| packet.len() <= self.packet_max())?;
         let room = BURST_AREA as u32 + loan.buffer.get() * self.room_bytes;
         let descriptor = Descriptor { offset: room + HEADROOM as u32, length };
         self.mapping.store(descriptor.offset as usize, packet);

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, States};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, States, spread};
 use weir_port::{Port, PortStatistics};
-use weir_sandbox::Telemetry;
 use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::lanes::{Deployed, DeployedLane, Shape, Telemetries};
@@ -14,6 +13,8 @@ use super::{PlaneEngine, refused};
 
 /// Most packets of a burst.
 const BURST: usize = 64;
+/// Makes the seed by which flows are spread over lanes another than that by which canaries get theirs.
+const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl PlaneEngine {
     pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
@@ -22,17 +23,17 @@ impl PlaneEngine {
         let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
             let turn = existing.turn();
-            let plans = existing.lanes.iter();
-            let plans = plans
-                .map(|lane| self.chain_plan(id, functions, |label| lane.telemetry.of(label)))
-                .collect::<Result<Vec<_>, _>>()?;
+            let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
             if existing.shape == shape {
+                let plans = self.chain_plans(id, functions, &telemetries)?;
                 // A new deployment replaces whatever was being tried.
                 self.plane.with_lanes(&existing, Lane::end_canary)?;
                 let staged = self.plane.stage(&existing, plans)?;
                 return self.plane.publish(&existing, staged, None);
             }
             // Other ports or workers: everything that can fail is tried before the old lanes go.
+            let lanes = (0..shape.workers).map(|lane| telemetries[lane % telemetries.len()]);
+            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>())?;
             self.ports().check(chain, Some(&id.name), shape.workers)?;
             drop(turn);
             self.undeploy_chain(id)?;
@@ -62,12 +63,15 @@ impl PlaneEngine {
         shape: Shape,
     ) -> Result<Published, EngineError> {
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
-        let plans = telemetries
-            .iter()
-            .map(|telemetry| self.chain_plan(id, functions, |label| telemetry.of(label)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let plans = self.chain_plans(id, functions, &telemetries.iter().collect::<Vec<_>>())?;
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
+        // Where packets come in by one port only, there is nothing that belongs together.
+        let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
+        let ports = ports.map_err(|error| {
+            self.ports().reopen(chain);
+            EngineError::Exhausted(error.to_string())
+        })?;
         let mut lanes = Vec::with_capacity(shape.workers);
         let mut beside = States::default();
         for (n, (plan, ports)) in plans.into_iter().zip(ports).enumerate() {
@@ -165,28 +169,34 @@ impl PlaneEngine {
         let label = function.label.as_str();
         let mut plans = self.plane.plans(deployed)?;
         let mut place = 0;
-        for (plan, lane) in plans.iter_mut().zip(&deployed.lanes) {
+        let lanes = deployed.lanes.len();
+        for (n, (plan, lane)) in plans.iter_mut().zip(&deployed.lanes).enumerate() {
             place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
                 EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
             })?;
             let telemetry = &lane.telemetry;
             let telemetry = if shadow { telemetry.new_shadow(label) } else { telemetry.of(label) };
-            plan.functions[place] = self.function_plan(function, telemetry)?;
+            plan.functions[place] = self.function_plan(function, (n, lanes), telemetry)?;
         }
         Ok((plans, place))
     }
 
-    fn chain_plan(
+    /// The chain for each lane, of which these are the logs and counters.
+    fn chain_plans(
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
-        telemetry: impl Fn(&str) -> Arc<Telemetry>,
-    ) -> Result<ChainPlan, EngineError> {
-        let functions = functions
-            .iter()
-            .map(|f| self.function_plan(f, telemetry(f.label.as_str())))
-            .collect::<Result<_, _>>()?;
-        Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
+        telemetries: &[&Telemetries],
+    ) -> Result<Vec<ChainPlan>, EngineError> {
+        let lanes = telemetries.len();
+        let plan = |(lane, telemetry): (usize, &&Telemetries)| {
+            let functions = functions
+                .iter()
+                .map(|f| self.function_plan(f, (lane, lanes), telemetry.of(f.label.as_str())))
+                .collect::<Result<_, _>>()?;
+            Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
+        };
+        telemetries.iter().enumerate().map(plan).collect()
     }
 
     /// So many workers, those with the fewest lanes.

@@ -12,3 +12,4 @@ mod lifecycle;
 mod ports;
 mod schema;
 mod uploads;
+mod workers;
