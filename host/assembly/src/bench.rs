@@ -3,7 +3,8 @@
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
@@ -22,7 +23,7 @@ pub struct BenchOptions {
     pub burst: u32,
     /// How long.
     pub duration: Duration,
-    /// Cores; each has its own lane, pool and instances.
+    /// Cores; each has its own lane, pool and instances, and its share of the flows.
     pub cores: u32,
     /// Whether each packet's bytes are written anew. Without, as with DPDK's `net_null`, functions find
     /// what they left there.
@@ -51,16 +52,27 @@ pub fn bench(
     plan: &ChainPlan,
     options: &BenchOptions,
 ) -> Result<BenchReport> {
+    let count = options.cores.max(1) as usize;
+    let allowed = sched_getaffinity(None)?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    ensure!(
+        count <= cores.len(),
+        "--cores {count}: this process may use {} (`taskset -cp $$` says which)",
+        cores.len()
+    );
     let mut lanes = Vec::new();
-    for _ in 0..options.cores.max(1) {
-        lanes.push(bench_lane(sandbox, plan, options)?);
+    for (generator, core) in generator(options)?.divided(count).into_iter().zip(cores) {
+        lanes.push((bench_lane(sandbox, plan, generator, options)?, core));
     }
     let start = Barrier::new(lanes.len());
     let _ticking = sandbox.ticker().tick();
     let measured: Vec<Measured> = std::thread::scope(|scope| {
         let threads: Vec<_> = lanes
             .into_iter()
-            .map(|lane| scope.spawn(|| measure(lane, options.duration, &start)))
+            .map(|(lane, core)| {
+                let start = &start;
+                scope.spawn(move || pinned_to(core, || measure(lane, options.duration, start)))
+            })
             .collect();
         threads
             .into_iter()
@@ -85,13 +97,33 @@ pub fn bench(
     })
 }
 
-fn bench_lane(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) -> Result<Lane> {
+/// Has this thread run on one core.
+fn pinned_to<R>(core: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set)?;
+    work()
+}
+
+fn generator(options: &BenchOptions) -> Result<GeneratorConfig> {
+    ensure!(options.cores <= options.flows, "{} flows for {} cores", options.flows, options.cores);
     let templates = Templates::flows(Shape {
         flows: options.flows,
         frame_bytes: options.size as usize,
         protocol: Protocol::Udp,
     })?;
-    let generator = GeneratorConfig { copy: options.copy, ..GeneratorConfig::new(templates) };
+    Ok(GeneratorConfig { copy: options.copy, ..GeneratorConfig::new(templates) })
+}
+
+fn bench_lane(
+    sandbox: &Arc<Sandbox>,
+    plan: &ChainPlan,
+    generator: GeneratorConfig,
+    options: &BenchOptions,
+) -> Result<Lane> {
+    let mut plan = plan.clone();
+    // Logs and counters of its own.
+    plan.functions.iter_mut().for_each(|function| function.telemetry = Arc::default());
     let ports: Vec<Box<dyn Port>> = vec![
         Box::new(MemoryPort::new("in", Some(generator), Keep::Nothing)),
         Box::new(MemoryPort::new("out", None, Keep::Nothing)),
@@ -106,7 +138,7 @@ fn bench_lane(sandbox: &Arc<Sandbox>, plan: &ChainPlan, options: &BenchOptions) 
         seed: 1,
         on_event: None,
     };
-    Ok(Lane::new(Arc::clone(sandbox), plan.clone(), config)?)
+    Ok(Lane::new(Arc::clone(sandbox), plan, config)?)
 }
 
 struct Measured {

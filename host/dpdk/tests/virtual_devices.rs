@@ -297,3 +297,73 @@ fn a_device_is_opened_again_and_again() {
         drop(port);
     }
 }
+
+/// A port of this device for each of two lanes, each with a pool of its own.
+fn two_lanes(device: &str) -> Vec<Rig> {
+    let config = DpdkConfig { queues: Some(2), ..DpdkConfig::new(device) };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let mut ports = port.divided(2).into_iter();
+    let mut rig = || Rig::of(pool(4096, 2048), vec![Box::new(ports.next().expect("two"))]);
+    vec![rig(), rig()]
+}
+
+#[test]
+fn queues_of_a_device_may_belong_to_two_lanes() {
+    for device in ["net_null0", "net_ring1"] {
+        let mut lanes = two_lanes(device);
+        for round in 0..50 {
+            for (lane, rig) in lanes.iter_mut().enumerate() {
+                if device == "net_ring1" {
+                    rig.send_frames(
+                        0,
+                        [frame(round * 2 + lane as u32, 60)].iter().map(Vec::as_slice),
+                    );
+                    // What a lane sends comes back by its own queue.
+                    let frames = rig.collect(0, 1);
+                    assert_eq!(frames, [frame(round * 2 + lane as u32, 60)]);
+                } else {
+                    assert_eq!(rig.receive(0, 32), 32);
+                    rig.send(0);
+                }
+            }
+        }
+        let details = lanes[1].ports[0].inspector().expect("a device").inspect();
+        assert_eq!(details.fact("queues"), Some("2"));
+        // The first that ends takes the device away; what it had of the other's pool is not lost.
+        lanes[0].end();
+        assert_eq!(lanes[1].receive(0, 32), 0);
+        lanes[1].send_frames(0, [frame(1, 60)].iter().map(Vec::as_slice));
+        assert_eq!(lanes[1].counts(0).tx_errors, 1);
+        lanes[1].end();
+        drop(lanes);
+        drop(open(device));
+    }
+}
+
+#[test]
+fn a_device_of_two_lanes_waits_for_the_second_and_ends_under_the_hands_of_its_workers() {
+    let config = DpdkConfig { queues: Some(2), ..DpdkConfig::new("net_null0") };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let mut ports = port.divided(2).into_iter();
+    let mut first = Rig::of(pool(4096, 2048), vec![Box::new(ports.next().expect("one"))]);
+    assert_eq!(first.receive(0, 32), 0);
+    let mut second = Rig::of(pool(4096, 2048), vec![Box::new(ports.next().expect("two"))]);
+    assert_eq!(first.receive(0, 32), 32);
+    first.send(0);
+    let worker = std::thread::spawn(move || {
+        let until = Instant::now() + PATIENCE;
+        while second.receive(0, 32) > 0 && Instant::now() < until {
+            second.send(0);
+        }
+        second
+    });
+    while first.counts(0).rx_packets < 100_000 {
+        first.receive(0, 32);
+        first.send(0);
+    }
+    // The other lane's worker is in the middle of it.
+    first.end();
+    let mut second = worker.join().expect("it ends in order");
+    assert!(second.counts(0).rx_packets > 0);
+    second.end();
+}

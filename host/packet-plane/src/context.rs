@@ -89,6 +89,17 @@ pub(crate) struct Move {
     pub(crate) reverse: bool,
 }
 
+/// What [`Context::receive_from_ports`] has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    /// A burst.
+    Burst,
+    /// Nothing for this lane, but a port had something to do.
+    Others,
+    /// Nothing.
+    Nothing,
+}
+
 /// Why [`Services::next_burst`] gave no burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Pause {
@@ -455,7 +466,8 @@ impl Context {
             self.read_clock();
             return Some(start);
         }
-        if !self.closed && self.receive_from_ports() {
+        let got = if self.closed { Got::Nothing } else { self.receive_from_ports() };
+        if got == Got::Burst {
             self.ledger.counters.packets_in += self.burst.len() as u64;
             let start = self.start();
             if self.ledger.timer != 0 && self.ledger.timer <= self.now {
@@ -473,20 +485,26 @@ impl Context {
             self.read_clock();
         }
         let due = self.ledger.timer != 0 && self.ledger.timer <= self.now;
-        self.pause = if due { Pause::Timer } else { Pause::Idle };
+        self.pause = match (due, got) {
+            (true, _) => Pause::Timer,
+            (false, Got::Nothing) => Pause::Idle,
+            _ => Pause::Turn,
+        };
         None
     }
 
-    /// Takes a burst of one port into `self.burst`, and the time; false: there is none.
+    /// Takes a burst of one port into `self.burst`, and the time.
     #[inline]
-    pub(crate) fn receive_from_ports(&mut self) -> bool {
+    pub(crate) fn receive_from_ports(&mut self) -> Got {
+        let mut got = Got::Nothing;
         for turn in 0..2 {
             let port = (self.first + turn) % 2;
             if port >= self.ports.len() || self.ended[port] {
                 continue;
             }
             match self.ports[port].receive(&mut self.pool, &mut self.burst, self.burst_max) {
-                Ok(Received::Packets) => {}
+                // Perhaps none for this lane, but the port has something to do.
+                Ok(Received::Packets) => got = Got::Others,
                 Ok(Received::Idle { next }) => {
                     let next = next.unwrap_or(ASK_AGAIN);
                     self.idle_for = Some(self.idle_for.map_or(next, |other| other.min(next)));
@@ -503,13 +521,13 @@ impl Context {
             self.reverse = port == TO;
             let flags = if self.reverse { FLAG_REVERSE } else { 0 };
             for packet in &mut self.burst {
-                packet.metadata = Metadata { port: port as u16, flags, hash: 0 };
+                packet.metadata = Metadata { port: port as u16, flags, hash: packet.metadata.hash };
             }
             self.first = (port + 1) % 2;
             self.read_clock();
-            return true;
+            return Got::Burst;
         }
-        false
+        got
     }
 
     /// Where a burst of this direction enters the chain.

@@ -1,8 +1,9 @@
 //! The packet plane: ports, chains and the workers that run them.
 //!
-//! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet passes
-//! ([`Station`]), what verdicts do, who holds which buffer, fault policies, publishing a new version at a burst boundary, canary and shadow, and the
-//! worker threads. Must not know: configuration files, the API, the store, where components come from.
+//! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet
+//! passes ([`Station`]), a flow's staying on its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
+//! new version at a burst boundary, canary and shadow, and the worker threads. Must not know: configuration files, the API, the
+//! store, where components come from.
 //!
 //! ```text
 //!            control thread                           worker thread (one per core)
@@ -12,12 +13,15 @@
 
 mod context;
 mod counters;
+mod handoff;
 mod lane;
 mod owned;
+mod owners;
 mod plan;
 mod policy;
 mod roster;
 mod shadow;
+mod spread;
 mod station;
 mod steering;
 mod trial;
@@ -29,6 +33,7 @@ pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Re
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
 pub use policy::{Health, OnFault};
 pub use shadow::{ShadowReport, Side};
+pub use spread::spread;
 pub use station::Station;
 pub use steering::Rules;
 pub use trial::{TrialKind, TrialStatus};

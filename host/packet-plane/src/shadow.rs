@@ -132,7 +132,8 @@ impl Side {
         });
         if let Some(original) = original {
             let mut bytes = vec![0u8; original.memory.len()];
-            original.memory.copy_out(0, &mut bytes);
+            // Guests on other workers may share it, and go on.
+            original.memory.load(0, &mut bytes);
             state.memory.copy_in(0, &bytes);
         }
     }
@@ -166,7 +167,7 @@ impl Side {
                 before.length == after.length && inside(before, window) && inside(after, ours) && {
                     self.scratch.resize(before.length as usize, 0);
                     self.theirs.resize(after.length as usize, 0);
-                    window.copy_out(before.offset as usize, &mut self.scratch);
+                    window.load(before.offset as usize, &mut self.scratch);
                     ours.copy_out(after.offset as usize, &mut self.theirs);
                     self.scratch == self.theirs
                 };
@@ -212,7 +213,7 @@ impl Observer for Side {
             let metadata = window.get::<Metadata>(layout::METADATA + slot * 8);
             let descriptor = self.place_of(slot, theirs);
             self.scratch.resize(theirs.length as usize, 0);
-            window.copy_out(theirs.offset as usize, &mut self.scratch);
+            window.load(theirs.offset as usize, &mut self.scratch);
             let pool = &mut self.aside.as_mut().expect("home between calls").pool;
             pool.memory_mut().copy_in(descriptor.offset as usize, &self.scratch);
             let buffer = self.buffers[slot];

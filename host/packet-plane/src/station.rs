@@ -13,7 +13,7 @@ use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
 use weir_steering::{Key, Target};
 
-use crate::context::{Context, Entry, Move, TO};
+use crate::context::{Context, Entry, Got, Move, TO};
 use crate::counters::{DropReason, Shared};
 use crate::lane::{self, Lane, LaneConfig, TURN, Turn};
 use crate::plan::{LaneSite, PlaneError};
@@ -217,23 +217,23 @@ impl Station {
             self.note_moves(0, None);
             return turn;
         }
-        let mut received = false;
+        let mut got = Got::Nothing;
         self.context_mut().idle_for = None;
         for _ in 0..TURN {
             self.context_mut().flush();
-            received = self.context_mut().receive_from_ports();
-            if !received {
+            got = self.context_mut().receive_from_ports();
+            if got != Got::Burst {
                 break;
             }
             self.divide_burst();
         }
         let again = self.context().idle_for;
-        let under_way = self.let_lanes_go_on(!received);
+        let under_way = self.let_lanes_go_on(got == Got::Nothing);
         self.unseat();
         let context = self.context_mut();
         context.flush();
         context.publish();
-        if received {
+        if got != Got::Nothing {
             return Turn::Busy;
         }
         match under_way {

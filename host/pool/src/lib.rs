@@ -21,13 +21,19 @@
 //! guest (an `unsafe` act of its own) must let that guest run only while it holds the `Pool` by
 //! `&mut`: then no reference to bytes is alive when they change. [`Memory::get`] and
 //! [`Memory::set`] never form a reference and are volatile.
+//!
+//! A room that is lent ([`Pool::lend`]) is written by another thread: the pool forms no reference to its bytes as long, and
+//! the other thread writes by atomic stores, so that guests which look there meanwhile see some bytes or others, and
+//! nothing worse.
 
 mod error;
+mod loan;
 mod memory;
 mod packet;
 mod pool;
 
 pub use error::PoolError;
+pub use loan::{Loan, RemoteRooms};
 pub use memory::{HUGE_PAGE, HugePages, Memory, Pod};
 pub use packet::{BufferIndex, Packet};
 pub use pool::{Accounting, Pool, PoolConfig, ROOM_MIN};

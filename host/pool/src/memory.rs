@@ -8,6 +8,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
@@ -60,13 +62,67 @@ pub struct Memory {
     bytes: usize,
     page_bytes: usize,
     fd: OwnedFd,
+    mapping: Arc<Mapping>,
 }
 
-// SAFETY: the mapping belongs to this value, not to a thread; it is unmapped once, by `drop`.
+// SAFETY: the mapping belongs to this value, not to a thread; it is unmapped once, with the last that has it.
 unsafe impl Send for Memory {}
 // SAFETY: through `&Memory` bytes are only read, by volatile loads of types for which every value
 // is valid; no reference to the bytes is formed.
 unsafe impl Sync for Memory {}
+
+/// The host's mapping, which lives as long as somebody may write to it.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: an address range of the process, which no thread has for itself.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `store` writes by atomic stores.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Where it begins: what tells mappings apart.
+    pub(crate) fn address(&self) -> usize {
+        self.start.as_ptr().addr()
+    }
+
+    /// Copies bytes in by atomic stores, so that it is no data race whatever other threads, or guests, do there.
+    ///
+    /// # Panics
+    /// When the range does not lie within the mapping, or does not begin at a multiple of 8.
+    #[inline]
+    pub(crate) fn store(&self, offset: usize, bytes: &[u8]) {
+        let inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.bytes);
+        if !inside || !offset.is_multiple_of(8) {
+            outside(offset, bytes.len(), 1, self.bytes);
+        }
+        let (words, rest) = bytes.as_chunks::<8>();
+        // SAFETY: within the mapping (checked), which is aligned to pages, so that the words are aligned; it lives as long as
+        // self. Nothing but atomic stores is done with the addresses, and no Rust code has a reference to these bytes (see the
+        // crate's page).
+        unsafe {
+            let at = self.start.as_ptr().add(offset);
+            for (n, word) in words.iter().enumerate() {
+                let word = u64::from_ne_bytes(*word);
+                AtomicU64::from_ptr(at.add(n * 8).cast()).store(word, Relaxed);
+            }
+            for (n, byte) in rest.iter().enumerate() {
+                AtomicU8::from_ptr(at.add(words.len() * 8 + n)).store(*byte, Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly the mapping made in `Memory::new`, and nothing borrows it any more.
+        let unmapped = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
+    }
+}
 
 impl Memory {
     /// Makes zeroed shared memory of at least `bytes` bytes (rounded up to whole pages of 4,096).
@@ -101,7 +157,8 @@ impl Memory {
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(failed("fcntl(F_ADD_SEALS)"))?;
         let start = map_aligned(fd.as_fd(), bytes, page_bytes).map_err(failed("mmap"))?;
-        let memory = Self { start, bytes, page_bytes, fd };
+        let mapping = Arc::new(Mapping { start, bytes });
+        let memory = Self { start, bytes, page_bytes, fd, mapping };
         if page_bytes == HUGE_PAGE {
             memory.ask_for_huge_pages();
         }
@@ -172,6 +229,31 @@ impl Memory {
         unsafe { ptr::copy_nonoverlapping(at, into.as_mut_ptr(), into.len()) }
     }
 
+    /// Copies bytes out by atomic loads: for memory that other threads' guests may be writing to.
+    ///
+    /// # Panics
+    /// When the range does not lie within the memory.
+    pub fn load(&self, offset: usize, into: &mut [u8]) {
+        let at = self.locate::<u8>(offset, into.len());
+        let ahead = at.align_offset(8).min(into.len());
+        let (ahead, rest) = into.split_at_mut(ahead);
+        let (words, behind) = rest.as_chunks_mut::<8>();
+        // SAFETY: within the mapping (checked), which lives as long as self; the words are aligned, because they begin at the
+        // first multiple of 8. Nothing but atomic loads is done with the addresses.
+        unsafe {
+            let (first, last) = (at.add(ahead.len()), at.add(ahead.len() + words.len() * 8));
+            for (n, byte) in ahead.iter_mut().enumerate() {
+                *byte = AtomicU8::from_ptr(at.add(n)).load(Relaxed);
+            }
+            for (n, word) in words.iter_mut().enumerate() {
+                *word = AtomicU64::from_ptr(first.add(n * 8).cast()).load(Relaxed).to_ne_bytes();
+            }
+            for (n, byte) in behind.iter_mut().enumerate() {
+                *byte = AtomicU8::from_ptr(last.add(n)).load(Relaxed);
+            }
+        }
+    }
+
     /// Copies values in, as one [`Self::set`] each with a single bounds check.
     ///
     /// # Panics
@@ -204,6 +286,22 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(at, length) }
     }
 
+    /// Copies bytes to another place of the memory; the two may overlap.
+    ///
+    /// # Panics
+    /// When one of the ranges does not lie within the memory.
+    #[inline]
+    pub(crate) fn copy_within(&mut self, from: usize, to: usize, length: usize) {
+        let (from, to) = (self.locate::<u8>(from, length), self.locate::<u8>(to, length));
+        // SAFETY: both in bounds; `&mut self` says that no reference to these bytes exists.
+        unsafe { ptr::copy(from, to, length) }
+    }
+
+    /// The mapping, for who writes to rooms that were lent.
+    pub(crate) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
+    }
+
     /// The address of `count` values at `offset`, in bounds and aligned.
     #[inline]
     fn locate<T>(&self, offset: usize, count: usize) -> *mut T {
@@ -228,14 +326,6 @@ impl Memory {
         // SAFETY: as above. From Linux 6.1 on this makes huge pages of ordinary ones that are there, and of no others,
         // whatever the machine's settings for shared memory are.
         let _ = unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: the range is exactly the mapping made in `new`, and nothing borrows it any more.
-        let unmapped = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use weir_layout::{BURST_AREA, Descriptor, HEADROOM, ROOM_MAX, WASM_PAGE};
 
+use crate::loan::{Loan, RemoteRooms};
 use crate::{BufferIndex, HugePages, Memory, PoolError};
 
 /// Smallest room, in bytes.
@@ -49,6 +50,9 @@ pub struct Pool {
     /// Whether each room is out. Bytes, not bits: neighbouring rooms are taken one after the other,
     /// and each change of a shared word would wait for the one before.
     out: Vec<bool>,
+    /// Whether each room is lent to another thread, and how many are.
+    lent: Vec<bool>,
+    lent_rooms: u32,
     /// Counts are meaningful to one thread at a time only: not `Sync`.
     one_worker: PhantomData<Cell<()>>,
 }
@@ -77,6 +81,8 @@ impl Pool {
             room_bytes,
             free: (0..rooms).rev().collect(),
             out: vec![false; rooms as usize],
+            lent: vec![false; rooms as usize],
+            lent_rooms: 0,
             one_worker: PhantomData,
         })
     }
@@ -141,8 +147,9 @@ impl Pool {
     #[inline]
     pub fn give(&mut self, buffer: BufferIndex) {
         let room = buffer.0;
+        let lent = self.is_lent(room);
         match self.out.get_mut(room as usize) {
-            Some(out) if *out => *out = false,
+            Some(out) if *out && !lent => *out = false,
             _ => not_out(buffer, self.out.len()),
         }
         // Never grows: at most `rooms` buffers are free, and each once.
@@ -168,6 +175,9 @@ impl Pool {
     /// As [`Self::give`].
     #[inline]
     pub fn give_all(&mut self, buffers: impl Iterator<Item = BufferIndex>) {
+        if self.lent_rooms > 0 {
+            return buffers.for_each(|buffer| self.give(buffer));
+        }
         let Self { free, out, .. } = self;
         let out = out.as_mut_slice();
         free.extend(buffers.map(move |buffer| match out.get_mut(buffer.0 as usize) {
@@ -177,6 +187,43 @@ impl Pool {
             }
             _ => not_out(buffer, out.len()),
         }));
+    }
+
+    /// Lends a free room to another thread, to write one packet into ([`RemoteRooms::place`]); `None` when all are out. It
+    /// counts as out, and nobody here sees its bytes, until [`Self::redeem`] takes it back.
+    pub fn lend(&mut self) -> Option<Loan> {
+        let buffer = self.take()?;
+        self.lent[buffer.0 as usize] = true;
+        self.lent_rooms += 1;
+        Some(Loan { buffer, of: self.memory.as_ptr().addr() })
+    }
+
+    /// Takes a lent room back: a buffer that is out.
+    ///
+    /// # Panics
+    /// When it is another pool's.
+    pub fn redeem(&mut self, loan: Loan) -> BufferIndex {
+        assert_eq!(loan.of, self.memory.as_ptr().addr(), "host bug: a loan of another pool");
+        self.lent[loan.buffer.0 as usize] = false;
+        self.lent_rooms -= 1;
+        loan.buffer
+    }
+
+    /// Rooms that are lent now.
+    #[must_use]
+    pub fn lent(&self) -> u32 {
+        self.lent_rooms
+    }
+
+    /// What another thread needs to write into rooms that it is lent.
+    #[must_use]
+    pub fn remote(&self) -> RemoteRooms {
+        RemoteRooms::new(self.memory.mapping(), self.room_bytes)
+    }
+
+    #[inline]
+    fn is_lent(&self, room: u32) -> bool {
+        self.lent_rooms > 0 && self.lent.get(room as usize) == Some(&true)
     }
 
     /// True while somebody has this buffer.
@@ -221,19 +268,23 @@ impl Pool {
     /// A whole buffer to write, headroom included.
     ///
     /// # Panics
-    /// When the buffer is of another, larger pool.
+    /// When the buffer is of another, larger pool, or lent.
     #[must_use]
     #[inline]
     pub fn room_mut(&mut self, buffer: BufferIndex) -> &mut [u8] {
+        assert!(!self.is_lent(buffer.0), "host bug: buffer {} is lent", buffer.0);
         self.memory.slice_mut(self.room_offset(buffer) as usize, self.room_bytes as usize)
     }
 
     /// Copies a packet into a buffer behind the headroom; `None`, with nothing done, when it is
-    /// longer than [`Self::packet_max`].
+    /// longer than [`Self::packet_max`], or the buffer is lent.
     #[must_use]
     #[inline]
     pub fn place(&mut self, buffer: BufferIndex, packet: &[u8]) -> Option<Descriptor> {
         let length = u32::try_from(packet.len()).ok().filter(|&n| n <= self.packet_max())?;
+        if self.is_lent(buffer.0) {
+            return None;
+        }
         let descriptor = Descriptor { offset: self.room_offset(buffer) + HEADROOM as u32, length };
         self.memory.slice_mut(descriptor.offset as usize, packet.len()).copy_from_slice(packet);
         Some(descriptor)
@@ -245,11 +296,7 @@ impl Pool {
         if from.length != to.length || self.bytes(from).is_none() || self.bytes(to).is_none() {
             return false;
         }
-        let start = from.offset as usize;
-        let length = self.memory.len();
-        self.memory
-            .slice_mut(0, length)
-            .copy_within(start..start + from.length as usize, to.offset as usize);
+        self.memory.copy_within(from.offset as usize, to.offset as usize, from.length as usize);
         true
     }
 
@@ -267,6 +314,9 @@ impl Pool {
         if length == 0 {
             // An empty packet may sit at its room's very end.
             return (BURST_AREA as u32..=end).contains(&offset);
+        }
+        if self.lent_rooms > 0 && self.index_of(offset).is_some_and(|room| self.is_lent(room.0)) {
+            return false;
         }
         // Rooms are aligned to their size, counted from the window's start.
         let left = self.room_bytes - (offset & (self.room_bytes - 1));

@@ -155,6 +155,14 @@ pub struct FunctionUse {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub config: serde_json::Map<String, serde_json::Value>,
+    /// What is different on each worker: one table for each, whose keys go before those of `config`.
+    #[serde(
+        default,
+        deserialize_with = "crate::text::tables",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
+    pub per_worker: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl FunctionUse {
@@ -211,6 +219,16 @@ impl Check for Chain {
                 let message = format!("the chain has two functions named {:?}", function.label());
                 return Err(Invalid::whole(message)
                     .help("give one of them a `name` of its own")
+                    .within_array("function", index));
+            }
+        }
+        if let WorkerCount::Number(workers) = self.workers {
+            let tables = self.functions.iter().map(|function| function.per_worker.len());
+            let wrong = |(_, n): &(usize, usize)| *n != 0 && *n != usize::from(workers.get());
+            if let Some((index, n)) = tables.enumerate().find(wrong) {
+                let message = format!("there are {n} tables for {workers} workers");
+                return Err(Invalid::at("per-worker", message)
+                    .help("allowed: one for each of the chain's `workers`, or none")
                     .within_array("function", index));
             }
         }

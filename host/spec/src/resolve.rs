@@ -55,6 +55,8 @@ pub struct ResolvedFunction {
     pub targets: Vec<Name>,
     /// Its configuration, a JSON object.
     pub config: String,
+    /// Its configuration on each worker, where they differ; else empty.
+    pub per_worker: Vec<String>,
 }
 
 impl FunctionUse {
@@ -106,10 +108,18 @@ impl FunctionUse {
             flow_verdicts: self.flow_verdicts.or(manifest.flow_verdicts).unwrap_or(false),
             targets: self.targets.clone(),
             config: serde_json::Value::Object(self.config.clone()).to_string(),
+            per_worker: self.per_worker.iter().map(|own| self.config_with(own)).collect(),
             version,
             wasm,
             label,
         })
+    }
+
+    /// The configuration, except where this says otherwise.
+    fn config_with(&self, own: &serde_json::Map<String, serde_json::Value>) -> String {
+        let mut config = self.config.clone();
+        config.extend(own.clone());
+        serde_json::Value::Object(config).to_string()
     }
 }
 
@@ -141,6 +151,36 @@ mod tests {
         assert_eq!(both.memory, Size::mebibytes(3));
         assert_eq!(both.deadline, Period::milliseconds(2));
         assert_eq!(both.on_fault, OnFault::FailOpen);
+    }
+
+    #[test]
+    fn what_is_said_for_a_worker_goes_before_the_rest() {
+        let table = |value| serde_json::from_value(value).unwrap();
+        let function = FunctionUse {
+            config: table(serde_json::json!({"ports": "1-9", "deny": true})),
+            per_worker: vec![
+                table(serde_json::json!({"ports": "1-4"})),
+                table(serde_json::json!({})),
+            ],
+            ..named()
+        };
+        let resolved = resolve(&function, &Manifest::default()).unwrap();
+        assert_eq!(resolved.per_worker[0], r#"{"ports":"1-4","deny":true}"#);
+        assert_eq!(resolved.per_worker[1], resolved.config);
+    }
+
+    #[test]
+    fn a_shared_state_needs_a_region() {
+        let shared = FunctionUse { state_shared: Some(true), ..named() };
+        assert!(
+            resolve(&shared, &Manifest::default()).unwrap_err().message.contains("no state region")
+        );
+        let region = Manifest { state: State::Region, ..Manifest::default() };
+        assert!(resolve(&shared, &region).unwrap().state_shared);
+        let own = FunctionUse { state_shared: Some(false), ..named() };
+        let asks = Manifest { state_shared: Some(true), ..region };
+        assert!(!resolve(&own, &asks).unwrap().state_shared);
+        assert!(resolve(&named(), &asks).unwrap().state_shared);
     }
 
     #[test]

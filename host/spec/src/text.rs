@@ -62,6 +62,15 @@ pub(crate) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Va
     Ok(table)
 }
 
+/// Several of them.
+pub(crate) fn tables<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<Map<String, Value>>, D::Error> {
+    let mut tables = Vec::<Map<_, _>>::deserialize(from)?;
+    tables.iter_mut().flat_map(Map::values_mut).for_each(dates_to_text);
+    Ok(tables)
+}
+
 fn dates_to_text(value: &mut Value) {
     match value {
         Value::Object(table) => match table.remove(DATE) {

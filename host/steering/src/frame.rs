@@ -61,7 +61,14 @@ impl Flow {
 
     /// Reads a frame of any kind.
     fn any(frame: &[u8]) -> Self {
-        let Some(header) = frame.first_chunk::<ETHERNET_HEADER>() else { return Self::Runt };
+        Self::with_payload(frame).0
+    }
+
+    /// The same, and what an IP packet carries: nothing if it is a fragment.
+    pub(crate) fn with_payload(frame: &[u8]) -> (Self, &[u8]) {
+        let Some(header) = frame.first_chunk::<ETHERNET_HEADER>() else {
+            return (Self::Runt, &[]);
+        };
         let (_, kind, packet) = behind_tags(header, &frame[ETHERNET_HEADER..]);
         let ip = match kind {
             IPV4 => v4(packet),
@@ -70,12 +77,22 @@ impl Flow {
         };
         ip.unwrap_or_else(|| {
             let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *header;
-            Self::Ethernet {
+            let flow = Self::Ethernet {
                 source: u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]),
                 destination: u64::from_be_bytes([0, 0, d0, d1, d2, d3, d4, d5]),
                 kind,
-            }
+            };
+            (flow, &[])
         })
+    }
+
+    /// The flow of an IP packet, and what it carries, without a frame around it.
+    pub(crate) fn of_packet(packet: &[u8]) -> Option<(Self, &[u8])> {
+        match packet.first()? >> 4 {
+            4 => v4(packet),
+            6 => v6(packet),
+            _ => None,
+        }
     }
 }
 
@@ -100,7 +117,7 @@ pub(crate) fn behind_tags<'a>(
 }
 
 #[inline]
-fn v4(packet: &[u8]) -> Option<Flow> {
+fn v4(packet: &[u8]) -> Option<(Flow, &[u8])> {
     let header = packet.first_chunk::<IPV4_HEADER>()?;
     let length = usize::from(header[0] & 0xf) * 4;
     if header[0] >> 4 != 4 || length < IPV4_HEADER {
@@ -109,17 +126,18 @@ fn v4(packet: &[u8]) -> Option<Flow> {
     // More fragments to come, or this is not the first: only the addresses are in all of them.
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
     let protocol = header[9];
-    let payload = packet.get(length..).unwrap_or_default();
-    Some(Flow::V4 {
+    let payload = if fragment { &[] } else { packet.get(length..).unwrap_or_default() };
+    let flow = Flow::V4 {
         source: u32::from_be_bytes([header[12], header[13], header[14], header[15]]),
         destination: u32::from_be_bytes([header[16], header[17], header[18], header[19]]),
-        ports: if fragment { (0, 0) } else { ports(protocol, payload) },
+        ports: ports(protocol, payload),
         protocol,
-    })
+    };
+    Some((flow, payload))
 }
 
 #[inline]
-fn v6(packet: &[u8]) -> Option<Flow> {
+fn v6(packet: &[u8]) -> Option<(Flow, &[u8])> {
     let (header, mut payload) = packet.split_first_chunk::<IPV6_HEADER>()?;
     if header[0] >> 4 != 6 {
         return None;
@@ -147,12 +165,14 @@ fn v6(packet: &[u8]) -> Option<Flow> {
     }
     let half =
         |at: usize| header[at..at + 8].iter().fold(0, |half, &byte| half << 8 | u64::from(byte));
-    Some(Flow::V6 {
+    let payload = if fragment { &[] } else { payload };
+    let flow = Flow::V6 {
         source: (half(8), half(16)),
         destination: (half(24), half(32)),
-        ports: if fragment { (0, 0) } else { ports(protocol, payload) },
+        ports: ports(protocol, payload),
         protocol,
-    })
+    };
+    Some((flow, payload))
 }
 
 /// Source and destination port, of protocols that begin with them: TCP, UDP, DCCP, SCTP, UDP-Lite.

@@ -20,7 +20,13 @@ const SECRET: [u64; 4] =
 #[must_use]
 #[inline]
 pub fn flow_hash(frame: &[u8], seed: u64) -> u32 {
-    let (a, b, kind) = match Flow::of(frame) {
+    of_flow(Flow::of(frame), frame.len(), seed)
+}
+
+/// The hash of a flow; of a runt, by its length.
+#[inline]
+pub(crate) fn of_flow(flow: Flow, length: usize, seed: u64) -> u32 {
+    let (a, b, kind) = match flow {
         Flow::V4 { source, destination, ports, protocol } => (
             u64::from(source) << 16 | u64::from(ports.0),
             u64::from(destination) << 16 | u64::from(ports.1),
@@ -36,7 +42,7 @@ pub fn flow_hash(frame: &[u8], seed: u64) -> u32 {
         Flow::Ethernet { source, destination, kind } => {
             (source, destination, 0x1_0000 | u64::from(kind))
         }
-        Flow::Runt => (0, 0, 0x2_0000 | frame.len() as u64),
+        Flow::Runt => (0, 0, 0x2_0000 | length as u64),
     };
     let (low, high) = if a < b { (a, b) } else { (b, a) };
     let mixed = fold(low ^ seed ^ SECRET[2], high ^ SECRET[3] ^ kind << 48);

@@ -1,12 +1,14 @@
 //! Steering: which flow a packet belongs to, and where it goes.
 //!
 //! Owns: what rules look at ([`Key`]), the rules ([`Rule`]) and the table that finds the first one which means a packet
-//! ([`Table`]); a cache of what was found out about flows ([`FlowCache`]); and the symmetric flow hash ([`flow_hash`]) by
-//! which flows are spread over workers and over versions of a function. Must not know: ports and chains (they are numbers
-//! here), files, or what is done with the answer. A table never changes once it is made: new rules are a new one.
+//! ([`Table`]); a cache of what was found out about flows ([`FlowCache`]); the symmetric flow hash ([`flow_hash`]) by which
+//! flows are spread over versions of a function, and [`affinity_hash`] by which they are spread over workers. Must not know:
+//! ports and chains (they are numbers here), files, or what is done with the answer. A table never changes once it is made: new
+//! rules are a new one.
 
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod cache;
 mod frame;
 mod hash;
@@ -16,6 +18,7 @@ mod ranges;
 mod rule;
 mod table;
 
+pub use affinity::affinity_hash;
 pub use cache::{FlowCache, Way};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};

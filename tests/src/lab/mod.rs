@@ -56,8 +56,12 @@ impl PortKind {
 }
 
 /// A wire from a host to the middle, where its end has the side's name.
-fn wire(host: &Namespace, middle: &Namespace, side: &str, address: u8) {
-    host.sh(&format!("ip link add name eth0 type veth peer name {side} netns {}", middle.0));
+fn wire(host: &Namespace, middle: &Namespace, side: &str, address: u8, queues: u8) {
+    let queues = format!("numtxqueues {queues} numrxqueues {queues}");
+    host.sh(&format!(
+        "ip link add name eth0 {queues} type veth peer name {side} {queues} netns {}",
+        middle.0
+    ));
     // What is offloaded to a veth pair is never done: packets would have no checksums, and no size of the wire's.
     host.sh("ethtool -K eth0 tx off txvlan off gro off");
     host.sh(&format!("ip address add 10.77.0.{address}/24 dev eth0"));
@@ -92,7 +96,13 @@ impl Lab {
     /// The same, with further tables in the host's configuration.
     #[must_use]
     pub fn configured(ports: PortKind, keys: &str, tables: &str) -> Self {
-        let mut lab = Self::wired();
+        Self::with_queues(1, ports, keys, tables)
+    }
+
+    /// The same, over wires whose ends have so many queues.
+    #[must_use]
+    pub fn with_queues(queues: u8, ports: PortKind, keys: &str, tables: &str) -> Self {
+        let mut lab = Self::wired_with(queues);
         lab.configure(ports, keys, tables);
         lab.start();
         lab
@@ -101,9 +111,13 @@ impl Lab {
     /// The same without a host.
     #[must_use]
     pub fn wired() -> Self {
+        Self::wired_with(1)
+    }
+
+    fn wired_with(queues: u8) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
-        wire(&left, &middle, "left", 2);
-        wire(&right, &middle, "right", 1);
+        wire(&left, &middle, "left", 2, queues);
+        wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
         Self { host: None, servers: Vec::new(), left, middle, right, directory }
     }
@@ -124,7 +138,7 @@ impl Lab {
 
     /// Gives the host on the right a new wire, after the old one was cut.
     pub fn rewire_right(&self) {
-        wire(&self.right, &self.middle, "right", 1);
+        wire(&self.right, &self.middle, "right", 1, 1);
         // The host has another address on the wire now.
         self.left.sh("ip neighbour flush dev eth0");
     }
@@ -226,7 +240,13 @@ impl Lab {
 
     /// Deploys a chain of these functions, `edge`, from the left to the right.
     pub fn deploy(&self, functions: &str) {
-        let chain = format!("name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n{functions}");
+        self.deploy_with("", functions);
+    }
+
+    /// The same, with further keys of the chain.
+    pub fn deploy_with(&self, keys: &str, functions: &str) {
+        let chain =
+            format!("name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n{keys}\n{functions}");
         self.write("edge.toml", chain);
         self.weir(&["chain", "apply", "edge.toml"]);
     }

@@ -4,9 +4,8 @@ use std::sync::{Arc, PoisonError};
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, spread};
 use weir_port::{Port, PortStatistics};
-use weir_sandbox::Telemetry;
 use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Shape};
@@ -17,6 +16,8 @@ use super::{PlaneEngine, refused};
 const BURST: usize = 64;
 /// Flows that a station remembers at least, 72 bytes each, once packets have to be told apart.
 const FLOWS: usize = 65_536;
+/// Makes the seed by which flows are spread over lanes another than that by which canaries get theirs.
+const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl PlaneEngine {
     pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
@@ -25,12 +26,10 @@ impl PlaneEngine {
         let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
             let turn = existing.turn();
-            let plans = existing.lanes.iter();
-            let plans = plans
-                .map(|lane| self.chain_plan(id, functions, |label| lane.telemetry.of(label)))
-                .collect::<Result<Vec<_>, _>>()?;
+            let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
             if existing.crossing.shape == shape {
                 existing.crossing.check(&id.name, &shape, !chain.steered)?;
+                let plans = self.chain_plans(id, functions, &telemetries)?;
                 // A new deployment replaces whatever was being tried.
                 self.plane.with_lanes(&existing, Lane::end_canary)?;
                 let staged = self.plane.stage(&existing, plans)?;
@@ -39,6 +38,8 @@ impl PlaneEngine {
                 return Ok(published);
             }
             // Other ports or workers: everything that can fail is tried before the old lanes go.
+            let lanes = (0..shape.workers).map(|lane| telemetries[lane % telemetries.len()]);
+            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>())?;
             self.check_crossing(id, chain, &shape)?;
             drop(turn);
             self.undeploy_chain(id)?;
@@ -113,11 +114,17 @@ impl PlaneEngine {
             return Ok(there);
         }
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
+        let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
+        // Where packets come in by one port only, there is nothing that belongs together.
+        let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
+        let ports = ports.map_err(|error| {
+            self.ports().reopen(chain);
+            EngineError::Exhausted(error.to_string())
+        })?;
         let workers = self.least_used_workers(shape.workers);
         let mut deployed = Vec::with_capacity(shape.workers);
         let mut stations = Vec::with_capacity(shape.workers);
-        for (worker, ports) in workers.iter().zip(ports) {
-            let statistics = port_statistics(&ports);
+        for ((worker, ports), statistics) in workers.iter().zip(ports).zip(statistics) {
             let config = LaneConfig {
                 pool: self.pool,
                 symmetric: chain.symmetric && ports.len() > 1,
@@ -164,10 +171,7 @@ impl PlaneEngine {
         shape: Shape,
     ) -> Result<Published, EngineError> {
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
-        let plans = telemetries
-            .iter()
-            .map(|telemetry| self.chain_plan(id, functions, |label| telemetry.of(label)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let plans = self.chain_plans(id, functions, &telemetries.iter().collect::<Vec<_>>())?;
         // One chain at a time comes and goes between the same ports.
         let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let crossing = self.crossing(id, chain, shape)?;
@@ -292,28 +296,37 @@ impl PlaneEngine {
         let label = function.label.as_str();
         let mut plans = self.plane.plans(deployed)?;
         let mut place = 0;
-        for (plan, lane) in plans.iter_mut().zip(&deployed.lanes) {
+        let lanes = deployed.lanes.len();
+        for (n, (plan, lane)) in plans.iter_mut().zip(&deployed.lanes).enumerate() {
             place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
                 EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
             })?;
             let telemetry = &lane.telemetry;
             let telemetry = if shadow { telemetry.new_shadow(label) } else { telemetry.of(label) };
-            plan.functions[place] = self.function_plan(tenant, function, telemetry)?;
+            plan.functions[place] = self.function_plan(tenant, function, (n, lanes), telemetry)?;
         }
         Ok((plans, place))
     }
 
-    fn chain_plan(
+    /// The chain for each lane, of which these are the logs and counters.
+    fn chain_plans(
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
-        telemetry: impl Fn(&str) -> Arc<Telemetry>,
-    ) -> Result<ChainPlan, EngineError> {
-        let functions = functions
-            .iter()
-            .map(|f| self.function_plan(&id.tenant, f, telemetry(f.label.as_str())))
-            .collect::<Result<_, _>>()?;
-        Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
+        telemetries: &[&Telemetries],
+    ) -> Result<Vec<ChainPlan>, EngineError> {
+        let lanes = telemetries.len();
+        let plan = |(lane, telemetry): (usize, &&Telemetries)| {
+            let functions = functions
+                .iter()
+                .map(|f| {
+                    let telemetry = telemetry.of(f.label.as_str());
+                    self.function_plan(&id.tenant, f, (lane, lanes), telemetry)
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
+        };
+        telemetries.iter().enumerate().map(plan).collect()
     }
 
     /// So many workers, those with the fewest stations.

@@ -13,3 +13,4 @@ mod ports;
 mod schema;
 mod steering;
 mod uploads;
+mod workers;

@@ -1,0 +1,230 @@
+//! Packets from one lane to another, with one copy: from the sender's pool straight into the receiver's.
+//!
+//! ```text
+//!   receiver ──rooms──> sender      free rooms of the receiver's pool, lent
+//!   receiver <─packets── sender     the same rooms, with a packet in each
+//! ```
+//!
+//! Two rings with one producer and one consumer each (`rtrb`, after Lamport, "Specifying Concurrent Program Modules", TOPLAS
+//! 1983), as AF_XDP has between kernel and program. Nothing in them is allocated, and nobody waits. The sender's ends lie
+//! behind a mutex that is the *gate*: the sender takes it for the packets of a burst, and finds it free always but once, when
+//! the receiver ends and takes the ends away, with all the rooms that it lent.
+//!
+//! A receiver that is about to sleep says so at its [`Bell`]; only then a sender makes a system call.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use rustix::event::{EventfdFlags, eventfd};
+use weir_layout::{Descriptor, Metadata};
+use weir_pool::{Loan, Packet, Pool, RemoteRooms};
+
+/// Wakes a receiver that sleeps.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    asleep: AtomicBool,
+    fd: OwnedFd,
+}
+
+impl Bell {
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { asleep: AtomicBool::new(false), fd })
+    }
+
+    /// The receiver is about to sleep: whatever is sent from now on rings. What was sent before it has to look for itself.
+    pub(crate) fn sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        // Either the receiver's look behind this sees what was sent, or the sender's look behind its own fence sees this.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The receiver is awake, and the ringing stops.
+    pub(crate) fn wake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+    }
+
+    /// Something was sent.
+    #[inline]
+    pub(crate) fn ring_if_asleep(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            // It cannot fail: only 2^64 rings without an answer are too many.
+            let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Readable while it rings.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A packet that was handed over.
+struct Handed {
+    loan: Loan,
+    descriptor: Descriptor,
+    /// Its hash, and when it was received.
+    hash: u32,
+    time: u64,
+}
+
+/// What the sender has.
+struct Ends {
+    rooms: Consumer<Loan>,
+    packets: Producer<Handed>,
+    /// There once the receiver has a pool.
+    remote: Option<RemoteRooms>,
+}
+
+/// The sender's end.
+pub(crate) struct Outlet {
+    ends: Arc<Mutex<Option<Ends>>>,
+    bell: Arc<Bell>,
+    ended: Arc<AtomicBool>,
+}
+
+/// The receiver's end.
+pub(crate) struct Inlet {
+    ends: Arc<Mutex<Option<Ends>>>,
+    rooms: Producer<Loan>,
+    packets: Consumer<Handed>,
+    /// Rooms that are lent now, and at most.
+    lent: usize,
+    most: usize,
+    ended: Arc<AtomicBool>,
+}
+
+/// A way for packets, to a receiver with this bell, that holds at most so many at a time.
+pub(crate) fn handoff(bell: &Arc<Bell>, most: usize) -> (Outlet, Inlet) {
+    let (rooms, lent_rooms) = RingBuffer::new(most);
+    let (handed, packets) = RingBuffer::new(most);
+    let ends = Ends { rooms: lent_rooms, packets: handed, remote: None };
+    let ends = Arc::new(Mutex::new(Some(ends)));
+    let ended = Arc::<AtomicBool>::default();
+    let outlet =
+        Outlet { ends: Arc::clone(&ends), bell: Arc::clone(bell), ended: Arc::clone(&ended) };
+    (outlet, Inlet { ends, rooms, packets, lent: 0, most, ended })
+}
+
+impl Outlet {
+    /// Copies packets over, as far as the receiver has lent rooms for them; the answer is how many. The packets stay the
+    /// sender's.
+    #[inline]
+    pub(crate) fn hand_over<'a>(
+        &self,
+        pool: &Pool,
+        packets: impl Iterator<Item = &'a Packet>,
+    ) -> usize {
+        let mut gate = match self.ends.try_lock() {
+            Ok(gate) => gate,
+            Err(TryLockError::Poisoned(gate)) => gate.into_inner(),
+            Err(TryLockError::WouldBlock) => return 0,
+        };
+        let Some(Ends { rooms, packets: handed, remote: Some(remote) }) = &mut *gate else {
+            return 0;
+        };
+        let mut count = 0;
+        for packet in packets {
+            let bytes = pool.bytes(packet.descriptor);
+            let Some(bytes) = bytes.filter(|bytes| bytes.len() <= remote.packet_max()) else {
+                continue;
+            };
+            // As many packets fit into the ring as rooms are lent.
+            let Ok(mut loan) = rooms.pop() else { break };
+            let descriptor = remote.place(&mut loan, bytes).expect("its length was looked at");
+            let (hash, time) = (packet.metadata.hash, packet.time);
+            let pushed = handed.push(Handed { loan, descriptor, hash, time });
+            debug_assert!(pushed.is_ok(), "the ring has a place for every room");
+            count += 1;
+        }
+        drop(gate);
+        self.bell.ring_if_asleep();
+        count
+    }
+
+    /// Nothing will be handed over any more.
+    pub(crate) fn end(&self) {
+        if !self.ended.swap(true, Ordering::Release) {
+            self.bell.ring_if_asleep();
+        }
+    }
+}
+
+impl Inlet {
+    /// The receiver has its pool now.
+    pub(crate) fn attach(&mut self, pool: &Pool) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ends) = &mut *ends {
+            ends.remote = Some(pool.remote());
+        }
+    }
+
+    /// Lends rooms until the sender has as many as it may; leaves the pool so many.
+    #[inline]
+    pub(crate) fn lend(&mut self, pool: &mut Pool, leave: usize) {
+        // Some at a time: the ring's indices lie in cache lines that the sender reads.
+        if self.most - self.lent < (self.most / 4).max(1) {
+            return;
+        }
+        while self.lent < self.most && pool.available() as usize > leave {
+            let Some(loan) = pool.lend() else { break };
+            self.lent += 1;
+            let pushed = self.rooms.push(loan);
+            debug_assert!(pushed.is_ok(), "the ring has a place for every room");
+        }
+    }
+
+    /// Whether something is there.
+    #[inline]
+    pub(crate) fn has_packets(&self) -> bool {
+        !self.packets.is_empty()
+    }
+
+    /// Whether nothing will come any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire) && self.packets.is_empty()
+    }
+
+    /// Appends at most so many packets that were handed over.
+    #[inline]
+    pub(crate) fn take(&mut self, pool: &mut Pool, into: &mut Vec<Packet>, max: usize) -> usize {
+        let mut count = 0;
+        while count < max {
+            let Ok(Handed { loan, descriptor, hash, time }) = self.packets.pop() else { break };
+            self.lent -= 1;
+            let buffer = pool.redeem(loan);
+            let metadata = Metadata { hash, ..Metadata::default() };
+            into.push(Packet { descriptor, metadata, time, buffer, cut: 0 });
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes back every room that was lent; the answer is how many had a packet that nobody will see.
+    pub(crate) fn close(&mut self, pool: &mut Pool) -> u64 {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut lost = 0;
+        while let Ok(handed) = self.packets.pop() {
+            self.lent -= 1;
+            lost += 1;
+            let buffer = pool.redeem(handed.loan);
+            pool.give(buffer);
+        }
+        if let Some(mut ends) = ends {
+            while let Ok(loan) = ends.rooms.pop() {
+                self.lent -= 1;
+                let buffer = pool.redeem(loan);
+                pool.give(buffer);
+            }
+        }
+        debug_assert_eq!(self.lent, 0, "rooms that were lent are somewhere else");
+        lost
+    }
+}
