@@ -2,7 +2,7 @@
 //!
 //! Owns: the [`Port`] trait, its counters, and the kinds of port that need nothing but files and
 //! memory: [`pcap`] (captures in, captures out) and [`memory`] (generator, sink, and a channel for
-//! tests). Must not know: chains, functions, verdicts, or workers; a port fills buffers of a pool
+//! tests). Must not know: chains, functions, verdicts, or workers (what steering rules say of chains it passes on as numbers); a port fills buffers of a pool
 //! with packets and takes filled buffers back.
 //!
 //! ```text
@@ -18,16 +18,19 @@ mod error;
 pub mod memory;
 pub mod pcap;
 mod statistics;
+mod steer;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_pool::{Packet, Pool};
+use weir_steering::{Key, Target};
 
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
+pub use steer::{Steer, Taken};
 
 /// A place where packets enter and leave. Owned and driven by one worker.
 pub trait Port: Send {
@@ -95,6 +98,19 @@ pub trait Port: Send {
 
     /// The port's counters; clone them to read them from another thread.
     fn statistics(&self) -> &PortStatistics;
+
+    /// Takes steering rules from another thread, if something before the port can decide by them.
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        None
+    }
+
+    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel, or dropped it
+    /// for good: whatever is before the port is to do that from now on, until the rules are replaced. Never waits. The
+    /// answer is whether it will; if not, the flow's packets go on to come in.
+    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
+        let _ = (flow, target);
+        false
+    }
 
     /// Tells from another thread how the device behind the port is, if there is one.
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

@@ -11,11 +11,13 @@ mod frame;
 mod hash;
 mod key;
 mod lengths;
+mod pattern;
 mod ranges;
 mod rule;
 mod table;
 
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};
+pub use pattern::Masked;
 pub use rule::{Ports, Prefix, Rule, Target};
 pub use table::Table;
