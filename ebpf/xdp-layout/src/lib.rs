@@ -1,9 +1,16 @@
 //! What the XDP program `xdp-redirect` and the host both know: the names of its maps, and the plain data in them.
 //!
-//! Owns: the layout of rules and counts. Must not know: how either side reads or writes them.
+//! Owns: the layout of rules, of steering tables and of counts. Must not know: how either side reads or writes them.
 
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod steering;
+
+pub use steering::{
+    FLOWS, FLOWS_MAX, Fields, PLACED, STEERING, Steering, TABLE, TABLE_MAX, TUPLES, TUPLES_MAX,
+    Tuple, cell, decision, decision_of, tuples_at, verdict, verdict_of,
+};
 
 /// Name of the program in its object file.
 pub const PROGRAM: &str = "weir_xdp";
@@ -28,8 +35,10 @@ pub const FIELD_DESTINATION: u16 = 1 << 2;
 
 /// [`Rules::otherwise`] and [`Rule::action`]: the packet goes on to the kernel's network stack.
 pub const TO_KERNEL: u16 = 0;
-/// [`Rules::otherwise`] and [`Rule::action`]: the packet goes to the queue's socket.
+/// [`Rules::otherwise`] and [`Rule::action`]: the packet goes to the queue's socket, if steering has nothing against it.
 pub const TO_SOCKET: u16 = 1;
+/// An action of steering only: the packet goes nowhere.
+pub const TO_NOWHERE: u16 = 2;
 
 /// What is done with packets that look so. All named fields have to be equal.
 #[repr(C)]
@@ -71,7 +80,14 @@ pub struct Counts {
     pub unclaimed: u64,
     /// Left to the kernel, because the queue has no socket.
     pub no_socket: u64,
+    /// Left to the kernel, as steering says.
+    pub steered: u64,
+    /// Dropped, as steering says.
+    pub dropped: u64,
 }
+
+/// Words of [`Counts`] in the map, in its order.
+pub const COUNTS_WORDS: usize = size_of::<Counts>() / size_of::<u64>();
 
 /// Words of [`Rules`] in the map.
 pub const RULES_WORDS: usize = size_of::<Rules>() / size_of::<u16>();

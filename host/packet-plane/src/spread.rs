@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use weir_layout::BURST_MAX;
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
+use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer};
 use weir_steering::{Key, Target, affinity_hash};
 
 use crate::context::{FROM, TO};
@@ -340,6 +340,10 @@ impl Port for SpreadPort {
 
     fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
         self.inner.place_flow(flow, target)
+    }
+
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        self.inner.steering()
     }
 
     fn spreading(&self) -> Spreading {

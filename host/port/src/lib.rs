@@ -2,8 +2,8 @@
 //!
 //! Owns: the [`Port`] trait, its counters, and the kinds of port that need nothing but files and
 //! memory: [`pcap`] (captures in, captures out) and [`memory`] (generator, sink, and a channel for
-//! tests). Must not know: chains, functions, verdicts, or workers; a port fills buffers of a pool
-//! with packets and takes filled buffers back.
+//! tests). Must not know: chains, functions, verdicts, or workers (what steering rules say of chains it passes on as
+//! numbers); a port fills buffers of a pool with packets and takes filled buffers back.
 //!
 //! ```text
 //!   file, generator ──receive──> Vec<Packet> ──(chain)──> Vec<Packet> ──send──> file, sink
@@ -18,6 +18,7 @@ mod error;
 pub mod memory;
 pub mod pcap;
 mod statistics;
+mod steer;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use weir_steering::{Key, Target};
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
+pub use steer::{Steer, Taken};
 
 /// A place where packets enter and leave. Owned and driven by one worker.
 pub trait Port: Send {
@@ -102,14 +104,6 @@ pub trait Port: Send {
         Ok(())
     }
 
-    /// A function has decided that this flow, which comes in here, goes to the kernel or nowhere from now on, until other rules
-    /// hold. A port that can keep such packets from coming in at all does so, and says true; others need not, because what comes in
-    /// is looked at again. At most once a flow.
-    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
-        let _ = (flow, target);
-        false
-    }
-
     /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing may be received or
     /// sent afterwards.
     ///
@@ -123,6 +117,19 @@ pub trait Port: Send {
     /// How packets come to this port and its likes, if they are for the lanes of one chain.
     fn spreading(&self) -> Spreading {
         Spreading::Anyhow
+    }
+
+    /// Takes steering rules from another thread, if something before the port can decide by them.
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        None
+    }
+
+    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel, or dropped it
+    /// for good: whatever is before the port is to do that from now on, until the rules are replaced. Never waits. The
+    /// answer is whether it will; if not, the flow's packets go on to come in.
+    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
+        let _ = (flow, target);
+        false
     }
 
     /// Tells from another thread how the device behind the port is, if there is one.

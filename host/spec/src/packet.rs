@@ -150,6 +150,11 @@ macro_rules! deserialize_text_or_number {
                     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$name, E> {
                         self.visit_str(&number.to_string())
                     }
+
+                    // As in JSON Schema, `5.0` is a whole number too.
+                    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<$name, E> {
+                        self.visit_str(&number.to_string())
+                    }
                 }
 
                 deserializer.deserialize_any(Either)

@@ -80,11 +80,19 @@ pub struct SteeringRule {
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::PortsSchema>))]
     pub dport: Option<PortRange>,
     /// The outer VLAN's number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::text::whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(maximum = 4094))]
     pub vlan: Option<u16>,
     /// Differentiated services code point.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::text::whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(maximum = 63))]
     pub dscp: Option<u8>,
     /// What the frame carries, behind VLAN tags.

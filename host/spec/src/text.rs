@@ -52,6 +52,51 @@ pub(crate) fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Socke
     })
 }
 
+/// A whole number; as in JSON Schema, `5.0` is one too.
+#[derive(Clone, Copy)]
+pub(crate) struct Whole(pub(crate) u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl serde::de::Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number, not negative")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Whole, E> {
+                let unexpected = serde::de::Unexpected::Signed(number);
+                u64::try_from(number).map(Whole).map_err(|_| E::invalid_value(unexpected, &self))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Whole, E> {
+                if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+                    return Ok(Whole(number as u64));
+                }
+                Err(E::invalid_value(serde::de::Unexpected::Float(number), &self))
+            }
+        }
+
+        from.deserialize_any(Number)
+    }
+}
+
+/// A small whole number, if there is one.
+pub(crate) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let Some(number) = Option::<Whole>::deserialize(from)? else { return Ok(None) };
+    let small = T::try_from(number.0).map(Some);
+    small.map_err(|_| serde::de::Error::custom(format!("{} is too large", number.0)))
+}
+
 /// Key by which the toml crate passes dates through models that do not know them.
 const DATE: &str = "$__toml_private_datetime";
 

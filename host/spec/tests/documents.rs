@@ -689,6 +689,8 @@ fn rules_that_cannot_be_are_shown_where_they_stand() {
         ("to = \"drop\"\nsport = \"9-1\"", "rule[1].sport", 5, "numbers from 1 to 65535"),
         ("to = \"drop\"\ndport = 65536", "rule[1].dport", 5, "numbers from 1 to 65535"),
         ("to = \"drop\"\ndport = \"1\"\nproto = \"icmp\"", "rule[1].dport", 5, "have no ports"),
+        ("to = \"drop\"\nvlan = 70000", "rule[1].vlan", 5, "70000 is too large"),
+        ("to = \"drop\"\nvlan = -1", "rule[1].vlan", 5, "expected a whole number"),
         ("to = \"drop\"\nvlan = 4095", "rule[1].vlan", 5, "no VLAN 4095"),
         ("to = \"drop\"\ndscp = 64", "rule[1].dscp", 5, "no code point 64"),
         ("to = \"drop\"\nethertype = \"ip\"", "rule[1].ethertype", 5, "not an EtherType"),

@@ -123,8 +123,9 @@ impl Key {
     }
 
     /// All of it, as words of memory: for hashing and masking.
+    #[must_use]
     #[inline]
-    pub(crate) const fn words(&self) -> [u64; 7] {
+    pub const fn words(&self) -> [u64; 7] {
         zerocopy::transmute!(*self)
     }
 

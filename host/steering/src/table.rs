@@ -11,8 +11,9 @@ use std::hash::{Hash, Hasher};
 use crate::Key;
 use crate::hash::Fold;
 use crate::lengths::Lengths;
-use crate::ranges::{ANY, Range, Ranges};
-use crate::rule::{Ports, Prefix, Rule, Target};
+use crate::pattern::patterns;
+use crate::ranges::{Range, Ranges};
+use crate::rule::{Rule, Target};
 
 /// Bits of a key, or which of them count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +106,9 @@ impl Table {
             let tuples = groups.entry(lengths).or_insert_with(|| HashMap::with_hasher(hasher));
             for pattern in patterns(rule) {
                 let cells = || HashMap::with_hasher(hasher);
-                let cells = tuples.entry(pattern.mask).or_insert_with(cells);
+                let cells = tuples.entry(Bits::of(&pattern.mask)).or_insert_with(cells);
                 let pending = || Pending { first: NONE, ranges: Vec::new() };
-                let cell = cells.entry(pattern.bits).or_insert_with(pending);
+                let cell = cells.entry(Bits::of(&pattern.bits)).or_insert_with(pending);
                 // What comes behind a rule that takes all is never reached.
                 match pattern.ports {
                     _ if cell.first != NONE => {}
@@ -209,70 +210,4 @@ impl Tuple {
         }
         Self { first, mask, cells: done }
     }
-}
-
-/// What a rule looks at, and what has to be there.
-struct Pattern {
-    mask: Bits,
-    bits: Bits,
-    /// Ranges of source and destination ports, where they are more than one port and less than all.
-    ports: Option<(Ports, Ports)>,
-}
-
-/// One for each EtherType that the rule's packets can have, or one for any.
-fn patterns(rule: &Rule) -> Vec<Pattern> {
-    let (mut mask, mut bits) = (Key::default(), Key::default());
-    macro_rules! exactly {
-        ($wanted:expr => $($field:tt)+) => {
-            if let Some(wanted) = $wanted {
-                mask.$($field)+ = ONES.$($field)+;
-                bits.$($field)+ = wanted;
-            }
-        };
-    }
-    exactly!(rule.port => port);
-    exactly!(rule.vlan => vlan);
-    exactly!(rule.destination_mac => macs[0]);
-    exactly!(rule.source_mac => macs[1]);
-    exactly!(rule.protocol => protocol);
-    exactly!(rule.dscp => dscp);
-    exactly!(one(rule.source_ports) => source_port);
-    exactly!(one(rule.destination_ports) => destination_port);
-    (mask.source, bits.source) = leading(rule.source);
-    (mask.destination, bits.destination) = leading(rule.destination);
-    let range = |ports: Option<Ports>| ports.filter(|ports| one(Some(*ports)).is_none());
-    let ports = (range(rule.source_ports), range(rule.destination_ports));
-    let ports = (ports.0.unwrap_or(ANY), ports.1.unwrap_or(ANY));
-    let ports = (ports != (ANY, ANY)).then_some(ports);
-    let pattern = |mask, bits| Pattern { mask: Bits::of(&mask), bits: Bits::of(&bits), ports };
-    let Some(ethertypes) = rule.ethertypes() else { return vec![pattern(mask, bits)] };
-    let with = |ethertype| pattern(Key { ethertype: u16::MAX, ..mask }, Key { ethertype, ..bits });
-    ethertypes.into_iter().map(with).collect()
-}
-
-/// A mask under which everything counts.
-const ONES: Key = Key {
-    source: [u8::MAX; 16],
-    destination: [u8::MAX; 16],
-    source_port: u16::MAX,
-    destination_port: u16::MAX,
-    protocol: u8::MAX,
-    dscp: u8::MAX,
-    vlan: u16::MAX,
-    ethertype: u16::MAX,
-    port: u16::MAX,
-    macs: [[u8::MAX; 6]; 2],
-};
-
-/// The port, if it is one.
-fn one(ports: Option<Ports>) -> Option<u16> {
-    ports.filter(|(from, to)| from == to).map(|(port, _)| port)
-}
-
-/// Mask and bits of an address.
-fn leading(prefix: Option<Prefix>) -> ([u8; 16], [u8; 16]) {
-    let Some(prefix) = prefix else { return ([0; 16], [0; 16]) };
-    let mask = u128::MAX.checked_shl(128 - prefix.bits()).unwrap_or(0);
-    let bits = u128::from_be_bytes(prefix.octets()) & mask;
-    (mask.to_be_bytes(), bits.to_be_bytes())
 }

@@ -136,6 +136,23 @@ proptest! {
         }
     }
 
+    /// As bits alone, a rule means the same keys.
+    #[test]
+    fn masked_rules_mean_what_rules_mean(
+        rules in prop::collection::vec(rule(), 20), keys in prop::collection::vec(key(), 8),
+    ) {
+        let masked: Vec<_> = rules.iter().map(Rule::masked).collect();
+        for (rule, parts) in rules.iter().zip(&masked) {
+            for key in keys.iter().flat_map(|key| [*key, aimed(rule, *key)]) {
+                let means = parts.iter().any(|part| {
+                    let words = key.words().into_iter().zip(part.mask.words());
+                    words.map(|(word, mask)| word & mask).eq(part.bits.words())
+                });
+                prop_assert_eq!(means, rule.matches(&key), "{:?} {:?}", rule, key);
+            }
+        }
+    }
+
     /// Many rules that differ in nothing but their ports.
     #[test]
     fn many_ranges_of_ports_are_told_apart(

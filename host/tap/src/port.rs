@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
+use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer};
 use weir_steering::{Key, Target};
 
 use crate::Tap;
@@ -165,6 +165,10 @@ impl Port for KernelPort {
 
     fn statistics(&self) -> &PortStatistics {
         self.port.statistics()
+    }
+
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        self.port.steering()
     }
 
     fn spreading(&self) -> Spreading {

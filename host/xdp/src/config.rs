@@ -4,6 +4,8 @@ use weir_xdp_layout::{
     FIELD_DESTINATION, FIELD_ETHERTYPE, FIELD_VLAN, RULES_MAX, Rule, Rules, TO_KERNEL, TO_SOCKET,
 };
 
+pub use crate::pin::Pinning;
+
 /// Where the XDP program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -46,6 +48,8 @@ pub struct XdpConfig {
     pub leave: Vec<Match>,
     /// Packets that the port takes; if empty, all.
     pub claim: Vec<Match>,
+    /// Where the XDP program is pinned. Ports of one interface share it: the first one's counts.
+    pub pin: Pinning,
 }
 
 impl XdpConfig {
@@ -61,6 +65,7 @@ impl XdpConfig {
             tx_ring: 1024,
             leave: Vec::new(),
             claim: Vec::new(),
+            pin: Pinning::default(),
         }
     }
 

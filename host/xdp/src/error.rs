@@ -96,6 +96,10 @@ pub(crate) fn of_program(refused: &Refused, name: &str, interface: &Interface) -
         ),
         Refused::Attach(_, error) => format!("the XDP program cannot be put on {name}: {error}"),
         Refused::OldKernel => "this kernel has no XDP links: Linux 5.9 or newer is needed".into(),
+        Refused::Pin(problem) => format!("the XDP program cannot be pinned (`pin`): {problem}"),
+        Refused::Held => format!(
+            "another host has the XDP program on {name}: stop that one, or give the port another interface"
+        ),
         Refused::OtherMode(mode) => format!(
             "another port has {name} in mode \"{}\": ports of one interface have one mode",
             mode_name(*mode)

@@ -8,18 +8,21 @@ use weir_xdp_layout::Counts;
 use crate::error::mode_name;
 use crate::interface::Interface;
 use crate::program::Program;
+use crate::steering::Steering;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Inspector {
     interface: String,
     queue: u32,
+    steering: Arc<Steering>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     driver: Option<String>,
+    pinned: Option<String>,
     /// There while the port has the program.
     program: Weak<Program>,
     /// The queue's counts when the port got the program; without one, what they had come to.
@@ -27,8 +30,8 @@ struct State {
 }
 
 impl Inspector {
-    pub(crate) fn new(interface: &str, queue: u32) -> Self {
-        Self { interface: interface.to_owned(), queue, state: Mutex::default() }
+    pub(crate) fn new(interface: &str, queue: u32, steering: Arc<Steering>) -> Self {
+        Self { interface: interface.to_owned(), queue, steering, state: Mutex::default() }
     }
 
     /// The port has this program and a socket now.
@@ -37,8 +40,9 @@ impl Inspector {
             (mode_name(program.mode()), if zero_copy { "zero-copy" } else { "copy" });
         *self.state() = State {
             driver: Some(format!("{mode}, {copies}")),
+            pinned: Some(program.pinned()),
             program: Arc::downgrade(program),
-            counts: program.counts(self.queue),
+            counts: program.maps().counts(self.queue),
         };
     }
 
@@ -50,11 +54,13 @@ impl Inspector {
 
     fn counts(&self, state: &State) -> Counts {
         let Some(program) = state.program.upgrade() else { return state.counts };
-        let (now, before) = (program.counts(self.queue), state.counts);
+        let (now, before) = (program.maps().counts(self.queue), state.counts);
         Counts {
             redirected: now.redirected - before.redirected,
             unclaimed: now.unclaimed - before.unclaimed,
             no_socket: now.no_socket - before.no_socket,
+            steered: now.steered - before.steered,
+            dropped: now.dropped - before.dropped,
         }
     }
 
@@ -79,11 +85,15 @@ impl Inspect for Inspector {
         };
         details.facts.push(("link", link.to_owned()));
         details.facts.extend(state.driver.clone().map(|driver| ("driver", driver)));
+        details.facts.extend(state.pinned.clone().map(|pinned| ("pinned", pinned)));
+        details.facts.extend(self.steering.told().map(|told| ("steering", told)));
         let counts = self.counts(&state);
         details.counters = [
             ("xdp_redirected", counts.redirected),
             ("xdp_to_kernel_unclaimed", counts.unclaimed),
             ("xdp_to_kernel_no_socket", counts.no_socket),
+            ("xdp_to_kernel_steered", counts.steered),
+            ("xdp_dropped_steered", counts.dropped),
         ]
         .map(|(name, n)| (name.to_owned(), n))
         .into();

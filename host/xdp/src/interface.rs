@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use crate::config::Mode;
+
 /// Bytes of a message's header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`), of an attribute's (`struct rtattr`).
 const MESSAGE: usize = 16;
 const LINK: usize = 16;
@@ -15,7 +17,11 @@ const ATTRIBUTE: usize = 4;
 /// Larger than any message about a link without its statistics; what is longer is read in part.
 const ANSWER: usize = 32 << 10;
 
+const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+/// Values of `IFLA_XDP_ATTACHED`.
+const XDP_ATTACHED_DRV: u8 = 1;
+const XDP_ATTACHED_SKB: u8 = 2;
 
 /// An interface as it was when asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(crate) struct Interface {
     pub(crate) queues: u32,
     /// The XDP program on it, by its number.
     pub(crate) program: Option<u32>,
+    /// Where that runs, if this host knows of it.
+    pub(crate) mode: Option<Mode>,
 }
 
 /// What became of an interface.
@@ -200,6 +208,13 @@ fn parse(body: &[u8]) -> Option<Interface> {
                     .find(|(kind, _)| *kind == IFLA_XDP_PROG_ID)
                     .map(|(_, id)| read_u32(id, 0))
                     .filter(|id| *id != 0);
+                interface.mode = attributes(value)
+                    .find(|(kind, _)| *kind == IFLA_XDP_ATTACHED)
+                    .and_then(|(_, mode)| match *mode.first()? {
+                        XDP_ATTACHED_DRV => Some(Mode::Native),
+                        XDP_ATTACHED_SKB => Some(Mode::Generic),
+                        _ => None,
+                    });
             }
             _ => {}
         }

@@ -12,15 +12,18 @@ use rustix::io::Errno;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions, XdpStatistics};
 use weir_layout::{BURST_AREA, Descriptor, Metadata};
 use weir_pool::{BufferIndex, Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received};
+use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Steer};
+use weir_steering::{Key, Target};
 use weir_xdp_layout::Rules;
 
 use crate::config::XdpConfig;
 use crate::error;
 use crate::inspector::Inspector;
 use crate::interface::{Change, Interface, Watch};
+use crate::maps::Maps;
 use crate::program::{self, Program};
 use crate::socket::{self, Socket};
+use crate::steering::Steering;
 
 /// Bytes that the kernel leaves free in front of a received packet (`XDP_PACKET_HEADROOM`).
 const KERNEL_HEADROOM: u32 = 256;
@@ -53,6 +56,7 @@ pub struct XdpPort {
     config: XdpConfig,
     rules: Rules,
     inspector: Arc<Inspector>,
+    steering: Arc<Steering>,
     statistics: PortStatistics,
     /// There from `attach` to `finish`, unless the device goes away.
     live: Option<Box<Live>>,
@@ -102,13 +106,22 @@ impl XdpPort {
             ))
         })?;
         let interface = find(&config).map_err(refused)?;
-        if interface.program.is_some() && !Program::is_ours(&interface) {
+        if interface.program.is_some() && !Program::can_be_ours(&interface, &config) {
             let busy = program::Refused::Attach(config.mode, Errno::BUSY.into());
             return Err(refused(error::of_program(&busy, &config.interface, &interface)));
         }
         let statistics = PortStatistics::default();
-        let inspector = Arc::new(Inspector::new(&config.interface, config.queue));
-        Ok(Self { name: name.to_owned(), config, rules, inspector, statistics, live: None })
+        let steering = Arc::new(Steering::new(name, config.queue));
+        let inspector = Inspector::new(&config.interface, config.queue, Arc::clone(&steering));
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+            rules,
+            inspector: Arc::new(inspector),
+            steering,
+            statistics,
+            live: None,
+        })
     }
 
     /// What a call of the port's gives when it is broken: the socket is closed, the rooms go back.
@@ -121,6 +134,7 @@ impl XdpPort {
         let Some(mut live) = self.live.take() else { return };
         live.look(&self.statistics);
         self.inspector.closing();
+        self.steering.closing();
         let holders = live.close();
         for (room, holder) in holders.into_iter().enumerate() {
             if holder != Holder::Other
@@ -158,12 +172,27 @@ fn room_at(pool: &Pool, address: u64) -> Option<BufferIndex> {
 }
 
 impl Live {
-    fn new(config: &XdpConfig, interface: &Interface, pool: &mut Pool) -> Result<Self, String> {
+    fn new(
+        config: &XdpConfig,
+        rules: &Rules,
+        steering: &Steering,
+        interface: &Interface,
+        pool: &mut Pool,
+    ) -> Result<Self, String> {
         let name = &config.interface;
         let watch = Watch::new(interface.index)
             .map_err(|error| format!("the kernel does not tell what becomes of {name}: {error}"))?;
-        let program = Program::on(interface, config.mode)
+        let (table, mut not_taken) = (steering.table(), None);
+        let prepare = |maps: &Maps| {
+            // What is steered is decided from the first packet on, also before anybody reads the port.
+            if let Some(table) = table.as_ref().filter(|table| !table.entries.is_empty()) {
+                let claimed = maps.set_rules(config.queue, rules).map_err(|e| e.to_string());
+                not_taken = claimed.and_then(|()| maps.steer(config.queue, table)).err();
+            }
+        };
+        let program = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
+        steering.opened(&program, table.as_ref(), not_taken);
         let socket = Socket::new(interface.index, config, pool)
             .map_err(|failed| error::of_socket(&failed, config, Some(pool)))?;
         let rooms = pool.rooms();
@@ -370,7 +399,8 @@ impl Port for XdpPort {
                 interface.mtu
             )));
         }
-        let live = Live::new(&self.config, &interface, pool).map_err(refused)?;
+        let live = Live::new(&self.config, &self.rules, &self.steering, &interface, pool)
+            .map_err(refused)?;
         if interface.queues > 1 {
             tracing::info!(
                 port = self.name,
@@ -394,7 +424,8 @@ impl Port for XdpPort {
         if !live.claiming {
             // A port that nobody reads claims nothing: the kernel keeps those packets.
             live.refill(pool);
-            let claimed = live.program.claim(self.config.queue, &self.rules, live.socket.as_fd());
+            let claimed =
+                live.program.maps().claim(self.config.queue, &self.rules, live.socket.as_fd());
             if let Err(error) = claimed {
                 return Err(
                     self.broken(pool, format!("the XDP program does not take the socket: {error}"))
@@ -525,6 +556,15 @@ impl Port for XdpPort {
 
     fn statistics(&self) -> &PortStatistics {
         &self.statistics
+    }
+
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        Some(Arc::clone(&self.steering) as Arc<dyn Steer>)
+    }
+
+    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
+        let live = self.live.as_ref();
+        live.is_some_and(|live| live.program.maps().place(self.config.queue, flow, target))
     }
 
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

@@ -1,21 +1,23 @@
 //! The XDP program on an interface: loaded once for all ports on it, attached while there is one.
 //!
-//! The attachment is a link that this process holds and that is pinned nowhere: it goes with the process, also when that
-//! crashes, and the interface is the kernel's again. See docs/adr/0011-xdp-ports.md.
+//! The attachment is a link. Pinned, it outlives a crash of this process: what steering gives to the kernel or drops stays
+//! decided, packets for sockets go to the kernel, and the next host puts its own program in the place of this one without a
+//! gap. Unpinned, it goes with the process. See docs/adr/0011-xdp-ports.md.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::{fmt, io};
 
-use aya::maps::{Array, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfError};
-use weir_xdp_layout::{COUNTS, Counts, PROGRAM, QUEUES, RULES, RULES_WORDS, Rules, SOCKETS};
+use weir_xdp_layout::{PROGRAM, QUEUES};
 
-use crate::config::Mode;
+use crate::config::{Mode, XdpConfig};
 use crate::interface::Interface;
+use crate::maps::Maps;
+use crate::pin::{self, Pin, Pinning, Unpinned};
 
 /// What `scripts/build-ebpf` made; empty if it had not run when this was built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-redirect.o"));
@@ -38,21 +40,21 @@ pub(crate) enum Refused {
     OldKernel,
     /// Other ports have it in another mode.
     OtherMode(Mode),
+    /// It cannot be pinned where it is to be.
+    Pin(String),
+    /// Another host has it, and lives.
+    Held,
 }
 
 /// See the module.
 pub(crate) struct Program {
     mode: Mode,
-    maps: Mutex<Maps>,
+    maps: Maps,
     /// Held for its drop, which detaches the program. Behind the maps: sockets leave their map when they are closed.
     _link: FdLink,
+    /// Where the link is pinned, or why it is not. Behind the link: nobody has the place while it is still there.
+    pin: Result<Pin, String>,
     _ebpf: Ebpf,
-}
-
-struct Maps {
-    sockets: XskMap<MapData>,
-    rules: Array<MapData, [u16; RULES_WORDS]>,
-    counts: PerCpuArray<MapData, [u64; 3]>,
 }
 
 impl fmt::Debug for Program {
@@ -61,79 +63,96 @@ impl fmt::Debug for Program {
     }
 }
 
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Ok(pin) = &self.pin {
+            pin.remove();
+        }
+    }
+}
+
 impl Program {
-    /// The program on this interface: the one that other ports have, or a new one.
-    pub(crate) fn on(interface: &Interface, wanted: Mode) -> Result<Arc<Self>, Refused> {
+    /// The program on this interface: the one that other ports have, or a new one. `prepare` fills its maps before a
+    /// packet comes to it.
+    pub(crate) fn on(
+        interface: &Interface,
+        config: &XdpConfig,
+        prepare: impl FnOnce(&Maps),
+    ) -> Result<Arc<Self>, Refused> {
         let key = (namespace(), interface.index);
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         attached.retain(|_, program| program.strong_count() > 0);
         if let Some(program) = attached.get(&key).and_then(Weak::upgrade) {
-            if wanted != Mode::Auto && wanted != program.mode {
+            if config.mode != Mode::Auto && config.mode != program.mode {
                 return Err(Refused::OtherMode(program.mode));
             }
+            prepare(&program.maps);
             return Ok(program);
         }
-        let program = Arc::new(Self::attach(interface.index, wanted)?);
+        let program = Arc::new(Self::attach(interface, config, key.0, prepare)?);
         attached.insert(key, Arc::downgrade(&program));
         Ok(program)
     }
 
-    /// Whether this process has the program on this interface.
-    pub(crate) fn is_ours(interface: &Interface) -> bool {
+    /// Whether the program on this interface is this process's, or was left by a host that has crashed.
+    pub(crate) fn can_be_ours(interface: &Interface, config: &XdpConfig) -> bool {
         let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        attached.get(&(namespace(), interface.index)).is_some_and(|p| p.strong_count() > 0)
+        let held = attached.get(&(namespace(), interface.index));
+        held.is_some_and(|program| program.strong_count() > 0)
+            || interface.program.is_some_and(|program| {
+                pin::is_left(&config.pin, &config.interface, namespace(), program)
+            })
     }
 
-    fn attach(index: u32, wanted: Mode) -> Result<Self, Refused> {
+    fn attach(
+        interface: &Interface,
+        config: &XdpConfig,
+        namespace: u64,
+        prepare: impl FnOnce(&Maps),
+    ) -> Result<Self, Refused> {
         if OBJECT.is_empty() {
             return Err(Refused::NotBuilt);
         }
         let mut ebpf =
             Ebpf::load(OBJECT).map_err(|error| Refused::Load(of_load(&error), chain(&error)))?;
         let maps = Maps::of(&mut ebpf).map_err(|what| Refused::Load(None, what))?;
-        let program =
-            ebpf.program_mut(PROGRAM).and_then(|program| <&mut Xdp>::try_from(program).ok());
-        let Some(program) = program else {
-            return Err(Refused::Load(None, format!("the object has no XDP program {PROGRAM}")));
-        };
+        let program = xdp(&mut ebpf)?;
         program.load().map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 Refused::Load(Some(io_error), verifier_log.to_string())
             }
             other => Refused::Load(None, chain(&other)),
         })?;
-        let modes: &[Mode] = match wanted {
-            Mode::Auto => &[Mode::Native, Mode::Generic],
-            Mode::Native => &[Mode::Native],
-            Mode::Generic => &[Mode::Generic],
+        prepare(&maps);
+        let pin = match Pin::take(&config.pin, &config.interface, namespace) {
+            Ok(pin) => Ok(pin),
+            Err(Unpinned::Note(note)) => Err(note),
+            Err(Unpinned::Refused(problem)) => return Err(Refused::Pin(problem)),
+            Err(Unpinned::Held) => return Err(Refused::Held),
         };
-        let mut refused = None;
-        for mode in modes {
-            let aya = if *mode == Mode::Native { XdpMode::Driver } else { XdpMode::Skb };
-            let attached = program.attach_to_if_index(index, aya);
-            match attached.and_then(|id| program.take_link(id)) {
-                Ok(link) => {
-                    let link = FdLink::try_from(link).map_err(|_| Refused::OldKernel)?;
-                    return Ok(Self {
-                        mode: *mode,
-                        maps: Mutex::new(maps),
-                        _link: link,
-                        _ebpf: ebpf,
-                    });
-                }
-                Err(error) => {
-                    let error =
-                        of_program(&error).unwrap_or_else(|| io::Error::other(chain(&error)));
-                    // Somebody has the interface: another mode would only hide it.
-                    let busy = error.raw_os_error() == Some(libc::EBUSY);
-                    refused = Some(Refused::Attach(*mode, error));
-                    if busy {
-                        break;
+        let left = pin.as_ref().ok().and_then(Pin::left);
+        let taken = left.and_then(|link| take_over(program, link, interface, config.mode));
+        let ((mode, link), pin) = match (taken, pin) {
+            (Some(taken), pin) => {
+                tracing::info!("{}: taken over from a host that crashed", config.interface);
+                (taken, pin)
+            }
+            (None, Ok(pin)) => {
+                // What is there is nobody's.
+                pin.remove();
+                let (mode, link) = attach(program, interface.index, config.mode)?;
+                match link.pin(pin.link()) {
+                    Ok(link) => ((mode, FdLink::from(link)), Ok(pin)),
+                    Err(error) if config.pin == Pinning::Auto => {
+                        let again = attach(program, interface.index, config.mode)?;
+                        (again, Err(chain(&error)))
                     }
+                    Err(error) => return Err(Refused::Pin(chain(&error))),
                 }
             }
-        }
-        Err(refused.unwrap_or(Refused::OldKernel))
+            (None, Err(note)) => (attach(program, interface.index, config.mode)?, Err(note)),
+        };
+        Ok(Self { mode, maps, pin, _link: link, _ebpf: ebpf })
     }
 
     /// Where it runs: never `Auto`.
@@ -141,48 +160,72 @@ impl Program {
         self.mode
     }
 
-    /// Sends a queue's packets to this socket, as the rules say. They are in force before the first packet gets there.
-    pub(crate) fn claim(
-        &self,
-        queue: u32,
-        rules: &Rules,
-        socket: BorrowedFd<'_>,
-    ) -> io::Result<()> {
-        let mut maps = self.maps();
-        maps.rules.set(queue, rules.words(), 0).map_err(io::Error::other)?;
-        maps.sockets.set(queue, socket.as_raw_fd(), 0).map_err(io::Error::other)
+    /// Its maps.
+    pub(crate) fn maps(&self) -> &Maps {
+        &self.maps
     }
 
-    /// What became of a queue's packets since the program was attached, on all CPUs.
-    pub(crate) fn counts(&self, queue: u32) -> Counts {
-        let mut sum = Counts::default();
-        if let Ok(values) = self.maps().counts.get(&queue, 0) {
-            for [redirected, unclaimed, no_socket] in values.iter() {
-                sum.redirected += redirected;
-                sum.unclaimed += unclaimed;
-                sum.no_socket += no_socket;
-            }
+    /// Where it is pinned, or why it is not.
+    pub(crate) fn pinned(&self) -> String {
+        match &self.pin {
+            Ok(pin) => pin.link().display().to_string(),
+            Err(why) => format!("no: {why}"),
         }
-        sum
-    }
-
-    fn maps(&self) -> MutexGuard<'_, Maps> {
-        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Maps {
-    fn of(ebpf: &mut Ebpf) -> Result<Self, String> {
-        let mut take =
-            |name: &str| ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"));
-        let (sockets, rules, counts) = (take(SOCKETS)?, take(RULES)?, take(COUNTS)?);
-        let wrong = |error| format!("a map of the object is not as this host has it: {error}");
-        Ok(Self {
-            sockets: XskMap::try_from(sockets).map_err(wrong)?,
-            rules: Array::try_from(rules).map_err(wrong)?,
-            counts: PerCpuArray::try_from(counts).map_err(wrong)?,
-        })
+/// The program of the object.
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Refused> {
+    let program = ebpf.program_mut(PROGRAM).and_then(|program| <&mut Xdp>::try_from(program).ok());
+    program.ok_or_else(|| Refused::Load(None, format!("the object has no XDP program {PROGRAM}")))
+}
+
+/// Puts the program in the place of the one that a link has on this interface, in one step for packets. Not if the link is
+/// for another mode or nothing any more.
+fn take_over(
+    program: &mut Xdp,
+    link: FdLink,
+    interface: &Interface,
+    wanted: Mode,
+) -> Option<(Mode, FdLink)> {
+    let mode = interface.mode.filter(|mode| wanted == Mode::Auto || wanted == *mode)?;
+    if pin::of(&link) != interface.program {
+        return None;
     }
+    let link = XdpLink::try_from(link).ok()?;
+    let id = program.attach_to_link(link).ok()?;
+    let link = program.take_link(id).ok()?;
+    Some((mode, FdLink::try_from(link).ok()?))
+}
+
+/// Puts the program on an interface that has none.
+fn attach(program: &mut Xdp, index: u32, wanted: Mode) -> Result<(Mode, FdLink), Refused> {
+    let modes: &[Mode] = match wanted {
+        Mode::Auto => &[Mode::Native, Mode::Generic],
+        Mode::Native => &[Mode::Native],
+        Mode::Generic => &[Mode::Generic],
+    };
+    let mut refused = None;
+    for mode in modes {
+        let aya = if *mode == Mode::Native { XdpMode::Driver } else { XdpMode::Skb };
+        let attached = program.attach_to_if_index(index, aya);
+        match attached.and_then(|id| program.take_link(id)) {
+            Ok(link) => {
+                let link = FdLink::try_from(link).map_err(|_| Refused::OldKernel)?;
+                return Ok((*mode, link));
+            }
+            Err(error) => {
+                let error = of_program(&error).unwrap_or_else(|| io::Error::other(chain(&error)));
+                // Somebody has the interface: another mode would only hide it.
+                let busy = error.raw_os_error() == Some(libc::EBUSY);
+                refused = Some(Refused::Attach(*mode, error));
+                if busy {
+                    break;
+                }
+            }
+        }
+    }
+    Err(refused.unwrap_or(Refused::OldKernel))
 }
 
 /// Queues that the program knows.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
 use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, spread};
-use weir_port::{Port, PortStatistics};
+use weir_port::{Port, PortStatistics, Steer};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Shape};
@@ -115,6 +115,7 @@ impl PlaneEngine {
         }
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
+        let before: Vec<_> = ports.iter().map(|ports| deciders(ports)).collect();
         // Where packets come in by one port only, there is nothing that belongs together.
         let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
         let ports = ports.map_err(|error| {
@@ -124,7 +125,8 @@ impl PlaneEngine {
         let workers = self.least_used_workers(shape.workers);
         let mut deployed = Vec::with_capacity(shape.workers);
         let mut stations = Vec::with_capacity(shape.workers);
-        for ((worker, ports), statistics) in workers.iter().zip(ports).zip(statistics) {
+        let known = statistics.into_iter().zip(before);
+        for ((worker, ports), (statistics, before)) in workers.iter().zip(ports).zip(known) {
             let config = LaneConfig {
                 pool: self.pool,
                 symmetric: chain.symmetric && ports.len() > 1,
@@ -142,6 +144,7 @@ impl PlaneEngine {
                         site: station.site(),
                         counters: station.counters(),
                         ports: statistics,
+                        before,
                     });
                     stations.push(station);
                 }
@@ -346,6 +349,11 @@ impl PlaneEngine {
 /// The name of a chain's lanes at their stations.
 pub(super) fn lane_key(tenant: &Name, chain: &Name) -> String {
     format!("{tenant}/{chain}")
+}
+
+/// What decides in front of a station's ports, with the number that rules have for each.
+fn deciders(ports: &[Box<dyn Port>]) -> Vec<(u16, Arc<dyn Steer>)> {
+    (0..).zip(ports).filter_map(|(number, port)| Some((number, port.steering()?))).collect()
 }
 
 fn port_statistics(ports: &[Box<dyn Port>]) -> Vec<(Name, PortStatistics)> {

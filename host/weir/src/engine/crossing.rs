@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_control::engine::EngineError;
 use weir_packet_plane::{Counters, DROP_REASONS, LaneSite, Shared};
-use weir_port::PortStatistics;
+use weir_port::{PortStatistics, Steer};
 use weir_spec::Name;
 
 /// What cannot change without new stations.
@@ -37,6 +37,8 @@ pub(super) struct DeployedStation {
     /// What became of packets that no lane had.
     pub(super) counters: Arc<Shared>,
     pub(super) ports: Vec<(Name, PortStatistics)>,
+    /// What decides in front of the ports, with the number that rules have for each.
+    pub(super) before: Vec<(u16, Arc<dyn Steer>)>,
 }
 
 /// The name of the stations for a chain with these ports. A chain without ports has one of its own.

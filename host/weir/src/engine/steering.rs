@@ -69,6 +69,13 @@ impl PlaneEngine {
         let compiled = compile_steering(&rules, number, |chain| crossing.has(chain));
         let chains = compiled.chains.iter().map(|chain| lane_key(&crossing.tenant, chain));
         let hits = compiled.written.iter().map(|place| Arc::clone(&hits[*place as usize]));
+        let devices = crossing.stations.iter().flat_map(|station| &station.before);
+        for (port, device) in devices {
+            // What a device cannot decide comes in, and is decided here.
+            if let Err(error) = device.replace(&compiled.rules, *port) {
+                tracing::warn!("steering rules are in force behind the port only: {error}");
+            }
+        }
         let rules = Arc::new(Rules {
             table: Table::new(&compiled.rules),
             chains: chains.collect(),

@@ -109,8 +109,11 @@ def before_call(context, case, kwargs):
             for key in ("src", "dst"):
                 if isinstance(rule.get(key), str):
                     rule[key] = choose((number, key), PREFIXES, share=1)
-            if rule.get("sport") or rule.get("dport"):
-                rule["proto"] = "tcp"
+            for key in ("sport", "dport"):
+                if isinstance(rule.get(key), str):
+                    rule[key] = "1024-65535"
+                if rule.get(key):
+                    rule["proto"] = "tcp"
 
 
 @schemathesis.hook

@@ -33,9 +33,13 @@ pub(crate) fn ip(arguments: &str) {
 
 /// A pair, up: `NAME` for the port, `NAME-far`.
 pub(crate) fn pair(name: &str) {
-    ip(&format!(
-        "link add name {name} numrxqueues 2 numtxqueues 2 type veth peer name {name}-far numrxqueues 2 numtxqueues 2"
-    ));
+    pair_of(name, 2);
+}
+
+/// A pair of so many queues each.
+pub(crate) fn pair_of(name: &str, queues: u32) {
+    let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+    ip(&format!("link add name {name} {queues} type veth peer name {name}-far {queues}"));
     for end in [name.to_owned(), format!("{name}-far")] {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1");
         ip(&format!("link set dev {end} arp off up"));

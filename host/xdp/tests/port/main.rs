@@ -6,3 +6,4 @@
 mod far;
 mod moving;
 mod refusals;
+mod steering;

@@ -1,0 +1,224 @@
+//! The maps of an XDP program: what the host writes into them, and in which order.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, XskMap};
+use rustix::thread::{MembarrierCommand, membarrier};
+use weir_steering::{Key, Target};
+use weir_xdp_layout::{
+    COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, QUEUES, RULES, RULES_WORDS, Rules, SOCKETS,
+    STEERING, Steering, TABLE, TO_KERNEL, TO_NOWHERE, TUPLES, TUPLES_MAX, Tuple, cell, decision,
+    tuples_at, verdict,
+};
+
+use crate::steering::Table;
+
+/// All of them. Each group has a lock of its own: a worker that places a flow waits for nobody who writes a table.
+pub(crate) struct Maps {
+    queues: Mutex<Queues>,
+    tables: Mutex<Tables>,
+    placed: Mutex<HashMap<MapData, Fields, u64>>,
+    /// What steers each queue, as [`Steering::word`]; 0: nothing.
+    steering: Box<[AtomicU64]>,
+}
+
+struct Queues {
+    sockets: XskMap<MapData>,
+    rules: Array<MapData, [u16; RULES_WORDS]>,
+    counts: PerCpuArray<MapData, [u64; COUNTS_WORDS]>,
+}
+
+struct Tables {
+    steering: Array<MapData, u64>,
+    tuples: Array<MapData, [Tuple; TUPLES_MAX]>,
+    table: HashMap<MapData, [u64; 8], u64>,
+    /// The last table of all queues.
+    generation: u32,
+    /// Tables that are in force, or about to be.
+    written: Vec<Written>,
+    /// Tables that are not any more, and whose entries are still there.
+    old: Vec<Written>,
+}
+
+/// A table in the map.
+struct Written {
+    queue: u32,
+    generation: u32,
+    table: Arc<Table>,
+}
+
+impl Maps {
+    /// Takes them out of a loaded object.
+    pub(crate) fn of(ebpf: &mut Ebpf) -> Result<Self, String> {
+        let mut take =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"));
+        let wrong = |error| format!("a map of the object is not as this host has it: {error}");
+        let queues = Queues {
+            sockets: XskMap::try_from(take(SOCKETS)?).map_err(wrong)?,
+            rules: Array::try_from(take(RULES)?).map_err(wrong)?,
+            counts: PerCpuArray::try_from(take(COUNTS)?).map_err(wrong)?,
+        };
+        let tables = Tables {
+            steering: Array::try_from(take(STEERING)?).map_err(wrong)?,
+            tuples: Array::try_from(take(TUPLES)?).map_err(wrong)?,
+            table: HashMap::try_from(take(TABLE)?).map_err(wrong)?,
+            generation: 0,
+            written: Vec::new(),
+            old: Vec::new(),
+        };
+        let placed = HashMap::try_from(take(PLACED)?).map_err(wrong)?;
+        Ok(Self {
+            queues: Mutex::new(queues),
+            tables: Mutex::new(tables),
+            placed: Mutex::new(placed),
+            steering: (0..QUEUES).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// Says what a queue claims.
+    pub(crate) fn set_rules(&self, queue: u32, rules: &Rules) -> io::Result<()> {
+        lock(&self.queues).rules.set(queue, rules.words(), 0).map_err(io::Error::other)
+    }
+
+    /// Sends a queue's packets to this socket, as the rules say. They are in force before the first packet gets there.
+    pub(crate) fn claim(
+        &self,
+        queue: u32,
+        rules: &Rules,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.set_rules(queue, rules)?;
+        lock(&self.queues).sockets.set(queue, socket.as_raw_fd(), 0).map_err(io::Error::other)
+    }
+
+    /// What became of a queue's packets since the program was loaded, on all CPUs.
+    pub(crate) fn counts(&self, queue: u32) -> Counts {
+        let mut sum = Counts::default();
+        if let Ok(values) = lock(&self.queues).counts.get(&queue, 0) {
+            for [redirected, unclaimed, no_socket, steered, dropped] in values.iter() {
+                sum.redirected += redirected;
+                sum.unclaimed += unclaimed;
+                sum.no_socket += no_socket;
+                sum.steered += steered;
+                sum.dropped += dropped;
+            }
+        }
+        sum
+    }
+
+    /// Replaces a queue's table. Everything of the new one is there before a single word puts it in force; what was of the
+    /// old one goes when no packet looks at it any more.
+    pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
+        let mut tables = lock(&self.tables);
+        let before = self.now(queue);
+        let written = match table.entries.is_empty() {
+            true => Ok(Steering::default()),
+            false => tables.write(queue, before, table),
+        };
+        // Half a table is none: everything comes to the socket.
+        let after = written.as_ref().copied().unwrap_or_default();
+        self.exchange(&mut tables, queue, after).map_err(|error| {
+            format!("the kernel does not put the steering rules in force: {error}")
+        })?;
+        if !tables.old.is_empty() {
+            quiesce();
+            tables.clear();
+        }
+        written.map(|_| ()).map_err(|e| format!("the kernel does not take the steering rules: {e}"))
+    }
+
+    /// Leaves a queue to the kernel. What its table had goes with the next table.
+    pub(crate) fn forget(&self, queue: u32) -> io::Result<()> {
+        self.set_rules(queue, &Rules::default())?;
+        self.exchange(&mut lock(&self.tables), queue, Steering::default())
+    }
+
+    /// Has the program decide a flow as a function did. Does nothing when somebody is replacing the table.
+    pub(crate) fn place(&self, queue: u32, flow: &Key, target: Target) -> bool {
+        let action = match target {
+            Target::Chain(_) => return false,
+            Target::Kernel => TO_KERNEL,
+            Target::Drop => TO_NOWHERE,
+        };
+        let mut now = self.now(queue);
+        if now.generation == 0 {
+            // The program does not look at flows yet.
+            let Ok(mut tables) = self.tables.try_lock() else { return false };
+            now = Steering { generation: tables.next(), ..Steering::default() };
+            if self.exchange(&mut tables, queue, now).is_err() {
+                return false;
+            }
+        }
+        let fields = Key { port: queue as u16, ..*flow }.words();
+        let Ok(mut placed) = self.placed.try_lock() else { return false };
+        placed.insert(fields, verdict(&fields, now.generation, action), 0).is_ok()
+    }
+
+    fn now(&self, queue: u32) -> Steering {
+        let word = self.steering.get(queue as usize).map(|word| word.load(Ordering::Acquire));
+        Steering::of(word.unwrap_or(0))
+    }
+
+    fn exchange(&self, tables: &mut Tables, queue: u32, after: Steering) -> io::Result<()> {
+        tables.steering.set(queue, after.word(), 0).map_err(io::Error::other)?;
+        if let Some(word) = self.steering.get(queue as usize) {
+            word.store(after.word(), Ordering::Release);
+        }
+        let dead = |table: &Written| table.queue == queue && table.generation != after.generation;
+        tables.old.extend(tables.written.extract_if(.., |table| dead(table)));
+        Ok(())
+    }
+}
+
+impl Tables {
+    fn next(&mut self) -> u32 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// Writes a table beside the one that is in force.
+    fn write(&mut self, queue: u32, before: Steering, table: &Arc<Table>) -> io::Result<Steering> {
+        let list = if before.tuples > 0 { 1 - before.list } else { before.list };
+        let generation = self.next();
+        let mut tuples = [[0; 8]; TUPLES_MAX];
+        for (words, (mask, first)) in tuples.iter_mut().zip(&table.tuples) {
+            words[..7].copy_from_slice(mask);
+            words[7] = u64::from(*first);
+        }
+        self.tuples.set(tuples_at(queue, list), tuples, 0).map_err(io::Error::other)?;
+        self.written.push(Written { queue, generation, table: Arc::clone(table) });
+        for (fields, tuple, number, action) in &table.entries {
+            let key = cell(*fields, generation, *tuple);
+            self.table.insert(key, decision(*number, *action), 0).map_err(io::Error::other)?;
+        }
+        Ok(Steering { generation, tuples: table.tuples.len() as u8, list })
+    }
+
+    /// Takes out the entries of tables that are not in force any more.
+    fn clear(&mut self) {
+        for Written { generation, table, .. } in self.old.drain(..) {
+            for (fields, tuple, ..) in &table.entries {
+                // One that is not there was not written.
+                let _ = self.table.remove(&cell(*fields, generation, *tuple));
+            }
+        }
+    }
+}
+
+/// Waits until every packet that looked at a table before has been decided: the kernel runs XDP programs in RCU sections,
+/// and membarrier(2) with this command waits for all of them.
+fn quiesce() {
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // A kernel without it, or with cores that it leaves alone.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

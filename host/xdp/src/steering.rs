@@ -1,0 +1,280 @@
+//! Steering rules for the XDP program: made into tuples and entries, and kept for the program that is to have them.
+//!
+//! Knows rules and words, no maps: those are [`crate::program`]'s.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use weir_port::{PortError, Steer, Taken};
+use weir_steering::{Rule, Target};
+use weir_xdp_layout::{Fields, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
+
+use crate::error;
+use crate::program::Program;
+
+/// Entries of one table: another may replace it while it is in force.
+const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
+
+/// An entry of a table: the masked fields, the tuple that they belong to, the rule's number, its action.
+pub(crate) type Entry = (Fields, u32, u32, u16);
+
+/// Rules, ready for the program's maps.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// Masks, and the number of their first rule, in the order of those.
+    pub(crate) tuples: Vec<(Fields, u32)>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) taken: Taken,
+}
+
+impl Table {
+    /// Takes rules for packets of this port up to the first that does not fit: what comes in front of it is decided by
+    /// the program as all rules would decide it, the rest behind the socket.
+    pub(crate) fn new(rules: &[Rule], port: u16) -> Self {
+        let mine: Vec<Rule> = rules
+            .iter()
+            .filter(|rule| rule.port.is_none_or(|of| of == port))
+            .map(|rule| Rule { port: None, ..*rule })
+            .collect();
+        // Behind the last rule that keeps packets from the socket there is nothing to look for.
+        let last = mine.iter().rposition(|rule| !matches!(rule.target, Target::Chain(_)));
+        let mut table = Self::default();
+        let mut known = HashMap::<Fields, u32>::new();
+        let mut seen = HashMap::<(Fields, u32), ()>::new();
+        for (number, rule) in mine[..last.map_or(0, |last| last + 1)].iter().enumerate() {
+            if !table.add(rule, number as u32, &mut known, &mut seen) {
+                table.cut(number as u32);
+                break;
+            }
+            table.taken.rules = number + 1;
+        }
+        if last.is_none_or(|last| table.taken.rules > last) {
+            table.taken.rules = mine.len();
+        }
+        table.taken.of = mine.len();
+        table
+    }
+
+    /// Adds a rule; false: it does not fit.
+    fn add(
+        &mut self,
+        rule: &Rule,
+        number: u32,
+        known: &mut HashMap<Fields, u32>,
+        seen: &mut HashMap<(Fields, u32), ()>,
+    ) -> bool {
+        let action = match rule.target {
+            Target::Chain(_) => TO_SOCKET,
+            Target::Kernel => TO_KERNEL,
+            Target::Drop => TO_NOWHERE,
+        };
+        for part in rule.masked() {
+            let mask = part.mask.words();
+            let tuple = match known.get(&mask) {
+                Some(tuple) => *tuple,
+                None if self.tuples.len() == TUPLES_MAX => return false,
+                None => {
+                    let tuple = self.tuples.len() as u32;
+                    self.tuples.push((mask, number));
+                    known.insert(mask, tuple);
+                    tuple
+                }
+            };
+            // An earlier rule for the same packets decides.
+            if seen.insert((part.bits.words(), tuple), ()).is_none() {
+                self.entries.push((part.bits.words(), tuple, number, action));
+            }
+        }
+        self.entries.len() <= ENTRIES_MAX
+    }
+
+    /// Takes out what belongs to this rule, the last, and to trailing rules that only lead to the socket.
+    fn cut(&mut self, number: u32) {
+        self.entries.retain(|entry| entry.2 < number);
+        self.tuples.retain(|tuple| tuple.1 < number);
+    }
+}
+
+/// A port's rules, and the program that has them while the port is attached.
+pub(crate) struct Steering {
+    name: String,
+    queue: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// None before the first rules.
+    table: Option<Arc<Table>>,
+    program: Weak<Program>,
+    /// Why the program does not have them.
+    refused: Option<String>,
+}
+
+impl fmt::Debug for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steering").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+impl Steering {
+    pub(crate) fn new(name: &str, queue: u32) -> Self {
+        Self { name: name.to_owned(), queue, state: Mutex::default() }
+    }
+
+    /// The rules that a program is to have before it is attached.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        self.state().table.clone()
+    }
+
+    /// The port has this program now, which has got this table, or refused it.
+    pub(crate) fn opened(
+        &self,
+        program: &Arc<Program>,
+        given: Option<&Arc<Table>>,
+        refused: Option<String>,
+    ) {
+        let mut state = self.state();
+        state.program = Arc::downgrade(program);
+        state.refused = refused;
+        // Another came meanwhile.
+        if let Some(table) = state.table.clone()
+            && !given.is_some_and(|given| Arc::ptr_eq(given, &table))
+        {
+            state.refused = program.maps().steer(self.queue, &table).err();
+        }
+    }
+
+    /// The port lets go of the program.
+    pub(crate) fn closing(&self) {
+        let mut state = self.state();
+        if let Some(program) = state.program.upgrade() {
+            // Without it the queue's packets go on to be steered until the program goes.
+            let _ = program.maps().forget(self.queue);
+        }
+        state.program = Weak::new();
+    }
+
+    /// For operators: how many rules are decided where.
+    pub(crate) fn told(&self) -> Option<String> {
+        let state = self.state();
+        let taken = state.table.as_ref().filter(|table| table.taken.of > 0)?.taken;
+        if let Some(refused) = &state.refused {
+            return Some(format!("0 of {} rules in XDP: {refused}", taken.of));
+        }
+        if taken.rules < taken.of {
+            return Some(format!(
+                "{} of {} rules in XDP, the rest behind it: up to {TUPLES_MAX} different sets of fields and {ENTRIES_MAX} \
+                 entries fit",
+                taken.rules, taken.of
+            ));
+        }
+        Some(format!("{} of {} rules in XDP", taken.rules, taken.of))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steer for Steering {
+    fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError> {
+        let table = Arc::new(Table::new(rules, port));
+        let taken = table.taken;
+        let mut state = self.state();
+        state.table = Some(Arc::clone(&table));
+        state.refused = None;
+        let Some(program) = state.program.upgrade() else { return Ok(taken) };
+        program.maps().steer(self.queue, &table).map(|()| taken).map_err(|problem| {
+            state.refused = Some(problem.clone());
+            error::device(&self.name, problem)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+    use weir_steering::{Key, Prefix};
+
+    use super::*;
+
+    /// What the program does with the maps.
+    fn search(table: &Table, key: &Key) -> u16 {
+        let mut found = (u32::MAX, TO_SOCKET);
+        for (fields, tuple, number, action) in &table.entries {
+            let mask = table.tuples[*tuple as usize].0;
+            let masked = key.words().into_iter().zip(mask).map(|(word, mask)| word & mask);
+            if masked.eq(*fields) && *number < found.0 {
+                found = (*number, *action);
+            }
+        }
+        found.1
+    }
+
+    fn rule(length: u8, port: u16, target: Target) -> Rule {
+        let address = Ipv4Addr::new(10, 0, 0, 0).into();
+        Rule {
+            destination: Some(Prefix { address, length }),
+            destination_ports: (port > 0).then_some((port, port)),
+            ..Rule::all(target)
+        }
+    }
+
+    fn key(port: u16) -> Key {
+        let destination = Ipv4Addr::new(10, 0, 0, 0).to_ipv6_mapped().octets();
+        Key { destination, destination_port: port, ethertype: 0x0800, ..Key::default() }
+    }
+
+    #[test]
+    fn rules_for_chains_alone_need_no_table() {
+        let rules = [rule(8, 1, Target::Chain(0)), Rule::all(Target::Chain(1))];
+        let table = Table::new(&rules, 0);
+        assert_eq!((table.tuples.len(), table.entries.len()), (0, 0));
+        assert_eq!(table.taken, Taken { rules: 2, of: 2 });
+        // They count in front of another.
+        let rules = [rule(8, 1, Target::Chain(0)), Rule::all(Target::Drop)];
+        let table = Table::new(&rules, 0);
+        assert_eq!(table.entries.len(), 2);
+        assert_eq!((search(&table, &key(1)), search(&table, &key(2))), (TO_SOCKET, TO_NOWHERE));
+    }
+
+    #[test]
+    fn other_ports_rules_are_none_of_this() {
+        let other = Rule { port: Some(1), ..Rule::all(Target::Drop) };
+        let table = Table::new(&[other, Rule { port: Some(0), ..Rule::all(Target::Kernel) }], 0);
+        assert_eq!(table.taken, Taken { rules: 1, of: 1 });
+        assert_eq!(search(&table, &key(1)), TO_KERNEL);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_for_who_reads_the_socket() {
+        // 33 lengths with a port and without: 66 tuples.
+        let rules: Vec<_> =
+            (0..=32).flat_map(|n| [rule(n, 1, Target::Drop), rule(n, 0, Target::Kernel)]).collect();
+        let table = Table::new(&rules, 0);
+        assert_eq!(table.tuples.len(), TUPLES_MAX);
+        assert_eq!(table.taken, Taken { rules: 64, of: 66 });
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_decides_as_the_rules_do(
+            rules in prop::collection::vec((0..=32_u8, 0..3_u16, 0..3_u8), 0..100), port in 0..4_u16,
+        ) {
+            let target = |n| [Target::Chain(0), Target::Kernel, Target::Drop][usize::from(n)];
+            let rules: Vec<_> = rules.into_iter().map(|(l, p, t)| rule(l, p, target(t))).collect();
+            let table = Table::new(&rules, 0);
+            let decided = rules[..table.taken.rules].iter().find(|rule| rule.matches(&key(port)));
+            let expected = match decided.map(|rule| rule.target) {
+                Some(Target::Kernel) => TO_KERNEL,
+                Some(Target::Drop) => TO_NOWHERE,
+                _ => TO_SOCKET,
+            };
+            prop_assert_eq!(search(&table, &key(port)), expected);
+        }
+    }
+}

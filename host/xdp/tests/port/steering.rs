@@ -1,0 +1,445 @@
+//! Steering: what the program decides by rules, with real packets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use etherparse::{PacketBuilder, VlanId};
+use weir_pool::Pool;
+use weir_port::{Inspect, Port, Steer, Taken};
+use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
+use weir_xdp::{Mode, Pinning, XdpConfig, XdpPort};
+
+use crate::far::{Far, PATIENCE, finish, namespace, pair_of, pool, port, receive};
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+
+fn config(mode: Mode) -> XdpConfig {
+    XdpConfig { mode, pin: Pinning::Never, ..XdpConfig::new("a") }
+}
+
+/// A UDP packet of this flow.
+fn udp(source: u32, destination_port: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(MACS[1], MACS[0])
+        .ipv4(source.to_be_bytes(), [192, 0, 2, 1], 64)
+        .udp(4000, destination_port)
+        .write(&mut bytes, &[0; 18])
+        .unwrap();
+    bytes
+}
+
+fn to_port(port: u16, target: Target) -> Rule {
+    Rule { destination_ports: Some((port, port)), protocol: Some(17), ..Rule::all(target) }
+}
+
+fn from(source: u32, target: Target) -> Rule {
+    let address = IpAddr::V4(source.into());
+    Rule { source: Some(Prefix { address, length: 32 }), ..Rule::all(target) }
+}
+
+/// A port that is read, its steering, and its counters.
+fn steered(config: XdpConfig, pool: &mut Pool) -> (XdpPort, Arc<dyn Steer>, Counters) {
+    let mut port = port(config, pool).unwrap();
+    port.receive(pool, &mut Vec::new(), 1).unwrap();
+    let (steering, inspector) = (port.steering().unwrap(), port.inspector().unwrap());
+    (port, steering, Counters(inspector))
+}
+
+struct Counters(Arc<dyn Inspect>);
+
+impl Counters {
+    fn of(&self, name: &str) -> u64 {
+        let counters = self.0.inspect().counters;
+        counters.iter().find(|counter| counter.0 == name).unwrap().1
+    }
+
+    fn dropped(&self) -> u64 {
+        self.of("xdp_dropped_steered")
+    }
+
+    fn steered(&self) -> u64 {
+        self.of("xdp_to_kernel_steered")
+    }
+
+    /// Waits until so many packets were dropped.
+    #[track_caller]
+    fn wait_dropped(&self, wanted: u64) {
+        let until = Instant::now() + PATIENCE;
+        while self.dropped() < wanted && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(self.dropped(), wanted);
+    }
+}
+
+/// The packets that came to the port, given back to the pool.
+fn taken(port: &mut XdpPort, pool: &mut Pool, wanted: usize) -> Vec<Vec<u8>> {
+    let packets = receive(port, pool, wanted);
+    let bytes = packets.iter().map(|p| pool.bytes(p.descriptor).unwrap().to_vec()).collect();
+    pool.give_all(packets.iter().map(|packet| packet.buffer));
+    bytes
+}
+
+#[test]
+fn netns_rules_keep_packets_from_the_port() {
+    namespace();
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    for mode in [Mode::Native, Mode::Generic] {
+        let mut pool = pool(256, 2048);
+        let (mut port, steering, counters) = steered(config(mode), &mut pool);
+        let rules = [
+            to_port(1, Target::Chain(0)),
+            from(0x0a00_0001, Target::Drop),
+            to_port(2, Target::Kernel),
+            Rule { port: Some(9), ..Rule::all(Target::Drop) },
+        ];
+        assert_eq!(steering.replace(&rules, 3).unwrap(), Taken { rules: 3, of: 3 });
+        assert_eq!(counters.0.inspect().fact("steering"), Some("3 of 3 rules in XDP"));
+        // Twice: searched, and then known.
+        for round in 1..=2 {
+            far.send(&udp(0x0a00_0001, 1));
+            far.send(&udp(0x0a00_0001, 2));
+            far.send(&udp(0x0a00_0002, 2));
+            far.send(&udp(0x0a00_0002, 3));
+            let expected = [udp(0x0a00_0001, 1), udp(0x0a00_0002, 3)];
+            assert_eq!(taken(&mut port, &mut pool, 2), expected);
+            assert_eq!(kernel.receive(), udp(0x0a00_0002, 2));
+            assert_eq!((counters.dropped(), counters.steered()), (round, round));
+        }
+        // Other rules decide from the next packet on, whatever is known.
+        steering.replace(&[from(0x0a00_0002, Target::Drop)], 3).unwrap();
+        far.send(&udp(0x0a00_0002, 2));
+        far.send(&udp(0x0a00_0001, 2));
+        assert_eq!(taken(&mut port, &mut pool, 1), [udp(0x0a00_0001, 2)]);
+        assert_eq!((counters.dropped(), counters.steered()), (3, 2));
+        // None: everything is the port's.
+        steering.replace(&[], 3).unwrap();
+        far.send(&udp(0x0a00_0002, 2));
+        assert_eq!(taken(&mut port, &mut pool, 1), [udp(0x0a00_0002, 2)]);
+        finish(port, &mut pool);
+        assert_eq!(pool.accounting().out, 0);
+    }
+}
+
+/// Rules that came before the port was attached are in force with its first packet, whether it is read or not.
+#[test]
+fn netns_rules_wait_for_the_port() {
+    namespace();
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pool = pool(256, 2048);
+    let mut port = XdpPort::open("lan", config(Mode::Auto)).unwrap();
+    let steering = port.steering().unwrap();
+    let taken = steering.replace(&[to_port(1, Target::Drop), Rule::all(Target::Kernel)], 0);
+    assert_eq!(taken.unwrap(), Taken { rules: 2, of: 2 });
+    port.attach(&mut pool).unwrap();
+    let counters = Counters(port.inspector().unwrap());
+    far.send(&udp(1, 1));
+    far.send(&udp(1, 2));
+    assert_eq!(kernel.receive(), udp(1, 2));
+    assert_eq!((counters.dropped(), counters.steered()), (1, 1));
+    // They end with the port.
+    port.finish(&mut pool).unwrap();
+    far.send(&udp(1, 1));
+    assert_eq!(kernel.receive(), udp(1, 1));
+    assert_eq!(counters.dropped(), 1);
+}
+
+/// Frames of all kinds that steering reads.
+fn frames() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let id = |n| VlanId::try_new(n).unwrap();
+    for tags in 0..3 {
+        for (n, v6) in [(1, false), (2, true)] {
+            for tcp in [false, true] {
+                let ethernet = PacketBuilder::ethernet2(MACS[1], MACS[0]);
+                macro_rules! ip {
+                    ($below:expr) => {
+                        if v6 {
+                            $below.ipv6([n; 16], [9; 16], 64)
+                        } else {
+                            $below.ipv4([10, n, 0, 1], [192, 0, 2, n], 64)
+                        }
+                    };
+                }
+                let ip = match tags {
+                    0 => ip!(ethernet),
+                    1 => ip!(ethernet.single_vlan(id(7))),
+                    _ => ip!(ethernet.double_vlan(id(8), id(9))),
+                };
+                let mut bytes = Vec::new();
+                if tcp {
+                    ip.tcp(1000, 443, 1, 2).write(&mut bytes, &[0; 30])
+                } else {
+                    ip.udp(1001, 53).write(&mut bytes, &[0; 30])
+                }
+                .unwrap();
+                // A code point.
+                let at = 14 + tags * 4;
+                if v6 {
+                    bytes[at] |= 0xb;
+                    bytes[at + 1] |= 0x80;
+                } else {
+                    bytes[at + 1] = 46 << 2;
+                }
+                frames.push(bytes);
+            }
+        }
+    }
+    let v4 = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = udp(0x0a63_0000, 53);
+        change(&mut bytes);
+        bytes
+    };
+    // A protocol without ports, fragments, options, a payload that is cut off.
+    frames.push(v4(|bytes| bytes[23] = 47));
+    frames.push(v4(|bytes| bytes[20] = 0x20));
+    frames.push(v4(|bytes| bytes[21] = 5));
+    frames.push(v4(|bytes| {
+        bytes[14] = 0x47;
+        bytes.splice(34..34, [1; 8]);
+    }));
+    frames.push(v4(|bytes| bytes.truncate(36)));
+    // Not IP.
+    let mut arp = vec![0; 42];
+    arp[..6].copy_from_slice(&[0xff; 6]);
+    arp[6..12].copy_from_slice(&MACS[1]);
+    (arp[12], arp[13]) = (8, 6);
+    frames.push(arp);
+    frames
+}
+
+/// A rule for exactly this key.
+fn exactly(key: &Key) -> Rule {
+    let prefix = |address: [u8; 16]| {
+        let address = Ipv6Addr::from(address);
+        match address.to_ipv4_mapped().filter(|_| key.is_ipv4()) {
+            Some(address) => Prefix { address: address.into(), length: 32 },
+            None => Prefix { address: address.into(), length: 128 },
+        }
+    };
+    let ip = key.is_ipv4() || key.is_ipv6();
+    Rule {
+        vlan: Some(key.vlan),
+        ethertype: Some(key.ethertype),
+        source_mac: Some(key.macs[1]),
+        destination_mac: Some(key.macs[0]),
+        source: ip.then(|| prefix(key.source)),
+        destination: ip.then(|| prefix(key.destination)),
+        protocol: Some(key.protocol),
+        source_ports: Some((key.source_port, key.source_port)),
+        destination_ports: Some((key.destination_port, key.destination_port)),
+        dscp: ip.then_some(key.dscp),
+        ..Rule::all(Target::Drop)
+    }
+}
+
+#[test]
+fn netns_the_program_reads_frames_as_the_host_does() {
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(256, 2048);
+    let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    let frames = frames();
+    let keys: Vec<_> = frames.iter().map(|frame| Key::read(frame, 0)).collect();
+    assert!(keys.iter().any(|key| key.vlan != UNTAGGED) && keys.iter().any(Key::is_ipv6));
+    // Each alone: nothing but its own rule means it.
+    for (n, (frame, key)) in frames.iter().zip(&keys).enumerate() {
+        steering.replace(&[exactly(key)], 0).unwrap();
+        far.send(frame);
+        counters.wait_dropped(n as u64 + 1);
+    }
+    // Whatever has extension headers is for who reads the port.
+    let mut extended = Vec::new();
+    PacketBuilder::ethernet2(MACS[1], MACS[0])
+        .ipv6([1; 16], [9; 16], 64)
+        .udp(1, 2)
+        .write(&mut extended, &[0; 30])
+        .unwrap();
+    extended.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
+    extended[20] = 60;
+    extended[19] += 8;
+    steering.replace(&[Rule::all(Target::Drop)], 0).unwrap();
+    far.send(&extended);
+    assert_eq!(taken(&mut port, &mut pool, 1), [extended]);
+    finish(port, &mut pool);
+}
+
+/// Tables are exchanged while packets come: none is decided otherwise than the old table or the new one says.
+#[test]
+fn netns_no_packet_is_decided_by_half_a_table() {
+    const EXCHANGES: u32 = 60;
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(1024, 2048);
+    let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    // All tables drop what goes to port 2 and let through what goes to port 1, each by other rules.
+    let table = |n: u32| -> Vec<Rule> {
+        let many = (0..500).map(|k| from(0xac00_0000 + n * 500 + k, Target::Kernel));
+        let others = to_port(1, Target::Chain(n as u16));
+        let last = if n % 2 == 0 { Rule::all(Target::Drop) } else { to_port(2, Target::Drop) };
+        many.chain([others, last]).collect()
+    };
+    steering.replace(&table(0), 0).unwrap();
+    let done = AtomicBool::new(false);
+    let (mut sent, mut came) = (0_u64, 0_u64);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..=EXCHANGES {
+                steering.replace(&table(n), 0).unwrap();
+            }
+            done.store(true, Ordering::Release);
+        });
+        let mut packets = Vec::new();
+        while !done.load(Ordering::Acquire) {
+            // New flows and old ones.
+            for n in 0..16 {
+                let source = if n % 2 == 0 { 7 } else { sent as u32 };
+                far.send(&udp(source, 1));
+                far.send(&udp(source, 2));
+                sent += 1;
+            }
+            let until = Instant::now() + PATIENCE;
+            while came < sent && Instant::now() < until {
+                port.receive(&mut pool, &mut packets, 64).unwrap();
+                for packet in packets.drain(..) {
+                    assert_eq!(pool.bytes(packet.descriptor).unwrap()[37], 1, "what is dropped");
+                    pool.give(packet.buffer);
+                    came += 1;
+                }
+            }
+            assert_eq!(came, sent);
+        }
+    });
+    assert!(sent > 1000, "{sent}");
+    assert_eq!((counters.dropped(), counters.steered()), (sent, 0));
+    finish(port, &mut pool);
+}
+
+#[test]
+fn netns_a_hundred_thousand_rules_decide_and_are_replaced() {
+    const RULES: u32 = 100_000;
+    namespace();
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pool = pool(256, 2048);
+    let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    let target = |n: u32| [Target::Chain(0), Target::Kernel, Target::Drop][n as usize % 3];
+    // More often than the map could hold them all.
+    for round in 0..4 {
+        let first = 0x0a00_0000 + round * RULES;
+        let rules: Vec<_> = (0..RULES).map(|n| from(first + n, target(n))).collect();
+        let started = Instant::now();
+        let taken_rules = steering.replace(&rules, 0).unwrap();
+        println!("{RULES} rules replaced in {:?}", started.elapsed());
+        // The last one is for a chain, and needs no entry.
+        assert_eq!(taken_rules, Taken { rules: RULES as usize, of: RULES as usize });
+        let before = counters.dropped();
+        for n in (0..RULES).step_by(5000) {
+            far.send(&udp(first + n, 1));
+            match target(n) {
+                Target::Chain(_) => {
+                    assert_eq!(taken(&mut port, &mut pool, 1), [udp(first + n, 1)]);
+                }
+                Target::Kernel => assert_eq!(kernel.receive(), udp(first + n, 1)),
+                Target::Drop => {}
+            }
+        }
+        let drops = (0..RULES).step_by(5000).filter(|n| target(*n) == Target::Drop).count();
+        counters.wait_dropped(before + drops as u64);
+    }
+    finish(port, &mut pool);
+}
+
+/// Far more flows than the caches hold: decisions are the same, and flows that a function placed stay where they are.
+#[test]
+fn netns_caches_under_pressure_decide_as_the_rules_do() {
+    const FLOWS: u32 = 120_000;
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(1024, 2048);
+    let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    let all = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 1 };
+    let low = Rule { source: Some(all), ..Rule::all(Target::Drop) };
+    steering.replace(&[low], 0).unwrap();
+    let placed: Vec<_> = (0..100).map(|n| udp(0xc000_0000 + n, 5)).collect();
+    for frame in &placed {
+        assert!(port.place_flow(&Key::read(frame, 0), Target::Drop));
+    }
+    assert!(!port.place_flow(&Key::read(&placed[0], 0), Target::Chain(0)));
+    let mut came = 0;
+    for n in 0..FLOWS {
+        // Half of them are above what the rule drops.
+        let source = n | (n & 1) << 31;
+        far.send(&udp(source, 5));
+        if n % 32 == 31 {
+            came += taken(&mut port, &mut pool, 16).len();
+        }
+    }
+    assert_eq!(came, FLOWS as usize / 2);
+    counters.wait_dropped(u64::from(FLOWS) / 2);
+    for frame in &placed {
+        far.send(frame);
+    }
+    counters.wait_dropped(u64::from(FLOWS) / 2 + 100);
+    // A new table is a new decision.
+    steering.replace(&[low], 0).unwrap();
+    far.send(&placed[0]);
+    assert_eq!(taken(&mut port, &mut pool, 1), [placed[0].clone()]);
+    finish(port, &mut pool);
+}
+
+/// Without any rules, too, a function can give a flow away.
+#[test]
+fn netns_flows_are_placed_without_rules() {
+    namespace();
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pool = pool(256, 2048);
+    let (mut port, _, counters) = steered(config(Mode::Auto), &mut pool);
+    // The number that others have for the port does not matter here.
+    assert!(port.place_flow(&Key::read(&udp(1, 1), 5), Target::Kernel));
+    assert!(port.place_flow(&Key::read(&udp(2, 1), 5), Target::Drop));
+    for source in 1..=3 {
+        far.send(&udp(source, 1));
+    }
+    assert_eq!(kernel.receive(), udp(1, 1));
+    assert_eq!(taken(&mut port, &mut pool, 1), [udp(3, 1)]);
+    assert_eq!((counters.dropped(), counters.steered()), (1, 1));
+    port.finish(&mut pool).unwrap();
+    assert!(!port.place_flow(&Key::default(), Target::Drop));
+}
+
+#[test]
+fn netns_rules_that_do_not_fit_are_told() {
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(256, 2048);
+    let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    // Each length with and without a port: 66 tuples.
+    let rules: Vec<_> = (0..=32_u8)
+        .rev()
+        .flat_map(|length| {
+            let prefix = Prefix { address: Ipv4Addr::new(10, 0, 0, length).into(), length };
+            let rule = Rule { source: Some(prefix), ..Rule::all(Target::Drop) };
+            [Rule { destination_ports: Some((1, 1)), ..rule }, rule]
+        })
+        .collect();
+    assert_eq!(steering.replace(&rules, 0).unwrap(), Taken { rules: 64, of: 66 });
+    let told = counters.0.inspect().fact("steering").unwrap().to_owned();
+    assert!(told.starts_with("64 of 66 rules in XDP, the rest behind it"), "{told}");
+    // By the first, by the last that fits, and by one that does not.
+    far.send(&udp(0x0a00_0020, 9));
+    far.send(&udp(0x7000_0000, 9));
+    far.send(&udp(0xf000_0000, 9));
+    assert_eq!(taken(&mut port, &mut pool, 1), [udp(0xf000_0000, 9)]);
+    counters.wait_dropped(2);
+    finish(port, &mut pool);
+}
