@@ -184,7 +184,7 @@ impl Lab {
         Self::with_queues(1, kind, keys, tables)
     }
 
-    /// The same, over wires whose ends have so many queues.
+    /// The same, over wires whose ends have so many queues. `SIDE` in the keys is the port's interface.
     #[must_use]
     pub fn with_queues(queues: u8, kind: &str, keys: &str, tables: &str) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
@@ -192,9 +192,10 @@ impl Lab {
         wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
         let port = |side: &str| {
-            format!(
-                "[[port]]\nname = \"{side}\"\nkind = \"{kind}\"\ninterface = \"{side}\"\n{keys}\n"
-            )
+            let keys = keys.replace("SIDE", side);
+            let own =
+                if kind == "xdp" { format!("interface = \"{side}\"\n") } else { String::new() };
+            format!("[[port]]\nname = \"{side}\"\nkind = \"{kind}\"\n{own}{keys}\n")
         };
         let config = format!(
             "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{tables}{}{}",
