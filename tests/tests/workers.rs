@@ -29,7 +29,10 @@ internal = ["10.77.0.0/24"]
 const WORKERS: &str = "[workers]\ncount = 2\n";
 
 fn lab(function: &str, config: &str) -> Lab {
-    let mut lab = Lab::with_queues(2, PortKind::Xdp, "queues = 2", WORKERS);
+    started(Lab::with_queues(2, PortKind::Xdp, "queues = 2", WORKERS), function, config)
+}
+
+fn started(mut lab: Lab, function: &str, config: &str) -> Lab {
     lab.push(function, "1.0.0");
     lab.deploy_with("workers = 2", &format!("[[function]]\nuse = \"{function}\"\n{config}\n"));
     lab.serve(1_000_000);
@@ -139,6 +142,20 @@ fn netns_translated_flows_come_back_to_the_worker_that_translated_them() {
         assert!(out.contains(" 0% packet loss"), "{out}");
     }
     shared_between_workers(&lab);
+    lab.stop();
+    assert!(!lab.log().contains("were lost"), "{}", lab.log());
+}
+
+/// DPDK's AF_PACKET driver with two sockets for each interface, over which the kernel spreads flows by a hash of its own.
+#[test]
+fn netns_two_queues_of_dpdk_devices_share_the_flows() {
+    let lab = Lab::with_queues(2, PortKind::DpdkAfPacket, "queues = 2", WORKERS);
+    let mut lab = started(lab, "firewall", FIREWALL);
+    assert_eq!(lab.port("left")["device"]["rss"], "none");
+    clients(&lab);
+    shared_between_workers(&lab);
+    let status = lab.status();
+    assert_eq!(status["functions"][0]["faults"], 0, "{status}");
     lab.stop();
     assert!(!lab.log().contains("were lost"), "{}", lab.log());
 }

@@ -322,9 +322,9 @@ impl Port for DpdkPort {
         match self.gate.take() {
             None => self.receive_within(pool, into, max),
             Some(gate) if gate.enter() => {
-                let inside = Inside(gate);
+                let inside = Inside::of(gate);
                 let received = self.receive_within(pool, into, max);
-                self.gate = Some(inside.leave());
+                self.gate = inside.leave();
                 received
             }
             Some(gate) => {
@@ -341,9 +341,9 @@ impl Port for DpdkPort {
             match self.gate.take() {
                 None => return self.send_within(pool, packets),
                 Some(gate) if gate.enter() => {
-                    let inside = Inside(gate);
+                    let inside = Inside::of(gate);
                     let sent = self.send_within(pool, packets);
-                    self.gate = Some(inside.leave());
+                    self.gate = inside.leave();
                     return sent;
                 }
                 Some(gate) => {

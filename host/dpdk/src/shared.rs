@@ -57,19 +57,28 @@ impl Gate {
 }
 
 /// A gate that somebody is in: left also if a panic ends the call.
-pub(crate) struct Inside(pub(crate) Arc<Gate>);
+pub(crate) struct Inside(Option<Arc<Gate>>);
 
 impl Inside {
+    /// The caller has entered it.
     #[inline]
-    pub(crate) fn leave(self) -> Arc<Gate> {
-        Arc::clone(&self.0)
+    pub(crate) fn of(gate: Arc<Gate>) -> Self {
+        Self(Some(gate))
+    }
+
+    /// Leaves it, and gives it back.
+    #[inline]
+    pub(crate) fn leave(mut self) -> Option<Arc<Gate>> {
+        let gate = self.0.take();
+        gate.iter().for_each(|gate| gate.leave());
+        gate
     }
 }
 
 impl Drop for Inside {
     #[inline]
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.iter().for_each(|gate| gate.leave());
     }
 }
 

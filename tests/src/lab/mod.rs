@@ -41,11 +41,13 @@ pub enum PortKind {
 }
 
 impl PortKind {
-    fn table(self, number: usize, side: &str, keys: &str) -> String {
+    fn table(self, number: usize, side: &str, keys: &str, queues: u8) -> String {
         let of_kind = match self {
             Self::Xdp => format!("kind = \"xdp\"\ninterface = \"{side}\""),
             Self::DpdkAfPacket => {
-                format!("kind = \"dpdk\"\ndevice = \"net_af_packet{number},iface={side}\"")
+                format!(
+                    "kind = \"dpdk\"\ndevice = \"net_af_packet{number},iface={side},qpairs={queues}\""
+                )
             }
             Self::DpdkAfXdp => {
                 format!("kind = \"dpdk\"\ndevice = \"net_af_xdp{number},iface={side}\"")
@@ -83,6 +85,8 @@ pub struct Lab {
     /// The host on the right.
     pub right: Namespace,
     directory: TempDir,
+    /// Queues of each wire's ends.
+    queues: u8,
 }
 
 impl Lab {
@@ -119,13 +123,14 @@ impl Lab {
         wire(&left, &middle, "left", 2, queues);
         wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
-        Self { host: None, servers: Vec::new(), left, middle, right, directory }
+        Self { host: None, servers: Vec::new(), left, middle, right, directory, queues }
     }
 
     /// Writes the configuration that the host will be started with.
     pub fn configure(&self, ports: PortKind, keys: &str, tables: &str) {
         let sides = ["left", "right"].into_iter().enumerate();
-        let ports: String = sides.map(|(n, side)| ports.table(n, side, keys)).collect();
+        let ports: String =
+            sides.map(|(n, side)| ports.table(n, side, keys, self.queues)).collect();
         let config =
             format!("[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{tables}{ports}");
         self.write("weir.toml", config);
