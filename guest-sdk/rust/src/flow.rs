@@ -144,7 +144,7 @@ impl FlowV4 {
 }
 
 impl PartialEq for FlowV4 {
-    /// By words: of an array, the compiler calls a function to compare bytes (16 bytes in Wasm).
+    /// By words, in registers: of an array LLVM makes a vector comparison, for which the key goes through memory.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) == 0
