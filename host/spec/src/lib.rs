@@ -45,4 +45,4 @@ pub use schema::{
 };
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
-pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};
+pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode, XdpPin};
