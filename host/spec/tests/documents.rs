@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use weir_spec::{
     Access, Chain, Check, Document, HostConfig, Manifest, OnFault, Period, PortKind, Size, State,
-    SteerTo, Steering, XdpMode,
+    SteerTo, Steering, XdpMode, XdpPin,
 };
 
 #[track_caller]
@@ -110,16 +110,23 @@ fn an_xdp_port_says_what_it_takes_and_impossible_ones_are_refused() {
             .map(|document| document.value.ports[0].clone())
     };
     let full = port(
-        "interface = \"eth0\"\nqueue = 3\nmode = \"native\"\nbusy-poll = \"20us\"\nrx-ring = 2048\ntx-ring = 512\n\
+        "interface = \"eth0\"\nqueue = 3\nmode = \"native\"\npin = \"/sys/fs/bpf\"\nbusy-poll = \"20us\"\nrx-ring = 2048\ntx-ring = 512\n\
          leave = [{ ethertype = \"lldp\" }]\nclaim = [{ vlan = 100 }, { destination = \"02:00:00:00:00:01\", ethertype = \"0x88b5\" }]",
     )
     .unwrap();
     assert_eq!((full.mode, full.rx_ring, full.claim.len()), (Some(XdpMode::Native), Some(2048), 2));
     assert_eq!(full.leave[0].ethertype.unwrap().get(), 0x88cc);
+    assert_eq!(full.pin, Some(XdpPin::At("/sys/fs/bpf".into())));
+    let never = port("interface = \"eth0\"\npin = false").unwrap();
+    assert_eq!(never.pin, Some(XdpPin::Never));
+    let json = serde_json::to_string(&[&full, &never]).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<weir_spec::Port>>(&json).unwrap(), [full, never]);
     for (keys, key, line, message) in [
         ("", "port[0].interface", 1, "needs `interface`"),
         ("interface = \"a/b\"", "port[0].interface", 4, "is not an interface's name"),
         ("interface = \"e\"\nmode = \"fast\"", "port[0].mode", 5, "unknown value `fast`"),
+        ("interface = \"e\"\npin = true", "port[0].pin", 5, "expected false, or the path"),
+        ("interface = \"e\"\npin = \"bpf\"", "port[0].pin", 5, "not an absolute path"),
         ("interface = \"e\"\nrx-ring = 1000", "port[0].rx-ring", 5, "a ring of 1000"),
         ("interface = \"e\"\nbusy-poll = \"1s\"", "port[0].busy-poll", 5, "1s is out of range"),
         ("interface = \"e\"\nleave = [{}]", "port[0].leave[0]", 5, "nothing is named"),

@@ -53,6 +53,7 @@ impl PortKind {
                 format!("kind = \"dpdk\"\ndevice = \"net_af_xdp{number},iface={side}\"")
             }
         };
+        let keys = keys.replace("SIDE", side);
         format!("[[port]]\nname = \"{side}\"\n{of_kind}\n{keys}\n")
     }
 }
