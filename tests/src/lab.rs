@@ -184,7 +184,7 @@ impl Lab {
         Self::with_queues(1, kind, keys, tables)
     }
 
-    /// The same, over wires whose ends have so many queues. `SIDE` in the keys is the port's interface.
+    /// The same, over wires whose ends have so many queues. `SIDE` in the keys is the port's interface, `NUMBER` its number.
     #[must_use]
     pub fn with_queues(queues: u8, kind: &str, keys: &str, tables: &str) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
@@ -192,7 +192,8 @@ impl Lab {
         wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
         let port = |side: &str| {
-            let keys = keys.replace("SIDE", side);
+            let number = if side == "left" { "0" } else { "1" };
+            let keys = keys.replace("SIDE", side).replace("NUMBER", number);
             let own =
                 if kind == "xdp" { format!("interface = \"{side}\"\n") } else { String::new() };
             format!("[[port]]\nname = \"{side}\"\nkind = \"{kind}\"\n{own}{keys}\n")
@@ -285,11 +286,15 @@ impl Lab {
 
     /// `weir` with the host; the answer is JSON, if it has one.
     pub fn weir(&self, arguments: &[&str]) -> Value {
+        let out = run(&mut self.weir_command(arguments));
+        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+    }
+
+    fn weir_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(root("target/release/weir"));
         command.arg("--api").arg(self.path("api.sock")).args(["--output", "json"]).args(arguments);
         command.current_dir(self.directory.path()).env_remove("WEIR_TENANT");
-        let out = run(&mut command);
-        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+        command
     }
 
     /// Pushes a function of `target/functions` as this version.
@@ -306,11 +311,24 @@ impl Lab {
 
     /// The same, with further keys of the chain.
     pub fn chain_of(&self, keys: &str, function: &str, config: &str) {
+        self.write_chain(keys, function, config);
+        self.weir(&["chain", "apply", "edge.toml"]);
+    }
+
+    /// The same, which must fail; the answer is why.
+    #[must_use]
+    pub fn refused_chain(&self, keys: &str, function: &str, config: &str) -> String {
+        self.write_chain(keys, function, config);
+        let output = self.weir_command(&["chain", "apply", "edge.toml"]).output().expect("weir");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn write_chain(&self, keys: &str, function: &str, config: &str) {
         let chain = format!(
             "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n{keys}\n[[function]]\nuse = \"{function}\"\n{config}\n"
         );
         fs::write(self.path("edge.toml"), chain).expect("the file is written");
-        self.weir(&["chain", "apply", "edge.toml"]);
     }
 
     /// The one chain, as `weir status` has it.
