@@ -137,22 +137,7 @@ fn netns_two_chains_that_want_the_same_packets_are_refused_with_both_names() {
         "greedy.toml",
         "name = \"greedy\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"null\"\n",
     );
-    let weir = |arguments: &str| {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/weir");
-        let socket = lab.path("api.sock");
-        let file = lab.path("greedy.toml");
-        lab.middle
-            .command(&format!(
-                "{program} --api {} {arguments} {}",
-                socket.display(),
-                file.display()
-            ))
-            .output()
-            .unwrap()
-    };
-    let refused = weir("chain apply");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success(), "{said}");
+    let said = lab.refused(&["chain", "apply", "greedy.toml"]);
     assert!(said.contains("edge") && said.contains("steered = true"), "{said}");
     assert!(pings(&lab, "10.77.0.1"));
 }

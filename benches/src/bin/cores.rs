@@ -12,10 +12,10 @@ use weir_benches::driver::{flows, median};
 use weir_benches::lanes::{chain, lane, pool};
 use weir_benches::process::{allow_files, threads};
 use weir_benches::suite::{Entry, VIP, entry, six};
-use weir_packet_plane::{FunctionPlan, Lane, Worker};
-use weir_pool::HugePages;
-use weir_port::Port;
+use weir_packet_plane::{FunctionPlan, Lane, Worker, spread};
+use weir_pool::{HugePages, Packet, Pool};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
+use weir_port::{Port, PortError, PortStatistics, Received, Spreading};
 use weir_sandbox::{Sandbox, SandboxConfig};
 
 const CORES: usize = 2;
@@ -24,6 +24,38 @@ const ROUNDS: usize = 15;
 const SAMPLE: Duration = Duration::from_millis(300);
 /// Time for caches to be filled.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// A port of which it is not known by which rule flows come to it, as with most devices.
+struct Scattered(MemoryPort);
+
+impl Port for Scattered {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Packet>,
+        max: usize,
+    ) -> Result<Received, PortError> {
+        self.0.receive(pool, into, max)
+    }
+    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        self.0.send(pool, packets)
+    }
+    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
+        self.0.finish(pool)
+    }
+    fn statistics(&self) -> &PortStatistics {
+        self.0.statistics()
+    }
+    fn spreading(&self) -> Spreading {
+        Spreading::Anyhow
+    }
+}
 
 /// What a worker did in a sample.
 #[derive(Clone, Copy)]
@@ -53,7 +85,11 @@ fn main() {
     let six = six();
     let firewall = six.into_iter().filter(|entry| entry.name() == "firewall").collect();
     for entries in [null(), firewall, weir_benches::suite::six()] {
-        compare(&sandbox, &workers, &entries);
+        compare(&sandbox, &workers, &entries, false);
+    }
+    println!("the same with all flows at both workers: half of the packets are handed over");
+    for entries in [null(), weir_benches::suite::six()] {
+        compare(&sandbox, &workers, &entries, true);
     }
 }
 
@@ -61,25 +97,34 @@ fn name(worker: usize) -> String {
     format!("core-worker-{worker}")
 }
 
-/// A lane of the chain for so many flows' share.
-fn lanes(sandbox: &Arc<Sandbox>, entries: &[Entry], count: usize) -> Vec<Lane> {
+/// A lane of the chain for so many flows' share; for all flows if they are scattered.
+fn lanes(sandbox: &Arc<Sandbox>, entries: &[Entry], count: usize, scattered: bool) -> Vec<Lane> {
     let templates = Templates::frames(flows(FLOWS, VIP, 80)).expect("possible frames");
-    let generators = GeneratorConfig::new(templates).divided(count);
-    let make = |generator| {
-        let functions: Vec<FunctionPlan> = entries.iter().map(|e| e.plan(sandbox)).collect();
+    let all = GeneratorConfig::new(templates);
+    let generators = if scattered { vec![all; count] } else { all.divided(count) };
+    let ports = |generator| -> Vec<Box<dyn Port>> {
         let source = MemoryPort::new("in", Some(generator), Keep::Nothing);
         let sink = MemoryPort::new("out", None, Keep::Nothing);
-        let ports: Vec<Box<dyn Port>> = vec![Box::new(source), Box::new(sink)];
+        if scattered {
+            vec![Box::new(Scattered(source)), Box::new(Scattered(sink))]
+        } else {
+            vec![Box::new(source), Box::new(sink)]
+        }
+    };
+    let ports = spread(generators.into_iter().map(ports).collect(), 1).expect("descriptors");
+    let make = |ports| {
+        let functions: Vec<FunctionPlan> = entries.iter().map(|e| e.plan(sandbox)).collect();
         lane(sandbox, chain("cores", functions), ports, pool(HugePages::Auto))
     };
-    generators.into_iter().map(make).collect()
+    ports.into_iter().map(make).collect()
 }
 
-fn compare(sandbox: &Arc<Sandbox>, workers: &[Worker], entries: &[Entry]) {
+fn compare(sandbox: &Arc<Sandbox>, workers: &[Worker], entries: &[Entry], scattered: bool) {
     // All flows for one worker, on each core in turn; half of them for each of two.
-    let mut alone: Vec<Option<Lane>> = lanes(sandbox, entries, 1).into_iter().map(Some).collect();
+    let mut alone: Vec<Option<Lane>> =
+        lanes(sandbox, entries, 1, false).into_iter().map(Some).collect();
     let mut both: Vec<Option<Lane>> =
-        lanes(sandbox, entries, CORES).into_iter().map(Some).collect();
+        lanes(sandbox, entries, CORES, scattered).into_iter().map(Some).collect();
     let (mut ones, mut twos) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let each: Vec<Done> =

@@ -221,11 +221,23 @@ impl Lab {
 
     /// `weir` with the host; the answer is JSON, if it has one.
     pub fn weir(&self, arguments: &[&str]) -> Value {
+        let out = run(&mut self.weir_command(arguments));
+        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+    }
+
+    /// The same, which must fail; the answer is why.
+    #[must_use]
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.weir_command(arguments).output().expect("weir");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn weir_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(root("target/release/weir"));
         command.arg("--api").arg(self.path("api.sock")).args(["--output", "json"]).args(arguments);
         command.current_dir(self.directory.path()).env_remove("WEIR_TENANT");
-        let out = run(&mut command);
-        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+        command
     }
 
     /// Pushes a function of `target/functions` as this version.
