@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,8 @@ use dpdk_sys as sys;
 use weir_port::{Details, Inspect};
 
 use crate::address::Address;
+use crate::kernel_drops::KernelDrops;
+use crate::sockets::{self, Socket};
 use crate::{interface, log};
 
 /// Kernel drivers that leave a PCI device to DPDK, or share it (the last two).
@@ -36,6 +39,9 @@ pub(crate) struct Device {
     /// Facts that the port found out.
     facts: Mutex<Vec<(&'static str, String)>>,
     started: AtomicBool,
+    kernel_drops: Option<KernelDrops>,
+    /// AF_XDP sockets that the driver opened when the device was started.
+    xdp_sockets: Mutex<Vec<Socket>>,
     /// How it was at last, once it is closed.
     last: Mutex<Option<Details>>,
     claim: Claim,
@@ -68,6 +74,7 @@ impl Device {
         let told = unsafe { sys::weir_dpdk_info(number, &raw mut info) };
         // SAFETY: the shim ends the text with a zero, and zeroes are an empty one.
         let driver = unsafe { CStr::from_ptr(info.driver.as_ptr()) }.to_string_lossy().into_owned();
+        let kernel_drops = on_interface(&address).map(|name| KernelDrops::of(name, &driver));
         let device = Self {
             address,
             number,
@@ -78,6 +85,8 @@ impl Device {
             removed: Box::default(),
             facts: Mutex::default(),
             started: AtomicBool::new(false),
+            kernel_drops,
+            xdp_sockets: Mutex::default(),
             last: Mutex::default(),
             claim,
         };
@@ -129,6 +138,37 @@ impl Device {
         Err(format!("the device {} cannot {what}: {}", self.address, log::explain(result)))
     }
 
+    /// What there is of what [`Self::with_sockets`] looks for, before the device is started.
+    pub(crate) fn sockets_of_others(&self) -> Vec<Socket> {
+        if self.driver() == "net_af_xdp" { sockets::xdp() } else { Vec::new() }
+    }
+
+    /// Calls with the kernel's sockets that the started device receives by, if all of them are known.
+    pub(crate) fn with_sockets(
+        &self,
+        queues: u16,
+        others: &[Socket],
+        call: impl FnOnce(&[BorrowedFd<'_>]),
+    ) {
+        let sockets = match (self.driver(), &self.kernel_drops) {
+            ("net_af_packet", Some(drops)) => drops.sockets.clone(),
+            ("net_af_xdp", _) => {
+                let mut opened = sockets::xdp();
+                opened.retain(|socket| !others.contains(socket));
+                let numbers = opened.iter().map(|socket| socket.fd).collect();
+                *self.xdp_sockets.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+                numbers
+            }
+            _ => Vec::new(),
+        };
+        let all = sockets.len() == usize::from(queues);
+        let sockets = if all { sockets } else { Vec::new() };
+        // SAFETY: the driver has them open as long as the device is, and nobody closes it during the call.
+        let sockets: Vec<_> =
+            sockets.into_iter().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) }).collect();
+        call(&sockets);
+    }
+
     pub(crate) fn note(&self, name: &'static str, value: String) {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
@@ -150,6 +190,10 @@ impl Device {
             sys::weir_dpdk_unwatch(self.number, self.removed.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
         };
+        // The driver forgets to close them, and nobody else could open the queue.
+        for socket in self.xdp_sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            socket.close_if_open();
+        }
         self.claim.release();
         if removed < 0 {
             tracing::debug!("device {}: removing: {}", self.address, log::explain(removed));
@@ -192,6 +236,10 @@ impl Device {
                     ("device-no-buffer", stats.rx_no_buffer),
                 ];
                 details.tx_dropped = vec![("device-error", stats.tx_errors)];
+            }
+            if let Some(drops) = &self.kernel_drops {
+                details.rx_dropped.push(("kernel-ring-full", drops.not_received()));
+                details.tx_dropped.push(("kernel", drops.not_sent()));
             }
             // The context is the vector, which `push_counter` fills during the call.
             let counters = (&raw mut details.counters).cast();

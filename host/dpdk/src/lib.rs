@@ -22,7 +22,7 @@
 
 mod config;
 
-pub use config::DpdkConfig;
+pub use config::{DpdkConfig, Idle};
 
 #[cfg(dpdk)]
 mod address;
@@ -31,13 +31,21 @@ mod device;
 #[cfg(dpdk)]
 mod eal;
 #[cfg(dpdk)]
+mod fit;
+#[cfg(dpdk)]
+mod idle;
+#[cfg(dpdk)]
 mod interface;
+#[cfg(dpdk)]
+mod kernel_drops;
 #[cfg(dpdk)]
 mod log;
 #[cfg(dpdk)]
 mod mempool;
 #[cfg(dpdk)]
 mod port;
+#[cfg(dpdk)]
+mod sockets;
 
 #[cfg(dpdk)]
 pub use eal::{Eal, EalConfig, EalMemory};

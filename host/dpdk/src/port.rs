@@ -1,22 +1,23 @@
 //! The port: bursts between a device's queues and a lane's pool.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
 use rustix::time::{ClockId, clock_gettime};
-use weir_layout::{Descriptor, HEADROOM, Metadata};
+use weir_layout::{Descriptor, Metadata};
 use weir_pool::{Packet, Pool};
 use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received};
 
 use crate::address::Address;
 use crate::device::Device;
 use crate::eal::{self, Eal, EalConfig};
+use crate::fit::{bounce_bytes, check, fit_frames};
+use crate::idle::{Advice, Idling, LOOK_AFTER};
 use crate::mempool::SplitPool;
-use crate::{DpdkConfig, interface, log};
+use crate::{DpdkConfig, Idle, log};
 
-/// Bytes around an IP packet: Ethernet addresses and type, and two VLAN tags.
-const ETHERNET: u32 = 14 + 2 * 4;
 /// Shortest frame that is sent: Ethernet addresses and type.
 const SHORTEST: u32 = 14;
 /// Times that a device which takes nothing is tried again before frames are dropped.
@@ -25,14 +26,8 @@ const RETRIES: u32 = 64;
 const LOOKS: u32 = 1 << 14;
 /// Descriptors of a queue where neither the operator nor the driver says.
 const DESCRIPTORS: u16 = 512;
-/// Bytes that the kernel puts in front of a frame in `net_af_packet`'s ring (`TPACKET2_HDRLEN` and alignment).
-const AF_PACKET_FRONT: u32 = 66;
-/// Bytes of a place in that ring that the driver knows to hold nothing of a frame.
-const AF_PACKET_UNUSED: u32 = 32;
-/// Bytes of a place in that ring if nothing is said.
-const AF_PACKET_PLACE: u32 = 2048;
-/// Blocks of that ring are whole pages.
-const AF_PACKET_PAGE: u32 = 4096;
+/// Longer than the kernel takes to let go of an AF_XDP socket's queue.
+const AF_XDP_RELEASE: Duration = Duration::from_millis(100);
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
 const AF_XDP_FILL: u32 = 2048;
 
@@ -51,6 +46,7 @@ pub struct DpdkPort {
     frames: Box<[sys::Frame; sys::BURST]>,
     /// Empty looks since the last one at the device.
     looks: u32,
+    idling: Idling,
     ended: bool,
     statistics: PortStatistics,
 }
@@ -95,6 +91,8 @@ impl DpdkPort {
         let device = Device::add(address).map_err(impossible)?;
         let queues = config.queues.unwrap_or(1);
         let longest = check(&device, config, queues).map_err(impossible)?;
+        // Interrupts of hardware are for whoever asks for them.
+        let idle = config.idle.or(device.address.is_pci().then_some(Idle::Poll));
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
@@ -105,6 +103,7 @@ impl DpdkPort {
             attached: None,
             frames: Box::new([sys::Frame::default(); sys::BURST]),
             looks: 0,
+            idling: Idling::new(idle),
             ended: false,
             statistics: PortStatistics::default(),
         })
@@ -121,10 +120,11 @@ impl DpdkPort {
             ));
         }
         log::forget();
-        let setup = sys::Setup {
+        let mut setup = sys::Setup {
             mtu: config.mtu.map_or(0, u32::from),
             queues: self.queues,
             checksums: config.checksum_offload,
+            interrupts: self.idling.may_sleep(),
         };
         // SAFETY: reads one `Setup`.
         let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
@@ -141,7 +141,8 @@ impl DpdkPort {
         let bounce = if device.copies() {
             let rings = u32::from(rx).max(AF_XDP_FILL) + u32::from(tx);
             let buffers = u32::from(self.queues) * rings + 2 * sys::BURST as u32;
-            Some(new_bounce(buffers, pool.room_bytes().max(2048) + HEADROOM as u32)?)
+            let bytes = bounce_bytes(&device, pool.room_bytes(), self.longest)?;
+            Some(new_bounce(buffers, bytes)?)
         } else {
             None
         };
@@ -159,21 +160,44 @@ impl DpdkPort {
             )?;
             attached.mapped = Some((start.addr(), bytes));
         }
-        attached.pool.lend(pool, |raw| -> Result<(), String> {
-            // SAFETY: both mempools live as long as the device is open: they go with `attached`, behind `close`.
-            unsafe {
-                for queue in 0..self.queues {
-                    let done = sys::weir_dpdk_rx_queue(number, queue, rx, raw, bounce_raw);
-                    device.did("receive into this pool", done)?;
-                    device.did("send", sys::weir_dpdk_tx_queue(number, queue, tx))?;
+        let others = device.sockets_of_others();
+        let mut start = |device: &Device| {
+            attached.pool.lend(pool, |raw| -> Result<(), String> {
+                // SAFETY: both mempools live as long as the device is open: they go with `attached`, behind `close`.
+                unsafe {
+                    for queue in 0..self.queues {
+                        let done = sys::weir_dpdk_rx_queue(number, queue, rx, raw, bounce_raw);
+                        device.did("receive into this pool", done)?;
+                        device.did("send", sys::weir_dpdk_tx_queue(number, queue, tx))?;
+                    }
+                    device.did("be started", sys::weir_dpdk_start(number))
                 }
-                device.did("be started", sys::weir_dpdk_start(number))
+            })
+        };
+        if let Err(problem) = start(&device) {
+            let af_xdp = device.driver() == "net_af_xdp";
+            if !setup.interrupts && !af_xdp {
+                return Err(problem);
             }
-        })?;
+            // Some drivers start without receive interrupts only; and the kernel lets go of a queue a while after its
+            // AF_XDP socket was closed.
+            setup.interrupts = false;
+            if af_xdp {
+                std::thread::sleep(AF_XDP_RELEASE);
+            }
+            // SAFETY: as above.
+            let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
+            device.did("be configured", configured)?;
+            start(&device)?;
+        }
         device.mark_started();
+        device.with_sockets(self.queues, &others, |sockets| {
+            self.idling.take_waker(number, self.queues, sockets);
+        });
         self.set_filters()?;
         device.note("memory", if device.copies() { "copied" } else { "the pool" }.to_owned());
         device.note("queues", self.queues.to_string());
+        device.note("idle", self.idling.name().to_owned());
         device.note("rx-descriptors", rx.to_string());
         device.note("tx-descriptors", tx.to_string());
         Ok(())
@@ -254,6 +278,7 @@ impl DpdkPort {
     #[cold]
     fn look_at_device(&mut self) -> Result<(), PortError> {
         self.looks = 0;
+        self.idling.looked = Instant::now();
         match self.device.look_for_removal() {
             Some(problem) => {
                 self.statistics.add(&PortCounts { rx_errors: 1, ..PortCounts::default() });
@@ -261,6 +286,26 @@ impl DpdkPort {
             }
             None => Ok(()),
         }
+    }
+
+    /// Looks into the queues in turn until one has frames; how many are in `self.frames` now.
+    #[inline]
+    fn poll(&mut self, pool: &mut Pool, max: u16, odd: &mut sys::Odd) -> u16 {
+        let Some(attached) = &self.attached else { return 0 };
+        let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
+        let (mut queue, mut count) = (self.first, 0);
+        for _ in 0..self.queues {
+            // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
+            count = attached.pool.lend(pool, |raw| unsafe {
+                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut *odd)
+            });
+            queue = if queue + 1 == self.queues { 0 } else { queue + 1 };
+            if count > 0 {
+                break;
+            }
+        }
+        self.first = queue;
+        count
     }
 
     /// Sends at most a burst; gives back the rooms of what did not leave.
@@ -315,6 +360,7 @@ impl DpdkPort {
     }
 
     fn close(&mut self) {
+        self.idling.close(self.device.is_removed());
         if let Some((start, bytes)) = self.attached.as_ref().and_then(|attached| attached.mapped) {
             let start = std::ptr::without_provenance_mut(start);
             // SAFETY: what was mapped; the device is stopped first, so that it writes nothing any more.
@@ -354,23 +400,24 @@ impl Port for DpdkPort {
         if self.device.is_removed() {
             self.look_at_device()?;
         }
-        let Some(attached) = &self.attached else { return Ok(Received::End) };
+        if self.attached.is_none() {
+            return Ok(Received::End);
+        }
         eal::register_thread();
         let mut odd = sys::Odd::default();
-        let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
         let max = max.min(sys::BURST) as u16;
-        let (mut queue, mut count) = (self.first, 0);
-        for _ in 0..self.queues {
-            // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
-            count = attached.pool.lend(pool, |raw| unsafe {
-                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut odd)
-            });
-            queue = if queue + 1 == self.queues { 0 } else { queue + 1 };
-            if count > 0 {
-                break;
-            }
+        let mut count = self.poll(pool, max, &mut odd);
+        let advice = if count > 0 {
+            self.idling.over();
+            None
+        } else {
+            Some(self.idling.nothing())
+        };
+        if advice == Some(Advice::LookOnceMore) {
+            // What came before the interrupt was on.
+            count = self.poll(pool, max, &mut odd);
         }
-        self.first = queue;
+        let Some(attached) = &self.attached else { return Ok(Received::End) };
         let frames = &self.frames[..usize::from(count)];
         let mut counts = PortCounts {
             rx_dropped_too_large: odd.too_large.into(),
@@ -388,8 +435,10 @@ impl Port for DpdkPort {
             if self.looks == LOOKS {
                 self.look_at_device()?;
             }
-            // A poll-mode driver is polled: nothing tells when packets come.
-            return Ok(Received::Idle { next: Some(Duration::ZERO) });
+            return Ok(match advice {
+                Some(Advice::Again(next)) => Received::Idle { next: Some(next) },
+                _ => Received::Waiting,
+            });
         }
         let now = clock_gettime(ClockId::Realtime);
         // Nanoseconds since 1970; until 2554 they fit.
@@ -423,6 +472,18 @@ impl Port for DpdkPort {
         packets.clear();
         self.statistics.add(&counts);
         Ok(())
+    }
+
+    fn settle(&mut self, _: &mut Pool) -> Result<Option<Duration>, PortError> {
+        let again = if self.ended { None } else { self.idling.settle() };
+        if again.is_some() && self.idling.looked.elapsed() >= LOOK_AFTER {
+            self.look_at_device()?;
+        }
+        Ok(again)
+    }
+
+    fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        self.idling.readiness(fds);
     }
 
     fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
@@ -473,98 +534,6 @@ impl Drop for DpdkPort {
     }
 }
 
-/// Gives `net_af_packet` a ring whose places hold the interface's frames, and no more than rooms hold: the kernel
-/// cuts off what is longer than a place.
-fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(), String> {
-    if address.driver() != "net_af_packet" || address.argument("framesz").is_some() {
-        return Ok(());
-    }
-    let Some(name) = address.argument("iface").map(str::to_owned) else { return Ok(()) };
-    // What does not exist is found out, and said, later.
-    let mtu = match config.mtu {
-        Some(mtu) => mtu.into(),
-        None => interface::mtu(&name).unwrap_or(0),
-    };
-    let needed = (mtu + ETHERNET + AF_PACKET_FRONT).next_multiple_of(16);
-    let most = (config.room_bytes - HEADROOM as u32 + AF_PACKET_UNUSED) & !15;
-    if needed > most {
-        return Err(format!(
-            "the interface {name} has an MTU of {mtu}, whose frames do not fit into rooms of {} bytes: raise [pool] \
-             room, or lower the MTU (`ip link set {name} mtu 1500`)",
-            config.room_bytes
-        ));
-    }
-    if needed > AF_PACKET_PLACE || most < AF_PACKET_PLACE {
-        let (place, block) = af_packet_places(needed, most);
-        address.push("framesz", place);
-        address.push("blocksz", block);
-    }
-    Ok(())
-}
-
-/// The place of a frame in `net_af_packet`'s ring that needs the smallest block, in bytes: the kernel begins each block
-/// on a page, and the driver takes for granted that places follow each other without a gap.
-fn af_packet_places(needed: u32, most: u32) -> (u32, u32) {
-    // In units of 16 bytes, of which a page has 256.
-    let pages = |place: &u32| place / (1 << place.trailing_zeros().min(8));
-    let place = (needed / 16..=most / 16).min_by_key(pages).unwrap_or(needed / 16);
-    (place * 16, pages(&place) * AF_PACKET_PAGE)
-}
-
-/// Checks that the device can do what is asked. The answer is the longest frame that it sends.
-fn check(device: &Device, config: &DpdkConfig, queues: u16) -> Result<u32, String> {
-    let (info, address) = (&device.info, &device.address);
-    let most = info.max_rx_queues.min(info.max_tx_queues);
-    if queues == 0 || u32::from(queues) > most {
-        return Err(format!("queues is {queues}, but the device {address} has 1 to {most}"));
-    }
-    if queues > 1 && !info.rss {
-        return Err(format!(
-            "queues is {queues}, but the driver {} cannot spread flows over queues (RSS): leave `queues` out",
-            device.driver()
-        ));
-    }
-    if config.checksum_offload && !(info.rx_checksums && info.tx_checksums) {
-        return Err(format!(
-            "checksum-offload is true, but the driver {} does not do the checksums of IPv4, TCP and UDP both ways: \
-             leave it out",
-            device.driver()
-        ));
-    }
-    let room = config.room_bytes - HEADROOM as u32;
-    if info.min_rx_bytes > room {
-        return Err(format!(
-            "the device {address} needs {} bytes for a frame, but a room takes {room}: raise [pool] room",
-            info.min_rx_bytes
-        ));
-    }
-    let mtu = match (config.mtu, device.interface()) {
-        (Some(mtu), _) => {
-            let mtu = u32::from(mtu);
-            if !(info.min_mtu..=info.max_mtu).contains(&mtu) {
-                return Err(format!(
-                    "mtu is {mtu}, but the device {address} can do {} to {}",
-                    info.min_mtu, info.max_mtu
-                ));
-            }
-            Some(mtu)
-        }
-        (None, Some(name)) => {
-            Some(interface::mtu(name).map_err(|e| format!("interface {name}: {e}"))?)
-        }
-        // What DPDK sets a device to if nothing is said.
-        (None, None) if address.is_pci() => Some(1500),
-        (None, None) => None,
-    };
-    match mtu.map(|mtu| mtu + ETHERNET) {
-        Some(longest) if longest > room => Err(format!(
-            "frames may have up to {longest} bytes with this MTU, but a room takes {room}: raise [pool] room, or \
-             lower `mtu`"
-        )),
-        longest => Ok(longest.unwrap_or(room)),
-    }
-}
-
 fn new_bounce(buffers: u32, bytes: u32) -> Result<Bounce, String> {
     let mut raw = std::ptr::null_mut();
     // SAFETY: writes one address.
@@ -574,22 +543,5 @@ fn new_bounce(buffers: u32, bytes: u32) -> Result<Bounce, String> {
             "DPDK has no memory for {buffers} buffers of {bytes} bytes: {}",
             log::explain(error)
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn af_packet_blocks_are_whole_pages_full_of_places() {
-        assert_eq!(af_packet_places(1600, 1952), (1792, 7 * 4096));
-        for (needed, most) in [(1600, 1952), (9088, 16_288), (2064, 3968), (1936, 1952)] {
-            let (place, block) = af_packet_places(needed, most);
-            assert!((needed..=most).contains(&place) && place % 16 == 0);
-            assert!(block >= place && block % place == 0 && block % 4096 == 0, "{place} {block}");
-            // The driver's 512 places are whole blocks.
-            assert_eq!(512 % (block / place), 0);
-        }
     }
 }

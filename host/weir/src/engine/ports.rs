@@ -164,6 +164,10 @@ fn open_dpdk(config: &weir_spec::Port, room_bytes: u32) -> Result<Box<dyn Port>>
         promiscuous: config.promiscuous,
         multicast: config.multicast,
         checksum_offload: config.checksum_offload.unwrap_or(false),
+        idle: config.idle.map(|idle| match idle {
+            weir_spec::Idle::Poll => weir_dpdk::Idle::Poll,
+            weir_spec::Idle::Sleep => weir_dpdk::Idle::Sleep,
+        }),
         room_bytes,
     };
     Ok(Box::new(weir_dpdk::DpdkPort::open(config.name.as_str(), &dpdk)?))
