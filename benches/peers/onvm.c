@@ -33,6 +33,8 @@
 
 #include <rte_cycles.h>
 #include <rte_eal.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 #include <rte_memzone.h>
@@ -163,13 +165,19 @@ static inline void hand_over(struct rte_ring *ring, struct rte_mbuf **packets, u
 	}
 }
 
+static __thread bool registered;
+
 static void account(void)
 {
 	atomic_fetch_add(&shared->cpu, nanoseconds(CLOCK_THREAD_CPUTIME_ID));
+	if (registered)
+		rte_thread_unregister();
 }
 
 static void wait_for_go(void)
 {
+	/* With a cache of the mempool's of its own, as threads of DPDK's have one. */
+	registered = rte_lcore_id() == LCORE_ID_ANY && rte_thread_register() == 0;
 	atomic_fetch_add(&shared->ready, 1);
 	while (!atomic_load(&shared->go))
 		usleep(100);
@@ -234,6 +242,18 @@ static void *transmitter(void *argument)
 	}
 	account();
 	return NULL;
+}
+
+static int receiver_lcore(void *argument)
+{
+	receiver(argument);
+	return 0;
+}
+
+static int transmitter_lcore(void *argument)
+{
+	transmitter(argument);
+	return 0;
 }
 
 /* Everything on one core, with or without rings. */
@@ -361,9 +381,11 @@ static struct rte_ring *ring_named(unsigned int place, bool make)
 	return ring;
 }
 
-static int initialise(const char *prefix, bool secondary, bool several)
+/* DPDK does not take foreign threads once there are several processes, so it gets its own: the main one, and in the first process
+ * the receiver's and the transmitter's. */
+static int initialise(const char *prefix, bool secondary, bool several, unsigned int place)
 {
-	char file[64], *arguments[16];
+	char file[64], lcores[64], *arguments[16];
 	int n = 0;
 
 	snprintf(file, sizeof(file), "--file-prefix=%s", prefix);
@@ -375,6 +397,12 @@ static int initialise(const char *prefix, bool secondary, bool several)
 	if (several) {
 		arguments[n++] = file;
 		arguments[n++] = secondary ? "--proc-type=secondary" : "--proc-type=primary";
+		if (secondary)
+			snprintf(lcores, sizeof(lcores), "--lcores=3@%u", cores[place % cores_n]);
+		else
+			snprintf(lcores, sizeof(lcores), "--lcores=0@%u,1@%u,2@%u", cores[0], cores[0],
+				 cores[(functions + 1) % cores_n]);
+		arguments[n++] = lcores;
 	} else {
 		arguments[n++] = "--in-memory";
 	}
@@ -391,7 +419,7 @@ static int function_process(const char *prefix, unsigned int place)
 {
 	const struct rte_memzone *zone;
 
-	if (initialise(prefix, true, true) < 0)
+	if (initialise(prefix, true, true, place + 1) < 0)
 		fail("rte_eal_init of a function");
 	zone = rte_memzone_lookup("onvm");
 	if (zone == NULL)
@@ -399,7 +427,7 @@ static int function_process(const char *prefix, unsigned int place)
 	shared = zone->addr;
 	rings[place] = ring_named(place, false);
 	rings[place + 1] = ring_named(place + 1, false);
-	pthread_join(start(function, (void *)(uintptr_t)place, place + 1), NULL);
+	function((void *)(uintptr_t)place);
 	return 0;
 }
 
@@ -428,7 +456,7 @@ int main(int count, char **words)
 	one = strcmp(words[1], "direct") == 0 || strcmp(words[1], "rings") == 0;
 	several = strcmp(words[1], "processes") == 0;
 	snprintf(prefix, sizeof(prefix), "onvm%d", getpid());
-	if (initialise(prefix, false, several) < 0)
+	if (initialise(prefix, false, several, 0) < 0)
 		fail("rte_eal_init (huge pages? `sysctl vm.nr_hugepages=256`)");
 	zone = rte_memzone_reserve("onvm", sizeof(*shared), SOCKET_ID_ANY, 0);
 	pool = rte_pktmbuf_pool_create("pool", MBUFS, 256, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
@@ -451,8 +479,13 @@ int main(int count, char **words)
 		threads[n++] = start(taker, NULL, 1);
 		expected = 2;
 	} else {
-		threads[n++] = start(receiver, NULL, 0);
-		threads[n++] = start(transmitter, NULL, functions + 1);
+		if (several) {
+			rte_eal_remote_launch(receiver_lcore, NULL, 1);
+			rte_eal_remote_launch(transmitter_lcore, NULL, 2);
+		} else {
+			threads[n++] = start(receiver, NULL, 0);
+			threads[n++] = start(transmitter, NULL, functions + 1);
+		}
 		expected = functions + 2;
 		for (i = 0; i < functions; i++) {
 			if (!several) {
@@ -486,6 +519,8 @@ int main(int count, char **words)
 	elapsed = nanoseconds(CLOCK_MONOTONIC) - began;
 	for (i = 0; i < n; i++)
 		pthread_join(threads[i], NULL);
+	if (several)
+		rte_eal_mp_wait_lcore();
 	for (i = 0; i < children; i++)
 		waitpid(processes[i], NULL, 0);
 	qsort(samples, sampled, sizeof(*samples), by_size);
