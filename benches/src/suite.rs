@@ -1,17 +1,20 @@
 //! Chains that benchmarks run, in Wasm and natively.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_chain::{ChainSpec, Executor, FunctionSpec, Mode, Prepared};
+use weir_packet_plane::FunctionPlan;
 use weir_pool::{HugePages, Memory};
 use weir_sandbox::{Sandbox, Shared, Telemetry, admit};
 use weir_sdk::Function;
 use weir_sdk::testing::{Native as SdkNative, Options};
 
 use crate::driver::{Driver, Native};
+use crate::lanes;
 
 /// A function of a benchmark: its file, its configuration, its state, and how to make it natively.
 pub struct Entry {
@@ -20,6 +23,78 @@ pub struct Entry {
     state: usize,
     writes: bool,
     native: fn(&Driver, &str, usize) -> Native,
+}
+
+impl Entry {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The function as a lane has it.
+    ///
+    /// # Panics
+    /// When it has not been built (`scripts/build`).
+    #[must_use]
+    pub fn plan(&self, sandbox: &Sandbox) -> FunctionPlan {
+        let wasm = lanes::wasm(self.name);
+        let plan = lanes::function(sandbox, self.name, &wasm, &self.config, self.state);
+        FunctionPlan { writes: self.writes, memory: 128 << 20, ..plan }
+    }
+}
+
+/// The address that the six functions' flows are for, on port 80.
+pub const VIP: [u8; 4] = [198, 51, 100, 1];
+
+/// The chain of six real functions: a firewall with 1,000 rules, a router with 100,000 prefixes, and so on.
+#[must_use]
+pub fn six() -> Vec<Entry> {
+    let state = 16 << 20;
+    let rules: Vec<String> = (0..999)
+        .map(|n| {
+            format!(
+                r#"{{"action": "deny", "proto": "udp", "src": "10.{}.0.0/16", "dst": "192.0.{}.0/24", "dport": {}}}"#,
+                n % 250,
+                n / 250,
+                1 + n % 7
+            )
+        })
+        .chain([r#"{"action": "allow", "proto": "udp", "src": "10.0.0.0/8"}"#.to_owned()])
+        .collect();
+    let mut random = 1u64;
+    let prefixes: Vec<String> = (0..100_000)
+        .map(|_| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let length = 12 + (random >> 60).min(12);
+            let address = (random >> 20) as u32 & (u32::MAX << (32 - length));
+            format!(r#"["{}/{length}", "up"]"#, Ipv4Addr::from(address))
+        })
+        .chain([r#"["0.0.0.0/0", "up"]"#.to_owned()])
+        .collect();
+    let router = format!(
+        r#"{{"addresses": [], "table": [{}],
+            "hops": {{"up": {{"mac": "02:00:00:00:00:99", "source-mac": "02:00:00:00:00:02"}}}}}}"#,
+        prefixes.join(",")
+    );
+    let firewall = format!(r#"{{"rules": [{}]}}"#, rules.join(","));
+    let l4lb = r#"{"services": [{"vip": "198.51.100.1", "proto": "udp", "port": 80, "backends": [
+        {"ip": "10.1.0.1"}, {"ip": "10.1.0.2"}, {"ip": "10.1.0.3"}, {"ip": "10.1.0.4"}]}]}"#;
+    vec![
+        entry::<monitor::Monitor>("monitor", r#"{"report-every": 0}"#, state, false),
+        entry::<firewall::Firewall>("firewall", firewall, state, false),
+        entry::<nat::Nat>("nat", r#"{"external": ["203.0.113.1"]}"#, state, true),
+        entry::<router::Router>("router", router, 0, true),
+        entry::<ratelimit::RateLimit>(
+            "ratelimit",
+            r#"{"rules": [{"prefix": "0.0.0.0/0", "rate": "400Gbit", "burst": "1GiB"}]}"#,
+            state,
+            false,
+        ),
+        entry::<l4lb::LoadBalancer>("l4lb", l4lb, state, true),
+    ]
 }
 
 /// An entry for this function.

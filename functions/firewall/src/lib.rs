@@ -9,6 +9,8 @@ mod reject;
 mod rules;
 mod track;
 
+use std::mem;
+
 use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
@@ -208,27 +210,31 @@ impl Function for Firewall {
         // First all keys and hashes, so that fetching the flows' entries overlaps.
         for ((frame, sight), probe) in burst.frames().zip(&mut self.sights).zip(&mut self.probes) {
             *sight = Plain::of(frame).map(|plain| {
-                let from = (plain.source, plain.source_port);
-                let to = (plain.destination, plain.destination_port);
-                let (key, swapped) = FlowV4::canonical(from, to, plain.protocol);
+                let (key, swapped) = plain.flow.ordered();
                 *probe = self.hasher.hash(&key).into();
-                Sight { key, swapped, protocol: plain.protocol, flags: plain.tcp_flags }
+                Sight { key, swapped, protocol: key.protocol(), flags: plain.tcp_flags }
             });
         }
         self.v4.look_ahead(&mut self.probes[..burst.len()]);
         let mut allowed = 0;
+        // Taken out, so that no look at them waits for what is written to entries.
+        let (sights, probes) = (mem::take(&mut self.sights), mem::take(&mut self.probes));
+        let burst_of = (&sights[..burst.len()], &probes[..burst.len()]);
         for i in 0..burst.len() {
-            let decision = match self.sights[i] {
+            let (sight, probe) = (&burst_of.0[i], burst_of.1[i]);
+            let known = match sight {
+                Some(sight) => self.v4.see(sight, probe, now, &self.clock, self.loose),
+                None => Known::New,
+            };
+            if known == Known::Pass {
+                allowed += 1;
+                continue;
+            }
+            let decision = match *sight {
+                Some(_) if known == Known::Invalid => Decision::Drop(reason::INVALID),
                 Some(sight) => {
-                    let probe = self.probes[i];
-                    match self.v4.see(&sight, probe, now, &self.clock, self.loose) {
-                        Known::Pass => Decision::Pass,
-                        Known::Invalid => Decision::Drop(reason::INVALID),
-                        Known::New => {
-                            let sighted = Sighted::V4(sight, probe.hash());
-                            self.begin_plain(burst.data(i), burst.reverse(i), sighted, nanos)
-                        }
-                    }
+                    let sighted = Sighted::V4(sight, probe.hash());
+                    self.begin_plain(burst.data(i), burst.reverse(i), sighted, nanos)
                 }
                 None => self.any(burst.data(i), burst.reverse(i), nanos),
             };
@@ -241,6 +247,7 @@ impl Function for Firewall {
                 }
             }
         }
+        (self.sights, self.probes) = (sights, probes);
         if allowed > 0 {
             self.counters.allowed.add(allowed);
         }

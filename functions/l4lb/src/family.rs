@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::{Mode, Service};
 use crate::connections::Connections;
-use crate::pool::{Place, Pool};
+use crate::pool::{Place, Pool, Target};
 
 /// A flow of one version of IP.
 pub(crate) trait Flow: FromBytes + IntoBytes + Immutable + Eq + Copy {
@@ -141,16 +141,28 @@ impl<K: Flow> Family<K> {
         self.hasher.hash(key)
     }
 
-    /// Where a packet from a client goes.
+    /// The backend of a packet from a client whose connection is known.
     #[inline(always)]
+    pub(crate) fn known<'a>(
+        &mut self,
+        pool: &'a Pool,
+        key: &K,
+        probe: Probe,
+        now: u32,
+    ) -> Option<(Place, &'a Target)> {
+        let place = pool.place(self.connections.find(probe, key, now, self.idle)?)?;
+        pool.targets
+            .get(place as usize)
+            .filter(|target| target.usable)
+            .map(|target| (place, target))
+    }
+
+    /// Where a packet from a client goes.
     pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, now: u32) -> Way {
-        let known = self.connections.find(probe, &key, now, self.idle);
-        if let Some(place) = known.and_then(|id| pool.place(id))
-            && pool.targets[place as usize].usable
-        {
-            return Way::To(place);
+        match self.known(pool, &key, probe, now) {
+            Some((place, _)) => Way::To(place),
+            None => self.begin(pool, key, probe.hash(), now),
         }
-        self.begin(pool, key, probe.hash(), now)
     }
 
     /// Where the first packet of a connection goes.

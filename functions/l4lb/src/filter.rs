@@ -23,10 +23,10 @@ impl Filter {
         self.0[word] & bit != 0
     }
 
-    /// The upper 12 bits of a product (Knuth, TAOCP, volume 3, 6.4).
+    /// The upper 12 bits of a product (Knuth, TAOCP, volume 3, 6.4), of the address as it lies in a packet.
     #[inline]
     fn place(address: u32) -> (usize, u64) {
-        let hash = address.wrapping_mul(0x9e37_79b1);
+        let hash = address.to_be().wrapping_mul(0x9e37_79b1);
         ((hash >> 26) as usize % WORDS, 1 << (hash >> 20 & 63))
     }
 }

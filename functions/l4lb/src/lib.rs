@@ -12,6 +12,8 @@ mod maglev;
 mod pool;
 mod rewrite;
 
+use std::mem;
+
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -121,33 +123,33 @@ impl Function for LoadBalancer {
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
-        for (i, frame) in burst.frames().enumerate() {
-            let seen = self.look(frame, burst.reverse(i));
+        // Taken out, so that no look at them waits for what is written to entries.
+        let (mut seen, mut probes) = (mem::take(&mut self.seen), mem::take(&mut self.probes));
+        let burst_of = (&mut seen[..burst.len()], &mut probes[..burst.len()]);
+        for i in 0..burst.len() {
+            let seen = self.look(burst.data(i), burst.reverse(i));
             if let Seen::Inward(key) = &seen {
-                self.probes[i] = self.v4.hash(key).into();
+                burst_of.1[i] = self.v4.hash(key).into();
             }
-            self.seen[i] = seen;
+            burst_of.0[i] = seen;
         }
-        self.v4.connections.look_ahead(&mut self.probes[..burst.len()]);
+        self.v4.connections.look_ahead(burst_of.1);
         let (mut forwarded, mut returned) = (0, 0);
         for i in 0..burst.len() {
-            let decision = match self.seen[i] {
-                Seen::Pass => continue,
-                Seen::Inward(key) => {
-                    let at = At { l3: Plain::L3, l4: Plain::L4, protocol: key.protocol() };
-                    let way = self.v4.inward(&self.pool, key, self.probes[i], now);
-                    inward(&self.pool, burst.packet(i).data_mut(), at, way)
-                }
-                Seen::Outward(key) => {
-                    let at = At { l3: Plain::L3, l4: Plain::L4, protocol: key.protocol() };
-                    let place = self.v4.outward(&self.pool, key, now);
-                    outward(&self.pool, burst.packet(i).data_mut(), at, place)
-                }
-                Seen::Other => {
-                    let reverse = burst.reverse(i);
-                    self.any(burst.packet(i).data_mut(), reverse, now)
-                }
-            };
+            let (seen, probe) = (&burst_of.0[i], burst_of.1[i]);
+            if let Seen::Inward(key) = seen
+                && let Some((_, target)) = self.v4.known(&self.pool, key, probe, now)
+                && let Some(plain) = &target.plain
+            {
+                plain.translate(burst.packet(i).into_data(), key);
+                forwarded += 1;
+                continue;
+            }
+            if let Seen::Pass = seen {
+                continue;
+            }
+            let reverse = burst.reverse(i);
+            let decision = self.other(burst.packet(i).into_data(), *seen, probe, reverse, now);
             match decision {
                 Decision::Pass => {}
                 Decision::Forwarded => forwarded += 1,
@@ -155,6 +157,7 @@ impl Function for LoadBalancer {
                 Decision::Drop(reason) => burst.set_verdict(i, Verdict::Drop(reason)),
             }
         }
+        (self.seen, self.probes) = (seen, probes);
         if forwarded > 0 {
             self.counters.forwarded.add(forwarded);
         }
@@ -170,22 +173,44 @@ impl LoadBalancer {
     #[inline(always)]
     fn look(&self, frame: &[u8], reverse: bool) -> Seen {
         let Some(plain) = Plain::of(frame) else { return Seen::Other };
-        let from = (plain.source, plain.source_port);
-        let to = (plain.destination, plain.destination_port);
         if reverse {
-            return match self.backends_from.may_have(plain.source) {
-                true => Seen::Outward(FlowV4::directed(from, to, plain.protocol)),
+            return match self.backends_from.may_have(plain.source()) {
+                true => Seen::Outward(plain.flow),
                 false => Seen::Pass,
             };
         }
-        if !self.clients_to.may_have(plain.destination) {
+        if !self.clients_to.may_have(plain.destination()) {
             return Seen::Pass;
         }
-        Seen::Inward(FlowV4::directed(from, to, plain.protocol))
+        Seen::Inward(plain.flow)
+    }
+
+    /// What there is no short way for.
+    #[inline(never)]
+    fn other(
+        &mut self,
+        frame: &mut [u8],
+        seen: Seen,
+        probe: Probe,
+        reverse: bool,
+        now: u32,
+    ) -> Decision {
+        let at = |key: FlowV4| At { l3: Plain::L3, l4: Plain::L4, protocol: key.protocol() };
+        match seen {
+            Seen::Pass => Decision::Pass,
+            Seen::Inward(key) => {
+                let way = self.v4.inward(&self.pool, key, probe, now);
+                inward(&self.pool, frame, at(key), way)
+            }
+            Seen::Outward(key) => {
+                let place = self.v4.outward(&self.pool, key, now);
+                outward(&self.pool, frame, at(key), place)
+            }
+            Seen::Other => self.any(frame, reverse, now),
+        }
     }
 
     /// Packets that are not plain.
-    #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
             Ok(headers) => headers,
@@ -307,7 +332,6 @@ fn balance<K: Flow>(
     }
 }
 
-#[inline(always)]
 fn inward(pool: &Pool, frame: &mut [u8], at: At, way: Way) -> Decision {
     let place = match way {
         Way::Pass => return Decision::Pass,
@@ -322,7 +346,6 @@ fn inward(pool: &Pool, frame: &mut [u8], at: At, way: Way) -> Decision {
     Decision::Forwarded
 }
 
-#[inline]
 fn outward(pool: &Pool, frame: &mut [u8], at: At, place: Option<Place>) -> Decision {
     let Some(place) = place else { return Decision::Pass };
     pool.targets[place as usize].outward.packet(frame, at, End::Source);

@@ -4,6 +4,9 @@
 
 use std::net::IpAddr;
 
+use weir_sdk::flow::FlowV4;
+use weir_translate::{Difference, End};
+
 use crate::config::{Mode, Service};
 use crate::rewrite::Translation;
 
@@ -21,12 +24,43 @@ pub(crate) struct Target {
     pub(crate) usable: bool,
     pub(crate) mode: Mode,
     pub(crate) mac: [u8; 6],
+    /// How plain packets of IPv4 are translated inwards, which is worth a shorter way; none in mode `l2`.
+    pub(crate) plain: Option<Plain>,
     /// From the virtual address to its own, and back.
     pub(crate) inward: Translation,
     pub(crate) outward: Translation,
     /// The virtual address and port, and its own; port 0 stands for any.
     pub(crate) vip: (IpAddr, u16),
     pub(crate) end: (IpAddr, u16),
+}
+
+/// From the virtual address and port to a backend's, of IPv4.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain {
+    address: u32,
+    /// None: it stays.
+    port: Option<u16>,
+    difference: Difference,
+}
+
+impl Plain {
+    /// Port 0 stands for any, which stays.
+    fn new(mode: Mode, vip: (IpAddr, u16), end: (IpAddr, u16)) -> Option<Self> {
+        let (Mode::Dnat, IpAddr::V4(old), IpAddr::V4(new)) = (mode, vip.0, end.0) else {
+            return None;
+        };
+        let (old, address) = (u32::from(old), u32::from(new));
+        let port = (end.1 != vip.1 && end.1 != 0).then_some(end.1);
+        let difference = Difference::new((old, vip.1), (address, port.unwrap_or(vip.1)));
+        Some(Self { address, port, difference })
+    }
+
+    /// Translates the destination of a plain packet of this flow.
+    #[inline(always)]
+    pub(crate) fn translate(&self, frame: &mut [u8], flow: &FlowV4) {
+        let to = (self.address, self.port.unwrap_or(flow.destination().1));
+        self.difference.translate(frame, flow.protocol(), End::Destination, to);
+    }
 }
 
 /// See the module.
@@ -68,6 +102,7 @@ impl Pool {
                     usable: backend.usable,
                     mode: service.mode,
                     mac: backend.mac,
+                    plain: Plain::new(service.mode, vip, end),
                     inward: Translation::new(vip, end),
                     outward: Translation::new(end, vip),
                     vip,

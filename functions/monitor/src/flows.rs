@@ -86,10 +86,10 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
     }
 
     #[inline(always)]
-    pub(crate) fn add(&mut self, probe: Probe, key: K, packet: Tally) {
-        match self.map.find_mut(probe, &key) {
+    pub(crate) fn add(&mut self, probe: Probe, key: &K, packet: Tally) {
+        match self.map.find_mut(probe, key) {
             Some(entry) => count(entry, packet),
-            None => self.open(probe.hash(), key, packet),
+            None => self.open(probe.hash(), *key, packet),
         }
     }
 

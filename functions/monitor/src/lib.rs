@@ -5,6 +5,8 @@
 mod flows;
 mod period;
 
+use std::mem;
+
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -65,8 +67,8 @@ pub struct Monitor {
     swept: u64,
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: keys and TCP flags of plain packets, and where their entries are.
-    keys: Vec<Option<(FlowV4, u8)>>,
+    /// Of the burst at hand: what plain packets count for which flow, and where the flows' entries are.
+    sights: Vec<Option<(FlowV4, Tally)>>,
     probes: Vec<Probe>,
 }
 
@@ -144,39 +146,41 @@ impl Function for Monitor {
                 evicted: host::gauge("flows_evicted"),
                 expired: host::gauge("flows_expired"),
             },
-            keys: vec![None; BURST],
+            sights: vec![None; BURST],
             probes: vec![0.into(); BURST],
         })
     }
 
     fn process(&mut self, burst: &mut Burst) {
         let now = u32::try_from(burst.now() / SECOND).unwrap_or(u32::MAX);
-        for ((frame, key), probe) in burst.frames().zip(&mut self.keys).zip(&mut self.probes) {
-            *key = Plain::of(frame).map(|plain| {
-                let (key, _) = FlowV4::canonical(
-                    (plain.source, plain.source_port),
-                    (plain.destination, plain.destination_port),
-                    plain.protocol,
-                );
+        let mut sums = Sums::default();
+        // In registers, unlike what others get a reference to.
+        let (mut bytes, mut plain, mut tcp) = (0, 0, 0);
+        for ((frame, sight), probe) in burst.frames().zip(&mut self.sights).zip(&mut self.probes) {
+            bytes += frame.len() as u64;
+            sums.sizes[size_class(frame.len() + FCS)] += 1;
+            *sight = Plain::of(frame).map(|packet| {
+                let (key, _) = packet.flow.ordered();
                 *probe = self.hasher.hash(&key).into();
-                (key, plain.tcp_flags)
+                plain += 1;
+                tcp += u64::from(key.protocol() == protocol::TCP);
+                (key, Tally { length: frame.len() as u32, flags: packet.tcp_flags, now })
             });
         }
+        sums.bytes = bytes;
+        sums.kinds[Kind::Tcp as usize] = tcp;
+        sums.kinds[Kind::Udp as usize] = plain - tcp;
         self.v4.look_ahead(&mut self.probes[..burst.len()]);
-        let mut sums = Sums::default();
-        for (i, frame) in burst.frames().enumerate() {
-            sums.bytes += frame.len() as u64;
-            sums.sizes[size_class(frame.len() + FCS)] += 1;
-            let length = frame.len() as u32;
-            match self.keys[i] {
-                Some((key, flags)) => {
-                    let kind = if key.protocol() == protocol::TCP { Kind::Tcp } else { Kind::Udp };
-                    sums.kinds[kind as usize] += 1;
-                    self.v4.add(self.probes[i], key, Tally { length, flags, now });
-                }
-                None => self.any(frame, now, &mut sums),
+        // Taken out, so that no look at them waits for what is written to entries.
+        let (sights, probes) = (mem::take(&mut self.sights), mem::take(&mut self.probes));
+        let burst_of = (&sights[..burst.len()], &probes[..burst.len()]);
+        for i in 0..burst.len() {
+            match &burst_of.0[i] {
+                Some((key, tally)) => self.v4.add(burst_of.1[i], key, *tally),
+                None => self.any(burst.data(i), now, &mut sums),
             }
         }
+        (self.sights, self.probes) = (sights, probes);
         if burst.now().wrapping_sub(self.swept) >= SWEEP_EVERY {
             self.swept = burst.now();
             self.v4.sweep(now);
@@ -216,13 +220,13 @@ impl Monitor {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV4::canonical(from, to, headers.protocol);
-                self.v4.add(self.hasher.hash(&key).into(), key, tally);
+                self.v4.add(self.hasher.hash(&key).into(), &key, tally);
             }
             Addresses::V6 { source, destination } => {
                 sums.kinds[Kind::Ipv6 as usize] += 1;
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV6::canonical(from, to, headers.protocol);
-                self.v6.add(self.hasher.hash(&key).into(), key, tally);
+                self.v6.add(self.hasher.hash(&key).into(), &key, tally);
             }
         }
     }

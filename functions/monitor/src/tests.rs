@@ -162,7 +162,7 @@ proptest! {
             let key = FlowV4::directed((1, port), (2, 2), 17);
             let length = [60, 590, 1514][size];
             *truth.entry(port).or_insert(0u64) += u64::from(length);
-            flows.add(hasher.hash(&key).into(), key, Tally { length, flags: 0, now: 1 });
+            flows.add(hasher.hash(&key).into(), &key, Tally { length, flags: 0, now: 1 });
         }
         let mut found = std::collections::BTreeMap::new();
         for (key, entry) in flows.entries() {

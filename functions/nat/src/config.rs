@@ -109,6 +109,7 @@ const fn yes() -> bool {
 /// An IPv4 prefix: address and mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix {
+    /// As they lie in a packet.
     address: u32,
     mask: u32,
 }
@@ -132,14 +133,14 @@ impl Prefix {
         if address & !mask != 0 {
             return Err(format!("config: internal: {text:?} has bits set behind its length"));
         }
-        Ok(Self { address, mask })
+        Ok(Self { address: address.to_be(), mask: mask.to_be() })
     }
 
     /// Whether an address lies within.
     #[must_use]
     #[inline]
     pub(crate) fn contains(self, address: u32) -> bool {
-        address & self.mask == self.address
+        address.to_be() & self.mask == self.address
     }
 }
 

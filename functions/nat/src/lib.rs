@@ -8,6 +8,8 @@ mod config;
 mod fragments;
 mod table;
 
+use std::mem;
+
 use weir_sdk::flow::FlowV4;
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -136,24 +138,37 @@ impl Function for Nat {
     fn process(&mut self, burst: &mut Burst) {
         // The clock starts at an arbitrary point; a flow's end is kept in whole seconds of it.
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
-        // First all keys and hashes, so that fetching the flows' entries overlaps.
-        for (i, frame) in burst.frames().enumerate() {
-            let key = if burst.reverse(i) { None } else { self.key_of(frame) };
+        // First all keys and hashes, so that fetching the flows' entries overlaps. Both lists are taken out, so that no look
+        // at them waits for what is written to entries.
+        let (mut keys, mut probes) = (mem::take(&mut self.keys), mem::take(&mut self.probes));
+        let burst_of = (&mut keys[..burst.len()], &mut probes[..burst.len()]);
+        for i in 0..burst.len() {
+            let key = if burst.reverse(i) { None } else { self.key_of(burst.data(i)) };
             if let Some((key, _)) = &key {
-                self.probes[i] = self.table.hash(key).into();
+                burst_of.1[i] = self.table.hash(key).into();
             }
-            self.keys[i] = key;
+            burst_of.0[i] = key;
         }
-        self.table.look_ahead(&mut self.probes[..burst.len()]);
+        self.table.look_ahead(burst_of.1);
         let mut translated = 0;
         for i in 0..burst.len() {
-            let reverse = burst.reverse(i);
-            let mut packet = burst.packet(i);
-            let decision = match self.keys[i] {
+            let (sight, probe) = (&burst_of.0[i], burst_of.1[i]);
+            if let Some((key, flags)) = sight
+                && let Some(flow) = self.table.outbound(probe, key, *flags, now)
+            {
+                flow.translate(burst.packet(i).into_data(), key.protocol());
+                translated += 1;
+                continue;
+            }
+            let decision = match *sight {
                 Some((key, flags)) => {
-                    self.plain_out(packet.data_mut(), key, self.probes[i], flags, now)
+                    let frame = burst.packet(i).into_data();
+                    self.begin(frame, key, probe.hash(), flags, now)
                 }
-                None => self.any(packet.data_mut(), reverse, now),
+                None => {
+                    let reverse = burst.reverse(i);
+                    self.any(burst.packet(i).into_data(), reverse, now)
+                }
             };
             match decision {
                 Decision::Pass => {}
@@ -161,12 +176,13 @@ impl Function for Nat {
                 Decision::Hairpin => {
                     translated += 1;
                     self.counters.hairpins.add(1);
-                    swap_macs(packet.data_mut());
-                    packet.set_verdict(Verdict::Reply);
+                    swap_macs(burst.packet(i).into_data());
+                    burst.set_verdict(i, Verdict::Reply);
                 }
-                Decision::Drop(reason) => packet.set_verdict(Verdict::Drop(reason)),
+                Decision::Drop(reason) => burst.set_verdict(i, Verdict::Drop(reason)),
             }
         }
+        (self.keys, self.probes) = (keys, probes);
         if translated > 0 {
             self.counters.translated.add(translated);
         }
@@ -180,16 +196,9 @@ impl Nat {
     #[inline(always)]
     fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u8)> {
         let plain = Plain::of(frame)?;
-        if !self.is_internal(plain.source) || self.table.external_place(plain.destination).is_some()
-        {
-            return None;
-        }
-        let key = FlowV4::directed(
-            (plain.source, plain.source_port),
-            (plain.destination, plain.destination_port),
-            plain.protocol,
-        );
-        Some((key, plain.tcp_flags))
+        let ours = self.is_internal(plain.source())
+            && self.table.external_place(plain.destination()).is_none();
+        ours.then_some((plain.flow, plain.tcp_flags))
     }
 
     #[inline]
@@ -197,24 +206,13 @@ impl Nat {
         self.internal.iter().any(|prefix| prefix.contains(address))
     }
 
-    #[inline(always)]
-    fn plain_out(
-        &mut self,
-        frame: &mut [u8],
-        key: FlowV4,
-        probe: Probe,
-        flags: u8,
-        now: u32,
-    ) -> Decision {
-        let flow = match self.table.outbound(probe, &key, flags, now) {
-            Some(flow) => flow,
-            None => match self.open(probe.hash(), key, flags, now) {
-                Ok(flow) => flow,
-                Err(decision) => return decision,
-            },
-        };
-        let external = (flow.address, flow.port);
-        flow.difference.translate_source(frame, key.protocol(), external);
+    /// A plain packet from the inside that no flow is known for.
+    #[inline(never)]
+    fn begin(&mut self, frame: &mut [u8], key: FlowV4, hash: u64, flags: u8, now: u32) -> Decision {
+        match self.open(hash, key, flags, now) {
+            Ok(flow) => flow.translate(frame, key.protocol()),
+            Err(decision) => return decision,
+        }
         Decision::Translated
     }
 

@@ -8,7 +8,7 @@
 
 use weir_sdk::flow::{FlowV4, Hasher};
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
-use weir_translate::Difference;
+use weir_translate::{Difference, End};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::config::Timeouts;
@@ -142,6 +142,15 @@ fn protocol_place(protocol: u8) -> Option<usize> {
     PROTOCOLS.iter().position(|p| *p == protocol)
 }
 
+impl Flow {
+    /// Translates a plain packet of this flow that goes out.
+    #[inline(always)]
+    pub(crate) fn translate(&self, frame: &mut [u8], protocol: u8) {
+        let outside = (self.address, self.port);
+        self.difference.translate(frame, protocol, End::Source, outside);
+    }
+}
+
 impl Table {
     pub(crate) fn new(
         mut region: StateRegion,
@@ -201,14 +210,13 @@ impl Table {
         flags: u8,
         now: u32,
     ) -> Option<Flow> {
-        let timeouts = self.timeouts;
         let flow = self.flows.find_mut(at, key)?;
         if flow.expires <= now {
             return None;
         }
         // Read before it is written: a read of the whole would wait for the writes of its parts.
         let found = *flow;
-        advance(flow, key.protocol(), true, flags, now, &timeouts);
+        advance(flow, key.protocol(), true, flags, now, &self.timeouts);
         Some(found)
     }
 
@@ -514,38 +522,43 @@ fn advance(
     timeouts: &Timeouts,
 ) {
     flow.state |= if outbound { bits::OUT } else { bits::IN };
-    let seconds = match protocol {
-        6 => {
-            const FIN: u8 = 1;
-            const SYN: u8 = 2;
-            const RST: u8 = 4;
-            const ACK: u8 = 16;
-            let closing = bits::FIN_OUT | bits::FIN_IN;
-            if flags & SYN != 0
-                && (flow.state & closing == closing || flow.state & bits::RESET != 0)
-            {
-                // The ports are used for a new connection.
-                flow.state &= bits::OUT | bits::IN;
-            }
-            if flags & FIN != 0 {
-                flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
-            }
-            if flags & RST != 0 {
-                flow.state |= bits::RESET;
-            }
-            if flags & (SYN | ACK) == ACK {
-                flow.state |= bits::OPEN;
-            }
-            let all = bits::OUT | bits::IN | bits::OPEN;
-            let over = flow.state & closing == closing || flow.state & bits::RESET != 0;
-            if flow.state & all == all && !over {
-                timeouts.tcp_established
-            } else {
-                timeouts.tcp_transitory
-            }
-        }
-        17 => timeouts.udp,
-        _ => timeouts.icmp,
+    // Only TCP's number is even; a `match` becomes a jump table, which costs more than what is behind it.
+    let seconds = if protocol & 1 == 0 {
+        follow(flow, outbound, flags, timeouts)
+    } else if protocol == 17 {
+        timeouts.udp
+    } else {
+        timeouts.icmp
     };
     flow.expires = now.saturating_add(seconds);
+}
+
+/// Follows a TCP connection; the seconds that it has from now on.
+#[inline]
+fn follow(flow: &mut Flow, outbound: bool, flags: u8, timeouts: &Timeouts) -> u32 {
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 16;
+    let closing = bits::FIN_OUT | bits::FIN_IN;
+    if flags & SYN != 0 && (flow.state & closing == closing || flow.state & bits::RESET != 0) {
+        // The ports are used for a new connection.
+        flow.state &= bits::OUT | bits::IN;
+    }
+    if flags & FIN != 0 {
+        flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
+    }
+    if flags & RST != 0 {
+        flow.state |= bits::RESET;
+    }
+    if flags & (SYN | ACK) == ACK {
+        flow.state |= bits::OPEN;
+    }
+    let all = bits::OUT | bits::IN | bits::OPEN;
+    let over = flow.state & closing == closing || flow.state & bits::RESET != 0;
+    if flow.state & all == all && !over {
+        timeouts.tcp_established
+    } else {
+        timeouts.tcp_transitory
+    }
 }

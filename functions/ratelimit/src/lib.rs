@@ -7,6 +7,7 @@ mod limits;
 mod meter;
 mod units;
 
+use std::mem;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -75,11 +76,20 @@ pub enum WhenFull {
 }
 
 /// A bucket's name: the rule and the address's leading bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Key {
-    address: [u64; 2],
+    low: u64,
+    high: u64,
     limit: u64,
+}
+
+impl PartialEq for Key {
+    /// Without branches; most keys that are compared are equal.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        (self.low ^ other.low) | (self.high ^ other.high) | (self.limit ^ other.limit) == 0
+    }
 }
 
 /// The function.
@@ -111,7 +121,6 @@ struct Limited {
 struct Take {
     key: Key,
     tokens: u32,
-    limit: u32,
 }
 
 #[derive(Debug)]
@@ -143,52 +152,68 @@ impl Limited {
             probes: vec![0.into(); BURST],
         }))
     }
+}
 
+/// What says which limit an address has.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    limits: &'a [Limit],
+    side: Side,
+    v4: &'a Lpm<u32>,
+    v6: &'a Lpm<u128>,
+}
+
+impl Rules<'_> {
     /// What a frame takes from which bucket.
     #[inline(always)]
-    fn take(&self, limits: &[Limit], frame: &[u8]) -> Option<Take> {
-        let Some(plain) = Plain::of(frame) else { return self.take_any(limits, frame) };
-        let address = if self.side == Side::Src { plain.source } else { plain.destination };
-        self.take_v4(limits, address, (plain.end - Plain::L3) as u32)
+    fn take(&self, frame: &[u8]) -> Option<Take> {
+        let Some(plain) = Plain::of(frame) else { return self.take_any(frame) };
+        let address = if self.side == Side::Src { plain.source() } else { plain.destination() };
+        self.take_v4(address, (plain.end - Plain::L3) as u32)
     }
 
     #[inline(never)]
-    fn take_any(&self, limits: &[Limit], frame: &[u8]) -> Option<Take> {
+    fn take_any(&self, frame: &[u8]) -> Option<Take> {
         // What cannot be read has no address; others drop it.
         let headers = parse(frame).ok()?;
         let length = (headers.end - headers.l3) as u32;
         let by_source = self.side == Side::Src;
         match headers.addresses {
             Addresses::V4 { source, destination } => {
-                self.take_v4(limits, if by_source { source } else { destination }, length)
+                self.take_v4(if by_source { source } else { destination }, length)
             }
             Addresses::V6 { source, destination } => {
-                self.take_v6(limits, if by_source { source } else { destination }, length)
+                self.take_v6(if by_source { source } else { destination }, length)
             }
         }
     }
 
     #[inline(always)]
-    fn take_v4(&self, limits: &[Limit], address: u32, length: u32) -> Option<Take> {
+    fn take_v4(&self, address: u32, length: u32) -> Option<Take> {
         let limit = self.v4.lookup(address)?;
-        let per = limits[limit as usize].per;
+        let per = self.limits[limit as usize].per;
         let mask = u32::MAX.checked_shl(32 - u32::from(per)).unwrap_or(0);
-        Some(Take::new(limits, limit, [u64::from(address & mask), 0], length))
+        Some(Take::new(self.limits, limit, (u64::from(address & mask), 0), length))
     }
 
-    fn take_v6(&self, limits: &[Limit], address: u128, length: u32) -> Option<Take> {
+    fn take_v6(&self, address: u128, length: u32) -> Option<Take> {
         let limit = self.v6.lookup(address)?;
-        let per = limits[limit as usize].per;
+        let per = self.limits[limit as usize].per;
         let address = address & u128::MAX.checked_shl(128 - u32::from(per)).unwrap_or(0);
-        Some(Take::new(limits, limit, [address as u64, (address >> 64) as u64], length))
+        Some(Take::new(self.limits, limit, (address as u64, (address >> 64) as u64), length))
     }
 }
 
 impl Take {
     #[inline(always)]
-    fn new(limits: &[Limit], limit: u32, address: [u64; 2], length: u32) -> Self {
+    fn new(limits: &[Limit], limit: u32, (low, high): (u64, u64), length: u32) -> Self {
         let tokens = if limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
-        Self { key: Key { address, limit: limit.into() }, tokens, limit }
+        Self { key: Key { low, high, limit: limit.into() }, tokens }
+    }
+
+    #[inline(always)]
+    fn meter<'a>(&self, limits: &'a [Limit]) -> &'a Meter {
+        &limits[self.key.limit as usize].meter
     }
 }
 
@@ -226,19 +251,29 @@ impl Function for RateLimit {
 
     fn process(&mut self, burst: &mut Burst) {
         let now = Moment::from_nanos(burst.now());
-        for side in &mut self.sides {
-            for (i, frame) in burst.frames().enumerate() {
-                let take = side.take(&self.limits, frame);
+        // Taken out, so that no look at them waits for what is written to buckets.
+        let mut sides = mem::take(&mut self.sides);
+        for side in &mut sides {
+            let burst_of = (&mut side.takes[..burst.len()], &mut side.probes[..burst.len()]);
+            let rules = Rules { limits: &self.limits, side: side.side, v4: &side.v4, v6: &side.v6 };
+            for i in 0..burst.len() {
+                let take = rules.take(burst.data(i));
                 if let Some(take) = &take {
-                    side.probes[i] = self.hasher.hash(&take.key).into();
+                    burst_of.1[i] = self.hasher.hash(&take.key).into();
                 }
-                side.takes[i] = take;
+                burst_of.0[i] = take;
             }
-            self.buckets.look_ahead(&mut side.probes[..burst.len()]);
+            self.buckets.look_ahead(burst_of.1);
         }
         let mut passed = 0;
         for i in 0..burst.len() {
-            match self.decide(i, now) {
+            // Nearly always there are limits for one side.
+            let stop = match &*sides {
+                [] => None,
+                [side] => side.takes[i].as_ref().and_then(|t| self.one(t, side.probes[i], now)),
+                sides => self.both(sides, i, now),
+            };
+            match stop {
                 None => passed += 1,
                 Some(reason) => {
                     self.counters.limited.add(1);
@@ -246,6 +281,7 @@ impl Function for RateLimit {
                 }
             }
         }
+        self.sides = sides;
         if passed > 0 {
             self.counters.passed.add(passed);
         }
@@ -257,24 +293,45 @@ impl Function for RateLimit {
 }
 
 impl RateLimit {
-    /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
+    /// Whether a packet that takes from one bucket is dropped, and why.
     #[inline(always)]
-    fn decide(&mut self, i: usize, now: Moment) -> Option<u32> {
+    fn one(&mut self, take: &Take, probe: Probe, now: Moment) -> Option<u32> {
+        let meter = take.meter(&self.limits);
+        let Some(full) = self.buckets.find_mut(probe, &take.key) else {
+            return self.first(take, probe, now);
+        };
+        match meter.offer(Moment(*full), now, take.tokens) {
+            Some(after) => *full = after.0,
+            None => return Some(reason::LIMITED),
+        }
+        None
+    }
+
+    /// As [`Self::one`], of a bucket that was full.
+    #[cold]
+    fn first(&mut self, take: &Take, probe: Probe, now: Moment) -> Option<u32> {
+        let Some(after) = take.meter(&self.limits).offer(now, now, take.tokens) else {
+            return Some(reason::LIMITED);
+        };
+        let kept = self.begin(take.key, probe.hash(), after, now);
+        (!kept && self.when_full == WhenFull::Drop).then_some(reason::TABLE_FULL)
+    }
+
+    /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
+    fn both(&mut self, sides: &[Limited], i: usize, now: Moment) -> Option<u32> {
         let mut after = [None; 2];
-        for (side, after) in self.sides.iter().zip(&mut after) {
+        for (side, after) in sides.iter().zip(&mut after) {
             let (Some(take), probe) = (side.takes[i], side.probes[i]) else { continue };
             let full = self.buckets.find(probe, &take.key).map_or(now, |full| Moment(*full));
-            let meter = &self.limits[take.limit as usize].meter;
-            match meter.offer(full, now, take.tokens) {
+            match take.meter(&self.limits).offer(full, now, take.tokens) {
                 Some(moment) => *after = Some(moment),
                 None => return Some(reason::LIMITED),
             }
         }
-        for (n, after) in after.into_iter().enumerate() {
-            let Some(after) = after else { continue };
-            let side = &self.sides[n];
-            let (Some(Take { key, .. }), probe) = (side.takes[i], side.probes[i]) else { continue };
-            if !self.store(key, probe, after, now) && self.when_full == WhenFull::Drop {
+        for (side, after) in sides.iter().zip(after) {
+            let (Some(take), Some(after)) = (side.takes[i], after) else { continue };
+            let kept = self.store(take.key, side.probes[i], after, now);
+            if !kept && self.when_full == WhenFull::Drop {
                 return Some(reason::TABLE_FULL);
             }
         }

@@ -51,12 +51,12 @@ const MARTIAN: Stop = Stop::Drop(reason::MARTIAN);
 #[inline(always)]
 pub(crate) fn find(routes: &Routes, frame: &[u8]) -> Found {
     let Some(start) = frame.first_chunk::<{ ETHERNET + IPV4 }>() else { return UNSEEN };
-    match [start[12], start[13]] {
-        [0x08, 0x00] => {
+    match u16::from_be_bytes([start[12], start[13]]) {
+        ethertype::IPV4 => {
             let [.., a, b, c, d] = *start;
             routes.v4.lookup(u32::from_be_bytes([a, b, c, d])).unwrap_or(NO_ROUTE)
         }
-        [0x86, 0xdd] => match frame.first_chunk::<{ ETHERNET + IPV6 }>() {
+        ethertype::IPV6 => match frame.first_chunk::<{ ETHERNET + IPV6 }>() {
             Some(start) => routes.v6.lookup(address_v6(start, ETHERNET + 24)).unwrap_or(NO_ROUTE),
             None => UNSEEN,
         },
@@ -109,7 +109,7 @@ fn forward_v4(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Res
     let (source, destination) = (address_v4(header, 12), address_v4(header, 16));
     if header[0] == 0x45 {
         // RFC 1812, section 5.2.2.
-        if total < IPV4 || total > available || checksum::internet(header) != 0 {
+        if total < IPV4 || total > available || !checksum::is_right(header) {
             return Err(MALFORMED);
         }
     } else {

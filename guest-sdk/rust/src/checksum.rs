@@ -46,6 +46,17 @@ pub fn internet(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
+/// Whether the checksum of an IPv4 header without options is right; as `internet(header) == 0`, for a fourth of the
+/// instructions.
+#[must_use]
+#[inline]
+pub fn is_right(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_le_bytes(*word))).sum();
+    // Folding keeps the remainder by 2^16 - 1, and only a header of zeros sums up to 0.
+    sum != 0 && sum.is_multiple_of(0xffff)
+}
+
 /// The sum of the pseudo header of TCP and UDP over IPv4 (RFC 9293, section 3.1), for a segment of
 /// so many bytes.
 #[must_use]
@@ -146,6 +157,11 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_zeros_is_wrong() {
+        assert_eq!((is_right(&[0; 20]), internet(&[0; 20])), (false, 0xffff));
+    }
+
+    #[test]
     fn the_examples_of_rfc_1624() {
         // Section 4: the header's sum was 0xCD7A and 0x5555 becomes 0x3285.
         assert_eq!(update16(0xdd2f, 0x5555, 0x3285), 0x0000);
@@ -158,6 +174,16 @@ mod tests {
             prop_assert_eq!(fold(sum(&bytes)), expected);
             let (a, b) = bytes.split_at(cut.index(bytes.len() + 1) & !1);
             prop_assert_eq!(fold(sum(a) + sum(b)), expected);
+        }
+
+        #[test]
+        fn a_header_is_right_or_not(mut header: [u8; 20], right: bool) {
+            if right {
+                header[10..12].fill(0);
+                let sum = internet(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            prop_assert_eq!(is_right(&header), internet(&header) == 0);
         }
 
         #[test]

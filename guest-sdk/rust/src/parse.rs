@@ -53,6 +53,7 @@ pub mod ethertype {
     pub const QINQ_OLD: u16 = 0x9100;
 }
 
+use crate::flow::FlowV4;
 use ethertype::{IPV4, IPV6, QINQ, QINQ_OLD, VLAN};
 use protocol::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
 
@@ -161,15 +162,17 @@ impl Headers {
 impl From<Plain> for Headers {
     #[inline]
     fn from(plain: Plain) -> Self {
+        let (source, source_port) = plain.flow.source();
+        let (destination, destination_port) = plain.flow.destination();
         Self {
             l3: Plain::L3,
             l4: Plain::L4,
             end: plain.end,
-            addresses: Addresses::V4 { source: plain.source, destination: plain.destination },
-            protocol: plain.protocol,
+            addresses: Addresses::V4 { source, destination },
+            protocol: plain.flow.protocol(),
             tcp_flags: plain.tcp_flags,
-            source_port: plain.source_port,
-            destination_port: plain.destination_port,
+            source_port,
+            destination_port,
             fragment: None,
         }
     }
@@ -179,16 +182,8 @@ impl From<Plain> for Headers {
 /// functions that treat these apart, because reading them takes a few nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
-    /// Source address.
-    pub source: u32,
-    /// Destination address.
-    pub destination: u32,
-    /// Source port.
-    pub source_port: u16,
-    /// Destination port.
-    pub destination_port: u16,
-    /// [`protocol::TCP`] or [`protocol::UDP`].
-    pub protocol: u8,
+    /// Source, destination and protocol ([`protocol::TCP`] or [`protocol::UDP`]).
+    pub flow: FlowV4,
     /// TCP's flags, or 0.
     pub tcp_flags: u8,
     /// Where the IP packet ends.
@@ -208,11 +203,11 @@ impl Plain {
         const UDP_END: usize = Plain::L4 + UDP_HEADER;
         const TCP_END: usize = Plain::L4 + TCP_HEADER;
         let start = frame.first_chunk::<UDP_END>()?;
-        let word = |at: usize| u16::from_be_bytes([start[at], start[at + 1]]);
-        let address =
-            |at| u32::from_be_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+        // Loads of whole numbers: of single bytes that are put together, compilers make several.
+        let word = |at: usize| u16::from_be_bytes(bytes(start, at));
+        let double = |at: usize| u32::from_le_bytes(bytes(start, at));
         // Type and first byte; flags and offset without "don't fragment".
-        if start[12..15] != [8, 0, 0x45] || word(20) & 0x3fff != 0 {
+        if double(12) & 0xff_ffff != 0x45_0008 || word(20) & 0x3fff != 0 {
             return None;
         }
         let end = Self::L3 + usize::from(word(16));
@@ -220,34 +215,48 @@ impl Plain {
             return None;
         }
         let protocol = start[23];
-        let tcp_flags = match protocol {
-            TCP => {
-                let header = frame.first_chunk::<TCP_END>()?;
-                let length = usize::from(header[Self::L4 + 12] >> 4) * 4;
-                if length < TCP_HEADER || Self::L4 + length > end {
-                    return None;
-                }
-                header[Self::L4 + 13]
+        // TCP's number is even, UDP's odd. Of two comparisons compilers make a jump table in Wasm, which costs more than
+        // all the rest here.
+        let tcp_flags = if protocol & 1 == 0 {
+            let header = frame.first_chunk::<TCP_END>()?;
+            let length = usize::from(header[Self::L4 + 12] >> 4) * 4;
+            if protocol != TCP || length < TCP_HEADER || Self::L4 + length > end {
+                return None;
             }
-            UDP => {
-                let length = usize::from(word(Self::L4 + 4));
-                if length < UDP_HEADER || Self::L4 + length > end {
-                    return None;
-                }
-                0
+            header[Self::L4 + 13]
+        } else {
+            let length = usize::from(word(Self::L4 + 4));
+            if protocol != UDP || length < UDP_HEADER || Self::L4 + length > end {
+                return None;
             }
-            _ => return None,
+            0
         };
-        Some(Self {
-            source: address(26),
-            destination: address(30),
-            source_port: word(Self::L4),
-            destination_port: word(Self::L4 + 2),
-            protocol,
-            tcp_flags,
-            end,
-        })
+        let addresses = u64::from_le_bytes(bytes(start, Self::L3 + 12));
+        let flow = FlowV4::raw(addresses, double(Self::L4), protocol);
+        Some(Self { flow, tcp_flags, end })
     }
+
+    /// Source address.
+    #[must_use]
+    #[inline]
+    pub fn source(&self) -> u32 {
+        self.flow.source().0
+    }
+
+    /// Destination address.
+    #[must_use]
+    #[inline]
+    pub fn destination(&self) -> u32 {
+        self.flow.destination().0
+    }
+}
+
+/// So many bytes from `at` on, which must lie within.
+#[inline(always)]
+fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&from[at..at + N]);
+    bytes
 }
 
 /// Reads a frame.

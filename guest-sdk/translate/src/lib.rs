@@ -106,6 +106,9 @@ pub fn port(frame: &mut [u8], l4: usize, protocol: u8, end: End, change: Change,
 
 /// What a translation of one end does to the checksums of a flow's packets: computed once, it makes of a checksum the
 /// new one by an addition.
+///
+/// They are kept as checksums lie in packets: their sum is the same in either byte order (RFC 1071, section 2 (B)), so that
+/// nothing has to be swapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Difference {
@@ -121,37 +124,43 @@ impl Difference {
     pub fn new(old: (u32, u16), new: (u32, u16)) -> Self {
         let address = u64::from(!old.0) + u64::from(new.0);
         let both = address + u64::from(!old.1) + u64::from(new.1);
-        Self { address: checksum::fold(address), both: checksum::fold(both) }
+        Self { address: checksum::fold(address).to_be(), both: checksum::fold(both).to_be() }
     }
 
-    /// Translates the source of a [`Plain`] frame.
+    /// Translates one end of a [`Plain`] frame.
     ///
     /// # Panics
     /// When it is shorter than such a frame is.
     #[inline(always)]
-    pub fn translate_source(self, frame: &mut [u8], protocol: u8, new: (u32, u16)) {
+    pub fn translate(self, frame: &mut [u8], protocol: u8, end: End, new: (u32, u16)) {
         const UDP_CHECKSUM: usize = Plain::L4 + 6;
         const TCP_CHECKSUM: usize = Plain::L4 + 16;
+        let (address, port) = match end {
+            End::Source => (Plain::L3 + 12, Plain::L4),
+            End::Destination => (Plain::L3 + 16, Plain::L4 + 2),
+        };
         // Its length is checked once, here.
         let (start, rest) = frame.split_at_mut(UDP_CHECKSUM + 2);
-        start[Plain::L3 + 12..Plain::L3 + 16].copy_from_slice(&new.0.to_be_bytes());
-        start[Plain::L4..Plain::L4 + 2].copy_from_slice(&new.1.to_be_bytes());
-        adjust(start, Plain::L3 + 10, self.address);
+        start[address..address + 4].copy_from_slice(&new.0.to_be_bytes());
+        start[port..port + 2].copy_from_slice(&new.1.to_be_bytes());
+        adjust(&mut start[Plain::L3 + 10..], self.address);
         if protocol == protocol::TCP {
-            adjust(rest, TCP_CHECKSUM - (UDP_CHECKSUM + 2), self.both);
-        } else if u16_at(start, UDP_CHECKSUM) != 0 {
-            adjust(start, UDP_CHECKSUM, self.both);
-            let value = checksum::udp(u16_at(start, UDP_CHECKSUM));
-            put16(start, UDP_CHECKSUM, value);
+            adjust(&mut rest[TCP_CHECKSUM - (UDP_CHECKSUM + 2)..], self.both);
+        } else if start[UDP_CHECKSUM..] != [0, 0] {
+            let sum = adjust(&mut start[UDP_CHECKSUM..], self.both);
+            if sum == 0 {
+                start[UDP_CHECKSUM..].fill(0xff);
+            }
         }
     }
 }
 
-/// Changes the checksum at this place.
-#[inline]
-fn adjust(frame: &mut [u8], at: usize, difference: u16) {
-    let value = checksum::adjust(u16_at(frame, at), difference);
-    put16(frame, at, value);
+/// Changes the checksum at the front; it is given as it lies there.
+#[inline(always)]
+fn adjust(bytes: &mut [u8], difference: u16) -> u16 {
+    let sum = checksum::adjust(u16::from_ne_bytes([bytes[0], bytes[1]]), difference);
+    bytes[..2].copy_from_slice(&sum.to_ne_bytes());
+    sum
 }
 
 /// Changes the ICMP message from `l4` to `end` with `change`, and its checksum with it.

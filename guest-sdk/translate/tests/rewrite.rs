@@ -102,12 +102,17 @@ proptest! {
     }
 
     #[test]
-    fn by_a_difference((from, to) in ends(), (new, _) in ends(), udp: bool, payload in payload()) {
+    fn by_a_difference(
+        (from, to) in ends(), (new, _) in ends(), udp: bool, source: bool, payload in payload(),
+    ) {
         let protocol = if udp { protocol::UDP } else { protocol::TCP };
+        let at = if source { End::Source } else { End::Destination };
         let number = |(address, port): V4| (u32::from_be_bytes(address), port);
         let mut frame = v4(protocol, from, to, &payload);
-        Difference::new(number(from), number(new)).translate_source(&mut frame, protocol, number(new));
-        prop_assert_eq!(frame, v4(protocol, new, to, &payload));
+        let old = if source { from } else { to };
+        Difference::new(number(old), number(new)).translate(&mut frame, protocol, at, number(new));
+        let (from, to) = exchanged(at, from, to, new);
+        prop_assert_eq!(frame, v4(protocol, from, to, &payload));
     }
 
     #[test]
@@ -193,9 +198,10 @@ fn a_udp_checksum_that_is_none_stays_none() {
     let mut other = frame.clone();
     let change = address(&mut frame, Plain::L3, End::Source, 0xcb00_7101);
     port(&mut frame, Plain::L4, protocol::UDP, End::Source, change, 6000);
-    Difference::new((0x0a00_0002, 5000), (0xcb00_7101, 6000)).translate_source(
+    Difference::new((0x0a00_0002, 5000), (0xcb00_7101, 6000)).translate(
         &mut other,
         protocol::UDP,
+        End::Source,
         (0xcb00_7101, 6000),
     );
     assert_eq!(frame[Plain::L4 + 6..Plain::L4 + 8], [0, 0]);

@@ -102,12 +102,10 @@ const ORIGINS: [u32; BURST_MAX] = {
 pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: u64, wall: u64) {
     assert!(packets.len() <= BURST_MAX, "a burst has at most {BURST_MAX} packets");
     board.copy_in(at::ORIGINS, &ORIGINS[..packets.len()]);
-    for (i, packet) in packets.iter().enumerate() {
-        let descriptor = packet.descriptor.word();
-        board.set(at::KEPT + i * 8, descriptor);
-        window.set(layout::DESCRIPTORS + i * 8, descriptor);
-        window.set(layout::METADATA + i * 8, packet.metadata.word());
-    }
+    // Three short loops, each with one bounds check.
+    board.set_all(at::KEPT, packets.iter().map(|packet| packet.descriptor.word()));
+    window.set_all(layout::DESCRIPTORS, packets.iter().map(|packet| packet.descriptor.word()));
+    window.set_all(layout::METADATA, packets.iter().map(|packet| packet.metadata.word()));
     window.set(layout::CLOCK, clock);
     window.set(layout::WALL, wall);
     board.set(at::SEQUENCE, board.get::<u32>(at::SEQUENCE).wrapping_add(1));
@@ -125,9 +123,11 @@ pub fn pack(count: usize, start: usize, reverse: bool) -> u64 {
 #[inline]
 pub fn ends(board: &Memory, mut take: impl FnMut(usize, Descriptor, End)) {
     departed(board, &mut take);
-    for slot in 0..(board.get::<u32>(at::ACTIVE) as usize).min(BURST_MAX) {
-        let (origin, descriptor) = at::kept(board, slot);
-        take(origin, descriptor, End::Through);
+    let count = (board.get::<u32>(at::ACTIVE) as usize).min(BURST_MAX);
+    // A descriptor is read as the word as which it was written; see `at::kept`.
+    let kept = board.values::<u64>(at::KEPT, count).map(Descriptor::from_word);
+    for (origin, descriptor) in board.values::<u32>(at::ORIGINS, count).zip(kept) {
+        take(origin as usize, descriptor, End::Through);
     }
 }
 

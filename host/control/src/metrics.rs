@@ -95,6 +95,10 @@ fn ports(registry: &mut Registry, status: &Status) {
     let reasons = Counters::new(registry, "port_drops", reasons);
     let device = "The counters of a port's driver, under its names";
     let device = Counters::new(registry, "port_device", device);
+    let queues = "Packets that passed a worker's queue of a port that several workers have";
+    let queues = Counters::new(registry, "port_queue_packets", queues);
+    let handed = "Packets that a queue received and handed over to the worker whose flow it was";
+    let handed = Counters::new(registry, "port_queue_handed_over_packets", handed);
     let link = Gauges::new(registry, "port_link_up", "Whether a port's device has a link");
     for port in &status.engine.ports {
         let name = ("port", port.name.as_str());
@@ -103,6 +107,13 @@ fn ports(registry: &mut Registry, status: &Status) {
         }
         for (counter, n) in &port.device_counters {
             device.add(&[name, ("counter", counter)], *n);
+        }
+        for (number, queue) in port.queues.iter().enumerate() {
+            let number = number.to_string();
+            let number = ("queue", number.as_str());
+            queues.add(&[name, number, ("direction", "rx")], queue.rx_packets);
+            queues.add(&[name, number, ("direction", "tx")], queue.tx_packets);
+            handed.add(&[name, number], queue.handed_over);
         }
         if let Some(state) = port.device.get("link") {
             link.set(&[name], f64::from(u8::from(state.starts_with("up"))));
@@ -125,10 +136,18 @@ fn chains(registry: &mut Registry, status: &Status) {
     let dropped = "Packets dropped in a chain, by reason";
     let dropped = Counters::new(registry, "chain_dropped_packets", dropped);
     let buffers = Gauges::new(registry, "pool_buffers", "Buffers of a chain's pool");
+    let parts = "Packets that entered and left a chain's part on a worker";
+    let parts = Counters::new(registry, "chain_worker_packets", parts);
     for chain in &status.engine.chains {
         let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
+        for part in &chain.workers {
+            let worker = part.worker.to_string();
+            let worker = ("worker", worker.as_str());
+            parts.add(&[tenant, name, worker, ("direction", "in")], part.packets_in);
+            parts.add(&[tenant, name, worker, ("direction", "out")], part.packets_out);
+        }
         for (reason, count) in &chain.drops {
             dropped.add(&[tenant, name, ("reason", reason)], *count);
         }

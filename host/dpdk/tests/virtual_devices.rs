@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Rig, frame, open, pool};
+use std::time::Instant;
+
+use common::{PATIENCE, Rig, frame, open, pool};
 use weir_dpdk::{DpdkConfig, DpdkPort};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};

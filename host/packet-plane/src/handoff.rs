@@ -228,3 +228,118 @@ impl Inlet {
         lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, PoolConfig};
+
+    use super::*;
+
+    const MOST: usize = 64;
+    const BURST: usize = 32;
+
+    fn pool() -> Pool {
+        let config = PoolConfig { rooms: 256, room_bytes: 512, huge: HugePages::Never };
+        Pool::new("handoff", &config).unwrap()
+    }
+
+    /// Bytes that belong together: a number, so often as the packet is long.
+    fn content(number: u64) -> Vec<u8> {
+        let length = 8 * (2 + number as usize % 40) + number as usize % 8;
+        number.to_ne_bytes().into_iter().cycle().take(length).collect()
+    }
+
+    /// Hands over numbered packets until there is nobody; how many were.
+    fn send(outlet: &Outlet) -> u64 {
+        let mut pool = pool();
+        let mut number = 0;
+        loop {
+            let packets: Vec<Packet> = (number..number + BURST as u64)
+                .map(|number| {
+                    let buffer = pool.take().unwrap();
+                    let descriptor = pool.place(buffer, &content(number)).unwrap();
+                    let metadata = Metadata { hash: number as u32, ..Metadata::default() };
+                    Packet { descriptor, metadata, time: number, buffer, cut: 0 }
+                })
+                .collect();
+            let handed = outlet.hand_over(&pool, packets.iter());
+            pool.give_all(packets.into_iter().map(|packet| packet.buffer));
+            number += handed as u64;
+            let gone = outlet.ends.try_lock().is_ok_and(|ends| ends.is_none());
+            if gone {
+                assert_eq!(pool.accounting().out, 0);
+                return number;
+            }
+        }
+    }
+
+    #[test]
+    fn packets_come_whole_in_order_and_every_room_is_back() {
+        const PACKETS: u64 = 200_000;
+        let bell = Arc::new(Bell::new().unwrap());
+        let (outlet, mut inlet) = handoff(&bell, MOST);
+        let mut pool = pool();
+        inlet.attach(&pool);
+        let sender = std::thread::spawn(move || send(&outlet));
+        let mut packets = Vec::with_capacity(BURST);
+        let mut next = 0;
+        while next < PACKETS {
+            inlet.lend(&mut pool, 16);
+            assert!(pool.lent() as usize <= MOST);
+            if inlet.take(&mut pool, &mut packets, BURST) == 0 {
+                std::thread::yield_now();
+            }
+            for packet in packets.drain(..) {
+                assert_eq!(pool.bytes(packet.descriptor).unwrap(), content(next));
+                assert_eq!((packet.time, packet.metadata.hash), (next, next as u32));
+                pool.give(packet.buffer);
+                next += 1;
+            }
+        }
+        // In the middle of it.
+        let lost = inlet.close(&mut pool);
+        assert_eq!(sender.join().unwrap(), next + lost);
+        assert_eq!((pool.lent(), pool.accounting().out), (0, 0));
+        assert!(!inlet.has_packets());
+    }
+
+    #[test]
+    fn without_rooms_or_a_receiver_nothing_is_taken() {
+        let bell = Arc::new(Bell::new().unwrap());
+        let (outlet, mut inlet) = handoff(&bell, MOST);
+        let (mut ours, mut theirs) = (pool(), pool());
+        let buffer = ours.take().unwrap();
+        let descriptor = ours.place(buffer, &[1; 60]).unwrap();
+        let metadata = Metadata::default();
+        let packet = [Packet { descriptor, metadata, time: 0, buffer, cut: 0 }];
+        assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
+        inlet.attach(&theirs);
+        assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
+        inlet.lend(&mut theirs, 250);
+        assert_eq!(theirs.lent(), 6, "the pool keeps what it was to keep");
+        for n in 0..8 {
+            assert_eq!(outlet.hand_over(&ours, packet.iter()), usize::from(n < 6));
+        }
+        outlet.end();
+        assert!(!inlet.has_ended());
+        assert_eq!(inlet.close(&mut theirs), 6);
+        assert!(inlet.has_ended());
+        assert_eq!(theirs.accounting().out, 0);
+    }
+
+    #[test]
+    fn only_a_receiver_that_sleeps_is_rung() {
+        let bell = Bell::new().unwrap();
+        let rung = || rustix::io::read(bell.fd(), &mut [0; 8]).is_ok();
+        bell.ring_if_asleep();
+        assert!(!rung());
+        bell.sleep();
+        bell.ring_if_asleep();
+        bell.ring_if_asleep();
+        assert!(rung() && !rung());
+        bell.sleep();
+        bell.wake();
+        bell.ring_if_asleep();
+        assert!(!rung());
+    }
+}

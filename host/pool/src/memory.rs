@@ -217,6 +217,31 @@ impl Memory {
         unsafe { at.write_volatile(value) }
     }
 
+    /// Reads `count` values that lie one behind the other, as one [`Self::get`] each with a single bounds check.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    #[inline]
+    pub fn values<T: Pod>(&self, offset: usize, count: usize) -> impl ExactSizeIterator<Item = T> {
+        let at = self.locate::<T>(offset, count);
+        // SAFETY: as in `get`, for each of the `count` values; the iterator borrows self.
+        (0..count).map(move |i| unsafe { at.add(i).read_volatile() })
+    }
+
+    /// Writes values one behind the other, as one [`Self::set`] each with a single bounds check.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    #[inline]
+    pub fn set_all<T: Pod>(&mut self, offset: usize, values: impl ExactSizeIterator<Item = T>) {
+        let count = values.len();
+        let at = self.locate::<T>(offset, count);
+        for (i, value) in values.take(count).enumerate() {
+            // SAFETY: as in `set`; at most the `count` values that were checked, whatever the iterator gives.
+            unsafe { at.add(i).write_volatile(value) }
+        }
+    }
+
     /// Copies values out, as one [`Self::get`] each with a single bounds check.
     ///
     /// # Panics

@@ -52,7 +52,7 @@ pub trait Port: Send {
     }
 
     /// Appends at most `max` packets that came in, in order, in buffers taken from the pool.
-    /// Metadata is left at its default: the worker knows the port's number and the direction.
+    /// Metadata is left at its default, except for a hash that is known: the worker knows the port's number and the direction.
     /// Allocates nothing if `into` has room for `max` more.
     ///
     /// # Errors

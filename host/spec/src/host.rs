@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::invalid::{Check, Invalid};
-use crate::xdp::{self, PacketMatch, XdpMode};
+use crate::xdp::{self, PacketMatch, XdpMode, XdpPin};
 use crate::{Name, Period, Size};
 
 /// The whole file; an empty one is a host with a socket, a store and no ports.
@@ -447,6 +447,9 @@ pub struct Port {
     /// xdp: where the XDP program runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<XdpMode>,
+    /// xdp: where the XDP program is pinned; on the bpffs at `/sys/fs/bpf`, if there is one, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<XdpPin>,
     /// xdp: how long the kernel may poll the device in one of our system calls; not at all if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_poll: Option<Period>,
@@ -502,6 +505,7 @@ impl Port {
             ("interface", self.interface.is_some(), PortKind::Xdp),
             ("queue", self.queue.is_some(), PortKind::Xdp),
             ("mode", self.mode.is_some(), PortKind::Xdp),
+            ("pin", self.pin.is_some(), PortKind::Xdp),
             ("busy-poll", self.busy_poll.is_some(), PortKind::Xdp),
             ("rx-ring", self.rx_ring.is_some(), PortKind::Xdp),
             ("tx-ring", self.tx_ring.is_some(), PortKind::Xdp),

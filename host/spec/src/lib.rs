@@ -48,4 +48,4 @@ pub use schema::{
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
 pub use workers::WorkerCount;
-pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode};
+pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode, XdpPin};

@@ -1,9 +1,10 @@
 //! Keys of `xdp` ports: where their program runs, and which packets it takes.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::invalid::Invalid;
 use crate::text::deserialize_text;
@@ -26,6 +27,56 @@ pub enum XdpMode {
     Native,
     /// Behind the driver: works everywhere, and costs more.
     Generic,
+}
+
+/// Where the XDP program is pinned, so that it outlives a crash of the host; in text a path, or `false`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XdpPin {
+    /// On the bpffs that is mounted here.
+    At(PathBuf),
+    /// Nowhere.
+    Never,
+}
+
+impl Serialize for XdpPin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::At(path) => path.serialize(serializer),
+            Self::Never => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for XdpPin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl serde::de::Visitor<'_> for Either {
+            type Value = XdpPin;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("false, or the path of a bpffs such as \"/sys/fs/bpf\"")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, pin: bool) -> Result<XdpPin, E> {
+                if pin {
+                    return Err(E::invalid_value(serde::de::Unexpected::Bool(pin), &self));
+                }
+                Ok(XdpPin::Never)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<XdpPin, E> {
+                if !path.starts_with('/') {
+                    return Err(E::custom(format!(
+                        "{path:?} is not an absolute path; allowed is where a bpffs is mounted, such as \"/sys/fs/bpf\", or false"
+                    )));
+                }
+                Ok(XdpPin::At(path.into()))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Packets that look so: all that is named has to be equal.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use weir_spec::{
     Access, Chain, Check, Document, HostConfig, Manifest, OnFault, Period, PortKind, Size, State,
-    SteerTo, Steering, XdpMode,
+    SteerTo, Steering, XdpMode, XdpPin,
 };
 
 #[track_caller]
@@ -110,16 +110,23 @@ fn an_xdp_port_says_what_it_takes_and_impossible_ones_are_refused() {
             .map(|document| document.value.ports[0].clone())
     };
     let full = port(
-        "interface = \"eth0\"\nqueue = 3\nmode = \"native\"\nbusy-poll = \"20us\"\nrx-ring = 2048\ntx-ring = 512\n\
+        "interface = \"eth0\"\nqueue = 3\nmode = \"native\"\npin = \"/sys/fs/bpf\"\nbusy-poll = \"20us\"\nrx-ring = 2048\ntx-ring = 512\n\
          leave = [{ ethertype = \"lldp\" }]\nclaim = [{ vlan = 100 }, { destination = \"02:00:00:00:00:01\", ethertype = \"0x88b5\" }]",
     )
     .unwrap();
     assert_eq!((full.mode, full.rx_ring, full.claim.len()), (Some(XdpMode::Native), Some(2048), 2));
     assert_eq!(full.leave[0].ethertype.unwrap().get(), 0x88cc);
+    assert_eq!(full.pin, Some(XdpPin::At("/sys/fs/bpf".into())));
+    let never = port("interface = \"eth0\"\npin = false").unwrap();
+    assert_eq!(never.pin, Some(XdpPin::Never));
+    let json = serde_json::to_string(&[&full, &never]).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<weir_spec::Port>>(&json).unwrap(), [full, never]);
     for (keys, key, line, message) in [
         ("", "port[0].interface", 1, "needs `interface`"),
         ("interface = \"a/b\"", "port[0].interface", 4, "is not an interface's name"),
         ("interface = \"e\"\nmode = \"fast\"", "port[0].mode", 5, "unknown value `fast`"),
+        ("interface = \"e\"\npin = true", "port[0].pin", 5, "expected false, or the path"),
+        ("interface = \"e\"\npin = \"bpf\"", "port[0].pin", 5, "not an absolute path"),
         ("interface = \"e\"\nrx-ring = 1000", "port[0].rx-ring", 5, "a ring of 1000"),
         ("interface = \"e\"\nbusy-poll = \"1s\"", "port[0].busy-poll", 5, "1s is out of range"),
         ("interface = \"e\"\nleave = [{}]", "port[0].leave[0]", 5, "nothing is named"),
@@ -178,6 +185,69 @@ on-fault = "fail-closed"
 }
 
 #[test]
+fn workers_are_a_number_or_all() {
+    let chain = |workers: &str| {
+        let text = format!("name = \"edge\"\n{workers}\n[[function]]\nuse = \"a\"\n");
+        Document::<Chain>::parse("edge.toml", &text).map(|document| document.value)
+    };
+    for (text, of_four) in
+        [("", 1), ("workers = 1", 1), ("workers = 3", 3), ("workers = \"all\"", 4)]
+    {
+        let chain = chain(text).unwrap();
+        assert_eq!(chain.workers.of(4), of_four, "{text}");
+        let again = serde_json::to_string(&chain).unwrap();
+        assert_eq!(serde_json::from_str::<Chain>(&again).unwrap(), chain);
+        assert_eq!(again.contains("workers"), of_four > 1, "{again}");
+    }
+    for wrong in ["0", "-1", "1025", "1.5", "true", "\"some\"", "[2]"] {
+        let error = chain(&format!("workers = {wrong}")).unwrap_err().to_string();
+        assert!(
+            error.contains("expected a number of workers from 1 to 1024, or \"all\""),
+            "{error}"
+        );
+        assert!(error.contains("edge.toml:2:11"), "{error}");
+    }
+    refused::<Chain>(
+        "name = \"edge\"\nworkers = 2\n[[function]]\nuse = \"a\"\nper-worker = [{ slot = 0 }]\n",
+        r"
+there are 1 tables for 2 workers
+ --> file.toml:5:14
+  |
+5 | per-worker = [{ slot = 0 }]
+  |              ^^^^^^^^^^^^^^
+  = key: function[0].per-worker
+  = allowed: one for each of the chain's `workers`, or none
+",
+    );
+    refused::<Manifest>(
+        "state-shared = true\n",
+        r#"
+the function has no state region to share
+ --> file.toml:1:16
+  |
+1 | state-shared = true
+  |                ^^^^
+  = key: state-shared
+  = set `state = "region"`, or leave this key out
+"#,
+    );
+}
+
+#[test]
+fn several_queues_are_for_xdp_and_dpdk() {
+    let port = |keys: &str| format!("[[port]]\nname = \"a\"\n{keys}\nqueues = 2\n");
+    let parse = |text: &str| Document::<HostConfig>::parse("weir.toml", text);
+    for keys in ["kind = \"xdp\"\ninterface = \"eth0\"", "kind = \"dpdk\"\ndevice = \"net_null0\""]
+    {
+        assert_eq!(parse(&port(keys)).unwrap().value.ports[0].queues, Some(2));
+    }
+    let error = parse(&port("kind = \"memory\"")).unwrap_err().to_string();
+    assert!(error.contains("a port of kind \"memory\" has no `queues`"), "{error}");
+    let none = port("kind = \"xdp\"\ninterface = \"eth0\"").replace("= 2", "= 0");
+    assert!(parse(&none).unwrap_err().to_string().contains("allowed: 1 to 1024"));
+}
+
+#[test]
 fn unknown_keys() {
     refused::<Chain>(
         "name = \"edge\"\n\n[[function]]\nuse = \"firewall\"\nverison = \"1.2.0\"\n",
@@ -188,7 +258,7 @@ unknown key `verison`
 5 | verison = "1.2.0"
   | ^^^^^^^
   = key: function[0].verison
-  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, state, config
+  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, state, state-shared, config, per-worker
 "#,
     );
     refused::<HostConfig>(

@@ -41,16 +41,19 @@ pub enum PortKind {
 }
 
 impl PortKind {
-    fn table(self, number: usize, side: &str, keys: &str) -> String {
+    fn table(self, number: usize, side: &str, keys: &str, queues: u8) -> String {
         let of_kind = match self {
             Self::Xdp => format!("kind = \"xdp\"\ninterface = \"{side}\""),
             Self::DpdkAfPacket => {
-                format!("kind = \"dpdk\"\ndevice = \"net_af_packet{number},iface={side}\"")
+                format!(
+                    "kind = \"dpdk\"\ndevice = \"net_af_packet{number},iface={side},qpairs={queues}\""
+                )
             }
             Self::DpdkAfXdp => {
                 format!("kind = \"dpdk\"\ndevice = \"net_af_xdp{number},iface={side}\"")
             }
         };
+        let keys = keys.replace("SIDE", side);
         format!("[[port]]\nname = \"{side}\"\n{of_kind}\n{keys}\n")
     }
 }
@@ -83,6 +86,8 @@ pub struct Lab {
     /// The host on the right.
     pub right: Namespace,
     directory: TempDir,
+    /// Queues of each wire's ends.
+    queues: u8,
 }
 
 impl Lab {
@@ -119,13 +124,14 @@ impl Lab {
         wire(&left, &middle, "left", 2, queues);
         wire(&right, &middle, "right", 1, queues);
         let directory = tempfile::tempdir().expect("a directory");
-        Self { host: None, servers: Vec::new(), left, middle, right, directory }
+        Self { host: None, servers: Vec::new(), left, middle, right, directory, queues }
     }
 
     /// Writes the configuration that the host will be started with.
     pub fn configure(&self, ports: PortKind, keys: &str, tables: &str) {
         let sides = ["left", "right"].into_iter().enumerate();
-        let ports: String = sides.map(|(n, side)| ports.table(n, side, keys)).collect();
+        let ports: String =
+            sides.map(|(n, side)| ports.table(n, side, keys, self.queues)).collect();
         let config =
             format!("[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{tables}{ports}");
         self.write("weir.toml", config);
@@ -215,11 +221,23 @@ impl Lab {
 
     /// `weir` with the host; the answer is JSON, if it has one.
     pub fn weir(&self, arguments: &[&str]) -> Value {
+        let out = run(&mut self.weir_command(arguments));
+        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+    }
+
+    /// The same, which must fail; the answer is why.
+    #[must_use]
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.weir_command(arguments).output().expect("weir");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn weir_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(root("target/release/weir"));
         command.arg("--api").arg(self.path("api.sock")).args(["--output", "json"]).args(arguments);
         command.current_dir(self.directory.path()).env_remove("WEIR_TENANT");
-        let out = run(&mut command);
-        if out.is_empty() { Value::Null } else { serde_json::from_str(&out).expect("JSON") }
+        command
     }
 
     /// Pushes a function of `target/functions` as this version.

@@ -3,8 +3,8 @@
 //! Slots lie in buckets of 16. A key may be in one of two buckets, which two halves of its hash name
 //! ("balanced allocations", Azar et al., 1999): a probe looks at 32 slots at most whatever an attacker
 //! sends, and removing leaves nothing behind. Per slot there is a tag of one byte, 0 for a free slot and
-//! else eight bits of the hash (the idea of Swiss tables), compared 16 at a time: a hit reads one
-//! line of tags and, but for one time in sixteen, one entry.
+//! else seven bits of the hash (the idea of Swiss tables), compared 16 at a time: a hit reads one
+//! line of tags and, but for one time in ten at most, one entry, which lies in one line.
 //!
 //! An entry goes to its first bucket unless that has filled up to twelve, then to the emptier one.
 //! There are 5 slots for 4 entries of capacity; see the tests for how seldom that is not enough.
@@ -46,7 +46,7 @@ const NOWHERE: u32 = u32::MAX;
 pub struct StateMap<K, V> {
     header: NonNull<Header>,
     tags: NonNull<Tags>,
-    entries: NonNull<Entry<K, V>>,
+    entries: NonNull<u8>,
     buckets: u32,
     capacity: usize,
     _memory: Chunk,
@@ -111,6 +111,12 @@ where
     K: FromBytes + IntoBytes + Immutable + Eq,
     V: FromBytes + IntoBytes + Immutable,
 {
+    /// Bytes from one entry to the next: small entries are padded, so that none lies in two cache lines.
+    const STRIDE: usize = match size_of::<Entry<K, V>>() {
+        small @ 0..=LINE => small.next_power_of_two(),
+        large => large,
+    };
+
     pub(super) fn open(
         region: &mut StateRegion,
         name: &str,
@@ -123,8 +129,8 @@ where
             format!("state `{name}`: {capacity} entries are more than a map can have")
         })?;
         let tags = (buckets as usize * SLOTS).next_multiple_of(LINE);
-        let entries = size_of::<Entry<K, V>>().checked_mul(buckets as usize * SLOTS);
-        let shape = Shape::new(b"weirmap1", name, capacity, [size_of::<K>(), size_of::<V>()]);
+        let entries = Self::STRIDE.checked_mul(buckets as usize * SLOTS);
+        let shape = Shape::new(b"weirmap2", name, capacity, [size_of::<K>(), size_of::<V>()]);
         let memory =
             region.carve(name, shape, entries.and_then(|bytes| bytes.checked_add(tags)))?;
         // SAFETY: the chunk has room for the header, then the tags, then the entries.
@@ -135,7 +141,7 @@ where
         Ok(Self {
             header: memory.start().cast(),
             tags: first.cast(),
-            entries: after.cast(),
+            entries: after,
             buckets,
             capacity,
             _memory: memory,
@@ -173,15 +179,18 @@ where
     /// at once, while code that decides about a packet in between has a few. (Wasm has no prefetch instruction.)
     #[inline]
     pub fn look_ahead(&self, probes: &mut [Probe]) {
-        for probe in &*probes {
-            // SAFETY: `first` gives one of the map's buckets.
-            unsafe { self.tags.add(self.first(probe.hash)).cast::<u8>().read_volatile() };
-        }
-        for probe in probes {
+        for probe in &mut *probes {
             let bucket = self.first(probe.hash);
-            let found = matches(self.group(bucket), tag(probe.hash));
-            let slot = bucket * SLOTS + found.trailing_zeros() as usize % SLOTS;
-            // SAFETY: below the number of slots, since `bucket` is one of the map's.
+            // SAFETY: `first` gives one of the map's buckets.
+            unsafe { self.tags.add(bucket).cast::<u8>().read_volatile() };
+            probe.slot = (bucket * SLOTS) as u32;
+        }
+        // Without branches, which would be wrong about every key that is not where most are.
+        for probe in probes {
+            let first = probe.slot as usize;
+            let found = matches(self.group(first / SLOTS), tag(probe.hash));
+            let slot = first + found.trailing_zeros() as usize % SLOTS;
+            // SAFETY: below the number of slots, since `first` is the first of one of the map's buckets.
             unsafe { self.entry(slot).cast::<u8>().read_volatile() };
             probe.slot = slot as u32;
         }
@@ -329,6 +338,7 @@ where
     }
 
     /// Looks in both buckets. Apart from [`Self::locate`], so that what finds a key where it was expected stays small.
+    #[cold]
     #[inline(never)]
     fn search(&self, hash: u64, key: &K) -> Option<usize> {
         self.locate_in(self.first(hash), hash, key)
@@ -420,7 +430,7 @@ where
     fn entry(&self, slot: usize) -> NonNull<Entry<K, V>> {
         debug_assert!(slot < self.slots());
         // SAFETY: all callers have the slot from a bucket of the map, or checked it.
-        unsafe { self.entries.add(slot) }
+        unsafe { self.entries.add(slot * Self::STRIDE).cast() }
     }
 }
 
@@ -430,11 +440,10 @@ impl<K, V> fmt::Debug for StateMap<K, V> {
     }
 }
 
-/// Never 0, which marks free slots. The low bits: `first` depends on the high ones of each half.
+/// Never 0, which marks free slots. The low bits: `first` and `second` depend on the high ones of each half.
 #[inline]
 fn tag(hash: u64) -> u8 {
-    let low = hash as u8;
-    low | u8::from(low == 0)
+    hash as u8 | 0x80
 }
 
 /// Bit `i` is set when tag `i` equals `wanted`.

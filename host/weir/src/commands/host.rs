@@ -15,8 +15,27 @@ pub(super) fn ports(client: &Client, output: Output) -> Result<()> {
 }
 
 fn port_table(ports: &[PortStatus]) -> String {
-    let rows = ports.iter().map(|port| {
-        [
+    let rows = ports.iter().flat_map(|port| {
+        let queues = port.queues.iter().enumerate().map(|(number, queue)| {
+            let dropped = |direction: &str| {
+                let drops = queue.drops.iter().filter(|drop| drop.0.starts_with(direction));
+                drops.map(|drop| drop.1).sum::<u64>().to_string()
+            };
+            let nothing = || String::from("-");
+            [
+                format!("{} queue {number}", port.name),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                queue.rx_packets.to_string(),
+                dropped("rx-"),
+                queue.tx_packets.to_string(),
+                dropped("tx-"),
+            ]
+        });
+        let whole = [
             port.name.to_string(),
             port.kind.clone(),
             port.tenant.to_string(),
@@ -27,7 +46,8 @@ fn port_table(ports: &[PortStatus]) -> String {
             port.rx_dropped.to_string(),
             port.tx_packets.to_string(),
             port.tx_dropped.to_string(),
-        ]
+        ];
+        std::iter::once(whole).chain(queues)
     });
     let header = [
         "port",
@@ -81,6 +101,17 @@ fn chain_text(chain: &ChainStatus) -> String {
         chain.pool.out,
         chain.pool.total
     );
+    for worker in chain.workers.iter().filter(|_| chain.workers.len() > 1) {
+        text.push_str(&format!(
+            "  worker {}: in {}, out {}, faults {}, buffers {} of {} in use\n",
+            worker.worker,
+            worker.packets_in,
+            worker.packets_out,
+            worker.faults,
+            worker.pool.out,
+            worker.pool.total
+        ));
+    }
     let rows = chain.functions.iter().map(|function| {
         [
             function.name.to_string(),

@@ -7,9 +7,9 @@ use weir_control::engine::EngineError;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
-use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode};
+use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin};
 use weir_tap::{KernelPort, Tap};
-use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
+use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 use super::crossing::Shape;
 
@@ -378,6 +378,11 @@ fn xdp(config: &weir_spec::Port) -> XdpConfig {
         config.busy_poll.map(|period| u32::try_from(period.get().as_micros()).unwrap_or(u32::MAX));
     xdp.rx_ring = config.rx_ring.unwrap_or(xdp.rx_ring);
     xdp.tx_ring = config.tx_ring.unwrap_or(xdp.tx_ring);
+    xdp.pin = match &config.pin {
+        None => Pinning::Auto,
+        Some(XdpPin::At(path)) => Pinning::At(path.clone()),
+        Some(XdpPin::Never) => Pinning::Never,
+    };
     xdp.leave = matches(&config.leave);
     xdp.claim = matches(&config.claim);
     xdp

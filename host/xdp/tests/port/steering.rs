@@ -272,18 +272,26 @@ fn netns_the_program_reads_frames_as_the_host_does() {
 /// Tables are exchanged while packets come: none is decided otherwise than the old table or the new one says.
 #[test]
 fn netns_no_packet_is_decided_by_half_a_table() {
-    const EXCHANGES: u32 = 60;
+    const EXCHANGES: u32 = 40;
     namespace();
     pair_of("a", 1);
     let far = Far::on("a-far");
     let mut pool = pool(1024, 2048);
     let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
-    // All tables drop what goes to port 2 and let through what goes to port 1, each by other rules.
+    // All tables drop what goes to port 2 and let through what goes to port 1, each by other rules over other fields in
+    // another order.
     let table = |n: u32| -> Vec<Rule> {
-        let many = (0..500).map(|k| from(0xac00_0000 + n * 500 + k, Target::Kernel));
-        let others = to_port(1, Target::Chain(n as u16));
-        let last = if n % 2 == 0 { Rule::all(Target::Drop) } else { to_port(2, Target::Drop) };
-        many.chain([others, last]).collect()
+        let length = 20 + (n % 12) as u8;
+        let many = (0..4000).map(|k| {
+            let address = IpAddr::V4((0xac00_0000 + (k << 12)).into());
+            Rule { source: Some(Prefix { address, length }), ..Rule::all(Target::Kernel) }
+        });
+        let through = to_port(1, Target::Chain(n as u16));
+        if n % 2 == 0 {
+            many.chain([through, Rule::all(Target::Drop)]).collect()
+        } else {
+            [to_port(2, Target::Drop), through].into_iter().chain(many).collect()
+        }
     };
     steering.replace(&table(0), 0).unwrap();
     let done = AtomicBool::new(false);
