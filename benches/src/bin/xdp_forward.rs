@@ -1,6 +1,7 @@
 //! What an `xdp` port forwards beside the kernel: the same frames over the same veth pairs, through a chain of `null`, through
-//! the kernel's bridge, and through the bridge with an nftables rule set. Packets a second, CPU, how long a sleeping
-//! worker lets a packet wait, and what an idle host uses.
+//! the kernel's bridge, through the bridge with an nftables rule set, and by an XDP program that does nothing but redirect to
+//! the other interface (`ebpf/xdp-wire`). Packets a second, CPU, how long a sleeping worker lets a packet wait, and what an idle
+//! host uses.
 //!
 //! CPU is what the scheduler has on record for the generator (in whose system calls the kernel forwards), for all threads
 //! of the host, and for ksoftirqd: neighbours on the machine do not count. What sending the same packets costs when nobody
@@ -9,10 +10,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use aya::Ebpf;
+use aya::maps::DevMapHash;
+use aya::programs::{Xdp, XdpMode};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_benches::driver::median;
 use weir_benches::wire::{Wire, frame};
-use weir_tests::lab::{Lab, Namespace};
+use weir_tests::lab::{Lab, Namespace, PortKind};
 
 const ROUNDS: usize = 5;
 const FLOOD: Duration = Duration::from_millis(1500);
@@ -26,22 +30,27 @@ const GAPS: [Duration; 2] = [Duration::from_millis(2), Duration::from_micros(15)
 const CPUS: [usize; 2] = [0, 1];
 
 /// Who forwards; the last one is nobody.
-const PATHS: [&str; 4] = ["Weir, null", "bridge", "bridge + nftables", "nobody"];
-const NOBODY: usize = 3;
+const PATHS: [&str; 5] = ["Weir, null", "bridge", "bridge + nftables", "XDP redirect", "nobody"];
+const WEIR: usize = 0;
+const NFTABLES: usize = 2;
+const REDIRECT: usize = 3;
+const NOBODY: usize = 4;
 
 fn main() {
     let keys = std::env::args().nth(1).unwrap_or_default();
-    let mut lab = Lab::configured("xdp", &keys, &format!("[workers]\ncores = [{}]\n", CPUS[1]));
+    let mut lab =
+        Lab::configured(PortKind::Xdp, &keys, &format!("[workers]\ncores = [{}]\n", CPUS[1]));
     lab.push("null", "1.0.0");
     lab.chain("null", "");
     println!(
         "{}: {ROUNDS} interleaved rounds of {FLOOD:?}, medians",
         lab.port("left")["device"]["driver"]
     );
+    let mut wire = None;
     let mut measured: Vec<Vec<Measured>> = PATHS.map(|_| Vec::new()).into();
     for _ in 0..ROUNDS {
         for (path, measured) in measured.iter_mut().enumerate() {
-            switch(&mut lab, path);
+            switch(&mut lab, &mut wire, path);
             measured.push(measure(&lab, path != NOBODY));
         }
     }
@@ -80,7 +89,7 @@ fn main() {
             of(1, 1)
         );
     }
-    switch(&mut lab, 0);
+    switch(&mut lab, &mut wire, WEIR);
     std::thread::sleep(Duration::from_secs(1));
     let before = ticks(lab.host());
     std::thread::sleep(Duration::from_secs(5));
@@ -116,20 +125,29 @@ struct Measured {
 }
 
 /// Has this path forward, and no other.
-fn switch(lab: &mut Lab, path: usize) {
+fn switch(lab: &mut Lab, wire: &mut Option<Ebpf>, path: usize) {
     let _ = lab.middle.command("ip link delete dev br0").output();
     let _ = lab.middle.command("nft flush ruleset").output();
     if lab.host_if_running().is_some() {
         lab.stop();
     }
+    if wire.take().is_some() {
+        receive_offload(lab, "off");
+    }
     if path == NOBODY {
         return;
     }
-    if path == 0 {
+    if path == WEIR {
         lab.start();
         lab.wait("the chain has its ports", |lab| {
             lab.port("right")["device"]["driver"].is_string()
         });
+        return;
+    }
+    if path == REDIRECT {
+        // A veth takes frames from XDP if its other end polls, which it does for this.
+        receive_offload(lab, "on");
+        *wire = Some(lab.middle.thread(redirect).join().expect("the program is attached"));
         return;
     }
     lab.middle.sh("ip link add name br0 type bridge mcast_snooping 0");
@@ -139,7 +157,7 @@ fn switch(lab: &mut Lab, path: usize) {
     lab.middle.sh("ip link set dev br0 up");
     // From listening to forwarding.
     std::thread::sleep(Duration::from_millis(300));
-    if path == 2 {
+    if path == NFTABLES {
         for rule in [
             "add table bridge weir",
             "add chain bridge weir forward { type filter hook forward priority 0 ; policy drop ; }",
@@ -150,6 +168,39 @@ fn switch(lab: &mut Lab, path: usize) {
             lab.middle.sh(&format!("nft {rule}"));
         }
     }
+}
+
+/// The hosts' generic receive offload.
+fn receive_offload(lab: &Lab, state: &str) {
+    for host in [&lab.left, &lab.right] {
+        host.sh(&format!("ethtool -K eth0 gro {state}"));
+    }
+}
+
+/// Has XDP forward between the interfaces `left` and `right`, for as long as the answer lives.
+fn redirect() -> Ebpf {
+    let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/xdp-wire.o");
+    let mut wire =
+        Ebpf::load_file(object).unwrap_or_else(|e| panic!("{object}: {e}: run scripts/build-ebpf"));
+    let index = |name: &str| {
+        // Not /sys, which shows the namespace that it was mounted in.
+        let name = std::ffi::CString::new(name).expect("no zero in it");
+        // SAFETY: a string that ends with a zero.
+        unsafe { libc::if_nametoindex(name.as_ptr()) }
+    };
+    let [left, right] = ["left", "right"].map(index);
+    let map = wire.map_mut("OTHER").expect("the program has it");
+    let mut others = DevMapHash::try_from(map).expect("it is one");
+    for (from, to) in [(left, right), (right, left)] {
+        others.insert(from, to, None, 0).expect("there is room for two");
+    }
+    let program: &mut Xdp =
+        wire.program_mut("wire").expect("it is there").try_into().expect("it is XDP");
+    program.load().expect("the kernel takes it");
+    for interface in ["left", "right"] {
+        program.attach(interface, XdpMode::Driver).expect("nobody else is there");
+    }
+    wire
 }
 
 fn measure(lab: &Lab, forwarded: bool) -> Measured {

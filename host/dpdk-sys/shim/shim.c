@@ -11,10 +11,12 @@
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_interrupts.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_malloc.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_memory.h>
 #include <rte_mempool.h>
 #include <rte_net.h>
@@ -297,18 +299,33 @@ int weir_dpdk_bounce_new(uint32_t buffers, uint32_t buffer_bytes, struct weir_dp
 	static unsigned int number;
 	char name[RTE_MEMPOOL_NAMESIZE];
 	struct weir_dpdk_bounce *bounce = rte_zmalloc("weir_bounce", sizeof(*bounce), RTE_CACHE_LINE_SIZE);
+	struct rte_pktmbuf_pool_private private = {0};
+	uint32_t room = RTE_MIN(buffer_bytes, (uint32_t)UINT16_MAX);
 	int result;
 
 	if (bounce == NULL)
 		return -ENOMEM;
 	snprintf(name, sizeof(name), "weir_bounce%u", __atomic_fetch_add(&number, 1, __ATOMIC_RELAXED));
-	bounce->mempool = rte_pktmbuf_pool_create(name, buffers, 64, 0,
-						  (uint16_t)RTE_MIN(buffer_bytes, (uint32_t)UINT16_MAX), SOCKET_ID_ANY);
+	/* Without gaps at the ends of pages: net_af_xdp takes for granted that there are none, and tells the kernel of a
+	 * umem that is too short for the last buffers, which then swallow a packet each. */
+	bounce->mempool = rte_mempool_create_empty(name, buffers, sizeof(struct rte_mbuf) + room, 64, sizeof(private),
+						   SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG | RTE_MEMPOOL_F_NO_SPREAD);
 	if (bounce->mempool == NULL) {
 		result = -rte_errno;
 		rte_free(bounce);
 		return result;
 	}
+	private.mbuf_data_room_size = (uint16_t)room;
+	rte_pktmbuf_pool_init(bounce->mempool, &private);
+	result = rte_mempool_set_ops_byname(bounce->mempool, rte_mbuf_best_mempool_ops(), NULL);
+	if (result == 0)
+		result = rte_mempool_populate_default(bounce->mempool);
+	if (result < 0) {
+		rte_mempool_free(bounce->mempool);
+		rte_free(bounce);
+		return result;
+	}
+	rte_mempool_obj_iter(bounce->mempool, rte_pktmbuf_init, NULL);
 	*made = bounce;
 	return 0;
 }
@@ -416,6 +433,7 @@ int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup)
 	if (result < 0)
 		return result;
 	conf.rxmode.mtu = setup->mtu;
+	conf.intr_conf.rxq = setup->interrupts;
 	/* All frames of a queue come from one pool, and each has one owner. */
 	conf.txmode.offloads = dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 	if (setup->checksums) {
@@ -626,6 +644,39 @@ void weir_dpdk_unwatch(uint16_t port, uint8_t *flag)
 {
 	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
 	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+}
+
+/* Receive interrupts. */
+
+int weir_dpdk_interrupt_add(uint16_t port, uint16_t queue, int epoll)
+{
+	return rte_eth_dev_rx_intr_ctl_q(port, queue, epoll, RTE_INTR_EVENT_ADD, NULL);
+}
+
+int weir_dpdk_interrupt_remove(uint16_t port, uint16_t queue, int epoll)
+{
+	return rte_eth_dev_rx_intr_ctl_q(port, queue, epoll, RTE_INTR_EVENT_DEL, NULL);
+}
+
+int weir_dpdk_interrupt_on(uint16_t port, uint16_t queue)
+{
+	int result = rte_eth_dev_rx_intr_enable(port, queue);
+
+	return result == -ENOTSUP ? 0 : result;
+}
+
+int weir_dpdk_interrupt_off(uint16_t port, uint16_t queue)
+{
+	int result = rte_eth_dev_rx_intr_disable(port, queue);
+
+	return result == -ENOTSUP ? 0 : result;
+}
+
+int weir_dpdk_interrupts_clear(int epoll)
+{
+	struct rte_epoll_event events[16];
+
+	return rte_epoll_wait(epoll, events, RTE_DIM(events), 0);
 }
 
 /* The hot path. */

@@ -80,6 +80,7 @@ struct weir_dpdk_setup {
 	uint32_t mtu; /* 0: the device's own */
 	uint16_t queues;
 	bool checksums; /* verified when received, filled in when sent; as far as the device does */
+	bool interrupts; /* receive queues are to have them, if the driver has */
 };
 
 struct weir_dpdk_link {
@@ -128,6 +129,17 @@ bool weir_dpdk_is_removed(uint16_t port);
 /* Writes 1 to `flag` when the device goes away. */
 int weir_dpdk_watch(uint16_t port, uint8_t *flag);
 void weir_dpdk_unwatch(uint16_t port, uint8_t *flag);
+
+/* Receive interrupts. */
+
+/* Has a started queue's interrupt make an epoll(7) of the caller's readable. An error: the driver has none. */
+int weir_dpdk_interrupt_add(uint16_t port, uint16_t queue, int epoll);
+int weir_dpdk_interrupt_remove(uint16_t port, uint16_t queue, int epoll);
+/* One interrupt from now on, when there are packets; a driver whose descriptor always tells needs no switch. */
+int weir_dpdk_interrupt_on(uint16_t port, uint16_t queue);
+int weir_dpdk_interrupt_off(uint16_t port, uint16_t queue);
+/* Takes those that were there, and says how many. */
+int weir_dpdk_interrupts_clear(int epoll);
 
 /* The hot path. */
 

@@ -73,6 +73,7 @@ mod shim {
         pub mtu: u32,
         pub queues: u16,
         pub checksums: bool,
+        pub interrupts: bool,
     }
 
     #[repr(C)]
@@ -167,6 +168,12 @@ mod shim {
         pub fn weir_dpdk_is_removed(port: u16) -> bool;
         pub fn weir_dpdk_watch(port: u16, flag: *mut u8) -> c_int;
         pub fn weir_dpdk_unwatch(port: u16, flag: *mut u8);
+
+        pub fn weir_dpdk_interrupt_add(port: u16, queue: u16, epoll: c_int) -> c_int;
+        pub fn weir_dpdk_interrupt_remove(port: u16, queue: u16, epoll: c_int) -> c_int;
+        pub fn weir_dpdk_interrupt_on(port: u16, queue: u16) -> c_int;
+        pub fn weir_dpdk_interrupt_off(port: u16, queue: u16) -> c_int;
+        pub fn weir_dpdk_interrupts_clear(epoll: c_int) -> c_int;
 
         pub fn weir_dpdk_receive(
             port: u16,

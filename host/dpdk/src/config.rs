@@ -1,5 +1,14 @@
 //! What a `dpdk` port is configured with.
 
+/// What a port does while nothing comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Its worker asks it again and again, and uses its core.
+    Poll,
+    /// Its worker sleeps until the device wakes it, or, where it cannot, for short times.
+    Sleep,
+}
+
 /// What a `dpdk` port is to be like. What is left out is the device's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DpdkConfig {
@@ -19,6 +28,9 @@ pub struct DpdkConfig {
     pub multicast: Option<bool>,
     /// Whether the device verifies and fills in checksums of IPv4, TCP and UDP.
     pub checksum_offload: bool,
+    /// What it does while nothing comes in. If left out it sleeps where the device's driver works with the kernel's
+    /// sockets, which wake it, and polls otherwise.
+    pub idle: Option<Idle>,
     /// Bytes of a room of the pools that the port will work with.
     pub room_bytes: u32,
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,8 @@ use dpdk_sys as sys;
 use weir_port::{Details, Inspect};
 
 use crate::address::Address;
+use crate::kernel_drops::KernelDrops;
+use crate::sockets::{self, Socket};
 use crate::{interface, log};
 
 /// Kernel drivers that leave a PCI device to DPDK, or share it (the last two).
@@ -36,6 +39,9 @@ pub(crate) struct Device {
     /// Facts that the port found out.
     facts: Mutex<Vec<(&'static str, String)>>,
     started: AtomicBool,
+    kernel_drops: Option<KernelDrops>,
+    /// AF_XDP sockets that the driver opened, and their queues.
+    xdp_sockets: Mutex<Vec<(u16, Socket)>>,
     /// How it was at last, once it is closed.
     last: Mutex<Option<Details>>,
     claim: Claim,
@@ -68,6 +74,7 @@ impl Device {
         let told = unsafe { sys::weir_dpdk_info(number, &raw mut info) };
         // SAFETY: the shim ends the text with a zero, and zeroes are an empty one.
         let driver = unsafe { CStr::from_ptr(info.driver.as_ptr()) }.to_string_lossy().into_owned();
+        let kernel_drops = on_interface(&address).map(|name| KernelDrops::of(name, &driver));
         let device = Self {
             address,
             number,
@@ -78,6 +85,8 @@ impl Device {
             removed: Box::default(),
             facts: Mutex::default(),
             started: AtomicBool::new(false),
+            kernel_drops,
+            xdp_sockets: Mutex::default(),
             last: Mutex::default(),
             claim,
         };
@@ -129,6 +138,52 @@ impl Device {
         Err(format!("the device {} cannot {what}: {}", self.address, log::explain(result)))
     }
 
+    /// Whether its driver receives by the kernel's sockets.
+    pub(crate) fn has_sockets(&self) -> bool {
+        matches!(self.driver(), "net_af_packet" | "net_af_xdp")
+    }
+
+    /// Calls what sets this receive queue up, and remembers the AF_XDP socket that the driver opens for it.
+    pub(crate) fn opening(&self, queue: u16, set_up: impl FnOnce() -> i32) -> i32 {
+        if self.driver() != "net_af_xdp" {
+            return set_up();
+        }
+        let others = sockets::xdp();
+        let result = set_up();
+        let mut opened = sockets::xdp();
+        opened.retain(|socket| !others.contains(socket));
+        // Of several, one is somebody else's.
+        if let [socket] = opened[..] {
+            self.xdp_sockets().push((queue, socket));
+        }
+        result
+    }
+
+    /// Calls with the kernel's sockets that the started device, which has so many queues, receives by in some of them; with none
+    /// if not all are known.
+    pub(crate) fn with_sockets(&self, queues: &[u16], all: u16, call: impl FnOnce(&[BorrowedFd])) {
+        let by_queue: Vec<(u16, RawFd)> = match (self.driver(), &self.kernel_drops) {
+            // The driver opened them queue by queue, so that their numbers rise.
+            ("net_af_packet", Some(drops)) if drops.sockets.len() == usize::from(all) => {
+                (0..).zip(drops.sockets.iter().copied()).collect()
+            }
+            _ => self.xdp_sockets().iter().map(|(queue, socket)| (*queue, socket.fd)).collect(),
+        };
+        let mut sockets = Vec::new();
+        for queue in queues {
+            let Some((_, fd)) = by_queue.iter().rfind(|(of, _)| of == queue) else {
+                return call(&[]);
+            };
+            // SAFETY: the driver has it open as long as the device is, and nobody closes it during the call.
+            sockets.push(unsafe { BorrowedFd::borrow_raw(*fd) });
+        }
+        call(&sockets);
+    }
+
+    fn xdp_sockets(&self) -> MutexGuard<'_, Vec<(u16, Socket)>> {
+        self.xdp_sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn note(&self, name: &'static str, value: String) {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
@@ -150,6 +205,10 @@ impl Device {
             sys::weir_dpdk_unwatch(self.number, self.removed.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
         };
+        // The driver forgets to close them, and nobody else could open the queue.
+        for (_, socket) in self.xdp_sockets().drain(..) {
+            socket.close_if_open();
+        }
         self.claim.release();
         if removed < 0 {
             tracing::debug!("device {}: removing: {}", self.address, log::explain(removed));
@@ -192,6 +251,10 @@ impl Device {
                     ("device-no-buffer", stats.rx_no_buffer),
                 ];
                 details.tx_dropped = vec![("device-error", stats.tx_errors)];
+            }
+            if let Some(drops) = &self.kernel_drops {
+                details.rx_dropped.push(("kernel-ring-full", drops.not_received()));
+                details.tx_dropped.push(("kernel", drops.not_sent()));
             }
             // The context is the vector, which `push_counter` fills during the call.
             let counters = (&raw mut details.counters).cast();

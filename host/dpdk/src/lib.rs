@@ -22,20 +22,26 @@
 
 mod config;
 
-pub use config::DpdkConfig;
+pub use config::{DpdkConfig, Idle};
 
 #[cfg(dpdk)]
 mod address;
 #[cfg(dpdk)]
 mod bounce;
 #[cfg(dpdk)]
-mod checks;
-#[cfg(dpdk)]
 mod device;
 #[cfg(dpdk)]
 mod eal;
 #[cfg(dpdk)]
+mod fit;
+#[cfg(dpdk)]
+mod gate;
+#[cfg(dpdk)]
+mod idle;
+#[cfg(dpdk)]
 mod interface;
+#[cfg(dpdk)]
+mod kernel_drops;
 #[cfg(dpdk)]
 mod log;
 #[cfg(dpdk)]
@@ -44,6 +50,8 @@ mod mempool;
 mod port;
 #[cfg(dpdk)]
 mod shared;
+#[cfg(dpdk)]
+mod sockets;
 
 #[cfg(dpdk)]
 pub use eal::{Eal, EalConfig, EalMemory};

@@ -1,5 +1,6 @@
 //! DPDK's log, in ours; and its last complaints, which say more than an error number.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::c_char;
 use std::io;
@@ -9,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const KEPT: usize = 4;
 /// DPDK's level of a warning; lower ones are worse (`RTE_LOG_WARNING`).
 const WARNING: u32 = 5;
+/// `RTE_LOG_DEBUG - 1`: what is told when somebody asks for much.
+const DEBUG: u32 = 7;
 
 static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 
@@ -16,10 +19,21 @@ fn complaints() -> MutexGuard<'static, VecDeque<String>> {
     COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+
+/// Calls what may fail without anything being wrong: this thread's complaints are for those who debug.
+pub(crate) fn quietly<R>(call: impl FnOnce() -> R) -> R {
+    QUIET.set(true);
+    let result = call();
+    QUIET.set(false);
+    result
+}
+
 /// Takes what DPDK writes.
 pub(crate) unsafe extern "C" fn sink(level: u32, text: *const c_char, length: usize) {
     // SAFETY: the shim gives the address and length of what is written, alive during the call.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
+    let level = if QUIET.get() { level.max(DEBUG) } else { level };
     for line in String::from_utf8_lossy(bytes).lines().map(str::trim).filter(|l| !l.is_empty()) {
         match level {
             0..=4 => tracing::error!(target: "dpdk", "{line}"),

@@ -208,13 +208,16 @@ impl Lender {
         true
     }
 
-    /// The same of what was set apart.
+    /// The same of what was set apart, and of what a start that failed gave back.
     ///
     /// # Safety
     /// There must be room for `count` offsets.
     #[cold]
     unsafe fn take_apart(&self, offsets: *mut u32, count: usize) -> bool {
         let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        if apart.len() < count {
+            apart.append(&mut self.strays.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         let Some(rest) = apart.len().checked_sub(count) else { return false };
         for (place, offset) in apart.drain(rest..).enumerate() {
             // SAFETY: the caller says so.

@@ -1,7 +1,10 @@
 //! The port: bursts between a device's queues and a lane's pool.
 
+mod opening;
+
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
 use rustix::time::{ClockId, clock_gettime};
@@ -9,11 +12,11 @@ use weir_layout::{Descriptor, Metadata};
 use weir_pool::{Packet, Pool};
 use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
 
-use crate::address::Address;
 use crate::device::Device;
-use crate::eal::{self, Eal, EalConfig};
-use crate::shared::{Gate, Inside, Part, SharedDevice};
-use crate::{DpdkConfig, checks};
+use crate::eal;
+use crate::gate::{Gate, Inside};
+use crate::idle::{Advice, Idling, LOOK_AFTER};
+use crate::shared::{Part, SharedDevice};
 
 /// Shortest frame that is sent: Ethernet addresses and type.
 const SHORTEST: u32 = 14;
@@ -36,97 +39,52 @@ pub struct DpdkPort {
     queues: Vec<u16>,
     /// Place of the queue to look at first, so that each gets its share.
     first: usize,
-    /// Longest frame that the device sends.
-    longest: u32,
     attached: Option<Part>,
     /// The device was seen to be started.
     live: bool,
     frames: Box<[sys::Frame; sys::BURST]>,
     /// Empty looks since the last one at the device.
     looks: u32,
+    idling: Idling,
     ended: bool,
     statistics: PortStatistics,
 }
 
 impl DpdkPort {
-    /// Adds the device, and checks that it can do what is asked. It is started when the port is attached.
-    ///
-    /// # Errors
-    /// What is not possible, and what to do.
-    pub fn open(name: &str, config: &DpdkConfig) -> Result<Self, PortError> {
-        let impossible = |problem| PortError::Configuration { port: name.to_owned(), problem };
-        let mut address: Address = config.device.parse().map_err(impossible)?;
-        let mut eal = EalConfig::default();
-        if address.is_pci() {
-            eal.pci.push(address.to_string());
-        }
-        Eal::start(&eal).map_err(impossible)?;
-        checks::fit_frames(&mut address, config).map_err(impossible)?;
-        let device = Arc::new(Device::add(address).map_err(impossible)?);
-        let queues = config.queues.unwrap_or(1);
-        let longest = checks::check(&device, config, queues).map_err(impossible)?;
-        let shared = SharedDevice::new(device, config.clone(), queues, 1);
-        Ok(Self::of(name, shared, None, (0..queues).collect(), longest))
-    }
-
-    fn of(
-        name: &str,
-        shared: Arc<SharedDevice>,
-        gate: Option<Arc<Gate>>,
-        queues: Vec<u16>,
-        longest: u32,
-    ) -> Self {
-        Self {
-            name: name.to_owned(),
-            gate,
-            device: Arc::clone(&shared.device),
-            shared,
-            queues,
-            first: 0,
-            longest,
-            attached: None,
-            live: false,
-            frames: Box::new([sys::Frame::default(); sys::BURST]),
-            looks: 0,
-            ended: false,
-            statistics: PortStatistics::default(),
-        }
-    }
-
-    /// Divided for so many lanes, before it is attached: each gets the queues whose number, modulo that of the lanes, is its
-    /// own. The device is started when all of them are attached, and stopped when the first one is finished or dropped.
-    ///
-    /// # Panics
-    /// When the device has fewer queues, or the port is attached.
-    #[must_use]
-    pub fn divided(mut self, lanes: usize) -> Vec<Self> {
-        assert!(self.attached.is_none(), "an attached port is not divided");
-        assert!(self.queues.len() >= lanes, "{} queues for {lanes} lanes", self.queues.len());
-        if lanes < 2 {
-            return vec![self];
-        }
-        let (device, config) = (Arc::clone(&self.device), self.shared.config.clone());
-        let all = std::mem::take(&mut self.queues);
-        let shared = SharedDevice::new(device, config, self.shared.queues, lanes);
-        let share = |lane: usize| all.iter().skip(lane).step_by(lanes).copied().collect();
-        let gate = |lane: usize| Some(Arc::clone(&shared.gates[lane]));
-        let other =
-            |lane| Self::of(&self.name, Arc::clone(&shared), gate(lane), share(lane), self.longest);
-        let mut ports: Vec<Self> = (1..lanes).map(other).collect();
-        (self.queues, self.gate) = (share(0), gate(0));
-        self.shared = shared;
-        ports.insert(0, self);
-        ports
-    }
-
     /// The device is started: what was set apart for that is the pool's again. False: it is not yet.
     #[cold]
     fn goes_live(&mut self, pool: &mut Pool) -> bool {
         self.live = self.shared.is_started();
         if let Some(attached) = self.attached.as_ref().filter(|_| self.live) {
             attached.pool.put_back(pool);
+            let (idling, number, queues) = (&mut self.idling, self.device.number, &self.queues);
+            self.device.with_sockets(queues, self.shared.queues, |sockets| {
+                idling.take_waker(number, queues, sockets);
+            });
         }
         self.live
+    }
+
+    /// Calls what goes to the driver. None: the device is closed, and the port has ended.
+    #[inline]
+    fn within<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let Some(gate) = self.gate.take() else { return Some(call(self)) };
+        if gate.enter() {
+            let inside = Inside::of(gate);
+            let result = call(self);
+            self.gate = inside.leave();
+            return Some(result);
+        }
+        self.gate = Some(gate);
+        self.ended = true;
+        self.idling.close(true);
+        None
+    }
+
+    /// Closes the device, behind what wakes this port's worker.
+    fn close(&mut self) {
+        self.within(|port| port.idling.close(port.device.is_removed()));
+        self.shared.close();
     }
 
     /// The device is gone or broken; the port has ended.
@@ -139,6 +97,7 @@ impl DpdkPort {
     #[cold]
     fn look_at_device(&mut self) -> Result<(), PortError> {
         self.looks = 0;
+        self.idling.looked = Instant::now();
         match self.device.look_for_removal() {
             Some(problem) => {
                 self.statistics.add(&PortCounts { rx_errors: 1, ..PortCounts::default() });
@@ -146,6 +105,27 @@ impl DpdkPort {
             }
             None => Ok(()),
         }
+    }
+
+    /// Looks into the queues in turn until one has frames; how many are in `self.frames` now.
+    #[inline]
+    fn poll(&mut self, pool: &mut Pool, max: u16, odd: &mut sys::Odd) -> u16 {
+        let Some(attached) = &self.attached else { return 0 };
+        let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
+        let (mut place, mut count) = (self.first, 0);
+        for _ in 0..self.queues.len() {
+            let queue = self.queues[place];
+            // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
+            count = attached.pool.lend(pool, |raw| unsafe {
+                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut *odd)
+            });
+            place = if place + 1 == self.queues.len() { 0 } else { place + 1 };
+            if count > 0 {
+                break;
+            }
+        }
+        self.first = place;
+        count
     }
 
     /// Sends at most a burst; gives back the rooms of what did not leave.
@@ -156,7 +136,7 @@ impl DpdkPort {
             let Descriptor { offset, length } = packet.descriptor;
             let ours = packet.buffer.get() < pool.rooms()
                 && packet.descriptor.lies_in(pool.room_offset(packet.buffer), pool.room_bytes());
-            if !ours || !(SHORTEST..=self.longest).contains(&length) {
+            if !ours || !(SHORTEST..=self.shared.longest).contains(&length) {
                 if ours {
                     counts.tx_dropped_length += 1;
                 } else {
@@ -210,27 +190,27 @@ impl DpdkPort {
         if self.device.is_removed() {
             self.look_at_device()?;
         }
+        if self.attached.is_none() {
+            return Ok(Received::End);
+        }
         if !self.live && !self.goes_live(pool) {
             return Ok(Received::Idle { next: Some(SOON) });
         }
-        let Some(attached) = &self.attached else { return Ok(Received::End) };
         eal::register_thread();
         let mut odd = sys::Odd::default();
-        let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
         let max = max.min(sys::BURST) as u16;
-        let (mut place, mut count) = (self.first, 0);
-        for _ in 0..self.queues.len() {
-            let queue = self.queues[place];
-            // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
-            count = attached.pool.lend(pool, |raw| unsafe {
-                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut odd)
-            });
-            place = if place + 1 == self.queues.len() { 0 } else { place + 1 };
-            if count > 0 {
-                break;
-            }
+        let mut count = self.poll(pool, max, &mut odd);
+        let advice = if count > 0 {
+            self.idling.over();
+            None
+        } else {
+            Some(self.idling.nothing())
+        };
+        if advice == Some(Advice::LookOnceMore) {
+            // What came before the interrupt was on.
+            count = self.poll(pool, max, &mut odd);
         }
-        self.first = place;
+        let Some(attached) = &self.attached else { return Ok(Received::End) };
         let frames = &self.frames[..usize::from(count)];
         let mut counts = PortCounts {
             rx_dropped_too_large: odd.too_large.into(),
@@ -248,8 +228,10 @@ impl DpdkPort {
             if self.looks == LOOKS {
                 self.look_at_device()?;
             }
-            // A poll-mode driver is polled: nothing tells when packets come.
-            return Ok(Received::Idle { next: Some(Duration::ZERO) });
+            return Ok(match advice {
+                Some(Advice::Again(next)) => Received::Idle { next: Some(next) },
+                _ => Received::Waiting,
+            });
         }
         let now = clock_gettime(ClockId::Realtime);
         // Nanoseconds since 1970; until 2554 they fit.
@@ -305,7 +287,12 @@ impl Port for DpdkPort {
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         let attached = self.shared.attach(&self.queues, pool);
         let impossible = |problem| PortError::Configuration { port: self.name.clone(), problem };
-        self.attached = Some(attached.map_err(impossible)?);
+        let (part, last) = attached.map_err(impossible)?;
+        self.attached = Some(part);
+        if last {
+            self.within(|port| port.goes_live(pool));
+            self.device.note("idle", self.idling.name().to_owned());
+        }
         Ok(())
     }
 
@@ -319,38 +306,15 @@ impl Port for DpdkPort {
         if self.ended {
             return Ok(Received::End);
         }
-        match self.gate.take() {
-            None => self.receive_within(pool, into, max),
-            Some(gate) if gate.enter() => {
-                let inside = Inside::of(gate);
-                let received = self.receive_within(pool, into, max);
-                self.gate = inside.leave();
-                received
-            }
-            Some(gate) => {
-                self.gate = Some(gate);
-                self.ended = true;
-                Ok(Received::End)
-            }
-        }
+        self.within(|port| port.receive_within(pool, into, max)).unwrap_or(Ok(Received::End))
     }
 
     #[inline]
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        if !self.ended {
-            match self.gate.take() {
-                None => return self.send_within(pool, packets),
-                Some(gate) if gate.enter() => {
-                    let inside = Inside::of(gate);
-                    let sent = self.send_within(pool, packets);
-                    self.gate = inside.leave();
-                    return sent;
-                }
-                Some(gate) => {
-                    self.gate = Some(gate);
-                    self.ended = true;
-                }
-            }
+        if !self.ended
+            && let Some(sent) = self.within(|port| port.send_within(pool, packets))
+        {
+            return sent;
         }
         let tx_errors = packets.len() as u64;
         pool.give_all(packets.drain(..).map(|packet| packet.buffer));
@@ -358,10 +322,29 @@ impl Port for DpdkPort {
         Ok(())
     }
 
+    fn settle(&mut self, _: &mut Pool) -> Result<Option<Duration>, PortError> {
+        if self.ended || !self.live {
+            return Ok(None);
+        }
+        let settled = self.within(|port| {
+            let again = port.idling.settle();
+            if again.is_some() && port.idling.looked.elapsed() >= LOOK_AFTER {
+                port.look_at_device()?;
+            }
+            Ok(again)
+        });
+        // The worker has to hear that the port has ended.
+        settled.unwrap_or(Ok(Some(Duration::ZERO)))
+    }
+
+    fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        self.idling.readiness(fds);
+    }
+
     fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.ended = true;
         let Some(attached) = self.attached.take() else { return Ok(()) };
-        attached.pool.lend(pool, |_| self.shared.close());
+        attached.pool.lend(pool, |_| self.close());
         attached.pool.flush(pool);
         Ok(())
     }
@@ -389,6 +372,6 @@ impl Port for DpdkPort {
 impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before the mempool, which the device may still have.
-        self.shared.close();
+        self.close();
     }
 }

@@ -6,81 +6,24 @@
 //! closed once and for all before the device is stopped: whoever closes it waits for the call that is under way, and the port
 //! finds it closed and has ended. A port that has the device for itself needs no gate.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dpdk_sys as sys;
-use weir_layout::HEADROOM;
 use weir_pool::Pool;
 
 use crate::bounce::Bounce;
 use crate::device::Device;
+use crate::fit::{bounce_bytes, descriptors};
+use crate::gate::Gate;
 use crate::mempool::SplitPool;
-use crate::{DpdkConfig, log};
+use crate::{DpdkConfig, Idle, log};
 
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
 const AF_XDP_FILL: u32 = 2048;
-/// Descriptors of a queue where neither the operator nor the driver says.
-const DESCRIPTORS: u16 = 512;
-
-/// See the module.
-#[derive(Debug)]
-pub(crate) struct Gate(AtomicU8);
-
-impl Gate {
-    const OPEN: u8 = 0;
-    const BUSY: u8 = 1;
-    const CLOSED: u8 = 2;
-
-    /// Goes in, unless it is closed. Whoever is in is [`Inside`].
-    #[inline]
-    pub(crate) fn enter(&self) -> bool {
-        let went =
-            self.0.compare_exchange(Self::OPEN, Self::BUSY, Ordering::Acquire, Ordering::Relaxed);
-        went.is_ok()
-    }
-
-    #[inline]
-    fn leave(&self) {
-        self.0.store(Self::OPEN, Ordering::Release);
-    }
-
-    /// Closes it for good, as soon as nobody is in.
-    fn close(&self) {
-        let (open, closed) = (Self::OPEN, Self::CLOSED);
-        while let Err(Self::BUSY) =
-            self.0.compare_exchange(open, closed, Ordering::Acquire, Ordering::Acquire)
-        {
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// A gate that somebody is in: left also if a panic ends the call.
-pub(crate) struct Inside(Option<Arc<Gate>>);
-
-impl Inside {
-    /// The caller has entered it.
-    #[inline]
-    pub(crate) fn of(gate: Arc<Gate>) -> Self {
-        Self(Some(gate))
-    }
-
-    /// Leaves it, and gives it back.
-    #[inline]
-    pub(crate) fn leave(mut self) -> Option<Arc<Gate>> {
-        let gate = self.0.take();
-        gate.iter().for_each(|gate| gate.leave());
-        gate
-    }
-}
-
-impl Drop for Inside {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.iter().for_each(|gate| gate.leave());
-    }
-}
+/// Longer than the kernel takes to let go of an AF_XDP socket's queue.
+const AF_XDP_RELEASE: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -89,6 +32,8 @@ pub(crate) struct SharedDevice {
     pub(crate) config: DpdkConfig,
     /// Queues of the device.
     pub(crate) queues: u16,
+    /// Longest frame that it sends.
+    pub(crate) longest: u32,
     /// One for each port; none if it has one port.
     pub(crate) gates: Vec<Arc<Gate>>,
     started: AtomicBool,
@@ -118,12 +63,13 @@ impl SharedDevice {
         device: Arc<Device>,
         config: DpdkConfig,
         queues: u16,
+        longest: u32,
         ports: usize,
     ) -> Arc<Self> {
         let gates = if ports > 1 { ports } else { 0 };
-        let gates = (0..gates).map(|_| Arc::new(Gate(AtomicU8::new(Gate::OPEN)))).collect();
+        let gates = (0..gates).map(|_| Arc::default()).collect();
         let (started, setup) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { device, config, queues, gates, started, setup })
+        Arc::new(Self { device, config, queues, longest, gates, started, setup })
     }
 
     fn setup(&self) -> MutexGuard<'_, Setup> {
@@ -135,8 +81,8 @@ impl SharedDevice {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Sets a port's queues up over its pool, and starts the device with the last port's.
-    pub(crate) fn attach(&self, queues: &[u16], pool: &mut Pool) -> Result<Part, String> {
+    /// Sets a port's queues up over its pool, and starts the device with the last port's: whether it did.
+    pub(crate) fn attach(&self, queues: &[u16], pool: &mut Pool) -> Result<(Part, bool), String> {
         let mut setup = self.setup();
         if setup.closed {
             return Err(format!("the device {} was closed", self.device.address));
@@ -150,16 +96,18 @@ impl SharedDevice {
         }
         log::forget();
         if !setup.configured {
-            self.configure()?;
+            self.configure(self.wants_interrupts())?;
             setup.configured = true;
         }
-        let descriptors = self.descriptors(queues, pool)?;
+        let descriptors = descriptors(&self.device, &self.config, queues.len(), pool)?;
         let part = self.part(queues, descriptors, pool)?;
-        let parts = &mut setup.parts;
-        parts.push(part.clone());
-        let all = parts.iter().map(|part| part.queues.len()).sum::<usize>();
-        if all == usize::from(self.queues) {
-            part.pool.lend(pool, |_| self.start())?;
+        // From now on the device may have its memory, also when something fails.
+        setup.parts.push(part.clone());
+        part.pool.lend(pool, |_| self.set_up_queues(&part, descriptors))?;
+        let all = setup.parts.iter().map(|part| part.queues.len()).sum::<usize>();
+        let last = all == usize::from(self.queues);
+        if last {
+            part.pool.lend(pool, |_| self.start(&setup.parts, descriptors))?;
             self.tell(descriptors);
             self.started.store(true, Ordering::Release);
         } else if part.bounce.is_none() {
@@ -167,16 +115,22 @@ impl SharedDevice {
             let rooms = queues.len() as u32 * u32::from(descriptors.0) + 2 * sys::BURST as u32;
             part.pool.set_apart(pool, rooms);
         }
-        Ok(part)
+        Ok((part, last))
     }
 
-    fn configure(&self) -> Result<(), String> {
+    /// Whether the device is to wake workers by interrupts, if its driver can.
+    fn wants_interrupts(&self) -> bool {
+        self.config.idle != Some(Idle::Poll) && !self.device.has_sockets()
+    }
+
+    fn configure(&self, interrupts: bool) -> Result<(), String> {
         let (device, config) = (&self.device, &self.config);
         let number = device.number;
         let setup = sys::Setup {
             mtu: config.mtu.map_or(0, u32::from),
             queues: self.queues,
             checksums: config.checksum_offload,
+            interrupts,
         };
         // SAFETY: reads one `Setup`.
         let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
@@ -192,62 +146,13 @@ impl SharedDevice {
         Ok(())
     }
 
-    /// Descriptors of each receive and transmit queue.
-    fn descriptors(&self, queues: &[u16], pool: &Pool) -> Result<(u16, u16), String> {
-        let (info, config) = (&self.device.info, &self.config);
-        let default = |own: u16| if own == 0 { DESCRIPTORS } else { own };
-        let mut rx = config.rx_descriptors.unwrap_or(default(info.rx_descriptors_default));
-        let mut tx = config.tx_descriptors.unwrap_or(default(info.tx_descriptors_default));
-        let asked = (rx, tx);
-        // SAFETY: reads and writes two numbers.
-        let adjusted = unsafe {
-            sys::weir_dpdk_adjust_descriptors(self.device.number, &raw mut rx, &raw mut tx)
-        };
-        self.device.did("have so many descriptors", adjusted)?;
-        for (key, given, asked, got, least, most) in [
-            (
-                "rx",
-                config.rx_descriptors,
-                asked.0,
-                rx,
-                info.rx_descriptors_min,
-                info.rx_descriptors_max,
-            ),
-            (
-                "tx",
-                config.tx_descriptors,
-                asked.1,
-                tx,
-                info.tx_descriptors_min,
-                info.tx_descriptors_max,
-            ),
-        ] {
-            if given.is_some() && asked != got {
-                return Err(format!(
-                    "{key}-descriptors is {asked}, but the device {} has {least} to {most} for a queue; {got} would do",
-                    self.device.address
-                ));
-            }
-        }
-        let needed = queues.len() as u32 * (u32::from(rx) + u32::from(tx)) + 2 * sys::BURST as u32;
-        if !self.device.copies() && needed > pool.rooms() {
-            return Err(format!(
-                "the pool has {} buffers, but {} queues with {rx} and {tx} descriptors need {needed}: \
-                 raise [pool] rooms, or lower rx-descriptors and tx-descriptors",
-                pool.rooms(),
-                queues.len()
-            ));
-        }
-        Ok((rx, tx))
-    }
-
     fn part(&self, queues: &[u16], (rx, tx): (u16, u16), pool: &mut Pool) -> Result<Part, String> {
         let device = &self.device;
         let number = device.number;
         let bounce = if device.copies() {
             let rings = u32::from(rx).max(AF_XDP_FILL) + u32::from(tx);
             let buffers = queues.len() as u32 * rings + 2 * sys::BURST as u32;
-            let bytes = pool.room_bytes().max(2048) + HEADROOM as u32;
+            let bytes = bounce_bytes(device, pool.room_bytes(), self.longest)?;
             Some(Arc::new(Bounce::new(buffers, bytes)?))
         } else {
             None
@@ -265,26 +170,47 @@ impl SharedDevice {
             )?;
             part.mapped = Some((start.addr(), bytes));
         }
-        let bounce = part.bounce.as_ref().map_or(std::ptr::null_mut(), |bounce| bounce.raw());
-        part.pool.lend(pool, |raw| {
-            for queue in queues {
-                // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
-                unsafe {
-                    let done = sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce);
-                    device.did("receive into this pool", done)?;
-                    device.did("send", sys::weir_dpdk_tx_queue(number, *queue, tx))?;
-                }
-            }
-            Ok::<_, String>(())
-        })?;
         Ok(part)
     }
 
+    fn set_up_queues(&self, part: &Part, (rx, tx): (u16, u16)) -> Result<(), String> {
+        let (device, number, raw) = (&self.device, self.device.number, part.pool.raw());
+        let bounce = part.bounce.as_ref().map_or(std::ptr::null_mut(), |bounce| bounce.raw());
+        for queue in &part.queues {
+            let receive = || {
+                // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
+                device.opening(*queue, || unsafe {
+                    sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce)
+                })
+            };
+            let mut done = receive();
+            if done < 0 && device.driver() == "net_af_xdp" {
+                // The kernel lets go of a queue a while after its AF_XDP socket was closed.
+                std::thread::sleep(AF_XDP_RELEASE);
+                done = receive();
+            }
+            device.did("receive into this pool", done)?;
+            // SAFETY: a configured device.
+            let done = unsafe { sys::weir_dpdk_tx_queue(number, *queue, tx) };
+            device.did("send", done)?;
+        }
+        Ok(())
+    }
+
     /// All queues are set up.
-    fn start(&self) -> Result<(), String> {
+    fn start(&self, parts: &[Part], descriptors: (u16, u16)) -> Result<(), String> {
         let (device, number) = (&self.device, self.device.number);
         // SAFETY: a configured device, whose mempools live until it is closed.
-        device.did("be started", unsafe { sys::weir_dpdk_start(number) })?;
+        let start = || device.did("be started", unsafe { sys::weir_dpdk_start(number) });
+        match start() {
+            Err(_) if self.wants_interrupts() => {
+                // Some drivers start without receive interrupts only.
+                self.configure(false)?;
+                parts.iter().try_for_each(|part| self.set_up_queues(part, descriptors))?;
+                start()?;
+            }
+            started => started?,
+        }
         device.mark_started();
         if self.is_symmetric() {
             // SAFETY: a started device, whose queues nobody uses yet.

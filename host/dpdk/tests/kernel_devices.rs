@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{Rig, frame, pool, refused};
 use netns::{Host, enter_new, run, try_run};
-use weir_dpdk::{DpdkConfig, DpdkPort};
+use weir_dpdk::{DpdkConfig, DpdkPort, Idle};
 use weir_port::{Port, Received};
 
 /// Forwards between ports 0 and 1 on a thread of its own while `act` goes on.
@@ -200,6 +200,168 @@ fn netns_an_interface_that_disappears_is_an_error_of_its_port() {
     drop(host);
 }
 
+/// Receives until the port says that it waits, or asks to be asked; what came in between is given back.
+fn until_it_waits(rig: &mut Rig) {
+    let until = Instant::now() + common::PATIENCE;
+    loop {
+        let received = rig.ports[0].receive(&mut rig.pool, &mut rig.packets, 32).expect("it works");
+        rig.pool.give_all(rig.packets.drain(..).map(|packet| packet.buffer));
+        if received == Received::Waiting
+            && rig.ports[0].settle(&mut rig.pool).expect("it works") > Some(Duration::ZERO)
+        {
+            return;
+        }
+        assert!(Instant::now() < until, "it never sleeps");
+    }
+}
+
+/// Whether one of the port's descriptors becomes readable in this time.
+fn is_woken(rig: &Rig, within: Duration) -> bool {
+    let mut fds = Vec::new();
+    rig.ports[0].readiness(&mut fds);
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| rustix::event::PollFd::from_borrowed_fd(*fd, rustix::event::PollFlags::IN))
+        .collect();
+    let within = rustix::event::Timespec::try_from(within).expect("short");
+    rustix::event::poll(&mut polled, Some(&within)).expect("descriptors") > 0
+}
+
+#[test]
+fn netns_a_sleeping_port_is_woken_by_a_packet() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let host = Host::new("wa", "10.9.0.1/24");
+    for (device, how) in [
+        ("net_af_packet0,iface=wa", "sleep until a packet"),
+        ("net_af_xdp0,iface=wa", "sleep until a packet"),
+        ("net_tap0,iface=wtap", "sleep until an interrupt"),
+    ] {
+        let config = DpdkConfig { idle: Some(Idle::Sleep), ..DpdkConfig::new(device) };
+        let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+        let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port)]);
+        let details = rig.ports[0].inspector().expect("a device").inspect();
+        assert_eq!(details.fact("idle"), Some(how), "{device}");
+        if device.contains("tap") {
+            run("ip address add 10.9.1.1/24 dev wtap");
+            run("ip link set wtap up");
+        }
+        for round in 0..3 {
+            until_it_waits(&mut rig);
+            // The other side has something to say: a question for an address that nobody has.
+            if device.contains("tap") {
+                let _ = try_run(&format!("ping -c 1 -W 0.1 10.9.1.{}", 10 + round));
+            } else {
+                let _ = try_run(&host.command(&format!("ping -c 1 -W 0.1 10.9.0.{}", 10 + round)));
+            }
+            assert!(is_woken(&rig, common::PATIENCE), "{device}");
+            assert!(!rig.collect(0, 1).is_empty(), "{device}");
+        }
+        rig.end();
+    }
+    // Nobody wakes this one: it is asked again, after ever longer times.
+    let config = DpdkConfig { idle: Some(Idle::Sleep), ..DpdkConfig::new("net_ring0") };
+    let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port)]);
+    let mut idle = || rig.ports[0].receive(&mut rig.pool, &mut rig.packets, 32).expect("it works");
+    assert_eq!(idle(), Received::Idle { next: Some(Duration::ZERO) });
+    std::thread::sleep(Duration::from_millis(10));
+    assert_eq!(idle(), Received::Idle { next: Some(Duration::from_millis(1)) });
+    rig.end();
+}
+
+/// One device's two queues, on two lanes.
+#[test]
+fn netns_each_lane_is_woken_by_its_own_queue() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let host = Host::new("wa", "10.9.0.1/24");
+    run("ethtool -L wa rx 2");
+    host.run("ethtool -L eth0 tx 2");
+    for (device, how) in [
+        ("net_af_packet0,iface=wa,qpairs=2", "sleep until a packet"),
+        ("net_af_xdp0,iface=wa,queue_count=2", "sleep until a packet"),
+        ("net_tap0,iface=wtap", "sleep until an interrupt"),
+    ] {
+        let config =
+            DpdkConfig { queues: Some(2), idle: Some(Idle::Sleep), ..DpdkConfig::new(device) };
+        let port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+        let lane = |port| Rig::of(pool(8192, 2048), vec![Box::new(port) as Box<dyn Port>]);
+        let mut lanes: Vec<Rig> = port.divided(2).into_iter().map(lane).collect();
+        let details = lanes[0].ports[0].inspector().expect("a device").inspect();
+        assert_eq!(details.fact("idle"), Some(how), "{device}");
+        let tap = device.contains("tap");
+        if tap {
+            run("ip address add 10.9.1.1/24 dev wtap");
+            run("ip link set wtap up");
+        }
+        let mut woken = [0; 2];
+        // Each address is another flow, which the kernel gives to one of the queues.
+        for address in 10..74 {
+            lanes.iter_mut().for_each(until_it_waits);
+            let neighbour = |net, on| {
+                format!("ip neigh add 10.9.{net}.{address} lladdr 02:00:00:00:00:07 dev {on}")
+            };
+            if tap {
+                run(&neighbour(1, "wtap"));
+                let _ = try_run(&format!("ping -c 1 -W 0.1 10.9.1.{address}"));
+            } else {
+                let _ = try_run(&host.command(&neighbour(0, "eth0")));
+                let _ = try_run(&host.command(&format!("ping -c 1 -W 0.1 10.9.0.{address}")));
+            }
+            for (lane, rig) in lanes.iter_mut().enumerate() {
+                if is_woken(rig, Duration::from_millis(50)) {
+                    let frames = rig.collect(0, 1);
+                    assert!(!frames.is_empty(), "{device}: lane {lane} was woken for nothing");
+                    woken[lane] += 1;
+                }
+            }
+            if woken.iter().all(|times| *times > 1) {
+                break;
+            }
+        }
+        assert!(woken.iter().all(|times| *times > 1), "{device}: {woken:?}");
+        // One lane ends while the other sleeps, which hears it when it is asked.
+        lanes.iter_mut().for_each(until_it_waits);
+        lanes[0].end();
+        let Rig { ports, pool, packets } = &mut lanes[1];
+        assert_eq!(ports[0].settle(pool).expect("it works"), Some(Duration::ZERO), "{device}");
+        assert_eq!(ports[0].receive(pool, packets, 32).expect("it works"), Received::End);
+        lanes[1].end();
+    }
+}
+
+#[test]
+fn netns_what_the_kernel_drops_is_counted() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let host = Host::new("wa", "10.9.0.1/24");
+    let mut rig = Rig::new(&["net_af_packet0,iface=wa,framecnt=32", "net_null0"]);
+    // Nobody receives: the ring holds 32.
+    let _ = try_run(&host.command("ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:07 dev eth0"));
+    let _ = try_run(&host.command("ping -c 100 -i 0.002 -W 0.1 10.9.0.2"));
+    let received = rig.collect(0, 30).len() as u64;
+    for _ in 0..10 {
+        rig.receive(0, 32);
+    }
+    let more = rig.packets.len() as u64;
+    let inspect = rig.ports[0].inspector().expect("a device");
+    let full = |details: weir_port::Details| {
+        details.rx_dropped.iter().find(|d| d.0 == "kernel-ring-full").map(|dropped| dropped.1)
+    };
+    let dropped = full(inspect.inspect()).expect("it is counted");
+    assert!(dropped >= 60, "{dropped} of 100");
+    assert!(received + more + dropped >= 100, "{received} + {more} + {dropped}");
+    assert_eq!(full(inspect.inspect()), Some(dropped), "and not forgotten");
+    rig.end();
+}
+
 #[test]
 fn netns_what_cannot_be_is_refused() {
     if !netns::possible() {
@@ -211,6 +373,19 @@ fn netns_what_cannot_be_is_refused() {
     let config = DpdkConfig::new("net_af_xdp0,iface=nosuch");
     assert!(refused(&config, 4096).contains("there is no interface nosuch"));
     let _host = Host::new("wa", "10.9.0.1/24");
+    // Frames that its buffers do not hold.
+    run("ip link set wa mtu 1800");
+    let error = refused(&DpdkConfig::new("net_af_xdp0,iface=wa"), 4096);
+    assert!(error.contains("at most 1792") && error.contains("lower the MTU to 1770"), "{error}");
+    run("ip link set wa mtu 1500");
+    // Others have the interface.
+    let first = common::open("net_af_xdp0,iface=wa");
+    let mut first = Rig::of(pool(4096, 2048), vec![Box::new(first)]);
+    let error = refused(&DpdkConfig::new("net_af_xdp1,iface=wa"), 4096);
+    assert!(error.contains("net_af_xdp1,iface=wa"), "{error}");
+    first.end();
+    // Once they have not, it can be had.
+    Rig::new(&["net_af_xdp1,iface=wa"]).end();
     run("ip link set wa mtu 9000");
     let config = DpdkConfig::new("net_af_packet0,iface=wa");
     let error = refused(&config, 4096);

@@ -101,6 +101,8 @@ fn a_user_without_rights_has_virtual_devices() {
         // What needs rights says so.
         let error = refused(&DpdkConfig::new("net_tap0,iface=wtap"), 4096);
         assert!(error.contains("needs root, or CAP_NET_ADMIN"), "{error}");
+        let error = refused(&DpdkConfig::new("net_af_packet0,iface=lo,framesz=1952"), 4096);
+        assert!(error.contains("needs root, or CAP_NET_ADMIN"), "{error}");
         return;
     }
     if !rustix::process::geteuid().is_root() {

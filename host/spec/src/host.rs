@@ -352,6 +352,16 @@ pub enum Pace {
     Recorded,
 }
 
+/// What a `dpdk` port does while nothing comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idle {
+    /// Its worker asks it again and again, and uses its core.
+    Poll,
+    /// Its worker sleeps.
+    Sleep,
+}
+
 /// What a `memory` port generates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -479,6 +489,9 @@ pub struct Port {
     /// dpdk: whether the device verifies and fills in checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum_offload: Option<bool>,
+    /// dpdk: what it does while nothing comes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
 }
 
 impl Port {
@@ -506,6 +519,7 @@ impl Port {
             ("promiscuous", self.promiscuous.is_some(), PortKind::Dpdk),
             ("multicast", self.multicast.is_some(), PortKind::Dpdk),
             ("checksum-offload", self.checksum_offload.is_some(), PortKind::Dpdk),
+            ("idle", self.idle.is_some(), PortKind::Dpdk),
         ];
         for (key, given, kind) in keys {
             let of = |key: &str, kind| {

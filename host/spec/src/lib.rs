@@ -30,7 +30,7 @@ mod xdp;
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
 pub use host::{
-    Api, Generate, HostConfig, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
+    Api, Generate, HostConfig, Idle, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
     Store, Token, TokenSource, Workers,
 };
 pub use invalid::{Check, Invalid, Segment, explain};

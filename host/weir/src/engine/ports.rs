@@ -253,6 +253,10 @@ fn open_dpdk(
         promiscuous: config.promiscuous,
         multicast: config.multicast,
         checksum_offload: config.checksum_offload.unwrap_or(false),
+        idle: config.idle.map(|idle| match idle {
+            weir_spec::Idle::Poll => weir_dpdk::Idle::Poll,
+            weir_spec::Idle::Sleep => weir_dpdk::Idle::Sleep,
+        }),
         room_bytes,
     };
     let port = weir_dpdk::DpdkPort::open(config.name.as_str(), &dpdk)?;

@@ -1,6 +1,8 @@
-//! What a device can do of what is asked of it, and what has to be asked of it so that frames fit into rooms.
+//! Whether a device, its configuration and the pool's rooms fit each other, and what a driver has to be told so that they do.
 
+use dpdk_sys as sys;
 use weir_layout::HEADROOM;
+use weir_pool::Pool;
 
 use crate::address::Address;
 use crate::device::Device;
@@ -16,6 +18,13 @@ const AF_PACKET_UNUSED: u32 = 32;
 const AF_PACKET_PLACE: u32 = 2048;
 /// Blocks of that ring are whole pages.
 const AF_PACKET_PAGE: u32 = 4096;
+/// Bytes of a buffer of `net_af_xdp`'s at most: with its two headers it lies in one page, as the kernel has it.
+const AF_XDP_BUFFER: u32 = 4096 - 64 - 128;
+/// Bytes of them in front of a received frame: the kernel's (`XDP_PACKET_HEADROOM`) and DPDK's.
+const AF_XDP_FRONT: u32 = 256 + 128;
+/// Descriptors of a queue where neither the operator nor the driver says.
+const DESCRIPTORS: u16 = 512;
+
 /// Gives `net_af_packet` a ring whose places hold the interface's frames, and no more than rooms hold: the kernel
 /// cuts off what is longer than a place.
 pub(crate) fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(), String> {
@@ -100,6 +109,77 @@ pub(crate) fn check(device: &Device, config: &DpdkConfig, queues: u16) -> Result
         )),
         longest => Ok(longest.unwrap_or(room)),
     }
+}
+
+/// Bytes of a buffer in the driver's own memory, for a device that copies and sends frames of at most `longest` bytes.
+pub(crate) fn bounce_bytes(device: &Device, room_bytes: u32, longest: u32) -> Result<u32, String> {
+    let bytes = room_bytes.max(2048) + HEADROOM as u32;
+    if device.driver() != "net_af_xdp" {
+        return Ok(bytes);
+    }
+    let bytes = bytes.min(AF_XDP_BUFFER);
+    let most = bytes - AF_XDP_FRONT;
+    if device.interface().is_some() && longest > most {
+        return Err(format!(
+            "frames may have up to {longest} bytes with this MTU, but the driver net_af_xdp receives at most {most} \
+             with rooms of {room_bytes} bytes: lower the MTU to {}",
+            most - ETHERNET
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Descriptors of each receive and transmit queue, of which a pool serves so many.
+pub(crate) fn descriptors(
+    device: &Device,
+    config: &DpdkConfig,
+    queues: usize,
+    pool: &Pool,
+) -> Result<(u16, u16), String> {
+    let info = &device.info;
+    let default = |own: u16| if own == 0 { DESCRIPTORS } else { own };
+    let mut rx = config.rx_descriptors.unwrap_or(default(info.rx_descriptors_default));
+    let mut tx = config.tx_descriptors.unwrap_or(default(info.tx_descriptors_default));
+    let asked = (rx, tx);
+    // SAFETY: reads and writes two numbers.
+    let adjusted =
+        unsafe { sys::weir_dpdk_adjust_descriptors(device.number, &raw mut rx, &raw mut tx) };
+    device.did("have so many descriptors", adjusted)?;
+    for (key, given, asked, got, least, most) in [
+        (
+            "rx",
+            config.rx_descriptors,
+            asked.0,
+            rx,
+            info.rx_descriptors_min,
+            info.rx_descriptors_max,
+        ),
+        (
+            "tx",
+            config.tx_descriptors,
+            asked.1,
+            tx,
+            info.tx_descriptors_min,
+            info.tx_descriptors_max,
+        ),
+    ] {
+        if given.is_some() && asked != got {
+            return Err(format!(
+                "{key}-descriptors is {asked}, but the device {} has {least} to {most} for a queue; {got} would do",
+                device.address
+            ));
+        }
+    }
+    let needed = queues as u32 * (u32::from(rx) + u32::from(tx)) + 2 * sys::BURST as u32;
+    if !device.copies() && needed > pool.rooms() {
+        return Err(format!(
+            "the pool has {} buffers, but {} queues with {rx} and {tx} descriptors need {needed}: \
+             raise [pool] rooms, or lower rx-descriptors and tx-descriptors",
+            pool.rooms(),
+            queues
+        ));
+    }
+    Ok((rx, tx))
 }
 
 #[cfg(test)]

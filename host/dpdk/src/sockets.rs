@@ -1,0 +1,82 @@
+//! The kernel's sockets that some drivers work with, found among the process's open files: DPDK does not give them away.
+
+use std::ffi::{CString, c_int};
+use std::fs;
+use std::os::fd::RawFd;
+
+/// The packet sockets on this interface (packet(7)), by their numbers.
+pub(crate) fn packet(interface: &str) -> Vec<RawFd> {
+    let Ok(name) = CString::new(interface) else { return Vec::new() };
+    // SAFETY: a string that ends with a zero, which the call only reads.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    let on_it = |fd: &RawFd| index > 0 && packet_interface(*fd) == i64::from(index);
+    let mut sockets: Vec<_> = open().filter(on_it).collect();
+    sockets.sort_unstable();
+    sockets
+}
+
+/// A driver's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Socket {
+    pub(crate) fd: RawFd,
+    /// No other socket has it: descriptors' numbers are used again.
+    inode: u64,
+}
+
+impl Socket {
+    fn of(fd: RawFd) -> Option<Self> {
+        // SAFETY: zeroes are a valid `stat`: it is made of integers.
+        let mut told: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one `stat`, or says that this is no open file.
+        let got = unsafe { libc::fstat(fd, &raw mut told) };
+        (got == 0).then_some(Self { fd, inode: told.st_ino })
+    }
+
+    /// Closes it if its driver has not. The driver must not have it any more.
+    pub(crate) fn close_if_open(self) {
+        if Self::of(self.fd) == Some(self) {
+            // SAFETY: the same socket still, whose driver is gone.
+            unsafe { libc::close(self.fd) };
+        }
+    }
+}
+
+/// All AF_XDP sockets.
+pub(crate) fn xdp() -> Vec<Socket> {
+    open().filter(|fd| domain(*fd) == Some(libc::AF_XDP)).filter_map(Socket::of).collect()
+}
+
+fn open() -> impl Iterator<Item = RawFd> {
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    open.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// A socket's family; none for other files.
+fn domain(fd: RawFd) -> Option<c_int> {
+    let mut domain: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, or says that this is no socket.
+    let got = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_DOMAIN,
+            (&raw mut domain).cast(),
+            &raw mut length,
+        )
+    };
+    (got == 0).then_some(domain)
+}
+
+/// The number of the interface that a packet socket is on; 0 for none, and for other files.
+fn packet_interface(fd: RawFd) -> i64 {
+    if domain(fd) != Some(libc::AF_PACKET) {
+        return 0;
+    }
+    // SAFETY: zeroes are a valid address: it is made of integers.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to the address.
+    let got = unsafe { libc::getsockname(fd, (&raw mut address).cast(), &raw mut length) };
+    if got == 0 { address.sll_ifindex.into() } else { 0 }
+}

@@ -1,0 +1,121 @@
+//! Ports on interfaces when nothing comes in, when the interface goes away, and when frames are long: for each kind.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use weir_tests::lab::{Lab, PortKind};
+
+/// A test for each kind of port.
+macro_rules! for_each_kind {
+    ($($name:ident)*) => {
+        mod netns {
+            $(mod $name {
+                use super::super::{$name, PortKind};
+                #[test]
+                fn xdp() {
+                    $name(PortKind::Xdp);
+                }
+                #[test]
+                fn dpdk_af_packet() {
+                    $name(PortKind::DpdkAfPacket);
+                }
+                #[test]
+                fn dpdk_af_xdp() {
+                    $name(PortKind::DpdkAfXdp);
+                }
+            })*
+        }
+    };
+}
+
+for_each_kind! {
+    an_idle_host_uses_no_cpu_and_wakes_for_the_first_packet
+    an_interface_that_goes_away_is_told_and_the_host_lives
+    long_frames_pass_where_rooms_hold_them
+}
+
+fn lab(ports: PortKind) -> Lab {
+    let lab = Lab::new(ports, "");
+    lab.push("null", "1.0.0");
+    lab.chain("null", "");
+    lab
+}
+
+/// CPU time of a process so far, in ticks of 10 ms.
+fn ticks(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let behind_name = stat.rsplit_once(')').unwrap().1;
+    let fields: Vec<&str> = behind_name.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Whether a packet gets through and back.
+fn flows(lab: &Lab) -> bool {
+    lab.left.command("ping -c 1 -W 1 10.77.0.1").output().unwrap().status.success()
+}
+
+fn an_idle_host_uses_no_cpu_and_wakes_for_the_first_packet(ports: PortKind) {
+    let lab = lab(ports);
+    lab.left.sh("ping -c 2 -i 0.1 10.77.0.1");
+    // Neighbours are not asked again while it is idle.
+    for (host, far, address) in
+        [(&lab.left, &lab.right, "10.77.0.1"), (&lab.right, &lab.left, "10.77.0.2")]
+    {
+        let link = far.sh("cat /sys/class/net/eth0/address");
+        host.sh(&format!(
+            "ip neighbour replace {address} lladdr {} dev eth0 nud permanent",
+            link.trim()
+        ));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let before = ticks(lab.host());
+    std::thread::sleep(Duration::from_secs(3));
+    let used = ticks(lab.host()) - before;
+    assert!(used <= 1, "an idle host used {} ms of CPU in 3 s", used * 10);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(200));
+        // Fails without an answer.
+        lab.left.sh("ping -c 1 -W 2 10.77.0.1");
+    }
+}
+
+fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
+    let mut lab = lab(ports);
+    lab.left.sh("ping -c 3 -i 0.05 10.77.0.1");
+    lab.right.sh("ip link delete dev eth0");
+    lab.wait("the log says so", |lab| {
+        lab.log().lines().any(|line| line.contains("right") && line.contains("is gone"))
+    });
+    // Somebody still sends.
+    let started = Instant::now();
+    let _ = lab.left.command("ping -c 3 -i 0.05 -W 1 10.77.0.1").output();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    lab.wait("what cannot leave is counted", |lab| {
+        let drops = &lab.port("right")["drops"];
+        ["tx-down", "tx-error"].iter().any(|reason| drops[*reason].as_u64() > Some(0))
+    });
+    // It comes back, and so does the chain.
+    lab.rewire_right();
+    lab.weir(&["chain", "remove", "edge"]);
+    lab.chain("null", "");
+    lab.wait("it flows again", flows);
+    lab.stop();
+}
+
+fn long_frames_pass_where_rooms_hold_them(ports: PortKind) {
+    const MTU: u32 = 3000;
+    let mut lab = Lab::wired();
+    for (namespace, interface) in
+        [(&lab.left, "eth0"), (&lab.middle, "left"), (&lab.middle, "right"), (&lab.right, "eth0")]
+    {
+        namespace.sh(&format!("ip link set dev {interface} mtu {MTU}"));
+    }
+    lab.configure(ports, "", "[pool]\nroom = \"4KiB\"\n");
+    lab.start();
+    lab.push("null", "1.0.0");
+    lab.chain("null", "");
+    let longest = MTU - 28;
+    let said = lab.left.sh(&format!("ping -M do -c 5 -i 0.05 -W 2 -s {longest} 10.77.0.1"));
+    assert!(said.contains(" 0% packet loss"), "{said}");
+    lab.stop();
+}
