@@ -26,6 +26,8 @@ const RETRIES: u32 = 64;
 const LOOKS: u32 = 1 << 14;
 /// Descriptors of a queue where neither the operator nor the driver says.
 const DESCRIPTORS: u16 = 512;
+/// Drivers of which a port sleeps without being told to: the kernel wakes it. Interrupts of others are for whoever asks for them.
+const WAKING_DRIVERS: [&str; 3] = ["net_af_packet", "net_af_xdp", "net_tap"];
 /// Longer than the kernel takes to let go of an AF_XDP socket's queue.
 const AF_XDP_RELEASE: Duration = Duration::from_millis(100);
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
@@ -91,8 +93,8 @@ impl DpdkPort {
         let device = Device::add(address).map_err(impossible)?;
         let queues = config.queues.unwrap_or(1);
         let longest = check(&device, config, queues).map_err(impossible)?;
-        // Interrupts of hardware are for whoever asks for them.
-        let idle = config.idle.or(device.address.is_pci().then_some(Idle::Poll));
+        let wakes = WAKING_DRIVERS.contains(&device.driver());
+        let idle = config.idle.or((!wakes).then_some(Idle::Poll));
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
