@@ -15,6 +15,10 @@ use crate::idle::Idling;
 use crate::shared::SharedDevice;
 use crate::{DpdkConfig, Idle};
 
+/// Drivers of which a port sleeps without being told to: the kernel wakes it. Interrupts of others are for whoever asks for
+/// them.
+const WAKING_DRIVERS: [&str; 3] = ["net_af_packet", "net_af_xdp", "net_tap"];
+
 impl DpdkPort {
     /// Adds the device, and checks that it can do what is asked. It is started when the port is attached.
     ///
@@ -33,8 +37,7 @@ impl DpdkPort {
         let queues = config.queues.unwrap_or(1);
         let longest = check(&device, config, queues).map_err(impossible)?;
         let mut config = config.clone();
-        if device.address.is_pci() {
-            // Interrupts of hardware are for whoever asks for them.
+        if !WAKING_DRIVERS.contains(&device.driver()) {
             config.idle.get_or_insert(Idle::Poll);
         }
         let shared = SharedDevice::new(device, config, queues, longest, 1);
