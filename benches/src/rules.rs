@@ -17,7 +17,7 @@ impl Numbers {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -26,7 +26,7 @@ impl Numbers {
 
     /// One below this.
     pub fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(end)) >> 64) as u64
     }
 
     /// True so many times out of a hundred.
@@ -96,11 +96,11 @@ impl Mix {
 
 fn address(numbers: &mut Numbers, v4: bool) -> IpAddr {
     if v4 {
-        return IpAddr::V4((numbers.next() as u32).into());
+        return IpAddr::V4((numbers.draw() as u32).into());
     }
     // Global unicast addresses.
-    let high = u128::from(numbers.next() >> 3 | 1 << 61);
-    IpAddr::V6((high << 64 | u128::from(numbers.next())).into())
+    let high = u128::from(numbers.draw() >> 3 | 1 << 61);
+    IpAddr::V6((high << 64 | u128::from(numbers.draw())).into())
 }
 
 /// So many packets, each of another flow; every second one is such as a rule means.
@@ -112,7 +112,7 @@ pub fn keys(rules: &[Rule], count: usize) -> Vec<Key> {
 
 /// The rule that a packet is for; past the end: none.
 const fn rule_of(packet: usize, rules: usize) -> usize {
-    if packet % 2 == 0 || rules == 0 {
+    if packet.is_multiple_of(2) || rules == 0 {
         usize::MAX
     } else {
         packet.wrapping_mul(0x9e37_79b9) % rules

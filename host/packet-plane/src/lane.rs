@@ -157,11 +157,24 @@ impl Lane {
     pub fn new(
         sandbox: Arc<Sandbox>,
         plan: ChainPlan,
+        config: LaneConfig,
+    ) -> Result<Self, PlaneError> {
+        Self::new_beside(sandbox, plan, config, &States::default())
+    }
+
+    /// The same for a chain that has another lane with these state regions: functions that share theirs share them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn new_beside(
+        sandbox: Arc<Sandbox>,
+        plan: ChainPlan,
         mut config: LaneConfig,
+        beside: &States,
     ) -> Result<Self, PlaneError> {
         let on_event = config.on_event.take();
         let (context, site) = foundation(sandbox, &plan.name, config)?;
-        let mut lane = Self::aside(site, plan, on_event, &States::default())?;
+        let mut lane = Self::aside(site, plan, on_event, beside)?;
         lane.lend(Box::new(context));
         Ok(lane)
     }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 /// Where the kernel's own file system for BPF is by custom.
 const USUAL: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`
-const BPFFS: i64 = 0xcafe_4a11;
+const BPFFS: u32 = 0xcafe_4a11;
 /// Times that a lock is tried, and the time between: this process may be about to let go of it.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -121,7 +121,7 @@ fn root(pinning: &Pinning) -> Result<&Path, Unpinned> {
         Pinning::Never => return Err(Unpinned::Note("`pin` is false".into())),
     };
     match statfs(path) {
-        Ok(found) if i64::from(found.f_type) == BPFFS => Ok(path),
+        Ok(found) if found.f_type as u32 == BPFFS => Ok(path),
         _ => Err(cannot(
             pinning,
             format!("no bpffs is mounted at {0} (`mount -t bpf bpf {0}`)", path.display()),

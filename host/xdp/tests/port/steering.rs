@@ -287,7 +287,7 @@ fn netns_no_packet_is_decided_by_half_a_table() {
             Rule { source: Some(Prefix { address, length }), ..Rule::all(Target::Kernel) }
         });
         let through = to_port(1, Target::Chain(n as u16));
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             many.chain([through, Rule::all(Target::Drop)]).collect()
         } else {
             [to_port(2, Target::Drop), through].into_iter().chain(many).collect()
@@ -306,8 +306,8 @@ fn netns_no_packet_is_decided_by_half_a_table() {
         let mut packets = Vec::new();
         while !done.load(Ordering::Acquire) {
             // New flows and old ones.
-            for n in 0..16 {
-                let source = if n % 2 == 0 { 7 } else { sent as u32 };
+            for n in 0..16_u32 {
+                let source = if n.is_multiple_of(2) { 7 } else { sent as u32 };
                 far.send(&udp(source, 1));
                 far.send(&udp(source, 2));
                 sent += 1;
