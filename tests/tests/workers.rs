@@ -161,7 +161,7 @@ fn netns_translated_flows_come_back_to_the_worker_that_translated_them() {
     let first = ports.iter().filter(|port| (20_000..30_000).contains(*port)).count();
     let second = ports.iter().filter(|port| (30_000..40_000).contains(*port)).count();
     assert!(first > 0 && second > 0 && first + second == ports.len(), "{ports:?}");
-    report(stream);
+    assert!(report(stream)["sum_received"]["bytes"].as_u64() > Some(0));
     shared_between_workers(&lab);
     lab.stop();
     assert!(!lab.log().contains("were lost"), "{}", lab.log());

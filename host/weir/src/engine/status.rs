@@ -8,7 +8,7 @@ use weir_control::engine::{
     PortStatus, QueueStatus, TrialStatus, WorkerStatus,
 };
 use weir_packet_plane::TrialKind;
-use weir_port::{Details, PortCounts};
+use weir_port::{Details, PortCounts, PortStatistics};
 use weir_spec::Name;
 
 use super::PlaneEngine;
@@ -61,7 +61,7 @@ impl PlaneEngine {
 }
 
 fn port_status(slot: &Slot) -> PortStatus {
-    let each: Vec<PortCounts> = slot.statistics.iter().map(|s| s.counts()).collect();
+    let each: Vec<PortCounts> = slot.statistics.iter().map(PortStatistics::counts).collect();
     let devices = slot.inspectors.iter().map(|inspector| inspector.inspect());
     let device = devices.reduce(both).unwrap_or_default();
     let mut drops = device_drops(&device);
