@@ -272,7 +272,7 @@ fn netns_a_sleeping_port_is_woken_by_a_packet() {
     rig.end();
 }
 
-/// One device's two queues, on two lanes.
+/// One device's two queues, on two lanes. Not `net_af_xdp`: its driver takes a veth for an interface with one queue.
 #[test]
 fn netns_each_lane_is_woken_by_its_own_queue() {
     if !netns::possible() {
@@ -280,11 +280,8 @@ fn netns_each_lane_is_woken_by_its_own_queue() {
     }
     enter_new();
     let host = Host::new("wa", "10.9.0.1/24");
-    run("ethtool -L wa rx 2");
-    host.run("ethtool -L eth0 tx 2");
     for (device, how) in [
         ("net_af_packet0,iface=wa,qpairs=2", "sleep until a packet"),
-        ("net_af_xdp0,iface=wa,queue_count=2", "sleep until a packet"),
         ("net_tap0,iface=wtap", "sleep until an interrupt"),
     ] {
         let config =
