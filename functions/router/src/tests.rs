@@ -152,7 +152,7 @@ fn its_own_addresses_answer() {
     let mut ping = Vec::new();
     let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 9, 9, 9], [10, 0, 0, 1], 7);
     step.icmpv4_echo_request(5, 6).write(&mut ping, b"hello").unwrap();
-    let Outcome { verdict, bytes } = router.run(ping);
+    let Outcome { verdict, bytes, .. } = router.run(ping);
     assert_eq!((verdict, checked_ttl(&bytes)), (Verdict::Reply, 64));
     let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
     let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
@@ -162,7 +162,7 @@ fn its_own_addresses_answer() {
     let mut arp = vec![0xff; 6];
     arp.extend_from_slice(&[4, 4, 4, 4, 4, 4, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     arp.extend_from_slice(&[4, 4, 4, 4, 4, 4, 10, 9, 9, 9, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
-    let Outcome { verdict, bytes } = router.run(arp);
+    let Outcome { verdict, bytes, .. } = router.run(arp);
     assert_eq!(verdict, Verdict::Reply);
     assert_eq!(bytes[..12], [4, 4, 4, 4, 4, 4, 2, 0, 0, 0, 0, 1]);
     assert_eq!(bytes[20..42], [0, 2, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 4, 4, 4, 4, 4, 4, 10, 9, 9, 9]);
@@ -351,7 +351,7 @@ fn mistakes_are_named() {
 
 /// What leaves is right whatever came in: forwarded packets differ from theirs by MACs, TTL and checksum only.
 fn check(router: &mut Harness<Router>, frame: &[u8]) {
-    let Outcome { verdict, bytes } = router.run(Frame::new(frame));
+    let Outcome { verdict, bytes, .. } = router.run(Frame::new(frame));
     router.sent();
     if matches!(verdict, Verdict::Forward(_) | Verdict::Next) {
         let l3 = 14 + 4 * usize::from(frame[12] == 0x81);
