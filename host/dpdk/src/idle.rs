@@ -249,14 +249,16 @@ mod tests {
     #[test]
     fn sleeps_grow_with_the_pause_and_end_with_packets() {
         let mut idling = Idling::new(Some(Idle::Sleep));
-        assert_eq!(idling.nothing(), Advice::Again(Duration::ZERO), "it polls on for a while");
+        // It polls on for a while, which may be over on a busy machine; then it sleeps for as short as that.
+        let short = |advice| matches!(advice, Advice::Again(pause) if pause < LONGEST);
+        assert!(short(idling.nothing()));
         std::thread::sleep(Duration::from_micros(200));
         let Advice::Again(first) = idling.nothing() else { panic!() };
         assert!(first >= Duration::from_micros(25) && first <= LONGEST, "{first:?}");
         std::thread::sleep(Duration::from_millis(8));
         assert_eq!(idling.nothing(), Advice::Again(LONGEST));
         idling.over();
-        assert_eq!(idling.nothing(), Advice::Again(Duration::ZERO));
+        assert!(short(idling.nothing()));
         for polls in [Some(Idle::Poll), None] {
             let mut polling = Idling::new(polls);
             polling.nothing();

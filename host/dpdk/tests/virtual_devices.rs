@@ -352,13 +352,16 @@ fn a_device_of_two_lanes_waits_for_the_second_and_ends_under_the_hands_of_its_wo
     let mut second = Rig::of(pool(4096, 2048), vec![Box::new(ports.next().expect("two"))]);
     assert_eq!(first.receive(0, 32), 32);
     first.send(0);
+    let (at_work, is_at_work) = std::sync::mpsc::channel();
     let worker = std::thread::spawn(move || {
         let until = Instant::now() + PATIENCE;
         while second.receive(0, 32) > 0 && Instant::now() < until {
             second.send(0);
+            let _ = at_work.send(());
         }
         second
     });
+    is_at_work.recv().expect("it has packets");
     while first.counts(0).rx_packets < 100_000 {
         first.receive(0, 32);
         first.send(0);

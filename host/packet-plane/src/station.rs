@@ -217,6 +217,10 @@ impl Station {
             self.note_moves(0, None);
             return turn;
         }
+        if self.members.is_empty() {
+            // Nobody could have what comes in.
+            return Turn::Idle(None);
+        }
         let mut got = Got::Nothing;
         self.context_mut().idle_for = None;
         for _ in 0..TURN {

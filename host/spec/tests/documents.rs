@@ -258,7 +258,7 @@ unknown key `verison`
 5 | verison = "1.2.0"
   | ^^^^^^^
   = key: function[0].verison
-  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, state, state-shared, config, per-worker
+  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, state, flow-verdicts, targets, state-shared, config, per-worker
 "#,
     );
     refused::<HostConfig>(
@@ -584,7 +584,7 @@ a port of kind "memory" has no `file`
 4 | file = "in.pcap"
   |        ^^^^^^^^^
   = key: port[0].file
-  = allowed: name, kind, tenant, generate
+  = allowed: name, kind, tenant, kernel, generate
 "#,
     );
     refused::<HostConfig>(

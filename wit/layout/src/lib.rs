@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for word in [0x100, 0x102, 0x0100_0003, 0x104, 0x106, 8, 0xff, u32::MAX] {
+        for word in [0x100, 0x102, 0x0100_0003, 0x104, 0x106, 9, 0xff, u32::MAX] {
             assert_eq!(Verdict::decode(word), None, "{word:#x}");
         }
     }
