@@ -219,7 +219,7 @@ fn what_a_lane_that_is_behind_has_no_room_for_is_dropped_and_counted() {
 struct Deaf(PortStatistics, OwnedFd);
 
 impl Deaf {
-    fn new() -> Box<dyn Port> {
+    fn boxed() -> Box<dyn Port> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
         Box::new(Self(PortStatistics::default(), fd))
     }
@@ -260,7 +260,7 @@ impl Port for Deaf {
 fn a_lane_that_sleeps_is_woken_by_what_is_handed_over() {
     let ((from, inside), (to, _outside)) = (channel("in"), channel("out"));
     let ports: Vec<Vec<Box<dyn Port>>> =
-        vec![vec![Box::new(from), Box::new(to)], vec![Deaf::new(), Deaf::new()]];
+        vec![vec![Box::new(from), Box::new(to)], vec![Deaf::boxed(), Deaf::boxed()]];
     let mut lanes = Lanes::over(&function("null", admitted(&each(""))), ports);
     let sent = lanes.statistics[1][1].clone();
     let workers: Vec<_> = std::mem::take(&mut lanes.lanes)

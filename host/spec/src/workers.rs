@@ -78,6 +78,15 @@ impl<'de> Deserialize<'de> for WorkerCount {
                 }
             }
 
+            /// JSON has one kind of numbers: 2.0 is 2.
+            fn visit_f64<E: Error>(self, number: f64) -> Result<WorkerCount, E> {
+                if number.fract() == 0.0 && (1.0..=f64::from(WORKERS_MAX)).contains(&number) {
+                    self.visit_u64(number as u64)
+                } else {
+                    Err(E::invalid_value(Unexpected::Float(number), &self))
+                }
+            }
+
             fn visit_str<E: Error>(self, text: &str) -> Result<WorkerCount, E> {
                 match text {
                     "all" => Ok(WorkerCount::All),
