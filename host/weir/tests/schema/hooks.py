@@ -88,17 +88,19 @@ def before_call(context, case, kwargs):
         case.query = {}
         case.body.pop("tenant", None)
         uses = case.body.get("function", [])
+        # The host has one worker.
+        case.body.pop("workers", None)
         for number, use in enumerate(uses):
             use["use"] = "gate"
             use["name"] = f"f{number}"
-            for limit in ("memory", "deadline", "state", "version"):
+            for limit in ("memory", "deadline", "state", "state-shared", "per-worker", "version"):
                 use.pop(limit, None)
         if name == "edge":
             uses = [{**uses[0], "use": "gate", "name": "gate"}]
             case.body.update({"from": "in", "to": "out", "function": uses})
         else:
-            case.body.pop("from", None)
-            case.body.pop("to", None)
+            for key in ("from", "to", "steered"):
+                case.body.pop(key, None)
     if path == "/v1/steering" and method == "PUT" and good and isinstance(case.body, dict):
         # Rules that packets can meet, for what there is; and few, so that traffic goes on.
         case.query = {}
