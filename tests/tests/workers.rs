@@ -56,19 +56,22 @@ fn shared_between_workers(lab: &Lab) {
         let sum: u64 = workers.iter().map(|worker| number(worker, key)).sum();
         assert_eq!(sum, number(&status, key), "{status}");
     }
-    let (mut received, mut full) = (0, 0);
-    for side in ["left", "right"] {
-        let port = lab.port(side);
-        let queues = port["queues"].as_array().unwrap();
-        assert_eq!(queues.len(), 2, "{port}");
-        let sum = |key: &str| queues.iter().map(|queue| number(queue, key)).sum::<u64>();
-        assert_eq!(sum("rx_packets"), number(&port, "rx_packets"), "{port}");
-        assert_eq!(sum("handed_over"), sum("taken_over"), "{port}");
-        assert!(sum("handed_over") > 0, "{port}");
-        received += number(&port, "rx_packets");
-        full += port["drops"]["rx-handoff-full"].as_u64().unwrap_or(0);
-    }
-    assert_eq!(received, number(&status, "packets_in") + full, "{status}");
+    // A late packet may come between two of the answers.
+    lab.wait("ports, queues and chain have counted the same packets", |lab| {
+        let (mut received, mut full, mut handed, mut taken) = (0, 0, 0, 0);
+        for side in ["left", "right"] {
+            let port = lab.port(side);
+            let queues = port["queues"].as_array().unwrap();
+            assert_eq!(queues.len(), 2, "{port}");
+            let sum = |key: &str| queues.iter().map(|queue| number(queue, key)).sum::<u64>();
+            assert_eq!(sum("rx_packets"), number(&port, "rx_packets"), "{port}");
+            assert!(sum("handed_over") > 0, "{port}");
+            (handed, taken) = (handed + sum("handed_over"), taken + sum("taken_over"));
+            received += number(&port, "rx_packets");
+            full += port["drops"]["rx-handoff-full"].as_u64().unwrap_or(0);
+        }
+        handed == taken && received == number(&lab.status(), "packets_in") + full
+    });
 }
 
 /// Many connections in both directions, each complete.
