@@ -255,13 +255,20 @@ impl Control {
                     id.tenant
                 )));
             }
-            let taken = state.chains.iter().find(|(other, record)| {
+            let there = state.chains.iter().filter(|(other, record)| {
                 *other != id
                     && [&record.chain.from, &record.chain.to].contains(&&Some(port.clone()))
             });
-            if let Some((other, _)) = taken {
+            for (other, record) in there {
+                let beside = other.tenant == id.tenant
+                    && (&record.chain.from, &record.chain.to) == (&chain.from, &chain.to);
+                let help = match beside {
+                    true if record.chain.steered || chain.steered => continue,
+                    true => "set `steered = true` in one of the two, or remove that first",
+                    false => "remove or change that first",
+                };
                 return Err(ControlError::Conflict(format!(
-                    "port {port} belongs to chain {}: remove or change that first",
+                    "port {port} belongs to chain {}: {help}",
                     other.name
                 )));
             }

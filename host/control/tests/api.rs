@@ -188,6 +188,14 @@ async fn what_is_wrong_with_a_chain_is_said() {
     let second = json!({"name": "second", "from": "out", "function": [{"use": "f"}]});
     let (_, detail) = host.ask("PUT", "/v1/chains/second", Some(second)).await.problem(409);
     assert_eq!(detail, "port out belongs to chain edge: remove or change that first");
+    // Between the same two, several can be, if only one takes what is not steered elsewhere.
+    let mut beside = edge();
+    beside["name"] = json!("beside");
+    let (_, detail) = host.ask("PUT", "/v1/chains/beside", Some(beside.clone())).await.problem(409);
+    assert!(detail.starts_with("port in belongs to chain edge: set `steered = true`"), "{detail}");
+    beside["steered"] = json!(true);
+    let answer = host.ask("PUT", "/v1/chains/beside", Some(beside)).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
 }
 
 #[tokio::test]
