@@ -6,12 +6,10 @@
 //! epoch makes everything void at once.
 
 use crate::Key;
+use crate::hash::{SECRET, fold};
 
 /// Places for one hash.
 const WAYS: usize = 4;
-/// wyhash's constants, as in `hash.rs`.
-const SECRET: [u64; 4] =
-    [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3];
 
 /// Where a flow's packets go, in the words of whoever has the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +22,7 @@ pub struct Way {
 
 /// A flow, in one cache line.
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Entry {
     key: Key,
     /// 0: the place is free.
@@ -34,24 +32,6 @@ struct Entry {
 }
 
 const _: () = assert!(size_of::<Entry>() == 64);
-
-const FREE: Entry = Entry {
-    key: Key {
-        source: [0; 16],
-        destination: [0; 16],
-        source_port: 0,
-        destination_port: 0,
-        protocol: 0,
-        dscp: 0,
-        vlan: 0,
-        ethertype: 0,
-        port: 0,
-        macs: [[0; 6]; 2],
-    },
-    epoch: 0,
-    target: 0,
-    skips: 0,
-};
 
 /// See the module.
 pub struct FlowCache {
@@ -69,37 +49,27 @@ impl FlowCache {
     #[must_use]
     pub fn new(flows: usize, seed: u64) -> Self {
         let places = flows.next_power_of_two().max(WAYS);
-        Self { entries: vec![FREE; places], skips: vec![0; places], seed, epoch: 1, hand: 0 }
+        Self {
+            entries: vec![Entry::default(); places],
+            skips: vec![0; places],
+            seed,
+            epoch: 1,
+            hand: 0,
+        }
     }
 
     /// A flow's hash, for the other methods.
     #[must_use]
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
-        let word = |bytes: &[u8], at: usize| {
-            u64::from_le_bytes(bytes[at..at + 8].first_chunk::<8>().copied().unwrap_or_default())
-        };
-        let [d, s] = key.macs;
-        let macs = (
-            u64::from_le_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]),
-            u64::from(u32::from_le_bytes([s[2], s[3], s[4], s[5]])),
-        );
-        let ports = u64::from(key.source_port)
-            | u64::from(key.destination_port) << 16
-            | u64::from(key.protocol) << 32
-            | u64::from(key.dscp) << 40
-            | u64::from(key.vlan) << 48;
-        let rest = macs.1 | u64::from(key.ethertype) << 32 | u64::from(key.port) << 48;
+        let [a, b, c, d, e, f, g] = key.words();
+        let seed = self.seed;
         // Independent of each other, so that the multiplications overlap.
-        let a =
-            fold(word(&key.source, 0) ^ SECRET[0], word(&key.source, 8) ^ self.seed ^ SECRET[1]);
-        let b = fold(
-            word(&key.destination, 0) ^ SECRET[2],
-            word(&key.destination, 8) ^ self.seed ^ SECRET[3],
-        );
-        let c = fold(ports ^ self.seed ^ SECRET[1], rest ^ SECRET[2]);
-        let d = fold(macs.0 ^ self.seed ^ SECRET[3], ports ^ SECRET[0]);
-        fold(a ^ c.rotate_left(32), b ^ d.rotate_left(17) ^ self.seed)
+        let source = fold(a ^ SECRET[0], b ^ seed ^ SECRET[1]);
+        let destination = fold(c ^ SECRET[2], d ^ seed ^ SECRET[3]);
+        let ports = fold(e ^ seed ^ SECRET[1], f ^ SECRET[2]);
+        let rest = fold(g ^ seed ^ SECRET[3], e ^ SECRET[0]);
+        fold(source ^ ports.rotate_left(32), destination ^ rest.rotate_left(17) ^ seed)
     }
 
     /// Begins to read the entries of these flows.
@@ -138,7 +108,7 @@ impl FlowCache {
     pub fn clear(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
-            self.entries.fill(FREE);
+            self.entries.fill(Entry::default());
             self.epoch = 1;
         }
     }
@@ -186,13 +156,6 @@ impl std::fmt::Debug for FlowCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FlowCache").field("places", &self.entries.len()).finish_non_exhaustive()
     }
-}
-
-/// The product's two halves, folded into one.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product as u64) ^ (product >> 64) as u64
 }
 
 #[cfg(test)]

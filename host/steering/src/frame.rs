@@ -17,7 +17,7 @@ pub(crate) enum Flow {
 
 pub(crate) const ETHERNET_HEADER: usize = 14;
 /// Bytes up to the ports of TCP or UDP over IPv4 without options.
-pub(crate) const PLAIN: usize = 14 + 20 + 4;
+const PLAIN: usize = 14 + 20 + 4;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 /// The type that QinQ had before IEEE 802.1ad, still in use.
@@ -37,16 +37,22 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MOBILITY: u8 = 135;
 
+/// The start of a frame that is what most are: IPv4 without options, no fragment, TCP or UDP, no tag.
+#[inline]
+pub(crate) fn plain(frame: &[u8]) -> Option<&[u8; PLAIN]> {
+    frame.first_chunk::<PLAIN>().filter(|start| {
+        start[12..15] == [8, 0, 0x45]
+            && matches!(start[23], 6 | 17)
+            && (start[20] & 0x3f) | start[21] == 0
+    })
+}
+
 impl Flow {
     /// Reads a frame: what most frames are with one check of the length, others by [`Self::any`].
     #[inline]
     pub(crate) fn of(frame: &[u8]) -> Self {
-        match frame.first_chunk::<PLAIN>() {
-            // IPv4 without options, no fragment, TCP or UDP, no tag.
-            Some(start) if start[12..15] == [8, 0, 0x45] && matches!(start[23], 6 | 17) => {
-                if (start[20] & 0x3f) | start[21] != 0 {
-                    return Self::any(frame);
-                }
+        match plain(frame) {
+            Some(start) => {
                 let [.., s0, s1, s2, s3, d0, d1, d2, d3, a, b, c, d] = *start;
                 Self::V4 {
                     source: u32::from_be_bytes([s0, s1, s2, s3]),
@@ -55,7 +61,7 @@ impl Flow {
                     protocol: start[23],
                 }
             }
-            _ => Self::any(frame),
+            None => Self::any(frame),
         }
     }
 

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::frame::Flow;
 
 /// wyhash's constants: odd, with as many ones as zeros in every byte.
-const SECRET: [u64; 4] =
+pub(crate) const SECRET: [u64; 4] =
     [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3];
 
 /// The hash of the flow that a frame belongs to: the same for both directions, never 0.

@@ -2,7 +2,7 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::frame::{ETHERNET_HEADER, Flow, IPV4, IPV6, PLAIN, behind_tags};
+use crate::frame::{ETHERNET_HEADER, Flow, IPV4, IPV6, behind_tags, plain};
 
 /// [`Key::vlan`] of a frame without a tag.
 pub const UNTAGGED: u16 = u16::MAX;
@@ -51,12 +51,8 @@ impl Key {
     #[must_use]
     #[inline]
     pub fn read(frame: &[u8], port: u16) -> Self {
-        match frame.first_chunk::<PLAIN>() {
-            Some(start)
-                if start[12..15] == [8, 0, 0x45]
-                    && matches!(start[23], 6 | 17)
-                    && (start[20] & 0x3f) | start[21] == 0 =>
-            {
+        match plain(frame) {
+            Some(start) => {
                 let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *start;
                 let four = |at: usize| [start[at], start[at + 1], start[at + 2], start[at + 3]];
                 let two = |at: usize| u16::from_be_bytes([start[at], start[at + 1]]);
@@ -73,7 +69,7 @@ impl Key {
                     macs: [[d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]],
                 }
             }
-            _ => Self::any(frame, port),
+            None => Self::any(frame, port),
         }
     }
 
