@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use weir_chain::Mode;
-use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFault};
+use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFault, Turn};
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
 use weir_port::{Port, PortError, PortStatistics, Received};
@@ -99,16 +99,63 @@ pub fn lane(
     ports: Vec<Box<dyn Port>>,
     pool: PoolConfig,
 ) -> Lane {
+    between(sandbox, plan, ports, pool, Traffic { symmetric: false, burst: BURST })
+}
+
+/// What passes a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// In both directions.
+    pub symmetric: bool,
+    /// Most packets of a burst.
+    pub burst: usize,
+}
+
+/// A lane between two ports of DPDK's.
+///
+/// # Panics
+/// When the chain cannot be made ready.
+#[must_use]
+pub fn dpdk_lane(
+    sandbox: &Arc<Sandbox>,
+    plan: ChainPlan,
+    ports: Vec<Box<dyn Port>>,
+    traffic: Traffic,
+) -> Lane {
+    let pool = PoolConfig { rooms: 4096, room_bytes: 2048, huge: HugePages::Auto };
+    between(sandbox, plan, ports, pool, traffic)
+}
+
+fn between(
+    sandbox: &Arc<Sandbox>,
+    plan: ChainPlan,
+    ports: Vec<Box<dyn Port>>,
+    pool: PoolConfig,
+    Traffic { symmetric, burst }: Traffic,
+) -> Lane {
     let config = LaneConfig {
         pool,
         ports,
-        symmetric: false,
+        symmetric,
         clock: Clock::Monotonic,
-        burst: BURST,
+        burst,
         seed: 1,
         on_event: None,
     };
     Lane::new(Arc::clone(sandbox), plan, config).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Has a lane forward for this long between ports that always have packets; the answer is ns of CPU time a packet.
+///
+/// # Panics
+/// When there are no packets.
+#[must_use]
+pub fn forward_for(lane: &mut Lane, time: Duration) -> f64 {
+    let (began, cpu, before) = (Instant::now(), cpu_time(), lane.packets_in());
+    while began.elapsed() < time {
+        assert_eq!(lane.turn(), Turn::Busy, "the ports always have packets");
+    }
+    (cpu_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
 }
 
 /// A pool with ordinary or huge pages.

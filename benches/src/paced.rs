@@ -5,9 +5,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_pool::{Packet, Pool};
-use weir_port::{Port, PortError, PortStatistics, Received};
+use weir_port::{Port, PortError, Received, pass_on};
 
 /// Where in a packet its stamp lies: behind the Ethernet header.
 const STAMP: std::ops::Range<usize> = 16..24;
@@ -81,15 +80,8 @@ impl StampedSink {
 }
 
 impl Port for PacedSource {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.inner.attach(pool)
-    }
+    pass_on!(inner: name, kind, attach, send, finish, statistics);
+
     fn receive(
         &mut self,
         pool: &mut Pool,
@@ -112,27 +104,11 @@ impl Port for PacedSource {
         }
         Ok(received)
     }
-    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        self.inner.send(pool, packets)
-    }
-    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.inner.finish(pool)
-    }
-    fn statistics(&self) -> &PortStatistics {
-        self.inner.statistics()
-    }
 }
 
 impl Port for StampedSink {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.inner.attach(pool)
-    }
+    pass_on!(inner: name, kind, attach, finish, statistics);
+
     fn receive(
         &mut self,
         _: &mut Pool,
@@ -153,18 +129,4 @@ impl Port for StampedSink {
         }
         self.inner.send(pool, packets)
     }
-    fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.inner.finish(pool)
-    }
-    fn statistics(&self) -> &PortStatistics {
-        self.inner.statistics()
-    }
-}
-
-/// Pins the thread to a core.
-pub fn on_core(core: usize) {
-    let mut set = CpuSet::new();
-    set.set(core);
-    // On a machine with one core everybody is on it.
-    let _ = sched_setaffinity(None, &set);
 }

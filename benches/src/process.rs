@@ -1,10 +1,12 @@
-//! What the kernel says about a process: its memory, its CPU time.
+//! What the kernel says about a process, its memory, its CPU time, and on which core a thread runs.
 //!
-//! Owns: reading `/proc`. Must not know: what is measured, and why.
+//! Owns: reading `/proc`, affinity. Must not know: what is measured, and why.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Memory of this process, in bytes. A page that is mapped in several places counts once (the kernel's "proportional set
 /// size").
@@ -120,4 +122,12 @@ pub fn cpu_time() -> Duration {
     let ticks: u64 =
         behind.split_whitespace().skip(11).take(4).map(|n| n.parse().unwrap_or(0u64)).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// Has this thread run on one core.
+pub fn on_core(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    // On a machine with one core everybody is on it.
+    let _ = sched_setaffinity(None, &set);
 }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_benches::driver::{cpu_time, median};
-use weir_chain::Mode;
+use weir_benches::lanes::{Traffic, chain, dpdk_lane, forward_for, function, wasm};
 use weir_dpdk::{DpdkConfig, DpdkPort};
-use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFault, Turn};
+use weir_packet_plane::Lane;
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::Port;
-use weir_sandbox::{Sandbox, SandboxConfig, admit};
+use weir_sandbox::{Sandbox, SandboxConfig};
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ fn main() {
     println!("round    Wasm  native  testpmd  Wasm's rate of testpmd's");
     let mut all = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for round in 1..=ROUNDS {
-        let measured = [run_lane(&mut wasm), native.run(), testpmd()];
+        let measured = [forward_for(&mut wasm, ROUND), native.run(), testpmd()];
         let [wasm, native, testpmd] = measured;
         let share = testpmd / wasm;
         println!("{round:5}  {wasm:6.2}  {native:6.2}  {testpmd:7.2}  {share:.2}");
@@ -67,44 +67,8 @@ fn ports(first: usize) -> Vec<Box<dyn Port>> {
 }
 
 fn lane(sandbox: &Arc<Sandbox>) -> Lane {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/functions/macswap.wasm");
-    let wasm = std::fs::read(file).unwrap_or_else(|e| panic!("{file}: {e}: run scripts/build"));
-    let function = FunctionPlan {
-        name: "macswap".to_owned(),
-        version: String::new(),
-        admitted: Arc::new(admit(&wasm).unwrap_or_else(|e| panic!("{e}"))),
-        writes: true,
-        memory: 16 << 20,
-        deadline: Duration::from_secs(1),
-        on_fault: OnFault::FailClosed,
-        state_bytes: 0,
-        state_shared: false,
-        state_layout: String::new(),
-        config: "{}".to_owned(),
-        flow_verdicts: false,
-        targets: Vec::new(),
-        telemetry: Arc::default(),
-    };
-    let plan =
-        ChainPlan { name: "macswap".to_owned(), functions: vec![function], mode: Mode::Linked };
-    let config = LaneConfig {
-        pool: PoolConfig { rooms: 4096, room_bytes: 2048, huge: HugePages::Auto },
-        ports: ports(0),
-        symmetric: true,
-        clock: Clock::Monotonic,
-        burst: BURST,
-        seed: 1,
-        on_event: None,
-    };
-    Lane::new(Arc::clone(sandbox), plan, config).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn run_lane(lane: &mut Lane) -> f64 {
-    let (began, cpu, before) = (Instant::now(), cpu_time(), lane.packets_in());
-    while began.elapsed() < ROUND {
-        assert_eq!(lane.turn(), Turn::Busy, "net_null always has packets");
-    }
-    (cpu_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
+    let plan = chain("macswap", vec![function(sandbox, "macswap", &wasm("macswap"), "{}", 0)]);
+    dpdk_lane(sandbox, plan, ports(0), Traffic { symmetric: true, burst: BURST })
 }
 
 /// The same ports with Rust between them.

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_benches::driver::{cpu_time, median};
-use weir_benches::lanes::{chain, function, quantile, wasm};
-use weir_benches::paced::{Latency, PacedSource, StampedSink, on_core};
+use weir_benches::lanes::{Traffic, chain, dpdk_lane, function, quantile, wasm};
+use weir_benches::paced::{Latency, PacedSource, StampedSink};
+use weir_benches::process::on_core;
 use weir_dpdk::{DpdkConfig, DpdkPort, Idle};
-use weir_packet_plane::{Clock, FunctionPlan, Lane, LaneConfig};
-use weir_pool::{HugePages, PoolConfig};
+use weir_packet_plane::FunctionPlan;
 use weir_port::Port;
 use weir_sandbox::{Sandbox, SandboxConfig};
 
@@ -146,17 +146,8 @@ fn weir(work: &'static str, functions: usize, rate: Option<u64>) -> Measured {
             ports.push(Box::new(PacedSource::new(from, rate, &latency)));
             ports.push(Box::new(StampedSink::new(to, &latency)));
         }
-        let config = LaneConfig {
-            pool: PoolConfig { rooms: 4096, room_bytes: 2048, huge: HugePages::Auto },
-            ports,
-            symmetric: false,
-            clock: Clock::Monotonic,
-            burst: BURST,
-            seed: 1,
-            on_event: None,
-        };
-        let mut lane = Lane::new(Arc::clone(&sandbox), chain(work, plans.collect()), config)
-            .unwrap_or_else(|error| panic!("{error}"));
+        let traffic = Traffic { symmetric: false, burst: BURST };
+        let mut lane = dpdk_lane(&sandbox, chain(work, plans.collect()), ports, traffic);
         for _ in 0..100 {
             lane.turn();
         }

@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use weir_benches::driver::{cpu_time, median};
-use weir_benches::lanes::{chain, function, wasm};
-use weir_benches::paced::on_core;
-use weir_benches::process::threads;
+use weir_benches::driver::median;
+use weir_benches::lanes::{Traffic, chain, dpdk_lane, forward_for, function, wasm};
+use weir_benches::process::{on_core, threads};
 use weir_dpdk::{DpdkConfig, DpdkPort, Idle};
-use weir_packet_plane::{Clock, Lane, LaneConfig, Turn};
-use weir_pool::{HugePages, PoolConfig};
+use weir_packet_plane::Lane;
 use weir_port::Port;
 use weir_sandbox::{Sandbox, SandboxConfig};
 
@@ -50,7 +48,7 @@ fn main() {
     for round in 1..=ROUNDS {
         let [null, macswap] = &mut lanes;
         switch.pause();
-        let ours = [run_lane(null), run_lane(macswap)];
+        let ours = [forward_for(null, ROUND), forward_for(macswap, ROUND)];
         let [null, macswap, switch] = [ours[0], ours[1], switch.run()];
         println!("{round:5}  {null:7.2}  {macswap:7.2}  {switch:12.2}");
         for (all, one) in all.iter_mut().zip([null, macswap, switch]) {
@@ -76,25 +74,8 @@ fn lane(sandbox: &Arc<Sandbox>, name: &str) -> Lane {
         let port = DpdkPort::open(&format!("null{n}"), &config);
         Box::new(port.unwrap_or_else(|error| panic!("{error}"))) as Box<dyn Port>
     };
-    let config = LaneConfig {
-        pool: PoolConfig { rooms: 4096, room_bytes: 2048, huge: HugePages::Auto },
-        ports: vec![port(0), port(1)],
-        symmetric: true,
-        clock: Clock::Monotonic,
-        burst: BURST,
-        seed: 1,
-        on_event: None,
-    };
     let plan = chain(name, vec![function(sandbox, name, &wasm(name), "{}", 0)]);
-    Lane::new(Arc::clone(sandbox), plan, config).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn run_lane(lane: &mut Lane) -> f64 {
-    let (began, cpu, before) = (Instant::now(), cpu_time(), lane.packets_in());
-    while began.elapsed() < ROUND {
-        assert_eq!(lane.turn(), Turn::Busy, "net_null always has packets");
-    }
-    (cpu_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
+    dpdk_lane(sandbox, plan, vec![port(0), port(1)], Traffic { symmetric: true, burst: BURST })
 }
 
 /// Open vSwitch with a database of its own.

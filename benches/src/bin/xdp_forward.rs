@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use aya::maps::DevMapHash;
 use aya::programs::{Xdp, XdpMode};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use weir_benches::driver::median;
+use weir_benches::process::on_core;
 use weir_benches::wire::{Wire, frame};
 use weir_tests::lab::{Lab, Namespace, PortKind};
 
@@ -223,7 +223,7 @@ fn flood(lab: &Lab, size: usize, rate: Option<f64>) -> (f64, Cost) {
     let hosts = || lab.host_if_running().map_or(0, process_ns) + softirq_ns();
     let (received, cpu, started) = (arrived(&lab.right), hosts(), Instant::now());
     let generator = lab.left.thread(move || {
-        on(CPUS[0]);
+        on_core(CPUS[0]);
         let wire = Wire::open("eth0", false).expect("a socket on the wire");
         let sent = wire.flood(&frame(size, 0), FLOOD, rate);
         (sent, schedstat("/proc/thread-self/schedstat"))
@@ -265,7 +265,7 @@ fn single(lab: &Lab, gap: Duration) -> [f64; 2] {
         lab.right.thread(|| Wire::open("eth0", true).expect("a socket on the wire")).join();
     let (sender, receiver) = (sender.expect("it ends"), receiver.expect("it ends"));
     let measuring = std::thread::spawn(move || {
-        on(CPUS[0]);
+        on_core(CPUS[0]);
         let mut times: Vec<f64> = Vec::with_capacity(SINGLE);
         for number in 1..=SINGLE as u64 {
             if gap > Duration::from_millis(1) {
@@ -285,13 +285,6 @@ fn single(lab: &Lab, gap: Duration) -> [f64; 2] {
         [times[times.len() / 2], times[times.len() * 99 / 100]]
     });
     measuring.join().expect("it ends")
-}
-
-fn on(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    // On a machine with one CPU everybody is on it.
-    let _ = sched_setaffinity(None, &set);
 }
 
 /// Packets that arrived at a host.

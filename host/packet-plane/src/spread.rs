@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use weir_layout::BURST_MAX;
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer};
-use weir_steering::{Key, Target, affinity_hash};
+use weir_port::{Port, PortCounts, PortError, Received, Spreading, pass_on};
+use weir_steering::affinity_hash;
 
 use crate::context::{FROM, TO};
 use crate::handoff::{Bell, Inlet, Outlet, handoff};
@@ -249,13 +249,8 @@ impl SpreadPort {
 }
 
 impl Port for SpreadPort {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
+    pass_on!(inner: name, kind, statistics, reaches_kernel, to_kernel);
+    pass_on!(inner: steering, place_flow, spreading, inspector);
 
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.inner.attach(pool)?;
@@ -324,34 +319,6 @@ impl Port for SpreadPort {
         let lost = self.ways.inlets.iter_mut().map(|inlet| inlet.close(pool)).sum();
         self.count(&PortCounts { rx_dropped_handoff_full: lost, ..PortCounts::default() });
         self.inner.finish(pool)
-    }
-
-    fn statistics(&self) -> &PortStatistics {
-        self.inner.statistics()
-    }
-
-    fn reaches_kernel(&self) -> bool {
-        self.inner.reaches_kernel()
-    }
-
-    fn to_kernel(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        self.inner.to_kernel(pool, packets)
-    }
-
-    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
-        self.inner.place_flow(flow, target)
-    }
-
-    fn steering(&self) -> Option<Arc<dyn Steer>> {
-        self.inner.steering()
-    }
-
-    fn spreading(&self) -> Spreading {
-        self.inner.spreading()
-    }
-
-    fn inspector(&self) -> Option<Arc<dyn Inspect>> {
-        self.inner.inspector()
     }
 }
 

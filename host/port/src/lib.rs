@@ -16,6 +16,7 @@
 mod details;
 mod error;
 pub mod memory;
+mod pass_on;
 pub mod pcap;
 mod statistics;
 mod steer;
@@ -24,13 +25,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_pool::{Packet, Pool};
-use weir_steering::{Key, Target};
-
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
 pub use steer::{Steer, Taken};
+#[doc(no_inline)]
+pub use weir_pool::{Packet, Pool};
+#[doc(no_inline)]
+pub use weir_steering::{Key, Target};
 
 /// A place where packets enter and leave. Owned and driven by one worker.
 pub trait Port: Send {

@@ -1,13 +1,11 @@
 //! A port with a TAP device beside it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer};
-use weir_steering::{Key, Target};
+use weir_port::{Port, PortCounts, PortError, Received, pass_on};
 
 use crate::Tap;
 
@@ -86,17 +84,8 @@ impl KernelPort {
 }
 
 impl Port for KernelPort {
-    fn name(&self) -> &str {
-        self.port.name()
-    }
-
-    fn kind(&self) -> &'static str {
-        self.port.kind()
-    }
-
-    fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
-        self.port.attach(pool)
-    }
+    pass_on!(port: name, kind, attach, send, statistics);
+    pass_on!(port: steering, place_flow, spreading, inspector);
 
     fn receive(
         &mut self,
@@ -112,10 +101,6 @@ impl Port for KernelPort {
             return Ok(Received::Packets);
         }
         Ok(received)
-    }
-
-    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        self.port.send(pool, packets)
     }
 
     fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
@@ -154,28 +139,8 @@ impl Port for KernelPort {
         result
     }
 
-    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
-        self.port.place_flow(flow, target)
-    }
-
     fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.waiting.drain(..).for_each(|packet| pool.give(packet.buffer));
         self.port.finish(pool)
-    }
-
-    fn statistics(&self) -> &PortStatistics {
-        self.port.statistics()
-    }
-
-    fn steering(&self) -> Option<Arc<dyn Steer>> {
-        self.port.steering()
-    }
-
-    fn spreading(&self) -> Spreading {
-        self.port.spreading()
-    }
-
-    fn inspector(&self) -> Option<Arc<dyn Inspect>> {
-        self.port.inspector()
     }
 }
