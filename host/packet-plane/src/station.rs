@@ -277,35 +277,25 @@ impl Station {
 
     /// Does with the burst what its way calls for.
     fn take(&mut self, way: Way, reverse: bool, steering: &mut Steering) {
+        // Whose packets they are: a lane's, or nobody's.
+        match way.destination {
+            Destination::Lane(index) => self.seat(index),
+            Destination::Final(verdict) => self.seat(verdict.lane),
+            Destination::Kernel | Destination::Dropped(_) => self.unseat(),
+        }
+        let context = self.context_mut();
+        context.reverse = reverse;
+        context.ledger.counters.packets_in += context.burst.len() as u64;
         let index = match way.destination {
             Destination::Lane(index) => index,
-            Destination::Final(final_verdict) => {
-                self.seat(final_verdict.lane);
-                let context = self.context_mut();
-                context.reverse = reverse;
-                context.ledger.counters.packets_in += context.burst.len() as u64;
-                return context.apply_to_burst(final_verdict.verdict);
-            }
-            Destination::Kernel => {
-                self.unseat();
-                let context = self.context_mut();
-                context.ledger.counters.packets_in += context.burst.len() as u64;
-                return context.give_burst_to_kernel();
-            }
-            Destination::Dropped(reason) => {
-                self.unseat();
-                let context = self.context_mut();
-                context.ledger.counters.packets_in += context.burst.len() as u64;
-                return context.drop_burst(reason);
-            }
+            Destination::Final(verdict) => return context.apply_to_burst(verdict.verdict),
+            Destination::Kernel => return context.give_burst_to_kernel(),
+            Destination::Dropped(reason) => return context.drop_burst(reason),
         };
-        self.seat(index);
         let member = &mut self.members[index];
         member.touched = true;
         let functions = member.lane.plan().functions.len();
         let context = member.lane.context_mut();
-        context.reverse = reverse;
-        context.ledger.counters.packets_in += context.burst.len() as u64;
         if way.skip.count_ones() as usize == functions {
             return context.pass_burst_by();
         }

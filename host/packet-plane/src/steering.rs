@@ -206,18 +206,18 @@ impl Steering {
         reverse: bool,
         conclusions: &[Conclusion],
     ) {
-        let may = |place: usize| functions.get(place).is_some_and(|f| f.flow_verdicts);
+        let may = functions.iter().rev().fold(0, |bits, f| bits << 1 | u64::from(f.flow_verdicts));
         // First who lets flows pass: only then can a verdict be for the whole flow.
         for Conclusion { flow, decision } in conclusions {
-            let Decision::Pass(mut passed) = *decision else { continue };
-            passed &= (0..functions.len()).filter(|place| may(*place)).fold(0, |m, p| m | 1 << p);
+            let Decision::Pass(passed) = *decision else { continue };
+            let passed = passed & may;
             self.change(*flow, lane, |way| {
                 Some(weir_steering::Way { skip: way.skip | passed, ..way })
             });
         }
         for Conclusion { flow, decision } in conclusions {
             let Decision::Verdict(function, verdict) = *decision else { continue };
-            if !may(function) {
+            if may & 1 << function == 0 {
                 continue;
             }
             let before = before(function, functions.len(), reverse);

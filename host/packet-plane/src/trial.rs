@@ -8,7 +8,7 @@ use weir_pool::{Memory, Packet};
 use weir_sandbox::Fault;
 use weir_steering::flow_hash;
 
-use crate::context::{Disown, Entry};
+use crate::context::{Context, Disown, Entry};
 use crate::lane::{Lane, LaneEvent, Published, Retired, Version};
 use crate::plan::{PlaneError, Staged};
 use crate::shadow::{ShadowReport, Side};
@@ -268,30 +268,14 @@ impl Lane {
     }
 
     pub(crate) fn run_main(&mut self, start: usize) -> Result<(), Fault> {
-        let context = self.context.as_mut().expect("the context is home between calls");
-        context.ledger.instance = self.version.instance;
-        let executor = &mut self.version.staged.executor;
-        context.fill(executor.board_mut());
-        let (count, reverse) = (context.burst.len(), context.reverse);
-        executor.run(&mut self.context, count, start, reverse)?;
-        let context = self.context.as_mut().expect("the context is home between calls");
-        context.end_burst(executor.board_mut());
-        Ok(())
+        run(&mut self.context, &mut self.version, start)
     }
 
     fn run_trial(&mut self, start: usize) -> Result<(), Fault> {
-        let Some(Trial::Canary { version, .. }) = &mut self.trial else {
-            return self.run_main(start);
-        };
-        let context = self.context.as_mut().expect("the context is home between calls");
-        context.ledger.instance = version.instance;
-        let executor = &mut version.staged.executor;
-        context.fill(executor.board_mut());
-        let (count, reverse) = (context.burst.len(), context.reverse);
-        executor.run(&mut self.context, count, start, reverse)?;
-        let context = self.context.as_mut().expect("the context is home between calls");
-        context.end_burst(executor.board_mut());
-        Ok(())
+        match &mut self.trial {
+            Some(Trial::Canary { version, .. }) => run(&mut self.context, version, start),
+            _ => self.run_main(start),
+        }
     }
 
     /// The canary faulted: it ends, and its packets go to the running version, from where they were.
@@ -326,4 +310,17 @@ impl Lane {
         self.event(event);
         self.report();
     }
+}
+
+/// Passes the burst that the context has through a version of the chain, from this function on.
+fn run(lent: &mut Option<Box<Context>>, version: &mut Version, start: usize) -> Result<(), Fault> {
+    let context = lent.as_mut().expect("the context is home between calls");
+    context.ledger.instance = version.instance;
+    let executor = &mut version.staged.executor;
+    context.fill(executor.board_mut());
+    let (count, reverse) = (context.burst.len(), context.reverse);
+    executor.run(lent, count, start, reverse)?;
+    let context = lent.as_mut().expect("the context is home between calls");
+    context.end_burst(executor.board_mut());
+    Ok(())
 }
