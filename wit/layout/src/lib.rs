@@ -4,6 +4,8 @@
 //! `no_std`, has no dependencies and no `unsafe`, and is compiled into both sides.
 #![no_std]
 
+pub mod message;
+
 /// Most packets in one burst.
 pub const BURST_MAX: usize = 256;
 /// Bytes of the burst area at the window's start.
