@@ -11,7 +11,7 @@ use weir_layout::{BURST_MAX, DESCRIPTORS, Metadata, VERDICTS};
 use weir_pool::{HugePages, Memory, Packet, Pool, PoolConfig};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
-use weir_sandbox::{Refusal, Services};
+use weir_sandbox::{Refusal, Requests, Services};
 
 /// A function compiled natively, over the driver's window: handles the first so many packets.
 pub type Native = Box<dyn FnMut(usize)>;
@@ -140,26 +140,33 @@ pub fn cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+impl Requests for Box<Driver> {
+    fn now(&mut self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    fn allocate(&mut self, _: usize, _: u32) -> Option<u32> {
+        None
+    }
+
+    fn send(&mut self, _: usize, _: u32, _: u32, _: u32) -> Result<(), Refusal> {
+        Err(Refusal::NotOwned)
+    }
+
+    fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
+        Err(Refusal::Exhausted)
+    }
+}
+
 impl Services for Box<Driver> {
     fn window(&mut self) -> &mut Memory {
         self.pool.memory_mut()
     }
-    fn now(&mut self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
-    }
-    fn allocate(&mut self, _: usize, _: u32) -> Option<u32> {
-        None
-    }
-    fn send(&mut self, _: usize, _: u32, _: u32, _: u32) -> Result<(), Refusal> {
-        Err(Refusal::NotOwned)
-    }
-    fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
-        Err(Refusal::Exhausted)
-    }
+
     fn clone_packet(&mut self, _: u32, _: u32, _: u32) -> bool {
         false
     }
-    #[inline]
+
     fn next_burst(&mut self, board: &mut Memory) -> u64 {
         if !self.burst.is_empty() {
             self.finish(board);

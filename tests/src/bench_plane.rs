@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_chain::{ChainSpec, FunctionSpec};
 use weir_pool::{HugePages, Memory, Pool, PoolConfig};
-use weir_sandbox::{Admitted, Refusal, Services, Telemetry};
+use weir_sandbox::{Admitted, Refusal, Requests, Services, Telemetry};
 
 /// Services over one pool, without ports.
 pub struct Plane {
@@ -30,22 +30,29 @@ impl Plane {
     }
 }
 
+impl Requests for Plane {
+    fn now(&mut self) -> u64 {
+        1
+    }
+
+    fn allocate(&mut self, _function: usize, _length: u32) -> Option<u32> {
+        None
+    }
+
+    fn send(&mut self, _: usize, _: u32, _: u32, _: u32) -> Result<(), Refusal> {
+        Err(Refusal::NotOwned)
+    }
+
+    fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
+        Err(Refusal::Exhausted)
+    }
+}
+
 impl Services for Plane {
     fn window(&mut self) -> &mut Memory {
         self.pool.memory_mut()
     }
-    fn now(&mut self) -> u64 {
-        1
-    }
-    fn allocate(&mut self, _function: usize, _length: u32) -> Option<u32> {
-        None
-    }
-    fn send(&mut self, _: usize, _: u32, _: u32, _: u32) -> Result<(), Refusal> {
-        Err(Refusal::NotOwned)
-    }
-    fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
-        Err(Refusal::Exhausted)
-    }
+
     fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool {
         let exists = port < 4;
         if exists {
@@ -53,6 +60,7 @@ impl Services for Plane {
         }
         exists
     }
+
     fn next_burst(&mut self, _board: &mut Memory) -> u64 {
         self.bursts.pop().unwrap_or(0)
     }

@@ -5,7 +5,7 @@
 
 use weir_layout::{self as layout, BURST_MAX, Descriptor, FUNCTIONS_MAX, Verdict};
 use weir_pool::{Memory, Packet};
-use weir_sandbox::FaultKind;
+use weir_sandbox::{FaultKind, Treatment};
 
 use crate::control as at;
 
@@ -35,18 +35,6 @@ pub enum End {
         /// Place of the function.
         function: usize,
     },
-}
-
-/// Whether a function is called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FunctionMode {
-    /// As usual.
-    #[default]
-    Run,
-    /// Packets pass it by.
-    Skip,
-    /// Packets that reach it are dropped.
-    Refuse,
 }
 
 /// How often a function was used.
@@ -195,12 +183,12 @@ pub fn usage(board: &Memory, function: usize) -> Usage {
 }
 
 /// Sets whether the function at this place is called.
-pub fn set_mode(board: &mut Memory, function: usize, mode: FunctionMode) {
+pub fn set_treatment(board: &mut Memory, function: usize, treatment: Treatment) {
     assert!(function < FUNCTIONS_MAX, "a chain has at most {FUNCTIONS_MAX} functions");
-    let byte = match mode {
-        FunctionMode::Run => at::RUN,
-        FunctionMode::Skip => at::SKIP,
-        FunctionMode::Refuse => at::REFUSE,
+    let byte = match treatment {
+        Treatment::Run => at::RUN,
+        Treatment::Skip => at::SKIP,
+        Treatment::Refuse => at::REFUSE,
     };
     board.set(at::MODES + function, byte);
 }

@@ -8,10 +8,10 @@ use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
     Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, Sandbox, Services, Setup,
-    Shared, Telemetry, Window, World,
+    Shared, Telemetry, Treatment, Window, World,
 };
 
-use crate::board::{self, FunctionMode};
+use crate::board;
 use crate::linked::Linked;
 use crate::separate::{Observer, Separate};
 use crate::{compose, control};
@@ -102,6 +102,11 @@ pub enum ChainError {
         /// Bytes it may have.
         limit: usize,
     },
+    /// A function for messages in a chain for packets.
+    #[error(
+        "function {0} is for messages, and this is a chain for packets: say plane = \"message\" in the chain"
+    )]
+    World(String),
     /// A component does not compile.
     #[error("function {name}: {source}")]
     Compile {
@@ -178,6 +183,9 @@ impl Prepared {
             return Err(ChainError::Length(spec.functions.len()));
         }
         for function in &spec.functions {
+            if function.admitted.world.of_messages() {
+                return Err(ChainError::World(function.name.clone()));
+            }
             let needs = function.admitted.memory_at_start;
             if needs > function.memory as u64 {
                 let (name, limit) = (function.name.clone(), function.memory);
@@ -383,8 +391,8 @@ impl<S: Services> Executor<S> {
     }
 
     /// Sets whether the function at this place is called.
-    pub fn set_mode(&mut self, function: usize, mode: FunctionMode) {
-        board::set_mode(self.board_mut(), function, mode);
+    pub fn set_treatment(&mut self, function: usize, treatment: Treatment) {
+        board::set_treatment(self.board_mut(), function, treatment);
     }
 }
 

@@ -75,6 +75,9 @@ impl<S: Services> Separate<S> {
             let process = match function.admitted.world {
                 World::Window => Process::Window(typed(&mut store, &instance, export, "process")?),
                 World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
+                World::Message | World::Connection => {
+                    return Err(ChainError::World(function.name.clone()));
+                }
             };
             let snapshot = function
                 .admitted

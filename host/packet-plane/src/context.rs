@@ -13,7 +13,7 @@ use weir_chain::board::{self, End};
 use weir_layout::{BURST_MAX, Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Metadata, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet, Pool};
 use weir_port::{Port, PortError, Received};
-use weir_sandbox::{FaultKind, Refusal, Services};
+use weir_sandbox::{FaultKind, Refusal, Requests, Services};
 
 use crate::counters::{Counters, DropReason, Shared};
 use crate::owned::{Owned, Ownership};
@@ -649,11 +649,7 @@ impl Context {
     }
 }
 
-impl Services for Box<Context> {
-    fn window(&mut self) -> &mut Memory {
-        self.pool.memory_mut()
-    }
-
+impl Requests for Box<Context> {
     fn now(&mut self) -> u64 {
         if self.clock == Clock::Monotonic && self.burst.is_empty() {
             self.read_clock();
@@ -722,6 +718,12 @@ impl Services for Box<Context> {
         self.release(function, packet, verdict);
         Ok(())
     }
+}
+
+impl Services for Box<Context> {
+    fn window(&mut self) -> &mut Memory {
+        self.pool.memory_mut()
+    }
 
     fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool {
         let Some(output) = self.transmit.get_mut(port as usize) else { return false };
@@ -744,7 +746,6 @@ impl Services for Box<Context> {
         true
     }
 
-    #[inline]
     fn next_burst(&mut self, board: &mut Memory) -> u64 {
         if !self.burst.is_empty() {
             self.end_burst(board);

@@ -5,17 +5,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_chain::board::{self, FunctionMode};
+use weir_chain::board;
 use weir_chain::{Executor, Prepared, Tick};
 use weir_layout::Verdict;
 use weir_pool::{Accounting, Pool, PoolConfig};
 use weir_port::{Port, PortError};
-use weir_sandbox::{Fault, Sandbox, Shared};
+use weir_sandbox::{Fault, Health, OnFault, Record, Sandbox, Shared, Treatment};
 
 use crate::context::{Clock, Context, Disown, Entry, Ledger, Pause};
 use crate::counters::{self, Counters, DropReason};
 use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, State, States};
-use crate::policy::{Health, OnFault, Record};
 use crate::trial::{Trial, TrialStatus};
 
 /// Bursts a lane handles before its worker looks at other lanes and at commands.
@@ -345,7 +344,7 @@ impl Lane {
         let mut changed = false;
         for (place, record) in self.records.iter_mut().enumerate() {
             if record.recover(now) {
-                self.version.staged.executor.set_mode(place, record.mode());
+                self.version.staged.executor.set_treatment(place, record.treatment());
                 changed = true;
             }
         }
@@ -386,11 +385,11 @@ impl Lane {
         while skip != 0 {
             let place = skip.trailing_zeros() as usize;
             skip &= skip - 1;
-            let mode = if on { FunctionMode::Skip } else { self.records[place].mode() };
-            self.version.staged.executor.set_mode(place, mode);
+            let mode = if on { Treatment::Skip } else { self.records[place].treatment() };
+            self.version.staged.executor.set_treatment(place, mode);
             if let Some(Trial::Canary { version, .. }) = &mut self.trial {
-                let mode = if on { FunctionMode::Skip } else { FunctionMode::Run };
-                version.staged.executor.set_mode(place, mode);
+                let mode = if on { Treatment::Skip } else { Treatment::Run };
+                version.staged.executor.set_treatment(place, mode);
             }
         }
     }
@@ -467,8 +466,8 @@ impl Lane {
         for (function, kind) in violations.drain(..) {
             let message = format!("{}: see wit/window.md for what may be written", kind.name());
             self.note_fault(function, &message);
-            let mode = self.records[function].mode();
-            self.version.staged.executor.set_mode(function, mode);
+            let mode = self.records[function].treatment();
+            self.version.staged.executor.set_treatment(function, mode);
         }
         self.context_mut().violations = violations;
     }
@@ -577,7 +576,7 @@ impl Lane {
     /// Forgets a function's faults: it is another version now.
     fn forgive(&mut self, function: usize) {
         let record = Record::new(self.version.staged.plan.functions[function].on_fault);
-        self.version.staged.executor.set_mode(function, record.mode());
+        self.version.staged.executor.set_treatment(function, record.treatment());
         self.records[function] = record;
     }
 
@@ -636,7 +635,7 @@ impl Lane {
             self.context_mut().set_functions(functions);
         }
         for (place, record) in self.records.iter().enumerate() {
-            self.version.staged.executor.set_mode(place, record.mode());
+            self.version.staged.executor.set_treatment(place, record.treatment());
         }
         let Staged { plan, prepared, executor, states, .. } = old.staged;
         Retired { executor, plans: vec![plan], _rest: (prepared, states) }

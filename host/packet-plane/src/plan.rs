@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use weir_chain::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared};
 use weir_pool::{HugePages, Memory, PoolError};
-use weir_sandbox::{Admitted, Sandbox, Shared, Telemetry};
+use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, Telemetry};
 
 use crate::context::Context;
-use crate::policy::OnFault;
 
 /// A function of a chain, as an operator wants it.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weir_chain::{Executor, Observer, board};
 use weir_layout::{self as layout, BURST_MAX, Descriptor, Metadata, VERDICT_NAMES, Verdict};
 use weir_pool::{BufferIndex, HugePages, Memory, Packet, Pool, PoolConfig};
-use weir_sandbox::{Refusal, Services, Shared};
+use weir_sandbox::{Refusal, Requests, Services, Shared};
 
 use crate::plan::{ChainPlan, LaneSite, PlaneError, State};
 
@@ -34,11 +34,7 @@ pub(crate) struct Aside {
     now: u64,
 }
 
-impl Services for Aside {
-    fn window(&mut self) -> &mut Memory {
-        self.pool.memory_mut()
-    }
-
+impl Requests for Aside {
     fn now(&mut self) -> u64 {
         self.now
     }
@@ -53,6 +49,12 @@ impl Services for Aside {
 
     fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
         Ok(())
+    }
+}
+
+impl Services for Aside {
+    fn window(&mut self) -> &mut Memory {
+        self.pool.memory_mut()
     }
 
     fn clone_packet(&mut self, _: u32, _: u32, _: u32) -> bool {

@@ -18,10 +18,13 @@ const MEMORY_AT_START_MAX: u64 = 256 << 20;
 const MODULES_MAX: usize = 64;
 
 /// What a function may import.
-pub const ADMISSIBLE_IMPORTS: [&str; 2] = ["weir:net/types@0.1.0", "weir:net/host@0.1.0"];
+pub const ADMISSIBLE_IMPORTS: [&str; 3] =
+    ["weir:net/types@0.1.0", "weir:net/host@0.1.0", "weir:net/exchange@0.1.0"];
 
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const MESSAGE: &str = "weir:net/message@0.1.0";
+const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
 
 /// The world a component implements.
@@ -31,15 +34,30 @@ pub enum World {
     Window,
     /// `packet-function-copy`: gets packets by `list<u8>`.
     Copy,
+    /// `message-function`: sees requests and responses through a window.
+    Message,
+    /// `connection-function`: sees connections and their bytes through a window.
+    Connection,
 }
 
 impl World {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Window, Self::Copy, Self::Message, Self::Connection];
+
+    /// Whether its functions work on the message plane, not on packets.
+    #[must_use]
+    pub const fn of_messages(self) -> bool {
+        matches!(self, Self::Message | Self::Connection)
+    }
+
     /// Its name in WIT.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Window => "packet-function",
             Self::Copy => "packet-function-copy",
+            Self::Message => "message-function",
+            Self::Connection => "connection-function",
         }
     }
 
@@ -49,6 +67,8 @@ impl World {
         match self {
             Self::Window => PACKET,
             Self::Copy => PACKET_COPY,
+            Self::Message => MESSAGE,
+            Self::Connection => CONNECTION,
         }
     }
 }
@@ -199,18 +219,28 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
         }
     }
     let has = |name: &str| exports.iter().any(|export| export == name);
-    found.world = match (has(PACKET), has(PACKET_COPY)) {
-        (true, false) => Some(World::Window),
-        (false, true) => Some(World::Copy),
-        (true, true) => {
-            found.reasons.push(format!("it exports both {PACKET} and {PACKET_COPY}: export one"));
+    let mut worlds = World::ALL.into_iter().filter(|world| has(world.interface()));
+    found.world = match (worlds.next(), worlds.next()) {
+        (Some(world), None) => Some(world),
+        (Some(one), Some(other)) => {
+            let (one, other) = (one.interface(), other.interface());
+            found.reasons.push(format!("it exports both {one} and {other}: export one"));
             None
         }
-        (false, false) => {
+        (None, _) => {
             found.reasons.push(world_reason(&exports));
             None
         }
     };
+    let exchange = ADMISSIBLE_IMPORTS[2];
+    if found.world.is_some_and(|world| !world.of_messages())
+        && found.imports.iter().any(|import| import == exchange)
+    {
+        found.reasons.push(format!(
+            "it imports {exchange}, which functions for packets do not have: it is for those that export {MESSAGE} or \
+             {CONNECTION}"
+        ));
+    }
     if memory_at_start > MEMORY_AT_START_MAX {
         found.reasons.push(format!(
             "it starts with {memory_at_start} bytes of memory; allowed are {MEMORY_AT_START_MAX}"
@@ -253,8 +283,9 @@ fn import_reason(name: &str) -> String {
 
 fn world_reason(exports: &[String]) -> String {
     let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+    let expected = World::ALL.map(World::interface).join(", ");
     format!(
-        "it implements no world of weir:net@0.1.0: it exports {listed}, expected is {PACKET} or {PACKET_COPY}"
+        "it implements no world of weir:net@0.1.0: it exports {listed}, expected is one of {expected}"
     )
 }
 

@@ -17,7 +17,7 @@ use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::function_cache::FunctionCache;
 use crate::guest::Guest;
-use crate::host::Services;
+use crate::host::Requests;
 use crate::ticker::Ticker;
 
 /// Bytes of stack a guest may use.
@@ -140,13 +140,13 @@ impl Sandbox {
 
     /// A linker in which nothing is defined.
     #[must_use]
-    pub fn linker<S: Services>(&self) -> Linker<Guest<S>> {
+    pub fn linker<S: Requests>(&self) -> Linker<Guest<S>> {
         Linker::new(&self.engine)
     }
 
     /// A store in which limits and deadlines are in force.
     #[must_use]
-    pub fn store<S: Services>(&self, guest: Guest<S>) -> Store<Guest<S>> {
+    pub fn store<S: Requests>(&self, guest: Guest<S>) -> Store<Guest<S>> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| guest);
         store.epoch_deadline_callback(Guest::look);

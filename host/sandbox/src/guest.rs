@@ -9,7 +9,7 @@ use weir_pool::Memory;
 
 use crate::fault::{Fault, FaultKind, Overdue};
 use crate::guard::Guard;
-use crate::host::Services;
+use crate::host::Requests;
 use crate::telemetry::Telemetry;
 
 /// Shared memory that can be mapped into guests, independent of who owns the [`Memory`].
@@ -338,7 +338,7 @@ fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-impl<S: Services> ResourceLimiter for Guest<S> {
+impl<S: Requests> ResourceLimiter for Guest<S> {
     fn memory_growing(
         &mut self,
         current: usize,

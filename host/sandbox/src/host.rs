@@ -92,16 +92,14 @@ pub struct Setup {
     pub config: String,
 }
 
-/// What the packet plane does for functions while it runs them.
-pub trait Services: Send + 'static {
-    /// The window's memory: burst area and rooms.
-    fn window(&mut self) -> &mut Memory;
+/// What functions of either plane ask their host for while they run.
+pub trait Requests: Send + 'static {
     /// Monotonic nanoseconds, or a replay's own time.
     fn now(&mut self) -> u64;
     /// A free buffer for `length` bytes, owned by this function from now on: the offset of the packet's
     /// first byte in the window.
     fn allocate(&mut self, function: usize, length: u32) -> Option<u32>;
-    /// The function lets go of a packet it owns.
+    /// The function lets go of a buffer it owns.
     ///
     /// # Errors
     /// When it may not; nothing has happened then.
@@ -117,6 +115,12 @@ pub trait Services: Send + 'static {
     /// # Errors
     /// As for [`Self::send`].
     fn send_copy(&mut self, function: usize, packet: &[u8], verdict: u32) -> Result<(), Refusal>;
+}
+
+/// What the packet plane does beside that for a chain while it runs it.
+pub trait Services: Requests {
+    /// The window's memory: burst area and rooms.
+    fn window(&mut self) -> &mut Memory;
     /// The runner wants a copy of a packet to leave by this port. False: there is no such port.
     fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool;
     /// The runner is done with a burst, whose results stand on the board, and asks for the next one:
@@ -132,7 +136,7 @@ fn violation<T>(message: String) -> wasmtime::Result<T> {
 ///
 /// # Errors
 /// When the name is already defined in the linker.
-pub fn link_function<S: Services>(
+pub fn link_function<S: Requests>(
     linker: &mut Linker<Guest<S>>,
     import: &str,
     place: usize,
@@ -151,7 +155,7 @@ pub fn link_function<S: Services>(
         Ok(())
     })?;
     host.func_wrap("now", |mut cx: Context<'_, S>, (): ()| {
-        Ok((cx.data_mut().services.as_mut().map_or_else(monotonic, Services::now),))
+        Ok((cx.data_mut().services.as_mut().map_or_else(monotonic, Requests::now),))
     })?;
     host.func_wrap("counter-add", move |cx: Context<'_, S>, (name, delta): (WasmStr, u64)| {
         let name = name.to_str(&cx)?;
@@ -230,7 +234,7 @@ where
     (bytes.as_ptr().cast_mut(), bytes.len())
 }
 
-fn attach_window<S: Services>(
+fn attach_window<S: Requests>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     place: usize,
     region: &WasmList<u8>,
@@ -255,7 +259,7 @@ fn attach_window<S: Services>(
     Ok(offset)
 }
 
-fn attach_state<S: Services>(
+fn attach_state<S: Requests>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     place: usize,
     region: &WasmList<u8>,

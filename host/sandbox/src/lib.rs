@@ -22,21 +22,25 @@
 mod admissions;
 mod admit;
 mod compile;
+mod exchange;
 mod fault;
 mod function_cache;
 mod guard;
 mod guest;
 mod host;
 mod manifest;
+mod policy;
 mod telemetry;
 mod ticker;
 mod window;
 
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, Refused, UPLOAD_MAX, World, admit};
 pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
+pub use exchange::{Copied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange};
 pub use fault::{Fault, FaultKind};
 pub use guest::{Guest, GuestFunction, Limits, Running, Shared, Window};
-pub use host::{Refusal, Services, Setup, link_function, link_runner};
+pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
+pub use policy::{Health, OnFault, Record, Treatment};
 pub use telemetry::{Level, LogLine, Telemetry};
 pub use ticker::Ticker;

@@ -65,6 +65,10 @@ pub enum World {
     PacketFunction,
     /// It gets packets by value.
     PacketFunctionCopy,
+    /// It sees requests and responses through a window.
+    MessageFunction,
+    /// It sees connections and their bytes through a window.
+    ConnectionFunction,
 }
 
 impl World {
@@ -74,6 +78,8 @@ impl World {
         match self {
             Self::PacketFunction => "packet-function",
             Self::PacketFunctionCopy => "packet-function-copy",
+            Self::MessageFunction => "message-function",
+            Self::ConnectionFunction => "connection-function",
         }
     }
 }

@@ -1,12 +1,11 @@
-//! What happens to a function that faults: back-off, quarantine, and what its packets get meanwhile.
+//! What happens to a function that faults: back-off, quarantine, and what it was to be given gets meanwhile. The same on
+//! both planes.
 //!
 //! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s; a
 //! minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine, until an
-//! operator swaps or deploys it anew. Times are those of the lane's clock.
+//! operator swaps or deploys it anew. Times are nanoseconds of whatever clock the plane goes by.
 
 use std::collections::VecDeque;
-
-use weir_chain::board::FunctionMode;
 
 /// Nanoseconds.
 const FIRST_BACKOFF: u64 = 10_000_000;
@@ -15,10 +14,10 @@ const FORGET_AFTER: u64 = 60_000_000_000;
 const QUARANTINE_FAULTS: usize = 5;
 const QUARANTINE_WINDOW: u64 = 10_000_000_000;
 
-/// What packets get that reach a function which is out of order.
+/// What packets and messages get that reach a function which is out of order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFault {
-    /// They are dropped.
+    /// They are dropped, or answered with an error.
     #[default]
     FailClosed,
     /// They pass it by.
@@ -33,7 +32,7 @@ pub enum Health {
     Running,
     /// It is called again at this time.
     BackOff {
-        /// Nanoseconds of the lane's clock.
+        /// Nanoseconds.
         until: u64,
     },
     /// It is not called until it is replaced.
@@ -52,22 +51,37 @@ impl Health {
     }
 }
 
+/// What is done with a function now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// It is called.
+    Run,
+    /// It is passed by.
+    Skip,
+    /// Nothing goes past it.
+    Refuse,
+}
+
 /// The fault history of one function.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) policy: OnFault,
-    pub(crate) health: Health,
+pub struct Record {
+    /// What holds while it is out of order.
+    pub policy: OnFault,
+    /// How it is.
+    pub health: Health,
     times: VecDeque<u64>,
     in_a_row: u32,
 }
 
 impl Record {
-    pub(crate) fn new(policy: OnFault) -> Self {
+    /// A function that has not faulted.
+    #[must_use]
+    pub fn new(policy: OnFault) -> Self {
         Self { policy, ..Self::default() }
     }
 
     /// Notes a fault.
-    pub(crate) fn fault(&mut self, now: u64) {
+    pub fn fault(&mut self, now: u64) {
         if self.times.back().is_some_and(|last| now.saturating_sub(*last) > FORGET_AFTER) {
             self.times.clear();
             self.in_a_row = 0;
@@ -86,7 +100,7 @@ impl Record {
     }
 
     /// Whether the back-off is over; the function is then running again.
-    pub(crate) fn recover(&mut self, now: u64) -> bool {
+    pub fn recover(&mut self, now: u64) -> bool {
         let over = matches!(self.health, Health::BackOff { until } if until <= now);
         if over {
             self.health = Health::Running;
@@ -94,12 +108,13 @@ impl Record {
         over
     }
 
-    /// How the runner treats it.
-    pub(crate) fn mode(&self) -> FunctionMode {
+    /// How it is treated.
+    #[must_use]
+    pub fn treatment(&self) -> Treatment {
         match (self.health, self.policy) {
-            (Health::Running, _) => FunctionMode::Run,
-            (_, OnFault::FailOpen) => FunctionMode::Skip,
-            (_, OnFault::FailClosed) => FunctionMode::Refuse,
+            (Health::Running, _) => Treatment::Run,
+            (_, OnFault::FailOpen) => Treatment::Skip,
+            (_, OnFault::FailClosed) => Treatment::Refuse,
         }
     }
 }
@@ -113,14 +128,14 @@ mod tests {
     #[test]
     fn back_off_doubles_and_ends_in_quarantine() {
         let mut record = Record::new(OnFault::FailClosed);
-        assert_eq!(record.mode(), FunctionMode::Run);
+        assert_eq!(record.treatment(), Treatment::Run);
         let mut waits = Vec::new();
         for n in 0..4 {
             let now = n * SECOND;
             record.fault(now);
             let Health::BackOff { until } = record.health else { panic!("{record:?}") };
             waits.push((until - now) / 1_000_000);
-            assert_eq!(record.mode(), FunctionMode::Refuse);
+            assert_eq!(record.treatment(), Treatment::Refuse);
             assert!(!record.recover(until - 1));
             assert!(record.recover(until));
         }
@@ -136,7 +151,7 @@ mod tests {
         for n in 0..100 {
             record.fault(n * 61 * SECOND);
             assert_eq!(record.health, Health::BackOff { until: n * 61 * SECOND + FIRST_BACKOFF });
-            assert_eq!(record.mode(), FunctionMode::Skip);
+            assert_eq!(record.treatment(), Treatment::Skip);
         }
     }
 }
