@@ -43,4 +43,4 @@ pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
 pub use policy::{Health, OnFault, Record, Treatment};
 pub use telemetry::{Level, LogLine, Telemetry};
-pub use ticker::Ticker;
+pub use ticker::{Ticker, Ticking};

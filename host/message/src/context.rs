@@ -1,0 +1,294 @@
+//! What a message function asks for while it runs: noted here, carried out when its event has returned.
+//!
+//! Owns: the rooms that the function allocated, and the effects of the event that runs. A function may ask something for the exchange
+//! that it was called for, and outside of exchanges for nobody; everything else is refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use weir_layout::Verdict;
+use weir_pool::{Part, Room, Rooms};
+use weir_sandbox::{Copied, Exchanges, Laid, Refusal, Requests, Span};
+
+use crate::Pieces;
+use crate::environment::Upstreams;
+use crate::head;
+use crate::store::Store;
+
+/// The exchange of what is asked outside of exchanges.
+pub const NOBODY: u32 = u32::MAX;
+
+/// Answers, calls and waits that one event may ask for.
+const ASKS_MAX: usize = 64;
+
+/// What an event asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// The upstream.
+    pub(crate) route: Option<usize>,
+    /// The function's own answer.
+    pub(crate) answer: Option<http::Response<Pieces>>,
+    /// What it wants to be resumed with.
+    pub(crate) asks: Vec<Ask>,
+}
+
+/// Something that a function is resumed with when it is there.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    /// Its token.
+    pub(crate) token: u32,
+    /// What it is.
+    pub(crate) what: Asked,
+}
+
+/// What can be asked.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A request to an upstream.
+    Call {
+        /// Its number.
+        upstream: usize,
+        /// What is sent.
+        request: Box<http::Request<Pieces>>,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// A value of the store, which is there at once.
+    Value(Option<Bytes>),
+    /// A time to wait.
+    Sleep(Duration),
+}
+
+/// See the module.
+pub(crate) struct Context {
+    rooms: Rooms,
+    /// By their offsets in the window.
+    owned: HashMap<u32, Room>,
+    /// Most rooms that the function may own.
+    share: usize,
+    /// The exchange that it was called for.
+    exchange: u32,
+    effects: Effects,
+    next_token: u32,
+    upstreams: Arc<dyn Upstreams>,
+    store: Arc<Store>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        rooms: Rooms,
+        share: usize,
+        upstreams: Arc<dyn Upstreams>,
+        store: Arc<Store>,
+    ) -> Self {
+        let (owned, effects) = (HashMap::new(), Effects::default());
+        Self { rooms, owned, share, exchange: NOBODY, effects, next_token: 1, upstreams, store }
+    }
+
+    /// An event for this exchange begins.
+    pub(crate) fn begin(&mut self, exchange: u32) {
+        self.exchange = exchange;
+    }
+
+    /// It has ended: what it asked for.
+    pub(crate) fn end(&mut self) -> Effects {
+        self.exchange = NOBODY;
+        std::mem::take(&mut self.effects)
+    }
+
+    fn check(&self, exchange: u32) -> Result<(), Refusal> {
+        if exchange == self.exchange { Ok(()) } else { Err(Refusal::NotOwned) }
+    }
+
+    fn upstream(&self, upstream: u32) -> Result<usize, Refusal> {
+        let upstream = upstream as usize;
+        if upstream < self.upstreams.count() { Ok(upstream) } else { Err(Refusal::BadVerdict) }
+    }
+
+    fn ask(&mut self, what: Asked) -> Result<u32, Refusal> {
+        if self.effects.asks.len() >= ASKS_MAX {
+            return Err(Refusal::Exhausted);
+        }
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1).max(1);
+        self.effects.asks.push(Ask { token, what });
+        Ok(token)
+    }
+
+    /// The start of the room that the function owns and that this byte lies in.
+    fn room_of(&self, offset: u32) -> Result<u32, Refusal> {
+        let index = self.rooms.lock().index_of(offset).ok_or(Refusal::OutOfBounds)?;
+        let start = self.rooms.lock().room_offset(index);
+        if self.owned.contains_key(&start) { Ok(start) } else { Err(Refusal::NotOwned) }
+    }
+
+    /// Takes a head and a body's pieces out of the function's rooms: all of them, or none. The head's room goes back
+    /// to the pool when `read` has read it.
+    fn hand_over<T>(
+        &mut self,
+        laid: &Laid,
+        read: impl FnOnce(&[u8]) -> Result<T, head::Broken>,
+    ) -> Result<(T, Pieces), Refusal> {
+        let start = self.room_of(laid.head)?;
+        if start != laid.head {
+            return Err(Refusal::OutOfBounds);
+        }
+        let mut starts = Vec::with_capacity(laid.body.len());
+        for Span { offset, length } in &laid.body {
+            let room = self.room_of(*offset)?;
+            let end = u64::from(*offset) + u64::from(*length);
+            if end > u64::from(room) + self.rooms.room_bytes() as u64 {
+                return Err(Refusal::OutOfBounds);
+            }
+            if room == start || starts.contains(&room) {
+                return Err(Refusal::NotOwned);
+            }
+            starts.push(room);
+        }
+        let Some(room) = self.owned.get(&start) else { return Err(Refusal::NotOwned) };
+        let value = read(room.bytes()).map_err(|_| Refusal::OutOfBounds)?;
+        self.owned.remove(&start);
+        let pieces = laid.body.iter().zip(starts).filter_map(|(span, start)| {
+            let from = (span.offset - start) as usize;
+            let room = self.owned.remove(&start)?;
+            Some(Bytes::from_owner(room.part(from..from + span.length as usize)))
+        });
+        Ok((value, pieces.filter(|piece| !piece.is_empty()).collect()))
+    }
+}
+
+/// A response's head that a function laid out.
+fn response(room: &[u8]) -> Result<http::response::Parts, head::Broken> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    head::take_response(room, &mut parts)?;
+    Ok(parts)
+}
+
+impl Requests for Context {
+    fn now(&mut self) -> u64 {
+        crate::clock::monotonic()
+    }
+
+    fn allocate(&mut self, _function: usize, length: u32) -> Option<u32> {
+        if length as usize > self.rooms.room_bytes() || self.owned.len() >= self.share {
+            return None;
+        }
+        let room = self.rooms.take()?;
+        let offset = room.offset();
+        self.owned.insert(offset, room);
+        Some(offset)
+    }
+
+    fn send(&mut self, _: usize, offset: u32, _: u32, verdict: u32) -> Result<(), Refusal> {
+        if !matches!(Verdict::decode(verdict), Some(Verdict::Drop(_))) {
+            return Err(Refusal::BadVerdict);
+        }
+        self.owned.remove(&offset).map(drop).ok_or(Refusal::NotOwned)
+    }
+
+    fn send_copy(&mut self, _: usize, _: &[u8], _: u32) -> Result<(), Refusal> {
+        Err(Refusal::BadVerdict)
+    }
+}
+
+impl Exchanges for Context {
+    fn route(&mut self, exchange: u32, upstream: u32) -> Result<(), Refusal> {
+        self.check(exchange)?;
+        self.effects.route = Some(self.upstream(upstream)?);
+        Ok(())
+    }
+
+    fn healthy(&mut self, upstream: u32) -> bool {
+        self.upstream(upstream).is_ok_and(|upstream| self.upstreams.healthy(upstream))
+    }
+
+    fn active(&mut self, upstream: u32) -> u32 {
+        self.upstream(upstream).map_or(0, |upstream| self.upstreams.active(upstream))
+    }
+
+    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Refusal> {
+        self.check(exchange)?;
+        let (parts, pieces) = self.hand_over(&answer, response)?;
+        self.effects.answer = Some(http::Response::from_parts(parts, pieces));
+        Ok(())
+    }
+
+    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Refusal> {
+        self.check(exchange)?;
+        let mut headers = HeaderMap::with_capacity(answer.fields.len());
+        for (name, value) in &answer.fields {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else {
+                return Err(Refusal::OutOfBounds);
+            };
+            headers.append(name, value);
+        }
+        let status = StatusCode::from_u16(answer.status).ok();
+        let status = status.filter(|s| (200..600).contains(&s.as_u16()));
+        let mut response = http::Response::new(Pieces::new());
+        *response.status_mut() = status.ok_or(Refusal::OutOfBounds)?;
+        *response.headers_mut() = headers;
+        if !answer.body.is_empty() {
+            response.body_mut().push(Bytes::from(answer.body));
+        }
+        self.effects.answer = Some(response);
+        Ok(())
+    }
+
+    fn call(&mut self, exchange: u32, to: u32, request: Laid, ms: u32) -> Result<u32, Refusal> {
+        self.check(exchange)?;
+        let upstream = self.upstream(to)?;
+        if self.effects.asks.len() >= ASKS_MAX {
+            return Err(Refusal::Exhausted);
+        }
+        let (parts, pieces) = self.hand_over(&request, head::new_request)?;
+        let request = Box::new(http::Request::from_parts(parts, pieces));
+        let timeout = Duration::from_millis(u64::from(ms.max(1)));
+        self.ask(Asked::Call { upstream, request, timeout })
+    }
+
+    fn store_get(&mut self, exchange: u32, key: &[u8]) -> Result<u32, Refusal> {
+        self.check(exchange)?;
+        let value = self.store.get(key);
+        self.ask(Asked::Value(value))
+    }
+
+    fn store_set(&mut self, key: &[u8], value: &[u8], milliseconds: u64) -> Result<(), Refusal> {
+        if value.len() > self.rooms.room_bytes() {
+            return Err(Refusal::OutOfBounds);
+        }
+        self.store.set(key, value, lives(milliseconds));
+        Ok(())
+    }
+
+    fn store_add(&mut self, exchange: u32, key: &[u8], add: i64, ms: u64) -> Result<u32, Refusal> {
+        self.check(exchange)?;
+        if self.effects.asks.len() >= ASKS_MAX {
+            return Err(Refusal::Exhausted);
+        }
+        let sum = self.store.add(key, add, lives(ms));
+        self.ask(Asked::Value(Some(Bytes::copy_from_slice(&sum.to_le_bytes()))))
+    }
+
+    fn sleep(&mut self, exchange: u32, nanoseconds: u64) -> Result<u32, Refusal> {
+        self.check(exchange)?;
+        self.ask(Asked::Sleep(Duration::from_nanos(nanoseconds)))
+    }
+}
+
+fn lives(milliseconds: u64) -> Option<Duration> {
+    (milliseconds != 0).then(|| Duration::from_millis(milliseconds))
+}
+
+/// Bytes as they are given to the function: a room's part.
+pub(crate) fn into_room(rooms: &Rooms, bytes: &[u8]) -> Option<Part> {
+    if bytes.len() > rooms.room_bytes() {
+        return None;
+    }
+    let mut room = rooms.take()?;
+    room.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    Some(room.part(0..bytes.len()))
+}

@@ -1,0 +1,713 @@
+//! A request with its response, or a connection, on its way through a chain.
+//!
+//! Requests pass the functions first to last, responses last to first; what function *k* answers itself passes those before it. An
+//! exchange keeps to the versions of functions that it began with.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderValue, StatusCode, header};
+use weir_layout::message::{Action, Outcome, Wants};
+use weir_pool::{Part, Room};
+use weir_sandbox::Fault;
+
+use crate::Pieces;
+use crate::chain::{Asks, Chain, Version};
+use crate::context::{Effects, into_room};
+use crate::function::{Called, Function, Seat};
+use crate::head::{self, Broken, TooLarge};
+use crate::instance::{Event, contract};
+use crate::origin::{Direction, Ended, Origin};
+
+/// How long to wait for a room when all are taken, and how often to look.
+const ROOM_WAIT: Duration = Duration::from_millis(2);
+const ROOM_WAITS: u32 = 1000;
+
+/// What a chain decided about a head.
+#[derive(Debug)]
+pub enum Step {
+    /// It goes on.
+    Continue,
+    /// A function answered, or the chain has to.
+    Answer(http::Response<Pieces>),
+    /// The stream or connection is to be ended.
+    Reset,
+}
+
+/// What a chain decided about a piece of a body.
+#[derive(Debug)]
+pub enum BodyStep {
+    /// These go on; none while a function holds back what there is.
+    Pass(Pieces),
+    /// As for [`Step::Answer`]; only for bodies of requests, and of responses whose head has not left.
+    Answer(http::Response<Pieces>),
+    /// As for [`Step::Reset`].
+    Reset,
+}
+
+/// See the module. Its end is told to its functions when the last clone goes.
+#[derive(Clone)]
+pub struct Exchange(Rc<Inner>);
+
+struct Inner {
+    chain: Chain,
+    version: Rc<Version>,
+    number: u32,
+    origin: Origin,
+    canary: bool,
+    seats: Box<[Seat]>,
+    /// Functions before this place see the response.
+    answered_by: Cell<usize>,
+    upstream: Cell<Option<usize>>,
+    flows: [Flow; 2],
+    end: Cell<Option<(Ended, Option<usize>, Duration)>>,
+}
+
+/// One direction.
+struct Flow {
+    /// By function: what it holds back.
+    held: RefCell<Vec<Vec<Part>>>,
+    held_bytes: Cell<usize>,
+    /// By function: what it waits for.
+    asks: RefCell<Vec<Option<Asks>>>,
+}
+
+impl Flow {
+    fn new(functions: usize) -> Self {
+        Self {
+            held: RefCell::new((0..functions).map(|_| Vec::new()).collect()),
+            held_bytes: Cell::new(0),
+            asks: RefCell::new((0..functions).map(|_| None).collect()),
+        }
+    }
+}
+
+/// What became of an event at one function.
+enum Told {
+    Outcome(Outcome),
+    Answer(http::Response<Pieces>),
+    Skip,
+    Failed,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        chain: Chain,
+        version: Rc<Version>,
+        number: u32,
+        origin: &Origin,
+        canary: bool,
+    ) -> Self {
+        let functions = version.functions.len();
+        Self(Rc::new(Inner {
+            chain,
+            number,
+            origin: origin.clone(),
+            canary,
+            seats: (0..functions).map(|_| Seat::default()).collect(),
+            answered_by: Cell::new(functions),
+            upstream: Cell::new(None),
+            flows: [Flow::new(functions), Flow::new(functions)],
+            end: Cell::new(None),
+            version,
+        }))
+    }
+
+    /// A request's head; `body` is the length of its body, if it is known. What functions change is changed in `parts`.
+    pub async fn request_head(&self, parts: &mut http::request::Parts, body: Option<u64>) -> Step {
+        let order = self.order(Direction::Request, Wants::REQUEST_HEAD);
+        if order.is_empty() {
+            return Step::Continue;
+        }
+        let Some(mut room) = self.room().await else { return busy() };
+        let origin = &self.0.origin;
+        let laid = head::lay_out_request(room.bytes_mut(), parts, origin, body);
+        if laid.is_err() {
+            return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        }
+        for place in order {
+            let event = Event::RequestHead { head: room.offset() };
+            let mut again = false;
+            let told = self.tell(place, Direction::Request, event, room.bytes()).await;
+            let stepped = self.step(place, told, || {
+                let taken = head::take_request(room.bytes(), parts);
+                again = taken.is_err();
+                taken
+            });
+            if let Some(step) = stepped {
+                return self.answered(place, step).await;
+            }
+            // What a function broke is laid out anew for those behind it.
+            if again && head::lay_out_request(room.bytes_mut(), parts, origin, body).is_err() {
+                return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+            }
+        }
+        Step::Continue
+    }
+
+    /// A response's head, as [`Self::request_head`].
+    pub async fn response_head(
+        &self,
+        parts: &mut http::response::Parts,
+        body: Option<u64>,
+    ) -> Step {
+        match self.response_heads(parts, body, false).await {
+            (place, Step::Answer(response)) => self.answered(place, Step::Answer(response)).await,
+            (_, step) => step,
+        }
+    }
+
+    /// A connection that was accepted.
+    pub async fn opened(&self) -> Step {
+        let order = self.order(Direction::Request, Wants::OPENED);
+        if order.is_empty() {
+            return Step::Continue;
+        }
+        let Some(mut room) = self.room().await else { return Step::Reset };
+        if head::lay_out_connection(room.bytes_mut(), &self.0.origin).is_err() {
+            return Step::Reset;
+        }
+        for place in order {
+            let event = Event::RequestHead { head: room.offset() };
+            let told = self.tell(place, Direction::Request, event, room.bytes()).await;
+            match self.step(place, told, || Ok(())) {
+                None => {}
+                // A connection has nobody to answer to.
+                Some(_) => return Step::Reset,
+            }
+        }
+        Step::Continue
+    }
+
+    /// A piece of the request's body; `last` if there is none after it.
+    pub async fn request_body(&self, piece: Bytes, last: bool) -> BodyStep {
+        self.body_answered(Direction::Request, Wants::REQUEST_BODY, piece, last).await
+    }
+
+    /// A piece of the response's body.
+    pub async fn response_body(&self, piece: Bytes, last: bool) -> BodyStep {
+        self.body_answered(Direction::Response, Wants::RESPONSE_BODY, piece, last).await
+    }
+
+    /// Bytes of a connection.
+    pub async fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> BodyStep {
+        let direction = if from_upstream { Direction::Response } else { Direction::Request };
+        match self.body(direction, Wants::DATA, piece, last).await {
+            (_, BodyStep::Answer(_)) => BodyStep::Reset,
+            (_, step) => step,
+        }
+    }
+
+    /// The upstream that a function chose.
+    #[must_use]
+    pub fn upstream(&self) -> Option<usize> {
+        self.0.upstream.get()
+    }
+
+    /// Whether no function wants any more bytes of this direction: they may pass by the chain.
+    #[must_use]
+    pub fn done(&self, direction: Direction) -> bool {
+        let body = match direction {
+            Direction::Request => Wants::REQUEST_BODY,
+            Direction::Response => Wants::RESPONSE_BODY,
+        };
+        let none = |wants| self.order(direction, wants).is_empty();
+        self.0.flows[direction as usize].held_bytes.get() == 0 && none(body) && none(Wants::DATA)
+    }
+
+    /// Says how it ended; told to the functions when the last clone goes. Only the first call counts.
+    pub fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
+        if self.0.end.get().is_none() {
+            self.0.end.set(Some((how, upstream, time)));
+        }
+    }
+
+    /// Functions that want this, in the order of the direction.
+    fn order(&self, direction: Direction, wants: Wants) -> smallvec::SmallVec<[usize; 16]> {
+        let inner = &self.0;
+        let wanting = |place: &usize| {
+            !inner.seats[*place].done.get() && self.function(*place).wants().has(wants)
+        };
+        match direction {
+            Direction::Request => (0..inner.seats.len()).filter(wanting).collect(),
+            Direction::Response => (0..inner.answered_by.get()).rev().filter(wanting).collect(),
+        }
+    }
+
+    fn function(&self, place: usize) -> &Rc<Function> {
+        self.0.version.function(place, self.0.canary)
+    }
+
+    /// A free room; waits for one for a while.
+    async fn room(&self) -> Option<Room> {
+        let rooms = self.0.chain.rooms();
+        for _ in 0..ROOM_WAITS {
+            if let Some(room) = rooms.take() {
+                return Some(room);
+            }
+            self.0.chain.environment().sleep(ROOM_WAIT).await;
+        }
+        self.0.chain.count_exhausted();
+        None
+    }
+
+    async fn response_heads(
+        &self,
+        parts: &mut http::response::Parts,
+        body: Option<u64>,
+        made: bool,
+    ) -> (usize, Step) {
+        let order = self.order(Direction::Response, Wants::RESPONSE_HEAD);
+        if order.is_empty() {
+            return (0, Step::Continue);
+        }
+        let Some(mut room) = self.room().await else { return (0, busy()) };
+        let origin = &self.0.origin;
+        let lay = |room: &mut Room, parts: &http::response::Parts| -> Result<(), TooLarge> {
+            head::lay_out_response(room.bytes_mut(), parts, origin, body, made)
+        };
+        if lay(&mut room, parts).is_err() {
+            return (0, Step::Answer(plain(StatusCode::BAD_GATEWAY)));
+        }
+        for place in order {
+            let event = Event::ResponseHead { head: room.offset() };
+            let mut again = false;
+            let told = self.tell(place, Direction::Response, event, room.bytes()).await;
+            let stepped = self.step(place, told, || {
+                let taken = head::take_response(room.bytes(), parts);
+                again = taken.is_err();
+                taken
+            });
+            if let Some(step) = stepped {
+                return (place, step);
+            }
+            if again && lay(&mut room, parts).is_err() {
+                return (place, Step::Answer(plain(StatusCode::BAD_GATEWAY)));
+            }
+        }
+        (0, Step::Continue)
+    }
+
+    /// What follows from an event with a head; none if it goes on. `take` takes over what was changed.
+    fn step(
+        &self,
+        place: usize,
+        told: Told,
+        take: impl FnOnce() -> Result<(), Broken>,
+    ) -> Option<Step> {
+        let outcome = match told {
+            Told::Skip => return None,
+            Told::Failed => return Some(self.refused(place)),
+            Told::Answer(response) => return Some(Step::Answer(response)),
+            Told::Outcome(outcome) => outcome,
+        };
+        if outcome.changed
+            && let Err(broken) = take()
+        {
+            return self.broke(place, broken.to_string()).then(|| self.refused(place));
+        }
+        match outcome.action {
+            Action::Continue => None,
+            Action::Done => {
+                self.0.seats[place].done.set(true);
+                None
+            }
+            Action::Reset => Some(Step::Reset),
+            Action::Answer | Action::Wait | Action::Hold => {
+                let what = format!("{:?} means nothing for a head", outcome.action);
+                self.broke(place, what).then(|| self.refused(place))
+            }
+        }
+    }
+
+    /// What a function answered, as those before it leave it.
+    async fn answered(&self, place: usize, step: Step) -> Step {
+        let Step::Answer(mut response) = step else { return step };
+        let mut place = place;
+        'again: loop {
+            self.0.answered_by.set(place);
+            let (mut parts, pieces) = response.into_parts();
+            let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+            match self.response_heads(&mut parts, Some(length), true).await {
+                (_, Step::Continue) => {}
+                (_, Step::Reset) => return Step::Reset,
+                (by, Step::Answer(other)) => {
+                    (place, response) = (by, other);
+                    continue 'again;
+                }
+            }
+            if self.order(Direction::Response, Wants::RESPONSE_BODY).is_empty() {
+                return Step::Answer(http::Response::from_parts(parts, pieces));
+            }
+            let mut passed = Pieces::new();
+            let count = pieces.len().max(1);
+            let pieces = pieces.into_iter().chain(std::iter::repeat(Bytes::new()));
+            for (n, piece) in pieces.take(count).enumerate() {
+                let wants = Wants::RESPONSE_BODY;
+                match self.body(Direction::Response, wants, piece, n + 1 == count).await {
+                    (_, BodyStep::Pass(more)) => passed.extend(more),
+                    (_, BodyStep::Reset) => return Step::Reset,
+                    (by, BodyStep::Answer(other)) => {
+                        (place, response) = (by, other);
+                        continue 'again;
+                    }
+                }
+            }
+            parts.headers.remove(header::CONTENT_LENGTH);
+            return Step::Answer(http::Response::from_parts(parts, passed));
+        }
+    }
+
+    async fn body_answered(
+        &self,
+        direction: Direction,
+        wants: Wants,
+        piece: Bytes,
+        last: bool,
+    ) -> BodyStep {
+        match self.body(direction, wants, piece, last).await {
+            (place, BodyStep::Answer(response)) => {
+                match self.answered(place, Step::Answer(response)).await {
+                    Step::Answer(response) => BodyStep::Answer(response),
+                    _ => BodyStep::Reset,
+                }
+            }
+            (_, step) => step,
+        }
+    }
+
+    /// Shows a piece to all functions that want it: what goes on, and which function decided otherwise.
+    async fn body(
+        &self,
+        direction: Direction,
+        wants: Wants,
+        piece: Bytes,
+        last: bool,
+    ) -> (usize, BodyStep) {
+        let order = self.order(direction, wants);
+        let mut passed = Pieces::new();
+        if order.is_empty() {
+            passed.push(piece);
+            return (0, BodyStep::Pass(passed));
+        }
+        let most = self.0.chain.rooms().room_bytes();
+        let mut rest = piece;
+        loop {
+            let chunk = rest.split_to(rest.len().min(most));
+            let ends = rest.is_empty();
+            let Some(mut room) = self.room().await else { return (0, BodyStep::Reset) };
+            room.bytes_mut()[..chunk.len()].copy_from_slice(&chunk);
+            let part = room.part(0..chunk.len());
+            let ended = self.chunk(direction, &order, part, last && ends, &mut passed).await;
+            if let Some(ended) = ended {
+                return ended;
+            }
+            if ends {
+                return (0, BodyStep::Pass(passed));
+            }
+        }
+    }
+
+    /// The same for what fits a room; the answer is how the body ends before its time.
+    async fn chunk(
+        &self,
+        direction: Direction,
+        order: &[usize],
+        part: Part,
+        last: bool,
+        passed: &mut Pieces,
+    ) -> Option<(usize, BodyStep)> {
+        let flow = &self.0.flows[direction as usize];
+        // What is to be shown next, to the function at which place of the order.
+        let mut queue = VecDeque::from([(0, part, last)]);
+        while let Some((n, mut part, last)) = queue.pop_front() {
+            let Some(&place) = order.get(n) else {
+                if !part.is_empty() {
+                    passed.push(Bytes::from_owner(part));
+                }
+                continue;
+            };
+            if self.0.seats[place].done.get() {
+                queue.push_front((n + 1, part, last));
+                continue;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "a room has at most 65,536 bytes")]
+            let (offset, length) = (part.offset(), part.len() as u32);
+            let event = match direction {
+                Direction::Request => Event::RequestBody { offset, length, last },
+                Direction::Response => Event::ResponseBody { offset, length, last },
+            };
+            let outcome = match self.tell(place, direction, event, part.as_ref()).await {
+                Told::Outcome(outcome) => outcome,
+                Told::Skip => Outcome::default(),
+                Told::Answer(response) => return Some((place, BodyStep::Answer(response))),
+                Told::Failed => return Some((place, self.cut_off(place, direction))),
+            };
+            let wrong = if outcome.changed && !part.set_len(outcome.length as usize) {
+                Some(format!(
+                    "it makes a piece {} bytes long, which its room is not",
+                    outcome.length
+                ))
+            } else if matches!(outcome.action, Action::Answer | Action::Wait) {
+                Some(format!("{:?} without an answer", outcome.action))
+            } else {
+                None
+            };
+            if let Some(wrong) = wrong
+                && self.broke(place, wrong)
+            {
+                return Some((place, self.cut_off(place, direction)));
+            }
+            if outcome.action == Action::Reset {
+                return Some((place, BodyStep::Reset));
+            }
+            if outcome.replaced && !part.set_len(0) {
+                return Some((place, BodyStep::Reset));
+            }
+            let held_bytes = flow.held_bytes.get();
+            if outcome.action == Action::Hold && !last {
+                let bytes = held_bytes + part.len();
+                if bytes > self.0.chain.hold() {
+                    let status = match direction {
+                        Direction::Request => StatusCode::PAYLOAD_TOO_LARGE,
+                        Direction::Response => StatusCode::BAD_GATEWAY,
+                    };
+                    return Some((place, BodyStep::Answer(plain(status))));
+                }
+                flow.held_bytes.set(bytes);
+                if let Some(held) = flow.held.borrow_mut().get_mut(place) {
+                    held.push(part);
+                }
+                continue;
+            }
+            if outcome.action == Action::Done {
+                self.0.seats[place].done.set(true);
+            }
+            let held =
+                flow.held.borrow_mut().get_mut(place).map(std::mem::take).unwrap_or_default();
+            let released: usize = held.iter().map(Part::len).sum();
+            flow.held_bytes.set(held_bytes - released);
+            queue.push_front((n + 1, part, last));
+            for part in held.into_iter().rev() {
+                queue.push_front((n + 1, part, false));
+            }
+        }
+        None
+    }
+
+    /// Tells a function, and waits as long as it does. `bytes` are the head or piece that the event is about.
+    async fn tell(&self, place: usize, direction: Direction, event: Event, bytes: &[u8]) -> Told {
+        let inner = &self.0;
+        let (function, seat) = (self.function(place), &inner.seats[place]);
+        let shadow = inner.version.shadow.as_ref().filter(|shadow| shadow.place == place);
+        let shown =
+            shadow.and_then(|shadow| shadow.show(inner.chain.rooms(), inner.number, event, bytes));
+        let mut called = function.call(inner.number, seat, event);
+        inner.chain.note_timer(function.timer());
+        if let (Some(shadow), Some(shown), Called::Outcome(outcome, _)) = (shadow, shown, &called) {
+            shadow.compare(&shown, *outcome, bytes);
+        }
+        let mut answer = None;
+        loop {
+            let outcome = match called {
+                Called::Outcome(outcome, effects) => {
+                    self.carry_out(place, direction, effects, &mut answer);
+                    outcome
+                }
+                Called::Skip => return Told::Skip,
+                Called::Refuse => return Told::Failed,
+                Called::Fault(fault) => return self.failed(place, &fault),
+            };
+            match (outcome.action, answer.take()) {
+                (Action::Wait, answered) => answer = answered,
+                (Action::Answer, Some(response)) => {
+                    self.background(place, direction);
+                    return Told::Answer(response);
+                }
+                (Action::Answer, None) => {
+                    let fault = contract("it says `answer` and has given none".into());
+                    function.fault(&fault);
+                    return self.failed(place, &fault);
+                }
+                _ => {
+                    self.background(place, direction);
+                    return Told::Outcome(outcome);
+                }
+            }
+            let asks = inner.flows[direction as usize].asks.borrow_mut()[place].take();
+            let next = match asks {
+                Some(mut asks) => {
+                    let next = asks.next().await;
+                    inner.flows[direction as usize].asks.borrow_mut()[place] = Some(asks);
+                    next
+                }
+                None => None,
+            };
+            let Some(ready) = next else {
+                let fault = contract("it waits, and has asked for nothing".into());
+                function.fault(&fault);
+                return self.failed(place, &fault);
+            };
+            let Some(laid) = ready.lay_out(inner.chain.rooms(), &inner.origin) else {
+                inner.chain.count_exhausted();
+                return Told::Failed;
+            };
+            called = function.call(inner.number, seat, laid.event());
+        }
+    }
+
+    /// Notes what an event asked for.
+    fn carry_out(
+        &self,
+        place: usize,
+        direction: Direction,
+        effects: Effects,
+        answer: &mut Option<http::Response<Pieces>>,
+    ) {
+        if direction == Direction::Request && effects.route.is_some() {
+            self.0.upstream.set(effects.route);
+        }
+        if effects.answer.is_some() {
+            *answer = effects.answer;
+        }
+        if effects.asks.is_empty() {
+            return;
+        }
+        let mut asks = self.0.flows[direction as usize].asks.borrow_mut();
+        let asks = asks[place].get_or_insert_with(Asks::new);
+        for ask in effects.asks {
+            asks.push(self.0.chain.ask(ask));
+        }
+    }
+
+    /// What a function asked for and does not wait for goes on without the exchange.
+    fn background(&self, place: usize, direction: Direction) {
+        let asks = self.0.flows[direction as usize].asks.borrow_mut()[place].take();
+        if let Some(asks) = asks.filter(|asks| !asks.is_empty()) {
+            self.0.chain.go_on(self.0.number, self.function(place), asks);
+        }
+    }
+
+    /// A function faulted in an event.
+    fn failed(&self, place: usize, fault: &Fault) -> Told {
+        self.0.chain.faulted(place, self.function(place), fault);
+        if self.function(place).fails_open() { Told::Skip } else { Told::Failed }
+    }
+
+    /// A function broke its contract: whether the exchange cannot go on.
+    fn broke(&self, place: usize, what: String) -> bool {
+        let fault = contract(what);
+        self.function(place).fault(&fault);
+        matches!(self.failed(place, &fault), Told::Failed)
+    }
+
+    fn refused(&self, place: usize) -> Step {
+        Step::Answer(out_of_order(&self.function(place).plan.name))
+    }
+
+    fn cut_off(&self, place: usize, direction: Direction) -> BodyStep {
+        match direction {
+            Direction::Request => BodyStep::Answer(out_of_order(&self.function(place).plan.name)),
+            Direction::Response => BodyStep::Reset,
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (how, upstream, time) =
+            self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));
+        let upstream = upstream.and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let told = (how as u32, upstream, nanoseconds);
+        for (place, seat) in self.seats.iter().enumerate().filter(|(_, seat)| seat.called()) {
+            let function = self.version.function(place, self.canary);
+            if let Some(fault) = function.ended(self.number, seat, told) {
+                self.chain.faulted(place, function, &fault);
+            }
+        }
+        if let Some(shadow) = &self.version.shadow {
+            shadow.ended(self.number, told);
+        }
+        self.chain.closed(self.number);
+    }
+}
+
+/// An answer of the chain's own.
+fn plain(status: StatusCode) -> http::Response<Pieces> {
+    let mut response = http::Response::new(Pieces::new());
+    *response.status_mut() = status;
+    response
+}
+
+fn busy() -> Step {
+    Step::Answer(plain(StatusCode::SERVICE_UNAVAILABLE))
+}
+
+fn out_of_order(name: &str) -> http::Response<Pieces> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+    let text = format!("function {name} is out of order\n");
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.body_mut().push(Bytes::from(text));
+    response
+}
+
+/// Something that a function asked for and that is there, laid out in rooms that last until it has been told.
+pub(crate) struct Laid {
+    event: Event,
+    _rooms: [Option<Part>; 2],
+}
+
+impl Laid {
+    pub(crate) fn event(&self) -> Event {
+        self.event
+    }
+
+    /// Lays out what `resume` tells; none if there is no room.
+    pub(crate) fn new(
+        rooms: &weir_pool::Rooms,
+        origin: &Origin,
+        token: u32,
+        ready: crate::chain::Answer,
+    ) -> Option<Self> {
+        use crate::chain::Answer;
+        let plain = |status| {
+            let event = Event::Resume { token, status, head: 0, body: 0, length: 0 };
+            Some(Self { event, _rooms: [None, None] })
+        };
+        match ready {
+            Answer::Slept => plain(0),
+            Answer::Value(None) => plain(1),
+            Answer::Value(Some(value)) => {
+                let part = into_room(rooms, &value)?;
+                let (body, length) = (part.offset(), u32::try_from(part.len()).ok()?);
+                let event = Event::Resume { token, status: 0, head: 0, body, length };
+                Some(Self { event, _rooms: [Some(part), None] })
+            }
+            Answer::Called(Err(error)) => plain(error as u32),
+            Answer::Called(Ok(response)) => {
+                let (parts, body) = response.into_parts();
+                let Some(part) = into_room(rooms, &body) else {
+                    return plain(crate::CallError::TooLong as u32);
+                };
+                let mut room = rooms.take()?;
+                let known = Some(body.len() as u64);
+                let laid = head::lay_out_response(room.bytes_mut(), &parts, origin, known, false);
+                if laid.is_err() {
+                    return plain(crate::CallError::NotHttp as u32);
+                }
+                let status = u32::from(parts.status.as_u16());
+                let (head, body) = (room.offset(), part.offset());
+                let length = u32::try_from(part.len()).ok()?;
+                let event = Event::Resume { token, status, head, body, length };
+                let whole = room.bytes().len();
+                Some(Self { event, _rooms: [Some(part), Some(room.part(0..whole))] })
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! A function of a running chain: calling it, and what becomes of it when it faults.
+//!
+//! After a fault its instance is gone, and with it what it knew of the exchanges it had seen. A new one is made on a thread of its
+//! own, over the same state region, while the function is out of order.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::Instant;
+
+use weir_layout::message::{Outcome, Wants};
+use weir_sandbox::{Fault, Health, Level, Record, Treatment};
+
+use crate::clock;
+use crate::context::Effects;
+use crate::instance::{Event, Instance};
+use crate::plan::{FunctionPlan, MessageError, Site, StagedFunction, State};
+
+/// Nanoseconds for which what was replaced is kept: a fault within them brings it back.
+pub(crate) const WATCH: u64 = 10_000_000_000;
+
+/// What an exchange remembers of a function.
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    /// Which instance was called for it, counted from 1; 0 for none.
+    generation: Cell<u32>,
+    /// It wants no more events of this exchange.
+    pub(crate) done: Cell<bool>,
+}
+
+impl Seat {
+    /// Whether the function was called for the exchange.
+    pub(crate) fn called(&self) -> bool {
+        self.generation.get() != 0
+    }
+}
+
+/// What became of a call.
+pub(crate) enum Called {
+    /// It answered.
+    Outcome(Outcome, Effects),
+    /// It is to be passed by.
+    Skip,
+    /// Nothing may go past it.
+    Refuse,
+    /// It faulted just now.
+    Fault(Fault),
+}
+
+/// Where a function stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Position {
+    /// The chain's name.
+    pub(crate) chain: String,
+    /// Names of its functions.
+    pub(crate) names: Vec<String>,
+    /// This one's place.
+    pub(crate) place: usize,
+}
+
+/// See the module.
+pub(crate) struct Function {
+    pub(crate) plan: FunctionPlan,
+    pub(crate) state: Option<Arc<State>>,
+    site: Site,
+    position: Position,
+    inner: RefCell<Inner>,
+    wants: Cell<Wants>,
+}
+
+struct Inner {
+    instance: Option<Instance>,
+    record: Record,
+    generation: u32,
+    repair: Option<Receiver<Result<StagedFunction, MessageError>>>,
+    /// What it replaced, and until when that is kept.
+    before: Option<(Rc<Function>, u64)>,
+}
+
+impl Function {
+    pub(crate) fn new(site: Site, position: Position, staged: StagedFunction) -> Self {
+        let StagedFunction { plan, instance, state, .. } = staged;
+        let wants = Cell::new(instance.wants());
+        let record = Record::new(plan.on_fault);
+        plan.counters.set_health(record.health);
+        let inner =
+            Inner { instance: Some(instance), record, generation: 1, repair: None, before: None };
+        Self { plan, state, site, position, inner: RefCell::new(inner), wants }
+    }
+
+    /// Keeps what it replaced for a while.
+    pub(crate) fn watch(&self, before: Rc<Self>) {
+        let until = clock::monotonic() + WATCH;
+        // One step back is enough: what that one had replaced may go.
+        before.inner.borrow_mut().before = None;
+        self.inner.borrow_mut().before = Some((before, until));
+    }
+
+    /// What it replaced, if that is still kept.
+    pub(crate) fn before(&self) -> Option<Rc<Self>> {
+        let mut inner = self.inner.borrow_mut();
+        inner
+            .before
+            .take()
+            .filter(|(_, until)| clock::monotonic() < *until)
+            .map(|(before, _)| before)
+    }
+
+    /// Lets what it replaced go, if its time is over.
+    pub(crate) fn forget(&self, now: u64) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.before.as_ref().is_some_and(|(_, until)| *until <= now) {
+            inner.before = None;
+        }
+    }
+
+    /// Events that it wants.
+    pub(crate) fn wants(&self) -> Wants {
+        self.wants.get()
+    }
+
+    /// When it wants its `tick`, 0 for never.
+    pub(crate) fn timer(&self) -> u64 {
+        self.inner.borrow().instance.as_ref().map_or(0, Instance::timer)
+    }
+
+    /// Tells it what happened to an exchange that it has this seat in.
+    pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event) -> Called {
+        let mut inner = self.inner.borrow_mut();
+        if !self.is_ready(&mut inner) {
+            return self.out_of_order(&inner);
+        }
+        let known = seat.generation.get();
+        if known != 0 && known != inner.generation {
+            // A later instance does not know the exchange.
+            return self.out_of_order(&inner);
+        }
+        seat.generation.set(inner.generation);
+        let Some(instance) = inner.instance.as_mut() else { return self.out_of_order(&inner) };
+        self.site.rooms.set(weir_layout::CLOCK, clock::monotonic());
+        self.site.rooms.set(weir_layout::WALL, clock::wall());
+        let started = Instant::now();
+        match instance.call(exchange, event) {
+            Ok((outcome, effects)) => {
+                self.plan.counters.count(outcome.action, started.elapsed());
+                Called::Outcome(outcome, effects)
+            }
+            Err(fault) => {
+                self.break_down(&mut inner, &fault);
+                Called::Fault(fault)
+            }
+        }
+    }
+
+    /// Tells it that an exchange is over.
+    pub(crate) fn ended(
+        &self,
+        exchange: u32,
+        seat: &Seat,
+        (how, upstream, nanoseconds): (u32, u32, u64),
+    ) -> Option<Fault> {
+        let mut inner = self.inner.borrow_mut();
+        if !self.wants().has(Wants::ENDED) || seat.generation.get() != inner.generation {
+            return None;
+        }
+        let instance = inner.instance.as_mut()?;
+        let fault = instance.ended(exchange, how, upstream, nanoseconds).err()?;
+        self.break_down(&mut inner, &fault);
+        Some(fault)
+    }
+
+    /// Calls its `tick` if its time has come: what that asked for.
+    pub(crate) fn tick(&self, now: u64) -> Option<Result<Effects, Fault>> {
+        let mut inner = self.inner.borrow_mut();
+        let instance = inner.instance.as_mut()?;
+        if instance.timer() == 0 || instance.timer() > now {
+            return None;
+        }
+        let ticked = instance.tick(now);
+        if let Err(fault) = &ticked {
+            self.break_down(&mut inner, fault);
+        }
+        Some(ticked)
+    }
+
+    /// What it asked for when it was configured.
+    pub(crate) fn left_over(&self) -> Effects {
+        self.inner.borrow_mut().instance.as_mut().map(Instance::left_over).unwrap_or_default()
+    }
+
+    /// It broke its contract in a way that only the chain sees.
+    pub(crate) fn fault(&self, fault: &Fault) {
+        self.break_down(&mut self.inner.borrow_mut(), fault);
+    }
+
+    /// Gives what this one saved to its successor.
+    pub(crate) fn hand_over(&self, to: &Self) -> Result<(), MessageError> {
+        let name = || self.plan.name.clone();
+        let mut inner = self.inner.borrow_mut();
+        let Some(instance) = inner.instance.as_mut() else { return Ok(()) };
+        let saved = instance.save();
+        let saved =
+            saved.map_err(|fault| MessageError::Fault { name: name(), call: "save", fault })?;
+        let mut next = to.inner.borrow_mut();
+        let (Some(saved), Some(next)) = (saved, next.instance.as_mut()) else { return Ok(()) };
+        match next.restore(saved) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(message)) => {
+                Err(MessageError::Refused { name: name(), what: "saved state", message })
+            }
+            Err(fault) => Err(MessageError::Fault { name: name(), call: "restore", fault }),
+        }
+    }
+
+    /// Whether it fails open.
+    pub(crate) fn fails_open(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.record.policy == weir_sandbox::OnFault::FailOpen
+    }
+
+    fn is_ready(&self, inner: &mut Inner) -> bool {
+        if inner.record.health == Health::Running {
+            return true;
+        }
+        let now = clock::monotonic();
+        if !matches!(inner.record.health, Health::BackOff { until } if until <= now) {
+            return false;
+        }
+        let Some(repair) = &inner.repair else { return false };
+        match repair.try_recv() {
+            Ok(Ok(staged)) => {
+                self.wants.set(staged.instance.wants());
+                inner.instance = Some(staged.instance);
+                inner.generation += 1;
+                inner.repair = None;
+                inner.record.recover(now);
+                self.plan.counters.set_health(inner.record.health);
+                true
+            }
+            Ok(Err(error)) => {
+                self.plan.telemetry.log(Level::Error, &format!("starting anew: {error}"));
+                self.repair(inner, now);
+                false
+            }
+            Err(TryRecvError::Empty) => false,
+            Err(TryRecvError::Disconnected) => {
+                self.repair(inner, now);
+                false
+            }
+        }
+    }
+
+    fn out_of_order(&self, inner: &Inner) -> Called {
+        let counters = &self.plan.counters;
+        let refuses = inner.record.policy == weir_sandbox::OnFault::FailClosed
+            || inner.record.treatment() == Treatment::Refuse;
+        let (count, called) = if refuses {
+            (&counters.refused, Called::Refuse)
+        } else {
+            (&counters.skipped, Called::Skip)
+        };
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        called
+    }
+
+    fn break_down(&self, inner: &mut Inner, fault: &Fault) {
+        inner.instance = None;
+        self.plan.counters.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
+        self.repair(inner, clock::monotonic());
+    }
+
+    /// Puts it out of order, and has a new instance made meanwhile.
+    fn repair(&self, inner: &mut Inner, now: u64) {
+        inner.record.fault(now);
+        self.plan.counters.set_health(inner.record.health);
+        inner.repair = None;
+        if inner.record.health == Health::Quarantined {
+            return;
+        }
+        let (done, repaired) = channel();
+        let (site, plan, state) = (self.site.clone(), self.plan.clone(), self.state.clone());
+        let Position { chain, names, place } = self.position.clone();
+        let started = std::thread::Builder::new().name("weir-repair".into()).spawn(move || {
+            // Nobody waits for it any more if the function was replaced meanwhile.
+            let _ = done.send(site.stage_function(&chain, &names, place, plan, state));
+        });
+        if started.is_ok() {
+            inner.repair = Some(repaired);
+        }
+    }
+}

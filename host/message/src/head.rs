@@ -1,0 +1,253 @@
+//! Between the heads that the gateway has and those laid out flat in the window (`wit/message.md`).
+//!
+//! Owns: what is laid out, and checking all of what a function left there. Must not know: which function that was.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use weir_layout::message::{
+    FLAG_MADE, FLAG_NO_BODY, FLAG_TLS, FLAG_UPGRADE, Head, Part, SPARE_BYTES, SPARE_FIELDS,
+};
+
+use crate::origin::Origin;
+
+/// The head does not fit a room, with what has to be spare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the head does not fit a room of the message pool")]
+pub(crate) struct TooLarge;
+
+/// What is wrong with a head that a function left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the head is broken: {0}")]
+pub(crate) struct Broken(String);
+
+fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken(what.into()))
+}
+
+/// Fields that are the gateway's own, and are neither shown to functions nor taken from them.
+fn is_the_gateways(name: &HeaderName) -> bool {
+    matches!(*name, CONNECTION | HOST | TE | TRANSFER_ENCODING | UPGRADE)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// Lays out a request.
+///
+/// # Errors
+/// When it does not fit.
+pub(crate) fn lay_out_request(
+    room: &mut [u8],
+    parts: &http::request::Parts,
+    origin: &Origin,
+    body: Option<u64>,
+) -> Result<(), TooLarge> {
+    let mut head = start(room, &parts.headers, parts.version, origin, body)?;
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
+    };
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let put = |head: &mut Head<&mut [u8]>, part, string: &[u8]| head.set_part(part, string);
+    put(&mut head, Part::Method, parts.method.as_str().as_bytes())
+        .and_then(|()| put(&mut head, Part::Path, path.as_bytes()))
+        .and_then(|()| put(&mut head, Part::Authority, authority))
+        .map_err(|_| TooLarge)?;
+    fill(head, &parts.headers)
+}
+
+/// Lays out a response; `made` if a function made it.
+///
+/// # Errors
+/// When it does not fit.
+pub(crate) fn lay_out_response(
+    room: &mut [u8],
+    parts: &http::response::Parts,
+    origin: &Origin,
+    body: Option<u64>,
+    made: bool,
+) -> Result<(), TooLarge> {
+    let mut head = start(room, &parts.headers, parts.version, origin, body)?;
+    head.set_status(parts.status.as_u16());
+    if made {
+        head.set_version(head.version(), head.flags() | FLAG_MADE);
+    }
+    fill(head, &parts.headers)
+}
+
+/// Lays out a connection.
+///
+/// # Errors
+/// When it does not fit.
+pub(crate) fn lay_out_connection(room: &mut [u8], origin: &Origin) -> Result<(), TooLarge> {
+    let headers = HeaderMap::new();
+    let mut head = start(room, &headers, Version::HTTP_09, origin, None)?;
+    head.set_version(0, head.flags());
+    fill(head, &headers)
+}
+
+fn start<'a>(
+    room: &'a mut [u8],
+    headers: &HeaderMap,
+    version: Version,
+    origin: &Origin,
+    body: Option<u64>,
+) -> Result<Head<&'a mut [u8]>, TooLarge> {
+    let mut head = Head::lay_out(room, headers.len() + SPARE_FIELDS).ok_or(TooLarge)?;
+    let version = match version {
+        Version::HTTP_10 => 10,
+        Version::HTTP_2 => 20,
+        _ => 11,
+    };
+    let flags =
+        [(FLAG_TLS, origin.tls), (FLAG_UPGRADE, origin.upgrade), (FLAG_NO_BODY, body == Some(0))];
+    head.set_version(version, flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag).sum());
+    head.set_addresses(address(origin.client), address(origin.local));
+    head.set_body_length(body);
+    if let Some(name) = &origin.server_name {
+        head.set_part(Part::ServerName, name.as_bytes()).map_err(|_| TooLarge)?;
+    }
+    Ok(head)
+}
+
+fn fill(mut head: Head<&mut [u8]>, headers: &HeaderMap) -> Result<(), TooLarge> {
+    for (name, value) in headers {
+        if !is_the_gateways(name) {
+            head.add(name.as_str().as_bytes(), value.as_bytes()).map_err(|_| TooLarge)?;
+        }
+    }
+    if head.spare() < SPARE_BYTES { Err(TooLarge) } else { Ok(()) }
+}
+
+fn address(address: SocketAddr) -> ([u8; 16], u16) {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    (ip.octets(), address.port())
+}
+
+/// Takes a request over that a function changed. Nothing has changed on an error.
+///
+/// # Errors
+/// When what lies there is no head of a request.
+pub(crate) fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(), Broken> {
+    let (method, target, authority) = request_line(room)?;
+    let headers = fields(room, &parts.headers)?;
+    let before = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
+    let moved = authority.as_ref().filter(|a| Some(a.as_str().as_bytes()) != before.or(host));
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = Some(target);
+    if let (Some(authority), Some(_)) = (moved, &uri.authority) {
+        uri.authority = Some(authority.clone());
+    }
+    // An origin-form target has neither; an authority alone is CONNECT's, which keeps its own.
+    if uri.authority.is_some() && uri.scheme.is_none() {
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+    }
+    let uri = Uri::from_parts(uri).map_err(|error| Broken(format!("its target: {error}")))?;
+    let host = match moved {
+        Some(authority) if parts.headers.contains_key(HOST) => {
+            let value = HeaderValue::from_str(authority.as_str());
+            Some(value.map_err(|_| Broken("its authority is no host".into()))?)
+        }
+        _ => None,
+    };
+    (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+    if let Some(host) = host {
+        parts.headers.insert(HOST, host);
+    }
+    Ok(())
+}
+
+/// A request that a function made itself.
+///
+/// # Errors
+/// When what lies there is no head of a request.
+pub(crate) fn new_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
+    let (method, target, authority) = request_line(room)?;
+    let headers = fields(room, &HeaderMap::new())?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    (parts.method, parts.headers) = (method, headers);
+    parts.uri = Uri::from(target);
+    if let Some(authority) = authority {
+        let value = HeaderValue::from_str(authority.as_str());
+        parts.headers.insert(HOST, value.map_err(|_| Broken("its authority is no host".into()))?);
+    }
+    Ok(parts)
+}
+
+fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery, Option<Authority>), Broken> {
+    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    let part = |part, what: &str| match head.part(part) {
+        Some(bytes) => Ok(bytes),
+        None => broken(format!("its {what} does not lie within the room")),
+    };
+    let method = Method::from_bytes(part(Part::Method, "method")?);
+    let method = method.map_err(|_| Broken("its method is no token".into()))?;
+    let path = part(Part::Path, "path")?;
+    let rooted = path.first() == Some(&b'/') || path == b"*" || path.is_empty();
+    let target = PathAndQuery::try_from(path).ok().filter(|_| rooted);
+    let target = target.ok_or_else(|| {
+        Broken("its path does not begin with / or has characters that a path may not have".into())
+    })?;
+    let authority = part(Part::Authority, "authority")?;
+    let authority = if authority.is_empty() {
+        None
+    } else {
+        let parsed = Authority::try_from(authority);
+        Some(parsed.map_err(|_| Broken("its authority is no host and port".into()))?)
+    };
+    Ok((method, target, authority))
+}
+
+/// Takes a response over that a function changed. Nothing has changed on an error.
+///
+/// # Errors
+/// When what lies there is no head of a response.
+pub(crate) fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(), Broken> {
+    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    let status = head.status();
+    let Some(code) = StatusCode::from_u16(status).ok().filter(|_| (200..600).contains(&status))
+    else {
+        return broken(format!("its status is {status}, allowed are 200 to 599"));
+    };
+    parts.headers = fields(room, &parts.headers)?;
+    parts.status = code;
+    Ok(())
+}
+
+/// The fields that lie there, with the gateway's own as they were before.
+pub(crate) fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
+    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    let mut headers = HeaderMap::with_capacity(head.entries() + 4);
+    for entry in 0..head.entries() {
+        let Some((name, value)) = head.entry(entry) else {
+            return broken(format!("field {entry} does not lie within the room"));
+        };
+        if name.is_empty() {
+            continue;
+        }
+        let lower = !name.iter().any(u8::is_ascii_uppercase);
+        let Some(name) = HeaderName::from_bytes(name).ok().filter(|_| lower) else {
+            let name = String::from_utf8_lossy(name);
+            return broken(format!(
+                "field {entry} is named {name:?}: allowed are lower-case tokens"
+            ));
+        };
+        let Ok(value) = HeaderValue::from_bytes(value) else {
+            return broken(format!("field {name} has a control character in its value"));
+        };
+        if !is_the_gateways(&name) && name != CONTENT_LENGTH {
+            headers.append(name, value);
+        }
+    }
+    for (name, value) in before {
+        if is_the_gateways(name) || name == CONTENT_LENGTH {
+            headers.append(name, value.clone());
+        }
+    }
+    Ok(headers)
+}

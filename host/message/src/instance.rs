@@ -1,0 +1,353 @@
+//! An instance of a message function: entering it, and what it left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::Store;
+use wasmtime::component::{
+    Component, ComponentNamedList, Instance as Wasm, Lift, Lower, TypedFunc,
+};
+use weir_layout::message::{Outcome, Wants};
+use weir_sandbox::{
+    Fault, FaultKind, Guest, GuestFunction, Limits, Running, Setup, Shared, Window, World,
+    link_exchange, link_function,
+};
+
+use crate::context::{Context, Effects, NOBODY};
+use crate::plan::{FunctionPlan, MessageError, Site};
+
+/// CPU time for `configure`, `save` and `restore`: big tables are read there.
+const SETUP_DEADLINE: Duration = Duration::from_secs(10);
+/// A function's share of its chain's rooms: one of so many.
+const SHARE: u32 = 4;
+
+/// What happens to an exchange, as a function is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    /// `request-head`, or `opened` for connections.
+    RequestHead { head: u32 },
+    /// `request-body`, or `data` from the client.
+    RequestBody { offset: u32, length: u32, last: bool },
+    /// `response-head`.
+    ResponseHead { head: u32 },
+    /// `response-body`, or `data` from the upstream.
+    ResponseBody { offset: u32, length: u32, last: bool },
+    /// `resume`.
+    Resume { token: u32, status: u32, head: u32, body: u32, length: u32 },
+}
+
+type Head = TypedFunc<(u32, u32), (u64,)>;
+type Body = TypedFunc<(u32, u32, u32, bool), (u64,)>;
+type Resume = TypedFunc<(u32, u32, u32, u32, u32, u32), (u64,)>;
+type Data = TypedFunc<(u32, bool, u32, u32, bool), (u64,)>;
+
+enum Calls {
+    Message { request_head: Head, request_body: Body, response_head: Head, response_body: Body },
+    Connection { opened: Head, data: Data },
+}
+
+struct Snapshot {
+    save: TypedFunc<(), (Vec<u8>,)>,
+    restore: TypedFunc<(Vec<u8>,), (Result<(), String>,)>,
+}
+
+/// See the module.
+pub(crate) struct Instance {
+    store: Store<Guest<Context>>,
+    calls: Calls,
+    resume: Resume,
+    ended: TypedFunc<(u32, u32, u32, u64), ()>,
+    tick: TypedFunc<(u64,), ()>,
+    snapshot: Option<Snapshot>,
+    wants: Wants,
+    deadline: Duration,
+}
+
+impl Instance {
+    /// Instantiates and configures a function, at its place among those of these names.
+    pub(crate) fn new(
+        site: &Site,
+        plan: &FunctionPlan,
+        component: &Component,
+        (names, place): (&[String], usize),
+        state: Option<(Shared, bool)>,
+        seed: u64,
+    ) -> Result<Self, MessageError> {
+        let _ticking = site.sandbox.ticker().tick();
+        let wrong = |error: wasmtime::Error| MessageError::Instantiate {
+            name: plan.name.clone(),
+            message: format!("{error:#}"),
+        };
+        let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
+        let kept = state.as_ref().is_some_and(|(_, kept)| *kept);
+        let setup = Setup {
+            window_bytes: small(site.window.bytes()),
+            window_align: small(site.window.align()),
+            room_bytes: small(site.rooms.room_bytes()),
+            state_bytes: state.as_ref().map_or(0, |(s, _)| small(s.bytes())),
+            state_align: state.as_ref().map_or(0, |(s, _)| small(s.align())),
+            state_kept: kept,
+            seed,
+            ports: site.names.clone(),
+            functions: names.to_vec(),
+            position: small(place),
+            config: plan.config.clone(),
+        };
+        let limits = Limits {
+            memory: plan.memory,
+            memory_at_start: usize::try_from(plan.admitted.memory_at_start).unwrap_or(usize::MAX),
+            deadline: plan.deadline,
+        };
+        let window = Window { memory: site.window.clone(), writes: plan.writes };
+        let telemetry = Arc::clone(&plan.telemetry);
+        let function =
+            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry);
+        let mut guest = Guest::new(vec![function]);
+        let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
+        let (upstreams, kv) = (Arc::clone(&site.upstreams), Arc::clone(&site.store));
+        guest.services = Some(Context::new(site.rooms.clone(), share, upstreams, kv));
+        let mut linker = site.sandbox.linker();
+        link_function(&mut linker, "weir:net/host@0.1.0", 0).map_err(wrong)?;
+        link_exchange(&mut linker).map_err(wrong)?;
+        let mut store = site.sandbox.store(guest);
+        let wasm = linker.instantiate(&mut store, component).map_err(wrong)?;
+        let world = plan.admitted.world;
+        let exports = Exports { wasm, interface: world.interface() };
+        let s = &mut store;
+        let calls = if world == World::Connection {
+            Calls::Connection {
+                opened: exports.get(s, "opened").map_err(wrong)?,
+                data: exports.get(s, "data").map_err(wrong)?,
+            }
+        } else {
+            Calls::Message {
+                request_head: exports.get(s, "request-head").map_err(wrong)?,
+                request_body: exports.get(s, "request-body").map_err(wrong)?,
+                response_head: exports.get(s, "response-head").map_err(wrong)?,
+                response_body: exports.get(s, "response-body").map_err(wrong)?,
+            }
+        };
+        let snapshots = Exports { wasm, interface: "weir:net/snapshot@0.1.0" };
+        let snapshot = if plan.admitted.saves {
+            let save = snapshots.get(s, "save").map_err(wrong)?;
+            Some(Snapshot { save, restore: snapshots.get(s, "restore").map_err(wrong)? })
+        } else {
+            None
+        };
+        let configure: TypedFunc<(Setup,), (Result<u32, String>,)> =
+            exports.get(s, "configure").map_err(wrong)?;
+        let mut instance = Self {
+            resume: exports.get(s, "resume").map_err(wrong)?,
+            ended: exports.get(s, "ended").map_err(wrong)?,
+            tick: exports.get(s, "tick").map_err(wrong)?,
+            store,
+            calls,
+            snapshot,
+            wants: Wants::default(),
+            deadline: plan.deadline,
+        };
+        instance.configure(plan, kept, &configure, setup)?;
+        Ok(instance)
+    }
+
+    fn configure(
+        &mut self,
+        plan: &FunctionPlan,
+        kept: bool,
+        configure: &TypedFunc<(Setup,), (Result<u32, String>,)>,
+        setup: Setup,
+    ) -> Result<(), MessageError> {
+        let name = || plan.name.clone();
+        let called = self.enter(NOBODY, SETUP_DEADLINE, |s| configure.call(s, (setup,)));
+        let (answer,) = match called {
+            Ok(answer) => answer,
+            Err(_) if kept && self.store.data().state_is_kept(0) => {
+                return Err(MessageError::State(name()));
+            }
+            Err(fault) => {
+                return Err(MessageError::Fault { name: name(), call: "configure", fault });
+            }
+        };
+        self.store.data_mut().open_state(0)?;
+        self.wants = answer.map(Wants).map_err(|message| MessageError::Refused {
+            name: name(),
+            what: "configuration",
+            message,
+        })?;
+        Ok(())
+    }
+
+    /// Events that it wants.
+    pub(crate) fn wants(&self) -> Wants {
+        self.wants
+    }
+
+    /// When it wants its `tick`, 0 for never.
+    pub(crate) fn timer(&self) -> u64 {
+        self.store.data().next_timer
+    }
+
+    /// Tells it what happened to an exchange.
+    ///
+    /// # Errors
+    /// When it trapped, or answered what means nothing: the instance must not be used any more after a trap.
+    pub(crate) fn call(
+        &mut self,
+        exchange: u32,
+        event: Event,
+    ) -> Result<(Outcome, Effects), Fault> {
+        let deadline = self.deadline;
+        let (word,) = match (&self.calls, event) {
+            (_, Event::Resume { token, status, head, body, length }) => {
+                let resume = self.resume;
+                let parameters = (exchange, token, status, head, body, length);
+                self.enter(exchange, deadline, |s| resume.call(s, parameters))
+            }
+            (Calls::Message { request_head, .. }, Event::RequestHead { head }) => {
+                let call = *request_head;
+                self.enter(exchange, deadline, |s| call.call(s, (exchange, head)))
+            }
+            (Calls::Message { response_head, .. }, Event::ResponseHead { head }) => {
+                let call = *response_head;
+                self.enter(exchange, deadline, |s| call.call(s, (exchange, head)))
+            }
+            (Calls::Message { request_body, .. }, Event::RequestBody { offset, length, last }) => {
+                let call = *request_body;
+                self.enter(exchange, deadline, |s| call.call(s, (exchange, offset, length, last)))
+            }
+            (
+                Calls::Message { response_body, .. },
+                Event::ResponseBody { offset, length, last },
+            ) => {
+                let call = *response_body;
+                self.enter(exchange, deadline, |s| call.call(s, (exchange, offset, length, last)))
+            }
+            (Calls::Connection { opened, .. }, Event::RequestHead { head }) => {
+                let call = *opened;
+                self.enter(exchange, deadline, |s| call.call(s, (exchange, head)))
+            }
+            (Calls::Connection { data, .. }, Event::RequestBody { offset, length, last }) => {
+                let call = *data;
+                let parameters = (exchange, false, offset, length, last);
+                self.enter(exchange, deadline, |s| call.call(s, parameters))
+            }
+            (Calls::Connection { data, .. }, Event::ResponseBody { offset, length, last }) => {
+                let call = *data;
+                let parameters = (exchange, true, offset, length, last);
+                self.enter(exchange, deadline, |s| call.call(s, parameters))
+            }
+            (Calls::Connection { .. }, Event::ResponseHead { .. }) => Ok((0,)),
+        }?;
+        let effects = self.context().end();
+        match Outcome::decode(word) {
+            Some(outcome) => Ok((outcome, effects)),
+            None => Err(contract(format!("it answered {word:#x}, which is no outcome"))),
+        }
+    }
+
+    /// Tells it that an exchange is over.
+    ///
+    /// # Errors
+    /// As for [`Self::call`].
+    pub(crate) fn ended(
+        &mut self,
+        exchange: u32,
+        how: u32,
+        upstream: u32,
+        nanoseconds: u64,
+    ) -> Result<(), Fault> {
+        let (ended, deadline) = (self.ended, self.deadline);
+        self.enter(NOBODY, deadline, |s| ended.call(s, (exchange, how, upstream, nanoseconds)))?;
+        self.context().end();
+        Ok(())
+    }
+
+    /// Calls its `tick`, and gives what that asked for.
+    ///
+    /// # Errors
+    /// As for [`Self::call`].
+    pub(crate) fn tick(&mut self, now: u64) -> Result<Effects, Fault> {
+        self.store.data_mut().set_timer(0, 0);
+        let (tick, deadline) = (self.tick, self.deadline);
+        self.enter(NOBODY, deadline, |s| tick.call(s, (now,)))?;
+        Ok(self.context().end())
+    }
+
+    /// What it asked for when it was configured.
+    pub(crate) fn left_over(&mut self) -> Effects {
+        self.context().end()
+    }
+
+    /// What it saved, if it exports `snapshot`.
+    ///
+    /// # Errors
+    /// When `save` trapped.
+    pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(save) = self.snapshot.as_ref().map(|s| s.save) else { return Ok(None) };
+        let (saved,) = self.enter(NOBODY, SETUP_DEADLINE, |s| save.call(s, ()))?;
+        Ok(Some(saved))
+    }
+
+    /// Gives it what its predecessor saved; the inner error is what it says against it.
+    ///
+    /// # Errors
+    /// When `restore` trapped.
+    pub(crate) fn restore(&mut self, saved: Vec<u8>) -> Result<Result<(), String>, Fault> {
+        let Some(restore) = self.snapshot.as_ref().map(|s| s.restore) else { return Ok(Ok(())) };
+        let (answer,) = self.enter(NOBODY, SETUP_DEADLINE, |s| restore.call(s, (saved,)))?;
+        Ok(answer)
+    }
+
+    fn context(&mut self) -> &mut Context {
+        self.store.data_mut().services.as_mut().expect("lent for as long as the store lives")
+    }
+
+    fn enter<T>(
+        &mut self,
+        exchange: u32,
+        deadline: Duration,
+        call: impl FnOnce(&mut Store<Guest<Context>>) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        self.context().begin(exchange);
+        self.store.data_mut().set_running(Running::Function { place: 0, deadline });
+        let result = call(&mut self.store);
+        let guest = self.store.data_mut();
+        let result = result.map_err(|error| guest.fault(&error));
+        guest.set_running(Running::Nobody);
+        match (result, guest.trespasser()) {
+            (Ok(_), Some(trespass)) => Err(trespass),
+            (result, _) => result,
+        }
+    }
+}
+
+/// A fault by what a function answered.
+pub(crate) fn contract(message: String) -> Fault {
+    Fault { kind: FaultKind::Contract, function: Some(0), message }
+}
+
+/// An instance's exports.
+struct Exports {
+    wasm: Wasm,
+    interface: &'static str,
+}
+
+impl Exports {
+    fn get<P, R>(
+        &self,
+        store: &mut Store<Guest<Context>>,
+        name: &str,
+    ) -> wasmtime::Result<TypedFunc<P, R>>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let interface = self.interface;
+        let index = self
+            .wasm
+            .get_export_index(&mut *store, None, interface)
+            .and_then(|outer| self.wasm.get_export_index(&mut *store, Some(&outer), name))
+            .ok_or_else(|| wasmtime::format_err!("it does not export `{name}` in {interface}"))?;
+        self.wasm.get_typed_func(&mut *store, index)
+    }
+}

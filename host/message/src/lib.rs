@@ -1,0 +1,45 @@
+//! Chains of message functions, on one thread of a gateway or in a worker process.
+//!
+//! Owns: the message pool of a chain, laying heads out flat and reading them back, telling functions what happens to an exchange,
+//! carrying out what they ask for, their faults, and versions that come and go. Must not know: sockets, a protocol's parser, or which
+//! runtime drives its futures; all of that is behind [`Environment`] and [`Upstreams`].
+//!
+//! ```text
+//!   gateway ── request parts ──> Exchange ── head in a room ──> function 0, 1, … n     one call into Wasm each
+//!           <─ response parts ──         <── head in a room ── function n, … 1, 0
+//! ```
+//!
+//! All that an event asks for (a route, an answer, a call) is noted by [`context`](self) while the function runs, and carried out
+//! when it has returned: so nothing of the gateway runs inside of a guest's call.
+
+mod chain;
+mod clock;
+mod context;
+mod counters;
+mod environment;
+mod exchange;
+mod function;
+mod head;
+mod instance;
+mod origin;
+mod plan;
+mod shadow;
+mod store;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+pub use chain::{Chain, ChainCounters, Notice};
+pub use context::NOBODY;
+pub use counters::{Buckets, FunctionCounters};
+pub use environment::{CallError, CallResult, Environment, Upstreams};
+pub use exchange::{BodyStep, Exchange, Step};
+pub use origin::{Direction, Ended, Interests, Origin};
+pub use plan::{
+    ChainPlan, FunctionPlan, MessageError, Site, SiteConfig, Staged, StagedFunction, State, States,
+};
+pub use shadow::Findings;
+pub use store::Store;
+
+/// Pieces of a body, in order.
+pub type Pieces = SmallVec<[Bytes; 2]>;

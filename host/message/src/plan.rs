@@ -1,0 +1,320 @@
+//! What a chain is to be, and making it ready off the gateway's threads.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
+use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry};
+
+use crate::counters::FunctionCounters;
+use crate::environment::Upstreams;
+use crate::instance::Instance;
+use crate::store::Store;
+
+/// A function of a chain, as an operator wants it.
+#[derive(Clone, Debug)]
+pub struct FunctionPlan {
+    /// Its name in the chain.
+    pub name: String,
+    /// Its version, for reports.
+    pub version: String,
+    /// The component.
+    pub admitted: Arc<Admitted>,
+    /// Whether it may write to messages.
+    pub writes: bool,
+    /// Bytes of linear memory beside window and state region.
+    pub memory: usize,
+    /// CPU time for an event.
+    pub deadline: Duration,
+    /// What happens when it faults.
+    pub on_fault: OnFault,
+    /// Bytes of its state region, a multiple of 65,536; 0 for none.
+    pub state_bytes: usize,
+    /// Layout of the state region: a successor takes it over only if it says the same.
+    pub state_layout: String,
+    /// Its configuration, a JSON object.
+    pub config: String,
+    /// Its log and its own counters.
+    pub telemetry: Arc<Telemetry>,
+    /// What is counted of it on this thread.
+    pub counters: Arc<FunctionCounters>,
+}
+
+/// A chain, as an operator wants it.
+#[derive(Clone, Debug)]
+pub struct ChainPlan {
+    /// Its name.
+    pub name: String,
+    /// Its functions; requests pass them in this order.
+    pub functions: Vec<FunctionPlan>,
+}
+
+/// Why a chain could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// A function for packets in a chain for messages.
+    #[error(
+        "function {0} is for packets, and this is a chain for messages: say plane = \"packet\" in the chain"
+    )]
+    World(String),
+    /// Needs more memory at its start than it may have.
+    #[error(
+        "function {name}: it starts with {needs} bytes of memory, its limit is {limit}: raise `memory`, or build it with \
+         a smaller stack or smaller static data"
+    )]
+    Memory {
+        /// The function.
+        name: String,
+        /// Bytes it starts with.
+        needs: u64,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// It does not compile.
+    #[error("function {name}: {source}")]
+    Compile {
+        /// The function.
+        name: String,
+        /// Why.
+        source: CompileError,
+    },
+    /// Its imports or exports do not have the types of `weir:net`, or its start code trapped.
+    #[error("instantiating {name}: {message}")]
+    Instantiate {
+        /// The function.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// `configure` or `restore` gave an error.
+    #[error("function {name} refused its {what}: {message}")]
+    Refused {
+        /// The function.
+        name: String,
+        /// `configuration` or `saved state`.
+        what: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// `configure`, `save` or `restore` trapped.
+    #[error("function {name} failed in `{call}`: {fault}")]
+    Fault {
+        /// The function.
+        name: String,
+        /// The export that was called.
+        call: &'static str,
+        /// What happened.
+        fault: Fault,
+    },
+    /// A function wrote to the state region it was to take over while it was configured.
+    #[error("function {0} lays its state region out in another way than its predecessor")]
+    State(String),
+    /// No memory for messages or state.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Memory cannot be shared with guests.
+    #[error("sharing memory with the chain: {0}")]
+    Share(#[from] std::io::Error),
+    /// The chain has no function of that name.
+    #[error("the chain has no function {0:?}")]
+    NoFunction(String),
+    /// A trial needs the chain to be otherwise than it is.
+    #[error("{0}")]
+    Trial(String),
+}
+
+/// A function's state region.
+#[derive(Debug)]
+pub struct State {
+    pub(crate) memory: Memory,
+    pub(crate) shared: Shared,
+    layout: String,
+}
+
+/// Where a chain lives: on one thread of a gateway. Stays the same while versions come and go.
+#[derive(Clone)]
+pub struct Site {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) rooms: Rooms,
+    pub(crate) window: Shared,
+    pub(crate) upstreams: Arc<dyn Upstreams>,
+    pub(crate) names: Vec<String>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) hold: usize,
+    seed: u64,
+}
+
+/// What a site consists of.
+#[derive(Clone)]
+pub struct SiteConfig {
+    /// Rooms of its pool.
+    pub rooms: u32,
+    /// Bytes of each, a power of two from 4,096 to 65,536: the longest head, and the longest piece of a body.
+    pub room_bytes: u32,
+    /// Bytes of a body that functions may hold back.
+    pub hold: usize,
+    /// Names of the upstreams, in the order in which functions count them.
+    pub names: Vec<String>,
+    /// Seed for hashes, unknown to clients.
+    pub seed: u64,
+}
+
+/// A function that is instantiated and configured.
+pub struct StagedFunction {
+    pub(crate) plan: FunctionPlan,
+    pub(crate) instance: Instance,
+    pub(crate) state: Option<Arc<State>>,
+    /// Whether it goes on with its predecessor's state region.
+    pub(crate) kept: bool,
+    /// Time spent compiling; 0 if everything came from caches.
+    pub compiled_in: Duration,
+}
+
+/// A chain that is instantiated and configured, to be given to the thread that it is for.
+pub struct Staged {
+    pub(crate) site: Site,
+    pub(crate) name: String,
+    pub(crate) functions: Vec<StagedFunction>,
+}
+
+impl StagedFunction {
+    /// Whether it starts with an empty state region although its predecessor had one of the same name.
+    #[must_use]
+    pub fn is_fresh(&self, before: &States) -> bool {
+        !self.kept && before.0.iter().any(|(name, _)| *name == self.plan.name)
+    }
+}
+
+impl Staged {
+    /// Its functions, in order.
+    #[must_use]
+    pub fn functions(&self) -> &[StagedFunction] {
+        &self.functions
+    }
+
+    /// Time spent compiling; 0 if everything came from caches.
+    #[must_use]
+    pub fn compiled_in(&self) -> Duration {
+        self.functions.iter().map(|function| function.compiled_in).sum()
+    }
+}
+
+impl Site {
+    /// A site with a pool of its own.
+    ///
+    /// # Errors
+    /// When there is no memory for it, or not of that shape.
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        chain: &str,
+        config: SiteConfig,
+        upstreams: Arc<dyn Upstreams>,
+        store: Arc<Store>,
+    ) -> Result<Self, MessageError> {
+        let SiteConfig { rooms, room_bytes, hold, names, seed } = config;
+        let pool = Pool::new(chain, &PoolConfig { rooms, room_bytes, huge: HugePages::Never })?;
+        let window = Shared::new(pool.memory())?;
+        let rooms = Rooms::new(pool);
+        Ok(Self { sandbox, rooms, window, upstreams, names, store, hold, seed })
+    }
+
+    /// Where the pool's rooms are.
+    #[must_use]
+    pub fn accounting(&self) -> weir_pool::Accounting {
+        self.rooms.accounting()
+    }
+
+    /// Compiles, instantiates and configures a chain.
+    ///
+    /// # Errors
+    /// When something does not compile, or a function does not take its configuration.
+    pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<Staged, MessageError> {
+        let names: Vec<String> = plan.functions.iter().map(|f| f.name.clone()).collect();
+        let mut functions = Vec::with_capacity(names.len());
+        for (place, function) in plan.functions.into_iter().enumerate() {
+            let state = before.of(&function);
+            functions.push(self.stage_function(&plan.name, &names, place, function, state)?);
+        }
+        Ok(Staged { site: self.clone(), name: plan.name, functions })
+    }
+
+    /// The same for one function, at this place among those of these names.
+    ///
+    /// # Errors
+    /// As for [`Self::stage`].
+    pub fn stage_function(
+        &self,
+        chain: &str,
+        names: &[String],
+        place: usize,
+        plan: FunctionPlan,
+        state: Option<Arc<State>>,
+    ) -> Result<StagedFunction, MessageError> {
+        let admitted = &plan.admitted;
+        if !admitted.world.of_messages() {
+            return Err(MessageError::World(plan.name));
+        }
+        if admitted.memory_at_start > plan.memory as u64 {
+            let (needs, limit) = (admitted.memory_at_start, plan.memory);
+            return Err(MessageError::Memory { name: plan.name, needs, limit });
+        }
+        let compiled = self
+            .sandbox
+            .compile(&admitted.component, admitted.hash)
+            .map_err(|source| MessageError::Compile { name: plan.name.clone(), source })?;
+        let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
+        let new = |state: Option<&Arc<State>>, kept| {
+            let state = state.map(|state| (state.shared.clone(), kept));
+            let seed = self.seed_of(chain, &plan.name);
+            Instance::new(self, &plan, &compiled.component, (names, place), state, seed)
+        };
+        let (instance, state, kept) = match state {
+            Some(state) => match new(Some(&state), true) {
+                Err(MessageError::State(_)) => {
+                    let fresh = self.new_state(&plan)?;
+                    (new(fresh.as_ref(), false)?, fresh, false)
+                }
+                instance => (instance?, Some(state), true),
+            },
+            None => {
+                let fresh = self.new_state(&plan)?;
+                (new(fresh.as_ref(), false)?, fresh, false)
+            }
+        };
+        Ok(StagedFunction { plan, instance, state, kept, compiled_in })
+    }
+
+    fn new_state(&self, plan: &FunctionPlan) -> Result<Option<Arc<State>>, MessageError> {
+        if plan.state_bytes == 0 {
+            return Ok(None);
+        }
+        let memory = Memory::new(&plan.name, plan.state_bytes, HugePages::Never)?;
+        let (shared, layout) = (Shared::new(&memory)?, plan.state_layout.clone());
+        Ok(Some(Arc::new(State { memory, shared, layout })))
+    }
+
+    /// The same for every instance of a function, unknown to clients.
+    fn seed_of(&self, chain: &str, function: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, chain, function).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// The state regions of a running chain, to hand over.
+#[derive(Clone, Debug, Default)]
+pub struct States(pub(crate) Vec<(String, Arc<State>)>);
+
+impl States {
+    /// The one that this function could go on with: of the same name, size and layout.
+    #[must_use]
+    pub fn of(&self, plan: &FunctionPlan) -> Option<Arc<State>> {
+        let fits = |(name, state): &&(String, Arc<State>)| {
+            *name == plan.name
+                && state.memory.len() == plan.state_bytes
+                && state.layout == plan.state_layout
+        };
+        self.0.iter().find(fits).map(|(_, state)| Arc::clone(state))
+    }
+}

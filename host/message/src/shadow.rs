@@ -1,0 +1,156 @@
+//! A version that sees copies of a function's events and decides nothing: where would it have decided otherwise?
+//!
+//! What it asks for is not carried out, so an event in which it waits is not compared.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weir_layout::message::{Action, Head, Outcome, Part};
+use weir_pool::{Room, Rooms};
+
+use crate::function::{Called, Function, Seat};
+use crate::instance::Event;
+
+/// Differences that are told in full.
+const SAMPLES: usize = 16;
+
+/// What a trial has shown.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Events that the version on trial was told.
+    pub events: AtomicU64,
+    /// Those that it answered with another action.
+    pub actions_differ: AtomicU64,
+    /// Those that it answered with the same action, but other bytes.
+    pub bytes_differ: AtomicU64,
+    samples: Mutex<Vec<String>>,
+}
+
+impl Findings {
+    /// The first differences, for people.
+    #[must_use]
+    pub fn samples(&self) -> Vec<String> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn differs(&self, counter: &AtomicU64, what: String) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.len() < SAMPLES {
+            samples.push(what);
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Shadow {
+    pub(crate) place: usize,
+    pub(crate) function: Rc<Function>,
+    pub(crate) findings: Arc<Findings>,
+    /// Exchanges that it was told of from the first event on, with what it remembers of them.
+    seats: RefCell<HashMap<u32, Seat>>,
+    over: Cell<bool>,
+}
+
+/// What the shadow did with its copy.
+pub(crate) struct Done {
+    outcome: Outcome,
+    room: Room,
+    head: bool,
+}
+
+impl Shadow {
+    pub(crate) fn new(place: usize, function: Rc<Function>, findings: Arc<Findings>) -> Self {
+        let (seats, over) = (RefCell::default(), Cell::new(false));
+        Self { place, function, findings, seats, over }
+    }
+
+    /// Shows it a copy of an event before the function itself has it; none if there is nothing to compare.
+    pub(crate) fn show(
+        &self,
+        rooms: &Rooms,
+        exchange: u32,
+        event: Event,
+        bytes: &[u8],
+    ) -> Option<Done> {
+        if self.over.get() {
+            return None;
+        }
+        let mut room = rooms.take()?;
+        room.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        let start = room.offset();
+        let (event, head) = match event {
+            Event::RequestHead { .. } => (Event::RequestHead { head: start }, true),
+            Event::ResponseHead { .. } => (Event::ResponseHead { head: start }, true),
+            Event::RequestBody { length, last, .. } => {
+                (Event::RequestBody { offset: start, length, last }, false)
+            }
+            Event::ResponseBody { length, last, .. } => {
+                (Event::ResponseBody { offset: start, length, last }, false)
+            }
+            Event::Resume { .. } => return None,
+        };
+        let first = matches!(event, Event::RequestHead { .. });
+        let mut seats = self.seats.borrow_mut();
+        if !first && !seats.contains_key(&exchange) {
+            return None;
+        }
+        let seat = seats.entry(exchange).or_default();
+        match self.function.call(exchange, seat, event) {
+            Called::Outcome(outcome, _) => {
+                self.findings.events.fetch_add(1, Ordering::Relaxed);
+                (outcome.action != Action::Wait).then_some(Done { outcome, room, head })
+            }
+            Called::Fault(fault) => {
+                self.over.set(true);
+                self.findings.differs(&self.findings.actions_differ, format!("fault: {fault}"));
+                None
+            }
+            Called::Skip | Called::Refuse => None,
+        }
+    }
+
+    /// Compares with what the function itself did.
+    pub(crate) fn compare(&self, done: &Done, outcome: Outcome, bytes: &[u8]) {
+        let Done { outcome: other, room, head } = done;
+        if outcome.action == Action::Wait {
+            return;
+        }
+        if outcome.action != other.action {
+            let what = format!("{:?} instead of {:?}", other.action, outcome.action);
+            return self.findings.differs(&self.findings.actions_differ, what);
+        }
+        let same = if *head {
+            content(bytes) == content(room.bytes())
+        } else {
+            let length = |outcome: &Outcome| {
+                if outcome.changed { outcome.length as usize } else { bytes.len() }
+            };
+            let (one, two) = (length(&outcome), length(other));
+            outcome.replaced == other.replaced && bytes.get(..one) == room.bytes().get(..two)
+        };
+        if !same {
+            let what = if *head { "another head" } else { "another piece of a body" };
+            self.findings.differs(&self.findings.bytes_differ, what.into());
+        }
+    }
+
+    /// Forgets an exchange.
+    pub(crate) fn ended(&self, exchange: u32, how: (u32, u32, u64)) {
+        if let Some(seat) = self.seats.borrow_mut().remove(&exchange) {
+            self.function.ended(exchange, &seat, how);
+        }
+    }
+}
+
+/// What a head says, wherever its strings lie.
+fn content(bytes: &[u8]) -> Option<(u16, Vec<Vec<u8>>)> {
+    let head = Head::new(bytes)?;
+    let parts =
+        [Part::Method, Part::Path, Part::Authority].map(|part| head.part(part).unwrap_or_default());
+    let fields = head.fields().flat_map(|(name, value)| [name, value]);
+    Some((head.status(), parts.into_iter().chain(fields).map(<[u8]>::to_vec).collect()))
+}
