@@ -9,11 +9,16 @@ mod copying;
 #[cfg(target_arch = "wasm32")]
 mod instance;
 #[cfg(target_arch = "wasm32")]
+mod messaging;
+#[cfg(target_arch = "wasm32")]
 mod start;
 
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
-pub use {copying::CopyInstance, instance::Instance};
+pub use {copying::CopyInstance, instance::Instance, messaging::MessageInstance};
+
+#[doc(hidden)]
+pub use crate::message::dispatch::{Event, OfConnections, OfMessages};
 
 /// Exports a type that implements [`Function`](crate::Function) as the crate's function, and embeds
 /// `function.toml`, which lies beside the crate's `Cargo.toml`, into the module.
@@ -42,6 +47,47 @@ macro_rules! export_copy {
     };
 }
 
+/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the crate's function, as
+/// [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also its [`Snapshot`](crate::Snapshot).
+#[cfg(not(target_arch = "wasm32"))]
+#[macro_export]
+macro_rules! export_message {
+    ($function:ty) => {
+        const _: fn() = $crate::export::message_function::<$function>;
+    };
+    ($function:ty, snapshot) => {
+        const _: fn() = $crate::export::message_function::<$function>;
+        const _: fn() = $crate::export::saving::<$function>;
+    };
+}
+
+/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the crate's function,
+/// as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also its
+/// [`Snapshot`](crate::Snapshot).
+#[cfg(not(target_arch = "wasm32"))]
+#[macro_export]
+macro_rules! export_connection {
+    ($function:ty) => {
+        const _: fn() = $crate::export::connection_function::<$function>;
+    };
+    ($function:ty, snapshot) => {
+        const _: fn() = $crate::export::connection_function::<$function>;
+        const _: fn() = $crate::export::saving::<$function>;
+    };
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub fn message_function<F: crate::message::MessageFunction>() {}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub fn connection_function<F: crate::message::ConnectionFunction>() {}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub fn saving<F: crate::Snapshot>() {}
+
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub fn function<F: crate::Function>() {}
@@ -52,7 +98,7 @@ pub fn copy_function<F: crate::copy::CopyFunction>() {}
 
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
-pub fn snapshot<F: crate::Snapshot>() {}
+pub fn snapshot<F: crate::Function + crate::Snapshot>() {}
 
 /// Exports a type that implements [`Function`](crate::Function) as the crate's function, and embeds
 /// `function.toml`, which lies beside the crate's `Cargo.toml`, into the module.
@@ -62,23 +108,15 @@ pub fn snapshot<F: crate::Snapshot>() {}
 #[macro_export]
 macro_rules! export {
     ($function:ty) => {
-        const _: () = { $crate::__export!($function); };
+        const _: () = {
+            $crate::__export!($function);
+        };
     };
     ($function:ty, snapshot) => {
         const _: () = {
             $crate::__export!($function);
 
-            impl $crate::export::bindings::saving::exports::weir::net::snapshot::Guest for Exported {
-                fn save() -> Vec<u8> {
-                    INSTANCE.save()
-                }
-                fn restore(saved: Vec<u8>) -> Result<(), String> {
-                    INSTANCE.restore(&saved)
-                }
-            }
-            $crate::export::bindings::saving::export_snapshot!(
-                Exported with_types_in $crate::export::bindings::saving
-            );
+            $crate::__export_snapshot!();
         };
     };
 }
@@ -149,6 +187,171 @@ macro_rules! export_copy {
             );
             $crate::__manifest!();
         };
+    };
+}
+
+/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the crate's function, as
+/// [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also its [`Snapshot`](crate::Snapshot).
+#[cfg(target_arch = "wasm32")]
+#[macro_export]
+macro_rules! export_message {
+    ($function:ty) => {
+        const _: () = {
+            $crate::__export_message!($function);
+        };
+    };
+    ($function:ty, snapshot) => {
+        const _: () = {
+            $crate::__export_message!($function);
+            $crate::__export_snapshot!();
+        };
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_message {
+    ($function:ty) => {
+        static INSTANCE: $crate::export::MessageInstance<$crate::export::OfMessages<$function>> =
+            $crate::export::MessageInstance::new();
+
+        struct Exported;
+
+        impl $crate::export::bindings::messages::exports::weir::net::message::Guest for Exported {
+            fn configure(
+                setup: $crate::export::bindings::weir::net::types::Setup,
+            ) -> Result<u32, String> {
+                INSTANCE.configure(setup)
+            }
+            fn request_head(exchange: u32, head: u32) -> u64 {
+                INSTANCE.head($crate::export::Event::RequestHead, exchange, head)
+            }
+            fn request_body(exchange: u32, offset: u32, length: u32, last: bool) -> u64 {
+                INSTANCE.piece($crate::export::Event::RequestBody, exchange, offset, length, last)
+            }
+            fn response_head(exchange: u32, head: u32) -> u64 {
+                INSTANCE.head($crate::export::Event::ResponseHead, exchange, head)
+            }
+            fn response_body(exchange: u32, offset: u32, length: u32, last: bool) -> u64 {
+                INSTANCE.piece($crate::export::Event::ResponseBody, exchange, offset, length, last)
+            }
+            fn resume(
+                exchange: u32,
+                token: u32,
+                status: u32,
+                head: u32,
+                body: u32,
+                length: u32,
+            ) -> u64 {
+                INSTANCE.resume(exchange, token, status, head, body, length)
+            }
+            fn ended(exchange: u32, how: u32, upstream: u32, nanoseconds: u64) {
+                INSTANCE.ended(exchange, how, upstream, nanoseconds);
+            }
+            fn tick(now: u64) {
+                INSTANCE.tick(now);
+            }
+        }
+        $crate::export::bindings::messages::export_messages!(
+            Exported with_types_in $crate::export::bindings::messages
+        );
+        $crate::__manifest!();
+    };
+}
+
+/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the crate's function,
+/// as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also its
+/// [`Snapshot`](crate::Snapshot).
+#[cfg(target_arch = "wasm32")]
+#[macro_export]
+macro_rules! export_connection {
+    ($function:ty) => {
+        const _: () = {
+            $crate::__export_connection!($function);
+        };
+    };
+    ($function:ty, snapshot) => {
+        const _: () = {
+            $crate::__export_connection!($function);
+            $crate::__export_snapshot!();
+        };
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_connection {
+    ($function:ty) => {
+        static INSTANCE: $crate::export::MessageInstance<$crate::export::OfConnections<$function>> =
+            $crate::export::MessageInstance::new();
+
+        struct Exported;
+
+        impl $crate::export::bindings::connections::exports::weir::net::connection::Guest for Exported {
+            fn configure(
+                setup: $crate::export::bindings::weir::net::types::Setup,
+            ) -> Result<u32, String> {
+                INSTANCE.configure(setup)
+            }
+            fn opened(exchange: u32, head: u32) -> u64 {
+                INSTANCE.head($crate::export::Event::Opened, exchange, head)
+            }
+            fn data(
+                exchange: u32,
+                from_upstream: bool,
+                offset: u32,
+                length: u32,
+                last: bool,
+            ) -> u64 {
+                let event = if from_upstream {
+                    $crate::export::Event::FromUpstream
+                } else {
+                    $crate::export::Event::FromClient
+                };
+                INSTANCE.piece(event, exchange, offset, length, last)
+            }
+            fn resume(
+                exchange: u32,
+                token: u32,
+                status: u32,
+                head: u32,
+                body: u32,
+                length: u32,
+            ) -> u64 {
+                INSTANCE.resume(exchange, token, status, head, body, length)
+            }
+            fn ended(exchange: u32, how: u32, upstream: u32, nanoseconds: u64) {
+                INSTANCE.ended(exchange, how, upstream, nanoseconds);
+            }
+            fn tick(now: u64) {
+                INSTANCE.tick(now);
+            }
+        }
+        $crate::export::bindings::connections::export_connections!(
+            Exported with_types_in $crate::export::bindings::connections
+        );
+        $crate::__manifest!();
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_snapshot {
+    () => {
+        impl $crate::export::bindings::saving::exports::weir::net::snapshot::Guest for Exported {
+            fn save() -> Vec<u8> {
+                INSTANCE.save()
+            }
+            fn restore(saved: Vec<u8>) -> Result<(), String> {
+                INSTANCE.restore(&saved)
+            }
+        }
+        $crate::export::bindings::saving::export_snapshot!(
+            Exported with_types_in $crate::export::bindings::saving
+        );
     };
 }
 

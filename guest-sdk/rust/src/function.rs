@@ -29,8 +29,8 @@ pub trait Function: Sized + 'static {
 }
 
 /// A function that keeps state privately, not in the state region, and hands it to its successor.
-/// Export it with `export!(Type, snapshot)`.
-pub trait Snapshot: Function {
+/// Export it with `export!(Type, snapshot)`, or in the same way with the other macros.
+pub trait Snapshot: Sized + 'static {
     /// The state, in a form that `restore` of this and of later versions reads.
     fn save(&self) -> Vec<u8>;
 

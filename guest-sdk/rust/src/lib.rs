@@ -1,4 +1,4 @@
-//! For packet functions in Rust.
+//! For packet functions and message functions in Rust.
 #![doc = include_str!("../README.md")]
 
 pub mod burst;
@@ -11,6 +11,7 @@ mod function;
 pub mod host;
 pub mod lpm;
 mod memory;
+pub mod message;
 pub mod parse;
 pub mod region;
 mod sys;

@@ -6,4 +6,8 @@ mod wasm;
 pub(crate) use wasm::*;
 
 #[cfg(not(target_arch = "wasm32"))]
+pub(crate) use crate::testing::exchanges::{
+    active, answer, answer_copy, call, healthy, route, sleep, store_add, store_get, store_set,
+};
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::host::*;

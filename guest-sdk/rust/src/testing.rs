@@ -31,13 +31,18 @@
 //! ```
 
 mod copied;
+pub(crate) mod exchanges;
 mod harness;
 pub(crate) mod host;
+mod message;
+mod messages;
 mod native;
 
 pub use copied::Copied;
 pub use harness::{Frame, Harness, Options, Outcome};
 pub use host::Sent;
+pub use message::Message;
+pub use messages::{ConnectionHarness, Exchanging, MessageHarness, PieceStep, Step};
 pub use native::Native;
 
 #[cfg(test)]

@@ -36,3 +36,36 @@ pub mod copying {
         export_macro_name: "export_packet_copy",
     });
 }
+
+/// What message functions import and export.
+pub mod messages {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package weir:sdk;
+            world messages { import weir:net/exchange@0.1.0; export weir:net/message@0.1.0; }
+        ",
+        world: "weir:sdk/messages",
+        with: {
+            "weir:net/types@0.1.0": crate::export::bindings::weir::net::types,
+            "weir:net/exchange@0.1.0": generate,
+        },
+        pub_export_macro: true,
+        export_macro_name: "export_messages",
+    });
+}
+
+/// What connection functions export.
+pub mod connections {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package weir:sdk;
+            world connections { export weir:net/connection@0.1.0; }
+        ",
+        world: "weir:sdk/connections",
+        with: { "weir:net/types@0.1.0": crate::export::bindings::weir::net::types },
+        pub_export_macro: true,
+        export_macro_name: "export_connections",
+    });
+}

@@ -72,7 +72,7 @@ impl<F: Function> Instance<F> {
     }
 }
 
-impl<F: Snapshot> Instance<F> {
+impl<F: Function + Snapshot> Instance<F> {
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
         self.live().function.save()
@@ -85,7 +85,7 @@ impl<F: Snapshot> Instance<F> {
     }
 }
 
-fn attach_window(setup: &HostSetup) -> Result<Chunk, String> {
+pub(super) fn attach_window(setup: &HostSetup) -> Result<Chunk, String> {
     let bytes = setup.window_bytes as usize;
     let region = start::grow(bytes + setup.window_align as usize, "a window")?;
     // SAFETY: the region is whole and used by nobody yet; the slice ends before the host's pages

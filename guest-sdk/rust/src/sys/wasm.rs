@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use crate::export::bindings::messages::weir::net::exchange as exchanges;
 use crate::export::bindings::weir::net::host as imports;
 use crate::export::bindings::weir::net::types;
 use crate::host::{Level, Refusal};
@@ -47,4 +48,58 @@ fn refusal(refusal: types::Refusal) -> Refusal {
         types::Refusal::BadVerdict => Refusal::BadVerdict,
         types::Refusal::Exhausted => Refusal::Exhausted,
     }
+}
+
+pub(crate) use exchanges::{active, healthy};
+
+pub(crate) fn route(exchange: u32, upstream: u32) -> Result<(), Refusal> {
+    exchanges::route(exchange, upstream).map_err(refusal)
+}
+
+fn spans(body: &[(u32, u32)]) -> Vec<exchanges::Span> {
+    body.iter().map(|&(offset, length)| exchanges::Span { offset, length }).collect()
+}
+
+pub(crate) fn answer(exchange: u32, head: u32, body: &[(u32, u32)]) -> Result<(), Refusal> {
+    exchanges::answer(exchange, head, &spans(body)).map_err(refusal)
+}
+
+pub(crate) fn answer_copy(exchange: u32, status: u16) -> Result<(), Refusal> {
+    exchanges::answer_copy(exchange, status, &[], &[]).map_err(refusal)
+}
+
+pub(crate) fn call(
+    exchange: u32,
+    upstream: u32,
+    head: u32,
+    body: &[(u32, u32)],
+    timeout_milliseconds: u32,
+) -> Result<u32, Refusal> {
+    exchanges::call(exchange, upstream, head, &spans(body), timeout_milliseconds).map_err(refusal)
+}
+
+pub(crate) fn store_get(exchange: u32, key: &[u8]) -> Result<u32, Refusal> {
+    exchanges::store_get(exchange, key).map_err(refusal)
+}
+
+pub(crate) fn store_set(
+    exchange: u32,
+    key: &[u8],
+    value: &[u8],
+    milliseconds: u64,
+) -> Result<(), Refusal> {
+    exchanges::store_set(exchange, key, value, milliseconds).map_err(refusal)
+}
+
+pub(crate) fn store_add(
+    exchange: u32,
+    key: &[u8],
+    delta: i64,
+    milliseconds: u64,
+) -> Result<u32, Refusal> {
+    exchanges::store_add(exchange, key, delta, milliseconds).map_err(refusal)
+}
+
+pub(crate) fn sleep(exchange: u32, nanoseconds: u64) -> Result<u32, Refusal> {
+    exchanges::sleep(exchange, nanoseconds).map_err(refusal)
 }

@@ -442,7 +442,7 @@ impl<F: Function> Harness<F> {
     }
 }
 
-impl<F: Snapshot> Harness<F> {
+impl<F: Function + Snapshot> Harness<F> {
     /// Replaces the instance by a new one, to which the old one's state is handed.
     ///
     /// # Errors

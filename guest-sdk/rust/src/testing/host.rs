@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_layout::{BURST_AREA, Descriptor, HEADROOM};
 
+use super::exchanges::Exchanges;
 use crate::Verdict;
 use crate::host::{Level, Refusal};
 use crate::memory::Chunk;
@@ -39,6 +40,7 @@ pub(crate) struct TestHost {
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) gauges: BTreeMap<String, f64>,
     pub(crate) sent: Vec<Sent>,
+    pub(crate) exchanges: Exchanges,
 }
 
 impl TestHost {
@@ -73,6 +75,11 @@ impl TestHost {
 /// Exchanges the thread's host with another.
 pub(crate) fn exchange(other: &mut TestHost) {
     CURRENT.with_borrow_mut(|current| std::mem::swap(current, other));
+}
+
+/// Does something with the thread's host.
+pub(super) fn with<R>(work: impl FnOnce(&mut TestHost) -> R) -> R {
+    CURRENT.with_borrow_mut(work)
 }
 
 pub(crate) fn log(level: Level, message: &str) {
