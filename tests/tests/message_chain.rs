@@ -1,0 +1,519 @@
+//! Chains of message functions, driven by the test in place of a gateway.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use weir_message::{
+    BodyStep, CallResult, Chain, ChainCounters, ChainPlan, Ended, Environment, Exchange, Findings,
+    FunctionCounters, FunctionPlan, MessageError, Notice, Origin, Pieces, Site, SiteConfig, States,
+    Step, Store, Upstreams,
+};
+use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry};
+use weir_tests::built::built;
+
+struct Two;
+
+impl Upstreams for Two {
+    fn count(&self) -> usize {
+        2
+    }
+    fn healthy(&self, _: usize) -> bool {
+        true
+    }
+    fn active(&self, _: usize) -> u32 {
+        0
+    }
+}
+
+/// Answers calls itself, and keeps what was asked.
+#[derive(Default)]
+struct World {
+    calls: RefCell<Vec<String>>,
+}
+
+impl Environment for World {
+    fn call(
+        &self,
+        upstream: usize,
+        request: Request<Pieces>,
+        timeout: Duration,
+        body_max: usize,
+    ) -> futures_util::future::LocalBoxFuture<'static, CallResult> {
+        let body = request.body().concat();
+        self.calls.borrow_mut().push(format!(
+            "{upstream} {} {} {:?} {} {timeout:?} {body_max}",
+            request.method(),
+            request.uri(),
+            request.headers().get("host"),
+            String::from_utf8_lossy(&body),
+        ));
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Ok(Response::builder().status(201).body(Bytes::from_static(b"created")).unwrap())
+        })
+    }
+
+    fn sleep(&self, time: Duration) -> futures_util::future::LocalBoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
+}
+
+struct Rig {
+    chain: Chain,
+    site: Site,
+    world: Rc<World>,
+    notices: Rc<RefCell<Vec<Notice>>>,
+}
+
+fn function(name: &str, mine: &str) -> FunctionPlan {
+    FunctionPlan {
+        name: name.into(),
+        version: "1".into(),
+        admitted: built("message-probe"),
+        writes: true,
+        memory: 16 << 20,
+        deadline: Duration::from_millis(50),
+        on_fault: OnFault::FailClosed,
+        state_bytes: 0,
+        state_layout: String::new(),
+        config: serde_json::json!({ "name": name, "mine": mine }).to_string(),
+        telemetry: Arc::new(Telemetry::default()),
+        counters: Arc::new(FunctionCounters::default()),
+    }
+}
+
+fn site(sandbox: &Arc<Sandbox>) -> Site {
+    let config = SiteConfig {
+        rooms: 64,
+        room_bytes: 16 << 10,
+        hold: 100_000,
+        names: vec!["one".into(), "two".into()],
+        seed: 1,
+    };
+    let store = Arc::new(Store::new(1 << 20));
+    Site::new(Arc::clone(sandbox), "test", config, Arc::new(Two), store).unwrap()
+}
+
+impl Rig {
+    /// A chain of probes with these names, each of which does what paths below `/NAME` say.
+    fn new(names: &[&str]) -> Self {
+        Self::with(names, |_| {})
+    }
+
+    fn with(names: &[&str], change: impl Fn(&mut FunctionPlan)) -> Self {
+        let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
+        let site = site(&sandbox);
+        let functions = names.iter().map(|name| {
+            let mut plan = function(name, &format!("/{name}"));
+            change(&mut plan);
+            plan
+        });
+        let plan = ChainPlan { name: "test".into(), functions: functions.collect() };
+        let staged = site.stage(plan, &States::default()).unwrap();
+        let world = Rc::new(World::default());
+        let notices = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&notices);
+        let sink = Box::new(move |notice| sink.borrow_mut().push(notice));
+        let environment: Rc<dyn Environment> = Rc::clone(&world) as _;
+        let chain = Chain::new(staged, environment, Arc::new(ChainCounters::default()), sink);
+        Self { chain, site, world, notices }
+    }
+
+    fn open(&self) -> Exchange {
+        self.chain.open(&origin(1))
+    }
+
+    /// All rooms are back.
+    fn check(&self) {
+        let accounting = self.site.accounting();
+        assert_eq!((accounting.free, accounting.out), (64, 0));
+    }
+}
+
+fn origin(client: u8) -> Origin {
+    Origin {
+        client: SocketAddr::from(([192, 0, 2, client], 1000)),
+        local: SocketAddr::from(([192, 0, 2, 254], 80)),
+        tls: false,
+        server_name: None,
+        upgrade: false,
+    }
+}
+
+fn request(path: &str) -> http::request::Parts {
+    let request = Request::builder().uri(path).header("host", "example.org").header("a", "b");
+    request.body(()).unwrap().into_parts().0
+}
+
+fn response() -> http::response::Parts {
+    Response::builder().header("server", "test").body(()).unwrap().into_parts().0
+}
+
+fn seen(headers: &http::HeaderMap) -> Vec<&str> {
+    headers.get_all("x-seen-by").iter().map(|value| value.to_str().unwrap()).collect()
+}
+
+/// Runs a test on the runtime a gateway's thread has.
+fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let test = async { tokio::time::timeout(Duration::from_secs(20), test()).await.unwrap() };
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+fn answer(step: Step) -> Response<Pieces> {
+    match step {
+        Step::Answer(response) => response,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_pass_the_functions_in_order_and_responses_in_reverse() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two", "three"]);
+        let exchange = rig.open();
+        let mut parts = request("/path?query=1");
+        assert!(matches!(exchange.request_head(&mut parts, None).await, Step::Continue));
+        assert_eq!(seen(&parts.headers), ["one", "two", "three"]);
+        assert_eq!(
+            (parts.uri.to_string().as_str(), &parts.headers["a"]),
+            ("/path?query=1", &"b".parse().unwrap())
+        );
+        assert_eq!(parts.headers["host"], "example.org");
+        let mut parts = response();
+        assert!(matches!(exchange.response_head(&mut parts, None).await, Step::Continue));
+        assert_eq!(seen(&parts.headers), ["three", "two", "one"]);
+        exchange.end(Ended::Delivered, Some(0), Duration::from_millis(1));
+        drop(exchange);
+        rig.check();
+    });
+}
+
+#[test]
+fn an_answer_passes_only_the_functions_before() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two", "three"]);
+        let exchange = rig.open();
+        let answer = answer(exchange.request_head(&mut request("/two/answer"), None).await);
+        assert_eq!(answer.status(), 418);
+        assert_eq!(answer.headers()["x-made-by"], "two");
+        assert_eq!(seen(answer.headers()), ["one"]);
+        assert_eq!(answer.body().concat(), vec![b'x'; 40_000]);
+        drop((answer, exchange));
+        rig.check();
+    });
+}
+
+#[test]
+fn a_response_can_be_answered_with_another() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let exchange = rig.open();
+        let mut parts = request("/two/hide");
+        assert!(matches!(exchange.request_head(&mut parts, None).await, Step::Continue));
+        let answer = answer(exchange.response_head(&mut response(), None).await);
+        assert_eq!((answer.status(), seen(answer.headers())), (StatusCode::NOT_FOUND, vec!["one"]));
+    });
+}
+
+#[test]
+fn functions_choose_upstreams_reset_and_say_that_they_are_done() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let exchange = rig.open();
+        exchange.request_head(&mut request("/two/route"), None).await;
+        assert_eq!(exchange.upstream(), Some(1));
+        let exchange = rig.open();
+        assert!(matches!(
+            exchange.request_head(&mut request("/one/reset"), None).await,
+            Step::Reset
+        ));
+        let exchange = rig.open();
+        let mut parts = request("/one/done");
+        assert!(matches!(exchange.request_head(&mut parts, None).await, Step::Continue));
+        assert_eq!(seen(&parts.headers), ["two"]);
+        let mut parts = response();
+        exchange.response_head(&mut parts, None).await;
+        assert_eq!(seen(&parts.headers), ["two"]);
+    });
+}
+
+#[test]
+fn waiting_for_time_the_store_and_other_servers_holds_up_nobody_else() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let ask = async |path: &str| {
+            let mut parts = request(path);
+            let step = rig.open().request_head(&mut parts, None).await;
+            assert!(matches!(step, Step::Continue), "{path}: {step:?}");
+            parts.headers["x-resumed"].to_str().unwrap().to_owned()
+        };
+        let (slept, one, two, called) =
+            tokio::join!(ask("/one/sleep"), ask("/one/store"), ask("/one/store"), ask("/one/call"));
+        assert_eq!(slept, "[]");
+        assert_eq!([one, two], ["[1, 0, 0, 0, 0, 0, 0, 0]", "[2, 0, 0, 0, 0, 0, 0, 0]"]);
+        assert_eq!(called, "201 created");
+        let calls = rig.world.calls.borrow();
+        assert_eq!(*calls, ["0 GET /called?1 Some(\"auth.example\") a body 1s 16384"]);
+        rig.check();
+    });
+}
+
+#[test]
+fn who_waits_for_nothing_is_at_fault() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let answer = answer(rig.open().request_head(&mut request("/one/wait"), None).await);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let notices = rig.notices.borrow();
+        assert!(matches!(&notices[..], [Notice::Fault { function, .. }] if function == "one"));
+    });
+}
+
+/// Sends a body through, in pieces: what comes out.
+async fn send(exchange: &Exchange, pieces: &[&[u8]]) -> Result<Vec<u8>, Response<Pieces>> {
+    let mut passed = Vec::new();
+    for (n, piece) in pieces.iter().enumerate() {
+        let last = n + 1 == pieces.len();
+        match exchange.request_body(Bytes::copy_from_slice(piece), last).await {
+            BodyStep::Pass(pieces) => {
+                pieces.iter().for_each(|piece| passed.extend_from_slice(piece))
+            }
+            BodyStep::Answer(response) => return Err(response),
+            BodyStep::Reset => panic!("reset"),
+        }
+    }
+    Ok(passed)
+}
+
+async fn begin(rig: &Rig, path: &str) -> Exchange {
+    let exchange = rig.open();
+    let step = exchange.request_head(&mut request(path), None).await;
+    assert!(matches!(step, Step::Continue), "{step:?}");
+    exchange
+}
+
+#[test]
+fn bodies_are_changed_grown_and_left_out_piece_by_piece() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let long = vec![b'a'; 50_000];
+        let exchange = begin(&rig, "/two/upper").await;
+        let passed = send(&exchange, &[b"abc", &long, b""]).await.unwrap();
+        assert_eq!(passed, [&b"ABC"[..], &vec![b'A'; 50_000]].concat());
+        let exchange = begin(&rig, "/one/twice").await;
+        assert_eq!(send(&exchange, &[b"ab", b"c"]).await.unwrap(), b"ababcc");
+        let exchange = begin(&rig, "/one/swallow").await;
+        assert_eq!(send(&exchange, &[b"ab", b"c"]).await.unwrap(), b"");
+        drop(exchange);
+        rig.check();
+    });
+}
+
+#[test]
+fn what_is_held_goes_on_in_order_or_is_answered() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let exchange = begin(&rig, "/one/hold").await;
+        let held = exchange.request_body(Bytes::from_static(b"first "), false).await;
+        assert!(matches!(held, BodyStep::Pass(pieces) if pieces.is_empty()));
+        assert!(!exchange.done(weir_message::Direction::Request));
+        assert_eq!(send(&exchange, &[b"second ", b"third"]).await.unwrap(), b"first second third");
+        let exchange = begin(&rig, "/two/hold").await;
+        let refused = send(&exchange, &[b"this is b", b"ad"]).await.unwrap_err();
+        assert_eq!(
+            (refused.status(), seen(refused.headers())),
+            (StatusCode::FORBIDDEN, vec!["one"])
+        );
+        let exchange = begin(&rig, "/two/hold").await;
+        let refused = send(&exchange, &[&[b'x'; 100_001], b""]).await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        drop((exchange, refused));
+        rig.check();
+    });
+}
+
+#[test]
+fn a_fault_costs_its_exchange_and_those_the_instance_knew() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let bystander = begin(&rig, "/").await;
+        let failed = answer(rig.open().request_head(&mut request("/one/trap"), None).await);
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = failed.body().concat();
+        assert_eq!(body, b"function one is out of order\n");
+        // Its back-off is short, and a new instance comes meanwhile.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut parts = request("/");
+            if let Step::Continue = rig.open().request_head(&mut parts, None).await {
+                assert_eq!(seen(&parts.headers), ["one", "two"]);
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "it never came back");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The new instance does not know this one.
+        let lost = answer(bystander.response_head(&mut response(), None).await);
+        assert_eq!(lost.status(), StatusCode::SERVICE_UNAVAILABLE);
+        rig.check_after(bystander, lost, failed);
+    });
+}
+
+impl Rig {
+    fn check_after<A, B, C>(&self, a: A, b: B, c: C) {
+        drop((a, b, c));
+        self.check();
+    }
+}
+
+#[test]
+fn open_functions_are_passed_by_when_they_spin_trap_or_write_nonsense() {
+    run(|| async {
+        for path in ["/one/spin", "/one/trap", "/one/bad-name"] {
+            let rig = Rig::with(&["one", "two"], |plan| plan.on_fault = OnFault::FailOpen);
+            let mut parts = request(path);
+            let step = rig.open().request_head(&mut parts, None).await;
+            assert!(matches!(step, Step::Continue), "{path}: {step:?}");
+            assert_eq!(seen(&parts.headers), ["two"], "{path}");
+            assert_eq!(rig.notices.borrow().len(), 1, "{path}");
+            rig.check();
+        }
+    });
+}
+
+#[test]
+fn a_fault_in_a_body_is_answered_before_the_upstream_sees_an_end() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let exchange = begin(&rig, "/two/trap-in-body").await;
+        let failed = send(&exchange, &[b"abc"]).await.unwrap_err();
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop((exchange, failed));
+        rig.check();
+    });
+}
+
+#[test]
+fn a_full_pool_is_waited_for_and_then_said() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let exchange = begin(&rig, "/").await;
+        let mut held = Vec::new();
+        while rig.site.accounting().free > 0 {
+            let BodyStep::Pass(pieces) =
+                exchange.request_body(Bytes::from_static(b"x"), false).await
+            else {
+                panic!("reset")
+            };
+            held.push(pieces);
+        }
+        let freed = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            held.pop();
+        };
+        let (step, ()) = tokio::join!(exchange.request_body(Bytes::from_static(b"y"), true), freed);
+        assert!(matches!(step, BodyStep::Pass(pieces) if pieces.concat() == b"y"));
+        held.clear();
+        drop(exchange);
+        rig.check();
+    });
+}
+
+#[test]
+fn a_swap_leaves_what_is_under_way_alone_and_is_taken_back_when_it_faults() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let old = begin(&rig, "/").await;
+        let mut plan = function("one", "/one");
+        plan.config = r#"{"name": "new", "mine": "/one"}"#.into();
+        plan.version = "2".into();
+        let names = rig.chain.names();
+        let staged = rig.site.stage_function("test", &names, 0, plan, None).unwrap();
+        rig.chain.swap(staged).unwrap();
+        let mut parts = request("/");
+        rig.open().request_head(&mut parts, None).await;
+        assert_eq!(seen(&parts.headers), ["new", "two"]);
+        let mut parts = response();
+        old.response_head(&mut parts, None).await;
+        assert_eq!(seen(&parts.headers), ["two", "one"]);
+        // A fault soon after brings the old version back, at once.
+        let failed = answer(rig.open().request_head(&mut request("/one/trap"), None).await);
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let mut parts = request("/");
+        assert!(matches!(rig.open().request_head(&mut parts, None).await, Step::Continue));
+        assert_eq!(seen(&parts.headers), ["one", "two"]);
+        let notices = rig.notices.borrow();
+        assert!(
+            matches!(&notices[..], [Notice::RolledBack { version, .. }] if version == "2"),
+            "{notices:?}"
+        );
+    });
+}
+
+#[test]
+fn a_canary_gets_its_share_of_the_clients_and_a_shadow_decides_nothing() {
+    run(|| async {
+        let rig = Rig::new(&["one", "two"]);
+        let stage = || {
+            let mut plan = function("two", "/two");
+            plan.config = r#"{"name": "new", "mine": "/two"}"#.into();
+            rig.site.stage_function("test", &rig.chain.names(), 1, plan, None).unwrap()
+        };
+        let findings = Arc::new(Findings::default());
+        rig.chain.begin_canary(stage(), 30, Arc::clone(&findings)).unwrap();
+        assert!(matches!(
+            rig.chain.begin_shadow(stage(), Arc::clone(&findings)),
+            Err(MessageError::Trial(_))
+        ));
+        let mut chosen = 0;
+        for client in 0..200 {
+            let mut all = Vec::new();
+            for _ in 0..2 {
+                let exchange = rig.chain.open(&origin(client));
+                let mut parts = request("/");
+                exchange.request_head(&mut parts, None).await;
+                all.push(seen(&parts.headers).join(" "));
+            }
+            assert_eq!(all[0], all[1], "a client stays where it is");
+            chosen += usize::from(all[0] == "one new");
+        }
+        assert!((30..90).contains(&chosen), "{chosen} of 200 are no 30 percent");
+        rig.chain.promote().unwrap();
+        let mut parts = request("/");
+        rig.open().request_head(&mut parts, None).await;
+        assert_eq!(seen(&parts.headers), ["one", "new"]);
+
+        let findings = Arc::new(Findings::default());
+        let mut plan = function("two", "/");
+        plan.config = r#"{"name": "new", "mine": "/other"}"#.into();
+        let staged = rig.site.stage_function("test", &rig.chain.names(), 1, plan, None).unwrap();
+        rig.chain.begin_shadow(staged, Arc::clone(&findings)).unwrap();
+        for path in ["/", "/two/answer", "/two/upper"] {
+            let exchange = rig.open();
+            let step = exchange.request_head(&mut request(path), None).await;
+            if let Step::Continue = step {
+                send(&exchange, &[b"body"]).await.unwrap();
+            }
+        }
+        let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(load(&findings.actions_differ), 1, "{:?}", findings.samples());
+        assert_eq!(load(&findings.bytes_differ), 1, "{:?}", findings.samples());
+        rig.check();
+    });
+}
+
+#[test]
+fn a_configuration_that_is_refused_says_by_whom_and_why() {
+    let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
+    let plan = function("refuse", "");
+    let plan = ChainPlan { name: "test".into(), functions: vec![plan] };
+    let Err(error) = site(&sandbox).stage(plan, &States::default()) else { panic!("accepted") };
+    let error = error.to_string();
+    assert!(error.contains("refuse") && error.contains("not to be called"), "{error}");
+}
