@@ -330,6 +330,7 @@ fn what_is_held_goes_on_in_order_or_is_answered() {
             (refused.status(), seen(refused.headers())),
             (StatusCode::FORBIDDEN, vec!["one"])
         );
+        drop(refused);
         let exchange = begin(&rig, "/two/hold").await;
         let refused = send(&exchange, &[&[b'x'; 100_001], b""]).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);

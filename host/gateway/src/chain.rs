@@ -1,0 +1,317 @@
+//! What the gateway asks a chain of functions, and what it lends it.
+//!
+//! A [`Chain`] belongs to one thread and one listener. Each request, or each L4 connection, is an [`Exchange`]; events of one
+//! direction come one after the other, request events first to last function, response events last to first. A body that is not there is
+//! not told. A [`Middleware`] is a chain written in Rust.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response, request, response};
+use smallvec::SmallVec;
+
+/// Bytes of a body, in order.
+pub type Pieces = SmallVec<[Bytes; 2]>;
+
+/// Bytes of a body that are told in one event, unless the chain says another number.
+const PIECE: usize = 65_536;
+
+/// Where an exchange comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The client's address; what the PROXY protocol said, if it is spoken.
+    pub client: SocketAddr,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// The server that the client named in TLS.
+    pub server_name: Option<Box<str>>,
+    /// Whether the client asks for an upgrade, for instance to WebSocket.
+    pub upgrade: bool,
+}
+
+/// The events that a chain wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Interests {
+    /// Requests' heads.
+    pub request_head: bool,
+    /// Pieces of requests' bodies.
+    pub request_body: bool,
+    /// Responses' heads.
+    pub response_head: bool,
+    /// Pieces of responses' bodies.
+    pub response_body: bool,
+    /// L4 connections being opened.
+    pub opened: bool,
+    /// Bytes of L4 connections.
+    pub data: bool,
+}
+
+/// A direction of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Request,
+    /// From the upstream.
+    Response,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All of the response was delivered.
+    Delivered,
+    /// The client went first.
+    ClientGone,
+    /// No connection, a reset, a timeout.
+    UpstreamFailed,
+    /// A function answered, or the gateway itself.
+    Answered,
+    /// It was cut off.
+    Reset,
+}
+
+/// What a chain says to a head or a new connection.
+#[derive(Debug)]
+pub enum Step {
+    /// Go on.
+    Continue,
+    /// This is the answer. On L4: close.
+    Answer(Response<Pieces>),
+    /// End the stream or connection without one.
+    Reset,
+}
+
+/// What a chain says to a piece of a body.
+#[derive(Debug)]
+pub enum BodyStep {
+    /// These bytes go on, in place of the piece; none while a function holds them.
+    Pass(Pieces),
+    /// This is the answer, if the response has not begun, else the exchange is cut off.
+    Answer(Response<Pieces>),
+    /// End the stream or connection.
+    Reset,
+}
+
+/// Why a function's own request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallFault {
+    /// Nobody answered in time.
+    Timeout,
+    /// The upstream could not be reached, or went away.
+    Unreachable,
+    /// It answered something that is not HTTP.
+    NotHttp,
+    /// Its body is longer than the limit.
+    TooLong,
+}
+
+/// The answer to a function's own request, with all of its body.
+pub type CallResult = Result<Response<Bytes>, CallFault>;
+
+/// What the gateway lends to a chain. Upstreams are told by their place in the listener's list.
+pub trait Environment {
+    /// Sends a request to an upstream.
+    fn call(
+        &self,
+        upstream: usize,
+        request: Request<Pieces>,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'static, CallResult>;
+
+    /// Waits.
+    fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()>;
+
+    /// Whether health checks and failures of late let this upstream have requests.
+    fn healthy(&self, upstream: usize) -> bool;
+
+    /// Requests or connections that the upstream has now, from this thread and listener.
+    fn active(&self, upstream: usize) -> u32;
+}
+
+/// Makes the chain of a thread, on that thread.
+pub trait ChainFactory: Send + Sync {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the chain; the listener keeps the one it has.
+    fn build(&self, thread: usize, environment: Rc<dyn Environment>) -> Result<Chain, String>;
+}
+
+/// A chain written in Rust.
+pub trait Middleware {
+    /// The events it wants.
+    fn interests(&self) -> Interests;
+
+    /// Bytes of a body that one event may have.
+    fn piece_max(&self) -> usize {
+        PIECE
+    }
+
+    /// A new exchange.
+    fn open(&self, origin: &Origin) -> Rc<dyn Passage>;
+}
+
+/// An exchange of a chain written in Rust. What is not wanted needs no answer.
+pub trait Passage {
+    /// See [`Exchange::request_head`].
+    fn request_head<'a>(
+        &'a self,
+        _parts: &'a mut request::Parts,
+        _body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        Box::pin(std::future::ready(Step::Continue))
+    }
+
+    /// See [`Exchange::request_body`].
+    fn request_body(&self, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    }
+
+    /// See [`Exchange::response_head`].
+    fn response_head<'a>(
+        &'a self,
+        _parts: &'a mut response::Parts,
+        _body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        Box::pin(std::future::ready(Step::Continue))
+    }
+
+    /// See [`Exchange::response_body`].
+    fn response_body(&self, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    }
+
+    /// See [`Exchange::opened`].
+    fn opened(&self) -> LocalBoxFuture<'_, Step> {
+        Box::pin(std::future::ready(Step::Continue))
+    }
+
+    /// See [`Exchange::data`].
+    fn data(
+        &self,
+        _from_upstream: bool,
+        piece: Bytes,
+        _last: bool,
+    ) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    }
+
+    /// See [`Exchange::upstream`].
+    fn upstream(&self) -> Option<usize> {
+        None
+    }
+
+    /// See [`Exchange::done`].
+    fn done(&self, _from: Direction) -> bool {
+        false
+    }
+
+    /// See [`Exchange::end`].
+    fn end(&self, _how: Ended, _upstream: Option<usize>, _time: Duration) {}
+}
+
+fn pass(piece: Bytes) -> Pieces {
+    if piece.is_empty() { Pieces::new() } else { Pieces::from_iter([piece]) }
+}
+
+/// A chain on one thread. Clones are the same chain.
+#[derive(Clone)]
+pub struct Chain(Rc<dyn Middleware>);
+
+impl Chain {
+    /// A chain written in Rust.
+    #[must_use]
+    pub fn native(middleware: Rc<dyn Middleware>) -> Self {
+        Self(middleware)
+    }
+
+    /// The events that it wants.
+    #[must_use]
+    pub fn interests(&self) -> Interests {
+        self.0.interests()
+    }
+
+    /// Bytes of a body that one event may have.
+    #[must_use]
+    pub fn piece_max(&self) -> usize {
+        self.0.piece_max().max(1)
+    }
+
+    /// A new exchange.
+    #[must_use]
+    pub fn open(&self, origin: &Origin) -> Exchange {
+        Exchange(self.0.open(origin))
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain").field("interests", &self.interests()).finish_non_exhaustive()
+    }
+}
+
+/// A request with its response, or an L4 connection, on its way through a chain. Clones are the same exchange; with the last one it is over.
+#[derive(Clone)]
+pub struct Exchange(Rc<dyn Passage>);
+
+impl Exchange {
+    /// A request's head: hop-by-hop fields are gone, the target is in origin form, and `host` says the authority. `body`: bytes of
+    /// the body, if they are known; 0 if there is none.
+    pub async fn request_head(&self, parts: &mut request::Parts, body: Option<u64>) -> Step {
+        self.0.request_head(parts, body).await
+    }
+
+    /// A piece of its body, at most [`Chain::piece_max`] bytes. `last`: there is none after it, and it may be empty.
+    pub async fn request_body(&self, piece: Bytes, last: bool) -> BodyStep {
+        self.0.request_body(piece, last).await
+    }
+
+    /// A response's head.
+    pub async fn response_head(&self, parts: &mut response::Parts, body: Option<u64>) -> Step {
+        self.0.response_head(parts, body).await
+    }
+
+    /// A piece of its body.
+    pub async fn response_body(&self, piece: Bytes, last: bool) -> BodyStep {
+        self.0.response_body(piece, last).await
+    }
+
+    /// A connection was accepted.
+    pub async fn opened(&self) -> Step {
+        self.0.opened().await
+    }
+
+    /// Bytes of a connection. `last`: that side will send nothing more.
+    pub async fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> BodyStep {
+        self.0.data(from_upstream, piece, last).await
+    }
+
+    /// The upstream that a function chose.
+    #[must_use]
+    pub fn upstream(&self) -> Option<usize> {
+        self.0.upstream()
+    }
+
+    /// Whether no function wants anything more of this direction.
+    #[must_use]
+    pub fn done(&self, from: Direction) -> bool {
+        self.0.done(from)
+    }
+
+    /// It is over. `time`: until the response's head, or of the whole connection.
+    pub fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
+        self.0.end(how, upstream, time);
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").finish_non_exhaustive()
+    }
+}

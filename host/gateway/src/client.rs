@@ -1,0 +1,182 @@
+//! A client's connection that speaks HTTP: its task, from the first byte to the last.
+//!
+//! Owns: hyper's server connection, idle and head timeouts, draining, the change to another protocol, and how a connection ends: whole,
+//! or cut off. Must not know: what happens to a request (`exchange`).
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use crate::chain::Origin;
+use crate::exchange;
+use crate::listener::{Admission, Listener};
+use crate::rules::Forwarded;
+use crate::slot::Slot;
+use crate::statistics::Failure;
+use crate::stream::{Pulse, Stream};
+use crate::timer::Deadline;
+use crate::upgrade::Upgraded;
+
+/// A connection that the gateway ends is read from for so long, lest the kernel's reset overtake the response.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that are read so at most.
+const LINGER_BYTES: usize = 1 << 20;
+const TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What all requests of a connection have in common.
+pub(crate) struct Client {
+    pub(crate) listener: Rc<Listener>,
+    pub(crate) pulse: Rc<Pulse>,
+    pub(crate) origin: Origin,
+    pub(crate) forwarded: Forwarded,
+    /// Requests so far.
+    pub(crate) requests: Cell<u64>,
+    /// What the connection is to become after the response that is being sent.
+    pub(crate) upgraded: RefCell<Option<Upgraded>>,
+}
+
+/// Why the task stops driving the connection.
+enum Stop {
+    Done(hyper::Result<()>),
+    Idle,
+    SlowHead,
+    Killed,
+}
+
+impl Client {
+    /// Whether the connection is to be ended now, or has been silent for too long.
+    fn stop(&self, deadline: &mut Deadline, cx: &mut std::task::Context<'_>) -> Option<Stop> {
+        if self.listener.killed() {
+            return Some(Stop::Killed);
+        }
+        if self.pulse.active.get() > 0 {
+            return None;
+        }
+        let site = self.listener.site();
+        let timeouts = &site.plan.config.timeouts;
+        let (period, stop) = if self.pulse.heard.get() {
+            (timeouts.header, Stop::SlowHead)
+        } else {
+            (timeouts.idle, Stop::Idle)
+        };
+        deadline.expired(cx, self.pulse.quiet_since.get() + period).then_some(stop)
+    }
+
+    /// Serves HTTP/1.
+    pub(crate) async fn http1(self: Rc<Self>, stream: Stream, admission: Admission) {
+        let site = self.listener.site();
+        let this = Rc::clone(&self);
+        let slot = Slot::new();
+        let service =
+            service_fn(move |request| slot.put(exchange::handle(Rc::clone(&this), request)));
+        let mut connection = site.http1.serve_connection(TokioIo::new(stream), service);
+        let (mut deadline, mut told) = (Deadline::default(), false);
+        let stop = poll_fn(|cx| {
+            admission.task(cx);
+            if self.listener.draining() && !told {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(Stop::Done(done));
+            }
+            self.stop(&mut deadline, cx).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner();
+        if let Some(upgraded) = self.upgraded.take() {
+            stream.unread(parts.read_buf);
+            upgraded.relay(stream, &self.listener, &admission).await;
+            return;
+        }
+        match stop {
+            Stop::Done(done) => {
+                if let Err(error) = &done {
+                    tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+                    if error.is_parse() || error.is_parse_too_large() {
+                        site.counters.failures.count(Failure::Refused);
+                    }
+                }
+                if self.pulse.cut.get() {
+                    stream.abort();
+                } else {
+                    linger(stream, &self.pulse).await;
+                }
+            }
+            Stop::SlowHead => {
+                site.counters.failures.count(Failure::ClientSlow);
+                if stream.write_all(TIMEOUT).await.is_ok() {
+                    linger(stream, &self.pulse).await;
+                }
+            }
+            Stop::Idle => {
+                let _ = stream.shutdown().await;
+            }
+            Stop::Killed => stream.abort(),
+        }
+    }
+
+    /// Serves HTTP/2.
+    pub(crate) async fn http2(self: Rc<Self>, stream: Stream, admission: Admission) {
+        let site = self.listener.site();
+        let this = Rc::clone(&self);
+        let service = service_fn(move |request| exchange::handle(Rc::clone(&this), request));
+        let mut connection = pin!(site.http2.serve_connection(TokioIo::new(stream), service));
+        let (mut deadline, mut told) = (Deadline::default(), false);
+        // Bytes between exchanges are the protocol's own: only time without an exchange counts.
+        let stop = poll_fn(|cx| {
+            admission.task(cx);
+            if self.listener.draining() && !told {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(done) = std::future::Future::poll(connection.as_mut(), cx) {
+                return Poll::Ready(Stop::Done(done));
+            }
+            self.pulse.heard.set(false);
+            match self.stop(&mut deadline, cx) {
+                Some(Stop::Killed) => Poll::Ready(Stop::Killed),
+                Some(_) if !told => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    self.pulse.quiet_since.set(Instant::now());
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Some(stop) => Poll::Ready(stop),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        if let Stop::Done(Err(error)) = stop {
+            tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+        }
+    }
+}
+
+/// Ends a connection so that the client gets all that was sent.
+async fn linger(mut stream: Stream, pulse: &Pulse) {
+    if stream.shutdown().await.is_err() || pulse.ended.get() {
+        return;
+    }
+    let drained = async {
+        let (mut buffer, mut left) = ([0; 4096], LINGER_BYTES);
+        while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}

@@ -1,0 +1,261 @@
+//! What a gateway is told: listeners, their upstreams, periods and limits. Plain data; who reads files fills it in.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::chain::ChainFactory;
+
+/// A gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Threads, each with sockets and connections of its own; at least 1.
+    pub threads: usize,
+    /// What the field `via` calls this gateway: a token (RFC 9110 section 7.6.3).
+    pub via: String,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { threads: 1, via: "weir".to_owned() }
+    }
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 and HTTP/2, by ALPN or by how the client begins.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+/// A listener.
+#[derive(Clone)]
+pub struct ListenerConfig {
+    /// Its name; listeners of one gateway have different ones.
+    pub name: String,
+    /// Where it listens. Port 0 takes a free one.
+    pub addresses: Vec<SocketAddr>,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Makes the chain of each thread; without one all goes straight to the upstreams.
+    pub chain: Option<Arc<dyn ChainFactory>>,
+    /// Where requests and connections go.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// TLS is spoken if there are any. The first one is for clients that name no server or an unknown one.
+    pub certificates: Vec<Certificate>,
+    /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed.
+    pub proxy_protocol: bool,
+    /// Begin upstream connections with such a header. HTTP connections are then not used for a second request.
+    pub upstream_proxy_protocol: Option<ProxyHeader>,
+    /// Periods.
+    pub timeouts: Timeouts,
+    /// Limits.
+    pub limits: Limits,
+    /// When a request is tried again.
+    pub retry: Retry,
+    /// How upstreams are looked at.
+    pub health: Option<HealthCheck>,
+}
+
+impl ListenerConfig {
+    /// A listener with defaults for all the rest.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        address: SocketAddr,
+        protocol: Protocol,
+        upstreams: Vec<UpstreamConfig>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            addresses: vec![address],
+            protocol,
+            chain: None,
+            upstreams,
+            certificates: Vec::new(),
+            proxy_protocol: false,
+            upstream_proxy_protocol: None,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            retry: Retry::default(),
+            health: None,
+        }
+    }
+}
+
+impl fmt::Debug for ListenerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerConfig").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// An upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its share of what is balanced, against the others' weights. 0: only what a function sends there.
+    pub weight: u32,
+    /// TLS towards it.
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2, by ALPN with TLS, by prior knowledge without.
+    pub http2: bool,
+}
+
+impl UpstreamConfig {
+    /// An upstream of weight 1 that speaks HTTP/1.1 without TLS.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, weight: 1, tls: None, http2: false }
+    }
+}
+
+/// TLS towards an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name in its certificate, which SNI says, too.
+    pub server_name: String,
+    /// PEM file of the authorities that may have signed it; without one, those of the system.
+    pub authorities: Option<PathBuf>,
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM file: the certificate, then those that lead to its authority.
+    pub certificate: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+    /// Server names it is used for (`*.example.org` for one label in front); those in the certificate if empty.
+    pub names: Vec<String>,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Periods of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a request's head from its first byte, for a TLS handshake, for a PROXY protocol header.
+    pub header: Duration,
+    /// Between two pieces of a request's body, and for the client to take a piece of the response.
+    pub body: Duration,
+    /// For a connection to an upstream, TLS included.
+    pub connect: Duration,
+    /// From the request to the response's head, and between two pieces of the response's body.
+    pub response: Duration,
+    /// Without a request on a client's connection; without a byte on an L4 connection.
+    pub idle: Duration,
+    /// Without a request on an upstream connection.
+    pub upstream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            connect: Duration::from_secs(5),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
+            upstream_idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Limits of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of clients at one time, on all threads.
+    pub connections: usize,
+    /// Requests on one connection.
+    pub requests_per_connection: u64,
+    /// Bytes of a request's or response's head.
+    pub head: usize,
+    /// Fields of a head.
+    pub fields: usize,
+    /// Bytes of a request's body; `None`: any.
+    pub body: Option<u64>,
+    /// Streams of one HTTP/2 connection at one time.
+    pub streams: u32,
+    /// Idle HTTP/1.1 connections kept for each upstream and thread.
+    pub upstream_idle: usize,
+    /// Bytes of the answer to a function's own request.
+    pub call_body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            requests_per_connection: u64::MAX,
+            head: 65_536,
+            fields: 100,
+            body: None,
+            streams: 128,
+            upstream_idle: 256,
+            call_body: 65_536,
+        }
+    }
+}
+
+/// When a request is tried again, each time at another upstream if there is one. Never once a part of the response has
+/// been sent. A request that an upstream may have seen is tried again only if its method is idempotent (RFC 9110 section 9.2.2) and it
+/// has no body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Further attempts.
+    pub attempts: u32,
+    /// After a connection could not be made.
+    pub connect: bool,
+    /// After the connection was lost before the response began.
+    pub reset: bool,
+    /// After a response with one of these statuses.
+    pub statuses: Vec<u16>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 2, connect: true, reset: true, statuses: Vec::new() }
+    }
+}
+
+/// How upstreams are looked at, once for the whole gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Path of a GET request that must be answered with a status below 400; without one, a connection is enough.
+    pub path: Option<String>,
+    /// Its `host`; without one the upstream's address.
+    pub host: Option<String>,
+    /// Between two looks.
+    pub interval: Duration,
+    /// For one look.
+    pub timeout: Duration,
+    /// Good ones in a row that make an upstream healthy.
+    pub healthy: u32,
+    /// Bad ones in a row that make it unhealthy.
+    pub unhealthy: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            host: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            healthy: 2,
+            unhealthy: 3,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! A connection to an upstream: TCP, the PROXY protocol header, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::config::{ProxyHeader, UpstreamConfig};
+use crate::counters::Traffic;
+use crate::proxy_protocol;
+use crate::stream::Stream;
+
+/// How an upstream is reached; the same for all threads.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) config: UpstreamConfig,
+    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// The client's address and the one it connected to, for an upstream that wants to know.
+pub(crate) type Told = Option<(ProxyHeader, SocketAddr, SocketAddr)>;
+
+impl Route {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the kernel or TLS said, or that it took too long.
+    pub(crate) async fn connect(
+        &self,
+        told: Told,
+        traffic: &Arc<Traffic>,
+        timeout: Duration,
+        patience: Duration,
+    ) -> io::Result<Stream> {
+        match tokio::time::timeout(timeout, self.connect_any_time(told, traffic, patience)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
+        }
+    }
+
+    async fn connect_any_time(
+        &self,
+        told: Told,
+        traffic: &Arc<Traffic>,
+        patience: Duration,
+    ) -> io::Result<Stream> {
+        let mut tcp = TcpStream::connect(self.config.address).await?;
+        tcp.set_nodelay(true)?;
+        if let Some((version, client, local)) = told {
+            tcp.write_all(&proxy_protocol::header(version, client, local)).await?;
+        }
+        let traffic = Arc::clone(traffic);
+        let Some((config, name)) = &self.tls else {
+            return Ok(Stream::plain(tcp, traffic, patience));
+        };
+        let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await?;
+        let stream = Stream::tls(tls.into(), traffic, patience);
+        if self.config.http2 && stream.alpn() != Some(b"h2") {
+            let what = "the upstream does not agree to HTTP/2 (ALPN)";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(stream)
+    }
+}

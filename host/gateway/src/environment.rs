@@ -1,0 +1,103 @@
+//! What chains are lent: upstreams for requests of their own, timers.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::time::Instant;
+
+use crate::chain::{CallFault, CallResult, Environment, Pieces};
+use crate::link::Unanswered;
+use crate::request_body::RequestBody;
+use crate::response_body::Download;
+use crate::rules;
+use crate::upstream::Upstream;
+
+/// The environment of a listener's chain on one thread.
+pub(crate) struct ListenerEnvironment {
+    upstreams: Rc<[Rc<Upstream>]>,
+    /// Bytes of an answer's body.
+    limit: usize,
+}
+
+impl ListenerEnvironment {
+    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>, limit: usize) -> Self {
+        Self { upstreams, limit }
+    }
+}
+
+impl Environment for ListenerEnvironment {
+    fn call(
+        &self,
+        upstream: usize,
+        request: Request<Pieces>,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'static, CallResult> {
+        let Some(upstream) = self.upstreams.get(upstream).map(Rc::clone) else {
+            return Box::pin(std::future::ready(Err(CallFault::Unreachable)));
+        };
+        let called = call(upstream, request, timeout, self.limit);
+        Box::pin(async move {
+            tokio::time::timeout(timeout, called).await.unwrap_or(Err(CallFault::Timeout))
+        })
+    }
+
+    fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep_until(Instant::now() + time))
+    }
+
+    fn healthy(&self, upstream: usize) -> bool {
+        self.upstreams.get(upstream).is_some_and(|upstream| upstream.standing.healthy())
+    }
+
+    fn active(&self, upstream: usize) -> u32 {
+        self.upstreams.get(upstream).map_or(0, |upstream| upstream.active.get())
+    }
+}
+
+async fn call(
+    upstream: Rc<Upstream>,
+    request: Request<Pieces>,
+    timeout: Duration,
+    limit: usize,
+) -> CallResult {
+    let (mut parts, pieces) = request.into_parts();
+    let config = &upstream.route.config;
+    let host = http::HeaderValue::from_str(&config.address.to_string())
+        .map_err(|_| CallFault::Unreachable)?;
+    rules::own(&mut parts);
+    rules::address(&mut parts, config.http2, config.tls.is_some(), &host);
+    let request = Request::from_parts(parts, RequestBody::pieces(pieces));
+    let answered = upstream.send(request, None, None).await.map_err(|failed| match failed.why {
+        Unanswered::Connect { slow: true } | Unanswered::Slow => CallFault::Timeout,
+        Unanswered::NotHttp => CallFault::NotHttp,
+        Unanswered::Connect { .. } | Unanswered::Reset | Unanswered::Body => CallFault::Unreachable,
+    })?;
+    let (mut parts, incoming) = answered.response.into_parts();
+    upstream.counters.responses.count(parts.status);
+    rules::answered(&mut parts);
+    let mut body =
+        pin!(Download::new(incoming, answered.link, Rc::clone(&upstream), timeout, true));
+    let mut all = BytesMut::new();
+    std::future::poll_fn(|cx| std::task::Poll::Ready(body.settle(cx))).await;
+    while !body.is_end_stream() {
+        match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if all.len() + data.len() > limit {
+                        return Err(CallFault::TooLong);
+                    }
+                    all.extend_from_slice(data);
+                }
+            }
+            Some(Err(_)) => return Err(CallFault::Unreachable),
+            None => break,
+        }
+    }
+    let body: Bytes = all.freeze();
+    Ok(Response::from_parts(parts, body))
+}

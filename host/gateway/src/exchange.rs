@@ -1,0 +1,311 @@
+//! A request's way: rules, chain, upstream, chain, rules.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::chain::{Direction, Ended, Pieces, Step};
+use crate::client::Client;
+use crate::fault::Fault;
+use crate::filter::Filtered;
+use crate::finish::Finish;
+use crate::forward::{self, Forwarding};
+use crate::link::Unanswered;
+use crate::listener::Site;
+use crate::request_body::{Progress, RequestBody, Upload};
+use crate::response_body::{Download, ResponseBody, Source};
+use crate::rules::{self, Asked};
+use crate::statistics::Failure;
+use crate::upgrade::Upgraded;
+use crate::upstream::{Answered, Upstream};
+
+/// What becomes of an exchange.
+enum Outcome {
+    /// An upstream's response.
+    Response(response::Parts, Source),
+    /// A function's.
+    Answer(Response<Pieces>),
+    /// The gateway's own.
+    Status(StatusCode),
+    /// The connection changes to another protocol.
+    Upgrade(response::Parts, Box<Upgrading>),
+    /// None.
+    Reset,
+}
+
+/// The upstream's side of a connection that changes to another protocol.
+struct Upgrading {
+    stream: crate::stream::Stream,
+    early: Bytes,
+    open: crate::link::Open,
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// The stream or connection is to be cut off.
+pub(crate) async fn handle(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let site = client.listener.site();
+    let mut finish = Finish::new(Rc::clone(&site), Rc::clone(&client.pulse));
+    let requests = client.requests.get() + 1;
+    client.requests.set(requests);
+    let (parts, incoming) = request.into_parts();
+    let http1 = parts.version != Version::HTTP_2;
+    let mut close = requests >= site.plan.config.limits.requests_per_connection;
+    let (mut parts, source) = match pass(&client, &site, &mut finish, parts, incoming).await {
+        Outcome::Response(parts, source) => (parts, source),
+        Outcome::Answer(answer) => {
+            finish.whole_is(Ended::Answered);
+            let (parts, mut pieces) = answer.into_parts();
+            pieces.retain(|piece| !piece.is_empty());
+            pieces.reverse();
+            (parts, Source::Pieces(pieces))
+        }
+        Outcome::Status(status) => {
+            close |= status == StatusCode::REQUEST_TIMEOUT;
+            (status_parts(status), Source::Pieces(status_text(status)))
+        }
+        Outcome::Upgrade(parts, upgrading) => {
+            finish.answered(parts.status);
+            let Upgrading { stream, early, open } = *upgrading;
+            *client.upgraded.borrow_mut() = Some(Upgraded::new(stream, early, open, finish));
+            return Ok(Response::from_parts(parts, ResponseBody::uncounted()));
+        }
+        Outcome::Reset => {
+            finish.failed(Failure::Function);
+            finish.ends(Ended::Reset);
+            finish.cut();
+            return Err(Fault::Reset);
+        }
+    };
+    finish.answered(parts.status);
+    if close && http1 {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(Response::from_parts(parts, ResponseBody::new(source, finish)))
+}
+
+fn status_parts(status: StatusCode) -> response::Parts {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    parts
+}
+
+fn status_text(status: StatusCode) -> Pieces {
+    let reason = status.canonical_reason().unwrap_or("Error");
+    Pieces::from_iter([Bytes::from_static(reason.as_bytes()), Bytes::from_static(b"\n")])
+}
+
+async fn pass(
+    client: &Rc<Client>,
+    site: &Rc<Site>,
+    finish: &mut Finish,
+    mut parts: request::Parts,
+    incoming: Incoming,
+) -> Outcome {
+    let version = parts.version;
+    let asked = match rules::received(&mut parts) {
+        Ok(asked) => asked,
+        Err(refused) => {
+            tracing::debug!(client = %client.origin.client, why = refused.why, "request refused");
+            finish.failed(Failure::Refused);
+            finish.whole_is(Ended::Answered);
+            return Outcome::Status(refused.status);
+        }
+    };
+    let length = if incoming.is_end_stream() { Some(0) } else { incoming.size_hint().exact() };
+    if let (Some(length), Some(limit)) = (length, site.plan.config.limits.body)
+        && length > limit
+    {
+        finish.failed(Failure::Refused);
+        finish.whole_is(Ended::Answered);
+        return Outcome::Status(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    if let Some(chain) = &site.chain {
+        let exchange = if asked.upgrade.is_none() {
+            chain.open(&client.origin)
+        } else {
+            let mut origin = client.origin.clone();
+            origin.upgrade = true;
+            chain.open(&origin)
+        };
+        finish.exchange = Some(exchange.clone());
+        if site.interests.request_head {
+            match exchange.request_head(&mut parts, length).await {
+                Step::Continue => (),
+                Step::Answer(answer) => return Outcome::Answer(answer),
+                Step::Reset => return Outcome::Reset,
+            }
+        }
+    }
+    let (body, progress) = match request_body(site, finish, &mut parts, incoming, length).await {
+        Ok(body) => body,
+        Err(outcome) => return outcome,
+    };
+    rules::forward(&mut parts, version, &asked, &client.forwarded);
+    let method = parts.method.clone();
+    let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
+    match forward::send(&forwarding, finish, parts, body).await {
+        Ok((upstream, answered)) => {
+            respond(client, site, finish, &asked, &method, upstream, answered).await
+        }
+        Err(why) => unanswered(finish, &why, progress.as_deref()),
+    }
+}
+
+/// The body for the upstream. If the chain wants it, some of it has been let go, or it has ended.
+async fn request_body(
+    site: &Site,
+    finish: &Finish,
+    parts: &mut request::Parts,
+    incoming: Incoming,
+    length: Option<u64>,
+) -> Result<(RequestBody, Option<Rc<Progress>>), Outcome> {
+    if length == Some(0) {
+        return Ok((RequestBody::Empty, None));
+    }
+    let config = &site.plan.config;
+    let progress = Progress::new();
+    let (limit, patience) = (config.limits.body, config.timeouts.body);
+    let upload = Upload::new(incoming, limit, patience, Rc::clone(&progress));
+    let wanted = finish.exchange.as_ref().filter(|exchange| {
+        site.interests.request_body && !exchange.done(Direction::Request)
+    });
+    let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
+        return Ok((RequestBody::Upload(Box::new(upload)), Some(progress)));
+    };
+    let piece_max = chain.piece_max();
+    let mut filtered = Filtered::new(upload, exchange.clone(), Direction::Request, piece_max);
+    if let Err(fault) = filtered.prime().await {
+        return Err(fault_outcome(finish, fault, filtered.take_answer()));
+    }
+    parts.headers.remove(CONTENT_LENGTH);
+    if filtered.is_end_stream() {
+        return Ok((RequestBody::Empty, Some(progress)));
+    }
+    Ok((RequestBody::Filtered(Box::new(filtered), Rc::clone(&progress)), Some(progress)))
+}
+
+/// What becomes of an exchange whose request's body ended before its time.
+fn fault_outcome(finish: &Finish, fault: Fault, answer: Option<Response<Pieces>>) -> Outcome {
+    let (failure, status) = match fault {
+        Fault::Answered => return answer.map_or(Outcome::Reset, Outcome::Answer),
+        Fault::Reset => return Outcome::Reset,
+        Fault::ClientSlow => (Failure::ClientSlow, StatusCode::REQUEST_TIMEOUT),
+        Fault::TooLarge => (Failure::Refused, StatusCode::PAYLOAD_TOO_LARGE),
+        Fault::Client | Fault::Upstream | Fault::UpstreamSlow => {
+            (Failure::Refused, StatusCode::BAD_REQUEST)
+        }
+    };
+    finish.failed(failure);
+    Outcome::Status(status)
+}
+
+fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>) -> Outcome {
+    finish.whole_is(Ended::UpstreamFailed);
+    let (failure, status) = match why {
+        Unanswered::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
+        Unanswered::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
+        Unanswered::Reset => (Failure::Reset, StatusCode::BAD_GATEWAY),
+        Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
+        Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
+        Unanswered::Body => {
+            finish.whole_is(Ended::Answered);
+            let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
+            let answer = progress.and_then(|p| p.answer.borrow_mut().take());
+            return fault_outcome(finish, fault, answer);
+        }
+    };
+    finish.failed(failure);
+    Outcome::Status(status)
+}
+
+/// An upstream's response on its way to the client.
+async fn respond(
+    client: &Client,
+    site: &Site,
+    finish: &mut Finish,
+    asked: &Asked,
+    method: &Method,
+    upstream: Rc<Upstream>,
+    answered: Answered,
+) -> Outcome {
+    let Answered { response, link } = answered;
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let (Some(link), Some(_)) = (link, &asked.upgrade) else {
+            return unanswered(finish, &Unanswered::NotHttp, None);
+        };
+        let protocol = parts.headers.get(UPGRADE).cloned();
+        rules::answered(&mut parts);
+        if let Some(step) = response_head(site, finish, &mut parts, Some(0)).await {
+            return step;
+        }
+        let (stream, early, open) = link.upgraded().await;
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            parts.headers.insert(UPGRADE, protocol);
+        }
+        return Outcome::Upgrade(parts, Box::new(Upgrading { stream, early, open }));
+    }
+    rules::answered(&mut parts);
+    let (patience, keep) =
+        (site.plan.config.timeouts.response, site.told(&client.origin).is_none());
+    let mut download = Download::new(incoming, link, upstream, patience, keep);
+    let ended = download.is_end_stream() || rules::bodiless(method, parts.status);
+    if ended {
+        poll_fn(|cx| Poll::Ready(download.settle(cx))).await;
+    }
+    let length = if ended { Some(0) } else { download.size_hint().exact() };
+    if let Some(step) = response_head(site, finish, &mut parts, length).await {
+        return step;
+    }
+    if ended {
+        return Outcome::Response(parts, Source::Empty);
+    }
+    let wanted = finish.exchange.as_ref().filter(|exchange| {
+        site.interests.response_body && !exchange.done(Direction::Response)
+    });
+    let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
+        return Outcome::Response(parts, Source::Download(download));
+    };
+    let piece_max = chain.piece_max();
+    let mut filtered = Filtered::new(download, exchange.clone(), Direction::Response, piece_max);
+    if !rules::streams(&parts.headers)
+        && let Err(fault) = filtered.prime().await
+    {
+        return match (fault, filtered.take_answer()) {
+            (Fault::Answered, Some(answer)) => Outcome::Answer(answer),
+            (Fault::Upstream, _) => unanswered(finish, &Unanswered::Reset, None),
+            (Fault::UpstreamSlow, _) => unanswered(finish, &Unanswered::Slow, None),
+            _ => Outcome::Reset,
+        };
+    }
+    parts.headers.remove(CONTENT_LENGTH);
+    Outcome::Response(parts, Source::Filtered(Box::new(filtered)))
+}
+
+/// Shows the chain a response's head, if it wants to see it.
+async fn response_head(
+    site: &Site,
+    finish: &Finish,
+    parts: &mut response::Parts,
+    length: Option<u64>,
+) -> Option<Outcome> {
+    let exchange = finish.exchange.as_ref().filter(|_| site.interests.response_head)?;
+    match exchange.response_head(parts, length).await {
+        Step::Continue => None,
+        Step::Answer(answer) => Some(Outcome::Answer(answer)),
+        Step::Reset => Some(Outcome::Reset),
+    }
+}

@@ -1,0 +1,101 @@
+//! The end of an exchange, whichever way it comes: counted, and told to the chain.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::chain::{Ended, Exchange};
+use crate::listener::Site;
+use crate::statistics::Failure;
+use crate::stream::Pulse;
+use crate::upstream::Upstream;
+
+/// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
+pub(crate) struct Finish {
+    pub(crate) site: Rc<Site>,
+    pulse: Rc<Pulse>,
+    pub(crate) exchange: Option<Exchange>,
+    upstream: Option<Rc<Upstream>>,
+    began: Instant,
+    head: Option<Duration>,
+    how: Ended,
+    /// How it ends if all of the response is delivered.
+    whole: Ended,
+}
+
+impl Finish {
+    pub(crate) fn new(site: Rc<Site>, pulse: Rc<Pulse>) -> Self {
+        site.counters.requests.add(1);
+        site.counters.active.add(1);
+        pulse.active.set(pulse.active.get() + 1);
+        let (began, how) = (Instant::now(), Ended::ClientGone);
+        let whole = Ended::Delivered;
+        Self { site, pulse, exchange: None, upstream: None, began, head: None, how, whole }
+    }
+
+    /// This upstream has it now.
+    pub(crate) fn at(&mut self, upstream: &Rc<Upstream>) {
+        self.leave();
+        upstream.active.set(upstream.active.get() + 1);
+        upstream.counters.active.add(1);
+        self.upstream = Some(Rc::clone(upstream));
+    }
+
+    fn leave(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            upstream.active.set(upstream.active.get() - 1);
+            upstream.counters.active.sub(1);
+        }
+    }
+
+    /// A response's head leaves.
+    pub(crate) fn answered(&mut self, status: http::StatusCode) {
+        let time = self.began.elapsed();
+        self.head = Some(time);
+        self.site.counters.responses.count(status);
+        self.site.counters.latency.record(time);
+    }
+
+    /// How it ends.
+    pub(crate) fn ends(&mut self, how: Ended) {
+        self.how = how;
+    }
+
+    /// How it ends if all of the response is delivered.
+    pub(crate) fn whole_is(&mut self, whole: Ended) {
+        self.whole = whole;
+    }
+
+    /// All of the response is delivered.
+    pub(crate) fn delivered(&mut self) {
+        self.how = self.whole;
+    }
+
+    /// Something went wrong.
+    pub(crate) fn failed(&self, failure: Failure) {
+        self.site.counters.failures.count(failure);
+    }
+
+    /// The client must see that something is missing.
+    pub(crate) fn cut(&self) {
+        self.pulse.cut.set(true);
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.leave();
+        self.site.counters.active.sub(1);
+        self.pulse.active.set(self.pulse.active.get() - 1);
+        self.pulse.quiet_since.set(Instant::now());
+        self.pulse.heard.set(false);
+        if self.how == Ended::ClientGone {
+            self.site.counters.failures.count(Failure::ClientGone);
+        }
+        if let Some(exchange) = self.exchange.take() {
+            let upstream = self.upstream.as_ref().map(|upstream| upstream.index);
+            exchange.end(self.how, upstream, self.head.unwrap_or_else(|| self.began.elapsed()));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The handle of a running gateway: listeners come, change and go while it runs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::time::Instant;
+
+use crate::config::{GatewayConfig, ListenerConfig, Protocol};
+use crate::counters::{ListenerCounters, UpstreamCounters};
+use crate::error::GatewayError;
+use crate::health::Standing;
+use crate::keeper::{Errand, Keeper};
+use crate::listener::{Plan, ThreadCounters};
+use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
+use crate::thread::{Command, Handle};
+use crate::tls::{self, Certificates};
+
+/// Connections that the kernel accepts before the gateway does.
+const BACKLOG: i32 = 4096;
+
+/// A running gateway. When it is dropped, all connections are cut off; [`Gateway::drain`] first lets them end.
+pub struct Gateway {
+    via: [HeaderValue; 3],
+    threads: Vec<Handle>,
+    keeper: Keeper,
+    listeners: Mutex<BTreeMap<String, Entry>>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+/// A listener.
+struct Entry {
+    plan: Arc<Plan>,
+    /// Addresses as they were asked for, with those that were got.
+    bound: Vec<(SocketAddr, SocketAddr)>,
+    counters: Vec<Arc<ListenerCounters>>,
+    upstreams: BTreeMap<SocketAddr, UpstreamEntry>,
+}
+
+/// An upstream of a listener. It is kept when the listener changes, and comes back with what was counted.
+#[derive(Clone)]
+struct UpstreamEntry {
+    standing: Arc<Standing>,
+    counters: Vec<Arc<UpstreamCounters>>,
+}
+
+impl Gateway {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// A thread could not be started, or the configuration is wrong.
+    pub fn start(config: GatewayConfig) -> Result<Self, GatewayError> {
+        let wrong = |what: String| GatewayError::Config { listener: "(all)".to_owned(), what };
+        if config.threads == 0 {
+            return Err(wrong("threads = 0: at least one is needed".to_owned()));
+        }
+        let via = |version: &str| {
+            HeaderValue::from_str(&format!("{version} {}", config.via))
+                .map_err(|_| wrong(format!("via = {:?}: not a token", config.via)))
+        };
+        let via = [via("1.0")?, via("1.1")?, via("2")?];
+        let threads = (0..config.threads).map(Handle::start).collect::<Result<_, _>>();
+        let threads = threads.map_err(GatewayError::Thread)?;
+        let keeper = Keeper::start().map_err(GatewayError::Thread)?;
+        Ok(Self { via, threads, keeper, listeners: Mutex::default() })
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a listener, or changes the one of this name. Sockets of addresses that stay are kept; connections go on, and their next
+    /// requests follow the new configuration.
+    ///
+    /// # Errors
+    /// What is wrong; then all is as before, except that a thread whose chain was made follows the new configuration already
+    /// when another thread's was not.
+    pub fn set(&self, config: ListenerConfig) -> Result<(), GatewayError> {
+        check(&config)?;
+        let tls = Certificates::new(&config.certificates, config.protocol)?;
+        let listener = config.name.clone();
+        let mut routes = Vec::new();
+        for upstream in &config.upstreams {
+            routes.push(tls::route(&listener, upstream)?);
+        }
+        let mut listeners = self.listeners();
+        let old = listeners.get(&listener);
+        let mut upstreams = old.map(|old| old.upstreams.clone()).unwrap_or_default();
+        upstreams.retain(|address, _| config.upstreams.iter().any(|u| u.address == *address));
+        for upstream in &config.upstreams {
+            upstreams.entry(upstream.address).or_insert_with(|| self.upstream());
+        }
+        let counters = match old {
+            Some(old) => old.counters.clone(),
+            None => self.threads.iter().map(|_| Arc::default()).collect(),
+        };
+        let mut bound: Vec<(SocketAddr, SocketAddr)> =
+            old.map(|old| old.bound.clone()).unwrap_or_default();
+        bound.retain(|(asked, _)| config.addresses.contains(asked));
+        let mut sockets: Vec<Vec<(SocketAddr, TcpListener)>> =
+            self.threads.iter().map(|_| Vec::new()).collect();
+        for &asked in &config.addresses {
+            if bound.iter().any(|(address, _)| *address == asked) {
+                continue;
+            }
+            let mut address = asked;
+            for sockets in &mut sockets {
+                let listened = listen(address).and_then(|s| s.local_addr().map(|a| (s, a)));
+                let (socket, got) = listened.map_err(|error| GatewayError::Listen {
+                    listener: listener.clone(),
+                    address,
+                    error,
+                })?;
+                address = got;
+                sockets.push((asked, socket));
+            }
+            bound.push((asked, address));
+        }
+        let standing = |u: &crate::config::UpstreamConfig| {
+            upstreams.get(&u.address).map(|entry| Arc::clone(&entry.standing)).unwrap_or_default()
+        };
+        let plan = Arc::new(Plan {
+            standings: config.upstreams.iter().map(standing).collect(),
+            routes,
+            tls,
+            connections: match old {
+                Some(old) => Arc::clone(&old.plan.connections),
+                None => Arc::new(AtomicUsize::new(0)),
+            },
+            via: self.via.clone(),
+            config,
+        });
+        let entry = Entry { plan: Arc::clone(&plan), bound, counters, upstreams };
+        self.tell(&entry, sockets)?;
+        let _ = self.keeper.errands.send(Errand::Keep(plan));
+        listeners.insert(listener, entry);
+        Ok(())
+    }
+
+    fn upstream(&self) -> UpstreamEntry {
+        let counters = self.threads.iter().map(|_| Arc::default()).collect();
+        UpstreamEntry { standing: Arc::default(), counters }
+    }
+
+    /// Tells every thread of a listener, and waits until it follows.
+    fn tell(
+        &self,
+        entry: &Entry,
+        sockets: Vec<Vec<(SocketAddr, TcpListener)>>,
+    ) -> Result<(), GatewayError> {
+        for (number, (thread, sockets)) in self.threads.iter().zip(sockets).enumerate() {
+            let upstreams = entry.plan.config.upstreams.iter();
+            let counters = ThreadCounters {
+                listener: Arc::clone(&entry.counters[number]),
+                upstreams: upstreams
+                    .filter_map(|u| entry.upstreams.get(&u.address))
+                    .map(|upstream| Arc::clone(&upstream.counters[number]))
+                    .collect(),
+            };
+            let (answer, answered) = sync_channel(1);
+            let plan = Arc::clone(&entry.plan);
+            let _ = thread.commands.send(Command::Set { plan, counters, sockets, answer });
+            match answered.recv() {
+                Ok(Ok(())) => (),
+                Ok(Err(what)) => {
+                    let listener = entry.plan.config.name.clone();
+                    return Err(GatewayError::Chain { listener, what });
+                }
+                Err(_) => return Err(GatewayError::Thread(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a listener away. Its connections end when they have done what they are doing; after this time they are cut off.
+    /// Returns when there are none.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn remove(&self, name: &str, time: Duration) -> Result<(), GatewayError> {
+        if self.listeners().remove(name).is_none() {
+            return Err(GatewayError::Unknown(name.to_owned()));
+        }
+        let _ = self.keeper.errands.send(Errand::Forget(name.to_owned()));
+        self.remove_all(vec![name.to_owned()], time);
+        Ok(())
+    }
+
+    /// Takes all listeners away, as [`Self::remove`] does.
+    pub fn drain(&self, time: Duration) {
+        let names: Vec<String> = std::mem::take(&mut *self.listeners()).into_keys().collect();
+        for name in &names {
+            let _ = self.keeper.errands.send(Errand::Forget(name.clone()));
+        }
+        self.remove_all(names, time);
+    }
+
+    fn remove_all(&self, names: Vec<String>, time: Duration) {
+        let deadline = Instant::now() + time;
+        let mut waiting = Vec::new();
+        for name in names {
+            for thread in &self.threads {
+                let (answer, answered) = sync_channel(1);
+                let name = name.clone();
+                let _ = thread.commands.send(Command::Remove { name, deadline, answer });
+                waiting.push(answered);
+            }
+        }
+        for answered in waiting {
+            // A thread that has ended has no connections either.
+            let _ = answered.recv();
+        }
+    }
+
+    /// The addresses a listener listens at, with the ports it got.
+    #[must_use]
+    pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
+        let listeners = self.listeners();
+        let bound = listeners.get(name).map(|entry| entry.bound.as_slice()).unwrap_or_default();
+        bound.iter().map(|(_, got)| *got).collect()
+    }
+
+    /// Reads all certificates again.
+    ///
+    /// # Errors
+    /// Those that are no good; the listeners they belong to keep the ones they have.
+    pub fn reload(&self) -> Result<(), Vec<GatewayError>> {
+        let listeners = self.listeners();
+        let certificates = listeners.values().filter_map(|entry| entry.plan.tls.as_ref());
+        let errors: Vec<_> = certificates.filter_map(|c| c.reload().err()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Runs something on a thread, between two events of its connections; it must not block. For what a chain on that thread is
+    /// to be told.
+    pub fn run_on(&self, thread: usize, work: impl FnOnce() + Send + 'static) {
+        if let Some(thread) = self.threads.get(thread) {
+            let _ = thread.commands.send(Command::Run(Box::new(work)));
+        }
+    }
+
+    /// What was counted. Listeners that were taken away are not in it.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let listeners = self.listeners();
+        Statistics { listeners: listeners.iter().map(|(name, entry)| entry.read(name)).collect() }
+    }
+}
+
+impl Entry {
+    fn read(&self, name: &str) -> ListenerStatistics {
+        let mut read = ListenerStatistics { name: name.to_owned(), ..Default::default() };
+        for counters in &self.counters {
+            read.add(counters);
+        }
+        for upstream in &self.plan.config.upstreams {
+            let Some(entry) = self.upstreams.get(&upstream.address) else { continue };
+            let mut of = UpstreamStatistics::new(upstream.address, entry.standing.healthy());
+            for counters in &entry.counters {
+                of.add(counters);
+            }
+            read.upstreams.push(of);
+        }
+        read.certificates = self.plan.tls.as_ref().map(|tls| tls.status()).unwrap_or_default();
+        read
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.keeper.errands.send(Errand::Stop);
+        for thread in &self.threads {
+            let _ = thread.commands.send(Command::Stop);
+        }
+        let threads = self.threads.iter_mut().filter_map(|handle| handle.thread.take());
+        for thread in threads.chain(self.keeper.thread.take()) {
+            // One that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A socket that listens beside others at the same address.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(SocketProtocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
+    let wrong = |what: &str| {
+        Err(GatewayError::Config { listener: config.name.clone(), what: what.to_owned() })
+    };
+    if config.addresses.is_empty() {
+        return wrong("no address: name at least one, as in 0.0.0.0:8080");
+    }
+    if config.upstreams.is_empty() && config.chain.is_none() {
+        return wrong("neither an upstream nor a chain that could answer: name one");
+    }
+    for (i, upstream) in config.upstreams.iter().enumerate() {
+        if config.upstreams[..i].iter().any(|u| u.address == upstream.address) {
+            return wrong(&format!("upstream {} is named twice: give it a weight", upstream.address));
+        }
+        if upstream.http2 && config.upstream_proxy_protocol.is_some() {
+            return wrong("an HTTP/2 connection is shared by clients: no PROXY protocol towards it");
+        }
+        if upstream.http2 && config.protocol == Protocol::Tcp {
+            return wrong("http2 is for listeners whose protocol is http");
+        }
+    }
+    let t = &config.timeouts;
+    for (name, period) in [
+        ("header", t.header),
+        ("body", t.body),
+        ("connect", t.connect),
+        ("response", t.response),
+        ("idle", t.idle),
+        ("upstream-idle", t.upstream_idle),
+    ] {
+        if period.is_zero() {
+            return wrong(&format!("timeouts.{name} = 0: give it a period, as in 10s"));
+        }
+    }
+    if config.limits.connections == 0 || config.limits.streams == 0 || config.limits.head == 0 {
+        return wrong("a limit of 0 connections, streams or bytes of a head lets nothing through");
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The keeper: a thread beside the gateway's own that looks at upstreams and at the files of certificates, once for all threads.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
+
+use http::{Request, StatusCode};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::config::HealthCheck;
+use crate::counters::Traffic;
+use crate::dial::Route;
+use crate::health::Standing;
+use crate::listener::Plan;
+use crate::request_body::RequestBody;
+use crate::rules;
+use crate::thread::LocalExecutor;
+use crate::tls::Certificates;
+
+/// Between two looks at the files of certificates.
+const FILES: Duration = Duration::from_secs(3);
+
+/// What the keeper is told.
+pub(crate) enum Errand {
+    /// Look after this plan, instead of the one of the same name before it.
+    Keep(Arc<Plan>),
+    /// No more.
+    Forget(String),
+    /// The end.
+    Stop,
+}
+
+/// The keeper's thread and the way to tell it something.
+pub(crate) struct Keeper {
+    pub(crate) errands: mpsc::UnboundedSender<Errand>,
+    pub(crate) thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (errands, receiver) = mpsc::unbounded_channel();
+        let thread = thread::Builder::new().name("gateway-keeper".to_owned()).spawn(move || {
+            LocalSet::new().block_on(&runtime, run(receiver));
+        })?;
+        Ok(Self { errands, thread: Some(thread) })
+    }
+}
+
+async fn run(mut errands: mpsc::UnboundedReceiver<Errand>) {
+    let mut kept: HashMap<String, Vec<JoinHandle<()>>> = HashMap::new();
+    while let Some(errand) = errands.recv().await {
+        let (name, tasks) = match errand {
+            Errand::Keep(plan) => (plan.config.name.clone(), keep(&plan)),
+            Errand::Forget(name) => (name, Vec::new()),
+            Errand::Stop => return,
+        };
+        for task in kept.remove(&name).into_iter().flatten() {
+            task.abort();
+        }
+        if !tasks.is_empty() {
+            kept.insert(name, tasks);
+        }
+    }
+}
+
+fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
+    let mut tasks = Vec::new();
+    if let Some(certificates) = &plan.tls {
+        tasks.push(tokio::task::spawn_local(watch(Arc::clone(certificates))));
+    }
+    if let Some(check) = &plan.config.health {
+        for (route, standing) in plan.routes.iter().zip(&plan.standings) {
+            let (route, standing) = (Arc::clone(route), Arc::clone(standing));
+            tasks.push(tokio::task::spawn_local(look_after(route, standing, check.clone())));
+        }
+    } else {
+        for standing in &plan.standings {
+            standing.checked(true);
+        }
+    }
+    tasks
+}
+
+/// Reads certificates again when their files change.
+async fn watch(certificates: Arc<Certificates>) {
+    loop {
+        tokio::time::sleep(FILES).await;
+        if certificates.stale()
+            && let Err(error) = certificates.reload()
+        {
+            tracing::error!(%error, "certificates stay those they were");
+        }
+    }
+}
+
+/// Looks at an upstream, again and again.
+async fn look_after(route: Arc<Route>, standing: Arc<Standing>, check: HealthCheck) {
+    let (mut good, mut bad) = (0, 0);
+    loop {
+        let look = look(&route, &check);
+        if matches!(tokio::time::timeout(check.timeout, look).await, Ok(true)) {
+            (good, bad) = (good + 1, 0);
+            if good == check.healthy {
+                standing.checked(true);
+            }
+        } else {
+            (good, bad) = (0, bad + 1);
+            if bad == check.unhealthy {
+                tracing::warn!(upstream = %route.config.address, "unhealthy");
+                standing.checked(false);
+            }
+        }
+        tokio::time::sleep(check.interval).await;
+    }
+}
+
+/// Whether an upstream is well.
+async fn look(route: &Route, check: &HealthCheck) -> bool {
+    let traffic = Arc::new(Traffic::default());
+    let connected = route.connect(None, &traffic, check.timeout, check.timeout).await;
+    let Ok(stream) = connected else { return false };
+    let Some(path) = &check.path else { return true };
+    let host = check.host.clone().unwrap_or_else(|| route.config.address.to_string());
+    let request = Request::get(path.as_str()).header("host", &host).body(RequestBody::Empty);
+    let (Ok(request), Ok(host)) = (request, http::HeaderValue::from_str(&host)) else {
+        return false;
+    };
+    let (mut parts, body) = request.into_parts();
+    rules::address(&mut parts, route.config.http2, route.config.tls.is_some(), &host);
+    let request = Request::from_parts(parts, body);
+    let stream = TokioIo::new(stream);
+    let status = if route.config.http2 {
+        let Ok((mut sender, connection)) = http2::handshake(LocalExecutor, stream).await else {
+            return false;
+        };
+        status(connection, sender.send_request(request)).await
+    } else {
+        let Ok((mut sender, connection)) = http1::handshake(stream).await else { return false };
+        status(connection, sender.send_request(request)).await
+    };
+    status.is_some_and(|status| status.as_u16() < 400)
+}
+
+/// Drives a connection until its response is there.
+async fn status<B>(
+    connection: impl Future,
+    response: impl Future<Output = hyper::Result<http::Response<B>>>,
+) -> Option<StatusCode> {
+    let (mut connection, mut response) = (pin!(connection), pin!(response));
+    let mut over = false;
+    poll_fn(|cx| {
+        over = over || connection.as_mut().poll(cx).is_ready();
+        response.as_mut().poll(cx)
+    })
+    .await
+    .ok()
+    .map(|response| response.status())
+}

@@ -1,0 +1,173 @@
+//! An HTTP/1.1 connection to an upstream.
+//!
+//! Owns: driving hyper's connection within the task that has the exchange: no task of its own, so no handing over between tasks on a
+//! request's way. While idle, nobody drives it; whoever takes it looks first whether it has ended.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::counters::UpstreamCounters;
+use crate::request_body::{Progress, RequestBody};
+use crate::stream::Stream;
+use crate::timer::Deadline;
+
+/// Why there is no response.
+pub(crate) enum Unanswered {
+    /// No connection; whether it was for the time.
+    Connect { slow: bool },
+    /// The connection was lost before the response began.
+    Reset,
+    /// Nothing in time.
+    Slow,
+    /// What was answered is not HTTP.
+    NotHttp,
+    /// The request's body ended before its time; its progress says why.
+    Body,
+}
+
+/// A failed attempt.
+pub(crate) struct Failed {
+    pub(crate) why: Unanswered,
+    /// The request, if nothing of it was sent.
+    pub(crate) unsent: Option<Request<RequestBody>>,
+    /// The connection had been idle: that it is lost says nothing about the upstream.
+    pub(crate) stale: bool,
+}
+
+impl Failed {
+    pub(crate) fn new(why: Unanswered, unsent: Option<Request<RequestBody>>) -> Self {
+        Self { why, unsent, stale: false }
+    }
+
+    pub(crate) fn of(error: &hyper::Error, unsent: Option<Request<RequestBody>>) -> Self {
+        let why = if error.is_user() {
+            Unanswered::Body
+        } else if error.is_parse() || error.is_parse_too_large() {
+            Unanswered::NotHttp
+        } else {
+            Unanswered::Reset
+        };
+        Self::new(why, unsent)
+    }
+}
+
+/// See the module.
+pub(crate) struct Link {
+    sender: http1::SendRequest<RequestBody>,
+    connection: http1::Connection<TokioIo<Stream>, RequestBody>,
+    /// The connection's future has ended and must not be polled again.
+    over: bool,
+    deadline: Deadline,
+    open: Open,
+    /// It has had a request before.
+    used: bool,
+    /// When it became idle.
+    pub(crate) idle_since: Instant,
+}
+
+/// A connection that is counted as open.
+pub(crate) struct Open(Arc<UpstreamCounters>);
+
+impl Open {
+    pub(crate) fn new(counters: &Arc<UpstreamCounters>) -> Self {
+        counters.connected.add(1);
+        counters.open.add(1);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.sub(1);
+    }
+}
+
+impl Link {
+    /// Begins HTTP/1.1 on a connection.
+    pub(crate) async fn new(
+        builder: &http1::Builder,
+        stream: Stream,
+        open: Open,
+    ) -> hyper::Result<Self> {
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let (deadline, idle_since) = (Deadline::default(), Instant::now());
+        Ok(Self { sender, connection, over: false, deadline, open, used: false, idle_since })
+    }
+
+    /// Reads and writes what can be.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.over && self.connection.poll_without_shutdown(cx).is_ready() {
+            self.over = true;
+        }
+    }
+
+    /// Whether it can have the next request.
+    pub(crate) fn usable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        !self.over && self.sender.is_ready()
+    }
+
+    /// Whether so much time has passed.
+    pub(crate) fn expired(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
+        self.deadline.expired(cx, at)
+    }
+
+    /// Sends a request and waits for the response's head.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        progress: Option<&Progress>,
+        timeout: Duration,
+    ) -> Result<Response<Incoming>, Failed> {
+        let (began, used) = (Instant::now(), std::mem::replace(&mut self.used, true));
+        let mut response = pin!(self.sender.try_send_request(request));
+        poll_fn(|cx| {
+            if !self.over && self.connection.poll_without_shutdown(cx).is_ready() {
+                self.over = true;
+            }
+            // Only driving the connection, above, brings a response: there is nobody to be woken by.
+            match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
+                Poll::Ready(Err(mut error)) => {
+                    let unsent = error.take_message();
+                    let failed = Failed::of(&error.into_error(), unsent);
+                    let stale = used && matches!(failed.why, Unanswered::Reset);
+                    return Poll::Ready(Err(Failed { stale, ..failed }));
+                }
+                Poll::Pending => (),
+            }
+            if self.over {
+                let failed = Failed::new(Unanswered::Reset, None);
+                return Poll::Ready(Err(Failed { stale: used, ..failed }));
+            }
+            let since = progress.map_or(began, |progress| progress.latest.get().max(began));
+            if self.deadline.expired(cx, since + timeout) {
+                return Poll::Ready(Err(Failed::new(Unanswered::Slow, None)));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// After a response with status 101: the connection's bytes.
+    pub(crate) async fn upgraded(mut self: Box<Self>) -> (Stream, Bytes, Open) {
+        poll_fn(|cx| {
+            self.drive(cx);
+            if self.over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let Self { connection, open, .. } = *self;
+        let parts = connection.into_parts();
+        (parts.io.into_inner(), parts.read_buf, open)
+    }
+}

@@ -1,0 +1,235 @@
+//! A listener: what all threads share of it, and what each has for itself.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Waker};
+
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+use slab::Slab;
+
+use crate::balance::Balance;
+use crate::chain::{Chain, Interests};
+use crate::config::ListenerConfig;
+use crate::counters::{ListenerCounters, UpstreamCounters};
+use crate::dial::{Route, Told};
+use crate::environment::ListenerEnvironment;
+use crate::health::Standing;
+use crate::thread::LocalExecutor;
+use crate::tls::Certificates;
+use crate::upstream::Upstream;
+
+/// A listener's configuration with all that its threads share.
+pub(crate) struct Plan {
+    pub(crate) config: ListenerConfig,
+    pub(crate) routes: Vec<Arc<Route>>,
+    pub(crate) standings: Vec<Arc<Standing>>,
+    pub(crate) tls: Option<Arc<Certificates>>,
+    /// Connections open, on all threads.
+    pub(crate) connections: Arc<AtomicUsize>,
+    /// `via` for HTTP/1.0, 1.1, 2.
+    pub(crate) via: [HeaderValue; 3],
+}
+
+/// What a thread counts into.
+pub(crate) struct ThreadCounters {
+    pub(crate) listener: Arc<ListenerCounters>,
+    pub(crate) upstreams: Vec<Arc<UpstreamCounters>>,
+}
+
+/// A plan at work on one thread.
+pub(crate) struct Site {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) upstreams: Rc<[Rc<Upstream>]>,
+    pub(crate) balance: Balance,
+    pub(crate) chain: Option<Chain>,
+    pub(crate) interests: Interests,
+    pub(crate) counters: Arc<ListenerCounters>,
+    pub(crate) http1: http1::Builder,
+    pub(crate) http2: http2::Builder<LocalExecutor>,
+    /// `host` for upstreams when the client named none.
+    pub(crate) default_hosts: Vec<HeaderValue>,
+}
+
+impl Site {
+    /// Puts a plan to work.
+    ///
+    /// # Errors
+    /// What the chain's maker said.
+    pub(crate) fn new(
+        thread: usize,
+        plan: Arc<Plan>,
+        counters: ThreadCounters,
+    ) -> Result<Rc<Self>, String> {
+        let config = &plan.config;
+        let upstreams: Rc<[Rc<Upstream>]> = plan
+            .routes
+            .iter()
+            .zip(&plan.standings)
+            .zip(counters.upstreams)
+            .enumerate()
+            .map(|(index, ((route, standing), counters))| {
+                let (route, standing) = (Arc::clone(route), Arc::clone(standing));
+                let (timeouts, limits) = (&config.timeouts, &config.limits);
+                Upstream::new(index, route, standing, counters, timeouts, limits)
+            })
+            .collect();
+        let chain = match &config.chain {
+            Some(factory) => {
+                let limit = config.limits.call_body;
+                let environment = ListenerEnvironment::new(Rc::clone(&upstreams), limit);
+                Some(factory.build(thread, Rc::new(environment))?)
+            }
+            None => None,
+        };
+        let default_hosts = config
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                HeaderValue::from_str(&upstream.address.to_string()).map_err(|e| e.to_string())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Rc::new(Self {
+            balance: Balance::new(config.upstreams.iter().map(|upstream| upstream.weight)),
+            interests: chain.as_ref().map(Chain::interests).unwrap_or_default(),
+            chain,
+            upstreams,
+            counters: counters.listener,
+            http1: http1_builder(config),
+            http2: http2_builder(config),
+            default_hosts,
+            plan,
+        }))
+    }
+
+    /// What an upstream is told of the client's address.
+    pub(crate) fn told(&self, client: &crate::chain::Origin) -> Told {
+        self.plan.config.upstream_proxy_protocol.map(|v| (v, client.client, client.local))
+    }
+}
+
+fn http1_builder(config: &ListenerConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // The connection's task sees to it, without a timer for each request.
+        .header_read_timeout(None)
+        .max_buf_size(config.limits.head.max(8192))
+        .max_header_size(config.limits.head)
+        .max_headers(config.limits.fields)
+        .pipeline_flush(true);
+    builder
+}
+
+fn http2_builder(config: &ListenerConfig) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.limits.streams)
+        .max_header_list_size(u32::try_from(config.limits.head).unwrap_or(u32::MAX))
+        // Floods of streams that are reset at once (CVE-2023-44487) end the connection.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .max_send_buf_size(128 * 1024)
+        .keep_alive_interval(config.timeouts.idle)
+        .keep_alive_timeout(config.timeouts.header);
+    builder
+}
+
+/// A listener on one thread: the plan it follows now, and its connections.
+pub(crate) struct Listener {
+    site: RefCell<Rc<Site>>,
+    clients: RefCell<Slab<Waker>>,
+    draining: Cell<bool>,
+    killed: Cell<bool>,
+}
+
+impl Listener {
+    pub(crate) fn new(site: Rc<Site>) -> Rc<Self> {
+        Rc::new(Self {
+            site: RefCell::new(site),
+            clients: RefCell::default(),
+            draining: Cell::new(false),
+            killed: Cell::new(false),
+        })
+    }
+
+    /// The plan for new requests.
+    pub(crate) fn site(&self) -> Rc<Site> {
+        Rc::clone(&self.site.borrow())
+    }
+
+    /// From now on, new requests follow this one.
+    pub(crate) fn follow(&self, site: Rc<Site>) {
+        *self.site.borrow_mut() = site;
+    }
+
+    /// Connections shall end after what they are doing.
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Connections shall end at once.
+    pub(crate) fn killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    /// Ends connections when they have done what they are doing, or at once.
+    pub(crate) fn drain(&self, kill: bool) {
+        self.draining.set(true);
+        self.killed.set(kill);
+        for (_, waker) in self.clients.borrow().iter() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.borrow().len()
+    }
+
+    /// A new connection; `None` if there are as many as may be.
+    pub(crate) fn admit(self: &Rc<Self>) -> Option<Admission> {
+        let site = self.site();
+        let connections = Arc::clone(&site.plan.connections);
+        if connections.fetch_add(1, Relaxed) >= site.plan.config.limits.connections {
+            connections.fetch_sub(1, Relaxed);
+            site.counters.refused.add(1);
+            return None;
+        }
+        site.counters.accepted.add(1);
+        site.counters.open.add(1);
+        let place = self.clients.borrow_mut().insert(Waker::noop().clone());
+        let counters = Arc::clone(&site.counters);
+        Some(Admission { listener: Rc::clone(self), place, counters, connections })
+    }
+}
+
+/// A connection that is counted.
+pub(crate) struct Admission {
+    listener: Rc<Listener>,
+    place: usize,
+    counters: Arc<ListenerCounters>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Admission {
+    /// The task that [`Listener::drain`] wakes.
+    pub(crate) fn task(&self, cx: &Context<'_>) {
+        let mut clients = self.listener.clients.borrow_mut();
+        let waker = &mut clients[self.place];
+        if !waker.will_wake(cx.waker()) {
+            waker.clone_from(cx.waker());
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.listener.clients.borrow_mut().remove(self.place);
+        self.counters.open.sub(1);
+        self.connections.fetch_sub(1, Relaxed);
+    }
+}

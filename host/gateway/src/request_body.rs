@@ -1,0 +1,176 @@
+//! A request's body, as it goes to the upstream.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::chain::Pieces;
+use crate::fault::Fault;
+use crate::filter::Filtered;
+use crate::timer::Deadline;
+
+/// What the exchange must know of a body that hyper has.
+pub(crate) struct Progress {
+    /// What ended it before its time.
+    pub(crate) fault: Cell<Option<Fault>>,
+    /// When a piece came.
+    pub(crate) latest: Cell<Instant>,
+    /// What a function answered to a piece.
+    pub(crate) answer: RefCell<Option<Response<Pieces>>>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            fault: Cell::new(None),
+            latest: Cell::new(Instant::now()),
+            answer: RefCell::new(None),
+        })
+    }
+}
+
+/// The client's body: as long as it may be, and as slow.
+pub(crate) struct Upload {
+    incoming: Incoming,
+    /// Bytes it may still have.
+    left: u64,
+    patience: Duration,
+    waiting: Option<Instant>,
+    deadline: Deadline,
+    progress: Rc<Progress>,
+}
+
+impl Upload {
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: Option<u64>,
+        patience: Duration,
+        progress: Rc<Progress>,
+    ) -> Self {
+        let (left, deadline) = (limit.unwrap_or(u64::MAX), Deadline::default());
+        Self { incoming, left, patience, waiting: None, deadline, progress }
+    }
+
+    fn fault(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.progress.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = None;
+                this.progress.latest.set(Instant::now());
+                if let Some(data) = frame.data_ref() {
+                    match this.left.checked_sub(data.len() as u64) {
+                        Some(left) => this.left = left,
+                        None => return this.fault(Fault::TooLarge),
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => this.fault(Fault::Client),
+            Poll::Ready(None) => {
+                this.progress.latest.set(Instant::now());
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let since = *this.waiting.get_or_insert_with(Instant::now);
+                if this.deadline.expired(cx, since + this.patience) {
+                    return this.fault(Fault::ClientSlow);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// See the module.
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes.
+    Upload(Box<Upload>),
+    /// The client's, through the chain.
+    Filtered(Box<Filtered<Upload>>, Rc<Progress>),
+    /// A function's own, in reverse order.
+    Pieces(Pieces),
+}
+
+impl RequestBody {
+    /// The body of a function's own request.
+    pub(crate) fn pieces(mut pieces: Pieces) -> Self {
+        pieces.retain(|piece| !piece.is_empty());
+        pieces.reverse();
+        if pieces.is_empty() { Self::Empty } else { Self::Pieces(pieces) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Upload(upload) => Pin::new(&mut **upload).poll_frame(cx),
+            Self::Filtered(filtered, progress) => {
+                let frame = Pin::new(&mut **filtered).poll_frame(cx);
+                if let Poll::Ready(Some(Err(fault))) = &frame {
+                    progress.fault.set(Some(*fault));
+                    *progress.answer.borrow_mut() = filtered.take_answer();
+                }
+                frame
+            }
+            Self::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Upload(upload) => upload.is_end_stream(),
+            Self::Filtered(filtered, _) => filtered.is_end_stream(),
+            Self::Pieces(pieces) => pieces.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Upload(upload) => upload.size_hint(),
+            Self::Filtered(filtered, _) => filtered.size_hint(),
+            Self::Pieces(pieces) => {
+                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
+            }
+        }
+    }
+}

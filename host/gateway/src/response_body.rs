@@ -1,0 +1,213 @@
+//! A response's body, as it goes to the client.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::chain::{Ended, Pieces};
+use crate::fault::Fault;
+use crate::filter::Filtered;
+use crate::finish::Finish;
+use crate::link::Link;
+use crate::statistics::Failure;
+use crate::timer::Deadline;
+use crate::upstream::Upstream;
+
+/// An upstream's body. It drives the connection that it comes by, and gives it back when it has ended.
+pub(crate) struct Download {
+    incoming: Incoming,
+    link: Option<Box<Link>>,
+    upstream: Rc<Upstream>,
+    patience: std::time::Duration,
+    waiting: Option<Instant>,
+    /// For bodies of shared connections.
+    deadline: Deadline,
+    keep: bool,
+}
+
+impl Download {
+    pub(crate) fn new(
+        incoming: Incoming,
+        link: Option<Box<Link>>,
+        upstream: Rc<Upstream>,
+        patience: std::time::Duration,
+        keep: bool,
+    ) -> Self {
+        let deadline = Deadline::default();
+        Self { incoming, link, upstream, patience, waiting: None, deadline, keep }
+    }
+
+    /// Gives the connection back if the body has ended.
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_>) -> bool {
+        let ended = self.incoming.is_end_stream();
+        if ended {
+            self.release(cx);
+        }
+        ended
+    }
+
+    fn release(&mut self, cx: &mut Context<'_>) {
+        if let Some(link) = self.link.take()
+            && self.keep
+        {
+            self.upstream.keep(link, cx);
+        }
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(link) = &mut self.link
+        {
+            link.drive(cx);
+            return Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        frame
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        match this.poll_incoming(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = None;
+                this.settle(cx);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.release(cx);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.link = None;
+                Poll::Ready(Some(Err(Fault::Upstream)))
+            }
+            Poll::Pending => {
+                let at = *this.waiting.get_or_insert_with(Instant::now) + this.patience;
+                let expired = match &mut this.link {
+                    Some(link) => link.expired(cx, at),
+                    None => this.deadline.expired(cx, at),
+                };
+                if expired {
+                    this.link = None;
+                    return Poll::Ready(Some(Err(Fault::UpstreamSlow)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Where a response's bytes come from.
+pub(crate) enum Source {
+    Empty,
+    /// In reverse order.
+    Pieces(Pieces),
+    Download(Download),
+    Filtered(Box<Filtered<Download>>),
+}
+
+/// See the module.
+pub(crate) struct ResponseBody {
+    source: Source,
+    finish: Option<Finish>,
+}
+
+impl ResponseBody {
+    /// The body of a response whose head leaves now.
+    pub(crate) fn new(source: Source, finish: Finish) -> Self {
+        let mut this = Self { source, finish: Some(finish) };
+        if this.is_end_stream() {
+            this.delivered();
+        }
+        this
+    }
+
+    /// One that needs no end: it is not counted.
+    pub(crate) fn uncounted() -> Self {
+        Self { source: Source::Empty, finish: None }
+    }
+
+    fn delivered(&mut self) {
+        if let Some(mut finish) = self.finish.take() {
+            finish.delivered();
+        }
+    }
+
+    fn broken(&mut self, fault: Fault) {
+        let Some(mut finish) = self.finish.take() else { return };
+        finish.cut();
+        let (how, failure) = match fault {
+            Fault::Answered | Fault::Reset => (Ended::Reset, Failure::Function),
+            Fault::UpstreamSlow => (Ended::UpstreamFailed, Failure::UpstreamSlow),
+            _ => (Ended::UpstreamFailed, Failure::Broken),
+        };
+        finish.failed(failure);
+        finish.ends(how);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
+            Source::Download(download) => Pin::new(download).poll_frame(cx),
+            Source::Filtered(filtered) => Pin::new(&mut **filtered).poll_frame(cx),
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => (),
+            Poll::Ready(Some(Err(fault))) => this.broken(*fault),
+            Poll::Ready(_) => this.delivered(),
+            Poll::Pending => (),
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Pieces(pieces) => pieces.is_empty(),
+            Source::Download(download) => download.is_end_stream(),
+            Source::Filtered(filtered) => filtered.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Pieces(pieces) => {
+                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
+            }
+            Source::Download(download) => download.size_hint(),
+            Source::Filtered(filtered) => filtered.size_hint(),
+        }
+    }
+}

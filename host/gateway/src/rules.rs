@@ -1,0 +1,254 @@
+//! What a proxy must do to a message's head: RFC 9110 section 7.6, RFC 9112 section 3, RFC 9113 section 8.
+//!
+//! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, StatusCode, Version, request, response};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What a request asked of this hop.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// The protocol it wants to change to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// It takes trailers.
+    trailers: bool,
+}
+
+/// A request that is not forwarded.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    pub(crate) why: &'static str,
+}
+
+fn refused<T>(status: StatusCode, why: &'static str) -> Result<T, Refused> {
+    Err(Refused { status, why })
+}
+
+/// Brings a request into the form that chains see: target in origin form, the authority in `host`, no fields of the last hop.
+///
+/// # Errors
+/// Why it cannot be forwarded, with the status that says so.
+pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
+    if parts.method == Method::CONNECT {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a gateway");
+    }
+    authority(parts)?;
+    origin_form(parts)?;
+    let mut asked = Asked::default();
+    if parts.version == Version::HTTP_11
+        && let Some(upgrade) = parts.headers.get(UPGRADE)
+        && names(&parts.headers, "upgrade")
+        && !upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2c")
+    {
+        asked.upgrade = Some(upgrade.clone());
+    }
+    let te = parts.headers.get_all(TE);
+    asked.trailers = te.iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
+    strip(&mut parts.headers);
+    parts.headers.remove(EXPECT);
+    Ok(asked)
+}
+
+/// Puts the one authority that counts into `host` (RFC 9112 section 3.2).
+fn authority(parts: &mut request::Parts) -> Result<(), Refused> {
+    if let Some(authority) = parts.uri.authority() {
+        if authority.as_str().contains('@') {
+            return refused(StatusCode::BAD_REQUEST, "the target names a user");
+        }
+        let Ok(host) = HeaderValue::from_str(authority.as_str()) else {
+            return refused(StatusCode::BAD_REQUEST, "the authority is not one");
+        };
+        parts.headers.insert(HOST, host);
+        return Ok(());
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_authority(host.as_bytes()) => Ok(()),
+        (Some(_), None) => refused(StatusCode::BAD_REQUEST, "host is not a host"),
+        (Some(_), Some(_)) => refused(StatusCode::BAD_REQUEST, "several hosts"),
+        (None, _) if parts.version <= Version::HTTP_10 => Ok(()),
+        (None, _) => refused(StatusCode::BAD_REQUEST, "no host"),
+    }
+}
+
+fn is_authority(host: &[u8]) -> bool {
+    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(b))
+}
+
+fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
+    let target = parts.uri.path_and_query();
+    if parts.uri.scheme().is_none() && parts.uri.authority().is_none() {
+        // In origin form, or `*`.
+        return match target.map(PathAndQuery::as_str) {
+            Some("*") if parts.method == Method::OPTIONS => Ok(()),
+            Some(path) if path.starts_with('/') => Ok(()),
+            _ => refused(StatusCode::BAD_REQUEST, "the target is no path"),
+        };
+    }
+    let target = match target {
+        None => PathAndQuery::from_static("/"),
+        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => target.clone(),
+        Some(target) => match PathAndQuery::try_from(format!("/{target}")) {
+            Ok(target) => target,
+            Err(_) => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
+        },
+    };
+    parts.uri = Uri::from(target);
+    Ok(())
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(|t| t.split(';').next().unwrap_or(t).trim())
+}
+
+/// Whether `connection` has this option.
+fn names(headers: &HeaderMap, option: &str) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
+}
+
+/// Takes away the fields of one hop: those that are always, and those that `connection` names.
+fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: smallvec::SmallVec<[HeaderName; 4]> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter_map(|token| HeaderName::try_from(token).ok())
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+            .collect();
+        headers.remove(CONNECTION);
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+}
+
+/// Field values that are the same for all requests of a connection.
+pub(crate) struct Forwarded {
+    /// The client's address.
+    pub(crate) client: HeaderValue,
+    /// `http` or `https`.
+    pub(crate) scheme: HeaderValue,
+    /// `via` for HTTP/1.0, 1.1, 2.
+    pub(crate) via: [HeaderValue; 3],
+}
+
+/// Makes a request ready for an upstream. `version` is the one that the client spoke.
+pub(crate) fn forward(
+    parts: &mut request::Parts,
+    version: Version,
+    asked: &Asked,
+    forwarded: &Forwarded,
+) {
+    let headers = &mut parts.headers;
+    let via = match version {
+        Version::HTTP_2 => 2,
+        Version::HTTP_11 => 1,
+        _ => 0,
+    };
+    headers.append(VIA, forwarded.via[via].clone());
+    headers.append(FORWARDED_FOR, forwarded.client.clone());
+    headers.insert(FORWARDED_PROTO, forwarded.scheme.clone());
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    if asked.trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(upgrade) = &asked.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade.clone());
+    }
+}
+
+/// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;
+/// for HTTP/2 it is part of the target.
+pub(crate) fn address(parts: &mut request::Parts, http2: bool, tls: bool, default_host: &HeaderValue) {
+    let headers = &mut parts.headers;
+    if !http2 {
+        if let (Some(authority), Some(target)) = (parts.uri.authority(), parts.uri.path_and_query())
+        {
+            // It was meant for an upstream with HTTP/2 before.
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                headers.insert(HOST, host);
+            }
+            parts.uri = Uri::from(target.clone());
+        }
+        if headers.contains_key(TE) {
+            headers.append(CONNECTION, HeaderValue::from_static("te"));
+        }
+        if !headers.contains_key(HOST) {
+            headers.insert(HOST, default_host.clone());
+        }
+        return;
+    }
+    let host = headers.remove(HOST).unwrap_or_else(|| default_host.clone());
+    let target = parts.uri.path_and_query().cloned();
+    let uri = Uri::builder()
+        .scheme(if tls { "https" } else { "http" })
+        .authority(host.as_bytes())
+        .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build();
+    if let Ok(uri) = uri {
+        parts.uri = uri;
+    }
+}
+
+/// Brings a response into the form that chains see.
+pub(crate) fn answered(parts: &mut response::Parts) {
+    strip(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+}
+
+/// Whether the response of this request and status has no body, whatever its fields say (RFC 9112 section 6.3).
+pub(crate) fn bodiless(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
+/// Whether a response is a stream whose head must not wait for its body.
+pub(crate) fn streams(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"application/grpc") || kind.starts_with(b"text/event-stream")
+    })
+}
+
+/// Whether a request may be sent again (RFC 9110 section 9.2.2).
+pub(crate) fn idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// Brings a function's own request into the form of an upstream's.
+pub(crate) fn own(parts: &mut request::Parts) {
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    if let Some(target) = parts.uri.path_and_query().cloned() {
+        parts.uri = Uri::from(target);
+    }
+    strip(&mut parts.headers);
+    parts.headers.remove(CONTENT_LENGTH);
+}

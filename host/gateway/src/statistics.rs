@@ -1,0 +1,242 @@
+//! What a gateway has counted, as plain numbers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::counters::{BUCKETS, Histogram, ListenerCounters, UpstreamCounters, upper_bound};
+
+/// What can go wrong with a connection or an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// TLS was not agreed on with the client.
+    Tls,
+    /// The client's connection did not begin with a PROXY protocol header.
+    ProxyHeader,
+    /// The client was too slow with a head, a handshake, a body, or with taking the response.
+    ClientSlow,
+    /// The client went before it had all of the response.
+    ClientGone,
+    /// The request was refused: not HTTP, too large, or against a proxy's rules.
+    Refused,
+    /// No connection to the upstream.
+    Connect,
+    /// The upstream's connection was lost before the response began.
+    Reset,
+    /// The upstream was too slow.
+    UpstreamSlow,
+    /// What the upstream answered is not HTTP.
+    NotHttp,
+    /// The upstream's connection was lost in the middle of the response.
+    Broken,
+    /// A function reset the exchange.
+    Function,
+}
+
+/// All of them with the names they have in metrics.
+pub const FAILURES: [(Failure, &str); 11] = [
+    (Failure::Tls, "tls"),
+    (Failure::ProxyHeader, "proxy-header"),
+    (Failure::ClientSlow, "client-slow"),
+    (Failure::ClientGone, "client-gone"),
+    (Failure::Refused, "refused"),
+    (Failure::Connect, "connect"),
+    (Failure::Reset, "reset"),
+    (Failure::UpstreamSlow, "upstream-slow"),
+    (Failure::NotHttp, "not-http"),
+    (Failure::Broken, "broken"),
+    (Failure::Function, "function"),
+];
+
+/// Times, in buckets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Latency {
+    counts: Vec<u64>,
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], sum: Duration::ZERO }
+    }
+}
+
+impl Latency {
+    fn add(&mut self, histogram: &Histogram) {
+        for (count, counter) in self.counts.iter_mut().zip(&histogram.buckets) {
+            *count += counter.get();
+        }
+        self.sum += Duration::from_nanos(histogram.sum.get());
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Bound of each bucket (`None`: without one), and the times below it that are in no bucket before.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        self.counts
+            .iter()
+            .enumerate()
+            .map(|(bucket, &count)| (upper_bound(bucket).map(Duration::from_nanos), count))
+    }
+
+    /// The time that this part (0 to 1) of all are below, to a quarter of an octave; `None` without any.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let wanted = (self.count() as f64 * part).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        for (bound, count) in self.buckets() {
+            seen += count;
+            if seen >= wanted {
+                return Some(bound.unwrap_or(Duration::MAX));
+            }
+        }
+        None
+    }
+}
+
+/// A gateway's numbers, since it was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Of each listener, in the order of their names.
+    pub listeners: Vec<ListenerStatistics>,
+}
+
+/// A listener's numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListenerStatistics {
+    /// Its name.
+    pub name: String,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once, because there were as many as the limit allows.
+    pub refused: u64,
+    /// Connections open.
+    pub open: u64,
+    /// Requests, or L4 connections that were let through.
+    pub requests: u64,
+    /// Of these, now under way.
+    pub active: u64,
+    /// Responses by the first digit of their status, 1 to 5.
+    pub responses: [u64; 5],
+    /// Attempts beyond the first.
+    pub retries: u64,
+    /// In the order of [`FAILURES`].
+    pub failures: [u64; FAILURES.len()],
+    /// From the request's head to the response's.
+    pub latency: Latency,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// Its upstreams, in order.
+    pub upstreams: Vec<UpstreamStatistics>,
+    /// Its certificates, in order.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+impl ListenerStatistics {
+    pub(crate) fn add(&mut self, counters: &ListenerCounters) {
+        self.accepted += counters.accepted.get();
+        self.refused += counters.refused.get();
+        self.open += counters.open.get();
+        self.requests += counters.requests.get();
+        self.active += counters.active.get();
+        add(&mut self.responses, &counters.responses.get());
+        self.retries += counters.retries.get();
+        add(&mut self.failures, &counters.failures.get());
+        self.latency.add(&counters.latency);
+        self.received += counters.traffic.received.get();
+        self.sent += counters.traffic.sent.get();
+    }
+
+    /// How often this went wrong.
+    #[must_use]
+    pub fn failed(&self, failure: Failure) -> u64 {
+        self.failures[failure as usize]
+    }
+}
+
+/// An upstream's numbers, for one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamStatistics {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it may have requests.
+    pub healthy: bool,
+    /// Connections made.
+    pub connected: u64,
+    /// Connections open.
+    pub open: u64,
+    /// Requests sent, or L4 connections.
+    pub requests: u64,
+    /// Of these, now under way.
+    pub active: u64,
+    /// Responses by the first digit of their status, 1 to 5.
+    pub responses: [u64; 5],
+    /// In the order of [`FAILURES`].
+    pub failures: [u64; FAILURES.len()],
+    /// From sending the request to the response's head.
+    pub latency: Latency,
+    /// Bytes from it.
+    pub received: u64,
+    /// Bytes to it.
+    pub sent: u64,
+}
+
+impl UpstreamStatistics {
+    pub(crate) fn new(address: SocketAddr, healthy: bool) -> Self {
+        Self {
+            address,
+            healthy,
+            connected: 0,
+            open: 0,
+            requests: 0,
+            active: 0,
+            responses: [0; 5],
+            failures: [0; FAILURES.len()],
+            latency: Latency::default(),
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, counters: &UpstreamCounters) {
+        self.connected += counters.connected.get();
+        self.open += counters.open.get();
+        self.requests += counters.requests.get();
+        self.active += counters.active.get();
+        add(&mut self.responses, &counters.responses.get());
+        add(&mut self.failures, &counters.failures.get());
+        self.latency.add(&counters.latency);
+        self.received += counters.traffic.received.get();
+        self.sent += counters.traffic.sent.get();
+    }
+
+    /// How often this went wrong.
+    #[must_use]
+    pub fn failed(&self, failure: Failure) -> u64 {
+        self.failures[failure as usize]
+    }
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub file: PathBuf,
+    /// The server names it is used for.
+    pub names: Vec<String>,
+    /// When it expires.
+    pub expires: SystemTime,
+}
+
+fn add<const N: usize>(to: &mut [u64; N], more: &[u64; N]) {
+    for (to, more) in to.iter_mut().zip(more) {
+        *to += more;
+    }
+}

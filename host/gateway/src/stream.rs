@@ -1,0 +1,235 @@
+//! A connection's bytes: TCP with or without TLS, counted, with bytes that were read too early in front.
+//!
+//! Owns: what is counted of bytes, and the end of a connection whose peer does not take what is sent. Must not know: HTTP.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsStream;
+
+use crate::counters::Traffic;
+use crate::timer::Deadline;
+
+/// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
+pub(crate) struct Pulse {
+    /// Bytes came since the last exchange ended.
+    pub(crate) heard: Cell<bool>,
+    /// Exchanges under way.
+    pub(crate) active: Cell<u32>,
+    /// When the last one ended, or the connection began.
+    pub(crate) quiet_since: Cell<Instant>,
+    /// An exchange was cut off: the connection must not end as if it were whole.
+    pub(crate) cut: Cell<bool>,
+    /// The client has sent all it will.
+    pub(crate) ended: Cell<bool>,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            heard: Cell::new(false),
+            active: Cell::new(0),
+            quiet_since: Cell::new(Instant::now()),
+            cut: Cell::new(false),
+            ended: Cell::new(false),
+        })
+    }
+}
+
+enum Inner {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// See the module.
+pub(crate) struct Stream {
+    inner: Inner,
+    /// Read before, to be read first.
+    early: Bytes,
+    traffic: Arc<Traffic>,
+    pulse: Option<Rc<Pulse>>,
+    /// For how long the peer may take nothing of what is sent.
+    patience: Duration,
+    stalled: Option<Instant>,
+    deadline: Deadline,
+}
+
+impl Stream {
+    pub(crate) fn plain(tcp: TcpStream, traffic: Arc<Traffic>, patience: Duration) -> Self {
+        Self::of(Inner::Plain(tcp), traffic, patience)
+    }
+
+    pub(crate) fn tls(
+        tls: TlsStream<TcpStream>,
+        traffic: Arc<Traffic>,
+        patience: Duration,
+    ) -> Self {
+        Self::of(Inner::Tls(Box::new(tls)), traffic, patience)
+    }
+
+    fn of(inner: Inner, traffic: Arc<Traffic>, patience: Duration) -> Self {
+        let (early, deadline) = (Bytes::new(), Deadline::default());
+        Self { inner, early, traffic, pulse: None, patience, stalled: None, deadline }
+    }
+
+    /// Tells the pulse of what is read.
+    pub(crate) fn with_pulse(mut self, pulse: Rc<Pulse>) -> Self {
+        self.pulse = Some(pulse);
+        self
+    }
+
+    /// Puts back what was read.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.early = if self.early.is_empty() {
+            bytes
+        } else {
+            Bytes::from([bytes.as_ref(), self.early.as_ref()].concat())
+        };
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.inner {
+            Inner::Plain(tcp) => tcp,
+            Inner::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// What was agreed on by ALPN.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        match &self.inner {
+            Inner::Plain(_) => None,
+            Inner::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// Ends the connection so that the peer cannot take it for a proper end.
+    pub(crate) fn abort(self) {
+        // An error leaves an ordinary end, the best that can be done then.
+        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, wrote: &Poll<io::Result<usize>>) -> bool {
+        match wrote {
+            Poll::Ready(Ok(bytes)) => {
+                self.traffic.sent.add(*bytes as u64);
+                self.stalled = None;
+                false
+            }
+            Poll::Ready(Err(_)) => false,
+            Poll::Pending => {
+                let since = *self.stalled.get_or_insert_with(Instant::now);
+                self.deadline.expired(cx, since + self.patience)
+            }
+        }
+    }
+}
+
+fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the peer took nothing for too long")
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let fresh = this.early.is_empty();
+        if fresh {
+            let read = match &mut this.inner {
+                Inner::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+                Inner::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            };
+            match read {
+                Poll::Ready(Ok(())) => (),
+                other => return other,
+            }
+        } else {
+            let bytes = this.early.len().min(buffer.remaining());
+            buffer.put_slice(&this.early[..bytes]);
+            this.early.advance(bytes);
+        }
+        let bytes = buffer.filled().len() - before;
+        if fresh {
+            this.traffic.received.add(bytes as u64);
+        }
+        if let Some(pulse) = &this.pulse {
+            if bytes > 0 {
+                pulse.heard.set(true);
+            } else if buffer.remaining() > 0 {
+                pulse.ended.set(true);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let wrote = match &mut this.inner {
+            Inner::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Inner::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        };
+        if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let wrote = match &mut this.inner {
+            Inner::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Inner::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        };
+        if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.inner {
+            Inner::Plain(tcp) => tcp.is_write_vectored(),
+            Inner::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = match &mut this.inner {
+            Inner::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        };
+        if flushed.is_pending() && this.wrote(cx, &Poll::Pending) {
+            return Poll::Ready(Err(stalled()));
+        }
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = match &mut this.inner {
+            Inner::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Inner::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        };
+        if shut.is_pending() && this.wrote(cx, &Poll::Pending) {
+            return Poll::Ready(Err(stalled()));
+        }
+        shut
+    }
+}

@@ -1,0 +1,233 @@
+//! An upstream, as one thread and one listener see it: its connections, idle and shared.
+//!
+//! Owns: which connection a request gets, and how idle ones end. HTTP/1.1 connections are taken out of a stack, the one last used first;
+//! what is at its bottom for too long is closed. An HTTP/2 connection is shared by all requests. Must not know: clients, chains.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use crate::config::{Limits, Timeouts};
+use crate::counters::UpstreamCounters;
+use crate::dial::{Route, Told};
+use crate::health::Standing;
+use crate::link::{Failed, Link, Open, Unanswered};
+use crate::request_body::{Progress, RequestBody};
+use crate::stream::Stream;
+use crate::thread::LocalExecutor;
+use crate::timer::Deadline;
+
+type Http2 = http2::SendRequest<RequestBody>;
+
+/// See the module.
+pub(crate) struct Upstream {
+    /// Its place in the listener's list.
+    pub(crate) index: usize,
+    pub(crate) route: Arc<Route>,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) counters: Arc<UpstreamCounters>,
+    /// Exchanges under way.
+    pub(crate) active: Cell<u32>,
+    timeouts: Timeouts,
+    idle_max: usize,
+    builder: http1::Builder,
+    idle: RefCell<Vec<Box<Link>>>,
+    /// A task closes idle connections in time.
+    swept: Cell<bool>,
+    http2: tokio::sync::Mutex<Option<Http2>>,
+    http2_builder: http2::Builder<LocalExecutor>,
+}
+
+/// A response, and the connection that its body comes by unless that is shared.
+pub(crate) struct Answered {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) link: Option<Box<Link>>,
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        index: usize,
+        route: Arc<Route>,
+        standing: Arc<Standing>,
+        counters: Arc<UpstreamCounters>,
+        timeouts: &Timeouts,
+        limits: &Limits,
+    ) -> Rc<Self> {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(limits.head.max(8192)).max_headers(limits.fields);
+        let mut http2_builder = http2::Builder::new(LocalExecutor);
+        http2_builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .keep_alive_interval(timeouts.upstream_idle)
+            .keep_alive_timeout(timeouts.response);
+        Rc::new(Self {
+            index,
+            route,
+            standing,
+            counters,
+            active: Cell::new(0),
+            timeouts: timeouts.clone(),
+            idle_max: limits.upstream_idle,
+            builder,
+            idle: RefCell::new(Vec::new()),
+            swept: Cell::new(false),
+            http2: tokio::sync::Mutex::new(None),
+            http2_builder,
+        })
+    }
+
+    /// Sends a request and waits for the response's head. Its target is in origin form; `host` says the authority.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        progress: Option<&Progress>,
+        told: Told,
+    ) -> Result<Answered, Failed> {
+        self.counters.requests.add(1);
+        if self.route.config.http2 {
+            return self.send_http2(request, progress).await;
+        }
+        *request.version_mut() = Version::HTTP_11;
+        let mut link = match self.take(told).await {
+            Ok(link) => link,
+            Err(why) => return Err(Failed::new(why, Some(request))),
+        };
+        match link.send(request, progress, self.timeouts.response).await {
+            Ok(response) => Ok(Answered { response, link: Some(link) }),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// A connection that is idle, or a new one.
+    async fn take(&self, told: Told) -> Result<Box<Link>, Unanswered> {
+        if told.is_none() && !self.idle.borrow().is_empty() {
+            let idle = poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await;
+            if let Some(link) = idle {
+                return Ok(link);
+            }
+        }
+        let (stream, open) = self.connect(told).await?;
+        match Link::new(&self.builder, stream, open).await {
+            Ok(link) => Ok(Box::new(link)),
+            Err(_) => Err(Unanswered::Connect { slow: false }),
+        }
+    }
+
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Box<Link>> {
+        loop {
+            let mut link = self.idle.borrow_mut().pop()?;
+            if link.usable(cx) {
+                return Some(link);
+            }
+        }
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unanswered> {
+        let Timeouts { connect, response, .. } = self.timeouts;
+        match self.route.connect(told, &self.counters.traffic, connect, response).await {
+            Ok(stream) => Ok((stream, Open::new(&self.counters))),
+            Err(error) => {
+                tracing::debug!(upstream = %self.route.config.address, %error, "no connection");
+                Err(Unanswered::Connect { slow: error.kind() == std::io::ErrorKind::TimedOut })
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request, if it can have one.
+    pub(crate) fn keep(self: &Rc<Self>, mut link: Box<Link>, cx: &mut Context<'_>) {
+        if !link.usable(cx) {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= self.idle_max {
+            return;
+        }
+        link.idle_since = Instant::now();
+        idle.push(link);
+        if !self.swept.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(self)));
+        }
+    }
+
+    async fn send_http2(
+        &self,
+        mut request: Request<RequestBody>,
+        progress: Option<&Progress>,
+    ) -> Result<Answered, Failed> {
+        *request.version_mut() = Version::HTTP_2;
+        let mut sender = match self.shared().await {
+            Ok(sender) => sender,
+            Err(why) => return Err(Failed::new(why, Some(request))),
+        };
+        let (began, mut deadline) = (Instant::now(), Deadline::default());
+        let mut response = pin!(sender.try_send_request(request));
+        let response = poll_fn(|cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(response.map_err(|mut error| {
+                    let unsent = error.take_message();
+                    Failed::of(&error.into_error(), unsent)
+                }));
+            }
+            let since = progress.map_or(began, |progress| progress.latest.get().max(began));
+            if deadline.expired(cx, since + self.timeouts.response) {
+                return Poll::Ready(Err(Failed::new(Unanswered::Slow, None)));
+            }
+            Poll::Pending
+        })
+        .await?;
+        Ok(Answered { response, link: None })
+    }
+
+    /// The HTTP/2 connection, which is made if there is none.
+    async fn shared(&self) -> Result<Http2, Unanswered> {
+        let made = async {
+            let mut shared = self.http2.lock().await;
+            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+                return Ok(sender.clone());
+            }
+            let (stream, open) = self.connect(None).await?;
+            let handshake = self.http2_builder.handshake(TokioIo::new(stream)).await;
+            let (sender, connection) =
+                handshake.map_err(|_| Unanswered::Connect { slow: false })?;
+            tokio::task::spawn_local(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                }
+                drop(open);
+            });
+            *shared = Some(sender.clone());
+            Ok(sender)
+        };
+        match tokio::time::timeout(self.timeouts.connect, made).await {
+            Ok(made) => made,
+            Err(_) => Err(Unanswered::Connect { slow: true }),
+        }
+    }
+}
+
+/// Closes connections that were idle for too long or have ended, until there are none.
+async fn sweep(upstream: Weak<Upstream>) {
+    loop {
+        let Some(period) = upstream.upgrade().map(|u| u.timeouts.upstream_idle) else { return };
+        tokio::time::sleep(period / 2).await;
+        let Some(upstream) = upstream.upgrade() else { return };
+        let mut idle = upstream.idle.borrow_mut();
+        let cx = &mut Context::from_waker(Waker::noop());
+        idle.retain_mut(|link| link.idle_since.elapsed() < period && link.usable(cx));
+        if idle.is_empty() {
+            upstream.swept.set(false);
+            return;
+        }
+    }
+}
