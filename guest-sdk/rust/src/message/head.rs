@@ -50,6 +50,25 @@ impl<'a> Head<'a> {
         self.view.part(Part::Path).unwrap_or_default()
     }
 
+    /// The request target's path, and its query without the question mark; empty without one.
+    #[must_use]
+    pub fn path_and_query(&self) -> (&[u8], &[u8]) {
+        let target = self.path();
+        match target.iter().position(|c| *c == b'?') {
+            Some(mark) => (&target[..mark], &target[mark + 1..]),
+            None => (target, &[]),
+        }
+    }
+
+    /// The value of the first cookie of this name (RFC 6265, section 4.2).
+    #[must_use]
+    pub fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.all("cookie").flat_map(|field| field.split(|c| *c == b';')).find_map(|pair| {
+            let pair = pair.trim_ascii();
+            pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+        })
+    }
+
     /// Host and port that the request is for.
     #[must_use]
     #[inline]

@@ -1,0 +1,346 @@
+//! Rules, from the configuration to what is asked of each request.
+//!
+//! Owns: reading and checking rules, and whether one matches. Must not know: what is done to a message.
+
+use std::collections::BTreeMap;
+
+use regex::bytes::{Regex, RegexBuilder};
+use serde::Deserialize;
+use weir_sdk::message::Head;
+
+use crate::stream::Replacements;
+use crate::template::{Template, split_query};
+
+/// Largest compiled expression, in bytes.
+const REGEX_MAX: usize = 1 << 20;
+/// Most rules.
+pub(crate) const RULES_MAX: usize = 256;
+/// Statuses of a redirect (RFC 9110, section 15.4).
+const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// A value, or several of which one has to match.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn list(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A rule as it is written; see the README.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RuleConfig {
+    method: Option<OneOrMany>,
+    host: Option<OneOrMany>,
+    path: Option<String>,
+    path_prefix: Option<String>,
+    path_regex: Option<String>,
+    #[serde(default)]
+    fields: BTreeMap<String, String>,
+
+    rewrite: Option<String>,
+    authority: Option<String>,
+    redirect: Option<String>,
+    status: Option<u16>,
+    #[serde(default)]
+    request: EditConfig,
+    #[serde(default)]
+    response: EditConfig,
+    #[serde(default)]
+    last: bool,
+}
+
+/// What is done to a message's fields and body.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct EditConfig {
+    #[serde(default)]
+    remove: Vec<String>,
+    #[serde(default)]
+    set: BTreeMap<String, String>,
+    #[serde(default)]
+    add: BTreeMap<String, String>,
+    #[serde(default)]
+    body: Vec<ReplaceConfig>,
+    types: Option<Vec<String>>,
+}
+
+/// A text and what it becomes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplaceConfig {
+    find: String,
+    replace: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rule {
+    methods: Vec<String>,
+    hosts: Vec<String>,
+    pub(crate) path: PathMatch,
+    fields: Vec<(String, FieldMatch)>,
+    pub(crate) rewrite: Option<Template>,
+    pub(crate) authority: Option<Template>,
+    pub(crate) redirect: Option<(Template, u16)>,
+    pub(crate) request: Edit,
+    pub(crate) response: Edit,
+    pub(crate) last: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum PathMatch {
+    Any,
+    Exact(Vec<u8>),
+    Prefix(Vec<u8>),
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+enum FieldMatch {
+    Present,
+    Absent,
+    Is(Vec<u8>),
+    Regex(Regex),
+}
+
+/// What is done to a message.
+#[derive(Debug, Default)]
+pub(crate) struct Edit {
+    pub(crate) remove: Vec<String>,
+    pub(crate) set: Vec<(String, Template)>,
+    pub(crate) add: Vec<(String, Template)>,
+    pub(crate) body: Option<Replacements>,
+    types: Vec<String>,
+}
+
+/// Types of bodies that are text.
+const TEXTS: [&str; 6] = [
+    "text/",
+    "application/json",
+    "application/javascript",
+    "application/xml",
+    "application/xhtml+xml",
+    "image/svg+xml",
+];
+
+impl Rule {
+    /// Checks a rule.
+    ///
+    /// # Errors
+    /// Names the key and says what is wrong.
+    pub(crate) fn read(config: RuleConfig) -> Result<Self, String> {
+        let paths = [&config.path, &config.path_prefix, &config.path_regex];
+        if paths.iter().filter(|path| path.is_some()).count() > 1 {
+            return Err("only one of path, path-prefix and path-regex can be given".into());
+        }
+        let path = match (config.path, config.path_prefix, config.path_regex) {
+            (Some(path), ..) => PathMatch::Exact(absolute("path", path)?),
+            (_, Some(prefix), _) => PathMatch::Prefix(absolute("path-prefix", prefix)?),
+            (.., Some(text)) => PathMatch::Regex(expression("path-regex", &text)?),
+            _ => PathMatch::Any,
+        };
+        let groups = match &path {
+            PathMatch::Regex(regex) => regex.captures_len(),
+            // `$0` is what matched, `$1` what follows.
+            _ => 2,
+        };
+        let template = |key: &str, text: Option<String>| {
+            let read = |text: String| {
+                let template = Template::read(&text, groups)?;
+                match text.bytes().find(|c| !c.is_ascii_graphic()) {
+                    Some(c) => Err(format!("\"{text}\" has the character {:?}", char::from(c))),
+                    None => Ok(template),
+                }
+            };
+            text.map(read).transpose().map_err(|error| format!("{key}: {error}"))
+        };
+        if config.rewrite.is_some() && matches!(path, PathMatch::Any) {
+            return Err("rewrite needs path, path-prefix or path-regex".into());
+        }
+        let rewrite = template("rewrite", config.rewrite)?;
+        let authority = template("authority", config.authority)?;
+        let redirect = template("redirect", config.redirect)?;
+        let redirect = match (redirect, config.status.unwrap_or(302)) {
+            (Some(to), status) if REDIRECTS.contains(&status) => Some((to, status)),
+            (Some(_), status) => {
+                return Err(format!("status: {status} is no redirect; 301, 302, 303, 307 or 308"));
+            }
+            (None, _) if config.status.is_some() => return Err("status needs redirect".into()),
+            (None, _) => None,
+        };
+        let fields = config.fields.into_iter().map(|(name, value)| {
+            let field = || format!("fields.{name}");
+            check_name(&name).map_err(|error| format!("{}: {error}", field()))?;
+            let value = match value.as_str() {
+                "*" => FieldMatch::Present,
+                "!" => FieldMatch::Absent,
+                text => match text.strip_prefix('~') {
+                    Some(text) => FieldMatch::Regex(expression(&field(), text)?),
+                    None => FieldMatch::Is(text.into()),
+                },
+            };
+            Ok((name, value))
+        });
+        Ok(Self {
+            methods: config.method.map(OneOrMany::list).unwrap_or_default(),
+            hosts: config
+                .host
+                .map(OneOrMany::list)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
+            path,
+            fields: fields.collect::<Result<_, String>>()?,
+            rewrite,
+            authority,
+            redirect,
+            request: Edit::read(config.request, Some(groups))
+                .map_err(|e| format!("request.{e}"))?,
+            response: Edit::read(config.response, None).map_err(|e| format!("response.{e}"))?,
+            last: config.last,
+        })
+    }
+
+    /// Whether a request is one for this rule, as far as everything but the path goes.
+    pub(crate) fn matches_but_path(&self, head: &Head<'_>) -> bool {
+        let method = head.method();
+        if !self.methods.is_empty() && !self.methods.iter().any(|m| m.as_bytes() == method) {
+            return false;
+        }
+        if !self.hosts.is_empty() {
+            let host = without_port(head.authority());
+            if !self.hosts.iter().any(|pattern| host_matches(pattern.as_bytes(), host)) {
+                return false;
+            }
+        }
+        self.fields.iter().all(|(name, wanted)| match wanted {
+            FieldMatch::Present => head.field(name).is_some(),
+            FieldMatch::Absent => head.field(name).is_none(),
+            FieldMatch::Is(value) => head.all(name).any(|v| v == &value[..]),
+            FieldMatch::Regex(regex) => head.all(name).any(|v| regex.is_match(v)),
+        })
+    }
+}
+
+impl Edit {
+    /// `groups` is none for responses, which have no variables.
+    fn read(config: EditConfig, groups: Option<usize>) -> Result<Self, String> {
+        for name in config.remove.iter().chain(config.set.keys()).chain(config.add.keys()) {
+            check_name(name)?;
+        }
+        let templates = |key: &str, fields: BTreeMap<String, String>| {
+            let read = |(name, text): (String, String)| {
+                let trimmed = text.trim_matches([' ', '\t']) == text;
+                if !trimmed || text.bytes().any(|c| c < b' ' && c != b'\t' || c == 0x7f) {
+                    return Err(format!("{key}.{name}: {text:?} is no field value"));
+                }
+                let template = Template::read(&text, groups.unwrap_or(0))
+                    .map_err(|error| format!("{key}.{name}: {error}"))?;
+                if groups.is_none() && template.literal().is_none() {
+                    return Err(format!(
+                        "{key}.{name}: \"{text}\" has a variable, which are for requests only"
+                    ));
+                }
+                Ok((name, template))
+            };
+            fields.into_iter().map(read).collect::<Result<Vec<_>, String>>()
+        };
+        let pairs: Vec<_> = config
+            .body
+            .into_iter()
+            .map(|pair| (pair.find.into_bytes(), pair.replace.into_bytes()))
+            .collect();
+        let body = (!pairs.is_empty()).then(|| Replacements::new(pairs)).transpose();
+        Ok(Self {
+            set: templates("set", config.set)?,
+            add: templates("add", config.add)?,
+            remove: config.remove,
+            body: body.map_err(|error| format!("body: {error}"))?,
+            types: config.types.unwrap_or_else(|| TEXTS.map(String::from).to_vec()),
+        })
+    }
+
+    /// Whether nothing is done to heads.
+    pub(crate) fn leaves_heads(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Whether a body of this kind is searched: the whole of a text, not compressed.
+    pub(crate) fn searches(&self, head: &Head<'_>) -> bool {
+        let plain = head.field("content-encoding").is_none_or(|coding| coding == b"identity");
+        let kind = head.field("content-type").unwrap_or_default();
+        self.body.is_some()
+            && plain
+            && head.status() != 206
+            && self.types.iter().any(|prefix| {
+                kind.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix.as_bytes()))
+            })
+    }
+}
+
+/// The host of an authority, without its port.
+pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|c| *c == b':') {
+        Some(colon) if authority[colon + 1..].iter().all(u8::is_ascii_digit) => &authority[..colon],
+        _ => authority,
+    }
+}
+
+/// Whether a host is the pattern, or ends with what follows its `*`.
+fn host_matches(pattern: &[u8], host: &[u8]) -> bool {
+    match pattern.strip_prefix(b"*") {
+        None => host.eq_ignore_ascii_case(pattern),
+        Some(end) => {
+            host.len() > end.len() && host[host.len() - end.len()..].eq_ignore_ascii_case(end)
+        }
+    }
+}
+
+/// Whether a path is one that a request target can begin with.
+fn absolute(key: &str, path: String) -> Result<Vec<u8>, String> {
+    if !path.starts_with('/') || split_query(path.as_bytes()).0.len() < path.len() {
+        return Err(format!("{key}: \"{path}\" is no path: it begins with `/` and has no query"));
+    }
+    Ok(path.into_bytes())
+}
+
+fn expression(key: &str, text: &str) -> Result<Regex, String> {
+    let regex = RegexBuilder::new(text).unicode(false).size_limit(REGEX_MAX).build();
+    regex.map_err(|error| format!("{key}: {error}"))
+}
+
+/// Fields that the gateway itself owns, and so nobody can set.
+const OWNED: [&str; 9] = [
+    "host",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "proxy-connection",
+    "content-length",
+];
+
+/// Checks a field's name (RFC 9110, section 5.1).
+fn check_name(name: &str) -> Result<(), String> {
+    let token =
+        |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&c);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(format!("\"{name}\" is no name of a field; names are lower case"));
+    }
+    if OWNED.contains(&name) {
+        return Err(format!("`{name}` is the gateway's own (for the host, use `authority`)"));
+    }
+    Ok(())
+}
