@@ -24,12 +24,17 @@ mod hub;
 mod join;
 mod kernel;
 mod ledger;
+mod process;
 #[cfg(feature = "tokio")]
 mod relay;
 
 pub use end::{Discarded, End};
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use ledger::Ledger;
+pub use process::{
+    Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
+    WorkerProcess, confine,
+};
 #[cfg(feature = "tokio")]
 pub use relay::{Ended, Method, Relayed, relay, relay_by};
 pub use weir_hop_layout::{BATCH, Counts, Descriptor, WINDOW};
