@@ -20,8 +20,11 @@ pub const ENDS: &str = "ENDS";
 pub const ROUTES: &str = "ROUTES";
 /// Name of the map of [`Counts`], by the sender's key, for each CPU.
 pub const COUNTS: &str = "COUNTS";
-/// Name of the SOCKHASH of joined connections: the cookie of the one socket to the other socket.
+/// Name of the SOCKHASH of joined sockets, by their own cookie: the program runs for what they receive.
 pub const JOINED: &str = "JOINED";
+/// Name of the SOCKHASH of where it goes: the cookie of the one socket to the other socket. No program runs for it, so that
+/// both are here before either is in [`JOINED`].
+pub const OTHERS: &str = "OTHERS";
 /// Name of the map of bytes that came from a joined socket, by its cookie.
 pub const JOINED_BYTES: &str = "JOINED_BYTES";
 

@@ -295,9 +295,11 @@ mod tests {
                     // Grants.
                     let _ = ends[from].receive(&mut Vec::new());
                 }
-                let wanted = numbered(0..10_000)
-                    .into_iter()
-                    .map(|descriptor| Descriptor { hop: 7, generation: 3, ..descriptor });
+                let wanted = numbered(0..10_000).into_iter().map(|descriptor| Descriptor {
+                    hop: 7,
+                    generation: 3,
+                    ..descriptor
+                });
                 assert!(got.into_iter().eq(wanted), "{}", hub.carrier());
             }
         }

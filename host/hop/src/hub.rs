@@ -377,7 +377,8 @@ impl Maps {
 }
 
 fn of_words(
-    [messages, descriptors, bytes, no_route, stale, refused, malformed, flooded]: [u64; COUNTS_WORDS],
+    [messages, descriptors, bytes, no_route, stale, refused, malformed, flooded]: [u64;
+        COUNTS_WORDS],
 ) -> Counts {
     Counts { messages, descriptors, bytes, no_route, stale, refused, malformed, flooded }
 }
@@ -582,7 +583,10 @@ mod tests {
             assert_eq!(worker.receive(&mut Vec::new()).unwrap(), 1);
         }
         let counts = hub.counts(1).unwrap().to_worker;
-        assert_eq!((counts.messages, counts.bytes), (u64::from(ENDS_MAX), u64::from(ENDS_MAX) * 16));
+        assert_eq!(
+            (counts.messages, counts.bytes),
+            (u64::from(ENDS_MAX), u64::from(ENDS_MAX) * 16)
+        );
     }
 
     #[test]

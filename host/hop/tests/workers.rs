@@ -161,7 +161,10 @@ fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
         (Tried::Namespace, errno(namespace)),
         (Tried::Mount, number(rustix::mount::unmount("/", rustix::mount::UnmountFlags::DETACH))),
         (Tried::Capability, number(rustix::system::sethostname(b"weir"))),
-        (Tried::Thread, errno(std::thread::Builder::new().spawn(|| ()).map(|of| of.join().unwrap()))),
+        (
+            Tried::Thread,
+            errno(std::thread::Builder::new().spawn(|| ()).map(|of| of.join().unwrap())),
+        ),
         (Tried::Code, number(code)),
         (Tried::Interfaces, interfaces as u32),
         (Tried::OpenFiles, files.count() as u32 - 1 - memories as u32),
@@ -297,7 +300,8 @@ fn as_the_kernel_sees_it() {
 
 fn inherits_nothing_else() {
     // Files that a program started in the usual way would have.
-    let open: Vec<OwnedFd> = (0..20).map(|_| memfd_create("left", MemfdFlags::empty()).unwrap()).collect();
+    let open: Vec<OwnedFd> =
+        (0..20).map(|_| memfd_create("left", MemfdFlags::empty()).unwrap()).collect();
     let found = probed(&plan("probe", vec![memory(), memory(), memory()]), |worker| {
         if root() {
             let files = std::fs::read_dir(format!("/proc/{}/fd", worker.id())).unwrap().count();
@@ -346,7 +350,8 @@ fn without_root() {
     let report = text.lines().find_map(|line| line.strip_prefix("worker: ")).expect(&text);
     let wanted = ["no new privileges", "no capabilities", "system calls"];
     assert!(wanted.iter().all(|layer| report.contains(layer)), "{report}");
-    if std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|most| most != "0\n") {
+    if std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|most| most != "0\n")
+    {
         assert!(!report.contains("without"), "{report}");
     }
 }
@@ -438,12 +443,16 @@ fn kill_under_load(hub: &Hub) {
         lived: PATIENCE,
     };
     let start = Instant::now();
-    let mut supervisor = Supervisor::new(hub.clone(), 9, plan("serve", vec![memory]), restart, start);
+    let mut supervisor =
+        Supervisor::new(hub.clone(), 9, plan("serve", vec![memory]), restart, start);
     let mut end: Option<Box<End>> = None;
     let mut work = Vec::new();
     let mut since = 0;
     let mut kills = 0;
-    let mut settle = |got: &mut Vec<Descriptor>, ledger: &mut Ledger<u32>, free: &mut BTreeSet<u32>, answered: &mut Vec<u8>| {
+    let mut settle = |got: &mut Vec<Descriptor>,
+                      ledger: &mut Ledger<u32>,
+                      free: &mut BTreeSet<u32>,
+                      answered: &mut Vec<u8>| {
         for descriptor in got.drain(..) {
             let buffer = ledger.answered(descriptor.exchange).expect("an answer nobody waits for");
             assert_eq!(buffer, descriptor.offset, "another's buffer");

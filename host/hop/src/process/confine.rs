@@ -64,8 +64,7 @@ pub fn confine(
     let no_capabilities = drop_capabilities(namespaces).is_ok();
     // Nobody of the same user looks into it or traces it.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    system_calls::allow_only_those_of_a_worker()
-        .map_err(|error| failed("system calls", &error))?;
+    system_calls::allow_only_those_of_a_worker().map_err(|error| failed("system calls", &error))?;
     Ok(Confined {
         namespaces,
         empty_root,

@@ -179,7 +179,11 @@ struct Prepared {
     user: bool,
 }
 
-fn start(plan: &Plan, socket: &WorkerSocket, namespaces: Namespaces) -> Result<WorkerProcess, Failed> {
+fn start(
+    plan: &Plan,
+    socket: &WorkerSocket,
+    namespaces: Namespaces,
+) -> Result<WorkerProcess, Failed> {
     let prepared = prepare(plan, socket, namespaces)?;
     let pointers = |of: &[CString]| {
         let pointers = of.iter().map(|text| text.as_ptr());

@@ -77,7 +77,8 @@ const ALLOWED: &[libc::c_long] = &[
 pub(crate) fn allow_only_those_of_a_worker() -> Result<(), String> {
     let program = |rules, otherwise, then| -> Result<BpfProgram, String> {
         let architecture = std::env::consts::ARCH.try_into();
-        let architecture = architecture.map_err(|error: seccompiler::BackendError| error.to_string())?;
+        let architecture =
+            architecture.map_err(|error: seccompiler::BackendError| error.to_string())?;
         let filter = SeccompFilter::new(rules, otherwise, then, architecture);
         let filter = filter.map_err(|error| error.to_string())?;
         BpfProgram::try_from(filter).map_err(|error| error.to_string())
