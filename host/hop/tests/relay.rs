@@ -140,17 +140,17 @@ fn a_stream_that_has_ended_before_the_relay_ends() {
 #[test]
 fn a_slow_reader_slows_the_writer() {
     run(|method| async move {
+        if method == Method::Join {
+            eprintln!("not by joins, which nothing bounds: docs/adr/0016-hops.md");
+            return;
+        }
         let (client, mut server, _relay) = between(method).await;
         let piece = vec![0; 1 << 20];
         let mut accepted = 0;
         while let Ok(writable) = timeout(Duration::from_millis(500), client.writable()).await {
             writable.unwrap();
             accepted += client.try_write(&piece).unwrap_or(0);
-            if accepted > 1 << 30 {
-                println!("{accepted}");
-                break;
-            };
-            assert!(method == Method::Join || accepted < 64 << 20, "nothing stops the writer");
+            assert!(accepted < 64 << 20, "nothing stops the writer");
         }
         // Nothing is lost of what was accepted.
         drop(client);
