@@ -1,0 +1,152 @@
+//! What a worker does to itself when it has opened and mapped all it needs, and before it reads the first descriptor: it gives
+//! up everything else.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::inherited::FIRST;
+use super::{Confined, Namespaces, ProcessError, system_calls};
+
+/// Whom a worker of root becomes where there is no user namespace.
+const NOBODY: libc::c_long = 65534;
+/// Directories that are there on every system, one of which becomes the root.
+const PLACES: [&str; 3] = ["/tmp", "/dev/shm", "/mnt"];
+
+/// What a worker may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open files, those that are open already included.
+    pub files: u64,
+    /// Threads of the worker; only where it has a user namespace.
+    pub threads: u64,
+    /// Memories that are given to it; files behind them are closed, but for those it has opened itself since its start and
+    /// names in `keep`.
+    pub memories: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { files: 64, threads: 16, memories: 0 }
+    }
+}
+
+/// Shuts this process in, and says which layers are in force. `keep` are files it has opened itself. What needs privileges or
+/// namespaces that are not there is left out and said; no new privileges, the system calls and closed files are always there.
+/// The worker's standard output and errors stay open.
+///
+/// To be called before there are threads: what they gave up would not be given up here.
+///
+/// # Errors
+/// If there are threads, or a layer that must be there is not.
+pub fn confine(
+    namespaces: Namespaces,
+    limits: &Limits,
+    keep: &[RawFd],
+) -> Result<Confined, ProcessError> {
+    let failed = |step, problem: &dyn std::fmt::Display| ProcessError::Confine {
+        step,
+        problem: problem.to_string(),
+    };
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(failed("threads", &format!("there are {threads}, and there has to be one")));
+    }
+    close_others(limits, keep).map_err(|error| failed("closing files", &error))?;
+    let empty_root = namespaces.mounts && empty_root().is_ok();
+    let limited = limit(limits, namespaces).is_ok();
+    let step = "no new privileges";
+    rustix::thread::set_no_new_privs(true).map_err(|error| failed(step, &error))?;
+    let no_capabilities = drop_capabilities(namespaces).is_ok();
+    // Nobody of the same user looks into it or traces it.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    system_calls::allow_only_those_of_a_worker().map_err(|error| failed("system calls", &error))?;
+    Ok(Confined {
+        namespaces,
+        empty_root,
+        no_new_privileges: true,
+        no_capabilities,
+        limits: limited,
+        system_calls: true,
+    })
+}
+
+/// Everything but standard output and errors, what it was given, and `keep`.
+fn close_others(limits: &Limits, keep: &[RawFd]) -> io::Result<()> {
+    let given = FIRST + 1 + limits.memories as RawFd;
+    let mut kept: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= given).collect();
+    kept.sort_unstable();
+    let mut from = given as libc::c_uint;
+    for fd in kept {
+        let fd = fd as libc::c_uint;
+        if fd > from {
+            close(from, fd - 1)?;
+        }
+        from = fd + 1;
+    }
+    close(from, libc::c_uint::MAX)
+}
+
+fn close(from: libc::c_uint, to: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the caller says which files are in use; all others are nobody's, or belong to values that this process is to
+    // lose.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file system of its own with nothing in it, which cannot be written, in place of the root.
+fn empty_root() -> io::Result<()> {
+    use rustix::mount::{mount, mount_change, mount_remount, unmount};
+    let place = PLACES.into_iter().find(|place| std::path::Path::new(place).is_dir());
+    let place = place.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    mount("none", place, "tmpfs", flags, c"size=4k,nr_inodes=1,mode=0555")?;
+    rustix::process::chdir(place)?;
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    mount_remount("/", flags | MountFlags::RDONLY, c"")?;
+    Ok(())
+}
+
+fn limit(limits: &Limits, namespaces: Namespaces) -> io::Result<()> {
+    let to = |most| Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::Core, to(0))?;
+    setrlimit(Resource::Msgqueue, to(0))?;
+    setrlimit(Resource::Nofile, to(limits.files))?;
+    // Without a user namespace, everybody of the same user would be counted.
+    if namespaces.user {
+        setrlimit(Resource::Nproc, to(limits.threads))?;
+    }
+    Ok(())
+}
+
+/// Of this thread, which is the only one, and of every program that it could start.
+fn drop_capabilities(namespaces: Namespaces) -> io::Result<()> {
+    for number in 0..64 {
+        // SAFETY: takes numbers; says that it does not know one, or that there is nothing to drop.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+    }
+    if !namespaces.user && rustix::process::geteuid().is_root() {
+        // SAFETY: these take numbers, and no groups.
+        let changed = unsafe {
+            libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) == 0
+                && libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0
+                && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
+        };
+        if !changed {
+            return Err(io::Error::last_os_error());
+        }
+        // Changing users took back what ends it with its starter.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    }
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! Starting a worker: `clone3(2)` into namespaces of its own, then the program, with its socket and its memories and nothing
+//! else that is open.
+//!
+//! Between `clone3` and the program only system calls are made on memory that was ready before: the child is a copy of one
+//! thread, and whatever locks the others had are held for ever.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::Arc;
+
+use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal};
+
+use super::inherited::{FIRST, VARIABLE};
+use super::{Death, Namespaces, ProcessError};
+use crate::hub::WorkerSocket;
+
+/// Whom root's workers are outside of their user namespace.
+const NOBODY: u32 = 65534;
+
+/// What a worker is.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its program; found by whoever starts it, so it need not be readable to the worker.
+    pub program: PathBuf,
+    /// Its arguments, without its name.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment, but for one variable of the hop's.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The memories it shares.
+    pub memories: Vec<Arc<OwnedFd>>,
+    /// The namespaces it is to have. Those that cannot be had are left out, and said: [`WorkerProcess::namespaces`].
+    pub namespaces: Namespaces,
+}
+
+impl Plan {
+    /// A program without arguments, environment and memories, in all namespaces.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            memories: Vec::new(),
+            namespaces: Namespaces::ALL,
+        }
+    }
+}
+
+/// A worker that runs, or has ended and was not asked about yet. Dropped, it is killed and waited for.
+///
+/// The worker is also killed when the thread that started it ends: start workers from threads that live as long.
+#[derive(Debug)]
+pub struct WorkerProcess {
+    process: OwnedFd,
+    id: i32,
+    namespaces: Namespaces,
+    ended: Option<Death>,
+    generation: u8,
+}
+
+impl WorkerProcess {
+    /// Starts it. Its standard input is empty; its output and errors go where this process's go.
+    ///
+    /// # Errors
+    /// If the program cannot be run.
+    pub fn spawn(plan: &Plan, socket: &WorkerSocket) -> Result<Self, ProcessError> {
+        let failed = |step| {
+            move |problem: io::Error| ProcessError::Start {
+                program: plan.program.clone(),
+                step,
+                problem,
+            }
+        };
+        let mut refused = None;
+        for namespaces in attempts(plan.namespaces) {
+            match start(plan, socket, namespaces) {
+                Ok(worker) => return Ok(worker),
+                Err(Failed::Namespaces(error)) => refused = Some(error),
+                Err(Failed::Step(step, error)) => return Err(failed(step)(error)),
+                Err(Failed::Zero(what)) => {
+                    return Err(ProcessError::Zero { program: plan.program.clone(), what });
+                }
+            }
+        }
+        let error = refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EPERM));
+        Err(failed("a new process")(error))
+    }
+
+    /// Its process id, as this process sees it.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// The namespaces it has.
+    #[must_use]
+    pub fn namespaces(&self) -> Namespaces {
+        self.namespaces
+    }
+
+    /// Ends it by SIGKILL. Its death is still to be asked for.
+    pub fn kill(&self) {
+        // An error says that it is dead.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+
+    /// Whether it has died, and how. Does not wait: the pidfd ([`AsFd`]) is readable when it has.
+    ///
+    /// # Errors
+    /// If somebody else waited for it.
+    pub fn died(&mut self) -> io::Result<Option<Death>> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    fn wait(&mut self, how: WaitIdOptions) -> io::Result<Option<Death>> {
+        if self.ended.is_none() {
+            let of = rustix::process::WaitId::PidFd(self.process.as_fd());
+            let generation = self.generation;
+            self.ended = rustix::process::waitid(of, how)?.map(|status| Death {
+                generation,
+                exit: status.exit_status(),
+                signal: status.terminating_signal(),
+            });
+        }
+        Ok(self.ended)
+    }
+}
+
+impl AsFd for WorkerProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            self.kill();
+            let _ = self.wait(WaitIdOptions::EXITED);
+        }
+    }
+}
+
+/// What to try: everything wanted, then without a user namespace, then with nothing.
+fn attempts(wanted: Namespaces) -> Vec<Namespaces> {
+    let mut attempts = vec![wanted];
+    for less in [Namespaces { user: false, ..wanted }, Namespaces::default()] {
+        if !attempts.contains(&less) {
+            attempts.push(less);
+        }
+    }
+    attempts
+}
+
+enum Failed {
+    /// These namespaces cannot be had.
+    Namespaces(io::Error),
+    Step(&'static str, io::Error),
+    Zero(String),
+}
+
+/// Everything the child needs, ready.
+struct Prepared {
+    program: OwnedFd,
+    empty: OwnedFd,
+    /// The child waits until it is closed or written.
+    go: (OwnedFd, OwnedFd),
+    /// The child writes an error number, or closes it with its program's start.
+    report: (OwnedFd, OwnedFd),
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    /// Socket and memories.
+    given: Vec<RawFd>,
+    user: bool,
+}
+
+fn start(
+    plan: &Plan,
+    socket: &WorkerSocket,
+    namespaces: Namespaces,
+) -> Result<WorkerProcess, Failed> {
+    let prepared = prepare(plan, socket, namespaces)?;
+    let pointers = |of: &[CString]| {
+        let pointers = of.iter().map(|text| text.as_ptr());
+        pointers.chain([ptr::null()]).collect::<Vec<_>>()
+    };
+    let (arguments, environment) = (pointers(&prepared.arguments), pointers(&prepared.environment));
+    // The numbers that the files have on the way.
+    let mut moved = prepared.given.clone();
+    let mut pidfd: RawFd = -1;
+    let mut how = clone_args(namespaces, &mut pidfd);
+    // SAFETY: without CLONE_VM, this is fork: the child has a copy of everything. It goes on in `child`, which keeps to what
+    // the module says.
+    let id = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of_val(&how)) };
+    if id == 0 {
+        child(&prepared, &arguments, &environment, &mut moved);
+    }
+    if id < 0 {
+        return Err(Failed::Namespaces(io::Error::last_os_error()));
+    }
+    // SAFETY: the kernel wrote the number of a new file, which is nobody else's.
+    let process = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let generation = socket.generation();
+    let id = id as i32;
+    // From here on, dropping it ends the child.
+    let worker = WorkerProcess { process, id, namespaces, ended: None, generation };
+    let Prepared { go, report, .. } = prepared;
+    drop((go.0, report.1));
+    if namespaces.user {
+        map_users(id).map_err(Failed::Namespaces)?;
+    }
+    File::from(go.1).write_all(&[1]).map_err(|error| Failed::Step("its start", error))?;
+    let mut problem = [0; 4];
+    match File::from(report.0).read(&mut problem) {
+        Ok(0) => Ok(worker),
+        Ok(_) => {
+            let problem = io::Error::from_raw_os_error(i32::from_ne_bytes(problem));
+            Err(Failed::Step("its program cannot be run", problem))
+        }
+        Err(error) => Err(Failed::Step("its start", error)),
+    }
+}
+
+fn prepare(plan: &Plan, socket: &WorkerSocket, namespaces: Namespaces) -> Result<Prepared, Failed> {
+    use rustix::fs::{Mode, OFlags, open};
+    let zero = |what: &'static str| move |_| Failed::Zero(what.to_owned());
+    let step = |step| move |error: rustix::io::Errno| Failed::Step(step, error.into());
+    let program = open(&plan.program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let program = program.map_err(step("its program cannot be opened"))?;
+    let empty = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let name = CString::new(plan.program.as_os_str().as_bytes()).map_err(zero("its name"))?;
+    let mut arguments = vec![name];
+    for argument in &plan.arguments {
+        arguments.push(CString::new(argument.as_bytes()).map_err(zero("an argument"))?);
+    }
+    let mut environment = Vec::new();
+    for (name, value) in &plan.environment {
+        let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        environment.push(CString::new(entry).map_err(zero("its environment"))?);
+    }
+    let entry = format!(
+        "{VARIABLE}={}:{}:{}:{}:{}",
+        socket.hop(),
+        socket.generation(),
+        u8::from(socket.messages()),
+        plan.memories.len(),
+        namespaces.flags()
+    );
+    environment.push(CString::new(entry).map_err(zero("its environment"))?);
+    let memories = plan.memories.iter().map(|memory| memory.as_raw_fd());
+    Ok(Prepared {
+        program,
+        empty: empty.map_err(step("/dev/null"))?,
+        go: pipe().map_err(step("a pipe"))?,
+        report: pipe().map_err(step("a pipe"))?,
+        arguments,
+        environment,
+        given: [socket.as_fd().as_raw_fd()].into_iter().chain(memories).collect(),
+        user: namespaces.user,
+    })
+}
+
+fn clone_args(namespaces: Namespaces, pidfd: &mut RawFd) -> libc::clone_args {
+    libc::clone_args {
+        flags: namespaces.flags() | libc::CLONE_PIDFD as u64,
+        pidfd: ptr::from_mut(pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    }
+}
+
+/// Root in there is nobody out here, or who this process is if it may be nobody else.
+fn map_users(id: i32) -> io::Result<()> {
+    let write = |name: &str, text: String| std::fs::write(format!("/proc/{id}/{name}"), text);
+    if write("uid_map", format!("0 {NOBODY} 1")).is_err() {
+        write("uid_map", format!("0 {} 1", rustix::process::geteuid().as_raw()))?;
+    }
+    if write("gid_map", format!("0 {NOBODY} 1")).is_err() {
+        write("setgroups", "deny".into())?;
+        write("gid_map", format!("0 {} 1", rustix::process::getegid().as_raw()))?;
+    }
+    Ok(())
+}
+
+/// The new process. Only system calls; no allocation, no locks, no panics.
+fn child(
+    prepared: &Prepared,
+    arguments: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+    moved: &mut [RawFd],
+) -> ! {
+    // SAFETY: plain system calls; pointers are to arrays that end with a null pointer, and to numbers and a byte on this stack.
+    // Users are set by system calls of this one thread: libc's functions would wait for threads that are not here.
+    unsafe {
+        let fail = |report: RawFd| -> ! {
+            let problem = *libc::__errno_location();
+            libc::write(report, ptr::from_ref(&problem).cast(), size_of_val(&problem));
+            libc::_exit(127);
+        };
+        let mut go = 0_u8;
+        if libc::read(prepared.go.0.as_raw_fd(), ptr::from_mut(&mut go).cast(), 1) != 1 {
+            libc::_exit(127);
+        }
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        if prepared.user {
+            // Where groups cannot be set, there are none that count.
+            libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>());
+            if libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0
+                || libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0
+            {
+                fail(prepared.report.1.as_raw_fd());
+            }
+            // Changing users took it back.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        }
+        libc::setsid();
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+
+        // First out of the way of each other, then to their places.
+        let last = FIRST + moved.len() as RawFd;
+        let away = |fd: RawFd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, last);
+        let report = away(prepared.report.1.as_raw_fd());
+        let program = away(prepared.program.as_raw_fd());
+        let empty = away(prepared.empty.as_raw_fd());
+        for fd in moved.iter_mut() {
+            *fd = away(*fd);
+        }
+        if report < 0 {
+            libc::_exit(127);
+        }
+        if program < 0 || libc::dup2(empty, 0) < 0 {
+            fail(report);
+        }
+        let mut place = FIRST;
+        for fd in moved.iter() {
+            if libc::dup2(*fd, place) < 0 {
+                fail(report);
+            }
+            place += 1;
+        }
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        if libc::syscall(libc::SYS_close_range, last, libc::c_uint::MAX, flags) != 0 {
+            fail(report);
+        }
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+        fail(report)
+    }
+}

@@ -1,0 +1,259 @@
+//! Two TCP connections that become one, when nobody wants to look at their bytes any more.
+//!
+//! Each direction ends for itself: the end of a stream is passed on when all its bytes have gone, and the other direction goes
+//! on. At most a pipe's content is under way in each, so a slow reader slows the writer.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{Shutdown, shutdown};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::join::Joined;
+
+/// Bytes that are moved at once.
+const PIECE: usize = 64 << 10;
+/// Empty pipes that a thread keeps.
+const PIPES: usize = 32;
+
+/// How bytes get from one connection to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Read and written, through a buffer of this process's.
+    Copy,
+    /// `splice(2)` through a pipe: pages move, the process sees no bytes.
+    Splice,
+    /// By an `sk_skb` program, without this process. Nothing bounds what is under way to a slow reader but the kernel's memory
+    /// for TCP: only for connections whose both ends are trusted.
+    Join,
+}
+
+/// Why it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both streams came to their end.
+    InOrder,
+    /// Reading from or writing to the first connection failed.
+    First(io::Error),
+    /// The same of the second.
+    Second(io::Error),
+    /// Nothing moved for so long.
+    Idle,
+}
+
+/// What a relay has done.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Bytes from the first connection to the second.
+    pub forward: u64,
+    /// Bytes from the second to the first.
+    pub backward: u64,
+    /// Why it ended.
+    pub ended: Ended,
+}
+
+/// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for `idle`.
+/// Both connections are closed then.
+pub async fn relay(a: TcpStream, b: TcpStream, idle: Option<Duration>) -> Relayed {
+    relay_by(Method::Splice, a, b, idle).await
+}
+
+/// [`relay`], by another method.
+pub async fn relay_by(
+    method: Method,
+    a: TcpStream,
+    b: TcpStream,
+    idle: Option<Duration>,
+) -> Relayed {
+    let moved = [Cell::new(0), Cell::new(0)];
+    if method == Method::Join {
+        match Joined::new(&a, &b).await {
+            Ok(joined) => return by_kernel(&joined, idle).await,
+            // Then without: what has gone is counted.
+            Err((error, gone)) => {
+                tracing::debug!("two connections are spliced, not joined: {error}");
+                moved.iter().zip(gone).for_each(|(moved, gone)| moved.set(gone));
+            }
+        }
+    }
+    let pumps = async {
+        let forward = pump(method, &a, &b, &moved[0]);
+        let backward = pump(method, &b, &a, &moved[1]);
+        match both(forward, backward).await {
+            Ok(()) => Ended::InOrder,
+            Err((0, Side::From, error) | (1, Side::To, error)) => Ended::First(error),
+            Err((_, _, error)) => Ended::Second(error),
+        }
+    };
+    let ended = until_idle(pumps, idle, || moved[0].get() + moved[1].get()).await;
+    Relayed { forward: moved[0].get(), backward: moved[1].get(), ended }
+}
+
+/// Which connection of a direction failed.
+enum Side {
+    From,
+    To,
+}
+
+type Failed = (Side, io::Error);
+
+/// Both to their end, or the first that fails, with its number.
+async fn both(
+    forward: impl Future<Output = Result<(), Failed>>,
+    backward: impl Future<Output = Result<(), Failed>>,
+) -> Result<(), (u8, Side, io::Error)> {
+    let number = |number| move |(side, error)| (number, side, error);
+    let forward = async { forward.await.map_err(number(0)) };
+    let backward = async { backward.await.map_err(number(1)) };
+    tokio::try_join!(forward, backward).map(|((), ())| ())
+}
+
+/// What it comes to, or [`Ended::Idle`] if `moved` stays the same for a whole period.
+async fn until_idle(
+    work: impl Future<Output = Ended>,
+    idle: Option<Duration>,
+    moved: impl Fn() -> u64,
+) -> Ended {
+    let Some(idle) = idle else { return work.await };
+    let mut work = std::pin::pin!(work);
+    let mut before = moved();
+    loop {
+        if let Ok(ended) = tokio::time::timeout(idle, &mut work).await {
+            return ended;
+        }
+        let now = moved();
+        if now == before {
+            return Ended::Idle;
+        }
+        before = now;
+    }
+}
+
+async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>) -> Relayed {
+    let work = async {
+        match joined.ended().await {
+            Ok(()) => Ended::InOrder,
+            Err((0, error)) => Ended::First(error),
+            Err((_, error)) => Ended::Second(error),
+        }
+    };
+    let ended = until_idle(work, idle, || joined.bytes().iter().sum()).await;
+    let [forward, backward] = joined.bytes();
+    Relayed { forward, backward, ended }
+}
+
+/// One direction, until its stream ends and the other connection has been told.
+async fn pump(
+    method: Method,
+    from: &TcpStream,
+    to: &TcpStream,
+    moved: &Cell<u64>,
+) -> Result<(), Failed> {
+    loop {
+        // Nothing is held for a connection that is silent.
+        from.readable().await.map_err(|error| (Side::From, error))?;
+        let more = match method {
+            Method::Copy => copy(from, to, moved).await?,
+            Method::Splice | Method::Join => spliced(from, to, moved).await?,
+        };
+        if !more {
+            return match shutdown(to, Shutdown::Write) {
+                // The other side is gone; the other direction says so.
+                Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+                Err(error) => Err((Side::To, error.into())),
+            };
+        }
+    }
+}
+
+/// Moves what is there. `false`: the stream has ended.
+async fn spliced(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
+    let pipe = Pipe::take().map_err(|error| (Side::From, error))?;
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    loop {
+        let fill = || Ok(splice(from, None, &pipe.write, None, PIECE, flags)?);
+        // The pipe is empty, so it is the connection that would block.
+        let mut inside = match from.try_io(Interest::READABLE, fill) {
+            Ok(0) => {
+                pipe.put();
+                return Ok(false);
+            }
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                pipe.put();
+                return Ok(true);
+            }
+            Err(error) => return Err((Side::From, error)),
+        };
+        while inside > 0 {
+            let drain = || Ok(splice(&pipe.read, None, to, None, inside, flags)?);
+            match to.async_io(Interest::WRITABLE, drain).await {
+                Ok(written) => {
+                    inside -= written;
+                    moved.set(moved.get() + written as u64);
+                }
+                Err(error) => return Err((Side::To, error)),
+            }
+        }
+        // Others have their turn.
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// The same through a buffer.
+async fn copy(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
+    let mut buffer = Vec::with_capacity(PIECE);
+    loop {
+        buffer.clear();
+        let read = match from.try_read_buf(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err((Side::From, error)),
+        };
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            match to.async_io(Interest::WRITABLE, || to.try_write(rest)).await {
+                Ok(written) => {
+                    rest = &rest[written..];
+                    moved.set(moved.get() + written as u64);
+                }
+                Err(error) => return Err((Side::To, error)),
+            }
+        }
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// A pipe with nothing in it, whenever somebody else can have it.
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Pipe {
+    fn take() -> io::Result<Self> {
+        if let Some(pipe) = FREE.with_borrow_mut(Vec::pop) {
+            return Ok(pipe);
+        }
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { read, write })
+    }
+
+    /// Gives it back, empty. One that is dropped is closed, with what is in it.
+    fn put(self) {
+        FREE.with_borrow_mut(|free| {
+            if free.len() < PIPES {
+                free.push(self);
+            }
+        });
+    }
+}
