@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use weir_exchange::{
+    BodyStep, CallResult, Direction, Ended, Environment, Origin, Pieces, Step, Upstreams,
+};
 use weir_message::{
-    BodyStep, CallResult, Chain, ChainCounters, ChainPlan, Ended, Environment, Exchange, Findings,
-    FunctionCounters, FunctionPlan, MessageError, Notice, Origin, Pieces, Site, SiteConfig, States,
-    Step, Store, Upstreams,
+    Chain, ChainPlan, Exchange, Findings, FunctionCounters, FunctionPlan, MessageError, Notice,
+    Site, SiteConfig, States, Store,
 };
 use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry};
 use weir_tests::built::built;
@@ -120,7 +122,7 @@ impl Rig {
         let sink = Rc::clone(&notices);
         let sink = Box::new(move |notice| sink.borrow_mut().push(notice));
         let environment: Rc<dyn Environment> = Rc::clone(&world) as _;
-        let chain = Chain::new(staged, environment, Arc::new(ChainCounters::default()), sink);
+        let chain = Chain::new(staged, environment, weir_message::orders().1, Arc::default(), sink);
         Self { chain, site, world, notices }
     }
 
@@ -282,7 +284,7 @@ async fn send(exchange: &Exchange, pieces: &[&[u8]]) -> Result<Vec<u8>, Response
         let last = n + 1 == pieces.len();
         match exchange.request_body(Bytes::copy_from_slice(piece), last).await {
             BodyStep::Pass(pieces) => {
-                pieces.iter().for_each(|piece| passed.extend_from_slice(piece))
+                pieces.iter().for_each(|piece| passed.extend_from_slice(piece));
             }
             BodyStep::Answer(response) => return Err(response),
             BodyStep::Reset => panic!("reset"),
@@ -322,7 +324,7 @@ fn what_is_held_goes_on_in_order_or_is_answered() {
         let exchange = begin(&rig, "/one/hold").await;
         let held = exchange.request_body(Bytes::from_static(b"first "), false).await;
         assert!(matches!(held, BodyStep::Pass(pieces) if pieces.is_empty()));
-        assert!(!exchange.done(weir_message::Direction::Request));
+        assert!(!exchange.done(Direction::Request));
         assert_eq!(send(&exchange, &[b"second ", b"third"]).await.unwrap(), b"first second third");
         let exchange = begin(&rig, "/two/hold").await;
         let refused = send(&exchange, &[b"this is b", b"ad"]).await.unwrap_err();

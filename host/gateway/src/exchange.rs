@@ -178,9 +178,10 @@ async fn request_body(
     let progress = Progress::new();
     let (limit, patience) = (config.limits.body, config.timeouts.body);
     let upload = Upload::new(incoming, limit, patience, Rc::clone(&progress));
-    let wanted = finish.exchange.as_ref().filter(|exchange| {
-        site.interests.request_body && !exchange.done(Direction::Request)
-    });
+    let wanted = finish
+        .exchange
+        .as_ref()
+        .filter(|exchange| site.interests.request_body && !exchange.done(Direction::Request));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
         return Ok((RequestBody::Upload(Box::new(upload)), Some(progress)));
     };
@@ -273,9 +274,10 @@ async fn respond(
     if ended {
         return Outcome::Response(parts, Source::Empty);
     }
-    let wanted = finish.exchange.as_ref().filter(|exchange| {
-        site.interests.response_body && !exchange.done(Direction::Response)
-    });
+    let wanted = finish
+        .exchange
+        .as_ref()
+        .filter(|exchange| site.interests.response_body && !exchange.done(Direction::Response));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
         return Outcome::Response(parts, Source::Download(download));
     };

@@ -12,8 +12,10 @@ use http::HeaderValue;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::time::Instant;
 
+use crate::chain::Upstreams;
 use crate::config::{GatewayConfig, ListenerConfig, Protocol};
 use crate::counters::{ListenerCounters, UpstreamCounters};
+use crate::environment::UpstreamViews;
 use crate::error::GatewayError;
 use crate::health::Standing;
 use crate::keeper::{Errand, Keeper};
@@ -242,6 +244,18 @@ impl Gateway {
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
+    /// A listener's upstreams as chains on this thread see them; none if there is no such listener or thread.
+    #[must_use]
+    pub fn upstreams(&self, listener: &str, thread: usize) -> Option<Arc<dyn Upstreams>> {
+        let listeners = self.listeners();
+        let entry = listeners.get(listener)?;
+        let views = entry.plan.config.upstreams.iter().filter_map(|upstream| {
+            let upstream = entry.upstreams.get(&upstream.address)?;
+            Some((Arc::clone(&upstream.standing), Arc::clone(upstream.counters.get(thread)?)))
+        });
+        (thread < self.threads.len()).then(|| Arc::new(UpstreamViews(views.collect())) as _)
+    }
+
     /// Threads.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -326,10 +340,15 @@ fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
     }
     for (i, upstream) in config.upstreams.iter().enumerate() {
         if config.upstreams[..i].iter().any(|u| u.address == upstream.address) {
-            return wrong(&format!("upstream {} is named twice: give it a weight", upstream.address));
+            return wrong(&format!(
+                "upstream {} is named twice: give it a weight",
+                upstream.address
+            ));
         }
         if upstream.http2 && config.upstream_proxy_protocol.is_some() {
-            return wrong("an HTTP/2 connection is shared by clients: no PROXY protocol towards it");
+            return wrong(
+                "an HTTP/2 connection is shared by clients: no PROXY protocol towards it",
+            );
         }
         if upstream.http2 && config.protocol == Protocol::Tcp {
             return wrong("http2 is for listeners whose protocol is http");

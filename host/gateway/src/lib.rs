@@ -16,7 +16,6 @@
 
 mod accept;
 mod balance;
-pub mod chain;
 mod client;
 mod config;
 mod counters;
@@ -47,6 +46,8 @@ mod timer;
 mod tls;
 mod upgrade;
 mod upstream;
+
+pub use weir_exchange as chain;
 
 pub use config::{
     Certificate, GatewayConfig, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry,

@@ -3,8 +3,8 @@
 //! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version, request, response};
@@ -99,7 +99,9 @@ fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
     }
     let target = match target {
         None => PathAndQuery::from_static("/"),
-        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => target.clone(),
+        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => {
+            target.clone()
+        }
         Some(target) => match PathAndQuery::try_from(format!("/{target}")) {
             Ok(target) => target,
             Err(_) => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
@@ -115,7 +117,10 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 /// Whether `connection` has this option.
 fn names(headers: &HeaderMap, option: &str) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
 }
 
 /// Takes away the fields of one hop: those that are always, and those that `connection` names.
@@ -178,7 +183,12 @@ pub(crate) fn forward(
 
 /// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;
 /// for HTTP/2 it is part of the target.
-pub(crate) fn address(parts: &mut request::Parts, http2: bool, tls: bool, default_host: &HeaderValue) {
+pub(crate) fn address(
+    parts: &mut request::Parts,
+    http2: bool,
+    tls: bool,
+    default_host: &HeaderValue,
+) {
     let headers = &mut parts.headers;
     if !http2 {
         if let (Some(authority), Some(target)) = (parts.uri.authority(), parts.uri.path_and_query())

@@ -16,17 +16,18 @@ use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
+use weir_exchange::{CallResult, Environment, Interests, Origin};
 use weir_pool::Rooms;
 use weir_sandbox::{Fault, Ticking};
 
 use crate::clock;
 use crate::context::{Ask, Asked, Effects, NOBODY};
-use crate::environment::{CallResult, Environment};
 use crate::exchange::{Exchange, Laid};
 use crate::function::{Called, Function, Position, Seat};
-use crate::origin::{Interests, Origin};
+use crate::orders::Orders;
 use crate::plan::{MessageError, Site, Staged, StagedFunction, States};
 use crate::shadow::{Findings, Shadow};
+use crate::words;
 
 /// How long after the last event the clock of deadlines goes on.
 const IDLE: Duration = Duration::from_millis(20);
@@ -114,9 +115,8 @@ impl Version {
 
     fn interests(&self) -> Interests {
         let canary = self.canary.as_ref().map(|trial| &trial.function);
-        let all = self.functions.iter().chain(canary);
-        all.map(|function| Interests::from(function.wants()))
-            .fold(Interests::default(), |a, b| a | b)
+        let all = self.functions.iter().chain(canary).map(|f| words::interests(f.wants()));
+        all.fold(Interests::default(), words::either)
     }
 
     fn with(&self, place: usize, function: Rc<Function>) -> Self {
@@ -137,6 +137,8 @@ struct Inner {
     interests: Cell<Interests>,
     environment: Rc<dyn Environment>,
     notices: Box<dyn Fn(Notice)>,
+    /// Until [`Chain::drive`] has it.
+    orders: RefCell<Option<Orders>>,
     counters: Arc<ChainCounters>,
     /// Numbers that are free, and the next one that never was used.
     numbers: RefCell<(Vec<u32>, u32)>,
@@ -146,7 +148,6 @@ struct Inner {
     /// The timer that `drive` waits for, 0 for none.
     timer: Cell<u64>,
     last_event: Cell<Instant>,
-    over: Cell<bool>,
 }
 
 impl Chain {
@@ -155,6 +156,7 @@ impl Chain {
     pub fn new(
         staged: Staged,
         environment: Rc<dyn Environment>,
+        orders: Orders,
         counters: Arc<ChainCounters>,
         notices: Box<dyn Fn(Notice)>,
     ) -> Self {
@@ -167,6 +169,7 @@ impl Chain {
             name,
             environment,
             notices,
+            orders: RefCell::new(Some(orders)),
             counters,
             numbers: RefCell::default(),
             background: RefCell::default(),
@@ -174,7 +177,6 @@ impl Chain {
             ticking: RefCell::default(),
             timer: Cell::new(0),
             last_event: Cell::new(Instant::now()),
-            over: Cell::new(false),
         }));
         version.functions.iter().for_each(|function| chain.started(function));
         chain
@@ -190,6 +192,12 @@ impl Chain {
     #[must_use]
     pub fn piece_max(&self) -> usize {
         self.0.site.rooms.room_bytes()
+    }
+
+    /// The same as the gateway has it.
+    #[must_use]
+    pub fn passages(&self) -> weir_exchange::Chain {
+        weir_exchange::Chain::native(Rc::new(self.clone()))
     }
 
     /// A new exchange.
@@ -349,11 +357,12 @@ impl Chain {
         }
     }
 
-    /// Carries out what functions want outside of exchanges: their ticks, and what they asked for and did not wait for. Ends
-    /// after [`Self::close`].
+    /// Carries out what functions want outside of exchanges (their ticks, and what they asked for and did not wait for) and
+    /// orders from other threads. Ends when nobody can give any.
     pub async fn drive(self) {
         let mut running = FuturesUnordered::new();
-        while !self.0.over.get() {
+        let Some(mut orders) = self.0.orders.borrow_mut().take() else { return };
+        loop {
             running.extend(self.0.background.borrow_mut().drain(..));
             let timeout = self.due();
             let sleep = async {
@@ -367,15 +376,13 @@ impl Chain {
                 () = notified => {}
                 Some(()) = running.next(), if !running.is_empty() => {}
                 () = sleep => {}
+                order = orders.next() => match order {
+                    Some(order) => order(&self),
+                    None => return,
+                },
             }
             self.tick();
         }
-    }
-
-    /// Ends [`Self::drive`].
-    pub fn close(&self) {
-        self.0.over.set(true);
-        self.0.wake.notify_one();
     }
 
     /// When [`Self::drive`] has something to do by itself.

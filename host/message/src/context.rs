@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use weir_exchange::{Pieces, Upstreams};
 use weir_layout::Verdict;
 use weir_pool::{Part, Room, Rooms};
 use weir_sandbox::{Copied, Exchanges, Laid, Refusal, Requests, Span};
 
-use crate::Pieces;
-use crate::environment::Upstreams;
 use crate::head;
 use crate::store::Store;
 

@@ -11,43 +11,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
+use weir_exchange::{BodyStep, CallFault, Direction, Ended, Origin, Pieces, Step};
 use weir_layout::message::{Action, Outcome, Wants};
 use weir_pool::{Part, Room};
 use weir_sandbox::Fault;
 
-use crate::Pieces;
 use crate::chain::{Asks, Chain, Version};
 use crate::context::{Effects, into_room};
 use crate::function::{Called, Function, Seat};
 use crate::head::{self, Broken, TooLarge};
 use crate::instance::{Event, contract};
-use crate::origin::{Direction, Ended, Origin};
+use crate::words;
 
 /// How long to wait for a room when all are taken, and how often to look.
 const ROOM_WAIT: Duration = Duration::from_millis(2);
 const ROOM_WAITS: u32 = 1000;
-
-/// What a chain decided about a head.
-#[derive(Debug)]
-pub enum Step {
-    /// It goes on.
-    Continue,
-    /// A function answered, or the chain has to.
-    Answer(http::Response<Pieces>),
-    /// The stream or connection is to be ended.
-    Reset,
-}
-
-/// What a chain decided about a piece of a body.
-#[derive(Debug)]
-pub enum BodyStep {
-    /// These go on; none while a function holds back what there is.
-    Pass(Pieces),
-    /// As for [`Step::Answer`]; only for bodies of requests, and of responses whose head has not left.
-    Answer(http::Response<Pieces>),
-    /// As for [`Step::Reset`].
-    Reset,
-}
 
 /// See the module. Its end is told to its functions when the last clone goes.
 #[derive(Clone)]
@@ -623,7 +601,7 @@ impl Drop for Inner {
             self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));
         let upstream = upstream.and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let told = (how as u32, upstream, nanoseconds);
+        let told = (words::ended(how), upstream, nanoseconds);
         for (place, seat) in self.seats.iter().enumerate().filter(|(_, seat)| seat.called()) {
             let function = self.version.function(place, self.canary);
             if let Some(fault) = function.ended(self.number, seat, told) {
@@ -689,17 +667,17 @@ impl Laid {
                 let event = Event::Resume { token, status: 0, head: 0, body, length };
                 Some(Self { event, _rooms: [Some(part), None] })
             }
-            Answer::Called(Err(error)) => plain(error as u32),
+            Answer::Called(Err(error)) => plain(words::call_fault(error)),
             Answer::Called(Ok(response)) => {
                 let (parts, body) = response.into_parts();
                 let Some(part) = into_room(rooms, &body) else {
-                    return plain(crate::CallError::TooLong as u32);
+                    return plain(words::call_fault(CallFault::TooLong));
                 };
                 let mut room = rooms.take()?;
                 let known = Some(body.len() as u64);
                 let laid = head::lay_out_response(room.bytes_mut(), &parts, origin, known, false);
                 if laid.is_err() {
-                    return plain(crate::CallError::NotHttp as u32);
+                    return plain(words::call_fault(CallFault::NotHttp));
                 }
                 let status = u32::from(parts.status.as_u16());
                 let (head, body) = (room.offset(), part.offset());

@@ -11,7 +11,7 @@ use weir_layout::message::{
     FLAG_MADE, FLAG_NO_BODY, FLAG_TLS, FLAG_UPGRADE, Head, Part, SPARE_BYTES, SPARE_FIELDS,
 };
 
-use crate::origin::Origin;
+use weir_exchange::Origin;
 
 /// The head does not fit a room, with what has to be spare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 //!
 //! Owns: the message pool of a chain, laying heads out flat and reading them back, telling functions what happens to an exchange,
 //! carrying out what they ask for, their faults, and versions that come and go. Must not know: sockets, a protocol's parser, or which
-//! runtime drives its futures; all of that is behind [`Environment`] and [`Upstreams`].
+//! runtime drives its futures; all of that is behind [`weir_exchange`].
 //!
 //! ```text
 //!   gateway ── request parts ──> Exchange ── head in a room ──> function 0, 1, … n     one call into Wasm each
@@ -16,30 +16,24 @@ mod chain;
 mod clock;
 mod context;
 mod counters;
-mod environment;
 mod exchange;
 mod function;
 mod head;
 mod instance;
-mod origin;
+mod orders;
+mod passage;
 mod plan;
 mod shadow;
 mod store;
-
-use bytes::Bytes;
-use smallvec::SmallVec;
+mod words;
 
 pub use chain::{Chain, ChainCounters, Notice};
 pub use context::NOBODY;
 pub use counters::{Buckets, FunctionCounters};
-pub use environment::{CallError, CallResult, Environment, Upstreams};
-pub use exchange::{BodyStep, Exchange, Step};
-pub use origin::{Direction, Ended, Interests, Origin};
+pub use exchange::Exchange;
+pub use orders::{Gone, Orders, Remote, orders};
 pub use plan::{
     ChainPlan, FunctionPlan, MessageError, Site, SiteConfig, Staged, StagedFunction, State, States,
 };
 pub use shadow::Findings;
 pub use store::Store;
-
-/// Pieces of a body, in order.
-pub type Pieces = SmallVec<[Bytes; 2]>;

@@ -4,11 +4,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry};
 
 use crate::counters::FunctionCounters;
-use crate::environment::Upstreams;
 use crate::instance::Instance;
 use crate::store::Store;
 

@@ -180,7 +180,9 @@ fn round(hub: &Hub, way: &str, confined: bool) -> io::Result<Round> {
 
 pub(crate) fn run(rounds: usize) {
     println!();
-    println!("round trip, one under way (us): p50, p99, CPU of both; {UNDER_WAY} under way: thousand a second, CPU of both (us each); idle: CPU (%)");
+    println!(
+        "round trip, one under way (us): p50, p99, CPU of both; {UNDER_WAY} under way: thousand a second, CPU of both (us each); idle: CPU (%)"
+    );
     let hub = Hub::new();
     println!("hub: {}", hub.carrier());
     let mut all: Vec<Vec<Round>> = WAYS.iter().map(|_| Vec::new()).collect();

@@ -135,7 +135,10 @@ fn round(method: Method) -> Round {
 
 pub(crate) fn run(rounds: usize) {
     println!();
-    println!("relay: GiB/s, CPU of its thread and of the machine (ms a GiB), {SMALL} bytes to and fro (us), accepted with nobody reading (MiB of {})", OFFERED >> 20);
+    println!(
+        "relay: GiB/s, CPU of its thread and of the machine (ms a GiB), {SMALL} bytes to and fro (us), accepted with nobody reading (MiB of {})",
+        OFFERED >> 20
+    );
     let mut all: Vec<Vec<Round>> = METHODS.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for ((_, method), rounds) in METHODS.iter().zip(&mut all) {

@@ -1,4 +1,6 @@
-//! What the gateway asks a chain of functions, and what it lends it.
+//! What a gateway and a chain of message functions say to each other.
+//!
+//! Owns: the words that both sides use. Must not know: either side; the gateway knows no Wasm, and chains know no sockets.
 //!
 //! A [`Chain`] belongs to one thread and one listener. Each request, or each L4 connection, is an [`Exchange`]; events of one
 //! direction come one after the other, request events first to last function, response events last to first. A body that is not there is
@@ -116,20 +118,25 @@ pub type CallResult = Result<Response<Bytes>, CallFault>;
 
 /// What the gateway lends to a chain. Upstreams are told by their place in the listener's list.
 pub trait Environment {
-    /// Sends a request to an upstream.
+    /// Sends a request to an upstream, and gives its answer; of the body at most so many bytes.
     fn call(
         &self,
         upstream: usize,
         request: Request<Pieces>,
         timeout: Duration,
+        body_max: usize,
     ) -> LocalBoxFuture<'static, CallResult>;
 
     /// Waits.
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()>;
+}
 
+/// The upstreams of a listener on one thread, as functions see them: by their places in the listener's list.
+pub trait Upstreams: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
     /// Whether health checks and failures of late let this upstream have requests.
     fn healthy(&self, upstream: usize) -> bool;
-
     /// Requests or connections that the upstream has now, from this thread and listener.
     fn active(&self, upstream: usize) -> u32;
 }
