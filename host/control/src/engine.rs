@@ -10,7 +10,7 @@ use std::time::Duration;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, CheckReport, Name, ResolvedFunction, SteeringRule, VersionSchema};
+use weir_spec::{Chain, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, VersionSchema};
 
 pub use crate::store::ChainId;
 
@@ -214,8 +214,78 @@ pub struct EngineStatus {
     pub workers: u32,
     /// Ports, in the order of the configuration.
     pub ports: Vec<PortStatus>,
+    /// Listeners, in the order of the configuration.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
     /// Chains that are deployed.
     pub chains: Vec<ChainStatus>,
+}
+
+/// How a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: Name,
+    /// Where it listens, with the ports it got.
+    pub addresses: Vec<String>,
+    /// Whose chain its messages pass.
+    pub tenant: Name,
+    /// The chain.
+    pub chain: Option<Name>,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once, because there were as many as the limit allows.
+    pub refused: u64,
+    /// Connections that are open.
+    pub open: u64,
+    /// Requests, or TCP connections that were let through.
+    pub requests: u64,
+    /// Those that are under way.
+    pub active: u64,
+    /// Responses by the class of their status: `2xx`, ...
+    pub responses: BTreeMap<String, u64>,
+    /// Attempts beyond the first.
+    pub retries: u64,
+    /// What went wrong, by reason.
+    pub failures: BTreeMap<String, u64>,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// Times from a request's head to its response's.
+    pub latency: Vec<Bucket>,
+    /// Their sum in nanoseconds.
+    pub latency_sum_ns: u64,
+    /// Its upstreams.
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// How an upstream of a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpstreamStatus {
+    /// Its address.
+    pub address: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
+    /// Connections to it that are open.
+    pub open: u64,
+    /// Requests that it has now.
+    pub active: u64,
+    /// Requests that it was sent.
+    pub requests: u64,
+    /// Times until its responses' heads.
+    pub latency: Vec<Bucket>,
+    /// Their sum in nanoseconds.
+    pub latency_sum_ns: u64,
+}
+
+/// Times in a histogram that lie below a bound, and not below that of the bucket before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Bucket {
+    /// The bound in nanoseconds.
+    pub below_ns: u64,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// How a port is.
@@ -277,9 +347,12 @@ pub struct ChainStatus {
     pub tenant: Name,
     /// Its name.
     pub name: Name,
-    /// Packets that came in by its ports.
+    /// Its plane.
+    #[serde(default)]
+    pub plane: Plane,
+    /// Packets that came in by its ports; on the message plane, exchanges that were opened.
     pub packets_in: u64,
-    /// Packets that left.
+    /// Packets that left; on the message plane, exchanges that have ended.
     pub packets_out: u64,
     /// Packets dropped, by reason: the host's names, or `FUNCTION:NUMBER` for a function's own.
     pub drops: BTreeMap<String, u64>,
@@ -319,7 +392,7 @@ pub struct FunctionStatus {
     pub version: Option<Version>,
     /// Whether it is called.
     pub state: Health,
-    /// Packets it was given.
+    /// Packets it was given; on the message plane, events.
     pub packets: u64,
     /// Its verdicts by name.
     pub verdicts: BTreeMap<String, u64>,
@@ -329,6 +402,9 @@ pub struct FunctionStatus {
     pub counters: BTreeMap<String, u64>,
     /// Its own gauges.
     pub gauges: BTreeMap<String, f64>,
+    /// Times that its events took; only on the message plane.
+    #[serde(default)]
+    pub times: Vec<Bucket>,
 }
 
 /// Whether a function is called.

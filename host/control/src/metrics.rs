@@ -3,14 +3,16 @@
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::text;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::control::Status;
-use crate::engine::Health;
+use crate::engine::{Bucket, Health};
 
 type Labels = Vec<(String, String)>;
 
@@ -56,6 +58,8 @@ pub(crate) fn encode(status: &Status) -> String {
     ports(&mut registry, status);
     chains(&mut registry, status);
     functions(&mut registry, status);
+    listeners(&mut registry, status);
+    times(&mut registry, status);
     trials(&mut registry, status);
     steering(&mut registry, status);
     let mut text = String::new();
@@ -185,6 +189,118 @@ fn functions(registry: &mut Registry, status: &Status) {
                 gauges.set(&[tenant, name, label, ("name", own)], *value);
             }
         }
+    }
+}
+
+fn listeners(registry: &mut Registry, status: &Status) {
+    let accepted = Counters::new(registry, "listener_connections", "Connections accepted");
+    let refused = "Connections closed at once, because there were as many as allowed";
+    let refused = Counters::new(registry, "listener_refused_connections", refused);
+    let open = Gauges::new(registry, "listener_open_connections", "Connections that are open");
+    let requests = "Requests, or TCP connections that were let through";
+    let requests = Counters::new(registry, "listener_requests", requests);
+    let active = Gauges::new(registry, "listener_active_requests", "Requests under way");
+    let responses = "Responses by the class of their status";
+    let responses = Counters::new(registry, "listener_responses", responses);
+    let failures = "What went wrong with connections and requests, by reason";
+    let failures = Counters::new(registry, "listener_failures", failures);
+    let retries = Counters::new(registry, "listener_retries", "Attempts beyond the first");
+    let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
+    let healthy = Gauges::new(registry, "upstream_healthy", "Whether an upstream gets requests");
+    let connections = "Connections to an upstream that are open";
+    let connections = Gauges::new(registry, "upstream_open_connections", connections);
+    let sent = Counters::new(registry, "upstream_requests", "Requests that an upstream was sent");
+    let busy = Gauges::new(registry, "upstream_active_requests", "Requests that an upstream has");
+    for listener in &status.engine.listeners {
+        let name = ("listener", listener.name.as_str());
+        accepted.add(&[name], listener.accepted);
+        refused.add(&[name], listener.refused);
+        open.set(&[name], listener.open as f64);
+        requests.add(&[name], listener.requests);
+        active.set(&[name], listener.active as f64);
+        retries.add(&[name], listener.retries);
+        bytes.add(&[name, ("direction", "in")], listener.received);
+        bytes.add(&[name, ("direction", "out")], listener.sent);
+        for (class, count) in &listener.responses {
+            responses.add(&[name, ("class", class)], *count);
+        }
+        for (reason, count) in &listener.failures {
+            failures.add(&[name, ("reason", reason)], *count);
+        }
+        for upstream in &listener.upstreams {
+            let labels = [name, ("upstream", upstream.address.as_str())];
+            healthy.set(&labels, f64::from(u8::from(upstream.healthy)));
+            connections.set(&labels, upstream.open as f64);
+            sent.add(&labels, upstream.requests);
+            busy.set(&labels, upstream.active as f64);
+        }
+    }
+}
+
+fn times(registry: &mut Registry, status: &Status) {
+    let mut latency = Times::new("listener_seconds", "From a request's head to its response's");
+    let mut upstreams = Times::new("upstream_seconds", "Until the head of an upstream's response");
+    for listener in &status.engine.listeners {
+        let name = ("listener", listener.name.as_str());
+        latency.add(&[name], &listener.latency, Some(listener.latency_sum_ns));
+        for upstream in &listener.upstreams {
+            let labels = [name, ("upstream", upstream.address.as_str())];
+            upstreams.add(&labels, &upstream.latency, Some(upstream.latency_sum_ns));
+        }
+    }
+    let mut functions = Times::new("function_seconds", "Time that a function took for an event");
+    for chain in &status.engine.chains {
+        for function in chain.functions.iter().filter(|f| !f.times.is_empty()) {
+            let labels = [
+                ("tenant", chain.tenant.as_str()),
+                ("chain", chain.name.as_str()),
+                ("function", function.name.as_str()),
+            ];
+            functions.add(&labels, &function.times, None);
+        }
+    }
+    for times in [latency, upstreams, functions] {
+        registry.register_collector(Box::new(times));
+    }
+}
+
+/// A histogram with all its label sets, of buckets that were filled elsewhere.
+#[derive(Debug)]
+struct Times {
+    name: &'static str,
+    help: &'static str,
+    all: Vec<(Labels, f64, Vec<(f64, u64)>)>,
+}
+
+impl Times {
+    fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, all: Vec::new() }
+    }
+
+    /// `sum` is in nanoseconds; without it, each time counts as its bucket's bound.
+    fn add(&mut self, labels: &[(&str, &str)], buckets: &[Bucket], sum: Option<u64>) {
+        let bounds = || buckets.iter().map(|b| b.below_ns as f64 * b.count as f64);
+        let sum = sum.map_or_else(|| bounds().sum(), |sum| sum as f64) / 1e9;
+        let open = |ns: u64| if ns == u64::MAX { f64::MAX } else { ns as f64 / 1e9 };
+        let mut buckets: Vec<_> = buckets.iter().map(|b| (open(b.below_ns), b.count)).collect();
+        // The last bucket is the one without a bound.
+        if buckets.last().is_none_or(|(bound, _)| *bound < f64::MAX) {
+            buckets.push((f64::MAX, 0));
+        }
+        self.all.push((owned(labels), sum, buckets));
+    }
+}
+
+impl Collector for Times {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let kind = MetricType::Histogram;
+        let mut encoder = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        for (labels, sum, buckets) in &self.all {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let mut encoder = encoder.encode_family(labels)?;
+            encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+        }
+        Ok(())
     }
 }
 

@@ -283,6 +283,17 @@ impl Chain {
         Ok(())
     }
 
+    /// Brings back what this version of a function replaced, if it runs and that is still kept: another thread's part of the chain
+    /// has gone back.
+    pub fn go_back(&self, name: &str, version: &str) {
+        let current = Rc::clone(&self.0.version.borrow());
+        let runs = |f: &Rc<Function>| f.plan.name == name && f.plan.version == version;
+        let Some(place) = current.functions.iter().position(runs) else { return };
+        if let Some(before) = current.functions[place].before() {
+            self.set(current.with(place, before));
+        }
+    }
+
     /// Gives a share of the clients, in percent, another version of a function.
     ///
     /// # Errors

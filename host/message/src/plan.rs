@@ -179,6 +179,12 @@ pub struct Staged {
 }
 
 impl StagedFunction {
+    /// Its name in the chain.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
     /// Whether it starts with an empty state region although its predecessor had one of the same name.
     #[must_use]
     pub fn is_fresh(&self, before: &States) -> bool {

@@ -22,6 +22,8 @@ pub enum Plane {
     /// L2/L3: packets.
     #[default]
     Packet,
+    /// L4/L7: requests, responses, connections.
+    Message,
 }
 
 /// What a function may do with packets.
@@ -210,6 +212,42 @@ impl FunctionUse {
     }
 }
 
+impl Chain {
+    /// What only chains for packets have.
+    fn check_message(&self) -> Result<(), Invalid> {
+        let wrong = |key: &str| {
+            Err(Invalid::at(key, format!("a chain of the message plane has no `{key}`"))
+                .help("leave it out: listeners name the chain that their messages pass"))
+        };
+        if self.from.is_some() {
+            return wrong("from");
+        }
+        if self.to.is_some() {
+            return wrong("to");
+        }
+        if self.steered {
+            return wrong("steered");
+        }
+        if !self.workers.is_one() {
+            return wrong("workers");
+        }
+        for (index, function) in self.functions.iter().enumerate() {
+            let packets_only = [
+                ("flow-verdicts", function.flow_verdicts == Some(true)),
+                ("targets", !function.targets.is_empty()),
+                ("per-worker", !function.per_worker.is_empty()),
+                ("state-shared", function.state_shared == Some(true)),
+            ];
+            if let Some((key, _)) = packets_only.iter().find(|(_, set)| *set) {
+                return Err(Invalid::at(key, "only functions for packets have it")
+                    .help("leave it out")
+                    .within_array("function", index));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Check for Chain {
     fn check(&self) -> Result<(), Invalid> {
         let mut labels = BTreeSet::new();
@@ -231,6 +269,9 @@ impl Check for Chain {
                     .help("allowed: one for each of the chain's `workers`, or none")
                     .within_array("function", index));
             }
+        }
+        if self.plane == Plane::Message {
+            return self.check_message();
         }
         if let (None, Some(_)) = (&self.from, &self.to) {
             return Err(Invalid::at("to", "the chain has `to`, but no `from`")

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::invalid::{Check, Invalid};
+use crate::listener::{Gateway, Listener};
 use crate::xdp::{self, PacketMatch, XdpMode, XdpPin};
 use crate::{Name, Period, Size};
 
@@ -32,6 +33,9 @@ pub struct HostConfig {
     /// Where packets enter and leave.
     #[serde(rename = "port", default)]
     pub ports: Vec<Port>,
+    /// The threads that serve listeners.
+    #[serde(default)]
+    pub gateway: Gateway,
     /// Where connections are accepted.
     #[serde(rename = "listener", default)]
     pub listeners: Vec<Listener>,
@@ -617,57 +621,14 @@ fn check_interface(key: &str, interface: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// HTTP.
-    Http,
-    /// Anything over TCP.
-    Tcp,
-}
-
-/// `[[listener]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Listener {
-    /// Its name.
-    pub name: Name,
-    /// Where it accepts connections.
-    pub address: SocketAddr,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// The chain that messages pass.
-    pub chain: Name,
-    /// Where they go.
-    #[serde(default)]
-    pub upstream: Vec<SocketAddr>,
-}
-
 impl HostConfig {
-    /// Looks for what this version of Weir understands but cannot do.
-    ///
-    /// # Errors
-    /// The first such thing.
-    pub fn check_built_in(&self) -> Result<(), Invalid> {
-        if let Some(listener) = self.listeners.first() {
-            let message = format!(
-                "listener {}: the message plane is not built into this version",
-                listener.name
-            );
-            return Err(Invalid::at("name", message)
-                .help("remove the [[listener]] tables")
-                .within_array("listener", 0));
-        }
-        Ok(())
-    }
-
     /// Makes relative paths relative to this directory.
     pub fn resolve_paths(&mut self, directory: &Path) {
         let own = [&mut self.api.socket, &mut self.store.path];
         let tokens = self.api.tokens.iter_mut().filter_map(|token| token.token_file.as_mut());
         let ports = self.ports.iter_mut().flat_map(|port| [&mut port.file, &mut port.output]);
-        for path in own.into_iter().chain(tokens).chain(ports.flatten()) {
+        let listeners = self.listeners.iter_mut().flat_map(Listener::paths);
+        for path in own.into_iter().chain(tokens).chain(ports.flatten()).chain(listeners) {
             *path = directory.join(&*path);
         }
     }
@@ -734,6 +695,10 @@ impl Check for HostConfig {
                     .check_fits(generate.size)
                     .map_err(|e| e.within("generate").within_array("port", index))?;
             }
+        }
+        self.gateway.check().map_err(|e| e.within("gateway"))?;
+        for (index, listener) in self.listeners.iter().enumerate() {
+            listener.check().map_err(|e| e.within_array("listener", index))?;
         }
         unique("port", self.ports.iter().map(|p| &p.name))?;
         unique("listener", self.listeners.iter().map(|l| &l.name))

@@ -13,6 +13,7 @@ mod chain;
 mod document;
 mod host;
 mod invalid;
+pub mod listener;
 mod manifest;
 mod name;
 mod packet;
@@ -30,10 +31,11 @@ mod xdp;
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
 pub use host::{
-    Api, Generate, HostConfig, Idle, Listener, Pace, Pool, Port, PortKind, Protocol, Role, Rollout,
-    Store, Token, TokenSource, Workers,
+    Api, Generate, HostConfig, Idle, Pace, Pool, Port, PortKind, Role, Rollout, Store, Token,
+    TokenSource, Workers,
 };
 pub use invalid::{Check, Invalid, Segment, explain};
+pub use listener::{Gateway, Listener};
 pub use manifest::{Manifest, State};
 pub use name::{InvalidName, Name};
 pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};

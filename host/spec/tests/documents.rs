@@ -93,13 +93,67 @@ upstream = ["127.0.0.1:9000"]
 "#;
 
 #[test]
-fn the_documented_host_is_read_and_what_is_not_built_in_is_named() {
+fn the_documented_host_is_read() {
     let host = Document::<HostConfig>::parse("weir.toml", HOST).unwrap();
     assert_eq!(host.value.ports[2].kind, PortKind::Dpdk);
     assert_eq!(host.value.api.max_upload, Size::mebibytes(64));
-    let error = host.locate(host.value.check_built_in().unwrap_err());
-    assert_eq!(error.message, "listener web: the message plane is not built into this version");
-    assert_eq!((error.line, error.key.as_str()), (20, "listener[0].name"));
+    let listener = &host.value.listeners[0];
+    assert_eq!(listener.upstream[0].address, "127.0.0.1:9000".parse().unwrap());
+    assert_eq!(listener.chain.as_ref().map(Name::as_str), Some("web-chain"));
+}
+
+#[test]
+fn a_listener_says_what_it_takes_and_impossible_ones_are_refused() {
+    let listener = |keys: &str| {
+        let text = format!(
+            "[[listener]]\nname = \"web\"\nprotocol = \"http\"\naddress = \"127.0.0.1:80\"\n{keys}\n"
+        );
+        Document::<HostConfig>::parse("weir.toml", &text)
+            .map(|document| document.value.listeners[0].clone())
+            .map_err(|error| error.to_string())
+    };
+    let full = listener(
+        r#"upstream = ["127.0.0.1:1", { address = "[::1]:2", weight = 3, tls = true, server-name = "a.example" }]
+proxy-protocol = true
+[[listener.tls]]
+certificate = "c.pem"
+key = "k.pem"
+[listener.retry]
+on = ["connect", 502]
+[listener.health]
+path = "/up"
+interval = "1s""#,
+    )
+    .unwrap();
+    assert_eq!((full.upstream[0].weight, full.upstream[1].weight), (1, 3));
+    assert_eq!(full.retry.on.len(), 2);
+    assert_eq!(full.health.unwrap().timeout, Period::milliseconds(2000));
+    for (keys, message) in [
+        ("", "neither an upstream nor a chain"),
+        ("upstream = [\"127.0.0.1:1\", \"127.0.0.1:1\"]", "named twice"),
+        ("upstream = [{ address = \"127.0.0.1:1\", tls = true }]", "no name to expect"),
+        ("upstream = [\"nonsense\"]", "expected an address"),
+        ("chain = \"c\"\n[listener.timeouts]\nheader = \"0s\"", "period is 0"),
+        ("chain = \"c\"\n[listener.retry]\non = [200]", "400 to 599"),
+        ("chain = \"c\"\n[listener.limits]\nfeilds = 3", "feilds"),
+    ] {
+        let error = listener(keys).unwrap_err();
+        assert!(error.contains(message), "{keys}: {error}");
+    }
+}
+
+#[test]
+fn a_chain_for_messages_has_nothing_of_packets() {
+    let chain = |keys: &str| {
+        let text =
+            format!("name = \"c\"\nplane = \"message\"\n{keys}\n[[function]]\nuse = \"f\"\n");
+        Document::<Chain>::parse("chain.toml", &text).map_err(|error| error.to_string())
+    };
+    chain("").unwrap();
+    for key in ["from = \"a\"", "workers = 2"] {
+        let error = chain(key).unwrap_err();
+        assert!(error.contains("a chain of the message plane has no"), "{error}");
+    }
 }
 
 #[test]
@@ -159,7 +213,6 @@ fn an_empty_host_file_is_a_host_with_the_defaults() {
     let host = Document::<HostConfig>::parse("weir.toml", "").unwrap().value;
     assert_eq!(host, HostConfig::default());
     assert_eq!(host.workers.number(), 1);
-    host.check_built_in().unwrap();
 }
 
 #[test]

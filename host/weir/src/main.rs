@@ -9,6 +9,8 @@ mod commands;
 mod engine;
 mod log;
 mod manager;
+mod messages;
+mod planes;
 mod render;
 
 use std::io;

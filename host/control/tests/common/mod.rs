@@ -155,6 +155,7 @@ impl Engine for FakeEngine {
         let chains = deployed.values().map(|deployment| ChainStatus {
             tenant: deployment.id.tenant.clone(),
             name: deployment.id.name.clone(),
+            plane: deployment.chain.plane,
             packets_in: 5,
             packets_out: 4,
             drops: BTreeMap::from([("fault".to_owned(), 1)]),
@@ -189,7 +190,7 @@ impl Engine for FakeEngine {
             queues: Vec::new(),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
-        EngineStatus { workers: 1, ports, chains: chains.collect() }
+        EngineStatus { listeners: Vec::new(), workers: 1, ports, chains: chains.collect() }
     }
 
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
@@ -221,6 +222,7 @@ fn function_status(function: &ResolvedFunction) -> FunctionStatus {
         faults: 0,
         counters: BTreeMap::from([("flows".to_owned(), 2)]),
         gauges: BTreeMap::from([("load".to_owned(), 0.5)]),
+        times: Vec::new(),
     }
 }
 

@@ -18,7 +18,9 @@ use weir_sandbox::{Compiler, Sandbox, SandboxConfig};
 use weir_spec::{Document, HostConfig, Invalid, Workers};
 
 use crate::cli::{Global, RunArgs};
-use crate::engine::PlaneEngine;
+use crate::engine::{PlaneEngine, random_seed};
+use crate::messages::Messages;
+use crate::planes::Planes;
 use crate::render::Output;
 use crate::{log, manager};
 
@@ -44,7 +46,11 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
             timeout: config.api.compile_timeout.get(),
         },
     })?;
-    let engine = PlaneEngine::start(config, Arc::new(sandbox)).map_err(|e| read.locate(e))?;
+    let sandbox = Arc::new(sandbox);
+    let packets = PlaneEngine::start(config, Arc::clone(&sandbox)).map_err(|e| read.locate(e))?;
+    let messages = Messages::start(config, Arc::clone(&sandbox), random_seed());
+    let messages = Arc::new(messages.map_err(|e| read.locate(e))?);
+    let engine = Planes { packets, messages: Arc::clone(&messages), sandbox };
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -53,7 +59,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the API's threads")?;
-    runtime.block_on(serve(&control, &read, args))
+    runtime.block_on(serve(&control, &messages, &read, args))
 }
 
 /// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
@@ -94,8 +100,7 @@ impl Configuration {
         };
         let document = Document::<HostConfig>::read(&file)?;
         let mut config = document.value.clone();
-        let refused = config.check_built_in().and_then(|()| check_cores(&config.workers));
-        refused.map_err(|invalid| document.locate(invalid))?;
+        check_cores(&config.workers).map_err(|invalid| document.locate(invalid))?;
         config.resolve_paths(file.parent().unwrap_or(Path::new("")));
         Ok(Self { config, file: Some(file), document: Some(document) })
     }
@@ -137,7 +142,12 @@ fn limits(config: &HostConfig) -> Limits {
     }
 }
 
-async fn serve(control: &Arc<Control>, read: &Configuration, args: &RunArgs) -> Result<()> {
+async fn serve(
+    control: &Arc<Control>,
+    messages: &Arc<Messages>,
+    read: &Configuration,
+    args: &RunArgs,
+) -> Result<()> {
     let config = &read.config;
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(Arc::clone(control), limits(config), stopping.clone());
@@ -156,6 +166,7 @@ async fn serve(control: &Arc<Control>, read: &Configuration, args: &RunArgs) -> 
     manager::tell("READY=1");
     while let Asked::Reload = signals.next().await {
         reload(control, &api, args).await;
+        messages.reload();
     }
     manager::tell("STOPPING=1");
     // A second signal ends the host at once.

@@ -126,7 +126,7 @@ fn refused(error: PlaneError) -> EngineError {
 }
 
 /// Unknown to who sends packets, so that nobody can aim at hash buckets.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::hash::RandomState::new().build_hasher().finish()
 }

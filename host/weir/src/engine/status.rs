@@ -9,7 +9,7 @@ use weir_control::engine::{
 };
 use weir_packet_plane::TrialKind;
 use weir_port::{Details, PortCounts, PortStatistics};
-use weir_spec::Name;
+use weir_spec::{Name, Plane};
 
 use super::PlaneEngine;
 use super::lanes::{Deployed, shadow_of};
@@ -33,6 +33,7 @@ impl PlaneEngine {
         EngineStatus {
             workers: u32::try_from(self.plane.workers.len()).unwrap_or(u32::MAX),
             ports,
+            listeners: Vec::new(),
             chains: chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect(),
         }
     }
@@ -229,11 +230,13 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             faults: counts.faults,
             counters: own,
             gauges,
+            times: Vec::new(),
         })
     });
     ChainStatus {
         tenant: id.tenant.clone(),
         name: id.name.clone(),
+        plane: Plane::Packet,
         packets_in: counters.packets_in,
         packets_out: counters.packets_out,
         drops,

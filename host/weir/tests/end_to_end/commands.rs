@@ -37,8 +37,8 @@ fn a_wrong_configuration_is_shown_with_its_line() {
             "error: unknown key `soket`\n --> weir.toml:2:1\n  |\n2 | soket = \"x\"\n  | ^^^^^\n  = key: api.soket\n  = did you mean `socket`? allowed: socket, listen, token, max-upload, timeout, compile-timeout\n",
         ),
         (
-            "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"c\"\n",
-            "error: listener web: the message plane is not built into this version\n --> weir.toml:2:8\n  |\n2 | name = \"web\"\n  |        ^^^^^\n  = key: listener[0].name\n  = remove the [[listener]] tables\n",
+            "[gateway]\nthreads = 0\n",
+            "error: 0 threads\n --> weir.toml:2:11\n  |\n2 | threads = 0\n  |           ^\n  = key: gateway.threads\n  = allowed: 1 to 256\n",
         ),
     ] {
         fs::write(&path, text).unwrap();

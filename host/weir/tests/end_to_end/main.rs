@@ -9,6 +9,7 @@ mod functions;
 mod guests;
 mod host;
 mod lifecycle;
+mod messages;
 mod ports;
 mod schema;
 mod steering;

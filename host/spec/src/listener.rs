@@ -1,0 +1,443 @@
+//! `[[listener]]` and `[gateway]`: where connections are accepted, and where they go.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::invalid::{Check, Invalid};
+use crate::{Name, Period, Size};
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// HTTP/1.1 and HTTP/2.
+    Http,
+    /// Anything over TCP.
+    Tcp,
+}
+
+/// Where functions of the message plane run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// In the gateway's own threads.
+    #[default]
+    Thread,
+}
+
+/// `[gateway]`: the threads that serve all listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Gateway {
+    /// How many.
+    #[serde(default = "one")]
+    pub threads: u16,
+    /// Where functions run.
+    #[serde(default)]
+    pub mode: GatewayMode,
+    /// Rooms of each chain's pool, on each thread and for each listener.
+    #[serde(default = "rooms")]
+    pub rooms: u32,
+    /// Bytes of a room: the longest head that functions see, and the longest piece of a body.
+    #[serde(default = "room")]
+    pub room: Size,
+    /// Bytes of the store that a tenant's functions share.
+    #[serde(default = "store")]
+    pub store: Size,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+const fn rooms() -> u32 {
+    1024
+}
+
+const fn room() -> Size {
+    Size::bytes(16 << 10)
+}
+
+const fn store() -> Size {
+    Size::mebibytes(64)
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        let mode = GatewayMode::default();
+        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store() }
+    }
+}
+
+impl Gateway {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        if !(1..=256).contains(&self.threads) {
+            let message = format!("{} threads", self.threads);
+            return Err(Invalid::at("threads", message).help("allowed: 1 to 256"));
+        }
+        let room = self.room.get();
+        if !room.is_power_of_two() || !(4096..=65_536).contains(&room) {
+            return Err(Invalid::at("room", format!("rooms of {}", self.room))
+                .help("allowed: a power of two from 4KiB to 64KiB"));
+        }
+        if !(16..=1 << 20).contains(&self.rooms) || u64::from(self.rooms) * room > 1 << 30 {
+            return Err(Invalid::at("rooms", format!("{} rooms of {}", self.rooms, self.room))
+                .help("allowed: 16 to 1048576, and 1GiB in all"));
+        }
+        Ok(())
+    }
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Listener {
+    /// Its name.
+    pub name: Name,
+    /// Where it accepts connections: one address or several.
+    #[serde(deserialize_with = "addresses")]
+    pub address: Vec<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The chain that messages pass; none: they go straight on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Name>,
+    /// Whose chain that is.
+    #[serde(default = "Name::default_tenant")]
+    pub tenant: Name,
+    /// Where they go.
+    #[serde(default)]
+    pub upstream: Vec<Upstream>,
+    /// Certificates; TLS is spoken if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<Tls>,
+    /// Whether every connection begins with a PROXY protocol header.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// Version of that header towards upstreams.
+    #[serde(default)]
+    pub upstream_proxy_protocol: ProxyHeader,
+    /// Periods.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// When a request is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// How upstreams are looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// One address, or a list of them.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected an address like \"0.0.0.0:8080\", or a list of them")]
+    enum Addresses {
+        One(SocketAddr),
+        Several(Vec<SocketAddr>),
+    }
+    Ok(match Addresses::deserialize(from)? {
+        Addresses::One(address) => vec![address],
+        Addresses::Several(addresses) => addresses,
+    })
+}
+
+/// An upstream: an address, or a table that says more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "UpstreamText", into = "UpstreamTable")]
+pub struct Upstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its share, against the others' weights.
+    pub weight: u32,
+    /// Whether TLS is spoken with it.
+    pub tls: bool,
+    /// The name in its certificate.
+    pub server_name: Option<String>,
+    /// PEM file of the authorities that may have signed its certificate; without one, those of the system.
+    pub authorities: Option<PathBuf>,
+    /// Whether HTTP/2 is spoken with it.
+    pub http2: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected an address like \"127.0.0.1:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
+                 `authorities`, `http2`"
+)]
+enum UpstreamText {
+    Address(SocketAddr),
+    Table(UpstreamTable),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct UpstreamTable {
+    address: SocketAddr,
+    #[serde(default = "weight")]
+    weight: u32,
+    #[serde(default)]
+    tls: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authorities: Option<PathBuf>,
+    #[serde(default)]
+    http2: bool,
+}
+
+const fn weight() -> u32 {
+    1
+}
+
+impl From<UpstreamText> for Upstream {
+    fn from(text: UpstreamText) -> Self {
+        match text {
+            UpstreamText::Address(address) => Self {
+                address,
+                weight: weight(),
+                tls: false,
+                server_name: None,
+                authorities: None,
+                http2: false,
+            },
+            UpstreamText::Table(table) => {
+                let UpstreamTable { address, weight, tls, server_name, authorities, http2 } = table;
+                Self { address, weight, tls, server_name, authorities, http2 }
+            }
+        }
+    }
+}
+
+impl From<Upstream> for UpstreamTable {
+    fn from(upstream: Upstream) -> Self {
+        let Upstream { address, weight, tls, server_name, authorities, http2 } = upstream;
+        Self { address, weight, tls, server_name, authorities, http2 }
+    }
+}
+
+/// `[[listener.tls]]`: a certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file: the certificate, then those that lead to its authority.
+    pub certificate: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+    /// Server names it is for; those in the certificate if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// No header.
+    #[default]
+    None,
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+macro_rules! defaults {
+    ($(#[$about:meta])* $name:ident { $($(#[$field_about:meta])* $field:ident: $type:ty = $value:expr,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_about])* pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $value,)* }
+            }
+        }
+    };
+}
+
+defaults! {
+    /// `[listener.timeouts]`
+    Timeouts {
+        /// For a request's head, a TLS handshake, a PROXY protocol header.
+        header: Period = Period::milliseconds(10_000),
+        /// Between two pieces of a request's body, and for the client to take a piece of the response.
+        body: Period = Period::milliseconds(30_000),
+        /// For a connection to an upstream.
+        connect: Period = Period::milliseconds(5_000),
+        /// From the request to the response's head, and between two pieces of its body.
+        response: Period = Period::milliseconds(60_000),
+        /// Without a request on a client's connection, or without a byte on a TCP one.
+        idle: Period = Period::milliseconds(75_000),
+        /// Without a request on an upstream's connection.
+        upstream_idle: Period = Period::milliseconds(30_000),
+    }
+}
+
+defaults! {
+    /// `[listener.limits]`
+    Limits {
+        /// Connections of clients at one time.
+        connections: u32 = 65_536,
+        /// Requests on one connection; none: any number.
+        requests_per_connection: Option<u64> = None,
+        /// Bytes of a head.
+        head: Size = Size::bytes(65_536),
+        /// Fields of a head.
+        fields: u16 = 100,
+        /// Bytes of a request's body; none: any number.
+        body: Option<Size> = None,
+        /// Bytes of a body that functions may hold back.
+        hold: Size = Size::mebibytes(1),
+        /// Streams of one HTTP/2 connection at one time.
+        streams: u32 = 128,
+        /// Idle connections kept for each upstream, on each thread.
+        upstream_idle: u32 = 256,
+    }
+}
+
+defaults! {
+    /// `[listener.retry]`
+    Retry {
+        /// Further attempts.
+        attempts: u32 = 2,
+        /// After what: `connect`, `reset`, or statuses like 502.
+        on: Vec<RetryOn> = vec![RetryOn::Connect, RetryOn::Reset],
+    }
+}
+
+/// After what a request is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum RetryOn {
+    /// No connection could be made.
+    Connect,
+    /// It was lost before the response began.
+    Reset,
+    /// A response with this status.
+    Status(u16),
+}
+
+impl From<RetryOn> for String {
+    fn from(on: RetryOn) -> Self {
+        match on {
+            RetryOn::Connect => "connect".to_owned(),
+            RetryOn::Reset => "reset".to_owned(),
+            RetryOn::Status(status) => status.to_string(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RetryOn {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected \"connect\", \"reset\" or a status like 502")]
+        enum Text {
+            Number(u16),
+            Word(String),
+        }
+        let status = match Text::deserialize(from)? {
+            Text::Word(word) if word == "connect" => return Ok(Self::Connect),
+            Text::Word(word) if word == "reset" => return Ok(Self::Reset),
+            Text::Word(word) => word.parse().ok(),
+            Text::Number(number) => Some(number),
+        };
+        match status.filter(|status| (400..600).contains(status)) {
+            Some(status) => Ok(Self::Status(status)),
+            None => Err(serde::de::Error::custom(
+                "expected \"connect\", \"reset\" or a status from 400 to 599",
+            )),
+        }
+    }
+}
+
+defaults! {
+    /// `[listener.health]`
+    Health {
+        /// Path of a GET request that has to be answered with a status below 400; none: a connection is enough.
+        path: Option<String> = None,
+        /// Its `host`.
+        host: Option<String> = None,
+        /// Between two looks.
+        interval: Period = Period::milliseconds(5_000),
+        /// For one look.
+        timeout: Period = Period::milliseconds(2_000),
+        /// Good ones in a row that make an upstream healthy.
+        healthy: u32 = 2,
+        /// Bad ones in a row that make it unhealthy.
+        unhealthy: u32 = 3,
+    }
+}
+
+impl Listener {
+    /// Paths of files that it names.
+    pub(crate) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
+        tls.chain(self.upstream.iter_mut().filter_map(|upstream| upstream.authorities.as_mut()))
+    }
+}
+
+impl Check for Listener {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.address.is_empty() {
+            return Err(Invalid::at("address", "there is no address")
+                .help("name at least one, as in \"0.0.0.0:8080\""));
+        }
+        if self.upstream.is_empty() && self.chain.is_none() {
+            return Err(Invalid::whole("the listener has neither an upstream nor a chain")
+                .help("add `upstream = [\"127.0.0.1:9000\"]`, or `chain = \"NAME\"` of one that answers itself"));
+        }
+        for (index, upstream) in self.upstream.iter().enumerate() {
+            let wrong = |key, message: &str, help: &str| {
+                Err(Invalid::at(key, message).help(help.to_owned()).within_array("upstream", index))
+            };
+            if self.upstream[..index].iter().any(|u| u.address == upstream.address) {
+                return wrong("address", "the upstream is named twice", "give it a `weight`");
+            }
+            if upstream.tls && upstream.server_name.is_none() {
+                let help = "add `server-name`: the name in its certificate";
+                return wrong("tls", "there is no name to expect in the certificate", help);
+            }
+            if !upstream.tls && (upstream.server_name.is_some() || upstream.authorities.is_some()) {
+                let help = "add `tls = true`, or leave `server-name` and `authorities` out";
+                return wrong("server-name", "TLS is not spoken with this upstream", help);
+            }
+            if upstream.http2 && self.protocol == Protocol::Tcp {
+                let help = "leave it out, or set the listener's protocol to \"http\"";
+                return wrong("http2", "the listener's protocol is tcp", help);
+            }
+            if upstream.http2 && self.upstream_proxy_protocol != ProxyHeader::None {
+                let help = "an HTTP/2 connection is shared by many clients; keep one of the two";
+                return wrong("http2", "`upstream-proxy-protocol` is set", help);
+            }
+        }
+        let t = &self.timeouts;
+        for (key, period) in [
+            ("header", t.header),
+            ("body", t.body),
+            ("connect", t.connect),
+            ("response", t.response),
+            ("idle", t.idle),
+            ("upstream-idle", t.upstream_idle),
+        ] {
+            if period < Period::milliseconds(1) {
+                return Err(Invalid::at(key, "the period is 0")
+                    .help("give it a period, as in \"10s\"")
+                    .within("timeouts"));
+            }
+        }
+        let l = &self.limits;
+        if l.connections == 0 || l.streams == 0 || l.head.get() == 0 || l.fields == 0 {
+            return Err(Invalid::at("limits", "a limit of 0 lets nothing through")
+                .help("leave it out for the default"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! Deploying chains, and changing what runs in them.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published, TrialKind};
+use weir_exchange::Upstreams;
+use weir_message::{
+    Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, StagedFunction, States,
+    orders,
+};
+use weir_sandbox::Telemetry;
+use weir_spec::{Listener, Name, ResolvedFunction};
+
+use super::listeners::{Make, Parts};
+use super::parts::{Deployed, Part, Trial, function_plan};
+use super::{Messages, refused};
+
+/// Rooms of the pool over which a chain without a listener is tried out.
+const TRIAL_ROOMS: u32 = 16;
+
+/// No upstreams: those of a chain without a listener.
+struct Nowhere;
+
+impl Upstreams for Nowhere {
+    fn count(&self) -> usize {
+        0
+    }
+    fn healthy(&self, _: usize) -> bool {
+        false
+    }
+    fn active(&self, _: usize) -> u32 {
+        0
+    }
+}
+
+impl Messages {
+    /// Deploys a chain, or replaces the one of the same id.
+    ///
+    /// # Errors
+    /// When it cannot be made ready; what ran before still runs.
+    pub(crate) fn deploy(&self, deployment: &Deployment) -> Result<Published, EngineError> {
+        let Deployment { id, functions, .. } = deployment;
+        let existing = self.chains().get(id).cloned();
+        match existing {
+            Some(existing) => self.replace(id, &existing, functions),
+            None => self.deploy_new(id, functions),
+        }
+    }
+
+    fn replace(
+        &self,
+        id: &ChainId,
+        existing: &Deployed,
+        functions: &[ResolvedFunction],
+    ) -> Result<Published, EngineError> {
+        let _turn = existing.turn();
+        let mut published = Published::default();
+        let mut staged = Vec::new();
+        if existing.parts.is_empty() {
+            self.try_out(id, functions)?;
+        }
+        for part in &existing.parts {
+            let states = states(part)?;
+            let counters = |label: &str| part.function(label);
+            let plan = self.plan(id, functions, |label| existing.telemetry(label), counters)?;
+            let next = part.site.stage(plan, &states).map_err(refused)?;
+            published.compiled_in = published.compiled_in.max(next.compiled_in());
+            published.fresh = fresh(next.functions(), &states);
+            staged.push(Some(next));
+        }
+        published.pause = existing.publish(|n| {
+            let next = staged[n].take();
+            Box::new(move |chain| next.map_or(Ok(()), |next| chain.publish(next)))
+        })?;
+        let mut running = existing.running();
+        running.functions = functions.to_vec();
+        (running.trial, running.before) = (None, None);
+        Ok(published)
+    }
+
+    fn deploy_new(
+        &self,
+        id: &ChainId,
+        functions: &[ResolvedFunction],
+    ) -> Result<Published, EngineError> {
+        let mut published = Published::default();
+        let listeners: Vec<&Listener> = self.listeners_of(id).collect();
+        if listeners.is_empty() {
+            published.compiled_in = self.try_out(id, functions)?;
+        }
+        let threads = self.gateway.as_ref().map_or(0, weir_gateway::Gateway::threads);
+        let mut parts = Vec::new();
+        let mut made = Vec::new();
+        let telemetry = Deployed::new(Vec::new());
+        for listener in &listeners {
+            let mut orders_of = Vec::new();
+            for thread in 0..threads {
+                let site = self.site(id, listener, thread)?;
+                let (remote, orders) = orders();
+                let part = Part::new(site, remote);
+                let counters = |label: &str| part.function(label);
+                let plan =
+                    self.plan(id, functions, |label| telemetry.telemetry(label), counters)?;
+                let staged = part.site.stage(plan, &States::default()).map_err(refused)?;
+                published.compiled_in = published.compiled_in.max(staged.compiled_in());
+                orders_of.push((staged, orders, Arc::clone(&part.counters)));
+                parts.push(part);
+            }
+            made.push(orders_of);
+        }
+        let deployed = Arc::new(telemetry.with_parts(parts));
+        deployed.running().functions = functions.to_vec();
+        self.chains().insert(id.clone(), Arc::clone(&deployed));
+        for (listener, made) in listeners.into_iter().zip(made) {
+            let make = made.into_iter().map(|(staged, orders, counters)| -> Make {
+                let notices = self.notices(id, &deployed);
+                Box::new(move |environment| {
+                    let chain = Chain::new(staged, environment, orders, counters, notices());
+                    tokio::task::spawn_local(chain.clone().drive());
+                    chain.passages()
+                })
+            });
+            if let Err(error) = self.listen(listener, Some(Parts::new(make.collect()))) {
+                // Whoever has the chain already loses it again.
+                self.undeploy(id);
+                return Err(EngineError::Conflict(format!("{error:#}")));
+            }
+        }
+        Ok(published)
+    }
+
+    /// Takes a chain down: its listeners let nobody through until it is deployed again.
+    pub(crate) fn undeploy(&self, id: &ChainId) {
+        if self.chains().remove(id).is_none() {
+            return;
+        }
+        for listener in self.listeners_of(id) {
+            if let Err(error) = self.listen(listener, None) {
+                tracing::error!("chain {} was not taken off: {error:#}", id.name);
+            }
+        }
+    }
+
+    /// Replaces one function of a running chain.
+    ///
+    /// # Errors
+    /// When the new one cannot be made ready or refuses the state; the old one still runs.
+    pub(crate) fn swap(
+        &self,
+        id: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError> {
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        let (staged, mut published) = self.stage(id, &deployed, &function, false)?;
+        let mut staged: Vec<_> = staged.into_iter().map(Some).collect();
+        published.pause = deployed.publish(|n| {
+            let next = staged[n].take();
+            Box::new(move |chain| next.map_or(Ok(()), |next| chain.swap(next)))
+        })?;
+        let mut running = deployed.running();
+        running.trial = None;
+        running.before = put(&mut running.functions, function);
+        Ok(published)
+    }
+
+    /// Starts to try a version beside the running one.
+    ///
+    /// # Errors
+    /// When it cannot be made ready, or another trial is on in this chain.
+    pub(crate) fn begin_trial(
+        &self,
+        id: &ChainId,
+        function: ResolvedFunction,
+        kind: TrialKind,
+    ) -> Result<Published, EngineError> {
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        let shadow = kind == TrialKind::Shadow;
+        let (staged, mut published) = self.stage(id, &deployed, &function, shadow)?;
+        let findings: Vec<Arc<Findings>> = staged.iter().map(|_| Arc::default()).collect();
+        let mut staged: Vec<_> = staged.into_iter().map(Some).collect();
+        published.pause = deployed.publish(|n| {
+            let (next, findings) = (staged[n].take(), Arc::clone(&findings[n]));
+            Box::new(move |chain| match (next, kind) {
+                (None, _) => Ok(()),
+                (Some(next), TrialKind::Canary(percent)) => {
+                    chain.begin_canary(next, percent, findings)
+                }
+                (Some(next), TrialKind::Shadow) => chain.begin_shadow(next, findings),
+            })
+        })?;
+        let canary = match kind {
+            TrialKind::Canary(percent) => Some(percent),
+            TrialKind::Shadow => None,
+        };
+        let (label, version) = (function.label.clone(), function.version.clone());
+        let trial = Trial { function: label, version, resolved: function, canary, findings };
+        deployed.running().trial = Some(trial);
+        Ok(published)
+    }
+
+    /// Gives a canary another share of the clients.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn change_canary(&self, id: &ChainId, percent: u8) -> Result<(), EngineError> {
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        deployed.publish(|_| Box::new(move |chain| chain.change_canary(percent)))?;
+        if let Some(trial) = &mut deployed.running().trial {
+            trial.canary = Some(percent);
+        }
+        Ok(())
+    }
+
+    /// Makes a canary the running version.
+    ///
+    /// # Errors
+    /// When there is none, or it refuses the state.
+    pub(crate) fn promote(&self, id: &ChainId) -> Result<Published, EngineError> {
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        let trial = deployed.running().trial.take();
+        let pause = deployed.publish(|_| Box::new(Chain::promote))?;
+        if let Some(trial) = trial {
+            let mut running = deployed.running();
+            running.before = put(&mut running.functions, trial.resolved);
+        }
+        Ok(Published { pause, ..Published::default() })
+    }
+
+    /// Ends a trial, if there is one.
+    ///
+    /// # Errors
+    /// When the gateway's threads are gone.
+    pub(crate) fn end_trial(&self, id: &ChainId) -> Result<(), EngineError> {
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        deployed.running().trial = None;
+        deployed.publish(|_| {
+            Box::new(|chain| {
+                chain.end_trial();
+                Ok(())
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Makes another version of a function ready for each part.
+    fn stage(
+        &self,
+        id: &ChainId,
+        deployed: &Deployed,
+        function: &ResolvedFunction,
+        shadow: bool,
+    ) -> Result<(Vec<StagedFunction>, Published), EngineError> {
+        let names: Vec<String> = {
+            let running = deployed.running();
+            running.functions.iter().map(|f| f.label.to_string()).collect()
+        };
+        let label = function.label.as_str();
+        let place = names.iter().position(|name| name == label).ok_or_else(|| {
+            EngineError::Conflict(format!("chain {} has no function {label}", id.name))
+        })?;
+        let mut published = Published::default();
+        let mut all = Vec::new();
+        for part in &deployed.parts {
+            let admitted = self.admit(function)?;
+            // What a shadow says and counts is not to be mixed with what the function itself does.
+            let (telemetry, counters): (Arc<Telemetry>, Arc<FunctionCounters>) = if shadow {
+                (deployed.telemetry(&shadow_of(label)), Arc::default())
+            } else {
+                (deployed.telemetry(label), part.function(label))
+            };
+            let plan = function_plan(function, admitted, telemetry, counters);
+            let states = states(part)?;
+            let state = if shadow { None } else { states.of(&plan) };
+            let staged = part
+                .site
+                .stage_function(id.name.as_str(), &names, place, plan, state)
+                .map_err(refused)?;
+            published.compiled_in = published.compiled_in.max(staged.compiled_in);
+            if !shadow {
+                published.fresh = fresh(std::slice::from_ref(&staged), &states);
+            }
+            all.push(staged);
+        }
+        if deployed.parts.is_empty() {
+            self.try_out(id, std::slice::from_ref(function))?;
+        }
+        Ok((all, published))
+    }
+
+    fn listeners_of<'a>(&'a self, id: &'a ChainId) -> impl Iterator<Item = &'a Listener> {
+        let of = |listener: &&Listener| {
+            listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
+        };
+        self.listeners.iter().filter(of)
+    }
+
+    /// Where a chain's part on a thread of a listener lives.
+    fn site(&self, id: &ChainId, listener: &Listener, thread: usize) -> Result<Site, EngineError> {
+        let gateway = self.gateway.as_ref();
+        let upstreams = gateway.and_then(|g| g.upstreams(listener.name.as_str(), thread));
+        let upstreams = upstreams.ok_or_else(|| {
+            EngineError::Internal(format!("the gateway has no listener {}", listener.name))
+        })?;
+        let names = listener.upstream.iter().map(|upstream| upstream.address.to_string());
+        let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
+        let config = self.site_config(self.config.rooms, hold, names.collect());
+        let sandbox = Arc::clone(&self.sandbox);
+        Site::new(sandbox, id.name.as_str(), config, upstreams, self.store(&id.tenant))
+            .map_err(refused)
+    }
+
+    fn site_config(&self, rooms: u32, hold: usize, names: Vec<String>) -> SiteConfig {
+        let room_bytes = u32::try_from(self.config.room.get()).unwrap_or(u32::MAX);
+        SiteConfig { rooms, room_bytes, hold, names, seed: self.seed }
+    }
+
+    /// Whether functions take their configuration, for a chain that no listener has yet.
+    fn try_out(
+        &self,
+        id: &ChainId,
+        functions: &[ResolvedFunction],
+    ) -> Result<Duration, EngineError> {
+        let config = self.site_config(TRIAL_ROOMS, 0, Vec::new());
+        let (name, store) = (id.name.as_str(), self.store(&id.tenant));
+        let site = Site::new(Arc::clone(&self.sandbox), name, config, Arc::new(Nowhere), store);
+        let plan = self.plan(id, functions, |_| Arc::default(), |_| Arc::default())?;
+        let staged = site.and_then(|site| site.stage(plan, &States::default()));
+        Ok(staged.map_err(refused)?.compiled_in())
+    }
+
+    fn plan(
+        &self,
+        id: &ChainId,
+        functions: &[ResolvedFunction],
+        telemetry: impl Fn(&str) -> Arc<Telemetry>,
+        counters: impl Fn(&str) -> Arc<FunctionCounters>,
+    ) -> Result<ChainPlan, EngineError> {
+        let functions = functions.iter().map(|function| {
+            let label = function.label.as_str();
+            Ok(function_plan(function, self.admit(function)?, telemetry(label), counters(label)))
+        });
+        let functions = functions.collect::<Result<_, EngineError>>()?;
+        Ok(ChainPlan { name: id.name.to_string(), functions })
+    }
+
+    fn admit(
+        &self,
+        function: &ResolvedFunction,
+    ) -> Result<Arc<weir_sandbox::Admitted>, EngineError> {
+        self.sandbox.admit(&function.wasm).map_err(|refused| {
+            EngineError::Refused(format!("function {}: {refused}", function.label))
+        })
+    }
+
+    /// Makes what a part is given to tell of faults.
+    fn notices(
+        &self,
+        id: &ChainId,
+        deployed: &Arc<Deployed>,
+    ) -> impl FnOnce() -> Box<dyn Fn(Notice)> + Send + use<> {
+        let (sink, id, deployed) = (Arc::clone(&self.sink), id.clone(), Arc::downgrade(deployed));
+        move || {
+            Box::new(move |notice| {
+                if let Notice::RolledBack { function, version, .. } = &notice {
+                    follow(&deployed, function.clone(), version.clone());
+                }
+                if let Some(sink) = sink.get() {
+                    sink(translated(id.clone(), notice));
+                }
+            })
+        }
+    }
+}
+
+/// Has a chain's other parts go back, too. The part that tells it must not wait for the others.
+fn follow(deployed: &Weak<Deployed>, function: String, version: String) {
+    let Some(deployed) = deployed.upgrade() else { return };
+    let name = "weir-rollback".to_owned();
+    let followed = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || deployed.went_back(&function, &version));
+    if let Err(error) = followed {
+        tracing::error!("a chain's other parts could not be brought back: {error}");
+    }
+}
+
+fn translated(chain: ChainId, notice: Notice) -> EngineEvent {
+    let (function, version, fault, rolled_back) = match notice {
+        Notice::Fault { function, version, fault } => (function, version, fault, false),
+        Notice::RolledBack { function, version, fault } => (function, version, fault, true),
+    };
+    let (message, version) = (fault.to_string(), version.parse().ok());
+    match function.parse() {
+        Ok(function) if rolled_back => {
+            EngineEvent::RolledBack { chain, function, version, message }
+        }
+        Ok(function) => {
+            let kind = fault.kind.name().to_owned();
+            EngineEvent::Fault { chain, function, version, kind, message }
+        }
+        Err(_) => EngineEvent::Note { chain, message },
+    }
+}
+
+/// The name under which a shadow's log is kept.
+pub(super) fn shadow_of(label: &str) -> String {
+    format!("{label} (shadow)")
+}
+
+fn states(part: &Part) -> Result<States, EngineError> {
+    part.remote.run(Chain::states).map_err(|gone| EngineError::Internal(gone.to_string()))
+}
+
+fn fresh(functions: &[StagedFunction], before: &States) -> Vec<Name> {
+    let fresh = functions.iter().filter(|function| function.is_fresh(before));
+    fresh.filter_map(|function| function.name().parse().ok()).collect()
+}
+
+/// Puts a function in the place of the one of the same name, which is given back.
+fn put(functions: &mut [ResolvedFunction], function: ResolvedFunction) -> Option<ResolvedFunction> {
+    let place = functions.iter_mut().find(|f| f.label == function.label)?;
+    Some(std::mem::replace(place, function))
+}

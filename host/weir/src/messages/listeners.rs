@@ -1,0 +1,159 @@
+//! Listeners, as the gateway is told of them.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use http::{Response, StatusCode, request};
+use weir_exchange::{
+    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Step,
+};
+use weir_gateway::{
+    Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Timeouts,
+    UpstreamConfig, UpstreamTls,
+};
+use weir_spec::listener::{self, Listener, RetryOn};
+
+use super::Messages;
+
+/// Makes a chain's part on the thread that it is for.
+pub(super) type Make = Box<dyn FnOnce(Rc<dyn Environment>) -> Chain + Send>;
+
+/// Parts of a chain that are ready, one for each thread.
+pub(super) struct Parts(Mutex<Vec<Option<Make>>>);
+
+impl Parts {
+    pub(super) fn new(parts: Vec<Make>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(parts.into_iter().map(Some).collect())))
+    }
+}
+
+impl ChainFactory for Parts {
+    fn build(&self, thread: usize, environment: Rc<dyn Environment>) -> Result<Chain, String> {
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = parts.get_mut(thread).and_then(Option::take);
+        make.map(|make| make(environment)).ok_or_else(|| format!("thread {thread} has it already"))
+    }
+}
+
+/// What a listener has whose chain is not deployed: nobody gets through.
+struct NotDeployed;
+
+impl ChainFactory for NotDeployed {
+    fn build(&self, _: usize, _: Rc<dyn Environment>) -> Result<Chain, String> {
+        Ok(Chain::native(Rc::new(Self)))
+    }
+}
+
+impl Middleware for NotDeployed {
+    fn interests(&self) -> Interests {
+        Interests { request_head: true, opened: true, ..Interests::default() }
+    }
+
+    fn open(&self, _: &Origin) -> Rc<dyn Passage> {
+        Rc::new(Refusal)
+    }
+}
+
+struct Refusal;
+
+impl Passage for Refusal {
+    fn request_head<'a>(
+        &'a self,
+        _: &'a mut request::Parts,
+        _: Option<u64>,
+    ) -> futures_util::future::LocalBoxFuture<'a, Step> {
+        let mut response = Response::new(Pieces::new());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.body_mut().push("the listener's chain is not deployed\n".into());
+        Box::pin(std::future::ready(Step::Answer(response)))
+    }
+}
+
+impl Messages {
+    /// Tells the gateway of a listener, with its chain's parts.
+    pub(super) fn listen(&self, listener: &Listener, chain: Option<Arc<Parts>>) -> Result<()> {
+        let Some(gateway) = &self.gateway else { return Ok(()) };
+        let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
+            (Some(parts), _) => Some(parts),
+            (None, Some(_)) => Some(Arc::new(NotDeployed)),
+            (None, None) => None,
+        };
+        let config = config(listener, chain);
+        gateway.set(config).with_context(|| format!("listener {}", listener.name))
+    }
+}
+
+fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> ListenerConfig {
+    let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let upstreams = listener.upstream.iter().map(|upstream| UpstreamConfig {
+        address: upstream.address,
+        weight: upstream.weight,
+        tls: upstream.server_name.clone().filter(|_| upstream.tls).map(|server_name| UpstreamTls {
+            server_name,
+            authorities: upstream.authorities.clone(),
+        }),
+        http2: upstream.http2,
+    });
+    let certificates = listener.tls.iter().map(|tls| Certificate {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        names: tls.names.clone(),
+    });
+    let (timeouts, limits, retry) = (&listener.timeouts, &listener.limits, &listener.retry);
+    let statuses = retry.on.iter().filter_map(|on| match on {
+        RetryOn::Status(status) => Some(*status),
+        RetryOn::Connect | RetryOn::Reset => None,
+    });
+    ListenerConfig {
+        name: listener.name.to_string(),
+        addresses: listener.address.clone(),
+        protocol: match listener.protocol {
+            listener::Protocol::Http => Protocol::Http,
+            listener::Protocol::Tcp => Protocol::Tcp,
+        },
+        chain,
+        upstreams: upstreams.collect(),
+        certificates: certificates.collect(),
+        proxy_protocol: listener.proxy_protocol,
+        upstream_proxy_protocol: match listener.upstream_proxy_protocol {
+            listener::ProxyHeader::None => None,
+            listener::ProxyHeader::V1 => Some(ProxyHeader::V1),
+            listener::ProxyHeader::V2 => Some(ProxyHeader::V2),
+        },
+        timeouts: Timeouts {
+            header: timeouts.header.get(),
+            body: timeouts.body.get(),
+            connect: timeouts.connect.get(),
+            response: timeouts.response.get(),
+            idle: timeouts.idle.get(),
+            upstream_idle: timeouts.upstream_idle.get(),
+        },
+        limits: Limits {
+            connections: number(limits.connections),
+            requests_per_connection: limits.requests_per_connection.unwrap_or(u64::MAX),
+            head: bytes(limits.head.get()),
+            fields: usize::from(limits.fields),
+            body: limits.body.map(weir_spec::Size::get),
+            streams: limits.streams,
+            upstream_idle: number(limits.upstream_idle),
+            ..Limits::default()
+        },
+        retry: Retry {
+            attempts: retry.attempts,
+            connect: retry.on.contains(&RetryOn::Connect),
+            reset: retry.on.contains(&RetryOn::Reset),
+            statuses: statuses.collect(),
+        },
+        health: listener.health.as_ref().map(|health| HealthCheck {
+            path: health.path.clone(),
+            host: health.host.clone(),
+            interval: health.interval.get().max(Duration::from_millis(10)),
+            timeout: health.timeout.get(),
+            healthy: health.healthy,
+            unhealthy: health.unhealthy,
+        }),
+    }
+}

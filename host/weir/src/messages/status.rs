@@ -1,0 +1,197 @@
+//! What the message plane says about itself.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use weir_control::engine::{
+    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
+    PoolStatus, TrialStatus, UpstreamStatus,
+};
+use weir_gateway::{FAILURES, Latency, ListenerStatistics};
+use weir_spec::{Listener, Name, Plane, ResolvedFunction};
+
+use super::Messages;
+use super::chains::shadow_of;
+use super::parts::{Deployed, Trial};
+
+impl Messages {
+    /// Its listeners, in the order of the configuration.
+    pub(crate) fn listener_statuses(&self) -> Vec<ListenerStatus> {
+        let Some(gateway) = &self.gateway else { return Vec::new() };
+        let statistics = gateway.statistics();
+        let of = |listener: &Listener| {
+            let name = listener.name.as_str();
+            let counted = statistics.listeners.iter().find(|counted| counted.name == name)?;
+            Some(listener_status(listener, counted, gateway.addresses(name)))
+        };
+        self.listeners.iter().filter_map(of).collect()
+    }
+
+    /// Its chains.
+    pub(crate) fn chain_statuses(&self) -> Vec<ChainStatus> {
+        let chains: Vec<_> = self.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
+        chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect()
+    }
+
+    /// What a function logged.
+    pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
+        let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
+        let mut log = FunctionLog::default();
+        for name in [function.to_string(), shadow_of(function.as_str())] {
+            let (lines, lost) = deployed.telemetry(&name).lines();
+            log.lost += lost;
+            log.lines.extend(lines.into_iter().map(|line| LogLine {
+                time: weir_control::time::rfc3339(line.time),
+                level: format!("{:?}", line.level).to_lowercase(),
+                source: format!("{}:{name}", chain.name),
+                message: line.message,
+            }));
+        }
+        log
+    }
+}
+
+fn listener_status(
+    listener: &Listener,
+    counted: &ListenerStatistics,
+    addresses: Vec<std::net::SocketAddr>,
+) -> ListenerStatus {
+    let class = |n: usize| (format!("{}xx", n + 1), counted.responses[n]);
+    let failures = FAILURES.iter().zip(counted.failures).filter(|(_, n)| *n > 0);
+    ListenerStatus {
+        name: listener.name.clone(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        tenant: listener.tenant.clone(),
+        chain: listener.chain.clone(),
+        accepted: counted.accepted,
+        refused: counted.refused,
+        open: counted.open,
+        requests: counted.requests,
+        active: counted.active,
+        responses: (0..counted.responses.len()).map(class).collect(),
+        retries: counted.retries,
+        failures: failures.map(|((_, name), n)| ((*name).to_owned(), n)).collect(),
+        received: counted.received,
+        sent: counted.sent,
+        latency: buckets(&counted.latency),
+        latency_sum_ns: nanoseconds(counted.latency.sum),
+        upstreams: counted
+            .upstreams
+            .iter()
+            .map(|upstream| UpstreamStatus {
+                address: upstream.address.to_string(),
+                healthy: upstream.healthy,
+                open: upstream.open,
+                active: upstream.active,
+                requests: upstream.requests,
+                latency: buckets(&upstream.latency),
+                latency_sum_ns: nanoseconds(upstream.latency.sum),
+            })
+            .collect(),
+    }
+}
+
+fn nanoseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn buckets(latency: &Latency) -> Vec<Bucket> {
+    let filled = latency.buckets().filter(|(_, count)| *count > 0);
+    filled
+        .map(|(bound, count)| Bucket { below_ns: bound.map_or(u64::MAX, nanoseconds), count })
+        .collect()
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
+    let mut pool = PoolStatus::default();
+    let mut drops = BTreeMap::new();
+    let (mut opened, mut ended) = (0, 0);
+    for part in &deployed.parts {
+        let rooms = part.site.accounting();
+        pool.total += rooms.total;
+        pool.free += rooms.free;
+        pool.out += rooms.out;
+        opened += load(&part.counters.opened);
+        ended += load(&part.counters.ended);
+        let exhausted = load(&part.counters.exhausted);
+        if exhausted > 0 {
+            *drops.entry("pool-exhausted".to_owned()).or_default() += exhausted;
+        }
+    }
+    let running = deployed.running();
+    ChainStatus {
+        tenant: id.tenant.clone(),
+        name: id.name.clone(),
+        plane: Plane::Message,
+        packets_in: opened,
+        packets_out: ended,
+        drops,
+        functions: running.functions.iter().map(|f| function_status(deployed, f)).collect(),
+        pool,
+        trial: running.trial.as_ref().map(trial_status),
+        workers: Vec::new(),
+    }
+}
+
+fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> FunctionStatus {
+    let label = function.label.as_str();
+    let telemetry = deployed.telemetry(label);
+    let mut verdicts = BTreeMap::new();
+    let mut times = BTreeMap::new();
+    let (mut events, mut faults) = (0, 0);
+    let mut state = Health::Running;
+    for part in &deployed.parts {
+        let counters = part.function(label);
+        for (action, n) in counters.actions().filter(|(_, n)| *n > 0) {
+            *verdicts.entry(action.to_owned()).or_default() += n;
+        }
+        for (name, counter) in [("skipped", &counters.skipped), ("refused", &counters.refused)] {
+            let n = load(counter);
+            if n > 0 {
+                *verdicts.entry(name.to_owned()).or_default() += n;
+            }
+        }
+        for (below_ns, count) in counters.times.counts() {
+            *times.entry(below_ns).or_default() += count;
+        }
+        events += counters.events();
+        faults += load(&counters.faults);
+        state = match (counters.health(), state) {
+            ("quarantined", _) | (_, Health::Quarantined) => Health::Quarantined,
+            ("back-off", _) | (_, Health::BackOff) => Health::BackOff,
+            _ => Health::Running,
+        };
+    }
+    let times = times.into_iter().map(|(below_ns, count)| Bucket { below_ns, count });
+    FunctionStatus {
+        name: function.label.clone(),
+        version: function.version.clone(),
+        state,
+        packets: events,
+        verdicts,
+        faults,
+        counters: telemetry.counters(),
+        gauges: telemetry.gauges(),
+        times: times.collect(),
+    }
+}
+
+fn trial_status(trial: &Trial) -> TrialStatus {
+    let sum = |counter: fn(&weir_message::Findings) -> &AtomicU64| {
+        trial.findings.iter().map(|findings| load(counter(findings))).sum()
+    };
+    TrialStatus {
+        function: trial.function.clone(),
+        version: trial.version.clone(),
+        canary: trial.canary,
+        packets: sum(|findings| &findings.events),
+        verdicts_differ: sum(|findings| &findings.actions_differ),
+        bytes_differ: sum(|findings| &findings.bytes_differ),
+        samples: trial.findings.iter().flat_map(|findings| findings.samples()).collect(),
+        fault: None,
+    }
+}

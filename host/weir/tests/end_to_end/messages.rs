@@ -1,0 +1,207 @@
+//! The message plane: real clients and servers with a chain between them.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use weir_tests::built::{built, workspace};
+
+use crate::host::Host;
+
+/// Says what it was sent.
+const ECHO: &str = r#"
+import http.server, json, sys
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            while (size := int(self.rfile.readline(), 16)) > 0:
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        said = {"method": self.command, "path": self.path, "fields": self.headers.items(), "body": body.decode()}
+        answer = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    do_GET = do_POST = do_PUT = do
+    def log_message(self, *arguments): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+/// A server of the test's own, ended with it.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", ECHO]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        Self { child, port: line.trim().parse().expect("a port") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn config(upstream: u16) -> String {
+    format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nthreads = 2\n\
+         [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\n\
+         upstream = [\"127.0.0.1:{upstream}\"]\n\
+         [[listener]]\nname = \"raw\"\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nupstream = [\"127.0.0.1:{upstream}\"]\n"
+    )
+}
+
+const CHAIN: &str = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"probe\"\non-fault = \"fail-closed\"\n\
+                     [function.config]\nname = \"first\"\nmine = \"/do\"\n";
+
+fn address(host: &Host, listener: usize) -> String {
+    let status = host.json(&["status"]);
+    status["listeners"][listener]["addresses"][0].as_str().expect("it listens").to_owned()
+}
+
+/// What curl got: status, and all of it as text.
+fn curl(arguments: &[&str]) -> (u16, String) {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "20", "--include"]).args(arguments);
+    let output = command.output().expect("curl starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let status = text.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    let error = String::from_utf8_lossy(&output.stderr);
+    (status.unwrap_or_else(|| panic!("{arguments:?}: {error}{text}")), text)
+}
+
+fn push(host: &Host, version: &str) {
+    built("message-probe");
+    let file = workspace().join("target/functions/message-probe.wasm");
+    let file = file.to_str().expect("text");
+    host.ok(&["function", "push", file, "--name", "probe", "--version", version]);
+}
+
+#[test]
+fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash() {
+    let server = Server::start();
+    let host = Host::start(&config(server.port));
+    let web = format!("http://{}", address(&host, 0));
+    let (status, text) = curl(&[&format!("{web}/before")]);
+    assert!(status == 503 && text.contains("not deployed"), "{text}");
+
+    push(&host, "1.0.0");
+    push(&host, "1.1.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        let (status, text) =
+            curl(&[protocol, "--data", "some text", &format!("{web}/do/upper?a=b")]);
+        assert_eq!(status, 200, "{text}");
+        assert!(text.to_ascii_lowercase().contains("x-seen-by: first"), "{text}");
+        // The function changed what the server was sent, and what it answered.
+        assert!(
+            text.contains("SOME TEXT") && text.contains("\"PATH\": \"/DO/UPPER?A=B\""),
+            "{text}"
+        );
+    }
+    let (status, text) = curl(&[&format!("{web}/do/answer")]);
+    assert_eq!((status, text.matches('x').count() > 40_000), (418, true));
+    let (status, text) = curl(&["--data", "a bad thing", &format!("{web}/do/hold")]);
+    assert!(status == 403 && text.ends_with("no"), "{text}");
+
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let load = || {
+            while !over.load(Ordering::Relaxed) {
+                let (status, text) = curl(&[&format!("{web}/x"), &format!("{web}/y")]);
+                assert!(status == 200 && text.matches("200 OK").count() == 2, "{text}");
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let loads: Vec<_> = (0..3).map(|_| scope.spawn(load)).collect();
+        for version in ["1.0.0", "1.1.0", "1.0.0"] {
+            host.ok(&["function", "swap", "probe", "--to", version]);
+            let before = done.load(Ordering::Relaxed);
+            while done.load(Ordering::Relaxed) < before + 6
+                && loads.iter().all(|l| !l.is_finished())
+            {
+                std::thread::yield_now();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(host.running(), "1.0.0");
+    let metrics =
+        curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
+    assert!(metrics.contains("weir_listener_requests_total{listener=\"web\"}"), "{metrics}");
+    assert!(metrics.contains("weir_function_seconds_bucket{"), "{metrics}");
+
+    let (_, directory, _) = host.end(Signal::KILL);
+    let host = Host::start_in(directory, &config(server.port));
+    let (status, text) = curl(&[&format!("http://{}/after", address(&host, 0))]);
+    assert!(status == 200 && text.contains("x-seen-by: first"), "{text}");
+    host.ok(&["chain", "remove", "web"]);
+    assert_eq!(curl(&[&format!("http://{}/after", address(&host, 0))]).0, 503);
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+}
+
+#[test]
+fn a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
+    let server = Server::start();
+    let mut host = Host::start(&config(server.port));
+    let web = format!("http://{}", address(&host, 0));
+    push(&host, "1.0.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    assert_eq!(curl(&[&format!("{web}/do/trap")]).0, 503);
+    host.wait_for("it is back", |_| curl(&[&format!("{web}/x")]).0 == 200);
+    push(&host, "1.1.0");
+    host.ok(&["function", "swap", "probe", "--to", "1.1.0"]);
+    assert_eq!(curl(&[&format!("{web}/do/spin")]).0, 503);
+    assert_eq!(curl(&[&format!("{web}/x")]).0, 200);
+    host.wait_for("the old version runs", |host| host.running() == "1.0.0");
+    assert!(host.ok(&["function", "log", "probe"]).contains("fault"));
+}
+
+#[test]
+fn what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
+    let server = Server::start();
+    let host = Host::start(&config(server.port));
+    push(&host, "1.0.0");
+    host.write(
+        "p.toml",
+        "name = \"p\"\n[[function]]\nuse = \"probe\"\n[function.config]\nname = \"x\"\n",
+    );
+    let error = host.fails(&["chain", "apply", "p.toml"]);
+    assert!(error.contains("is for messages") && error.contains("plane = \"message\""), "{error}");
+    host.write("f.wasm", crate::guests::pass(1));
+    host.ok(&["function", "push", "f.wasm", "--name", "gate", "--version", "1.0.0"]);
+    host.write("m.toml", "name = \"m\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n");
+    let error = host.fails(&["chain", "apply", "m.toml"]);
+    assert!(error.contains("is for packets"), "{error}");
+    host.write("r.toml", CHAIN.replace("\"first\"", "\"refuse\""));
+    let error = host.fails(&["chain", "apply", "r.toml"]);
+    assert!(error.contains("not to be called"), "{error}");
+}
+
+#[test]
+fn bytes_of_a_tcp_listener_go_straight_on() {
+    let server = Server::start();
+    let host = Host::start(&config(server.port));
+    let (status, text) = curl(&["--data", "body", &format!("http://{}/raw", address(&host, 1))]);
+    assert!(status == 200 && text.contains("\"path\": \"/raw\""), "{text}");
+}
