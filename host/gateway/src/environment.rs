@@ -55,7 +55,7 @@ impl Environment for ListenerEnvironment {
     }
 
     fn active(&self, upstream: usize) -> u32 {
-        self.upstreams.get(upstream).map_or(0, |upstream| upstream.active.get())
+        self.upstreams.get(upstream).map_or(0, |upstream| upstream.counters.active.get() as u32)
     }
 }
 

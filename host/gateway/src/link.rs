@@ -111,10 +111,15 @@ impl Link {
         }
     }
 
-    /// Whether it can have the next request.
+    /// Whether it can have the next request, as far as is known.
+    pub(crate) fn ready(&self) -> bool {
+        !self.over && self.sender.is_ready()
+    }
+
+    /// Whether it can have the next request, after a look.
     pub(crate) fn usable(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
-        !self.over && self.sender.is_ready()
+        self.ready()
     }
 
     /// Whether so much time has passed.

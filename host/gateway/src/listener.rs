@@ -12,7 +12,7 @@ use hyper_util::rt::TokioTimer;
 use slab::Slab;
 
 use crate::balance::Balance;
-use crate::chain::{Chain, Interests};
+use crate::chain::Chain;
 use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
@@ -21,6 +21,9 @@ use crate::health::Standing;
 use crate::thread::LocalExecutor;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
+
+/// Fields of a head that hyper takes if nothing is said; it has room for them without filling it first.
+pub(crate) const HYPERS_FIELDS: usize = 100;
 
 /// A listener's configuration with all that its threads share.
 pub(crate) struct Plan {
@@ -46,7 +49,6 @@ pub(crate) struct Site {
     pub(crate) upstreams: Rc<[Rc<Upstream>]>,
     pub(crate) balance: Balance,
     pub(crate) chain: Option<Chain>,
-    pub(crate) interests: Interests,
     pub(crate) counters: Arc<ListenerCounters>,
     pub(crate) http1: http1::Builder,
     pub(crate) http2: http2::Builder<LocalExecutor>,
@@ -94,7 +96,6 @@ impl Site {
             .collect::<Result<_, _>>()?;
         Ok(Rc::new(Self {
             balance: Balance::new(config.upstreams.iter().map(|upstream| upstream.weight)),
-            interests: chain.as_ref().map(Chain::interests).unwrap_or_default(),
             chain,
             upstreams,
             counters: counters.listener,
@@ -118,8 +119,10 @@ fn http1_builder(config: &ListenerConfig) -> http1::Builder {
         .header_read_timeout(None)
         .max_buf_size(config.limits.head.max(8192))
         .max_header_size(config.limits.head)
-        .max_headers(config.limits.fields)
         .pipeline_flush(true);
+    if config.limits.fields != HYPERS_FIELDS {
+        builder.max_headers(config.limits.fields);
+    }
     builder
 }
 

@@ -54,7 +54,7 @@ async fn connection(
     if let Some(chain) = &site.chain {
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
-        if site.interests.opened {
+        if chain.interests().opened {
             let ended = match exchange.opened().await {
                 Step::Continue => None,
                 Step::Answer(_) => Some(Ended::Answered),
@@ -75,7 +75,7 @@ async fn connection(
         client.abort();
         return;
     };
-    let data = site.interests.data;
+    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
     let ended = match finish.exchange.clone().filter(|_| data) {
         Some(exchange) => through(site, &exchange, client, upstream).await,
         None => straight(site, listener, client, upstream, admission).await,
