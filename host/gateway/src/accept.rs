@@ -88,7 +88,11 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         requests: Cell::new(0),
         upgraded: RefCell::new(None),
     });
-    if http2 { client.http2(stream, admission).await } else { client.http1(stream, admission).await }
+    if http2 {
+        client.http2(stream, admission).await
+    } else {
+        client.http1(stream, admission).await
+    }
 }
 
 async fn open(

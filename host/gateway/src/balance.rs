@@ -27,7 +27,8 @@ impl Balance {
         if let ([_], true) = (self.weights.as_slice(), tried.is_empty()) {
             return Some(0);
         }
-        self.turn(|i| !tried.contains(&i) && healthy(i)).or_else(|| self.turn(|i| !tried.contains(&i)))
+        self.turn(|i| !tried.contains(&i) && healthy(i))
+            .or_else(|| self.turn(|i| !tried.contains(&i)))
     }
 
     fn turn(&self, may: impl Fn(usize) -> bool) -> Option<usize> {

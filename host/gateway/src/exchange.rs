@@ -71,7 +71,8 @@ pub(crate) async fn handle(
             (parts, Source::Pieces(pieces))
         }
         Outcome::Status(status) => {
-            close |= status == StatusCode::REQUEST_TIMEOUT;
+            // After a request that may have been read in another way, or of which some may still come, nothing is read.
+            close |= status.is_client_error();
             (status_parts(status), Source::Pieces(status_text(status)))
         }
         Outcome::Upgrade(parts, upgrading) => {
@@ -184,9 +185,10 @@ async fn request_body(
     let progress = Progress::new();
     let (limit, patience) = (config.limits.body, config.timeouts.body);
     let upload = Upload::new(incoming, limit, patience, Rc::clone(&progress));
-    let wanted = finish.exchange.as_ref().filter(|exchange| {
-        interests(site).request_body && !exchange.done(Direction::Request)
-    });
+    let wanted = finish
+        .exchange
+        .as_ref()
+        .filter(|exchange| interests(site).request_body && !exchange.done(Direction::Request));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
         return Ok((RequestBody::Upload(Box::new(upload)), progress));
     };
@@ -269,9 +271,10 @@ async fn respond(
     if ended {
         return Outcome::Response(parts, Source::Empty);
     }
-    let wanted = finish.exchange.as_ref().filter(|exchange| {
-        interests(site).response_body && !exchange.done(Direction::Response)
-    });
+    let wanted = finish
+        .exchange
+        .as_ref()
+        .filter(|exchange| interests(site).response_body && !exchange.done(Direction::Response));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
         return Outcome::Response(parts, Source::Download(download));
     };

@@ -326,10 +326,15 @@ fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
     }
     for (i, upstream) in config.upstreams.iter().enumerate() {
         if config.upstreams[..i].iter().any(|u| u.address == upstream.address) {
-            return wrong(&format!("upstream {} is named twice: give it a weight", upstream.address));
+            return wrong(&format!(
+                "upstream {} is named twice: give it a weight",
+                upstream.address
+            ));
         }
         if upstream.http2 && config.upstream_proxy_protocol.is_some() {
-            return wrong("an HTTP/2 connection is shared by clients: no PROXY protocol towards it");
+            return wrong(
+                "an HTTP/2 connection is shared by clients: no PROXY protocol towards it",
+            );
         }
         if upstream.http2 && config.protocol == Protocol::Tcp {
             return wrong("http2 is for listeners whose protocol is http");

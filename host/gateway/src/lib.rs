@@ -16,6 +16,7 @@
 
 mod accept;
 mod balance;
+mod bell;
 pub mod chain;
 mod client;
 mod config;
@@ -38,7 +39,6 @@ mod relay;
 mod request_body;
 mod response_body;
 mod rules;
-mod slot;
 mod statistics;
 mod stream;
 mod tcp;

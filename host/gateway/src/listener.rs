@@ -118,8 +118,7 @@ fn http1_builder(config: &ListenerConfig) -> http1::Builder {
         // The connection's task sees to it, without a timer for each request.
         .header_read_timeout(None)
         .max_buf_size(config.limits.head.max(8192))
-        .max_header_size(config.limits.head)
-        .pipeline_flush(true);
+        .max_header_size(config.limits.head);
     if config.limits.fields != HYPERS_FIELDS {
         builder.max_headers(config.limits.fields);
     }

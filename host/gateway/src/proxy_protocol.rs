@@ -57,7 +57,10 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Option<(SocketAdd
 }
 
 fn no_header() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the connection begins with no PROXY protocol header")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the connection begins with no PROXY protocol header",
+    )
 }
 
 fn of_v1(addresses: &v1::Addresses) -> Option<(SocketAddr, SocketAddr)> {

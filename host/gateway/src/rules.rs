@@ -3,8 +3,8 @@
 //! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version, request, response};
@@ -104,7 +104,9 @@ fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
     }
     let target = match target {
         None => PathAndQuery::from_static("/"),
-        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => target.clone(),
+        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => {
+            target.clone()
+        }
         Some(target) => match PathAndQuery::try_from(format!("/{target}")) {
             Ok(target) => target,
             Err(_) => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
@@ -120,7 +122,18 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 /// Whether `connection` has this option.
 fn names(headers: &HeaderMap, option: &str) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
+}
+
+/// Whether `connection` names no field, which is seen at a glance.
+fn usual(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONNECTION).iter();
+    let first = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
+    let options: [&[u8]; 2] = [b"keep-alive", b"close"];
+    values.next().is_none() && options.iter().any(|option| option.eq_ignore_ascii_case(first))
 }
 
 /// Fields that are there and mean something to a proxy, found in one pass: most messages have none of them.
@@ -160,7 +173,7 @@ impl Seen {
 
     /// Takes away the fields of one hop: those that are always, and those that `connection` names.
     fn strip(self, headers: &mut HeaderMap) {
-        if self.connection {
+        if self.connection && !usual(headers) {
             let named: smallvec::SmallVec<[HeaderName; 4]> = headers
                 .get_all(CONNECTION)
                 .iter()
@@ -168,10 +181,12 @@ impl Seen {
                 .filter_map(|token| HeaderName::try_from(token).ok())
                 .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
                 .collect();
-            headers.remove(CONNECTION);
             for name in named {
                 headers.remove(name);
             }
+        }
+        if self.connection {
+            headers.remove(CONNECTION);
         }
         if self.te {
             headers.remove(TE);
@@ -227,7 +242,12 @@ pub(crate) fn forward(
 
 /// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;
 /// for HTTP/2 it is part of the target.
-pub(crate) fn address(parts: &mut request::Parts, http2: bool, tls: bool, default_host: &HeaderValue) {
+pub(crate) fn address(
+    parts: &mut request::Parts,
+    http2: bool,
+    tls: bool,
+    default_host: &HeaderValue,
+) {
     let headers = &mut parts.headers;
     if !http2 {
         if let (Some(authority), Some(target)) = (parts.uri.authority(), parts.uri.path_and_query())

@@ -32,7 +32,8 @@ pub(crate) async fn serve(
 ) {
     let site = listener.site();
     let mut finish = Finish::new(Rc::clone(&site), pulse);
-    let mut connection = pin!(connection(&listener, &site, &mut finish, client, &origin, &admission));
+    let mut connection =
+        pin!(connection(&listener, &site, &mut finish, client, &origin, &admission));
     poll_fn(|cx| {
         admission.task(cx);
         if listener.killed() {

@@ -132,7 +132,8 @@ fn set(
     let site = Site::new(number, Arc::clone(plan), counters)?;
     let mut opened = Vec::new();
     for (address, socket) in sockets {
-        let socket = tokio::net::TcpListener::from_std(socket).map_err(|error| error.to_string())?;
+        let socket =
+            tokio::net::TcpListener::from_std(socket).map_err(|error| error.to_string())?;
         opened.push((address, socket));
     }
     let running = listeners.entry(plan.config.name.clone()).or_insert_with(|| Running {

@@ -175,7 +175,10 @@ pub(crate) fn route(listener: &str, upstream: &UpstreamConfig) -> Result<Arc<Rou
             let name = ServerName::try_from(tls.server_name.clone());
             let name = name.map_err(|error| GatewayError::Config {
                 listener: listener.to_owned(),
-                what: format!("upstream {}: server name {}: {error}", upstream.address, tls.server_name),
+                what: format!(
+                    "upstream {}: server name {}: {error}",
+                    upstream.address, tls.server_name
+                ),
             })?;
             Some((client_config(tls, upstream.http2)?, name))
         }
