@@ -50,18 +50,18 @@ impl Bell {
         self.mute();
     }
 
-    /// As [`Self::hold`], for a task that it rings already or that is to be told later.
+    /// Holds the bell, and forgets that it was rung.
     pub(crate) fn mute(&self) {
         self.shared.held.store(true, Relaxed);
         self.shared.rung.store(false, Relaxed);
     }
 
-    /// Whether it was rung while it was held, since it was asked last.
+    /// Whether it was rung while it was held.
     pub(crate) fn rung(&self) -> bool {
-        self.shared.rung.swap(false, Relaxed)
+        self.shared.rung.load(Relaxed)
     }
 
-    /// Lets it go.
+    /// Lets it go. The task is woken if it was rung.
     pub(crate) fn release(&self) {
         self.shared.held.store(false, Relaxed);
         if self.rung() {

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,9 @@ use http::{Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use crate::chain::{CallFault, CallResult, Environment, Pieces};
+use crate::chain::{CallFault, CallResult, Environment, Pieces, Upstreams};
+use crate::counters::UpstreamCounters;
+use crate::health::Standing;
 use crate::link::Unanswered;
 use crate::request_body::RequestBody;
 use crate::response_body::Download;
@@ -20,13 +23,11 @@ use crate::upstream::Upstream;
 /// The environment of a listener's chain on one thread.
 pub(crate) struct ListenerEnvironment {
     upstreams: Rc<[Rc<Upstream>]>,
-    /// Bytes of an answer's body.
-    limit: usize,
 }
 
 impl ListenerEnvironment {
-    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>, limit: usize) -> Self {
-        Self { upstreams, limit }
+    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>) -> Self {
+        Self { upstreams }
     }
 }
 
@@ -36,11 +37,12 @@ impl Environment for ListenerEnvironment {
         upstream: usize,
         request: Request<Pieces>,
         timeout: Duration,
+        body_max: usize,
     ) -> LocalBoxFuture<'static, CallResult> {
         let Some(upstream) = self.upstreams.get(upstream).map(Rc::clone) else {
             return Box::pin(std::future::ready(Err(CallFault::Unreachable)));
         };
-        let called = call(upstream, request, timeout, self.limit);
+        let called = call(upstream, request, timeout, body_max);
         Box::pin(async move {
             tokio::time::timeout(timeout, called).await.unwrap_or(Err(CallFault::Timeout))
         })
@@ -49,13 +51,23 @@ impl Environment for ListenerEnvironment {
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep_until(Instant::now() + time))
     }
+}
+
+/// A listener's upstreams, as one thread of it sees them.
+pub(crate) struct ListenerUpstreams(pub(crate) Vec<(Arc<Standing>, Arc<UpstreamCounters>)>);
+
+impl Upstreams for ListenerUpstreams {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
 
     fn healthy(&self, upstream: usize) -> bool {
-        self.upstreams.get(upstream).is_some_and(|upstream| upstream.standing.healthy())
+        self.0.get(upstream).is_some_and(|(standing, _)| standing.healthy())
     }
 
     fn active(&self, upstream: usize) -> u32 {
-        self.upstreams.get(upstream).map_or(0, |upstream| upstream.counters.active.get() as u32)
+        let active = self.0.get(upstream).map_or(0, |(_, counters)| counters.active.get());
+        u32::try_from(active).unwrap_or(u32::MAX)
     }
 }
 

@@ -177,7 +177,7 @@ fn interests(site: &Site) -> Interests {
 /// The body for the upstream. If the chain wants it, some of it has been let go, or it has ended.
 async fn request_body(
     site: &Site,
-    finish: &Finish,
+    finish: &mut Finish,
     parts: &mut request::Parts,
     incoming: Incoming,
 ) -> Result<(RequestBody, Rc<Progress>), Outcome> {
@@ -205,7 +205,8 @@ async fn request_body(
 }
 
 /// What becomes of an exchange whose request's body ended before its time.
-fn fault_outcome(finish: &Finish, fault: Fault, answer: Option<Response<Pieces>>) -> Outcome {
+fn fault_outcome(finish: &mut Finish, fault: Fault, answer: Option<Response<Pieces>>) -> Outcome {
+    finish.whole_is(if fault == Fault::Client { Ended::ClientGone } else { Ended::Answered });
     let (failure, status) = match fault {
         Fault::Answered => return answer.map_or(Outcome::Reset, Outcome::Answer),
         Fault::Reset => return Outcome::Reset,
@@ -228,7 +229,6 @@ fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>
         Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
         Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
         Unanswered::Body => {
-            finish.whole_is(Ended::Answered);
             let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
             let answer = progress.and_then(|p| p.answer.borrow_mut().take());
             return fault_outcome(finish, fault, answer);

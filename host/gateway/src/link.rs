@@ -147,6 +147,10 @@ impl Link {
                 break;
             }
         }
+        if frame.is_ready() {
+            // Whoever takes a frame comes back for the next one, and drives the connection then.
+            self.bell.mute();
+        }
         self.bell.release();
         frame
     }
@@ -181,6 +185,7 @@ impl Link {
             self.bell.hold(cx);
             let mut answered = Poll::Pending;
             for _ in 0..DRIVES {
+                self.bell.mute();
                 self.poll();
                 // As for bodies.
                 answered = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioTimer;
 use slab::Slab;
 
 use crate::balance::Balance;
-use crate::chain::Chain;
+use crate::chain::{Chain, Lent, Stage};
 use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
@@ -57,13 +57,13 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Puts a plan to work.
+    /// Puts a plan to work, on its thread.
     ///
     /// # Errors
     /// What the chain's maker said.
     pub(crate) fn new(
-        thread: usize,
         plan: Arc<Plan>,
+        stage: Option<Stage>,
         counters: ThreadCounters,
     ) -> Result<Rc<Self>, String> {
         let config = &plan.config;
@@ -79,11 +79,10 @@ impl Site {
                 Upstream::new(index, route, standing, counters, timeouts, limits)
             })
             .collect();
-        let chain = match &config.chain {
-            Some(factory) => {
-                let limit = config.limits.call_body;
-                let environment = ListenerEnvironment::new(Rc::clone(&upstreams), limit);
-                Some(factory.build(thread, Rc::new(environment))?)
+        let chain = match stage {
+            Some(stage) => {
+                let environment = Rc::new(ListenerEnvironment::new(Rc::clone(&upstreams)));
+                Some(stage(Lent { environment })?)
             }
             None => None,
         };

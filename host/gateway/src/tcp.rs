@@ -72,6 +72,7 @@ async fn connection(
         }
     }
     let Some((upstream, open)) = connect(site, finish, origin).await else {
+        finish.failed(Failure::Connect);
         finish.ends(Ended::UpstreamFailed);
         client.abort();
         return;
@@ -114,7 +115,6 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
                 upstream.counters.failures.count(Failure::Connect);
                 tried.push(next);
                 if left == 0 || !matches!(why, Unanswered::Connect { .. }) {
-                    finish.failed(Failure::Connect);
                     return None;
                 }
             }
