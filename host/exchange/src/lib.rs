@@ -9,6 +9,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -116,7 +118,7 @@ pub enum CallFault {
 /// The answer to a function's own request, with all of its body.
 pub type CallResult = Result<Response<Bytes>, CallFault>;
 
-/// What the gateway lends to a chain. Upstreams are told by their place in the listener's list.
+/// A thread of the gateway, to a chain on it. Upstreams are told by their place in the listener's list.
 pub trait Environment {
     /// Sends a request to an upstream, and gives its answer; of the body at most so many bytes.
     fn call(
@@ -127,7 +129,7 @@ pub trait Environment {
         body_max: usize,
     ) -> LocalBoxFuture<'static, CallResult>;
 
-    /// Waits.
+    /// Is ready after this time.
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()>;
 }
 
@@ -141,13 +143,22 @@ pub trait Upstreams: Send + Sync {
     fn active(&self, upstream: usize) -> u32;
 }
 
-/// Makes the chain of a thread, on that thread.
+/// What a chain's thread lends to it.
+pub struct Lent {
+    /// The thread.
+    pub environment: Rc<dyn Environment>,
+}
+
+/// The last step in making a chain, done on its thread.
+pub type Stage = Box<dyn FnOnce(Lent) -> Result<Chain, String> + Send>;
+
+/// Makes the chains of a listener's threads.
 pub trait ChainFactory: Send + Sync {
-    /// Makes it.
+    /// Does what takes time, on the thread that changes the listener.
     ///
     /// # Errors
     /// Says what is wrong with the chain; the listener keeps the one it has.
-    fn build(&self, thread: usize, environment: Rc<dyn Environment>) -> Result<Chain, String>;
+    fn stage(&self, thread: usize, upstreams: Arc<dyn Upstreams>) -> Result<Stage, String>;
 }
 
 /// A chain written in Rust.

@@ -3,10 +3,13 @@
 //! Owns: accepting, the PROXY protocol's header, the TLS handshake, finding out which HTTP is spoken. Must not know: requests.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -57,16 +60,26 @@ struct Opened {
 async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admission: Admission) {
     let site = listener.site();
     let header = site.plan.config.timeouts.header;
-    let opened = match tokio::time::timeout(header, open(&site, tcp, peer)).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err((failure, error))) => {
+    let mut opening = pin!(tokio::time::timeout(header, open(&site, tcp, peer)));
+    let opened = poll_fn(|cx| {
+        admission.task(cx);
+        if listener.draining() {
+            return Poll::Ready(None);
+        }
+        opening.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    let opened = match opened {
+        None => return,
+        Some(Ok(Ok(opened))) => opened,
+        Some(Ok(Err((failure, error)))) => {
             tracing::debug!(client = %peer, %error, "a connection did not begin");
             if let Some(failure) = failure {
                 site.counters.failures.count(failure);
             }
             return;
         }
-        Err(_) => {
+        Some(Err(_)) => {
             site.counters.failures.count(Failure::ClientSlow);
             return;
         }

@@ -4,7 +4,7 @@
 //! or cut off. Must not know: what happens to a request (`exchange`).
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -19,7 +19,6 @@ use crate::chain::Origin;
 use crate::exchange;
 use crate::listener::{Admission, Listener};
 use crate::rules::Forwarded;
-use crate::slot::Slot;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
@@ -75,9 +74,7 @@ impl Client {
     pub(crate) async fn http1(self: Rc<Self>, stream: Stream, admission: Admission) {
         let site = self.listener.site();
         let this = Rc::clone(&self);
-        let slot = Slot::new();
-        let service =
-            service_fn(move |request| slot.put(exchange::handle(Rc::clone(&this), request)));
+        let service = service_fn(move |request| exchange::handle(Rc::clone(&this), request));
         let mut connection = site.http1.serve_connection(TokioIo::new(stream), service);
         let (mut deadline, mut told) = (Deadline::default(), false);
         let stop = poll_fn(|cx| {
@@ -86,7 +83,7 @@ impl Client {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
+            if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
             self.stop(&mut deadline, cx).map_or(Poll::Pending, Poll::Ready)
@@ -140,7 +137,7 @@ impl Client {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            if let Poll::Ready(done) = std::future::Future::poll(connection.as_mut(), cx) {
+            if let Poll::Ready(done) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
             self.pulse.heard.set(false);

@@ -190,8 +190,6 @@ pub struct Limits {
     pub streams: u32,
     /// Idle HTTP/1.1 connections kept for each upstream and thread.
     pub upstream_idle: usize,
-    /// Bytes of the answer to a function's own request.
-    pub call_body: usize,
 }
 
 impl Default for Limits {
@@ -204,7 +202,6 @@ impl Default for Limits {
             body: None,
             streams: 128,
             upstream_idle: 256,
-            call_body: 65_536,
         }
     }
 }

@@ -23,13 +23,11 @@ use crate::upstream::Upstream;
 /// The environment of a listener's chain on one thread.
 pub(crate) struct ListenerEnvironment {
     upstreams: Rc<[Rc<Upstream>]>,
-    /// Bytes of an answer's body.
-    limit: usize,
 }
 
 impl ListenerEnvironment {
-    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>, limit: usize) -> Self {
-        Self { upstreams, limit }
+    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>) -> Self {
+        Self { upstreams }
     }
 }
 
@@ -44,7 +42,7 @@ impl Environment for ListenerEnvironment {
         let Some(upstream) = self.upstreams.get(upstream).map(Rc::clone) else {
             return Box::pin(std::future::ready(Err(CallFault::Unreachable)));
         };
-        let called = call(upstream, request, timeout, self.limit.min(body_max));
+        let called = call(upstream, request, timeout, body_max);
         Box::pin(async move {
             tokio::time::timeout(timeout, called).await.unwrap_or(Err(CallFault::Timeout))
         })
@@ -55,10 +53,10 @@ impl Environment for ListenerEnvironment {
     }
 }
 
-/// What a chain on a thread may know of its listener's upstreams, wherever it is made.
-pub(crate) struct UpstreamViews(pub(crate) Vec<(Arc<Standing>, Arc<UpstreamCounters>)>);
+/// A listener's upstreams, as one thread of it sees them.
+pub(crate) struct ListenerUpstreams(pub(crate) Vec<(Arc<Standing>, Arc<UpstreamCounters>)>);
 
-impl Upstreams for UpstreamViews {
+impl Upstreams for ListenerUpstreams {
     fn count(&self) -> usize {
         self.0.len()
     }

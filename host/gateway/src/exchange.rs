@@ -10,13 +10,13 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Direction, Ended, Pieces, Step};
+use crate::chain::{Chain, Direction, Ended, Interests, Pieces, Step};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
 use crate::forward::{self, Forwarding};
-use crate::link::Unanswered;
+use crate::link::{Link, Unanswered};
 use crate::listener::Site;
 use crate::request_body::{Progress, RequestBody, Upload};
 use crate::response_body::{Download, ResponseBody, Source};
@@ -71,7 +71,8 @@ pub(crate) async fn handle(
             (parts, Source::Pieces(pieces))
         }
         Outcome::Status(status) => {
-            close |= status == StatusCode::REQUEST_TIMEOUT;
+            // After a request that may have been read in another way, or of which some may still come, nothing is read.
+            close |= status.is_client_error();
             (status_parts(status), Source::Pieces(status_text(status)))
         }
         Outcome::Upgrade(parts, upgrading) => {
@@ -132,6 +133,7 @@ async fn pass(
         return Outcome::Status(StatusCode::PAYLOAD_TOO_LARGE);
     }
     if let Some(chain) = &site.chain {
+        let interests = chain.interests();
         let exchange = if asked.upgrade.is_none() {
             chain.open(&client.origin)
         } else {
@@ -140,7 +142,7 @@ async fn pass(
             chain.open(&origin)
         };
         finish.exchange = Some(exchange.clone());
-        if site.interests.request_head {
+        if interests.request_head {
             match exchange.request_head(&mut parts, length).await {
                 Step::Continue => (),
                 Step::Answer(answer) => return Outcome::Answer(answer),
@@ -148,10 +150,14 @@ async fn pass(
             }
         }
     }
-    let (body, progress) = match request_body(site, finish, &mut parts, incoming, length).await {
-        Ok(body) => body,
-        Err(outcome) => return outcome,
-    };
+    let (mut body, mut progress) = (RequestBody::Empty, None);
+    if length != Some(0) {
+        let prepared = Box::pin(request_body(site, finish, &mut parts, incoming)).await;
+        match prepared {
+            Ok((prepared, of_body)) => (body, progress) = (prepared, Some(of_body)),
+            Err(outcome) => return outcome,
+        }
+    }
     rules::forward(&mut parts, version, &asked, &client.forwarded);
     let method = parts.method.clone();
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
@@ -163,17 +169,18 @@ async fn pass(
     }
 }
 
+/// What the chain wants now: it changes with its functions.
+fn interests(site: &Site) -> Interests {
+    site.chain.as_ref().map(Chain::interests).unwrap_or_default()
+}
+
 /// The body for the upstream. If the chain wants it, some of it has been let go, or it has ended.
 async fn request_body(
     site: &Site,
-    finish: &Finish,
+    finish: &mut Finish,
     parts: &mut request::Parts,
     incoming: Incoming,
-    length: Option<u64>,
-) -> Result<(RequestBody, Option<Rc<Progress>>), Outcome> {
-    if length == Some(0) {
-        return Ok((RequestBody::Empty, None));
-    }
+) -> Result<(RequestBody, Rc<Progress>), Outcome> {
     let config = &site.plan.config;
     let progress = Progress::new();
     let (limit, patience) = (config.limits.body, config.timeouts.body);
@@ -181,9 +188,9 @@ async fn request_body(
     let wanted = finish
         .exchange
         .as_ref()
-        .filter(|exchange| site.interests.request_body && !exchange.done(Direction::Request));
+        .filter(|exchange| interests(site).request_body && !exchange.done(Direction::Request));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
-        return Ok((RequestBody::Upload(Box::new(upload)), Some(progress)));
+        return Ok((RequestBody::Upload(Box::new(upload)), progress));
     };
     let piece_max = chain.piece_max();
     let mut filtered = Filtered::new(upload, exchange.clone(), Direction::Request, piece_max);
@@ -192,13 +199,14 @@ async fn request_body(
     }
     parts.headers.remove(CONTENT_LENGTH);
     if filtered.is_end_stream() {
-        return Ok((RequestBody::Empty, Some(progress)));
+        return Ok((RequestBody::Empty, progress));
     }
-    Ok((RequestBody::Filtered(Box::new(filtered), Rc::clone(&progress)), Some(progress)))
+    Ok((RequestBody::Filtered(Box::new(filtered), Rc::clone(&progress)), progress))
 }
 
 /// What becomes of an exchange whose request's body ended before its time.
-fn fault_outcome(finish: &Finish, fault: Fault, answer: Option<Response<Pieces>>) -> Outcome {
+fn fault_outcome(finish: &mut Finish, fault: Fault, answer: Option<Response<Pieces>>) -> Outcome {
+    finish.whole_is(if fault == Fault::Client { Ended::ClientGone } else { Ended::Answered });
     let (failure, status) = match fault {
         Fault::Answered => return answer.map_or(Outcome::Reset, Outcome::Answer),
         Fault::Reset => return Outcome::Reset,
@@ -221,7 +229,6 @@ fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>
         Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
         Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
         Unanswered::Body => {
-            finish.whole_is(Ended::Answered);
             let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
             let answer = progress.and_then(|p| p.answer.borrow_mut().take());
             return fault_outcome(finish, fault, answer);
@@ -244,20 +251,10 @@ async fn respond(
     let Answered { response, link } = answered;
     let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(link), Some(_)) = (link, &asked.upgrade) else {
-            return unanswered(finish, &Unanswered::NotHttp, None);
+        return match (link, &asked.upgrade) {
+            (Some(link), Some(_)) => Box::pin(upgrade(site, finish, parts, link)).await,
+            _ => unanswered(finish, &Unanswered::NotHttp, None),
         };
-        let protocol = parts.headers.get(UPGRADE).cloned();
-        rules::answered(&mut parts);
-        if let Some(step) = response_head(site, finish, &mut parts, Some(0)).await {
-            return step;
-        }
-        let (stream, early, open) = link.upgraded().await;
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            parts.headers.insert(UPGRADE, protocol);
-        }
-        return Outcome::Upgrade(parts, Box::new(Upgrading { stream, early, open }));
     }
     rules::answered(&mut parts);
     let (patience, keep) =
@@ -277,12 +274,13 @@ async fn respond(
     let wanted = finish
         .exchange
         .as_ref()
-        .filter(|exchange| site.interests.response_body && !exchange.done(Direction::Response));
+        .filter(|exchange| interests(site).response_body && !exchange.done(Direction::Response));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
         return Outcome::Response(parts, Source::Download(download));
     };
     let piece_max = chain.piece_max();
-    let mut filtered = Filtered::new(download, exchange.clone(), Direction::Response, piece_max);
+    let filtered = Filtered::new(download, exchange.clone(), Direction::Response, piece_max);
+    let mut filtered = Box::new(filtered);
     if !rules::streams(&parts.headers)
         && let Err(fault) = filtered.prime().await
     {
@@ -294,7 +292,27 @@ async fn respond(
         };
     }
     parts.headers.remove(CONTENT_LENGTH);
-    Outcome::Response(parts, Source::Filtered(Box::new(filtered)))
+    Outcome::Response(parts, Source::Filtered(filtered))
+}
+
+/// An upstream's consent to change to another protocol.
+async fn upgrade(
+    site: &Site,
+    finish: &Finish,
+    mut parts: response::Parts,
+    link: Box<Link>,
+) -> Outcome {
+    let protocol = parts.headers.get(UPGRADE).cloned();
+    rules::answered(&mut parts);
+    if let Some(step) = response_head(site, finish, &mut parts, Some(0)).await {
+        return step;
+    }
+    let (stream, early, open) = link.upgraded().await;
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        parts.headers.insert(UPGRADE, protocol);
+    }
+    Outcome::Upgrade(parts, Box::new(Upgrading { stream, early, open }))
 }
 
 /// Shows the chain a response's head, if it wants to see it.
@@ -304,7 +322,7 @@ async fn response_head(
     parts: &mut response::Parts,
     length: Option<u64>,
 ) -> Option<Outcome> {
-    let exchange = finish.exchange.as_ref().filter(|_| site.interests.response_head)?;
+    let exchange = finish.exchange.as_ref().filter(|_| interests(site).response_head)?;
     match exchange.response_head(parts, length).await {
         Step::Continue => None,
         Step::Answer(answer) => Some(Outcome::Answer(answer)),

@@ -37,14 +37,12 @@ impl Finish {
     /// This upstream has it now.
     pub(crate) fn at(&mut self, upstream: &Rc<Upstream>) {
         self.leave();
-        upstream.active.set(upstream.active.get() + 1);
         upstream.counters.active.add(1);
         self.upstream = Some(Rc::clone(upstream));
     }
 
     fn leave(&mut self) {
         if let Some(upstream) = &self.upstream {
-            upstream.active.set(upstream.active.get() - 1);
             upstream.counters.active.sub(1);
         }
     }

@@ -12,10 +12,10 @@ use http::HeaderValue;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::time::Instant;
 
-use crate::chain::Upstreams;
+use crate::chain::{Chain, Stage, Upstreams};
 use crate::config::{GatewayConfig, ListenerConfig, Protocol};
 use crate::counters::{ListenerCounters, UpstreamCounters};
-use crate::environment::UpstreamViews;
+use crate::environment::ListenerUpstreams;
 use crate::error::GatewayError;
 use crate::health::Standing;
 use crate::keeper::{Errand, Keeper};
@@ -144,7 +144,9 @@ impl Gateway {
             config,
         });
         let entry = Entry { plan: Arc::clone(&plan), bound, counters, upstreams };
-        self.tell(&entry, sockets)?;
+        let stages = (0..self.threads.len()).map(|thread| entry.stage(thread));
+        let stages = stages.collect::<Result<_, _>>()?;
+        self.tell(&entry, stages, sockets)?;
         let _ = self.keeper.errands.send(Errand::Keep(plan));
         listeners.insert(listener, entry);
         Ok(())
@@ -159,20 +161,21 @@ impl Gateway {
     fn tell(
         &self,
         entry: &Entry,
+        stages: Vec<Option<Stage>>,
         sockets: Vec<Vec<(SocketAddr, TcpListener)>>,
     ) -> Result<(), GatewayError> {
-        for (number, (thread, sockets)) in self.threads.iter().zip(sockets).enumerate() {
-            let upstreams = entry.plan.config.upstreams.iter();
+        let each = self.threads.iter().zip(stages).zip(sockets).enumerate();
+        for (number, ((thread, stage), sockets)) in each {
             let counters = ThreadCounters {
                 listener: Arc::clone(&entry.counters[number]),
-                upstreams: upstreams
-                    .filter_map(|u| entry.upstreams.get(&u.address))
+                upstreams: entry
+                    .upstreams()
                     .map(|upstream| Arc::clone(&upstream.counters[number]))
                     .collect(),
             };
             let (answer, answered) = sync_channel(1);
             let plan = Arc::clone(&entry.plan);
-            let _ = thread.commands.send(Command::Set { plan, counters, sockets, answer });
+            let _ = thread.commands.send(Command::Set { plan, stage, counters, sockets, answer });
             match answered.recv() {
                 Ok(Ok(())) => (),
                 Ok(Err(what)) => {
@@ -248,12 +251,8 @@ impl Gateway {
     #[must_use]
     pub fn upstreams(&self, listener: &str, thread: usize) -> Option<Arc<dyn Upstreams>> {
         let listeners = self.listeners();
-        let entry = listeners.get(listener)?;
-        let views = entry.plan.config.upstreams.iter().filter_map(|upstream| {
-            let upstream = entry.upstreams.get(&upstream.address)?;
-            Some((Arc::clone(&upstream.standing), Arc::clone(upstream.counters.get(thread)?)))
-        });
-        (thread < self.threads.len()).then(|| Arc::new(UpstreamViews(views.collect())) as _)
+        (thread < self.threads.len()).then_some(())?;
+        Some(listeners.get(listener)?.seen_by(thread))
     }
 
     /// Threads.
@@ -262,11 +261,16 @@ impl Gateway {
         self.threads.len()
     }
 
-    /// Runs something on a thread, between two events of its connections; it must not block. For what a chain on that thread is
-    /// to be told.
-    pub fn run_on(&self, thread: usize, work: impl FnOnce() + Send + 'static) {
+    /// Does something to the chain of a listener on a thread, between two events of its connections; it must not block. It gets `None`
+    /// if the listener or its chain is not there.
+    pub fn with_chain(
+        &self,
+        listener: &str,
+        thread: usize,
+        work: impl FnOnce(Option<&Chain>) + Send + 'static,
+    ) {
         if let Some(thread) = self.threads.get(thread) {
-            let _ = thread.commands.send(Command::Run(Box::new(work)));
+            let _ = thread.commands.send(Command::WithChain(listener.to_owned(), Box::new(work)));
         }
     }
 
@@ -279,6 +283,29 @@ impl Gateway {
 }
 
 impl Entry {
+    /// Its upstreams, in order.
+    fn upstreams(&self) -> impl Iterator<Item = &UpstreamEntry> {
+        let config = self.plan.config.upstreams.iter();
+        config.filter_map(|upstream| self.upstreams.get(&upstream.address))
+    }
+
+    /// The same as chains on this thread see them.
+    fn seen_by(&self, thread: usize) -> Arc<dyn Upstreams> {
+        let upstreams = self.upstreams().map(|upstream| {
+            (Arc::clone(&upstream.standing), Arc::clone(&upstream.counters[thread]))
+        });
+        Arc::new(ListenerUpstreams(upstreams.collect()))
+    }
+
+    /// Begins to make a thread's chain.
+    fn stage(&self, thread: usize) -> Result<Option<Stage>, GatewayError> {
+        let Some(factory) = &self.plan.config.chain else { return Ok(None) };
+        factory.stage(thread, self.seen_by(thread)).map(Some).map_err(|what| {
+            let listener = self.plan.config.name.clone();
+            GatewayError::Chain { listener, what }
+        })
+    }
+
     fn read(&self, name: &str) -> ListenerStatistics {
         let mut read = ListenerStatistics { name: name.to_owned(), ..Default::default() };
         for counters in &self.counters {

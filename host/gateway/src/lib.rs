@@ -16,6 +16,8 @@
 
 mod accept;
 mod balance;
+mod bell;
+
 mod client;
 mod config;
 mod counters;
@@ -37,7 +39,6 @@ mod relay;
 mod request_body;
 mod response_body;
 mod rules;
-mod slot;
 mod statistics;
 mod stream;
 mod tcp;

@@ -4,22 +4,27 @@
 //! request's way. While idle, nobody drives it; whoever takes it looks first whether it has ended.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::bell::Bell;
 use crate::counters::UpstreamCounters;
 use crate::request_body::{Progress, RequestBody};
 use crate::stream::Stream;
 use crate::timer::Deadline;
+
+/// A connection is driven so often at one time, as long as it asks for it.
+const DRIVES: usize = 8;
 
 /// Why there is no response.
 pub(crate) enum Unanswered {
@@ -65,6 +70,7 @@ impl Failed {
 pub(crate) struct Link {
     sender: http1::SendRequest<RequestBody>,
     connection: http1::Connection<TokioIo<Stream>, RequestBody>,
+    bell: Bell,
     /// The connection's future has ended and must not be polled again.
     over: bool,
     deadline: Deadline,
@@ -101,20 +107,63 @@ impl Link {
     ) -> hyper::Result<Self> {
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let (deadline, idle_since) = (Deadline::default(), Instant::now());
-        Ok(Self { sender, connection, over: false, deadline, open, used: false, idle_since })
+        let bell = Bell::new();
+        Ok(Self { sender, connection, bell, over: false, deadline, open, used: false, idle_since })
     }
 
     /// Reads and writes what can be.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn drive(&mut self, cx: &Context<'_>) {
+        self.bell.hold(cx);
+        self.poll();
+        self.bell.release();
+    }
+
+    /// As [`Self::drive`], with the bell held.
+    fn poll(&mut self) {
+        let cx = &mut Context::from_waker(self.bell.waker());
         if !self.over && self.connection.poll_without_shutdown(cx).is_ready() {
             self.over = true;
         }
     }
 
-    /// Whether it can have the next request.
-    pub(crate) fn usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
+    /// Polls the body that comes by this connection, driving it as long as that brings something.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.bell.hold(cx);
+        // Only driving the connection brings a frame: there is nobody to be woken by.
+        let nobody = &mut Context::from_waker(Waker::noop());
+        let mut frame = Pin::new(&mut *body).poll_frame(nobody);
+        for _ in 0..DRIVES {
+            if frame.is_ready() {
+                break;
+            }
+            self.bell.mute();
+            self.poll();
+            frame = Pin::new(&mut *body).poll_frame(nobody);
+            if !self.bell.rung() {
+                break;
+            }
+        }
+        if frame.is_ready() {
+            // Whoever takes a frame comes back for the next one, and drives the connection then.
+            self.bell.mute();
+        }
+        self.bell.release();
+        frame
+    }
+
+    /// Whether it can have the next request, as far as is known.
+    pub(crate) fn ready(&self) -> bool {
         !self.over && self.sender.is_ready()
+    }
+
+    /// Whether it can have the next request, after a look.
+    pub(crate) fn usable(&mut self, cx: &Context<'_>) -> bool {
+        self.drive(cx);
+        self.ready()
     }
 
     /// Whether so much time has passed.
@@ -130,13 +179,22 @@ impl Link {
         timeout: Duration,
     ) -> Result<Response<Incoming>, Failed> {
         let (began, used) = (Instant::now(), std::mem::replace(&mut self.used, true));
+        self.bell.mute();
         let mut response = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
-            if !self.over && self.connection.poll_without_shutdown(cx).is_ready() {
-                self.over = true;
+            self.bell.hold(cx);
+            let mut answered = Poll::Pending;
+            for _ in 0..DRIVES {
+                self.bell.mute();
+                self.poll();
+                // As for bodies.
+                answered = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                if answered.is_ready() || self.over || !self.bell.rung() {
+                    break;
+                }
             }
-            // Only driving the connection, above, brings a response: there is nobody to be woken by.
-            match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            self.bell.release();
+            match answered {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut error)) => {
                     let unsent = error.take_message();

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioTimer;
 use slab::Slab;
 
 use crate::balance::Balance;
-use crate::chain::{Chain, Interests};
+use crate::chain::{Chain, Lent, Stage};
 use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
@@ -21,6 +21,9 @@ use crate::health::Standing;
 use crate::thread::LocalExecutor;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
+
+/// Fields of a head that hyper takes if nothing is said; it has room for them without filling it first.
+pub(crate) const HYPERS_FIELDS: usize = 100;
 
 /// A listener's configuration with all that its threads share.
 pub(crate) struct Plan {
@@ -46,7 +49,6 @@ pub(crate) struct Site {
     pub(crate) upstreams: Rc<[Rc<Upstream>]>,
     pub(crate) balance: Balance,
     pub(crate) chain: Option<Chain>,
-    pub(crate) interests: Interests,
     pub(crate) counters: Arc<ListenerCounters>,
     pub(crate) http1: http1::Builder,
     pub(crate) http2: http2::Builder<LocalExecutor>,
@@ -55,13 +57,13 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Puts a plan to work.
+    /// Puts a plan to work, on its thread.
     ///
     /// # Errors
     /// What the chain's maker said.
     pub(crate) fn new(
-        thread: usize,
         plan: Arc<Plan>,
+        stage: Option<Stage>,
         counters: ThreadCounters,
     ) -> Result<Rc<Self>, String> {
         let config = &plan.config;
@@ -77,11 +79,10 @@ impl Site {
                 Upstream::new(index, route, standing, counters, timeouts, limits)
             })
             .collect();
-        let chain = match &config.chain {
-            Some(factory) => {
-                let limit = config.limits.call_body;
-                let environment = ListenerEnvironment::new(Rc::clone(&upstreams), limit);
-                Some(factory.build(thread, Rc::new(environment))?)
+        let chain = match stage {
+            Some(stage) => {
+                let environment = Rc::new(ListenerEnvironment::new(Rc::clone(&upstreams)));
+                Some(stage(Lent { environment })?)
             }
             None => None,
         };
@@ -94,7 +95,6 @@ impl Site {
             .collect::<Result<_, _>>()?;
         Ok(Rc::new(Self {
             balance: Balance::new(config.upstreams.iter().map(|upstream| upstream.weight)),
-            interests: chain.as_ref().map(Chain::interests).unwrap_or_default(),
             chain,
             upstreams,
             counters: counters.listener,
@@ -117,9 +117,10 @@ fn http1_builder(config: &ListenerConfig) -> http1::Builder {
         // The connection's task sees to it, without a timer for each request.
         .header_read_timeout(None)
         .max_buf_size(config.limits.head.max(8192))
-        .max_header_size(config.limits.head)
-        .max_headers(config.limits.fields)
-        .pipeline_flush(true);
+        .max_header_size(config.limits.head);
+    if config.limits.fields != HYPERS_FIELDS {
+        builder.max_headers(config.limits.fields);
+    }
     builder
 }
 

@@ -60,14 +60,10 @@ impl Download {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(link) = &mut self.link
-        {
-            link.drive(cx);
-            return Pin::new(&mut self.incoming).poll_frame(cx);
+        match &mut self.link {
+            Some(link) => link.poll_body(cx, &mut self.incoming),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
         }
-        frame
     }
 }
 

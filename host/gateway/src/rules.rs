@@ -44,25 +44,31 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     if parts.method == Method::CONNECT {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a gateway");
     }
-    authority(parts)?;
+    let seen = Seen::of(&parts.headers);
+    authority(parts, seen.hosts)?;
     origin_form(parts)?;
     let mut asked = Asked::default();
-    if parts.version == Version::HTTP_11
+    if seen.upgrade
+        && parts.version == Version::HTTP_11
         && let Some(upgrade) = parts.headers.get(UPGRADE)
         && names(&parts.headers, "upgrade")
         && !upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2c")
     {
         asked.upgrade = Some(upgrade.clone());
     }
-    let te = parts.headers.get_all(TE);
-    asked.trailers = te.iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
-    strip(&mut parts.headers);
-    parts.headers.remove(EXPECT);
+    if seen.te {
+        let te = parts.headers.get_all(TE);
+        asked.trailers = te.iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
+    }
+    seen.strip(&mut parts.headers);
+    if seen.expect {
+        parts.headers.remove(EXPECT);
+    }
     Ok(asked)
 }
 
 /// Puts the one authority that counts into `host` (RFC 9112 section 3.2).
-fn authority(parts: &mut request::Parts) -> Result<(), Refused> {
+fn authority(parts: &mut request::Parts, hosts: u8) -> Result<(), Refused> {
     if let Some(authority) = parts.uri.authority() {
         if authority.as_str().contains('@') {
             return refused(StatusCode::BAD_REQUEST, "the target names a user");
@@ -73,18 +79,17 @@ fn authority(parts: &mut request::Parts) -> Result<(), Refused> {
         parts.headers.insert(HOST, host);
         return Ok(());
     }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_authority(host.as_bytes()) => Ok(()),
-        (Some(_), None) => refused(StatusCode::BAD_REQUEST, "host is not a host"),
-        (Some(_), Some(_)) => refused(StatusCode::BAD_REQUEST, "several hosts"),
-        (None, _) if parts.version <= Version::HTTP_10 => Ok(()),
-        (None, _) => refused(StatusCode::BAD_REQUEST, "no host"),
+    match (hosts, parts.headers.get(HOST)) {
+        (1, Some(host)) if is_authority(host.as_bytes()) => Ok(()),
+        (1, _) => refused(StatusCode::BAD_REQUEST, "host is not a host"),
+        (0, _) if parts.version <= Version::HTTP_10 => Ok(()),
+        (0, _) => refused(StatusCode::BAD_REQUEST, "no host"),
+        _ => refused(StatusCode::BAD_REQUEST, "several hosts"),
     }
 }
 
 fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(b))
+    host.iter().all(|b| b.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=%".contains(b))
 }
 
 fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
@@ -123,23 +128,77 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
         .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
 }
 
-/// Takes away the fields of one hop: those that are always, and those that `connection` names.
-fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: smallvec::SmallVec<[HeaderName; 4]> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(tokens)
-            .filter_map(|token| HeaderName::try_from(token).ok())
-            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
-            .collect();
-        headers.remove(CONNECTION);
-        for name in named {
-            headers.remove(name);
+/// Whether `connection` names no field, which is seen at a glance.
+fn usual(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONNECTION).iter();
+    let first = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
+    let options: [&[u8]; 2] = [b"keep-alive", b"close"];
+    values.next().is_none() && options.iter().any(|option| option.eq_ignore_ascii_case(first))
+}
+
+/// Fields that are there and mean something to a proxy, found in one pass: most messages have none of them.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    connection: bool,
+    te: bool,
+    upgrade: bool,
+    expect: bool,
+    /// Others of one hop.
+    others: bool,
+    hosts: u8,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            if name == HOST {
+                seen.hosts = if headers.get_all(HOST).iter().nth(1).is_none() { 1 } else { 2 };
+            } else if name == CONNECTION {
+                seen.connection = true;
+            } else if name == TE {
+                seen.te = true;
+            } else if name == UPGRADE {
+                seen.upgrade = true;
+            } else if name == EXPECT {
+                seen.expect = true;
+            } else if name == TRANSFER_ENCODING
+                || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
+            {
+                seen.others = true;
+            }
         }
+        seen
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
-        headers.remove(name);
+
+    /// Takes away the fields of one hop: those that are always, and those that `connection` names.
+    fn strip(self, headers: &mut HeaderMap) {
+        if self.connection && !usual(headers) {
+            let named: smallvec::SmallVec<[HeaderName; 4]> = headers
+                .get_all(CONNECTION)
+                .iter()
+                .flat_map(tokens)
+                .filter_map(|token| HeaderName::try_from(token).ok())
+                .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+                .collect();
+            for name in named {
+                headers.remove(name);
+            }
+        }
+        if self.connection {
+            headers.remove(CONNECTION);
+        }
+        if self.te {
+            headers.remove(TE);
+        }
+        if self.upgrade {
+            headers.remove(UPGRADE);
+        }
+        if self.others {
+            for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, HTTP2_SETTINGS] {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -221,7 +280,7 @@ pub(crate) fn address(
 
 /// Brings a response into the form that chains see.
 pub(crate) fn answered(parts: &mut response::Parts) {
-    strip(&mut parts.headers);
+    Seen::of(&parts.headers).strip(&mut parts.headers);
     parts.version = Version::HTTP_11;
 }
 
@@ -259,6 +318,6 @@ pub(crate) fn own(parts: &mut request::Parts) {
     if let Some(target) = parts.uri.path_and_query().cloned() {
         parts.uri = Uri::from(target);
     }
-    strip(&mut parts.headers);
+    Seen::of(&parts.headers).strip(&mut parts.headers);
     parts.headers.remove(CONTENT_LENGTH);
 }

@@ -19,6 +19,9 @@ use tokio_rustls::TlsStream;
 use crate::counters::Traffic;
 use crate::timer::Deadline;
 
+/// Up to so many bytes in several slices, copying them together costs less than telling the kernel of each.
+const SMALL: usize = 1024;
+
 /// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
 pub(crate) struct Pulse {
     /// Bytes came since the last exchange ended.
@@ -133,6 +136,16 @@ impl Stream {
     }
 }
 
+/// Puts slices that are short together.
+fn gather<'a>(slices: &[io::IoSlice<'_>], into: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for slice in slices {
+        into.get_mut(length..length + slice.len())?.copy_from_slice(slice);
+        length += slice.len();
+    }
+    Some(&into[..length])
+}
+
 fn stalled() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer took nothing for too long")
 }
@@ -196,7 +209,10 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = match &mut this.inner {
-            Inner::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Inner::Plain(tcp) => match gather(slices, &mut [0; SMALL]) {
+                Some(bytes) => Pin::new(tcp).poll_write(cx, bytes),
+                None => Pin::new(tcp).poll_write_vectored(cx, slices),
+            },
             Inner::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         };
         if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }

@@ -55,7 +55,7 @@ async fn connection(
     if let Some(chain) = &site.chain {
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
-        if site.interests.opened {
+        if chain.interests().opened {
             let ended = match exchange.opened().await {
                 Step::Continue => None,
                 Step::Answer(_) => Some(Ended::Answered),
@@ -72,11 +72,12 @@ async fn connection(
         }
     }
     let Some((upstream, open)) = connect(site, finish, origin).await else {
+        finish.failed(Failure::Connect);
         finish.ends(Ended::UpstreamFailed);
         client.abort();
         return;
     };
-    let data = site.interests.data;
+    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
     let ended = match finish.exchange.clone().filter(|_| data) {
         Some(exchange) => through(site, &exchange, client, upstream).await,
         None => straight(site, listener, client, upstream, admission).await,
@@ -114,7 +115,6 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
                 upstream.counters.failures.count(Failure::Connect);
                 tried.push(next);
                 if left == 0 || !matches!(why, Unanswered::Connect { .. }) {
-                    finish.failed(Failure::Connect);
                     return None;
                 }
             }

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
 use crate::accept;
+use crate::chain::{Chain, Stage};
 use crate::listener::{Listener, Plan, Site, ThreadCounters};
 
 /// While connections are drained, it is looked so often whether there are any left.
@@ -31,14 +32,15 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-/// What is run on a thread.
-type Work = Box<dyn FnOnce() + Send>;
+/// What is done to a chain on its thread.
+type Work = Box<dyn FnOnce(Option<&Chain>) + Send>;
 
 /// What a thread is told.
 pub(crate) enum Command {
     /// A new listener, or a new plan for one. The answer is what keeps it from being followed.
     Set {
         plan: Arc<Plan>,
+        stage: Option<Stage>,
         counters: ThreadCounters,
         /// Sockets that are not there yet.
         sockets: Vec<(SocketAddr, TcpListener)>,
@@ -46,8 +48,8 @@ pub(crate) enum Command {
     },
     /// No more of this listener; its connections end when they have done what they are doing, or when the time has come.
     Remove { name: String, deadline: Instant, answer: SyncSender<()> },
-    /// Something else.
-    Run(Work),
+    /// Something that is done to the chain of this listener.
+    WithChain(String, Work),
     /// The end: all connections are cut off.
     Stop,
 }
@@ -68,7 +70,7 @@ impl Handle {
         let (commands, receiver) = mpsc::unbounded_channel();
         let name = format!("gateway-{number}");
         let thread = thread::Builder::new().name(name).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(number, receiver));
+            LocalSet::new().block_on(&runtime, run(receiver));
         })?;
         Ok(Self { commands, thread: Some(thread) })
     }
@@ -92,12 +94,14 @@ impl Running {
     }
 }
 
-async fn run(number: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
     let listeners: RefCell<HashMap<String, Running>> = RefCell::default();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Set { plan, counters, sockets, answer } => {
-                let set = set(number, &mut listeners.borrow_mut(), &plan, counters, sockets);
+            Command::Set { plan, stage, counters, sockets, answer } => {
+                let site = Site::new(Arc::clone(&plan), stage, counters);
+                let set =
+                    site.and_then(|site| set(&mut listeners.borrow_mut(), &plan, site, sockets));
                 // Whoever asked may have given up.
                 let _ = answer.send(set);
             }
@@ -111,7 +115,11 @@ async fn run(number: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
                     let _ = answer.send(());
                 });
             }
-            Command::Run(work) => work(),
+            Command::WithChain(name, work) => {
+                let listeners = listeners.borrow();
+                let site = listeners.get(&name).map(|running| running.listener.site());
+                work(site.and_then(|site| site.chain.clone()).as_ref());
+            }
             Command::Stop => break,
         }
     }
@@ -123,13 +131,11 @@ async fn run(number: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
 }
 
 fn set(
-    number: usize,
     listeners: &mut HashMap<String, Running>,
-    plan: &Arc<Plan>,
-    counters: ThreadCounters,
+    plan: &Plan,
+    site: Rc<Site>,
     sockets: Vec<(SocketAddr, TcpListener)>,
 ) -> Result<(), String> {
-    let site = Site::new(number, Arc::clone(plan), counters)?;
     let mut opened = Vec::new();
     for (address, socket) in sockets {
         let socket =

@@ -21,6 +21,7 @@ use crate::counters::UpstreamCounters;
 use crate::dial::{Route, Told};
 use crate::health::Standing;
 use crate::link::{Failed, Link, Open, Unanswered};
+use crate::listener::HYPERS_FIELDS;
 use crate::request_body::{Progress, RequestBody};
 use crate::stream::Stream;
 use crate::thread::LocalExecutor;
@@ -35,8 +36,6 @@ pub(crate) struct Upstream {
     pub(crate) route: Arc<Route>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) counters: Arc<UpstreamCounters>,
-    /// Exchanges under way.
-    pub(crate) active: Cell<u32>,
     timeouts: Timeouts,
     idle_max: usize,
     builder: http1::Builder,
@@ -63,7 +62,10 @@ impl Upstream {
         limits: &Limits,
     ) -> Rc<Self> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(limits.head.max(8192)).max_headers(limits.fields);
+        builder.max_buf_size(limits.head.max(8192));
+        if limits.fields != HYPERS_FIELDS {
+            builder.max_headers(limits.fields);
+        }
         let mut http2_builder = http2::Builder::new(LocalExecutor);
         http2_builder
             .timer(TokioTimer::new())
@@ -75,7 +77,6 @@ impl Upstream {
             route,
             standing,
             counters,
-            active: Cell::new(0),
             timeouts: timeouts.clone(),
             idle_max: limits.upstream_idle,
             builder,
@@ -95,7 +96,7 @@ impl Upstream {
     ) -> Result<Answered, Failed> {
         self.counters.requests.add(1);
         if self.route.config.http2 {
-            return self.send_http2(request, progress).await;
+            return Box::pin(self.send_http2(request, progress)).await;
         }
         *request.version_mut() = Version::HTTP_11;
         let mut link = match self.take(told).await {
@@ -116,6 +117,12 @@ impl Upstream {
                 return Ok(link);
             }
         }
+        // In a box, as all that is rarely done on a request's way: its future is moved when the request comes.
+        Box::pin(self.begin(told)).await
+    }
+
+    /// A new connection.
+    async fn begin(&self, told: Told) -> Result<Box<Link>, Unanswered> {
         let (stream, open) = self.connect(told).await?;
         match Link::new(&self.builder, stream, open).await {
             Ok(link) => Ok(Box::new(link)),
@@ -132,7 +139,7 @@ impl Upstream {
         }
     }
 
-    /// A new connection.
+    /// A new connection's bytes.
     pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unanswered> {
         let Timeouts { connect, response, .. } = self.timeouts;
         match self.route.connect(told, &self.counters.traffic, connect, response).await {
@@ -146,7 +153,7 @@ impl Upstream {
 
     /// Keeps a connection for the next request, if it can have one.
     pub(crate) fn keep(self: &Rc<Self>, mut link: Box<Link>, cx: &mut Context<'_>) {
-        if !link.usable(cx) {
+        if !link.ready() && !link.usable(cx) {
             return;
         }
         let mut idle = self.idle.borrow_mut();

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use http::{Response, StatusCode, request};
 use weir_exchange::{
-    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Step,
+    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
+    Upstreams,
 };
 use weir_gateway::{
     Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Timeouts,
@@ -30,10 +31,11 @@ impl Parts {
 }
 
 impl ChainFactory for Parts {
-    fn build(&self, thread: usize, environment: Rc<dyn Environment>) -> Result<Chain, String> {
+    fn stage(&self, thread: usize, _: Arc<dyn Upstreams>) -> Result<Stage, String> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let make = parts.get_mut(thread).and_then(Option::take);
-        make.map(|make| make(environment)).ok_or_else(|| format!("thread {thread} has it already"))
+        let make = make.ok_or_else(|| format!("thread {thread} has it already"))?;
+        Ok(Box::new(move |lent| Ok(make(lent.environment))))
     }
 }
 
@@ -41,8 +43,8 @@ impl ChainFactory for Parts {
 struct NotDeployed;
 
 impl ChainFactory for NotDeployed {
-    fn build(&self, _: usize, _: Rc<dyn Environment>) -> Result<Chain, String> {
-        Ok(Chain::native(Rc::new(Self)))
+    fn stage(&self, _: usize, _: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        Ok(Box::new(|_| Ok(Chain::native(Rc::new(Self)))))
     }
 }
 

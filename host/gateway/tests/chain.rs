@@ -1,0 +1,362 @@
+//! A chain around requests and responses: heads, pieces of bodies, answers, waiting, calls; with a middleware written in Rust.
+
+mod support;
+
+use std::io::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response, StatusCode};
+use support::{Server, connect, gateway_with, read_all, talk};
+use weir_gateway::chain::{
+    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
+    Origin, Passage, Pieces, Stage, Step, Upstreams,
+};
+
+/// What the tests' middleware does, by the request's path.
+struct Busy {
+    environment: Rc<dyn Environment>,
+    upstreams: Arc<dyn Upstreams>,
+    ended: mpsc::Sender<(Ended, Option<usize>)>,
+    opened: Arc<AtomicUsize>,
+}
+
+struct Ways {
+    ended: Mutex<mpsc::Sender<(Ended, Option<usize>)>>,
+    opened: Arc<AtomicUsize>,
+}
+
+impl ChainFactory for Ways {
+    fn stage(&self, _thread: usize, upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        let (ended, opened) = (self.ended.lock().unwrap().clone(), Arc::clone(&self.opened));
+        Ok(Box::new(move |lent: Lent| {
+            let environment = lent.environment;
+            Ok(Chain::native(Rc::new(Busy { environment, upstreams, ended, opened })))
+        }))
+    }
+}
+
+impl Middleware for Busy {
+    fn interests(&self) -> Interests {
+        Interests {
+            request_head: true,
+            request_body: true,
+            response_head: true,
+            response_body: true,
+            ..Interests::default()
+        }
+    }
+
+    fn piece_max(&self) -> usize {
+        1000
+    }
+
+    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        assert!(origin.client.ip().is_loopback() && !origin.tls);
+        Rc::new(One {
+            environment: Rc::clone(&self.environment),
+            upstreams: Arc::clone(&self.upstreams),
+            ended: self.ended.clone(),
+            path: std::cell::RefCell::default(),
+            held: std::cell::RefCell::default(),
+        })
+    }
+}
+
+struct One {
+    environment: Rc<dyn Environment>,
+    upstreams: Arc<dyn Upstreams>,
+    ended: mpsc::Sender<(Ended, Option<usize>)>,
+    path: std::cell::RefCell<String>,
+    held: std::cell::RefCell<Vec<Bytes>>,
+}
+
+fn answer(status: u16, body: &'static str) -> Response<Pieces> {
+    let body = Pieces::from_iter([Bytes::from_static(body.as_bytes())]);
+    Response::builder().status(status).header("x-from", "function").body(body).unwrap()
+}
+
+impl One {
+    fn on(&self, path: &str) -> bool {
+        *self.path.borrow() == path
+    }
+}
+
+impl Passage for One {
+    fn request_head<'a>(
+        &'a self,
+        parts: &'a mut http::request::Parts,
+        body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        self.path.replace(parts.uri.path().to_owned());
+        parts.headers.insert("x-length", format!("{body:?}").parse().unwrap());
+        assert!(parts.headers.contains_key("host") && !parts.headers.contains_key("connection"));
+        Box::pin(async move {
+            match self.path.borrow().as_str() {
+                "/forbidden" => return Step::Answer(answer(403, "no")),
+                "/reset" => return Step::Reset,
+                "/wait" => self.environment.sleep(Duration::from_millis(30)).await,
+                "/call" => {
+                    let request = Request::get("/asked").body(Pieces::new()).unwrap();
+                    let answered =
+                        self.environment.call(1, request, Duration::from_secs(9), 9).await;
+                    let answered = answered.unwrap();
+                    assert_eq!(answered.status(), StatusCode::ACCEPTED);
+                    parts.headers.insert("x-called", answered.body().as_ref().try_into().unwrap());
+                }
+                _ => (),
+            }
+            assert!(self.upstreams.healthy(0) && self.upstreams.count() == 2);
+            Step::Continue
+        })
+    }
+
+    fn request_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        assert!(piece.len() <= 1000);
+        Box::pin(async move {
+            if self.on("/hold") {
+                self.held.borrow_mut().push(piece);
+                return match last {
+                    true => BodyStep::Pass(self.held.take().into()),
+                    false => BodyStep::Pass(Pieces::new()),
+                };
+            }
+            if self.on("/inspect") && piece.windows(4).any(|w| w == b"evil") {
+                return BodyStep::Answer(answer(403, "evil"));
+            }
+            if self.on("/upper") {
+                self.environment.sleep(Duration::from_millis(1)).await;
+                return BodyStep::Pass(Pieces::from_iter([piece.to_ascii_uppercase().into()]));
+            }
+            BodyStep::Pass(Pieces::from_iter([piece]))
+        })
+    }
+
+    fn response_head<'a>(
+        &'a self,
+        parts: &'a mut http::response::Parts,
+        _body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        parts.headers.insert("x-seen", "yes".parse().unwrap());
+        let replaced = self.on("/replace");
+        Box::pin(async move {
+            if replaced { Step::Answer(answer(200, "something else")) } else { Step::Continue }
+        })
+    }
+
+    fn response_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(async move {
+            if self.on("/leak") {
+                return BodyStep::Answer(answer(502, "kept back"));
+            }
+            if self.on("/double") {
+                let mut pieces = Pieces::from_iter([piece.clone(), piece]);
+                if last {
+                    pieces.push(Bytes::from_static(b"end"));
+                }
+                return BodyStep::Pass(pieces);
+            }
+            BodyStep::Pass(Pieces::from_iter([piece]))
+        })
+    }
+
+    fn upstream(&self) -> Option<usize> {
+        self.on("/second").then_some(1)
+    }
+
+    fn done(&self, from: Direction) -> bool {
+        self.on("/done") && from == Direction::Response
+    }
+
+    fn end(&self, how: Ended, upstream: Option<usize>, _time: Duration) {
+        let _ = self.ended.send((how, upstream));
+    }
+}
+
+struct Laboratory {
+    gateway: weir_gateway::Gateway,
+    address: std::net::SocketAddr,
+    first: Server,
+    ended: mpsc::Receiver<(Ended, Option<usize>)>,
+    opened: Arc<AtomicUsize>,
+}
+
+fn laboratory() -> Laboratory {
+    let (first, second) =
+        (Server::echo(), Server::says("HTTP/1.1 202 Second\r\nContent-Length: 6\r\n\r\nsecond"));
+    let (sender, ended) = mpsc::channel();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let ways = Ways { ended: Mutex::new(sender), opened: Arc::clone(&opened) };
+    let (gateway, address) = gateway_with(&[first.address, second.address], |config| {
+        config.upstreams[1].weight = 0;
+        config.chain = Some(Arc::new(ways));
+    });
+    Laboratory { gateway, address, first, ended, opened }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+}
+
+fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+impl Laboratory {
+    fn talk(&self, request: &str) -> String {
+        talk(self.address, request)
+    }
+
+    fn curl(&self, path: &str, body: Option<&str>) -> String {
+        let url = format!("http://{}{path}", self.address);
+        let data = body.map(|body| ["--data-binary", body]);
+        let arguments: Vec<&str> = data.into_iter().flatten().chain([url.as_str()]).collect();
+        support::curl_text(&arguments)
+    }
+
+    fn ended(&self) -> (Ended, Option<usize>) {
+        self.ended.recv_timeout(support::LONG).unwrap()
+    }
+}
+
+#[test]
+fn heads_are_changed_in_both_directions() {
+    let laboratory = laboratory();
+    let answer = laboratory.talk(&get("/"));
+    assert!(
+        answer.contains("x-seen: yes\r\n") && answer.contains("x-length: Some(0)\r\n"),
+        "{answer}"
+    );
+    assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
+    assert_eq!(laboratory.opened.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_function_answers_and_no_upstream_is_asked() {
+    let laboratory = laboratory();
+    let answer = laboratory.talk(&get("/forbidden"));
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    assert!(
+        answer.contains("x-from: function\r\n") && answer.contains("content-length: 2\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
+    assert_eq!(laboratory.ended(), (Ended::Answered, None));
+    assert_eq!(laboratory.first.connections(), 0);
+}
+
+#[test]
+fn a_function_resets_and_the_client_gets_nothing() {
+    let laboratory = laboratory();
+    assert!(laboratory.talk(&get("/reset")).starts_with("RESET"));
+    assert_eq!(laboratory.ended(), (Ended::Reset, None));
+}
+
+#[test]
+fn a_function_waits_calls_and_routes() {
+    let laboratory = laboratory();
+    assert!(laboratory.talk(&get("/wait")).starts_with("HTTP/1.1 200"));
+    assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
+    assert!(laboratory.talk(&get("/call")).contains("x-called: second\r\n"));
+    assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
+    assert!(laboratory.talk(&get("/second")).ends_with("second"));
+    assert_eq!(laboratory.ended(), (Ended::Delivered, Some(1)));
+}
+
+#[test]
+fn a_body_that_is_held_reaches_the_upstream_whole_and_with_its_length() {
+    let laboratory = laboratory();
+    let body = "0123456789".repeat(700);
+    let answer = laboratory.curl("/hold", Some(&body));
+    assert!(answer.ends_with(&body), "{answer}");
+    assert!(
+        answer.contains("x-length: Some(7000)\r\n") && answer.contains("content-length: 7000"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_body_that_is_refused_was_not_seen_by_the_upstream() {
+    let laboratory = laboratory();
+    assert!(laboratory.talk(&post("/inspect", "good")).ends_with("good"));
+    let connections = laboratory.first.connections();
+    let answer = laboratory.talk(&post("/inspect", "evil"));
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("evil"), "{answer}");
+    assert_eq!(laboratory.first.connections(), connections);
+    // Later in the body the upstream has begun to read, and is cut off: it never has the whole.
+    let long = format!("{}evil", "x".repeat(100_000));
+    let answer = laboratory.talk(&post("/inspect", &long));
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[test]
+fn pieces_are_rewritten_in_both_directions_and_lengths_follow() {
+    let laboratory = laboratory();
+    // The upstream answers with what it saw, chunks and all.
+    let answer = laboratory.curl("/upper", Some(&"abc".repeat(10_000)));
+    assert!(answer.contains(&"ABC".repeat(300)) && !answer.contains("abcabc"), "{answer}");
+    let answer = laboratory.talk(&get("/double"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length: usize = head
+        .split("content-length: ")
+        .nth(1)
+        .unwrap()
+        .split("\r\n")
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(length, body.len());
+    assert_eq!(body.matches("GET /double").count(), 2);
+    assert!(body.ends_with("end"), "{body}");
+}
+
+#[test]
+fn a_response_is_replaced_by_its_head_or_by_its_first_piece() {
+    let laboratory = laboratory();
+    let answer = laboratory.talk(&get("/replace"));
+    assert!(answer.ends_with("something else") && answer.contains("x-from"), "{answer}");
+    let answer = laboratory.talk(&get("/leak"));
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("kept back"), "{answer}");
+}
+
+#[test]
+fn a_direction_nobody_cares_for_keeps_its_length() {
+    let laboratory = laboratory();
+    let answer = laboratory.talk(&get("/done"));
+    assert!(answer.contains("content-length: "), "{answer}");
+}
+
+#[test]
+fn a_client_that_goes_is_told_to_the_chain() {
+    let laboratory = laboratory();
+    let mut stream = connect(laboratory.address);
+    stream.write_all(b"POST /hold HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc").unwrap();
+    support::until("it is under way", || laboratory.opened.load(Ordering::SeqCst) == 1);
+    drop(stream);
+    let (how, upstream) = laboratory.ended();
+    assert!(how == Ended::ClientGone && upstream.is_none(), "{how:?}");
+}
+
+#[test]
+fn another_chain_takes_over_from_one_request_to_the_next() {
+    let laboratory = laboratory();
+    let mut stream = connect(laboratory.address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let head = String::from_utf8(support::read_head(&mut stream).unwrap()).unwrap();
+    assert!(head.contains("x-seen"));
+    let config = support::listener(&[laboratory.first.address], |_| ());
+    laboratory.gateway.set(config).unwrap();
+    stream.write_all(get("/").as_bytes()).unwrap();
+    let rest = read_all(&mut stream);
+    assert!(rest.contains("HTTP/1.1 200") && !rest.contains("x-seen"), "{rest}");
+}

@@ -1,0 +1,209 @@
+//! HTTP/1.1 through the gateway: what a proxy must do to messages, connections, bodies.
+
+mod support;
+
+use std::io::Write as _;
+use std::process::Command;
+
+use support::{Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk};
+
+#[test]
+fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = talk(
+        address,
+        "GET /a?b=c HTTP/1.1\r\nHost: example.org\r\nConnection: close, X-Private\r\nX-Private: 1\r\n\
+         Keep-Alive: timeout=5\r\nTE: gzip\r\nProxy-Connection: keep-alive\r\nX-Other: 2\r\n\
+         X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: gopher\r\nVia: 1.0 fred\r\n\r\n",
+    );
+    let (head, seen) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("connection: close"), "{head}");
+    assert!(seen.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{seen}");
+    for there in [
+        "host: example.org\r\n",
+        "x-other: 2\r\n",
+        "x-forwarded-for: 192.0.2.1\r\n",
+        "x-forwarded-for: 127.0.0.1\r\n",
+        "x-forwarded-proto: http\r\n",
+        "x-forwarded-host: example.org\r\n",
+        "via: 1.0 fred\r\n",
+        "via: 1.1 weir\r\n",
+    ] {
+        assert!(seen.contains(there), "{there:?} is not in {seen}");
+    }
+    for gone in
+        ["x-private", "keep-alive", "te:", "proxy-connection", "gopher", "connection: close"]
+    {
+        assert!(!seen.contains(gone), "{gone:?} is in {seen}");
+    }
+}
+
+#[test]
+fn a_response_comes_without_the_fields_of_its_hop() {
+    let server = Server::says(
+        "HTTP/1.1 203 Fine\r\nConnection: x-mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=9\r\n\
+         X-Yours: 2\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = talk(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 203 "), "{answer}");
+    assert!(answer.contains("x-yours: 2\r\n"), "{answer}");
+    assert!(!answer.contains("x-mine") && !answer.contains("keep-alive"), "{answer}");
+    assert!(answer.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{answer}");
+}
+
+#[test]
+fn an_absolute_target_names_the_host_that_counts() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = talk(
+        address,
+        "GET http://right.example/x HTTP/1.1\r\nHost: wrong.example\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.contains("GET /x HTTP/1.1\r\n"), "{answer}");
+    assert!(answer.contains("host: right.example\r\n"), "{answer}");
+    assert!(!answer.contains("wrong.example"), "{answer}");
+}
+
+#[test]
+fn connections_to_clients_and_upstreams_are_used_again() {
+    let server = Server::echo();
+    let (gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let script = "import http.client, sys\n\
+        c = http.client.HTTPConnection(sys.argv[1])\n\
+        for i in range(50):\n\
+        \x20   c.request('POST', '/%d' % i, body=b'x' * i)\n\
+        \x20   r = c.getresponse(); b = r.read()\n\
+        \x20   assert r.status == 200 and b.startswith(b'POST /%d ' % i) and b.endswith(b'x' * i), b\n";
+    let python = Command::new("python3").args(["-c", script, &address.to_string()]).output();
+    let python = python.unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    curl_text(&[&url]);
+    assert_eq!(server.connections(), 1);
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.accepted, statistics.requests), (2, 51));
+    assert_eq!(statistics.responses, [0, 51, 0, 0, 0]);
+    assert_eq!(statistics.upstreams[0].connected, 1);
+    assert_eq!(statistics.latency.count(), 51);
+    assert!(statistics.latency.quantile(0.5).is_some());
+}
+
+#[test]
+fn head_has_the_length_and_no_body_and_others_without_a_body_neither() {
+    let server = Server::start(|mut stream, _| {
+        while let Some(request) = support::read_request(&mut stream) {
+            let answer: &[u8] = if request.starts_with(b"HEAD") {
+                b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"
+            } else {
+                b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 99\r\n\r\n"
+            };
+            stream.write_all(answer).unwrap();
+        }
+    });
+    let (_gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    for _ in 0..3 {
+        stream.write_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let head = String::from_utf8(read_head(&mut stream).unwrap()).unwrap();
+        assert!(head.contains("content-length: 1234\r\n"), "{head}");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let head = String::from_utf8(read_head(&mut stream).unwrap()).unwrap();
+        assert!(head.starts_with("HTTP/1.1 304") && head.contains("etag"), "{head}");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn large_bodies_pass_in_both_directions_whole() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("body");
+    let body: Vec<u8> = (0..3_000_000_u32).flat_map(|i| i.to_le_bytes()).collect();
+    std::fs::write(&file, &body).unwrap();
+    let data = format!("@{}", file.display());
+    // curl asks for `100 Continue` before a body of this size.
+    let output = curl(&["--data-binary", &data, &format!("http://{address}/up")]);
+    assert!(output.status.success());
+    let at = output.stdout.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    assert!(!String::from_utf8_lossy(&output.stdout[..at]).contains("expect"));
+    assert!(output.stdout[at..] == body);
+}
+
+#[test]
+fn a_client_that_expects_to_be_told_is_told_to_continue() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    assert_eq!(read_head(&mut stream).unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"abc").unwrap();
+    let answer = support::read_all(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abc"), "{answer}");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let mut requests = String::new();
+    for i in 0..40 {
+        requests += &format!("GET /number-{i}- HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    requests += "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = talk(address, requests);
+    let places: Vec<_> = (0..40).map(|i| answer.find(&format!("/number-{i}-"))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
+    assert!(answer.contains("GET /last"));
+}
+
+#[test]
+fn an_old_client_is_answered_in_its_way() {
+    let server =
+        Server::says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n");
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = talk(address, "GET / HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert!(!answer.contains("chunked") && answer.ends_with("\r\n\r\nhi"), "{answer}");
+}
+
+#[test]
+fn a_connection_that_changes_to_another_protocol_passes_its_bytes() {
+    let server = Server::start(|mut stream, _| {
+        let head = String::from_utf8(read_head(&mut stream).unwrap()).unwrap();
+        assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: echo\r\n"));
+        // Bytes right behind the head, which must not be lost.
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ")
+            .unwrap();
+        std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    });
+    let (gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    stream
+        .write_all(b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\nfirst ")
+        .unwrap();
+    let head = String::from_utf8(read_head(&mut stream).unwrap()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: echo"), "{head}");
+    assert_eq!(gateway.statistics().listeners[0].active, 1);
+    support::say_all(&mut stream, b"second");
+    assert_eq!(support::read_all(&mut stream), "hello first second");
+    support::until("the exchange ends", || gateway.statistics().listeners[0].active == 0);
+}
+
+#[test]
+fn a_listener_ends_a_connection_after_as_many_requests_as_it_may_have() {
+    let server = Server::echo();
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.limits.requests_per_connection = 2);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = talk(address, request.repeat(3));
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+    assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
+}

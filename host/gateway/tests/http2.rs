@@ -1,0 +1,255 @@
+//! HTTP/2 towards clients and upstreams: multiplexing, trailers, floods, the change between versions.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use support::{Server, connect, curl_text, gateway, gateway_with, until};
+
+#[test]
+fn both_versions_are_spoken_on_one_address() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/a?b");
+    let answer = curl_text(&["--http2-prior-knowledge", "-i", "-d", "body", &url]);
+    assert!(answer.starts_with("HTTP/2 200"), "{answer}");
+    // Towards the upstream it is HTTP/1.1, with the authority as a field.
+    assert!(answer.contains("POST /a?b HTTP/1.1\r\n"), "{answer}");
+    assert!(answer.contains(&format!("host: {address}\r\n")), "{answer}");
+    assert!(answer.contains("via: 2 weir\r\n") && answer.ends_with("body"), "{answer}");
+    assert!(curl_text(&["--http1.1", "-i", &url]).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn many_streams_share_a_connection() {
+    let server = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    let (gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let h2load = Command::new("h2load").args(["-n2000", "-c4", "-m20", &url]).output().unwrap();
+    let report = String::from_utf8_lossy(&h2load.stdout).into_owned();
+    assert!(report.contains("2000 succeeded, 0 failed, 0 errored"), "{report}");
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.accepted, statistics.requests), (4, 2000));
+    assert!(server.connections() <= 80);
+}
+
+#[test]
+fn fields_of_one_hop_do_not_cross_to_http2() {
+    let server = Server::says(
+        "HTTP/1.1 200 OK\r\nConnection: x-mine\r\nX-Mine: 1\r\nKeep-Alive: a\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    );
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = curl_text(&["--http2-prior-knowledge", "-i", &format!("http://{address}/")]);
+    assert!(answer.starts_with("HTTP/2 200") && answer.ends_with("\r\n\r\nhi"), "{answer}");
+    for gone in ["x-mine", "keep-alive", "transfer-encoding", "connection"] {
+        assert!(!answer.contains(gone), "{answer}");
+    }
+}
+
+#[test]
+fn a_response_that_breaks_off_is_a_stream_that_is_reset() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let _ =
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n");
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    let (_gateway, address) = gateway(&[server.address]);
+    let output = support::curl(&["--http2-prior-knowledge", &format!("http://{address}/")]);
+    assert!(!output.status.success());
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// An HTTP/2 server that answers each request with its body, its target, and trailers: as gRPC does.
+fn grpc_server() -> std::net::SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        runtime().block_on(async move {
+            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+            while let Ok((stream, _)) = socket.accept().await {
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        tokio::spawn(grpc(request, respond));
+                    }
+                });
+            }
+        });
+    });
+    address
+}
+
+async fn grpc(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    let te = request.headers().get("te").is_some_and(|te| te == "trailers");
+    let target = request.uri().to_string();
+    let response = Response::builder()
+        .header("content-type", "application/grpc")
+        .header("x-target", target)
+        .header("x-te", te.to_string());
+    // The head leaves before any message comes: streams in both directions rely on it.
+    let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+    let mut body = request.into_body();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        send.send_data(data, false).unwrap();
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    if let Ok(Some(of_request)) = body.trailers().await {
+        trailers.extend(of_request);
+    }
+    send.send_trailers(trailers).unwrap();
+}
+
+#[test]
+fn grpc_passes_with_its_trailers_and_messages_one_by_one() {
+    let upstream = grpc_server();
+    let (_gateway, address) = gateway_with(&[upstream], |config| config.upstreams[0].http2 = true);
+    runtime().block_on(async move {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = Request::post("http://service.example/package.Service/Method")
+            .header("te", "trailers")
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (response, mut send) = client.send_request(request, false).unwrap();
+        let response = response.await.unwrap();
+        let target = response.headers()["x-target"].to_str().unwrap().to_owned();
+        assert_eq!(target, "http://service.example/package.Service/Method");
+        assert_eq!(response.headers()["x-te"], "true");
+        let mut body = response.into_body();
+        for message in ["one", "two", "three"] {
+            send.send_data(Bytes::from(message), false).unwrap();
+            let data = body.data().await.unwrap().unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+            assert_eq!(data, message);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-end", "yes".parse().unwrap());
+        send.send_trailers(trailers).unwrap();
+        assert!(body.data().await.is_none());
+        let trailers = body.trailers().await.unwrap().unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["x-end"]),
+            (&"0".parse().unwrap(), &"yes".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn a_connection_to_an_upstream_is_shared_and_made_again() {
+    let upstream = grpc_server();
+    let (gateway, address) = gateway_with(&[upstream], |config| config.upstreams[0].http2 = true);
+    let url = format!("http://{address}/");
+    let h2load = Command::new("h2load").args(["-n500", "-c5", "-m10", &url]).output().unwrap();
+    let report = String::from_utf8_lossy(&h2load.stdout).into_owned();
+    assert!(report.contains("500 succeeded"), "{report}");
+    assert_eq!(gateway.statistics().listeners[0].upstreams[0].connected, 1);
+    // HTTP/1.1 clients use it, too.
+    let answer = curl_text(&["--http1.1", "-i", "-d", "hello", &url]);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("hello"), "{answer}");
+    assert!(answer.contains(&format!("x-target: http://{address}/\r\n")), "{answer}");
+}
+
+/// A frame's bytes.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut all = vec![length[1], length[2], length[3], kind, flags];
+    all.extend_from_slice(&stream.to_be_bytes());
+    all.extend_from_slice(payload);
+    all
+}
+
+/// `:method GET`, `:scheme http`, `:path /`, `:authority a`.
+const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+#[test]
+fn a_flood_of_streams_that_are_reset_at_once_ends_the_connection() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        std::thread::sleep(support::LONG);
+    });
+    let (gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(4, 0, 0, &[]));
+    for i in 0..10_000_u32 {
+        flood.extend(frame(1, 5, 2 * i + 1, HEADERS));
+        flood.extend(frame(3, 0, 2 * i + 1, &8_u32.to_be_bytes()));
+    }
+    let _ = stream.write_all(&flood);
+    let mut got = Vec::new();
+    let _ = stream.read_to_end(&mut got);
+    // GOAWAY, ENHANCE_YOUR_CALM.
+    assert!(got.windows(4).any(|w| w == 11_u32.to_be_bytes()), "{got:?}");
+    until("it has ended", || gateway.statistics().listeners[0].open == 0);
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!(statistics.active, 0);
+    assert!(statistics.requests < 1000, "{}", statistics.requests);
+}
+
+#[test]
+fn heads_without_end_end_the_connection() {
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| config.limits.head = 16_384);
+    let mut stream = connect(address);
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(4, 0, 0, &[]));
+    flood.extend(frame(1, 1, 1, HEADERS));
+    // CONTINUATION frames, each with a field of 200 bytes, and none of them the last.
+    let mut field = vec![0x00, 0x01, b'x', 0x7f, 73];
+    field.extend_from_slice(&[b'y'; 200]);
+    let field = frame(9, 0, 1, &field);
+    for _ in 0..20_000 {
+        flood.extend_from_slice(&field);
+    }
+    let _ = stream.write_all(&flood);
+    let mut got = Vec::new();
+    let _ = stream.read_to_end(&mut got);
+    until("it has ended", || gateway.statistics().listeners[0].open == 0);
+    assert_eq!(server.connections(), 0);
+    assert!(gateway.statistics().listeners[0].received < 4_000_000);
+}
+
+#[test]
+fn no_more_streams_are_open_than_the_limit() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| config.limits.streams = 7);
+    let mut stream = connect(address);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    let mut settings = [0; 64];
+    let bytes = stream.read(&mut settings).unwrap();
+    // SETTINGS_MAX_CONCURRENT_STREAMS.
+    let wanted = [0, 3, 0, 0, 0, 7];
+    assert!(settings[..bytes].windows(6).any(|w| w == wanted), "{:?}", &settings[..bytes]);
+}
+
+#[test]
+fn draining_says_goaway_and_lets_streams_end() {
+    let server = Server::start(|mut stream, _| {
+        while support::read_request(&mut stream).is_some() {
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let (gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let curl = std::thread::spawn(move || curl_text(&["--http2-prior-knowledge", &url]));
+    until("it is under way", || gateway.statistics().listeners[0].active == 1);
+    gateway.drain(support::LONG);
+    assert_eq!(curl.join().unwrap(), "ok");
+}

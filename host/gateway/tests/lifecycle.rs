@@ -1,0 +1,226 @@
+//! Listeners come, change and go; slow clients, limits, draining.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use support::{Server, connect, gateway, gateway_with, listener, read_all, read_head, talk, until};
+use weir_gateway::{Failure, Gateway, GatewayConfig, GatewayError};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn listeners_come_change_and_go_while_a_gateway_runs() {
+    let (one, two) = (
+        Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"),
+        Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo"),
+    );
+    let gateway = Gateway::start(GatewayConfig { threads: 3, ..GatewayConfig::default() }).unwrap();
+    gateway.set(listener(&[one.address], |_| ())).unwrap();
+    gateway.set(listener(&[two.address], |config| config.name = "other".to_owned())).unwrap();
+    let (first, other) = (gateway.addresses("test")[0], gateway.addresses("other")[0]);
+    let mut kept = connect(first);
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = read_head(&mut kept).unwrap();
+    answer.resize(answer.len() + 3, 0);
+    let at = answer.len() - 3;
+    kept.read_exact(&mut answer[at..]).unwrap();
+    assert!(answer.ends_with(b"one"));
+    for _ in 0..10 {
+        assert!(talk(first, GET).ends_with("one") && talk(other, GET).ends_with("two"));
+    }
+    // The connection that is there, and new ones, follow the new configuration; the socket stays.
+    gateway.set(listener(&[two.address], |_| ())).unwrap();
+    assert_eq!(gateway.addresses("test"), [first]);
+    kept.write_all(GET.as_bytes()).unwrap();
+    assert!(read_all(&mut kept).ends_with("two"));
+    assert!(talk(first, GET).ends_with("two"));
+    gateway.remove("other", Duration::ZERO).unwrap();
+    assert!(TcpStream::connect(other).is_err());
+    assert!(matches!(gateway.remove("other", Duration::ZERO), Err(GatewayError::Unknown(_))));
+    let statistics = gateway.statistics();
+    assert_eq!(statistics.listeners.len(), 1);
+    assert_eq!(statistics.listeners[0].requests, 13);
+}
+
+#[test]
+fn what_cannot_be_is_said_and_changes_nothing() {
+    let server = Server::echo();
+    let (gateway, address) = gateway(&[server.address]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let error = gateway.set(listener(&[server.address], |c| c.addresses.push(at))).unwrap_err();
+    assert!(error.to_string().contains(&format!("cannot listen at {at}")), "{error}");
+    let error = gateway.set(listener(&[], |_| ())).unwrap_err();
+    assert!(error.to_string().contains("neither an upstream nor a chain"), "{error}");
+    let error = gateway.set(listener(&[server.address; 2], |_| ())).unwrap_err();
+    assert!(error.to_string().contains("named twice"), "{error}");
+    let none = |c: &mut weir_gateway::ListenerConfig| c.timeouts.idle = Duration::ZERO;
+    let error = gateway.set(listener(&[server.address], none)).unwrap_err();
+    assert!(error.to_string().contains("timeouts.idle"), "{error}");
+    assert!(talk(address, GET).starts_with("HTTP/1.1 200"));
+    assert!(Gateway::start(GatewayConfig { threads: 0, ..GatewayConfig::default() }).is_err());
+}
+
+/// A server that waits for a word from the test before it answers, and says when it has a request.
+fn waiting() -> (Server, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+    let ((asked, has), (go, goes)) = (channel(), channel::<()>());
+    let shared = std::sync::Mutex::new((asked, goes));
+    let server = Server::start(move |mut stream, _| {
+        while support::read_request(&mut stream).is_some() {
+            let shared = shared.lock().unwrap();
+            shared.0.send(()).unwrap();
+            let _ = shared.1.recv();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast").unwrap();
+        }
+    });
+    (server, has, go)
+}
+
+#[test]
+fn draining_lets_requests_end_and_closes_what_is_idle() {
+    let (server, has, go) = waiting();
+    let (gateway, address) = gateway(&[server.address]);
+    let mut idle = connect(address);
+    let mut busy = connect(address);
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    has.recv().unwrap();
+    until("both are open", || gateway.statistics().listeners[0].open == 2);
+    let drained = std::thread::spawn(move || {
+        gateway.drain(support::LONG);
+    });
+    assert_eq!(read_all(&mut idle), "");
+    assert!(!drained.is_finished());
+    go.send(()).unwrap();
+    let answer = read_all(&mut busy);
+    assert!(answer.contains("connection: close") && answer.ends_with("last"), "{answer}");
+    drained.join().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn draining_ends_in_time() {
+    let (server, has, _go) = waiting();
+    let (gateway, address) = gateway(&[server.address]);
+    let mut busy = connect(address);
+    busy.write_all(GET.as_bytes()).unwrap();
+    has.recv().unwrap();
+    let began = Instant::now();
+    gateway.drain(Duration::from_millis(50));
+    assert!(began.elapsed() < support::LONG);
+    assert!(read_all(&mut busy).starts_with("RESET"));
+}
+
+#[test]
+fn a_client_that_is_slow_with_its_head_is_told_so() {
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.header = Duration::from_millis(100);
+    });
+    // One connection whose first head is slow, one whose second is.
+    let mut stream = connect(address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    assert!(read_all(&mut stream).starts_with("HTTP/1.1 408 "));
+    let mut stream = connect(address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let head = read_head(&mut stream).unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 200"));
+    stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert!(read_all(&mut stream).contains("HTTP/1.1 408 "));
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::ClientSlow), 2);
+    // One that says nothing at all is only closed.
+    assert_eq!(read_all(&mut connect(address)), "");
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.idle = Duration::from_millis(100);
+    });
+    let answer = talk(address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("408"), "{answer}");
+}
+
+#[test]
+fn a_client_that_is_slow_with_its_body_is_told_so() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.body = Duration::from_millis(100);
+    });
+    let answer = talk(address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
+
+#[test]
+fn a_client_that_does_not_take_its_response_is_cut_off() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+        while stream.write_all(&[0; 65_536]).is_ok() {}
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.body = Duration::from_millis(200);
+    });
+    let mut stream = connect(address);
+    stream.write_all(GET.as_bytes()).unwrap();
+    until("it is cut off", || {
+        let statistics = gateway.statistics();
+        statistics.listeners[0].accepted == 1 && statistics.listeners[0].open == 0
+    });
+    let statistics = &gateway.statistics().listeners[0];
+    assert!(statistics.sent < 100_000_000 && statistics.active == 0);
+    // Back-pressure: not more was taken from the upstream than the kernel's buffers and a few pieces hold.
+    assert!(statistics.upstreams[0].received < 50_000_000);
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_refused_whether_its_length_is_told_or_not() {
+    let server = Server::echo();
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.limits.body = Some(10));
+    let told = talk(address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n");
+    assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
+    let untold = talk(
+        address,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n6\r\nabcdef\r\n0\r\n\r\n",
+    );
+    assert!(untold.starts_with("HTTP/1.1 413 "), "{untold}");
+    let fits = talk(
+        address,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n0123456789",
+    );
+    assert!(fits.starts_with("HTTP/1.1 200 "), "{fits}");
+}
+
+#[test]
+fn there_are_no_more_connections_than_the_limit() {
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.limits.connections = 2);
+    let (one, two) = (connect(address), connect(address));
+    until("both are open", || gateway.statistics().listeners[0].open == 2);
+    let mut three = connect(address);
+    let refused = read_all(&mut three);
+    assert!(refused.is_empty() || refused.starts_with("RESET"), "{refused}");
+    assert_eq!(gateway.statistics().listeners[0].refused, 1);
+    drop((one, two));
+    until("they are closed", || gateway.statistics().listeners[0].open == 0);
+    assert!(talk(address, GET).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn dropping_a_gateway_ends_it() {
+    let server = Server::echo();
+    let (gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    read_head(&mut stream).unwrap();
+    drop(gateway);
+    assert!(TcpStream::connect(address).is_err());
+    let _ = read_all(&mut stream);
+}

@@ -1,0 +1,216 @@
+//! L4: bytes both ways, half-closed connections, chains, the PROXY protocol.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use support::{Server, connect, gateway_with, read_all, say_all, until};
+use weir_gateway::chain::{
+    BodyStep, Chain, ChainFactory, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
+    Upstreams,
+};
+use weir_gateway::{Failure, ListenerConfig, Protocol, ProxyHeader};
+
+/// Reads all, then answers with its length and the bytes.
+fn patient() -> Server {
+    Server::start(|mut stream, _| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        stream.write_all(format!("{}:", all.len()).as_bytes()).unwrap();
+        stream.write_all(&all).unwrap();
+    })
+}
+
+fn tcp(config: &mut ListenerConfig) {
+    config.protocol = Protocol::Tcp;
+}
+
+#[test]
+fn a_side_that_has_said_all_still_hears_the_other() {
+    let server = patient();
+    let (gateway, address) = gateway_with(&[server.address], tcp);
+    let mut stream = connect(address);
+    say_all(&mut stream, b"hello");
+    assert_eq!(read_all(&mut stream), "5:hello");
+    until("it has ended", || gateway.statistics().listeners[0].open == 0);
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.requests, statistics.active), (1, 0));
+    assert_eq!((statistics.received, statistics.sent), (5, 7));
+    assert_eq!((statistics.upstreams[0].received, statistics.upstreams[0].sent), (7, 5));
+}
+
+#[test]
+fn many_bytes_pass_both_ways_at_the_same_time() {
+    let server = Server::start(|mut stream, _| {
+        let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+    });
+    let (_gateway, address) = gateway_with(&[server.address], tcp);
+    let body: Vec<u8> = (0..4_000_000_u32).flat_map(|i| i.to_le_bytes()).collect();
+    let mut stream = connect(address);
+    let (mut writer, sent) = (stream.try_clone().unwrap(), body.clone());
+    let writing = std::thread::spawn(move || say_all(&mut writer, &sent));
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    writing.join().unwrap();
+    assert!(got == body);
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_passed_by_and_none_is_a_reset() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = patient();
+    let (_gateway, address) = gateway_with(&[nobody, server.address], tcp);
+    for _ in 0..3 {
+        let mut stream = connect(address);
+        say_all(&mut stream, b"x");
+        assert_eq!(read_all(&mut stream), "1:x");
+    }
+    let (gateway, address) = gateway_with(&[nobody], tcp);
+    assert!(read_all(&mut connect(address)).starts_with("RESET"));
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::Connect), 1);
+}
+
+#[test]
+fn a_connection_on_which_nothing_moves_is_cut_off() {
+    let server = patient();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        tcp(config);
+        config.timeouts.idle = Duration::from_millis(100);
+    });
+    assert!(read_all(&mut connect(address)).starts_with("RESET"));
+}
+
+struct Policy;
+
+impl ChainFactory for Policy {
+    fn stage(&self, _thread: usize, _upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        Ok(Box::new(|_| Ok(Chain::native(Rc::new(Policy)))))
+    }
+}
+
+impl Middleware for Policy {
+    fn interests(&self) -> Interests {
+        Interests { opened: true, data: true, ..Interests::default() }
+    }
+
+    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+        Rc::new(Decision { client: origin.client.ip().to_string() })
+    }
+}
+
+struct Decision {
+    client: String,
+}
+
+impl Passage for Decision {
+    fn opened(&self) -> LocalBoxFuture<'_, Step> {
+        let denied = self.client == "192.0.2.66";
+        Box::pin(async move { if denied { Step::Reset } else { Step::Continue } })
+    }
+
+    fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(async move {
+            let mut pieces = Pieces::from_iter([piece.to_ascii_uppercase().into()]);
+            if last {
+                let end: &[u8] = if from_upstream { b"<" } else { b">" };
+                pieces.push(Bytes::from_static(end));
+            }
+            BodyStep::Pass(pieces)
+        })
+    }
+
+    fn upstream(&self) -> Option<usize> {
+        (self.client == "192.0.2.2").then_some(1)
+    }
+}
+
+#[test]
+fn a_chain_decides_and_changes_bytes() {
+    let one = patient();
+    let two = Server::start(|mut stream, _| {
+        let _ = stream.read_to_end(&mut Vec::new());
+        stream.write_all(b"two").unwrap();
+    });
+    let (gateway, address) = gateway_with(&[one.address, two.address], |config| {
+        tcp(config);
+        config.upstreams[1].weight = 0;
+        config.proxy_protocol = true;
+        config.chain = Some(Arc::new(Policy));
+    });
+    let talk = |client: &str, bytes: &str| {
+        let mut stream = connect(address);
+        let all = format!("PROXY TCP4 {client} 192.0.2.9 4000 80\r\n{bytes}");
+        let _ = stream.write_all(all.as_bytes());
+        let _ = stream.shutdown(Shutdown::Write);
+        read_all(&mut stream)
+    };
+    assert_eq!(talk("192.0.2.1", "abc"), "4:ABC><");
+    assert_eq!(talk("192.0.2.2", ""), "TWO<");
+    assert!(talk("192.0.2.66", "abc").starts_with("RESET"));
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::Function), 1);
+}
+
+#[test]
+fn the_proxy_protocol_is_told_on_in_both_versions() {
+    let server = patient();
+    for version in [ProxyHeader::V1, ProxyHeader::V2] {
+        let (_second, inner) = gateway_with(&[server.address], |config| {
+            tcp(config);
+            config.proxy_protocol = true;
+            config.upstream_proxy_protocol = Some(ProxyHeader::V1);
+        });
+        let (_first, outer) = gateway_with(&[inner], |config| {
+            tcp(config);
+            config.proxy_protocol = true;
+            config.upstream_proxy_protocol = Some(version);
+        });
+        let mut stream = connect(outer);
+        say_all(&mut stream, b"PROXY TCP6 2001:db8::1 2001:db8::2 4000 80\r\nhello");
+        let answer = read_all(&mut stream);
+        assert!(
+            answer.ends_with("PROXY TCP6 2001:db8::1 2001:db8::2 4000 80\r\nhello"),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_without_the_header_is_closed() {
+    let server = patient();
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        tcp(config);
+        config.proxy_protocol = true;
+    });
+    for bytes in
+        ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "PROXY TCP4 x y z\r\n", "PROXY TCP4 1.2.3.4 "]
+    {
+        let mut stream = connect(address);
+        say_all(&mut stream, bytes.as_bytes());
+        let answer = read_all(&mut stream);
+        assert!(answer.is_empty() || answer.starts_with("RESET"), "{answer}");
+    }
+    until("they are counted", || {
+        gateway.statistics().listeners[0].failed(Failure::ProxyHeader) == 3
+    });
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn http_learns_the_client_from_the_proxy_in_front() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.proxy_protocol = true;
+    });
+    let answer = support::talk(
+        address,
+        "PROXY TCP4 192.0.2.7 192.0.2.9 4000 80\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.contains("x-forwarded-for: 192.0.2.7\r\n"), "{answer}");
+}

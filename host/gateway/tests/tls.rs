@@ -1,0 +1,231 @@
+//! TLS: server names, ALPN, certificates that change, are wrong or expire, upstreams.
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use support::{Server, curl, curl_text, gateway_with, until};
+use weir_gateway::{
+    Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
+};
+
+/// An authority, and a directory for what it signs.
+struct Authority {
+    directory: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { directory, issuer }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn ca(&self) -> String {
+        self.file("ca.pem").display().to_string()
+    }
+
+    /// Signs a certificate for these names, in files called so.
+    fn sign(&self, file: &str, names: &[&str], expired: bool) -> Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, file);
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        let (certificate, key_file) = (self.file(file), self.file(&format!("{file}.key")));
+        fs::write(&certificate, signed.pem()).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        Certificate { certificate, key: key_file, names: Vec::new() }
+    }
+}
+
+/// curl to this name at that address.
+fn to<'a>(name: &str, address: SocketAddr, ca: &'a str, more: &[&'a str]) -> (Vec<String>, String) {
+    let url = format!("https://{name}:{}/", address.port());
+    let resolve = format!("{name}:{}:127.0.0.1", address.port());
+    let mut arguments = vec!["--cacert".to_owned(), ca.to_owned(), "--resolve".to_owned(), resolve];
+    arguments.extend(more.iter().map(|more| (*more).to_owned()));
+    (arguments, url)
+}
+
+fn get(name: &str, address: SocketAddr, ca: &str, more: &[&str]) -> String {
+    let (arguments, url) = to(name, address, ca, more);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([url.as_str()]).collect();
+    curl_text(&arguments)
+}
+
+fn works(name: &str, address: SocketAddr, ca: &str) -> bool {
+    let (arguments, url) = to(name, address, ca, &[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([url.as_str()]).collect();
+    curl(&arguments).status.success()
+}
+
+#[test]
+fn the_server_name_picks_the_certificate_and_alpn_the_version() {
+    let authority = Authority::new();
+    let one = authority.sign("one", &["one.example"], false);
+    let two = authority.sign("two", &["*.two.example"], false);
+    let three = Certificate {
+        names: vec!["Three.example".to_owned()],
+        ..authority.sign("three", &["three.example", "four.example"], false)
+    };
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.certificates = vec![one, two, three]);
+    let ca = authority.ca();
+    let answer = get("one.example", address, &ca, &["-i"]);
+    assert!(answer.starts_with("HTTP/2 200"), "{answer}");
+    assert!(answer.contains("x-forwarded-proto: https\r\n"), "{answer}");
+    assert!(get("a.two.example", address, &ca, &["-i", "--http1.1"]).starts_with("HTTP/1.1 200"));
+    assert!(get("three.example", address, &ca, &["-i"]).starts_with("HTTP/2 200"));
+    // Names that no certificate is for get the first one, which curl does not take.
+    assert!(!works("four.example", address, &ca) && !works("b.a.two.example", address, &ca));
+    until("they are counted", || gateway.statistics().listeners[0].open == 0);
+    let names: Vec<_> =
+        gateway.statistics().listeners[0].certificates.iter().map(|c| c.names.clone()).collect();
+    assert_eq!(names, [vec!["one.example"], vec!["*.two.example"], vec!["three.example"]]);
+}
+
+#[test]
+fn certificates_that_change_are_taken_and_wrong_ones_are_not() {
+    let authority = Authority::new();
+    let certificate = authority.sign("cert", &["old.example"], false);
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.certificates = vec![certificate.clone()];
+    });
+    let ca = authority.ca();
+    assert!(works("old.example", address, &ca));
+    authority.sign("cert", &["new.example"], false);
+    gateway.reload().unwrap();
+    assert!(works("new.example", address, &ca) && !works("old.example", address, &ca));
+    // A key of another certificate.
+    let other = authority.sign("other", &["other.example"], false);
+    fs::copy(&other.key, &certificate.key).unwrap();
+    let errors = gateway.reload().unwrap_err();
+    assert!(errors[0].to_string().contains("not the key of"), "{errors:?}");
+    fs::write(&certificate.certificate, "no certificate").unwrap();
+    assert!(gateway.reload().is_err());
+    assert!(works("new.example", address, &ca));
+    // Files that change are found without being told of it.
+    authority.sign("cert", &["newer.example"], false);
+    until("it is found", || works("newer.example", address, &ca));
+}
+
+#[test]
+fn wrong_files_keep_a_listener_from_starting_and_say_why() {
+    let authority = Authority::new();
+    let good = authority.sign("good", &["a.example"], false);
+    let other = authority.sign("other", &["b.example"], false);
+    let gateway = Gateway::start(GatewayConfig::default()).unwrap();
+    let start = |certificate: &Path, key: &Path| {
+        let config = support::listener(&["127.0.0.1:1".parse().unwrap()], |config| {
+            let (certificate, key) = (certificate.to_owned(), key.to_owned());
+            config.certificates = vec![Certificate { certificate, key, names: Vec::new() }];
+        });
+        let error = gateway.set(config).unwrap_err();
+        assert!(matches!(error, GatewayError::Certificate { .. }), "{error}");
+        error.to_string()
+    };
+    assert!(start(&authority.file("absent"), &good.key).contains("absent"));
+    assert!(start(&good.key, &good.key).contains("no certificate in it"));
+    assert!(start(&good.certificate, &good.certificate).contains("no private key"));
+    assert!(start(&good.certificate, &other.key).contains("not the key of"));
+}
+
+#[test]
+fn an_expired_certificate_is_told_of_and_refused_by_clients() {
+    let authority = Authority::new();
+    let expired = authority.sign("expired", &["a.example"], true);
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.certificates = vec![expired]);
+    assert!(!works("a.example", address, &authority.ca()));
+    until("it is counted", || gateway.statistics().listeners[0].failed(Failure::Tls) == 1);
+    assert!(gateway.statistics().listeners[0].certificates[0].expires < SystemTime::now());
+}
+
+#[test]
+fn what_is_not_tls_is_not_served() {
+    let authority = Authority::new();
+    let certificate = authority.sign("cert", &["a.example"], false);
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.certificates = vec![certificate];
+        config.timeouts.header = Duration::from_millis(200);
+    });
+    let answer = support::talk(address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(!answer.contains("HTTP/1.1"), "{answer}");
+    // A handshake that does not go on.
+    assert!(!support::talk(address, "\x16\x03\x01").contains("HTTP"));
+    until("both are counted", || {
+        let statistics = &gateway.statistics().listeners[0];
+        statistics.failed(Failure::Tls) == 1 && statistics.failed(Failure::ClientSlow) == 1
+    });
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn upstreams_are_spoken_to_over_tls_and_must_be_who_they_are() {
+    let authority = Authority::new();
+    let certificate = authority.sign("inner", &["inner.example"], false);
+    let server = Server::echo();
+    let (_inner, inner) =
+        gateway_with(&[server.address], |config| config.certificates = vec![certificate]);
+    for http2 in [false, true] {
+        let via = |name: &str| {
+            gateway_with(&[inner], |config| {
+                config.upstreams[0].http2 = http2;
+                config.upstreams[0].tls = Some(UpstreamTls {
+                    server_name: name.to_owned(),
+                    authorities: Some(authority.file("ca.pem")),
+                });
+            })
+        };
+        let (_gateway, address) = via("inner.example");
+        let answer = curl_text(&["-i", &format!("http://{address}/x")]);
+        let version = if http2 { "via: 2 weir" } else { "via: 1.1 weir" };
+        assert!(answer.contains("GET /x HTTP/1.1\r\n") && answer.contains(version), "{answer}");
+        let (gateway, address) = via("other.example");
+        let answer = curl_text(&["-i", &format!("http://{address}/x")]);
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert_eq!(gateway.statistics().listeners[0].failed(Failure::Connect), 1);
+    }
+}
+
+#[test]
+fn bytes_pass_through_tls_on_l4_too() {
+    let authority = Authority::new();
+    let certificate = authority.sign("cert", &["a.example"], false);
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.protocol = Protocol::Tcp;
+        config.certificates = vec![certificate];
+    });
+    let answer = get("a.example", address, &authority.ca(), &["-i"]);
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("via"), "{answer}");
+    let client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-servername", "a.example", "-connect", &address.to_string()])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(client.stdout.is_empty());
+}
