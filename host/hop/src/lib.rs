@@ -16,9 +16,11 @@
 //!
 //! Where eBPF cannot be had, the same ends are a pair of Unix sockets; [`Hub::carrier`] says which.
 //! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe wrapper: starting a process in
-//! namespaces of its own, and taking over what it inherits.
+//! namespaces of its own, and taking over what it inherits; and, with tokio, in single calls of `join.rs` and `event_loop.rs`.
 
 mod end;
+#[cfg(feature = "tokio")]
+mod event_loop;
 mod hub;
 #[cfg(feature = "tokio")]
 mod join;
@@ -29,6 +31,8 @@ mod process;
 mod relay;
 
 pub use end::{Discarded, End};
+#[cfg(feature = "tokio")]
+pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use ledger::Ledger;
 pub use process::{

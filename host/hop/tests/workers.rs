@@ -498,12 +498,13 @@ fn kill_under_load(hub: &Hub) {
             since += received as u64;
         }
         settle(&mut work, &mut ledger, &mut free, &mut answered);
-        if kills < KILLS && since > 100 + 37 * kills {
-            if let Some(worker) = supervisor.worker() {
-                worker.kill();
-                kills += 1;
-                since = 0;
-            }
+        if let Some(worker) = supervisor.worker()
+            && kills < KILLS
+            && since > 100 + 37 * kills
+        {
+            worker.kill();
+            kills += 1;
+            since = 0;
         }
     }
     assert!(answered.iter().all(|times| *times == 1), "each message is answered once");

@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::ptr;
@@ -253,7 +253,7 @@ fn prepare(plan: &Plan, socket: &WorkerSocket, namespaces: Namespaces) -> Result
         namespaces.flags()
     );
     environment.push(CString::new(entry).map_err(zero("its environment"))?);
-    let memories = plan.memories.iter().map(|memory| memory.as_raw_fd());
+    let memories = plan.memories.iter().map(AsRawFd::as_raw_fd);
     Ok(Prepared {
         program,
         empty: empty.map_err(step("/dev/null"))?,
@@ -347,12 +347,10 @@ fn child(
         if program < 0 || libc::dup2(empty, 0) < 0 {
             fail(report);
         }
-        let mut place = FIRST;
-        for fd in moved.iter() {
+        for (place, fd) in (FIRST..).zip(moved.iter()) {
             if libc::dup2(*fd, place) < 0 {
                 fail(report);
             }
-            place += 1;
         }
         let flags = libc::CLOSE_RANGE_CLOEXEC;
         if libc::syscall(libc::SYS_close_range, last, libc::c_uint::MAX, flags) != 0 {

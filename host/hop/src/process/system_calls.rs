@@ -96,7 +96,7 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, String> {
         ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
     let threads = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(threads), threads)?]);
-    let set = [libc::FIONBIO as u64, libc::FIOCLEX as u64];
+    let set = [libc::FIONBIO, libc::FIOCLEX];
     rules.insert(libc::SYS_ioctl, each(1, &set)?);
     let fcntl = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, each(1, &fcntl.map(|command| command as u64))?);
