@@ -168,7 +168,13 @@ impl End {
             match send(&self.socket, next, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(sent) => self.sent += sent,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Err(rustix::io::Errno::AGAIN.into()),
+                Err(rustix::io::Errno::AGAIN) => {
+                    // What has gone need not be kept; a descriptor that has gone in part stays whole.
+                    let gone = self.sent / DESCRIPTOR * DESCRIPTOR;
+                    self.out.drain(..gone);
+                    self.sent -= gone;
+                    return Err(rustix::io::Errno::AGAIN.into());
+                }
                 Err(error) => {
                     self.failed = Some(error);
                     return Err(error.into());

@@ -1,6 +1,6 @@
 //! Hops of the message plane: what moves between the gateway and the processes of its workers.
 //!
-//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`confine`],
+//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`Inherited`],
 //! [`Supervisor`]), what is under way to them ([`Ledger`]), and two TCP connections that become one ([`relay`]). Must not know: HTTP, chains,
 //! Wasm, what lies in the shared memory.
 //!
@@ -37,7 +37,7 @@ pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use ledger::Ledger;
 pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
-    WorkerProcess, confine,
+    WorkerProcess,
 };
 #[cfg(feature = "tokio")]
 pub use relay::{Ended, Method, Relayed, relay, relay_by};

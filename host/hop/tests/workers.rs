@@ -20,7 +20,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::time::Timespec;
 use weir_hop::{
     Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, Restart, Supervisor, Turn,
-    WorkerProcess, confine,
+    WorkerProcess,
 };
 
 /// How long anything may take.
@@ -84,7 +84,6 @@ fn readable(fd: impl AsFd, patience: Duration) -> bool {
 
 fn worker(what: &str) {
     let inherited = Inherited::take().unwrap();
-    let mut end = inherited.end;
     let interfaces = std::fs::read_to_string("/proc/self/net/dev").map_or(0, |text| {
         text.lines().skip(2).filter(|line| !line.trim_start().starts_with("lo:")).count()
     });
@@ -93,8 +92,8 @@ fn worker(what: &str) {
     }
     let memory = inherited.memories.first().map(map);
     let memories = inherited.memories.len();
-    let limits = Limits { memories, ..Limits::default() };
-    let confined = confine(inherited.namespaces, &limits, &[]).unwrap();
+    let confined = inherited.confine(&Limits::default(), &[]).unwrap();
+    let mut end = inherited.end;
     match what {
         "probe" => probe(&mut end, interfaces, memories, &confined.to_string()),
         "serve" => serve(&mut end, memory.unwrap()),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use weir_hop::{Descriptor, Hub, Inherited, Limits, Plan, WorkerProcess, confine};
+use weir_hop::{Descriptor, Hub, Inherited, Limits, Plan, WorkerProcess};
 
 use crate::channel::{Channel, Events, Hop, Rings, Socket};
 use crate::ring::{BYTES, Ring};
@@ -34,7 +34,9 @@ const WAYS: [(&str, &str, bool); 6] = [
 /// The worker: sends everything back.
 pub(crate) fn worker(way: &str, confined: bool) {
     let inherited = Inherited::take().expect("a worker's files");
-    let memories = inherited.memories.len();
+    if confined {
+        inherited.confine(&Limits::default(), &[]).expect("confinement");
+    }
     let mut files = inherited.memories.into_iter();
     let mut next = || files.next().expect("a file");
     let mut channel: Box<dyn Channel> = match way {
@@ -50,12 +52,6 @@ pub(crate) fn worker(way: &str, confined: bool) {
         }
         _ => Box::new(Socket::of(next()).expect("epoll")),
     };
-    if confined {
-        // The event loop is the first file behind what was given.
-        let limits = Limits { memories, ..Limits::default() };
-        let events = 4 + memories as i32;
-        confine(inherited.namespaces, &limits, &[events]).expect("confinement");
-    }
     let mut work = Vec::new();
     while channel.receive(&mut work).is_ok() {
         if channel.send(&work).is_err() {
