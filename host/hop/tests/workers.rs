@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::time::Timespec;
 use weir_hop::{
-    Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, Restart, Supervisor, Turn,
-    WorkerProcess,
+    Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, ProcessError, Restart,
+    Supervisor, Turn, WorkerProcess,
 };
 
 /// How long anything may take.
@@ -32,6 +32,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_worker_has_no_files_no_network_and_no_programs", no_files_no_network_no_programs),
     ("a_worker_is_confined_as_the_kernel_sees_it", as_the_kernel_sees_it),
     ("a_worker_inherits_its_memories_and_nothing_else", inherits_nothing_else),
+    ("a_memory_that_a_worker_could_shrink_is_not_shared", not_sealed),
     ("a_worker_without_root_is_confined_by_what_there_is", without_root),
     ("a_worker_without_namespaces_says_so_and_is_nobody", without_namespaces),
     ("each_message_is_answered_once_when_workers_are_killed", killed_under_load),
@@ -213,9 +214,16 @@ fn root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn memory() -> Arc<OwnedFd> {
-    let memory = memfd_create("words", MemfdFlags::CLOEXEC).unwrap();
+fn unsealed() -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = memfd_create("words", flags).unwrap();
     ftruncate(&memory, BUFFERS as u64 * 8).unwrap();
+    memory
+}
+
+fn memory() -> Arc<OwnedFd> {
+    let memory = unsealed();
+    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW).unwrap();
     Arc::new(memory)
 }
 
@@ -309,6 +317,15 @@ fn inherits_nothing_else() {
     });
     drop(open);
     assert_eq!(found[Tried::OpenFiles as usize], 0);
+}
+
+fn not_sealed() {
+    let (_end, socket) = Hub::unix().connect_worker(1, 1).unwrap();
+    let error = WorkerProcess::spawn(&plan("exit", vec![memory(), Arc::new(unsealed())]), &socket);
+    assert!(matches!(error, Err(ProcessError::NotSealed { number: 1, .. })), "{error:?}");
+    let file = Arc::new(tempfile::tempfile().unwrap().into());
+    let error = WorkerProcess::spawn(&plan("exit", vec![file]), &socket);
+    assert!(matches!(error, Err(ProcessError::NotSealed { number: 0, .. })), "{error:?}");
 }
 
 fn without_namespaces() {

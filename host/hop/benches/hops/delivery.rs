@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use weir_hop::{Descriptor, Hub, Inherited, Limits, Plan, WorkerProcess};
 
@@ -79,8 +79,9 @@ fn start(hub: &Hub, way: &str, confined: bool) -> io::Result<Under> {
             Box::new(Hop(end, events))
         }
         "ring" => {
-            let memory = memfd_create("rings", MemfdFlags::CLOEXEC)?;
+            let memory = memfd_create("rings", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             ftruncate(&memory, BYTES as u64)?;
+            fcntl_add_seals(&memory, SealFlags::SHRINK)?;
             let bells = [eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?];
             let [from, to] = Ring::pair(&memory);
             let [woken, bell] = bells;
