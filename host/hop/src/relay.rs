@@ -62,7 +62,7 @@ pub struct Relayed {
 /// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for `idle`.
 /// Both connections are closed then.
 pub async fn relay(a: TcpStream, b: TcpStream, idle: Option<Duration>) -> Relayed {
-    relay_by(Method::Copy, a, b, idle).await
+    relay_by(Method::Splice, a, b, idle).await
 }
 
 /// [`relay`], by another method.
@@ -175,7 +175,8 @@ async fn pump(
 
 /// Moves what is there. `false`: the stream has ended.
 async fn spliced(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
-    let pipe = Pipe::take().map_err(|error| (Side::From, error))?;
+    // Too many files: it goes without.
+    let Ok(pipe) = Pipe::take() else { return copy(from, to, moved).await };
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
         let fill = || Ok(splice(from, None, &pipe.write, None, PIPE, flags)?);

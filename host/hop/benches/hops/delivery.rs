@@ -22,6 +22,9 @@ const LONG: Duration = Duration::from_millis(400);
 /// How many are under way then.
 const UNDER_WAY: usize = 64;
 
+/// Where the two run: as the kernel likes, or each on a core of its own.
+const PLACES: [(&str, bool); 2] = [("free", false), ("two cores", true)];
+
 const WAYS: [(&str, &str, bool); 6] = [
     ("SK_MSG", "skmsg", false),
     ("SK_MSG, worker confined", "skmsg", true),
@@ -123,8 +126,17 @@ struct Round {
     idle_cpu: f64,
 }
 
-fn round(hub: &Hub, way: &str, confined: bool) -> io::Result<Round> {
+/// Puts a thread or a process on one core, or back on all.
+fn place(process: Option<rustix::thread::Pid>, cores: std::ops::Range<usize>) -> io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.for_each(|core| set.set(core));
+    Ok(rustix::thread::sched_setaffinity(process, &set)?)
+}
+
+fn round(hub: &Hub, way: &str, confined: bool, apart: bool) -> io::Result<Round> {
     let Under { mut channel, worker } = start(hub, way, confined)?;
+    place(None, if apart { 0..1 } else { 0..64 })?;
+    place(rustix::thread::Pid::from_raw(worker.id()), if apart { 1..2 } else { 0..64 })?;
     let id = worker.id().to_string();
     let used = || (cpu("thread-self") + cpu(&id)) as f64;
     let one = [Descriptor::default()];
@@ -182,21 +194,22 @@ pub(crate) fn run(rounds: usize) {
     );
     let hub = Hub::new();
     println!("hub: {}", hub.carrier());
-    let mut all: Vec<Vec<Round>> = WAYS.iter().map(|_| Vec::new()).collect();
+    let cases = || PLACES.iter().flat_map(|place| WAYS.iter().map(move |way| (place, way)));
+    let mut all: Vec<Vec<Round>> = cases().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        for ((name, way, confined), rounds) in WAYS.iter().zip(&mut all) {
-            match round(&hub, way, *confined) {
+        for (((_, apart), (name, way, confined)), rounds) in cases().zip(&mut all) {
+            match round(&hub, way, *confined, *apart) {
                 Ok(round) => rounds.push(round),
                 Err(error) => eprintln!("{name}: {error}"),
             }
         }
     }
-    println!("| way | p50 | p99 | CPU | thousand/s | CPU | idle |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for ((name, ..), rounds) in WAYS.iter().zip(&all) {
+    println!("| cores | way | p50 | p99 | CPU | thousand/s | CPU | idle |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (((place, _), (name, ..)), rounds) in cases().zip(&all) {
         let of = |pick: fn(&Round) -> f64| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());
         println!(
-            "| {name} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} |",
+            "| {place} | {name} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} |",
             of(|round| round.p50),
             of(|round| round.p99),
             of(|round| round.trip_cpu),
