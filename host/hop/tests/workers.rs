@@ -127,6 +127,7 @@ enum Tried {
 }
 
 fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
+    eprintln!("worker: {report}");
     let errno = |result: io::Result<()>| match result {
         Ok(()) => 0,
         Err(error) => error.raw_os_error().unwrap_or(-1) as u32,
@@ -175,7 +176,6 @@ fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
         end.send(&[Descriptor { exchange, offset, ..Descriptor::default() }]).unwrap();
     }
     end.flush().unwrap();
-    eprintln!("worker: {report}");
     // Until the gateway has looked from outside.
     while readable(&*end, PATIENCE) && end.receive(&mut Vec::new()).is_ok() {}
 }
