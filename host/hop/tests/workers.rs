@@ -37,6 +37,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_worker_without_namespaces_says_so_and_is_nobody", without_namespaces),
     ("each_message_is_answered_once_when_workers_are_killed", killed_under_load),
     ("the_same_by_unix_sockets", killed_under_load_by_unix_sockets),
+    ("a_confined_worker_that_panics_or_aborts_dies", panics_or_aborts),
     ("a_worker_that_dies_at_once_is_started_less_and_less_often", dies_at_once),
     ("a_worker_goes_with_whoever_started_it", goes_with_its_starter),
 ];
@@ -98,6 +99,8 @@ fn worker(what: &str) {
     match what {
         "probe" => probe(&mut end, interfaces, memories, &confined.to_string()),
         "serve" => serve(&mut end, memory.unwrap()),
+        "abort" => std::process::abort(),
+        "panic" => panic!("as the test wants it"),
         "spin" => loop {
             std::hint::spin_loop();
         },
@@ -401,6 +404,21 @@ fn goes_with_its_starter() {
     starter.kill().unwrap();
     starter.wait().unwrap();
     assert!(readable(&worker, PATIENCE), "the worker lives on");
+}
+
+fn panics_or_aborts() {
+    for (what, exit, signals) in [
+        ("panic", Some(101), &[][..]),
+        // It is the first process of its namespace, which no SIGABRT of its own ends: then an instruction does.
+        ("abort", None, &[libc::SIGABRT, libc::SIGSEGV, libc::SIGILL]),
+    ] {
+        let (_end, socket) = Hub::new().connect_worker(1, 1).unwrap();
+        let mut worker = WorkerProcess::spawn(&plan(what, Vec::new()), &socket).unwrap();
+        assert!(readable(&worker, PATIENCE), "{what}: it lives on");
+        let death = worker.died().unwrap().expect("it is dead");
+        assert_eq!(death.exit, exit, "{what}: {death:?}");
+        assert!(death.signal.is_none_or(|signal| signals.contains(&signal)), "{what}: {death:?}");
+    }
 }
 
 fn dies_at_once() {
