@@ -46,6 +46,8 @@ pub struct End {
     /// How many bytes at the buffer's beginning are of a descriptor that has not come in full.
     part: usize,
     discarded: Discarded,
+    /// Why nothing can be sent any more.
+    failed: Option<rustix::io::Errno>,
 }
 
 impl std::fmt::Debug for End {
@@ -79,6 +81,7 @@ impl End {
             buffer: Box::new([0; READ]),
             part: 0,
             discarded: Discarded::default(),
+            failed: None,
         }
     }
 
@@ -123,7 +126,7 @@ impl End {
     ///
     /// # Errors
     /// `WouldBlock` if there is no room at all: there will be when the end has become readable and was read.
-    /// `InvalidInput` for the hop's own kind. What [`End::flush`] says otherwise.
+    /// `InvalidInput` for the hop's own kind. That the other side is gone is said by [`End::flush`] and [`End::receive`].
     pub fn send(&mut self, descriptors: &[Descriptor]) -> io::Result<usize> {
         if descriptors.iter().any(|descriptor| descriptor.kind == KIND_GRANT) {
             let problem = format!("kind {KIND_GRANT} is the hop's own; kinds go from 0 to 254");
@@ -140,11 +143,8 @@ impl End {
         }
         self.under_way += taken as u32;
         if self.out.len() - self.sent >= BATCH * DESCRIPTOR {
-            match self.flush() {
-                // They are taken, and go later.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => other?,
-            }
+            // They are taken. What is wrong with the socket is said by `flush`.
+            let _ = self.flush();
         }
         Ok(taken)
     }
@@ -153,9 +153,12 @@ impl End {
     ///
     /// # Errors
     /// `WouldBlock` if the socket is full: the rest goes when it is writable. `PermissionDenied` if the program dropped a
-    /// message, which was up to [`BATCH`] descriptors: the route leads to another generation, or nowhere.
-    /// `BrokenPipe` and `ConnectionReset` if the other side is gone.
+    /// message: the route leads to another generation, or nowhere, because the worker is gone. `BrokenPipe` and
+    /// `ConnectionReset` if the other side is gone. Nothing can be sent after these.
     pub fn flush(&mut self) -> io::Result<()> {
+        if let Some(error) = self.failed {
+            return Err(error.into());
+        }
         self.put_grant();
         while self.sent < self.out.len() {
             let mut next = &self.out[self.sent..];
@@ -165,11 +168,17 @@ impl End {
             match send(&self.socket, next, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(sent) => self.sent += sent,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::ACCESS) => {
-                    self.sent += next.len();
-                    return Err(rustix::io::Errno::ACCESS.into());
+                Err(rustix::io::Errno::AGAIN) => {
+                    // What has gone need not be kept; a descriptor that has gone in part stays whole.
+                    let gone = self.sent / DESCRIPTOR * DESCRIPTOR;
+                    self.out.drain(..gone);
+                    self.sent -= gone;
+                    return Err(rustix::io::Errno::AGAIN.into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.failed = Some(error);
+                    return Err(error.into());
+                }
             }
         }
         self.out.clear();

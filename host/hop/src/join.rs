@@ -136,11 +136,10 @@ impl<'a> Joined<'a> {
     pub(crate) async fn ended(&self) -> Result<(), (usize, io::Error)> {
         let mut ended = [false; 2];
         while ended != [true; 2] {
-            for from in 0..2 {
-                if ended[from] {
-                    continue;
+            for (from, ended) in ended.iter_mut().enumerate() {
+                if !*ended {
+                    *ended = self.pass_end(from).await.map_err(|error| (from, error))?;
                 }
-                ended[from] = self.pass_end(from).await.map_err(|error| (from, error))?;
             }
             if ended == [true; 2] {
                 break;

@@ -1,6 +1,6 @@
 //! Hops of the message plane: what moves between the gateway and the processes of its workers.
 //!
-//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`confine`],
+//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`Inherited`],
 //! [`Supervisor`]), what is under way to them ([`Ledger`]), and two TCP connections that become one ([`relay`]). Must not know: HTTP, chains,
 //! Wasm, what lies in the shared memory.
 //!
@@ -16,9 +16,11 @@
 //!
 //! Where eBPF cannot be had, the same ends are a pair of Unix sockets; [`Hub::carrier`] says which.
 //! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe wrapper: starting a process in
-//! namespaces of its own, and taking over what it inherits.
+//! namespaces of its own, and taking over what it inherits; and, with tokio, in single calls of `join.rs` and `event_loop.rs`.
 
 mod end;
+#[cfg(feature = "tokio")]
+mod event_loop;
 mod hub;
 #[cfg(feature = "tokio")]
 mod join;
@@ -29,11 +31,13 @@ mod process;
 mod relay;
 
 pub use end::{Discarded, End};
+#[cfg(feature = "tokio")]
+pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use ledger::Ledger;
 pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
-    WorkerProcess, confine,
+    WorkerProcess,
 };
 #[cfg(feature = "tokio")]
 pub use relay::{Ended, Method, Relayed, relay, relay_by};

@@ -1,7 +1,8 @@
 //! Two TCP connections that become one, when nobody wants to look at their bytes any more.
 //!
 //! Each direction ends for itself: the end of a stream is passed on when all its bytes have gone, and the other direction goes
-//! on. At most a pipe's content is under way in each, so a slow reader slows the writer.
+//! on. At most one piece is under way in each, so a slow reader slows the writer; a silent connection holds no buffer.
+//! Which method is the default was measured: `scripts/bench hops relay`, docs/adr/0016-hops.md.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -9,14 +10,16 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{Shutdown, shutdown};
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::join::Joined;
 
-/// Bytes that are moved at once.
+/// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
+/// Bytes that a pipe is to hold.
+const PIPE: usize = 256 << 10;
 /// Empty pipes that a thread keeps.
 const PIPES: usize = 32;
 
@@ -27,7 +30,7 @@ pub enum Method {
     Copy,
     /// `splice(2)` through a pipe: pages move, the process sees no bytes.
     Splice,
-    /// By an `sk_skb` program, without this process. Nothing bounds what is under way to a slow reader but the kernel's memory
+    /// By an `sk_skb` program, without this process; spliced where the kernel does not take the sockets. Nothing bounds what is under way to a slow reader but the kernel's memory
     /// for TCP: only for connections whose both ends are trusted.
     Join,
 }
@@ -172,10 +175,11 @@ async fn pump(
 
 /// Moves what is there. `false`: the stream has ended.
 async fn spliced(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
-    let pipe = Pipe::take().map_err(|error| (Side::From, error))?;
+    // Too many files: it goes without.
+    let Ok(pipe) = Pipe::take() else { return copy(from, to, moved).await };
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
-        let fill = || Ok(splice(from, None, &pipe.write, None, PIECE, flags)?);
+        let fill = || Ok(splice(from, None, &pipe.write, None, PIPE, flags)?);
         // The pipe is empty, so it is the connection that would block.
         let mut inside = match from.try_io(Interest::READABLE, fill) {
             Ok(0) => {
@@ -245,6 +249,8 @@ impl Pipe {
             return Ok(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Where it cannot be larger, pieces are smaller.
+        let _ = fcntl_setpipe_size(&write, PIPE);
         Ok(Self { read, write })
     }
 

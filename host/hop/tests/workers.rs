@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::time::Timespec;
 use weir_hop::{
-    Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, Restart, Supervisor, Turn,
-    WorkerProcess, confine,
+    Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, ProcessError, Restart,
+    Supervisor, Turn, WorkerProcess,
 };
 
 /// How long anything may take.
@@ -32,10 +32,12 @@ const TESTS: &[(&str, fn())] = &[
     ("a_worker_has_no_files_no_network_and_no_programs", no_files_no_network_no_programs),
     ("a_worker_is_confined_as_the_kernel_sees_it", as_the_kernel_sees_it),
     ("a_worker_inherits_its_memories_and_nothing_else", inherits_nothing_else),
+    ("a_memory_that_a_worker_could_shrink_is_not_shared", not_sealed),
     ("a_worker_without_root_is_confined_by_what_there_is", without_root),
     ("a_worker_without_namespaces_says_so_and_is_nobody", without_namespaces),
     ("each_message_is_answered_once_when_workers_are_killed", killed_under_load),
     ("the_same_by_unix_sockets", killed_under_load_by_unix_sockets),
+    ("a_confined_worker_that_panics_or_aborts_dies", panics_or_aborts),
     ("a_worker_that_dies_at_once_is_started_less_and_less_often", dies_at_once),
     ("a_worker_goes_with_whoever_started_it", goes_with_its_starter),
 ];
@@ -84,7 +86,6 @@ fn readable(fd: impl AsFd, patience: Duration) -> bool {
 
 fn worker(what: &str) {
     let inherited = Inherited::take().unwrap();
-    let mut end = inherited.end;
     let interfaces = std::fs::read_to_string("/proc/self/net/dev").map_or(0, |text| {
         text.lines().skip(2).filter(|line| !line.trim_start().starts_with("lo:")).count()
     });
@@ -93,11 +94,13 @@ fn worker(what: &str) {
     }
     let memory = inherited.memories.first().map(map);
     let memories = inherited.memories.len();
-    let limits = Limits { memories, ..Limits::default() };
-    let confined = confine(inherited.namespaces, &limits, &[]).unwrap();
+    let confined = inherited.confine(&Limits::default(), &[]).unwrap();
+    let mut end = inherited.end;
     match what {
         "probe" => probe(&mut end, interfaces, memories, &confined.to_string()),
         "serve" => serve(&mut end, memory.unwrap()),
+        "abort" => std::process::abort(),
+        "panic" => panic!("as the test wants it"),
         "spin" => loop {
             std::hint::spin_loop();
         },
@@ -127,6 +130,7 @@ enum Tried {
 }
 
 fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
+    eprintln!("worker: {report}");
     let errno = |result: io::Result<()>| match result {
         Ok(()) => 0,
         Err(error) => error.raw_os_error().unwrap_or(-1) as u32,
@@ -175,7 +179,6 @@ fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
         end.send(&[Descriptor { exchange, offset, ..Descriptor::default() }]).unwrap();
     }
     end.flush().unwrap();
-    eprintln!("worker: {report}");
     // Until the gateway has looked from outside.
     while readable(&*end, PATIENCE) && end.receive(&mut Vec::new()).is_ok() {}
 }
@@ -214,9 +217,16 @@ fn root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn memory() -> Arc<OwnedFd> {
-    let memory = memfd_create("words", MemfdFlags::CLOEXEC).unwrap();
+fn unsealed() -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = memfd_create("words", flags).unwrap();
     ftruncate(&memory, BUFFERS as u64 * 8).unwrap();
+    memory
+}
+
+fn memory() -> Arc<OwnedFd> {
+    let memory = unsealed();
+    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW).unwrap();
     Arc::new(memory)
 }
 
@@ -312,6 +322,15 @@ fn inherits_nothing_else() {
     assert_eq!(found[Tried::OpenFiles as usize], 0);
 }
 
+fn not_sealed() {
+    let (_end, socket) = Hub::unix().connect_worker(1, 1).unwrap();
+    let error = WorkerProcess::spawn(&plan("exit", vec![memory(), Arc::new(unsealed())]), &socket);
+    assert!(matches!(error, Err(ProcessError::NotSealed { number: 1, .. })), "{error:?}");
+    let file = Arc::new(tempfile::tempfile().unwrap().into());
+    let error = WorkerProcess::spawn(&plan("exit", vec![file]), &socket);
+    assert!(matches!(error, Err(ProcessError::NotSealed { number: 0, .. })), "{error:?}");
+}
+
 fn without_namespaces() {
     if !root() {
         eprintln!("skipped: needs root");
@@ -385,6 +404,21 @@ fn goes_with_its_starter() {
     starter.kill().unwrap();
     starter.wait().unwrap();
     assert!(readable(&worker, PATIENCE), "the worker lives on");
+}
+
+fn panics_or_aborts() {
+    for (what, exit, signals) in [
+        ("panic", Some(101), &[][..]),
+        // It is the first process of its namespace, which no SIGABRT of its own ends: then an instruction does.
+        ("abort", None, &[libc::SIGABRT, libc::SIGSEGV, libc::SIGILL]),
+    ] {
+        let (_end, socket) = Hub::new().connect_worker(1, 1).unwrap();
+        let mut worker = WorkerProcess::spawn(&plan(what, Vec::new()), &socket).unwrap();
+        assert!(readable(&worker, PATIENCE), "{what}: it lives on");
+        let death = worker.died().unwrap().expect("it is dead");
+        assert_eq!(death.exit, exit, "{what}: {death:?}");
+        assert!(death.signal.is_none_or(|signal| signals.contains(&signal)), "{what}: {death:?}");
+    }
 }
 
 fn dies_at_once() {
@@ -498,12 +532,13 @@ fn kill_under_load(hub: &Hub) {
             since += received as u64;
         }
         settle(&mut work, &mut ledger, &mut free, &mut answered);
-        if kills < KILLS && since > 100 + 37 * kills {
-            if let Some(worker) = supervisor.worker() {
-                worker.kill();
-                kills += 1;
-                since = 0;
-            }
+        if let Some(worker) = supervisor.worker()
+            && kills < KILLS
+            && since > 100 + 37 * kills
+        {
+            worker.kill();
+            kills += 1;
+            since = 0;
         }
     }
     assert!(answered.iter().all(|times| *times == 1), "each message is answered once");

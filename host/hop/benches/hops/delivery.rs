@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use weir_hop::{Descriptor, Hub, Inherited, Limits, Plan, WorkerProcess, confine};
+use weir_hop::{Descriptor, Hub, Inherited, Limits, Plan, WorkerProcess};
 
 use crate::channel::{Channel, Events, Hop, Rings, Socket};
 use crate::ring::{BYTES, Ring};
@@ -21,6 +21,9 @@ const TRIPS: usize = 20_000;
 const LONG: Duration = Duration::from_millis(400);
 /// How many are under way then.
 const UNDER_WAY: usize = 64;
+
+/// Where the two run: as the kernel likes, or each on a core of its own.
+const PLACES: [(&str, bool); 2] = [("free", false), ("two cores", true)];
 
 const WAYS: [(&str, &str, bool); 6] = [
     ("SK_MSG", "skmsg", false),
@@ -34,7 +37,9 @@ const WAYS: [(&str, &str, bool); 6] = [
 /// The worker: sends everything back.
 pub(crate) fn worker(way: &str, confined: bool) {
     let inherited = Inherited::take().expect("a worker's files");
-    let memories = inherited.memories.len();
+    if confined {
+        inherited.confine(&Limits::default(), &[]).expect("confinement");
+    }
     let mut files = inherited.memories.into_iter();
     let mut next = || files.next().expect("a file");
     let mut channel: Box<dyn Channel> = match way {
@@ -50,12 +55,6 @@ pub(crate) fn worker(way: &str, confined: bool) {
         }
         _ => Box::new(Socket::of(next()).expect("epoll")),
     };
-    if confined {
-        // The event loop is the first file behind what was given.
-        let limits = Limits { memories, ..Limits::default() };
-        let events = 4 + memories as i32;
-        confine(inherited.namespaces, &limits, &[events]).expect("confinement");
-    }
     let mut work = Vec::new();
     while channel.receive(&mut work).is_ok() {
         if channel.send(&work).is_err() {
@@ -83,8 +82,9 @@ fn start(hub: &Hub, way: &str, confined: bool) -> io::Result<Under> {
             Box::new(Hop(end, events))
         }
         "ring" => {
-            let memory = memfd_create("rings", MemfdFlags::CLOEXEC)?;
+            let memory = memfd_create("rings", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             ftruncate(&memory, BYTES as u64)?;
+            fcntl_add_seals(&memory, SealFlags::SHRINK)?;
             let bells = [eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?];
             let [from, to] = Ring::pair(&memory);
             let [woken, bell] = bells;
@@ -126,8 +126,17 @@ struct Round {
     idle_cpu: f64,
 }
 
-fn round(hub: &Hub, way: &str, confined: bool) -> io::Result<Round> {
+/// Puts a thread or a process on one core, or back on all.
+fn place(process: Option<rustix::thread::Pid>, cores: std::ops::Range<usize>) -> io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.for_each(|core| set.set(core));
+    Ok(rustix::thread::sched_setaffinity(process, &set)?)
+}
+
+fn round(hub: &Hub, way: &str, confined: bool, apart: bool) -> io::Result<Round> {
     let Under { mut channel, worker } = start(hub, way, confined)?;
+    place(None, if apart { 0..1 } else { 0..64 })?;
+    place(rustix::thread::Pid::from_raw(worker.id()), if apart { 1..2 } else { 0..64 })?;
     let id = worker.id().to_string();
     let used = || (cpu("thread-self") + cpu(&id)) as f64;
     let one = [Descriptor::default()];
@@ -185,21 +194,22 @@ pub(crate) fn run(rounds: usize) {
     );
     let hub = Hub::new();
     println!("hub: {}", hub.carrier());
-    let mut all: Vec<Vec<Round>> = WAYS.iter().map(|_| Vec::new()).collect();
+    let cases = || PLACES.iter().flat_map(|place| WAYS.iter().map(move |way| (place, way)));
+    let mut all: Vec<Vec<Round>> = cases().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        for ((name, way, confined), rounds) in WAYS.iter().zip(&mut all) {
-            match round(&hub, way, *confined) {
+        for (((_, apart), (name, way, confined)), rounds) in cases().zip(&mut all) {
+            match round(&hub, way, *confined, *apart) {
                 Ok(round) => rounds.push(round),
                 Err(error) => eprintln!("{name}: {error}"),
             }
         }
     }
-    println!("| way | p50 | p99 | CPU | thousand/s | CPU | idle |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for ((name, ..), rounds) in WAYS.iter().zip(&all) {
+    println!("| cores | way | p50 | p99 | CPU | thousand/s | CPU | idle |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (((place, _), (name, ..)), rounds) in cases().zip(&all) {
         let of = |pick: fn(&Round) -> f64| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());
         println!(
-            "| {name} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} |",
+            "| {place} | {name} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} |",
             of(|round| round.p50),
             of(|round| round.p99),
             of(|round| round.trip_cpu),

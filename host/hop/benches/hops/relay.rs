@@ -46,6 +46,12 @@ fn relay(method: Method) -> (TcpStream, TcpStream, JoinHandle<u64>) {
     (client, server, thread)
 }
 
+/// Nanoseconds that this process's threads were on a CPU: the relay's, the writer's and the reader's.
+fn used() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Nanoseconds that all CPUs were busy.
 fn busy() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -59,6 +65,7 @@ fn busy() -> u64 {
 struct Round {
     rate: f64,
     cpu: f64,
+    process: f64,
     machine: f64,
     p50: f64,
     p99: f64,
@@ -67,7 +74,7 @@ struct Round {
 
 fn round(method: Method) -> Round {
     let (mut client, mut server, thread) = relay(method);
-    let (start, before) = (Instant::now(), busy());
+    let (start, before, used_before) = (Instant::now(), busy(), used());
     let writer = std::thread::spawn(move || {
         let piece = vec![7; 1 << 20];
         for _ in 0..BULK / piece.len() {
@@ -86,6 +93,7 @@ fn round(method: Method) -> Round {
     assert_eq!(got, BULK);
     let seconds = start.elapsed().as_secs_f64();
     let machine = (busy() - before) as f64;
+    let process = (used() - used_before) as f64;
     drop((writer.join().expect("the writer"), server));
     let gib = BULK as f64 / f64::from(1 << 30);
     let cpu = thread.join().expect("the relay") as f64;
@@ -126,6 +134,7 @@ fn round(method: Method) -> Round {
     Round {
         rate: gib / seconds,
         cpu: cpu / 1e6 / gib,
+        process: process / 1e6 / gib,
         machine: machine / 1e6 / gib,
         p50: times[TRIPS / 2],
         p99: times[TRIPS * 99 / 100],
@@ -136,7 +145,7 @@ fn round(method: Method) -> Round {
 pub(crate) fn run(rounds: usize) {
     println!();
     println!(
-        "relay: GiB/s, CPU of its thread and of the machine (ms a GiB), {SMALL} bytes to and fro (us), accepted with nobody reading (MiB of {})",
+        "relay: GiB/s, CPU of its thread, of all threads, of the machine (ms a GiB), {SMALL} bytes to and fro (us), accepted with nobody reading (MiB of {})",
         OFFERED >> 20
     );
     let mut all: Vec<Vec<Round>> = METHODS.iter().map(|_| Vec::new()).collect();
@@ -145,14 +154,15 @@ pub(crate) fn run(rounds: usize) {
             rounds.push(round(*method));
         }
     }
-    println!("| method | GiB/s | thread | machine | p50 | p99 | accepted |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!("| method | GiB/s | thread | threads | machine | p50 | p99 | accepted |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for ((name, _), rounds) in METHODS.iter().zip(&all) {
         let of = |pick: fn(&Round) -> f64| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());
         println!(
-            "| {name} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} |",
+            "| {name} | {:.2} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} |",
             of(|round| round.rate),
             of(|round| round.cpu),
+            of(|round| round.process),
             of(|round| round.machine),
             of(|round| round.p50),
             of(|round| round.p99),

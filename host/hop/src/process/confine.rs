@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::inherited::FIRST;
-use super::{Confined, Namespaces, ProcessError, system_calls};
+use super::{Confined, Inherited, Namespaces, ProcessError, system_calls};
 
 /// Whom a worker of root becomes where there is no user namespace.
 const NOBODY: libc::c_long = 65534;
@@ -24,27 +24,32 @@ pub struct Limits {
     pub files: u64,
     /// Threads of the worker; only where it has a user namespace.
     pub threads: u64,
-    /// Memories that are given to it; files behind them are closed, but for those it has opened itself since its start and
-    /// names in `keep`.
-    pub memories: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { files: 64, threads: 16, memories: 0 }
+        Self { files: 64, threads: 16 }
     }
 }
 
-/// Shuts this process in, and says which layers are in force. `keep` are files it has opened itself. What needs privileges or
-/// namespaces that are not there is left out and said; no new privileges, the system calls and closed files are always there.
-/// The worker's standard output and errors stay open.
-///
-/// To be called before there are threads: what they gave up would not be given up here.
-///
-/// # Errors
-/// If there are threads, or a layer that must be there is not.
-pub fn confine(
+impl Inherited {
+    /// Shuts this process in, and says which layers are in force. All files are closed but what it was started with, `keep`,
+    /// and its standard output and errors. What needs privileges or namespaces that are not there is left out and said; no
+    /// new privileges, the system calls and closed files are always there.
+    ///
+    /// To be called before there are threads: what they gave up would not be given up here. Event loops, timers and threads can
+    /// be made afterwards; files cannot be opened.
+    ///
+    /// # Errors
+    /// If there are threads, or a layer that must be there is not.
+    pub fn confine(&self, limits: &Limits, keep: &[RawFd]) -> Result<Confined, ProcessError> {
+        confine(self.namespaces, self.memories.len(), limits, keep)
+    }
+}
+
+fn confine(
     namespaces: Namespaces,
+    memories: usize,
     limits: &Limits,
     keep: &[RawFd],
 ) -> Result<Confined, ProcessError> {
@@ -56,7 +61,7 @@ pub fn confine(
     if threads != 1 {
         return Err(failed("threads", &format!("there are {threads}, and there has to be one")));
     }
-    close_others(limits, keep).map_err(|error| failed("closing files", &error))?;
+    close_others(memories, keep).map_err(|error| failed("closing files", &error))?;
     let empty_root = namespaces.mounts && empty_root().is_ok();
     let limited = limit(limits, namespaces).is_ok();
     let step = "no new privileges";
@@ -76,8 +81,8 @@ pub fn confine(
 }
 
 /// Everything but standard output and errors, what it was given, and `keep`.
-fn close_others(limits: &Limits, keep: &[RawFd]) -> io::Result<()> {
-    let given = FIRST + 1 + limits.memories as RawFd;
+fn close_others(memories: usize, keep: &[RawFd]) -> io::Result<()> {
+    let given = FIRST + 1 + memories as RawFd;
     let mut kept: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= given).collect();
     kept.sort_unstable();
     let mut from = given as libc::c_uint;

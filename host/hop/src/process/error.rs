@@ -14,6 +14,16 @@ pub enum ProcessError {
         /// What it was.
         what: String,
     },
+    /// The worker could shrink a memory under this process's mapping, which would end this process.
+    #[error(
+        "worker {program}: memory {number} can be shrunk; seal it with F_SEAL_SHRINK before it is shared"
+    )]
+    NotSealed {
+        /// The program.
+        program: PathBuf,
+        /// Which of the plan's, from 0.
+        number: usize,
+    },
     /// A step on the way to the new process failed.
     #[error("worker {program}: {step}: {problem}")]
     Start {

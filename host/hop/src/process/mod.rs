@@ -1,6 +1,6 @@
 //! The process at the other side of a hop: how it is started, shut in, watched and started again.
 //!
-//! Owns: namespaces, what a worker inherits, what it gives up ([`confine`]), when it is started again. Must not know: what
+//! Owns: namespaces, what a worker inherits, what it gives up ([`Inherited::confine`]), when it is started again. Must not know: what
 //! it computes.
 
 mod confine;
@@ -11,7 +11,7 @@ mod spawn;
 mod supervise;
 mod system_calls;
 
-pub use confine::{Limits, confine};
+pub use confine::Limits;
 pub use error::ProcessError;
 pub use inherited::Inherited;
 pub use layers::{Confined, Namespaces};

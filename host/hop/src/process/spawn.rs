@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::ptr;
@@ -31,7 +31,7 @@ pub struct Plan {
     pub arguments: Vec<OsString>,
     /// Its whole environment, but for one variable of the hop's.
     pub environment: Vec<(OsString, OsString)>,
-    /// The memories it shares.
+    /// The memories it shares: memfds that are sealed against shrinking, or files that have no size.
     pub memories: Vec<Arc<OwnedFd>>,
     /// The namespaces it is to have. Those that cannot be had are left out, and said: [`WorkerProcess::namespaces`].
     pub namespaces: Namespaces,
@@ -67,7 +67,7 @@ impl WorkerProcess {
     /// Starts it. Its standard input is empty; its output and errors go where this process's go.
     ///
     /// # Errors
-    /// If the program cannot be run.
+    /// If the program cannot be run, or a memory could be shrunk by the worker.
     pub fn spawn(plan: &Plan, socket: &WorkerSocket) -> Result<Self, ProcessError> {
         let failed = |step| {
             move |problem: io::Error| ProcessError::Start {
@@ -76,6 +76,9 @@ impl WorkerProcess {
                 problem,
             }
         };
+        if let Some(number) = plan.memories.iter().position(|memory| can_shrink(memory)) {
+            return Err(ProcessError::NotSealed { program: plan.program.clone(), number });
+        }
         let mut refused = None;
         for namespaces in attempts(plan.namespaces) {
             match start(plan, socket, namespaces) {
@@ -144,6 +147,14 @@ impl Drop for WorkerProcess {
             let _ = self.wait(WaitIdOptions::EXITED);
         }
     }
+}
+
+/// Whether a file has bytes that another process can take away.
+fn can_shrink(file: &OwnedFd) -> bool {
+    use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
+    let regular = fstat(file)
+        .map_or(true, |stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    regular && !fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
 /// What to try: everything wanted, then without a user namespace, then with nothing.
@@ -253,7 +264,7 @@ fn prepare(plan: &Plan, socket: &WorkerSocket, namespaces: Namespaces) -> Result
         namespaces.flags()
     );
     environment.push(CString::new(entry).map_err(zero("its environment"))?);
-    let memories = plan.memories.iter().map(|memory| memory.as_raw_fd());
+    let memories = plan.memories.iter().map(AsRawFd::as_raw_fd);
     Ok(Prepared {
         program,
         empty: empty.map_err(step("/dev/null"))?,
@@ -347,12 +358,10 @@ fn child(
         if program < 0 || libc::dup2(empty, 0) < 0 {
             fail(report);
         }
-        let mut place = FIRST;
-        for fd in moved.iter() {
+        for (place, fd) in (FIRST..).zip(moved.iter()) {
             if libc::dup2(*fd, place) < 0 {
                 fail(report);
             }
-            place += 1;
         }
         let flags = libc::CLOSE_RANGE_CLOEXEC;
         if libc::syscall(libc::SYS_close_range, last, libc::c_uint::MAX, flags) != 0 {

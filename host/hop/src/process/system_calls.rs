@@ -12,9 +12,11 @@ use seccompiler::{
 
 /// Whatever their arguments.
 const ALLOWED: &[libc::c_long] = &[
-    // what it speaks through
+    // what it speaks through, and memory by its file
     libc::SYS_read,
     libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_recvfrom,
@@ -29,10 +31,8 @@ const ALLOWED: &[libc::c_long] = &[
     // waiting
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
-    libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
-    libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_eventfd2,
     libc::SYS_timerfd_create,
@@ -72,6 +72,12 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
+/// The same by names that only older machines have.
+#[cfg(target_arch = "x86_64")]
+const OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[libc::c_long] = &[];
+
 /// The filters of this thread and of those that it will start. Two of them, because a filter has one answer for all that it
 /// refuses: libc tries `clone` only if `clone3`, whose arguments cannot be looked at, is said not to be there.
 pub(crate) fn allow_only_those_of_a_worker() -> Result<(), String> {
@@ -93,13 +99,26 @@ pub(crate) fn allow_only_those_of_a_worker() -> Result<(), String> {
 
 fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, String> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
+        ALLOWED.iter().chain(OLD).map(|number| (*number, Vec::new())).collect();
     let threads = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(threads), threads)?]);
-    let set = [libc::FIONBIO as u64, libc::FIOCLEX as u64];
+    let set = [libc::FIONBIO, libc::FIOCLEX];
     rules.insert(libc::SYS_ioctl, each(1, &set)?);
-    let fcntl = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+    let fcntl = [
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_DUPFD_CLOEXEC,
+        libc::F_ADD_SEALS,
+        libc::F_GET_SEALS,
+    ];
     rules.insert(libc::SYS_fcntl, each(1, &fcntl.map(|command| command as u64))?);
+    // Reading limits (a thread's stack is one), not setting them.
+    let nothing = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0);
+    rules.insert(libc::SYS_prlimit64, vec![of(nothing)?]);
+    // Signals to itself: how a program aborts.
+    rules.insert(libc::SYS_tgkill, each(0, &[std::process::id().into()])?);
     // Names of threads and of memory.
     let prctl = [libc::PR_SET_NAME, libc::PR_SET_VMA];
     rules.insert(libc::SYS_prctl, each(0, &prctl.map(|what| what as u64))?);
@@ -112,7 +131,12 @@ fn each(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, String> {
 }
 
 fn rule(argument: u8, compare: SeccompCmpOp, value: u64) -> Result<SeccompRule, String> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value);
+    of(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value))
+}
+
+fn of(
+    condition: Result<SeccompCondition, seccompiler::BackendError>,
+) -> Result<SeccompRule, String> {
     let condition = condition.map_err(|error| error.to_string())?;
     SeccompRule::new(vec![condition]).map_err(|error| error.to_string())
 }
