@@ -131,14 +131,16 @@ struct KeySet {
     /// When the next fetch may be made, and when one has to; nanoseconds.
     not_before: u64,
     stale_at: u64,
-    /// The exchange and time of a fetch under way.
-    fetching: Option<(u32, u64)>,
+    /// A fetch under way, and since when.
+    fetching: Option<(Token, u64)>,
 }
 
 /// What is remembered of an exchange.
 #[derive(Debug, Default)]
 pub struct State {
+    /// The fetch that the request waits for.
     fetch: Option<Token>,
+    /// How often it looked whether another one's fetch is over.
     looked: u32,
 }
 
@@ -238,8 +240,9 @@ impl MessageFunction for Auth {
         resumed: &mut Resumed<'_>,
         pending: &mut Pending<'_>,
     ) -> Outcome {
-        if exchange.state.fetch == Some(resumed.token()) {
-            exchange.state.fetch = None;
+        exchange.state.fetch.take_if(|token| *token == resumed.token());
+        let fetching = self.set.as_ref().and_then(|set| set.fetching);
+        if fetching.is_some_and(|(token, _)| token == resumed.token()) {
             self.fetched(resumed, exchange.now());
         }
         match pending {
@@ -249,11 +252,9 @@ impl MessageFunction for Auth {
     }
 
     fn ended(&mut self, exchange: &mut Exchange<'_, State>, _: End) {
-        // Its answer will not come any more.
-        if let Some(set) = &mut self.set
-            && set.fetching.is_some_and(|(by, _)| by == exchange.number())
-        {
-            set.fetching = None;
+        // What a request waited for does not come when it is gone.
+        if let (Some(set), Some(waited_for)) = (&mut self.set, exchange.state.fetch) {
+            set.fetching.take_if(|(token, _)| *token == waited_for);
         }
     }
 }
@@ -268,7 +269,7 @@ impl Auth {
         match self.verdict(head, wall / SECOND, exchange.now()) {
             Ok(Verdict::Pass) => self.pass(exchange, head),
             Ok(Verdict::Refuse(why)) => self.refuse(exchange, why),
-            Ok(Verdict::Fetch) => self.fetch(exchange, head),
+            Ok(Verdict::Fetch) => self.fetch(exchange),
             Ok(Verdict::Nonsense) => {
                 self.invalid.add(1);
                 let challenge = [&self.challenge, ", error=\"invalid_request\""].concat();
@@ -289,9 +290,8 @@ impl Auth {
             && self.may_fetch(now)
         {
             self.ask(exchange);
-            return Outcome::Continue;
         }
-        if exchange.state.fetch.is_some() { Outcome::Continue } else { Outcome::Done }
+        Outcome::Done
     }
 
     /// Looks at a request's token; if it is valid, the claims become fields.
@@ -402,35 +402,37 @@ impl Auth {
         self.set.as_ref().is_some_and(|set| set.fetching.is_some() || now >= set.not_before)
     }
 
-    /// Asks for the set of keys.
-    fn ask(&mut self, exchange: &mut Exchange<'_, State>) -> bool {
-        let Some(set) = &mut self.set else { return false };
+    /// Asks for the set of keys, unless somebody else has.
+    fn ask(&mut self, exchange: &mut Exchange<'_, State>) -> Option<Token> {
+        let set = self.set.as_mut()?;
         let now = exchange.now();
-        let under_way = |(_, since): (u32, u64)| now < since + 2 * FETCH.as_nanos() as u64;
+        let under_way = |(_, since): (Token, u64)| now < since + 2 * FETCH.as_nanos() as u64;
         if set.fetching.is_some_and(under_way) {
-            return false;
+            return None;
         }
         let JwksConfig { authority, path, .. } = &set.config;
         let request = Request::new("GET", authority, path).field("accept", "application/json");
         match exchange.call(set.upstream, &request, FETCH) {
             Ok(token) => {
                 self.fetches.add(1);
-                exchange.state.fetch = Some(token);
-                set.fetching = Some((exchange.number(), now));
+                set.fetching = Some((token, now));
                 set.not_before = now + FETCH_EVERY;
-                true
+                Some(token)
             }
             Err(refusal) => {
                 warn!("keys cannot be fetched: {refusal}");
                 set.not_before = now + FETCH_EVERY;
-                false
+                None
             }
         }
     }
 
     /// Waits for the set of keys, which this request or another one fetches.
-    fn fetch(&mut self, exchange: &mut Exchange<'_, State>, _: &mut Head<'_>) -> Outcome {
-        if exchange.state.fetch.is_some() || self.ask(exchange) {
+    fn fetch(&mut self, exchange: &mut Exchange<'_, State>) -> Outcome {
+        if exchange.state.fetch.is_none() {
+            exchange.state.fetch = self.ask(exchange);
+        }
+        if exchange.state.fetch.is_some() {
             return Outcome::Wait;
         }
         let most = FETCH.as_millis() / LOOK_AGAIN.as_millis();
