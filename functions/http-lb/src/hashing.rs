@@ -2,6 +2,8 @@
 //!
 //! Owns: the table. Must not know: what is hashed, or which upstreams are well.
 
+use weir_sdk::hash::{bytes as hash, mix};
+
 /// Places of the table: a prime, and at least a hundred times the most upstreams.
 const PLACES: u32 = 16_381;
 
@@ -63,32 +65,6 @@ struct Turn {
     skip: u32,
     weight: u32,
     credit: u32,
-}
-
-/// A hash of bytes that is the same everywhere and always: other hosts have to come to the same choice. After wyhash's
-/// folding multiplication.
-pub(crate) fn hash(bytes: &[u8], seed: u64) -> u64 {
-    let mut state = seed ^ 0x9e37_79b9_7f4a_7c15 ^ bytes.len() as u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let word = chunk.try_into().map_or(0, u64::from_le_bytes);
-        state = fold(state ^ word, 0xa076_1d64_78bd_642f);
-    }
-    let mut tail = [0; 8];
-    tail[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    mix(fold(state ^ u64::from_le_bytes(tail), 0xe703_7ed1_a0b4_28db))
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product as u64) ^ (product >> 64) as u64
-}
-
-/// The finalizer of splitmix64.
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

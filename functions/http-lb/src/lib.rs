@@ -7,6 +7,7 @@ mod hashing;
 mod outlier;
 
 use serde::Deserialize;
+use weir_sdk::hash;
 use weir_sdk::message::prelude::*;
 use weir_sdk::message::{active, healthy};
 
@@ -105,7 +106,7 @@ impl HashOn {
             Self::Field(name) => head.field(name),
             Self::Cookie(name) => head.cookie(name),
         };
-        value.map_or_else(|| hashing::hash(&head.client_bytes(), 0), |v| hashing::hash(v, 0))
+        value.map_or_else(|| hash::bytes(&head.client_bytes(), 0), |v| hash::bytes(v, 0))
     }
 }
 
@@ -404,7 +405,7 @@ fn upstreams(setup: &Setup, wanted: Vec<UpstreamConfig>) -> Result<Vec<Upstream>
         if upstreams.iter().any(|other| other.place == place) {
             return Err(format!("upstreams[{n}]: \"{name}\" is there twice"));
         }
-        let mark = format!("{:016x}", hashing::hash(name.as_bytes(), 1));
+        let mark = format!("{:016x}", hash::bytes(name.as_bytes(), 1));
         upstreams.push(Upstream { place, name, weight, credit: 0, mark });
     }
     Ok(upstreams)

@@ -8,6 +8,7 @@ pub mod copy;
 pub mod export;
 pub mod flow;
 mod function;
+pub mod hash;
 pub mod host;
 pub mod lpm;
 mod memory;

@@ -48,6 +48,7 @@ mod head;
 mod made;
 mod outcome;
 mod piece;
+mod prefix;
 mod resumed;
 
 pub use exchange::{Exchange, Token, active, healthy};
@@ -56,6 +57,7 @@ pub use head::Head;
 pub use made::{Request, Response};
 pub use outcome::{Answered, End, How, Outcome};
 pub use piece::{Piece, PieceFull};
+pub use prefix::Prefix;
 pub use resumed::{Failure, Pending, Resumed};
 pub use weir_layout::message::{HeadFull, Wants};
 
@@ -63,7 +65,7 @@ pub use weir_layout::message::{HeadFull, Wants};
 pub mod prelude {
     pub use super::{
         ConnectionFunction, End, Exchange, Failure, Head, HeadFull, How, MessageFunction, Outcome,
-        Pending, Piece, Request, Response, Resumed, Token, Wants,
+        Pending, Piece, Prefix, Request, Response, Resumed, Token, Wants,
     };
     pub use crate::host::{self, Counter, Gauge};
     pub use crate::region::{Probe, StateArray, StateMap, StateRegion};

@@ -205,6 +205,9 @@ struct Waiting {
 struct Slot<S> {
     state: S,
     waiting: [Option<Waiting>; 2],
+    /// What was asked for in events that are over. It may come when the exchange is over, too, and its number
+    /// another's.
+    beside: Vec<u32>,
 }
 
 /// Exchange numbers are the host's choice, nobody outside can make them collide.
@@ -301,12 +304,14 @@ impl<H: Handler> Dispatch<H> {
             let asked = std::mem::take(&mut self.asked);
             let waiting = Waiting { event, offset, length, last, changed, len, left_out, asked };
             self.slots.entry(exchange).or_default().waiting[event.direction()] = Some(waiting);
+        } else if !self.asked.is_empty() {
+            slot.beside.append(&mut self.asked);
         }
         host::after_burst(now(&self.window));
         word.encode()
     }
 
-    /// What was asked for is there: the outcome of the event that waits, as a word.
+    /// What was asked for is there: the outcome of the event that waits for it, as a word.
     pub fn resume(
         &mut self,
         exchange: u32,
@@ -316,14 +321,21 @@ impl<H: Handler> Dispatch<H> {
         body: u32,
         length: u32,
     ) -> u64 {
-        let slot = self.slots.entry(exchange).or_default();
-        let asked_in = |waiting: &Option<Waiting>| {
+        let is_waited_for = |waiting: &Option<Waiting>| {
             waiting.as_ref().is_some_and(|waiting| waiting.asked.contains(&token))
         };
-        let direction = (0..2)
-            .find(|direction| asked_in(&slot.waiting[*direction]))
-            .or_else(|| (0..2).find(|direction| slot.waiting[*direction].is_some()));
-        let mut waiting = direction.and_then(|direction| slot.waiting[direction].take());
+        let mut over = Slot::default();
+        let slot = match self.slots.get_mut(&exchange) {
+            Some(slot)
+                if slot.beside.contains(&token) || slot.waiting.iter().any(is_waited_for) =>
+            {
+                slot
+            }
+            _ => &mut over,
+        };
+        slot.beside.retain(|other| *other != token);
+        let waiting = slot.waiting.iter_mut().find(|waiting| is_waited_for(waiting));
+        let mut waiting = waiting.and_then(Option::take);
         let mut resumed = Resumed {
             token: Token(token),
             status,
@@ -365,6 +377,7 @@ impl<H: Handler> Dispatch<H> {
                 slot.waiting[direction] = Some(waiting);
             }
             _ => {
+                slot.beside.append(&mut self.asked);
                 if size_of::<H::State>() == 0 && slot.waiting.iter().all(Option::is_none) {
                     self.slots.remove(&exchange);
                 }

@@ -64,8 +64,9 @@ pub trait MessageFunction: Sized + 'static {
         Outcome::Continue
     }
 
-    /// What was asked for under a token is there. The outcome is that of the event in which the function waits,
-    /// which is in `pending`; without one it does not matter.
+    /// What was asked for under a token is there. If an event asked for it and waits, that is in `pending`, and the
+    /// outcome is its; else the outcome does not matter. It may come when the exchange is over: with a state as at
+    /// the beginning.
     fn resume(
         &mut self,
         exchange: &mut Exchange<'_, Self::State>,

@@ -1,0 +1,271 @@
+//! Running rules.
+//!
+//! Owns: which rules are asked about a text, and what they found. Must not know: HTTP. All literals of all rules are searched for
+//! at once (Aho-Corasick); only rules of which one is there are asked, so an honest text costs one pass.
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::builtin::{RULES, on};
+use crate::text::{self, Transform};
+
+/// Most rules, built in and the operator's.
+pub(crate) const RULES_MAX: usize = 256;
+/// Largest compiled expression, in bytes.
+const REGEX_MAX: usize = 1 << 21;
+
+/// Rules as bits.
+pub(crate) type Set = [u64; RULES_MAX / 64];
+
+/// A rule that can be run.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) score: u32,
+    pub(crate) action: Action,
+    on: u16,
+    /// Only for arguments, cookies or fields of this name.
+    of: Option<Vec<u8>>,
+    pattern: Option<Regex>,
+    /// Classes of bytes of which one has to be there; 0: none has to.
+    needs: u64,
+    view: View,
+}
+
+/// What a match does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Action {
+    /// Adds to the score.
+    #[default]
+    Score,
+    /// Lets the request pass, whatever else was or will be found.
+    Allow,
+}
+
+/// The form of a text that a rule is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum View {
+    Canonical,
+    Own(Vec<Transform>),
+}
+
+/// A rule of the operator's, checked.
+#[derive(Debug)]
+pub(crate) struct Custom {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) score: u32,
+    pub(crate) action: Action,
+    pub(crate) on: u16,
+    pub(crate) of: Option<Vec<u8>>,
+    pub(crate) pattern: Option<String>,
+    pub(crate) contains: Vec<String>,
+    pub(crate) transform: Option<Vec<Transform>>,
+}
+
+/// A text to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a> {
+    /// A bit of `on`.
+    pub(crate) on: u16,
+    /// Of an argument, a cookie or a field.
+    pub(crate) name: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// Plus signs are spaces.
+    pub(crate) plus: bool,
+}
+
+/// All rules, and buffers for texts.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) rules: Vec<Rule>,
+    literals: AhoCorasick,
+    /// For each literal, the rules that have it.
+    rules_of: Vec<Vec<u16>>,
+    /// Rules without literals.
+    always: Set,
+    /// Whether a rule of the operator's is asked about plain texts of this kind.
+    plain_too: u16,
+    canonical: Vec<u8>,
+    own: Vec<u8>,
+}
+
+impl Engine {
+    /// Built-in rules up to this level, but those that are disabled, and the operator's.
+    ///
+    /// # Errors
+    /// When an expression cannot be compiled.
+    pub(crate) fn new(level: u8, disabled: &[u32], custom: Vec<Custom>) -> Result<Self, String> {
+        let mut rules = Vec::new();
+        let mut literals: Vec<String> = Vec::new();
+        let mut rules_of: Vec<Vec<u16>> = Vec::new();
+        let mut always = Set::default();
+        let mut plain_too = 0;
+        let mut add = |rule: Rule, texts: Vec<String>| {
+            let number = rules.len();
+            if texts.is_empty() {
+                always[number / 64] |= 1 << (number % 64);
+            }
+            for literal in texts {
+                let at = literals.iter().position(|known| *known == literal).unwrap_or_else(|| {
+                    literals.push(literal);
+                    rules_of.push(Vec::new());
+                    literals.len() - 1
+                });
+                #[expect(clippy::cast_possible_truncation, reason = "at most RULES_MAX rules")]
+                rules_of[at].push(number as u16);
+            }
+            rules.push(rule);
+        };
+        for built in RULES.iter().filter(|r| r.level <= level && !disabled.contains(&r.id)) {
+            let rule = Rule {
+                id: built.id,
+                name: built.name.into(),
+                score: built.score.into(),
+                action: Action::Score,
+                on: built.on,
+                of: None,
+                pattern: Some(expression(built.pattern)?),
+                needs: built.needs.iter().fold(0, |classes, byte| classes | class(*byte)),
+                view: View::Canonical,
+            };
+            add(rule, built.literals.iter().map(|&literal| literal.to_owned()).collect());
+        }
+        for custom in custom {
+            plain_too |= custom.on;
+            let pattern = custom.pattern.as_deref().map(expression).transpose();
+            let pattern = pattern.map_err(|error| format!("rule {}: {error}", custom.id))?;
+            let view = custom.transform.map_or(View::Canonical, View::Own);
+            // Literals are searched for in the canonical form, so they are of use to rules about that only.
+            let (pattern, texts) = match (pattern, &view) {
+                (Some(pattern), View::Canonical) => (Some(pattern), custom.contains),
+                (None, View::Canonical) => (None, custom.contains),
+                (Some(pattern), View::Own(_)) => (Some(pattern), Vec::new()),
+                (None, View::Own(_)) => {
+                    let any: Vec<_> = custom.contains.iter().map(|t| regex::escape(t)).collect();
+                    (Some(expression(&any.join("|"))?), Vec::new())
+                }
+            };
+            let Custom { id, name, score, action, on, of, .. } = custom;
+            add(Rule { id, name, score, action, on, of, pattern, needs: 0, view }, texts);
+        }
+        if rules.len() > RULES_MAX {
+            return Err(format!("{} rules are too many, {RULES_MAX} at most", rules.len()));
+        }
+        let automaton = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&literals);
+        Ok(Self {
+            literals: automaton.map_err(|error| format!("the rules' literals: {error}"))?,
+            rules,
+            rules_of,
+            always,
+            plain_too,
+            canonical: Vec::new(),
+            own: Vec::new(),
+        })
+    }
+
+    /// Looks at a text: numbers of the rules that match it are given to `found`, but those in `skip`.
+    pub(crate) fn look(&mut self, text: Text<'_>, skip: &Set, mut found: impl FnMut(usize)) {
+        if text.value.is_empty() || self.plain_too & text.on == 0 && text::is_plain(text.value) {
+            return;
+        }
+        text::canonical(text.value, text.plus, &mut self.canonical, &mut self.own);
+        let mut classes = 0;
+        for byte in &self.canonical {
+            classes |= CLASSES[usize::from(*byte)];
+        }
+        let mut candidates = self.always;
+        for hit in self.literals.find_overlapping_iter(&self.canonical[..]) {
+            for rule in &self.rules_of[hit.pattern().as_usize()] {
+                let rule = usize::from(*rule);
+                candidates[rule / 64] |= 1 << (rule % 64);
+            }
+        }
+        for (word, (candidates, skip)) in candidates.into_iter().zip(skip).enumerate() {
+            let mut left = candidates & !skip;
+            while left != 0 {
+                let number = word * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                let rule = &self.rules[number];
+                if rule.is_for(text) && (rule.needs == 0 || rule.needs & classes != 0) {
+                    let subject = match &rule.view {
+                        View::Canonical => &self.canonical,
+                        View::Own(transforms) => {
+                            self.own.clear();
+                            self.own.extend_from_slice(text.value);
+                            for transform in transforms {
+                                text::apply(*transform, &mut self.own);
+                            }
+                            &self.own
+                        }
+                    };
+                    if rule.pattern.as_ref().is_none_or(|pattern| pattern.is_match(subject)) {
+                        found(number);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn is_for(&self, text: Text<'_>) -> bool {
+        self.on & text.on != 0 && self.of.as_ref().is_none_or(|name| name == text.name)
+    }
+}
+
+fn expression(text: &str) -> Result<Regex, String> {
+    let regex = RegexBuilder::new(text).unicode(false).size_limit(REGEX_MAX).build();
+    regex.map_err(|error| format!("pattern: {error}"))
+}
+
+/// Each byte that a rule may need is a class of its own, but digits are one.
+const fn class(byte: u8) -> u64 {
+    match byte {
+        b'0'..=b'9' => 1,
+        b'\n' => 2,
+        b'!'..=b'/' => 4 << (byte - b'!'),
+        b':'..=b'@' => 1 << 17 << (byte - b':'),
+        b'['..=b'`' => 1 << 24 << (byte - b'['),
+        b'{'..=b'~' => 1 << 30 << (byte - b'{'),
+        _ => 0,
+    }
+}
+
+const CLASSES: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = class(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+/// Names of kinds of texts, as they are configured and logged.
+pub(crate) const KINDS: [(&str, u16); 10] = [
+    ("path", on::PATH),
+    ("arg-names", on::ARG_NAME),
+    ("args", on::ARG),
+    ("cookies", on::COOKIE),
+    ("user-agent", on::AGENT),
+    ("referer", on::REFERER),
+    ("fields", on::FIELD | on::AGENT | on::REFERER),
+    ("file-names", on::FILE),
+    ("input", on::INPUT),
+    ("all", on::ALL),
+];
+
+/// The name of one kind.
+pub(crate) fn kind_name(on: u16) -> &'static str {
+    match on {
+        on::PATH => "path",
+        on::ARG_NAME => "arg-name",
+        on::ARG => "arg",
+        on::COOKIE => "cookie",
+        on::FILE => "file-name",
+        _ => "field",
+    }
+}
