@@ -10,7 +10,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
