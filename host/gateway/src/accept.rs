@@ -102,9 +102,9 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         upgraded: RefCell::new(None),
     });
     if http2 {
-        client.http2(stream, admission).await
+        client.http2(stream, admission).await;
     } else {
-        client.http1(stream, admission).await
+        client.http1(stream, admission).await;
     }
 }
 

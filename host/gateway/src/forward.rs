@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use http::{Request, StatusCode, request};
+use http::{Request, request};
 
 use crate::balance::Tried;
+use crate::chain::Exchange;
 use crate::client::Client;
 use crate::finish::Finish;
 use crate::link::{Failed, Unanswered};
@@ -42,31 +43,30 @@ pub(crate) async fn send(
         && rules::idempotent(&parts.method);
     let spare = repeatable.then(|| parts.clone());
     let told = site.told(&forwarding.client.origin);
-    let mut chosen = finish.exchange.as_ref().and_then(|exchange| exchange.upstream());
+    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
     let (mut parts, mut body) = (parts, body);
-    let mut last = Unanswered::Connect { slow: false };
-    while let Some(upstream) = next(site, chosen.take(), &tried) {
+    let nobody = Unanswered::Connect { slow: false };
+    let Some(mut upstream) = next(site, chosen, &tried) else { return Err(nobody) };
+    loop {
         finish.at(upstream);
         let config = &upstream.route.config;
         let host = &site.default_hosts[upstream.index];
         rules::address(&mut parts, config.http2, config.tls.is_some(), host);
         let began = tokio::time::Instant::now();
         let sent = upstream.send(Request::from_parts(parts, body), forwarding.progress, told).await;
-        let again = match sent {
+        // What may be sent now, and what is the outcome if there is no other attempt.
+        let (unsent, outcome) = match sent {
             Ok(answered) => {
                 let status = answered.response.status();
                 upstream.standing.answered();
                 upstream.counters.responses.count(status);
                 upstream.counters.latency.record(began.elapsed());
-                if left == 0 || spare.is_none() || !retry_status(&retry.statuses, status) {
+                if spare.is_none() || !retry.statuses.contains(&status.as_u16()) {
                     return Ok((Rc::clone(upstream), answered));
                 }
                 tried.push(upstream.index);
-                if next(site, None, &tried).is_none() {
-                    return Ok((Rc::clone(upstream), answered));
-                }
-                None
+                (None, Ok((Rc::clone(upstream), answered)))
             }
             Err(Failed { why, unsent, stale }) => {
                 note(upstream, &why, stale);
@@ -75,25 +75,24 @@ pub(crate) async fn send(
                     Unanswered::Reset => retry.reset,
                     Unanswered::Slow | Unanswered::NotHttp | Unanswered::Body => false,
                 };
+                if !may {
+                    return Err(why);
+                }
                 if !stale {
                     tried.push(upstream.index);
                 }
-                if left == 0 || !may || (unsent.is_none() && spare.is_none()) {
-                    return Err(why);
-                }
-                last = why;
-                unsent
+                (unsent, Err(why))
             }
         };
+        let again = unsent.map(Request::into_parts);
+        let again = again.or_else(|| spare.clone().map(|parts| (parts, RequestBody::Empty)));
+        let following = if left == 0 { None } else { next(site, None, &tried) };
+        let (Some(again), Some(following)) = (again, following) else { return outcome };
+        (parts, body) = again;
+        upstream = following;
         left -= 1;
         site.counters.retries.add(1);
-        match (again, &spare) {
-            (Some(unsent), _) => (parts, body) = unsent.into_parts(),
-            (None, Some(spare)) => (parts, body) = (spare.clone(), RequestBody::Empty),
-            (None, None) => return Err(last),
-        }
     }
-    Err(last)
 }
 
 fn next<'a>(site: &'a Site, chosen: Option<usize>, tried: &Tried) -> Option<&'a Rc<Upstream>> {
@@ -102,10 +101,6 @@ fn next<'a>(site: &'a Site, chosen: Option<usize>, tried: &Tried) -> Option<&'a 
     }
     let next = site.balance.next(tried, |i| site.upstreams[i].standing.healthy());
     next.map(|next| &site.upstreams[next])
-}
-
-fn retry_status(statuses: &[u16], status: StatusCode) -> bool {
-    statuses.contains(&status.as_u16())
 }
 
 /// Counts a failure, and holds it against the upstream if it is the upstream's.

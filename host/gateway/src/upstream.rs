@@ -39,6 +39,7 @@ pub(crate) struct Upstream {
     timeouts: Timeouts,
     idle_max: usize,
     builder: http1::Builder,
+    #[expect(clippy::vec_box, reason = "a link is large, and goes from hand to hand")]
     idle: RefCell<Vec<Box<Link>>>,
     /// A task closes idle connections in time.
     swept: Cell<bool>,

@@ -1,11 +1,9 @@
 //! Requests that two parsers might read differently, and requests that are no good in other ways: raw bytes, and what the upstream saw.
 
-mod support;
-
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, channel};
 
-use support::{Server, gateway_with, talk};
+use crate::support::{self, Server, gateway_with, talk};
 
 /// A server that tells all that it was sent.
 fn witness() -> (Server, Receiver<String>) {

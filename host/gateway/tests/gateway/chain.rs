@@ -1,7 +1,5 @@
 //! A chain around requests and responses: heads, pieces of bodies, answers, waiting, calls; with a middleware written in Rust.
 
-mod support;
-
 use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response, StatusCode};
-use support::{Server, connect, gateway_with, read_all, talk};
 use weir_gateway::chain::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
     Origin, Passage, Pieces, Stage, Step, Upstreams,
@@ -98,7 +96,8 @@ impl Passage for One {
         parts.headers.insert("x-length", format!("{body:?}").parse().unwrap());
         assert!(parts.headers.contains_key("host") && !parts.headers.contains_key("connection"));
         Box::pin(async move {
-            match self.path.borrow().as_str() {
+            let path = self.path.borrow().clone();
+            match path.as_str() {
                 "/forbidden" => return Step::Answer(answer(403, "no")),
                 "/reset" => return Step::Reset,
                 "/wait" => self.environment.sleep(Duration::from_millis(30)).await,

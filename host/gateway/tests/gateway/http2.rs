@@ -1,14 +1,12 @@
 //! HTTP/2 towards clients and upstreams: multiplexing, trailers, floods, the change between versions.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::{self, Server, connect, curl_text, gateway, gateway_with, until};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use support::{Server, connect, curl_text, gateway, gateway_with, until};
 
 #[test]
 fn both_versions_are_spoken_on_one_address() {

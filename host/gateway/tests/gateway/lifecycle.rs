@@ -1,13 +1,13 @@
 //! Listeners come, change and go; slow clients, limits, draining.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use support::{Server, connect, gateway, gateway_with, listener, read_all, read_head, talk, until};
+use crate::support::{
+    self, Server, connect, gateway, gateway_with, listener, read_all, read_head, talk, until,
+};
 use weir_gateway::{Failure, Gateway, GatewayConfig, GatewayError};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";

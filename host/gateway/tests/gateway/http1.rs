@@ -1,11 +1,11 @@
 //! HTTP/1.1 through the gateway: what a proxy must do to messages, connections, bodies.
 
-mod support;
-
 use std::io::Write as _;
 use std::process::Command;
 
-use support::{Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk};
+use crate::support::{
+    self, Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk,
+};
 
 #[test]
 fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() {
@@ -122,7 +122,7 @@ fn large_bodies_pass_in_both_directions_whole() {
     let (_gateway, address) = gateway(&[server.address]);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("body");
-    let body: Vec<u8> = (0..3_000_000_u32).flat_map(|i| i.to_le_bytes()).collect();
+    let body: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     std::fs::write(&file, &body).unwrap();
     let data = format!("@{}", file.display());
     // curl asks for `100 Continue` before a body of this size.

@@ -1,16 +1,14 @@
 //! L4: bytes both ways, half-closed connections, chains, the PROXY protocol.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use support::{Server, connect, gateway_with, read_all, say_all, until};
 use weir_gateway::chain::{
     BodyStep, Chain, ChainFactory, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
     Upstreams,
@@ -52,7 +50,7 @@ fn many_bytes_pass_both_ways_at_the_same_time() {
         let _ = stream.shutdown(Shutdown::Write);
     });
     let (_gateway, address) = gateway_with(&[server.address], tcp);
-    let body: Vec<u8> = (0..4_000_000_u32).flat_map(|i| i.to_le_bytes()).collect();
+    let body: Vec<u8> = (0..4_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let mut stream = connect(address);
     let (mut writer, sent) = (stream.try_clone().unwrap(), body.clone());
     let writing = std::thread::spawn(move || say_all(&mut writer, &sent));

@@ -1,15 +1,12 @@
 //! TLS: server names, ALPN, certificates that change, are wrong or expire, upstreams.
 
-mod support;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use crate::support::{self, Server, curl, curl_text, gateway_with, until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use support::{Server, curl, curl_text, gateway_with, until};
 use weir_gateway::{
     Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
 };
@@ -222,10 +219,4 @@ fn bytes_pass_through_tls_on_l4_too() {
     });
     let answer = get("a.example", address, &authority.ca(), &["-i"]);
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("via"), "{answer}");
-    let client = Command::new("openssl")
-        .args(["s_client", "-quiet", "-servername", "a.example", "-connect", &address.to_string()])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    assert!(client.stdout.is_empty());
 }

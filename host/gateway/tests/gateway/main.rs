@@ -1,0 +1,11 @@
+//! The gateway against real clients and servers, on loopback: curl, h2load, Python, raw sockets.
+
+mod chain;
+mod http1;
+mod http2;
+mod lifecycle;
+mod smuggling;
+mod support;
+mod tcp;
+mod tls;
+mod upstreams;
