@@ -83,14 +83,16 @@ struct Running {
 }
 
 impl Running {
-    fn close(&mut self, keep: &[SocketAddr]) {
-        self.sockets.retain(|address, task| {
+    /// Accepts no more at addresses that are not to be kept. A socket is closed when its task has ended.
+    fn close(&mut self, keep: &[SocketAddr]) -> Vec<JoinHandle<()>> {
+        let closed = self.sockets.extract_if(|address, task| {
             let stays = keep.contains(address);
             if !stays {
                 task.abort();
             }
-            stays
+            !stays
         });
+        closed.map(|(_, task)| task).collect()
     }
 }
 
@@ -109,7 +111,9 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
                 let removed = listeners.borrow_mut().remove(&name);
                 tokio::task::spawn_local(async move {
                     if let Some(mut running) = removed {
-                        running.close(&[]);
+                        for closed in running.close(&[]) {
+                            let _ = closed.await;
+                        }
                         drain(&running.listener, deadline).await;
                     }
                     let _ = answer.send(());
@@ -124,7 +128,7 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
         }
     }
     for running in listeners.borrow_mut().values_mut() {
-        running.close(&[]);
+        drop(running.close(&[]));
         running.listener.drain(true);
     }
     tokio::task::yield_now().await;
@@ -147,7 +151,7 @@ fn set(
         sockets: HashMap::new(),
     });
     running.listener.follow(site);
-    running.close(&plan.config.addresses);
+    drop(running.close(&plan.config.addresses));
     for (address, socket) in opened {
         let accepting = accept::run(Rc::clone(&running.listener), socket);
         running.sockets.insert(address, tokio::task::spawn_local(accepting));

@@ -11,7 +11,7 @@ use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response, StatusCode};
-use weir_gateway::chain::{
+use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
     Origin, Passage, Pieces, Stage, Step, Upstreams,
 };

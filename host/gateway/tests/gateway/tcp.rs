@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use weir_gateway::chain::{
+use weir_exchange::{
     BodyStep, Chain, ChainFactory, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
     Upstreams,
 };
