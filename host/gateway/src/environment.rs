@@ -82,9 +82,10 @@ async fn call(
     let host = http::HeaderValue::from_str(&config.address.to_string())
         .map_err(|_| CallFault::Unreachable)?;
     rules::own(&mut parts);
-    rules::address(&mut parts, config.http2, config.tls.is_some(), &host);
-    let request = Request::from_parts(parts, RequestBody::pieces(pieces));
-    let answered = upstream.send(request, None, None).await.map_err(|failed| match failed.why {
+    let mut request = Request::from_parts(parts, RequestBody::pieces(pieces));
+    rules::address(&mut request, config.http2, config.tls.is_some(), &host);
+    let sent = upstream.send(&mut Some(request), None, None, Instant::now()).await;
+    let answered = sent.map_err(|failed| match failed.why {
         Unanswered::Connect { slow: true } | Unanswered::Slow => CallFault::Timeout,
         Unanswered::NotHttp => CallFault::NotHttp,
         Unanswered::Connect { .. } | Unanswered::Reset | Unanswered::Body => CallFault::Unreachable,

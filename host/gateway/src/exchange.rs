@@ -161,7 +161,8 @@ async fn pass(
     rules::forward(&mut parts, version, &asked, &client.forwarded);
     let method = parts.method.clone();
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
-    match forward::send(&forwarding, finish, parts, body).await {
+    let mut request = Some(Request::from_parts(parts, body));
+    match forward::send(&forwarding, finish, &mut request).await {
         Ok((upstream, answered)) => {
             respond(client, site, finish, &asked, &method, upstream, answered).await
         }

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use http::{Request, request};
+use tokio::time::Instant;
 
 use crate::balance::Tried;
 use crate::chain::Exchange;
 use crate::client::Client;
 use crate::finish::Finish;
-use crate::link::{Failed, Unanswered};
+use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
@@ -30,33 +31,26 @@ pub(crate) struct Forwarding<'a> {
 pub(crate) async fn send(
     forwarding: &Forwarding<'_>,
     finish: &mut Finish,
-    parts: request::Parts,
-    body: RequestBody,
+    request: &mut Unsent,
 ) -> Result<(Rc<Upstream>, Answered), Unanswered> {
     let site = forwarding.site;
     let retry = &site.plan.config.retry;
-    let repeatable = retry.attempts > 0
-        && (retry.reset || !retry.statuses.is_empty())
-        && matches!(body, RequestBody::Empty)
-        && forwarding.progress.is_none()
-        && forwarding.asked.upgrade.is_none()
-        && rules::idempotent(&parts.method);
-    let spare = repeatable.then(|| parts.clone());
+    let spare = request.as_ref().and_then(|request| forwarding.spare(request));
     let told = site.told(&forwarding.client.origin);
     let chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
-    let (mut parts, mut body) = (parts, body);
     let nobody = Unanswered::Connect { slow: false };
     let Some(mut upstream) = next(site, chosen, &tried) else { return Err(nobody) };
     loop {
         finish.at(upstream);
         let config = &upstream.route.config;
-        let host = &site.default_hosts[upstream.index];
-        rules::address(&mut parts, config.http2, config.tls.is_some(), host);
-        let began = tokio::time::Instant::now();
-        let sent = upstream.send(Request::from_parts(parts, body), forwarding.progress, told).await;
-        // What may be sent now, and what is the outcome if there is no other attempt.
-        let (unsent, outcome) = match sent {
+        if let Some(request) = request {
+            let host = &site.default_hosts[upstream.index];
+            rules::address(request, config.http2, config.tls.is_some(), host);
+        }
+        let began = Instant::now();
+        // What is the outcome if there is no other attempt.
+        let outcome = match upstream.send(request, forwarding.progress, told, began).await {
             Ok(answered) => {
                 let status = answered.response.status();
                 upstream.standing.answered();
@@ -66,9 +60,9 @@ pub(crate) async fn send(
                     return Ok((Rc::clone(upstream), answered));
                 }
                 tried.push(upstream.index);
-                (None, Ok((Rc::clone(upstream), answered)))
+                Ok((Rc::clone(upstream), answered))
             }
-            Err(Failed { why, unsent, stale }) => {
+            Err(Failed { why, stale }) => {
                 note(upstream, &why, stale);
                 let may = match why {
                     Unanswered::Connect { .. } => retry.connect,
@@ -81,17 +75,37 @@ pub(crate) async fn send(
                 if !stale {
                     tried.push(upstream.index);
                 }
-                (unsent, Err(why))
+                Err(why)
             }
         };
-        let again = unsent.map(Request::into_parts);
-        let again = again.or_else(|| spare.clone().map(|parts| (parts, RequestBody::Empty)));
+        if request.is_none() {
+            *request = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
+        }
         let following = if left == 0 { None } else { next(site, None, &tried) };
-        let (Some(again), Some(following)) = (again, following) else { return outcome };
-        (parts, body) = again;
+        let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
         upstream = following;
         left -= 1;
         site.counters.retries.add(1);
+    }
+}
+
+impl Forwarding<'_> {
+    /// A copy of a request that may be sent again after it has been sent.
+    fn spare(&self, request: &Request<RequestBody>) -> Option<request::Parts> {
+        let retry = &self.site.plan.config.retry;
+        let repeatable = retry.attempts > 0
+            && (retry.reset || !retry.statuses.is_empty())
+            && matches!(request.body(), RequestBody::Empty)
+            && self.progress.is_none()
+            && self.asked.upgrade.is_none()
+            && rules::idempotent(request.method());
+        repeatable.then(|| {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.method.clone_from(request.method());
+            parts.uri.clone_from(request.uri());
+            parts.headers.clone_from(request.headers());
+            parts
+        })
     }
 }
 

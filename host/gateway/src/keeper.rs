@@ -133,12 +133,10 @@ async fn look(route: &Route, check: &HealthCheck) -> bool {
     let Some(path) = &check.path else { return true };
     let host = check.host.clone().unwrap_or_else(|| route.config.address.to_string());
     let request = Request::get(path.as_str()).header("host", &host).body(RequestBody::Empty);
-    let (Ok(request), Ok(host)) = (request, http::HeaderValue::from_str(&host)) else {
+    let (Ok(mut request), Ok(host)) = (request, http::HeaderValue::from_str(&host)) else {
         return false;
     };
-    let (mut parts, body) = request.into_parts();
-    rules::address(&mut parts, route.config.http2, route.config.tls.is_some(), &host);
-    let request = Request::from_parts(parts, body);
+    rules::address(&mut request, route.config.http2, route.config.tls.is_some(), &host);
     let stream = TokioIo::new(stream);
     let status = if route.config.http2 {
         let Ok((mut sender, connection)) = http2::handshake(LocalExecutor, stream).await else {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
@@ -40,29 +40,32 @@ pub(crate) enum Unanswered {
     Body,
 }
 
+/// A request on its way. It is left where it is if nothing of it was sent.
+pub(crate) type Unsent = Option<Request<RequestBody>>;
+
 /// A failed attempt.
 pub(crate) struct Failed {
     pub(crate) why: Unanswered,
-    /// The request, if nothing of it was sent.
-    pub(crate) unsent: Option<Request<RequestBody>>,
     /// The connection had been idle: that it is lost says nothing about the upstream.
     pub(crate) stale: bool,
 }
 
 impl Failed {
-    pub(crate) fn new(why: Unanswered, unsent: Option<Request<RequestBody>>) -> Self {
-        Self { why, unsent, stale: false }
+    pub(crate) fn new(why: Unanswered) -> Self {
+        Self { why, stale: false }
     }
 
-    pub(crate) fn of(error: &hyper::Error, unsent: Option<Request<RequestBody>>) -> Self {
-        let why = if error.is_user() {
+    /// What became of the attempt; the request is put back if hyper gives it back.
+    pub(crate) fn of(mut error: TrySendError<Request<RequestBody>>, request: &mut Unsent) -> Self {
+        *request = error.take_message();
+        let error = error.into_error();
+        Self::new(if error.is_user() {
             Unanswered::Body
         } else if error.is_parse() || error.is_parse_too_large() {
             Unanswered::NotHttp
         } else {
             Unanswered::Reset
-        };
-        Self::new(why, unsent)
+        })
     }
 }
 
@@ -171,16 +174,18 @@ impl Link {
         self.deadline.expired(cx, at)
     }
 
-    /// Sends a request and waits for the response's head.
+    /// Sends a request and waits for the response's head. `began`: when it was begun to be sent.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        request: &mut Unsent,
         progress: Option<&Progress>,
+        began: Instant,
         timeout: Duration,
     ) -> Result<Response<Incoming>, Failed> {
-        let (began, used) = (Instant::now(), std::mem::replace(&mut self.used, true));
+        let Some(message) = request.take() else { return Err(Failed::new(Unanswered::Reset)) };
+        let used = std::mem::replace(&mut self.used, true);
         self.bell.mute();
-        let mut response = pin!(self.sender.try_send_request(request));
+        let mut response = pin!(self.sender.try_send_request(message));
         poll_fn(|cx| {
             self.bell.hold(cx);
             let mut answered = Poll::Pending;
@@ -196,21 +201,19 @@ impl Link {
             self.bell.release();
             match answered {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
-                Poll::Ready(Err(mut error)) => {
-                    let unsent = error.take_message();
-                    let failed = Failed::of(&error.into_error(), unsent);
+                Poll::Ready(Err(error)) => {
+                    let failed = Failed::of(error, request);
                     let stale = used && matches!(failed.why, Unanswered::Reset);
                     return Poll::Ready(Err(Failed { stale, ..failed }));
                 }
                 Poll::Pending => (),
             }
             if self.over {
-                let failed = Failed::new(Unanswered::Reset, None);
-                return Poll::Ready(Err(Failed { stale: used, ..failed }));
+                return Poll::Ready(Err(Failed { why: Unanswered::Reset, stale: used }));
             }
             let since = progress.map_or(began, |progress| progress.latest.get().max(began));
             if self.deadline.expired(cx, since + timeout) {
-                return Poll::Ready(Err(Failed::new(Unanswered::Slow, None)));
+                return Poll::Ready(Err(Failed::new(Unanswered::Slow)));
             }
             Poll::Pending
         })

@@ -7,7 +7,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, StatusCode, Version, request, response};
+use http::{Method, Request, StatusCode, Version, request, response};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -45,7 +45,7 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a gateway");
     }
     let seen = Seen::of(&parts.headers);
-    authority(parts, seen.hosts)?;
+    authority(parts, seen)?;
     origin_form(parts)?;
     let mut asked = Asked::default();
     if seen.upgrade
@@ -68,7 +68,7 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
 }
 
 /// Puts the one authority that counts into `host` (RFC 9112 section 3.2).
-fn authority(parts: &mut request::Parts, hosts: u8) -> Result<(), Refused> {
+fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
     if let Some(authority) = parts.uri.authority() {
         if authority.as_str().contains('@') {
             return refused(StatusCode::BAD_REQUEST, "the target names a user");
@@ -79,11 +79,11 @@ fn authority(parts: &mut request::Parts, hosts: u8) -> Result<(), Refused> {
         parts.headers.insert(HOST, host);
         return Ok(());
     }
-    match (hosts, parts.headers.get(HOST)) {
-        (1, Some(host)) if is_authority(host.as_bytes()) => Ok(()),
-        (1, _) => refused(StatusCode::BAD_REQUEST, "host is not a host"),
-        (0, _) if parts.version <= Version::HTTP_10 => Ok(()),
-        (0, _) => refused(StatusCode::BAD_REQUEST, "no host"),
+    match seen.hosts {
+        1 if !seen.bad_host => Ok(()),
+        1 => refused(StatusCode::BAD_REQUEST, "host is not a host"),
+        0 if parts.version <= Version::HTTP_10 => Ok(()),
+        0 => refused(StatusCode::BAD_REQUEST, "no host"),
         _ => refused(StatusCode::BAD_REQUEST, "several hosts"),
     }
 }
@@ -128,33 +128,32 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
         .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
 }
 
-/// Whether `connection` names no field, which is seen at a glance.
-fn usual(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(CONNECTION).iter();
-    let first = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
-    let options: [&[u8]; 2] = [b"keep-alive", b"close"];
-    values.next().is_none() && options.iter().any(|option| option.eq_ignore_ascii_case(first))
-}
-
-/// Fields that are there and mean something to a proxy, found in one pass: most messages have none of them.
+/// Fields that are there and mean something to a proxy, found in one pass: most messages have few of them.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     connection: bool,
+    /// `connection` names a field.
+    names: bool,
     te: bool,
     upgrade: bool,
     expect: bool,
     /// Others of one hop.
     others: bool,
     hosts: u8,
+    /// A host is none.
+    bad_host: bool,
 }
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
-        for name in headers.keys() {
+        for (name, value) in headers {
             if name == HOST {
-                seen.hosts = if headers.get_all(HOST).iter().nth(1).is_none() { 1 } else { 2 };
+                seen.hosts = seen.hosts.saturating_add(1);
+                seen.bad_host |= !is_authority(value.as_bytes());
             } else if name == CONNECTION {
+                let usual: [&[u8]; 2] = [b"keep-alive", b"close"];
+                seen.names |= !usual.iter().any(|u| u.eq_ignore_ascii_case(value.as_bytes()));
                 seen.connection = true;
             } else if name == TE {
                 seen.te = true;
@@ -173,7 +172,7 @@ impl Seen {
 
     /// Takes away the fields of one hop: those that are always, and those that `connection` names.
     fn strip(self, headers: &mut HeaderMap) {
-        if self.connection && !usual(headers) {
+        if self.names {
             let named: smallvec::SmallVec<[HeaderName; 4]> = headers
                 .get_all(CONNECTION)
                 .iter()
@@ -241,40 +240,43 @@ pub(crate) fn forward(
 }
 
 /// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;
-/// for HTTP/2 it is part of the target.
-pub(crate) fn address(
-    parts: &mut request::Parts,
+/// for HTTP/2 it is part of the target. A request that had the other form before, for another upstream, stays the same.
+pub(crate) fn address<B>(
+    request: &mut Request<B>,
     http2: bool,
     tls: bool,
     default_host: &HeaderValue,
 ) {
-    let headers = &mut parts.headers;
-    if !http2 {
-        if let (Some(authority), Some(target)) = (parts.uri.authority(), parts.uri.path_and_query())
-        {
-            // It was meant for an upstream with HTTP/2 before.
-            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-                headers.insert(HOST, host);
-            }
-            parts.uri = Uri::from(target.clone());
-        }
-        if headers.contains_key(TE) {
-            headers.append(CONNECTION, HeaderValue::from_static("te"));
-        }
-        if !headers.contains_key(HOST) {
-            headers.insert(HOST, default_host.clone());
+    let authority = request.uri().authority().cloned();
+    if http2 {
+        let headers = request.headers_mut();
+        headers.remove(CONNECTION);
+        let host = headers.remove(HOST).unwrap_or_else(|| default_host.clone());
+        let target = request.uri().path_and_query().cloned();
+        let uri = Uri::builder().scheme(if tls { "https" } else { "http" });
+        let uri = match authority {
+            Some(authority) => uri.authority(authority),
+            None => uri.authority(host.as_bytes()),
+        };
+        let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if let Ok(uri) = uri.path_and_query(target).build() {
+            *request.uri_mut() = uri;
         }
         return;
     }
-    let host = headers.remove(HOST).unwrap_or_else(|| default_host.clone());
-    let target = parts.uri.path_and_query().cloned();
-    let uri = Uri::builder()
-        .scheme(if tls { "https" } else { "http" })
-        .authority(host.as_bytes())
-        .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
-        .build();
-    if let Ok(uri) = uri {
-        parts.uri = uri;
+    if let Some(authority) = authority {
+        let target = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            request.headers_mut().insert(HOST, host);
+        }
+    }
+    let headers = request.headers_mut();
+    if headers.contains_key(TE) && !names(headers, "te") {
+        headers.append(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, default_host.clone());
     }
 }
 
@@ -320,4 +322,28 @@ pub(crate) fn own(parts: &mut request::Parts) {
     }
     Seen::of(&parts.headers).strip(&mut parts.headers);
     parts.headers.remove(CONTENT_LENGTH);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_stays_the_same_over_upstreams_of_both_versions() {
+        let default = HeaderValue::from_static("127.0.0.1:1");
+        let mut request = Request::get("/a?b").body(()).unwrap();
+        request.headers_mut().insert(HOST, HeaderValue::from_static("example.org"));
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        for http2 in [false, true, true, false, false, true] {
+            address(&mut request, http2, false, &default);
+            if http2 {
+                assert_eq!(request.uri(), "http://example.org/a?b");
+                assert!(!request.headers().contains_key(HOST));
+            } else {
+                assert_eq!(request.uri(), "/a?b");
+                assert_eq!(request.headers()[HOST], "example.org");
+                assert_eq!(request.headers().get_all(CONNECTION).iter().count(), 1);
+            }
+        }
+    }
 }

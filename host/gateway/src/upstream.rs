@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +20,7 @@ use crate::config::{Limits, Timeouts};
 use crate::counters::UpstreamCounters;
 use crate::dial::{Route, Told};
 use crate::health::Standing;
-use crate::link::{Failed, Link, Open, Unanswered};
+use crate::link::{Failed, Link, Open, Unanswered, Unsent};
 use crate::listener::HYPERS_FIELDS;
 use crate::request_body::{Progress, RequestBody};
 use crate::stream::Stream;
@@ -88,26 +88,24 @@ impl Upstream {
         })
     }
 
-    /// Sends a request and waits for the response's head. Its target is in origin form; `host` says the authority.
+    /// Sends a request and waits for the response's head. It has the form of this upstream's connections. `began`: now.
     pub(crate) async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        request: &mut Unsent,
         progress: Option<&Progress>,
         told: Told,
+        began: Instant,
     ) -> Result<Answered, Failed> {
         self.counters.requests.add(1);
         if self.route.config.http2 {
             return Box::pin(self.send_http2(request, progress)).await;
         }
-        *request.version_mut() = Version::HTTP_11;
-        let mut link = match self.take(told).await {
-            Ok(link) => link,
-            Err(why) => return Err(Failed::new(why, Some(request))),
-        };
-        match link.send(request, progress, self.timeouts.response).await {
-            Ok(response) => Ok(Answered { response, link: Some(link) }),
-            Err(failed) => Err(failed),
+        if let Some(request) = request {
+            *request.version_mut() = Version::HTTP_11;
         }
+        let mut link = self.take(told).await.map_err(Failed::new)?;
+        let response = link.send(request, progress, began, self.timeouts.response).await?;
+        Ok(Answered { response, link: Some(link) })
     }
 
     /// A connection that is idle, or a new one.
@@ -170,26 +168,21 @@ impl Upstream {
 
     async fn send_http2(
         &self,
-        mut request: Request<RequestBody>,
+        request: &mut Unsent,
         progress: Option<&Progress>,
     ) -> Result<Answered, Failed> {
-        *request.version_mut() = Version::HTTP_2;
-        let mut sender = match self.shared().await {
-            Ok(sender) => sender,
-            Err(why) => return Err(Failed::new(why, Some(request))),
-        };
+        let mut sender = self.shared().await.map_err(Failed::new)?;
+        let Some(mut message) = request.take() else { return Err(Failed::new(Unanswered::Reset)) };
+        *message.version_mut() = Version::HTTP_2;
         let (began, mut deadline) = (Instant::now(), Deadline::default());
-        let mut response = pin!(sender.try_send_request(request));
+        let mut response = pin!(sender.try_send_request(message));
         let response = poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                return Poll::Ready(response.map_err(|mut error| {
-                    let unsent = error.take_message();
-                    Failed::of(&error.into_error(), unsent)
-                }));
+                return Poll::Ready(response.map_err(|error| Failed::of(error, request)));
             }
             let since = progress.map_or(began, |progress| progress.latest.get().max(began));
             if deadline.expired(cx, since + self.timeouts.response) {
-                return Poll::Ready(Err(Failed::new(Unanswered::Slow, None)));
+                return Poll::Ready(Err(Failed::new(Unanswered::Slow)));
             }
             Poll::Pending
         })

@@ -118,7 +118,7 @@ fn draining_ends_in_time() {
 fn a_client_that_is_slow_with_its_head_is_told_so() {
     let server = Server::echo();
     let (gateway, address) = gateway_with(&[server.address], |config| {
-        config.timeouts.header = Duration::from_millis(100);
+        config.timeouts.header = Duration::from_millis(700);
     });
     // One connection whose first head is slow, one whose second is.
     let mut stream = connect(address);
