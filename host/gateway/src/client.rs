@@ -48,6 +48,8 @@ enum Stop {
     Done(hyper::Result<()>),
     Idle,
     SlowHead,
+    /// Exchanges are under way and nothing moves.
+    Stalled,
     Killed,
 }
 
@@ -119,7 +121,7 @@ impl Client {
             Stop::Idle => {
                 let _ = stream.shutdown().await;
             }
-            Stop::Killed => stream.abort(),
+            Stop::Stalled | Stop::Killed => stream.abort(),
         }
     }
 
@@ -130,6 +132,10 @@ impl Client {
         let service = service_fn(move |request| exchange::handle(Rc::clone(&this), request));
         let mut connection = pin!(site.http2.serve_connection(TokioIo::new(stream), service));
         let (mut deadline, mut told) = (Deadline::default(), false);
+        let timeouts = &site.plan.config.timeouts;
+        // No exchange may take as long as this without that anything moves; so it is the client that takes nothing.
+        let stall = timeouts.connect + timeouts.response + timeouts.body;
+        let (mut moves, mut moved) = (0, Instant::now());
         // Bytes between exchanges are the protocol's own: only time without an exchange counts.
         let stop = poll_fn(|cx| {
             admission.task(cx);
@@ -141,6 +147,12 @@ impl Client {
                 return Poll::Ready(Stop::Done(done));
             }
             self.pulse.heard.set(false);
+            if moves != self.pulse.moves.get() {
+                (moves, moved) = (self.pulse.moves.get(), Instant::now());
+            }
+            if self.pulse.active.get() > 0 && deadline.expired(cx, moved + stall) {
+                return Poll::Ready(Stop::Stalled);
+            }
             match self.stop(&mut deadline, cx) {
                 Some(Stop::Killed) => Poll::Ready(Stop::Killed),
                 Some(_) if !told => {
@@ -155,8 +167,12 @@ impl Client {
             }
         })
         .await;
-        if let Stop::Done(Err(error)) = stop {
-            tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+        match stop {
+            Stop::Done(Err(error)) => {
+                tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+            }
+            Stop::Stalled => site.counters.failures.count(Failure::ClientSlow),
+            _ => (),
         }
     }
 }

@@ -185,7 +185,8 @@ async fn request_body(
     let config = &site.plan.config;
     let progress = Progress::new();
     let (limit, patience) = (config.limits.body, config.timeouts.body);
-    let upload = Upload::new(incoming, limit, patience, Rc::clone(&progress));
+    let (of_upload, pulse) = (Rc::clone(&progress), Rc::clone(&finish.pulse));
+    let upload = Upload::new(incoming, limit, patience, of_upload, pulse);
     let wanted = finish
         .exchange
         .as_ref()

@@ -14,7 +14,7 @@ use crate::upstream::Upstream;
 /// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
 pub(crate) struct Finish {
     pub(crate) site: Rc<Site>,
-    pulse: Rc<Pulse>,
+    pub(crate) pulse: Rc<Pulse>,
     pub(crate) exchange: Option<Exchange>,
     upstream: Option<Rc<Upstream>>,
     began: Instant,
@@ -29,6 +29,7 @@ impl Finish {
         site.counters.requests.add(1);
         site.counters.active.add(1);
         pulse.active.set(pulse.active.get() + 1);
+        pulse.moved();
         let (began, how) = (Instant::now(), Ended::ClientGone);
         let whole = Ended::Delivered;
         Self { site, pulse, exchange: None, upstream: None, began, head: None, how, whole }
@@ -88,6 +89,7 @@ impl Drop for Finish {
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
         self.pulse.heard.set(false);
+        self.pulse.moved();
         if self.how == Ended::ClientGone {
             self.site.counters.failures.count(Failure::ClientGone);
         }

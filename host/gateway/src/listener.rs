@@ -133,7 +133,7 @@ fn http2_builder(config: &ListenerConfig) -> http2::Builder<LocalExecutor> {
         // Floods of streams that are reset at once (CVE-2023-44487) end the connection.
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128)
-        .max_send_buf_size(128 * 1024)
+        .max_send_buf_size(64 * 1024)
         .keep_alive_interval(config.timeouts.idle)
         .keep_alive_timeout(config.timeouts.header);
     builder

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::chain::Pieces;
 use crate::fault::Fault;
 use crate::filter::Filtered;
+use crate::stream::Pulse;
 use crate::timer::Deadline;
 
 /// What the exchange must know of a body that hyper has.
@@ -46,6 +47,7 @@ pub(crate) struct Upload {
     waiting: Option<Instant>,
     deadline: Deadline,
     progress: Rc<Progress>,
+    pulse: Rc<Pulse>,
 }
 
 impl Upload {
@@ -54,9 +56,10 @@ impl Upload {
         limit: Option<u64>,
         patience: Duration,
         progress: Rc<Progress>,
+        pulse: Rc<Pulse>,
     ) -> Self {
         let (left, deadline) = (limit.unwrap_or(u64::MAX), Deadline::default());
-        Self { incoming, left, patience, waiting: None, deadline, progress }
+        Self { incoming, left, patience, waiting: None, deadline, progress, pulse }
     }
 
     fn fault(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
@@ -77,6 +80,7 @@ impl Body for Upload {
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
+                this.pulse.moved();
                 this.progress.latest.set(Instant::now());
                 if let Some(data) = frame.data_ref() {
                     match this.left.checked_sub(data.len() as u64) {

@@ -179,7 +179,11 @@ impl Body for ResponseBody {
             Source::Filtered(filtered) => Pin::new(&mut **filtered).poll_frame(cx),
         };
         match &frame {
-            Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => (),
+            Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => {
+                if let Some(finish) = &this.finish {
+                    finish.pulse.moved();
+                }
+            }
             Poll::Ready(Some(Err(fault))) => this.broken(*fault),
             Poll::Ready(_) => this.delivered(),
             Poll::Pending => (),

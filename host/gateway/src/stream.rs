@@ -30,6 +30,8 @@ pub(crate) struct Pulse {
     pub(crate) active: Cell<u32>,
     /// When the last one ended, or the connection began.
     pub(crate) quiet_since: Cell<Instant>,
+    /// Raised with every piece of a body, and when exchanges begin and end.
+    pub(crate) moves: Cell<u64>,
     /// An exchange was cut off: the connection must not end as if it were whole.
     pub(crate) cut: Cell<bool>,
     /// The client has sent all it will.
@@ -42,9 +44,15 @@ impl Pulse {
             heard: Cell::new(false),
             active: Cell::new(0),
             quiet_since: Cell::new(Instant::now()),
+            moves: Cell::new(0),
             cut: Cell::new(false),
             ended: Cell::new(false),
         })
+    }
+
+    /// Something moves.
+    pub(crate) fn moved(&self) {
+        self.moves.set(self.moves.get().wrapping_add(1));
     }
 }
 

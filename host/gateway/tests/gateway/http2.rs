@@ -223,6 +223,36 @@ fn heads_without_end_end_the_connection() {
 }
 
 #[test]
+fn a_client_that_never_opens_its_window_is_cut_off() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        let _ = stream.write_all(&[0; 1_000_000]);
+        std::thread::sleep(support::LONG);
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.connect = Duration::from_millis(300);
+        config.timeouts.response = Duration::from_millis(300);
+        config.timeouts.body = Duration::from_millis(100);
+    });
+    let mut stream = connect(address);
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    begin.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    begin.extend(frame(4, 1, 0, &[]));
+    begin.extend(frame(1, 5, 1, HEADERS));
+    stream.write_all(&begin).unwrap();
+    let _ = stream.read_to_end(&mut Vec::new());
+    until("it has ended", || gateway.statistics().listeners[0].open == 0);
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.requests, statistics.active), (1, 0));
+    assert_eq!(statistics.failed(weir_gateway::Failure::ClientSlow), 1);
+    until("its upstream's connection is closed", || {
+        gateway.statistics().listeners[0].upstreams[0].open == 0
+    });
+}
+
+#[test]
 fn no_more_streams_are_open_than_the_limit() {
     let server = Server::echo();
     let (_gateway, address) = gateway_with(&[server.address], |config| config.limits.streams = 7);
