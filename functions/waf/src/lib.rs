@@ -28,6 +28,8 @@ weir_sdk::export_message!(Waf);
 
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 64;
+/// Most pieces of a body that are held: each takes a room, however short it is.
+const PIECES_MAX: u32 = 128;
 /// Bytes of a text that are logged.
 const LOGGED: usize = 80;
 
@@ -89,6 +91,7 @@ pub struct State {
     /// Exclusions that hold for the path.
     excludes: Vec<u16>,
     body: Option<(Kind, Vec<u8>)>,
+    pieces: u32,
 }
 
 impl MessageFunction for Waf {
@@ -194,7 +197,8 @@ impl MessageFunction for Waf {
         let taken = piece.len().min(room);
         body.extend_from_slice(&piece.bytes()[..taken]);
         self.held += taken;
-        let long = taken < piece.len();
+        exchange.state.pieces += 1;
+        let long = taken < piece.len() || exchange.state.pieces > PIECES_MAX && !piece.is_last();
         if !long && !piece.is_last() {
             return Outcome::Hold;
         }
