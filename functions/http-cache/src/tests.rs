@@ -395,6 +395,24 @@ fn a_stale_response_is_used_while_it_is_asked_beside() {
 }
 
 #[test]
+fn what_is_asked_beside_may_come_when_its_client_has_gone() {
+    let mut harness = cache(json!({}));
+    let control = "max-age=10, stale-while-revalidate=30";
+    harness.on_call(move |_, _| Ok(page(control).body("new")));
+    let get = Message::get("/x");
+    send(&mut harness, &get, |_| page(control).body("old"));
+    harness.advance(15 * SECOND);
+    harness.set_late(true);
+    for _ in 0..3 {
+        assert_eq!(send(&mut harness, &get, |_| panic!("it may be used")).0.body, b"old");
+    }
+    harness.bring_late();
+    assert_eq!(send(&mut harness, &get, |_| panic!("it is new")).0.body, b"new");
+    assert_eq!(harness.counter("stored"), 2, "one asked for all");
+    assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
+}
+
+#[test]
 fn errors_are_hidden_as_long_as_allowed() {
     for (control, hidden) in [
         ("max-age=10, stale-if-error=20", true),
