@@ -4,9 +4,11 @@
 //! What a function before it in the chain changes on a request counts; so it belongs behind those that check who may see
 //! something.
 
+mod answer;
 mod control;
 mod date;
 mod store;
+mod variant;
 
 use std::time::Duration;
 
@@ -15,8 +17,10 @@ use weir_sdk::hash;
 use weir_sdk::message::healthy;
 use weir_sdk::message::prelude::*;
 
+use answer::{Conditions, answer, weak};
 use control::{Control, Freshness, is_heuristic};
 use store::{Field, Place, Store, Stored};
+use variant::{is_variant, vary, write_key};
 
 #[cfg(test)]
 mod tests;
@@ -28,8 +32,6 @@ const SECOND: u64 = 1_000_000_000;
 const BESIDE: Duration = Duration::from_secs(10);
 /// Bytes of a request's fields that are remembered for `vary`.
 const REQUEST_MAX: usize = 16 * 1024;
-/// Most fields that a response may vary by.
-const VARY_MAX: usize = 16;
 /// Fields that belong to one message, not to what is stored (RFC 9111, section 3.1).
 const NOT_STORED: [&[u8]; 8] = [
     b"age",
@@ -164,14 +166,6 @@ impl Forward {
     }
 }
 
-/// A client's conditions, as it sent them.
-#[derive(Clone, Debug, Default)]
-struct Conditions {
-    if_none_match: Option<Vec<u8>>,
-    if_modified_since: Option<Vec<u8>>,
-    head_only: bool,
-}
-
 impl MessageFunction for Cache {
     type Config = Config;
     type State = State;
@@ -268,7 +262,9 @@ impl MessageFunction for Cache {
                     self.counters.stale.add(1);
                 }
                 let conditions = Conditions::of(head, head_only);
+                // Without rooms for it, the upstream has to have some.
                 answer(exchange, stored, &conditions, &self.config.name, now, "")
+                    .unwrap_or(Outcome::Done)
             }
             Use::AskBeside => {
                 self.counters.hits.add(1);
@@ -276,7 +272,9 @@ impl MessageFunction for Cache {
                 self.ask_beside(exchange, head, place, now);
                 let Some(stored) = self.store.get(place) else { return Outcome::Reset };
                 let conditions = Conditions::of(head, head_only);
+                // Without rooms for it, the upstream has to have some.
                 answer(exchange, stored, &conditions, &self.config.name, now, "")
+                    .unwrap_or(Outcome::Done)
             }
             Use::Not if control.only_if_cached => only_if_cached(exchange),
             Use::Not => self.validate(exchange, head, place, head_only, now),
@@ -307,7 +305,8 @@ impl MessageFunction for Cache {
                     self.counters.revalidated.add(1);
                     let Some(stored) = self.store.get(place) else { return Outcome::Done };
                     let detail = ["; fwd=", why.text(), "; fwd-status=304"].concat();
-                    return answer(exchange, stored, &conditions, &self.config.name, now, &detail);
+                    return answer(exchange, stored, &conditions, &self.config.name, now, &detail)
+                        .unwrap_or_else(|| exchange.answer(&Response::new(503)));
                 }
                 let failed = matches!(status, 500 | 502 | 503 | 504);
                 if failed
@@ -316,7 +315,8 @@ impl MessageFunction for Cache {
                 {
                     self.counters.stale.add(1);
                     let detail = "; fwd=stale; detail=stale-if-error";
-                    return answer(exchange, stored, &conditions, &self.config.name, now, detail);
+                    return answer(exchange, stored, &conditions, &self.config.name, now, detail)
+                        .unwrap_or(Outcome::Done);
                 }
                 if status == 304 || conditions.head_only {
                     // Nothing that could be stored: a 304 about something else, or no body.
@@ -761,125 +761,6 @@ impl Cache {
     }
 }
 
-impl Conditions {
-    fn of(head: &Head<'_>, head_only: bool) -> Self {
-        let own = |name: &str| head.field(name).map(<[u8]>::to_vec);
-        Self {
-            if_none_match: own("if-none-match"),
-            if_modified_since: own("if-modified-since"),
-            head_only,
-        }
-    }
-
-    /// Whether the client has a response already (RFC 9110, section 13.2.2).
-    fn hold(&self, stored: &Stored, now: u64) -> bool {
-        if stored.status != 200 {
-            return false;
-        }
-        if let Some(list) = &self.if_none_match {
-            let have = stored.field("etag");
-            return list.trim_ascii() == b"*"
-                || have.is_some_and(|have| {
-                    list.split(|c| *c == b',').any(|tag| weak(tag.trim_ascii()) == weak(have))
-                });
-        }
-        let Some(since) = &self.if_modified_since else { return false };
-        let Some(changed) = stored.field("last-modified") else { return false };
-        match (date::read(since, now), date::read(changed, now)) {
-            (Some(since), Some(changed)) => changed <= since,
-            _ => false,
-        }
-    }
-}
-
-/// An entity tag without what says that it is weak.
-fn weak(tag: &[u8]) -> &[u8] {
-    tag.strip_prefix(b"W/").unwrap_or(tag)
-}
-
 fn only_if_cached(exchange: &mut Exchange<'_, State>) -> Outcome {
     exchange.answer(&Response::new(504).text("This is not stored.\n"))
-}
-
-/// Answers with a stored response, or that the client has it already.
-fn answer(
-    exchange: &mut Exchange<'_, State>,
-    stored: &Stored,
-    conditions: &Conditions,
-    name: &str,
-    now: u64,
-    detail: &str,
-) -> Outcome {
-    let has_it = conditions.hold(stored, now);
-    let age = stored.freshness.age(now);
-    let mut response = Response::new(if has_it { 304 } else { stored.status });
-    for (name, value) in &stored.fields {
-        // RFC 9110, section 15.4.5: what describes the body is not repeated.
-        if !has_it || !name.starts_with(b"content-") || name == b"content-location" {
-            response = response.field_bytes(&name[..], &value[..]);
-        }
-    }
-    let left = stored.freshness.lifetime as i64 - age as i64;
-    let status = match detail {
-        "" => [name, "; hit; ttl=", &left.to_string()].concat(),
-        detail => [name, detail].concat(),
-    };
-    response = response.field("age", age.to_string()).field("cache-status", status);
-    if !has_it && !conditions.head_only {
-        response = response.body(&stored.body[..]);
-    }
-    exchange.answer(&response)
-}
-
-/// Scheme, authority in lower case, and target.
-fn write_key(key: &mut Vec<u8>, head: &Head<'_>) {
-    key.clear();
-    key.push(if head.tls() { b's' } else { b'h' });
-    key.extend_from_slice(head.authority());
-    key.make_ascii_lowercase();
-    if !head.path().starts_with(b"/") {
-        key.push(b'/');
-    }
-    key.extend_from_slice(head.path());
-}
-
-/// Whether a stored response is for requests with these fields.
-fn is_variant(stored: &Stored, head: &Head<'_>) -> bool {
-    stored.vary.iter().all(|(name, value)| {
-        let mut all = head.all(name);
-        match (value, all.next(), all.next()) {
-            (None, None, _) => true,
-            (Some(value), Some(one), None) => value == one.trim_ascii(),
-            (Some(value), Some(_), Some(_)) => {
-                let joined: Vec<&[u8]> = head.all(name).map(<[u8]>::trim_ascii).collect();
-                *value == joined.join(&b", "[..])
-            }
-            _ => false,
-        }
-    })
-}
-
-/// The fields that a response varies by, and what they are in the request; none if it varies by more than that.
-fn vary(request: &[Field], head: &Head<'_>) -> Option<Vec<(String, Option<Vec<u8>>)>> {
-    let mut all: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-    for value in head.all("vary") {
-        for name in value.split(|c| *c == b',').map(<[u8]>::trim_ascii) {
-            let name = String::from_utf8(name.to_ascii_lowercase()).ok()?;
-            if name == "*" || all.len() >= VARY_MAX {
-                return None;
-            }
-            if name.is_empty() || all.iter().any(|(known, _)| *known == name) {
-                continue;
-            }
-            let values: Vec<&[u8]> = request
-                .iter()
-                .filter(|(other, _)| other == name.as_bytes())
-                .map(|(_, value)| value.trim_ascii())
-                .collect();
-            let value = (!values.is_empty()).then(|| values.join(&b", "[..]));
-            all.push((name, value));
-        }
-    }
-    all.sort();
-    Some(all)
 }

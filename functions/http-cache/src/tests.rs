@@ -465,6 +465,19 @@ fn the_store_stays_within_its_size() {
 }
 
 #[test]
+fn without_rooms_for_an_answer_the_upstream_is_asked() {
+    use weir_sdk::testing::Options;
+    let options = Options { room_bytes: 16_384, rooms: 8, ..Options::default() };
+    let mut harness = MessageHarness::<Cache>::with(options, json!({})).unwrap();
+    let large = page("max-age=60").body(vec![7; 200_000]);
+    for _ in 0..2 {
+        let (response, asked) = send(&mut harness, &Message::get("/x"), |_| large.clone());
+        assert!(asked && response.body == large.body);
+    }
+    assert_eq!(harness.free_rooms(), 8);
+}
+
+#[test]
 fn mistakes_are_named() {
     let refused = |config: Value| MessageHarness::<Cache>::new(config).unwrap_err();
     assert!(refused(json!({"name": "a b"})).contains("a b"));
