@@ -373,6 +373,24 @@ fn keys_are_fetched_when_needed_and_again_when_they_are_old() {
 }
 
 #[test]
+fn keys_that_are_fetched_beside_may_come_when_their_request_is_over() {
+    let (mut harness, calls, _) = with_jwks(ed25519_set());
+    let good = with_token(&signed_ed25519("k1", &json!({"exp": NOW + 10_000})));
+    assert_eq!(status(&mut harness, &good), 200);
+    harness.advance(100 * SECOND);
+    harness.set_late(true);
+    for _ in 0..3 {
+        assert_eq!(status(&mut harness, &good), 200, "nobody waits for what is known");
+    }
+    harness.bring_late();
+    assert_eq!(calls.get(), 2);
+    harness.advance(50 * SECOND);
+    assert_eq!(status(&mut harness, &good), 200);
+    harness.bring_late();
+    assert_eq!(calls.get(), 2, "they are fresh again");
+}
+
+#[test]
 fn a_key_server_that_is_down_refuses_and_is_not_flooded() {
     let (mut harness, calls, works) = with_jwks(ed25519_set());
     works.set(false);

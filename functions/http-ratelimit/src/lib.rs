@@ -5,14 +5,13 @@
 
 mod rules;
 mod shared;
-mod table;
 
 use serde::Deserialize;
+use weir_sdk::bucket::{Answer, Buckets};
 use weir_sdk::message::prelude::*;
 
 use rules::{Rule, RuleConfig};
 use shared::Asking;
-use table::{Answer, Buckets};
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,9 @@
 //! Owns: reading and checking them. Must not know: how requests are counted.
 
 use serde::Deserialize;
+use weir_sdk::bucket::Rate;
 use weir_sdk::hash;
 use weir_sdk::message::prelude::*;
-
-use crate::table::Rate;
 
 const SECOND: u64 = 1_000_000_000;
 

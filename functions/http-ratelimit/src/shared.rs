@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
+use weir_sdk::bucket::Answer;
 use weir_sdk::host::Refusal;
 use weir_sdk::message::prelude::*;
 
 use crate::State;
 use crate::rules::Rule;
-use crate::table::Answer;
 
 /// What the store was asked for, for one rule.
 #[derive(Debug)]

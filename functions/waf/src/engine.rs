@@ -3,7 +3,9 @@
 //! Owns: which rules are asked about a text, and what they found. Must not know: HTTP. All literals of all rules are searched for
 //! at once (Aho-Corasick); only rules of which one is there are asked, so an honest text costs one pass.
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::dfa::DFA;
+use aho_corasick::{Anchored, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::builtin::{RULES, on};
@@ -81,9 +83,12 @@ pub(crate) struct Text<'a> {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) rules: Vec<Rule>,
-    literals: AhoCorasick,
+    /// Finds all literals of all rules, in one pass.
+    literals: DFA,
+    /// The state before the first byte.
+    start: StateID,
     /// For each literal, the rules that have it.
-    rules_of: Vec<Vec<u16>>,
+    rules_of: Vec<Set>,
     /// Rules without literals.
     always: Set,
     /// Whether a rule of the operator's is asked about plain texts of this kind.
@@ -100,24 +105,27 @@ impl Engine {
     pub(crate) fn new(level: u8, disabled: &[u32], custom: Vec<Custom>) -> Result<Self, String> {
         let mut rules = Vec::new();
         let mut literals: Vec<String> = Vec::new();
-        let mut rules_of: Vec<Vec<u16>> = Vec::new();
+        let mut rules_of: Vec<Set> = Vec::new();
         let mut always = Set::default();
         let mut plain_too = 0;
         let mut add = |rule: Rule, texts: Vec<String>| {
             let number = rules.len();
+            if number >= RULES_MAX {
+                return Err(format!("there are more than {RULES_MAX} rules"));
+            }
             if texts.is_empty() {
                 always[number / 64] |= 1 << (number % 64);
             }
             for literal in texts {
                 let at = literals.iter().position(|known| *known == literal).unwrap_or_else(|| {
                     literals.push(literal);
-                    rules_of.push(Vec::new());
+                    rules_of.push(Set::default());
                     literals.len() - 1
                 });
-                #[expect(clippy::cast_possible_truncation, reason = "at most RULES_MAX rules")]
-                rules_of[at].push(number as u16);
+                rules_of[at][number / 64] |= 1 << (number % 64);
             }
             rules.push(rule);
+            Ok(())
         };
         for built in RULES.iter().filter(|r| r.level <= level && !disabled.contains(&r.id)) {
             let rule = Rule {
@@ -131,7 +139,7 @@ impl Engine {
                 needs: built.needs.iter().fold(0, |classes, byte| classes | class(*byte)),
                 view: View::Canonical,
             };
-            add(rule, built.literals.iter().map(|&literal| literal.to_owned()).collect());
+            add(rule, built.literals.iter().map(|&literal| literal.to_owned()).collect())?;
         }
         for custom in custom {
             plain_too |= custom.on;
@@ -149,14 +157,14 @@ impl Engine {
                 }
             };
             let Custom { id, name, score, action, on, of, .. } = custom;
-            add(Rule { id, name, score, action, on, of, pattern, needs: 0, view }, texts);
+            add(Rule { id, name, score, action, on, of, pattern, needs: 0, view }, texts)?;
         }
-        if rules.len() > RULES_MAX {
-            return Err(format!("{} rules are too many, {RULES_MAX} at most", rules.len()));
-        }
-        let automaton = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&literals);
+        let wrong = |error: &dyn std::fmt::Display| format!("the rules' literals: {error}");
+        let automaton = DFA::builder().match_kind(MatchKind::Standard).build(&literals);
+        let automaton = automaton.map_err(|error| wrong(&error))?;
         Ok(Self {
-            literals: automaton.map_err(|error| format!("the rules' literals: {error}"))?,
+            start: automaton.start_state(Anchored::No).map_err(|error| wrong(&error))?,
+            literals: automaton,
             rules,
             rules_of,
             always,
@@ -173,14 +181,18 @@ impl Engine {
         }
         text::canonical(text.value, text.plus, &mut self.canonical, &mut self.own);
         let mut classes = 0;
+        let mut candidates = self.always;
+        let mut state = self.start;
         for byte in &self.canonical {
             classes |= CLASSES[usize::from(*byte)];
-        }
-        let mut candidates = self.always;
-        for hit in self.literals.find_overlapping_iter(&self.canonical[..]) {
-            for rule in &self.rules_of[hit.pattern().as_usize()] {
-                let rule = usize::from(*rule);
-                candidates[rule / 64] |= 1 << (rule % 64);
+            state = self.literals.next_state(Anchored::No, state, *byte);
+            if self.literals.is_special(state) && self.literals.is_match(state) {
+                for hit in 0..self.literals.match_len(state) {
+                    let literal = self.literals.match_pattern(state, hit).as_usize();
+                    for (candidates, rules) in candidates.iter_mut().zip(&self.rules_of[literal]) {
+                        *candidates |= rules;
+                    }
+                }
             }
         }
         for (word, (candidates, skip)) in candidates.into_iter().zip(skip).enumerate() {

@@ -28,35 +28,39 @@ weir_sdk::export_message!(Waf);
 
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 64;
+/// Most pieces of a body that are held: each takes a room, however short it is.
+const PIECES_MAX: u32 = 128;
 /// Bytes of a text that are logged.
 const LOGGED: usize = 80;
 
-/// Fields that browsers send with much punctuation in them and applications do not work with. Of these, only
-/// texts with a dollar sign, a backquote or an angle bracket are looked at.
-const DULL: [&[u8]; 22] = [
-    b"accept",
-    b"accept-encoding",
-    b"accept-language",
-    b"authorization",
-    b"cache-control",
-    b"content-length",
-    b"content-type",
-    b"cookie",
-    b"date",
-    b"dnt",
-    b"if-match",
-    b"if-modified-since",
-    b"if-none-match",
-    b"if-range",
-    b"if-unmodified-since",
-    b"origin",
-    b"pragma",
-    b"priority",
-    b"range",
-    b"traceparent",
-    b"upgrade-insecure-requests",
-    b"x-requested-with",
-];
+/// Whether a field is one that browsers send with much punctuation in it and applications do not work with. Of
+/// these, only texts with a dollar sign, a backquote or an angle bracket are looked at.
+fn is_dull(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"accept"
+            | b"accept-encoding"
+            | b"accept-language"
+            | b"authorization"
+            | b"cache-control"
+            | b"content-length"
+            | b"content-type"
+            | b"date"
+            | b"dnt"
+            | b"if-match"
+            | b"if-modified-since"
+            | b"if-none-match"
+            | b"if-range"
+            | b"if-unmodified-since"
+            | b"origin"
+            | b"pragma"
+            | b"priority"
+            | b"range"
+            | b"traceparent"
+            | b"upgrade-insecure-requests"
+            | b"x-requested-with"
+    ) || name.starts_with(b"sec-")
+}
 
 /// The function.
 #[derive(Debug)]
@@ -89,6 +93,7 @@ pub struct State {
     /// Exclusions that hold for the path.
     excludes: Vec<u16>,
     body: Option<(Kind, Vec<u8>)>,
+    pieces: u32,
 }
 
 impl MessageFunction for Waf {
@@ -194,7 +199,8 @@ impl MessageFunction for Waf {
         let taken = piece.len().min(room);
         body.extend_from_slice(&piece.bytes()[..taken]);
         self.held += taken;
-        let long = taken < piece.len();
+        exchange.state.pieces += 1;
+        let long = taken < piece.len() || exchange.state.pieces > PIECES_MAX && !piece.is_last();
         if !long && !piece.is_last() {
             return Outcome::Hold;
         }
@@ -236,7 +242,7 @@ impl Waf {
                 }
                 b"user-agent" => on::AGENT,
                 b"referer" => on::REFERER,
-                name if DULL.contains(&name) || name.starts_with(b"sec-") => {
+                name if is_dull(name) => {
                     if !value.iter().any(|c| matches!(c, b'$' | b'`' | b'<')) {
                         continue;
                     }

@@ -77,26 +77,54 @@ const PLAIN: [bool; 256] = {
 /// Everything at once, into `out`: what built-in rules are asked about. `plus`: a plus sign is a space.
 pub(crate) fn canonical(text: &[u8], plus: bool, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
     out.clear();
-    if plus && text.contains(&b'+') {
-        out.extend(text.iter().map(|c| if *c == b'+' { b' ' } else { *c }));
-    } else {
-        out.extend_from_slice(text);
+    out.extend_from_slice(text);
+    // Most texts have nothing that calls for more than the last step.
+    let marks = text.iter().fold(0, |marks, c| marks | MARKS[usize::from(*c)]);
+    if marks != 0 {
+        decode(out, marks, plus, scratch);
     }
+    simplify(out);
+}
+
+const PLUS: u8 = 1;
+const PERCENT: u8 = 2;
+const AMPERSAND: u8 = 4;
+const STAR: u8 = 8;
+const NULL: u8 = 16;
+
+/// Bytes that call for a transformation.
+const MARKS: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'+' as usize] = PLUS;
+    table[b'%' as usize] = PERCENT;
+    table[b'&' as usize] = AMPERSAND;
+    table[b'*' as usize] = STAR;
+    table[0] = NULL;
+    table
+};
+
+fn decode(out: &mut Vec<u8>, marks: u8, plus: bool, scratch: &mut Vec<u8>) {
+    if plus && marks & PLUS != 0 {
+        out.iter_mut().filter(|c| **c == b'+').for_each(|c| *c = b' ');
+    }
+    // What was encoded may be anything.
+    let all = marks & (PERCENT | AMPERSAND) != 0;
     for _ in 0..LAYERS {
-        if !out.contains(&b'%') || !url_decode(out) {
+        if marks & PERCENT == 0 || !out.contains(&b'%') || !url_decode(out) {
             break;
         }
     }
-    if out.contains(&b'&') {
+    if all && out.contains(&b'&') {
         html_decode(out);
     }
-    if out.windows(2).any(|pair| pair == b"/*") {
+    if (all || marks & STAR != 0) && out.windows(2).any(|pair| pair == b"/*") {
         scratch.clear();
         replace_comments(out, scratch);
         std::mem::swap(out, scratch);
     }
-    remove_nulls(out);
-    simplify(out);
+    if all || marks & NULL != 0 {
+        remove_nulls(out);
+    }
 }
 
 /// Applies one transformation in place.

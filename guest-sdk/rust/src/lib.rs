@@ -1,6 +1,7 @@
 //! For packet functions and message functions in Rust.
 #![doc = include_str!("../README.md")]
 
+pub mod bucket;
 pub mod burst;
 pub mod checksum;
 pub mod copy;

@@ -84,29 +84,25 @@ impl<'a, S> Exchange<'a, S> {
     /// Answers the exchange. What this gives has to be the event's outcome: it is [`Outcome::Answer`], or
     /// [`Outcome::Reset`] if the host refuses because the response's head has left already.
     ///
-    /// When no rooms are free for the answer, it becomes an empty one with status 503.
+    /// When no rooms are free for the answer, it becomes an empty one: with its own status if it is short, else with 503.
     pub fn answer(&mut self, response: &Response<'_>) -> Outcome {
-        let made = self.lay_out(response.size(), response.content(), |room| response.lay_out(room));
-        let answered = match made {
-            Some((head, body)) => {
-                let answered = sys::answer(self.number, head, &body);
-                if answered.is_err() {
-                    give_back(head, &body);
-                }
-                answered
-            }
-            None if response.size() < 1024 && response.content().is_empty() => {
-                sys::answer_copy(self.number, response.status())
-            }
-            None => sys::answer_copy(self.number, 503),
-        };
-        match answered {
-            Ok(()) => Outcome::Answer(Answered(())),
-            Err(refusal) => {
-                sys::log(Level::Warn, &["an answer was refused: ", &refusal.to_string()].concat());
-                Outcome::Reset
-            }
+        if let Some(outcome) = self.try_answer(response) {
+            return outcome;
         }
+        let short = response.size() < 1024 && response.content().is_empty();
+        let status = if short { response.status() } else { 503 };
+        outcome(sys::answer_copy(self.number, status))
+    }
+
+    /// As [`Exchange::answer`], but `None`, and nothing has happened, when no rooms are free.
+    pub fn try_answer(&mut self, response: &Response<'_>) -> Option<Outcome> {
+        let (head, body) =
+            self.lay_out(response.size(), response.content(), |room| response.lay_out(room))?;
+        let answered = sys::answer(self.number, head, &body);
+        if answered.is_err() {
+            give_back(head, &body);
+        }
+        Some(outcome(answered))
     }
 
     /// Answers with status 500 and logs why: for what cannot be done to a message and must not be left undone.
@@ -215,6 +211,17 @@ fn take_room<'a>(window: &Window, bytes: usize) -> Option<(u32, &'a mut [u8])> {
     let at = sys::allocate(u32::try_from(bytes).ok()?)?;
     // SAFETY: the host has just given this room, once, and its bytes are initialised.
     Some((at, unsafe { window.rest_of_room(at) }))
+}
+
+/// What becomes of an event whose exchange was answered.
+fn outcome(answered: Result<(), Refusal>) -> Outcome {
+    match answered {
+        Ok(()) => Outcome::Answer(Answered(())),
+        Err(refusal) => {
+            sys::log(Level::Warn, &["an answer was refused: ", &refusal.to_string()].concat());
+            Outcome::Reset
+        }
+    }
 }
 
 /// The event's time.

@@ -92,7 +92,10 @@ impl MessageFunction for Puppet {
         resumed: &mut Resumed<'_>,
         pending: &mut Pending<'_>,
     ) -> Outcome {
-        assert_eq!(exchange.state.token, Some(resumed.token()));
+        if exchange.state.token != Some(resumed.token()) {
+            host::counter("late").add(1);
+            return Outcome::Continue;
+        }
         let text = match (resumed.failure(), resumed.status(), resumed.number()) {
             (Some(failure), ..) => format!("{failure:?}"),
             (_, Some(status), _) => {
@@ -148,6 +151,24 @@ fn what_was_asked_for_comes_back_into_the_event_that_waits() {
     assert_eq!(resumed(&mut harness, "/beside"), "");
     assert_eq!(harness.counter("beside"), 1);
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
+}
+
+#[test]
+fn what_comes_after_the_end_is_never_anothers() {
+    let mut harness = harness();
+    harness.set_late(true);
+    let exchange = harness.open();
+    harness.request_head(exchange, &Message::get("/beside"));
+    harness.end(exchange, How::Delivered, None);
+    harness.bring_late();
+    assert_eq!((harness.counter("late"), harness.counter("beside")), (1, 0));
+    assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
+    let exchange = harness.open();
+    harness.request_head(exchange, &Message::get("/beside"));
+    harness.bring_late();
+    assert_eq!((harness.counter("late"), harness.counter("beside")), (1, 1));
+    harness.end(exchange, How::Delivered, None);
+    assert_eq!(harness.remembered(), 0);
 }
 
 #[test]

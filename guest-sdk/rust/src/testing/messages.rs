@@ -67,6 +67,8 @@ pub struct Exchanging<H: Handler> {
     held: BTreeMap<(u32, bool), Vec<(u32, u32)>>,
     next: u32,
     piece_bytes: usize,
+    /// What nobody waits for is brought only when the test says so.
+    late: bool,
 }
 
 impl<H: Handler> Exchanging<H> {
@@ -119,6 +121,7 @@ impl<H: Handler> Exchanging<H> {
             held: BTreeMap::new(),
             next: 0,
             piece_bytes: room - 1024,
+            late: false,
             options,
         };
         harness.clock();
@@ -168,6 +171,22 @@ impl<H: Handler> Exchanging<H> {
     /// Most bytes of a piece that the harness gives.
     pub fn set_piece_bytes(&mut self, bytes: usize) {
         self.piece_bytes = bytes;
+    }
+
+    /// From now on, what is asked for and not waited for is brought by [`Exchanging::bring_late`] only, and not dropped when its
+    /// exchange ends: as a host does whose upstreams are slow.
+    pub fn set_late(&mut self, late: bool) {
+        self.late = late;
+    }
+
+    /// Brings what was asked for and not waited for.
+    ///
+    /// # Panics
+    /// When the host would see a fault.
+    pub fn bring_late(&mut self) {
+        let late = std::mem::replace(&mut self.late, false);
+        self.settle_rest();
+        self.late = late;
     }
 
     /// Says whether an upstream is healthy.
@@ -375,6 +394,9 @@ impl<H: Handler> Exchanging<H> {
 
     /// Brings what was asked for beside.
     fn settle_rest(&mut self) {
+        if self.late {
+            return;
+        }
         while let Some(at) =
             self.host.exchanges.asked.iter().position(|a| !matches!(a.wish, Wish::Sleep { .. }))
         {
@@ -449,7 +471,9 @@ impl<H: Handler> Exchanging<H> {
         }
         self.held.retain(|(of, _), _| *of != exchange);
         self.done.remove(&exchange);
-        self.host.exchanges.asked.retain(|asked| asked.exchange != exchange);
+        if !self.late {
+            self.host.exchanges.asked.retain(|asked| asked.exchange != exchange);
+        }
         self.host.exchanges.answers.remove(&exchange);
         self.host.exchanges.routes.remove(&exchange);
         let wants = self.dispatch.as_ref().expect("an instance").wants();

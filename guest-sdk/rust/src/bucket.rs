@@ -4,54 +4,60 @@
 //! bucket only the time is stored at which it will be full; one that is full already is as good as none, so entries
 //! need not be removed. If a row has no place, the one that is full the soonest goes: its key gets a fresh bucket.
 
-use weir_sdk::message::prelude::*;
+use crate::region::{StateArray, StateRegion};
 
 /// Entries of a row, of two words: a key and a time. A row is two cache lines.
 const ROW: usize = 8;
 type Row = [[u64; 2]; ROW];
 
-/// A rate: so many requests can come at once, and one more each `interval`.
+/// A rate: so many can come at once, and one more each `interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rate {
-    /// Nanoseconds.
-    pub(crate) interval: u64,
-    pub(crate) burst: u64,
+pub struct Rate {
+    /// Nanoseconds, at least 1.
+    pub interval: u64,
+    /// At least 1.
+    pub burst: u64,
 }
 
 /// What a bucket says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) allowed: bool,
-    /// Requests that could come at once after this.
-    pub(crate) remaining: u64,
+pub struct Answer {
+    /// Whether one may come now.
+    pub allowed: bool,
+    /// Those that could come at once after this.
+    pub remaining: u64,
     /// Nanoseconds until one could come if it is not allowed, else until all could.
-    pub(crate) wait: u64,
+    pub wait: u64,
 }
 
+/// Buckets of keys, in a state region.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub struct Buckets {
     rows: StateArray<Row>,
 }
 
 /// Where a bucket lies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub struct Place {
     row: usize,
     entry: usize,
     key: u64,
     /// The bucket of another key, which was not full, goes for this one.
-    pub(crate) evicts: bool,
+    pub evicts: bool,
 }
 
 impl Buckets {
+    /// Room for so many buckets; a successor finds them as they were if it asks for as many.
+    ///
     /// # Errors
     /// When the state region has no room for so many.
-    pub(crate) fn new(region: &mut StateRegion, buckets: usize) -> Result<Self, String> {
+    pub fn new(region: &mut StateRegion, buckets: usize) -> Result<Self, String> {
         Ok(Self { rows: region.array("buckets", buckets.div_ceil(ROW).max(1))? })
     }
 
-    /// The place of a key's bucket.
-    pub(crate) fn place(&self, key: u64, now: u64) -> Place {
+    /// The place of a key's bucket. Keys are hashes.
+    #[must_use]
+    pub fn place(&self, key: u64, now: u64) -> Place {
         // 0 is no key.
         let key = key.max(1);
         let row = (key as usize) % self.rows.len();
@@ -63,7 +69,8 @@ impl Buckets {
     }
 
     /// Asks a bucket; nothing is taken.
-    pub(crate) fn ask(&self, place: Place, rate: Rate, now: u64) -> Answer {
+    #[must_use]
+    pub fn ask(&self, place: Place, rate: Rate, now: u64) -> Answer {
         let [key, full_at] = self.rows[place.row][place.entry];
         // A time further ahead than a whole bucket is not one of this rate.
         let most = rate.interval.saturating_mul(rate.burst);
@@ -81,10 +88,43 @@ impl Buckets {
         }
     }
 
-    /// Takes one.
-    pub(crate) fn take(&mut self, place: Place, answer: Answer, now: u64) {
+    /// Takes one, if the answer allows it.
+    pub fn take(&mut self, place: Place, answer: Answer, now: u64) {
         if answer.allowed {
             self.rows[place.row][place.entry] = [place.key, now.saturating_add(answer.wait)];
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_full_gives_up_who_is_full_soonest() {
+        let mut buckets = Buckets::new(&mut StateRegion::heap(), ROW).unwrap();
+        let rate = Rate { interval: 10, burst: 3 };
+        let mut take = |key, now| {
+            let place = buckets.place(key, now);
+            let answer = buckets.ask(place, rate, now);
+            buckets.take(place, answer, now);
+            (place.evicts, answer.remaining)
+        };
+        for key in 1..=8 {
+            assert_eq!(take(key, 100 + key), (false, 2));
+        }
+        assert_eq!(take(1, 109), (false, 1), "it is known");
+        assert_eq!(take(9, 109), (true, 2), "2 goes");
+        assert_eq!(take(2, 113), (false, 2), "3 was full by now");
+    }
+
+    #[test]
+    fn a_time_of_another_rate_does_not_lock_out() {
+        let mut buckets = Buckets::new(&mut StateRegion::heap(), ROW).unwrap();
+        let place = buckets.place(1, 0);
+        buckets.take(place, Answer { allowed: true, remaining: 0, wait: u64::MAX }, 0);
+        let rate = Rate { interval: 10, burst: 3 };
+        let place = buckets.place(1, 0);
+        assert_eq!(buckets.ask(place, rate, 0), Answer { allowed: false, remaining: 0, wait: 10 });
     }
 }
