@@ -240,6 +240,9 @@ impl Context {
     /// Ends the burst that the chain has run without a trap.
     #[inline]
     pub(crate) fn end_burst(&mut self, board: &mut Memory) {
+        if board::all_passed(board) {
+            return self.pass_burst_by();
+        }
         board::ends(board, |origin, descriptor, end| self.end(origin, descriptor, end));
         board::take_finals(board, |origin, functions| {
             self.conclude(origin, Decision::Pass(functions));
@@ -299,6 +302,12 @@ impl Context {
     pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
         let port = if reverse { FROM } else { TO.min(self.ports.len() - 1) };
         self.transmit[port].push(packet);
+    }
+
+    /// Number of the port by which packets of this direction leave.
+    #[inline]
+    fn output(&self, reverse: bool) -> usize {
+        if reverse { FROM } else { TO.min(self.ports.len() - 1) }
     }
 
     fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
@@ -382,11 +391,15 @@ impl Context {
     }
 
     /// The burst leaves by the chain's output.
+    #[inline]
     pub(crate) fn pass_burst_by(&mut self) {
-        for place in 0..self.burst.len() {
-            self.leave(self.burst[place], self.reverse);
+        let port = self.output(self.reverse);
+        let leaving = &mut self.transmit[port];
+        if leaving.is_empty() {
+            std::mem::swap(leaving, &mut self.burst);
+        } else {
+            leaving.append(&mut self.burst);
         }
-        self.burst.clear();
     }
 
     /// The burst goes to the kernel's stack.
