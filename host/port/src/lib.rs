@@ -143,9 +143,9 @@ pub trait Port: Send {
         None
     }
 
-    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel, or dropped it
-    /// for good: whatever is before the port is to do that from now on, until the rules are replaced. Never waits. The
-    /// answer is whether it will; if not, the flow's packets go on to come in.
+    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel or to a chain, or
+    /// dropped it for good: whatever is before the port is to do that from now on, until the rules are replaced. Never
+    /// waits. The answer is whether it will; if not, the flow's packets come in, or not, as the rules say.
     fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
         let _ = (flow, target);
         false
