@@ -66,8 +66,14 @@ fn run(
     board::ends(executor.board(), |origin, descriptor, end| {
         ends.push((origin, descriptor, end, plane.pool.bytes(descriptor).unwrap().to_vec()));
     });
+    let all_passed = board::all_passed(executor.board());
     let mut finals = Vec::new();
     board::take_finals(executor.board_mut(), |origin, functions| finals.push((origin, functions)));
+    if all_passed {
+        let passed = |(origin, packet): (usize, &Packet)| (origin, packet.descriptor, End::Through);
+        let whole = ends.iter().map(|(origin, descriptor, end, _)| (*origin, *descriptor, *end));
+        assert!(whole.eq(burst.iter().enumerate().map(passed)) && finals.is_empty());
+    }
     for packet in burst.iter().rev() {
         plane.pool.give(packet.buffer);
     }

@@ -1,7 +1,7 @@
 //! Steering end to end: a real host between real hosts, rules that choose between two chains, the kernel and nothing.
 
 use serde_json::Value;
-use weir_tests::lab::{Lab, PortKind};
+use weir_tests::lab::{Lab, Namespace, PortKind};
 
 /// `edge` lets everything pass, `inspect` only what is for port 7001; it has what rules send there.
 fn lab(ports: PortKind, keys: &str) -> Lab {
@@ -105,6 +105,38 @@ fn netns_what_is_for_the_kernel_never_leaves_it_on_xdp_ports() {
     assert_eq!(packets_in(&lab, "edge"), before);
     assert!(pings(&lab, "10.77.0.1"));
     lab.stop();
+}
+
+#[test]
+fn netns_what_no_rule_claims_is_the_kernels_on_xdp_ports_whose_chains_are_all_steered() {
+    let mut lab = Lab::new(PortKind::Xdp, "");
+    lab.push("null", "1.0.0");
+    let null = "[[function]]\nuse = \"null\"\n";
+    lab.deploy_with("steered = true", null);
+    lab.middle.sh("ip address add 10.77.0.9/24 dev left");
+    assert!(pings(&lab, "10.77.0.9"), "there are no rules yet");
+    // Questions for hardware addresses are claimed by nobody either.
+    let mac = |host: &Namespace| host.sh("cat /sys/class/net/eth0/address").trim().to_owned();
+    lab.left.sh(&format!("ip neighbour add 10.77.0.1 lladdr {} dev eth0", mac(&lab.right)));
+    lab.right.sh(&format!("ip neighbour add 10.77.0.2 lladdr {} dev eth0", mac(&lab.left)));
+    assert!(!pings(&lab, "10.77.0.1"), "nobody carries it to the right");
+    assert_eq!(packets_in(&lab, "edge"), 0);
+    steer(
+        &lab,
+        "[[rule]]\ndst = \"10.77.0.1\"\nchain = \"edge\"\n[[rule]]\nsrc = \"10.77.0.1\"\nchain = \"edge\"\n",
+    );
+    assert!(pings(&lab, "10.77.0.1"));
+    lab.wait("the chain had what is for it", |lab| packets_in(lab, "edge") == 4);
+    assert!(pings(&lab, "10.77.0.9"));
+    assert_eq!(packets_in(&lab, "edge"), 4);
+    // A chain that takes the rest has it from now on, and gives it back.
+    lab.deploy(null);
+    assert!(!pings(&lab, "10.77.0.9"));
+    lab.deploy_with("steered = true", null);
+    assert!(pings(&lab, "10.77.0.9"));
+    assert!(pings(&lab, "10.77.0.1"));
+    lab.stop();
+    assert!(!lab.log().contains("were lost"), "{}", lab.log());
 }
 
 #[test]

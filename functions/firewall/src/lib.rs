@@ -19,10 +19,11 @@ use weir_sdk::prelude::*;
 use weir_translate::{Quoted, is_icmp_error};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use classifier::Fields;
 use flows::{Flows, Known, Sight};
 use reject::{Budget, Rejected};
 pub use rules::Action;
-use rules::Rules;
+use rules::{Rule, Rules};
 pub use track::Timeouts;
 use track::{Clock, ticks};
 
@@ -71,6 +72,8 @@ pub struct Config {
     pub max_flows_v6: usize,
     /// Whether connections may be picked up in their middle.
     pub loose: bool,
+    /// Whether flows that rules deny in both directions are denied as a whole.
+    pub deny_flows: bool,
     /// What happens to later fragments.
     pub fragments: FragmentPolicy,
     /// What happens to what is not IP.
@@ -87,6 +90,7 @@ impl Default for Config {
             max_flows: 65_536,
             max_flows_v6: 16_384,
             loose: false,
+            deny_flows: false,
             fragments: FragmentPolicy::AllowKnown,
             non_ip: NonIp::Arp,
             state: Timeouts::default(),
@@ -128,6 +132,7 @@ pub struct Firewall {
     budget: Budget,
     logged: (u64, u32),
     loose: bool,
+    deny_flows: bool,
     fragment_policy: FragmentPolicy,
     non_ip: NonIp,
     counters: Counters,
@@ -160,6 +165,8 @@ struct Counters {
 enum Decision {
     Pass,
     Drop(u32),
+    /// Denied, and so is whatever else its flow may have.
+    DropFlow,
     /// Dropped, and its sender is told if that may be done.
     Reject,
 }
@@ -189,6 +196,7 @@ impl Function for Firewall {
             budget: Budget::default(),
             logged: (0, 0),
             loose: config.loose,
+            deny_flows: config.deny_flows,
             fragment_policy: config.fragments,
             non_ip: config.non_ip,
             counters: Counters {
@@ -241,6 +249,10 @@ impl Function for Firewall {
             match decision {
                 Decision::Pass => allowed += 1,
                 Decision::Drop(reason) => self.drop(burst, i, reason),
+                Decision::DropFlow => {
+                    self.drop(burst, i, reason::DENIED);
+                    burst.set_flow_verdict(i, Verdict::Drop(reason::DENIED));
+                }
                 Decision::Reject => {
                     self.tell(&burst.packet(i), nanos);
                     self.drop(burst, i, reason::DENIED);
@@ -389,19 +401,16 @@ impl Firewall {
             (headers.source_port, headers.destination_port)
         };
         let fields = [headers.protocol.into(), first, second, direction];
-        let rule = match headers.addresses {
-            Addresses::V4 { source, destination } => {
-                self.rules.decide_v4(source, destination, fields)
-            }
-            Addresses::V6 { source, destination } => {
-                self.rules.decide_v6(source, destination, fields)
-            }
-        };
+        let rule = self.judge(headers.addresses, fields);
         let (action, name) = (rule.action, rule.log.then(|| rule.name.clone()));
+        let logged = name.is_some();
         if let Some(name) = name {
             self.log(&name, action, headers, nanos);
         }
         match action {
+            Action::Deny if self.deny_flows && !logged && self.is_hopeless(headers) => {
+                return Decision::DropFlow;
+            }
             Action::Deny => return Decision::Drop(reason::DENIED),
             Action::Reject => return Decision::Reject,
             Action::Allow => {}
@@ -421,6 +430,45 @@ impl Firewall {
         self.counters.new.add(1);
         self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
         Decision::Pass
+    }
+
+    /// The rule for a packet from the first of the addresses to the second.
+    fn judge(&self, addresses: Addresses, fields: Fields) -> &Rule {
+        match addresses {
+            Addresses::V4 { source, destination } => {
+                self.rules.decide_v4(source, destination, fields)
+            }
+            Addresses::V6 { source, destination } => {
+                self.rules.decide_v6(source, destination, fields)
+            }
+        }
+    }
+
+    /// Whether no packet with these ends may ever begin a flow, whoever sends it and whichever way it travels: a flow that
+    /// the other side may open is one that this packet would belong to then. Of TCP and UDP only, whose packets the host
+    /// tells apart by their ports; fragments have none.
+    fn is_hopeless(&self, headers: &Headers) -> bool {
+        let Headers { protocol, source_port: from, destination_port: to, addresses, .. } = *headers;
+        let back = match addresses {
+            Addresses::V4 { source, destination } => {
+                Addresses::V4 { source: destination, destination: source }
+            }
+            Addresses::V6 { source, destination } => {
+                Addresses::V6 { source: destination, destination: source }
+            }
+        };
+        let denied = |addresses, from: u16, to: u16| {
+            [0, 1].into_iter().all(|direction| {
+                let rule = self.judge(addresses, [protocol.into(), from, to, direction]);
+                rule.action != Action::Allow
+            })
+        };
+        matches!(protocol, protocol::TCP | protocol::UDP)
+            && headers.fragment.is_none()
+            && from != 0
+            && to != 0
+            && denied(addresses, from, to)
+            && denied(back, to, from)
     }
 
     fn not_ip(&self, frame: &[u8]) -> Decision {

@@ -201,3 +201,57 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_flow_is_denied_as_a_whole_only_if_nobody_may_open_it() {
+    let rules = RULES.replacen('{', r#"{"deny-flows": true, "#, 1);
+    let mut fw = firewall(&rules);
+    let whole = |fw: &mut Harness<Firewall>, frame: Vec<u8>, reverse: bool| {
+        let frame = Frame::new(frame);
+        let outcome = fw.run(if reverse { frame.port(1).reverse() } else { frame });
+        assert!(outcome.verdict != Verdict::Next, "{outcome:?}");
+        outcome.whole_flow
+    };
+    let outside = ([192, 0, 2, 9], 4000);
+    assert!(whole(&mut fw, tcp(outside, (OUT, 22), "S"), false));
+    assert!(whole(&mut fw, udp(outside, (OUT, 53)), true));
+    // The other side may open it, and then this one has a say.
+    assert!(!whole(&mut fw, udp((OUT, 53), (IN, 4000)), true));
+    assert_eq!(out(&mut fw, udp((IN, 4000), (OUT, 53))), Verdict::Next);
+    assert_eq!(back(&mut fw, udp((OUT, 53), (IN, 4000))), Verdict::Next);
+    // It may be opened in the other direction of the chain.
+    assert!(!whole(&mut fw, tcp((IN, 4000), (OUT, 443), "S"), true));
+    // Every packet is to be logged, or answered.
+    assert!(!whole(&mut fw, tcp(outside, ([192, 0, 2, 66], 22), "S"), false));
+    assert!(!whole(&mut fw, tcp(outside, (OUT, 25), "S"), false));
+    // Fragments have ports of 0 to the host.
+    assert!(!whole(&mut fw, udp((outside.0, 0), (OUT, 9)), false));
+    // Nobody asked for it.
+    let mut fw = firewall(RULES);
+    assert!(!whole(&mut fw, tcp(outside, (OUT, 22), "S"), false));
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_later_a_flow_that_was_denied_as_a_whole_never_passes(
+        first in (0..4_usize, any::<bool>(), any::<bool>()),
+        later in prop::collection::vec((0..4_usize, any::<bool>(), any::<bool>()), 0..20),
+    ) {
+        let rules = RULES.replacen('{', r#"{"deny-flows": true, "loose": true, "#, 1);
+        let mut fw = firewall(&rules);
+        let ends = [(IN, OUT, 53), (IN, OUT, 22), ([192, 0, 2, 9], OUT, 53), (IN, [192, 0, 2, 8], 443)];
+        let frame = |(of, swap, reverse): (usize, bool, bool)| {
+            let (from, to, port) = ends[of];
+            let (from, to) = ((from, 4000), (to, port));
+            let (from, to) = if swap { (to, from) } else { (from, to) };
+            let frame = Frame::new(if of % 2 == 0 { udp(from, to) } else { tcp(from, to, "A") });
+            if reverse { frame.port(1).reverse() } else { frame }
+        };
+        if fw.run(frame(first)).whole_flow {
+            for one in later {
+                let outcome = fw.run(frame(one));
+                prop_assert!(one.0 != first.0 || outcome.verdict != Verdict::Next);
+            }
+        }
+    }
+}

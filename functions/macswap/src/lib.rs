@@ -46,19 +46,18 @@ impl Function for MacSwap {
     }
 
     fn process(&mut self, burst: &mut Burst) {
-        for i in 0..burst.len() {
-            let mut packet = burst.packet(i);
-            if let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) =
-                packet.data_mut().first_chunk_mut()
+        for mut packet in burst.packets() {
+            let verdict = if let Some(addresses) = packet.data_mut().first_chunk_mut::<12>()
+                && let [destination, source] = addresses.as_chunks_mut::<6>().0
             {
-                for (destination, source) in
-                    [(d0, s0), (d1, s1), (d2, s2), (d3, s3), (d4, s4), (d5, s5)]
-                {
-                    std::mem::swap(destination, source);
-                }
-                packet.set_verdict(self.verdict);
+                std::mem::swap(destination, source);
+                self.verdict
             } else {
-                packet.set_verdict(Verdict::Drop(SHORT));
+                Verdict::Drop(SHORT)
+            };
+            // It is `next` already.
+            if verdict != Verdict::Next {
+                packet.set_verdict(verdict);
             }
         }
     }

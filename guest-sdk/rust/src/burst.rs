@@ -132,7 +132,7 @@ impl Burst {
     #[must_use]
     #[inline]
     pub fn metadata(&self, index: usize) -> Metadata {
-        assert!(index < self.len, "packet {index} of {}", self.len);
+        self.check(index);
         // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8.
         unsafe { self.window.base().add(METADATA).cast::<Metadata>().add(index).read() }
     }
@@ -153,7 +153,7 @@ impl Burst {
     /// When there is no such packet.
     #[inline]
     pub fn set_verdict(&mut self, index: usize, verdict: Verdict) {
-        assert!(index < self.len, "packet {index} of {}", self.len);
+        self.check(index);
         write_verdict(self.window.base(), index, verdict.encode());
     }
 
@@ -163,7 +163,7 @@ impl Burst {
     /// When there is no such packet.
     #[inline]
     pub fn set_flow_verdict(&mut self, index: usize, verdict: Verdict) {
-        assert!(index < self.len, "packet {index} of {}", self.len);
+        self.check(index);
         write_verdict(self.window.base(), index, for_flow(verdict));
     }
 
@@ -175,12 +175,33 @@ impl Burst {
     #[inline]
     pub fn packet(&mut self, index: usize) -> Packet<'_> {
         let descriptor = self.descriptor(index);
-        Packet { window: &self.window, index, descriptor, _burst: PhantomData }
+        let base = self.window.base();
+        Packet { window: &self.window, base, index, descriptor, _burst: PhantomData }
+    }
+
+    /// All packets in order, for less than [`Burst::packet`] for each.
+    #[inline]
+    pub fn packets(&mut self) -> impl ExactSizeIterator<Item = Packet<'_>> {
+        let (window, base) = (&self.window, self.window.base());
+        (0..self.len).map(move |index| {
+            // SAFETY: as in `descriptor`. No two packets share a room or a place in the vectors, so that each may be had
+            // beside the others.
+            let descriptor =
+                unsafe { base.add(DESCRIPTORS).cast::<Descriptor>().add(index).read() };
+            Packet { window, base, index, descriptor, _burst: PhantomData }
+        })
+    }
+
+    #[inline]
+    fn check(&self, index: usize) {
+        if index >= self.len {
+            no_packet(index, self.len);
+        }
     }
 
     #[inline]
     fn descriptor(&self, index: usize) -> Descriptor {
-        assert!(index < self.len, "packet {index} of {}", self.len);
+        self.check(index);
         // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8.
         unsafe { self.window.base().add(DESCRIPTORS).cast::<Descriptor>().add(index).read() }
     }
@@ -190,6 +211,13 @@ impl fmt::Debug for Burst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Burst").field("len", &self.len).field("now", &self.now()).finish()
     }
+}
+
+/// Out of the way, and with numbers that need not lie in memory for it.
+#[cold]
+#[inline(never)]
+fn no_packet(index: usize, len: usize) -> ! {
+    panic!("packet {index} of {len}")
 }
 
 /// `index` must be below `BURST_MAX`.
@@ -224,6 +252,8 @@ impl std::error::Error for NoRoom {}
 /// store is a fault.
 pub struct Packet<'a> {
     window: &'a Window,
+    /// Where the window begins.
+    base: NonNull<u8>,
     index: usize,
     /// A copy of what lies in the window.
     descriptor: Descriptor,
@@ -302,7 +332,7 @@ impl<'a> Packet<'a> {
     /// Decides about it; the last decision counts, none is [`Verdict::Next`].
     #[inline]
     pub fn set_verdict(&mut self, verdict: Verdict) {
-        write_verdict(self.window.base(), self.index, verdict.encode());
+        write_verdict(self.base, self.index, verdict.encode());
     }
 
     /// Decides about it and all further packets of its flow in this direction: the host may apply the decision without showing
@@ -311,7 +341,7 @@ impl<'a> Packet<'a> {
     /// [`Verdict::ToKernel`]; others count for the packet alone.
     #[inline]
     pub fn set_flow_verdict(&mut self, verdict: Verdict) {
-        write_verdict(self.window.base(), self.index, for_flow(verdict));
+        write_verdict(self.base, self.index, for_flow(verdict));
     }
 
     /// Puts `bytes` in front of it and gives them to be filled; what is in them is left over from
@@ -392,20 +422,20 @@ impl<'a> Packet<'a> {
     #[inline]
     fn metadata(&self) -> Metadata {
         // SAFETY: the index was checked by `Burst::packet`; the vector is aligned to 8.
-        unsafe { self.window.base().add(METADATA).cast::<Metadata>().add(self.index).read() }
+        unsafe { self.base.add(METADATA).cast::<Metadata>().add(self.index).read() }
     }
 
     #[inline]
     fn start(&self) -> NonNull<u8> {
         // SAFETY: descriptors name bytes within the window.
-        unsafe { self.window.base().add(self.descriptor.offset as usize) }
+        unsafe { self.base.add(self.descriptor.offset as usize) }
     }
 
     #[inline]
     fn write_descriptor(&mut self) {
         // SAFETY: as for `metadata`; this `Packet` borrows the burst mutably.
         unsafe {
-            let vector = self.window.base().add(DESCRIPTORS).cast::<Descriptor>();
+            let vector = self.base.add(DESCRIPTORS).cast::<Descriptor>();
             vector.add(self.index).write(self.descriptor);
         }
     }

@@ -82,7 +82,7 @@ impl Gaps {
             writeln!(self.core_imports, "    (import \"host\" \"f{k}\" (func $f{k} {signature}))");
         let _ = writeln!(self.core_exports, "      (export \"f{k}\" (func $f{k}))");
         let call = if step.copies { copying_call(k, step) } else { window_call(k) };
-        let writes = u8::from(step.writes);
+        let (writes, seen) = (u8::from(step.writes), k * 8);
         let _ = writeln!(
             self.steps,
             "    (func $step{k} (param $n i32) (result i32)
@@ -95,7 +95,10 @@ impl Gaps {
           (then (return (local.get $n))))
         (call $refuse (i32.const {k}) (local.get $n))
         (return (i32.const 0))))
-      (call $enter (i32.const {k}) (local.get $n))
+      (i32.store (i32.const {{POSITION}}) (i32.const {k}))
+      (i32.store (i32.const {{ACTIVE}}) (local.get $n))
+      (i64.store (i32.const {{SEEN+{seen}}}) (i64.add
+        (i64.load (i32.const {{SEEN+{seen}}})) (i64.extend_i32_u (local.get $n))))
 {call}
       (call $settle (i32.const {k}) (local.get $n) (i32.const {writes}) (i32.const {last})))"
         );
@@ -190,6 +193,7 @@ fn value(expression: &str) -> i64 {
         "ORIGINS" => CONTROL + control::ORIGINS,
         "KEPT" => CONTROL + control::KEPT,
         "ANY-FINAL" => CONTROL + control::ANY_FINAL,
+        "EVEN" => CONTROL + control::EVEN,
         "FINALS" => CONTROL + control::FINALS,
         "PARKED-LIST" => CONTROL + control::PARKED_LIST,
         "DONE-LIST" => CONTROL + control::DONE_LIST,

@@ -90,47 +90,58 @@
 
     ;; Applies the verdicts of function $k to the first $n packets; the answer is how many stay.
     ;; The common case, all `next` and no descriptor moved, is one pass of vector instructions,
-    ;; eight packets at a time (what lies behind $n is zero or brings us to the slow way).
+    ;; sixteen packets at a time (what lies behind $n is zero or brings us to the slow way). No vector
+    ;; lives from one round to the next: Cranelift would keep it on the stack.
     (func $settle (param $k i32) (param $n i32) (param $writes i32) (param $last i32) (result i32)
-      (local $i i32) (local $seen v128)
-      (if (local.get $writes)
-        (then (loop $eight
-          (local.set $seen (v128.or (local.get $seen) (v128.or
-            (v128.or
-              (v128.load offset={VERDICTS} (i32.shl (local.get $i) (i32.const 2)))
-              (v128.load offset={VERDICTS+16} (i32.shl (local.get $i) (i32.const 2))))
+      (local $i i32) (local $at i32)
+      (block $uneven
+        (loop $sixteen
+          (local.set $at (i32.shl (local.get $i) (i32.const 2)))
+          (br_if $uneven (v128.any_true
             (v128.or
               (v128.or
-                (v128.xor
-                  (v128.load offset={DESCRIPTORS} (i32.shl (local.get $i) (i32.const 3)))
-                  (v128.load offset={KEPT} (i32.shl (local.get $i) (i32.const 3))))
-                (v128.xor
-                  (v128.load offset={DESCRIPTORS+16} (i32.shl (local.get $i) (i32.const 3)))
-                  (v128.load offset={KEPT+16} (i32.shl (local.get $i) (i32.const 3)))))
+                (v128.load offset={VERDICTS} (local.get $at))
+                (v128.load offset={VERDICTS+16} (local.get $at)))
               (v128.or
-                (v128.xor
-                  (v128.load offset={DESCRIPTORS+32} (i32.shl (local.get $i) (i32.const 3)))
-                  (v128.load offset={KEPT+32} (i32.shl (local.get $i) (i32.const 3))))
-                (v128.xor
-                  (v128.load offset={DESCRIPTORS+48} (i32.shl (local.get $i) (i32.const 3)))
-                  (v128.load offset={KEPT+48} (i32.shl (local.get $i) (i32.const 3)))))))))
-          (br_if $eight (i32.lt_u
-            (local.tee $i (i32.add (local.get $i) (i32.const 8))) (local.get $n)))))
-        (else (loop $eight
-          (local.set $seen (v128.or (local.get $seen) (v128.or
-            (v128.load offset={VERDICTS} (i32.shl (local.get $i) (i32.const 2)))
-            (v128.load offset={VERDICTS+16} (i32.shl (local.get $i) (i32.const 2))))))
-          (br_if $eight (i32.lt_u
-            (local.tee $i (i32.add (local.get $i) (i32.const 8))) (local.get $n))))))
-      (if (v128.any_true (local.get $seen)) (then
-        (return (call $settle-one-by-one
-          (local.get $k) (local.get $n) (local.get $writes) (local.get $last)))))
-      (local.get $n))
+                (v128.load offset={VERDICTS+32} (local.get $at))
+                (v128.load offset={VERDICTS+48} (local.get $at))))))
+          (if (local.get $writes) (then
+            (local.set $at (i32.shl (local.get $i) (i32.const 3)))
+            (br_if $uneven (v128.any_true
+              (v128.or
+                (v128.or
+                  (v128.or
+                    (v128.xor (v128.load offset={DESCRIPTORS} (local.get $at))
+                      (v128.load offset={KEPT} (local.get $at)))
+                    (v128.xor (v128.load offset={DESCRIPTORS+16} (local.get $at))
+                      (v128.load offset={KEPT+16} (local.get $at))))
+                  (v128.or
+                    (v128.xor (v128.load offset={DESCRIPTORS+32} (local.get $at))
+                      (v128.load offset={KEPT+32} (local.get $at)))
+                    (v128.xor (v128.load offset={DESCRIPTORS+48} (local.get $at))
+                      (v128.load offset={KEPT+48} (local.get $at)))))
+                (v128.or
+                  (v128.or
+                    (v128.xor (v128.load offset={DESCRIPTORS+64} (local.get $at))
+                      (v128.load offset={KEPT+64} (local.get $at)))
+                    (v128.xor (v128.load offset={DESCRIPTORS+80} (local.get $at))
+                      (v128.load offset={KEPT+80} (local.get $at))))
+                  (v128.or
+                    (v128.xor (v128.load offset={DESCRIPTORS+96} (local.get $at))
+                      (v128.load offset={KEPT+96} (local.get $at)))
+                    (v128.xor (v128.load offset={DESCRIPTORS+112} (local.get $at))
+                      (v128.load offset={KEPT+112} (local.get $at))))))))))
+          (br_if $sixteen (i32.lt_u
+            (local.tee $i (i32.add (local.get $i) (i32.const 16))) (local.get $n))))
+        (return (local.get $n)))
+      (call $settle-one-by-one
+        (local.get $k) (local.get $n) (local.get $writes) (local.get $last)))
 
     (func $settle-one-by-one
       (param $k i32) (param $n i32) (param $writes i32) (param $last i32) (result i32)
       (local $i i32) (local $j i32) (local $verdict i32) (local $argument i32) (local $origin i32)
       (local $kept i64) (local $now i64)
+      (i32.store (i32.const {EVEN}) (i32.const 0))
       (block $end (loop $packets
         (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
         (local.set $verdict (i32.load offset={VERDICTS} (i32.shl (local.get $i) (i32.const 2))))
@@ -201,7 +212,7 @@
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $packets)))
       ;; All verdicts back to `next`, and what lies behind the vector equal on both sides.
-      (local.set $i (i32.and (i32.add (local.get $n) (i32.const 7)) (i32.const -8)))
+      (local.set $i (i32.and (i32.add (local.get $n) (i32.const 15)) (i32.const -16)))
       (memory.fill (i32.const {VERDICTS}) (i32.const 0) (i32.shl (local.get $i) (i32.const 2)))
       (memory.copy
         (i32.add (i32.const {DESCRIPTORS}) (i32.shl (local.get $j) (i32.const 3)))
@@ -273,6 +284,7 @@
     ;; Function $k is out of order and fail-closed: all that reaches it is dropped.
     (func $refuse (param $k i32) (param $n i32)
       (local $i i32)
+      (i32.store (i32.const {EVEN}) (i32.const 0))
       (block $end (loop $packets
         (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
         (call $finish
@@ -282,14 +294,6 @@
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $packets))))
 
-    ;; Notes that function $k is about to see $n packets.
-    (func $enter (param $k i32) (param $n i32)
-      (i32.store (i32.const {POSITION}) (local.get $k))
-      (i32.store (i32.const {ACTIVE}) (local.get $n))
-      (i64.store offset={SEEN} (i32.shl (local.get $k) (i32.const 3)) (i64.add
-        (i64.load offset={SEEN} (i32.shl (local.get $k) (i32.const 3)))
-        (i64.extend_i32_u (local.get $n)))))
-
 {steps}
 
     ;; Passes the burst of $count packets, from function $start on, in either direction.
@@ -297,6 +301,7 @@
       (i32.store (i32.const {DONE}) (i32.const 0))
       (i32.store (i32.const {PARKED}) (i32.const 0))
       (i32.store (i32.const {REVERSE}) (local.get $reverse))
+      (i32.store (i32.const {EVEN}) (i32.const 1))
       (if (local.get $reverse)
         (then
 {steps-back}

@@ -127,6 +127,7 @@ impl<S: Services> Separate<S> {
     ) -> Result<(), Fault> {
         self.board.set(at::DONE, 0u32);
         self.board.set(at::PARKED, 0u32);
+        self.board.set(at::EVEN, 0u32);
         let mut active = count;
         if reverse {
             for place in (0..=start.min(self.functions.len() - 1)).rev() {

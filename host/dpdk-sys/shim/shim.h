@@ -148,8 +148,10 @@ struct weir_dpdk_frame {
 	uint32_t length;
 };
 
-/* Frames that a burst could not deliver, or that are worth a remark. */
-struct weir_dpdk_odd {
+/* What there is to say about a burst that was received: its bytes, frames that it could not deliver, or that are worth a
+ * remark. */
+struct weir_dpdk_said {
+	uint64_t bytes;
 	uint32_t too_large;
 	uint32_t no_room;
 	uint32_t bad_checksum;
@@ -158,7 +160,7 @@ struct weir_dpdk_odd {
 /* Receives at most `max` frames. Those that do not lie in one room of the pool (several segments, or a driver
  * with memory of its own) are copied into one. */
 uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool, struct weir_dpdk_frame *frames,
-			   uint16_t max, struct weir_dpdk_odd *odd);
+			   uint16_t max, struct weir_dpdk_said *said);
 /* Sends frames, and tries again up to `retries` times while the device takes none. What comes back is how many
  * left; rooms of the others remain the caller's. With `checksums` the device fills in IPv4, TCP and UDP checksums. */
 uint16_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,

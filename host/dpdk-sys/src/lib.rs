@@ -102,8 +102,9 @@ mod shim {
     }
 
     #[repr(C)]
-    #[derive(Clone, Copy, Debug, Default)]
-    pub struct Odd {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Said {
+        pub bytes: u64,
         pub too_large: u32,
         pub no_room: u32,
         pub bad_checksum: u32,
@@ -181,7 +182,7 @@ mod shim {
             pool: *mut Pool,
             frames: *mut Frame,
             max: u16,
-            odd: *mut Odd,
+            said: *mut Said,
         ) -> u16;
         pub fn weir_dpdk_send(
             port: u16,

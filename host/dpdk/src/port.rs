@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
-use rustix::time::{ClockId, clock_gettime};
-use weir_layout::{Descriptor, Metadata};
+use weir_layout::{BURST_AREA, Descriptor, Metadata};
 use weir_pool::{Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
+use weir_port::{
+    BurstClock, Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading,
+};
 
 use crate::device::Device;
 use crate::eal;
@@ -46,6 +47,9 @@ pub struct DpdkPort {
     /// Empty looks since the last one at the device.
     looks: u32,
     idling: Idling,
+    clock: BurstClock,
+    /// What packets that come in get.
+    metadata: Metadata,
     ended: bool,
     statistics: PortStatistics,
 }
@@ -109,7 +113,7 @@ impl DpdkPort {
 
     /// Looks into the queues in turn until one has frames; how many are in `self.frames` now.
     #[inline]
-    fn poll(&mut self, pool: &mut Pool, max: u16, odd: &mut sys::Odd) -> u16 {
+    fn poll(&mut self, pool: &mut Pool, max: u16, said: &mut sys::Said) -> u16 {
         let Some(attached) = &self.attached else { return 0 };
         let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
         let (mut place, mut count) = (self.first, 0);
@@ -117,7 +121,7 @@ impl DpdkPort {
             let queue = self.queues[place];
             // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
             count = attached.pool.lend(pool, |raw| unsafe {
-                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut *odd)
+                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut *said)
             });
             place = if place + 1 == self.queues.len() { 0 } else { place + 1 };
             if count > 0 {
@@ -129,26 +133,17 @@ impl DpdkPort {
     }
 
     /// Sends at most a burst; gives back the rooms of what did not leave.
-    fn send_some(&mut self, pool: &mut Pool, packets: &[Packet], counts: &mut PortCounts) {
-        let Some(attached) = &self.attached else { return };
-        let (mut count, mut bytes) = (0, 0);
-        for packet in packets {
+    fn send_some(&mut self, pool: &mut Pool, packets: &[Packet]) {
+        let limits = Limits::new(pool, self.shared.longest);
+        let mut odd = 0;
+        for (frame, packet) in self.frames.iter_mut().zip(packets) {
             let Descriptor { offset, length } = packet.descriptor;
-            let ours = packet.buffer.get() < pool.rooms()
-                && packet.descriptor.lies_in(pool.room_offset(packet.buffer), pool.room_bytes());
-            if !ours || !(SHORTEST..=self.shared.longest).contains(&length) {
-                if ours {
-                    counts.tx_dropped_length += 1;
-                } else {
-                    counts.tx_errors += 1;
-                }
-                pool.give(packet.buffer);
-                continue;
-            }
-            self.frames[count] = sys::Frame { offset, length };
-            count += 1;
-            bytes += u64::from(length);
+            odd |= limits.misplaced(packet);
+            *frame = sys::Frame { offset, length };
         }
+        let fit = odd == 0 && limits.fit(&self.frames[..packets.len()]);
+        let count = if fit { packets.len() } else { self.sort_out(pool, packets) };
+        let Some(attached) = &self.attached else { return };
         let (number, queue) = (self.device.number, self.queues[0]);
         let (frames, checksums) = (self.frames.as_ptr(), self.shared.config.checksum_offload);
         let amount = count as u16;
@@ -164,10 +159,6 @@ impl DpdkPort {
             }
         });
         let sent = usize::from(sent);
-        for frame in &self.frames[sent..count] {
-            counts.tx_dropped_full += 1;
-            bytes -= u64::from(frame.length);
-        }
         // The rooms of what left come back from the driver, unless it has copies.
         let left = if bounce.is_some() { 0 } else { sent };
         for frame in &self.frames[left..count] {
@@ -175,8 +166,35 @@ impl DpdkPort {
                 pool.give(buffer);
             }
         }
-        counts.tx_packets += sent as u64;
-        counts.tx_bytes += bytes;
+        self.statistics.add_sent(sent as u64, bytes_of(&self.frames[..sent]));
+        if sent < count {
+            let tx_dropped_full = (count - sent) as u64;
+            self.statistics.add(&PortCounts { tx_dropped_full, ..PortCounts::default() });
+        }
+    }
+
+    /// Puts what can be sent of a burst into `frames`, and drops the rest; the answer is how many there are.
+    #[cold]
+    fn sort_out(&mut self, pool: &mut Pool, packets: &[Packet]) -> usize {
+        let (mut counts, mut count) = (PortCounts::default(), 0);
+        for packet in packets {
+            let Descriptor { offset, length } = packet.descriptor;
+            let ours = packet.buffer.get() < pool.rooms()
+                && packet.descriptor.lies_in(pool.room_offset(packet.buffer), pool.room_bytes());
+            if ours && (SHORTEST..=self.shared.longest).contains(&length) {
+                self.frames[count] = sys::Frame { offset, length };
+                count += 1;
+                continue;
+            }
+            if ours {
+                counts.tx_dropped_length += 1;
+            } else {
+                counts.tx_errors += 1;
+            }
+            pool.give(packet.buffer);
+        }
+        self.statistics.add(&counts);
+        count
     }
 
     /// As [`Port::receive`], within the gate.
@@ -197,9 +215,9 @@ impl DpdkPort {
             return Ok(Received::Idle { next: Some(SOON) });
         }
         eal::register_thread();
-        let mut odd = sys::Odd::default();
+        let mut said = sys::Said::default();
         let max = max.min(sys::BURST) as u16;
-        let mut count = self.poll(pool, max, &mut odd);
+        let mut count = self.poll(pool, max, &mut said);
         let advice = if count > 0 {
             self.idling.over();
             None
@@ -208,20 +226,23 @@ impl DpdkPort {
         };
         if advice == Some(Advice::LookOnceMore) {
             // What came before the interrupt was on.
-            count = self.poll(pool, max, &mut odd);
+            count = self.poll(pool, max, &mut said);
         }
         let Some(attached) = &self.attached else { return Ok(Received::End) };
         let frames = &self.frames[..usize::from(count)];
-        let mut counts = PortCounts {
-            rx_dropped_too_large: odd.too_large.into(),
-            rx_dropped_no_buffer: odd.no_room.into(),
-            rx_bad_checksum: odd.bad_checksum.into(),
-            rx_waits_for_buffer: attached.pool.found_empty(),
-            ..PortCounts::default()
-        };
+        let rx_waits_for_buffer = attached.pool.found_empty();
+        let dropped = said.too_large + said.no_room;
+        if dropped + said.bad_checksum > 0 || rx_waits_for_buffer > 0 {
+            self.statistics.add(&PortCounts {
+                rx_dropped_too_large: said.too_large.into(),
+                rx_dropped_no_buffer: said.no_room.into(),
+                rx_bad_checksum: said.bad_checksum.into(),
+                rx_waits_for_buffer,
+                ..PortCounts::default()
+            });
+        }
         if frames.is_empty() {
-            self.statistics.add(&counts);
-            if odd.too_large + odd.no_room > 0 {
+            if dropped > 0 {
                 return Ok(Received::Packets);
             }
             self.looks += 1;
@@ -233,46 +254,81 @@ impl DpdkPort {
                 _ => Received::Waiting,
             });
         }
-        let now = clock_gettime(ClockId::Realtime);
-        // Nanoseconds since 1970; until 2554 they fit.
-        let time = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-        let shared = &*pool;
-        into.extend(frames.iter().map(|&sys::Frame { offset, length }| {
+        let time = self.clock.read();
+        let (layout, metadata) = (pool.layout(), self.metadata);
+        into.extend(frames.iter().map(move |&sys::Frame { offset, length }| {
             let descriptor = Descriptor { offset, length };
-            debug_assert!(shared.bytes(descriptor).is_some(), "{descriptor:?} is not in a room");
-            let buffer = shared.index_of(offset).expect("the mempool's rooms are the pool's");
-            counts.rx_bytes += u64::from(length);
-            Packet { descriptor, metadata: Metadata::default(), time, buffer, cut: 0 }
+            let buffer = layout.index_of(offset).expect("the mempool's rooms are the pool's");
+            Packet { descriptor, metadata, time, buffer, cut: 0 }
         }));
-        counts.rx_packets = count.into();
-        self.statistics.add(&counts);
+        self.statistics.add_received(count.into(), said.bytes);
         Ok(Received::Packets)
     }
 
     /// As [`Port::send`], within the gate.
     #[inline]
     fn send_within(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        let mut counts = PortCounts::default();
         if self.attached.is_none() || self.device.is_removed() {
-            counts.tx_errors = packets.len() as u64;
+            let tx_errors = packets.len() as u64;
             pool.give_all(packets.drain(..).map(|packet| packet.buffer));
-            self.statistics.add(&counts);
+            self.statistics.add(&PortCounts { tx_errors, ..PortCounts::default() });
             return self.look_at_device();
         }
         if !self.live && !self.goes_live(pool) {
-            counts.tx_dropped_down = packets.len() as u64;
+            let tx_dropped_down = packets.len() as u64;
             pool.give_all(packets.drain(..).map(|packet| packet.buffer));
-            self.statistics.add(&counts);
+            self.statistics.add(&PortCounts { tx_dropped_down, ..PortCounts::default() });
             return Ok(());
         }
         eal::register_thread();
         for some in packets.chunks(sys::BURST) {
-            self.send_some(pool, some, &mut counts);
+            self.send_some(pool, some);
         }
         packets.clear();
-        self.statistics.add(&counts);
         Ok(())
     }
+}
+
+/// What frames must be like that are sent from where they lie. Checked without branches, some frames by one instruction.
+struct Limits {
+    rooms: u32,
+    room_bytes: u32,
+    longest: u32,
+}
+
+impl Limits {
+    #[inline]
+    fn new(pool: &Pool, longest: u32) -> Self {
+        Self { rooms: pool.rooms(), room_bytes: pool.room_bytes(), longest }
+    }
+
+    /// 0 if the packet begins in its buffer, which is one of the pool's.
+    #[inline]
+    fn misplaced(&self, packet: &Packet) -> u32 {
+        let buffer = packet.buffer.get();
+        let room = packet.descriptor.offset.wrapping_sub(BURST_AREA as u32)
+            >> self.room_bytes.trailing_zeros();
+        // Less than 0 if there is no such room.
+        (room ^ buffer) | (self.rooms - 1).wrapping_sub(buffer) >> 31
+    }
+
+    /// Whether each of them ends in the room in which it begins, and has a length that can be sent.
+    #[inline]
+    fn fit(&self, frames: &[sys::Frame]) -> bool {
+        let beyond = |frame: &sys::Frame| {
+            let into = frame.offset & (self.room_bytes - 1);
+            // All of these numbers are below 2^31, or less than 0.
+            frame.length
+                | frame.length.wrapping_sub(SHORTEST)
+                | self.longest.wrapping_sub(frame.length)
+                | (self.room_bytes - into).wrapping_sub(frame.length)
+        };
+        frames.iter().fold(0, |all, frame| all | beyond(frame)) >> 31 == 0
+    }
+}
+
+fn bytes_of(frames: &[sys::Frame]) -> u64 {
+    frames.iter().map(|frame| u64::from(frame.length)).sum()
 }
 
 impl Port for DpdkPort {
@@ -320,6 +376,16 @@ impl Port for DpdkPort {
         pool.give_all(packets.drain(..).map(|packet| packet.buffer));
         self.statistics.add(&PortCounts { tx_errors, ..PortCounts::default() });
         Ok(())
+    }
+
+    fn stamp(&mut self, metadata: Metadata) -> bool {
+        self.metadata = metadata;
+        true
+    }
+
+    #[inline]
+    fn received_at(&self) -> Option<u64> {
+        Some(self.clock.last())
     }
 
     fn settle(&mut self, _: &mut Pool) -> Result<Option<Duration>, PortError> {
@@ -373,5 +439,44 @@ impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before the mempool, which the device may still have.
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, PoolConfig};
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_sent_is_what_lies_in_its_room() {
+        const LONGEST: u32 = 600;
+        let pool = |rooms| {
+            let config = PoolConfig { rooms, room_bytes: 512, huge: HugePages::Never };
+            Pool::new("limits", &config).unwrap()
+        };
+        let (mut larger, pool) = (pool(6), pool(4));
+        let limits = Limits::new(&pool, LONGEST);
+        let edges = |at: u32| [at.wrapping_sub(1), at, at.wrapping_add(1)];
+        let offsets = [0, BURST_AREA as u32, BURST_AREA as u32 + 512, BURST_AREA as u32 + 4 * 512];
+        let lengths = [0, SHORTEST, 512, LONGEST, 1 << 31, u32::MAX - 512];
+        let mut sent = 0;
+        while let Some(buffer) = larger.take() {
+            for offset in offsets.into_iter().flat_map(edges) {
+                for length in lengths.into_iter().flat_map(edges) {
+                    let descriptor = Descriptor { offset, length };
+                    let metadata = Metadata::default();
+                    let packet = Packet { descriptor, metadata, time: 0, buffer, cut: 0 };
+                    let expected = buffer.get() < pool.rooms()
+                        && descriptor.lies_in(pool.room_offset(buffer), pool.room_bytes())
+                        && (SHORTEST..=LONGEST).contains(&length);
+                    let frame = sys::Frame { offset, length };
+                    let fit = limits.misplaced(&packet) == 0 && limits.fit(&[frame]);
+                    assert_eq!(fit, expected, "{packet:?}");
+                    sent += u32::from(fit);
+                }
+            }
+        }
+        assert!(sent > 0);
     }
 }

@@ -285,7 +285,7 @@ impl SharedDevice {
         let mut frames = Box::new([sys::Frame::default(); sys::BURST]);
         for queue in &part.queues {
             loop {
-                let mut odd = sys::Odd::default();
+                let mut said = sys::Said::default();
                 // SAFETY: a started device, whose queues nobody uses: the gates are closed, or the one port is the caller.
                 // `frames` has room for a burst.
                 let count = unsafe {
@@ -295,7 +295,7 @@ impl SharedDevice {
                         part.pool.raw(),
                         frames.as_mut_ptr(),
                         sys::BURST as u16,
-                        &raw mut odd,
+                        &raw mut said,
                     )
                 };
                 if count == 0 {

@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weir_chain::board::{self, End};
 use weir_layout::{BURST_MAX, Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Metadata, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet, Pool};
-use weir_port::{Port, PortError, Received};
+use weir_port::{Port, PortError, Received, monotonic};
 use weir_sandbox::{FaultKind, Refusal, Requests, Services};
 
 use crate::counters::{Counters, DropReason, Shared};
@@ -149,6 +149,8 @@ pub(crate) struct Context {
     pub(crate) ports: Vec<Box<dyn Port>>,
     /// Ports that will receive nothing any more.
     pub(crate) ended: Vec<bool>,
+    /// Ports whose packets come with their metadata.
+    stamped: Vec<bool>,
     /// Errors of ports, for the lane to report.
     pub(crate) port_errors: Vec<PortError>,
     /// Packets of the burst that the chain has, by place.
@@ -174,7 +176,8 @@ pub(crate) struct Context {
     /// Packets that leave for another chain.
     pub(crate) moves: Vec<Move>,
     clock: Clock,
-    started: Instant,
+    /// When it was made, ns of the monotonic clock.
+    started: u64,
     /// The time of the burst, ns.
     pub(crate) now: u64,
     wall: u64,
@@ -194,14 +197,16 @@ impl Context {
     /// `symmetric`: whether port 1 receives too.
     pub(crate) fn new(
         pool: Pool,
-        ports: Vec<Box<dyn Port>>,
+        mut ports: Vec<Box<dyn Port>>,
         symmetric: bool,
         clock: Clock,
         burst_max: usize,
     ) -> Self {
         // Ports from the third on, and the second of an asymmetric chain, only send.
         let ended = (0..ports.len()).map(|p| p > TO || (p == TO && !symmetric)).collect();
+        let stamped = ports.iter_mut().enumerate().map(|(p, port)| port.stamp(metadata(p, 0)));
         Self {
+            stamped: stamped.collect(),
             ended,
             port_errors: Vec::with_capacity(ports.len()),
             burst: Vec::with_capacity(BURST_MAX),
@@ -216,7 +221,7 @@ impl Context {
             moves: Vec::new(),
             ledger: Ledger::new(pool.rooms() as usize, 0),
             clock,
-            started: Instant::now(),
+            started: monotonic(),
             now: 0,
             wall: 0,
             budget: 0,
@@ -240,6 +245,9 @@ impl Context {
     /// Ends the burst that the chain has run without a trap.
     #[inline]
     pub(crate) fn end_burst(&mut self, board: &mut Memory) {
+        if board::all_passed(board) {
+            return self.pass_burst_by();
+        }
         board::ends(board, |origin, descriptor, end| self.end(origin, descriptor, end));
         board::take_finals(board, |origin, functions| {
             self.conclude(origin, Decision::Pass(functions));
@@ -297,8 +305,14 @@ impl Context {
     /// A packet that passed the chain leaves by its output.
     #[inline]
     pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
-        let port = if reverse { FROM } else { TO.min(self.ports.len() - 1) };
+        let port = self.output(reverse);
         self.transmit[port].push(packet);
+    }
+
+    /// Number of the port by which packets of this direction leave.
+    #[inline]
+    fn output(&self, reverse: bool) -> usize {
+        if reverse { FROM } else { TO.min(self.ports.len() - 1) }
     }
 
     fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
@@ -382,11 +396,15 @@ impl Context {
     }
 
     /// The burst leaves by the chain's output.
+    #[inline]
     pub(crate) fn pass_burst_by(&mut self) {
-        for place in 0..self.burst.len() {
-            self.leave(self.burst[place], self.reverse);
+        let port = self.output(self.reverse);
+        let leaving = &mut self.transmit[port];
+        if leaving.is_empty() {
+            std::mem::swap(leaving, &mut self.burst);
+        } else {
+            leaving.append(&mut self.burst);
         }
-        self.burst.clear();
     }
 
     /// The burst goes to the kernel's stack.
@@ -519,12 +537,13 @@ impl Context {
                 continue;
             }
             self.reverse = port == TO;
-            let flags = if self.reverse { FLAG_REVERSE } else { 0 };
-            for packet in &mut self.burst {
-                packet.metadata = Metadata { port: port as u16, flags, hash: packet.metadata.hash };
+            if !self.stamped[port] {
+                for packet in &mut self.burst {
+                    packet.metadata = metadata(port, packet.metadata.hash);
+                }
             }
             self.first = (port + 1) % 2;
-            self.read_clock();
+            self.set_clock(self.ports[port].received_at());
             return Got::Burst;
         }
         got
@@ -566,11 +585,15 @@ impl Context {
 
     #[inline]
     fn read_clock(&mut self) {
+        self.set_clock(None);
+    }
+
+    /// Takes this for the time, if somebody has read the monotonic clock a moment ago.
+    #[inline]
+    fn set_clock(&mut self, read: Option<u64>) {
         match self.clock {
             Clock::Monotonic => {
-                // Not a system call: the vDSO reads the time-stamp counter.
-                let now = self.started.elapsed().as_nanos();
-                self.now = u64::try_from(now).unwrap_or(u64::MAX).saturating_add(1);
+                self.now = read.unwrap_or_else(monotonic).saturating_sub(self.started) + 1;
                 self.wall = self.burst.first().map_or(self.wall, |packet| packet.time);
             }
             Clock::Capture => {
@@ -647,6 +670,11 @@ impl Context {
         let time = self.burst.first().map_or(self.wall, |packet| packet.time);
         Packet { descriptor, metadata: Metadata { port, flags, hash: 0 }, time, buffer, cut: 0 }
     }
+}
+
+/// Of a packet that came in by this port.
+fn metadata(port: usize, hash: u32) -> Metadata {
+    Metadata { port: port as u16, flags: if port == TO { FLAG_REVERSE } else { 0 }, hash }
 }
 
 impl Requests for Box<Context> {

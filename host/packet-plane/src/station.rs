@@ -330,8 +330,13 @@ impl Station {
                 && let Some(destination) = destination
             {
                 let key = steering.move_flow(flow, destination);
-                if destination == Destination::Kernel {
-                    self.leave_to_kernel(&key);
+                match destination {
+                    Destination::Kernel => self.place_flow(&key, Target::Kernel),
+                    // Its other direction no rule may have claimed.
+                    _ if !self.members.iter().any(|member| member.takes_rest) => {
+                        self.place_flow(&key, Target::Chain(0));
+                    }
+                    _ => {}
                 }
             }
             let context = self.context_mut();
@@ -362,14 +367,14 @@ impl Station {
         self.index(name).map(Destination::Lane)
     }
 
-    /// The kernel has this flow from now on; ports that can see to that themselves do.
-    fn leave_to_kernel(&mut self, key: &Key) {
+    /// This flow goes there from now on; ports that can see to that themselves do.
+    fn place_flow(&mut self, key: &Key, target: Target) {
         let context = self.context_mut();
         let port = usize::from(key.port);
         let other = usize::from(port != TO);
         for (port, key) in [(port, *key), (other, key.reversed(other as u16))] {
             if let Some(port) = context.ports.get_mut(port) {
-                port.place_flow(&key, Target::Kernel);
+                port.place_flow(&key, target);
             }
         }
     }

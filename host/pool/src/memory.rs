@@ -228,17 +228,24 @@ impl Memory {
         (0..count).map(move |i| unsafe { at.add(i).read_volatile() })
     }
 
-    /// Writes values one behind the other, as one [`Self::set`] each with a single bounds check.
+    /// Writes rows of values, each column one behind the other from its offset on, as one [`Self::set`] each with a single
+    /// bounds check for each column.
     ///
     /// # Panics
     /// As [`Self::get`].
     #[inline]
-    pub fn set_all<T: Pod>(&mut self, offset: usize, values: impl ExactSizeIterator<Item = T>) {
-        let count = values.len();
-        let at = self.locate::<T>(offset, count);
-        for (i, value) in values.take(count).enumerate() {
-            // SAFETY: as in `set`; at most the `count` values that were checked, whatever the iterator gives.
-            unsafe { at.add(i).write_volatile(value) }
+    pub fn set_columns<T: Pod, const N: usize>(
+        &mut self,
+        offsets: [usize; N],
+        rows: impl ExactSizeIterator<Item = [T; N]>,
+    ) {
+        let count = rows.len();
+        let at = offsets.map(|offset| self.locate::<T>(offset, count));
+        for (i, row) in rows.take(count).enumerate() {
+            for (at, value) in at.into_iter().zip(row) {
+                // SAFETY: as in `set`; at most the `count` values that were checked, whatever the iterator gives.
+                unsafe { at.add(i).write_volatile(value) }
+            }
         }
     }
 

@@ -39,6 +39,24 @@ pub struct Accounting {
     pub out: u32,
 }
 
+/// Where a pool's rooms lie: a copy of its own, so that a loop that writes packets need not ask the pool each time.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    rooms: u32,
+    room_bytes: u32,
+}
+
+impl Layout {
+    /// As [`Pool::index_of`].
+    #[must_use]
+    #[inline]
+    pub fn index_of(self, window_offset: u32) -> Option<BufferIndex> {
+        let room =
+            window_offset.checked_sub(BURST_AREA as u32)? >> self.room_bytes.trailing_zeros();
+        (room < self.rooms).then_some(BufferIndex(room))
+    }
+}
+
 /// The buffers of one security domain, owned by one worker.
 #[derive(Debug)]
 pub struct Pool {
@@ -244,9 +262,14 @@ impl Pool {
     #[must_use]
     #[inline]
     pub fn index_of(&self, window_offset: u32) -> Option<BufferIndex> {
-        let room =
-            window_offset.checked_sub(BURST_AREA as u32)? >> self.room_bytes.trailing_zeros();
-        (room < self.rooms).then_some(BufferIndex(room))
+        self.layout().index_of(window_offset)
+    }
+
+    /// Where the rooms lie.
+    #[must_use]
+    #[inline]
+    pub fn layout(&self) -> Layout {
+        Layout { rooms: self.rooms, room_bytes: self.room_bytes }
     }
 
     /// A packet's bytes, or `None` when they do not lie within one room.

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod details;
 mod error;
 pub mod memory;
@@ -25,10 +26,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use clock::{BurstClock, monotonic};
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
 pub use steer::{Steer, Taken};
+#[doc(no_inline)]
+pub use weir_layout::Metadata;
 #[doc(no_inline)]
 pub use weir_pool::{Packet, Pool};
 #[doc(no_inline)]
@@ -53,8 +57,15 @@ pub trait Port: Send {
         Ok(())
     }
 
+    /// Says what metadata the worker gives packets that come in by this port, but for their hash. The answer is whether the
+    /// port does that by itself from now on.
+    fn stamp(&mut self, metadata: Metadata) -> bool {
+        let _ = metadata;
+        false
+    }
+
     /// Appends at most `max` packets that came in, in order, in buffers taken from the pool.
-    /// Metadata is left at its default, except for a hash that is known: the worker knows the port's number and the direction.
+    /// Metadata is left at its default, except for a hash that is known, or is what [`Self::stamp`] was told.
     /// Allocates nothing if `into` has room for `max` more.
     ///
     /// # Errors
@@ -66,6 +77,12 @@ pub trait Port: Send {
         into: &mut Vec<Packet>,
         max: usize,
     ) -> Result<Received, PortError>;
+
+    /// When the packets that [`Self::receive`] has just given came in, in ns of the [`monotonic`] clock, if the port read it
+    /// anyway.
+    fn received_at(&self) -> Option<u64> {
+        None
+    }
 
     /// Sends all these packets, in order. Leaves the vector empty, and every buffer given back to
     /// the pool, whatever happens.
@@ -126,9 +143,9 @@ pub trait Port: Send {
         None
     }
 
-    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel, or dropped it
-    /// for good: whatever is before the port is to do that from now on, until the rules are replaced. Never waits. The
-    /// answer is whether it will; if not, the flow's packets go on to come in.
+    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel or to a chain, or
+    /// dropped it for good: whatever is before the port is to do that from now on, until the rules are replaced. Never
+    /// waits. The answer is whether it will; if not, the flow's packets come in, or not, as the rules say.
     fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
         let _ = (flow, target);
         false

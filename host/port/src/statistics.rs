@@ -36,8 +36,7 @@ macro_rules! counters {
             pub fn add(&self, burst: &PortCounts) {
                 $(
                     if burst.$name != 0 {
-                        let sum = self.0.$name.load(Relaxed).wrapping_add(burst.$name);
-                        self.0.$name.store(sum, Relaxed);
+                        increase(&self.0.$name, burst.$name);
                     }
                 )*
             }
@@ -101,6 +100,27 @@ counters! {
 #[derive(Clone, Debug, Default)]
 pub struct PortStatistics(Arc<Counters>);
 
+impl PortStatistics {
+    /// As [`Self::add`] for a burst that came in, with nothing else to say about it.
+    #[inline]
+    pub fn add_received(&self, packets: u64, bytes: u64) {
+        increase(&self.0.rx_packets, packets);
+        increase(&self.0.rx_bytes, bytes);
+    }
+
+    /// As [`Self::add`] for packets that left.
+    #[inline]
+    pub fn add_sent(&self, packets: u64, bytes: u64) {
+        increase(&self.0.tx_packets, packets);
+        increase(&self.0.tx_bytes, bytes);
+    }
+}
+
+#[inline]
+fn increase(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,8 +131,11 @@ mod tests {
         let reader = port.clone();
         port.add(&PortCounts { rx_packets: 2, rx_bytes: 128, ..PortCounts::default() });
         port.add(&PortCounts { rx_packets: 1, tx_errors: 5, ..PortCounts::default() });
+        port.add_received(2, 100);
+        port.add_sent(4, 300);
         let counts = reader.counts();
-        assert_eq!((counts.rx_packets, counts.rx_bytes, counts.tx_errors), (3, 128, 5));
+        assert_eq!((counts.rx_packets, counts.rx_bytes, counts.tx_errors), (5, 228, 5));
+        assert_eq!((counts.tx_packets, counts.tx_bytes), (4, 300));
         assert!(counts.each().any(|counter| counter == ("tx_errors", 5)));
     }
 }

@@ -12,8 +12,8 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use weir_steering::{Key, Target};
 use weir_xdp_layout::{
     COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, QUEUES, RULES, RULES_WORDS, Rules, SOCKETS,
-    STEERING, Steering, TABLE, TO_KERNEL, TO_NOWHERE, TUPLES, TUPLES_MAX, Tuple, cell, decision,
-    tuples_at, verdict,
+    STEERING, Steering, TABLE, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES, TUPLES_MAX, Tuple, cell,
+    decision, tuples_at, verdict,
 };
 
 use crate::steering::Table;
@@ -141,7 +141,7 @@ impl Maps {
     /// Has the program decide a flow as a function did. Does nothing when somebody is replacing the table.
     pub(crate) fn place(&self, queue: u32, flow: &Key, target: Target) -> bool {
         let action = match target {
-            Target::Chain(_) => return false,
+            Target::Chain(_) => TO_SOCKET,
             Target::Kernel => TO_KERNEL,
             Target::Drop => TO_NOWHERE,
         };

@@ -52,9 +52,8 @@ impl Function for Puppet {
 
     fn process(&mut self, burst: &mut Burst) {
         self.seen.add(burst.len() as u64);
-        for i in 0..burst.len() {
-            let now = burst.now();
-            let mut packet = burst.packet(i);
+        let now = burst.now();
+        for mut packet in burst.packets() {
             match packet.data().first() {
                 Some(b'p') => packet.prepend(4).unwrap().copy_from_slice(b"head"),
                 Some(b's') => packet.strip_front(2).unwrap(),

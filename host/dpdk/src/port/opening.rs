@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use dpdk_sys as sys;
-use weir_port::{PortError, PortStatistics};
+use weir_layout::Metadata;
+use weir_port::{BurstClock, PortError, PortStatistics};
 
 use super::DpdkPort;
 use crate::address::Address;
@@ -62,6 +63,8 @@ impl DpdkPort {
             live: false,
             frames: Box::new([sys::Frame::default(); sys::BURST]),
             looks: 0,
+            clock: BurstClock::default(),
+            metadata: Metadata::default(),
             ended: false,
             statistics: PortStatistics::default(),
         }

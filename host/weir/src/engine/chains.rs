@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError};
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
 use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, spread};
-use weir_port::{Port, PortStatistics, Steer};
+use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
-use super::crossing::{self, Crossing, DeployedStation, Shape};
+use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane, Telemetries};
-use super::{PlaneEngine, refused};
+use super::{PlaneEngine, refused, steering};
 
 /// Most packets of a burst.
 const BURST: usize = 64;
@@ -95,8 +95,12 @@ impl PlaneEngine {
                 station.set_takes_rest(&key, takes_rest);
             })?;
         }
+        let before = deployed.crossing.has_rest();
         deployed.crossing.enter(chain, takes_rest);
         self.ports().show_holder(&deployed.crossing.shape, deployed.crossing.holder());
+        if deployed.crossing.has_rest() != before {
+            self.steer_crossing(&deployed.crossing)?;
+        }
         Ok(())
     }
 
@@ -116,6 +120,9 @@ impl PlaneEngine {
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
         let before: Vec<_> = ports.iter().map(|ports| deciders(ports)).collect();
+        if chain.steered {
+            steering::leave_all(before.iter().flatten());
+        }
         // Where packets come in by one port only, there is nothing that belongs together.
         let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
         let ports = ports.map_err(|error| {
@@ -352,7 +359,7 @@ pub(super) fn lane_key(tenant: &Name, chain: &Name) -> String {
 }
 
 /// What decides in front of a station's ports, with the number that rules have for each.
-fn deciders(ports: &[Box<dyn Port>]) -> Vec<(u16, Arc<dyn Steer>)> {
+fn deciders(ports: &[Box<dyn Port>]) -> Vec<Device> {
     (0..).zip(ports).filter_map(|(number, port)| Some((number, port.steering()?))).collect()
 }
 

@@ -37,9 +37,12 @@ pub(super) struct DeployedStation {
     /// What became of packets that no lane had.
     pub(super) counters: Arc<Shared>,
     pub(super) ports: Vec<(Name, PortStatistics)>,
-    /// What decides in front of the ports, with the number that rules have for each.
-    pub(super) before: Vec<(u16, Arc<dyn Steer>)>,
+    /// What decides in front of the ports.
+    pub(super) before: Vec<Device>,
 }
+
+/// What decides in front of a port, with the number that rules have for it.
+pub(super) type Device = (u16, Arc<dyn Steer>);
 
 /// The name of the stations for a chain with these ports. A chain without ports has one of its own.
 pub(super) fn key(tenant: &Name, chain: &Name, shape: &Shape) -> String {
@@ -99,6 +102,11 @@ impl Crossing {
     /// The chain that has what no rule claims.
     fn taker_of_rest(&self) -> Option<Name> {
         self.chains().iter().find(|(_, rest)| **rest).map(|(name, _)| name.clone())
+    }
+
+    /// Whether a chain has what no rule claims.
+    pub(super) fn has_rest(&self) -> bool {
+        self.taker_of_rest().is_some()
     }
 
     /// A chain has lanes here, from now on or as before.

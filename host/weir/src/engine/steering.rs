@@ -9,18 +9,18 @@ use weir_assembly::compile_steering;
 use weir_control::engine::EngineError;
 use weir_packet_plane::Rules;
 use weir_spec::{Name, SteeringRule};
-use weir_steering::Table;
+use weir_steering::{Rule, Table, Target};
 
 use super::PlaneEngine;
 use super::chains::lane_key;
-use super::crossing::Crossing;
+use super::crossing::{Crossing, Device};
 
 /// All tenants' rules.
 #[derive(Default)]
 pub(super) struct Steering(Mutex<BTreeMap<Name, Tenant>>);
 
 /// A tenant's.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Tenant {
     rules: Arc<[SteeringRule]>,
     /// For each rule, how many flows it has decided about.
@@ -37,6 +37,20 @@ impl Steering {
         let tenant = self.tenants().get(tenant).cloned();
         let hits = tenant.iter().flat_map(|tenant| tenant.hits.iter());
         hits.map(|hits| hits.load(Ordering::Relaxed)).collect()
+    }
+}
+
+/// Before there is anybody to take packets in: the kernel has them all.
+pub(super) fn leave_all<'a>(devices: impl Iterator<Item = &'a Device>) {
+    replace(devices, &[Rule::all(Target::Kernel)]);
+}
+
+/// Gives devices these rules. What a device cannot decide comes in, and is decided there.
+fn replace<'a>(devices: impl Iterator<Item = &'a Device>, rules: &[Rule]) {
+    for (port, device) in devices {
+        if let Err(error) = device.replace(rules, *port) {
+            tracing::warn!("steering rules are in force behind the port only: {error}");
+        }
     }
 }
 
@@ -60,7 +74,7 @@ impl PlaneEngine {
     /// Brings a crossing's stations the rules that concern them.
     pub(super) fn steer_crossing(&self, crossing: &Crossing) -> Result<Duration, EngineError> {
         let tenant = self.steering.tenants().get(&crossing.tenant).cloned();
-        let Some(Tenant { rules, hits }) = tenant else { return Ok(Duration::ZERO) };
+        let Tenant { rules, hits } = tenant.unwrap_or_default();
         let number = |name: &Name| {
             let ports = [&crossing.shape.from, &crossing.shape.to];
             let number = ports.iter().position(|port| port.as_ref() == Some(name))?;
@@ -69,13 +83,10 @@ impl PlaneEngine {
         let compiled = compile_steering(&rules, number, |chain| crossing.has(chain));
         let chains = compiled.chains.iter().map(|chain| lane_key(&crossing.tenant, chain));
         let hits = compiled.written.iter().map(|place| Arc::clone(&hits[*place as usize]));
-        let devices = crossing.stations.iter().flat_map(|station| &station.before);
-        for (port, device) in devices {
-            // What a device cannot decide comes in, and is decided here.
-            if let Err(error) = device.replace(&compiled.rules, *port) {
-                tracing::warn!("steering rules are in force behind the port only: {error}");
-            }
-        }
+        // What no rule claims and no chain takes the kernel gets, from ports that have it from the kernel.
+        let rest = (!crossing.has_rest()).then_some(Rule::all(Target::Kernel));
+        let before: Vec<_> = compiled.rules.iter().copied().chain(rest).collect();
+        replace(crossing.stations.iter().flat_map(|station| &station.before), &before);
         let rules = Arc::new(Rules {
             table: Table::new(&compiled.rules),
             chains: chains.collect(),
