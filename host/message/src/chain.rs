@@ -17,6 +17,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use weir_exchange::{CallResult, Environment, Interests, Origin};
+use weir_layout::message::SPARE_BYTES;
 use weir_pool::Rooms;
 use weir_sandbox::{Fault, Ticking};
 
@@ -29,6 +30,8 @@ use crate::plan::{MessageError, Site, Staged, StagedFunction, States};
 use crate::shadow::{Findings, Shadow};
 use crate::words;
 
+/// The part of the rooms that one body may hold: one of so many.
+const HOLD_SHARE: usize = 4;
 /// How long after the last event the clock of deadlines goes on.
 const IDLE: Duration = Duration::from_millis(20);
 
@@ -188,10 +191,10 @@ impl Chain {
         self.0.interests.get()
     }
 
-    /// Most bytes of a piece of a body that needs only one room.
+    /// Most bytes of a piece of a body: a room, with some to spare for functions that make it longer.
     #[must_use]
     pub fn piece_max(&self) -> usize {
-        self.0.site.rooms.room_bytes()
+        self.0.site.rooms.room_bytes() - SPARE_BYTES
     }
 
     /// The same as the gateway has it.
@@ -533,8 +536,9 @@ impl Chain {
         &self.0.site.rooms
     }
 
-    pub(crate) fn hold(&self) -> usize {
-        self.0.site.hold
+    /// Bytes, and pieces, of a body that functions may hold back.
+    pub(crate) fn hold(&self) -> (usize, usize) {
+        (self.0.site.hold, self.0.site.rooms.accounting().total as usize / HOLD_SHARE)
     }
 
     pub(crate) fn environment(&self) -> &Rc<dyn Environment> {

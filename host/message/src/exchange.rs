@@ -372,7 +372,7 @@ impl Exchange {
             passed.push(piece);
             return (0, BodyStep::Pass(passed));
         }
-        let most = self.0.chain.rooms().room_bytes();
+        let most = self.0.chain.piece_max();
         let mut rest = piece;
         loop {
             let chunk = rest.split_to(rest.len().min(most));
@@ -449,7 +449,9 @@ impl Exchange {
             let held_bytes = flow.held_bytes.get();
             if outcome.action == Action::Hold && !last {
                 let bytes = held_bytes + part.len();
-                if bytes > self.0.chain.hold() {
+                let pieces: usize = flow.held.borrow().iter().map(Vec::len).sum();
+                let (most_bytes, most_pieces) = self.0.chain.hold();
+                if bytes > most_bytes || pieces >= most_pieces {
                     let status = match direction {
                         Direction::Request => StatusCode::PAYLOAD_TOO_LARGE,
                         Direction::Response => StatusCode::BAD_GATEWAY,

@@ -251,3 +251,118 @@ pub(crate) fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broke
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOM: usize = 4096;
+
+    fn origin() -> Origin {
+        Origin {
+            client: ([192, 0, 2, 1], 1000).into(),
+            local: ([192, 0, 2, 2], 80).into(),
+            tls: false,
+            server_name: Some("example.org".into()),
+            upgrade: false,
+        }
+    }
+
+    fn request(fields: &[(String, Vec<u8>)]) -> http::request::Parts {
+        let mut request = Request::builder().method("PUT").uri("/a/b?c=%64").header("host", "h:81");
+        for (name, value) in fields {
+            request = request.header(name, value.as_slice());
+        }
+        request.header("te", "trailers").body(()).unwrap().into_parts().0
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_comes_back_as_it_was_laid_out(
+            fields in prop::collection::vec(("[a-z][a-z0-9-]{0,12}", prop::collection::vec(0x21u8..0x7f, 0..30)), 0..20),
+        ) {
+            let before = request(&fields);
+            let mut room = vec![0; ROOM];
+            lay_out_request(&mut room, &before, &origin(), Some(7)).unwrap();
+            let mut after = request(&fields);
+            take_request(&room, &mut after).unwrap();
+            prop_assert_eq!(&before.uri, &after.uri);
+            prop_assert_eq!(&before.method, &after.method);
+            let mut all: Vec<_> = before.headers.iter().collect();
+            let mut back: Vec<_> = after.headers.iter().collect();
+            all.sort_by_key(|(name, _)| name.as_str());
+            back.sort_by_key(|(name, _)| name.as_str());
+            prop_assert_eq!(all, back);
+        }
+
+        #[test]
+        fn whatever_lies_there_is_taken_whole_or_not_at_all(
+            bytes in prop::collection::vec(any::<u8>(), 0..ROOM),
+            places in prop::collection::vec((0usize..200, any::<u16>()), 0..20),
+            laid in any::<bool>(),
+        ) {
+            let mut room = bytes;
+            if laid {
+                room.resize(ROOM, 0);
+                lay_out_request(&mut room, &request(&[]), &origin(), None).unwrap();
+            }
+            for (at, value) in places {
+                if let Some(place) = room.get_mut(at..at + 2) {
+                    place.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            let before = request(&[]);
+            let mut parts = request(&[]);
+            if take_request(&room, &mut parts).is_err() {
+                prop_assert_eq!((&parts.uri, &parts.headers), (&before.uri, &before.headers));
+            }
+            // The gateway's own are as they were.
+            prop_assert_eq!(&parts.headers["te"], "trailers");
+            let (mut parts, ()) = Response::new(()).into_parts();
+            if take_response(&room, &mut parts).is_ok() {
+                prop_assert!((200..600).contains(&parts.status.as_u16()));
+            }
+            let _ = new_request(&room);
+        }
+    }
+
+    #[test]
+    fn a_head_that_does_not_fit_is_refused() {
+        let long = vec![("long".to_owned(), vec![b'x'; ROOM])];
+        let mut room = vec![0; ROOM];
+        assert_eq!(lay_out_request(&mut room, &request(&long), &origin(), None), Err(TooLarge));
+    }
+
+    #[test]
+    fn lines_cannot_be_smuggled_into_fields_or_targets() {
+        let mut room = vec![0; ROOM];
+        for edit in [
+            (|head| head.add(b"x", b"a\r\nset-cookie: b")) as fn(&mut Head<&mut [u8]>) -> _,
+            |head| head.add(b"x: y\r\nz", b"a"),
+            |head| head.add(b"Upper", b"a"),
+            |head| head.set_part(Part::Path, b"/a HTTP/1.1\r\nx: y"),
+            |head| head.set_part(Part::Path, b"http://elsewhere/"),
+            |head| head.set_part(Part::Method, b"GET /"),
+            |head| head.set_part(Part::Authority, b"a b"),
+        ] {
+            lay_out_request(&mut room, &request(&[]), &origin(), None).unwrap();
+            edit(&mut Head::new(&mut room[..]).unwrap()).unwrap();
+            let mut parts = request(&[]);
+            assert!(take_request(&room, &mut parts).is_err());
+            assert_eq!(parts.uri, "/a/b?c=%64");
+        }
+    }
+
+    #[test]
+    fn a_changed_authority_moves_host_with_it() {
+        let mut room = vec![0; ROOM];
+        lay_out_request(&mut room, &request(&[]), &origin(), None).unwrap();
+        Head::new(&mut room[..]).unwrap().set_part(Part::Authority, b"other:8080").unwrap();
+        let mut parts = request(&[]);
+        take_request(&room, &mut parts).unwrap();
+        assert_eq!(parts.headers["host"], "other:8080");
+    }
+}

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use weir_spec::{
-    Access, Chain, Check, Document, HostConfig, Manifest, OnFault, Period, PortKind, Size, State,
-    SteerTo, Steering, XdpMode, XdpPin,
+    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, PortKind, Size,
+    State, SteerTo, Steering, XdpMode, XdpPin,
 };
 
 #[track_caller]

@@ -10,6 +10,7 @@ mod guests;
 mod host;
 mod lifecycle;
 mod messages;
+mod middleboxes;
 mod ports;
 mod schema;
 mod steering;

@@ -11,7 +11,8 @@ use crate::host::Host;
 
 /// Says what it was sent.
 const ECHO: &str = r#"
-import http.server, json, sys
+import http.server, itertools, json, sys, urllib.parse
+count = itertools.count()
 class Echo(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do(self):
@@ -21,10 +22,14 @@ class Echo(http.server.BaseHTTPRequestHandler):
                 body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-        said = {"method": self.command, "path": self.path, "fields": self.headers.items(), "body": body.decode()}
+        said = {"method": self.command, "path": self.path, "fields": self.headers.items(), "body": body.decode(),
+                "number": next(count), "server": self.server.server_address[1]}
         answer = json.dumps(said).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(answer)))
+        for name, value in urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query):
+            if name == "cache-control":
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer)
     do_GET = do_POST = do_PUT = do
@@ -35,13 +40,13 @@ server.serve_forever()
 "#;
 
 /// A server of the test's own, ended with it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Server {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", ECHO]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");
@@ -71,13 +76,13 @@ fn config(upstream: u16) -> String {
 const CHAIN: &str = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"probe\"\non-fault = \"fail-closed\"\n\
                      [function.config]\nname = \"first\"\nmine = \"/do\"\n";
 
-fn address(host: &Host, listener: usize) -> String {
+pub(crate) fn address(host: &Host, listener: usize) -> String {
     let status = host.json(&["status"]);
     status["listeners"][listener]["addresses"][0].as_str().expect("it listens").to_owned()
 }
 
 /// What curl got: status, and all of it as text.
-fn curl(arguments: &[&str]) -> (u16, String) {
+pub(crate) fn curl(arguments: &[&str]) -> (u16, String) {
     let mut command = Command::new("curl");
     command.args(["--silent", "--show-error", "--max-time", "20", "--include"]).args(arguments);
     let output = command.output().expect("curl starts");

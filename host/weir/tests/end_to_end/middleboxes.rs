@@ -1,0 +1,187 @@
+//! The functions of the message plane that come with Weir, in a host, with curl before it and Python's server behind it.
+
+use std::process::Command;
+
+use weir_tests::built::{built, workspace};
+
+use crate::host::Host;
+use crate::messages::{Server, address, curl};
+
+/// A host whose listener shows everything to one function with this configuration, with so many servers behind it.
+fn host_with(function: &str, config: &str, protocol: &str, servers: &[&Server]) -> Host {
+    let upstreams: Vec<String> =
+        servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.port)).collect();
+    let host = Host::start(&format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n\
+         [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\nchain = \"web\"\n\
+         upstream = [{}]\n",
+        upstreams.join(", ")
+    ));
+    built(function);
+    let file = workspace().join(format!("target/functions/{function}.wasm"));
+    host.ok(&["function", "push", file.to_str().expect("text")]);
+    host.write(
+        "c.toml",
+        format!("name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"{function}\"\n[function.config]\n{config}\n"),
+    );
+    host.ok(&["chain", "apply", "c.toml"]);
+    host
+}
+
+fn url(host: &Host, path: &str) -> String {
+    format!("http://{}{path}", address(host, 0))
+}
+
+#[test]
+fn waf_answers_attacks_and_lets_the_rest_through() {
+    let server = Server::start();
+    let host = host_with("waf", "", "http", &[&server]);
+    for attack in [
+        "/?id=1%27%20OR%20%271%27=%271",
+        "/?q=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/static/..%2f..%2f..%2fetc%2fpasswd",
+    ] {
+        let (status, text) = curl(&["--path-as-is", &url(&host, attack)]);
+        assert_eq!(status, 403, "{attack}: {text}");
+    }
+    let (status, text) =
+        curl(&["--data", "name=x&comment=%3Cscript%3Ealert(1)%3C%2Fscript%3E", &url(&host, "/")]);
+    assert_eq!(status, 403, "{text}");
+    let (status, text) =
+        curl(&["--data", "name=O%27Brien&comment=5+%3C+6", &url(&host, "/form?q=rust+or+go")]);
+    assert!(status == 200 && text.contains("name=O%27Brien&comment=5+%3C+6"), "{text}");
+}
+
+#[test]
+fn rewrite_changes_targets_and_fields_and_redirects() {
+    let server = Server::start();
+    let config = r#"rules = [
+    { path = "/old", redirect = "/new${query}", status = 308 },
+    { path-regex = "^/item/([0-9]+)$", rewrite = "/items?id=$1", request = { set = { x-client = "${client}" } } },
+    { response = { remove = ["server"], set = { x-frame-options = "DENY" } } },
+]"#;
+    let host = host_with("rewrite", config, "http", &[&server]);
+    let (status, text) = curl(&[&url(&host, "/old?a=b")]);
+    assert!(status == 308 && text.contains("location: /new?a=b"), "{text}");
+    let (status, text) = curl(&[&url(&host, "/item/77")]);
+    assert!(status == 200 && text.contains("\"path\": \"/items?id=77\""), "{text}");
+    assert!(text.contains("[\"x-client\", \"127.0.0.1\"]"), "{text}");
+    assert!(text.contains("x-frame-options: DENY") && !text.contains("Python"), "{text}");
+}
+
+#[test]
+fn ratelimit_answers_who_comes_too_often() {
+    let server = Server::start();
+    let config = "rules = [ { name = \"client\", rate = \"3/h\", key = [\"field:x-key\"] }, \
+                  { name = \"all\", rate = \"5/h\", path-prefix = \"/shared\", key = [\"all\"], shared = true } ]";
+    let host = host_with("http-ratelimit", config, "http", &[&server]);
+    let ask =
+        |path: &str, key: &str| curl(&["--header", &format!("x-key: {key}"), &url(&host, path)]);
+    let statuses: Vec<u16> = (0..4).map(|_| ask("/", "a").0).collect();
+    assert_eq!(statuses, [200, 200, 200, 429]);
+    let (status, text) = ask("/", "a");
+    assert!(status == 429 && text.to_ascii_lowercase().contains("retry-after:"), "{text}");
+    assert_eq!(ask("/", "b").0, 200);
+    let statuses: Vec<u16> = (0..6).map(|n| ask("/shared", &n.to_string()).0).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
+}
+
+#[test]
+fn jwt_lets_only_valid_tokens_through() {
+    let server = Server::start();
+    let secret = "a secret of at least thirty-two bytes!";
+    let config = format!(
+        "keys = [ {{ secret = \"{secret}\" }} ]\naudiences = [\"api\"]\nclaims = {{ sub = \"x-user\" }}\npublic = [\"/health\"]"
+    );
+    let host = host_with("auth-jwt", &config, "http", &[&server]);
+    let token = |script: &str| {
+        let code = format!(
+            "import base64, hashlib, hmac, json, time\n\
+             b = lambda x: base64.urlsafe_b64encode(x).rstrip(b'=')\n\
+             def sign(claims, secret='{secret}', alg='HS256'):\n  \
+               head = b(json.dumps({{'alg': alg}}).encode()) + b'.' + b(json.dumps(claims).encode())\n  \
+               return (head + b'.' + b(hmac.new(secret.encode(), head, hashlib.sha256).digest())).decode()\n\
+             print(sign({script}), end='')"
+        );
+        let output = Command::new("python3").args(["-c", &code]).output().expect("python3 starts");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let with = |token: &str, path: &str| {
+        curl(&["--header", &format!("authorization: Bearer {token}"), &url(&host, path)])
+    };
+    let (status, text) = curl(&[&url(&host, "/")]);
+    assert!(
+        status == 401 && text.to_ascii_lowercase().contains("www-authenticate: bearer"),
+        "{text}"
+    );
+    assert_eq!(curl(&[&url(&host, "/health")]).0, 200);
+    let good = token("{'sub': 'ann', 'aud': 'api', 'exp': time.time() + 600}");
+    let (status, text) = with(&good, "/");
+    assert!(status == 200 && text.contains("[\"x-user\", \"ann\"]"), "{text}");
+    for bad in [
+        "{'sub': 'ann', 'aud': 'api', 'exp': time.time() - 600}",
+        "{'sub': 'ann', 'aud': 'other', 'exp': time.time() + 600}",
+        "{'sub': 'ann', 'aud': 'api', 'exp': time.time() + 600}, 'another secret of thirty-two bytes!!!'",
+        "{'sub': 'ann', 'aud': 'api', 'exp': time.time() + 600}, alg='none'",
+    ] {
+        let (status, text) = with(&token(bad), "/");
+        assert_eq!(status, 401, "{bad}: {text}");
+    }
+}
+
+#[test]
+fn cache_answers_what_is_fresh_and_asks_for_the_rest() {
+    let server = Server::start();
+    let host = host_with("http-cache", "", "http", &[&server]);
+    // The server answers with what it is asked to in the query.
+    let get = |path: &str| curl(&[&url(&host, path)]).1.to_ascii_lowercase();
+    let fresh = "/n?cache-control=max-age=600";
+    let first = get(fresh);
+    assert!(first.contains("cache-status: weir; fwd=") && first.contains("stored"), "{first}");
+    let second = get(fresh);
+    assert!(second.contains("cache-status: weir; hit") && second.contains("age:"), "{second}");
+    let body = |text: &str| text.split("\r\n\r\n").nth(1).map(str::to_owned);
+    assert_eq!(body(&first), body(&second));
+    assert_ne!(body(&get("/n?cache-control=no-store")), body(&get("/n?cache-control=no-store")));
+    curl(&["--data", "x", &url(&host, fresh)]);
+    let third = get(fresh);
+    assert!(third.contains("fwd="), "an unsafe method invalidates: {third}");
+}
+
+#[test]
+fn lb_takes_turns_and_keeps_clients_where_they_are() {
+    let servers = [Server::start(), Server::start()];
+    let all: Vec<&Server> = servers.iter().collect();
+    let host = host_with("http-lb", "sticky = { cookie = \"lb\" }", "http", &all);
+    let who = |arguments: &[&str]| {
+        let address = url(&host, "/");
+        let text = curl(&[arguments, &[&address]].concat()).1;
+        let port = text.split("\"server\": ").nth(1).expect("it says who it is");
+        let port: u16 = port.split(['}', ',']).next().unwrap().trim().parse().unwrap();
+        let cookie = text.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+        (port, cookie.and_then(|cookie| cookie.split(';').next()).map(str::to_owned))
+    };
+    let turns: Vec<u16> = (0..6).map(|_| who(&[]).0).collect();
+    for server in &servers {
+        assert_eq!(turns.iter().filter(|port| **port == server.port).count(), 3, "{turns:?}");
+    }
+    let (port, cookie) = who(&[]);
+    let cookie = cookie.expect("a cookie");
+    for _ in 0..4 {
+        assert_eq!(who(&["--cookie", &cookie]).0, port);
+    }
+}
+
+#[test]
+fn tcp_policy_refuses_by_what_is_spoken() {
+    let server = Server::start();
+    let config = "default = \"deny\"\nrules = [ { action = \"allow\", protocol = [\"http\"] } ]";
+    let host = host_with("tcp-policy", config, "tcp", &[&server]);
+    let (status, text) = curl(&["--data", "hello", &url(&host, "/raw")]);
+    assert!(status == 200 && text.contains("hello"), "{text}");
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--insecure", "--max-time", "10"]);
+    let refused =
+        command.arg(format!("https://{}/", address(&host, 0))).output().expect("curl starts");
+    assert!(!refused.status.success(), "TLS is not allowed");
+}
