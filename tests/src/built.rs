@@ -15,6 +15,20 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").into()
 }
 
+/// The file of a function, built from what is in the tree now, for a host that it is pushed to.
+///
+/// # Panics
+/// As [`built`].
+#[must_use]
+pub fn built_file(name: &str) -> PathBuf {
+    drop(built(name));
+    module(name)
+}
+
+fn module(name: &str) -> PathBuf {
+    workspace().join(format!("target/functions/{name}.wasm"))
+}
+
 /// A function, built from what is in the tree now. The script says what is missing if it cannot.
 ///
 /// # Panics
@@ -28,8 +42,7 @@ pub fn built(name: &str) -> Arc<Admitted> {
     }
     let status = Command::new(workspace().join("scripts/build-functions")).arg(name).status();
     assert!(status.expect("a shell").success(), "scripts/build-functions {name} failed");
-    let file = workspace().join(format!("target/functions/{name}.wasm"));
-    let wasm = std::fs::read(file).expect("a module");
+    let wasm = std::fs::read(module(name)).expect("a module");
     let admitted = Arc::new(admit(&wasm).unwrap_or_else(|refused| panic!("{refused}")));
     all.push((name.to_owned(), Arc::clone(&admitted)));
     admitted

@@ -64,6 +64,13 @@ impl Flow {
     }
 }
 
+impl Flow {
+    fn let_go(&self) {
+        self.held.borrow_mut().iter_mut().for_each(Vec::clear);
+        self.held_bytes.set(0);
+    }
+}
+
 /// What became of an event at one function.
 enum Told {
     Outcome(Outcome),
@@ -306,6 +313,8 @@ impl Exchange {
     async fn answered(&self, place: usize, step: Step) -> Step {
         let Step::Answer(mut response) = step else { return step };
         let mut place = place;
+        // What is held back of the request, or of a response that has another in its place, goes nowhere any more.
+        self.0.flows.iter().for_each(Flow::let_go);
         'again: loop {
             self.0.answered_by.set(place);
             let (mut parts, pieces) = response.into_parts();

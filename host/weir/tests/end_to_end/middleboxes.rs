@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir_tests::built::{built, workspace};
+use weir_tests::built::built_file;
 
 use crate::host::Host;
 use crate::messages::{Server, address, curl};
@@ -17,8 +17,7 @@ fn host_with(function: &str, config: &str, protocol: &str, servers: &[&Server]) 
          upstream = [{}]\n",
         upstreams.join(", ")
     ));
-    built(function);
-    let file = workspace().join(format!("target/functions/{function}.wasm"));
+    let file = built_file(function);
     host.ok(&["function", "push", file.to_str().expect("text")]);
     host.write(
         "c.toml",
