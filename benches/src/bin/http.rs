@@ -195,7 +195,7 @@ fn weir(upstream: u16, functions: usize) -> Gateway {
     if functions > 0 {
         let command = |arguments: &[&str]| {
             let mut command = Command::new(&program);
-            command.args(["--api", "api.sock"]).args(arguments).current_dir(directory.path());
+            command.args(["--api", "./api.sock"]).args(arguments).current_dir(directory.path());
             let output = command.output().expect("weir starts");
             assert!(
                 output.status.success(),
