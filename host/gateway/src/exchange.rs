@@ -152,6 +152,7 @@ async fn pass(
     }
     let (mut body, mut progress) = (RequestBody::Empty, None);
     if length != Some(0) {
+        finish.uploads();
         let prepared = Box::pin(request_body(site, finish, &mut parts, incoming)).await;
         match prepared {
             Ok((prepared, of_body)) => (body, progress) = (prepared, Some(of_body)),

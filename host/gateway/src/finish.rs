@@ -22,6 +22,8 @@ pub(crate) struct Finish {
     how: Ended,
     /// How it ends if all of the response is delivered.
     whole: Ended,
+    /// The request has a body.
+    uploads: bool,
 }
 
 impl Finish {
@@ -30,9 +32,26 @@ impl Finish {
         site.counters.active.add(1);
         pulse.active.set(pulse.active.get() + 1);
         pulse.moved();
+        // What comes from now on is the request's body, or the next head.
+        pulse.heard.set(false);
         let (began, how) = (Instant::now(), Ended::ClientGone);
         let whole = Ended::Delivered;
-        Self { site, pulse, exchange: None, upstream: None, began, head: None, how, whole }
+        Self {
+            site,
+            pulse,
+            exchange: None,
+            upstream: None,
+            began,
+            head: None,
+            how,
+            whole,
+            uploads: false,
+        }
+    }
+
+    /// The request has a body.
+    pub(crate) fn uploads(&mut self) {
+        self.uploads = true;
     }
 
     /// This upstream has it now.
@@ -88,7 +107,9 @@ impl Drop for Finish {
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
-        self.pulse.heard.set(false);
+        if self.uploads {
+            self.pulse.heard.set(false);
+        }
         self.pulse.moved();
         if self.how == Ended::ClientGone {
             self.site.counters.failures.count(Failure::ClientGone);

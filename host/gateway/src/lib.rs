@@ -34,6 +34,7 @@ mod health;
 mod keeper;
 mod link;
 mod listener;
+mod outbox;
 mod proxy_protocol;
 mod relay;
 mod request_body;

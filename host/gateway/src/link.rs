@@ -163,6 +163,17 @@ impl Link {
         !self.over && self.sender.is_ready()
     }
 
+    /// Puts it to rest: nobody is woken by what happens to it, but it is noted.
+    pub(crate) fn rest(&mut self) {
+        self.idle_since = Instant::now();
+        self.bell.mute();
+    }
+
+    /// Whether nothing has happened to it while it was at rest.
+    pub(crate) fn rested(&self) -> bool {
+        self.ready() && !self.bell.rung()
+    }
+
     /// Whether it can have the next request, after a look.
     pub(crate) fn usable(&mut self, cx: &Context<'_>) -> bool {
         self.drive(cx);

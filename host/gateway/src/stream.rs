@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -17,10 +17,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsStream;
 
 use crate::counters::Traffic;
+use crate::outbox::Socket;
 use crate::timer::Deadline;
-
-/// Up to so many bytes in several slices, copying them together costs less than telling the kernel of each.
-const SMALL: usize = 1024;
 
 /// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
 pub(crate) struct Pulse {
@@ -57,7 +55,7 @@ impl Pulse {
 }
 
 enum Inner {
-    Plain(TcpStream),
+    Plain(Rc<Socket>),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -76,7 +74,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn plain(tcp: TcpStream, traffic: Arc<Traffic>, patience: Duration) -> Self {
-        Self::of(Inner::Plain(tcp), traffic, patience)
+        Self::of(Inner::Plain(Socket::new(tcp, patience)), traffic, patience)
     }
 
     pub(crate) fn tls(
@@ -107,13 +105,6 @@ impl Stream {
         };
     }
 
-    fn tcp(&self) -> &TcpStream {
-        match &self.inner {
-            Inner::Plain(tcp) => tcp,
-            Inner::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
     /// What was agreed on by ALPN.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match &self.inner {
@@ -124,8 +115,14 @@ impl Stream {
 
     /// Ends the connection so that the peer cannot take it for a proper end.
     pub(crate) fn abort(self) {
-        // An error leaves an ordinary end, the best that can be done then.
-        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        let reset = |tcp: &TcpStream| {
+            // An error leaves an ordinary end, the best that can be done then.
+            let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        };
+        match &self.inner {
+            Inner::Plain(socket) => reset(&socket.tcp.borrow()),
+            Inner::Tls(tls) => reset(tls.get_ref().0),
+        }
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, wrote: &Poll<io::Result<usize>>) -> bool {
@@ -144,14 +141,17 @@ impl Stream {
     }
 }
 
-/// Puts slices that are short together.
-fn gather<'a>(slices: &[io::IoSlice<'_>], into: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
-    let mut length = 0;
-    for slice in slices {
-        into.get_mut(length..length + slice.len())?.copy_from_slice(slice);
-        length += slice.len();
+/// Writes by the box if it is short, else behind what is in it.
+fn write(
+    socket: &Rc<Socket>,
+    cx: &mut Context<'_>,
+    slices: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if let Some(posted) = socket.post(slices)? {
+        return Poll::Ready(Ok(posted));
     }
-    Some(&into[..length])
+    ready!(socket.poll_sent(cx))?;
+    Pin::new(&mut *socket.tcp.borrow_mut()).poll_write_vectored(cx, slices)
 }
 
 fn stalled() -> io::Error {
@@ -169,7 +169,9 @@ impl AsyncRead for Stream {
         let fresh = this.early.is_empty();
         if fresh {
             let read = match &mut this.inner {
-                Inner::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+                Inner::Plain(socket) => {
+                    Pin::new(&mut *socket.tcp.borrow_mut()).poll_read(cx, buffer)
+                }
                 Inner::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
             };
             match read {
@@ -204,7 +206,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = match &mut this.inner {
-            Inner::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Inner::Plain(socket) => write(socket, cx, &[io::IoSlice::new(bytes)]),
             Inner::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         };
         if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
@@ -217,10 +219,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = match &mut this.inner {
-            Inner::Plain(tcp) => match gather(slices, &mut [0; SMALL]) {
-                Some(bytes) => Pin::new(tcp).poll_write(cx, bytes),
-                None => Pin::new(tcp).poll_write_vectored(cx, slices),
-            },
+            Inner::Plain(socket) => write(socket, cx, slices),
             Inner::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         };
         if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
@@ -228,7 +227,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match &self.inner {
-            Inner::Plain(tcp) => tcp.is_write_vectored(),
+            Inner::Plain(_) => true,
             Inner::Tls(tls) => tls.is_write_vectored(),
         }
     }
@@ -236,7 +235,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = match &mut this.inner {
-            Inner::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Inner::Plain(socket) => socket.poll_taken(cx),
             Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
         };
         if flushed.is_pending() && this.wrote(cx, &Poll::Pending) {
@@ -248,7 +247,10 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let shut = match &mut this.inner {
-            Inner::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Inner::Plain(socket) => match socket.poll_sent(cx) {
+                Poll::Ready(Ok(())) => Pin::new(&mut *socket.tcp.borrow_mut()).poll_shutdown(cx),
+                other => other,
+            },
             Inner::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         };
         if shut.is_pending() && this.wrote(cx, &Poll::Pending) {

@@ -8,7 +8,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use http::{Response, Version};
 use hyper::body::Incoming;
@@ -132,7 +132,7 @@ impl Upstream {
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Box<Link>> {
         loop {
             let mut link = self.idle.borrow_mut().pop()?;
-            if link.usable(cx) {
+            if link.rested() || link.usable(cx) {
                 return Some(link);
             }
         }
@@ -159,7 +159,7 @@ impl Upstream {
         if idle.len() >= self.idle_max {
             return;
         }
-        link.idle_since = Instant::now();
+        link.rest();
         idle.push(link);
         if !self.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(self)));
@@ -224,8 +224,7 @@ async fn sweep(upstream: Weak<Upstream>) {
         tokio::time::sleep(period / 2).await;
         let Some(upstream) = upstream.upgrade() else { return };
         let mut idle = upstream.idle.borrow_mut();
-        let cx = &mut Context::from_waker(Waker::noop());
-        idle.retain_mut(|link| link.idle_since.elapsed() < period && link.usable(cx));
+        idle.retain(|link| link.idle_since.elapsed() < period && link.rested());
         if idle.is_empty() {
             upstream.swept.set(false);
             return;

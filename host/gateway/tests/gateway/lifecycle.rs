@@ -136,6 +136,31 @@ fn a_client_that_is_slow_with_its_head_is_told_so() {
 }
 
 #[test]
+fn a_head_that_begins_before_the_response_has_ended_must_go_on_too() {
+    // The response's end comes after the beginning of the next head.
+    let (asked, go) = channel::<()>();
+    let go = std::sync::Mutex::new(go);
+    let server = Server::start(move |mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhe").unwrap();
+        go.lock().unwrap().recv().unwrap();
+        stream.write_all(b"re").unwrap();
+        std::thread::sleep(support::LONG);
+    });
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.header = Duration::from_millis(700);
+    });
+    let mut stream = connect(address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    read_head(&mut stream).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    asked.send(()).unwrap();
+    let rest = read_all(&mut stream);
+    assert!(rest.starts_with("here") && rest.contains("HTTP/1.1 408 "), "{rest}");
+}
+
+#[test]
 fn an_idle_connection_is_closed() {
     let server = Server::echo();
     let (_gateway, address) = gateway_with(&[server.address], |config| {
