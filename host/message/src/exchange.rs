@@ -19,7 +19,7 @@ use weir_sandbox::Fault;
 use crate::chain::{Asks, Chain, Version};
 use crate::context::{Effects, into_room};
 use crate::function::{Called, Function, Seat};
-use crate::head::{self, Broken, TooLarge};
+use crate::head;
 use crate::instance::{Event, contract};
 use crate::words;
 
@@ -45,29 +45,45 @@ struct Inner {
     end: Cell<Option<(Ended, Option<usize>, Duration)>>,
 }
 
-/// One direction.
+/// One direction. Few exchanges have anything here.
+#[derive(Default)]
 struct Flow {
     /// By function: what it holds back.
-    held: RefCell<Vec<Vec<Part>>>,
+    held: RefCell<Vec<(usize, Vec<Part>)>>,
     held_bytes: Cell<usize>,
     /// By function: what it waits for.
-    asks: RefCell<Vec<Option<Asks>>>,
-}
-
-impl Flow {
-    fn new(functions: usize) -> Self {
-        Self {
-            held: RefCell::new((0..functions).map(|_| Vec::new()).collect()),
-            held_bytes: Cell::new(0),
-            asks: RefCell::new((0..functions).map(|_| None).collect()),
-        }
-    }
+    asks: RefCell<Vec<(usize, Asks)>>,
 }
 
 impl Flow {
     fn let_go(&self) {
-        self.held.borrow_mut().iter_mut().for_each(Vec::clear);
+        self.held.borrow_mut().clear();
         self.held_bytes.set(0);
+    }
+
+    fn hold(&self, place: usize, part: Part) {
+        let mut held = self.held.borrow_mut();
+        match held.iter_mut().find(|(of, _)| *of == place) {
+            Some((_, parts)) => parts.push(part),
+            None => held.push((place, vec![part])),
+        }
+    }
+
+    /// What this function holds back, which it does no longer.
+    fn release(&self, place: usize) -> Vec<Part> {
+        let mut held = self.held.borrow_mut();
+        let found = held.iter().position(|(of, _)| *of == place);
+        let parts = found.map(|n| held.swap_remove(n).1).unwrap_or_default();
+        let bytes: usize = parts.iter().map(Part::len).sum();
+        self.held_bytes.set(self.held_bytes.get() - bytes);
+        parts
+    }
+
+    /// What this function waits for.
+    fn take_asks(&self, place: usize) -> Option<Asks> {
+        let mut asks = self.asks.borrow_mut();
+        let found = asks.iter().position(|(of, _)| *of == place)?;
+        Some(asks.swap_remove(found).1)
     }
 }
 
@@ -96,7 +112,7 @@ impl Exchange {
             seats: (0..functions).map(|_| Seat::default()).collect(),
             answered_by: Cell::new(functions),
             upstream: Cell::new(None),
-            flows: [Flow::new(functions), Flow::new(functions)],
+            flows: [Flow::default(), Flow::default()],
             end: Cell::new(None),
             version,
         }))
@@ -114,22 +130,20 @@ impl Exchange {
         if laid.is_err() {
             return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
         }
+        let mut changed = None;
         for place in order {
             let event = Event::RequestHead { head: room.offset() };
-            let mut again = false;
-            let told = self.tell(place, Direction::Request, event, room.bytes()).await;
-            let stepped = self.step(place, told, || {
-                let taken = head::take_request(room.bytes(), parts);
-                again = taken.is_err();
-                taken
-            });
-            if let Some(step) = stepped {
+            let stepped = self.show_head(place, Direction::Request, event, &mut room, &mut changed);
+            if let Some(step) = stepped.await {
                 return self.answered(place, step).await;
             }
-            // What a function broke is laid out anew for those behind it.
-            if again && head::lay_out_request(room.bytes_mut(), parts, origin, body).is_err() {
-                return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
-            }
+        }
+        // What was changed is taken over once, when all have seen it.
+        if let Some(place) = changed
+            && let Err(broken) = head::take_request(room.bytes(), parts)
+        {
+            let refused = self.broke(place, broken.to_string()).then(|| self.refused(place));
+            return self.answered(place, refused.unwrap_or(Step::Continue)).await;
         }
         Step::Continue
     }
@@ -159,7 +173,7 @@ impl Exchange {
         for place in order {
             let event = Event::RequestHead { head: room.offset() };
             let told = self.tell(place, Direction::Request, event, room.bytes()).await;
-            match self.step(place, told, || Ok(())) {
+            match self.step(place, told) {
                 None => {}
                 // A connection has nobody to answer to.
                 Some(_) => return Step::Reset,
@@ -252,49 +266,62 @@ impl Exchange {
         }
         let Some(mut room) = self.room().await else { return (0, busy()) };
         let origin = &self.0.origin;
-        let lay = |room: &mut Room, parts: &http::response::Parts| -> Result<(), TooLarge> {
-            head::lay_out_response(room.bytes_mut(), parts, origin, body, made)
-        };
-        if lay(&mut room, parts).is_err() {
+        if head::lay_out_response(room.bytes_mut(), parts, origin, body, made).is_err() {
             return (0, Step::Answer(plain(StatusCode::BAD_GATEWAY)));
         }
+        let mut changed = None;
         for place in order {
             let event = Event::ResponseHead { head: room.offset() };
-            let mut again = false;
-            let told = self.tell(place, Direction::Response, event, room.bytes()).await;
-            let stepped = self.step(place, told, || {
-                let taken = head::take_response(room.bytes(), parts);
-                again = taken.is_err();
-                taken
-            });
-            if let Some(step) = stepped {
+            let stepped =
+                self.show_head(place, Direction::Response, event, &mut room, &mut changed);
+            if let Some(step) = stepped.await {
                 return (place, step);
             }
-            if again && lay(&mut room, parts).is_err() {
-                return (place, Step::Answer(plain(StatusCode::BAD_GATEWAY)));
-            }
+        }
+        if let Some(place) = changed
+            && let Err(broken) = head::take_response(room.bytes(), parts)
+        {
+            let refused = self.broke(place, broken.to_string()).then(|| self.refused(place));
+            return (place, refused.unwrap_or(Step::Continue));
         }
         (0, Step::Continue)
     }
 
-    /// What follows from an event with a head; none if it goes on. `take` takes over what was changed.
-    fn step(
+    /// Shows a head to a function: what follows, none if it goes on. `changed` is who changed it last.
+    async fn show_head(
         &self,
         place: usize,
-        told: Told,
-        take: impl FnOnce() -> Result<(), Broken>,
+        direction: Direction,
+        event: Event,
+        room: &mut Room,
+        changed: &mut Option<usize>,
     ) -> Option<Step> {
+        // A function that may be passed by may have to be passed by with what it broke undone.
+        let before = self.function(place).fails_open().then(|| room.bytes().to_vec());
+        let mut told = self.tell(place, direction, event, room.bytes()).await;
+        if let Told::Outcome(outcome) = &mut told
+            && outcome.changed
+        {
+            match head::check(room.bytes()) {
+                Ok(()) => *changed = Some(place),
+                Err(broken) if self.broke(place, broken.to_string()) => told = Told::Failed,
+                Err(_) => told = Told::Skip,
+            }
+        }
+        if let (Told::Skip, Some(before)) = (&told, before) {
+            room.bytes_mut().copy_from_slice(&before);
+        }
+        self.step(place, told)
+    }
+
+    /// What follows from an event with a head; none if it goes on.
+    fn step(&self, place: usize, told: Told) -> Option<Step> {
         let outcome = match told {
             Told::Skip => return None,
             Told::Failed => return Some(self.refused(place)),
             Told::Answer(response) => return Some(Step::Answer(response)),
             Told::Outcome(outcome) => outcome,
         };
-        if outcome.changed
-            && let Err(broken) = take()
-        {
-            return self.broke(place, broken.to_string()).then(|| self.refused(place));
-        }
         match outcome.action {
             Action::Continue => None,
             Action::Done => {
@@ -458,7 +485,7 @@ impl Exchange {
             let held_bytes = flow.held_bytes.get();
             if outcome.action == Action::Hold && !last {
                 let bytes = held_bytes + part.len();
-                let pieces: usize = flow.held.borrow().iter().map(Vec::len).sum();
+                let pieces: usize = flow.held.borrow().iter().map(|(_, parts)| parts.len()).sum();
                 let (most_bytes, most_pieces) = self.0.chain.hold();
                 if bytes > most_bytes || pieces >= most_pieces {
                     let status = match direction {
@@ -468,18 +495,13 @@ impl Exchange {
                     return Some((place, BodyStep::Answer(plain(status))));
                 }
                 flow.held_bytes.set(bytes);
-                if let Some(held) = flow.held.borrow_mut().get_mut(place) {
-                    held.push(part);
-                }
+                flow.hold(place, part);
                 continue;
             }
             if outcome.action == Action::Done {
                 self.0.seats[place].done.set(true);
             }
-            let held =
-                flow.held.borrow_mut().get_mut(place).map(std::mem::take).unwrap_or_default();
-            let released: usize = held.iter().map(Part::len).sum();
-            flow.held_bytes.set(held_bytes - released);
+            let held = flow.release(place);
             queue.push_front((n + 1, part, last));
             for part in held.into_iter().rev() {
                 queue.push_front((n + 1, part, false));
@@ -527,11 +549,11 @@ impl Exchange {
                     return Told::Outcome(outcome);
                 }
             }
-            let asks = inner.flows[direction as usize].asks.borrow_mut()[place].take();
-            let next = match asks {
+            let flow = &inner.flows[direction as usize];
+            let next = match flow.take_asks(place) {
                 Some(mut asks) => {
                     let next = asks.next().await;
-                    inner.flows[direction as usize].asks.borrow_mut()[place] = Some(asks);
+                    flow.asks.borrow_mut().push((place, asks));
                     next
                 }
                 None => None,
@@ -566,16 +588,15 @@ impl Exchange {
         if effects.asks.is_empty() {
             return;
         }
-        let mut asks = self.0.flows[direction as usize].asks.borrow_mut();
-        let asks = asks[place].get_or_insert_with(Asks::new);
-        for ask in effects.asks {
-            asks.push(self.0.chain.ask(ask));
-        }
+        let flow = &self.0.flows[direction as usize];
+        let mut asks = flow.take_asks(place).unwrap_or_default();
+        asks.extend(effects.asks.into_iter().map(|ask| self.0.chain.ask(ask)));
+        flow.asks.borrow_mut().push((place, asks));
     }
 
     /// What a function asked for and does not wait for goes on without the exchange.
     fn background(&self, place: usize, direction: Direction) {
-        let asks = self.0.flows[direction as usize].asks.borrow_mut()[place].take();
+        let asks = self.0.flows[direction as usize].take_asks(place);
         if let Some(asks) = asks.filter(|asks| !asks.is_empty()) {
             self.0.chain.go_on(self.0.number, self.function(place), asks);
         }

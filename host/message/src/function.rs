@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::Instant;
+use std::time::Duration;
 
 use weir_layout::message::{Outcome, Wants};
 use weir_sandbox::{Fault, Health, Level, Record, Treatment};
@@ -138,12 +138,12 @@ impl Function {
         }
         seat.generation.set(inner.generation);
         let Some(instance) = inner.instance.as_mut() else { return self.out_of_order(&inner) };
-        self.site.rooms.set(weir_layout::CLOCK, clock::monotonic());
-        self.site.rooms.set(weir_layout::WALL, clock::wall());
-        let started = Instant::now();
+        let started = clock::monotonic();
+        self.site.clock.tell(&self.site.rooms, started);
         match instance.call(exchange, event) {
             Ok((outcome, effects)) => {
-                self.plan.counters.count(outcome.action, started.elapsed());
+                let time = Duration::from_nanos(clock::monotonic().saturating_sub(started));
+                self.plan.counters.count(outcome.action, time);
                 Called::Outcome(outcome, effects)
             }
             Err(fault) => {

@@ -128,6 +128,61 @@ fn address(address: SocketAddr) -> ([u8; 16], u16) {
     (ip.octets(), address.port())
 }
 
+/// Whether functions may have left this in a head's table; [`take_request`] and [`take_response`] look at the rest, and at
+/// all of it once more. Costs a look at each byte, where taking it over makes a map of it.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(crate) fn check(room: &[u8]) -> Result<(), Broken> {
+    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    for entry in 0..head.entries() {
+        let Some((name, value)) = head.entry(entry) else {
+            return broken(format!("field {entry} does not lie within the room"));
+        };
+        if !name.iter().all(|byte| NAME[usize::from(*byte)]) {
+            let name = String::from_utf8_lossy(name);
+            return broken(format!(
+                "field {entry} is named {name:?}: allowed are lower-case tokens"
+            ));
+        }
+        if !value.iter().all(|byte| (*byte >= 0x20 && *byte != 0x7f) || *byte == b'\t') {
+            let name = String::from_utf8_lossy(name);
+            return broken(format!("field {name} has a control character in its value"));
+        }
+    }
+    Ok(())
+}
+
+/// Characters of a field's name: those of a token (RFC 9110 section 5.6.2) without upper case.
+const NAME: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let c = byte as u8;
+        allowed[byte] = c.is_ascii_lowercase()
+            || c.is_ascii_digit()
+            || matches!(
+                c,
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
+            );
+        byte += 1;
+    }
+    allowed
+};
+
 /// Takes a request over that a function changed. Nothing has changed on an error.
 ///
 /// # Errors
@@ -316,6 +371,16 @@ mod tests {
             }
             let before = request(&[]);
             let mut parts = request(&[]);
+            let fields_are_good = check(&room).is_ok();
+            let (mut answer, ()) = Response::new(()).into_parts();
+            // A status apart, both say the same of fields.
+            if let Some(mut head) = Head::new(&mut room[..]) {
+                let status = head.status();
+                head.set_status(200);
+                let taken = take_response(&room, &mut answer).is_ok();
+                prop_assert_eq!(taken, fields_are_good);
+                Head::new(&mut room[..]).unwrap().set_status(status);
+            }
             if take_request(&room, &mut parts).is_err() {
                 prop_assert_eq!((&parts.uri, &parts.headers), (&before.uri, &before.headers));
             }
@@ -350,6 +415,8 @@ mod tests {
         ] {
             lay_out_request(&mut room, &request(&[]), &origin(), None).unwrap();
             edit(&mut Head::new(&mut room[..]).unwrap()).unwrap();
+            let line = Head::new(&room[..]).unwrap().entries() == 0;
+            assert!(line || check(&room).is_err());
             let mut parts = request(&[]);
             assert!(take_request(&room, &mut parts).is_err());
             assert_eq!(parts.uri, "/a/b?c=%64");

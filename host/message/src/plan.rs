@@ -8,6 +8,7 @@ use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry};
 
+use crate::clock::Clock;
 use crate::counters::FunctionCounters;
 use crate::instance::Instance;
 use crate::store::Store;
@@ -142,6 +143,7 @@ pub struct Site {
     pub(crate) names: Vec<String>,
     pub(crate) store: Arc<Store>,
     pub(crate) hold: usize,
+    pub(crate) clock: Clock,
     seed: u64,
 }
 
@@ -222,7 +224,8 @@ impl Site {
         let pool = Pool::new(chain, &PoolConfig { rooms, room_bytes, huge: HugePages::Never })?;
         let window = Shared::new(pool.memory())?;
         let rooms = Rooms::new(pool);
-        Ok(Self { sandbox, rooms, window, upstreams, names, store, hold, seed })
+        let clock = Clock::default();
+        Ok(Self { sandbox, rooms, window, upstreams, names, store, hold, clock, seed })
     }
 
     /// Where the pool's rooms are.

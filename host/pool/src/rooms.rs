@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Accounting, BufferIndex, Pod, Pool};
+use crate::{Accounting, BufferIndex, Pool};
 
 /// A pool whose rooms are owned one by one.
 #[derive(Clone, Debug)]
@@ -41,14 +41,6 @@ impl Rooms {
     #[must_use]
     pub fn room_bytes(&self) -> usize {
         self.0.room_bytes
-    }
-
-    /// Writes a value into the burst area.
-    ///
-    /// # Panics
-    /// As [`crate::Memory::set`].
-    pub fn set<T: Pod>(&self, offset: usize, value: T) {
-        self.lock().memory_mut().set(offset, value);
     }
 
     /// Where the rooms are.
