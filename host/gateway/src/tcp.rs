@@ -34,26 +34,63 @@ pub(crate) async fn serve(
 ) {
     let site = listener.site();
     let mut finish = Finish::new(Rc::clone(&site), pulse);
-    let mut connection =
-        pin!(connection(&listener, &site, &mut finish, client, &origin, &admission));
+    let begun = begin(&site, &mut finish, client, &origin);
+    let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
+    let (client, upstream, open) = begun;
+    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
+    let ended = if let Some(exchange) = finish.exchange.clone().filter(|_| data) {
+        let (client, upstream) = (RefCell::new(client), RefCell::new(upstream));
+        let through = through(&site, &exchange, &client, &upstream);
+        let ended = unless_killed(&listener, &admission, through).await;
+        if !matches!(ended, Some(Ok(()))) {
+            client.into_inner().abort();
+            upstream.into_inner().abort();
+        }
+        ended
+    } else {
+        let mut relay = Relay::new(client, upstream, site.plan.config.timeouts.idle);
+        let relayed = poll_fn(|cx| relay.poll(cx));
+        let ended = unless_killed(&listener, &admission, relayed).await;
+        if !matches!(ended, Some(Ok(()))) {
+            relay.abort();
+        }
+        ended
+    };
+    match ended {
+        Some(Ok(())) => finish.delivered(),
+        Some(Err(error)) => {
+            tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
+            finish.ends(Ended::Reset);
+        }
+        None => finish.ends(Ended::Reset),
+    }
+    drop(open);
+}
+
+/// Does this, unless the listener's connections are to be cut off.
+async fn unless_killed<T>(
+    listener: &Listener,
+    admission: &Admission,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
     poll_fn(|cx| {
         admission.task(cx);
         if listener.killed() {
-            return Poll::Ready(());
+            return Poll::Ready(None);
         }
-        std::future::Future::poll(connection.as_mut(), cx)
+        work.as_mut().poll(cx).map(Some)
     })
-    .await;
+    .await
 }
 
-async fn connection(
-    listener: &Listener,
+/// The chain's decision, and a connection to an upstream.
+async fn begin(
     site: &Site,
     finish: &mut Finish,
     client: Stream,
     origin: &Origin,
-    admission: &Admission,
-) {
+) -> Option<(Stream, Stream, Open)> {
     if let Some(chain) = &site.chain {
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
@@ -69,7 +106,7 @@ async fn connection(
                 if ended == Ended::Reset {
                     client.abort();
                 }
-                return;
+                return None;
             }
         }
     }
@@ -77,21 +114,9 @@ async fn connection(
         finish.failed(Failure::Connect);
         finish.ends(Ended::UpstreamFailed);
         client.abort();
-        return;
+        return None;
     };
-    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
-    let ended = match finish.exchange.clone().filter(|_| data) {
-        Some(exchange) => through(site, &exchange, client, upstream).await,
-        None => straight(site, listener, client, upstream, admission).await,
-    };
-    match ended {
-        Ok(()) => finish.delivered(),
-        Err(error) => {
-            tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
-            finish.ends(Ended::Reset);
-        }
-    }
-    drop(open);
+    Some((client, upstream, open))
 }
 
 /// A connection to the upstream that the chain chose, or whose turn it is.
@@ -126,45 +151,18 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
     }
 }
 
-async fn straight(
-    site: &Site,
-    listener: &Listener,
-    client: Stream,
-    upstream: Stream,
-    admission: &Admission,
-) -> io::Result<()> {
-    let mut relay = Relay::new(client, upstream, site.plan.config.timeouts.idle);
-    let ended = poll_fn(|cx| {
-        admission.task(cx);
-        if listener.killed() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        relay.poll(cx)
-    })
-    .await;
-    if ended.is_err() {
-        relay.abort();
-    }
-    ended
-}
-
+/// Passes bytes through the chain until both sides have ended.
 async fn through(
     site: &Site,
     exchange: &Exchange,
-    client: Stream,
-    upstream: Stream,
+    client: &RefCell<Stream>,
+    upstream: &RefCell<Stream>,
 ) -> io::Result<()> {
-    let (client, upstream) = (RefCell::new(client), RefCell::new(upstream));
     let latest = Cell::new(Instant::now());
     let way = |direction, from, to| Way { site, exchange, direction, from, to, latest: &latest };
-    let up = way(Direction::Request, &client, &upstream);
-    let down = way(Direction::Response, &upstream, &client);
-    let ended = futures_util::future::try_join(up.run(), down.run()).await;
-    if ended.is_err() {
-        client.into_inner().abort();
-        upstream.into_inner().abort();
-    }
-    ended.map(|_| ())
+    let up = way(Direction::Request, client, upstream);
+    let down = way(Direction::Response, upstream, client);
+    futures_util::future::try_join(up.run(), down.run()).await.map(|_| ())
 }
 
 /// One direction of a connection whose bytes pass the chain.

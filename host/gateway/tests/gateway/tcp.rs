@@ -104,6 +104,22 @@ fn a_connection_whose_bytes_go_one_way_is_not_idle() {
     }
 }
 
+#[test]
+fn draining_cuts_connections_off_when_the_time_has_come() {
+    let server = patient();
+    for chain in [false, true] {
+        let (gateway, address) = gateway_with(&[server.address], |config| {
+            tcp(config);
+            config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
+        });
+        let mut stream = connect(address);
+        stream.write_all(b"hello").unwrap();
+        until("it is relayed", || gateway.statistics().listeners[0].upstreams[0].sent == 5);
+        gateway.drain(Duration::from_millis(50));
+        assert!(read_all(&mut stream).starts_with("RESET"));
+    }
+}
+
 struct Policy;
 
 impl ChainFactory for Policy {
