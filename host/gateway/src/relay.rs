@@ -23,6 +23,19 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
+/// Reads at most so many bytes, with the thread's buffer. None: there are no more.
+pub(crate) fn poll_piece(
+    cx: &mut Context<'_>,
+    from: &mut Stream,
+    max: usize,
+) -> Poll<io::Result<Bytes>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut buffer = ReadBuf::new(&mut scratch[..max.min(BUFFER)]);
+        ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+    })
+}
+
 /// One direction.
 #[derive(Default)]
 struct Way {

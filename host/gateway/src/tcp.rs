@@ -3,24 +3,26 @@
 //! Without interest in bytes they are relayed as they are. With it, each piece passes the chain before the next one of
 //! its direction is read.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use bytes::{Buf as _, Bytes};
+use tokio::io::AsyncWrite as _;
+use tokio::time::Instant;
 
 use crate::balance::Tried;
-use crate::chain::{BodyStep, Direction, Ended, Exchange, Origin, Step};
+use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces, Step};
 use crate::finish::Finish;
 use crate::link::{Open, Unanswered};
 use crate::listener::{Admission, Listener, Site};
-use crate::relay::Relay;
+use crate::relay::{Relay, poll_piece};
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
+use crate::timer::Deadline;
 
 /// Serves an L4 connection.
 pub(crate) async fn serve(
@@ -32,26 +34,63 @@ pub(crate) async fn serve(
 ) {
     let site = listener.site();
     let mut finish = Finish::new(Rc::clone(&site), pulse);
-    let mut connection =
-        pin!(connection(&listener, &site, &mut finish, client, &origin, &admission));
+    let begun = begin(&site, &mut finish, client, &origin);
+    let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
+    let (client, upstream, open) = begun;
+    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
+    let ended = if let Some(exchange) = finish.exchange.clone().filter(|_| data) {
+        let (client, upstream) = (RefCell::new(client), RefCell::new(upstream));
+        let through = through(&site, &exchange, &client, &upstream);
+        let ended = unless_killed(&listener, &admission, through).await;
+        if !matches!(ended, Some(Ok(()))) {
+            client.into_inner().abort();
+            upstream.into_inner().abort();
+        }
+        ended
+    } else {
+        let mut relay = Relay::new(client, upstream, site.plan.config.timeouts.idle);
+        let relayed = poll_fn(|cx| relay.poll(cx));
+        let ended = unless_killed(&listener, &admission, relayed).await;
+        if !matches!(ended, Some(Ok(()))) {
+            relay.abort();
+        }
+        ended
+    };
+    match ended {
+        Some(Ok(())) => finish.delivered(),
+        Some(Err(error)) => {
+            tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
+            finish.ends(Ended::Reset);
+        }
+        None => finish.ends(Ended::Reset),
+    }
+    drop(open);
+}
+
+/// Does this, unless the listener's connections are to be cut off.
+async fn unless_killed<T>(
+    listener: &Listener,
+    admission: &Admission,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
     poll_fn(|cx| {
         admission.task(cx);
         if listener.killed() {
-            return Poll::Ready(());
+            return Poll::Ready(None);
         }
-        std::future::Future::poll(connection.as_mut(), cx)
+        work.as_mut().poll(cx).map(Some)
     })
-    .await;
+    .await
 }
 
-async fn connection(
-    listener: &Listener,
+/// The chain's decision, and a connection to an upstream.
+async fn begin(
     site: &Site,
     finish: &mut Finish,
     client: Stream,
     origin: &Origin,
-    admission: &Admission,
-) {
+) -> Option<(Stream, Stream, Open)> {
     if let Some(chain) = &site.chain {
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
@@ -67,7 +106,7 @@ async fn connection(
                 if ended == Ended::Reset {
                     client.abort();
                 }
-                return;
+                return None;
             }
         }
     }
@@ -75,21 +114,9 @@ async fn connection(
         finish.failed(Failure::Connect);
         finish.ends(Ended::UpstreamFailed);
         client.abort();
-        return;
+        return None;
     };
-    let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
-    let ended = match finish.exchange.clone().filter(|_| data) {
-        Some(exchange) => through(site, &exchange, client, upstream).await,
-        None => straight(site, listener, client, upstream, admission).await,
-    };
-    match ended {
-        Ok(()) => finish.delivered(),
-        Err(error) => {
-            tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
-            finish.ends(Ended::Reset);
-        }
-    }
-    drop(open);
+    Some((client, upstream, open))
 }
 
 /// A connection to the upstream that the chain chose, or whose turn it is.
@@ -124,72 +151,82 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
     }
 }
 
-async fn straight(
-    site: &Site,
-    listener: &Listener,
-    client: Stream,
-    upstream: Stream,
-    admission: &Admission,
-) -> io::Result<()> {
-    let mut relay = Relay::new(client, upstream, site.plan.config.timeouts.idle);
-    let ended = poll_fn(|cx| {
-        admission.task(cx);
-        if listener.killed() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        relay.poll(cx)
-    })
-    .await;
-    if ended.is_err() {
-        relay.abort();
-    }
-    ended
-}
-
+/// Passes bytes through the chain until both sides have ended.
 async fn through(
     site: &Site,
     exchange: &Exchange,
-    client: Stream,
-    upstream: Stream,
+    client: &RefCell<Stream>,
+    upstream: &RefCell<Stream>,
 ) -> io::Result<()> {
-    let idle = site.plan.config.timeouts.idle;
-    let piece_max = site.chain.as_ref().map_or(1, crate::chain::Chain::piece_max);
-    let (from_client, to_client) = tokio::io::split(client);
-    let (from_upstream, to_upstream) = tokio::io::split(upstream);
-    let up = way(exchange, Direction::Request, from_client, to_upstream, piece_max, idle);
-    let down = way(exchange, Direction::Response, from_upstream, to_client, piece_max, idle);
-    futures_util::future::try_join(up, down).await.map(|_| ())
+    let latest = Cell::new(Instant::now());
+    let way = |direction, from, to| Way { site, exchange, direction, from, to, latest: &latest };
+    let up = way(Direction::Request, client, upstream);
+    let down = way(Direction::Response, upstream, client);
+    futures_util::future::try_join(up.run(), down.run()).await.map(|_| ())
 }
 
-async fn way(
-    exchange: &Exchange,
+/// One direction of a connection whose bytes pass the chain.
+struct Way<'a> {
+    site: &'a Site,
+    exchange: &'a Exchange,
     direction: Direction,
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    piece_max: usize,
-    idle: Duration,
-) -> io::Result<()> {
-    loop {
-        let mut buffer = BytesMut::with_capacity(piece_max);
-        let read = tokio::time::timeout(idle, from.read_buf(&mut buffer)).await;
-        let last = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? == 0;
-        let piece = buffer.freeze();
-        let pieces = if exchange.done(direction) {
-            smallvec::SmallVec::from_iter([piece])
-        } else {
-            match exchange.data(direction == Direction::Response, piece, last).await {
-                BodyStep::Pass(pieces) => pieces,
-                BodyStep::Answer(_) | BodyStep::Reset => {
-                    return Err(io::Error::other("a function ended the connection"));
+    from: &'a RefCell<Stream>,
+    to: &'a RefCell<Stream>,
+    /// When a piece came, from either side.
+    latest: &'a Cell<Instant>,
+}
+
+impl Way<'_> {
+    async fn run(self) -> io::Result<()> {
+        loop {
+            let piece = self.read().await?;
+            let last = piece.is_empty();
+            let pieces = if self.exchange.done(self.direction) {
+                Pieces::from_iter([piece])
+            } else {
+                let from_upstream = self.direction == Direction::Response;
+                match self.exchange.data(from_upstream, piece, last).await {
+                    BodyStep::Pass(pieces) => pieces,
+                    BodyStep::Answer(_) | BodyStep::Reset => {
+                        return Err(io::Error::other("a function ended the connection"));
+                    }
                 }
+            };
+            for piece in pieces {
+                self.write(piece).await?;
             }
-        };
-        for piece in pieces {
-            to.write_all(&piece).await?;
+            poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_flush(cx)).await?;
+            if last {
+                return poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_shutdown(cx)).await;
+            }
         }
-        to.flush().await?;
-        if last {
-            return to.shutdown().await;
+    }
+
+    /// The next piece, empty at the end.
+    async fn read(&self) -> io::Result<Bytes> {
+        let max = self.site.chain.as_ref().map_or(1, Chain::piece_max);
+        let idle = self.site.plan.config.timeouts.idle;
+        let mut deadline = Deadline::default();
+        poll_fn(|cx| {
+            if let Poll::Ready(piece) = poll_piece(cx, &mut self.from.borrow_mut(), max) {
+                self.latest.set(Instant::now());
+                return Poll::Ready(piece);
+            }
+            if deadline.expired(cx, self.latest.get() + idle) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn write(&self, mut piece: Bytes) -> io::Result<()> {
+        while !piece.is_empty() {
+            let wrote =
+                |cx: &mut Context<'_>| Pin::new(&mut *self.to.borrow_mut()).poll_write(cx, &piece);
+            let taken = poll_fn(wrote).await?;
+            piece.advance(taken);
         }
+        Ok(())
     }
 }

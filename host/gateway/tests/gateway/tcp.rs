@@ -85,6 +85,41 @@ fn a_connection_on_which_nothing_moves_is_cut_off() {
     assert!(read_all(&mut connect(address)).starts_with("RESET"));
 }
 
+#[test]
+fn a_connection_whose_bytes_go_one_way_is_not_idle() {
+    let server = Server::start(|mut stream, _| {
+        for _ in 0..10 {
+            stream.write_all(b"tick ").unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    for chain in [false, true] {
+        let (_gateway, address) = gateway_with(&[server.address], |config| {
+            tcp(config);
+            config.timeouts.idle = Duration::from_millis(600);
+            config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
+        });
+        let got = read_all(&mut connect(address)).to_ascii_lowercase();
+        assert_eq!(got.matches("tick ").count(), 10, "{got}");
+    }
+}
+
+#[test]
+fn draining_cuts_connections_off_when_the_time_has_come() {
+    let server = patient();
+    for chain in [false, true] {
+        let (gateway, address) = gateway_with(&[server.address], |config| {
+            tcp(config);
+            config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
+        });
+        let mut stream = connect(address);
+        stream.write_all(b"hello").unwrap();
+        until("it is relayed", || gateway.statistics().listeners[0].upstreams[0].sent == 5);
+        gateway.drain(Duration::from_millis(50));
+        assert!(read_all(&mut stream).starts_with("RESET"));
+    }
+}
+
 struct Policy;
 
 impl ChainFactory for Policy {
@@ -115,6 +150,9 @@ impl Passage for Decision {
 
     fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
         Box::pin(async move {
+            if piece.windows(4).any(|w| w == b"evil") {
+                return BodyStep::Reset;
+            }
             let mut pieces = Pieces::from_iter([piece.to_ascii_uppercase().into()]);
             if last {
                 let end: &[u8] = if from_upstream { b"<" } else { b">" };
@@ -152,6 +190,7 @@ fn a_chain_decides_and_changes_bytes() {
     assert_eq!(talk("192.0.2.1", "abc"), "4:ABC><");
     assert_eq!(talk("192.0.2.2", ""), "TWO<");
     assert!(talk("192.0.2.66", "abc").starts_with("RESET"));
+    assert!(talk("192.0.2.1", "evil").starts_with("RESET"));
     assert_eq!(gateway.statistics().listeners[0].failed(Failure::Function), 1);
 }
 

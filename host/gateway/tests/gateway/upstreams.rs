@@ -234,3 +234,75 @@ fn checks_take_an_ill_upstream_out_and_put_it_back() {
     until("it is put back", || healthy() == [true, true]);
     assert!((0..6).any(|_| talk(address, GET).ends_with("mine")));
 }
+
+#[test]
+fn no_request_is_answered_with_anothers_bytes() {
+    // Upstreams that close connections at any point: before, within and behind responses.
+    let flaky = || {
+        Server::start(|mut stream, number| {
+            let mut requests = 0;
+            while let Some(request) = read_request(&mut stream) {
+                requests += 1;
+                let length = request.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let answer = [head.as_bytes(), &request].concat();
+                let whole = match (number + requests) % 7 {
+                    0 => return,
+                    1 => answer.len() / 2,
+                    _ => answer.len(),
+                };
+                if stream.write_all(&answer[..whole]).is_err()
+                    || whole < answer.len()
+                    || (number + requests) % 5 == 0
+                {
+                    return;
+                }
+            }
+        })
+    };
+    let (one, two) = (flaky(), flaky());
+    let (gateway, address) = gateway(&[one.address, two.address]);
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            std::thread::spawn(move || {
+                let (mut right, mut cut) = (0, 0);
+                for i in 0..60 {
+                    let id = format!("id-{client}-{i}-");
+                    let body = "x".repeat(i * 50);
+                    let answer = talk(
+                        address,
+                        format!(
+                            "PUT /{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                            body.len()
+                        ),
+                    );
+                    match answer.split_once("\r\n\r\n") {
+                        Some((head, _)) if head.starts_with("HTTP/1.1 502") => cut += 1,
+                        Some((_, seen)) => {
+                            // All of it, or the beginning of it.
+                            let mine = format!("PUT /{id} HTTP/1.1");
+                            let length = seen.len().min(mine.len());
+                            assert_eq!(seen[..length], mine[..length]);
+                            assert!(seen.matches("id-").count() <= 1, "{seen}");
+                            right += 1;
+                        }
+                        None => cut += 1,
+                    }
+                }
+                (right, cut)
+            })
+        })
+        .collect();
+    let (right, cut) = clients
+        .into_iter()
+        .map(|client| client.join().unwrap())
+        .fold((0, 0), |(right, cut), (r, c)| (right + r, cut + c));
+    assert_eq!(right + cut, 480);
+    assert!(right > 200, "{right}");
+    until("all is over", || {
+        let statistics = statistics(&gateway);
+        statistics.open == 0
+            && statistics.active == 0
+            && statistics.upstreams.iter().all(|u| u.active == 0)
+    });
+}
