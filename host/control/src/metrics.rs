@@ -264,12 +264,15 @@ fn times(registry: &mut Registry, status: &Status) {
     }
 }
 
+/// Labels, the sum of all times in seconds, and how many there are below each bound.
+type Series = (Labels, f64, Vec<(f64, u64)>);
+
 /// A histogram with all its label sets, of buckets that were filled elsewhere.
 #[derive(Debug)]
 struct Times {
     name: &'static str,
     help: &'static str,
-    all: Vec<(Labels, f64, Vec<(f64, u64)>)>,
+    all: Vec<Series>,
 }
 
 impl Times {

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -134,7 +135,8 @@ fn address(address: SocketAddr) -> ([u8; 16], u16) {
 /// # Errors
 /// The first thing that is wrong.
 pub(crate) fn check(room: &[u8]) -> Result<(), Broken> {
-    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    let used = used(room)?;
+    let Some(head) = Head::new(used) else { return broken("the room is too small for one") };
     for entry in 0..head.entries() {
         let Some((name, value)) = head.entry(entry) else {
             return broken(format!("field {entry} does not lie within the room"));
@@ -274,9 +276,18 @@ pub(crate) fn take_response(room: &[u8], parts: &mut http::response::Parts) -> R
     Ok(())
 }
 
-/// The fields that lie there, with the gateway's own as they were before.
-pub(crate) fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
-    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+/// What is used of a room with a head in it.
+fn used(room: &[u8]) -> Result<&[u8], Broken> {
+    match Head::new(room) {
+        Some(head) => Ok(&room[..head.used()]),
+        None => broken("the room is too small for one"),
+    }
+}
+
+/// The fields that lie there, with the gateway's own as they were before. Their values are parts of one copy.
+fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
+    let copy = Bytes::copy_from_slice(used(room)?);
+    let Some(head) = Head::new(&copy) else { return broken("the room is too small for one") };
     let mut headers = HeaderMap::with_capacity(head.entries() + 4);
     for entry in 0..head.entries() {
         let Some((name, value)) = head.entry(entry) else {
@@ -292,7 +303,7 @@ pub(crate) fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broke
                 "field {entry} is named {name:?}: allowed are lower-case tokens"
             ));
         };
-        let Ok(value) = HeaderValue::from_bytes(value) else {
+        let Ok(value) = HeaderValue::from_maybe_shared(copy.slice_ref(value)) else {
             return broken(format!("field {name} has a control character in its value"));
         };
         if !is_the_gateways(&name) && name != CONTENT_LENGTH {

@@ -193,6 +193,13 @@ impl<B: AsRef<[u8]>> Head<B> {
         u16::from_le_bytes([bytes[at], bytes[at + 1]])
     }
 
+    /// Bytes up to which there is something, all strings among them.
+    #[must_use]
+    #[inline]
+    pub fn used(&self) -> usize {
+        usize::from(self.u16(END)).clamp(TABLE, self.0.as_ref().len())
+    }
+
     /// Status of a response, 0 for others.
     #[must_use]
     #[inline]

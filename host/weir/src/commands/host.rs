@@ -3,9 +3,10 @@
 use anyhow::Result;
 use weir_control::Status;
 use weir_control::api::List;
-use weir_control::engine::{ChainStatus, Health, PortStatus};
+use weir_control::engine::{ChainStatus, FunctionStatus, Health, PortStatus};
+use weir_spec::Plane;
 
-use super::{counts, or_dash};
+use super::{counts, listener, or_dash};
 use crate::client::Client;
 use crate::render::{self, Output};
 
@@ -80,6 +81,10 @@ fn status_text(status: &Status) -> String {
         text.push('\n');
         text.push_str(&port_table(&status.engine.ports));
     }
+    if !status.engine.listeners.is_empty() {
+        text.push('\n');
+        text.push_str(&listener::table(&status.engine.listeners));
+    }
     for chain in &status.engine.chains {
         text.push('\n');
         text.push_str(&chain_text(chain));
@@ -112,18 +117,17 @@ fn chain_text(chain: &ChainStatus) -> String {
             worker.pool.total
         ));
     }
-    let rows = chain.functions.iter().map(|function| {
-        [
-            function.name.to_string(),
-            or_dash(function.version.as_ref()),
-            health(function.state).to_owned(),
-            function.packets.to_string(),
-            counts(&function.verdicts),
-            function.faults.to_string(),
-        ]
+    text.push_str(&match chain.plane {
+        Plane::Packet => {
+            let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
+            render::table(header, chain.functions.iter().map(function_row))
+        }
+        Plane::Message => listener::functions(chain.functions.iter().map(|function| {
+            let [name, version, state, events, verdicts, faults] = function_row(function);
+            let [p50, p99] = [0.5, 0.99].map(|part| listener::quantile(&function.times, part));
+            [name, version, state, events, verdicts, faults, p50, p99]
+        })),
     });
-    let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
-    text.push_str(&render::table(header, rows));
     if let Some(trial) = &chain.trial {
         let how = match trial.canary {
             Some(percent) => format!("canary, {percent} % of the flows"),
@@ -146,6 +150,17 @@ fn chain_text(chain: &ChainStatus) -> String {
         }
     }
     text
+}
+
+fn function_row(function: &FunctionStatus) -> [String; 6] {
+    [
+        function.name.to_string(),
+        or_dash(function.version.as_ref()),
+        health(function.state).to_owned(),
+        function.packets.to_string(),
+        counts(&function.verdicts),
+        function.faults.to_string(),
+    ]
 }
 
 pub(super) fn health(health: Health) -> &'static str {

@@ -6,6 +6,7 @@ mod check;
 mod events;
 mod function;
 mod host;
+mod listener;
 mod replay;
 mod run;
 mod steer;

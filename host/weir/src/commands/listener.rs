@@ -1,0 +1,91 @@
+//! Listeners and chains of the message plane, as `weir status` shows them.
+
+use weir_control::engine::{Bucket, ListenerStatus};
+
+use super::{counts, or_dash};
+use crate::render;
+
+/// Listeners and their upstreams.
+pub(super) fn table(listeners: &[ListenerStatus]) -> String {
+    let rows = listeners.iter().flat_map(|listener| {
+        let upstreams = listener.upstreams.iter().map(|upstream| {
+            [
+                format!("{} upstream", listener.name),
+                upstream.address.clone(),
+                if upstream.healthy { "healthy" } else { "down" }.to_owned(),
+                upstream.open.to_string(),
+                upstream.requests.to_string(),
+                upstream.active.to_string(),
+                quantile(&upstream.latency, 0.5),
+                quantile(&upstream.latency, 0.99),
+                "-".to_owned(),
+            ]
+        });
+        let whole = [
+            listener.name.to_string(),
+            listener.addresses.join(" "),
+            or_dash(listener.chain.as_ref()),
+            listener.open.to_string(),
+            listener.requests.to_string(),
+            listener.active.to_string(),
+            quantile(&listener.latency, 0.5),
+            quantile(&listener.latency, 0.99),
+            counts(&listener.failures),
+        ];
+        std::iter::once(whole).chain(upstreams)
+    });
+    let header = [
+        "listener",
+        "address",
+        "chain",
+        "#open",
+        "#requests",
+        "#active",
+        "#p50",
+        "#p99",
+        "failures",
+    ];
+    render::table(header, rows)
+}
+
+/// Functions of a chain, with the times that they take.
+pub(super) fn functions(rows: impl Iterator<Item = [String; 8]>) -> String {
+    let header = ["function", "version", "state", "#events", "actions", "#faults", "#p50", "#p99"];
+    render::table(header, rows)
+}
+
+/// The time that this part of all lies below.
+pub(super) fn quantile(buckets: &[Bucket], part: f64) -> String {
+    let all: u64 = buckets.iter().map(|bucket| bucket.count).sum();
+    let wanted = (all as f64 * part).ceil() as u64;
+    let mut seen = 0;
+    let found = buckets.iter().find(|bucket| {
+        seen += bucket.count;
+        seen >= wanted.max(1)
+    });
+    found.map_or_else(|| "-".to_owned(), |bucket| time(bucket.below_ns))
+}
+
+fn time(nanoseconds: u64) -> String {
+    match nanoseconds {
+        0..10_000_000 => format!("{:.1} us", nanoseconds as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} ms", nanoseconds as f64 / 1e6),
+        u64::MAX => "long".to_owned(),
+        _ => format!("{:.1} s", nanoseconds as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_all_times_lies_below_what_is_told() {
+        let buckets = [(1_000, 50), (2_000_000, 49), (u64::MAX, 1)]
+            .map(|(below_ns, count)| Bucket { below_ns, count });
+        assert_eq!(quantile(&buckets, 0.5), "1.0 us");
+        assert_eq!(quantile(&buckets, 0.99), "2000.0 us");
+        assert_eq!(quantile(&buckets, 1.0), "long");
+        assert_eq!(quantile(&[], 0.5), "-");
+    }
+}
