@@ -141,7 +141,6 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
             body: limits.body.map(weir_spec::Size::get),
             streams: limits.streams,
             upstream_idle: number(limits.upstream_idle),
-            ..Limits::default()
         },
         retry: Retry {
             attempts: retry.attempts,
