@@ -90,7 +90,7 @@ mod tests {
         let store = Store::new(1 << 20);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| drop(store.add(b"n", 1, None))));
+                scope.spawn(|| (0..1000).for_each(|_| assert!(store.add(b"n", 1, None) > 0)));
             }
         });
         assert_eq!(store.add(b"n", -1, None), 3999);
