@@ -64,9 +64,20 @@ impl Drop for Server {
     }
 }
 
-fn config(upstream: u16) -> String {
+/// Where functions run: everything holds in both.
+#[derive(Clone, Copy)]
+enum Mode {
+    Thread,
+    Process,
+}
+
+fn config(mode: Mode, upstream: u16) -> String {
+    let mode = match mode {
+        Mode::Thread => "thread",
+        Mode::Process => "process",
+    };
     format!(
-        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nthreads = 2\n\
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nthreads = 2\nmode = \"{mode}\"\n\
          [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\n\
          upstream = [\"127.0.0.1:{upstream}\"]\n\
          [[listener]]\nname = \"raw\"\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nupstream = [\"127.0.0.1:{upstream}\"]\n"
@@ -100,8 +111,17 @@ fn push(host: &Host, version: &str) {
 
 #[test]
 fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash() {
+    swapped_under_load(Mode::Thread);
+}
+
+#[test]
+fn in_processes_requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash() {
+    swapped_under_load(Mode::Process);
+}
+
+fn swapped_under_load(mode: Mode) {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(mode, server.port));
     let web = format!("http://{}", address(&host, 0));
     let (status, text) = curl(&[&format!("{web}/before")]);
     assert!(status == 503 && text.contains("not deployed"), "{text}");
@@ -150,7 +170,7 @@ fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash()
     assert!(metrics.contains("weir_function_seconds_bucket{"), "{metrics}");
 
     let (_, directory, _) = host.end(Signal::KILL);
-    let host = Host::start_in(directory, &config(server.port));
+    let host = Host::start_in(directory, &config(mode, server.port));
     let (status, text) = curl(&[&format!("http://{}/after", address(&host, 0))]);
     assert!(status == 200 && text.contains("x-seen-by: first"), "{text}");
     host.ok(&["chain", "remove", "web"]);
@@ -161,8 +181,17 @@ fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash()
 
 #[test]
 fn a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
+    faults(Mode::Thread);
+}
+
+#[test]
+fn in_processes_a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
+    faults(Mode::Process);
+}
+
+fn faults(mode: Mode) {
     let server = Server::start();
-    let mut host = Host::start(&config(server.port));
+    let mut host = Host::start(&config(mode, server.port));
     let web = format!("http://{}", address(&host, 0));
     push(&host, "1.0.0");
     host.write("c.toml", CHAIN);
@@ -179,8 +208,17 @@ fn a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
 
 #[test]
 fn what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
+    refusals(Mode::Thread);
+}
+
+#[test]
+fn in_processes_what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
+    refusals(Mode::Process);
+}
+
+fn refusals(mode: Mode) {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(mode, server.port));
     push(&host, "1.0.0");
     host.write(
         "p.toml",
@@ -201,7 +239,7 @@ fn what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
 #[test]
 fn bytes_of_a_tcp_listener_go_straight_on() {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(Mode::Thread, server.port));
     let (status, text) = curl(&["--data", "body", &format!("http://{}/raw", address(&host, 1))]);
     assert!(status == 200 && text.contains("\"path\": \"/raw\""), "{text}");
 }
