@@ -88,23 +88,36 @@ fn checked(length: [u8; 4]) -> io::Result<usize> {
     if length <= FRAME_MAX { Ok(length) } else { Err(io::Error::other("a frame is too long")) }
 }
 
+/// What reading came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// There may be more.
+    More,
+    /// There is nothing now.
+    Nothing,
+    /// The other side is gone.
+    Gone,
+}
+
 /// Frames that come in pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Frames(Vec<u8>);
 
 impl Frames {
-    /// Reads what is there. `false`: the other side is gone.
-    pub(crate) fn fill(&mut self, mut socket: &UnixStream) -> io::Result<bool> {
+    /// Reads a piece of what is there.
+    pub(crate) fn fill(&mut self, mut socket: &UnixStream) -> io::Result<Filled> {
         let mut piece = [0; 16 << 10];
         match socket.read(&mut piece) {
-            Ok(0) => Ok(false),
+            Ok(0) => Ok(Filled::Gone),
+            Ok(_) if self.0.len() > FRAME_MAX => Err(io::Error::other("a frame is too long")),
             Ok(read) => {
                 self.0.extend_from_slice(&piece[..read]);
-                Ok(true)
+                Ok(Filled::More)
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
-                io::ErrorKind::ConnectionReset => Ok(false),
+                io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
+                io::ErrorKind::Interrupted => Ok(Filled::More),
+                io::ErrorKind::ConnectionReset => Ok(Filled::Gone),
                 _ => Err(error),
             },
         }
@@ -118,5 +131,51 @@ impl Frames {
         let value = serde_json::from_slice(text)?;
         self.0.drain(..end);
         Ok(Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orders::{FromWorker, Order, Reply};
+
+    #[test]
+    fn orders_come_with_their_files_and_frames_in_pieces() {
+        let (keeper, worker) = UnixStream::pair().unwrap();
+        let file = || Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        write_with(&keeper, &Order::Canary(7), &[file(), file()]).unwrap();
+        let (order, files) = read_with::<Order>(&worker).unwrap();
+        assert!(matches!(order, Order::Canary(7)) && files.len() == 2);
+
+        keeper.set_nonblocking(true).unwrap();
+        let long = FromWorker::Reply(Reply::Refused("x".repeat(100_000)));
+        let writing = std::thread::spawn(move || {
+            for _ in 0..3 {
+                write(&worker, &long).unwrap();
+            }
+        });
+        let (mut frames, mut got) = (Frames::default(), 0);
+        loop {
+            let filled = frames.fill(&keeper).unwrap();
+            while let Some(FromWorker::Reply(Reply::Refused(text))) = frames.next().unwrap() {
+                got += text.len();
+            }
+            if filled == Filled::Gone {
+                break;
+            }
+        }
+        writing.join().unwrap();
+        assert_eq!(got, 300_000);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        let (keeper, mut worker) = UnixStream::pair().unwrap();
+        for bad in [&[255; 8][..], &[2, 0, 0, 0, b'{', b'}']] {
+            let mut frames = Frames::default();
+            worker.write_all(bad).unwrap();
+            frames.fill(&keeper).unwrap();
+            assert!(frames.next::<FromWorker>().is_err(), "{bad:?}");
+        }
     }
 }

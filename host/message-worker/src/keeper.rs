@@ -18,13 +18,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use weir_hop::{End, Hub, Plan, Restart, Supervisor, Turn};
 use weir_pool::{HugePages, Memory};
 
-use crate::control::{self, Frames};
+use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
 use crate::lane;
 use crate::orders::{FromWorker, FunctionImage, News, Order, Reply, Report, SiteImage};
 
 /// How long a worker may take for an order: functions may take 10 s to be configured.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a worker may take to listen.
 const DEAF: Duration = Duration::from_secs(10);
 /// [`News::kind`] of a worker's death.
@@ -339,6 +339,7 @@ impl State {
                         "no memory for a worker of chain {}: {error}",
                         self.config.chain
                     );
+                    self.not_begun(&error.to_string());
                     std::thread::sleep(Duration::from_millis(100));
                     return;
                 }
@@ -347,6 +348,8 @@ impl State {
         match (self.supervisor.turn(now), sides) {
             (Turn::Started(end), Some((memory, control))) => {
                 let generation = self.supervisor.generation();
+                // Its files are its own now: when it closes them, they are closed.
+                self.supervisor.set_plan(Plan::new(&self.config.program));
                 let process = self.supervisor.worker().map_or(0, |worker| worker.id() as u64);
                 self.shown.process.store(process, Ordering::Relaxed);
                 self.shown.restarts.store(self.supervisor.restarts(), Ordering::Relaxed);
@@ -408,10 +411,10 @@ impl State {
 
     fn died(&mut self, how: String) {
         self.shown.process.store(0, Ordering::Relaxed);
+        // Its last words may say why.
+        self.hear();
         let Some(mut dead) = self.live.take() else { return };
         let generation = dead.generation;
-        // Its last words may say why.
-        let _ = dead.frames.fill(&dead.control);
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
         if let Some((_, Some(answer), _)) = dead.ordered.take() {
@@ -431,12 +434,13 @@ impl State {
         });
     }
 
+    /// Ends the worker of this generation; `why` is said, if there is something to say.
     fn kill(&mut self, generation: u64, why: &str) {
         if self.live.as_ref().is_some_and(|live| live.generation == generation) {
-            tracing::error!(
-                "chain {}: its worker breaks the rules: {why}; it is ended",
-                self.config.chain
-            );
+            if !why.is_empty() {
+                let chain = &self.config.chain;
+                tracing::error!("chain {chain}: its worker breaks the rules: {why}; it is ended");
+            }
             if let Some(worker) = self.supervisor.worker() {
                 worker.kill();
             }
@@ -494,14 +498,18 @@ impl State {
         let Some(live) = self.live.as_mut() else { return };
         let generation = live.generation;
         let late = live.ordered.as_ref().is_some_and(|(_, _, since)| since.elapsed() > PATIENCE);
-        let filled = live.frames.fill(&live.control);
-        if late || !matches!(filled, Ok(true)) {
-            let gone = matches!(filled, Ok(false)) && !late;
-            if gone {
-                // Its death comes; nothing more can be said to it.
-                std::thread::sleep(Duration::from_millis(1));
+        let there = loop {
+            match live.frames.fill(&live.control) {
+                Ok(Filled::More) => {}
+                Ok(Filled::Nothing) => break true,
+                Ok(Filled::Gone) | Err(_) => break false,
             }
-            return self.kill(generation, "it does not answer orders");
+        };
+        if late {
+            self.kill(generation, "it does not answer orders");
+        } else if !there {
+            // Its death comes, if it has not come.
+            self.kill(generation, "");
         }
         while let Some(live) = self.live.as_mut() {
             match live.frames.next::<FromWorker>() {
@@ -635,4 +643,16 @@ fn running(mut function: FunctionImage) -> FunctionImage {
     function.state = function.state.take().or(function.blank.take());
     function.blank = None;
     function
+}
+
+/// A killer of nobody, and whom it was told to end: for tests.
+#[cfg(test)]
+pub(crate) fn killed() -> (Killer, impl Fn() -> Option<String>) {
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("files are left");
+    let (commands, told) = channel();
+    let kills = move || match told.try_recv() {
+        Ok(Command::Kill(_, why)) => Some(why.to_owned()),
+        _ => None,
+    };
+    (Killer { commands, bell: Bell(Arc::new(bell)) }, kills)
 }

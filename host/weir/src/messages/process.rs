@@ -23,6 +23,8 @@ use super::{Messages, refused};
 
 /// The program that runs, whatever lies at its path now.
 const PROGRAM: &str = "/proc/self/exe";
+/// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by copy.
+const MADE_MAX: usize = 64 << 20;
 /// How long whoever wants to know how a chain is waits for its worker.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -204,7 +206,7 @@ impl Messages {
             ready,
             fails_open,
             room_bytes: site.room_bytes as usize,
-            hold,
+            most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
         });
         let part = Part::new(Place::Process(Worker { keeper, known }), tallies).counted(counters);
         Ok((part, Made::Process { remote, ready: wait, compiled_in }))

@@ -243,3 +243,80 @@ fn bytes_of_a_tcp_listener_go_straight_on() {
     let (status, text) = curl(&["--data", "body", &format!("http://{}/raw", address(&host, 1))]);
     assert!(status == 200 && text.contains("\"path\": \"/raw\""), "{text}");
 }
+
+/// The workers of this host that run now.
+fn workers(host: &Host) -> Vec<rustix::process::Pid> {
+    let ours = |entry: std::fs::DirEntry| {
+        let id: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        // Behind the name in brackets: the state, and who started it.
+        let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+        let (state, parent) = (words.next()?, words.next()?);
+        let is = parent == host.pid().to_string() && command.contains("__message-worker");
+        rustix::process::Pid::from_raw(id).filter(|_| is && state != "Z")
+    };
+    std::fs::read_dir("/proc").expect("it is there").flatten().filter_map(ours).collect()
+}
+
+#[test]
+fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffer_lost() {
+    let server = Server::start();
+    let mut host = Host::start(&config(Mode::Process, server.port));
+    push(&host, "1.0.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    assert_eq!(workers(&host).len(), 2, "one for each thread");
+    let (over, good, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let body = "x".repeat(50_000);
+    std::thread::scope(|scope| {
+        let load = || {
+            while !over.load(Ordering::Relaxed) {
+                let (status, text) = curl(&["--data", &body, &format!("{web}/do/twice")]);
+                match status {
+                    200 => {
+                        assert!(text.contains(&body.repeat(2)), "all of it, and nobody else's");
+                        good.fetch_add(1, Ordering::Relaxed);
+                    }
+                    503 => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    other => panic!("{other}: {text}"),
+                }
+            }
+        };
+        let loads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        for _ in 0..5 {
+            let before = good.load(Ordering::Relaxed);
+            while good.load(Ordering::Relaxed) < before + 8
+                && loads.iter().all(|l| !l.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            for worker in workers(&host) {
+                // It may have died just now.
+                let _ = rustix::process::kill_process(worker, Signal::KILL);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    host.wait_for("workers run again", |host| workers(host).len() == 2);
+    host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
+    let chain = host.json(&["status"])["chains"][0].clone();
+    assert!(chain["worker_restarts"].as_u64() >= Some(8), "{chain}");
+    assert_eq!(chain["packets_in"], chain["packets_out"], "{chain}");
+    assert_eq!(chain["pool"]["out"], 0, "{chain}");
+    assert_eq!(chain["pool"]["free"], chain["pool"]["total"], "{chain}");
+    let metrics =
+        curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
+    assert!(metrics.contains("weir_chain_worker_restarts_total{"), "{metrics}");
+    // A swap after deaths is there after the next one.
+    push(&host, "1.1.0");
+    host.ok(&["function", "swap", "probe", "--to", "1.1.0"]);
+    for worker in workers(&host) {
+        let _ = rustix::process::kill_process(worker, Signal::KILL);
+    }
+    host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
+    assert_eq!(host.running(), "1.1.0");
+}
