@@ -168,7 +168,7 @@ impl Lane {
         let (offset, length) = (descriptor.offset as usize, descriptor.length as usize);
         let within = (self.read % RING as u64) as usize;
         let mut at = self.read;
-        if offset == ring && within != 0 {
+        if offset == ring && within + length > RING {
             at += (RING - within) as u64;
         } else if offset != ring + within {
             return Err(Breach("a descriptor does not name the next message"));

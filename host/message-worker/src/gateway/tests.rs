@@ -54,7 +54,7 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
         ready,
         fails_open: Arc::default(),
         room_bytes: 16 << 10,
-        most: 1 << 20,
+        most: 256 << 10,
     };
     let memory = lane::memory("test").unwrap();
     let other = memory.fd().try_clone_to_owned().unwrap();
