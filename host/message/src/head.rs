@@ -294,7 +294,7 @@ pub fn read_origin(room: &[u8]) -> Result<Origin, Broken> {
 
 /// How many of the bytes a head that was laid out there has.
 #[must_use]
-pub fn used(room: &mut [u8]) -> usize {
+pub fn length(room: &mut [u8]) -> usize {
     let length = room.len().min(1 << 16);
     Head::new(room).map_or(0, |head| length - head.spare())
 }

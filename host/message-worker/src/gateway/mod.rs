@@ -512,7 +512,7 @@ impl Inner {
     fn lay_out(&self, lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>) -> Option<Bytes> {
         let mut room = self.head.borrow_mut();
         lay(&mut room).ok()?;
-        let used = head::used(&mut room);
+        let used = head::length(&mut room);
         Some(Bytes::copy_from_slice(&room[..used]))
     }
 }

@@ -182,7 +182,7 @@ impl Environment for Away {
             return Box::pin(std::future::ready(Err(CallFault::NotHttp)));
         }
         let (number, answered) = self.0.ask();
-        let used = head::used(&mut room);
+        let used = head::length(&mut room);
         room.truncate(used);
         let piece = Message { exchange: number, kind: say::CALL_PIECE, ..Message::default() };
         self.0.pieces(&piece, pieces);

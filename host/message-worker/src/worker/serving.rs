@@ -314,7 +314,7 @@ impl Serving {
     fn lay_out(&self, lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>) -> Option<Bytes> {
         let mut room = vec![0; self.room_bytes];
         lay(&mut room).ok()?;
-        let used = head::used(&mut room);
+        let used = head::length(&mut room);
         room.truncate(used);
         Some(room.into())
     }
