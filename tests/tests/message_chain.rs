@@ -77,6 +77,8 @@ fn function(name: &str, mine: &str) -> FunctionPlan {
         name: name.into(),
         version: "1".into(),
         admitted: built("message-probe"),
+        code: None,
+        blank: None,
         writes: true,
         memory: 16 << 20,
         deadline: Duration::from_millis(50),

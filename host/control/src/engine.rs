@@ -365,6 +365,9 @@ pub struct ChainStatus {
     /// The chain's part on each of its workers; the counts above are their sums.
     #[serde(default)]
     pub workers: Vec<WorkerStatus>,
+    /// How often processes of the chain's were started again, because they had died.
+    #[serde(default)]
+    pub worker_restarts: u64,
 }
 
 /// A chain's part on one worker.

@@ -142,10 +142,13 @@ fn chains(registry: &mut Registry, status: &Status) {
     let buffers = Gauges::new(registry, "pool_buffers", "Buffers of a chain's pool");
     let parts = "Packets that entered and left a chain's part on a worker";
     let parts = Counters::new(registry, "chain_worker_packets", parts);
+    let restarts = "Times that a process of a chain was started again, because it had died";
+    let restarts = Counters::new(registry, "chain_worker_restarts", restarts);
     for chain in &status.engine.chains {
         let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
+        restarts.add(&[tenant, name], chain.worker_restarts);
         for part in &chain.workers {
             let worker = part.worker.to_string();
             let worker = ("worker", worker.as_str());

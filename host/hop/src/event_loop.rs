@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 use weir_hop_layout::Descriptor;
@@ -34,6 +35,40 @@ impl AsyncEnd {
             let mut ready = self.end.readable_mut().await?;
             if let Ok(received) = ready.try_io(|end| end.get_mut().receive(descriptors)) {
                 return received;
+            }
+        }
+    }
+
+    /// [`End::receive`], or the task is woken when something is there.
+    ///
+    /// # Errors
+    /// As [`AsyncEnd::receive`].
+    pub fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        descriptors: &mut Vec<Descriptor>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.end.poll_read_ready_mut(context))?;
+            if let Ok(received) = ready.try_io(|end| end.get_mut().receive(descriptors)) {
+                return Poll::Ready(received);
+            }
+        }
+    }
+
+    /// [`End::flush`], or the task is woken when the socket takes more.
+    ///
+    /// # Errors
+    /// As [`AsyncEnd::flushed`].
+    pub fn poll_flushed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.end.get_mut().flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+            let mut ready = ready!(self.end.poll_write_ready_mut(context))?;
+            if let Ok(flushed) = ready.try_io(|end| end.get_mut().flush()) {
+                return Poll::Ready(flushed);
             }
         }
     }

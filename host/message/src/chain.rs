@@ -493,7 +493,7 @@ impl Chain {
         let body_max = self.0.site.rooms.room_bytes();
         Box::pin(async move {
             let answer = match what {
-                Asked::Value(value) => Answer::Value(value),
+                Asked::Value(value) => Answer::Value(value.get().await),
                 Asked::Sleep(time) => {
                     environment.sleep(time).await;
                     Answer::Slept

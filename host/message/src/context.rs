@@ -15,7 +15,7 @@ use weir_pool::{Part, Room, Rooms};
 use weir_sandbox::{Copied, Exchanges, Laid, Refusal, Requests, Span};
 
 use crate::head;
-use crate::store::Store;
+use crate::store::{Stored, Values};
 
 /// The exchange of what is asked outside of exchanges.
 pub const NOBODY: u32 = u32::MAX;
@@ -55,8 +55,8 @@ pub(crate) enum Asked {
         /// How long it may take.
         timeout: Duration,
     },
-    /// A value of the store, which is there at once.
-    Value(Option<Bytes>),
+    /// A value of the store.
+    Value(Stored),
     /// A time to wait.
     Sleep(Duration),
 }
@@ -73,7 +73,7 @@ pub(crate) struct Context {
     effects: Effects,
     next_token: u32,
     upstreams: Arc<dyn Upstreams>,
-    store: Arc<Store>,
+    store: Values,
 }
 
 impl Context {
@@ -81,7 +81,7 @@ impl Context {
         rooms: Rooms,
         share: usize,
         upstreams: Arc<dyn Upstreams>,
-        store: Arc<Store>,
+        store: Values,
     ) -> Self {
         let (owned, effects) = (HashMap::new(), Effects::default());
         Self { rooms, owned, share, exchange: NOBODY, effects, next_token: 1, upstreams, store }
@@ -159,13 +159,6 @@ impl Context {
     }
 }
 
-/// A response's head that a function laid out.
-fn response(room: &[u8]) -> Result<http::response::Parts, head::Broken> {
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    head::take_response(room, &mut parts)?;
-    Ok(parts)
-}
-
 impl Requests for Context {
     fn now(&mut self) -> u64 {
         crate::clock::monotonic()
@@ -210,7 +203,7 @@ impl Exchanges for Context {
 
     fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Refusal> {
         self.check(exchange)?;
-        let (parts, pieces) = self.hand_over(&answer, response)?;
+        let (parts, pieces) = self.hand_over(&answer, head::new_response)?;
         self.effects.answer = Some(http::Response::from_parts(parts, pieces));
         Ok(())
     }
@@ -251,7 +244,10 @@ impl Exchanges for Context {
 
     fn store_get(&mut self, exchange: u32, key: &[u8]) -> Result<u32, Refusal> {
         self.check(exchange)?;
-        let value = self.store.get(key);
+        if self.effects.asks.len() >= ASKS_MAX {
+            return Err(Refusal::Exhausted);
+        }
+        let value = self.store.get(key).ok_or(Refusal::Exhausted)?;
         self.ask(Asked::Value(value))
     }
 
@@ -259,8 +255,8 @@ impl Exchanges for Context {
         if value.len() > self.rooms.room_bytes() {
             return Err(Refusal::OutOfBounds);
         }
-        self.store.set(key, value, lives(milliseconds));
-        Ok(())
+        let set = self.store.set(key, value, lives(milliseconds));
+        set.ok_or(Refusal::Exhausted)
     }
 
     fn store_add(&mut self, exchange: u32, key: &[u8], add: i64, ms: u64) -> Result<u32, Refusal> {
@@ -268,8 +264,8 @@ impl Exchanges for Context {
         if self.effects.asks.len() >= ASKS_MAX {
             return Err(Refusal::Exhausted);
         }
-        let sum = self.store.add(key, add, lives(ms));
-        self.ask(Asked::Value(Some(Bytes::copy_from_slice(&sum.to_le_bytes()))))
+        let sum = self.store.add(key, add, lives(ms)).ok_or(Refusal::Exhausted)?;
+        self.ask(Asked::Value(sum))
     }
 
     fn sleep(&mut self, exchange: u32, nanoseconds: u64) -> Result<u32, Refusal> {

@@ -88,6 +88,28 @@ impl FunctionCounters {
         self.actions().map(|(_, n)| n).sum()
     }
 
+    /// Everything since the last time, as words: to pass on to another process.
+    #[must_use]
+    pub fn take(&self) -> Vec<u64> {
+        let taken = self.all().map(|n| n.swap(0, Ordering::Relaxed));
+        taken.chain([u64::from(self.health.load(Ordering::Relaxed))]).collect()
+    }
+
+    /// Adds what another process took, whatever it is.
+    pub fn absorb(&self, words: &[u64]) {
+        for (counter, n) in self.all().zip(words) {
+            counter.fetch_add(*n, Ordering::Relaxed);
+        }
+        if let Some(health) = words.get(self.all().count()) {
+            self.health.store((*health).min(2) as u8, Ordering::Relaxed);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let others = [&self.faults, &self.skipped, &self.refused];
+        self.actions.iter().chain(others).chain(&self.times.0)
+    }
+
     pub(crate) fn set_health(&self, health: Health) {
         let health = match health {
             Health::Running => 0,

@@ -43,6 +43,8 @@ struct Inner {
     upstream: Cell<Option<usize>>,
     flows: [Flow; 2],
     end: Cell<Option<(Ended, Option<usize>, Duration)>>,
+    /// By direction: whether functions changed the head.
+    changed: [Cell<bool>; 2],
 }
 
 /// One direction. Few exchanges have anything here.
@@ -114,6 +116,7 @@ impl Exchange {
             upstream: Cell::new(None),
             flows: [Flow::default(), Flow::default()],
             end: Cell::new(None),
+            changed: Default::default(),
             version,
         }))
     }
@@ -138,6 +141,7 @@ impl Exchange {
                 return self.answered(place, step).await;
             }
         }
+        self.0.changed[Direction::Request as usize].set(changed.is_some());
         // What was changed is taken over once, when all have seen it.
         if let Some(place) = changed
             && let Err(broken) = head::take_request(room.bytes(), parts)
@@ -199,6 +203,12 @@ impl Exchange {
             (_, BodyStep::Answer(_)) => BodyStep::Reset,
             (_, step) => step,
         }
+    }
+
+    /// Whether functions changed a head of this direction since this was last asked.
+    #[must_use]
+    pub fn take_changed(&self, direction: Direction) -> bool {
+        self.0.changed[direction as usize].replace(false)
     }
 
     /// The upstream that a function chose.
@@ -278,6 +288,7 @@ impl Exchange {
                 return (place, step);
             }
         }
+        self.0.changed[Direction::Response as usize].set(changed.is_some());
         if let Some(place) = changed
             && let Err(broken) = head::take_response(room.bytes(), parts)
         {

@@ -17,12 +17,12 @@ use weir_exchange::Origin;
 /// The head does not fit a room, with what has to be spare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the head does not fit a room of the message pool")]
-pub(crate) struct TooLarge;
+pub struct TooLarge;
 
 /// What is wrong with a head that a function left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the head is broken: {0}")]
-pub(crate) struct Broken(String);
+pub struct Broken(String);
 
 fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
     Err(Broken(what.into()))
@@ -38,7 +38,7 @@ fn is_the_gateways(name: &HeaderName) -> bool {
 ///
 /// # Errors
 /// When it does not fit.
-pub(crate) fn lay_out_request(
+pub fn lay_out_request(
     room: &mut [u8],
     parts: &http::request::Parts,
     origin: &Origin,
@@ -62,7 +62,7 @@ pub(crate) fn lay_out_request(
 ///
 /// # Errors
 /// When it does not fit.
-pub(crate) fn lay_out_response(
+pub fn lay_out_response(
     room: &mut [u8],
     parts: &http::response::Parts,
     origin: &Origin,
@@ -81,7 +81,7 @@ pub(crate) fn lay_out_response(
 ///
 /// # Errors
 /// When it does not fit.
-pub(crate) fn lay_out_connection(room: &mut [u8], origin: &Origin) -> Result<(), TooLarge> {
+pub fn lay_out_connection(room: &mut [u8], origin: &Origin) -> Result<(), TooLarge> {
     let headers = HeaderMap::new();
     let mut head = start(room, &headers, Version::HTTP_09, origin, None)?;
     head.set_version(0, head.flags());
@@ -189,7 +189,7 @@ const NAME: [bool; 256] = {
 ///
 /// # Errors
 /// When what lies there is no head of a request.
-pub(crate) fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(), Broken> {
+pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(), Broken> {
     let (method, target, authority) = request_line(room)?;
     let headers = fields(room, &parts.headers)?;
     let before = parts.uri.authority().map(|a| a.as_str().as_bytes());
@@ -223,7 +223,7 @@ pub(crate) fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Res
 ///
 /// # Errors
 /// When what lies there is no head of a request.
-pub(crate) fn new_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
+pub fn new_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
     let (method, target, authority) = request_line(room)?;
     let headers = fields(room, &HeaderMap::new())?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
@@ -234,6 +234,87 @@ pub(crate) fn new_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
         parts.headers.insert(HOST, value.map_err(|_| Broken("its authority is no host".into()))?);
     }
     Ok(parts)
+}
+
+/// A response that a function made itself.
+///
+/// # Errors
+/// When what lies there is no head of a response.
+pub fn new_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    take_response(room, &mut parts)?;
+    Ok(parts)
+}
+
+/// A request as [`lay_out_request`] laid it out, for who trusts whoever did: all fields are taken.
+///
+/// # Errors
+/// When what lies there is no head of a request.
+pub fn read_request(room: &[u8]) -> Result<(http::request::Parts, Origin), Broken> {
+    let mut parts = new_request(room)?;
+    parts.version = version(room)?;
+    read_length(room, &mut parts.headers);
+    Ok((parts, read_origin(room)?))
+}
+
+/// A response as [`lay_out_response`] laid it out, as [`read_request`].
+///
+/// # Errors
+/// When what lies there is no head of a response.
+pub fn read_response(room: &[u8]) -> Result<(http::response::Parts, Origin), Broken> {
+    let Some(head) = Head::new(room) else { return broken("there are too few bytes for one") };
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    let Ok(status) = StatusCode::from_u16(head.status()) else {
+        return broken(format!("its status is {}", head.status()));
+    };
+    (parts.status, parts.version) = (status, version(room)?);
+    parts.headers = fields(room, &HeaderMap::new())?;
+    read_length(room, &mut parts.headers);
+    Ok((parts, read_origin(room)?))
+}
+
+/// Where an exchange comes from, as its head says.
+///
+/// # Errors
+/// When what lies there is no head.
+pub fn read_origin(room: &[u8]) -> Result<Origin, Broken> {
+    let Some(head) = Head::new(room) else { return broken("there are too few bytes for one") };
+    let name = head.part(Part::ServerName).unwrap_or_default();
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty());
+    let socket =
+        |(ip, port): ([u8; 16], u16)| SocketAddr::new(IpAddr::from(ip).to_canonical(), port);
+    Ok(Origin {
+        client: socket(head.client()),
+        local: socket(head.local()),
+        tls: head.flags() & FLAG_TLS != 0,
+        server_name: name.map(Into::into),
+        upgrade: head.flags() & FLAG_UPGRADE != 0,
+    })
+}
+
+/// How many of the bytes a head that was laid out there has.
+#[must_use]
+pub fn length(room: &mut [u8]) -> usize {
+    let length = room.len().min(1 << 16);
+    Head::new(room).map_or(0, |head| length - head.spare())
+}
+
+fn version(room: &[u8]) -> Result<Version, Broken> {
+    match Head::new(room).map(|head| head.version()) {
+        Some(10) => Ok(Version::HTTP_10),
+        Some(20) => Ok(Version::HTTP_2),
+        Some(_) => Ok(Version::HTTP_11),
+        None => broken("there are too few bytes for one"),
+    }
+}
+
+/// The length, which [`fields`] takes from nobody.
+fn read_length(room: &[u8], headers: &mut HeaderMap) {
+    let length = Head::new(room)
+        .and_then(|head| HeaderValue::from_bytes(head.field(CONTENT_LENGTH.as_str())?).ok());
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
+    }
 }
 
 fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery, Option<Authority>), Broken> {
@@ -264,7 +345,7 @@ fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery, Option<Authority>)
 ///
 /// # Errors
 /// When what lies there is no head of a response.
-pub(crate) fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(), Broken> {
+pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(), Broken> {
     let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
     let status = head.status();
     let Some(code) = StatusCode::from_u16(status).ok().filter(|_| (200..600).contains(&status))

@@ -104,7 +104,7 @@ impl Instance {
             GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry);
         let mut guest = Guest::new(vec![function]);
         let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
-        let (upstreams, kv) = (Arc::clone(&site.upstreams), Arc::clone(&site.store));
+        let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());
         guest.services = Some(Context::new(site.rooms.clone(), share, upstreams, kv));
         let mut linker = site.sandbox.linker();
         link_function(&mut linker, "weir:net/host@0.1.0", 0).map_err(wrong)?;

@@ -18,7 +18,7 @@ mod context;
 mod counters;
 mod exchange;
 mod function;
-mod head;
+pub mod head;
 mod instance;
 mod orders;
 mod passage;
@@ -36,4 +36,4 @@ pub use plan::{
     ChainPlan, FunctionPlan, MessageError, Site, SiteConfig, Staged, StagedFunction, State, States,
 };
 pub use shadow::Findings;
-pub use store::Store;
+pub use store::{Store, StoreRequest, Values, sum};

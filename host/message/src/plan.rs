@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wasmtime::component::Component;
 use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry};
@@ -11,7 +12,7 @@ use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Tele
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
 use crate::instance::Instance;
-use crate::store::Store;
+use crate::store::Values;
 
 /// A function of a chain, as an operator wants it.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct FunctionPlan {
     pub version: String,
     /// The component.
     pub admitted: Arc<Admitted>,
+    /// Its machine code, if it is here already: then it is not compiled.
+    pub code: Option<Component>,
+    /// The state region that it begins with if it has none to go on with; without it, a new one.
+    pub blank: Option<Arc<State>>,
     /// Whether it may write to messages.
     pub writes: bool,
     /// Bytes of linear memory beside window and state region.
@@ -133,6 +138,17 @@ pub struct State {
     layout: String,
 }
 
+impl State {
+    /// A region in memory that is there, for functions that lay it out like this.
+    ///
+    /// # Errors
+    /// When the process is out of file descriptors.
+    pub fn of(memory: Memory, layout: String) -> Result<Self, MessageError> {
+        let shared = Shared::new(&memory)?;
+        Ok(Self { memory, shared, layout })
+    }
+}
+
 /// Where a chain lives: on one thread of a gateway. Stays the same while versions come and go.
 #[derive(Clone)]
 pub struct Site {
@@ -141,7 +157,7 @@ pub struct Site {
     pub(crate) window: Shared,
     pub(crate) upstreams: Arc<dyn Upstreams>,
     pub(crate) names: Vec<String>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Values,
     pub(crate) hold: usize,
     pub(crate) clock: Clock,
     seed: u64,
@@ -187,6 +203,12 @@ impl StagedFunction {
         &self.plan.name
     }
 
+    /// Whether it goes on with its predecessor's state region.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     /// Whether it starts with an empty state region although its predecessor had one of the same name.
     #[must_use]
     pub fn is_fresh(&self, before: &States) -> bool {
@@ -218,8 +240,9 @@ impl Site {
         chain: &str,
         config: SiteConfig,
         upstreams: Arc<dyn Upstreams>,
-        store: Arc<Store>,
+        store: impl Into<Values>,
     ) -> Result<Self, MessageError> {
+        let store = store.into();
         let SiteConfig { rooms, room_bytes, hold, names, seed } = config;
         let pool = Pool::new(chain, &PoolConfig { rooms, room_bytes, huge: HugePages::Never })?;
         let window = Shared::new(pool.memory())?;
@@ -268,15 +291,20 @@ impl Site {
             let (needs, limit) = (admitted.memory_at_start, plan.memory);
             return Err(MessageError::Memory { name: plan.name, needs, limit });
         }
-        let compiled = self
-            .sandbox
-            .compile(&admitted.component, admitted.hash)
-            .map_err(|source| MessageError::Compile { name: plan.name.clone(), source })?;
-        let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
+        let (component, compiled_in) = match &plan.code {
+            Some(code) => (code.clone(), Duration::ZERO),
+            None => {
+                let compiled = self
+                    .sandbox
+                    .compile(&admitted.component, admitted.hash)
+                    .map_err(|source| MessageError::Compile { name: plan.name.clone(), source })?;
+                (compiled.component, if compiled.cached { Duration::ZERO } else { compiled.took })
+            }
+        };
         let new = |state: Option<&Arc<State>>, kept| {
             let state = state.map(|state| (state.shared.clone(), kept));
             let seed = self.seed_of(chain, &plan.name);
-            Instance::new(self, &plan, &compiled.component, (names, place), state, seed)
+            Instance::new(self, &plan, &component, (names, place), state, seed)
         };
         let (instance, state, kept) = match state {
             Some(state) => match new(Some(&state), true) {
@@ -291,16 +319,17 @@ impl Site {
                 (new(fresh.as_ref(), false)?, fresh, false)
             }
         };
+        // Whoever is made after this one goes on with its region, or begins with a new one.
+        let plan = FunctionPlan { blank: None, ..plan };
         Ok(StagedFunction { plan, instance, state, kept, compiled_in })
     }
 
     fn new_state(&self, plan: &FunctionPlan) -> Result<Option<Arc<State>>, MessageError> {
-        if plan.state_bytes == 0 {
-            return Ok(None);
+        if plan.state_bytes == 0 || plan.blank.is_some() {
+            return Ok(plan.blank.clone());
         }
         let memory = Memory::new(&plan.name, plan.state_bytes, HugePages::Never)?;
-        let (shared, layout) = (Shared::new(&memory)?, plan.state_layout.clone());
-        Ok(Some(Arc::new(State { memory, shared, layout })))
+        Ok(Some(Arc::new(State::of(memory, plan.state_layout.clone())?)))
     }
 
     /// The same for every instance of a function, unknown to clients.
@@ -316,6 +345,11 @@ impl Site {
 pub struct States(pub(crate) Vec<(String, Arc<State>)>);
 
 impl States {
+    /// One more.
+    pub fn add(&mut self, function: String, state: Arc<State>) {
+        self.0.push((function, state));
+    }
+
     /// The one that this function could go on with: of the same name, size and layout.
     #[must_use]
     pub fn of(&self, plan: &FunctionPlan) -> Option<Arc<State>> {

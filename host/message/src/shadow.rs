@@ -36,6 +36,25 @@ impl Findings {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What another process has found since the last time.
+    pub fn absorb(&self, [events, actions, bytes]: [u64; 3], samples: Vec<String>) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+        self.actions_differ.fetch_add(actions, Ordering::Relaxed);
+        self.bytes_differ.fetch_add(bytes, Ordering::Relaxed);
+        let mut all = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = SAMPLES.saturating_sub(all.len());
+        all.extend(samples.into_iter().take(room));
+    }
+
+    /// What was found since the last time, to pass on to another process.
+    #[must_use]
+    pub fn take(&self) -> ([u64; 3], Vec<String>) {
+        let counters = [&self.events, &self.actions_differ, &self.bytes_differ];
+        let samples =
+            std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        (counters.map(|counter| counter.swap(0, Ordering::Relaxed)), samples)
+    }
+
     fn differs(&self, counter: &AtomicU64, what: String) {
         counter.fetch_add(1, Ordering::Relaxed);
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,12 +2,14 @@
 //!
 //! It holds at most so many bytes, and forgets what was used least when it is full.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
+use tokio::sync::{mpsc, oneshot};
 
 /// Bytes that an entry costs beside key and value.
 const ENTRY_COST: usize = 128;
@@ -79,6 +81,114 @@ impl Store {
         });
         sum
     }
+}
+
+/// What is asked of a store in another process.
+#[derive(Debug)]
+pub enum StoreRequest {
+    /// [`Store::get`]
+    Get {
+        /// The key.
+        key: Bytes,
+        /// Where the value goes.
+        answer: oneshot::Sender<Option<Bytes>>,
+    },
+    /// [`Store::set`]
+    Set {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// How long it lives.
+        lives: Option<Duration>,
+    },
+    /// [`Store::add`]
+    Add {
+        /// The key.
+        key: Bytes,
+        /// What is added.
+        delta: i64,
+        /// How long the number lives.
+        lives: Option<Duration>,
+        /// Where the sum goes, as functions are told it.
+        answer: oneshot::Sender<Option<Bytes>>,
+    },
+}
+
+/// A store as a chain has it: in this process, or at the other end of a queue.
+#[derive(Clone, Debug)]
+pub enum Values {
+    /// In this process.
+    Here(Arc<Store>),
+    /// Somebody who takes requests to it. A full queue refuses them.
+    Elsewhere(mpsc::Sender<StoreRequest>),
+}
+
+impl From<Arc<Store>> for Values {
+    fn from(store: Arc<Store>) -> Self {
+        Self::Here(store)
+    }
+}
+
+/// A value that is there, or will be.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Here(Option<Bytes>),
+    Coming(oneshot::Receiver<Option<Bytes>>),
+}
+
+impl Stored {
+    /// The value, when it is there; none if nobody can say.
+    pub(crate) async fn get(self) -> Option<Bytes> {
+        match self {
+            Self::Here(value) => value,
+            Self::Coming(value) => value.await.ok().flatten(),
+        }
+    }
+}
+
+impl Values {
+    /// [`Store::get`]; none if too much is asked at once, as for the others.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Stored> {
+        match self {
+            Self::Here(store) => Some(Stored::Here(store.get(key))),
+            Self::Elsewhere(to) => {
+                let (answer, coming) = oneshot::channel();
+                let key = Bytes::copy_from_slice(key);
+                to.try_send(StoreRequest::Get { key, answer }).ok()?;
+                Some(Stored::Coming(coming))
+            }
+        }
+    }
+
+    pub(crate) fn set(&self, key: &[u8], value: &[u8], lives: Option<Duration>) -> Option<()> {
+        match self {
+            Self::Here(store) => store.set(key, value, lives),
+            Self::Elsewhere(to) => {
+                let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                to.try_send(StoreRequest::Set { key, value, lives }).ok()?;
+            }
+        }
+        Some(())
+    }
+
+    pub(crate) fn add(&self, key: &[u8], delta: i64, lives: Option<Duration>) -> Option<Stored> {
+        match self {
+            Self::Here(store) => Some(Stored::Here(Some(sum(store.add(key, delta, lives))))),
+            Self::Elsewhere(to) => {
+                let (answer, coming) = oneshot::channel();
+                let key = Bytes::copy_from_slice(key);
+                to.try_send(StoreRequest::Add { key, delta, lives, answer }).ok()?;
+                Some(Stored::Coming(coming))
+            }
+        }
+    }
+}
+
+/// A sum as functions are told it.
+#[must_use]
+pub fn sum(sum: i64) -> Bytes {
+    Bytes::copy_from_slice(&sum.to_le_bytes())
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use weir_layout::{Descriptor, Metadata, PAGE};
 
@@ -118,7 +120,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is exactly the mapping made in `Memory::new`, and nothing borrows it any more.
+        // SAFETY: the range is exactly the mapping made in `Memory::map`, and nothing borrows it any more.
         let unmapped = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
     }
@@ -156,7 +158,33 @@ impl Memory {
         // A file that shrinks under a mapping turns loads into SIGBUS: forbid it for good.
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(failed("fcntl(F_ADD_SEALS)"))?;
-        let start = map_aligned(fd.as_fd(), bytes, page_bytes).map_err(failed("mmap"))?;
+        Self::map(fd, bytes, page_bytes).map_err(failed("mmap"))
+    }
+
+    /// Maps memory that [`Self::new`] made, perhaps in another process, once more.
+    ///
+    /// # Errors
+    /// When it is not sealed against becoming smaller, has no whole number of pages, or the kernel refuses.
+    pub fn open(name: &str, fd: OwnedFd) -> Result<Self, PoolError> {
+        let failed = |bytes, step: &'static str| {
+            move |source: rustix::io::Errno| PoolError::System {
+                name: name.to_owned(),
+                bytes,
+                step,
+                source: source.into(),
+            }
+        };
+        let seals = fcntl_get_seals(&fd).map_err(failed(0, "fcntl(F_GET_SEALS)"))?;
+        let size = fstat(&fd).map_err(failed(0, "fstat"))?.st_size;
+        let bytes = usize::try_from(size).unwrap_or(0);
+        if bytes == 0 || !bytes.is_multiple_of(PAGE) || !seals.contains(SealFlags::SHRINK) {
+            return Err(failed(bytes, "checking its size and seals")(rustix::io::Errno::INVAL));
+        }
+        Self::map(fd, bytes, PAGE).map_err(failed(bytes, "mmap"))
+    }
+
+    fn map(fd: OwnedFd, bytes: usize, page_bytes: usize) -> Result<Self, rustix::io::Errno> {
+        let start = map_aligned(fd.as_fd(), bytes, page_bytes)?;
         let mapping = Arc::new(Mapping { start, bytes });
         let memory = Self { start, bytes, page_bytes, fd, mapping };
         if page_bytes == HUGE_PAGE {
@@ -284,6 +312,14 @@ impl Memory {
                 *byte = AtomicU8::from_ptr(last.add(n)).load(Relaxed);
             }
         }
+    }
+
+    /// Copies bytes in by atomic stores: for memory that other threads or processes look at, and may be writing to.
+    ///
+    /// # Panics
+    /// When the range does not lie within the memory, or does not begin at a multiple of 8.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        self.mapping.store(offset, bytes);
     }
 
     /// Copies values in, as one [`Self::set`] each with a single bounds check.

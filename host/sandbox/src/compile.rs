@@ -138,6 +138,10 @@ impl Sandbox {
         &self.ticker
     }
 
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// A linker in which nothing is defined.
     #[must_use]
     pub fn linker<S: Requests>(&self) -> Linker<Guest<S>> {

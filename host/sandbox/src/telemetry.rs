@@ -17,7 +17,9 @@ const NAMES_MAX: usize = 64;
 const NAME_LENGTH_MAX: usize = 64;
 
 /// How much a log line matters; the same numbers as WIT's `level`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the usual five")]
 pub enum Level {
@@ -29,7 +31,7 @@ pub enum Level {
 }
 
 /// A line of a function's log.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LogLine {
     /// Nanoseconds since 1970.
     pub time: u64,
@@ -37,6 +39,19 @@ pub struct LogLine {
     pub level: Level,
     /// The text, without control characters.
     pub message: String,
+}
+
+/// What a function said about itself in another process since it was last asked.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Said {
+    /// Lines, oldest first.
+    pub lines: Vec<LogLine>,
+    /// Lines lost to flooding.
+    pub lost: u64,
+    /// What was added to counters.
+    pub counters: BTreeMap<String, u64>,
+    /// Gauges as they are.
+    pub gauges: BTreeMap<String, f64>,
 }
 
 /// Log, counters and gauges of one function in one chain. Outlives instances and versions.
@@ -72,13 +87,7 @@ impl Telemetry {
             return;
         }
         inner.tokens -= 1000;
-        if inner.lines.len() == LINES_KEPT {
-            inner.lines.pop_front();
-        }
-        let end = message.floor_char_boundary(LINE_MAX);
-        let message =
-            message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        inner.lines.push_back(LogLine { time, level, message });
+        inner.keep(time, level, message);
     }
 
     /// The lines kept, oldest first, and how many were lost to flooding.
@@ -111,6 +120,38 @@ impl Telemetry {
         Ok(())
     }
 
+    /// Everything that was said since the last time, which is not kept here any more.
+    #[must_use]
+    pub fn take(&self) -> Said {
+        let mut inner = self.inner();
+        Said {
+            lines: inner.lines.drain(..).collect(),
+            lost: std::mem::take(&mut inner.lost),
+            counters: inner
+                .counters
+                .iter_mut()
+                .map(|(n, v)| (n.clone(), std::mem::take(v)))
+                .collect(),
+            gauges: inner.gauges.clone(),
+        }
+    }
+
+    /// Takes in what a function said in another process, which may be anything: bounds hold as if it had been said here.
+    pub fn absorb(&self, said: Said) {
+        for (name, delta) in said.counters {
+            // A name that is not allowed here was not allowed there.
+            let _ = self.count(&name, delta);
+        }
+        for (name, value) in said.gauges {
+            let _ = self.gauge(&name, value);
+        }
+        let mut inner = self.inner();
+        inner.lost = inner.lost.saturating_add(said.lost);
+        for line in said.lines {
+            inner.keep(line.time, line.level, &line.message);
+        }
+    }
+
     /// Counters by name.
     #[must_use]
     pub fn counters(&self) -> BTreeMap<String, u64> {
@@ -125,6 +166,16 @@ impl Telemetry {
 }
 
 impl Inner {
+    fn keep(&mut self, time: u64, level: Level, message: &str) {
+        if self.lines.len() == LINES_KEPT {
+            self.lines.pop_front();
+        }
+        let end = message.floor_char_boundary(LINE_MAX);
+        let message =
+            message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.lines.push_back(LogLine { time, level, message });
+    }
+
     fn check(&self, name: &str) -> Result<(), String> {
         if self.counters.contains_key(name) || self.gauges.contains_key(name) {
             return Ok(());

@@ -25,6 +25,8 @@ pub enum GatewayMode {
     /// In the gateway's own threads.
     #[default]
     Thread,
+    /// In a confined process for each chain's part: a wall more, at some microseconds for each event.
+    Process,
 }
 
 /// `[gateway]`: the threads that serve all listeners.

@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// Compile a component from standard input to standard output, for the host.
     #[command(name = "__compile", hide = true)]
     Compile,
+    /// Run a chain of message functions, for the host.
+    #[command(name = "__message-worker", hide = true)]
+    MessageWorker,
 }
 
 #[derive(Debug, Args)]

@@ -172,6 +172,7 @@ impl Engine for FakeEngine {
                 fault: None,
             }),
             workers: Vec::new(),
+            worker_restarts: 0,
         });
         let port = |name: &str, tenant: &str| PortStatus {
             name: name.parse().unwrap(),

@@ -106,6 +106,9 @@ fn chain_text(chain: &ChainStatus) -> String {
         chain.pool.out,
         chain.pool.total
     );
+    if chain.worker_restarts > 0 {
+        text.push_str(&format!("  worker restarts: {}\n", chain.worker_restarts));
+    }
     for worker in chain.workers.iter().filter(|_| chain.workers.len() > 1) {
         text.push_str(&format!(
             "  worker {}: in {}, out {}, faults {}, buffers {} of {} in use\n",

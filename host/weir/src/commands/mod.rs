@@ -67,6 +67,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         }
         Command::Man => render::print(&manual()?)?,
         Command::Compile => compile()?,
+        Command::MessageWorker => weir_message_worker::serve().map_err(anyhow::Error::msg)?,
     }
     Ok(true)
 }

@@ -253,6 +253,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             },
         ),
         workers,
+        worker_restarts: 0,
     }
 }
 

@@ -6,18 +6,21 @@ use std::time::Duration;
 use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published, TrialKind};
 use weir_exchange::Upstreams;
 use weir_message::{
-    Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, StagedFunction, States,
-    orders,
+    Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, States, orders,
 };
+use weir_message_worker::RemoteChain;
 use weir_sandbox::Telemetry;
-use weir_spec::{Listener, Name, ResolvedFunction};
+use weir_spec::{Listener, ResolvedFunction};
 
 use super::listeners::{Make, Parts};
-use super::parts::{Deployed, Part, Trial, function_plan};
+use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial, function_plan};
+use super::process::Itself;
 use super::{Messages, refused};
 
 /// Rooms of the pool over which a chain without a listener is tried out.
 const TRIAL_ROOMS: u32 = 16;
+/// How long a gateway's thread may take to hear of a worker that is ready.
+const READY: Duration = Duration::from_secs(10);
 
 /// No upstreams: those of a chain without a listener.
 struct Nowhere;
@@ -56,23 +59,17 @@ impl Messages {
     ) -> Result<Published, EngineError> {
         let _turn = existing.turn();
         let mut published = Published::default();
-        let mut staged = Vec::new();
         if existing.parts.is_empty() {
             self.try_out(id, functions)?;
         }
         for part in &existing.parts {
-            let states = states(part)?;
             let counters = |label: &str| part.function(label);
             let plan = self.plan(id, functions, |label| existing.telemetry(label), counters)?;
-            let next = part.site.stage(plan, &states).map_err(refused)?;
-            published.compiled_in = published.compiled_in.max(next.compiled_in());
-            published.fresh = fresh(next.functions(), &states);
-            staged.push(Some(next));
+            let readied = part.stage_chain(&self.sandbox, plan)?;
+            published.compiled_in = published.compiled_in.max(readied.compiled_in);
+            published.fresh = readied.fresh;
         }
-        published.pause = existing.publish(|n| {
-            let next = staged[n].take();
-            Box::new(move |chain| next.map_or(Ok(()), |next| chain.publish(next)))
-        })?;
+        published.pause = existing.change(|_| Change::Publish)?;
         let mut running = existing.running();
         running.functions = functions.to_vec();
         (running.trial, running.before) = (None, None);
@@ -93,33 +90,56 @@ impl Messages {
         let mut parts = Vec::new();
         let mut made = Vec::new();
         let telemetry = Deployed::new(Vec::new());
+        let itself: Itself = Arc::default();
         for listener in &listeners {
             let mut orders_of = Vec::new();
             for thread in 0..threads {
-                let site = self.site(id, listener, thread)?;
-                let (remote, orders) = orders();
-                let part = Part::new(site, remote);
-                let counters = |label: &str| part.function(label);
+                let tallies = Tallies::default();
+                let counters = |label: &str| tallies.function(label);
                 let plan =
                     self.plan(id, functions, |label| telemetry.telemetry(label), counters)?;
-                let staged = part.site.stage(plan, &States::default()).map_err(refused)?;
-                published.compiled_in = published.compiled_in.max(staged.compiled_in());
-                orders_of.push((staged, orders, Arc::clone(&part.counters)));
+                let place = (*listener, thread);
+                let (part, made) = match &self.hub {
+                    None => self.on_thread(id, place, plan, tallies.clone())?,
+                    Some(hub) => {
+                        let known = (&telemetry.telemetries, &itself);
+                        self.in_process(id, hub, place, plan, tallies.clone(), known)?
+                    }
+                };
+                published.compiled_in = published.compiled_in.max(made.compiled_in());
+                orders_of.push(made);
                 parts.push(part);
             }
             made.push(orders_of);
         }
         let deployed = Arc::new(telemetry.with_parts(parts));
         deployed.running().functions = functions.to_vec();
+        // There is only this one.
+        let _ = itself.set(Arc::downgrade(&deployed));
         self.chains().insert(id.clone(), Arc::clone(&deployed));
+        let mut waits = Vec::new();
         for (listener, made) in listeners.into_iter().zip(made) {
-            let make = made.into_iter().map(|(staged, orders, counters)| -> Make {
-                let notices = self.notices(id, &deployed);
-                Box::new(move |environment| {
-                    let chain = Chain::new(staged, environment, orders, counters, notices());
-                    tokio::task::spawn_local(chain.clone().drive());
-                    chain.passages()
-                })
+            let make = made.into_iter().map(|made| -> Make {
+                match made {
+                    Made::Thread { staged, orders, counters } => {
+                        let notices = self.notices(id, &deployed);
+                        Box::new(move |environment| {
+                            let (staged, orders) = (*staged, *orders);
+                            let chain =
+                                Chain::new(staged, environment, orders, counters, notices());
+                            tokio::task::spawn_local(chain.clone().drive());
+                            chain.passages()
+                        })
+                    }
+                    Made::Process { remote, ready, .. } => {
+                        waits.push(ready);
+                        Box::new(move |environment| {
+                            let chain = RemoteChain::new(*remote, environment);
+                            tokio::task::spawn_local(chain.clone().drive());
+                            chain.passages()
+                        })
+                    }
+                }
             });
             if let Err(error) = self.listen(listener, Some(Parts::new(make.collect()))) {
                 // Whoever has the chain already loses it again.
@@ -127,19 +147,42 @@ impl Messages {
                 return Err(EngineError::Conflict(format!("{error:#}")));
             }
         }
+        for ready in waits {
+            if ready.recv_timeout(READY).is_err() {
+                self.undeploy(id);
+                let message = "a worker is there, and does not take exchanges";
+                return Err(EngineError::Internal(message.into()));
+            }
+        }
         Ok(published)
+    }
+
+    /// A chain's part on a gateway's thread.
+    fn on_thread(
+        &self,
+        id: &ChainId,
+        (listener, thread): (&Listener, usize),
+        plan: ChainPlan,
+        tallies: Tallies,
+    ) -> Result<(Part, Made), EngineError> {
+        let site = self.site(id, listener, thread)?;
+        let (remote, orders) = orders();
+        let staged = site.stage(plan, &States::default()).map_err(refused)?;
+        let part = Part::new(Place::on_thread(site, remote), tallies);
+        let counters = Arc::clone(&part.counters);
+        let (staged, orders) = (Box::new(staged), Box::new(orders));
+        Ok((part, Made::Thread { staged, orders, counters }))
     }
 
     /// Takes a chain down: its listeners let nobody through until it is deployed again.
     pub(crate) fn undeploy(&self, id: &ChainId) {
-        if self.chains().remove(id).is_none() {
-            return;
-        }
+        let Some(deployed) = self.chains().remove(id) else { return };
         for listener in self.listeners_of(id) {
             if let Err(error) = self.listen(listener, None) {
                 tracing::error!("chain {} was not taken off: {error:#}", id.name);
             }
         }
+        deployed.let_end();
     }
 
     /// Replaces one function of a running chain.
@@ -153,12 +196,8 @@ impl Messages {
     ) -> Result<Published, EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
-        let (staged, mut published) = self.stage(id, &deployed, &function, false)?;
-        let mut staged: Vec<_> = staged.into_iter().map(Some).collect();
-        published.pause = deployed.publish(|n| {
-            let next = staged[n].take();
-            Box::new(move |chain| next.map_or(Ok(()), |next| chain.swap(next)))
-        })?;
+        let mut published = self.stage(id, &deployed, &function, false)?;
+        published.pause = deployed.change(|_| Change::Swap)?;
         let mut running = deployed.running();
         running.trial = None;
         running.before = put(&mut running.functions, function);
@@ -178,18 +217,11 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         let shadow = kind == TrialKind::Shadow;
-        let (staged, mut published) = self.stage(id, &deployed, &function, shadow)?;
-        let findings: Vec<Arc<Findings>> = staged.iter().map(|_| Arc::default()).collect();
-        let mut staged: Vec<_> = staged.into_iter().map(Some).collect();
-        published.pause = deployed.publish(|n| {
-            let (next, findings) = (staged[n].take(), Arc::clone(&findings[n]));
-            Box::new(move |chain| match (next, kind) {
-                (None, _) => Ok(()),
-                (Some(next), TrialKind::Canary(percent)) => {
-                    chain.begin_canary(next, percent, findings)
-                }
-                (Some(next), TrialKind::Shadow) => chain.begin_shadow(next, findings),
-            })
+        let mut published = self.stage(id, &deployed, &function, shadow)?;
+        let findings: Vec<Arc<Findings>> = deployed.parts.iter().map(|_| Arc::default()).collect();
+        published.pause = deployed.change(|n| match kind {
+            TrialKind::Canary(percent) => Change::Canary(percent, Arc::clone(&findings[n])),
+            TrialKind::Shadow => Change::Shadow(Arc::clone(&findings[n])),
         })?;
         let canary = match kind {
             TrialKind::Canary(percent) => Some(percent),
@@ -208,7 +240,7 @@ impl Messages {
     pub(crate) fn change_canary(&self, id: &ChainId, percent: u8) -> Result<(), EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
-        deployed.publish(|_| Box::new(move |chain| chain.change_canary(percent)))?;
+        deployed.change(|_| Change::ChangeCanary(percent))?;
         if let Some(trial) = &mut deployed.running().trial {
             trial.canary = Some(percent);
         }
@@ -223,7 +255,7 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         let trial = deployed.running().trial.take();
-        let pause = deployed.publish(|_| Box::new(Chain::promote))?;
+        let pause = deployed.change(|_| Change::Promote)?;
         if let Some(trial) = trial {
             let mut running = deployed.running();
             running.before = put(&mut running.functions, trial.resolved);
@@ -239,12 +271,7 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         deployed.running().trial = None;
-        deployed.publish(|_| {
-            Box::new(|chain| {
-                chain.end_trial();
-                Ok(())
-            })
-        })?;
+        deployed.change(|_| Change::EndTrial)?;
         Ok(())
     }
 
@@ -255,7 +282,7 @@ impl Messages {
         deployed: &Deployed,
         function: &ResolvedFunction,
         shadow: bool,
-    ) -> Result<(Vec<StagedFunction>, Published), EngineError> {
+    ) -> Result<Published, EngineError> {
         let names: Vec<String> = {
             let running = deployed.running();
             running.functions.iter().map(|f| f.label.to_string()).collect()
@@ -265,7 +292,6 @@ impl Messages {
             EngineError::Conflict(format!("chain {} has no function {label}", id.name))
         })?;
         let mut published = Published::default();
-        let mut all = Vec::new();
         for part in &deployed.parts {
             let admitted = self.admit(function)?;
             // What a shadow says and counts is not to be mixed with what the function itself does.
@@ -275,22 +301,15 @@ impl Messages {
                 (deployed.telemetry(label), part.function(label))
             };
             let plan = function_plan(function, admitted, telemetry, counters);
-            let states = states(part)?;
-            let state = if shadow { None } else { states.of(&plan) };
-            let staged = part
-                .site
-                .stage_function(id.name.as_str(), &names, place, plan, state)
-                .map_err(refused)?;
-            published.compiled_in = published.compiled_in.max(staged.compiled_in);
-            if !shadow {
-                published.fresh = fresh(std::slice::from_ref(&staged), &states);
-            }
-            all.push(staged);
+            let position = (id.name.as_str(), &names[..], place);
+            let readied = part.stage_function(&self.sandbox, position, plan, shadow)?;
+            published.compiled_in = published.compiled_in.max(readied.compiled_in);
+            published.fresh = readied.fresh;
         }
         if deployed.parts.is_empty() {
             self.try_out(id, std::slice::from_ref(function))?;
         }
-        Ok((all, published))
+        Ok(published)
     }
 
     fn listeners_of<'a>(&'a self, id: &'a ChainId) -> impl Iterator<Item = &'a Listener> {
@@ -315,7 +334,7 @@ impl Messages {
             .map_err(refused)
     }
 
-    fn site_config(&self, rooms: u32, hold: usize, names: Vec<String>) -> SiteConfig {
+    pub(super) fn site_config(&self, rooms: u32, hold: usize, names: Vec<String>) -> SiteConfig {
         let room_bytes = u32::try_from(self.config.room.get()).unwrap_or(u32::MAX);
         SiteConfig { rooms, room_bytes, hold, names, seed: self.seed }
     }
@@ -379,7 +398,7 @@ impl Messages {
 }
 
 /// Has a chain's other parts go back, too. The part that tells it must not wait for the others.
-fn follow(deployed: &Weak<Deployed>, function: String, version: String) {
+pub(super) fn follow(deployed: &Weak<Deployed>, function: String, version: String) {
     let Some(deployed) = deployed.upgrade() else { return };
     let name = "weir-rollback".to_owned();
     let followed = std::thread::Builder::new()
@@ -411,15 +430,6 @@ fn translated(chain: ChainId, notice: Notice) -> EngineEvent {
 /// The name under which a shadow's log is kept.
 pub(super) fn shadow_of(label: &str) -> String {
     format!("{label} (shadow)")
-}
-
-fn states(part: &Part) -> Result<States, EngineError> {
-    part.remote.run(Chain::states).map_err(|gone| EngineError::Internal(gone.to_string()))
-}
-
-fn fresh(functions: &[StagedFunction], before: &States) -> Vec<Name> {
-    let fresh = functions.iter().filter(|function| function.is_fresh(before));
-    fresh.filter_map(|function| function.name().parse().ok()).collect()
 }
 
 /// Puts a function in the place of the one of the same name, which is given back.

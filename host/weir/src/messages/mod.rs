@@ -6,17 +6,21 @@
 mod chains;
 mod listeners;
 mod parts;
+mod process;
 mod status;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use weir_control::engine::{ChainId, EngineError, EventSink};
 use weir_gateway::{Gateway, GatewayConfig};
+use weir_hop::Hub;
 use weir_message::{MessageError, Store};
 use weir_sandbox::Sandbox;
+use weir_spec::listener::GatewayMode;
 use weir_spec::{HostConfig, Listener, Name};
 
 use self::parts::Deployed;
@@ -33,6 +37,9 @@ pub(crate) struct Messages {
     stores: Mutex<BTreeMap<Name, Arc<Store>>>,
     seed: u64,
     sink: Arc<OnceLock<EventSink>>,
+    /// Where chains have processes of their own.
+    hub: Option<Hub>,
+    hops: AtomicU16,
 }
 
 impl Messages {
@@ -48,7 +55,10 @@ impl Messages {
             let config = GatewayConfig { threads, ..GatewayConfig::default() };
             Some(Gateway::start(config).context("starting the gateway")?)
         };
+        let process = config.gateway.mode == GatewayMode::Process && gateway.is_some();
         let messages = Self {
+            hub: process.then(Hub::new),
+            hops: AtomicU16::new(1),
             sandbox,
             gateway,
             listeners: config.listeners.clone(),

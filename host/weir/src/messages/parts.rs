@@ -1,38 +1,269 @@
 //! A deployed chain: its parts, one on each thread of each of its listeners.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_control::engine::EngineError;
 use weir_message::{
-    Chain, ChainCounters, Findings, FunctionCounters, FunctionPlan, MessageError, Remote, Site,
+    Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
+    Orders, Remote, Site, Staged, StagedFunction, States,
 };
-use weir_sandbox::{Admitted, OnFault, Telemetry};
+use weir_message_worker::RemoteConfig;
+use weir_pool::Accounting;
+use weir_sandbox::{Admitted, OnFault, Sandbox, Telemetry};
 use weir_spec::{Access, Name, ResolvedFunction, Version};
 
+use super::process::Worker;
 use super::refused;
+
+/// How long exchanges may take to end when their chain is taken down.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// What is counted of functions on one part, by their names in the chain; it outlives versions.
+#[derive(Clone, Default)]
+pub(super) struct Tallies(Arc<Mutex<BTreeMap<String, Arc<FunctionCounters>>>>);
+
+impl Tallies {
+    /// A function's counters.
+    pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
+        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(functions.entry(label.to_owned()).or_default())
+    }
+}
+
+/// Logs and own counters of a chain's functions, by their names in it.
+#[derive(Clone, Default)]
+pub(super) struct Telemetries(Arc<Mutex<BTreeMap<String, Arc<Telemetry>>>>);
+
+impl Telemetries {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Telemetry>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A function's.
+    fn of(&self, label: &str) -> Arc<Telemetry> {
+        Arc::clone(self.all().entry(label.to_owned()).or_default())
+    }
+
+    /// A function's, if there is one of this name.
+    pub(super) fn known(&self, label: &str) -> Option<Arc<Telemetry>> {
+        self.all().get(label).cloned()
+    }
+}
+
+/// What is ready on a thread, and not published.
+#[derive(Default)]
+pub(super) struct Ready {
+    chain: Option<Staged>,
+    function: Option<StagedFunction>,
+}
+
+/// Where a part's functions run.
+pub(super) enum Place {
+    /// On the gateway's thread.
+    Thread { site: Box<Site>, remote: Remote, ready: Mutex<Ready> },
+    /// In a process.
+    Process(Worker),
+}
+
+impl Place {
+    pub(super) fn on_thread(site: Site, remote: Remote) -> Self {
+        Self::Thread { site: Box::new(site), remote, ready: Mutex::default() }
+    }
+}
+
+/// What was made ready.
+#[derive(Default)]
+pub(super) struct Readied {
+    pub(super) compiled_in: Duration,
+    /// Functions that start with an empty state region although they had one.
+    pub(super) fresh: Vec<Name>,
+}
+
+/// What is to be done with what is ready, or tried.
+pub(super) enum Change {
+    Publish,
+    Swap,
+    Canary(u8, Arc<Findings>),
+    Shadow(Arc<Findings>),
+    ChangeCanary(u8),
+    Promote,
+    EndTrial,
+}
+
+/// What a listener's thread makes its part of the chain of.
+pub(super) enum Made {
+    /// The chain itself.
+    Thread { staged: Box<Staged>, orders: Box<Orders>, counters: Arc<ChainCounters> },
+    /// The gateway's end of one, and who says that it takes exchanges.
+    Process { remote: Box<RemoteConfig>, ready: Receiver<()>, compiled_in: Duration },
+}
+
+impl Made {
+    pub(super) fn compiled_in(&self) -> Duration {
+        match self {
+            Self::Thread { staged, .. } => staged.compiled_in(),
+            Self::Process { compiled_in, .. } => *compiled_in,
+        }
+    }
+}
 
 /// A part.
 pub(super) struct Part {
-    pub(super) site: Site,
-    pub(super) remote: Remote,
+    place: Place,
     pub(super) counters: Arc<ChainCounters>,
-    /// By the function's name in the chain; they outlive versions.
-    functions: Mutex<BTreeMap<String, Arc<FunctionCounters>>>,
+    tallies: Tallies,
 }
 
 impl Part {
-    pub(super) fn new(site: Site, remote: Remote) -> Self {
-        let (counters, functions) = (Arc::default(), Mutex::default());
-        Self { site, remote, counters, functions }
+    pub(super) fn new(place: Place, tallies: Tallies) -> Self {
+        Self { place, counters: Arc::default(), tallies }
+    }
+
+    /// The same with these counters.
+    pub(super) fn counted(self, counters: Arc<ChainCounters>) -> Self {
+        Self { counters, ..self }
     }
 
     /// A function's counters.
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(functions.entry(label.to_owned()).or_default())
+        self.tallies.function(label)
     }
+
+    /// Where its rooms are.
+    pub(super) fn rooms(&self) -> Accounting {
+        match &self.place {
+            Place::Thread { site, .. } => site.accounting(),
+            Place::Process(worker) => worker.rooms(),
+        }
+    }
+
+    /// Has what is counted and said elsewhere told here.
+    pub(super) fn refresh(&self) {
+        if let Place::Process(worker) = &self.place {
+            worker.refresh();
+        }
+    }
+
+    /// How often its process was started again.
+    pub(super) fn restarts(&self) -> u64 {
+        match &self.place {
+            Place::Thread { .. } => 0,
+            Place::Process(worker) => worker.restarts(),
+        }
+    }
+
+    /// Whether it is a process, which ends with it.
+    fn is_process(&self) -> bool {
+        matches!(self.place, Place::Process(_))
+    }
+
+    /// Makes another chain ready.
+    pub(super) fn stage_chain(
+        &self,
+        sandbox: &Sandbox,
+        plan: ChainPlan,
+    ) -> Result<Readied, EngineError> {
+        match &self.place {
+            Place::Thread { site, remote, ready } => {
+                let states = remote.run(Chain::states).map_err(gone)?;
+                let staged = site.stage(plan, &states).map_err(refused)?;
+                let fresh = fresh(staged.functions(), &states);
+                let readied = Readied { compiled_in: staged.compiled_in(), fresh };
+                ready.lock().unwrap_or_else(PoisonError::into_inner).chain = Some(staged);
+                Ok(readied)
+            }
+            Place::Process(worker) => worker.stage_chain(sandbox, plan),
+        }
+    }
+
+    /// Makes another version of a function ready; the chain's name, those of its functions, its place.
+    pub(super) fn stage_function(
+        &self,
+        sandbox: &Sandbox,
+        (chain, names, place): (&str, &[String], usize),
+        plan: FunctionPlan,
+        shadow: bool,
+    ) -> Result<Readied, EngineError> {
+        match &self.place {
+            Place::Thread { site, remote, ready } => {
+                let states = remote.run(Chain::states).map_err(gone)?;
+                let state = if shadow { None } else { states.of(&plan) };
+                let staged = site.stage_function(chain, names, place, plan, state);
+                let staged = staged.map_err(refused)?;
+                let fresh =
+                    if shadow { Vec::new() } else { fresh(std::slice::from_ref(&staged), &states) };
+                let readied = Readied { compiled_in: staged.compiled_in, fresh };
+                ready.lock().unwrap_or_else(PoisonError::into_inner).function = Some(staged);
+                Ok(readied)
+            }
+            Place::Process(worker) => worker.stage_function(sandbox, plan, shadow),
+        }
+    }
+
+    /// Does it; the answer is how long that took where functions run.
+    fn change(&self, change: Change) -> Result<Duration, EngineError> {
+        let (remote, ready) = match &self.place {
+            Place::Thread { remote, ready, .. } => (remote, ready),
+            Place::Process(worker) => return worker.change(change),
+        };
+        let (staged, function) = {
+            let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+            match change {
+                Change::Publish => (ready.chain.take(), None),
+                Change::Swap | Change::Canary(..) | Change::Shadow(_) => {
+                    (None, ready.function.take())
+                }
+                _ => (None, None),
+            }
+        };
+        let done = remote.run(move |chain| {
+            let started = Instant::now();
+            let nothing = || MessageError::Trial("nothing is ready".into());
+            let function = function.ok_or_else(nothing);
+            let done = match change {
+                Change::Publish => staged.ok_or_else(nothing).and_then(|next| chain.publish(next)),
+                Change::Swap => function.and_then(|next| chain.swap(next)),
+                Change::Canary(percent, findings) => {
+                    function.and_then(|next| chain.begin_canary(next, percent, findings))
+                }
+                Change::Shadow(findings) => {
+                    function.and_then(|next| chain.begin_shadow(next, findings))
+                }
+                Change::ChangeCanary(percent) => chain.change_canary(percent),
+                Change::Promote => chain.promote(),
+                Change::EndTrial => {
+                    chain.end_trial();
+                    Ok(())
+                }
+            };
+            done.map(|()| started.elapsed())
+        });
+        done.map_err(gone)?.map_err(refused)
+    }
+
+    fn go_back(&self, label: &str, version: &str) {
+        let (label, version) = (label.to_owned(), version.to_owned());
+        match &self.place {
+            Place::Thread { remote, .. } => {
+                // A part whose thread has ended has nothing to go back to.
+                let _ = remote.run(move |chain| chain.go_back(&label, &version));
+            }
+            Place::Process(worker) => worker.go_back(label, version),
+        }
+    }
+}
+
+fn gone(gone: weir_message::Gone) -> EngineError {
+    EngineError::Internal(gone.to_string())
+}
+
+fn fresh(functions: &[StagedFunction], before: &States) -> Vec<Name> {
+    let fresh = functions.iter().filter(|function| function.is_fresh(before));
+    fresh.filter_map(|function| function.name().parse().ok()).collect()
 }
 
 /// A version that is being tried.
@@ -61,16 +292,16 @@ pub(super) struct Running {
 pub(super) struct Deployed {
     pub(super) parts: Vec<Part>,
     running: Mutex<Running>,
-    /// By the function's name in the chain.
-    telemetry: Mutex<BTreeMap<String, Arc<Telemetry>>>,
+    pub(super) telemetries: Telemetries,
     /// Whoever changes the chain has it.
     turn: Mutex<()>,
 }
 
 impl Deployed {
     pub(super) fn new(parts: Vec<Part>) -> Self {
-        let (running, telemetry, turn) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { parts, running, telemetry, turn }
+        let (running, telemetries, turn) =
+            (Mutex::default(), Telemetries::default(), Mutex::default());
+        Self { parts, running, telemetries, turn }
     }
 
     /// The same with these parts.
@@ -89,16 +320,13 @@ impl Deployed {
 
     /// A function's log and counters.
     pub(super) fn telemetry(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.telemetry.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(label.to_owned()).or_default())
+        self.telemetries.of(label)
     }
 
     /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run.
     pub(super) fn went_back(&self, label: &str, version: &str) {
         for part in &self.parts {
-            let (label, version) = (label.to_owned(), version.to_owned());
-            // A part whose thread has ended has nothing to go back to.
-            let _ = part.remote.run(move |chain| chain.go_back(&label, &version));
+            part.go_back(label, version);
         }
         let mut running = self.running();
         let Some(before) = running.before.take() else { return };
@@ -108,22 +336,34 @@ impl Deployed {
         }
     }
 
-    /// Does something with each part, on its thread; the longest time that took there.
-    pub(super) fn publish(
+    /// Changes each part; the longest time that took where its functions run.
+    pub(super) fn change(
         &self,
-        mut order: impl FnMut(usize) -> Box<dyn FnOnce(&Chain) -> Result<(), MessageError> + Send>,
+        mut change: impl FnMut(usize) -> Change,
     ) -> Result<Duration, EngineError> {
         let mut pause = Duration::ZERO;
         for (n, part) in self.parts.iter().enumerate() {
-            let order = order(n);
-            let done = part.remote.run(move |chain| {
-                let started = Instant::now();
-                order(chain).map(|()| started.elapsed())
-            });
-            let done = done.map_err(|gone| EngineError::Internal(gone.to_string()))?;
-            pause = pause.max(done.map_err(refused)?);
+            pause = pause.max(part.change(change(n))?);
         }
         Ok(pause)
+    }
+
+    /// Nobody begins with it any more: processes end when those under way have, or after a while.
+    pub(super) fn let_end(self: Arc<Self>) {
+        if !self.parts.iter().any(Part::is_process) {
+            return;
+        }
+        let ending = std::thread::Builder::new().name("weir-drain".into()).spawn(move || {
+            let until = Instant::now() + LINGER;
+            let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+            let busy = |part: &Part| load(&part.counters.opened) > load(&part.counters.ended);
+            while self.parts.iter().any(busy) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        if let Err(error) = ending {
+            tracing::error!("a chain's processes end at once: {error}");
+        }
     }
 }
 
@@ -139,6 +379,8 @@ pub(super) fn function_plan(
         name: function.label.to_string(),
         version: function.version.as_ref().map(ToString::to_string).unwrap_or_default(),
         admitted,
+        code: None,
+        blank: None,
         writes: function.access == Access::ReadWrite,
         memory: bytes(function.memory.get()),
         deadline: function.deadline.get(),

@@ -36,6 +36,7 @@ impl Messages {
     /// What a function logged.
     pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
+        deployed.parts.iter().for_each(super::parts::Part::refresh);
         let mut log = FunctionLog::default();
         for name in [function.to_string(), shadow_of(function.as_str())] {
             let (lines, lost) = deployed.telemetry(&name).lines();
@@ -110,8 +111,11 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let mut pool = PoolStatus::default();
     let mut drops = BTreeMap::new();
     let (mut opened, mut ended) = (0, 0);
+    let mut worker_restarts = 0;
     for part in &deployed.parts {
-        let rooms = part.site.accounting();
+        part.refresh();
+        worker_restarts += part.restarts();
+        let rooms = part.rooms();
         pool.total += rooms.total;
         pool.free += rooms.free;
         pool.out += rooms.out;
@@ -134,6 +138,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         pool,
         trial: running.trial.as_ref().map(trial_status),
         workers: Vec::new(),
+        worker_restarts,
     }
 }
 

@@ -64,9 +64,20 @@ impl Drop for Server {
     }
 }
 
-fn config(upstream: u16) -> String {
+/// Where functions run: everything holds in both.
+#[derive(Clone, Copy)]
+enum Mode {
+    Thread,
+    Process,
+}
+
+fn config(mode: Mode, upstream: u16) -> String {
+    let mode = match mode {
+        Mode::Thread => "thread",
+        Mode::Process => "process",
+    };
     format!(
-        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nthreads = 2\n\
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nthreads = 2\nmode = \"{mode}\"\n\
          [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\n\
          upstream = [\"127.0.0.1:{upstream}\"]\n\
          [[listener]]\nname = \"raw\"\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nupstream = [\"127.0.0.1:{upstream}\"]\n"
@@ -100,8 +111,17 @@ fn push(host: &Host, version: &str) {
 
 #[test]
 fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash() {
+    swapped_under_load(Mode::Thread);
+}
+
+#[test]
+fn in_processes_requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash() {
+    swapped_under_load(Mode::Process);
+}
+
+fn swapped_under_load(mode: Mode) {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(mode, server.port));
     let web = format!("http://{}", address(&host, 0));
     let (status, text) = curl(&[&format!("{web}/before")]);
     assert!(status == 503 && text.contains("not deployed"), "{text}");
@@ -150,7 +170,7 @@ fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash()
     assert!(metrics.contains("weir_function_seconds_bucket{"), "{metrics}");
 
     let (_, directory, _) = host.end(Signal::KILL);
-    let host = Host::start_in(directory, &config(server.port));
+    let host = Host::start_in(directory, &config(mode, server.port));
     let (status, text) = curl(&[&format!("http://{}/after", address(&host, 0))]);
     assert!(status == 200 && text.contains("x-seen-by: first"), "{text}");
     host.ok(&["chain", "remove", "web"]);
@@ -161,8 +181,17 @@ fn requests_pass_a_chain_that_is_swapped_under_load_and_is_there_after_a_crash()
 
 #[test]
 fn a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
+    faults(Mode::Thread);
+}
+
+#[test]
+fn in_processes_a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
+    faults(Mode::Process);
+}
+
+fn faults(mode: Mode) {
     let server = Server::start();
-    let mut host = Host::start(&config(server.port));
+    let mut host = Host::start(&config(mode, server.port));
     let web = format!("http://{}", address(&host, 0));
     push(&host, "1.0.0");
     host.write("c.toml", CHAIN);
@@ -179,8 +208,17 @@ fn a_fault_is_one_answer_and_a_new_version_that_faults_is_taken_back() {
 
 #[test]
 fn what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
+    refusals(Mode::Thread);
+}
+
+#[test]
+fn in_processes_what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
+    refusals(Mode::Process);
+}
+
+fn refusals(mode: Mode) {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(mode, server.port));
     push(&host, "1.0.0");
     host.write(
         "p.toml",
@@ -201,7 +239,85 @@ fn what_belongs_to_the_other_plane_is_refused_with_what_to_do() {
 #[test]
 fn bytes_of_a_tcp_listener_go_straight_on() {
     let server = Server::start();
-    let host = Host::start(&config(server.port));
+    let host = Host::start(&config(Mode::Thread, server.port));
     let (status, text) = curl(&["--data", "body", &format!("http://{}/raw", address(&host, 1))]);
     assert!(status == 200 && text.contains("\"path\": \"/raw\""), "{text}");
+}
+
+/// The workers of this host that run now.
+fn workers(host: &Host) -> Vec<rustix::process::Pid> {
+    let ours = |entry: std::fs::DirEntry| {
+        let id: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        // Behind the name in brackets: the state, and who started it.
+        let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+        let (state, parent) = (words.next()?, words.next()?);
+        let is = parent == host.pid().to_string() && command.contains("__message-worker");
+        rustix::process::Pid::from_raw(id).filter(|_| is && state != "Z")
+    };
+    std::fs::read_dir("/proc").expect("it is there").flatten().filter_map(ours).collect()
+}
+
+#[test]
+fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffer_lost() {
+    let server = Server::start();
+    let mut host = Host::start(&config(Mode::Process, server.port));
+    push(&host, "1.0.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    assert_eq!(workers(&host).len(), 2, "one for each thread");
+    let (over, good, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let number = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let load = || {
+            while !over.load(Ordering::Relaxed) {
+                let path = format!("/do/{}/own", number.fetch_add(1, Ordering::Relaxed));
+                let (status, text) = curl(&[&format!("{web}{path}")]);
+                match status {
+                    200 => {
+                        assert!(text.contains(&format!("\"{path}\"")), "its own: {text}");
+                        good.fetch_add(1, Ordering::Relaxed);
+                    }
+                    503 => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    other => panic!("{other}: {text}"),
+                }
+            }
+        };
+        let loads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        for _ in 0..5 {
+            let before = good.load(Ordering::Relaxed);
+            while good.load(Ordering::Relaxed) < before + 8
+                && loads.iter().all(|l| !l.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            for worker in workers(&host) {
+                // It may have died just now.
+                let _ = rustix::process::kill_process(worker, Signal::KILL);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    host.wait_for("workers run again", |host| workers(host).len() == 2);
+    host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
+    let chain = host.json(&["status"])["chains"][0].clone();
+    assert!(chain["worker_restarts"].as_u64() >= Some(8), "{chain}");
+    assert_eq!(chain["packets_in"], chain["packets_out"], "{chain}");
+    assert_eq!(chain["pool"]["out"], 0, "{chain}");
+    assert_eq!(chain["pool"]["free"], chain["pool"]["total"], "{chain}");
+    let metrics =
+        curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
+    assert!(metrics.contains("weir_chain_worker_restarts_total{"), "{metrics}");
+    // A swap after deaths is there after the next one.
+    push(&host, "1.1.0");
+    host.ok(&["function", "swap", "probe", "--to", "1.1.0"]);
+    for worker in workers(&host) {
+        let _ = rustix::process::kill_process(worker, Signal::KILL);
+    }
+    host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
+    assert_eq!(host.running(), "1.1.0");
 }

@@ -1,0 +1,285 @@
+//! An exchange as the gateway has it: each event goes to the worker, and waits for what that says.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{HeaderValue, Response, StatusCode, header, request, response};
+use weir_exchange::{BodyStep, Direction, Ended, Origin, Passage, Pieces, Step};
+use weir_message::head;
+
+use super::{Inner, Lost, Slot, Wait};
+use crate::lane::Breach;
+use crate::protocol as say;
+use crate::protocol::Message;
+
+/// A request with its response, or a connection, on its way through a worker.
+pub(super) struct RemoteExchange {
+    pub(super) inner: Rc<Inner>,
+    pub(super) slot: Rc<Slot>,
+    pub(super) origin: Origin,
+    pub(super) end: Cell<Option<(Ended, Option<usize>, Duration)>>,
+}
+
+/// Takes the event back if nobody waits for it any more.
+struct Waiting<'a>(&'a RefCell<Option<Wait>>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().take();
+    }
+}
+
+/// What the worker said about an event.
+struct Said {
+    step: u8,
+    bytes: Bytes,
+    pieces: Pieces,
+}
+
+impl RemoteExchange {
+    /// The worker that knows the exchange, or gets to know it now.
+    fn worker(&self) -> Result<u64, Lost> {
+        let live = self.inner.ready().ok_or(Lost)?;
+        match self.slot.generation.get() {
+            Some(known) if known != live => Err(Lost),
+            Some(known) => Ok(known),
+            None => Ok(live),
+        }
+    }
+
+    /// Tells the worker, and waits for what it says.
+    async fn tell(&self, direction: Direction, mut message: Message) -> Result<Said, Lost> {
+        let (inner, slot) = (&self.inner, &self.slot);
+        let generation = self.worker()?;
+        if slot.generation.replace(Some(generation)).is_none() {
+            if message.kind == say::BODY {
+                let opened = inner.lay_out(|room| head::lay_out_connection(room, &self.origin));
+                let bytes = opened.ok_or(Lost)?;
+                let (exchange, kind) = (slot.number, say::OPEN);
+                inner.send(generation, Message { exchange, kind, bytes, ..Message::default() })?;
+            }
+            if let Some(live) = inner.live.borrow_mut().as_mut() {
+                live.lane.tell_upstreams(&*inner.upstreams, &mut live.upstreams);
+            }
+        }
+        let event = slot.events.get().wrapping_add(1);
+        slot.events.set(event);
+        (message.exchange, message.b) = (slot.number, event);
+        let wait = &slot.waits[direction as usize];
+        let (pieces, bytes, said, waker) = (Pieces::new(), 0, None, None);
+        *wait.borrow_mut() = Some(Wait { event, pieces, bytes, said, waker });
+        let _waiting = Waiting(wait);
+        inner.send(generation, message)?;
+        let (message, pieces) = std::future::poll_fn(|context| {
+            let mut wait = wait.borrow_mut();
+            let Some(wait) = wait.as_mut() else { return Poll::Ready(Err(Lost)) };
+            match wait.said.take() {
+                Some(said) => {
+                    Poll::Ready(said.map(|said| (said, std::mem::take(&mut wait.pieces))))
+                }
+                None => {
+                    wait.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await?;
+        Ok(Said { step: message.a as u8, bytes: message.bytes, pieces })
+    }
+
+    /// What a head's event comes to; `take` takes over what was changed.
+    fn step(&self, said: Result<Said, Lost>, take: impl FnOnce(&[u8]) -> bool) -> Step {
+        let Ok(said) = said else { return self.without() };
+        match said.step {
+            say::CONTINUE => Step::Continue,
+            say::RESET => Step::Reset,
+            say::CHANGED if take(&said.bytes) => Step::Continue,
+            say::ANSWER => match head::new_response(&said.bytes) {
+                Ok(parts) => Step::Answer(Response::from_parts(parts, said.pieces)),
+                Err(_) => self.broke(),
+            },
+            _ => self.broke(),
+        }
+    }
+
+    fn broke(&self) -> Step {
+        self.inner.broke(&Breach("what it makes of a head is none"));
+        Step::Answer(gone())
+    }
+
+    /// What becomes of a head without a worker.
+    fn without(&self) -> Step {
+        if self.inner.fails_open.load(Ordering::Relaxed) {
+            Step::Continue
+        } else {
+            Step::Answer(gone())
+        }
+    }
+
+    async fn piece(&self, direction: Direction, data: u32, piece: Bytes, last: bool) -> BodyStep {
+        let told = self.slot.told[direction as usize].replace(true);
+        let a = direction as u32 | if last { say::LAST } else { 0 } | data;
+        let bytes = piece.clone();
+        let said =
+            self.tell(direction, Message { kind: say::BODY, a, bytes, ..Message::default() });
+        let whole = |piece: Bytes| {
+            if piece.is_empty() { Pieces::new() } else { Pieces::from_iter([piece]) }
+        };
+        let Ok(said) = said.await else {
+            let open = self.inner.fails_open.load(Ordering::Relaxed);
+            return match direction {
+                // What the worker had of it is lost.
+                _ if open && !told => BodyStep::Pass(whole(piece)),
+                // Cut off by the gateway, if the response has begun.
+                _ if data == 0 => BodyStep::Answer(gone()),
+                _ => BodyStep::Reset,
+            };
+        };
+        match said.step {
+            say::SAME => BodyStep::Pass(whole(piece)),
+            say::CONTINUE => {
+                let mut pieces = said.pieces;
+                if !said.bytes.is_empty() {
+                    pieces.push(said.bytes);
+                }
+                BodyStep::Pass(pieces)
+            }
+            say::RESET => BodyStep::Reset,
+            say::ANSWER => match head::new_response(&said.bytes) {
+                Ok(parts) => BodyStep::Answer(Response::from_parts(parts, said.pieces)),
+                Err(_) => {
+                    self.broke();
+                    BodyStep::Reset
+                }
+            },
+            _ => {
+                self.broke();
+                BodyStep::Reset
+            }
+        }
+    }
+
+    async fn request(&self, parts: &mut request::Parts, body: Option<u64>) -> Step {
+        let laid =
+            self.inner.lay_out(|room| head::lay_out_request(room, parts, &self.origin, body));
+        let Some(bytes) = laid else {
+            return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        };
+        let c = body.unwrap_or(say::UNKNOWN);
+        let message = Message { kind: say::REQUEST_HEAD, c, bytes, ..Message::default() };
+        let said = self.tell(Direction::Request, message).await;
+        self.step(said, |bytes| head::take_request(bytes, parts).is_ok())
+    }
+
+    async fn response(&self, parts: &mut response::Parts, body: Option<u64>) -> Step {
+        let laid = self
+            .inner
+            .lay_out(|room| head::lay_out_response(room, parts, &self.origin, body, false));
+        let Some(bytes) = laid else { return Step::Answer(plain(StatusCode::BAD_GATEWAY)) };
+        let c = body.unwrap_or(say::UNKNOWN);
+        let message = Message { kind: say::RESPONSE_HEAD, c, bytes, ..Message::default() };
+        let said = self.tell(Direction::Response, message).await;
+        self.step(said, |bytes| head::take_response(bytes, parts).is_ok())
+    }
+
+    async fn connection(&self) -> Step {
+        let laid = self.inner.lay_out(|room| head::lay_out_connection(room, &self.origin));
+        let Some(bytes) = laid else { return Step::Reset };
+        let message = Message { kind: say::OPENED, bytes, ..Message::default() };
+        let said = self.tell(Direction::Request, message).await;
+        match self.step(said, |_| false) {
+            Step::Continue => Step::Continue,
+            _ => Step::Reset,
+        }
+    }
+}
+
+impl Passage for RemoteExchange {
+    fn request_head<'a>(
+        &'a self,
+        parts: &'a mut request::Parts,
+        body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        Box::pin(self.request(parts, body))
+    }
+
+    fn request_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(self.piece(Direction::Request, 0, piece, last))
+    }
+
+    fn response_head<'a>(
+        &'a self,
+        parts: &'a mut response::Parts,
+        body: Option<u64>,
+    ) -> LocalBoxFuture<'a, Step> {
+        Box::pin(self.response(parts, body))
+    }
+
+    fn response_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        Box::pin(self.piece(Direction::Response, 0, piece, last))
+    }
+
+    fn opened(&self) -> LocalBoxFuture<'_, Step> {
+        Box::pin(self.connection())
+    }
+
+    fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        let direction = if from_upstream { Direction::Response } else { Direction::Request };
+        Box::pin(self.piece(direction, say::DATA, piece, last))
+    }
+
+    fn upstream(&self) -> Option<usize> {
+        self.slot.upstream.get()
+    }
+
+    fn done(&self, from: Direction) -> bool {
+        self.slot.done[from as usize].get()
+    }
+
+    fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
+        if self.end.get().is_none() {
+            self.end.set(Some((how, upstream, time)));
+        }
+    }
+}
+
+impl Drop for RemoteExchange {
+    fn drop(&mut self) {
+        let (inner, slot) = (&self.inner, &self.slot);
+        inner.exchanges.borrow_mut().remove(&slot.number);
+        inner.counters.ended.fetch_add(1, Ordering::Relaxed);
+        let Some(generation) = slot.generation.get() else { return };
+        let (how, upstream, time) =
+            self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));
+        let message = Message {
+            exchange: slot.number,
+            kind: say::END,
+            a: say::how(how),
+            b: upstream.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX - 1) + 1),
+            c: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+            bytes: Bytes::new(),
+        };
+        // A worker that is gone needs not be told.
+        let _ = inner.send(generation, message);
+    }
+}
+
+fn plain(status: StatusCode) -> Response<Pieces> {
+    let mut response = Response::new(Pieces::new());
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer when there is no worker.
+fn gone() -> Response<Pieces> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.body_mut().push(Bytes::from_static(b"the chain's worker is out of order\n"));
+    response
+}

@@ -1,0 +1,574 @@
+//! A chain as a gateway's thread has it: each event goes to the worker, and waits for what the worker says about it.
+
+mod exchange;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use weir_exchange::{
+    CallFault, CallResult, Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams,
+};
+use weir_hop::{AsyncEnd, Descriptor, End};
+use weir_message::{ChainCounters, Store, head, sum};
+use weir_pool::Memory;
+
+use self::exchange::RemoteExchange;
+use crate::keeper::Killer;
+use crate::lane::{Breach, Lane, MESSAGE_MAX, Side};
+use crate::protocol as say;
+use crate::protocol::{Message, PREFIX};
+
+/// How soon it is tried again when the lane or the hop is full.
+const AGAIN: Duration = Duration::from_millis(1);
+/// Answers to calls and to questions to the store that may wait for room in the lane.
+const REPLIES_MAX: usize = 16_384;
+/// Calls of a worker that may be under way.
+const CALLS_MAX: usize = 8192;
+/// Bytes of a call's request.
+const CALL_MAX: usize = 16 << 20;
+/// Longest value of the store that fits a message.
+const VALUE_MAX: usize = 64 << 10;
+
+/// What the keeper tells the chain's thread of.
+pub enum Link {
+    /// A worker is ready.
+    Up {
+        /// The gateway's end.
+        end: Box<End>,
+        /// The lane.
+        memory: Memory,
+        /// The worker's generation.
+        generation: u64,
+    },
+    /// It is dead.
+    Down {
+        /// Which one.
+        generation: u64,
+    },
+}
+
+/// What a chain in another process is made of on the gateway's thread.
+pub struct RemoteConfig {
+    /// From the keeper.
+    pub links: mpsc::UnboundedReceiver<Link>,
+    /// Ends a worker that breaks the rules.
+    pub killer: Killer,
+    /// The upstreams of the listener on this thread.
+    pub upstreams: Arc<dyn Upstreams>,
+    /// The tenant's store.
+    pub store: Arc<Store>,
+    /// What is counted.
+    pub counters: Arc<ChainCounters>,
+    /// Is told when the first worker takes exchanges.
+    pub ready: SyncSender<()>,
+    /// Whether exchanges pass while there is no worker.
+    pub fails_open: Arc<AtomicBool>,
+    /// Bytes of a room of the worker's pool: the longest head, and the longest piece.
+    pub room_bytes: usize,
+    /// Bytes that an event may let go: all that there can be in the worker.
+    pub most: usize,
+}
+
+/// See the module. Clones are the same chain.
+#[derive(Clone)]
+pub struct RemoteChain(Rc<Inner>);
+
+struct Inner {
+    live: RefCell<Option<Live>>,
+    exchanges: RefCell<HashMap<u32, Rc<Slot>>>,
+    next: Cell<u32>,
+    interests: Cell<Interests>,
+    links: RefCell<mpsc::UnboundedReceiver<Link>>,
+    waker: RefCell<Option<Waker>>,
+    environment: Rc<dyn Environment>,
+    upstreams: Arc<dyn Upstreams>,
+    store: Arc<Store>,
+    counters: Arc<ChainCounters>,
+    killer: Killer,
+    ready: SyncSender<()>,
+    fails_open: Arc<AtomicBool>,
+    /// Heads are laid out here.
+    head: RefCell<Box<[u8]>>,
+    most: usize,
+    calls: Cell<usize>,
+}
+
+/// A worker that is ready.
+struct Live {
+    end: AsyncEnd,
+    lane: Lane,
+    generation: u64,
+    /// It has said what its chain wants: before that, nobody gets through.
+    ready: bool,
+    upstreams: Vec<u64>,
+    /// Calls whose pieces come.
+    calls: HashMap<u32, (Pieces, usize)>,
+}
+
+/// An exchange.
+struct Slot {
+    number: u32,
+    /// The worker that knows it.
+    generation: Cell<Option<u64>>,
+    waits: [RefCell<Option<Wait>>; 2],
+    events: Cell<u32>,
+    upstream: Cell<Option<usize>>,
+    done: [Cell<bool>; 2],
+    /// By direction: whether the worker has had bytes of it.
+    told: [Cell<bool>; 2],
+}
+
+/// An event that the worker was told.
+struct Wait {
+    event: u32,
+    pieces: Pieces,
+    bytes: usize,
+    said: Option<Result<Message, Lost>>,
+    waker: Option<Waker>,
+}
+
+/// There is no worker that knows the exchange.
+#[derive(Clone, Copy, Debug)]
+struct Lost;
+
+impl RemoteChain {
+    /// A chain whose worker the keeper will tell of. [`Self::drive`] has to be driven along with it.
+    #[must_use]
+    pub fn new(config: RemoteConfig, environment: Rc<dyn Environment>) -> Self {
+        let RemoteConfig {
+            links,
+            killer,
+            upstreams,
+            store,
+            counters,
+            ready,
+            fails_open,
+            room_bytes,
+            most,
+        } = config;
+        Self(Rc::new(Inner {
+            live: RefCell::default(),
+            exchanges: RefCell::default(),
+            next: Cell::new(0),
+            interests: Cell::default(),
+            links: RefCell::new(links),
+            waker: RefCell::default(),
+            environment,
+            upstreams,
+            store,
+            counters,
+            killer,
+            ready,
+            fails_open,
+            head: RefCell::new(vec![0; room_bytes].into()),
+            most,
+            calls: Cell::new(0),
+        }))
+    }
+
+    /// The same as the gateway has it.
+    #[must_use]
+    pub fn passages(&self) -> weir_exchange::Chain {
+        weir_exchange::Chain::native(Rc::new(self.clone()))
+    }
+
+    /// Passes on what the worker says, and what it is told. Ends with the keeper.
+    pub async fn drive(self) {
+        let mut again: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        std::future::poll_fn(|context| {
+            self.0
+                .waker
+                .borrow_mut()
+                .get_or_insert_with(|| context.waker().clone())
+                .clone_from(context.waker());
+            let turned = self.0.turn(context);
+            if self.0.live.borrow().as_ref().is_some_and(|live| live.lane.waiting() > 0) {
+                let timer = again.get_or_insert_with(|| Box::pin(tokio::time::sleep(AGAIN)));
+                if timer.as_mut().poll(context).is_ready() {
+                    again = None;
+                    context.waker().wake_by_ref();
+                }
+            } else {
+                again = None;
+            }
+            turned
+        })
+        .await;
+    }
+}
+
+impl Inner {
+    fn turn(self: &Rc<Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let link = self.links.borrow_mut().poll_recv(context);
+            match link {
+                Poll::Ready(Some(link)) => self.link(link),
+                Poll::Ready(None) => {
+                    self.lost(None);
+                    return Poll::Ready(());
+                }
+                Poll::Pending => break,
+            }
+        }
+        let mut descriptors = Vec::new();
+        loop {
+            let received = {
+                let mut live = self.live.borrow_mut();
+                let Some(live) = live.as_mut() else { return Poll::Pending };
+                live.end.poll_receive(context, &mut descriptors)
+            };
+            match received {
+                Poll::Ready(Ok(_)) => {
+                    for descriptor in descriptors.drain(..) {
+                        if let Err(breach) = self.receive(descriptor) {
+                            self.broke(&breach);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Poll::Ready(Err(_)) => {
+                    self.broken_off();
+                    return Poll::Pending;
+                }
+                Poll::Pending => break,
+            }
+        }
+        let mut live = self.live.borrow_mut();
+        let Some(of) = live.as_mut() else { return Poll::Pending };
+        let retried = of.lane.retry(&mut of.end);
+        let flushed = of.end.poll_flushed(context);
+        drop(live);
+        match (retried, flushed) {
+            (Err(breach), _) => self.broke(&breach),
+            (_, Poll::Ready(Err(_))) => self.broken_off(),
+            _ => {}
+        }
+        Poll::Pending
+    }
+
+    fn link(&self, link: Link) {
+        match link {
+            Link::Up { end, memory, generation } => {
+                self.lost(None);
+                let (Ok(end), Ok(lane)) = (AsyncEnd::new(*end), Lane::new(memory, Side::Gateway))
+                else {
+                    return self.killer.kill(generation, "the event loop does not take its hop");
+                };
+                let (upstreams, calls) = (Vec::new(), HashMap::new());
+                let live = Live { end, lane, generation, ready: false, upstreams, calls };
+                *self.live.borrow_mut() = Some(live);
+            }
+            Link::Down { generation } => self.lost(Some(generation)),
+        }
+    }
+
+    /// The worker is gone: whoever waits for it is told.
+    fn lost(&self, generation: Option<u64>) {
+        let gone = {
+            let mut live = self.live.borrow_mut();
+            let is = |live: &mut Live| generation.is_none_or(|g| g == live.generation);
+            live.take_if(is).map(|live| live.generation)
+        };
+        let Some(gone) = gone else { return };
+        let slots: Vec<_> = self.exchanges.borrow().values().cloned().collect();
+        for slot in slots.iter().filter(|slot| slot.generation.get() == Some(gone)) {
+            for wait in &slot.waits {
+                if let Some(wait) = wait.borrow_mut().as_mut().filter(|wait| wait.said.is_none()) {
+                    wait.said = Some(Err(Lost));
+                    wait.waker.take().inspect(Waker::wake_by_ref);
+                }
+            }
+        }
+    }
+
+    /// The hop has come to its end: the worker is dead, or to be.
+    fn broken_off(&self) {
+        self.broke(&Breach(""));
+    }
+
+    /// The worker said what it cannot mean.
+    fn broke(&self, breach: &Breach) {
+        let generation = self.live.borrow().as_ref().map(|live| live.generation);
+        if let Some(generation) = generation {
+            self.killer.kill(generation, breach.0);
+        }
+        self.lost(generation);
+    }
+
+    /// The worker that takes exchanges.
+    fn ready(&self) -> Option<u64> {
+        self.live.borrow().as_ref().filter(|live| live.ready).map(|live| live.generation)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Sends a message to the worker of this generation.
+    fn send(&self, generation: u64, message: Message) -> Result<(), Lost> {
+        let sent = {
+            let mut live = self.live.borrow_mut();
+            let live = live.as_mut().filter(|live| live.generation == generation).ok_or(Lost)?;
+            live.lane.send(&mut live.end, message)
+        };
+        match sent {
+            Ok(()) => self.wake(),
+            Err(breach) => {
+                self.broke(&breach);
+                return Err(Lost);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for what the worker asked for.
+    fn reply(&self, generation: u64, message: Message) {
+        let full = self.live.borrow().as_ref().is_some_and(|l| l.lane.waiting() > REPLIES_MAX);
+        if full {
+            return self.broke(&Breach("it asks, and does not listen"));
+        }
+        // A worker that is gone needs no answer.
+        let _ = self.send(generation, message);
+    }
+
+    fn receive(self: &Rc<Self>, descriptor: Descriptor) -> Result<(), Breach> {
+        let (message, generation) = {
+            let mut live = self.live.borrow_mut();
+            let Some(live) = live.as_mut() else { return Ok(()) };
+            (live.lane.receive(descriptor)?, live.generation)
+        };
+        match message.kind {
+            say::STEP | say::PIECE => self.said(message, generation),
+            say::CALL => self.call(message, generation),
+            say::CALL_PIECE => {
+                let mut live = self.live.borrow_mut();
+                let Some(live) = live.as_mut() else { return Ok(()) };
+                if live.calls.len() >= CALLS_MAX {
+                    return Err(Breach("it begins too many calls"));
+                }
+                let (pieces, bytes) = live.calls.entry(message.exchange).or_default();
+                *bytes += message.bytes.len() + 1;
+                if *bytes > CALL_MAX {
+                    return Err(Breach("a call's body is too long"));
+                }
+                pieces.push(message.bytes);
+                Ok(())
+            }
+            say::STORE => self.stored(&message, generation),
+            say::INTERESTS => {
+                self.interests.set(say::interests(message.a));
+                if let Some(live) = self.live.borrow_mut().as_mut() {
+                    live.ready = true;
+                }
+                // Whoever waited has been told, or waits no more.
+                let _ = self.ready.try_send(());
+                Ok(())
+            }
+            _ => Err(Breach("a message is of no kind that there is")),
+        }
+    }
+
+    /// A step, or bytes that belong to one.
+    fn said(&self, message: Message, generation: u64) -> Result<(), Breach> {
+        let slot = self.exchanges.borrow().get(&message.exchange).cloned();
+        // The exchange may have ended meanwhile.
+        let Some(slot) = slot.filter(|slot| slot.generation.get() == Some(generation)) else {
+            return Ok(());
+        };
+        let mut wait = slot.waits[(message.a >> 8 & 1) as usize].borrow_mut();
+        // Nobody waits for an event that was given up.
+        let Some(wait) = wait.as_mut().filter(|wait| wait.event == message.b) else {
+            return Ok(());
+        };
+        if wait.said.is_some() {
+            return Err(Breach("it says twice what became of an event"));
+        }
+        if message.kind == say::PIECE {
+            wait.bytes += message.bytes.len() + 1;
+            if wait.bytes > self.most {
+                return Err(Breach("it lets go more than it can hold"));
+            }
+            wait.pieces.push(message.bytes);
+            return Ok(());
+        }
+        let upstream = message.c.checked_sub(1).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        if upstream.is_some_and(|upstream| upstream >= self.upstreams.count()) {
+            return Err(Breach("it routes to an upstream that there is not"));
+        }
+        slot.upstream.set(upstream);
+        for (n, done) in slot.done.iter().enumerate() {
+            done.set(message.a >> 16 & 1 << n != 0);
+        }
+        wait.said = Some(Ok(message));
+        wait.waker.take().inspect(Waker::wake_by_ref);
+        Ok(())
+    }
+
+    fn call(self: &Rc<Self>, message: Message, generation: u64) -> Result<(), Breach> {
+        let pieces = {
+            let mut live = self.live.borrow_mut();
+            live.as_mut()
+                .and_then(|live| live.calls.remove(&message.exchange))
+                .unwrap_or_default()
+                .0
+        };
+        let parts = head::new_request(&message.bytes);
+        let parts = parts.map_err(|_| Breach("a call's head is broken"))?;
+        let upstream = message.a as usize;
+        if upstream >= self.upstreams.count() {
+            return Err(Breach("it calls an upstream that there is not"));
+        }
+        if self.calls.get() >= CALLS_MAX {
+            self.called(message.exchange, generation, Err(CallFault::Unreachable));
+            return Ok(());
+        }
+        self.calls.set(self.calls.get() + 1);
+        let most = usize::try_from(message.c).unwrap_or(usize::MAX).min(self.head.borrow().len());
+        let timeout = Duration::from_millis(u64::from(message.b.max(1)));
+        let request = http::Request::from_parts(parts, pieces);
+        let called = self.environment.call(upstream, request, timeout, most);
+        let inner = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let result = called.await;
+            inner.calls.set(inner.calls.get() - 1);
+            inner.called(message.exchange, generation, result);
+        });
+        Ok(())
+    }
+
+    fn called(&self, call: u32, generation: u64, result: CallResult) {
+        let fault = |fault| Message {
+            exchange: call,
+            kind: say::CALLED,
+            a: say::why(fault),
+            ..Message::default()
+        };
+        let message = match result {
+            Err(why) => fault(why),
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                let laid = self.lay_out(|room| {
+                    head::lay_out_response(room, &parts, &nowhere(), Some(body.len() as u64), false)
+                });
+                match laid {
+                    Some(laid) if PREFIX + laid.len() + body.len() <= MESSAGE_MAX => Message {
+                        exchange: call,
+                        kind: say::CALLED,
+                        b: laid.len() as u32,
+                        bytes: [laid, body].concat().into(),
+                        ..Message::default()
+                    },
+                    _ => fault(CallFault::NotHttp),
+                }
+            }
+        };
+        self.reply(generation, message);
+    }
+
+    fn stored(&self, message: &Message, generation: u64) -> Result<(), Breach> {
+        let at = message.b as usize;
+        let Some((key, value)) = message.bytes.split_at_checked(at) else {
+            return Err(Breach("a key is longer than its message"));
+        };
+        let lives = (message.c != 0).then(|| Duration::from_millis(message.c));
+        let value = match message.a {
+            say::STORE_SET => {
+                self.store.set(key, value, lives);
+                return Ok(());
+            }
+            say::STORE_ADD => {
+                let delta = value.try_into().map(i64::from_le_bytes);
+                let delta = delta.map_err(|_| Breach("it adds what is no number"))?;
+                Some(sum(self.store.add(key, delta, lives)))
+            }
+            say::STORE_GET => self.store.get(key).filter(|value| value.len() <= VALUE_MAX),
+            _ => return Err(Breach("it asks the store for nothing that there is")),
+        };
+        let message = Message {
+            exchange: message.exchange,
+            kind: say::STORED,
+            a: u32::from(value.is_some()),
+            bytes: value.unwrap_or_default(),
+            ..Message::default()
+        };
+        self.reply(generation, message);
+        Ok(())
+    }
+
+    /// A head, laid out; none if it does not fit.
+    fn lay_out(&self, lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>) -> Option<Bytes> {
+        let mut room = self.head.borrow_mut();
+        lay(&mut room).ok()?;
+        let used = head::length(&mut room);
+        Some(Bytes::copy_from_slice(&room[..used]))
+    }
+}
+
+impl Middleware for RemoteChain {
+    fn interests(&self) -> Interests {
+        let interests = self.0.interests.get();
+        if self.0.ready().is_some() || self.0.fails_open.load(Ordering::Relaxed) {
+            return interests;
+        }
+        // Nobody gets through while nobody can say whether he may.
+        Interests { request_head: true, opened: true, ..interests }
+    }
+
+    fn piece_max(&self) -> usize {
+        self.0.head.borrow().len()
+    }
+
+    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+        let inner = &self.0;
+        inner.counters.opened.fetch_add(1, Ordering::Relaxed);
+        let mut exchanges = inner.exchanges.borrow_mut();
+        // A number comes again after four thousand million others; one that is still taken is passed by.
+        let number = loop {
+            let number = inner.next.get();
+            inner.next.set(number.wrapping_add(1));
+            if !exchanges.contains_key(&number) {
+                break number;
+            }
+        };
+        let slot = Rc::new(Slot {
+            number,
+            generation: Cell::new(None),
+            waits: Default::default(),
+            events: Cell::new(0),
+            upstream: Cell::new(None),
+            done: Default::default(),
+            told: Default::default(),
+        });
+        exchanges.insert(number, Rc::clone(&slot));
+        Rc::new(RemoteExchange {
+            inner: Rc::clone(inner),
+            slot,
+            origin: origin.clone(),
+            end: Cell::new(None),
+        })
+    }
+}
+
+/// Where a call comes from: nobody asks.
+pub(crate) fn nowhere() -> Origin {
+    Origin {
+        client: ([0, 0, 0, 0], 0).into(),
+        local: ([0, 0, 0, 0], 0).into(),
+        tls: false,
+        server_name: None,
+        upgrade: false,
+    }
+}

@@ -1,0 +1,136 @@
+//! What gateway and worker say to each other about exchanges: a descriptor of the hop names exchange and kind; numbers and bytes
+//! lie in the lane. Heads are laid out as functions see them (`wit/message.md`).
+
+use bytes::Bytes;
+use weir_exchange::{CallFault, Direction, Ended, Interests};
+
+/// Bytes in front of a message's own: `a`, `b`, `c`.
+pub(crate) const PREFIX: usize = 16;
+
+/// Gateway: a request's head. `b`: the event's number; `c`: length of the body, or [`UNKNOWN`].
+pub(crate) const REQUEST_HEAD: u8 = 1;
+/// Gateway: a response's head, as above.
+pub(crate) const RESPONSE_HEAD: u8 = 2;
+/// Gateway: where an exchange comes from whose first event has no head. No answer.
+pub(crate) const OPEN: u8 = 3;
+/// Gateway: a connection. `b`: the event's number.
+pub(crate) const OPENED: u8 = 4;
+/// Gateway: a piece. `a`: direction, [`LAST`], [`DATA`]; `b`: the event's number.
+pub(crate) const BODY: u8 = 5;
+/// Gateway: the exchange is over. `a`: how; `b`: upstream + 1; `c`: nanoseconds.
+pub(crate) const END: u8 = 6;
+/// Gateway: a call's answer; the exchange is the call. `a`: 0, or why there is none; `b`: bytes of the head.
+pub(crate) const CALLED: u8 = 7;
+/// Gateway: the store's answer; the exchange is the question. `a`: whether there is a value.
+pub(crate) const STORED: u8 = 8;
+
+/// Worker: what became of an event. `a`: step, direction << 8, done << 16; `b`: the event's number; `c`: upstream + 1.
+pub(crate) const STEP: u8 = 101;
+/// Worker: bytes that belong to the step that comes. `a`: direction << 8; `b`: the event's number.
+pub(crate) const PIECE: u8 = 102;
+/// Worker: a request of a function's own, its pieces before it. `a`: upstream; `b`: milliseconds; `c`: bytes of the answer at most.
+pub(crate) const CALL: u8 = 103;
+/// Worker: bytes that belong to the call that comes.
+pub(crate) const CALL_PIECE: u8 = 104;
+/// Worker: something for the store. `a`: which; `b`: bytes of the key; `c`: milliseconds that it lives, 0 for no end.
+pub(crate) const STORE: u8 = 105;
+/// Worker: events that the chain wants now. `a`: bits.
+pub(crate) const INTERESTS: u8 = 106;
+
+/// No more bytes after these.
+pub(crate) const LAST: u32 = 2;
+/// Of a connection, not of a body.
+pub(crate) const DATA: u32 = 4;
+/// Length of a body that is not known.
+pub(crate) const UNKNOWN: u64 = u64::MAX;
+
+/// Go on; for a piece, with these bytes in its place.
+pub(crate) const CONTINUE: u8 = 0;
+/// Go on with this head.
+pub(crate) const CHANGED: u8 = 1;
+/// An answer.
+pub(crate) const ANSWER: u8 = 2;
+/// Reset.
+pub(crate) const RESET: u8 = 3;
+/// Go on with the piece as it was.
+pub(crate) const SAME: u8 = 4;
+
+/// What is asked of the store.
+pub(crate) const STORE_GET: u32 = 0;
+/// The value lies behind the key.
+pub(crate) const STORE_SET: u32 = 1;
+/// What is added, 8 bytes, lies behind the key.
+pub(crate) const STORE_ADD: u32 = 2;
+
+/// A message, copied out of the lane.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message {
+    pub(crate) exchange: u32,
+    pub(crate) kind: u8,
+    pub(crate) a: u32,
+    pub(crate) b: u32,
+    pub(crate) c: u64,
+    pub(crate) bytes: Bytes,
+}
+
+pub(crate) fn directions(done: [bool; 2]) -> u32 {
+    u32::from(done[0]) << 16 | u32::from(done[1]) << 17
+}
+
+pub(crate) fn other(number: u32) -> Direction {
+    if number & 1 == 0 { Direction::Request } else { Direction::Response }
+}
+
+pub(crate) fn interests(bits: u32) -> Interests {
+    let bit = |n: u32| bits & 1 << n != 0;
+    Interests {
+        request_head: bit(0),
+        request_body: bit(1),
+        response_head: bit(2),
+        response_body: bit(3),
+        opened: bit(4),
+        data: bit(5),
+    }
+}
+
+pub(crate) fn bits(of: Interests) -> u32 {
+    let all =
+        [of.request_head, of.request_body, of.response_head, of.response_body, of.opened, of.data];
+    all.into_iter().enumerate().map(|(n, on)| u32::from(on) << n).sum()
+}
+
+const ENDS: [Ended; 5] =
+    [Ended::Delivered, Ended::ClientGone, Ended::UpstreamFailed, Ended::Answered, Ended::Reset];
+
+pub(crate) fn how(ended: Ended) -> u32 {
+    ENDS.iter().position(|end| *end == ended).unwrap_or(1) as u32
+}
+
+pub(crate) fn ended(how: u32) -> Ended {
+    ENDS.get(how as usize).copied().unwrap_or(Ended::ClientGone)
+}
+
+const FAULTS: [CallFault; 4] =
+    [CallFault::Timeout, CallFault::Unreachable, CallFault::NotHttp, CallFault::TooLong];
+
+pub(crate) fn why(fault: CallFault) -> u32 {
+    1 + FAULTS.iter().position(|other| *other == fault).unwrap_or(1) as u32
+}
+
+pub(crate) fn fault(why: u32) -> CallFault {
+    FAULTS.get((why as usize).wrapping_sub(1)).copied().unwrap_or(CallFault::Unreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_mean_the_same_on_both_sides() {
+        for bits_of in 0..64 {
+            assert_eq!(bits(interests(bits_of)), bits_of);
+        }
+        assert!(ENDS.iter().all(|end| ended(how(*end)) == *end));
+        assert!(FAULTS.iter().all(|f| fault(why(*f)) == *f));
+    }
+}

@@ -1,0 +1,347 @@
+//! The event loop, and exchanges on their way through the chain.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::Response;
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::sync::mpsc;
+use weir_exchange::{BodyStep, Direction, Interests, Origin, Pieces, Step};
+use weir_message::{Chain, Exchange, StoreRequest, head};
+
+use super::line::{Away, Line, PIECE_MAX};
+use super::obey::{news, obey};
+use super::{Begun, Control};
+use crate::gateway::nowhere;
+use crate::orders::{FromWorker, Reply};
+use crate::protocol as say;
+use crate::protocol::Message;
+
+/// How soon it is tried again when lane or hop are full.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// Exchanges under way, and where what becomes of them goes.
+struct Serving {
+    line: Rc<Line>,
+    chain: Chain,
+    exchanges: RefCell<HashMap<u32, Exchange>>,
+    room_bytes: usize,
+}
+
+/// Serves exchanges until the gateway is gone.
+pub(super) fn run(
+    line: &Rc<Line>,
+    control: &Arc<Control>,
+    begun: Begun,
+    mut asked: mpsc::Receiver<StoreRequest>,
+) -> Result<(), String> {
+    let Begun { ordered, staged, orders, remote, kept, room_bytes } = begun;
+    let teller = Arc::clone(control);
+    let notices = Box::new(move |notice| teller.say(&FromWorker::News(news(notice))));
+    let counters = Arc::clone(&ordered.counters);
+    let chain = Chain::new(staged, Rc::new(Away(Rc::clone(line))), orders, counters, notices);
+    let serving = Rc::new(Serving {
+        line: Rc::clone(line),
+        chain: chain.clone(),
+        exchanges: RefCell::default(),
+        room_bytes,
+    });
+    line.spawn(Box::pin(chain.clone().drive()));
+    let questions = Rc::clone(line);
+    line.spawn(Box::pin(async move {
+        while let Some(request) = asked.recv().await {
+            questions.store(request);
+        }
+    }));
+    // What the chain wants is said before anybody is told that it is ready.
+    let mut wanted = None;
+    tell_interests(line, chain.interests(), &mut wanted);
+    let of_thread = Arc::clone(control);
+    let started = std::thread::Builder::new().name("weir-orders".into()).spawn(move || {
+        of_thread.say(&FromWorker::Reply(Reply::Staged(kept)));
+        obey(&of_thread, ordered, &remote);
+    });
+    started.map_err(|error| error.to_string())?;
+
+    let waker = Waker::from(Arc::clone(&line.alarm));
+    let mut context = Context::from_waker(&waker);
+    let mut tasks: FuturesUnordered<LocalBoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut descriptors = Vec::new();
+    loop {
+        // What does not fit at once is there the next time.
+        let received = line.end.borrow_mut().receive(&mut descriptors);
+        match received {
+            Ok(_) => {
+                for descriptor in descriptors.drain(..) {
+                    let message = line.lane.borrow_mut().receive(descriptor);
+                    serving.told(message.map_err(|breach| breach.to_string())?);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The gateway is gone, or has had enough of this worker.
+            Err(_) => return Ok(()),
+        }
+        let now = Instant::now();
+        let mut timers = line.timers.borrow_mut();
+        while timers.peek().is_some_and(|timer| timer.at <= now) {
+            if let Some(timer) = timers.pop() {
+                // Nobody may wait for it any more.
+                let _ = timer.up.send(());
+            }
+        }
+        drop(timers);
+        line.alarm.rung.store(false, Ordering::SeqCst);
+        loop {
+            tasks.extend(line.spawned.borrow_mut().drain(..));
+            match tasks.poll_next_unpin(&mut context) {
+                Poll::Ready(Some(())) => {}
+                _ if line.spawned.borrow().is_empty() => break,
+                _ => {}
+            }
+        }
+        tell_interests(line, serving.chain.interests(), &mut wanted);
+        if let Some(breach) = line.broken.get() {
+            return Err(breach.to_string());
+        }
+        sleep(line)?;
+    }
+}
+
+/// Sends what waits, and waits until there is something to do.
+fn sleep(line: &Line) -> Result<(), String> {
+    let retried = line.lane.borrow_mut().retry(&mut line.end.borrow_mut());
+    retried.map_err(|breach| breach.to_string())?;
+    let flushed = line.end.borrow_mut().flush();
+    match flushed {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.to_string()),
+        _ => {}
+    }
+    let mut timeout =
+        line.timers.borrow().peek().map(|timer| timer.at.saturating_duration_since(Instant::now()));
+    if line.lane.borrow().waiting() > 0 {
+        timeout = Some(timeout.map_or(AGAIN, |time| time.min(AGAIN)));
+    }
+    line.alarm.asleep.store(true, Ordering::SeqCst);
+    if !line.alarm.rung.load(Ordering::SeqCst) {
+        let end = line.end.borrow();
+        let more = if end.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
+        let mut fds = [
+            PollFd::new(&*end, PollFlags::IN | more),
+            PollFd::new(&line.alarm.bell, PollFlags::IN),
+        ];
+        let timeout = timeout.and_then(|time| rustix::time::Timespec::try_from(time).ok());
+        // Interrupted: it is looked at everything, and waited again.
+        let _ = poll(&mut fds, timeout.as_ref());
+        if !fds[1].revents().is_empty() {
+            let _ = rustix::io::read(&line.alarm.bell, &mut [0_u8; 8]);
+        }
+    }
+    line.alarm.asleep.store(false, Ordering::SeqCst);
+    Ok(())
+}
+
+fn tell_interests(line: &Line, interests: Interests, before: &mut Option<u32>) {
+    let bits = say::bits(interests);
+    if before.replace(bits) != Some(bits) {
+        line.send(Message { kind: say::INTERESTS, a: bits, ..Message::default() });
+    }
+}
+
+impl Serving {
+    /// The exchange of this number; a new one if there is none.
+    fn exchange(&self, number: u32, origin: &Origin) -> Exchange {
+        let mut exchanges = self.exchanges.borrow_mut();
+        exchanges.entry(number).or_insert_with(|| self.chain.open(origin)).clone()
+    }
+
+    fn told(self: &Rc<Self>, message: Message) {
+        let length = (message.c != say::UNKNOWN).then_some(message.c);
+        let serving = Rc::clone(self);
+        match message.kind {
+            say::REQUEST_HEAD => {
+                let Ok((mut parts, origin)) = head::read_request(&message.bytes) else {
+                    return self.reset(&message, Direction::Request);
+                };
+                let exchange = self.exchange(message.exchange, &origin);
+                self.line.spawn(Box::pin(async move {
+                    let step = exchange.request_head(&mut parts, length).await;
+                    let changed = exchange.take_changed(Direction::Request);
+                    let changed = changed.then(|| {
+                        serving.lay_out(|room| head::lay_out_request(room, &parts, &origin, length))
+                    });
+                    serving.stepped(&message, Direction::Request, &exchange, step, changed);
+                }));
+            }
+            say::RESPONSE_HEAD => {
+                let Ok((mut parts, origin)) = head::read_response(&message.bytes) else {
+                    return self.reset(&message, Direction::Response);
+                };
+                let exchange = self.exchange(message.exchange, &origin);
+                self.line.spawn(Box::pin(async move {
+                    let step = exchange.response_head(&mut parts, length).await;
+                    let changed = exchange.take_changed(Direction::Response);
+                    let changed = changed.then(|| {
+                        serving.lay_out(|room| {
+                            head::lay_out_response(room, &parts, &origin, length, false)
+                        })
+                    });
+                    serving.stepped(&message, Direction::Response, &exchange, step, changed);
+                }));
+            }
+            say::OPEN | say::OPENED => {
+                let Ok(origin) = head::read_origin(&message.bytes) else { return };
+                let exchange = self.exchange(message.exchange, &origin);
+                if message.kind == say::OPENED {
+                    self.line.spawn(Box::pin(async move {
+                        let step = exchange.opened().await;
+                        serving.stepped(&message, Direction::Request, &exchange, step, None);
+                    }));
+                }
+            }
+            say::BODY => {
+                let direction = say::other(message.a);
+                let exchange = self.exchanges.borrow().get(&message.exchange).cloned();
+                let Some(exchange) = exchange else { return self.reset(&message, direction) };
+                self.line.spawn(Box::pin(async move {
+                    serving.piece(&message, direction, &exchange).await;
+                }));
+            }
+            say::END => {
+                let exchange = self.exchanges.borrow_mut().remove(&message.exchange);
+                if let Some(exchange) = exchange {
+                    let upstream = (message.b as usize).checked_sub(1);
+                    exchange.end(say::ended(message.a), upstream, Duration::from_nanos(message.c));
+                }
+            }
+            say::CALLED | say::STORED => {
+                let answer = self.line.calls.borrow_mut().remove(&message.exchange);
+                if let Some(answer) = answer {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn piece(&self, message: &Message, direction: Direction, exchange: &Exchange) {
+        let (piece, last) = (message.bytes.clone(), message.a & say::LAST != 0);
+        let step = if message.a & say::DATA != 0 {
+            exchange.data(direction == Direction::Response, piece, last).await
+        } else if direction == Direction::Request {
+            exchange.request_body(piece, last).await
+        } else {
+            exchange.response_body(piece, last).await
+        };
+        match step {
+            BodyStep::Pass(pieces) => {
+                let same = match &pieces[..] {
+                    [] => message.bytes.is_empty(),
+                    [one] => *one == message.bytes,
+                    _ => false,
+                };
+                if same {
+                    return self.say(message, direction, exchange, say::SAME, Bytes::new());
+                }
+                let mut pieces = pieces;
+                let fits = pieces.last().is_some_and(|piece| piece.len() <= PIECE_MAX);
+                let last = if fits { pieces.pop().unwrap_or_default() } else { Bytes::new() };
+                self.pieces(message, direction, pieces);
+                self.say(message, direction, exchange, say::CONTINUE, last);
+            }
+            BodyStep::Answer(response) => self.answer(message, direction, exchange, response),
+            BodyStep::Reset => self.say(message, direction, exchange, say::RESET, Bytes::new()),
+        }
+    }
+
+    /// What became of a head. `changed`: laid out anew, if it was changed; nothing, if it does not fit any more.
+    fn stepped(
+        &self,
+        message: &Message,
+        direction: Direction,
+        exchange: &Exchange,
+        step: Step,
+        changed: Option<Option<Bytes>>,
+    ) {
+        match (step, changed) {
+            (Step::Continue, None) => {
+                self.say(message, direction, exchange, say::CONTINUE, Bytes::new());
+            }
+            (Step::Continue, Some(Some(head))) => {
+                self.say(message, direction, exchange, say::CHANGED, head);
+            }
+            (Step::Continue, Some(None)) => {
+                let mut response = Response::new(Pieces::new());
+                *response.status_mut() = match direction {
+                    Direction::Request => http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    Direction::Response => http::StatusCode::BAD_GATEWAY,
+                };
+                self.answer(message, direction, exchange, response);
+            }
+            (Step::Answer(response), _) => self.answer(message, direction, exchange, response),
+            (Step::Reset, _) => self.say(message, direction, exchange, say::RESET, Bytes::new()),
+        }
+    }
+
+    fn answer(
+        &self,
+        message: &Message,
+        direction: Direction,
+        exchange: &Exchange,
+        response: Response<Pieces>,
+    ) {
+        let (parts, pieces) = response.into_parts();
+        let laid =
+            self.lay_out(|room| head::lay_out_response(room, &parts, &nowhere(), None, true));
+        match laid {
+            Some(head) => {
+                self.pieces(message, direction, pieces);
+                self.say(message, direction, exchange, say::ANSWER, head);
+            }
+            None => self.say(message, direction, exchange, say::RESET, Bytes::new()),
+        }
+    }
+
+    fn lay_out(&self, lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>) -> Option<Bytes> {
+        let mut room = vec![0; self.room_bytes];
+        lay(&mut room).ok()?;
+        let used = head::length(&mut room);
+        room.truncate(used);
+        Some(room.into())
+    }
+
+    fn pieces(&self, of: &Message, direction: Direction, pieces: impl IntoIterator<Item = Bytes>) {
+        let a = (direction as u32) << 8;
+        let (exchange, kind, b) = (of.exchange, say::PIECE, of.b);
+        self.line.pieces(&Message { exchange, kind, a, b, ..Message::default() }, pieces);
+    }
+
+    fn say(&self, of: &Message, direction: Direction, exchange: &Exchange, step: u8, bytes: Bytes) {
+        let done = [Direction::Request, Direction::Response].map(|way| exchange.done(way));
+        let upstream = exchange.upstream().map_or(0, |upstream| upstream as u64 + 1);
+        self.line.send(Message {
+            exchange: of.exchange,
+            kind: say::STEP,
+            a: u32::from(step) | (direction as u32) << 8 | say::directions(done),
+            b: of.b,
+            c: upstream,
+            bytes,
+        });
+    }
+
+    /// An event that means nothing here.
+    fn reset(&self, of: &Message, direction: Direction) {
+        let a = u32::from(say::RESET) | (direction as u32) << 8;
+        let (exchange, kind, b) = (of.exchange, say::STEP, of.b);
+        self.line.send(Message { exchange, kind, a, b, ..Message::default() });
+    }
+}

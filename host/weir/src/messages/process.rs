@@ -1,0 +1,312 @@
+//! A chain's part in a process of its own.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::unbounded_channel;
+use weir_control::engine::{ChainId, EngineError, EngineEvent};
+use weir_hop::Hub;
+use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
+use weir_message_worker::{
+    FunctionImage, Keeper, KeeperConfig, News, Order, RemoteConfig, Reply, Report, SiteImage,
+};
+use weir_pool::Accounting;
+use weir_sandbox::{OnFault, Sandbox, World};
+use weir_spec::{Listener, Name};
+
+use super::chains::follow;
+use super::parts::{Change, Deployed, Made, Part, Place, Readied, Tallies, Telemetries};
+use super::{Messages, refused};
+
+/// The program that runs, whatever lies at its path now.
+const PROGRAM: &str = "/proc/self/exe";
+/// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by copy.
+const MADE_MAX: usize = 64 << 20;
+/// How long whoever wants to know how a chain is waits for its worker.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A deployed chain, once it is one.
+pub(super) type Itself = Arc<OnceLock<Weak<Deployed>>>;
+
+/// What is known of a worker from its reports.
+#[derive(Default)]
+struct Known {
+    rooms: Accounting,
+    findings: Arc<Findings>,
+    /// What is ready, and what is tried, with the functions that go on with their state regions.
+    ready: Option<(Vec<FunctionImage>, Vec<String>)>,
+    trial: Option<(Vec<FunctionImage>, Vec<String>)>,
+}
+
+/// See the module.
+pub(super) struct Worker {
+    keeper: Keeper,
+    known: Arc<Mutex<Known>>,
+}
+
+impl Worker {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rooms(&self) -> Accounting {
+        self.known().rooms
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.keeper.restarts()
+    }
+
+    /// Has it report. Without an answer, what is known is what it said last.
+    pub(super) fn refresh(&self) {
+        let _ = self.keeper.order_within(Order::Report, PATIENCE);
+    }
+
+    fn readied(
+        &self,
+        functions: Vec<FunctionImage>,
+        reply: Reply,
+        compiled_in: Duration,
+        shadow: bool,
+    ) -> Result<Readied, EngineError> {
+        let Reply::Staged(kept) = reply else { return Err(wrong(reply)) };
+        let is_fresh = |function: &&FunctionImage| {
+            !shadow && self.keeper.has_region(&function.name) && !kept.contains(&function.name)
+        };
+        let fresh = functions.iter().filter(is_fresh);
+        let fresh = fresh.filter_map(|function| function.name.parse::<Name>().ok()).collect();
+        self.known().ready = Some((functions, kept));
+        Ok(Readied { compiled_in, fresh })
+    }
+
+    pub(super) fn stage_chain(
+        &self,
+        sandbox: &Sandbox,
+        plan: ChainPlan,
+    ) -> Result<Readied, EngineError> {
+        let (functions, compiled_in) = images(sandbox, plan.functions)?;
+        let functions = self.keeper.with_regions(functions).map_err(exhausted)?;
+        let reply = self.keeper.order(Order::StageChain(functions.clone()));
+        self.readied(functions, reply, compiled_in, false)
+    }
+
+    pub(super) fn stage_function(
+        &self,
+        sandbox: &Sandbox,
+        plan: FunctionPlan,
+        shadow: bool,
+    ) -> Result<Readied, EngineError> {
+        let (functions, compiled_in) = images(sandbox, vec![plan])?;
+        let mut functions = self.keeper.with_regions(functions).map_err(exhausted)?;
+        if shadow {
+            functions.iter_mut().for_each(|function| function.state = None);
+        }
+        let Some(function) = functions.first().cloned() else { return Ok(Readied::default()) };
+        let reply = self.keeper.order(Order::StageFunction { function, shadow });
+        self.readied(functions, reply, compiled_in, shadow)
+    }
+
+    pub(super) fn change(&self, change: Change) -> Result<Duration, EngineError> {
+        let order = match &change {
+            Change::Publish => Order::Publish,
+            Change::Swap => Order::Swap,
+            Change::Canary(percent, _) => Order::Canary(*percent),
+            Change::Shadow(_) => Order::Shadow,
+            Change::ChangeCanary(percent) => Order::ChangeCanary(*percent),
+            Change::Promote => Order::Promote,
+            Change::EndTrial => Order::EndTrial,
+        };
+        let started = Instant::now();
+        let reply = self.keeper.order(order);
+        let Reply::Done = reply else { return Err(wrong(reply)) };
+        let mut known = self.known();
+        match change {
+            Change::Publish | Change::Swap => {
+                if let Some((functions, kept)) = known.ready.take() {
+                    self.keeper.remember(&functions, &kept);
+                }
+                known.trial = None;
+            }
+            Change::Canary(_, findings) | Change::Shadow(findings) => {
+                known.findings = findings;
+                known.trial = known.ready.take();
+            }
+            Change::Promote => {
+                if let Some((functions, kept)) = known.trial.take() {
+                    self.keeper.remember(&functions, &kept);
+                }
+            }
+            Change::EndTrial => known.trial = None,
+            Change::ChangeCanary(_) => {}
+        }
+        Ok(started.elapsed())
+    }
+
+    pub(super) fn go_back(&self, label: String, version: String) {
+        // A worker that is gone has nothing to go back to.
+        let _ = self.keeper.order(Order::GoBack(label, version));
+    }
+}
+
+impl Messages {
+    /// A chain's part in a process.
+    pub(super) fn in_process(
+        &self,
+        id: &ChainId,
+        hub: &Hub,
+        (listener, thread): (&Listener, usize),
+        plan: ChainPlan,
+        tallies: Tallies,
+        (telemetries, itself): (&Telemetries, &Itself),
+    ) -> Result<(Part, Made), EngineError> {
+        let gateway = self.gateway.as_ref();
+        let upstreams = gateway.and_then(|g| g.upstreams(listener.name.as_str(), thread));
+        let upstreams = upstreams.ok_or_else(|| {
+            EngineError::Internal(format!("the gateway has no listener {}", listener.name))
+        })?;
+        let names = listener.upstream.iter().map(|upstream| upstream.address.to_string());
+        let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
+        let config = self.site_config(self.config.rooms, hold, names.collect());
+        let site = SiteImage {
+            rooms: config.rooms,
+            room_bytes: config.room_bytes,
+            hold: config.hold,
+            names: config.names,
+            seed: config.seed,
+        };
+        let (functions, compiled_in) = images(&self.sandbox, plan.functions)?;
+        let (links, heard) = unbounded_channel();
+        let fails_open = Arc::new(AtomicBool::new(false));
+        let counters: Arc<ChainCounters> = Arc::default();
+        let known: Arc<Mutex<Known>> = Arc::default();
+        let keeper = KeeperConfig {
+            hub: hub.clone(),
+            hop: self.hops.fetch_add(1, Ordering::Relaxed),
+            program: PROGRAM.into(),
+            arguments: vec!["__message-worker".into()],
+            chain: id.name.to_string(),
+            site: site.clone(),
+            links,
+            fails_open: Arc::clone(&fails_open),
+            news: self.news(id, itself),
+            reports: reports(telemetries.clone(), &tallies, &counters, &known),
+        };
+        let (keeper, begun) = Keeper::start(keeper, functions.clone()).map_err(exhausted)?;
+        begun.map_err(wrong)?;
+        let (ready, wait) = sync_channel(1);
+        let remote = Box::new(RemoteConfig {
+            links: heard,
+            killer: keeper.killer(),
+            upstreams,
+            store: self.store(&id.tenant),
+            counters: Arc::clone(&counters),
+            ready,
+            fails_open,
+            room_bytes: site.room_bytes as usize,
+            most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
+        });
+        let part = Part::new(Place::Process(Worker { keeper, known }), tallies).counted(counters);
+        Ok((part, Made::Process { remote, ready: wait, compiled_in }))
+    }
+
+    /// Tells of a worker's faults, and of its death.
+    fn news(&self, id: &ChainId, itself: &Itself) -> Box<dyn Fn(News) + Send> {
+        let (sink, chain, itself) = (Arc::clone(&self.sink), id.clone(), Arc::clone(itself));
+        Box::new(move |news| {
+            let News { function, version, kind, message, rolled_back } = news;
+            if let Some(deployed) = itself.get().filter(|_| rolled_back) {
+                follow(deployed, function.clone(), version.clone());
+            }
+            let Some(sink) = sink.get() else { return };
+            let (chain, version) = (chain.clone(), version.parse().ok());
+            sink(match function.parse() {
+                Ok(function) if rolled_back => {
+                    EngineEvent::RolledBack { chain, function, version, message }
+                }
+                Ok(function) if kind != "worker" => {
+                    EngineEvent::Fault { chain, function, version, kind, message }
+                }
+                _ => EngineEvent::Note { chain, message },
+            });
+        })
+    }
+}
+
+/// Takes in what a worker reports.
+fn reports(
+    telemetries: Telemetries,
+    tallies: &Tallies,
+    counters: &Arc<ChainCounters>,
+    known: &Arc<Mutex<Known>>,
+) -> Box<dyn Fn(Report) + Send> {
+    let (tallies, counters, known) = (tallies.clone(), Arc::clone(counters), Arc::clone(known));
+    Box::new(move |report| {
+        for (name, (words, said)) in report.functions {
+            // A worker may say anything, but only of functions that the chain has.
+            let Some(telemetry) = telemetries.known(&name) else { continue };
+            telemetry.absorb(said);
+            tallies.function(&name).absorb(&words);
+        }
+        counters.exhausted.fetch_add(report.exhausted, Ordering::Relaxed);
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let [total, free, out] = report.rooms;
+        known.rooms = Accounting { total, free, out };
+        known.findings.absorb(report.found, report.samples);
+    })
+}
+
+/// Functions as a worker is given them, and the longest time that one took to be compiled.
+fn images(
+    sandbox: &Sandbox,
+    plans: Vec<FunctionPlan>,
+) -> Result<(Vec<FunctionImage>, Duration), EngineError> {
+    let mut longest = Duration::ZERO;
+    let images = plans.into_iter().map(|plan| {
+        let admitted = &plan.admitted;
+        if !admitted.world.of_messages() {
+            return Err(refused(MessageError::World(plan.name)));
+        }
+        let failed = |source| refused(MessageError::Compile { name: plan.name.clone(), source });
+        let compiled = sandbox.compile(&admitted.component, admitted.hash).map_err(failed)?;
+        if !compiled.cached {
+            longest = longest.max(compiled.took);
+        }
+        let code: OwnedFd = Sandbox::share(&compiled).map_err(failed)?;
+        Ok(FunctionImage {
+            connection: admitted.world == World::Connection,
+            saves: admitted.saves,
+            memory_at_start: admitted.memory_at_start,
+            writes: plan.writes,
+            memory: plan.memory,
+            deadline: u64::try_from(plan.deadline.as_nanos()).unwrap_or(u64::MAX),
+            fails_open: matches!(plan.on_fault, OnFault::FailOpen),
+            state_bytes: plan.state_bytes,
+            state_layout: plan.state_layout,
+            config: plan.config,
+            code: Some(Arc::new(code)),
+            state: None,
+            blank: None,
+            files: [false; 3],
+            name: plan.name,
+            version: plan.version,
+        })
+    });
+    let images = images.collect::<Result<_, EngineError>>()?;
+    Ok((images, longest))
+}
+
+fn exhausted(error: std::io::Error) -> EngineError {
+    EngineError::Exhausted(error.to_string())
+}
+
+fn wrong(reply: Reply) -> EngineError {
+    match reply {
+        Reply::Configuration(function, message) => EngineError::Configuration { function, message },
+        Reply::Conflict(message) => EngineError::Conflict(message),
+        Reply::Refused(message) => EngineError::Refused(message),
+        _ => EngineError::Internal("a worker answers what it was not asked".into()),
+    }
+}
