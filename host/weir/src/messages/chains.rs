@@ -240,7 +240,7 @@ impl Messages {
     pub(crate) fn change_canary(&self, id: &ChainId, percent: u8) -> Result<(), EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
-        deployed.change(|_| Change::ChangeCanary(percent))?;
+        deployed.change(|_| Change::CanaryShare(percent))?;
         if let Some(trial) = &mut deployed.running().trial {
             trial.canary = Some(percent);
         }

@@ -64,14 +64,14 @@ pub(super) struct Ready {
 /// Where a part's functions run.
 pub(super) enum Place {
     /// On the gateway's thread.
-    Thread { site: Box<Site>, remote: Remote, ready: Mutex<Ready> },
+    Thread { site: Box<Site>, remote: Remote, ready: Box<Mutex<Ready>> },
     /// In a process.
-    Process(Worker),
+    Process(Box<Worker>),
 }
 
 impl Place {
     pub(super) fn on_thread(site: Site, remote: Remote) -> Self {
-        Self::Thread { site: Box::new(site), remote, ready: Mutex::default() }
+        Self::Thread { site: Box::new(site), remote, ready: Box::default() }
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) enum Change {
     Swap,
     Canary(u8, Arc<Findings>),
     Shadow(Arc<Findings>),
-    ChangeCanary(u8),
+    CanaryShare(u8),
     Promote,
     EndTrial,
 }
@@ -233,7 +233,7 @@ impl Part {
                 Change::Shadow(findings) => {
                     function.and_then(|next| chain.begin_shadow(next, findings))
                 }
-                Change::ChangeCanary(percent) => chain.change_canary(percent),
+                Change::CanaryShare(percent) => chain.change_canary(percent),
                 Change::Promote => chain.promote(),
                 Change::EndTrial => {
                     chain.end_trial();

@@ -115,7 +115,7 @@ impl Worker {
             Change::Swap => Order::Swap,
             Change::Canary(percent, _) => Order::Canary(*percent),
             Change::Shadow(_) => Order::Shadow,
-            Change::ChangeCanary(percent) => Order::ChangeCanary(*percent),
+            Change::CanaryShare(percent) => Order::ChangeCanary(*percent),
             Change::Promote => Order::Promote,
             Change::EndTrial => Order::EndTrial,
         };
@@ -140,7 +140,7 @@ impl Worker {
                 }
             }
             Change::EndTrial => known.trial = None,
-            Change::ChangeCanary(_) => {}
+            Change::CanaryShare(_) => {}
         }
         Ok(started.elapsed())
     }
@@ -208,7 +208,8 @@ impl Messages {
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
         });
-        let part = Part::new(Place::Process(Worker { keeper, known }), tallies).counted(counters);
+        let part = Part::new(Place::Process(Box::new(Worker { keeper, known })), tallies)
+            .counted(counters);
         Ok((part, Made::Process { remote, ready: wait, compiled_in }))
     }
 
