@@ -403,15 +403,15 @@ fn impossible_values() {
 "#,
     );
     refused::<Chain>(
-        "name = \"edge\"\nplane = \"message\"\n",
+        "name = \"edge\"\nplane = \"frame\"\n",
         r#"
-unknown value `message`
+unknown value `frame`
  --> file.toml:2:9
   |
-2 | plane = "message"
-  |         ^^^^^^^^^
+2 | plane = "frame"
+  |         ^^^^^^^
   = key: plane
-  = allowed: packet
+  = allowed: packet, message
 "#,
     );
     refused::<Chain>(

@@ -62,7 +62,20 @@ pub fn document() -> Value {
     let steered = json!({"properties": {"steered": {"const": true}}, "required": ["steered"]});
     let such = [a_text("to"), steered];
     let needs_from = such.map(|such| json!({"if": such, "then": a_text("from")}));
-    constrain("Chain", json!({"allOf": needs_from}));
+    // Chains for messages have neither ports nor workers, nor what only functions for packets have.
+    let no = json!({"enum": [false, null]});
+    let none = json!({"maxItems": 0});
+    let of_messages = json!({
+        "if": {"properties": {"plane": {"const": "message"}}, "required": ["plane"]},
+        "then": {"properties": {
+            "from": {"type": "null"}, "to": {"type": "null"}, "steered": {"const": false}, "workers": {"const": 1},
+            "function": {"items": {"properties": {
+                "targets": none, "per-worker": none, "flow-verdicts": no, "state-shared": no,
+            }}},
+        }},
+    });
+    let rules: Vec<Value> = needs_from.into_iter().chain([of_messages]).collect();
+    constrain("Chain", json!({"allOf": rules}));
     constrain("SteeringRule", json!({"oneOf": [a_text("chain"), a_text("to")]}));
     document
 }

@@ -54,6 +54,9 @@ def map_body(context, body):
     if isinstance(body.get("to"), str) and "function" not in body:
         body["to"] = choose(body, VERSIONS) or body["to"]
     if isinstance(body.get("function"), list):
+        # The functions that are there are for packets.
+        if body.get("plane") == "message":
+            body["plane"] = "packet"
         for use in body["function"]:
             if isinstance(use, dict) and isinstance(use.get("use"), str):
                 use["use"] = choose(use, FUNCTIONS) or use["use"]
