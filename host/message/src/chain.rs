@@ -11,19 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use weir_exchange::{CallResult, Environment, Interests, Origin};
+use weir_exchange::{Environment, Interests, Origin};
 use weir_layout::message::SPARE_BYTES;
 use weir_pool::Rooms;
 use weir_sandbox::{Fault, Ticking};
 
+use crate::asks::{Answer, Asks, Ready};
 use crate::clock;
 use crate::context::{Ask, Asked, Effects, NOBODY};
-use crate::exchange::{Exchange, Laid};
+use crate::exchange::Exchange;
 use crate::function::{Called, Function, Position, Seat};
 use crate::orders::Orders;
 use crate::plan::{MessageError, Site, Staged, StagedFunction, States};
@@ -68,30 +68,6 @@ pub struct ChainCounters {
     /// Times for which there was no room in the pool.
     pub exhausted: AtomicU64,
 }
-
-/// What a function asked for, when it is there.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Called(CallResult),
-    Value(Option<Bytes>),
-    Slept,
-}
-
-/// The same with the token that it was asked under.
-pub(crate) struct Ready {
-    token: u32,
-    answer: Answer,
-}
-
-impl Ready {
-    /// Lays it out for `resume`; none if there is no room.
-    pub(crate) fn lay_out(self, rooms: &Rooms, origin: &Origin) -> Option<Laid> {
-        Laid::new(rooms, origin, self.token, self.answer)
-    }
-}
-
-/// What a function waits for.
-pub(crate) type Asks = FuturesUnordered<LocalBoxFuture<'static, Ready>>;
 
 /// The functions that new exchanges get.
 pub(crate) struct Version {

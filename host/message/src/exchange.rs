@@ -3,7 +3,7 @@
 //! Requests pass the functions first to last, responses last to first; what function *k* answers itself passes those before it. An
 //! exchange keeps to the versions of functions that it began with.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
-use weir_exchange::{BodyStep, CallFault, Direction, Ended, Origin, Pieces, Step};
+use weir_exchange::{BodyStep, Direction, Ended, Origin, Pieces, Step};
 use weir_layout::message::{Action, Outcome, Wants};
 use weir_pool::{Part, Room};
 use weir_sandbox::Fault;
 
-use crate::chain::{Asks, Chain, Version};
-use crate::context::{Effects, into_room};
+use crate::chain::{Chain, Version};
+use crate::context::Effects;
+use crate::flow::Flow;
 use crate::function::{Called, Function, Seat};
 use crate::head;
 use crate::instance::{Event, contract};
@@ -45,48 +46,6 @@ struct Inner {
     end: Cell<Option<(Ended, Option<usize>, Duration)>>,
     /// By direction: whether functions changed the head.
     changed: [Cell<bool>; 2],
-}
-
-/// One direction. Few exchanges have anything here.
-#[derive(Default)]
-struct Flow {
-    /// By function: what it holds back.
-    held: RefCell<Vec<(usize, Vec<Part>)>>,
-    held_bytes: Cell<usize>,
-    /// By function: what it waits for.
-    asks: RefCell<Vec<(usize, Asks)>>,
-}
-
-impl Flow {
-    fn let_go(&self) {
-        self.held.borrow_mut().clear();
-        self.held_bytes.set(0);
-    }
-
-    fn hold(&self, place: usize, part: Part) {
-        let mut held = self.held.borrow_mut();
-        match held.iter_mut().find(|(of, _)| *of == place) {
-            Some((_, parts)) => parts.push(part),
-            None => held.push((place, vec![part])),
-        }
-    }
-
-    /// What this function holds back, which it does no longer.
-    fn release(&self, place: usize) -> Vec<Part> {
-        let mut held = self.held.borrow_mut();
-        let found = held.iter().position(|(of, _)| *of == place);
-        let parts = found.map(|n| held.swap_remove(n).1).unwrap_or_default();
-        let bytes: usize = parts.iter().map(Part::len).sum();
-        self.held_bytes.set(self.held_bytes.get() - bytes);
-        parts
-    }
-
-    /// What this function waits for.
-    fn take_asks(&self, place: usize) -> Option<Asks> {
-        let mut asks = self.asks.borrow_mut();
-        let found = asks.iter().position(|(of, _)| *of == place)?;
-        Some(asks.swap_remove(found).1)
-    }
 }
 
 /// What became of an event at one function.
@@ -225,7 +184,7 @@ impl Exchange {
             Direction::Response => Wants::RESPONSE_BODY,
         };
         let none = |wants| self.order(direction, wants).is_empty();
-        self.0.flows[direction as usize].held_bytes.get() == 0 && none(body) && none(Wants::DATA)
+        self.0.flows[direction as usize].holds().1 == 0 && none(body) && none(Wants::DATA)
     }
 
     /// Says how it ended; told to the functions when the last clone goes. Only the first call counts.
@@ -493,19 +452,16 @@ impl Exchange {
             if outcome.replaced && !part.set_len(0) {
                 return Some((place, BodyStep::Reset));
             }
-            let held_bytes = flow.held_bytes.get();
             if outcome.action == Action::Hold && !last {
-                let bytes = held_bytes + part.len();
-                let pieces: usize = flow.held.borrow().iter().map(|(_, parts)| parts.len()).sum();
-                let (most_bytes, most_pieces) = self.0.chain.hold();
-                if bytes > most_bytes || pieces >= most_pieces {
+                let ((bytes, pieces), (most_bytes, most_pieces)) =
+                    (flow.holds(), self.0.chain.hold());
+                if bytes + part.len() > most_bytes || pieces >= most_pieces {
                     let status = match direction {
                         Direction::Request => StatusCode::PAYLOAD_TOO_LARGE,
                         Direction::Response => StatusCode::BAD_GATEWAY,
                     };
                     return Some((place, BodyStep::Answer(plain(status))));
                 }
-                flow.held_bytes.set(bytes);
                 flow.hold(place, part);
                 continue;
             }
@@ -676,59 +632,4 @@ fn out_of_order(name: &str) -> http::Response<Pieces> {
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response.body_mut().push(Bytes::from(text));
     response
-}
-
-/// Something that a function asked for and that is there, laid out in rooms that last until it has been told.
-pub(crate) struct Laid {
-    event: Event,
-    _rooms: [Option<Part>; 2],
-}
-
-impl Laid {
-    pub(crate) fn event(&self) -> Event {
-        self.event
-    }
-
-    /// Lays out what `resume` tells; none if there is no room.
-    pub(crate) fn new(
-        rooms: &weir_pool::Rooms,
-        origin: &Origin,
-        token: u32,
-        ready: crate::chain::Answer,
-    ) -> Option<Self> {
-        use crate::chain::Answer;
-        let plain = |status| {
-            let event = Event::Resume { token, status, head: 0, body: 0, length: 0 };
-            Some(Self { event, _rooms: [None, None] })
-        };
-        match ready {
-            Answer::Slept => plain(0),
-            Answer::Value(None) => plain(1),
-            Answer::Value(Some(value)) => {
-                let part = into_room(rooms, &value)?;
-                let (body, length) = (part.offset(), u32::try_from(part.len()).ok()?);
-                let event = Event::Resume { token, status: 0, head: 0, body, length };
-                Some(Self { event, _rooms: [Some(part), None] })
-            }
-            Answer::Called(Err(error)) => plain(words::call_fault(error)),
-            Answer::Called(Ok(response)) => {
-                let (parts, body) = response.into_parts();
-                let Some(part) = into_room(rooms, &body) else {
-                    return plain(words::call_fault(CallFault::TooLong));
-                };
-                let mut room = rooms.take()?;
-                let known = Some(body.len() as u64);
-                let laid = head::lay_out_response(room.bytes_mut(), &parts, origin, known, false);
-                if laid.is_err() {
-                    return plain(words::call_fault(CallFault::NotHttp));
-                }
-                let status = u32::from(parts.status.as_u16());
-                let (head, body) = (room.offset(), part.offset());
-                let length = u32::try_from(part.len()).ok()?;
-                let event = Event::Resume { token, status, head, body, length };
-                let whole = room.bytes().len();
-                Some(Self { event, _rooms: [Some(part), Some(room.part(0..whole))] })
-            }
-        }
-    }
 }

@@ -12,11 +12,13 @@
 //! All that an event asks for (a route, an answer, a call) is noted by [`context`](self) while the function runs, and carried out
 //! when it has returned: so nothing of the gateway runs inside of a guest's call.
 
+mod asks;
 mod chain;
 mod clock;
 mod context;
 mod counters;
 mod exchange;
+mod flow;
 mod function;
 pub mod head;
 mod instance;
