@@ -121,7 +121,9 @@ impl Control {
     /// Makes the tenants that the configuration names.
     fn know_tenants(&self, config: &HostConfig) -> Result<(), ControlError> {
         let tokens = config.api.tokens.iter().filter_map(|token| token.tenant.as_ref());
-        for tenant in tokens.chain(config.ports.iter().map(|port| &port.tenant)) {
+        let ports = config.ports.iter().map(|port| &port.tenant);
+        let listeners = config.listeners.iter().map(|listener| &listener.tenant);
+        for tenant in tokens.chain(ports).chain(listeners) {
             if !self.store.state().tenants.contains_key(tenant) {
                 self.put_tenant(tenant, String::new())?;
             }
@@ -154,6 +156,7 @@ impl Control {
         let mine = |of: &Name| tenant.is_none_or(|tenant| tenant == of);
         let mut engine = self.engine.status();
         engine.ports.retain(|port| mine(&port.tenant));
+        engine.listeners.retain(|listener| mine(&listener.tenant));
         engine.chains.retain(|chain| mine(&chain.tenant));
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = failed.iter().filter(|(id, _)| mine(&id.tenant));

@@ -277,6 +277,13 @@ async fn tokens_open_what_is_theirs() {
     assert_eq!(acme("GET", "/v1/status", None).await.json()["chains"], json!([]));
     let metrics = acme("GET", "/metrics", None).await.text;
     assert!(!metrics.contains("tenant=\"default\""), "{metrics}");
+    for line in [
+        "weir_listener_seconds_bucket{le=\"0.001\",listener=\"acme-web\"} 3",
+        "weir_listener_seconds_bucket{le=\"+Inf\",listener=\"acme-web\"} 3",
+        "weir_upstream_healthy{listener=\"acme-web\",upstream=\"127.0.0.1:9000\"} 1.0",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     let events = acme("GET", "/v1/events?follow=false", None).await.text;
     assert!(!events.contains("function f"), "{events}");
     let tenants = acme("GET", "/v1/tenants", None).await.json();

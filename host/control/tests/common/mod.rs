@@ -18,9 +18,9 @@ use tower::ServiceExt as _;
 use weir_control::Control;
 use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
-    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
-    EventSink, FunctionLog, FunctionStatus, Health, LogLine, PoolStatus, PortStatus, Published,
-    TrialKind, TrialStatus,
+    Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
+    EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
+    PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, SteeringRule, World};
@@ -191,7 +191,8 @@ impl Engine for FakeEngine {
             queues: Vec::new(),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
-        EngineStatus { listeners: Vec::new(), workers: 1, ports, chains: chains.collect() }
+        let listeners = vec![listener("acme-web", "acme")];
+        EngineStatus { listeners, workers: 1, ports, chains: chains.collect() }
     }
 
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
@@ -210,6 +211,37 @@ impl Engine for FakeEngine {
 
     fn drain(&self, _: Duration) -> Drained {
         Drained::default()
+    }
+}
+
+fn listener(name: &str, tenant: &str) -> ListenerStatus {
+    let latency = vec![Bucket { below_ns: 1_000_000, count: 3 }];
+    ListenerStatus {
+        name: name.parse().unwrap(),
+        addresses: vec!["127.0.0.1:8080".to_owned()],
+        tenant: tenant.parse().unwrap(),
+        chain: Some("edge".parse().unwrap()),
+        accepted: 2,
+        refused: 0,
+        open: 1,
+        requests: 3,
+        active: 0,
+        responses: BTreeMap::from([("2xx".to_owned(), 3)]),
+        retries: 0,
+        failures: BTreeMap::from([("connect".to_owned(), 1)]),
+        received: 100,
+        sent: 200,
+        latency: latency.clone(),
+        latency_sum_ns: 2_000_000,
+        upstreams: vec![UpstreamStatus {
+            address: "127.0.0.1:9000".to_owned(),
+            healthy: true,
+            open: 1,
+            active: 0,
+            requests: 3,
+            latency,
+            latency_sum_ns: 1_000_000,
+        }],
     }
 }
 
