@@ -287,11 +287,11 @@ impl Times {
     fn add(&mut self, labels: &[(&str, &str)], buckets: &[Bucket], sum: Option<u64>) {
         let bounds = || buckets.iter().map(|b| b.below_ns as f64 * b.count as f64);
         let sum = sum.map_or_else(|| bounds().sum(), |sum| sum as f64) / 1e9;
-        let open = |ns: u64| if ns == u64::MAX { f64::MAX } else { ns as f64 / 1e9 };
+        let open = |ns: u64| if ns == u64::MAX { f64::INFINITY } else { ns as f64 / 1e9 };
         let mut buckets: Vec<_> = buckets.iter().map(|b| (open(b.below_ns), b.count)).collect();
         // The last bucket is the one without a bound.
-        if buckets.last().is_none_or(|(bound, _)| *bound < f64::MAX) {
-            buckets.push((f64::MAX, 0));
+        if buckets.last().is_none_or(|(bound, _)| *bound < f64::INFINITY) {
+            buckets.push((f64::INFINITY, 0));
         }
         self.all.push((owned(labels), sum, buckets));
     }
