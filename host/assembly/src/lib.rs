@@ -14,6 +14,6 @@ mod steering;
 pub use bench::{BenchOptions, bench};
 pub use check::{check, check_in};
 pub use load::{LoadError, Loaded, load_chain, manifest_of};
-pub use plan::{AdmitError, function_plan, plan, plan_of};
+pub use plan::{AdmitError, function_plan, on_fault, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};
 pub use steering::{Compiled, compile_steering};

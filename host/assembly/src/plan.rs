@@ -32,10 +32,7 @@ pub fn function_plan(
         writes: function.access == Access::ReadWrite,
         memory: bytes(function.memory.get()),
         deadline: function.deadline.get(),
-        on_fault: match function.on_fault {
-            weir_spec::OnFault::FailClosed => OnFault::FailClosed,
-            weir_spec::OnFault::FailOpen => OnFault::FailOpen,
-        },
+        on_fault: on_fault(function.on_fault),
         state_bytes: bytes(function.state_bytes),
         state_shared: function.state_shared,
         state_layout: function.layout.clone(),
@@ -43,6 +40,15 @@ pub fn function_plan(
         flow_verdicts: function.flow_verdicts,
         targets: function.targets.iter().map(ToString::to_string).collect(),
         telemetry,
+    }
+}
+
+/// A fault policy as both planes have it.
+#[must_use]
+pub fn on_fault(policy: weir_spec::OnFault) -> OnFault {
+    match policy {
+        weir_spec::OnFault::FailClosed => OnFault::FailClosed,
+        weir_spec::OnFault::FailOpen => OnFault::FailOpen,
     }
 }
 

@@ -267,7 +267,8 @@ impl Exchange {
         changed: &mut Option<usize>,
     ) -> Option<Step> {
         // A function that may be passed by may have to be passed by with what it broke undone.
-        let before = self.function(place).fails_open().then(|| room.bytes().to_vec());
+        let before = self.function(place).fails_open();
+        let before = before.then(|| head::used(room.bytes()).unwrap_or_default().to_vec());
         let mut told = self.tell(place, direction, event, room.bytes()).await;
         if let Told::Outcome(outcome) = &mut told
             && outcome.changed
@@ -279,7 +280,7 @@ impl Exchange {
             }
         }
         if let (Told::Skip, Some(before)) = (&told, before) {
-            room.bytes_mut().copy_from_slice(&before);
+            room.bytes_mut()[..before.len()].copy_from_slice(&before);
         }
         self.step(place, told)
     }

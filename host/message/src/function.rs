@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use weir_layout::message::{Outcome, Wants};
-use weir_sandbox::{Fault, Health, Level, Record, Treatment};
+use weir_sandbox::{Fault, Health, Level, OnFault, Record};
 
 use crate::clock;
 use crate::context::Effects;
@@ -129,15 +129,15 @@ impl Function {
     pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event) -> Called {
         let mut inner = self.inner.borrow_mut();
         if !self.is_ready(&mut inner) {
-            return self.out_of_order(&inner);
+            return self.out_of_order();
         }
         let known = seat.generation.get();
         if known != 0 && known != inner.generation {
             // A later instance does not know the exchange.
-            return self.out_of_order(&inner);
+            return self.out_of_order();
         }
         seat.generation.set(inner.generation);
-        let Some(instance) = inner.instance.as_mut() else { return self.out_of_order(&inner) };
+        let Some(instance) = inner.instance.as_mut() else { return self.out_of_order() };
         let started = clock::monotonic();
         self.site.clock.tell(&self.site.rooms, started);
         match instance.call(exchange, event) {
@@ -215,8 +215,7 @@ impl Function {
 
     /// Whether it fails open.
     pub(crate) fn fails_open(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.record.policy == weir_sandbox::OnFault::FailOpen
+        self.plan.on_fault == OnFault::FailOpen
     }
 
     fn is_ready(&self, inner: &mut Inner) -> bool {
@@ -251,14 +250,12 @@ impl Function {
         }
     }
 
-    fn out_of_order(&self, inner: &Inner) -> Called {
+    fn out_of_order(&self) -> Called {
         let counters = &self.plan.counters;
-        let refuses = inner.record.policy == weir_sandbox::OnFault::FailClosed
-            || inner.record.treatment() == Treatment::Refuse;
-        let (count, called) = if refuses {
-            (&counters.refused, Called::Refuse)
-        } else {
+        let (count, called) = if self.fails_open() {
             (&counters.skipped, Called::Skip)
+        } else {
+            (&counters.refused, Called::Refuse)
         };
         count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         called

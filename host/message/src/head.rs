@@ -358,7 +358,7 @@ pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(
 }
 
 /// What is used of a room with a head in it.
-fn used(room: &[u8]) -> Result<&[u8], Broken> {
+pub(crate) fn used(room: &[u8]) -> Result<&[u8], Broken> {
     match Head::new(room) {
         Some(head) => Ok(&room[..head.used()]),
         None => broken("the room is too small for one"),

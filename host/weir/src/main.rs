@@ -12,6 +12,7 @@ mod manager;
 mod messages;
 mod planes;
 mod render;
+mod telemetries;
 
 use std::io;
 use std::process::ExitCode;

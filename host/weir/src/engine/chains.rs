@@ -9,8 +9,9 @@ use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
-use super::lanes::{Deployed, DeployedLane, Telemetries};
+use super::lanes::{Deployed, DeployedLane};
 use super::{PlaneEngine, refused, steering};
+use crate::telemetries::Telemetries;
 
 /// Most packets of a burst.
 const BURST: usize = 64;

@@ -14,11 +14,12 @@ use weir_packet_plane::{
     Station, TrialKind, Worker,
 };
 use weir_port::PortStatistics;
-use weir_sandbox::{Sandbox, Telemetry};
+use weir_sandbox::Sandbox;
 use weir_spec::Name;
 
 use super::crossing::Crossing;
 use super::refused;
+use crate::telemetries::Telemetries;
 
 /// The workers, and the chains that have lanes on them.
 pub(super) struct Plane {
@@ -50,30 +51,6 @@ pub(super) struct DeployedLane {
     pub(super) status: Arc<Mutex<LaneStatus>>,
     pub(super) ports: Vec<(Name, PortStatistics)>,
     pub(super) telemetry: Telemetries,
-}
-
-/// Logs and counters of a lane's functions, by label; they outlive versions.
-#[derive(Default)]
-pub(super) struct Telemetries(Mutex<BTreeMap<String, Arc<Telemetry>>>);
-
-impl Telemetries {
-    pub(super) fn of(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(label.to_owned()).or_default())
-    }
-
-    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
-    pub(super) fn new_shadow(&self, label: &str) -> Arc<Telemetry> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = Arc::default();
-        all.insert(shadow_of(label), Arc::clone(&new));
-        new
-    }
-}
-
-/// The name under which a shadow's log is kept.
-pub(super) fn shadow_of(label: &str) -> String {
-    format!("{label} (shadow)")
 }
 
 impl Deployed {

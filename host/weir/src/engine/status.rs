@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use weir_control::engine::{
-    ChainId, ChainStatus, EngineStatus, FunctionLog, FunctionStatus, Health, LogLine, PoolStatus,
+    ChainId, ChainStatus, EngineStatus, FunctionLog, FunctionStatus, Health, PoolStatus,
     PortStatus, QueueStatus, TrialStatus, WorkerStatus,
 };
 use weir_packet_plane::TrialKind;
@@ -12,8 +12,9 @@ use weir_port::{Details, PortCounts, PortStatistics};
 use weir_spec::{Name, Plane};
 
 use super::PlaneEngine;
-use super::lanes::{Deployed, shadow_of};
+use super::lanes::Deployed;
 use super::ports::Slot;
+use crate::telemetries::function_log;
 
 impl PlaneEngine {
     pub(super) fn engine_status(&self) -> EngineStatus {
@@ -40,24 +41,7 @@ impl PlaneEngine {
 
     pub(super) fn function_log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.plane.deployed(chain) else { return FunctionLog::default() };
-        let mut log = FunctionLog::default();
-        for name in [function.to_string(), shadow_of(function.as_str())] {
-            let source = format!("{}:{name}", chain.name);
-            let mut all = Vec::new();
-            for lane in &deployed.lanes {
-                let (lines, lost) = lane.telemetry.of(&name).lines();
-                all.extend(lines);
-                log.lost += lost;
-            }
-            all.sort_by_key(|line| line.time);
-            log.lines.extend(all.into_iter().map(|line| LogLine {
-                time: weir_control::time::rfc3339(line.time),
-                level: format!("{:?}", line.level).to_lowercase(),
-                source: source.clone(),
-                message: line.message,
-            }));
-        }
-        log
+        function_log(chain, function, deployed.lanes.iter().map(|lane| &lane.telemetry))
     }
 }
 

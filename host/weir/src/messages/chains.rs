@@ -16,6 +16,7 @@ use super::listeners::{Make, Parts};
 use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial, function_plan};
 use super::process::Itself;
 use super::{Messages, refused};
+use crate::telemetries::shadow_of;
 
 /// Rooms of the pool over which a chain without a listener is tried out.
 const TRIAL_ROOMS: u32 = 16;
@@ -425,11 +426,6 @@ fn translated(chain: ChainId, notice: Notice) -> EngineEvent {
         }
         Err(_) => EngineEvent::Note { chain, message },
     }
-}
-
-/// The name under which a shadow's log is kept.
-pub(super) fn shadow_of(label: &str) -> String {
-    format!("{label} (shadow)")
 }
 
 /// Puts a function in the place of the one of the same name, which is given back.

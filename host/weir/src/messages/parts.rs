@@ -13,11 +13,12 @@ use weir_message::{
 };
 use weir_message_worker::RemoteConfig;
 use weir_pool::Accounting;
-use weir_sandbox::{Admitted, OnFault, Sandbox, Telemetry};
+use weir_sandbox::{Admitted, Sandbox, Telemetry};
 use weir_spec::{Access, Name, ResolvedFunction, Version};
 
 use super::process::Worker;
 use super::refused;
+use crate::telemetries::Telemetries;
 
 /// How long exchanges may take to end when their chain is taken down.
 const LINGER: Duration = Duration::from_secs(30);
@@ -31,26 +32,6 @@ impl Tallies {
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
         let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(functions.entry(label.to_owned()).or_default())
-    }
-}
-
-/// Logs and own counters of a chain's functions, by their names in it.
-#[derive(Clone, Default)]
-pub(super) struct Telemetries(Arc<Mutex<BTreeMap<String, Arc<Telemetry>>>>);
-
-impl Telemetries {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Telemetry>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A function's.
-    fn of(&self, label: &str) -> Arc<Telemetry> {
-        Arc::clone(self.all().entry(label.to_owned()).or_default())
-    }
-
-    /// A function's, if there is one of this name.
-    pub(super) fn known(&self, label: &str) -> Option<Arc<Telemetry>> {
-        self.all().get(label).cloned()
     }
 }
 
@@ -384,10 +365,7 @@ pub(super) fn function_plan(
         writes: function.access == Access::ReadWrite,
         memory: bytes(function.memory.get()),
         deadline: function.deadline.get(),
-        on_fault: match function.on_fault {
-            weir_spec::OnFault::FailClosed => OnFault::FailClosed,
-            weir_spec::OnFault::FailOpen => OnFault::FailOpen,
-        },
+        on_fault: weir_assembly::on_fault(function.on_fault),
         state_bytes: bytes(function.state_bytes),
         state_layout: function.layout.clone(),
         config: function.config.clone(),

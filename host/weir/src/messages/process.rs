@@ -18,8 +18,9 @@ use weir_sandbox::{OnFault, Sandbox, World};
 use weir_spec::{Listener, Name};
 
 use super::chains::follow;
-use super::parts::{Change, Deployed, Made, Part, Place, Readied, Tallies, Telemetries};
+use super::parts::{Change, Deployed, Made, Part, Place, Readied, Tallies};
 use super::{Messages, refused};
+use crate::telemetries::Telemetries;
 
 /// The program that runs, whatever lies at its path now.
 const PROGRAM: &str = "/proc/self/exe";

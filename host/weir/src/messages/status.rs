@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    PoolStatus, TrialStatus, UpstreamStatus,
+    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus, PoolStatus,
+    TrialStatus, UpstreamStatus,
 };
 use weir_gateway::{FAILURES, Latency, ListenerStatistics};
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
 
 use super::Messages;
-use super::chains::shadow_of;
 use super::parts::{Deployed, Trial};
+use crate::telemetries::function_log;
 
 impl Messages {
     /// Its listeners, in the order of the configuration.
@@ -37,18 +37,7 @@ impl Messages {
     pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
         deployed.parts.iter().for_each(super::parts::Part::refresh);
-        let mut log = FunctionLog::default();
-        for name in [function.to_string(), shadow_of(function.as_str())] {
-            let (lines, lost) = deployed.telemetry(&name).lines();
-            log.lost += lost;
-            log.lines.extend(lines.into_iter().map(|line| LogLine {
-                time: weir_control::time::rfc3339(line.time),
-                level: format!("{:?}", line.level).to_lowercase(),
-                source: format!("{}:{name}", chain.name),
-                message: line.message,
-            }));
-        }
-        log
+        function_log(chain, function, std::iter::once(&deployed.telemetries))
     }
 }
 
