@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use smallvec::SmallVec;
 use weir_layout::message::{
     FLAG_MADE, FLAG_NO_BODY, FLAG_TLS, FLAG_UPGRADE, Head, Part, SPARE_BYTES, SPARE_FIELDS,
 };
@@ -45,17 +46,24 @@ pub fn lay_out_request(
     body: Option<u64>,
 ) -> Result<(), TooLarge> {
     let mut head = start(room, &parts.headers, parts.version, origin, body)?;
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
-    };
-    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let (authority, path) = (authority(parts), path(&parts.uri));
     let put = |head: &mut Head<&mut [u8]>, part, string: &[u8]| head.set_part(part, string);
     put(&mut head, Part::Method, parts.method.as_str().as_bytes())
-        .and_then(|()| put(&mut head, Part::Path, path.as_bytes()))
+        .and_then(|()| put(&mut head, Part::Path, path))
         .and_then(|()| put(&mut head, Part::Authority, authority))
         .map_err(|_| TooLarge)?;
     fill(head, &parts.headers)
+}
+
+fn authority(parts: &http::request::Parts) -> &[u8] {
+    match parts.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
+    }
+}
+
+fn path(uri: &Uri) -> &[u8] {
+    uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes()
 }
 
 /// Lays out a response; `made` if a function made it.
@@ -190,6 +198,9 @@ const NAME: [bool; 256] = {
 /// # Errors
 /// When what lies there is no head of a request.
 pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(), Broken> {
+    if is_addressed_as(room, parts) {
+        return take_fields(room, &mut parts.headers);
+    }
     let (method, target, authority) = request_line(room)?;
     let headers = fields(room, &parts.headers)?;
     let before = parts.uri.authority().map(|a| a.as_str().as_bytes());
@@ -217,6 +228,15 @@ pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(),
         parts.headers.insert(HOST, host);
     }
     Ok(())
+}
+
+/// Whether method, target and authority are those that were laid out.
+fn is_addressed_as(room: &[u8], parts: &http::request::Parts) -> bool {
+    let Some(head) = Head::new(room) else { return false };
+    let (method, path) = (parts.method.as_str().as_bytes(), path(&parts.uri));
+    head.part(Part::Method) == Some(method)
+        && head.part(Part::Path) == Some(path)
+        && head.part(Part::Authority) == Some(authority(parts))
 }
 
 /// A request that a function made itself.
@@ -352,7 +372,7 @@ pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(
     else {
         return broken(format!("its status is {status}, allowed are 200 to 599"));
     };
-    parts.headers = fields(room, &parts.headers)?;
+    take_fields(room, &mut parts.headers)?;
     parts.status = code;
     Ok(())
 }
@@ -365,29 +385,62 @@ pub(crate) fn used(room: &[u8]) -> Result<&[u8], Broken> {
     }
 }
 
+/// Takes over the fields that lie there. Most functions only add some: then those are added, and the others left as they are.
+fn take_fields(room: &[u8], headers: &mut HeaderMap) -> Result<(), Broken> {
+    let Some(head) = Head::new(used(room)?) else { return broken("the room is too small for one") };
+    let shown = headers.iter().filter(|(name, _)| !is_the_gateways(name));
+    let mut entries = 0;
+    for (name, value) in shown {
+        let same = (name.as_str().as_bytes(), value.as_bytes());
+        if entries == head.entries() || head.entry(entries) != Some(same) {
+            *headers = fields(room, headers)?;
+            return Ok(());
+        }
+        entries += 1;
+    }
+    let mut added: SmallVec<[(HeaderName, HeaderValue); 4]> = SmallVec::new();
+    for entry in entries..head.entries() {
+        if let Some(field) = field(&head, entry, HeaderValue::from_bytes)? {
+            added.push(field);
+        }
+    }
+    for (name, value) in added {
+        headers.append(name, value);
+    }
+    Ok(())
+}
+
+/// A field that lies there, none if it is the gateway's own or deleted.
+fn field<B: AsRef<[u8]>, E>(
+    head: &Head<B>,
+    entry: usize,
+    value_of: impl FnOnce(&[u8]) -> Result<HeaderValue, E>,
+) -> Result<Option<(HeaderName, HeaderValue)>, Broken> {
+    let Some((name, value)) = head.entry(entry) else {
+        return broken(format!("field {entry} does not lie within the room"));
+    };
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let lower = !name.iter().any(u8::is_ascii_uppercase);
+    let Some(name) = HeaderName::from_bytes(name).ok().filter(|_| lower) else {
+        let name = String::from_utf8_lossy(name);
+        return broken(format!("field {entry} is named {name:?}: allowed are lower-case tokens"));
+    };
+    let Ok(value) = value_of(value) else {
+        return broken(format!("field {name} has a control character in its value"));
+    };
+    Ok((!is_the_gateways(&name) && name != CONTENT_LENGTH).then_some((name, value)))
+}
+
 /// The fields that lie there, with the gateway's own as they were before. Their values are parts of one copy.
 fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
     let copy = Bytes::copy_from_slice(used(room)?);
     let Some(head) = Head::new(&copy) else { return broken("the room is too small for one") };
     let mut headers = HeaderMap::with_capacity(head.entries() + 4);
     for entry in 0..head.entries() {
-        let Some((name, value)) = head.entry(entry) else {
-            return broken(format!("field {entry} does not lie within the room"));
-        };
-        if name.is_empty() {
-            continue;
-        }
-        let lower = !name.iter().any(u8::is_ascii_uppercase);
-        let Some(name) = HeaderName::from_bytes(name).ok().filter(|_| lower) else {
-            let name = String::from_utf8_lossy(name);
-            return broken(format!(
-                "field {entry} is named {name:?}: allowed are lower-case tokens"
-            ));
-        };
-        let Ok(value) = HeaderValue::from_maybe_shared(copy.slice_ref(value)) else {
-            return broken(format!("field {name} has a control character in its value"));
-        };
-        if !is_the_gateways(&name) && name != CONTENT_LENGTH {
+        let shared = |value: &[u8]| HeaderValue::from_maybe_shared(copy.slice_ref(value));
+        if let Some((name, value)) = field(&head, entry, shared)? {
             headers.append(name, value);
         }
     }

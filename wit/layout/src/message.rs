@@ -98,6 +98,8 @@ pub struct Outcome {
     pub changed: bool,
     /// The piece is left out.
     pub replaced: bool,
+    /// Nothing is remembered of the exchange: its end need not be told.
+    pub forgotten: bool,
     /// The piece's new length, if `changed`.
     pub length: u32,
 }
@@ -105,18 +107,20 @@ pub struct Outcome {
 impl Outcome {
     const CHANGED: u64 = 256;
     const REPLACED: u64 = 512;
+    const FORGOTTEN: u64 = 1024;
 
     /// Nothing but an action.
     #[must_use]
     pub const fn of(action: Action) -> Self {
-        Self { action, changed: false, replaced: false, length: 0 }
+        Self { action, changed: false, replaced: false, forgotten: false, length: 0 }
     }
 
     /// As a word.
     #[must_use]
     pub const fn encode(self) -> u64 {
         let flags = if self.changed { Self::CHANGED } else { 0 }
-            | if self.replaced { Self::REPLACED } else { 0 };
+            | if self.replaced { Self::REPLACED } else { 0 }
+            | if self.forgotten { Self::FORGOTTEN } else { 0 };
         self.action as u64 | flags | (self.length as u64) << 32
     }
 
@@ -132,12 +136,16 @@ impl Outcome {
             5 => Action::Done,
             _ => return None,
         };
-        if word & 0xffff_ff00 & !(Self::CHANGED | Self::REPLACED) != 0 {
+        if word & 0xffff_ff00 & !(Self::CHANGED | Self::REPLACED | Self::FORGOTTEN) != 0 {
+            return None;
+        }
+        let forgotten = word & Self::FORGOTTEN != 0;
+        if forgotten && matches!(action, Action::Wait | Action::Hold) {
             return None;
         }
         let length = (word >> 32) as u32;
         let (changed, replaced) = (word & Self::CHANGED != 0, word & Self::REPLACED != 0);
-        Some(Self { action, changed, replaced, length })
+        Some(Self { action, changed, replaced, forgotten, length })
     }
 }
 
