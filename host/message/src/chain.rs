@@ -399,7 +399,8 @@ impl Chain {
     /// When [`Self::drive`] has something to do by itself.
     fn due(&self) -> Option<Duration> {
         let version = self.0.version.borrow();
-        let timer = version.all().map(|function| function.timer()).filter(|timer| *timer != 0).min();
+        let timer =
+            version.all().map(|function| function.timer()).filter(|timer| *timer != 0).min();
         self.0.timer.set(timer.unwrap_or(0));
         let timer = timer.map(|at| Duration::from_nanos(at.saturating_sub(clock::monotonic())));
         let idle = self.0.ticking.borrow().is_some().then_some(IDLE);

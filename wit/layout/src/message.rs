@@ -288,6 +288,15 @@ impl<B: AsRef<[u8]>> Head<B> {
         Some((self.string(at)?, self.string(at + 4)?))
     }
 
+    /// Where this entry's value begins; none if there is none, or its place is not within the head.
+    #[must_use]
+    #[inline]
+    pub fn value_at(&self, entry: usize) -> Option<usize> {
+        let at = TABLE + entry * ENTRY + 4;
+        let place = usize::from(self.u16(at));
+        self.string(at).filter(|value| !value.is_empty()).map(|_| place)
+    }
+
     /// Names and values of all fields, in order. Broken entries are left out: the host finds those.
     #[inline]
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -459,6 +468,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_are_words_and_words_outcomes() {
+        let done = Outcome { changed: true, forgotten: true, ..Outcome::of(Action::Done) };
+        assert_eq!((done.encode(), Outcome::decode(5 | 256 | 1024)), (1285, Some(done)));
+        let longer = Outcome { changed: true, length: 7, ..Outcome::of(Action::Continue) };
+        assert_eq!(Outcome::decode(longer.encode()), Some(longer));
+        // Who waits or holds remembers that; and what means nothing is no outcome.
+        for word in [3 | 1024, 4 | 1024, 6, 2048, 1 << 31] {
+            assert_eq!(Outcome::decode(word), None, "{word}");
+        }
+    }
 
     #[test]
     fn what_is_put_in_is_read_back() {

@@ -61,11 +61,7 @@ impl Middleware for NotDeployed {
 struct Refusal;
 
 impl Passage for Refusal {
-    fn request_head<'a>(
-        &'a self,
-        _: &'a mut request::Parts,
-        _: Option<u64>,
-    ) -> Reply<'a, Step> {
+    fn request_head<'a>(&'a self, _: &'a mut request::Parts, _: Option<u64>) -> Reply<'a, Step> {
         let mut response = Response::new(Pieces::new());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.body_mut().push("the listener's chain is not deployed\n".into());
