@@ -75,7 +75,7 @@ impl<S: Services> Separate<S> {
             let process = match function.admitted.world {
                 World::Window => Process::Window(typed(&mut store, &instance, export, "process")?),
                 World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
-                World::Message | World::Connection => {
+                World::Message | World::Connection | World::Proxy => {
                     return Err(ChainError::World(function.name.clone()));
                 }
             };

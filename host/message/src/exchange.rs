@@ -5,23 +5,25 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
-use weir_exchange::{BodyStep, Direction, Ended, Origin, Pieces, Step};
+use weir_exchange::{BodyStep, Direction, Ended, Leg, Legs, Origin, Pieces, Step};
 use weir_layout::message::{Action, Outcome, Wants};
 use weir_pool::{Part, Room};
 use weir_sandbox::Fault;
 
-use crate::chain::{Chain, Version};
+use crate::chain::{Chain, Part as LegPart, Version};
 use crate::context::Effects;
 use crate::flow::Flow;
 use crate::function::{Called, Function, Seat};
 use crate::head;
 use crate::instance::{Event, contract};
+use crate::service::Station;
 use crate::words;
 
 /// How long to wait for a room when all are taken, and how often to look.
@@ -38,6 +40,10 @@ struct Inner {
     number: u32,
     origin: Origin,
     canary: bool,
+    /// Places of the functions that it is told to.
+    part: Range<usize>,
+    /// It is a part of an exchange, behind a service.
+    is_later: bool,
     seats: Box<[Seat]>,
     /// Functions before this place see the response.
     answered_by: Cell<usize>,
@@ -46,6 +52,35 @@ struct Inner {
     end: Cell<Option<(Ended, Option<usize>, Duration)>>,
     /// By direction: whether functions changed the head.
     changed: [Cell<bool>; 2],
+}
+
+/// See [`Exchange::legs`].
+struct Parts {
+    first: Exchange,
+    parts: Vec<LegPart>,
+}
+
+impl Legs for Parts {
+    fn leg(&self, place: usize) -> Option<Leg> {
+        let inner = &self.first.0;
+        let (chain, version) = (inner.chain.clone(), Rc::clone(&inner.version));
+        Some(match self.parts.get(place)?.clone() {
+            LegPart::Events(_) if place == 0 => {
+                Leg::Events(weir_exchange::Exchange::native(Rc::new(self.first.clone())))
+            }
+            LegPart::Events(part) => {
+                let number = chain.number();
+                let (origin, later) = (&inner.origin, (part, true));
+                let later = Exchange::of_part(chain, version, number, origin, inner.canary, later);
+                Leg::Events(weir_exchange::Exchange::native(Rc::new(later)))
+            }
+            LegPart::Service(place) => {
+                let function = Rc::clone(version.function(place, inner.canary));
+                let origin = inner.origin.clone();
+                Leg::Service(Rc::new(Station { chain, function, place, origin }))
+            }
+        })
+    }
 }
 
 /// What became of an event at one function.
@@ -64,8 +99,28 @@ impl Exchange {
         origin: &Origin,
         canary: bool,
     ) -> Self {
+        let legs = version.legs(canary);
+        let part = match legs.as_ref().map(|legs| legs[0].clone()) {
+            None => 0..version.functions.len(),
+            Some(LegPart::Events(part)) => part,
+            Some(LegPart::Service(_)) => 0..0,
+        };
+        Self::of_part(chain, version, number, origin, canary, (part, false))
+    }
+
+    /// The part of an exchange for these functions; `is_later`: it is behind a service.
+    fn of_part(
+        chain: Chain,
+        version: Rc<Version>,
+        number: u32,
+        origin: &Origin,
+        canary: bool,
+        (part, is_later): (Range<usize>, bool),
+    ) -> Self {
         let functions = version.functions.len();
         Self(Rc::new(Inner {
+            part,
+            is_later,
             chain,
             number,
             origin: origin.clone(),
@@ -170,6 +225,13 @@ impl Exchange {
         self.0.changed[direction as usize].replace(false)
     }
 
+    /// The parts of a chain with services.
+    #[must_use]
+    pub fn legs(&self) -> Option<Rc<dyn Legs>> {
+        let parts = self.0.version.legs(self.0.canary)?;
+        Some(Rc::new(Parts { first: self.clone(), parts }))
+    }
+
     /// The upstream that a function chose.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
@@ -201,8 +263,11 @@ impl Exchange {
             !inner.seats[*place].done.get() && self.function(*place).wants().has(wants)
         };
         match direction {
-            Direction::Request => (0..inner.seats.len()).filter(wanting).collect(),
-            Direction::Response => (0..inner.answered_by.get()).rev().filter(wanting).collect(),
+            Direction::Request => inner.part.clone().filter(wanting).collect(),
+            Direction::Response => {
+                let end = inner.answered_by.get().min(inner.part.end);
+                (inner.part.start..end).rev().filter(wanting).collect()
+            }
         }
     }
 
@@ -611,12 +676,12 @@ impl Drop for Inner {
         if let Some(shadow) = &self.version.shadow {
             shadow.ended(self.number, told);
         }
-        self.chain.closed(self.number);
+        self.chain.closed(self.number, !self.is_later);
     }
 }
 
 /// An answer of the chain's own.
-fn plain(status: StatusCode) -> http::Response<Pieces> {
+pub(crate) fn plain(status: StatusCode) -> http::Response<Pieces> {
     let mut response = http::Response::new(Pieces::new());
     *response.status_mut() = status;
     response
@@ -626,7 +691,7 @@ fn busy() -> Step {
     Step::Answer(plain(StatusCode::SERVICE_UNAVAILABLE))
 }
 
-fn out_of_order(name: &str) -> http::Response<Pieces> {
+pub(crate) fn out_of_order(name: &str) -> http::Response<Pieces> {
     let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
     let text = format!("function {name} is out of order\n");
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

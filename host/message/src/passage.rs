@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{request, response};
-use weir_exchange::{BodyStep, Direction, Ended, Interests, Middleware, Origin, Passage, Step};
+use weir_exchange::{
+    BodyStep, Direction, Ended, Interests, Legs, Middleware, Origin, Passage, Step,
+};
 
 use crate::chain::Chain;
 use crate::exchange::Exchange;
@@ -56,6 +58,10 @@ impl Passage for Exchange {
 
     fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
         Box::pin(Self::data(self, from_upstream, piece, last))
+    }
+
+    fn legs(&self) -> Option<Rc<dyn Legs>> {
+        Self::legs(self)
     }
 
     fn upstream(&self) -> Option<usize> {

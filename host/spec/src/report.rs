@@ -69,6 +69,9 @@ pub enum World {
     MessageFunction,
     /// It sees connections and their bytes through a window.
     ConnectionFunction,
+    /// `wasi:http/proxy`: it is handed requests and gives responses.
+    #[serde(rename = "wasi:http/proxy")]
+    WasiHttpProxy,
 }
 
 impl World {
@@ -80,6 +83,7 @@ impl World {
             Self::PacketFunctionCopy => "packet-function-copy",
             Self::MessageFunction => "message-function",
             Self::ConnectionFunction => "connection-function",
+            Self::WasiHttpProxy => "wasi:http/proxy",
         }
     }
 }

@@ -12,6 +12,7 @@ mod lifecycle;
 mod messages;
 mod middleboxes;
 mod ports;
+mod proxies;
 mod schema;
 mod steering;
 mod uploads;

@@ -1,0 +1,206 @@
+//! Bodies between guests and the gateway, in either direction.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::task::AbortHandle;
+use wasmtime_wasi_http::{Error, WasiBody};
+use weir_exchange::{Broken, CallFault, Stream};
+
+/// What is known of an exchange on both sides.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// The guest was told that something outside of it failed; what it does then is not its fault.
+    excused: AtomicBool,
+    /// It did not end as it should: what it had not finished is not whole.
+    broken: AtomicBool,
+    /// Nobody has an interest in it any more.
+    abandoned: AtomicBool,
+    /// Requests that it sent on.
+    pub(crate) calls: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn excuse(&self) {
+        self.excused.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_excused(&self) -> bool {
+        self.excused.load(Relaxed) || self.is_abandoned()
+    }
+
+    pub(crate) fn breaks(&self) {
+        self.broken.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Relaxed)
+    }
+}
+
+/// Ends a guest that nobody has an interest in any more.
+pub(crate) struct Interest {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) guest: Option<AbortHandle>,
+}
+
+impl Interest {
+    /// The guest may end by itself.
+    pub(crate) fn satisfied(&mut self) {
+        self.guest = None;
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            self.progress.abandoned.store(true, Relaxed);
+            guest.abort();
+        }
+    }
+}
+
+/// A request's body that somebody else may have as long as the guest has not begun with it.
+#[derive(Clone)]
+pub(crate) struct Untouched(Arc<Mutex<Option<Stream>>>);
+
+impl Untouched {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self(Arc::new(Mutex::new(Some(stream))))
+    }
+
+    pub(crate) fn take(&self) -> Option<Stream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A body that a guest reads.
+pub(crate) struct Read {
+    stream: Option<Stream>,
+    untouched: Option<Untouched>,
+    progress: Arc<Progress>,
+}
+
+impl Read {
+    pub(crate) fn new(stream: Stream, progress: Arc<Progress>) -> Self {
+        Self { stream: Some(stream), untouched: None, progress }
+    }
+
+    pub(crate) fn untouched(untouched: Untouched, progress: Arc<Progress>) -> Self {
+        Self { stream: None, untouched: Some(untouched), progress }
+    }
+}
+
+impl Body for Read {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if let Some(untouched) = this.untouched.take() {
+            this.stream = untouched.take();
+        }
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        let frame = stream.as_mut().poll_frame(cx);
+        frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_err(|broken| {
+                    this.progress.excuse();
+                    error_of(broken)
+                })
+            })
+        })
+    }
+}
+
+/// A body that a guest writes.
+pub(crate) struct Written {
+    body: WasiBody,
+    progress: Arc<Progress>,
+    /// Of a response's body.
+    interest: Option<Interest>,
+}
+
+impl Written {
+    pub(crate) fn new(body: WasiBody, progress: Arc<Progress>, interest: Option<Interest>) -> Self {
+        let mut this = Self { body, progress, interest };
+        if this.body.is_end_stream() {
+            this.ended();
+        }
+        this
+    }
+
+    fn ended(&mut self) {
+        if let Some(interest) = &mut self.interest {
+            interest.satisfied();
+        }
+    }
+}
+
+impl Body for Written {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(frame) => frame,
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if frame.is_trailers() {
+                    this.ended();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(_)) => {
+                this.ended();
+                Some(Err(Broken::Function))
+            }
+            // A guest that trapped drops its end as one does that has finished.
+            None if this.progress.broken.load(Relaxed) => Some(Err(Broken::Function)),
+            None => {
+                this.ended();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What a guest is told of a body that breaks off.
+fn error_of(broken: Broken) -> Error {
+    match broken {
+        Broken::Client | Broken::Upstream | Broken::Function => Error::ConnectionTerminated,
+        Broken::ClientSlow | Broken::UpstreamSlow => Error::ConnectionReadTimeout,
+        Broken::TooLarge => Error::HttpRequestBodySize(None),
+    }
+}
+
+/// What a guest is told of a request that has no response.
+pub(crate) fn error_of_call(fault: CallFault) -> Error {
+    match fault {
+        CallFault::Timeout => Error::ConnectionTimeout,
+        CallFault::Unreachable => Error::DestinationUnavailable,
+        CallFault::NotHttp => Error::HttpProtocolError,
+        CallFault::TooLong => Error::HttpResponseBodySize(None),
+    }
+}
