@@ -6,14 +6,16 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode, Version, request, response};
-use http_body::Body as _;
+use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::chain::{
@@ -271,29 +273,43 @@ impl Onward for Behind {
     }
 }
 
+/// What lasts as long as a body, and hears of its end.
+trait Keeps: Unpin {
+    fn ends(&mut self, how: Ended);
+}
+
+impl Keeps for Visit {
+    fn ends(&mut self, _: Ended) {
+        self.leave();
+    }
+}
+
+impl Keeps for Ending {
+    fn ends(&mut self, how: Ended) {
+        self.how = how;
+    }
+}
+
 /// A body that something is kept for.
 struct Kept<K> {
     flow: BoxFlow,
     kept: K,
 }
 
-impl<K: Unpin> http_body::Body for Kept<K>
-where
-    Self: Ends,
-{
-    type Data = bytes::Bytes;
+impl<K: Keeps> Body for Kept<K> {
+    type Data = Bytes;
     type Error = Fault;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Fault>>> {
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
-        let frame = std::pin::Pin::new(&mut this.flow).poll_frame(cx);
+        let frame = Pin::new(&mut this.flow).poll_frame(cx);
         match &frame {
-            Poll::Ready(Some(Err(_))) => this.ends(Ended::Reset),
+            Poll::Ready(Some(Err(_))) => this.kept.ends(Ended::Reset),
             Poll::Ready(frame) if frame.is_none() || this.flow.is_end_stream() => {
-                this.ends(Ended::Delivered);
+                this.kept.ends(Ended::Delivered);
             }
             _ => (),
         }
@@ -304,34 +320,14 @@ where
         self.flow.is_end_stream()
     }
 
-    fn size_hint(&self) -> http_body::SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.flow.size_hint()
     }
 }
 
-impl<K: Unpin> Flow for Kept<K>
-where
-    Self: Ends,
-{
-    fn drive(&mut self, cx: &mut std::task::Context<'_>) {
+impl<K: Keeps> Flow for Kept<K> {
+    fn drive(&mut self, cx: &mut Context<'_>) {
         self.flow.drive(cx);
-    }
-}
-
-/// What hears of the end of a body.
-trait Ends {
-    fn ends(&mut self, how: Ended);
-}
-
-impl Ends for Kept<Visit> {
-    fn ends(&mut self, _: Ended) {
-        self.kept.leave();
-    }
-}
-
-impl Ends for Kept<Ending> {
-    fn ends(&mut self, how: Ended) {
-        self.kept.how = how;
     }
 }
 
