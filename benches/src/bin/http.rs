@@ -211,7 +211,11 @@ enum Chain {
 fn weir(upstream: u16, between: Chain) -> Gateway {
     let directory = tempfile::tempdir().expect("a directory");
     let port = free_port();
-    let chain = if matches!(between, Chain::Filters(0)) { String::new() } else { "chain = \"c\"\n".to_owned() };
+    let chain = if matches!(between, Chain::Filters(0)) {
+        String::new()
+    } else {
+        "chain = \"c\"\n".to_owned()
+    };
     let config = format!(
         "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\n\
          address = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n{chain}upstream = [\"127.0.0.1:{upstream}\"]\n"

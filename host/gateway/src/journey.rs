@@ -92,12 +92,7 @@ impl Journey {
     }
 
     /// Through functions that are told of events.
-    async fn show(
-        self: Rc<Self>,
-        place: usize,
-        exchange: Exchange,
-        passing: Passing,
-    ) -> Arrived {
+    async fn show(self: Rc<Self>, place: usize, exchange: Exchange, passing: Passing) -> Arrived {
         let mut ending = Ending::new(exchange.clone(), place > 0, Rc::clone(&self.asked_last));
         let Passing { mut parts, mut body, mut length, mut upstream } = passing;
         match exchange.request_head(&mut parts, length).await {

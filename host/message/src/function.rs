@@ -84,8 +84,7 @@ impl Function {
         let wants = Cell::new(instance.as_ref().map(Instance::wants).unwrap_or_default());
         let record = Record::new(plan.on_fault);
         plan.counters.set_health(record.health);
-        let inner =
-            Inner { instance, record, generation: 1, repair: None, before: None };
+        let inner = Inner { instance, record, generation: 1, repair: None, before: None };
         Self { plan, state, site, position, inner: RefCell::new(inner), wants }
     }
 

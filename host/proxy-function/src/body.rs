@@ -169,7 +169,10 @@ impl Body for Written {
                 Some(Err(Broken::Function))
             }
             // A guest that trapped drops its end as one does that has finished.
-            None if this.progress.broken.load(Relaxed) => Some(Err(Broken::Function)),
+            None if this.progress.broken.load(Relaxed) => {
+                this.ended();
+                Some(Err(Broken::Function))
+            }
             None => {
                 this.ended();
                 None

@@ -109,7 +109,9 @@ fn environment(config: &str) -> Result<Vec<(String, String)>, String> {
     };
     let variable = |(name, value): (String, Value)| {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("`config` has the key {name:?}, which is no name of an environment variable"));
+            return Err(format!(
+                "`config` has the key {name:?}, which is no name of an environment variable"
+            ));
         }
         match value {
             Value::String(text) if !text.contains('\0') => Ok((name, text)),

@@ -154,10 +154,8 @@ fn destination(wanted: &str, client: &[u8], upstreams: &[String]) -> Option<Dest
     upstreams.iter().position(|upstream| upstream == wanted).map(Destination::Upstream)
 }
 
-type Sending = Result<
-    (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>),
-    Error,
->;
+type Sending =
+    Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 impl WasiHttpHooks for Hooks {
     fn send_request(
@@ -199,7 +197,8 @@ impl WasiHttpHooks for Hooks {
         };
         let written = Written::new(body, Arc::clone(&self.progress), None);
         let (answer, answered) = oneshot::channel();
-        let call = Call { request: Request::from_parts(parts, Box::pin(written)), upstream, answer };
+        let call =
+            Call { request: Request::from_parts(parts, Box::pin(written)), upstream, answer };
         let (calls, progress) = (self.calls.clone(), Arc::clone(&self.progress));
         let patience = options.and_then(|options| options.first_byte_timeout);
         Box::new(async move {
@@ -214,7 +213,8 @@ impl WasiHttpHooks for Hooks {
             match answered {
                 Ok(Ok(response)) => {
                     let read = |stream| Read::new(stream, progress).boxed_unsync();
-                    let done: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
+                    let done: Box<dyn Future<Output = _> + Send> =
+                        Box::new(std::future::ready(Ok(())));
                     Ok((response.map(read), done))
                 }
                 Ok(Err(fault)) => {
@@ -242,7 +242,9 @@ mod tests {
         assert_eq!(to("example.ORG:8080"), Some(Destination::Client));
         assert_eq!(to("upstream"), Some(Destination::Client));
         assert_eq!(to("127.0.0.1:9001"), Some(Destination::Upstream(1)));
-        for other in ["example.org", "example.org:8081", "127.0.0.1:9002", "127.0.0.1", "", "upstream.org"] {
+        for other in
+            ["example.org", "example.org:8081", "127.0.0.1:9002", "127.0.0.1", "", "upstream.org"]
+        {
             assert_eq!(to(other), None, "{other}");
         }
         assert_eq!(destination("a", b"a:80", &[]), Some(Destination::Client));

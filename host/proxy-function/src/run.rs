@@ -58,8 +58,7 @@ impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
         let _ticking = function.sandbox.ticker().tick();
-        let guest =
-            Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
+        let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
         let mut store = Store::new(function.pre.engine(), guest);
         store.set_hostcall_fuel(ARGUMENTS_MAX);
         store.limiter(|guest| &mut guest.memory);

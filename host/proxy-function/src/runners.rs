@@ -14,8 +14,11 @@ impl Runners {
     /// When the system has no threads left.
     pub fn start(threads: usize) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let runtime =
-            builder.worker_threads(threads.max(1)).thread_name("weir-proxy").enable_time().build()?;
+        let runtime = builder
+            .worker_threads(threads.max(1))
+            .thread_name("weir-proxy")
+            .enable_time()
+            .build()?;
         Ok(Self(Some(runtime)))
     }
 

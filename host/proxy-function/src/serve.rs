@@ -83,8 +83,7 @@ impl ProxyFunction {
             // Ready when the run's future is gone, whether it has ended or was cut off.
             let _ = over.await;
             let called = shared.progress.calls.load(Relaxed) > 0;
-            let how = if shared.progress.is_abandoned() { None } else { shared.end() };
-            Some(Ended { how, cpu: shared.meter.total(), called })
+            Some(Ended { how: shared.end(), cpu: shared.meter.total(), called })
         };
         let (function, local, tls) = (Arc::clone(self), origin.local, origin.tls);
         let head = async move {
@@ -123,9 +122,9 @@ impl ProxyFunction {
             let mut interest = Interest { progress: Arc::clone(progress), guest };
             tokio::task::spawn_local(attend(called, onward));
             match gives.await {
-                Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => {
-                    Err(Unserved::Failed(format!("{} is the status of no response", response.status())))
-                }
+                Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => Err(
+                    Unserved::Failed(format!("{} is the status of no response", response.status())),
+                ),
                 Ok(Ok(response)) => {
                     let (parts, body) = response.into_parts();
                     let body = Written::new(body, Arc::clone(progress), Some(interest));

@@ -88,11 +88,7 @@ impl std::error::Error for Overdue {}
 impl Fault {
     /// Reads wasmtime's error. `memory_refused`: whether the function was refused memory before.
     #[must_use]
-    pub fn new(
-        error: &wasmtime::Error,
-        function: Option<usize>,
-        memory_refused: bool,
-    ) -> Self {
+    pub fn new(error: &wasmtime::Error, function: Option<usize>, memory_refused: bool) -> Self {
         let kind = if error.downcast_ref::<Violation>().is_some() {
             FaultKind::Contract
         } else if error.downcast_ref::<Overdue>().is_some() {

@@ -315,7 +315,10 @@ impl Messages {
         Ok(published)
     }
 
-    pub(super) fn listeners_of<'a>(&'a self, id: &'a ChainId) -> impl Iterator<Item = &'a Listener> {
+    pub(super) fn listeners_of<'a>(
+        &'a self,
+        id: &'a ChainId,
+    ) -> impl Iterator<Item = &'a Listener> {
         let of = |listener: &&Listener| {
             listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
         };

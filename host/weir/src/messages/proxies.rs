@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weir_control::engine::{ChainId, EngineError};
 use weir_message::{FunctionPlan, MessageError};
 use weir_proxy_function::{ProxyConfig, ProxyFunction, Runners};
-use weir_spec::{Access, ResolvedFunction};
 use weir_spec::listener::Protocol;
+use weir_spec::{Access, ResolvedFunction};
 
 use super::{Messages, refused};
 
@@ -51,7 +51,9 @@ impl Messages {
             );
         }
         if self.listeners_of(id).any(|listener| listener.protocol == Protocol::Tcp) {
-            return wrong("it serves requests, and a listener of this chain has protocol = \"tcp\"");
+            return wrong(
+                "it serves requests, and a listener of this chain has protocol = \"tcp\"",
+            );
         }
         if function.access == Access::ReadOnly {
             return wrong("it makes responses, so it cannot be read-only: leave `access` out");

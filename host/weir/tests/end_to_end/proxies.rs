@@ -94,7 +94,9 @@ fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
 
 /// A chain of the component, between functions before and after it.
 fn chain(before: &str, keys: &str, after: &str) -> String {
-    format!("name = \"web\"\nplane = \"message\"\n{before}\n[[function]]\nuse = \"probe\"\n{keys}\n{after}\n")
+    format!(
+        "name = \"web\"\nplane = \"message\"\n{before}\n[[function]]\nuse = \"probe\"\n{keys}\n{after}\n"
+    )
 }
 
 const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.config]\nrules = [ { request = { set = { x-before = \"yes\" } }, \
@@ -209,9 +211,9 @@ fn it_stands_among_functions_and_sees_what_they_leave() {
     assert!(function["verdicts"]["continue"].as_u64() >= Some(6), "{function}");
     let socket = host.path("api.sock");
     let (_, metrics) = curl(&["--unix-socket", socket.to_str().expect("text"), "http://x/metrics"]);
-    let counted = metrics.lines().any(|line| {
-        line.starts_with("weir_function_seconds_count") && line.contains("\"probe\"")
-    });
+    let counted = metrics
+        .lines()
+        .any(|line| line.starts_with("weir_function_seconds_count") && line.contains("\"probe\""));
     assert!(counted, "{metrics}");
 }
 
@@ -282,7 +284,9 @@ fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
     let (mut host, web) = host(&server, &text);
     let faults = |host: &Host| probe(host)["faults"].as_u64().expect("a number");
 
-    for (path, kind) in [("/trap", "trap"), ("/spin", "deadline"), ("/memory", "memory"), ("/silent", "contract")] {
+    for (path, kind) in
+        [("/trap", "trap"), ("/spin", "deadline"), ("/memory", "memory"), ("/silent", "contract")]
+    {
         let before = faults(&host);
         let (status, answer) = curl(&[&format!("{web}{path}")]);
         assert!(status == 503 && answer.contains("out of order"), "{path}: {answer}");
@@ -404,7 +408,7 @@ fn it_is_swapped_tried_and_taken_back_like_any_other() {
     host.wait_for("the version before runs", |host| host.running() == "1.0.0");
     host.wait_for("and serves", |_| curl(&[&format!("{web}/x")]).0 == 200);
 
-    host.ok(&["function", "swap", "probe", "--to", "1.1.0", "--canary", "100"]);
+    host.ok(&["function", "swap", "probe", "--to", "1.1.0", "--canary", "99"]);
     assert_eq!(curl(&[&format!("{web}/answer")]).0, 200);
     assert_eq!(host.json(&["status"])["chains"][0]["trial"]["packets"], 1);
     let error = host.fails(&["function", "swap", "probe", "--to", "1.1.0", "--shadow"]);

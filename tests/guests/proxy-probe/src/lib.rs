@@ -81,7 +81,10 @@ impl Guest for Probe {
             "/silent" => {}
             "/error" => ResponseOutparam::set(outparam, Err(ErrorCode::LoopDetected)),
             "/files" => answer(outparam, 200, &files()),
-            _ => match path.strip_prefix("/to/").map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
+            _ => match path
+                .strip_prefix("/to/")
+                .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
+            {
                 Some((authority, rest)) => match call(&request, authority, &format!("/{rest}")) {
                     Ok(response) => give_back(response, outparam),
                     Err(error) => answer(outparam, 200, &format!("{error:?}")),
@@ -111,7 +114,8 @@ fn about(request: &IncomingRequest) -> String {
         _ => "?",
     };
     let fields = request.headers().entries();
-    let fields = fields.iter().map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)));
+    let fields =
+        fields.iter().map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)));
     format!(
         "{} {scheme}://{}\n{}",
         greeting.map_or_else(|| "no greeting".to_owned(), |(_, value)| value),
@@ -127,7 +131,8 @@ fn files() -> String {
     );
     let reaches = socket.is_ok_and(|socket| {
         let network = wasip2::sockets::instance_network::instance_network();
-        let address = wasip2::sockets::network::Ipv4SocketAddress { port: 80, address: (127, 0, 0, 1) };
+        let address =
+            wasip2::sockets::network::Ipv4SocketAddress { port: 80, address: (127, 0, 0, 1) };
         socket
             .start_connect(&network, wasip2::sockets::network::IpSocketAddress::Ipv4(address))
             .is_ok()
@@ -168,7 +173,8 @@ fn call(
 
 /// Gives a response back as it comes.
 fn give_back(response: IncomingResponse, outparam: ResponseOutparam) {
-    let fields = Fields::from_list(&response.headers().entries()).expect("they were allowed before");
+    let fields =
+        Fields::from_list(&response.headers().entries()).expect("they were allowed before");
     fields.set("x-probe-response", &[b"passed".to_vec()]).expect("a plain name");
     let outgoing = OutgoingResponse::new(fields);
     outgoing.set_status_code(response.status()).expect("it came so");
