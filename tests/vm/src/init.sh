@@ -35,7 +35,7 @@ for place in $(echo "$WEIR_SHARES" | tr : ' '); do
 done
 
 ifconfig lo 127.0.0.1 up
-chroot /root modprobe -a igb igbvf vfio-pci tun || fail "no drivers"
+chroot /root modprobe -a igb igbvf vfio_iommu_type1 vfio-pci tun || fail "no drivers"
 echo "init: the guest is up"
 chroot /root "$WEIR_AGENT" __agent
 poweroff -f
