@@ -195,3 +195,16 @@ fn known(kernel: &dyn Kernel) -> String {
         format!("SR-IOV devices here: {}", names.join(", "))
     }
 }
+
+/// Why a device cannot be used any more that was found with this driver; none: it is as it was.
+#[must_use]
+pub fn lost(kernel: &dyn Kernel, address: PciAddress, driver: Option<&str>) -> Option<String> {
+    if !sysfs::is_there(kernel, address) {
+        return Some("it was removed (by writing 0 to `sriov_numvfs`, or with its device)".to_owned());
+    }
+    let now = sysfs::driver(kernel, address);
+    (now.as_deref() != driver).then(|| {
+        let (now, was) = (now.as_deref().unwrap_or("none"), driver.unwrap_or("none"));
+        format!("its driver is {now} now, and was {was}")
+    })
+}

@@ -31,7 +31,7 @@ mod watch;
 
 pub use address::{InvalidMac, InvalidPciAddress, MacAddress, PciAddress};
 pub use error::SriovError;
-pub use functions::{PhysicalFunction, VirtualFunction, VfSettings, find, list};
+pub use functions::{PhysicalFunction, VirtualFunction, VfSettings, find, list, lost};
 pub use journal::{Journal, JournalError};
 pub use kernel::{Kernel, Link, Live};
 pub use operations::{BindTo, Bound, NewSettings, bind, create, remove, set};
@@ -40,4 +40,4 @@ pub use plan::{
 };
 pub use setting::{Change, Interface, LinkState, Setting, VfValue};
 pub use undo::{Outcome, Undone, undo};
-pub use watch::{Removed, watch};
+pub use watch::watch;

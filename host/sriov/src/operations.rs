@@ -222,7 +222,8 @@ pub struct Bound {
     pub notes: Vec<String>,
 }
 
-/// Gives a virtual function to a driver, and waits until it has it; nothing happens if it does.
+/// Gives a virtual function to a driver, and waits until it has it; nothing happens if it does, unless it shall get it
+/// `again`.
 ///
 /// # Errors
 /// When somebody uses it, what the driver needs is missing, or the kernel or this user's rights do not allow it.
@@ -231,6 +232,7 @@ pub fn bind(
     pf: &PhysicalFunction,
     index: u16,
     to: BindTo,
+    again: bool,
 ) -> Result<Bound, SriovError> {
     let vf = pf.vf(index)?;
     let device = vf.address;
@@ -238,7 +240,7 @@ pub fn bind(
         iommu::check(kernel, device, no_iommu)?;
     }
     let wanted = driver_setting(device, matches!(to, BindTo::Vfio { .. }));
-    if !wanted.now(kernel).is_some_and(|now| now.is(&wanted)) {
+    if again || !wanted.now(kernel).is_some_and(|now| now.is(&wanted)) {
         check_unused(pf, vf, users::of(kernel, device))?;
         wanted.write(kernel)?;
     }

@@ -96,6 +96,8 @@ pub struct Found {
     pub name: VfName,
     /// Where it is.
     pub address: PciAddress,
+    /// Its driver.
+    pub driver: Option<String>,
     /// Its interface, if the kernel has it.
     pub interface: Option<String>,
 }
@@ -244,8 +246,9 @@ impl Maker<'_> {
             let wanted = driver_setting(device, purpose == Purpose::Vfio);
             !wanted.now(self.kernel).is_some_and(|now| now.is(&wanted))
         });
-        // Who else has it by vfio keeps everybody from opening it.
-        if takes_mac || moves || wish.purpose == Some(Purpose::Vfio) {
+        // Who else has it by vfio keeps everybody from opening it; when it is only told what would be done, that may be the host.
+        let opens = wish.purpose == Some(Purpose::Vfio) && self.journal.is_some();
+        if takes_mac || moves || opens {
             let users = users::of(self.kernel, device);
             if !users.is_empty() {
                 let what = format!("virtual function {} of {} ({device})", vf.index, pf.name());
@@ -316,7 +319,8 @@ impl Maker<'_> {
             }
         }
         let name = VfName { pf: called.to_owned(), index: wish.index };
-        self.done.functions.push(Found { name, address: device, interface });
+        let driver = sysfs::driver(self.kernel, device);
+        self.done.functions.push(Found { name, address: device, driver, interface });
         Ok(())
     }
 
