@@ -118,7 +118,8 @@ impl Gateway {
             }
             let mut address = asked;
             for sockets in &mut sockets {
-                let listened = listen(address, config.device.as_deref()).and_then(|s| s.local_addr().map(|a| (s, a)));
+                let listened = listen(address, config.device.as_deref())
+                    .and_then(|s| s.local_addr().map(|a| (s, a)));
                 let (socket, got) = listened.map_err(|error| GatewayError::Listen {
                     listener: listener.clone(),
                     address,

@@ -397,8 +397,10 @@ impl Listener {
     fn check_device(&self) -> Result<(), Invalid> {
         match (&self.device, self.prefix) {
             (Some(device), None) if !device.starts_with("vf:") => check_interface("device", device),
-            (None, Some(_)) => Err(Invalid::at("prefix", "no interface is named that could be given the address")
-                .help("add `device`, or leave `prefix` out")),
+            (None, Some(_)) => {
+                Err(Invalid::at("prefix", "no interface is named that could be given the address")
+                    .help("add `device`, or leave `prefix` out"))
+            }
             (Some(device), Some(prefix)) => {
                 if !device.starts_with("vf:") {
                     check_interface("device", device)?;
@@ -406,12 +408,18 @@ impl Listener {
                 for address in &self.address {
                     let most = if address.is_ipv4() { 32 } else { 128 };
                     if prefix > most {
-                        return Err(Invalid::at("prefix", format!("a prefix of {prefix} bits for {}", address.ip()))
-                            .help(format!("allowed: 0 to {most}")));
+                        return Err(Invalid::at(
+                            "prefix",
+                            format!("a prefix of {prefix} bits for {}", address.ip()),
+                        )
+                        .help(format!("allowed: 0 to {most}")));
                     }
                     if address.ip().is_unspecified() {
-                        return Err(Invalid::at("address", format!("an interface cannot be given {}", address.ip()))
-                            .help("name an address, or leave `prefix` out"));
+                        return Err(Invalid::at(
+                            "address",
+                            format!("an interface cannot be given {}", address.ip()),
+                        )
+                        .help("name an address, or leave `prefix` out"));
                     }
                 }
                 Ok(())

@@ -136,9 +136,12 @@ impl Nic {
         for (place, vf) in self.functions.iter().enumerate() {
             vf.check(self.vfs).map_err(|e| e.within_array("vf", place))?;
             if self.functions[..place].iter().any(|other| other.index == vf.index) {
-                return Err(Invalid::at("index", format!("virtual function {} is named twice", vf.index))
-                    .help("put both tables into one")
-                    .within_array("vf", place));
+                return Err(Invalid::at(
+                    "index",
+                    format!("virtual function {} is named twice", vf.index),
+                )
+                .help("put both tables into one")
+                .within_array("vf", place));
             }
         }
         Ok(())
@@ -148,8 +151,11 @@ impl Nic {
 impl NicVf {
     fn check(&self, vfs: Option<u16>) -> Result<(), Invalid> {
         if let Some(vfs) = vfs.filter(|vfs| self.index >= *vfs) {
-            return Err(Invalid::at("index", format!("there is no virtual function {}", self.index))
-                .help(format!("allowed: 0 to {}, or raise `vfs`", vfs - 1)));
+            return Err(Invalid::at(
+                "index",
+                format!("there is no virtual function {}", self.index),
+            )
+            .help(format!("allowed: 0 to {}, or raise `vfs`", vfs - 1)));
         }
         if let Some(mac) = self.mac.filter(|mac| mac.get()[0] & 1 != 0 || mac.get() == [0; 6]) {
             return Err(Invalid::at("mac", format!("{mac} is not the address of one device"))
@@ -166,8 +172,11 @@ impl NicVf {
         if let (Some(min), Some(max)) = (self.min_rate, self.max_rate.filter(|max| *max > 0))
             && min > max
         {
-            return Err(Invalid::at("min-rate", format!("{min} Mbit/s are more than `max-rate`, {max}"))
-                .help("lower it, or raise `max-rate`"));
+            return Err(Invalid::at(
+                "min-rate",
+                format!("{min} Mbit/s are more than `max-rate`, {max}"),
+            )
+            .help("lower it, or raise `max-rate`"));
         }
         Ok(())
     }
@@ -202,7 +211,10 @@ pub(crate) fn check_names<'a>(
         let nic = nics.iter().find(|nic| nic.pf == name.pf);
         if let Some(vfs) = nic.and_then(|nic| nic.vfs).filter(|vfs| name.index >= *vfs) {
             return Err(fail(
-                format!("{} shall have {vfs} virtual functions, and this is number {}", name.pf, name.index),
+                format!(
+                    "{} shall have {vfs} virtual functions, and this is number {}",
+                    name.pf, name.index
+                ),
                 format!("allowed: 0 to {}, or raise `vfs` in [[nic]]", vfs - 1),
             ));
         }
@@ -236,7 +248,15 @@ mod tests {
         for other in ["eth0", "0000:01:10.0", "net_null0"] {
             assert_eq!(VfName::of(other), Ok(None));
         }
-        for bad in ["vf:", "vf:ens1f0", "vf:/0", "vf:ens1f0/", "vf:ens1f0/x", "vf:ens1f0/70000", "vf:a b/1"] {
+        for bad in [
+            "vf:",
+            "vf:ens1f0",
+            "vf:/0",
+            "vf:ens1f0/",
+            "vf:ens1f0/x",
+            "vf:ens1f0/70000",
+            "vf:a b/1",
+        ] {
             assert!(VfName::of(bad).is_err(), "{bad}");
         }
     }

@@ -910,6 +910,9 @@ fn virtual_functions_are_named_and_set() {
         let text = NIC.replacen(from, to, 1);
         assert_ne!(text, NIC, "{from}");
         let error = Document::<HostConfig>::parse("weir.toml", &text).unwrap_err().to_string();
-        assert!(error.contains(expected) && error.contains(&format!("= key: {key}")), "{to}: {error}");
+        assert!(
+            error.contains(expected) && error.contains(&format!("= key: {key}")),
+            "{to}: {error}"
+        );
     }
 }

@@ -16,7 +16,9 @@ pub struct PciAddress {
 
 /// A text is no PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a PCI address; allowed is DOMAIN:BUS:DEVICE.FUNCTION, such as \"0000:01:10.0\"")]
+#[error(
+    "{0:?} is not a PCI address; allowed is DOMAIN:BUS:DEVICE.FUNCTION, such as \"0000:01:10.0\""
+)]
 pub struct InvalidPciAddress(String);
 
 impl PciAddress {
@@ -84,7 +86,9 @@ pub struct MacAddress(pub [u8; 6]);
 
 /// A text is no MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a MAC address; allowed are six bytes in hexadecimal, such as \"02:00:00:00:00:01\"")]
+#[error(
+    "{0:?} is not a MAC address; allowed are six bytes in hexadecimal, such as \"02:00:00:00:00:01\""
+)]
 pub struct InvalidMac(String);
 
 impl MacAddress {
@@ -150,7 +154,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PciAddress>().unwrap().to_string(), written);
         }
-        for bad in ["", "ens1f0", "01:10", "0000:01:20.0", "0000:01:10.8", "1:01:10.0", "+000:01:10.0"] {
+        for bad in
+            ["", "ens1f0", "01:10", "0000:01:20.0", "0000:01:10.8", "1:01:10.0", "+000:01:10.0"]
+        {
             assert!(bad.parse::<PciAddress>().is_err(), "{bad}");
         }
         let pf: PciAddress = "0000:01:00.0".parse().unwrap();
@@ -160,7 +166,9 @@ mod tests {
         assert_eq!(mac.to_string(), "02:00:00:00:00:ab");
         assert!(mac.is_of_one() && !MacAddress::default().is_of_one());
         assert!(!MacAddress([1, 0, 0, 0, 0, 1]).is_of_one());
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:1", "+2:00:00:00:00:01"] {
+        for bad in
+            ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:1", "+2:00:00:00:00:01"]
+        {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad}");
         }
     }

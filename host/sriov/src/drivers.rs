@@ -52,13 +52,33 @@ pub(crate) fn set(
     wanted: Option<&str>,
     only: Option<&str>,
 ) -> Result<(), SriovError> {
+    // Where virtual functions get no drivers by themselves, they get none that is not their only one either.
+    let autoprobe = sysfs::device(kernel, device).join("physfn/sriov_drivers_autoprobe");
+    let off = sysfs::text(&autoprobe).as_deref() == Some("0");
+    if !off || wanted.is_none() || only.is_some() {
+        return put(kernel, device, wanted, only);
+    }
+    let what = format!("giving {device} a driver, though virtual functions get none by themselves");
+    let write = |text| kernel.write(&autoprobe, text).map_err(|e| writing(&autoprobe, &what, &e));
+    write("1")?;
+    let done = put(kernel, device, wanted, only);
+    write("0")?;
+    done
+}
+
+fn put(
+    kernel: &dyn Kernel,
+    device: PciAddress,
+    wanted: Option<&str>,
+    only: Option<&str>,
+) -> Result<(), SriovError> {
     let place = sysfs::device(kernel, device);
     let what = match wanted {
         Some(driver) => format!("binding {device} to {}", named(driver)),
         None => format!("taking {device} from its driver"),
     };
     let mut log = Mark::now();
-    let mut put = |file: std::path::PathBuf, text: &str| {
+    let mut write = |file: std::path::PathBuf, text: &str| {
         kernel.write(&file, text).map_err(|error| match writing(&file, &what, &error) {
             SriovError::Kernel { what, why } => {
                 SriovError::Kernel { what, why: log.explain(&why, &[device]) }
@@ -69,20 +89,21 @@ pub(crate) fn set(
     let name = device.to_string();
     let has = || sysfs::driver(kernel, device);
     if has().is_some() {
-        put(place.join("driver/unbind"), &name)?;
+        write(place.join("driver/unbind"), &name)?;
         if !wait(|| has().is_none()) {
             let why = "its driver does not let go of it".to_owned();
             return Err(SriovError::Kernel { what, why });
         }
     }
     // A line without a text takes the restriction away.
-    put(place.join("driver_override"), only.unwrap_or("\n"))?;
+    write(place.join("driver_override"), only.unwrap_or("\n"))?;
     let Some(wanted) = wanted else { return Ok(()) };
     let bus = kernel.sys().join("bus/pci");
     let bound = if wanted == OF_THE_KERNEL {
         wait(|| {
             // Again and again: its module may be about to be loaded. Who fails to probe says so in the log alone.
-            has().is_some() || (kernel.write(&bus.join("drivers_probe"), &name).is_ok() && has().is_some())
+            has().is_some()
+                || (kernel.write(&bus.join("drivers_probe"), &name).is_ok() && has().is_some())
         })
     } else {
         let driver = bus.join("drivers").join(wanted);
@@ -91,7 +112,7 @@ pub(crate) fn set(
                 "{what}: the kernel has no driver {wanted}; load it with `modprobe {wanted}`"
             )));
         }
-        put(driver.join("bind"), &name)?;
+        write(driver.join("bind"), &name)?;
         wait(|| has().as_deref() == Some(wanted))
     };
     if bound {

@@ -61,7 +61,9 @@ pub(crate) fn asking(what: &str, error: &io::Error) -> SriovError {
     /// `EOPNOTSUPP`, as the kernel says it.
     const NOT_SUPPORTED: i32 = 95;
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return SriovError::Privilege(format!("{what}: this needs the capability CAP_NET_ADMIN (root has it)"));
+        return SriovError::Privilege(format!(
+            "{what}: this needs the capability CAP_NET_ADMIN (root has it)"
+        ));
     }
     if error.raw_os_error() == Some(NOT_SUPPORTED) || error.kind() == io::ErrorKind::Unsupported {
         return SriovError::Unsupported(format!("{what}: the device's driver cannot do that"));

@@ -86,7 +86,9 @@ impl PhysicalFunction {
         self.vfs.iter().find(|vf| vf.index == index).ok_or_else(|| {
             let name = self.name();
             SriovError::NotFound(match self.numvfs {
-                0 => format!("{name} has no virtual functions; `weir sriov create {name} N` makes some"),
+                0 => format!(
+                    "{name} has no virtual functions; `weir sriov create {name} N` makes some"
+                ),
                 1 => format!("{name} has no virtual function {index}, only 0"),
                 n => format!("{name} has no virtual function {index}, only 0 to {}", n - 1),
             })
@@ -167,7 +169,10 @@ fn address_of(kernel: &dyn Kernel, name: &str) -> Result<PciAddress, SriovError>
         if sysfs::is_there(kernel, address) {
             return Ok(address);
         }
-        return Err(SriovError::NotFound(format!("there is no PCI device {address}; {}", known(kernel))));
+        return Err(SriovError::NotFound(format!(
+            "there is no PCI device {address}; {}",
+            known(kernel)
+        )));
     }
     let interface = kernel.sys().join("class/net").join(name);
     // A name with a slash in it would be another path.
@@ -181,7 +186,10 @@ fn address_of(kernel: &dyn Kernel, name: &str) -> Result<PciAddress, SriovError>
     device.as_deref().and_then(|device| device.parse().ok()).ok_or_else(|| {
         SriovError::Unsupported(format!(
             "{name} is not an SR-IOV device: {}; {}",
-            device.map_or_else(|| "it is virtual".to_owned(), |d| format!("its device {d} is no PCI device")),
+            device.map_or_else(
+                || "it is virtual".to_owned(),
+                |d| format!("its device {d} is no PCI device")
+            ),
             known(kernel)
         ))
     })
@@ -200,7 +208,9 @@ fn known(kernel: &dyn Kernel) -> String {
 #[must_use]
 pub fn lost(kernel: &dyn Kernel, address: PciAddress, driver: Option<&str>) -> Option<String> {
     if !sysfs::is_there(kernel, address) {
-        return Some("it was removed (by writing 0 to `sriov_numvfs`, or with its device)".to_owned());
+        return Some(
+            "it was removed (by writing 0 to `sriov_numvfs`, or with its device)".to_owned(),
+        );
     }
     let now = sysfs::driver(kernel, address);
     (now.as_deref() != driver).then(|| {

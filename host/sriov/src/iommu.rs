@@ -21,7 +21,11 @@ pub(crate) fn is_behind(kernel: &dyn Kernel, device: PciAddress) -> bool {
 }
 
 /// Whether `vfio-pci` could have a device. Of one that is not there yet, its physical function is asked.
-pub(crate) fn check(kernel: &dyn Kernel, device: PciAddress, no_iommu: bool) -> Result<(), SriovError> {
+pub(crate) fn check(
+    kernel: &dyn Kernel,
+    device: PciAddress,
+    no_iommu: bool,
+) -> Result<(), SriovError> {
     if !kernel.sys().join("bus/pci/drivers").join(VFIO).exists() {
         return Err(SriovError::Unsupported(format!(
             "{device} cannot be bound to {VFIO}: the kernel has not loaded that driver; `modprobe {VFIO}` loads it"

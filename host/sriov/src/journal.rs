@@ -81,7 +81,8 @@ impl Journal {
             let path = path.to_owned();
             move |source| JournalError::Io { path, what, source }
         };
-        let boot = sysfs::text(&kernel.proc().join("sys/kernel/random/boot_id")).unwrap_or_default();
+        let boot =
+            sysfs::text(&kernel.proc().join("sys/kernel/random/boot_id")).unwrap_or_default();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path).map_err(at("opened"))?;
@@ -93,7 +94,8 @@ impl Journal {
             Err(TryLockError::Error(error)) => return Err(at("locked")(error)),
         }
         // Its name has to outlive a crash as well.
-        let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|d| d.sync_all()).map_err(at("kept"))?;
         let mut journal = Self { path: path.to_owned(), file, boot, changes: Vec::new() };
         journal.read()?;
@@ -201,10 +203,7 @@ mod tests {
 
     fn change(count: u16) -> Change {
         let pf = "0000:01:00.0".parse().unwrap();
-        Change {
-            before: Setting::VfCount { pf, count: 0 },
-            after: Setting::VfCount { pf, count },
-        }
+        Change { before: Setting::VfCount { pf, count: 0 }, after: Setting::VfCount { pf, count } }
     }
 
     fn counts(journal: &Journal) -> Vec<(usize, u16)> {

@@ -66,7 +66,13 @@ pub trait Kernel: Send + Sync {
     ///
     /// # Errors
     /// What the kernel says.
-    fn set_address(&self, interface: &str, address: IpAddr, prefix: u8, present: bool) -> io::Result<()>;
+    fn set_address(
+        &self,
+        interface: &str,
+        address: IpAddr,
+        prefix: u8,
+        present: bool,
+    ) -> io::Result<()>;
 }
 
 /// The kernel itself.
@@ -120,7 +126,13 @@ impl Kernel for Live {
         netlink::set_up(interface, up)
     }
 
-    fn set_address(&self, interface: &str, address: IpAddr, prefix: u8, present: bool) -> io::Result<()> {
+    fn set_address(
+        &self,
+        interface: &str,
+        address: IpAddr,
+        prefix: u8,
+        present: bool,
+    ) -> io::Result<()> {
         netlink::set_address(interface, address, prefix, present)
     }
 }

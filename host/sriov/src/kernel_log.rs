@@ -40,7 +40,9 @@ impl Mark {
         while let Ok(length) = log.read(&mut record) {
             let text = String::from_utf8_lossy(&record[..length]);
             let line = text.split_once(';').and_then(|(_, text)| text.lines().next());
-            if let Some(line) = line.filter(|line| names.iter().any(|name| line.contains(name.as_str()))) {
+            if let Some(line) =
+                line.filter(|line| names.iter().any(|name| line.contains(name.as_str())))
+            {
                 said.push(line.to_owned());
             }
             if length == 0 || said.len() == LINES {

@@ -31,12 +31,13 @@ mod watch;
 
 pub use address::{InvalidMac, InvalidPciAddress, MacAddress, PciAddress};
 pub use error::SriovError;
-pub use functions::{PhysicalFunction, VirtualFunction, VfSettings, find, list, lost};
+pub use functions::{PhysicalFunction, VfSettings, VirtualFunction, find, list, lost};
 pub use journal::{Journal, JournalError};
 pub use kernel::{Kernel, Link, Live};
 pub use operations::{BindTo, Bound, NewSettings, bind, create, remove, set};
 pub use plan::{
-    Done, Found, InterfaceWish, NicWish, Planned, Purpose, Unfulfilled, VfName, VfWish, Wish, apply, plan,
+    Done, Found, InterfaceWish, NicWish, Planned, Purpose, Unfulfilled, VfName, VfWish, Wish,
+    apply, plan,
 };
 pub use setting::{Change, Interface, LinkState, Setting, VfValue};
 pub use undo::{Outcome, Undone, undo};

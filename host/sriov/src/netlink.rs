@@ -6,9 +6,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, LinkXdp, VfInfo,
     VfInfoLinkState, VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfInfoVlan, VfLinkState,
@@ -202,7 +200,10 @@ pub(crate) fn set_up(interface: &str, up: bool) -> io::Result<()> {
 fn number(interface: &str) -> io::Result<u32> {
     match link(interface)? {
         Some(link) => Ok(link.index),
-        None => Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface}"))),
+        None => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("there is no interface {interface}"),
+        )),
     }
 }
 

@@ -24,8 +24,12 @@ pub(crate) fn check_count(pf: &PhysicalFunction, count: u16) -> Result<bool, Sri
     let name = pf.name();
     if count > pf.totalvfs || count == 0 {
         return Err(SriovError::Conflict(match pf.totalvfs {
-            0 => format!("{name} can have no virtual functions: its driver or firmware has turned them off"),
-            most => format!("{name} cannot have {count} virtual functions; allowed: 1 to {most} (sriov_totalvfs)"),
+            0 => format!(
+                "{name} can have no virtual functions: its driver or firmware has turned them off"
+            ),
+            most => format!(
+                "{name} cannot have {count} virtual functions; allowed: 1 to {most} (sriov_totalvfs)"
+            ),
         }));
     }
     if pf.numvfs == count {
@@ -54,9 +58,9 @@ pub(crate) fn set_count(kernel: &dyn Kernel, pf: PciAddress, count: u16) -> Resu
     if let Err(error) = kernel.write(&file, &count.to_string()) {
         let driver = sysfs::driver(kernel, pf).unwrap_or_else(|| "none".to_owned());
         return Err(match error.raw_os_error() {
-            Some(code) if NO_SRIOV.contains(&code) => SriovError::Unsupported(format!(
-                "{what}: its driver ({driver}) does not do SR-IOV"
-            )),
+            Some(code) if NO_SRIOV.contains(&code) => {
+                SriovError::Unsupported(format!("{what}: its driver ({driver}) does not do SR-IOV"))
+            }
             Some(BUSY) => SriovError::Conflict(format!(
                 "{what}: there are some already, and the kernel changes their number only from 0"
             )),
@@ -142,7 +146,9 @@ impl NewSettings {
         let mut values = Vec::new();
         if let Some(mac) = self.mac {
             if mac != MacAddress::default() && !mac.is_of_one() {
-                return conflict(format!("the MAC address {mac} is a group's: its first byte must be even"));
+                return conflict(format!(
+                    "the MAC address {mac} is a group's: its first byte must be even"
+                ));
             }
             values.push(VfValue::Mac(mac));
         }
@@ -168,7 +174,9 @@ impl NewSettings {
             let (min, max) =
                 (self.min_rate.unwrap_or(now.min_rate), self.max_rate.unwrap_or(now.max_rate));
             if max > 0 && min > max {
-                return conflict(format!("a min-rate of {min} Mbit/s is more than the max-rate of {max}"));
+                return conflict(format!(
+                    "a min-rate of {min} Mbit/s is more than the max-rate of {max}"
+                ));
             }
             values.push(VfValue::Rate { min, max });
         }
@@ -249,7 +257,8 @@ pub fn bind(
 
 /// A device's driver as it shall be.
 pub(crate) fn driver_setting(device: PciAddress, vfio: bool) -> Setting {
-    let (driver, only) = if vfio { (VFIO, Some(VFIO.to_owned())) } else { (drivers::OF_THE_KERNEL, None) };
+    let (driver, only) =
+        if vfio { (VFIO, Some(VFIO.to_owned())) } else { (drivers::OF_THE_KERNEL, None) };
     Setting::Driver { device, driver: Some(driver.to_owned()), only }
 }
 

@@ -145,10 +145,8 @@ impl Maker<'_> {
             let failed = |vf, error| Unfulfilled { nic: Some(place), vf, interface: None, error };
             let pf = find(self.kernel, &nic.pf).map_err(|e| failed(None, e))?;
             if let Some((_, other)) = seen.iter().find(|(address, _)| *address == pf.address) {
-                let text = format!(
-                    "{} and {other} are the same device: call it by one name",
-                    nic.pf
-                );
+                let text =
+                    format!("{} and {other} are the same device: call it by one name", nic.pf);
                 return Err(failed(None, SriovError::Conflict(text)));
             }
             seen.push((pf.address, &nic.pf));
@@ -185,7 +183,11 @@ impl Maker<'_> {
         Ok(true)
     }
 
-    fn nic(&mut self, pf: &PhysicalFunction, wish: &NicWish) -> Result<(), (Option<u16>, SriovError)> {
+    fn nic(
+        &mut self,
+        pf: &PhysicalFunction,
+        wish: &NicWish,
+    ) -> Result<(), (Option<u16>, SriovError)> {
         let whole = |error| (None, error);
         let named = wish.functions.iter().map(|vf| vf.index.saturating_add(1)).max().unwrap_or(0);
         let there = if pf.numvfs >= named { pf.numvfs } else { named };
@@ -195,16 +197,26 @@ impl Maker<'_> {
         for vf in &wish.functions {
             self.check(pf, vf, count, fresh).map_err(|error| (Some(vf.index), error))?;
         }
+        let probing = Setting::Autoprobe { pf: pf.address, on: true };
+        let not = Setting::Autoprobe { pf: pf.address, on: false };
+        if let Some(journal) = &mut self.journal
+            && probing.now(self.kernel).as_ref() == Some(&not)
+        {
+            // It is on for moments, while functions are given to drivers.
+            journal.push(Change { before: not, after: probing }).map_err(|e| whole(e.into()))?;
+        }
         let mut probes = false;
         if fresh {
             probes = self.create(pf, count).map_err(whole)?;
         }
         for vf in &wish.functions {
-            self.function(pf, &wish.pf, vf, fresh).map_err(|error| (Some(vf.index), error))?;
+            self.function(pf, &wish.pf, vf, probes).map_err(|error| (Some(vf.index), error))?;
         }
         if probes && self.journal.is_some() {
             // The others get the drivers that they would have got.
-            for index in (0..count).filter(|index| wish.functions.iter().all(|vf| vf.index != *index)) {
+            for index in
+                (0..count).filter(|index| wish.functions.iter().all(|vf| vf.index != *index))
+            {
                 if let Some(device) = sysfs::vf_address(self.kernel, pf.address, index) {
                     let probe = self.kernel.sys().join("bus/pci/drivers_probe");
                     // Without a driver nobody misses it.
@@ -277,7 +289,7 @@ impl Maker<'_> {
         pf: &PhysicalFunction,
         called: &str,
         wish: &VfWish,
-        fresh: bool,
+        probes: bool,
     ) -> Result<(), SriovError> {
         let device = match sysfs::vf_address(self.kernel, pf.address, wish.index) {
             Some(device) => device,
@@ -297,7 +309,7 @@ impl Maker<'_> {
                 undo::take_up(self.kernel, &setting)?;
             }
         }
-        match (wish.purpose, fresh) {
+        match (wish.purpose, probes) {
             (Some(purpose), _) => {
                 self.change(driver_setting(device, purpose == Purpose::Vfio))?;
             }
@@ -329,7 +341,10 @@ impl Maker<'_> {
             InterfaceWish::OfVf(name, addresses) => {
                 let found = self.done.functions.iter().find(|found| found.name == *name);
                 let found = found.ok_or_else(|| {
-                    SriovError::NotFound(format!("virtual function {} of {} is not there", name.index, name.pf))
+                    SriovError::NotFound(format!(
+                        "virtual function {} of {} is not there",
+                        name.index, name.pf
+                    ))
                 })?;
                 (Interface::Device(found.address), addresses)
             }

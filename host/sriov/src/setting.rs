@@ -235,7 +235,9 @@ impl Setting {
         match self {
             Self::Autoprobe { pf, on } => {
                 let file = sysfs::device(kernel, *pf).join("sriov_drivers_autoprobe");
-                kernel.write(&file, if *on { "1" } else { "0" }).map_err(|e| writing(&file, &what, &e))
+                kernel
+                    .write(&file, if *on { "1" } else { "0" })
+                    .map_err(|e| writing(&file, &what, &e))
             }
             Self::VfCount { pf, count } => crate::operations::set_count(kernel, *pf, *count),
             Self::Vf { pf, index, value } => {
@@ -247,11 +249,13 @@ impl Setting {
                     )));
                 };
                 let mut log = Mark::now();
-                kernel.set_vf(&interface, *index, value).map_err(|error| match asking(&what, &error) {
-                    SriovError::Kernel { what, why } => {
-                        SriovError::Kernel { what, why: log.explain(&why, &[*pf]) }
+                kernel.set_vf(&interface, *index, value).map_err(|error| {
+                    match asking(&what, &error) {
+                        SriovError::Kernel { what, why } => {
+                            SriovError::Kernel { what, why: log.explain(&why, &[*pf]) }
+                        }
+                        other => other,
                     }
-                    other => other,
                 })
             }
             Self::Driver { device, driver, only } => {
@@ -263,7 +267,9 @@ impl Setting {
             }
             Self::Address { interface, address, prefix, present } => {
                 let name = there(kernel, interface, &what)?;
-                kernel.set_address(&name, *address, *prefix, *present).map_err(|e| asking(&what, &e))
+                kernel
+                    .set_address(&name, *address, *prefix, *present)
+                    .map_err(|e| asking(&what, &e))
             }
         }
     }
@@ -271,7 +277,9 @@ impl Setting {
 
 fn there(kernel: &dyn Kernel, interface: &Interface, what: &str) -> Result<String, SriovError> {
     interface.name(kernel).ok_or_else(|| {
-        SriovError::NotFound(format!("{what}: {interface} is not there (in this network namespace)"))
+        SriovError::NotFound(format!(
+            "{what}: {interface} is not there (in this network namespace)"
+        ))
     })
 }
 
@@ -279,16 +287,26 @@ fn there(kernel: &dyn Kernel, interface: &Interface, what: &str) -> Result<Strin
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Autoprobe { pf, on: true } => write!(f, "give new virtual functions of {pf} drivers"),
-            Self::Autoprobe { pf, on: false } => write!(f, "give new virtual functions of {pf} no drivers"),
+            Self::Autoprobe { pf, on: true } => {
+                write!(f, "give new virtual functions of {pf} drivers")
+            }
+            Self::Autoprobe { pf, on: false } => {
+                write!(f, "give new virtual functions of {pf} no drivers")
+            }
             Self::VfCount { pf, count: 0 } => write!(f, "remove the virtual functions of {pf}"),
             Self::VfCount { pf, count } => write!(f, "create {count} virtual functions on {pf}"),
-            Self::Vf { pf, index, value } => write!(f, "set {value} for virtual function {index} of {pf}"),
-            Self::Driver { device, driver: None, .. } => write!(f, "take {device} from its driver"),
-            Self::Driver { device, driver: Some(driver), .. } if driver == drivers::OF_THE_KERNEL => {
-                write!(f, "give {device} back to the kernel's driver")
+            Self::Vf { pf, index, value } => {
+                write!(f, "set {value} for virtual function {index} of {pf}")
             }
-            Self::Driver { device, driver: Some(driver), .. } => write!(f, "bind {device} to {driver}"),
+            Self::Driver { device, driver: None, .. } => write!(f, "take {device} from its driver"),
+            Self::Driver { device, driver: Some(driver), .. }
+                if driver == drivers::OF_THE_KERNEL =>
+            {
+                write!(f, "bind {device} to its driver in the kernel")
+            }
+            Self::Driver { device, driver: Some(driver), .. } => {
+                write!(f, "bind {device} to {driver}")
+            }
             Self::Up { interface, up } => {
                 write!(f, "set {interface} {}", if *up { "up" } else { "down" })
             }

@@ -71,7 +71,8 @@ fn nodes(kernel: &dyn Kernel, device: PciAddress) -> Vec<PathBuf> {
 
 /// The processes that have one of these files open.
 fn holders(kernel: &dyn Kernel, nodes: &[PathBuf]) -> Vec<String> {
-    let numbers = sysfs::names(kernel.proc()).into_iter().filter_map(|name| name.parse::<u32>().ok());
+    let numbers =
+        sysfs::names(kernel.proc()).into_iter().filter_map(|name| name.parse::<u32>().ok());
     let holder = |number: u32| {
         let process = kernel.proc().join(number.to_string());
         let files = fs::read_dir(process.join("fd")).ok()?;

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn only_removed_devices_count() {
-        let text = b"remove@/devices/pci0000:00/0000:00:1c.0/0000:01:10.0\0ACTION=remove\0SUBSYSTEM=pci\0";
+        let text =
+            b"remove@/devices/pci0000:00/0000:00:1c.0/0000:01:10.0\0ACTION=remove\0SUBSYSTEM=pci\0";
         assert_eq!(lost(text).unwrap().to_string(), "0000:01:10.0");
         for other in [
             &b"add@/devices/pci0000:00/0000:01:10.0\0"[..],

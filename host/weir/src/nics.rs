@@ -126,7 +126,9 @@ impl Nics {
         let (kernel, path) = (Live::default(), journal_of(store));
         let mut nics = Self { kernel, path, journal: None, in_use: InUse::default() };
         if Journal::is_left_at(&nics.path) {
-            tracing::warn!("a host ended without undoing what it changed of network devices: it is undone now");
+            tracing::warn!(
+                "a host ended without undoing what it changed of network devices: it is undone now"
+            );
             nics.journal = Some(Journal::open(&nics.path, &nics.kernel)?);
             nics.undo();
         }

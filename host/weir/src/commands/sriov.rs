@@ -14,7 +14,9 @@ use crate::render::{self, Output};
 pub(super) fn run(command: SriovCommand, output: Output) -> Result<()> {
     let kernel = Live::default();
     match command {
-        SriovCommand::List { pf: None } => output.result(&weir_sriov::list(&kernel), |all| text(all)),
+        SriovCommand::List { pf: None } => {
+            output.result(&weir_sriov::list(&kernel), |all| text(all))
+        }
         SriovCommand::List { pf: Some(pf) } => {
             let pf = weir_sriov::find(&kernel, &pf)?;
             output.result(&[pf], |all| text(all))
@@ -131,8 +133,7 @@ fn text(all: &[PhysicalFunction]) -> String {
             pf.totalvfs.to_string(),
         ]
     });
-    let mut text =
-        render::table(["pf", "address", "driver", "numa", "#numvfs", "#totalvfs"], rows);
+    let mut text = render::table(["pf", "address", "driver", "numa", "#numvfs", "#totalvfs"], rows);
     for pf in all.iter().filter(|pf| !pf.vfs.is_empty()) {
         text.push_str(&format!("\nvirtual functions of {}:\n", pf.name()));
         text.push_str(&vf_table(&pf.vfs));
@@ -162,8 +163,20 @@ fn vf_table<'a>(vfs: impl IntoIterator<Item = &'a VirtualFunction>) -> String {
         ]
     });
     let header = [
-        "#vf", "address", "driver", "interface", "#group", "mac", "#vlan", "#qos", "trust",
-        "spoof-check", "link", "#min-rate", "#max-rate", "used by",
+        "#vf",
+        "address",
+        "driver",
+        "interface",
+        "#group",
+        "mac",
+        "#vlan",
+        "#qos",
+        "trust",
+        "spoof-check",
+        "link",
+        "#min-rate",
+        "#max-rate",
+        "used by",
     ];
     render::table(header, rows)
 }
