@@ -183,6 +183,43 @@ impl Maker<'_> {
         Ok(true)
     }
 
+    /// A driver is about to let go of a device, and with it of its interface: so it is put up again behind that.
+    fn keep_up(&mut self, device: PciAddress) -> Result<(), SriovError> {
+        let up = |up| Setting::Up { interface: Interface::Device(device), up };
+        let is_up = up(true).now(self.kernel) == Some(up(true));
+        if let Some(journal) = self.journal.as_mut().filter(|_| is_up) {
+            journal.push(Change { before: up(true), after: up(false) })?;
+        }
+        Ok(())
+    }
+
+    /// Sets something that a driver learns when it gets the device anew.
+    fn change_mac(&mut self, setting: Setting, device: PciAddress) -> Result<(), SriovError> {
+        if setting.now(self.kernel).is_some_and(|now| now.is(&setting)) {
+            return Ok(());
+        }
+        self.keep_up(device)?;
+        let driver = Setting::Driver { device, driver: None, only: None }.now(self.kernel);
+        if let (Some(journal), Some(driver)) = (&mut self.journal, driver) {
+            // The driver stays, but it has the device not all of the time.
+            journal.push(Change { before: driver.clone(), after: driver })?;
+        }
+        if self.change(setting.clone())? && self.journal.is_some() {
+            undo::take_up(self.kernel, &setting)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a device to another driver.
+    fn change_driver(&mut self, device: PciAddress, vfio: bool) -> Result<(), SriovError> {
+        let wanted = driver_setting(device, vfio);
+        if !wanted.now(self.kernel).is_some_and(|now| now.is(&wanted)) {
+            self.keep_up(device)?;
+            self.change(wanted)?;
+        }
+        Ok(())
+    }
+
     fn nic(
         &mut self,
         pf: &PhysicalFunction,
@@ -305,16 +342,18 @@ impl Maker<'_> {
         let now = now.and_then(|vf| vf.settings.clone()).unwrap_or_default();
         for value in wish.settings.values(&now)? {
             let setting = Setting::Vf { pf: pf.address, index: wish.index, value };
-            if self.change(setting.clone())? && self.journal.is_some() {
-                undo::take_up(self.kernel, &setting)?;
+            if matches!(value, VfValue::Mac(_)) {
+                self.change_mac(setting, device)?;
+            } else {
+                self.change(setting)?;
             }
         }
         match (wish.purpose, probes) {
             (Some(purpose), _) => {
-                self.change(driver_setting(device, purpose == Purpose::Vfio))?;
+                self.change_driver(device, purpose == Purpose::Vfio)?;
             }
             (None, true) => {
-                self.change(driver_setting(device, false))?;
+                self.change_driver(device, false)?;
             }
             (None, false) => {}
         }

@@ -81,6 +81,12 @@ fn take_back(kernel: &dyn Kernel, change: &Change) -> Outcome {
     let restored = check_unused(kernel, &change.before)
         .and_then(|()| change.before.write(kernel))
         .and_then(|()| take_up(kernel, &change.before));
+    if let Setting::Driver { device, driver: Some(driver), .. } = &change.before
+        && !drivers::hands_out(driver)
+    {
+        // What is undone next may be the interface's.
+        drivers::await_interface(kernel, *device);
+    }
     match restored {
         Ok(()) => Outcome::Restored,
         Err(error) => Outcome::Failed { why: error.to_string() },

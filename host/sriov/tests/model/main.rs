@@ -261,6 +261,7 @@ proptest! {
         there in proptest::option::of((settings(), purpose())),
         wanted in proptest::collection::vec((settings(), purpose(), any::<bool>()), 1..4),
         autoprobe in any::<bool>(),
+        up in any::<bool>(),
         crash in proptest::option::of((0..24u32, any::<bool>())),
     ) {
         let model = Model::new();
@@ -270,6 +271,9 @@ proptest! {
             let to = if purpose == Some(Purpose::Vfio) { BindTo::Vfio { no_iommu: false } } else { BindTo::Kernel };
             // Again, so that its interface has the address.
             bind(&model, &find(&model, PF).unwrap(), 0, to, true).unwrap();
+        }
+        if let Some(face) = model.state.lock().unwrap().faces.get_mut("ens1f0v0") {
+            face.up = up;
         }
         if !autoprobe {
             fs::write(model.device(PF).join("sriov_drivers_autoprobe"), "0\n").unwrap();
