@@ -99,6 +99,15 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
+    /// A device went away that a port or a listener has.
+    PortDown {
+        /// Whose port or listener it is.
+        tenant: Name,
+        /// Its name.
+        port: Name,
+        /// For people.
+        message: String,
+    },
     /// Anything else worth an operator's attention.
     Note {
         /// In which chain.
@@ -232,6 +241,9 @@ pub struct ListenerStatus {
     pub tenant: Name,
     /// The chain.
     pub chain: Option<Name>,
+    /// Why its interface is down; none: it is not, as far as the host knows, or none was named.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections closed at once, because there were as many as the limit allows.
@@ -320,6 +332,9 @@ pub struct PortStatus {
     /// The driver's own counters, under its names.
     #[serde(default)]
     pub device_counters: BTreeMap<String, u64>,
+    /// Why it is down; none: it is not, as far as the host knows.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Its queues if a chain has it on several workers: the counts above are their sums.
     #[serde(default)]
     pub queues: Vec<QueueStatus>,

@@ -39,6 +39,8 @@ pub struct ListenerConfig {
     pub name: String,
     /// Where it listens. Port 0 takes a free one.
     pub addresses: Vec<SocketAddr>,
+    /// The interface that connections have to come from; none: any.
+    pub device: Option<String>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Makes the chain of each thread; without one all goes straight to the upstreams.
@@ -73,6 +75,7 @@ impl ListenerConfig {
         Self {
             name: name.to_owned(),
             addresses: vec![address],
+            device: None,
             protocol,
             chain: None,
             upstreams,

@@ -12,12 +12,14 @@ use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
 
 use crate::engine::PlaneEngine;
 use crate::messages::Messages;
+use crate::nics::InUse;
 
 /// See the module.
 pub(crate) struct Planes {
     pub(crate) packets: PlaneEngine,
     pub(crate) messages: Arc<Messages>,
     pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) functions: InUse,
 }
 
 impl Engine for Planes {
@@ -115,6 +117,7 @@ impl Engine for Planes {
         let mut status = self.packets.status();
         status.listeners = self.messages.listener_statuses();
         status.chains.extend(self.messages.chain_statuses());
+        self.functions.amend(&mut status);
         status
     }
 
@@ -128,6 +131,7 @@ impl Engine for Planes {
     fn subscribe(&self, sink: EventSink) {
         let sink = Arc::new(sink);
         let other = Arc::clone(&sink);
+        self.functions.watch(Arc::clone(&sink));
         self.messages.subscribe(Box::new(move |event| other(event)));
         self.packets.subscribe(Box::new(move |event| sink(event)));
     }

@@ -175,6 +175,7 @@ impl Engine for FakeEngine {
             worker_restarts: 0,
         });
         let port = |name: &str, tenant: &str| PortStatus {
+            problem: None,
             name: name.parse().unwrap(),
             kind: "memory".into(),
             tenant: tenant.parse().unwrap(),
@@ -217,6 +218,7 @@ impl Engine for FakeEngine {
 fn listener(name: &str, tenant: &str) -> ListenerStatus {
     let latency = vec![Bucket { below_ns: 1_000_000, count: 3 }];
     ListenerStatus {
+        problem: None,
         name: name.parse().unwrap(),
         addresses: vec!["127.0.0.1:8080".to_owned()],
         tenant: tenant.parse().unwrap(),

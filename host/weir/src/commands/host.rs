@@ -12,7 +12,7 @@ use crate::render::{self, Output};
 
 pub(super) fn ports(client: &Client, output: Output) -> Result<()> {
     let ports: List<PortStatus> = client.get(&["ports"])?;
-    output.result(&ports.items, |ports| port_table(ports))
+    output.result(&ports.items, |ports| format!("{}{}", port_table(ports), port_problems(ports)))
 }
 
 fn port_table(ports: &[PortStatus]) -> String {
@@ -65,6 +65,11 @@ fn port_table(ports: &[PortStatus]) -> String {
     render::table(header, rows)
 }
 
+fn port_problems(ports: &[PortStatus]) -> String {
+    let down = ports.iter().filter_map(|port| Some((&port.name, port.problem.as_ref()?)));
+    down.map(|(name, problem)| format!("port {name} is down: {problem}\n")).collect()
+}
+
 pub(super) fn status(client: &Client, output: Output) -> Result<()> {
     let status: Status = client.get(&["status"])?;
     output.result(&status, status_text)
@@ -80,10 +85,16 @@ fn status_text(status: &Status) -> String {
     if !status.engine.ports.is_empty() {
         text.push('\n');
         text.push_str(&port_table(&status.engine.ports));
+        text.push_str(&port_problems(&status.engine.ports));
     }
     if !status.engine.listeners.is_empty() {
         text.push('\n');
         text.push_str(&listener::table(&status.engine.listeners));
+        for listener in &status.engine.listeners {
+            if let Some(problem) = &listener.problem {
+                text.push_str(&format!("listener {} is down: {problem}\n", listener.name));
+            }
+        }
     }
     for chain in &status.engine.chains {
         text.push('\n');

@@ -9,6 +9,7 @@ mod host;
 mod listener;
 mod replay;
 mod run;
+mod sriov;
 mod steer;
 mod tenant;
 mod top;
@@ -52,6 +53,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
         Command::Steer(command) => steer::run(command, &Client::new(&global)?, output)?,
         Command::Port(_) => host::ports(&Client::new(&global)?, output)?,
+        Command::Sriov(command) => sriov::run(command, output)?,
         Command::Tenant(command) => tenant::run(command, &Client::new(&global)?, output)?,
         Command::Token(command) => {
             let tenant = global.tenant.clone();

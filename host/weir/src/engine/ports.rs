@@ -59,6 +59,14 @@ impl Slot {
         Ok(())
     }
 
+    /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
+    fn let_go_of_vf(mut self) -> Self {
+        if self.config.kind == PortKind::Dpdk && self.config.device.as_deref().is_some_and(is_vf) {
+            self.ports.clear();
+        }
+        self
+    }
+
     /// Queues of which each lane needs one; none: as many as there are lanes.
     fn queues(&self) -> Option<usize> {
         match self.config.kind {
@@ -110,7 +118,8 @@ impl Ports {
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
             // Each queue of an interface is looked at; another device knows how many it has.
             let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
-            Slot::open(config, room_bytes, lanes.into()).map_err(|error| {
+            let opened = Slot::open(config, room_bytes, lanes.into()).map(Slot::let_go_of_vf);
+            opened.map_err(|error| {
                 let message = format!("port {}: {error}", config.name);
                 let invalid = match config.kind {
                     PortKind::Xdp => Invalid::at("interface", message),
@@ -220,6 +229,12 @@ impl Ports {
             }
         }
     }
+}
+
+/// Whether a PCI device is a virtual function.
+fn is_vf(device: &str) -> bool {
+    let address = device.split(',').next().unwrap_or(device);
+    std::path::Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
 }
 
 fn names(chain: &Chain) -> impl Iterator<Item = &Name> {

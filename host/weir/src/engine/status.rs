@@ -69,6 +69,7 @@ fn port_status(slot: &Slot) -> PortStatus {
         drops,
         device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         device_counters: device.counters.into_iter().collect(),
+        problem: None,
         queues: if each.len() > 1 { each.iter().map(queue_status).collect() } else { Vec::new() },
     }
 }

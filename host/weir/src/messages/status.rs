@@ -53,6 +53,7 @@ fn listener_status(
         addresses: addresses.iter().map(ToString::to_string).collect(),
         tenant: listener.tenant.clone(),
         chain: listener.chain.clone(),
+        problem: None,
         accepted: counted.accepted,
         refused: counted.refused,
         open: counted.open,
