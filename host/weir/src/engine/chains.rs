@@ -1,10 +1,11 @@
 //! Deploying chains: their lanes, at which stations, on which workers and with which ports.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, spread};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, Upward, spread};
 use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
@@ -21,16 +22,22 @@ const FLOWS: usize = 65_536;
 const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl PlaneEngine {
-    pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
+    /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has one.
+    pub(crate) fn deploy_chain(
+        &self,
+        deployment: &Deployment,
+        listeners: Option<&[SocketAddr]>,
+    ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let shape = self.shape(chain)?;
+        let upward = listeners.map(|listeners| self.upward(chain, listeners)).transpose()?;
         let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
             let turn = existing.turn();
             let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
             if existing.crossing.shape == shape {
                 existing.crossing.check(&id.name, &shape, !chain.steered)?;
-                let plans = self.chain_plans(id, functions, &telemetries)?;
+                let plans = self.chain_plans(id, functions, &telemetries, upward.as_ref())?;
                 // A new deployment replaces whatever was being tried.
                 self.plane.with_lanes(&existing, Lane::end_canary)?;
                 let staged = self.plane.stage(&existing, plans)?;
@@ -40,12 +47,25 @@ impl PlaneEngine {
             }
             // Other ports or workers: everything that can fail is tried before the old lanes go.
             let lanes = (0..shape.workers).map(|lane| telemetries[lane % telemetries.len()]);
-            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>())?;
+            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>(), upward.as_ref())?;
             self.check_crossing(id, chain, &shape)?;
             drop(turn);
             self.undeploy_chain(id)?;
         }
-        self.new_lanes(id, chain, functions, shape)
+        self.new_lanes(deployment, shape, upward.as_ref())
+    }
+
+    /// What of a chain's packets goes up to the kernel's stack, where these listeners are.
+    fn upward(&self, chain: &Chain, listeners: &[SocketAddr]) -> Result<Arc<Upward>, EngineError> {
+        let kernel = chain.from.as_ref().and_then(|port| self.ports().kernel_beside(port));
+        let kernel = kernel.ok_or_else(|| {
+            EngineError::Refused(format!(
+                "chain {} has functions for messages, and its port no way to the kernel's stack: set `kernel` for the port in \
+                 the host's configuration",
+                chain.name
+            ))
+        })?;
+        Ok(Arc::new(Upward::new(kernel, listeners.iter().copied())))
     }
 
     /// What the chain is deployed with.
@@ -176,13 +196,14 @@ impl PlaneEngine {
 
     fn new_lanes(
         &self,
-        id: &ChainId,
-        chain: &Chain,
-        functions: &[ResolvedFunction],
+        deployment: &Deployment,
         shape: Shape,
+        upward: Option<&Arc<Upward>>,
     ) -> Result<Published, EngineError> {
+        let Deployment { id, chain, functions } = deployment;
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
-        let plans = self.chain_plans(id, functions, &telemetries.iter().collect::<Vec<_>>())?;
+        let all: Vec<_> = telemetries.iter().collect();
+        let plans = self.chain_plans(id, functions, &all, upward)?;
         // One chain at a time comes and goes between the same ports.
         let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let crossing = self.crossing(id, chain, shape)?;
@@ -325,6 +346,7 @@ impl PlaneEngine {
         id: &ChainId,
         functions: &[ResolvedFunction],
         telemetries: &[&Telemetries],
+        upward: Option<&Arc<Upward>>,
     ) -> Result<Vec<ChainPlan>, EngineError> {
         let lanes = telemetries.len();
         let plan = |(lane, telemetry): (usize, &&Telemetries)| {
@@ -335,7 +357,8 @@ impl PlaneEngine {
                     self.function_plan(&id.tenant, f, (lane, lanes), telemetry)
                 })
                 .collect::<Result<_, _>>()?;
-            Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
+            let plan = weir_assembly::plan(id.name.as_str(), functions, Mode::Linked);
+            Ok(ChainPlan { upward: upward.cloned(), ..plan })
         };
         telemetries.iter().enumerate().map(plan).collect()
     }
@@ -365,8 +388,10 @@ fn deciders(ports: &[Box<dyn Port>]) -> Vec<Device> {
 }
 
 fn port_statistics(ports: &[Box<dyn Port>]) -> Vec<(Name, PortStatistics)> {
+    // The kernel's stack counts at the port beside which it is.
     ports
         .iter()
+        .filter(|port| !port.is_kernel())
         .filter_map(|port| Some((port.name().parse().ok()?, port.statistics().clone())))
         .collect()
 }
