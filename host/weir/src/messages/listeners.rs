@@ -112,6 +112,7 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
     ListenerConfig {
         name: listener.name.to_string(),
         addresses: listener.address.clone(),
+        transparent: listener.transparent,
         protocol: match listener.protocol {
             listener::Protocol::Http => Protocol::Http,
             listener::Protocol::Tcp => Protocol::Tcp,
