@@ -214,7 +214,7 @@ fn replace_under_load(lab: &Lab) {
     let status = lab.status();
     for name in FUNCTIONS {
         let function = function(&status, name);
-        assert_eq!(function["version"], if name == "none" { "" } else { "3.0.0" }, "{function}");
+        assert_eq!(function["version"], "3.0.0", "{function}");
         assert_eq!(function["faults"], 0, "{function}");
     }
 }
@@ -233,6 +233,41 @@ fn inspect(lab: &Lab) {
     apply(lab, "allow");
     let right = text(&curl(lab, "http://10.77.0.1/who"));
     assert!(right.ends_with("right"), "{right}");
+}
+
+#[test]
+fn netns_what_a_chain_of_both_planes_misses_is_told_where_the_file_has_it() {
+    let mut lab = Lab::wired();
+    lab.configure(PortKind::Xdp, "", "");
+    lab.start();
+    for function in FUNCTIONS {
+        lab.push(function, "1.0.0");
+    }
+    let refused = |lab: &Lab, keys: &str, functions: [&str; 2]| {
+        let functions = functions.map(|name| format!("[[function]]\nuse = \"{name}\"\n")).concat();
+        lab.write("chain.toml", format!("name = \"edge\"\n{keys}\n{functions}"));
+        lab.refused(&["chain", "apply", "chain.toml"])
+    };
+    let ports = "from = \"left\"\nto = \"right\"";
+    let told = refused(&lab, ports, ["waf", "nat"]);
+    assert!(told.contains("stands behind waf") && told.contains("chain.toml:7:7"), "{told}");
+    let told = refused(&lab, "", ["nat", "waf"]);
+    assert!(told.contains("has no `from`") && told.contains("chain.toml:1"), "{told}");
+    let told = refused(&lab, ports, ["nat", "waf"]);
+    assert!(
+        told.contains("no listener has chain edge") && told.contains("chain.toml:1:8"),
+        "{told}"
+    );
+    lab.stop();
+    lab.configure(PortKind::Xdp, "", &TABLES.replace(GATEWAY, "127.0.0.1"));
+    lab.start();
+    let told = refused(&lab, ports, ["nat", "waf"]);
+    assert!(
+        told.contains("no way to the kernel's stack") && told.contains("chain.toml:2:8"),
+        "{told}"
+    );
+    assert_eq!(lab.weir(&["status"])["chains"].as_array().map(Vec::len), Some(0));
+    lab.stop();
 }
 
 #[test]

@@ -30,14 +30,17 @@ impl PlaneEngine {
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let shape = self.shape(chain)?;
-        let upward = listeners.map(|listeners| self.upward(chain, listeners)).transpose()?;
+        if listeners.is_some() {
+            self.check_way_up(chain)?;
+        }
         let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
             let turn = existing.turn();
             let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
             if existing.crossing.shape == shape {
                 existing.crossing.check(&id.name, &shape, !chain.steered)?;
-                let plans = self.chain_plans(id, functions, &telemetries, upward.as_ref())?;
+                let plans = self.chain_plans(id, functions, &telemetries)?;
+                let plans = self.with_way_up(plans, chain, listeners);
                 // A new deployment replaces whatever was being tried.
                 self.plane.with_lanes(&existing, Lane::end_canary)?;
                 let staged = self.plane.stage(&existing, plans)?;
@@ -47,25 +50,40 @@ impl PlaneEngine {
             }
             // Other ports or workers: everything that can fail is tried before the old lanes go.
             let lanes = (0..shape.workers).map(|lane| telemetries[lane % telemetries.len()]);
-            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>(), upward.as_ref())?;
+            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>())?;
             self.check_crossing(id, chain, &shape)?;
             drop(turn);
             self.undeploy_chain(id)?;
         }
-        self.new_lanes(deployment, shape, upward.as_ref())
+        self.new_lanes(deployment, shape, listeners)
     }
 
-    /// What of a chain's packets goes up to the kernel's stack, where these listeners are.
-    fn upward(&self, chain: &Chain, listeners: &[SocketAddr]) -> Result<Arc<Upward>, EngineError> {
+    /// Whether what leaves a chain's end can become messages.
+    fn check_way_up(&self, chain: &Chain) -> Result<(), EngineError> {
+        if chain.from.as_ref().is_some_and(|port| self.ports().kernel_beside(port).is_some()) {
+            return Ok(());
+        }
+        Err(EngineError::Refused(format!(
+            "chain {} has functions for messages, and its port no way to the kernel's stack: set `kernel` for the port in the \
+             host's configuration",
+            chain.name
+        )))
+    }
+
+    /// The same plans, of which what is for this machine goes up to the kernel's stack, where these listeners are. The chain has its
+    /// ports already: the interface to the kernel is made with them.
+    fn with_way_up(
+        &self,
+        mut plans: Vec<ChainPlan>,
+        chain: &Chain,
+        listeners: Option<&[SocketAddr]>,
+    ) -> Vec<ChainPlan> {
         let kernel = chain.from.as_ref().and_then(|port| self.ports().kernel_beside(port));
-        let kernel = kernel.ok_or_else(|| {
-            EngineError::Refused(format!(
-                "chain {} has functions for messages, and its port no way to the kernel's stack: set `kernel` for the port in \
-                 the host's configuration",
-                chain.name
-            ))
-        })?;
-        Ok(Arc::new(Upward::new(kernel, listeners.iter().copied())))
+        if let (Some(listeners), Some(kernel)) = (listeners, kernel) {
+            let upward = Arc::new(Upward::new(kernel, listeners.iter().copied()));
+            plans.iter_mut().for_each(|plan| plan.upward = Some(Arc::clone(&upward)));
+        }
+        plans
     }
 
     /// What the chain is deployed with.
@@ -198,15 +216,16 @@ impl PlaneEngine {
         &self,
         deployment: &Deployment,
         shape: Shape,
-        upward: Option<&Arc<Upward>>,
+        listeners: Option<&[SocketAddr]>,
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
         let all: Vec<_> = telemetries.iter().collect();
-        let plans = self.chain_plans(id, functions, &all, upward)?;
+        let plans = self.chain_plans(id, functions, &all)?;
         // One chain at a time comes and goes between the same ports.
         let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let crossing = self.crossing(id, chain, shape)?;
+        let plans = self.with_way_up(plans, chain, listeners);
         let lanes = match self.make_lanes(id, &crossing, plans) {
             Ok(lanes) => lanes,
             Err(error) => {
@@ -346,7 +365,6 @@ impl PlaneEngine {
         id: &ChainId,
         functions: &[ResolvedFunction],
         telemetries: &[&Telemetries],
-        upward: Option<&Arc<Upward>>,
     ) -> Result<Vec<ChainPlan>, EngineError> {
         let lanes = telemetries.len();
         let plan = |(lane, telemetry): (usize, &&Telemetries)| {
@@ -357,8 +375,7 @@ impl PlaneEngine {
                     self.function_plan(&id.tenant, f, (lane, lanes), telemetry)
                 })
                 .collect::<Result<_, _>>()?;
-            let plan = weir_assembly::plan(id.name.as_str(), functions, Mode::Linked);
-            Ok(ChainPlan { upward: upward.cloned(), ..plan })
+            Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))
         };
         telemetries.iter().enumerate().map(plan).collect()
     }
