@@ -365,10 +365,13 @@ pub struct ChainStatus {
     /// Its plane.
     #[serde(default)]
     pub plane: Plane,
-    /// Packets that came in by its ports; on the message plane, exchanges that were opened.
+    /// Packets that came in by its ports; of a chain of messages alone, exchanges that were opened.
     pub packets_in: u64,
-    /// Packets that left; on the message plane, exchanges that have ended.
+    /// Packets that left; of a chain of messages alone, exchanges that have ended.
     pub packets_out: u64,
+    /// What its part on the message plane had, if it has one on both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<ExchangeCounts>,
     /// Packets dropped, by reason: the host's names, or `FUNCTION:NUMBER` for a function's own.
     pub drops: BTreeMap<String, u64>,
     /// Its functions, in order.
@@ -383,6 +386,15 @@ pub struct ChainStatus {
     /// How often processes of the chain's were started again, because they had died.
     #[serde(default)]
     pub worker_restarts: u64,
+}
+
+/// Requests, or TCP connections, that came to a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExchangeCounts {
+    /// Those that were opened.
+    pub opened: u64,
+    /// Those that have ended.
+    pub ended: u64,
 }
 
 /// A chain's part on one worker.
@@ -405,6 +417,9 @@ pub struct WorkerStatus {
 pub struct FunctionStatus {
     /// Its name in the chain.
     pub name: Name,
+    /// Where it runs.
+    #[serde(default)]
+    pub plane: Plane,
     /// The version that runs.
     #[schema(value_type = Option<VersionSchema>)]
     pub version: Option<Version>,

@@ -41,6 +41,8 @@ pub struct ListenerConfig {
     pub addresses: Vec<SocketAddr>,
     /// The interface that connections have to come from; none: any.
     pub device: Option<String>,
+    /// It takes connections to foreign addresses, too, that the kernel is told to deliver here. Needs CAP_NET_ADMIN.
+    pub transparent: bool,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Makes the chain of each thread; without one all goes straight to the upstreams.
@@ -76,6 +78,7 @@ impl ListenerConfig {
             name: name.to_owned(),
             addresses: vec![address],
             device: None,
+            transparent: false,
             protocol,
             chain: None,
             upstreams,

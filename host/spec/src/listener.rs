@@ -122,6 +122,9 @@ pub struct Listener {
     /// Certificates; TLS is spoken if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Tls>,
+    /// Whether it takes connections to foreign addresses, too, which the kernel is told to deliver here.
+    #[serde(default)]
+    pub transparent: bool,
     /// Whether every connection begins with a PROXY protocol header.
     #[serde(default)]
     pub proxy_protocol: bool,

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use weir_spec::{
-    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, PortKind, Size,
-    State, SteerTo, Steering, XdpMode, XdpPin,
+    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, Plane, PortKind,
+    Size, State, SteerTo, Steering, XdpMode, XdpPin,
 };
 
 #[track_caller]
@@ -154,6 +154,47 @@ fn a_chain_for_messages_has_nothing_of_packets() {
         let error = chain(key).unwrap_err();
         assert!(error.contains("a chain of the message plane has no"), "{error}");
     }
+}
+
+#[test]
+fn the_plane_of_a_chain_is_that_of_its_functions() {
+    let settled = |keys: &str, messages: &[bool]| {
+        let functions: String =
+            ["a", "b", "c"].map(|name| format!("[[function]]\nuse = \"{name}\"\n")).concat();
+        let text = format!("name = \"c\"\n{keys}\n{functions}");
+        let document = Document::<Chain>::parse("chain.toml", &text).map_err(|e| e.to_string())?;
+        let mut chain = document.value.clone();
+        chain.settle(messages).map_err(|invalid| document.locate(invalid).to_string())?;
+        chain.check().map_err(|invalid| document.locate(invalid).to_string())?;
+        Ok::<_, String>(chain.plane())
+    };
+    assert_eq!(settled("", &[false; 3]), Ok(Plane::Packet));
+    assert_eq!(settled("plane = \"packet\"", &[false; 3]), Ok(Plane::Packet));
+    assert_eq!(settled("", &[true; 3]), Ok(Plane::Message));
+    assert_eq!(settled("from = \"p\"", &[false, false, true]), Ok(Plane::Both));
+    assert_eq!(settled("plane = \"both\"\nfrom = \"p\"", &[false, true, true]), Ok(Plane::Both));
+    let refused = [
+        (
+            "from = \"p\"",
+            [false, true, false],
+            "c is for packets, and stands behind b",
+            "chain.toml:8:7",
+        ),
+        ("plane = \"packet\"", [false, false, true], "c is for messages", "chain.toml:8:7"),
+        ("plane = \"message\"", [false, true, true], "a is for packets", "chain.toml:4:7"),
+        ("plane = \"both\"\nfrom = \"p\"", [false; 3], "for one plane", "chain.toml:2:9"),
+        ("", [false, true, true], "has no `from`", "chain.toml:1"),
+        ("from = \"p\"\nsymmetric = false", [false, true, true], "is symmetric", "chain.toml:3:13"),
+        ("from = \"p\"", [true; 3], "a chain of the message plane has no `from`", "chain.toml:2:8"),
+    ];
+    for (keys, messages, told, place) in refused {
+        let error = settled(keys, &messages).unwrap_err();
+        assert!(error.contains(told) && error.contains(place), "{keys}: {error}");
+    }
+    let text = "name = \"c\"\nfrom = \"p\"\n[[function]]\nuse = \"a\"\ntargets = [\"x\"]\n[[function]]\nuse = \"b\"\ntargets = [\"x\"]\n";
+    let mut chain = Document::<Chain>::parse("chain.toml", text).unwrap().value;
+    let invalid = chain.settle(&[false, true]).unwrap_err();
+    assert_eq!(invalid.key(), "function[1].targets");
 }
 
 #[test]

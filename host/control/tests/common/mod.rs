@@ -23,7 +23,9 @@ use weir_control::engine::{
     PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
-use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, SteeringRule, World};
+use weir_spec::{
+    CheckReport, Document, HostConfig, Name, Plane, ResolvedFunction, SteeringRule, World,
+};
 
 /// The beginning of a core module.
 pub(crate) const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
@@ -155,9 +157,10 @@ impl Engine for FakeEngine {
         let chains = deployed.values().map(|deployment| ChainStatus {
             tenant: deployment.id.tenant.clone(),
             name: deployment.id.name.clone(),
-            plane: deployment.chain.plane,
+            plane: deployment.chain.plane(),
             packets_in: 5,
             packets_out: 4,
+            exchanges: None,
             drops: BTreeMap::from([("fault".to_owned(), 1)]),
             functions: deployment.functions.iter().map(function_status).collect(),
             pool: PoolStatus { total: 8, free: 7, out: 1 },
@@ -250,6 +253,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
 fn function_status(function: &ResolvedFunction) -> FunctionStatus {
     FunctionStatus {
         name: function.label.clone(),
+        plane: Plane::Packet,
         version: function.version.clone(),
         state: Health::Running,
         packets: 5,

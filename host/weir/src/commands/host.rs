@@ -131,17 +131,24 @@ fn chain_text(chain: &ChainStatus) -> String {
             worker.pool.total
         ));
     }
-    text.push_str(&match chain.plane {
-        Plane::Packet => {
-            let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
-            render::table(header, chain.functions.iter().map(function_row))
-        }
-        Plane::Message => listener::functions(chain.functions.iter().map(|function| {
+    if let Some(exchanges) = &chain.exchanges {
+        text.push_str(&format!(
+            "  on the message plane: {} exchanges opened, {} ended\n",
+            exchanges.opened, exchanges.ended
+        ));
+    }
+    let of = |plane| chain.functions.iter().filter(move |function| function.plane == plane);
+    if chain.plane != Plane::Message {
+        let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
+        text.push_str(&render::table(header, of(Plane::Packet).map(function_row)));
+    }
+    if chain.plane != Plane::Packet {
+        text.push_str(&listener::functions(of(Plane::Message).map(|function| {
             let [name, version, state, events, verdicts, faults] = function_row(function);
             let [p50, p99] = [0.5, 0.99].map(|part| listener::quantile(&function.times, part));
             [name, version, state, events, verdicts, faults, p50, p99]
-        })),
-    });
+        })));
+    }
     if let Some(trial) = &chain.trial {
         let how = match trial.canary {
             Some(percent) => format!("canary, {percent} % of the flows"),

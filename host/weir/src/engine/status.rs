@@ -208,6 +208,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         }
         Some(FunctionStatus {
             name: name.parse().ok()?,
+            plane: Plane::Packet,
             version: version.parse().ok(),
             state,
             packets: counts.packets,
@@ -224,6 +225,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         plane: Plane::Packet,
         packets_in: counters.packets_in,
         packets_out: counters.packets_out,
+        exchanges: None,
         drops,
         functions: functions.collect(),
         pool,

@@ -123,6 +123,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         plane: Plane::Message,
         packets_in: opened,
         packets_out: ended,
+        exchanges: None,
         drops,
         functions: running.functions.iter().map(|f| function_status(deployed, f)).collect(),
         pool,
@@ -164,6 +165,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
     let times = times.into_iter().map(|(below_ns, count)| Bucket { below_ns, count });
     FunctionStatus {
         name: function.label.clone(),
+        plane: Plane::Message,
         version: function.version.clone(),
         state,
         packets: events,
