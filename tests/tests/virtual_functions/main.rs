@@ -2,27 +2,62 @@
 
 mod rig;
 
-use rig::{DEVICE, Rig, VF};
+use rig::{Rig, VF};
 use serde_json::Value;
 
-const PORTS: &str = r#"
+const CONFIG: &str = r#"
+[[nic]]
+pf = "eth0"
+vfs = 4
+# What passes a chain of packets keeps the address of the function by which it came.
+[[nic.vf]]
+index = 0
+mac = "02:00:00:00:77:00"
+spoof-check = false
+[[nic.vf]]
+index = 1
+mac = "02:00:00:00:77:01"
+[[nic.vf]]
+index = 2
+mac = "02:00:00:00:77:02"
+spoof-check = false
+[[nic.vf]]
+index = 3
+mac = "02:00:00:00:77:03"
 [[port]]
 name = "vf0"
 kind = "dpdk"
-device = "0000:01:10.0"
+device = "vf:eth0/0"
 kernel = "weir-vf0"
 [[port]]
 name = "vf2"
 kind = "dpdk"
-device = "0000:01:10.4"
-"#;
-
-const LISTENER: &str = r#"
+device = "vf:eth0/2"
+[[port]]
+name = "vf3"
+kind = "dpdk"
+device = "vf:eth0/3"
+kernel = "weir-vf3"
 [[listener]]
-name = "web"
-address = "0.0.0.0:8080"
+name = "function"
+device = "vf:eth0/1"
+address = "10.88.0.2:8080"
+prefix = 24
 protocol = "http"
 chain = "web"
+upstream = ["10.88.0.1:9000"]
+[[listener]]
+name = "steered"
+address = "0.0.0.0:8081"
+protocol = "http"
+chain = "web"
+upstream = ["10.88.0.1:9000"]
+[[listener]]
+name = "inspected"
+address = "0.0.0.0:8082"
+transparent = true
+protocol = "http"
+chain = "guard"
 upstream = ["10.88.0.1:9000"]
 "#;
 
@@ -65,6 +100,30 @@ use = "macswap"
 deadline = "1s"
 "#;
 
+/// One chain of both planes on the fourth function; connections to a foreign server get this action.
+fn guard(action: &str) -> String {
+    format!(
+        r#"
+name = "guard"
+from = "vf3"
+[[function]]
+use = "firewall"
+version = "1.0.0"
+deadline = "1s"
+[function.config]
+default = "deny"
+rules = [ {{ action = "{action}", proto = "tcp", dst = "10.90.0.1", dport = 8082 }} ]
+[[function]]
+use = "waf"
+version = "1.0.0"
+deadline = "1s"
+[[function]]
+use = "http-cache"
+deadline = "1s"
+"#
+    )
+}
+
 /// What is asked of the way to the kernel beside the first function.
 const TO_KERNEL: &str = r#"
 [[rule]]
@@ -74,7 +133,7 @@ to = "kernel"
 [[rule]]
 port = "vf0"
 proto = "tcp"
-dport = 8080
+dport = 8081
 to = "kernel"
 "#;
 
@@ -103,20 +162,19 @@ fn changed(frames: &[Value]) -> usize {
 
 /// The page by this address, as the message plane's chain gives it.
 fn served(rig: &Rig, address: &str) {
-    let (code, text) = rig.get(&format!("http://{address}:8080/page"));
+    let (code, text) = rig.get(&format!("http://{address}/page"));
     assert_eq!(code, 200, "{text}\n{}", rig.log());
     assert!(text.contains("hello") && text.contains("cache-status"), "{text}");
-    let (code, text) = rig.get(&format!("http://{address}:8080/page{ATTACK}"));
+    let (code, text) = rig.get(&format!("http://{address}/page{ATTACK}"));
     assert_eq!(code, 403, "{text}");
 }
 
 #[test]
 fn guest_both_planes_on_the_functions_of_one_nic() {
     const FROM_TO: [&str; 2] = ["10.89.0.1", "10.90.0.1"];
-    let mut rig = Rig::boot(|_| {});
-    rig.functions();
+    let mut rig = Rig::boot();
     rig.serve();
-    let host = rig.host(&format!("{PORTS}{LISTENER}"));
+    let host = rig.host(CONFIG);
     for (function, versions) in
         [("firewall", 2), ("nat", 1), ("macswap", 1), ("waf", 2), ("http-cache", 1)]
     {
@@ -127,14 +185,10 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     rig.chain(EDGE);
     rig.chain(WEB);
     rig.keep_compiled();
-    rig.sh(&format!(
-        "ip link set weir-vf0 up address {} && ip address add 10.89.0.3/24 dev weir-vf0",
-        VF[0]
-    ));
 
     // Packets by the first function, requests by the second one.
     assert_eq!(changed(&rig.frames(VF[0], 20, 0.02, FROM_TO).during(|| {})), 20, "{}", rig.log());
-    served(&rig, "10.88.0.2");
+    served(&rig, "10.88.0.2:8080");
 
     // A function is replaced in each plane, while both have something to do.
     let frames = rig.frames(VF[0], 400, 0.01, FROM_TO).during(|| {
@@ -159,35 +213,25 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     assert!(frames.len() > 360, "{} of 400 frames", frames.len());
 
     // Connections to an address on the first function: the packet chain denies them, until a rule moves them to the other plane.
-    assert_eq!(rig.get("http://10.89.0.3:8080/page").0, 0);
+    assert_eq!(rig.get("http://10.89.0.3:8081/page").0, 0);
     rig.steer(TO_KERNEL);
-    served(&rig, "10.89.0.3");
+    served(&rig, "10.89.0.3:8081");
     // Packets go on as before, and the connections go back with the rule.
     assert_eq!(changed(&rig.frames(VF[0], 20, 0.02, FROM_TO).during(|| {})), 20, "{}", rig.log());
     rig.steer("");
-    assert_eq!(rig.get("http://10.89.0.3:8080/page").0, 0);
+    assert_eq!(rig.get("http://10.89.0.3:8081/page").0, 0);
+
+    // A function moves connections: the firewall has them inspected, and they are the other plane's, answers and all.
+    rig.chain(&guard("deny"));
+    assert_eq!(rig.get("http://10.90.0.1:8082/page").0, 0);
+    rig.chain(&guard("inspect"));
+    rig.keep_compiled();
+    served(&rig, "10.90.0.1:8082");
+    let status = rig.weir(&["status"]);
+    let firewall = &chain(&status, "guard")["functions"][0];
+    assert!(firewall["counters"]["inspected"].as_u64() > Some(8), "{status}");
 
     host.signal(rustix::process::Signal::TERM).expect("the guest is there");
     assert_eq!(host.output().expect("the guest is there").status, 0, "{}", rig.log());
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
-}
-
-#[test]
-fn guest_without_an_iommu_is_refused() {
-    let rig = Rig::boot(|machine| machine.iommu = false);
-    rig.sh("ip link set eth0 up; sleep 1; echo 1 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs");
-    rig.sh(&format!(
-        "cd /sys/bus/pci/devices/{device}; echo {device} > driver/unbind; echo vfio-pci > driver_override",
-        device = DEVICE[0]
-    ));
-    // The kernel lets vfio-pci have no device that could write anywhere.
-    let bound =
-        rig.guest.run(&["sh", "-c", &format!("echo {} > /sys/bus/pci/drivers_probe", DEVICE[0])]);
-    drop(bound.expect("the guest is there"));
-    let host =
-        rig.try_host("[[port]]\nname = \"vf0\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0\"\n");
-    assert_eq!(host.output().expect("the guest is there").status, 1);
-    let log = rig.log();
-    assert!(log.contains("has no IOMMU") && log.contains("weir.toml:"), "{log}");
     rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,11 +1,12 @@
 //! The rig: a guest with a NIC whose wire ends in a network namespace of the machine, and Weir in the guest.
 //!
 //! ```text
-//!   outside (namespace)                         guest
-//!   [ wire  10.88.0.1, 10.89.0.1 ]────┬── PF    eth0
-//!                                     ├── VF 0  vfio-pci   port vf0 (10.89.0.3 by its way to the kernel)
-//!                                     ├── VF 1  igbvf      10.88.0.2
-//!                                     └── VF 2  vfio-pci   port vf2
+//!   outside (namespace)       guest
+//!   [ wire ]──────┬── PF    eth0
+//!   10.88.0.1     ├── VF 0  vfio-pci  port vf0; its way to the kernel, weir-vf0, has 10.89.0.3
+//!   10.89.0.1     ├── VF 1  igbvf     a listener, 10.88.0.2
+//!   10.91.0.1     ├── VF 2  vfio-pci  port vf2
+//!                 └── VF 3  vfio-pci  port vf3; its way to the kernel, weir-vf3, has 10.91.0.3
 //! ```
 //!
 //! The guest emulates its CPU: what the compiler made there is kept from one run to the next, in `target/vm/compiled`.
@@ -24,11 +25,10 @@ use weir_vm::{Guest, Machine, Plug, Process};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Hardware addresses of the NIC's functions.
-pub(crate) const VF: [&str; 3] = ["02:00:00:00:77:00", "02:00:00:00:77:01", "02:00:00:00:77:02"];
+pub(crate) const VF: [&str; 4] =
+    ["02:00:00:00:77:00", "02:00:00:00:77:01", "02:00:00:00:77:02", "02:00:00:00:77:03"];
 /// The one of the wire's other end.
 const WIRE: &str = "02:00:00:00:88:01";
-/// PCI addresses of the NIC's functions.
-pub(crate) const DEVICE: [&str; 3] = ["0000:01:10.0", "0000:01:10.2", "0000:01:10.4"];
 
 fn target() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
@@ -44,8 +44,8 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Boots a guest whose NIC has these functions' worth of virtual functions, after this was done to the machine.
-    pub(crate) fn boot(change: impl FnOnce(&mut Machine)) -> Self {
+    /// Boots a guest, in which the ways to the kernel are made ready.
+    pub(crate) fn boot() -> Self {
         let outside = Namespace::new("outside");
         // Every frame is a test's: nobody announces or asks for anything by itself.
         for of in ["all", "default"] {
@@ -62,17 +62,28 @@ impl Rig {
         machine.huge_pages = 128;
         machine.limit = Duration::from_secs(240);
         machine.shares = vec![directory.path().to_owned(), compiled];
-        change(&mut machine);
         let guest = machine.boot().unwrap_or_else(|error| panic!("{error}"));
         outside.sh(&format!("ip link set dev wire address {WIRE}"));
-        for address in ["10.88.0.1/24", "10.89.0.1/24"] {
+        for address in ["10.88.0.1/24", "10.89.0.1/24", "10.91.0.1/24"] {
             outside.sh(&format!("ip address add {address} dev wire"));
         }
-        for (address, mac) in [("10.88.0.2", VF[1]), ("10.89.0.3", VF[0])] {
+        outside.sh("ip route add 10.90.0.0/24 dev wire src 10.91.0.1");
+        for (address, function) in [("10.88.0.2", 1), ("10.89.0.3", 0), ("10.90.0.1", 3)] {
+            let mac = VF[function];
             outside.sh(&format!("ip neighbour add {address} lladdr {mac} dev wire"));
         }
         let rig = Self { servers: Vec::new(), guest, outside, directory };
         rig.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        rig.sh("ip link set eth0 up");
+        for (function, address) in [(0, "10.89.0.3"), (3, "10.91.0.3")] {
+            let (name, mac) = (format!("weir-vf{function}"), VF[function]);
+            rig.sh(&format!(
+                "ip tuntap add dev {name} mode tap; ip link set {name} address {mac} up; ip address add {address}/24 dev {name}"
+            ));
+        }
+        rig.sh(&format!("ip neighbour add 10.91.0.1 lladdr {WIRE} dev weir-vf3"));
+        // Connections to others that come in there are the kernel's own.
+        rig.sh("ip rule add iif weir-vf3 ipproto tcp lookup 100; ip route add local default dev lo table 100");
         rig
     }
 
@@ -101,28 +112,8 @@ impl Rig {
         output.stdout
     }
 
-    /// Makes three virtual functions, of which the first and the last are for DPDK, and the other one is the kernel's.
-    pub(crate) fn functions(&self) {
-        let nic = "/sys/bus/pci/devices/0000:01:00.0";
-        self.sh(&format!("ip link set eth0 up; sleep 1; echo 3 > {nic}/sriov_numvfs"));
-        for (n, (device, mac)) in DEVICE.into_iter().zip(VF).enumerate() {
-            // Frames that pass a chain keep the address that they had, or get the other function's.
-            self.sh(&format!("ip link set eth0 vf {n} mac {mac} spoofchk off"));
-            let driver = if n == 1 { "igbvf" } else { "vfio-pci" };
-            self.sh(&format!(
-                "cd /sys/bus/pci/devices/{device}; [ ! -e driver ] || echo {device} > driver/unbind; \
-                 echo {driver} > driver_override; echo {device} > /sys/bus/pci/drivers_probe; [ -e driver ]"
-            ));
-        }
-        self.sh(&format!(
-            "name=$(ls /sys/bus/pci/devices/{}/net); ip address add 10.88.0.2/24 dev $name; ip link set $name up; \
-             ip neighbour add 10.88.0.1 lladdr {WIRE} dev $name",
-            DEVICE[1]
-        ));
-    }
-
-    /// Starts the host in the guest with this configuration.
-    pub(crate) fn try_host(&self, config: &str) -> Process<'_> {
+    /// Starts the host in the guest with this configuration, and waits until it is ready.
+    pub(crate) fn host(&self, config: &str) -> Process<'_> {
         let tables = "[api]\nsocket = \"/run/weir/api.sock\"\ntimeout = \"240s\"\ncompile-timeout = \"240s\"\n\
              [store]\npath = \"/run/weir/store\"\n";
         self.write("weir.toml", &format!("{tables}{config}"));
@@ -137,12 +128,7 @@ impl Rig {
             weir.display(),
             config.display()
         );
-        self.guest.start("/", &["sh", "-c", &script]).expect("the guest is there")
-    }
-
-    /// The same, and waits until it is ready.
-    pub(crate) fn host(&self, config: &str) -> Process<'_> {
-        let host = self.try_host(config);
+        let host = self.guest.start("/", &["sh", "-c", &script]).expect("the guest is there");
         self.wait("the host is ready", |rig| rig.log().contains("ready"));
         host
     }
@@ -173,8 +159,8 @@ impl Rig {
         let mut words = vec![&*weir, "--api", "/run/weir/api.sock", "--output", "json"];
         words.extend(arguments);
         let directory = self.directory.path().display().to_string();
-        let process = self.guest.start(&directory, &words).expect("the guest is there");
-        let output = process.output().expect("the guest is there");
+        let process = self.guest.start(&directory, &words);
+        let output = process.and_then(Process::output).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(output.status, 0, "{arguments:?}: {}\n{}", output.stderr, self.log());
         match &*output.stdout {
             "" => Value::Null,
