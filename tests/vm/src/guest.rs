@@ -155,7 +155,7 @@ impl Guest {
     /// When it crashed, or does not go.
     pub fn power_off(self) -> Result<(), Error> {
         self.tell(Kind::Off, 0, [])?;
-        let until = Instant::now() + GOING.min(self.left());
+        let until = Instant::now() + GOING;
         let mut qemu = locked(&self.qemu);
         while qemu.0.try_wait().map_err(Error::setup("QEMU"))?.is_none() {
             if Instant::now() > until {

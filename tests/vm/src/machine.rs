@@ -167,6 +167,8 @@ impl Machine {
         }
         // A kernel that is in trouble ends the guest at once, which is a crash, and not what the trouble leads to.
         let mut line = "console=ttyS0 quiet panic=-1 oops=panic".to_owned();
+        // On a busy machine the emulated timer is too late for the kernel's look at whether it ticks at all.
+        line += " no_timer_check";
         if self.iommu {
             line += " intel_iommu=on iommu=pt";
         }
