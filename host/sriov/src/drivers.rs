@@ -16,8 +16,6 @@ pub(crate) const VFIO: &str = "vfio-pci";
 /// Drivers that make no interface of a network device, but keep it for others.
 const HANDING_OUT: [&str; 5] = [VFIO, "uio_pci_generic", "igb_uio", "pci-stub", "xen-pciback"];
 
-/// For what the kernel does a moment after it was asked: modules are loaded, interfaces named.
-const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
 /// Whether this driver keeps devices for others.
@@ -32,8 +30,8 @@ pub(crate) fn only(kernel: &dyn Kernel, device: PciAddress) -> Option<String> {
 }
 
 /// Waits until it is so, asking again and again.
-pub(crate) fn wait(mut so: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + PATIENCE;
+pub(crate) fn wait(kernel: &dyn Kernel, mut so: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + kernel.patience();
     loop {
         if so() {
             return true;
@@ -90,7 +88,7 @@ fn put(
     let has = || sysfs::driver(kernel, device);
     if has().is_some() {
         write(place.join("driver/unbind"), &name)?;
-        if !wait(|| has().is_none()) {
+        if !wait(kernel, || has().is_none()) {
             let why = "its driver does not let go of it".to_owned();
             return Err(SriovError::Kernel { what, why });
         }
@@ -100,7 +98,7 @@ fn put(
     let Some(wanted) = wanted else { return Ok(()) };
     let bus = kernel.sys().join("bus/pci");
     let bound = if wanted == OF_THE_KERNEL {
-        wait(|| {
+        wait(kernel, || {
             // Again and again: its module may be about to be loaded. Who fails to probe says so in the log alone.
             has().is_some()
                 || (kernel.write(&bus.join("drivers_probe"), &name).is_ok() && has().is_some())
@@ -113,7 +111,7 @@ fn put(
             )));
         }
         write(driver.join("bind"), &name)?;
-        wait(|| has().as_deref() == Some(wanted))
+        wait(kernel, || has().as_deref() == Some(wanted))
     };
     if bound {
         return Ok(());
@@ -136,7 +134,7 @@ pub(crate) fn await_interface(kernel: &dyn Kernel, device: PciAddress) -> Option
     /// udev gives interfaces names of its own a moment after they appear.
     const SETTLED: u32 = 5;
     let (mut name, mut seen) = (None, 0);
-    wait(|| {
+    wait(kernel, || {
         let now = sysfs::interface(kernel, device);
         seen = if now.is_some() && now == name { seen + 1 } else { 0 };
         name = now;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::functions::VfSettings;
 use crate::netlink;
@@ -31,6 +32,11 @@ pub trait Kernel: Send + Sync {
 
     /// Where procfs is.
     fn proc(&self) -> &Path;
+
+    /// How long to wait for what the kernel does a moment after it was asked: modules are loaded, interfaces named.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 
     /// Writes a file below [`Self::sys`].
     ///

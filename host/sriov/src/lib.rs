@@ -20,6 +20,7 @@ mod iommu;
 mod journal;
 mod kernel;
 mod kernel_log;
+mod message;
 mod netlink;
 mod operations;
 mod plan;

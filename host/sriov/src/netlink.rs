@@ -1,80 +1,101 @@
-//! Links, their virtual functions and addresses, by rtnetlink (rtnetlink(7)). One question on a socket of its own each.
+//! Links, their virtual functions and addresses, by rtnetlink (rtnetlink(7), `Documentation/netlink/specs/rt-link.yaml`). One
+//! question on a socket of its own each.
 
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, LinkXdp, VfInfo,
-    VfInfoLinkState, VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfInfoVlan, VfLinkState,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::address::MacAddress;
 use crate::functions::VfSettings;
 use crate::kernel::Link;
+use crate::message::{HEADER, Message, attributes, messages, word};
 use crate::setting::{LinkState, VfValue};
 
-/// The text of an extended acknowledgement (`NLMSGERR_ATTR_MSG`), and bytes of a message's header before it.
+/// Kinds of messages.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+/// Flags of messages.
+const REQUEST: u16 = 0x001;
+const ACK: u16 = 0x004;
+const EXCLUSIVE: u16 = 0x200;
+const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+/// Attributes of links.
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_VFINFO_LIST: u16 = 22;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_PROG_ID: u16 = 4;
+/// Values of `IFLA_EXT_MASK`: with virtual functions, without their counters.
+const VFS_WITHOUT_COUNTERS: u32 = 1 | 8;
+/// Attributes of virtual functions.
+const IFLA_VF_INFO: u16 = 1;
+const IFLA_VF_MAC: u16 = 1;
+const IFLA_VF_VLAN: u16 = 2;
+const IFLA_VF_SPOOFCHK: u16 = 4;
+const IFLA_VF_LINK_STATE: u16 = 5;
+const IFLA_VF_RATE: u16 = 6;
+const IFLA_VF_TRUST: u16 = 9;
+/// Bytes of a MAC address there: the longest of any kind of link.
+const MAC_ROOM: usize = 32;
+/// Attributes of addresses.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// Of use at once: it is not asked whether somebody else has it.
+const IFA_F_NODAD: u8 = 2;
+/// Bytes of the fixed parts (`struct ifinfomsg`, `struct ifaddrmsg`).
+const LINK: usize = 16;
+const ADDRESS: usize = 8;
+const IFF_UP: u32 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// The text of an extended acknowledgement (`NLMSGERR_ATTR_MSG`).
 const ACK_TEXT: u16 = 1;
-const HEADER: usize = 16;
-/// What a driver says of a rate that it does not limit.
-const NO_DEVICE: i32 = 19;
+const ENODEV: i32 = 19;
 
-/// Asks, and collects the answers.
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+/// Asks; the answers, kind and body.
+fn ask(message: Message, until_done: bool) -> io::Result<Vec<(u16, Vec<u8>)>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     // Kernels that cannot say more leave it at a number.
     let _ = socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true));
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    socket.send(&message.bytes(), 0)?;
     let mut answers = Vec::new();
     loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let length = (answer.header.length as usize).next_multiple_of(4);
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(error) => {
-                    return match error.code {
-                        None => Ok(answers),
-                        Some(code) => Err(refusal(-code.get(), &error.header)),
-                    };
+        let (datagram, _) = socket.recv_from_full()?;
+        for (kind, body) in messages(&datagram) {
+            match kind {
+                NLMSG_DONE => return Ok(answers),
+                NLMSG_ERROR => {
+                    let code = word(body, 0).map_or(0, |code| -code.cast_signed());
+                    return if code == 0 { Ok(answers) } else { Err(refusal(code, &body[4..])) };
                 }
-                NetlinkPayload::InnerMessage(message) => {
-                    answers.push(message);
-                    if flags & (NLM_F_DUMP | NLM_F_ACK) == 0 {
-                        return Ok(answers);
-                    }
-                }
-                _ => {}
+                _ => answers.push((kind, body.to_vec())),
             }
-            if length == 0 {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            rest = rest.get(length..).unwrap_or_default();
+        }
+        if !until_done {
+            return Ok(answers);
         }
     }
 }
 
-/// An error with what the driver said, if it did.
+/// An error with what the driver said, if it did. An acknowledgement has the header of what was asked before its attributes.
 fn refusal(code: i32, acknowledgement: &[u8]) -> io::Error {
     let error = io::Error::from_raw_os_error(code);
-    match text(acknowledgement.get(HEADER..).unwrap_or_default()) {
+    let mut said = attributes(acknowledgement.get(HEADER..).unwrap_or_default());
+    let text = said.find(|(kind, _)| *kind == ACK_TEXT).map(|(_, text)| text);
+    let text = text.and_then(|text| text.split(|byte| *byte == 0).next());
+    match text.map(String::from_utf8_lossy) {
         Some(text) if error.kind() != io::ErrorKind::PermissionDenied => {
             io::Error::new(error.kind(), format!("{text} ({error})"))
         }
@@ -82,80 +103,77 @@ fn refusal(code: i32, acknowledgement: &[u8]) -> io::Error {
     }
 }
 
-fn text(mut attributes: &[u8]) -> Option<String> {
-    while let [l0, l1, t0, t1, rest @ ..] = attributes {
-        let length = usize::from(u16::from_ne_bytes([*l0, *l1])).checked_sub(4)?;
-        if u16::from_ne_bytes([*t0, *t1]) == ACK_TEXT {
-            let text = rest.get(..length)?.split(|byte| *byte == 0).next()?;
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attributes = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-fn named(interface: &str) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(interface.to_owned()));
+/// A message about the link of this name.
+fn about(kind: u16, flags: u16, interface: &str, (change, value): (u32, u32)) -> Message {
+    let mut fixed = [0; LINK];
+    fixed[8..12].copy_from_slice(&value.to_ne_bytes());
+    fixed[12..].copy_from_slice(&change.to_ne_bytes());
+    let mut message = Message::new(kind, REQUEST | flags, &fixed);
+    message.attribute(IFLA_IFNAME, &[interface.as_bytes(), &[0]].concat());
     message
 }
 
 pub(crate) fn link(interface: &str) -> io::Result<Option<Link>> {
-    let mut message = named(interface);
-    let mask = vec![LinkExtentMask::Vf, LinkExtentMask::SkipStats];
-    message.attributes.push(LinkAttribute::ExtMask(mask));
-    let answers = match ask(RouteNetlinkMessage::GetLink(message), 0) {
-        Err(error) if error.raw_os_error() == Some(NO_DEVICE) => return Ok(None),
-        answers => answers?,
-    };
-    let found = answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => Some(link),
-        _ => None,
-    });
-    Ok(found.map(|message| parsed(&message)))
+    let mut message = about(RTM_GETLINK, 0, interface, (0, 0));
+    message.attribute(IFLA_EXT_MASK, &VFS_WITHOUT_COUNTERS.to_ne_bytes());
+    match ask(message, false) {
+        Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
+        Err(error) => Err(error),
+        Ok(answers) => {
+            let found = answers.iter().find(|(kind, _)| *kind == RTM_NEWLINK);
+            let link = found.and_then(|(_, body)| parsed(body));
+            link.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+    }
 }
 
-fn parsed(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        ..Link::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::Controller(index) => link.enslaved = *index != 0,
-            LinkAttribute::Xdp(xdp) => {
-                link.has_xdp = xdp.iter().any(|x| matches!(x, LinkXdp::ProgId(id) if *id != 0));
+fn parsed(body: &[u8]) -> Option<Link> {
+    let up = word(body, 8)? & IFF_UP != 0;
+    let mut link = Link { index: word(body, 4)?, up, ..Link::default() };
+    for (kind, value) in attributes(body.get(LINK..)?) {
+        match kind {
+            IFLA_MASTER => link.enslaved = word(value, 0) != Some(0),
+            IFLA_XDP => {
+                let program = |(kind, id)| kind == IFLA_XDP_PROG_ID && word(id, 0) != Some(0);
+                link.has_xdp = attributes(value).any(program);
             }
-            LinkAttribute::VfInfoList(vfs) => link.vfs = vfs.iter().map(settings).collect(),
+            IFLA_VFINFO_LIST => {
+                let vfs = attributes(value).filter(|(kind, _)| *kind == IFLA_VF_INFO);
+                link.vfs = vfs.map(|(_, vf)| settings(vf)).collect();
+            }
             _ => {}
         }
     }
-    link
+    Some(link)
 }
 
-fn settings(vf: &LinkVfInfo) -> VfSettings {
+/// How a virtual function is set. Each attribute begins with its number; all ones: the driver does not tell.
+fn settings(vf: &[u8]) -> VfSettings {
     let mut settings = VfSettings::default();
-    for info in &vf.0 {
-        match info {
-            VfInfo::Mac(mac) => {
-                settings.index = mac.vf_id as u16;
-                let bytes = mac.mac.first_chunk().copied().unwrap_or_default();
-                settings.mac = Some(MacAddress(bytes));
+    for (kind, value) in attributes(vf) {
+        let number = |place: usize| word(value, 4 * place).filter(|number| *number != u32::MAX);
+        let switch = number(1).map(|on| on != 0);
+        match kind {
+            IFLA_VF_MAC => {
+                settings.index = number(0).unwrap_or_default() as u16;
+                let mac = value.get(4..).and_then(<[u8]>::first_chunk);
+                settings.mac = mac.copied().map(MacAddress);
             }
-            VfInfo::Vlan(vlan) => {
-                (settings.vlan, settings.qos) = (vlan.vlan_id as u16, vlan.qos as u8);
+            IFLA_VF_VLAN => {
+                settings.vlan = number(1).unwrap_or_default() as u16;
+                settings.qos = number(2).unwrap_or_default() as u8;
             }
-            VfInfo::Rate(rate) => {
-                (settings.min_rate, settings.max_rate) = (rate.min_tx_rate, rate.max_tx_rate);
+            IFLA_VF_RATE => {
+                settings.min_rate = number(1).unwrap_or_default();
+                settings.max_rate = number(2).unwrap_or_default();
             }
-            VfInfo::SpoofCheck(check) => settings.spoof_check = Some(check.enabled),
-            VfInfo::Trust(trust) => settings.trust = Some(trust.enabled),
-            VfInfo::LinkState(state) => {
-                settings.link = match state.state {
-                    VfLinkState::Auto => Some(LinkState::Auto),
-                    VfLinkState::Enable => Some(LinkState::Up),
-                    VfLinkState::Disable => Some(LinkState::Down),
+            IFLA_VF_SPOOFCHK => settings.spoof_check = switch,
+            IFLA_VF_TRUST => settings.trust = switch,
+            IFLA_VF_LINK_STATE => {
+                settings.link = match number(1) {
+                    Some(0) => Some(LinkState::Auto),
+                    Some(1) => Some(LinkState::Up),
+                    Some(2) => Some(LinkState::Down),
                     _ => None,
                 };
             }
@@ -166,34 +184,40 @@ fn settings(vf: &LinkVfInfo) -> VfSettings {
 }
 
 pub(crate) fn set_vf(interface: &str, index: u16, value: &VfValue) -> io::Result<()> {
-    let vf = u32::from(index);
-    let info = match *value {
-        VfValue::Mac(mac) => VfInfo::Mac(VfInfoMac::new(vf, &mac.0)),
-        VfValue::Vlan { vlan, qos } => {
-            VfInfo::Vlan(VfInfoVlan::new(vf, u32::from(vlan), u32::from(qos)))
+    let words = |numbers: &[u32]| -> Vec<u8> {
+        let all = [u32::from(index)].into_iter().chain(numbers.iter().copied());
+        all.flat_map(u32::to_ne_bytes).collect()
+    };
+    let (kind, bytes) = match *value {
+        VfValue::Mac(mac) => {
+            let mut bytes = words(&[]);
+            bytes.extend_from_slice(&mac.0);
+            bytes.resize(4 + MAC_ROOM, 0);
+            (IFLA_VF_MAC, bytes)
         }
-        VfValue::Rate { min, max } => VfInfo::Rate(VfInfoRate::new(vf, min, max)),
-        VfValue::SpoofCheck(on) => VfInfo::SpoofCheck(VfInfoSpoofCheck::new(vf, on)),
-        VfValue::Trust(on) => VfInfo::Trust(VfInfoTrust::new(vf, on)),
+        VfValue::Vlan { vlan, qos } => (IFLA_VF_VLAN, words(&[vlan.into(), qos.into()])),
+        VfValue::Rate { min, max } => (IFLA_VF_RATE, words(&[min, max])),
+        VfValue::SpoofCheck(on) => (IFLA_VF_SPOOFCHK, words(&[on.into()])),
+        VfValue::Trust(on) => (IFLA_VF_TRUST, words(&[on.into()])),
         VfValue::Link(state) => {
             let state = match state {
-                LinkState::Auto => VfLinkState::Auto,
-                LinkState::Up => VfLinkState::Enable,
-                LinkState::Down => VfLinkState::Disable,
+                LinkState::Auto => 0,
+                LinkState::Up => 1,
+                LinkState::Down => 2,
             };
-            VfInfo::LinkState(VfInfoLinkState::new(vf, state))
+            (IFLA_VF_LINK_STATE, words(&[state]))
         }
     };
-    let mut message = named(interface);
-    message.attributes.push(LinkAttribute::VfInfoList(vec![LinkVfInfo(vec![info])]));
-    ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop)
+    let mut message = about(RTM_SETLINK, ACK, interface, (0, 0));
+    message.within(IFLA_VFINFO_LIST, |list| {
+        list.within(IFLA_VF_INFO, |vf| vf.attribute(kind, &bytes));
+    });
+    ask(message, true).map(drop)
 }
 
 pub(crate) fn set_up(interface: &str, up: bool) -> io::Result<()> {
-    let mut message = named(interface);
-    message.header.change_mask = LinkFlags::Up;
-    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-    ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop)
+    let value = if up { IFF_UP } else { 0 };
+    ask(about(RTM_SETLINK, ACK, interface, (IFF_UP, value)), true).map(drop)
 }
 
 /// The number of an interface that there must be.
@@ -209,25 +233,21 @@ fn number(interface: &str) -> io::Result<u32> {
 
 pub(crate) fn addresses(interface: &str) -> io::Result<Vec<(IpAddr, u8)>> {
     let index = number(interface)?;
-    let answers = ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
-    let ours = answers.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message),
-        _ => None,
-    });
-    let address = |message: AddressMessage| {
-        // On a link with a peer `Local` is ours; for IPv6 there is only `Address`.
-        let all = &message.attributes;
-        let local = all.iter().find_map(|a| match a {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
-        let other = all.iter().find_map(|a| match a {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        });
-        Some((local.or(other)?, message.header.prefix_len))
-    };
-    Ok(ours.filter_map(address).collect())
+    let answers = ask(Message::new(RTM_GETADDR, REQUEST | DUMP, &[0; ADDRESS]), true)?;
+    let ours = answers.iter().filter(|(_, body)| word(body, 4) == Some(index));
+    Ok(ours.filter_map(|(_, body)| address(body)).collect())
+}
+
+fn address(body: &[u8]) -> Option<(IpAddr, u8)> {
+    let all = || attributes(body.get(ADDRESS..).unwrap_or_default());
+    let of = |wanted| all().find(|(kind, _)| *kind == wanted).and_then(|(_, bytes)| ip(bytes));
+    // On a link with a peer the local one is ours; for IPv6 there is one only.
+    Some((of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS))?, *body.get(1)?))
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 pub(crate) fn set_address(
@@ -236,18 +256,18 @@ pub(crate) fn set_address(
     prefix: u8,
     present: bool,
 ) -> io::Result<()> {
-    let mut message = AddressMessage::default();
-    message.header.index = number(interface)?;
-    message.header.prefix_len = prefix;
-    message.header.family =
-        if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
-    if !present {
-        return ask(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK).map(drop);
-    }
-    // Of use at once: until the kernel knows that nobody else has an IPv6 address, nobody can listen there.
-    message.header.flags = AddressHeaderFlags::Nodad;
-    ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    let (kind, flags) = if present { (RTM_NEWADDR, CREATE | EXCLUSIVE) } else { (RTM_DELADDR, 0) };
+    let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut fixed = [family, prefix, if present { IFA_F_NODAD } else { 0 }, 0, 0, 0, 0, 0];
+    fixed[4..].copy_from_slice(&number(interface)?.to_ne_bytes());
+    let bytes = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let mut message = Message::new(kind, REQUEST | ACK | flags, &fixed);
+    message.attribute(IFA_LOCAL, &bytes);
+    message.attribute(IFA_ADDRESS, &bytes);
+    ask(message, true).map(drop)
 }
 
 #[cfg(test)]
@@ -271,5 +291,35 @@ mod tests {
         let error = refusal(16, &acknowledgement);
         assert!(error.to_string().starts_with("busy ("), "{error}");
         assert_eq!(refusal(95, &[0; 3]).raw_os_error(), Some(95));
+    }
+
+    #[test]
+    fn what_a_driver_does_not_tell_is_not_told() {
+        let mut message = Message::new(RTM_NEWLINK, 0, &[0; LINK]);
+        let words = |numbers: &[u32]| -> Vec<u8> {
+            numbers.iter().copied().flat_map(u32::to_ne_bytes).collect()
+        };
+        message.within(IFLA_VFINFO_LIST, |list| {
+            list.within(IFLA_VF_INFO, |vf| {
+                vf.attribute(
+                    IFLA_VF_MAC,
+                    &[&words(&[3])[..], &[2, 0, 0, 0, 0, 7], &[0; 26]].concat(),
+                );
+                vf.attribute(IFLA_VF_VLAN, &words(&[3, 100, 5]));
+                vf.attribute(IFLA_VF_SPOOFCHK, &words(&[3, u32::MAX]));
+                vf.attribute(IFLA_VF_TRUST, &words(&[3, 1]));
+            });
+        });
+        let bytes = message.bytes();
+        let vfs = messages(&bytes).find_map(|(_, body)| parsed(body)).unwrap().vfs;
+        let expected = VfSettings {
+            index: 3,
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 7])),
+            vlan: 100,
+            qos: 5,
+            trust: Some(true),
+            ..VfSettings::default()
+        };
+        assert_eq!(vfs, [expected]);
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn set_count(kernel: &dyn Kernel, pf: PciAddress, count: u16) -> Resu
                 sysfs::vf_address(kernel, pf, index).is_some_and(|vf| sysfs::is_there(kernel, vf))
             })
     };
-    if drivers::wait(there) {
+    if drivers::wait(kernel, there) {
         return Ok(());
     }
     Err(SriovError::Kernel { what, why: log.explain("they did not appear", &[pf]) })

@@ -71,7 +71,7 @@ pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, J
 }
 
 fn take_back(kernel: &dyn Kernel, change: &Change) -> Outcome {
-    let Some(now) = change.before.now(kernel) else { return Outcome::Nothing };
+    let Some(now) = change.before.now(kernel) else { return untold(kernel, &change.before) };
     if now.is(&change.before) {
         return Outcome::Nothing;
     }
@@ -93,6 +93,17 @@ fn take_back(kernel: &dyn Kernel, change: &Change) -> Outcome {
     }
 }
 
+/// A setting of which nothing is told: its device is gone, or it cannot be asked now.
+fn untold(kernel: &dyn Kernel, setting: &Setting) -> Outcome {
+    match setting {
+        Setting::Vf { pf, index, .. } if sysfs::vf_address(kernel, *pf, *index).is_some() => {
+            let why = "its physical function has no interface here that could be asked".to_owned();
+            Outcome::Failed { why }
+        }
+        _ => Outcome::Nothing,
+    }
+}
+
 /// Whether a change of drivers was under way when the host ended: it has several steps, and ends as it began if they are
 /// done anew.
 fn is_half_way(now: &Setting, change: &Change) -> bool {
@@ -106,7 +117,7 @@ fn is_half_way(now: &Setting, change: &Change) -> bool {
     }
 }
 
-/// Whether nobody has what would be taken away.
+/// Whether nobody has what would be taken away. An XDP program that a host has left behind goes with its interface.
 fn check_unused(kernel: &dyn Kernel, before: &Setting) -> Result<(), SriovError> {
     let devices = match before {
         Setting::Driver { device, .. } => vec![*device],
@@ -117,7 +128,7 @@ fn check_unused(kernel: &dyn Kernel, before: &Setting) -> Result<(), SriovError>
         _ => return Ok(()),
     };
     for device in devices {
-        let users = users::of(kernel, device);
+        let users = users::in_service(kernel, device);
         if !users.is_empty() {
             return Err(SriovError::InUse { what: device.to_string(), users });
         }
@@ -130,7 +141,7 @@ pub(crate) fn take_up(kernel: &dyn Kernel, setting: &Setting) -> Result<(), Srio
     let Setting::Vf { pf, index, value: VfValue::Mac(_) } = setting else { return Ok(()) };
     let Some(device) = sysfs::vf_address(kernel, *pf, *index) else { return Ok(()) };
     let Some(driver) = sysfs::driver(kernel, device) else { return Ok(()) };
-    if drivers::hands_out(&driver) || !users::of(kernel, device).is_empty() {
+    if drivers::hands_out(&driver) || !users::in_service(kernel, device).is_empty() {
         return Ok(());
     }
     let only = drivers::only(kernel, device);

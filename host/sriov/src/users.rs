@@ -11,6 +11,15 @@ use crate::sysfs;
 
 /// Who uses a device, each in a few words. None: nobody, as far as this user may know.
 pub(crate) fn of(kernel: &dyn Kernel, device: PciAddress) -> Vec<String> {
+    all(kernel, device, true)
+}
+
+/// The same without XDP programs, which may be there without anybody.
+pub(crate) fn in_service(kernel: &dyn Kernel, device: PciAddress) -> Vec<String> {
+    all(kernel, device, false)
+}
+
+fn all(kernel: &dyn Kernel, device: PciAddress, xdp: bool) -> Vec<String> {
     let Some(driver) = sysfs::driver(kernel, device) else { return Vec::new() };
     if drivers::hands_out(&driver) {
         return holders(kernel, &nodes(kernel, device));
@@ -21,10 +30,10 @@ pub(crate) fn of(kernel: &dyn Kernel, device: PciAddress) -> Vec<String> {
             "its interface (driver {driver}) is not in this network namespace, but perhaps in another one's"
         )];
     }
-    interfaces.iter().flat_map(|interface| of_interface(kernel, interface)).collect()
+    interfaces.iter().flat_map(|interface| of_interface(kernel, interface, xdp)).collect()
 }
 
-fn of_interface(kernel: &dyn Kernel, interface: &str) -> Vec<String> {
+fn of_interface(kernel: &dyn Kernel, interface: &str, xdp: bool) -> Vec<String> {
     let Ok(Some(link)) = kernel.link(interface) else { return Vec::new() };
     let mut users = Vec::new();
     let addresses = kernel.addresses(interface).unwrap_or_default();
@@ -39,7 +48,7 @@ fn of_interface(kernel: &dyn Kernel, interface: &str) -> Vec<String> {
     if link.enslaved {
         users.push(format!("the interface {interface} is part of another one (a bridge, a bond)"));
     }
-    if link.has_xdp {
+    if xdp && link.has_xdp {
         users.push(format!("an XDP program runs on the interface {interface}"));
     }
     users

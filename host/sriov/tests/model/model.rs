@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use weir_sriov::{Kernel, Link, LinkState, MacAddress, VfSettings, VfValue};
@@ -284,6 +285,11 @@ impl Kernel for Model {
 
     fn proc(&self) -> &Path {
         &self.proc
+    }
+
+    /// The model does everything at once.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn write(&self, file: &Path, text: &str) -> io::Result<()> {
