@@ -151,10 +151,11 @@ fn pass(ports: PortKind) {
     assert!(first.contains("cache-status: weir; fwd=uri-miss"), "{first}");
     let again = text(&curl(&lab, &format!("http://{GATEWAY}/who")));
     assert!(again.contains("cache-status: weir; hit") && again.contains("age: "), "{again}");
-    assert!(counter(&lab, "nat", "translated") > 0);
+    lab.wait("nat tells what it has translated", |lab| counter(lab, "nat", "translated") > 0);
     // The firewall's no, and the other's.
     let blocked = curl(&lab, &format!("http://{GATEWAY}:81/who"));
-    assert!(!blocked.status.success() && counter(&lab, "firewall", "denied") > 0);
+    assert!(!blocked.status.success());
+    lab.wait("the firewall tells what it has denied", |lab| counter(lab, "firewall", "denied") > 0);
     let attack =
         text(&curl(&lab, &format!("http://{GATEWAY}/who?q=%3Cscript%3Ealert(1)%3C/script%3E")));
     assert!(attack.contains("403 Forbidden"), "{attack}");
@@ -206,7 +207,7 @@ fn replace_under_load(lab: &Lab) {
         lab.push(name, "3.0.0");
         lab.weir(&["function", "swap", name, "--to", "3.0.0", "--canary", "50"]);
         let other = if name == "waf" { "firewall" } else { "waf" };
-        let refused = lab.refused(&["function", "swap", other, "--to", "2.0.0", "--canary", "50"]);
+        let refused = lab.refused(&["function", "swap", other, "--to", "1.0.0", "--canary", "50"]);
         assert!(refused.contains("being tried"), "{refused}");
         lab.weir(&["function", "swap", name, "--to", "3.0.0"]);
     }
@@ -228,7 +229,9 @@ fn inspect(lab: &Lab) {
     assert!(seen.ends_with("middle") && seen.contains("cache-status"), "{seen}\n{}", lab.status());
     let attack = text(&curl(lab, "http://10.77.0.1/who?q=%3Cscript%3Ealert(1)%3C/script%3E"));
     assert!(attack.contains("403 Forbidden"), "{attack}");
-    assert!(counter(lab, "firewall", "inspected") > 0);
+    lab.wait("the firewall tells what it has sent up", |lab| {
+        counter(lab, "firewall", "inspected") > 0
+    });
     lab.ping("10.77.0.1");
     apply(lab, "allow");
     let right = text(&curl(lab, "http://10.77.0.1/who"));

@@ -18,7 +18,7 @@ use weir_steering::Key;
 
 use crate::counters::{Counters, DropReason, Shared};
 use crate::owned::{Owned, Ownership};
-use crate::upward::{Side, Upward};
+use crate::upward::Upward;
 
 /// Number of the port by which what passed the chain forward leaves, and reverse packets come in.
 pub(crate) const TO: usize = 1;
@@ -155,11 +155,11 @@ pub(crate) struct Context {
     /// Number of the port that is the kernel's stack.
     pub(crate) kernel: Option<usize>,
     /// Number of the port by which what passed the chain forward leaves.
-    to: usize,
+    pub(crate) to: usize,
     /// Ports that are asked for packets: the first so many.
     asked: usize,
     /// The port by which the burst came in.
-    came_by: usize,
+    pub(crate) came_by: usize,
     /// Whether somebody wants to know of flows that the kernel will answer.
     pub(crate) notes_answers: bool,
     /// Flows of which a packet went to the kernel, as its answers will come in.
@@ -176,7 +176,7 @@ pub(crate) struct Context {
     pub(crate) reverse: bool,
     /// What belongs to the chain that runs.
     pub(crate) ledger: Ledger,
-    transmit: Vec<Vec<Packet>>,
+    pub(crate) transmit: Vec<Vec<Packet>>,
     /// Packets for the kernel's stack, by the port that gives them to it.
     to_kernel: Vec<Vec<Packet>>,
     /// Belongs to a station, which sees to [`Self::moves`].
@@ -342,60 +342,6 @@ impl Context {
     #[inline]
     fn output(&self, reverse: bool) -> usize {
         if reverse { FROM } else { self.to }
-    }
-
-    /// A packet at the end of a chain whose other part is on the message plane.
-    fn leave_or_go_up(&mut self, packet: Packet) {
-        let frame = self.pool.bytes_mut(packet.descriptor).unwrap_or_default();
-        let side = match &self.ledger.upward {
-            Some(upward) => {
-                let side = upward.side(frame);
-                if side == Side::Readdressed {
-                    upward.readdress(frame);
-                }
-                side
-            }
-            None => Side::Onward,
-        };
-        // Without a port to leave by the kernel has it all, and drops what is not for it.
-        match (side, self.kernel) {
-            (Side::Onward, Some(kernel)) if self.to == FROM => self.transmit[kernel].push(packet),
-            (Side::Onward, _) | (_, None) => self.transmit[self.to].push(packet),
-            (Side::Both, Some(kernel)) if self.to != FROM => {
-                match self.copied(packet) {
-                    Some(copy) => self.transmit[kernel].push(copy),
-                    None => self.ledger.counters.drop(DropReason::NoBuffer),
-                }
-                self.ledger.counters.packets_made += 1;
-                self.transmit[self.to].push(packet);
-            }
-            (_, Some(kernel)) => {
-                self.note_answer(packet, kernel);
-                self.transmit[kernel].push(packet);
-            }
-        }
-    }
-
-    /// Another packet with the same bytes, if there is room.
-    fn copied(&mut self, packet: Packet) -> Option<Packet> {
-        let buffer = self.pool.take()?;
-        // Same place in its room as the original, so that it fits for certain.
-        let Descriptor { offset, length } = packet.descriptor;
-        let offset = offset - self.pool.room_offset(packet.buffer) + self.pool.room_offset(buffer);
-        let copy = Descriptor { offset, length };
-        if !self.pool.copy(packet.descriptor, copy) {
-            self.pool.give(buffer);
-            return None;
-        }
-        Some(Packet { descriptor: copy, buffer, ..packet })
-    }
-
-    /// The kernel's answers belong to what the packet belongs to.
-    fn note_answer(&mut self, packet: Packet, kernel: usize) {
-        if self.notes_answers {
-            let frame = self.pool.bytes(packet.descriptor).unwrap_or_default();
-            self.answers.push(Key::read(frame, FROM as u16).reversed(kernel as u16));
-        }
     }
 
     fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
@@ -611,18 +557,6 @@ impl Context {
             _ => Pause::Turn,
         };
         None
-    }
-
-    /// Whether the burst is the kernel's.
-    pub(crate) fn is_kernels(&self) -> bool {
-        self.kernel == Some(self.came_by)
-    }
-
-    /// What the kernel sends leaves as it is: no chain has it.
-    pub(crate) fn send_for_kernel(&mut self) {
-        if let Err(error) = self.ports[FROM].send(&mut self.pool, &mut self.burst) {
-            self.port_errors.push(error);
-        }
     }
 
     /// Takes a burst of one port into `self.burst`, and the time.

@@ -3,7 +3,12 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use weir_layout::Descriptor;
+use weir_pool::Packet;
 use weir_steering::Key;
+
+use crate::context::{Context, FROM};
+use crate::counters::DropReason;
 
 /// Numbers of the protocol behind IP's headers.
 const TCP: u8 = 6;
@@ -73,6 +78,74 @@ impl Upward {
             && destination[0] & 1 == 0
         {
             destination.copy_from_slice(&self.address);
+        }
+    }
+}
+
+impl Context {
+    /// A packet at the end of a chain whose other part is on the message plane.
+    pub(crate) fn leave_or_go_up(&mut self, packet: Packet) {
+        let frame = self.pool.bytes_mut(packet.descriptor).unwrap_or_default();
+        let side = match &self.ledger.upward {
+            Some(upward) => {
+                let side = upward.side(frame);
+                if side == Side::Readdressed {
+                    upward.readdress(frame);
+                }
+                side
+            }
+            None => Side::Onward,
+        };
+        // Without a port to leave by the kernel has it all, and drops what is not for it.
+        match (side, self.kernel) {
+            (Side::Onward, Some(kernel)) if self.to == FROM => self.transmit[kernel].push(packet),
+            (Side::Onward, _) | (_, None) => self.transmit[self.to].push(packet),
+            (Side::Both, Some(kernel)) if self.to != FROM => {
+                match self.copied(packet) {
+                    Some(copy) => self.transmit[kernel].push(copy),
+                    None => self.ledger.counters.drop(DropReason::NoBuffer),
+                }
+                self.ledger.counters.packets_made += 1;
+                self.transmit[self.to].push(packet);
+            }
+            (_, Some(kernel)) => {
+                self.note_answer(packet, kernel);
+                self.transmit[kernel].push(packet);
+            }
+        }
+    }
+
+    /// Another packet with the same bytes, if there is room.
+    fn copied(&mut self, packet: Packet) -> Option<Packet> {
+        let buffer = self.pool.take()?;
+        // Same place in its room as the original, so that it fits for certain.
+        let Descriptor { offset, length } = packet.descriptor;
+        let offset = offset - self.pool.room_offset(packet.buffer) + self.pool.room_offset(buffer);
+        let copy = Descriptor { offset, length };
+        if !self.pool.copy(packet.descriptor, copy) {
+            self.pool.give(buffer);
+            return None;
+        }
+        Some(Packet { descriptor: copy, buffer, ..packet })
+    }
+
+    /// The kernel's answers belong to what the packet belongs to.
+    pub(crate) fn note_answer(&mut self, packet: Packet, kernel: usize) {
+        if self.notes_answers {
+            let frame = self.pool.bytes(packet.descriptor).unwrap_or_default();
+            self.answers.push(Key::read(frame, FROM as u16).reversed(kernel as u16));
+        }
+    }
+
+    /// Whether the burst is the kernel's.
+    pub(crate) fn is_kernels(&self) -> bool {
+        self.kernel == Some(self.came_by)
+    }
+
+    /// What the kernel sends leaves as it is: no chain has it.
+    pub(crate) fn send_for_kernel(&mut self) {
+        if let Err(error) = self.ports[FROM].send(&mut self.pool, &mut self.burst) {
+            self.port_errors.push(error);
         }
     }
 }

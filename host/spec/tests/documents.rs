@@ -452,7 +452,7 @@ unknown value `frame`
 2 | plane = "frame"
   |         ^^^^^^^
   = key: plane
-  = allowed: packet, message
+  = allowed: packet, message, both
 "#,
     );
     refused::<Chain>(
