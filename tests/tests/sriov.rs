@@ -219,6 +219,13 @@ fn guest_without_an_iommu_vfio_is_refused() {
     )
     .expect("the file is written");
     rig.refused("run --check", &["the IOMMU is off", "weir.toml:4", "= key: port[0].device"]);
+    // By its address the host leaves it as it is, and DPDK cannot have it.
+    fs::write(
+        rig.directory.path().join("weir.toml"),
+        "[store]\npath = \"/run/store\"\n[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0\"\n",
+    )
+    .expect("the file is written");
+    rig.refused("run", &["has no IOMMU", "weir.toml:3"]);
     rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
 }
 

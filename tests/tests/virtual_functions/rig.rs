@@ -130,6 +130,10 @@ impl Rig {
         );
         let host = self.guest.start("/", &["sh", "-c", &script]).expect("the guest is there");
         self.wait("the host is ready", |rig| rig.log().contains("ready"));
+        // It need not ask who has the address, which all functions of the NIC would hear.
+        self.sh(&format!(
+            "ip neighbour add 10.88.0.1 lladdr {WIRE} dev $(ls /sys/bus/pci/devices/0000:01:10.2/net)"
+        ));
         host
     }
 
