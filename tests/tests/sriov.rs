@@ -275,7 +275,7 @@ sys.exit(1)
 fn swap_on(rig: &Rig, port: &str) {
     let functions = target().join("functions");
     let chain = format!(
-        "name = \"{port}\"\nfrom = \"{port}\"\nto = \"{port}\"\n[[function]]\npath = \"{}\"\n",
+        "name = \"{port}\"\nsymmetric = false\nfrom = \"{port}\"\nto = \"{port}\"\n[[function]]\npath = \"{}\"\n",
         functions.join("macswap.wasm").display()
     );
     fs::write(rig.directory.path().join("chain.toml"), chain).expect("the file is written");
