@@ -6,8 +6,10 @@ use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,6 +17,9 @@ use crate::wire::{Frame, Kind, Start};
 
 /// The port's name, as QEMU was told it.
 pub(crate) const PORT: &str = "weir-agent";
+
+/// Time for what a process wrote to be read when it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The way to the machine, for all threads.
 #[derive(Clone)]
@@ -101,21 +106,26 @@ fn start(order: &[u8]) -> io::Result<Child> {
 
 /// Passes on what it writes, until it has ended.
 fn follow(mut child: Child, process: u32, machine: &Machine) -> i32 {
+    let (done, passed) = channel();
     let pass = |kind, from: Option<Box<dyn Read + Send>>| {
-        let machine = machine.clone();
+        let (machine, done) = (machine.clone(), done.clone());
         thread::spawn(move || {
             let mut from = from?;
             let mut bytes = vec![0; 1 << 14];
             while let Ok(length @ 1..) = from.read(&mut bytes) {
                 machine.tell(kind, process, &bytes[..length]);
             }
-            Some(())
-        })
+            done.send(()).ok()
+        });
     };
-    let out = pass(Kind::Stdout, child.stdout.take().map(|out| Box::new(out) as _));
-    let err = pass(Kind::Stderr, child.stderr.take().map(|err| Box::new(err) as _));
+    pass(Kind::Stdout, child.stdout.take().map(|out| Box::new(out) as _));
+    pass(Kind::Stderr, child.stderr.take().map(|err| Box::new(err) as _));
     let status = child.wait();
-    // Its children may go on writing; what they write is passed on as well, as a shell's pipe would.
-    drop((out.join(), err.join()));
+    // All that it wrote, but not what children write that it has left behind.
+    for _ in 0..2 {
+        if passed.recv_timeout(LAST_WORDS).is_err() {
+            break;
+        }
+    }
     status.map_or(-1, |status| status.code().or(status.signal().map(|n| 128 + n)).unwrap_or(-1))
 }

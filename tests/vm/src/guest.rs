@@ -94,7 +94,7 @@ impl Guest {
                 return Err(Error::Setup(format!("QEMU: {status}: {}", said.trim())));
             }
             if Instant::now() > until {
-                return Err(Error::Setup("QEMU does not open its sockets".to_owned()));
+                return Err(Error::TooLong { limit, console: String::new() });
             }
             thread::sleep(Duration::from_millis(5));
         };

@@ -111,8 +111,8 @@ impl Machine {
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let child = qemu.spawn().map_err(Error::setup("setpriv or ip"))?;
         let guest = Guest::attach(Child(child), listener, directory, self.limit, until)?;
-        self.plug_in()?;
         guest.wait_until_ready()?;
+        self.plug_in()?;
         Ok(guest)
     }
 
