@@ -122,9 +122,10 @@ impl Rig {
     /// All that the host may change, as tools that are not Weir's show it.
     fn devices(&self) -> String {
         self.sh(
-            "ip link show eth0 | grep -v '^1:'; cd /sys/bus/pci/devices; cat 0000:01:00.0/sriov_numvfs 0000:01:00.0/sriov_drivers_autoprobe; \
+            "(ip link show eth0 | grep ' vf ' || true); cd /sys/bus/pci/devices; \
+             cat 0000:01:00.0/sriov_numvfs 0000:01:00.0/sriov_drivers_autoprobe; \
              for d in 0000:01:1*; do [ -e $d ] || continue; echo $d $(readlink $d/driver) $(cat $d/driver_override) $(ls $d/net 2>/dev/null); \
-             for i in $(ls $d/net 2>/dev/null); do ip -o address show dev $i; ip -br link show dev $i; done; done",
+             for i in $(ls $d/net 2>/dev/null); do ip -o address show dev $i; cat $d/net/$i/flags $d/net/$i/address; done; done",
         )
     }
 }
@@ -282,7 +283,7 @@ sys.exit(1)
 fn swap_on(rig: &Rig, port: &str) {
     let functions = target().join("functions");
     let chain = format!(
-        "name = \"{port}\"\nfrom = \"{port}\"\nto = \"{port}\"\n[[function]]\npath = \"{}\"\n",
+        "name = \"{port}\"\nsymmetric = false\nfrom = \"{port}\"\nto = \"{port}\"\n[[function]]\npath = \"{}\"\n",
         functions.join("macswap.wasm").display()
     );
     fs::write(rig.directory.path().join("chain.toml"), chain).expect("the file is written");
