@@ -423,6 +423,7 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
         },
         Arc::clone(&spec.telemetry),
     )
+    .with_seed(spec.seed)
 }
 
 /// What `configure` is told.

@@ -23,6 +23,7 @@ pub const ADMISSIBLE_IMPORTS: [&str; 3] =
 
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const PACKET_BURST: &str = "weir:net/packet-burst@0.1.0";
 const MESSAGE: &str = "weir:net/message@0.1.0";
 const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
@@ -34,6 +35,8 @@ pub enum World {
     Window,
     /// `packet-function-copy`: gets packets by `list<u8>`.
     Copy,
+    /// `packet-function-burst`: gets the first bytes of a burst's packets by `list<u8>`.
+    Burst,
     /// `message-function`: sees requests and responses through a window.
     Message,
     /// `connection-function`: sees connections and their bytes through a window.
@@ -42,7 +45,8 @@ pub enum World {
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Window, Self::Copy, Self::Message, Self::Connection];
+    pub const ALL: [Self; 5] =
+        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection];
 
     /// Whether its functions work on the message plane, not on packets.
     #[must_use]
@@ -56,6 +60,7 @@ impl World {
         match self {
             Self::Window => "packet-function",
             Self::Copy => "packet-function-copy",
+            Self::Burst => "packet-function-burst",
             Self::Message => "message-function",
             Self::Connection => "connection-function",
         }
@@ -67,6 +72,7 @@ impl World {
         match self {
             Self::Window => PACKET,
             Self::Copy => PACKET_COPY,
+            Self::Burst => PACKET_BURST,
             Self::Message => MESSAGE,
             Self::Connection => CONNECTION,
         }
