@@ -130,7 +130,9 @@ pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
     let component: Arc<[u8]> = if Parser::is_component(upload) {
         upload.into()
     } else if Parser::is_core_wasm(upload) {
-        encode(upload)?.into()
+        weir_component::encode(upload, None)
+            .map_err(|error| Refused::because(error.to_string()))?
+            .into()
     } else {
         let start = upload.get(..upload.len().min(8)).unwrap_or_default();
         return Err(Refused::because(format!(
@@ -156,25 +158,6 @@ fn features() -> WasmFeatures {
     features.set(WasmFeatures::EXCEPTIONS, false);
     features.set(WasmFeatures::CM_ASYNC, false);
     features
-}
-
-/// Makes a component of a core module that carries its component type.
-fn encode(module: &[u8]) -> Result<Vec<u8>, Refused> {
-    let typed = Parser::new(0).parse_all(module).any(|payload| {
-        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
-    });
-    if !typed {
-        return Err(Refused::because(
-            "it is a core module that does not say which world it implements (no `component-type` section): \
-             build it with wit-bindgen or a Weir SDK, or make a component of it",
-        ));
-    }
-    wit_component::ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| {
-            Refused::because(format!("no component can be made of this core module: {error:#}"))
-        })
 }
 
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {

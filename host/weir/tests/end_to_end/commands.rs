@@ -97,3 +97,37 @@ fn completions_and_the_manual_name_the_commands_but_not_the_hidden_one() {
     }
     assert!(!weir(directory.path(), &["man"]).out.contains("__compile"));
 }
+
+#[test]
+fn a_core_module_becomes_a_component_with_its_manifest() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
+    fs::write(directory.path().join("core.wasm"), wat::parse_str(text).unwrap()).unwrap();
+    fs::write(directory.path().join("function.toml"), "name = \"nothing\"\nversion = \"1.2.0\"\n")
+        .unwrap();
+    let make = ["component", "core.wasm", "--world", "packet-function"];
+    let answer = weir(
+        directory.path(),
+        &[&make[..], &["--manifest", "function.toml", "-o", "x.wasm"]].concat(),
+    );
+    assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
+    assert!(answer.out.starts_with("x.wasm: packet-function, "), "{}", answer.out);
+    let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&report["accepted"], &report["world"]), (&true.into(), &"packet-function".into()));
+    assert!(report["manifest"].as_str().unwrap().contains("nothing"), "{report}");
+    for (arguments, expected) in [
+        (&["component", "core.wasm"][..], "--world"),
+        (&["component", "x.wasm"], "a component already"),
+        (&["component", "no.wasm"], "cannot read no.wasm"),
+        (&["component", "core.wasm", "--world", "message-function"], "#request-head"),
+    ] {
+        let answer = weir(directory.path(), arguments);
+        assert_eq!(answer.status, Some(1), "{arguments:?}");
+        assert!(answer.err.contains(expected), "{arguments:?}: {}", answer.err);
+    }
+    fs::write(directory.path().join("function.toml"), "nam = \"nothing\"\n").unwrap();
+    let answer = weir(directory.path(), &[&make[..], &["--manifest", "function.toml"]].concat());
+    assert!(answer.err.contains("function.toml:1:1"), "{}", answer.err);
+    assert_eq!(weir(directory.path(), &["component", "core.wasm", "--world", "x"]).status, Some(2));
+}
