@@ -9,15 +9,21 @@ use wasmparser::{Parser, Payload};
 use wit_parser::{Resolve, WorldId, WorldItem};
 
 use crate::PACKAGE;
+use crate::wasi::{self, PREVIEW_1};
 
-/// What compilers for WASI make modules import.
-const PREVIEW_1: &str = "wasi_snapshot_preview1";
 /// The package's name in the names of interfaces.
 const OURS: &str = "weir:net/";
 
 /// What is missing, or too much; nothing if the module can be encoded as far as names tell.
 pub(crate) fn of(module: &[u8], resolve: &Resolve, world: WorldId) -> Vec<String> {
-    let (imports, exports) = names(module);
+    let (mut imports, exports) = names(module);
+    if let Some(calls) = imports.get_mut(PREVIEW_1) {
+        let adapter = wasi::adapter();
+        calls.retain(|name| !wasi::answers(&adapter, name));
+        if calls.is_empty() {
+            imports.remove(PREVIEW_1);
+        }
+    }
     let mut reasons = Vec::new();
     let offered: Vec<String> = resolve.worlds[world]
         .imports
@@ -90,8 +96,7 @@ fn import(from: &str, functions: &[String], offered: &[String]) -> String {
     let offered = offered.join(", ");
     if from == PREVIEW_1 {
         format!(
-            "it imports {functions} from {PREVIEW_1}: functions have no files, clocks or standard output of their own. Leave out \
-             what calls them (printf, assert, abort, clocks, files); the SDK has logs and the host's clock"
+            "it imports {functions} from {PREVIEW_1}, which are no functions of WASI preview 1: build it for that version"
         )
     } else if from == "env" {
         format!(

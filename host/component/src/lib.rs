@@ -4,6 +4,7 @@
 //! who built it. Must not know: what may run (`weir-sandbox`), files, the command line.
 
 mod lacks;
+mod wasi;
 mod worlds;
 
 use wasmparser::{Parser, Payload};
@@ -107,10 +108,15 @@ pub fn encode(module: &[u8], world: Option<&str>) -> Result<Vec<u8>, Error> {
     if !lacks.is_empty() {
         return Err(Error::Lacks(lacks));
     }
-    ComponentEncoder::default()
-        .module(&bound)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| Error::Encoding(format!("{error:#}")))
+    let mut encoder = ComponentEncoder::default();
+    let mut encode = || {
+        encoder.validate(true).module(&bound)?;
+        if wasi::is_called(&bound) {
+            encoder.adapter(wasi::PREVIEW_1, &wasi::adapter())?;
+        }
+        encoder.encode()
+    };
+    encode().map_err(|error| Error::Encoding(format!("{error:#}")))
 }
 
 /// Whether a core module carries a component type.
@@ -194,7 +200,7 @@ mod tests {
     fn imports_from_nobody_are_told_with_what_to_do() {
         for (from, name, expected) in [
             ("env", "abort", "--use abort="),
-            ("wasi_snapshot_preview1", "fd_write", "no files, clocks or standard output"),
+            ("wasi_snapshot_preview1", "proc_fork", "no functions of WASI preview 1"),
             ("weir:net/host@0.2.0", "log", "rebuild it with the SDK"),
             ("weir:net/exchange@0.1.0", "route", "does not offer to its world"),
             ("wbg", "f", "not allowed"),
@@ -202,6 +208,32 @@ mod tests {
             let import = format!(r#"(import "{from}" "{name}" (func))"#);
             let reason = refused(&module(&import, EXPORTS), Some("packet-function"));
             assert!(reason.contains(expected) && reason.contains(from), "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_calls_wasi_imports_our_interfaces_only() {
+        let calls = r#"
+            (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i64 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "random_get" (func (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "path_open"
+              (func (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
+        let component = encode(&module(calls, EXPORTS), Some("packet-function")).unwrap();
+        let mut depth = 0;
+        for payload in Parser::new(0).parse_all(&component) {
+            match payload.unwrap() {
+                Payload::Version { .. } => depth += 1,
+                Payload::End(_) => depth -= 1,
+                Payload::ComponentImportSection(section) if depth == 1 => {
+                    for import in section {
+                        let name = import.unwrap().name.name;
+                        assert!(name.starts_with("weir:net/"), "{name}");
+                    }
+                }
+                _ => {}
+            }
         }
     }
 

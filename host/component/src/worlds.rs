@@ -8,11 +8,13 @@ use crate::Error;
 pub const PACKAGE: &str = "weir:net@0.1.0";
 
 /// The worlds of [`PACKAGE`].
-pub const WORLDS: [&str; 8] = [
+pub const WORLDS: [&str; 10] = [
     "packet-function",
     "packet-function-saving",
     "packet-function-copy",
     "packet-function-copy-saving",
+    "packet-function-burst",
+    "packet-function-burst-saving",
     "message-function",
     "message-function-saving",
     "connection-function",

@@ -13,8 +13,11 @@ use crate::render::Output;
 pub(super) fn run(args: &ComponentArgs, output: Output) -> Result<()> {
     let file = args.file.display();
     let module = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
-    let mut component = weir_component::encode(&module, args.world.as_deref())
-        .map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+    let mut component = match weir_component::encode(&module, args.world.as_deref()) {
+        // There is still its manifest to be put in.
+        Err(weir_component::Error::Already) if args.manifest.is_some() => module,
+        encoded => encoded.map_err(|error| anyhow::anyhow!("{file}: {error}"))?,
+    };
     if let Some(path) = &args.manifest {
         if weir_sandbox::embedded_manifest(&component).is_some() {
             bail!("{file} carries a manifest already: leave --manifest out");
