@@ -47,3 +47,34 @@ pub fn built(name: &str) -> Arc<Admitted> {
     all.push((name.to_owned(), Arc::clone(&admitted)));
     admitted
 }
+
+/// The `weir` program, as it was built last.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn weir() -> PathBuf {
+    let tests = std::env::current_exe().expect("this program has a name");
+    let built = tests.ancestors().map(|directory| directory.join("weir"));
+    let found = built.into_iter().find(|path| path.is_file());
+    found.expect("weir is built before: cargo build --release --bin weir")
+}
+
+/// The example `packet-filter` in a language, built from what is in the tree now with its own `build`, which says what is
+/// missing if it cannot.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn example(language: &str) -> PathBuf {
+    let project = workspace().join(format!("guest-sdk/{language}/examples/packet-filter"));
+    let tools = workspace().join("target/languages/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let status = Command::new(project.join("build"))
+        .env("WEIR", weir())
+        .env("WEIR_SDK", workspace().join("guest-sdk").join(language))
+        .env("PATH", format!("{}:{path}", tools.display()))
+        .status();
+    assert!(status.expect("a shell").success(), "{}/build failed", project.display());
+    project.join("packet-filter.wasm")
+}
