@@ -67,7 +67,21 @@ pub fn weir() -> PathBuf {
 /// When it cannot be built.
 #[must_use]
 pub fn example(language: &str) -> PathBuf {
-    let project = workspace().join(format!("guest-sdk/{language}/examples/packet-filter"));
+    project(language, "examples/packet-filter").join("packet-filter.wasm")
+}
+
+/// The function for tests in a language, built as [`example`].
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn probe(language: &str) -> PathBuf {
+    project(language, "tests/probe").join("probe.wasm")
+}
+
+/// Builds a project in a language's folder.
+fn project(language: &str, path: &str) -> PathBuf {
+    let project = workspace().join("guest-sdk").join(language).join(path);
     let tools = workspace().join("target/languages/bin");
     let path = std::env::var("PATH").unwrap_or_default();
     let status = Command::new(project.join("build"))
@@ -76,5 +90,5 @@ pub fn example(language: &str) -> PathBuf {
         .env("PATH", format!("{}:{path}", tools.display()))
         .status();
     assert!(status.expect("a shell").success(), "{}/build failed", project.display());
-    project.join("packet-filter.wasm")
+    project
 }

@@ -134,3 +134,23 @@ fn rust() {
 fn c() {
     decides_as_expected("c");
 }
+
+#[test]
+fn go() {
+    decides_as_expected("go");
+}
+
+#[test]
+fn javascript() {
+    decides_as_expected("js");
+}
+
+#[test]
+fn typescript() {
+    decides_as_expected("ts");
+}
+
+#[test]
+fn python() {
+    decides_as_expected("python");
+}
