@@ -118,4 +118,3 @@ func logLines(level Level, text string) {
 		Log(level, strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    "))
 	}
 }
-
