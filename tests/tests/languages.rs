@@ -134,3 +134,13 @@ fn rust() {
 fn c() {
     decides_as_expected("c");
 }
+
+#[test]
+fn cpp() {
+    decides_as_expected("cpp");
+}
+
+#[test]
+fn zig() {
+    decides_as_expected("zig");
+}

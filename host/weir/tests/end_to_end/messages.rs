@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
-use weir_tests::built::built_file;
+use weir_tests::built::{built_file, from_template};
 
 use crate::host::Host;
 
@@ -320,4 +320,34 @@ fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffe
     }
     host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
     assert_eq!(host.running(), "1.1.0");
+}
+
+#[test]
+fn a_function_in_c_guards_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let wasm = from_template("c", "message", "path-guard", directory.path());
+    for mode in [Mode::Thread, Mode::Process] {
+        let server = Server::start();
+        let host = Host::start(&config(mode, server.port));
+        let web = format!("http://{}", address(&host, 0));
+        host.ok(&["function", "push", wasm.to_str().unwrap()]);
+        let chain = |private: &str| {
+            format!(
+                "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = [\"{private}\"]\n"
+            )
+        };
+        host.write("c.toml", &chain("/admin"));
+        host.ok(&["chain", "apply", "c.toml"]);
+        let (status, text) = curl(&[&format!("{web}/admin/users")]);
+        assert!(status == 403 && text.ends_with("This is private.\n"), "{text}");
+        // What a client says of itself does not count.
+        let (status, text) =
+            curl(&["--data", "hello", "--header", "x-guard: forged", &format!("{web}/open")]);
+        assert_eq!(status, 200);
+        assert!(text.contains("[\"x-guard\", \"passed\"]") && !text.contains("forged"), "{text}");
+        assert!(text.contains("\"body\": \"hello\""), "{text}");
+        host.write("c.toml", &chain("admin"));
+        let refused = host.weir(&["chain", "apply", "c.toml"]);
+        assert!(refused.err.contains("a path must begin with /"), "{}", refused.err);
+    }
 }

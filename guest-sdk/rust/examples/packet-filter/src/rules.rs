@@ -94,7 +94,8 @@ impl<'de> Deserialize<'de> for Prefix {
 
 impl<'de> Deserialize<'de> for Ports {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let wrong = || D::Error::custom("allowed are a port such as 80 and a range such as 1000-2000");
+        let wrong =
+            || D::Error::custom("allowed are a port such as 80 and a range such as 1000-2000");
         let (low, high) = match NumberOrText::deserialize(from).map_err(|_| wrong())? {
             NumberOrText::Number(port) => (port.to_string(), None),
             NumberOrText::Text(text) => match text.split_once('-') {
