@@ -144,3 +144,8 @@ fn cpp() {
 fn zig() {
     decides_as_expected("zig");
 }
+
+#[test]
+fn assemblyscript() {
+    decides_as_expected("assemblyscript");
+}
