@@ -149,3 +149,23 @@ fn zig() {
 fn assemblyscript() {
     decides_as_expected("assemblyscript");
 }
+
+/// Parts of the C SDK that need no host, natively, with the sanitizers.
+#[test]
+fn the_c_sdk_natively() {
+    let sdk = weir_tests::built::workspace().join("guest-sdk/c");
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("sdk");
+    let mut compiler = Command::new("cc");
+    let options = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"];
+    let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"];
+    let built = compiler
+        .args(options)
+        .args(sanitizers)
+        .args(["-I", "include", "tests/sdk.c", "src/net.c", "src/json.c", "-o"])
+        .arg(&program)
+        .current_dir(sdk)
+        .status();
+    assert!(built.unwrap().success());
+    assert!(Command::new(program).status().unwrap().success());
+}
