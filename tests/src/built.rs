@@ -92,3 +92,26 @@ fn project(language: &str, path: &str) -> PathBuf {
     assert!(status.expect("a shell").success(), "{}/build failed", project.display());
     project
 }
+
+/// A new project of a language in this directory, as `weir new` makes it from the template, built.
+///
+/// # Panics
+/// When it cannot be made or built.
+#[must_use]
+pub fn from_template(language: &str, plane: &str, name: &str, directory: &Path) -> PathBuf {
+    let sdk = workspace().join("guest-sdk").join(language);
+    let project = directory.join(name);
+    std::fs::create_dir(&project).expect("a new directory");
+    for file in std::fs::read_dir(sdk.join("template").join(plane)).expect("a template") {
+        let file = file.expect("an entry").path();
+        let target = project.join(file.file_name().expect("a name"));
+        // With its permissions.
+        std::fs::copy(&file, &target).expect("a copy");
+        let text = std::fs::read_to_string(&file).expect("text").replace("{{name}}", name);
+        std::fs::write(&target, text).expect("written");
+    }
+    let mut build = Command::new(project.join("build"));
+    let status = build.env("WEIR", weir()).env("WEIR_SDK", sdk).status();
+    assert!(status.expect("a shell").success(), "{}/build failed", project.display());
+    project.join(format!("{name}.wasm"))
+}

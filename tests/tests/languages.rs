@@ -154,3 +154,38 @@ fn typescript() {
 fn python() {
     decides_as_expected("python");
 }
+
+#[test]
+fn cpp() {
+    decides_as_expected("cpp");
+}
+
+#[test]
+fn zig() {
+    decides_as_expected("zig");
+}
+
+#[test]
+fn assemblyscript() {
+    decides_as_expected("assemblyscript");
+}
+
+/// Parts of the C SDK that need no host, natively, with the sanitizers.
+#[test]
+fn the_c_sdk_natively() {
+    let sdk = weir_tests::built::workspace().join("guest-sdk/c");
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("sdk");
+    let mut compiler = Command::new("cc");
+    let options = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"];
+    let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"];
+    let built = compiler
+        .args(options)
+        .args(sanitizers)
+        .args(["-I", "include", "tests/sdk.c", "src/net.c", "src/json.c", "-o"])
+        .arg(&program)
+        .current_dir(sdk)
+        .status();
+    assert!(built.unwrap().success());
+    assert!(Command::new(program).status().unwrap().success());
+}

@@ -55,7 +55,9 @@ impl<S: Services> Linked<S> {
         }
         link_runner(&mut linker, compose::RUNNER_IMPORT).map_err(wrong)?;
         let mut store = sandbox.store(guest);
-        let instance = linker.instantiate(&mut store, component).map_err(wrong)?;
+        let instance = linker
+            .instantiate(&mut store, component)
+            .map_err(|error| ChainError::start(error, &spec.functions))?;
 
         let copies = spec.functions.iter().any(|f| f.admitted.world != World::Window);
         // One Wasm page more, because the runner rounds down to whole pages.

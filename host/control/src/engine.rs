@@ -246,6 +246,8 @@ pub struct ListenerStatus {
     pub responses: BTreeMap<String, u64>,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Connections whose bytes the kernel passes on by itself.
+    pub spliced: u64,
     /// What went wrong, by reason.
     pub failures: BTreeMap<String, u64>,
     /// Bytes from clients.

@@ -208,6 +208,8 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let failures = "What went wrong with connections and requests, by reason";
     let failures = Counters::new(registry, "listener_failures", failures);
     let retries = Counters::new(registry, "listener_retries", "Attempts beyond the first");
+    let spliced = "TCP and upgraded connections whose bytes the kernel passes on by itself";
+    let spliced = Counters::new(registry, "listener_spliced_connections", spliced);
     let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
     let healthy = Gauges::new(registry, "upstream_healthy", "Whether an upstream gets requests");
     let connections = "Connections to an upstream that are open";
@@ -222,6 +224,7 @@ fn listeners(registry: &mut Registry, status: &Status) {
         requests.add(&[name], listener.requests);
         active.set(&[name], listener.active as f64);
         retries.add(&[name], listener.retries);
+        spliced.add(&[name], listener.spliced);
         bytes.add(&[name, ("direction", "in")], listener.received);
         bytes.add(&[name, ("direction", "out")], listener.sent);
         for (class, count) in &listener.responses {

@@ -271,6 +271,17 @@ fn import_reason(name: &str) -> String {
 }
 
 fn world_reason(exports: &[String]) -> String {
+    let ours = weir_component::PACKAGE;
+    let (package, version) = ours.split_once('@').unwrap_or((ours, ""));
+    let other = exports.iter().find_map(|export| {
+        let (interface, other) = export.split_once('@')?;
+        (interface.starts_with(&format!("{package}/")) && other != version).then_some(export)
+    });
+    if let Some(export) = other {
+        return format!(
+            "it exports {export}, of another version of {package} than this host's, {version}: rebuild it with the SDK of this host's version"
+        );
+    }
     let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
     let expected = World::ALL.map(World::interface).join(", ");
     format!(

@@ -166,7 +166,7 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ComponentArgs {
-    /// The core module.
+    /// The core module; WAT if its name ends in `.wat`.
     #[arg(value_name = "CORE")]
     pub(crate) file: PathBuf,
     /// The world of `weir:net` that it implements; may be left out when the module says it (a `component-type` section).

@@ -1,6 +1,6 @@
 /* Functions for packets, with a window: zero copy.
  *
- * A function defines `weir_configure` and `weir_process`; `weir_tick` and the two of weir/snapshot.h if it wants them. Compile
+ * A function defines `weir_configure` and `weir_process`, and `weir_tick` if it wants it. Compile
  * src/ and bindings/packet_function.c with it, as the `build` of a project does. */
 #ifndef WEIR_PACKET_H
 #define WEIR_PACKET_H

@@ -228,6 +228,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
         active: 0,
         responses: BTreeMap::from([("2xx".to_owned(), 3)]),
         retries: 0,
+        spliced: 0,
         failures: BTreeMap::from([("connect".to_owned(), 1)]),
         received: 100,
         sent: 200,

@@ -9,10 +9,19 @@ use weir_spec::{Document, Manifest};
 use crate::cli::ComponentArgs;
 use crate::render::Output;
 
-/// Makes a component of a core module, and writes it if a host would take it.
+/// Makes a component of a core module, in its binary or its text form, and writes it if a host would take it.
 pub(super) fn run(args: &ComponentArgs, output: Output) -> Result<()> {
     let file = args.file.display();
-    let module = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
+    let bytes = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
+    // Its text form, if the name says so.
+    let module = if args.file.extension().is_some_and(|extension| extension == "wat") {
+        wat::Parser::new()
+            .parse_bytes(Some(&args.file), &bytes)
+            .map(|module| module.into_owned())
+            .map_err(|error| anyhow::anyhow!("it is not valid WAT: {error}"))?
+    } else {
+        bytes
+    };
     let mut component = match weir_component::encode(&module, args.world.as_deref()) {
         // There is still its manifest to be put in.
         Err(weir_component::Error::Already) if args.manifest.is_some() => module,

@@ -60,6 +60,7 @@ fn listener_status(
         active: counted.active,
         responses: (0..counted.responses.len()).map(class).collect(),
         retries: counted.retries,
+        spliced: counted.spliced,
         failures: failures.map(|((_, name), n)| ((*name).to_owned(), n)).collect(),
         received: counted.received,
         sent: counted.sent,
