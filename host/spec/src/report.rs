@@ -65,6 +65,8 @@ pub enum World {
     PacketFunction,
     /// It gets packets by value.
     PacketFunctionCopy,
+    /// It gets the first bytes of a burst's packets by value.
+    PacketFunctionBurst,
     /// It sees requests and responses through a window.
     MessageFunction,
     /// It sees connections and their bytes through a window.
@@ -84,6 +86,7 @@ impl World {
         match self {
             Self::PacketFunction => "packet-function",
             Self::PacketFunctionCopy => "packet-function-copy",
+            Self::PacketFunctionBurst => "packet-function-burst",
             Self::MessageFunction => "message-function",
             Self::ConnectionFunction => "connection-function",
         }

@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say what the host would say on upload: the world, imports and limits, or why it is refused.
     Check(CheckArgs),
+    /// Make a component of a core module, as compilers for languages without component tools give it.
+    Component(ComponentArgs),
     /// Functions: push, list, show, remove, swap, roll back, log.
     #[command(subcommand)]
     Function(FunctionCommand),
@@ -163,6 +165,22 @@ pub(crate) struct CheckArgs {
     /// A component, or a core module that carries its component type.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComponentArgs {
+    /// The core module; WAT if its name ends in `.wat`.
+    #[arg(value_name = "CORE")]
+    pub(crate) file: PathBuf,
+    /// The world of `weir:net` that it implements; may be left out when the module says it (a `component-type` section).
+    #[arg(long, value_name = "WORLD", value_parser = clap::builder::PossibleValuesParser::new(weir_component::WORLDS))]
+    pub(crate) world: Option<String>,
+    /// A manifest (`function.toml`) for the component to carry.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// The component to write; without it the core module's name with `.component.wasm`.
+    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod bench;
 mod chain;
 mod check;
+mod component;
 mod events;
 mod function;
 mod host;
@@ -49,6 +50,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
             output.result(&report, benched)?;
         }
         Command::Check(args) => return check::run(&args, output),
+        Command::Component(args) => component::run(&args, output)?,
         Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
         Command::Steer(command) => steer::run(command, &Client::new(&global)?, output)?,
