@@ -394,7 +394,10 @@ fn a_function_in_c_changes_what_connections_carry() {
     let text = config(Mode::Thread, server.port).replace("\"tcp\"", "\"tcp\"\nchain = \"raw\"");
     let host = Host::start(&text);
     host.ok(&["function", "push", project.join("substitute.wasm").to_str().unwrap()]);
-    host.write("c.toml", "name = \"raw\"\nplane = \"message\"\n[[function]]\nuse = \"substitute\"\n");
+    host.write(
+        "c.toml",
+        "name = \"raw\"\nplane = \"message\"\n[[function]]\nuse = \"substitute\"\n",
+    );
     host.ok(&["chain", "apply", "c.toml"]);
     let (status, text) = curl(&["--data", "quiet", &format!("http://{}/a/q", address(&host, 1))]);
     assert_eq!(status, 200);
