@@ -197,6 +197,9 @@ fn a_wrong_toolchain_is_told() {
         let said = run(&weir());
         assert!(said.contains(needed) && said.contains(install), "{language}: {said}");
         let said = run(Path::new("no-such-weir"));
-        assert!(said.contains("`no-such-weir` is not there (WEIR says where)"), "{language}: {said}");
+        assert!(
+            said.contains("`no-such-weir` is not there (WEIR says where)"),
+            "{language}: {said}"
+        );
     }
 }
