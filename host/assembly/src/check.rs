@@ -24,6 +24,7 @@ pub(crate) fn world(world: Admissible) -> World {
     match world {
         Admissible::Window => World::PacketFunction,
         Admissible::Copy => World::PacketFunctionCopy,
+        Admissible::Burst => World::PacketFunctionBurst,
         Admissible::Message => World::MessageFunction,
         Admissible::Connection => World::ConnectionFunction,
         Admissible::Proxy => World::WasiHttpProxy,

@@ -144,11 +144,17 @@ fn chains(registry: &mut Registry, status: &Status) {
     let parts = Counters::new(registry, "chain_worker_packets", parts);
     let restarts = "Times that a process of a chain was started again, because it had died";
     let restarts = Counters::new(registry, "chain_worker_restarts", restarts);
+    let exchanges = "Requests, or TCP connections, that began and ended in the message part of a chain of both planes";
+    let exchanges = Counters::new(registry, "chain_exchanges", exchanges);
     for chain in &status.engine.chains {
         let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
         restarts.add(&[tenant, name], chain.worker_restarts);
+        if let Some(counts) = chain.exchanges {
+            exchanges.add(&[tenant, name, ("state", "opened")], counts.opened);
+            exchanges.add(&[tenant, name, ("state", "ended")], counts.ended);
+        }
         for part in &chain.workers {
             let worker = part.worker.to_string();
             let worker = ("worker", worker.as_str());
@@ -208,6 +214,8 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let failures = "What went wrong with connections and requests, by reason";
     let failures = Counters::new(registry, "listener_failures", failures);
     let retries = Counters::new(registry, "listener_retries", "Attempts beyond the first");
+    let spliced = "TCP and upgraded connections whose bytes the kernel passes on by itself";
+    let spliced = Counters::new(registry, "listener_spliced_connections", spliced);
     let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
     let healthy = Gauges::new(registry, "upstream_healthy", "Whether an upstream gets requests");
     let connections = "Connections to an upstream that are open";
@@ -222,6 +230,7 @@ fn listeners(registry: &mut Registry, status: &Status) {
         requests.add(&[name], listener.requests);
         active.set(&[name], listener.active as f64);
         retries.add(&[name], listener.retries);
+        spliced.add(&[name], listener.spliced);
         bytes.add(&[name, ("direction", "in")], listener.received);
         bytes.add(&[name, ("direction", "out")], listener.sent);
         for (class, count) in &listener.responses {

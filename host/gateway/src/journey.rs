@@ -95,7 +95,7 @@ impl Journey {
     async fn show(self: Rc<Self>, place: usize, exchange: Exchange, passing: Passing) -> Arrived {
         let mut ending = Ending::new(exchange.clone(), place > 0, Rc::clone(&self.asked_last));
         let Passing { mut parts, mut body, mut length, mut upstream } = passing;
-        match exchange.request_head(&mut parts, length).await {
+        match exchange.request_head(&mut parts, length).get().await {
             Step::Continue => (),
             Step::Answer(answer) => return Ok(ending.answered(answer)),
             Step::Reset => return Err(Stop::Reset),
@@ -121,7 +121,7 @@ impl Journey {
         }
         let (mut parts, body) = arrived.inspect_err(|_| ending.how = Ended::UpstreamFailed)?;
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
-        match exchange.response_head(&mut parts, length).await {
+        match exchange.response_head(&mut parts, length).get().await {
             Step::Continue => (),
             Step::Answer(answer) => return Ok(ending.answered(answer)),
             Step::Reset => return Err(Stop::Reset),

@@ -20,6 +20,7 @@ mod bell;
 
 mod client;
 mod config;
+mod copying;
 mod counters;
 mod dial;
 mod environment;

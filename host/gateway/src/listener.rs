@@ -1,10 +1,12 @@
 //! A listener: what all threads share of it, and what each has for itself.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -233,4 +235,21 @@ impl Drop for Admission {
         self.counters.open.sub(1);
         self.connections.fetch_sub(1, Relaxed);
     }
+}
+
+/// Does this, unless the listener's connections are to be cut off.
+pub(crate) async fn unless_killed<T>(
+    listener: &Listener,
+    admission: &Admission,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        admission.task(cx);
+        if listener.killed() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
 }

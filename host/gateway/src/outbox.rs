@@ -108,6 +108,17 @@ impl Socket {
         Poll::Pending
     }
 
+    /// The connection, if nothing is on its way.
+    ///
+    /// # Errors
+    /// Itself, if something is.
+    pub(crate) fn into_tcp(self: Rc<Self>) -> Result<TcpStream, Rc<Self>> {
+        if self.failed.get().is_some() || !self.rest.borrow().is_empty() {
+            return Err(self);
+        }
+        Rc::try_unwrap(self).map(|socket| socket.tcp.into_inner())
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.get().map_or(Ok(()), |kind| Err(kind.into()))
     }

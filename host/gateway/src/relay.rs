@@ -1,156 +1,143 @@
-//! Bytes both ways between two connections.
+//! Two connections whose bytes nobody looks at any more.
 //!
-//! All relays of a thread read into one buffer, and write out of it at once: only what the other side does not take is copied, and an idle
-//! connection holds no memory. Each side is read from only when the other has taken everything.
+//! Without TLS on either they are spliced: their bytes never come into this process (docs/adr/0016-hops.md has what that
+//! saves). Otherwise they are copied.
 
-use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::time::Instant;
+use bytes::Buf as _;
+use tokio::io::AsyncWrite as _;
+use tokio::net::TcpStream;
+use weir_hop::{Ended, Moved, RelayLimits};
 
+use crate::copying::Copying;
+use crate::counters::{Counter, Traffic};
 use crate::stream::Stream;
-use crate::timer::Deadline;
 
-/// Bytes of the buffer.
-const BUFFER: usize = 65_536;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
-}
-
-/// Reads at most so many bytes, with the thread's buffer. None: there are no more.
-pub(crate) fn poll_piece(
-    cx: &mut Context<'_>,
-    from: &mut Stream,
-    max: usize,
-) -> Poll<io::Result<Bytes>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(&mut scratch[..max.min(BUFFER)]);
-        ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
-    })
-}
-
-/// One direction.
-#[derive(Default)]
-struct Way {
-    /// Read, and not taken by the other side.
-    left: Bytes,
-    flushed: bool,
-    ended: bool,
-    shut: bool,
-}
-
-impl Way {
-    /// Moves what can be moved; whether anything was, and ready when this direction is over.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-        moved: &mut bool,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            if self.shut {
-                return Poll::Ready(Ok(()));
-            }
-            if !self.left.is_empty() {
-                let bytes = ready!(Pin::new(&mut *to).poll_write(cx, &self.left))?;
-                self.left.advance(bytes);
-                self.flushed = false;
-                *moved = true;
-                continue;
-            }
-            if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                self.shut = true;
-                continue;
-            }
-            match self.read(cx, from, to)? {
-                Poll::Ready(()) => *moved = true,
-                Poll::Pending => {
-                    if !self.flushed {
-                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                        self.flushed = true;
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-    ) -> Poll<io::Result<()>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled();
-            if read.is_empty() {
-                self.ended = true;
-                return Poll::Ready(Ok(()));
-            }
-            self.flushed = false;
-            let taken = match Pin::new(to).poll_write(cx, read)? {
-                Poll::Ready(taken) => taken,
-                Poll::Pending => 0,
-            };
-            self.left = Bytes::copy_from_slice(&read[taken..]);
-            Poll::Ready(Ok(()))
-        })
-    }
-}
-
-/// Two connections and what is between them.
-pub(crate) struct Relay {
-    client: Stream,
-    upstream: Stream,
-    up: Way,
-    down: Way,
-    idle: Duration,
-    latest: Instant,
-    deadline: Deadline,
+/// See the module.
+pub(crate) enum Relay {
+    Copying(Box<Copying>),
+    Splicing(Splicing),
 }
 
 impl Relay {
-    /// `idle`: for so long nothing may move.
-    pub(crate) fn new(client: Stream, upstream: Stream, idle: Duration) -> Self {
-        let (up, down) = (Way::default(), Way::default());
-        let (latest, deadline) = (Instant::now(), Deadline::default());
-        Self { client, upstream, up, down, idle, latest, deadline }
+    /// Makes one, after what either connection had read and not yet passed on has gone. `idle`: for so long nothing may move. `spliced` counts those
+    /// that are.
+    ///
+    /// # Errors
+    /// Bytes that were there before did not get to the other side.
+    pub(crate) async fn new(
+        mut client: Stream,
+        mut upstream: Stream,
+        idle: Duration,
+        spliced: &Counter,
+    ) -> io::Result<Self> {
+        if !(client.is_plain() && upstream.is_plain()) {
+            return Ok(Self::copying(client, upstream, idle));
+        }
+        let settled = async {
+            pass_early(&mut client, &mut upstream).await?;
+            pass_early(&mut upstream, &mut client).await
+        };
+        if let Err(error) = settled.await {
+            client.abort();
+            upstream.abort();
+            return Err(error);
+        }
+        let patience = client.patience().min(upstream.patience());
+        let (client, upstream) = match (client.into_tcp(), upstream.into_tcp()) {
+            (Ok(client), Ok(upstream)) => (client, upstream),
+            // Somebody still has to do with one of them.
+            (client, upstream) => {
+                let [client, upstream] = [client, upstream].map(|side| match side {
+                    Ok((tcp, traffic)) => Stream::plain(tcp, traffic, patience),
+                    Err(stream) => stream,
+                });
+                return Ok(Self::copying(client, upstream, idle));
+            }
+        };
+        spliced.add(1);
+        let limits = RelayLimits { idle: Some(idle), patience: Some(patience) };
+        Ok(Self::Splicing(Splicing { client, upstream, limits }))
     }
 
-    /// Moves what can be moved; ready when both sides have ended.
+    fn copying(client: Stream, upstream: Stream, idle: Duration) -> Self {
+        Self::Copying(Box::new(Copying::new(client, upstream, idle)))
+    }
+
+    /// Moves bytes until both sides have ended.
     ///
     /// # Errors
     /// What the kernel said, or that nothing moved for too long.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut moved = false;
-        let up = self.up.poll(cx, &mut self.client, &mut self.upstream, &mut moved)?;
-        let down = self.down.poll(cx, &mut self.upstream, &mut self.client, &mut moved)?;
-        if up.is_ready() && down.is_ready() {
-            return Poll::Ready(Ok(()));
+    pub(crate) async fn run(&mut self) -> io::Result<()> {
+        match self {
+            Self::Copying(copying) => poll_fn(|cx| copying.poll(cx)).await,
+            Self::Splicing(splicing) => splicing.run().await,
         }
-        if moved {
-            self.latest = Instant::now();
-        }
-        if self.deadline.expired(cx, self.latest + self.idle) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
     }
 
     /// Ends both connections so that neither side takes it for a proper end.
     pub(crate) fn abort(self) {
-        self.client.abort();
-        self.upstream.abort();
+        match self {
+            Self::Copying(copying) => copying.abort(),
+            Self::Splicing(Splicing { client, upstream, .. }) => {
+                for (tcp, _) in [client, upstream] {
+                    // An error leaves an ordinary end, the best that can be done then.
+                    let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                }
+            }
+        }
+    }
+}
+
+/// Sends on what was read too early, and all that was to be sent before.
+async fn pass_early(from: &mut Stream, to: &mut Stream) -> io::Result<()> {
+    let mut early = from.take_early();
+    while !early.is_empty() {
+        let taken = poll_fn(|cx| Pin::new(&mut *to).poll_write(cx, &early)).await?;
+        early.advance(taken);
+    }
+    poll_fn(|cx| to.poll_sent(cx)).await
+}
+
+/// Two TCP connections with what is counted of them.
+pub(crate) struct Splicing {
+    client: (TcpStream, Arc<Traffic>),
+    upstream: (TcpStream, Arc<Traffic>),
+    limits: RelayLimits,
+}
+
+impl Splicing {
+    async fn run(&self) -> io::Result<()> {
+        let moved = Moved::default();
+        let mut counted = [0; 2];
+        let relay = weir_hop::relay(&self.client.0, &self.upstream.0, self.limits, &moved);
+        let mut relay = pin!(relay);
+        let ended = poll_fn(|cx: &mut Context<'_>| {
+            let ended = relay.as_mut().poll(cx);
+            self.count(&moved, &mut counted);
+            ended
+        });
+        match ended.await {
+            Ended::InOrder => Ok(()),
+            Ended::First(error) | Ended::Second(error) => Err(error),
+            Ended::Idle => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Adds what has moved since it was last called.
+    fn count(&self, moved: &Moved, counted: &mut [u64; 2]) {
+        let now = [moved.forward.get(), moved.backward.get()];
+        let [up, down] = [now[0] - counted[0], now[1] - counted[1]];
+        *counted = now;
+        self.client.1.received.add(up);
+        self.upstream.1.sent.add(up);
+        self.upstream.1.received.add(down);
+        self.client.1.sent.add(down);
     }
 }

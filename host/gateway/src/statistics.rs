@@ -125,6 +125,8 @@ pub struct ListenerStatistics {
     pub responses: [u64; 5],
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Connections whose bytes the kernel passes on by itself.
+    pub spliced: u64,
     /// In the order of [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     /// From the request's head to the response's.
@@ -148,6 +150,7 @@ impl ListenerStatistics {
         self.active += counters.active.get();
         add(&mut self.responses, &counters.responses.get());
         self.retries += counters.retries.get();
+        self.spliced += counters.spliced.get();
         add(&mut self.failures, &counters.failures.get());
         self.latency.add(&counters.latency);
         self.received += counters.traffic.received.get();

@@ -105,6 +105,49 @@ impl Stream {
         };
     }
 
+    /// Takes what was put back.
+    pub(crate) fn take_early(&mut self) -> Bytes {
+        std::mem::take(&mut self.early)
+    }
+
+    /// Whether it is TCP without TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.inner, Inner::Plain(_))
+    }
+
+    /// For how long the peer may take nothing of what is sent.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
+    pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Self> {
+        let Self { inner, early, traffic, pulse, patience, stalled, deadline } = self;
+        let inner = match inner {
+            Inner::Plain(socket) if early.is_empty() => match Socket::into_tcp(socket) {
+                Ok(tcp) => return Ok((tcp, traffic)),
+                Err(socket) => Inner::Plain(socket),
+            },
+            inner => inner,
+        };
+        Err(Self { inner, early, traffic, pulse, patience, stalled, deadline })
+    }
+
+    /// Ready when the kernel has taken all that was written.
+    ///
+    /// # Errors
+    /// What became of it, or that the peer took nothing for too long.
+    pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = match &mut self.inner {
+            Inner::Plain(socket) => socket.poll_sent(cx),
+            Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        };
+        if sent.is_pending() && self.wrote(cx, &Poll::Pending) {
+            return Poll::Ready(Err(stalled()));
+        }
+        sent
+    }
+
     /// What was agreed on by ALPN.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match &self.inner {

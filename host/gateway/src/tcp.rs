@@ -1,12 +1,12 @@
 //! An L4 connection: opened, decided, relayed.
 //!
 //! Without interest in bytes they are relayed as they are. With it, each piece passes the chain before the next one of
-//! its direction is read.
+//! its direction is read, until no function wants any more.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use crate::balance::Tried;
 use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces, Step};
+use crate::copying::poll_piece;
 use crate::finish::Finish;
 use crate::link::{Open, Unanswered};
-use crate::listener::{Admission, Listener, Site};
-use crate::relay::{Relay, poll_piece};
+use crate::listener::{Admission, Listener, Site, unless_killed};
+use crate::relay::Relay;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
@@ -38,24 +39,39 @@ pub(crate) async fn serve(
     let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
     let (client, upstream, open) = begun;
     let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
-    let ended = if let Some(exchange) = finish.exchange.clone().filter(|_| data) {
-        let (client, upstream) = (RefCell::new(client), RefCell::new(upstream));
+    let mut sides = (client, upstream);
+    if let Some(exchange) = finish.exchange.clone().filter(|_| data) {
+        let (client, upstream) = (RefCell::new(sides.0), RefCell::new(sides.1));
         let through = through(&site, &exchange, &client, &upstream);
-        let ended = unless_killed(&listener, &admission, through).await;
-        if !matches!(ended, Some(Ok(()))) {
-            client.into_inner().abort();
-            upstream.into_inner().abort();
+        let seen = unless_killed(&listener, &admission, through).await;
+        sides = (client.into_inner(), upstream.into_inner());
+        if !matches!(seen, Some(Ok(Seen::Enough))) {
+            if !matches!(seen, Some(Ok(Seen::All))) {
+                sides.0.abort();
+                sides.1.abort();
+            }
+            return over(&mut finish, &origin, seen.map(|seen| seen.map(|_| ())));
         }
-        ended
-    } else {
-        let mut relay = Relay::new(client, upstream, site.plan.config.timeouts.idle);
-        let relayed = poll_fn(|cx| relay.poll(cx));
-        let ended = unless_killed(&listener, &admission, relayed).await;
-        if !matches!(ended, Some(Ok(()))) {
-            relay.abort();
+    }
+    let relay =
+        Relay::new(sides.0, sides.1, site.plan.config.timeouts.idle, &site.counters.spliced);
+    let ended = match unless_killed(&listener, &admission, relay).await {
+        Some(Ok(mut relay)) => {
+            let ended = unless_killed(&listener, &admission, relay.run()).await;
+            if !matches!(ended, Some(Ok(()))) {
+                relay.abort();
+            }
+            ended
         }
-        ended
+        Some(Err(error)) => Some(Err(error)),
+        None => None,
     };
+    over(&mut finish, &origin, ended);
+    drop(open);
+}
+
+/// Notes how it ended. None: it was cut off.
+fn over(finish: &mut Finish, origin: &Origin, ended: Option<io::Result<()>>) {
     match ended {
         Some(Ok(())) => finish.delivered(),
         Some(Err(error)) => {
@@ -64,24 +80,6 @@ pub(crate) async fn serve(
         }
         None => finish.ends(Ended::Reset),
     }
-    drop(open);
-}
-
-/// Does this, unless the listener's connections are to be cut off.
-async fn unless_killed<T>(
-    listener: &Listener,
-    admission: &Admission,
-    work: impl Future<Output = T>,
-) -> Option<T> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        admission.task(cx);
-        if listener.killed() {
-            return Poll::Ready(None);
-        }
-        work.as_mut().poll(cx).map(Some)
-    })
-    .await
 }
 
 /// The chain's decision, and a connection to an upstream.
@@ -95,7 +93,7 @@ async fn begin(
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
         if chain.interests().opened {
-            let ended = match exchange.opened().await {
+            let ended = match exchange.opened().get().await {
                 Step::Continue => None,
                 Step::Answer(_) => Some(Ended::Answered),
                 Step::Reset => Some(Ended::Reset),
@@ -151,18 +149,29 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
     }
 }
 
-/// Passes bytes through the chain until both sides have ended.
+/// What the chain has seen of a connection.
+enum Seen {
+    /// Both sides have ended.
+    All,
+    /// No function wants any more.
+    Enough,
+}
+
+/// Passes bytes through the chain until both sides have ended, or no function wants to see any more.
 async fn through(
     site: &Site,
     exchange: &Exchange,
     client: &RefCell<Stream>,
     upstream: &RefCell<Stream>,
-) -> io::Result<()> {
+) -> io::Result<Seen> {
     let latest = Cell::new(Instant::now());
     let way = |direction, from, to| Way { site, exchange, direction, from, to, latest: &latest };
     let up = way(Direction::Request, client, upstream);
     let down = way(Direction::Response, upstream, client);
-    futures_util::future::try_join(up.run(), down.run()).await.map(|_| ())
+    match futures_util::future::try_join(up.run(), down.run()).await? {
+        (Seen::All, Seen::All) => Ok(Seen::All),
+        _ => Ok(Seen::Enough),
+    }
 }
 
 /// One direction of a connection whose bytes pass the chain.
@@ -177,15 +186,15 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    async fn run(self) -> io::Result<()> {
+    async fn run(self) -> io::Result<Seen> {
         loop {
-            let piece = self.read().await?;
+            let Some(piece) = self.read().await? else { return Ok(Seen::Enough) };
             let last = piece.is_empty();
             let pieces = if self.exchange.done(self.direction) {
                 Pieces::from_iter([piece])
             } else {
                 let from_upstream = self.direction == Direction::Response;
-                match self.exchange.data(from_upstream, piece, last).await {
+                match self.exchange.data(from_upstream, piece, last).get().await {
                     BodyStep::Pass(pieces) => pieces,
                     BodyStep::Answer(_) | BodyStep::Reset => {
                         return Err(io::Error::other("a function ended the connection"));
@@ -197,20 +206,27 @@ impl Way<'_> {
             }
             poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_flush(cx)).await?;
             if last {
-                return poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_shutdown(cx)).await;
+                poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_shutdown(cx)).await?;
+                return Ok(Seen::All);
             }
         }
     }
 
-    /// The next piece, empty at the end.
-    async fn read(&self) -> io::Result<Bytes> {
+    /// The next piece, empty at the end. None: no function wants to see it, nor any of the other direction.
+    async fn read(&self) -> io::Result<Option<Bytes>> {
         let max = self.site.chain.as_ref().map_or(1, Chain::piece_max);
         let idle = self.site.plan.config.timeouts.idle;
         let mut deadline = Deadline::default();
         poll_fn(|cx| {
+            if [Direction::Request, Direction::Response].iter().all(|way| self.exchange.done(*way))
+            {
+                // The other direction is in the same task, and may wait for bytes.
+                cx.waker().wake_by_ref();
+                return Poll::Ready(Ok(None));
+            }
             if let Poll::Ready(piece) = poll_piece(cx, &mut self.from.borrow_mut(), max) {
                 self.latest.set(Instant::now());
-                return Poll::Ready(piece);
+                return Poll::Ready(piece.map(Some));
             }
             if deadline.expired(cx, self.latest.get() + idle) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -1,15 +1,14 @@
 //! A connection that has changed to another protocol, for instance WebSocket (RFC 9110 section 7.8): from then on its bytes are
 //! passed through.
 
-use std::future::poll_fn;
-use std::task::Poll;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::chain::Ended;
 use crate::finish::Finish;
 use crate::link::Open;
-use crate::listener::{Admission, Listener};
+use crate::listener::{Admission, Listener, unless_killed};
 use crate::relay::Relay;
 use crate::stream::Stream;
 
@@ -29,18 +28,14 @@ impl Upgraded {
 
     /// Passes bytes until both sides have ended, or the listener's connections are to be.
     pub(crate) async fn relay(self, client: Stream, listener: &Listener, admission: &Admission) {
-        let Self { upstream, open, mut finish } = self;
-        let idle = finish.site.plan.config.timeouts.idle;
-        let mut relay = Relay::new(client, upstream, idle);
-        let whole = poll_fn(|cx| {
-            admission.task(cx);
-            if listener.killed() {
-                return Poll::Ready(false);
-            }
-            relay.poll(cx).map(|ended| ended.is_ok())
-        })
-        .await;
-        if whole {
+        let Self { upstream, open, finish } = self;
+        let (site, mut finish) = (Rc::clone(&finish.site), finish);
+        let idle = site.plan.config.timeouts.idle;
+        let relay = Relay::new(client, upstream, idle, &site.counters.spliced);
+        let Some(Ok(mut relay)) = unless_killed(listener, admission, relay).await else {
+            return finish.ends(Ended::Reset);
+        };
+        if let Some(Ok(())) = unless_killed(listener, admission, relay.run()).await {
             finish.delivered();
         } else {
             finish.ends(Ended::Reset);

@@ -40,5 +40,5 @@ pub use process::{
     WorkerProcess,
 };
 #[cfg(feature = "tokio")]
-pub use relay::{Ended, Method, Relayed, relay, relay_by};
+pub use relay::{Ended, Limits as RelayLimits, Method, Moved, relay, relay_by};
 pub use weir_hop_layout::{BATCH, Counts, Descriptor, WINDOW};

@@ -48,52 +48,66 @@ pub enum Ended {
     Idle,
 }
 
-/// What a relay has done.
-#[derive(Debug)]
-pub struct Relayed {
-    /// Bytes from the first connection to the second.
-    pub forward: u64,
-    /// Bytes from the second to the first.
-    pub backward: u64,
-    /// Why it ended.
-    pub ended: Ended,
+/// How long a relay waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// For so long nothing may move in either direction; without it, for ever.
+    pub idle: Option<Duration>,
+    /// For so long a connection may take nothing of what is sent to it; without it, as long as the other direction moves.
+    pub patience: Option<Duration>,
 }
 
-/// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for `idle`.
-/// Both connections are closed then.
-pub async fn relay(a: TcpStream, b: TcpStream, idle: Option<Duration>) -> Relayed {
-    relay_by(Method::Splice, a, b, idle).await
+/// Bytes that a relay has moved, up to now.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// From the first connection to the second.
+    pub forward: Cell<u64>,
+    /// From the second to the first.
+    pub backward: Cell<u64>,
 }
 
-/// [`relay`], by another method.
+impl Moved {
+    fn all(&self) -> u64 {
+        self.forward.get() + self.backward.get()
+    }
+}
+
+/// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for too long.
+/// The caller closes them then, in order or not.
+pub async fn relay(a: &TcpStream, b: &TcpStream, limits: Limits, moved: &Moved) -> Ended {
+    relay_by(Method::Splice, a, b, limits, moved).await
+}
+
+/// [`relay`], by another method. What [`Method::Join`] moves is counted when it ends.
 pub async fn relay_by(
     method: Method,
-    a: TcpStream,
-    b: TcpStream,
-    idle: Option<Duration>,
-) -> Relayed {
-    let moved = [Cell::new(0), Cell::new(0)];
+    a: &TcpStream,
+    b: &TcpStream,
+    limits: Limits,
+    moved: &Moved,
+) -> Ended {
     if method == Method::Join {
-        match Joined::new(&a, &b).await {
-            Ok(joined) => return by_kernel(&joined, idle).await,
+        match Joined::new(a, b).await {
+            Ok(joined) => return by_kernel(&joined, limits.idle, moved).await,
             // Then without: what has gone is counted.
-            Err((error, gone)) => {
+            Err((error, [forward, backward])) => {
                 tracing::debug!("two connections are spliced, not joined: {error}");
-                moved.iter().zip(gone).for_each(|(moved, gone)| moved.set(gone));
+                moved.forward.set(forward);
+                moved.backward.set(backward);
             }
         }
     }
     let pumps = async {
-        let forward = pump(method, &a, &b, &moved[0]);
-        let backward = pump(method, &b, &a, &moved[1]);
+        let pump = |from, to, moved| Pump { from, to, moved, patience: limits.patience };
+        let forward = pump(a, b, &moved.forward).run(method);
+        let backward = pump(b, a, &moved.backward).run(method);
         match both(forward, backward).await {
             Ok(()) => Ended::InOrder,
             Err((0, Side::From, error) | (1, Side::To, error)) => Ended::First(error),
             Err((_, _, error)) => Ended::Second(error),
         }
     };
-    let ended = until_idle(pumps, idle, || moved[0].get() + moved[1].get()).await;
-    Relayed { forward: moved[0].get(), backward: moved[1].get(), ended }
+    until_idle(pumps, limits.idle, || moved.all()).await
 }
 
 /// Which connection of a direction failed.
@@ -136,7 +150,7 @@ async fn until_idle(
     }
 }
 
-async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>) -> Relayed {
+async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>, moved: &Moved) -> Ended {
     let work = async {
         match joined.ended().await {
             Ok(()) => Ended::InOrder,
@@ -146,90 +160,100 @@ async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>) -> Relayed {
     };
     let ended = until_idle(work, idle, || joined.bytes().iter().sum()).await;
     let [forward, backward] = joined.bytes();
-    Relayed { forward, backward, ended }
+    moved.forward.set(forward);
+    moved.backward.set(backward);
+    ended
 }
 
-/// One direction, until its stream ends and the other connection has been told.
-async fn pump(
-    method: Method,
-    from: &TcpStream,
-    to: &TcpStream,
-    moved: &Cell<u64>,
-) -> Result<(), Failed> {
-    loop {
-        // Nothing is held for a connection that is silent.
-        from.readable().await.map_err(|error| (Side::From, error))?;
-        let more = match method {
-            Method::Copy => copy(from, to, moved).await?,
-            Method::Splice | Method::Join => spliced(from, to, moved).await?,
-        };
-        if !more {
-            return match shutdown(to, Shutdown::Write) {
-                // The other side is gone; the other direction says so.
-                Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
-                Err(error) => Err((Side::To, error.into())),
+/// One direction.
+struct Pump<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    moved: &'a Cell<u64>,
+    patience: Option<Duration>,
+}
+
+impl Pump<'_> {
+    /// Until its stream ends and the other connection has been told.
+    async fn run(self, method: Method) -> Result<(), Failed> {
+        loop {
+            // Nothing is held for a connection that is silent.
+            self.from.readable().await.map_err(|error| (Side::From, error))?;
+            let more = match method {
+                Method::Copy => self.copy().await?,
+                Method::Splice | Method::Join => self.splice().await?,
             };
+            if !more {
+                return match shutdown(self.to, Shutdown::Write) {
+                    // The other side is gone; the other direction says so.
+                    Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+                    Err(error) => Err((Side::To, error.into())),
+                };
+            }
         }
     }
-}
 
-/// Moves what is there. `false`: the stream has ended.
-async fn spliced(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
-    // Too many files: it goes without.
-    let Ok(pipe) = Pipe::take() else { return copy(from, to, moved).await };
-    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-    loop {
-        let fill = || Ok(splice(from, None, &pipe.write, None, PIPE, flags)?);
-        // The pipe is empty, so it is the connection that would block.
-        let mut inside = match from.try_io(Interest::READABLE, fill) {
-            Ok(0) => {
-                pipe.put();
-                return Ok(false);
-            }
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                pipe.put();
-                return Ok(true);
-            }
-            Err(error) => return Err((Side::From, error)),
-        };
-        while inside > 0 {
-            let drain = || Ok(splice(&pipe.read, None, to, None, inside, flags)?);
-            match to.async_io(Interest::WRITABLE, drain).await {
-                Ok(written) => {
-                    inside -= written;
-                    moved.set(moved.get() + written as u64);
+    /// Moves what is there. `false`: the stream has ended.
+    async fn splice(&self) -> Result<bool, Failed> {
+        // Too many files: it goes without.
+        let Ok(pipe) = Pipe::take() else { return self.copy().await };
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        loop {
+            let fill = || Ok(splice(self.from, None, &pipe.write, None, PIECE, flags)?);
+            // The pipe is empty, so it is the connection that would block.
+            let mut inside = match self.from.try_io(Interest::READABLE, fill) {
+                Ok(0) => {
+                    pipe.put();
+                    return Ok(false);
                 }
-                Err(error) => return Err((Side::To, error)),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    pipe.put();
+                    return Ok(true);
+                }
+                Err(error) => return Err((Side::From, error)),
+            };
+            while inside > 0 {
+                let drain = || Ok(splice(&pipe.read, None, self.to, None, inside, flags)?);
+                inside -= self.sent(drain).await?;
             }
+            // Others have their turn.
+            tokio::task::consume_budget().await;
         }
-        // Others have their turn.
-        tokio::task::consume_budget().await;
     }
-}
 
-/// The same through a buffer.
-async fn copy(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<bool, Failed> {
-    let mut buffer = Vec::with_capacity(PIECE);
-    loop {
-        buffer.clear();
-        let read = match from.try_read_buf(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-            Err(error) => return Err((Side::From, error)),
-        };
-        let mut rest = &buffer[..read];
-        while !rest.is_empty() {
-            match to.async_io(Interest::WRITABLE, || to.try_write(rest)).await {
-                Ok(written) => {
-                    rest = &rest[written..];
-                    moved.set(moved.get() + written as u64);
-                }
-                Err(error) => return Err((Side::To, error)),
+    /// The same through a buffer.
+    async fn copy(&self) -> Result<bool, Failed> {
+        let mut buffer = Vec::with_capacity(PIECE);
+        loop {
+            buffer.clear();
+            let read = match self.from.try_read_buf(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err((Side::From, error)),
+            };
+            let mut rest = &buffer[..read];
+            while !rest.is_empty() {
+                let sent = self.sent(|| self.to.try_write(rest)).await?;
+                rest = &rest[sent..];
             }
+            tokio::task::consume_budget().await;
         }
-        tokio::task::consume_budget().await;
+    }
+
+    /// Sends when the other connection takes something, and counts it.
+    async fn sent(&self, send: impl FnMut() -> io::Result<usize>) -> Result<usize, Failed> {
+        let sending = self.to.async_io(Interest::WRITABLE, send);
+        let sent = match self.patience {
+            Some(patience) => tokio::time::timeout(patience, sending)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            None => sending.await,
+        };
+        let sent = sent.map_err(|error| (Side::To, error))?;
+        self.moved.set(self.moved.get() + sent as u64);
+        Ok(sent)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weir_hop::{Ended, Method, Relayed, relay_by};
+use weir_hop::{Ended, Method, Moved, RelayLimits, relay_by};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,11 +28,26 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
+/// What a relay has done.
+#[derive(Debug)]
+struct Relayed {
+    forward: u64,
+    backward: u64,
+    ended: Ended,
+}
+
+/// A relay to its end; both connections are closed then.
+async fn relayed(method: Method, a: TcpStream, b: TcpStream, limits: RelayLimits) -> Relayed {
+    let moved = Moved::default();
+    let ended = relay_by(method, &a, &b, limits, &moved).await;
+    Relayed { forward: moved.forward.get(), backward: moved.backward.get(), ended }
+}
+
 /// The two outer ends of a relay, and what becomes of it.
 async fn between(method: Method) -> (TcpStream, TcpStream, JoinHandle<Relayed>) {
     let (client, a) = pair().await;
     let (b, server) = pair().await;
-    let relay = tokio::task::spawn_local(relay_by(method, a, b, None));
+    let relay = tokio::task::spawn_local(relayed(method, a, b, RelayLimits::default()));
     tokio::task::yield_now().await;
     (client, server, relay)
 }
@@ -99,7 +114,7 @@ fn what_came_before_the_relay_is_passed_on_first() {
             let (b, mut server) = pair().await;
             client.write_all(b"early ").await.unwrap();
             tokio::task::yield_now().await;
-            let relay = tokio::task::spawn_local(relay_by(method, a, b, None));
+            let relay = tokio::task::spawn_local(relayed(method, a, b, RelayLimits::default()));
             let mut got = [0; 6];
             server.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"early ");
@@ -122,7 +137,7 @@ fn a_stream_that_has_ended_before_the_relay_ends() {
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let relay = tokio::task::spawn_local(relay_by(method, a, b, None));
+        let relay = tokio::task::spawn_local(relayed(method, a, b, RelayLimits::default()));
         let mut got = String::new();
         server.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "question");
@@ -161,6 +176,36 @@ fn a_slow_reader_slows_the_writer() {
 }
 
 #[test]
+fn a_reader_that_takes_nothing_is_given_up_while_the_other_direction_moves() {
+    run(|method| async move {
+        if method == Method::Join {
+            eprintln!("not by joins, which take everything: docs/adr/0016-hops.md");
+            return;
+        }
+        let ((client, a), (b, server)) = (pair().await, pair().await);
+        let patience = Some(Duration::from_millis(300));
+        let limits = RelayLimits { idle: Some(PATIENCE), patience };
+        let relay = tokio::task::spawn_local(relayed(method, a, b, limits));
+        let (mut read, mut write) = client.into_split();
+        // The server sends, and reads nothing.
+        let talking = tokio::spawn(async move {
+            let mut server = server;
+            while server.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let listening = tokio::spawn(async move { while read.read_u8().await.is_ok() {} });
+        let piece = vec![0; 1 << 20];
+        while write.write_all(&piece).await.is_ok() {}
+        let relayed = relay.await.unwrap();
+        let stalled = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
+        assert!(matches!(&relayed.ended, Ended::Second(error) if stalled(error)), "{relayed:?}");
+        talking.await.unwrap();
+        listening.await.unwrap();
+    });
+}
+
+#[test]
 fn a_connection_that_is_reset_ends_both() {
     run(|method| async move {
         let (client, mut server, relay) = between(method).await;
@@ -192,8 +237,8 @@ fn a_silent_relay_is_given_up_and_one_that_moves_is_not() {
     run(|method| async move {
         let (mut client, a) = pair().await;
         let (b, mut server) = pair().await;
-        let idle = Duration::from_millis(200);
-        let relay = tokio::task::spawn_local(relay_by(method, a, b, Some(idle)));
+        let idle = RelayLimits { idle: Some(Duration::from_millis(200)), ..RelayLimits::default() };
+        let relay = tokio::task::spawn_local(relayed(method, a, b, idle));
         for _ in 0..20 {
             client.write_all(b"x").await.unwrap();
             server.read_exact(&mut [0; 1]).await.unwrap();
@@ -254,7 +299,8 @@ connection.shutdown(socket.SHUT_WR)
         let client = client.args(["-c", CLIENT, &own]).stdout(Stdio::piped()).spawn().unwrap();
         let (a, _) = listener.accept().await.unwrap();
         let b = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-        let relayed = relay_by(method, a, b, Some(Duration::from_secs(10))).await;
+        let idle = RelayLimits { idle: Some(Duration::from_secs(10)), ..RelayLimits::default() };
+        let relayed = relayed(method, a, b, idle).await;
         let output = client.wait_with_output().unwrap();
         echo.wait().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "104857600 True\n");

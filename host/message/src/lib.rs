@@ -16,6 +16,7 @@
 //! when it has returned: so nothing of the gateway runs inside of a guest's call.
 
 mod asks;
+mod bodies;
 mod chain;
 mod clock;
 mod context;
@@ -24,6 +25,7 @@ mod exchange;
 mod flow;
 mod function;
 pub mod head;
+mod heads;
 mod instance;
 mod orders;
 mod passage;
@@ -31,6 +33,7 @@ mod plan;
 mod service;
 mod shadow;
 mod store;
+mod telling;
 mod words;
 
 pub use chain::{Chain, ChainCounters, Notice};

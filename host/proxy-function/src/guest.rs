@@ -176,7 +176,8 @@ impl WasiHttpHooks for Hooks {
             return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
         };
         let path = request.uri().path();
-        if !path.starts_with('/') && !(path == "*" && request.method() == Method::OPTIONS) {
+        let is_target = path.starts_with('/') || path == "*" && request.method() == Method::OPTIONS;
+        if !is_target {
             return Box::new(std::future::ready(Err(Error::HttpRequestUriInvalid)));
         }
         if request.method() == Method::CONNECT {

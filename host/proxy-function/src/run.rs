@@ -57,7 +57,7 @@ impl Shared {
 impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
-        let _ticking = function.sandbox.ticker().tick();
+        let _ticking = function.sandbox.ticker().tick_for(function.config.deadline);
         let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
         let mut store = Store::new(function.pre.engine(), guest);
         store.set_hostcall_fuel(ARGUMENTS_MAX);

@@ -38,6 +38,7 @@ const PROXY: &str = "wasi:http/incoming-handler@0.2";
 
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const PACKET_BURST: &str = "weir:net/packet-burst@0.1.0";
 const MESSAGE: &str = "weir:net/message@0.1.0";
 const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
@@ -49,6 +50,8 @@ pub enum World {
     Window,
     /// `packet-function-copy`: gets packets by `list<u8>`.
     Copy,
+    /// `packet-function-burst`: gets the first bytes of a burst's packets by `list<u8>`.
+    Burst,
     /// `message-function`: sees requests and responses through a window.
     Message,
     /// `connection-function`: sees connections and their bytes through a window.
@@ -59,8 +62,8 @@ pub enum World {
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Window, Self::Copy, Self::Message, Self::Connection, Self::Proxy];
+    pub const ALL: [Self; 6] =
+        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection, Self::Proxy];
 
     /// Whether its functions work on the message plane, not on packets.
     #[must_use]
@@ -74,6 +77,7 @@ impl World {
         match self {
             Self::Window => "packet-function",
             Self::Copy => "packet-function-copy",
+            Self::Burst => "packet-function-burst",
             Self::Message => "message-function",
             Self::Connection => "connection-function",
             Self::Proxy => "wasi:http/proxy",
@@ -86,6 +90,7 @@ impl World {
         match self {
             Self::Window => PACKET,
             Self::Copy => PACKET_COPY,
+            Self::Burst => PACKET_BURST,
             Self::Message => MESSAGE,
             Self::Connection => CONNECTION,
             Self::Proxy => PROXY,
@@ -170,7 +175,9 @@ pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
     let component: Arc<[u8]> = if Parser::is_component(upload) {
         upload.into()
     } else if Parser::is_core_wasm(upload) {
-        encode(upload)?.into()
+        weir_component::encode(upload, None)
+            .map_err(|error| Refused::because(error.to_string()))?
+            .into()
     } else {
         let start = upload.get(..upload.len().min(8)).unwrap_or_default();
         return Err(Refused::because(format!(
@@ -196,25 +203,6 @@ fn features() -> WasmFeatures {
     features.set(WasmFeatures::EXCEPTIONS, false);
     features.set(WasmFeatures::CM_ASYNC, false);
     features
-}
-
-/// Makes a component of a core module that carries its component type.
-fn encode(module: &[u8]) -> Result<Vec<u8>, Refused> {
-    let typed = Parser::new(0).parse_all(module).any(|payload| {
-        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
-    });
-    if !typed {
-        return Err(Refused::because(
-            "it is a core module that does not say which world it implements (no `component-type` section): \
-             build it with wit-bindgen or a Weir SDK, or make a component of it",
-        ));
-    }
-    wit_component::ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| {
-            Refused::because(format!("no component can be made of this core module: {error:#}"))
-        })
 }
 
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
@@ -337,6 +325,17 @@ fn import_reason(name: &str, world: Option<World>) -> String {
 }
 
 fn world_reason(exports: &[String]) -> String {
+    let ours = weir_component::PACKAGE;
+    let (package, version) = ours.split_once('@').unwrap_or((ours, ""));
+    let other = exports.iter().find_map(|export| {
+        let (interface, other) = export.split_once('@')?;
+        (interface.starts_with(&format!("{package}/")) && other != version).then_some(export)
+    });
+    if let Some(export) = other {
+        return format!(
+            "it exports {export}, of another version of {package} than this host's, {version}: rebuild it with the SDK of this host's version"
+        );
+    }
     let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
     let expected = World::ALL.map(World::interface).join(", ");
     format!(

@@ -1,5 +1,6 @@
 //! L4: bytes both ways, half-closed connections, chains, the PROXY protocol.
 
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -8,10 +9,9 @@ use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
-    Upstreams,
+    BodyStep, Chain, ChainFactory, Direction, Interests, Middleware, Origin, Passage, Pieces,
+    Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Protocol, ProxyHeader};
 
@@ -38,7 +38,7 @@ fn a_side_that_has_said_all_still_hears_the_other() {
     assert_eq!(read_all(&mut stream), "5:hello");
     until("it has ended", || gateway.statistics().listeners[0].open == 0);
     let statistics = &gateway.statistics().listeners[0];
-    assert_eq!((statistics.requests, statistics.active), (1, 0));
+    assert_eq!((statistics.requests, statistics.active, statistics.spliced), (1, 0, 1));
     assert_eq!((statistics.received, statistics.sent), (5, 7));
     assert_eq!((statistics.upstreams[0].received, statistics.upstreams[0].sent), (7, 5));
 }
@@ -143,13 +143,18 @@ struct Decision {
 }
 
 impl Passage for Decision {
-    fn opened(&self) -> LocalBoxFuture<'_, Step> {
+    fn opened(&self) -> Reply<'_, Step> {
         let denied = self.client == "192.0.2.66";
-        Box::pin(async move { if denied { Step::Reset } else { Step::Continue } })
+        Reply::Now(if denied { Step::Reset } else { Step::Continue })
     }
 
-    fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(async move {
+    fn data(
+        self: Rc<Self>,
+        from_upstream: bool,
+        piece: Bytes,
+        last: bool,
+    ) -> Reply<'static, BodyStep> {
+        Reply::later(async move {
             if piece.windows(4).any(|w| w == b"evil") {
                 return BodyStep::Reset;
             }
@@ -192,6 +197,69 @@ fn a_chain_decides_and_changes_bytes() {
     assert!(talk("192.0.2.66", "abc").starts_with("RESET"));
     assert!(talk("192.0.2.1", "evil").starts_with("RESET"));
     assert_eq!(gateway.statistics().listeners[0].failed(Failure::Function), 1);
+}
+
+/// Looks at what the client says first, and at nothing after that.
+struct FirstLook;
+
+impl ChainFactory for FirstLook {
+    fn stage(&self, _thread: usize, _upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        Ok(Box::new(|_| Ok(Chain::native(Rc::new(FirstLook)))))
+    }
+}
+
+impl Middleware for FirstLook {
+    fn interests(&self) -> Interests {
+        Interests { opened: false, data: true, ..Interests::default() }
+    }
+
+    fn open(&self, _origin: &Origin) -> Rc<dyn Passage> {
+        Rc::new(Look(Cell::new(false)))
+    }
+}
+
+struct Look(Cell<bool>);
+
+impl Passage for Look {
+    fn data(&self, from_upstream: bool, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
+        assert!(!from_upstream && !self.0.replace(true), "it wants no more");
+        Box::pin(
+            async move { BodyStep::Pass(Pieces::from_iter([piece.to_ascii_uppercase().into()])) },
+        )
+    }
+
+    fn done(&self, from: Direction) -> bool {
+        from == Direction::Response || self.0.get()
+    }
+}
+
+#[test]
+fn what_no_function_wants_to_see_any_more_is_spliced() {
+    let server = Server::start(|mut stream, _| {
+        stream.write_all(b"Welcome ").unwrap();
+        let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        tcp(config);
+        config.chain = Some(Arc::new(FirstLook));
+    });
+    let mut stream = connect(address);
+    let mut got = [0; 8];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"Welcome ");
+    assert_eq!(gateway.statistics().listeners[0].spliced, 0);
+    stream.write_all(b"first ").unwrap();
+    let mut got = [0; 6];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"FIRST ");
+    until("it is spliced", || gateway.statistics().listeners[0].spliced == 1);
+    say_all(&mut stream, b"second");
+    assert_eq!(read_all(&mut stream), "second");
+    until("it has ended", || gateway.statistics().listeners[0].open == 0);
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.received, statistics.sent), (12, 20));
+    assert_eq!(statistics.failures.iter().sum::<u64>(), 0);
 }
 
 #[test]

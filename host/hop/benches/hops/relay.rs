@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use weir_hop::{Method, relay_by};
+use weir_hop::{Method, Moved, RelayLimits, relay_by};
 
 use crate::{cpu, median};
 
@@ -39,7 +39,7 @@ fn relay(method: Method) -> (TcpStream, TcpStream, JoinHandle<u64>) {
                 stream.set_nonblocking(true).expect("an option");
                 tokio::net::TcpStream::from_std(stream).expect("a socket")
             });
-            relay_by(method, a, b, None).await;
+            relay_by(method, &a, &b, RelayLimits::default(), &Moved::default()).await;
         });
         cpu("thread-self")
     });

@@ -14,6 +14,7 @@ mod middleboxes;
 mod ports;
 mod proxies;
 mod schema;
+mod sriov;
 mod steering;
 mod uploads;
 mod workers;
