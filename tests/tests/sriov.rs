@@ -337,7 +337,13 @@ fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
     swap_on(&rig, "in");
     let _ = rig.run(&format!("cp /run/store/cache/* {}/", target().join("vm/compiled").display()));
     // Its frames are in its VLAN, outside of it.
-    rig.outside.sh("ip link set wire up; ip link add link wire name wire.100 type vlan id 100; ip link set wire.100 up");
+    for command in [
+        "link set wire up",
+        "link add link wire name wire.100 type vlan id 100",
+        "link set wire.100 up",
+    ] {
+        rig.outside.sh(&format!("ip {command}"));
+    }
     fs::write(rig.directory.path().join("swapped.py"), SWAPPED).expect("the file is written");
     let script = rig.directory.path().join("swapped.py");
     rig.outside.sh(&format!("python3 {} {MAC} wire.100", script.display()));
