@@ -1,5 +1,6 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
+mod author;
 mod commands;
 mod crash;
 mod disk;
