@@ -132,7 +132,12 @@ pub(crate) fn hand_over(mut flow: BoxFlow) -> Stream {
                 Pin::new(&mut flow).poll_frame(cx)
             });
             match frame.await {
-                Some(Ok(frame)) => room.send(Ok(frame)),
+                Some(Ok(frame)) => {
+                    room.send(Ok(frame));
+                    if flow.is_end_stream() {
+                        return;
+                    }
+                }
                 Some(Err(fault)) => return room.send(Err(broken(fault))),
                 None => return,
             }
@@ -165,7 +170,7 @@ impl Body for HandedOver {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_closed() && self.frames.is_empty()
+        self.left == Some(0) || self.frames.is_closed() && self.frames.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use wasmtime_wasi_http::{Error, WasiBody};
 use weir_exchange::{Broken, CallFault, Stream};
@@ -120,27 +123,47 @@ impl Body for Read {
     }
 }
 
-/// A body that a guest writes.
+/// A body that a guest writes. When all of the length that its head says is there, it is whole, and nobody asks for its end: what the
+/// guest still has to say (a flush, the end) is heard in the background, for it would take it for an error if nobody did.
 pub(crate) struct Written {
-    body: WasiBody,
+    body: Option<WasiBody>,
     progress: Arc<Progress>,
+    runners: Handle,
+    /// Bytes to come, if its head says how many.
+    left: Option<u64>,
     /// Of a response's body.
     interest: Option<Interest>,
 }
 
 impl Written {
-    pub(crate) fn new(body: WasiBody, progress: Arc<Progress>, interest: Option<Interest>) -> Self {
-        let mut this = Self { body, progress, interest };
-        if this.body.is_end_stream() {
-            this.ended();
+    pub(crate) fn new(
+        body: WasiBody,
+        length: Option<u64>,
+        progress: Arc<Progress>,
+        interest: Option<Interest>,
+        runners: Handle,
+    ) -> Self {
+        let mut this = Self { body: Some(body), progress, runners, left: length, interest };
+        if length == Some(0) || this.is_end_stream() {
+            this.is_whole();
         }
         this
     }
 
+    /// It has ended, whichever way.
     fn ended(&mut self) {
+        self.body = None;
+        self.left = Some(0);
         if let Some(interest) = &mut self.interest {
             interest.satisfied();
         }
+    }
+
+    fn is_whole(&mut self) {
+        if let Some(mut body) = self.body.take() {
+            self.runners.spawn(async move { while body.frame().await.is_some() {} });
+        }
+        self.ended();
     }
 }
 
@@ -153,40 +176,54 @@ impl Body for Written {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = match Pin::new(body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => frame,
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                if frame.is_trailers() {
-                    this.ended();
+                if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                if this.left == Some(0) || frame.is_trailers() {
+                    this.is_whole();
                 }
                 Some(Ok(frame))
             }
-            Some(Err(_)) => {
-                this.ended();
-                Some(Err(Broken::Function))
-            }
             // A guest that trapped drops its end as one does that has finished.
-            None if this.progress.broken.load(Relaxed) => {
-                this.ended();
-                Some(Err(Broken::Function))
-            }
-            None => {
+            None if !this.progress.broken.load(Relaxed) => {
                 this.ended();
                 None
+            }
+            None | Some(Err(_)) => {
+                this.ended();
+                Some(Err(Broken::Function))
             }
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.left.map(SizeHint::with_exact).unwrap_or_default()
     }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // Whoever was to take it went, and the guest will be told so when it goes on writing.
+        if self.body.is_some() {
+            self.progress.excuse();
+        }
+    }
+}
+
+/// The length that a head says.
+pub(crate) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What a guest is told of a body that breaks off.

@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{
 use weir_exchange::{CallFault, Stream};
 use weir_sandbox::Level;
 
-use crate::body::{Progress, Read, Written, error_of_call};
+use crate::body::{Progress, Read, Written, error_of_call, length};
 use crate::function::ProxyFunction;
 use crate::output::Output;
 
@@ -196,7 +196,9 @@ impl WasiHttpHooks for Hooks {
             }
             Destination::Upstream(place) => Some(place),
         };
-        let written = Written::new(body, Arc::clone(&self.progress), None);
+        let (length, progress) = (length(&parts.headers), Arc::clone(&self.progress));
+        let runners = self.function.runners.handle().clone();
+        let written = Written::new(body, length, progress, None, runners);
         let (answer, answered) = oneshot::channel();
         let call =
             Call { request: Request::from_parts(parts, Box::pin(written)), upstream, answer };
