@@ -101,7 +101,8 @@ impl Instance {
         let window = Window { memory: site.window.clone(), writes: plan.writes };
         let telemetry = Arc::clone(&plan.telemetry);
         let function =
-            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry);
+            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
+                .with_seed(seed);
         let mut guest = Guest::new(vec![function]);
         let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
         let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());

@@ -21,8 +21,24 @@ const MODULES_MAX: usize = 64;
 pub const ADMISSIBLE_IMPORTS: [&str; 3] =
     ["weir:net/types@0.1.0", "weir:net/host@0.1.0", "weir:net/exchange@0.1.0"];
 
+/// What a component of the world `wasi:http/proxy` may import, at any version 0.2: its own world, what `wasm32-wasip2` and the
+/// adapters of other toolchains pull in besides. None of it reaches a file or the network.
+pub const PROXY_IMPORTS: [&str; 7] = [
+    "wasi:http/",
+    "wasi:io/",
+    "wasi:clocks/",
+    "wasi:random/",
+    "wasi:cli/",
+    "wasi:filesystem/",
+    "wasi:sockets/",
+];
+
+/// The export of `wasi:http/proxy`, at any version 0.2.
+const PROXY: &str = "wasi:http/incoming-handler@0.2";
+
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const PACKET_BURST: &str = "weir:net/packet-burst@0.1.0";
 const MESSAGE: &str = "weir:net/message@0.1.0";
 const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
@@ -34,20 +50,25 @@ pub enum World {
     Window,
     /// `packet-function-copy`: gets packets by `list<u8>`.
     Copy,
+    /// `packet-function-burst`: gets the first bytes of a burst's packets by `list<u8>`.
+    Burst,
     /// `message-function`: sees requests and responses through a window.
     Message,
     /// `connection-function`: sees connections and their bytes through a window.
     Connection,
+    /// `wasi:http/proxy`, at any version 0.2: is handed requests, and gives responses.
+    Proxy,
 }
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Window, Self::Copy, Self::Message, Self::Connection];
+    pub const ALL: [Self; 6] =
+        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection, Self::Proxy];
 
     /// Whether its functions work on the message plane, not on packets.
     #[must_use]
     pub const fn of_messages(self) -> bool {
-        matches!(self, Self::Message | Self::Connection)
+        matches!(self, Self::Message | Self::Connection | Self::Proxy)
     }
 
     /// Its name in WIT.
@@ -56,21 +77,51 @@ impl World {
         match self {
             Self::Window => "packet-function",
             Self::Copy => "packet-function-copy",
+            Self::Burst => "packet-function-burst",
             Self::Message => "message-function",
             Self::Connection => "connection-function",
+            Self::Proxy => "wasi:http/proxy",
         }
     }
 
-    /// The interface that a component of this world exports.
+    /// The interface that a component of this world exports; of `wasi:http` without the last part of its version.
     #[must_use]
     pub const fn interface(self) -> &'static str {
         match self {
             Self::Window => PACKET,
             Self::Copy => PACKET_COPY,
+            Self::Burst => PACKET_BURST,
             Self::Message => MESSAGE,
             Self::Connection => CONNECTION,
+            Self::Proxy => PROXY,
         }
     }
+
+    /// Whether a component that exports this interface is of this world.
+    fn is_exported_as(self, export: &str) -> bool {
+        match self {
+            Self::Proxy => is_version_0_2(export, "wasi:http/incoming-handler"),
+            _ => export == self.interface(),
+        }
+    }
+
+    /// Whether its components may import this.
+    fn admits(self, import: &str) -> bool {
+        match self {
+            Self::Proxy => {
+                let interface = import.split('@').next().unwrap_or_default();
+                PROXY_IMPORTS.iter().any(|package| interface.starts_with(package))
+                    && is_version_0_2(import, interface)
+            }
+            _ => ADMISSIBLE_IMPORTS.contains(&import),
+        }
+    }
+}
+
+/// Whether this names an interface at some version 0.2.
+fn is_version_0_2(name: &str, interface: &str) -> bool {
+    let version = name.strip_prefix(interface).and_then(|rest| rest.strip_prefix("@0.2."));
+    version.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// An upload that may be compiled.
@@ -124,7 +175,9 @@ pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
     let component: Arc<[u8]> = if Parser::is_component(upload) {
         upload.into()
     } else if Parser::is_core_wasm(upload) {
-        encode(upload)?.into()
+        weir_component::encode(upload, None)
+            .map_err(|error| Refused::because(error.to_string()))?
+            .into()
     } else {
         let start = upload.get(..upload.len().min(8)).unwrap_or_default();
         return Err(Refused::because(format!(
@@ -150,25 +203,6 @@ fn features() -> WasmFeatures {
     features.set(WasmFeatures::EXCEPTIONS, false);
     features.set(WasmFeatures::CM_ASYNC, false);
     features
-}
-
-/// Makes a component of a core module that carries its component type.
-fn encode(module: &[u8]) -> Result<Vec<u8>, Refused> {
-    let typed = Parser::new(0).parse_all(module).any(|payload| {
-        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
-    });
-    if !typed {
-        return Err(Refused::because(
-            "it is a core module that does not say which world it implements (no `component-type` section): \
-             build it with wit-bindgen or a Weir SDK, or make a component of it",
-        ));
-    }
-    wit_component::ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| {
-            Refused::because(format!("no component can be made of this core module: {error:#}"))
-        })
 }
 
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
@@ -199,13 +233,10 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             }
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section.into_iter().flatten() {
-                    let name = import.name.name.to_owned();
-                    if !matches!(import.ty, ComponentTypeRef::Instance(_))
-                        || !ADMISSIBLE_IMPORTS.contains(&name.as_str())
-                    {
-                        found.reasons.push(import_reason(&name));
+                    if !matches!(import.ty, ComponentTypeRef::Instance(_)) {
+                        found.reasons.push(import_reason(import.name.name, None));
                     }
-                    found.imports.push(name);
+                    found.imports.push(import.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
@@ -219,7 +250,8 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
         }
     }
     let has = |name: &str| exports.iter().any(|export| export == name);
-    let mut worlds = World::ALL.into_iter().filter(|world| has(world.interface()));
+    let exported = |world: &World| exports.iter().any(|export| world.is_exported_as(export));
+    let mut worlds = World::ALL.into_iter().filter(exported);
     found.world = match (worlds.next(), worlds.next()) {
         (Some(world), None) => Some(world),
         (Some(one), Some(other)) => {
@@ -232,6 +264,10 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             None
         }
     };
+    // What implements no world is told what functions of ours may import.
+    let world = found.world.unwrap_or(World::Window);
+    let strange = found.imports.iter().filter(|import| !world.admits(import));
+    found.reasons.extend(strange.map(|import| import_reason(import, found.world)));
     let exchange = ADMISSIBLE_IMPORTS[2];
     if found.world.is_some_and(|world| !world.of_messages())
         && found.imports.iter().any(|import| import == exchange)
@@ -265,7 +301,14 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     }
 }
 
-fn import_reason(name: &str) -> String {
+fn import_reason(name: &str, world: Option<World>) -> String {
+    if world == Some(World::Proxy) {
+        let allowed = PROXY_IMPORTS.map(|package| format!("{package}*@0.2.*")).join(", ");
+        return format!(
+            "it imports {name}, which functions of the world wasi:http/proxy do not have (allowed: {allowed}): build it for \
+             WASI 0.2 and that world alone"
+        );
+    }
     let allowed = ADMISSIBLE_IMPORTS.join(", ");
     if name.starts_with("wasi:") {
         format!(
@@ -282,6 +325,17 @@ fn import_reason(name: &str) -> String {
 }
 
 fn world_reason(exports: &[String]) -> String {
+    let ours = weir_component::PACKAGE;
+    let (package, version) = ours.split_once('@').unwrap_or((ours, ""));
+    let other = exports.iter().find_map(|export| {
+        let (interface, other) = export.split_once('@')?;
+        (interface.starts_with(&format!("{package}/")) && other != version).then_some(export)
+    });
+    if let Some(export) = other {
+        return format!(
+            "it exports {export}, of another version of {package} than this host's, {version}: rebuild it with the SDK of this host's version"
+        );
+    }
     let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
     let expected = World::ALL.map(World::interface).join(", ");
     format!(

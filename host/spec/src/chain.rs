@@ -14,6 +14,9 @@ use crate::{Name, Period, Size};
 /// Functions in a chain at most.
 const FUNCTIONS_MAX: usize = 64;
 
+/// Instances of a function of the world `wasi:http/proxy` at most, at a time and on a thread.
+const INSTANCES_MAX: u32 = 10_000;
+
 /// Which plane a chain belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +27,8 @@ pub enum Plane {
     Packet,
     /// L4/L7: requests, responses, connections.
     Message,
+    /// Packets first, and then the messages that the kernel's stack makes of them.
+    Both,
 }
 
 /// What a function may do with packets.
@@ -57,9 +62,9 @@ pub enum OnFault {
 pub struct Chain {
     /// Its name.
     pub name: Name,
-    /// Its plane.
-    #[serde(default)]
-    pub plane: Plane,
+    /// Its plane; that of its functions if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plane: Option<Plane>,
     /// Whose it is; without it, that of whoever applies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
@@ -137,6 +142,13 @@ pub struct FunctionUse {
     /// CPU time it may take for a burst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Period>,
+    /// Time that an exchange may take in all, for functions of the world `wasi:http/proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
+    /// Most instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
+    pub instances: Option<u32>,
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
@@ -180,6 +192,22 @@ impl FunctionUse {
         }
     }
 
+    /// What only functions for packets have.
+    fn check_of_messages(&self) -> Result<(), Invalid> {
+        let packets_only = [
+            ("flow-verdicts", self.flow_verdicts == Some(true)),
+            ("targets", !self.targets.is_empty()),
+            ("per-worker", !self.per_worker.is_empty()),
+            ("state-shared", self.state_shared == Some(true)),
+        ];
+        match packets_only.iter().find(|(_, set)| *set) {
+            Some((key, _)) => {
+                Err(Invalid::at(key, "only functions for packets have it").help("leave it out"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         match (&self.function, &self.path) {
             (None, None) => {
@@ -201,6 +229,13 @@ impl FunctionUse {
         if let Some(period) = self.deadline {
             limits::deadline(period).map_err(|e| e.within("deadline"))?;
         }
+        if let Some(period) = self.timeout {
+            limits::timeout(period).map_err(|e| e.within("timeout"))?;
+        }
+        if self.instances.is_some_and(|n| !(1..=INSTANCES_MAX).contains(&n)) {
+            return Err(Invalid::at("instances", "there cannot be so many instances")
+                .help(format!("allowed: 1 to {INSTANCES_MAX}")));
+        }
         if self.name.is_none() && self.label().parse::<Name>().is_err() {
             return Err(Invalid::at(
                 "path",
@@ -213,6 +248,64 @@ impl FunctionUse {
 }
 
 impl Chain {
+    /// Its plane: what it says, or was found out by [`Self::settle`].
+    #[must_use]
+    pub fn plane(&self) -> Plane {
+        self.plane.unwrap_or_default()
+    }
+
+    /// Finds out its plane by what its functions are for: `messages` says for each whether that is messages. Packets come before
+    /// messages.
+    ///
+    /// # Errors
+    /// When functions are not in that order, or contradict the plane that the chain names, or have keys of the other one.
+    pub fn settle(&mut self, messages: &[bool]) -> Result<(), Invalid> {
+        let label =
+            |index: usize| self.functions.get(index).map_or_else(String::new, FunctionUse::label);
+        let first = messages.iter().position(|of| *of);
+        let packets = messages.iter().rposition(|of| !*of);
+        if let (Some(first), Some(last)) = (first, packets)
+            && first < last
+        {
+            let message = format!(
+                "{} is for packets, and stands behind {}, which is for messages",
+                label(last),
+                label(first)
+            );
+            return Err(Invalid::at("use", message)
+                .help("functions for packets come first: messages are made of what they let pass")
+                .within_array("function", last));
+        }
+        let found = match (first, packets) {
+            (None, _) => Plane::Packet,
+            (Some(_), None) => Plane::Message,
+            (Some(_), Some(_)) => Plane::Both,
+        };
+        let (odd, what) = match (self.plane, found) {
+            (None, _) => (None, ""),
+            (Some(Plane::Packet), _) => (first, "messages"),
+            (Some(Plane::Message), _) => (packets, "packets"),
+            (Some(Plane::Both), Plane::Both) => (None, ""),
+            (Some(Plane::Both), _) => {
+                let message = "all of the chain's functions are for one plane";
+                return Err(Invalid::at("plane", message).help("leave `plane` out"));
+            }
+        };
+        if let Some(odd) = odd {
+            let message =
+                format!("{} is for {what}, and the chain's `plane` is another", label(odd));
+            return Err(Invalid::at("use", message)
+                .help("leave `plane` out, or set it to \"both\" for functions of both planes")
+                .within_array("function", odd));
+        }
+        self.plane = Some(found);
+        let of_messages =
+            |(index, _): &(usize, &FunctionUse)| first.is_some_and(|first| *index >= first);
+        self.functions.iter().enumerate().filter(of_messages).try_for_each(|(index, function)| {
+            function.check_of_messages().map_err(|e| e.within_array("function", index))
+        })
+    }
+
     /// What only chains for packets have.
     fn check_message(&self) -> Result<(), Invalid> {
         let wrong = |key: &str| {
@@ -231,18 +324,22 @@ impl Chain {
         if !self.workers.is_one() {
             return wrong("workers");
         }
-        for (index, function) in self.functions.iter().enumerate() {
-            let packets_only = [
-                ("flow-verdicts", function.flow_verdicts == Some(true)),
-                ("targets", !function.targets.is_empty()),
-                ("per-worker", !function.per_worker.is_empty()),
-                ("state-shared", function.state_shared == Some(true)),
-            ];
-            if let Some((key, _)) = packets_only.iter().find(|(_, set)| *set) {
-                return Err(Invalid::at(key, "only functions for packets have it")
-                    .help("leave it out")
-                    .within_array("function", index));
-            }
+        self.functions.iter().enumerate().try_for_each(|(index, function)| {
+            function.check_of_messages().map_err(|e| e.within_array("function", index))
+        })
+    }
+
+    /// What chains of both planes need.
+    fn check_both(&self) -> Result<(), Invalid> {
+        if self.from.is_none() {
+            let message = "a chain of both planes has no `from`";
+            return Err(Invalid::at("from", message)
+                .help("add `from = \"PORT\"`: where its packets come in"));
+        }
+        if !self.symmetric {
+            let message = "a chain of both planes is symmetric";
+            return Err(Invalid::at("symmetric", message)
+                .help("leave it out: what the kernel answers passes the functions in reverse"));
         }
         Ok(())
     }
@@ -270,8 +367,10 @@ impl Check for Chain {
                     .within_array("function", index));
             }
         }
-        if self.plane == Plane::Message {
-            return self.check_message();
+        match self.plane {
+            Some(Plane::Message) => return self.check_message(),
+            Some(Plane::Both) => self.check_both()?,
+            Some(Plane::Packet) | None => {}
         }
         if let (None, Some(_)) = (&self.from, &self.to) {
             return Err(Invalid::at("to", "the chain has `to`, but no `from`")

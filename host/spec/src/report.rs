@@ -65,21 +65,34 @@ pub enum World {
     PacketFunction,
     /// It gets packets by value.
     PacketFunctionCopy,
+    /// It gets the first bytes of a burst's packets by value.
+    PacketFunctionBurst,
     /// It sees requests and responses through a window.
     MessageFunction,
     /// It sees connections and their bytes through a window.
     ConnectionFunction,
+    /// `wasi:http/proxy`: it is handed requests and gives responses.
+    #[serde(rename = "wasi:http/proxy")]
+    WasiHttpProxy,
 }
 
 impl World {
+    /// Whether it sees messages, not packets.
+    #[must_use]
+    pub const fn of_messages(self) -> bool {
+        matches!(self, Self::MessageFunction | Self::ConnectionFunction | Self::WasiHttpProxy)
+    }
+
     /// Its name in WIT.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PacketFunction => "packet-function",
             Self::PacketFunctionCopy => "packet-function-copy",
+            Self::PacketFunctionBurst => "packet-function-burst",
             Self::MessageFunction => "message-function",
             Self::ConnectionFunction => "connection-function",
+            Self::WasiHttpProxy => "wasi:http/proxy",
         }
     }
 }

@@ -9,7 +9,8 @@ use weir_spec::Name;
 
 /// Runs network functions as sandboxed WebAssembly components.
 ///
-/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `replay`, `check`, `bench`.
+/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `new`, `test`, `replay`, `check`,
+/// `bench`.
 ///
 /// Exit status: 0 done, 1 it failed (one message on standard error says why), 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -81,6 +82,12 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say what the host would say on upload: the world, imports and limits, or why it is refused.
     Check(CheckArgs),
+    /// Make a component of a core module, as compilers for languages without component tools give it.
+    Component(ComponentArgs),
+    /// Write a project for a function: a template that works, with its tests, its build script and the SDK.
+    New(NewArgs),
+    /// Test a function with captures or requests: the host's own engine, without a host and without root.
+    Test(TestArgs),
     /// Functions: push, list, show, remove, swap, roll back, log.
     #[command(subcommand)]
     Function(FunctionCommand),
@@ -93,6 +100,9 @@ pub(crate) enum Command {
     /// The host's ports.
     #[command(subcommand)]
     Port(PortCommand),
+    /// Virtual functions of this machine's network devices (SR-IOV). Needs no host, but root to change anything.
+    #[command(subcommand)]
+    Sriov(SriovCommand),
     /// Tenants: list, add, remove.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -160,6 +170,67 @@ pub(crate) struct CheckArgs {
     /// A component, or a core module that carries its component type.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComponentArgs {
+    /// The core module; WAT if its name ends in `.wat`.
+    #[arg(value_name = "CORE")]
+    pub(crate) file: PathBuf,
+    /// The world of `weir:net` that it implements; may be left out when the module says it (a `component-type` section).
+    #[arg(long, value_name = "WORLD", value_parser = clap::builder::PossibleValuesParser::new(weir_component::WORLDS))]
+    pub(crate) world: Option<String>,
+    /// A manifest (`function.toml`) for the component to carry.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// The component to write; without it the core module's name with `.component.wasm`.
+    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The directory to make; its last part is the function's name.
+    #[arg(value_name = "NAME")]
+    pub(crate) directory: PathBuf,
+    /// The language, such as `rust` or `c`; an unknown one lists those that there are.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub(crate) lang: String,
+    /// What it is for.
+    #[arg(long, value_name = "PLANE", value_enum, default_value_t)]
+    pub(crate) plane: PlaneArg,
+}
+
+/// A plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlaneArg {
+    /// Packets (L2/L3).
+    #[default]
+    Packet,
+    /// Requests, responses, connections (L4/L7).
+    Message,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// A project, or a component or core module that carries its component type.
+    #[arg(value_name = "FILE", default_value = ".")]
+    pub(crate) file: PathBuf,
+    /// A capture to give it, in place of the tests in `weir-test.toml`.
+    #[arg(id = "in", long = "in", value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// A capture of what has to leave, byte for byte.
+    #[arg(long, value_name = "FILE", requires = "in")]
+    pub(crate) expect: Option<PathBuf>,
+    /// Its configuration: a TOML or JSON file, or JSON itself.
+    #[arg(long, value_name = "CONFIG", requires = "in")]
+    pub(crate) config: Option<String>,
+    /// Do not build the project, even if its sources are newer than what was built.
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// How long to measure what a packet costs; 0 for not at all.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub(crate) measure: u64,
 }
 
 #[derive(Debug, Args)]
@@ -236,9 +307,12 @@ pub(crate) struct FunctionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// A component, or a core module that carries its component type.
+    /// A component, or a core module that carries its component type; with `--watch` also a project.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Go on: build, push and swap it each time that a file of the project is saved, until interrupted.
+    #[arg(long, conflicts_with = "version")]
+    pub(crate) watch: bool,
     /// The function's name; without it that of its manifest.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
@@ -306,6 +380,127 @@ pub(crate) enum SteerCommand {
 pub(crate) enum PortCommand {
     /// List the ports with their counts.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SriovCommand {
+    /// List physical functions, and their virtual functions with how they are set and who uses them.
+    List {
+        /// Only this one: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: Option<String>,
+    },
+    /// Create virtual functions. The kernel does that only while there are none.
+    Create {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+        /// How many.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        number: u16,
+    },
+    /// Remove all virtual functions, unless somebody uses one.
+    Remove {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+    },
+    /// Set something of a virtual function, by its physical function. The rest stays as it is.
+    Set(SriovSet),
+    /// Give a virtual function to a driver, unless somebody uses it.
+    Bind {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+        /// The virtual function's number.
+        #[arg(value_name = "VF")]
+        vf: u16,
+        /// Whom it is for.
+        #[arg(value_name = "DRIVER", value_enum)]
+        to: SriovBinding,
+        /// Also where no IOMMU keeps its user from all of the machine's memory. Weir's own ports cannot use that.
+        #[arg(long)]
+        no_iommu: bool,
+        /// Take it from the driver first if it has it already: it then learns of a new MAC address.
+        #[arg(long)]
+        again: bool,
+    },
+    /// Undo what a host that crashed changed of network devices. The next start of the host does the same.
+    Restore {
+        /// The host's configuration, for its store; looked for as `weir run` does.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub(crate) struct SriovSet {
+    /// The physical function: its interface or PCI address.
+    #[arg(value_name = "PF")]
+    pub(crate) pf: String,
+    /// The virtual function's number.
+    #[arg(value_name = "VF")]
+    pub(crate) vf: u16,
+    /// MAC address; 00:00:00:00:00:00 takes it away.
+    #[arg(long, value_name = "MAC", group = "what")]
+    pub(crate) mac: Option<weir_sriov::MacAddress>,
+    /// The VLAN that it is in without knowing it; 0: none.
+    #[arg(long, value_name = "VLAN", group = "what", value_parser = clap::value_parser!(u16).range(0..=4094))]
+    pub(crate) vlan: Option<u16>,
+    /// The priority of its frames in the VLAN.
+    #[arg(long, value_name = "QOS", group = "what", value_parser = clap::value_parser!(u8).range(0..=7))]
+    pub(crate) qos: Option<u8>,
+    /// Whether it may change its MAC address and see others' frames.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) trust: Option<OnOff>,
+    /// Whether frames with others' source addresses are dropped.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) spoof_check: Option<OnOff>,
+    /// Mbit/s that it may send at most; 0: no limit.
+    #[arg(long, value_name = "MBIT", group = "what")]
+    pub(crate) max_rate: Option<u32>,
+    /// Mbit/s that it may send at least; 0: nothing is set aside.
+    #[arg(long, value_name = "MBIT", group = "what")]
+    pub(crate) min_rate: Option<u32>,
+    /// How its link is; `auto`: as the physical function's.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) link: Option<SriovLink>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOff {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl OnOff {
+    pub(crate) fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// How a virtual function's link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SriovLink {
+    /// As the physical function's.
+    Auto,
+    /// Always up.
+    Up,
+    /// Always down.
+    Down,
+}
+
+/// Whom a virtual function is given to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SriovBinding {
+    /// User space: DPDK.
+    VfioPci,
+    /// Its driver in the kernel, which makes an interface of it.
+    Kernel,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ mod engine;
 mod log;
 mod manager;
 mod messages;
+mod nics;
 mod planes;
 mod render;
 mod telemetries;

@@ -3,14 +3,15 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published, TrialKind};
+use weir_control::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
 use weir_exchange::Upstreams;
 use weir_message::{
-    Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, States, orders,
+    Chain, ChainPlan, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig, States,
+    orders,
 };
 use weir_message_worker::RemoteChain;
-use weir_sandbox::Telemetry;
-use weir_spec::{Listener, ResolvedFunction};
+use weir_sandbox::{Telemetry, World};
+use weir_spec::{Listener, Name, ResolvedFunction};
 
 use super::listeners::{Make, Parts};
 use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial, function_plan};
@@ -38,50 +39,65 @@ impl Upstreams for Nowhere {
     }
 }
 
+/// A chain that is ready to be put in force, or dropped.
+pub(crate) struct Prepared {
+    published: Published,
+    what: What,
+}
+
+enum What {
+    /// Another version of a chain that is deployed; its parts have what is ready.
+    Again { existing: Arc<Deployed>, functions: Vec<ResolvedFunction> },
+    /// A new one: for each of its listeners, what their threads make.
+    New { deployed: Arc<Deployed>, made: Vec<Vec<Made>> },
+}
+
 impl Messages {
-    /// Deploys a chain, or replaces the one of the same id.
+    /// Makes a chain ready, to replace the one of the same id if there is one. What can fail for want of anything is done here.
     ///
     /// # Errors
     /// When it cannot be made ready; what ran before still runs.
-    pub(crate) fn deploy(&self, deployment: &Deployment) -> Result<Published, EngineError> {
-        let Deployment { id, functions, .. } = deployment;
+    pub(crate) fn prepare(
+        &self,
+        id: &ChainId,
+        functions: &[ResolvedFunction],
+    ) -> Result<Prepared, EngineError> {
         let existing = self.chains().get(id).cloned();
         match existing {
-            Some(existing) => self.replace(id, &existing, functions),
-            None => self.deploy_new(id, functions),
+            Some(existing) => self.prepare_again(id, existing, functions),
+            None => self.prepare_new(id, functions),
         }
     }
 
-    fn replace(
+    fn prepare_again(
         &self,
         id: &ChainId,
-        existing: &Deployed,
+        existing: Arc<Deployed>,
         functions: &[ResolvedFunction],
-    ) -> Result<Published, EngineError> {
-        let _turn = existing.turn();
+    ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
+        let turn = existing.turn();
         if existing.parts.is_empty() {
             self.try_out(id, functions)?;
         }
         for part in &existing.parts {
             let counters = |label: &str| part.function(label);
-            let plan = self.plan(id, functions, |label| existing.telemetry(label), counters)?;
+            let telemetry = |label: &str| existing.telemetry(label);
+            let plan = self.plan(id, functions, part.upstreams(), telemetry, counters)?;
             let readied = part.stage_chain(&self.sandbox, plan)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
             published.fresh = readied.fresh;
         }
-        published.pause = existing.change(|_| Change::Publish)?;
-        let mut running = existing.running();
-        running.functions = functions.to_vec();
-        (running.trial, running.before) = (None, None);
-        Ok(published)
+        drop(turn);
+        let functions = functions.to_vec();
+        Ok(Prepared { published, what: What::Again { existing, functions } })
     }
 
-    fn deploy_new(
+    fn prepare_new(
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
-    ) -> Result<Published, EngineError> {
+    ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
         let listeners: Vec<&Listener> = self.listeners_of(id).collect();
         if listeners.is_empty() {
@@ -94,11 +110,12 @@ impl Messages {
         let itself: Itself = Arc::default();
         for listener in &listeners {
             let mut orders_of = Vec::new();
+            let upstreams = upstreams_of(listener);
             for thread in 0..threads {
                 let tallies = Tallies::default();
                 let counters = |label: &str| tallies.function(label);
-                let plan =
-                    self.plan(id, functions, |label| telemetry.telemetry(label), counters)?;
+                let of = |label: &str| telemetry.telemetry(label);
+                let plan = self.plan(id, functions, &upstreams, of, counters)?;
                 let place = (*listener, thread);
                 let (part, made) = match &self.hub {
                     None => self.on_thread(id, place, plan, tallies.clone())?,
@@ -117,13 +134,46 @@ impl Messages {
         deployed.running().functions = functions.to_vec();
         // There is only this one.
         let _ = itself.set(Arc::downgrade(&deployed));
-        self.chains().insert(id.clone(), Arc::clone(&deployed));
+        Ok(Prepared { published, what: What::New { deployed, made } })
+    }
+
+    /// Puts a chain that is ready in force.
+    ///
+    /// # Errors
+    /// When the gateway's threads do not take it.
+    pub(crate) fn publish(
+        &self,
+        id: &ChainId,
+        prepared: Prepared,
+    ) -> Result<Published, EngineError> {
+        let Prepared { mut published, what } = prepared;
+        match what {
+            What::Again { existing, functions } => {
+                let _turn = existing.turn();
+                published.pause = existing.change(|_| Change::Publish)?;
+                let mut running = existing.running();
+                running.functions = functions;
+                (running.trial, running.before) = (None, None);
+            }
+            What::New { deployed, made } => self.publish_new(id, &deployed, made)?,
+        }
+        Ok(published)
+    }
+
+    fn publish_new(
+        &self,
+        id: &ChainId,
+        deployed: &Arc<Deployed>,
+        made: Vec<Vec<Made>>,
+    ) -> Result<(), EngineError> {
+        self.chains().insert(id.clone(), Arc::clone(deployed));
         let mut waits = Vec::new();
+        let listeners: Vec<&Listener> = self.listeners_of(id).collect();
         for (listener, made) in listeners.into_iter().zip(made) {
             let make = made.into_iter().map(|made| -> Make {
                 match made {
                     Made::Thread { staged, orders, counters } => {
-                        let notices = self.notices(id, &deployed);
+                        let notices = self.notices(id, deployed);
                         Box::new(move |environment| {
                             let (staged, orders) = (*staged, *orders);
                             let chain =
@@ -155,7 +205,23 @@ impl Messages {
                 return Err(EngineError::Internal(message.into()));
             }
         }
-        Ok(published)
+        Ok(())
+    }
+
+    /// Where the listeners of a chain listen.
+    pub(crate) fn addresses_of(&self, id: &ChainId) -> Vec<std::net::SocketAddr> {
+        let listeners = self.listeners_of(id);
+        let bound = |listener: &Listener| match &self.gateway {
+            Some(gateway) => gateway.addresses(listener.name.as_str()),
+            None => Vec::new(),
+        };
+        listeners.flat_map(bound).collect()
+    }
+
+    /// Whether its part of a chain has this function.
+    pub(crate) fn has_function(&self, id: &ChainId, function: &Name) -> bool {
+        let chain = self.chains().get(id).cloned();
+        chain.is_some_and(|chain| chain.running().functions.iter().any(|f| f.label == *function))
     }
 
     /// A chain's part on a gateway's thread.
@@ -294,14 +360,13 @@ impl Messages {
         })?;
         let mut published = Published::default();
         for part in &deployed.parts {
-            let admitted = self.admit(function)?;
             // What a shadow says and counts is not to be mixed with what the function itself does.
             let (telemetry, counters): (Arc<Telemetry>, Arc<FunctionCounters>) = if shadow {
                 (deployed.telemetry(&shadow_of(label)), Arc::default())
             } else {
                 (deployed.telemetry(label), part.function(label))
             };
-            let plan = function_plan(function, admitted, telemetry, counters);
+            let plan = self.function(id, function, part.upstreams(), telemetry, counters)?;
             let position = (id.name.as_str(), &names[..], place);
             let readied = part.stage_function(&self.sandbox, position, plan, shadow)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
@@ -313,7 +378,10 @@ impl Messages {
         Ok(published)
     }
 
-    fn listeners_of<'a>(&'a self, id: &'a ChainId) -> impl Iterator<Item = &'a Listener> {
+    pub(super) fn listeners_of<'a>(
+        &'a self,
+        id: &'a ChainId,
+    ) -> impl Iterator<Item = &'a Listener> {
         let of = |listener: &&Listener| {
             listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
         };
@@ -327,9 +395,8 @@ impl Messages {
         let upstreams = upstreams.ok_or_else(|| {
             EngineError::Internal(format!("the gateway has no listener {}", listener.name))
         })?;
-        let names = listener.upstream.iter().map(|upstream| upstream.address.to_string());
         let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
-        let config = self.site_config(self.config.rooms, hold, names.collect());
+        let config = self.site_config(self.config.rooms, hold, upstreams_of(listener));
         let sandbox = Arc::clone(&self.sandbox);
         Site::new(sandbox, id.name.as_str(), config, upstreams, self.store(&id.tenant))
             .map_err(refused)
@@ -349,7 +416,7 @@ impl Messages {
         let config = self.site_config(TRIAL_ROOMS, 0, Vec::new());
         let (name, store) = (id.name.as_str(), self.store(&id.tenant));
         let site = Site::new(Arc::clone(&self.sandbox), name, config, Arc::new(Nowhere), store);
-        let plan = self.plan(id, functions, |_| Arc::default(), |_| Arc::default())?;
+        let plan = self.plan(id, functions, &[], |_| Arc::default(), |_| Arc::default())?;
         let staged = site.and_then(|site| site.stage(plan, &States::default()));
         Ok(staged.map_err(refused)?.compiled_in())
     }
@@ -358,15 +425,32 @@ impl Messages {
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
+        upstreams: &[String],
         telemetry: impl Fn(&str) -> Arc<Telemetry>,
         counters: impl Fn(&str) -> Arc<FunctionCounters>,
     ) -> Result<ChainPlan, EngineError> {
         let functions = functions.iter().map(|function| {
             let label = function.label.as_str();
-            Ok(function_plan(function, self.admit(function)?, telemetry(label), counters(label)))
+            self.function(id, function, upstreams, telemetry(label), counters(label))
         });
         let functions = functions.collect::<Result<_, EngineError>>()?;
         Ok(ChainPlan { name: id.name.to_string(), functions })
+    }
+
+    fn function(
+        &self,
+        id: &ChainId,
+        function: &ResolvedFunction,
+        upstreams: &[String],
+        telemetry: Arc<Telemetry>,
+        counters: Arc<FunctionCounters>,
+    ) -> Result<FunctionPlan, EngineError> {
+        let admitted = self.admit(function)?;
+        let mut plan = function_plan(function, admitted, telemetry, counters);
+        if plan.admitted.world == World::Proxy {
+            plan.proxy = Some(self.proxy(id, function, &plan, upstreams)?);
+        }
+        Ok(plan)
     }
 
     fn admit(
@@ -396,6 +480,11 @@ impl Messages {
             })
         }
     }
+}
+
+/// Names of a listener's upstreams, in the order in which functions count them.
+fn upstreams_of(listener: &Listener) -> Vec<String> {
+    listener.upstream.iter().map(|upstream| upstream.address.to_string()).collect()
 }
 
 /// Has a chain's other parts go back, too. The part that tells it must not wait for the others.

@@ -108,6 +108,8 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
     ListenerConfig {
         name: listener.name.to_string(),
         addresses: listener.address.clone(),
+        device: listener.device.clone(),
+        transparent: listener.transparent,
         protocol: match listener.protocol {
             listener::Protocol::Http => Protocol::Http,
             listener::Protocol::Tcp => Protocol::Tcp,

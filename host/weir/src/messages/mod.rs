@@ -7,6 +7,7 @@ mod chains;
 mod listeners;
 mod parts;
 mod process;
+mod proxies;
 mod status;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use weir_spec::listener::GatewayMode;
 use weir_spec::{HostConfig, Listener, Name};
 
 use self::parts::Deployed;
+use self::proxies::Proxies;
 
 /// See the module.
 pub(crate) struct Messages {
@@ -40,6 +42,7 @@ pub(crate) struct Messages {
     /// Where chains have processes of their own.
     hub: Option<Hub>,
     hops: AtomicU16,
+    proxies: Proxies,
 }
 
 impl Messages {
@@ -59,6 +62,7 @@ impl Messages {
         let messages = Self {
             hub: process.then(Hub::new),
             hops: AtomicU16::new(1),
+            proxies: Proxies::new(usize::from(config.gateway.threads)),
             sandbox,
             gateway,
             listeners: config.listeners.clone(),
@@ -103,9 +107,9 @@ impl Messages {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has this chain.
-    pub(crate) fn has(&self, id: &ChainId) -> bool {
-        self.chains().contains_key(id)
+    /// Whether a version is being tried in its part of a chain.
+    pub(crate) fn has_trial(&self, id: &ChainId) -> bool {
+        self.deployed(id).is_ok_and(|deployed| deployed.running().trial.is_some())
     }
 
     fn deployed(&self, id: &ChainId) -> Result<Arc<Deployed>, EngineError> {
