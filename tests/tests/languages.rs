@@ -189,3 +189,37 @@ fn the_c_sdk_natively() {
     assert!(built.unwrap().success());
     assert!(Command::new(program).status().unwrap().success());
 }
+
+/// A toolchain of another version is told with what was found and how to get the right one.
+#[test]
+fn a_wrong_toolchain_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let fake = directory.path().join("asc");
+    fs::write(&fake, "#!/bin/sh\necho 9.1.0\n").unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let sdks = weir_tests::built::workspace().join("guest-sdk");
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+    for (language, variable, needed, install) in [
+        ("c", "CC", "clang 15 or newer is needed, found is", "CC says which to take"),
+        ("cpp", "CXX", "clang++ 15 or newer is needed, found is", "CXX says which to take"),
+        ("zig", "ZIG", "Zig 0.17 is needed, found is 9.1.0", "pip install ziglang"),
+        ("assemblyscript", "ASC", "AssemblyScript 0.28 is needed, found is 9.1.0", "npm install"),
+    ] {
+        let project = sdks.join(language).join("examples/packet-filter");
+        let run = |weir: &Path| {
+            let mut build = Command::new(project.join("build"));
+            let build = build.env("WEIR", weir).env("WEIR_SDK", sdks.join(language));
+            let output = build.env(variable, &fake).env("PATH", &path).output().unwrap();
+            assert!(!output.status.success(), "{language}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let said = run(&weir());
+        assert!(said.contains(needed) && said.contains(install), "{language}: {said}");
+        let said = run(Path::new("no-such-weir"));
+        assert!(
+            said.contains("`no-such-weir` is not there (WEIR says where)"),
+            "{language}: {said}"
+        );
+    }
+}

@@ -1,7 +1,4 @@
-/* What instances of all worlds do when they are configured; for this SDK's own files.
- *
- * A file of its own for each world includes it with WEIR_SETUP, the type of `setup` in that world's bindings, which differ in name
- * only. */
+/* What instances of all worlds do when they are configured; for this SDK's own files. */
 #ifndef WEIR_ATTACH_H
 #define WEIR_ATTACH_H
 

@@ -74,6 +74,12 @@ pub enum World {
 }
 
 impl World {
+    /// Whether it sees messages, not packets.
+    #[must_use]
+    pub const fn of_messages(self) -> bool {
+        matches!(self, Self::MessageFunction | Self::ConnectionFunction)
+    }
+
     /// Its name in WIT.
     #[must_use]
     pub const fn name(self) -> &'static str {

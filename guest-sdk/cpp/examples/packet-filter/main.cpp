@@ -9,22 +9,22 @@ public:
 
     void process(weir::Burst &burst) {
         for (auto packet : burst) {
-            if (!allowed(packet.data())) packet.set_verdict(weir::Verdict::drop(1));
+            if (!allowed(packet)) packet.set_verdict(weir::Verdict::drop(1));
         }
     }
 
 private:
-    bool allowed(std::span<const std::uint8_t> data) const {
+    bool allowed(const weir::Packet &packet) const {
         weir::Headers headers;
-        switch (weir::parse(data, headers)) {
+        switch (weir::parse(packet, headers)) {
         case weir::Frame::not_ip:
             return true;
         case weir::Frame::cut_short:
             return false;
         case weir::Frame::ipv4:
-            return rules_.allow_v4(data.data() + headers.l3 + 12, headers);
+            return rules_.allow_v4(packet.start() + headers.l3 + 12, headers);
         case weir::Frame::ipv6:
-            return rules_.allow_v6(data.data() + headers.l3 + 8, headers);
+            return rules_.allow_v6(packet.start() + headers.l3 + 8, headers);
         }
         return false;
     }

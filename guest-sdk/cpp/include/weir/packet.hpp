@@ -61,11 +61,6 @@ enum class Frame { not_ip = WEIR_NOT_IP, cut_short = WEIR_CUT_SHORT, ipv4 = WEIR
 // Where the headers of an IP packet lie, and what they say.
 using Headers = weir_headers;
 
-// Reads a frame in one pass; the headers are filled in for ipv4 and ipv6.
-inline Frame parse(std::span<const std::uint8_t> frame, Headers &headers) {
-    return static_cast<Frame>(weir_parse(frame.data(), static_cast<std::uint32_t>(frame.size()), &headers));
-}
-
 // One packet of a burst. Writing to it takes `access = "read-write"` in function.toml; without, a store is a fault.
 class Packet {
 public:
@@ -73,6 +68,9 @@ public:
 
     // Its bytes, from the link layer's header on.
     std::span<std::uint8_t> data() const { return {packet_.data, packet_.length}; }
+    // The same, one by one: a span that is handed to a function goes through memory on its way.
+    std::uint8_t *start() const { return packet_.data; }
+    std::uint32_t length() const { return packet_.length; }
     // Number of the port it came in by.
     std::uint16_t port() const { return weir_packet_port(&burst_, packet_.index); }
     // True when it travels from the chain's `to` to its `from`.
@@ -94,6 +92,14 @@ private:
     weir_burst &burst_;
     weir_packet packet_;
 };
+
+// Reads bytes as a frame, in one pass; the headers are filled in for ipv4 and ipv6.
+inline Frame parse(const std::uint8_t *start, std::uint32_t length, Headers &headers) {
+    return static_cast<Frame>(weir_parse(start, length, &headers));
+}
+
+// Reads a packet's frame, as above.
+inline Frame parse(const Packet &packet, Headers &headers) { return parse(packet.start(), packet.length(), headers); }
 
 // The packets that came at once: a range of `Packet`.
 class Burst {

@@ -25,7 +25,7 @@ public:
         for (auto packet : burst) {
             weir::Headers headers;
             // What cannot be read goes on: all verdicts are `next` before.
-            if (weir::parse(packet.data(), headers) < weir::Frame::ipv4) continue;
+            if (weir::parse(packet, headers) < weir::Frame::ipv4) continue;
             // What is neither TCP nor UDP has no port.
             if (headers.destination_port != WEIR_NO_PORT && blocked_[headers.destination_port]) {
                 packet.set_verdict(weir::Verdict::drop(1));

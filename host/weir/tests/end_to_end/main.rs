@@ -13,6 +13,7 @@ mod messages;
 mod middleboxes;
 mod ports;
 mod schema;
+mod sriov;
 mod steering;
 mod uploads;
 mod workers;
