@@ -185,7 +185,7 @@ fn python() {
     let probe = Probe::new("python");
     changes_packets(&probe);
     tells(&probe);
-    explains_faults(&probe, "AttributeError", "in Probe.throws: return packet.nothing");
+    explains_faults(&probe, "AttributeError", "in throws: return packet.nothing");
     hands_state_over(&probe);
 }
 

@@ -86,7 +86,7 @@ def _explain(error: BaseException) -> str:
         lines += [_explain(before), "which led to"]
     lines.append("Traceback (most recent call last):")
     for frame, line in traceback.walk_tb(error.__traceback__):
-        file, name = frame.f_code.co_filename, frame.f_code.co_qualname
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
         lines.append(f'  File "{file}", line {line}, in {name}: {linecache.getline(file, line).strip()}')
     lines.append(f"{type(error).__name__}: {error}")
     return "\n".join(lines)
