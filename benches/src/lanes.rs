@@ -75,7 +75,7 @@ pub fn function(
 /// A linked chain.
 #[must_use]
 pub fn chain(name: &str, functions: Vec<FunctionPlan>) -> ChainPlan {
-    ChainPlan { name: name.into(), functions, mode: Mode::Linked }
+    ChainPlan { name: name.into(), functions, mode: Mode::Linked, upward: None }
 }
 
 /// A generator of these frames, without end.

@@ -1,7 +1,6 @@
 //! Chains that benchmarks run, in Wasm and natively.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,37 +142,54 @@ pub fn wasm(
     entries: &[Entry],
     mode: Mode,
 ) -> Executor<Box<Driver>> {
-    let window = Shared::new(driver.pool.memory()).expect("a handle");
     let functions = entries.iter().enumerate().map(|(place, entry)| {
-        let file =
-            format!("{}/../target/functions/{}.wasm", env!("CARGO_MANIFEST_DIR"), entry.name);
-        let wasm = std::fs::read(Path::new(&file))
-            .unwrap_or_else(|e| panic!("{file}: {e}: run scripts/build"));
-        let state = (entry.state > 0).then(|| {
-            let memory = Memory::new("state", entry.state, HugePages::Auto).expect("memory");
-            // The handle keeps the memory.
-            Shared::new(&memory).expect("a handle")
-        });
+        let name = format!("{}-{place}", entry.name);
+        let wasm = lanes::wasm(entry.name);
         FunctionSpec {
-            name: format!("{}-{place}", entry.name),
-            admitted: Arc::new(admit(&wasm).unwrap_or_else(|e| panic!("{file}: {e}"))),
             writes: entry.writes,
-            memory: 128 << 20,
-            deadline: Duration::from_secs(1),
-            config: entry.config.clone(),
-            state,
-            state_kept: false,
-            seed: 1,
-            telemetry: Arc::new(Telemetry::default()),
+            ..specification(name, &wasm, &entry.config, entry.state)
         }
     });
-    let spec = ChainSpec {
-        functions: functions.collect(),
-        ports: vec!["in".into(), "out".into()],
-        part_of: None,
-    };
-    let prepared = Prepared::new(sandbox, spec, mode).unwrap_or_else(|e| panic!("{e}"));
-    prepared
-        .instantiate(sandbox, &window, driver.pool.room_bytes())
+    prepared(sandbox, functions.collect(), mode)
+        .instantiate(
+            sandbox,
+            &Shared::new(driver.pool.memory()).expect("a handle"),
+            driver.pool.room_bytes(),
+        )
         .unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A function as a chain has it.
+///
+/// # Panics
+/// When it is refused.
+#[must_use]
+pub fn specification(name: String, wasm: &[u8], config: &str, state: usize) -> FunctionSpec {
+    let state = (state > 0).then(|| {
+        let memory = Memory::new("state", state, HugePages::Auto).expect("memory");
+        // The handle keeps the memory.
+        Shared::new(&memory).expect("a handle")
+    });
+    FunctionSpec {
+        admitted: Arc::new(admit(wasm).unwrap_or_else(|e| panic!("{name}: {e}"))),
+        name,
+        writes: false,
+        memory: 128 << 20,
+        deadline: Duration::from_secs(1),
+        config: config.into(),
+        state,
+        state_kept: false,
+        seed: 1,
+        telemetry: Arc::new(Telemetry::default()),
+    }
+}
+
+/// A chain of these, compiled and linked.
+///
+/// # Panics
+/// When it cannot be.
+#[must_use]
+pub fn prepared(sandbox: &Sandbox, functions: Vec<FunctionSpec>, mode: Mode) -> Prepared {
+    let spec = ChainSpec { functions, ports: vec!["in".into(), "out".into()], part_of: None };
+    Prepared::new(sandbox, spec, mode).unwrap_or_else(|e| panic!("{e}"))
 }

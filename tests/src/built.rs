@@ -47,3 +47,71 @@ pub fn built(name: &str) -> Arc<Admitted> {
     all.push((name.to_owned(), Arc::clone(&admitted)));
     admitted
 }
+
+/// The `weir` program, as it was built last.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn weir() -> PathBuf {
+    let tests = std::env::current_exe().expect("this program has a name");
+    let built = tests.ancestors().map(|directory| directory.join("weir"));
+    let found = built.into_iter().find(|path| path.is_file());
+    found.expect("weir is built before: cargo build --release --bin weir")
+}
+
+/// The example `packet-filter` in a language, built from what is in the tree now with its own `build`, which says what is
+/// missing if it cannot.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn example(language: &str) -> PathBuf {
+    project(language, "examples/packet-filter").join("packet-filter.wasm")
+}
+
+/// The function for tests in a language, built as [`example`].
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn probe(language: &str) -> PathBuf {
+    project(language, "tests/probe").join("probe.wasm")
+}
+
+/// Builds a project in a language's folder.
+fn project(language: &str, path: &str) -> PathBuf {
+    let project = workspace().join("guest-sdk").join(language).join(path);
+    let tools = workspace().join("target/languages/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let status = Command::new(project.join("build"))
+        .env("WEIR", weir())
+        .env("WEIR_SDK", workspace().join("guest-sdk").join(language))
+        .env("PATH", format!("{}:{path}", tools.display()))
+        .status();
+    assert!(status.expect("a shell").success(), "{}/build failed", project.display());
+    project
+}
+
+/// A new project of a language in this directory, as `weir new` makes it from the template, built.
+///
+/// # Panics
+/// When it cannot be made or built.
+#[must_use]
+pub fn from_template(language: &str, plane: &str, name: &str, directory: &Path) -> PathBuf {
+    let sdk = workspace().join("guest-sdk").join(language);
+    let project = directory.join(name);
+    std::fs::create_dir(&project).expect("a new directory");
+    for file in std::fs::read_dir(sdk.join("template").join(plane)).expect("a template") {
+        let file = file.expect("an entry").path();
+        let target = project.join(file.file_name().expect("a name"));
+        // With its permissions.
+        std::fs::copy(&file, &target).expect("a copy");
+        let text = std::fs::read_to_string(&file).expect("text").replace("{{name}}", name);
+        std::fs::write(&target, text).expect("written");
+    }
+    let mut build = Command::new(project.join("build"));
+    let status = build.env("WEIR", weir()).env("WEIR_SDK", sdk).status();
+    assert!(status.expect("a shell").success(), "{}/build failed", project.display());
+    project.join(format!("{name}.wasm"))
+}

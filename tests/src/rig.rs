@@ -36,7 +36,7 @@ pub fn function(name: &str, admitted: Arc<Admitted>) -> FunctionPlan {
 /// A linked chain of these functions.
 #[must_use]
 pub fn plan(functions: Vec<FunctionPlan>) -> ChainPlan {
-    ChainPlan { name: "test".into(), functions, mode: Mode::Linked }
+    ChainPlan { name: "test".into(), functions, mode: Mode::Linked, upward: None }
 }
 
 /// A lane with two ports whose other ends are here.

@@ -110,6 +110,68 @@ pub fn admitted(functions: &str) -> Arc<Admitted> {
     Arc::new(admit(&upload(&module(functions), "packet-function")).expect("a good guest"))
 }
 
+/// An upload of the world that gets bursts by value, of which it wants so many bytes of each packet. A packet's verdict is
+/// its first four bytes (without 4 bytes: `next`). If the fifth is odd the packet loses as many bytes as its sixth says; if it is
+/// even and not 0, so many zeros are put in front. If the first packet's fifth is 5, the answer has a verdict too few.
+#[must_use]
+pub fn bursting(head: u32) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+  (memory (export "memory") 16)
+  (global $top (mut i32) (i32.const 0x10000))
+  (global $change (mut i32) (i32.const 0))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.get $top)
+    (global.set $top (i32.and (i32.const -16)
+      (i32.add (i32.add (global.get $top) (local.get 3)) (i32.const 15)))))
+  (func (export "weir:net/packet-burst@0.1.0#configure")
+    (param i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (i32.store8 (i32.const 0x10) (i32.const 0))
+    (i32.const 0x10))
+  (func (export "weir:net/packet-burst@0.1.0#head-bytes") (result i32) (i32.const {head}))
+  (func (export "weir:net/packet-burst@0.1.0#process")
+    (param $burst i32) (param $length i32) (result i32)
+    (local $i i32) (local $row i32) (local $p i32) (local $given i32)
+    (global.set $top (i32.const 0x10000))
+    (global.set $change (i32.const 0x2000))
+    (i32.store (i32.const 0x20) (i32.const 0x1000))
+    (i32.store (i32.const 0x24) (i32.shl (i32.load (local.get $burst)) (i32.const 2)))
+    (i32.store (i32.const 0x28) (i32.const 0x2000))
+    (local.set $row (i32.add (local.get $burst) (i32.const 24)))
+    (loop $packets
+      (local.set $p (i32.add (local.get $burst) (i32.load (local.get $row))))
+      (local.set $given (i32.load offset=4 (local.get $row)))
+      (i32.store offset=0x1000 (i32.shl (local.get $i) (i32.const 2)) (i32.const 0))
+      (if (i32.ge_u (local.get $given) (i32.const 4)) (then
+        (i32.store offset=0x1000 (i32.shl (local.get $i) (i32.const 2)) (i32.load (local.get $p)))))
+      (if (i32.ge_u (local.get $given) (i32.const 6)) (then
+        (if (i32.load8_u offset=4 (local.get $p)) (then
+          (i32.store (global.get $change) (local.get $i))
+          (i32.store offset=8 (global.get $change) (i32.const 0x8000))
+          (if (i32.and (i32.load8_u offset=4 (local.get $p)) (i32.const 1))
+            (then
+              (i32.store offset=4 (global.get $change) (i32.load8_u offset=5 (local.get $p)))
+              (i32.store offset=12 (global.get $change) (i32.const 0)))
+            (else
+              (i32.store offset=4 (global.get $change) (i32.const 0))
+              (i32.store offset=12 (global.get $change) (i32.load8_u offset=5 (local.get $p)))))
+          (if (i32.eq (i32.load8_u offset=4 (local.get $p)) (i32.const 0xfe))
+            (then (i32.store (global.get $change) (i32.const 0x1000))))
+          (global.set $change (i32.add (global.get $change) (i32.const 16)))
+          (if (i32.and (i32.eqz (local.get $i))
+              (i32.eq (i32.load8_u offset=4 (local.get $p)) (i32.const 5)))
+            (then (i32.store (i32.const 0x24) (i32.const 1))))))))
+      (local.set $row (i32.add (local.get $row) (i32.const 20)))
+      (br_if $packets (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+        (i32.load (local.get $burst)))))
+    (i32.store (i32.const 0x2c)
+      (i32.shr_u (i32.sub (global.get $change) (i32.const 0x2000)) (i32.const 4)))
+    (i32.const 0x20))
+  (func (export "weir:net/packet-burst@0.1.0#tick") (param i64)))"#
+    );
+    upload(&text, "packet-function-burst")
+}
+
 /// An upload of the copying world: takes its verdict from the packet's first four bytes; if the fifth is odd
 /// it gives back the packet without its first byte.
 #[must_use]

@@ -93,7 +93,9 @@ fn verdict_word() -> impl Strategy<Value = u32> {
 }
 
 fn packet() -> impl Strategy<Value = Vec<u8>> {
-    (prop::collection::vec(verdict_word(), 0..8), 0usize..200).prop_map(|(words, tail)| {
+    // Some are so long that a burst of them is given to a function in several parts.
+    let tail = prop_oneof![0usize..200, 1200usize..1800];
+    (prop::collection::vec(verdict_word(), 0..8), tail).prop_map(|(words, tail)| {
         let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         bytes.resize(bytes.len() + tail, 3);
         bytes
@@ -109,6 +111,10 @@ fn linked_and_separate_chains_agree() {
     guests.push((wat_guest::admitted(&changes(20)), true));
     guests.push((copying.clone(), true));
     guests.push((copying, false));
+    for (head, writes) in [(64, true), (64, false), (65_536, true)] {
+        let bursting = weir_sandbox::admit(&wat_guest::bursting(head)).unwrap();
+        guests.push((Arc::new(bursting), writes));
+    }
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(24));
     let input = (
         prop::collection::vec(0..guests.len(), 1..7),

@@ -13,7 +13,7 @@ use weir_exchange::{
 };
 use weir_message::{
     Chain, ChainPlan, Exchange, Findings, FunctionCounters, FunctionPlan, MessageError, Notice,
-    Site, SiteConfig, States, Store,
+    Remote, Site, SiteConfig, States, Store,
 };
 use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry};
 use weir_tests::built::built;
@@ -70,6 +70,8 @@ struct Rig {
     site: Site,
     world: Rc<World>,
     notices: Rc<RefCell<Vec<Notice>>>,
+    /// Without it, nobody could give the chain an order, and it would not be driven.
+    _remote: Remote,
 }
 
 fn function(name: &str, mine: &str) -> FunctionPlan {
@@ -124,8 +126,9 @@ impl Rig {
         let sink = Rc::clone(&notices);
         let sink = Box::new(move |notice| sink.borrow_mut().push(notice));
         let environment: Rc<dyn Environment> = Rc::clone(&world) as _;
-        let chain = Chain::new(staged, environment, weir_message::orders().1, Arc::default(), sink);
-        Self { chain, site, world, notices }
+        let (remote, orders) = weir_message::orders();
+        let chain = Chain::new(staged, environment, orders, Arc::default(), sink);
+        Self { chain, site, world, notices, _remote: remote }
     }
 
     fn open(&self) -> Exchange {
@@ -367,6 +370,41 @@ fn a_fault_costs_its_exchange_and_those_the_instance_knew() {
         let lost = answer(bystander.response_head(&mut response(), None).await);
         assert_eq!(lost.status(), StatusCode::SERVICE_UNAVAILABLE);
         rig.check_after(bystander, lost, failed);
+    });
+}
+
+#[test]
+fn who_is_done_and_remembers_nothing_is_not_told_the_end() {
+    run(|| async {
+        let telemetry = Arc::new(Telemetry::default());
+        let rig = Rig::with(&["one"], |plan| {
+            let config = serde_json::json!({ "name": "one", "mine": "/one", "endless": true });
+            plan.config = config.to_string();
+            plan.telemetry = Arc::clone(&telemetry);
+        });
+        for path in ["/one/done", "/", "/one/done", "/"] {
+            let exchange = begin(&rig, path).await;
+            exchange.end(Ended::Delivered, None, Duration::ZERO);
+        }
+        // Counters are told with the next event.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(begin(&rig, "/one/done").await);
+        assert_eq!(telemetry.counters().get("ended"), Some(&2));
+        rig.check();
+    });
+}
+
+#[test]
+fn time_is_short_also_for_events_long_after_the_first() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let exchange = begin(&rig, "/one/late-spin").await;
+        // By now nobody is looked at any more.
+        let driven = tokio::task::spawn_local(rig.chain.clone().drive());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let failed = answer(exchange.response_head(&mut response(), None).await);
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        driven.abort();
     });
 }
 

@@ -40,6 +40,19 @@ fn forbidden_imports_are_named() {
 }
 
 #[test]
+fn a_component_for_an_older_contract_is_told_to_be_rebuilt() {
+    let text = r#"(component
+      (core module $m (func (export "run")))
+      (core instance $i (instantiate $m))
+      (func $run (canon lift (core func $i "run")))
+      (instance $e (export "process" (func $run)))
+      (export "weir:net/packet@0.0.9" (instance $e)))"#;
+    let said = reason(&wat::parse_str(text).unwrap());
+    assert!(said.contains("weir:net/packet@0.0.9, of another version of weir:net"), "{said}");
+    assert!(said.contains("rebuild it"), "{said}");
+}
+
+#[test]
 fn a_component_of_another_world_is_refused() {
     let text = r#"(component
       (core module $m (func (export "run")))

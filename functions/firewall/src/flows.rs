@@ -18,7 +18,8 @@ struct Entry {
     marks: u8,
     /// 1 when the originator is the key's second end.
     swapped: u8,
-    spare: u8,
+    /// 1 when it goes to the kernel's stack.
+    inspected: u8,
 }
 
 /// A packet as far as flows are concerned.
@@ -36,6 +37,8 @@ pub(crate) struct Sight<K> {
 pub(crate) enum Known {
     /// It belongs to a flow.
     Pass,
+    /// It belongs to a flow that is inspected, and is on its way there.
+    Inspect,
     /// It does not fit the state of its flow, or could not begin one.
     Invalid,
     /// It begins a flow, if the rules allow it.
@@ -100,7 +103,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
                     entry.stage = life.stage as u8;
                     entry.marks = life.marks;
                     entry.deadline = clock.deadline(now, life.stage);
-                    return Known::Pass;
+                    let up = entry.inspected == 1 && side == Side::Originator;
+                    return if up { Known::Inspect } else { Known::Pass };
                 }
                 Step::Invalid => return Known::Invalid,
                 Step::Again => {}
@@ -115,8 +119,15 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         self.map.find(hash, key).is_some_and(|entry| clock.alive(now, entry.deadline))
     }
 
-    /// Remembers a flow that the rules allow. False when there is no room.
-    pub(crate) fn open(&mut self, sight: &Sight<K>, hash: u64, now: u32, clock: &Clock) -> bool {
+    /// Remembers a flow that the rules allow, or have inspected. False when there is no room.
+    pub(crate) fn open(
+        &mut self,
+        sight: &Sight<K>,
+        hash: u64,
+        now: u32,
+        clock: &Clock,
+        inspected: bool,
+    ) -> bool {
         let stage = match sight.protocol {
             protocol::TCP if opens(sight.flags) => Stage::SynSent,
             protocol::TCP => Stage::Established,
@@ -130,7 +141,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
             stage: stage as u8,
             marks: life.marks,
             swapped: sight.swapped.into(),
-            spare: 0,
+            inspected: inspected.into(),
         };
         if self.map.insert(hash, sight.key, entry).is_ok() {
             return true;

@@ -155,6 +155,7 @@ struct Counters {
     allowed: host::Counter,
     new: host::Counter,
     related: host::Counter,
+    inspected: host::Counter,
     rejected: host::Counter,
     drops: [host::Counter; 6],
     flows: host::Gauge,
@@ -164,6 +165,8 @@ struct Counters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Pass,
+    /// To the kernel's stack.
+    Inspect,
     Drop(u32),
     /// Denied, and so is whatever else its flow may have.
     DropFlow,
@@ -203,6 +206,7 @@ impl Function for Firewall {
                 allowed: host::counter("allowed"),
                 new: host::counter("new"),
                 related: host::counter("related"),
+                inspected: host::counter("inspected"),
                 rejected: host::counter("rejected"),
                 drops: ["denied", "malformed", "invalid", "fragment", "table_full", "non_ip"]
                     .map(host::counter),
@@ -239,6 +243,7 @@ impl Function for Firewall {
                 continue;
             }
             let decision = match *sight {
+                Some(_) if known == Known::Inspect => Decision::Inspect,
                 Some(_) if known == Known::Invalid => Decision::Drop(reason::INVALID),
                 Some(sight) => {
                     let sighted = Sighted::V4(sight, probe.hash());
@@ -248,6 +253,10 @@ impl Function for Firewall {
             };
             match decision {
                 Decision::Pass => allowed += 1,
+                Decision::Inspect => {
+                    self.counters.inspected.add(1);
+                    burst.set_verdict(i, Verdict::ToKernel);
+                }
                 Decision::Drop(reason) => self.drop(burst, i, reason),
                 Decision::DropFlow => {
                     self.drop(burst, i, reason::DENIED);
@@ -334,6 +343,7 @@ impl Firewall {
         };
         let decision = match known {
             Known::Pass => Decision::Pass,
+            Known::Inspect => Decision::Inspect,
             Known::Invalid => Decision::Drop(reason::INVALID),
             Known::New => self.begin(&headers, fields, direction, sighted, nanos),
         };
@@ -413,15 +423,18 @@ impl Firewall {
             }
             Action::Deny => return Decision::Drop(reason::DENIED),
             Action::Reject => return Decision::Reject,
-            Action::Allow => {}
+            // What nobody on the chain's side began has nobody there to answer.
+            Action::Inspect if direction != 0 => return Decision::Drop(reason::DENIED),
+            Action::Allow | Action::Inspect => {}
         }
+        let inspect = action == Action::Inspect;
         let now = ticks(nanos);
         // An answer that nobody asked for begins nothing.
         let answer = icmp && matches!(message.0, 0 | 14 | 18 | 129);
         let kept = match sighted {
             _ if answer => true,
-            Sighted::V4(sight, hash) => self.v4.open(&sight, hash, now, &self.clock),
-            Sighted::V6(sight, hash) => self.v6.open(&sight, hash, now, &self.clock),
+            Sighted::V4(sight, hash) => self.v4.open(&sight, hash, now, &self.clock, inspect),
+            Sighted::V6(sight, hash) => self.v6.open(&sight, hash, now, &self.clock, inspect),
             Sighted::Alone => true,
         };
         if !kept {
@@ -429,7 +442,7 @@ impl Firewall {
         }
         self.counters.new.add(1);
         self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
-        Decision::Pass
+        if inspect { Decision::Inspect } else { Decision::Pass }
     }
 
     /// The rule for a packet from the first of the addresses to the second.
@@ -460,7 +473,7 @@ impl Firewall {
         let denied = |addresses, from: u16, to: u16| {
             [0, 1].into_iter().all(|direction| {
                 let rule = self.judge(addresses, [protocol.into(), from, to, direction]);
-                rule.action != Action::Allow
+                !matches!(rule.action, Action::Allow | Action::Inspect)
             })
         };
         matches!(protocol, protocol::TCP | protocol::UDP)

@@ -27,6 +27,8 @@ const AREAS: usize = 1 << 18;
 pub enum Action {
     /// Let it and its flow pass.
     Allow,
+    /// Send its flow to the kernel's stack, where the message plane looks into it.
+    Inspect,
     /// Drop it silently.
     #[default]
     Deny,
@@ -111,11 +113,19 @@ fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
     let written = Written::deserialize(value).map_err(|e| e.to_string())?;
     let action = match text("action", written.action.as_ref())?.as_deref() {
         Some("allow") => Action::Allow,
+        Some("inspect") => Action::Inspect,
         Some("deny") => Action::Deny,
         Some("reject") => Action::Reject,
-        other => return Err(wrong("action", other, "\"allow\", \"deny\" or \"reject\"")),
+        other => {
+            return Err(wrong("action", other, "\"allow\", \"inspect\", \"deny\" or \"reject\""));
+        }
     };
     let direction = match text("direction", written.direction.as_ref())?.as_deref() {
+        // Who answers for a flow is behind the chain; of others' flows only the chain's beginning is on that way.
+        Some("in") if action == Action::Inspect => {
+            return Err(wrong("direction", Some("in"), "\"out\", for flows that are inspected"));
+        }
+        None | Some("any") if action == Action::Inspect => (0, 0),
         None | Some("any") => (0, 1),
         Some("out") => (0, 0),
         Some("in") => (1, 1),

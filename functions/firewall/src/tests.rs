@@ -71,6 +71,27 @@ fn a_connection_passes_in_both_directions_and_nothing_else_does() {
 }
 
 #[test]
+fn an_inspected_flow_goes_to_the_kernel_and_its_answers_pass() {
+    let rules = r#"{"default": "deny", "deny-flows": true, "rules": [
+        {"action": "inspect", "proto": "tcp", "dport": 80},
+        {"action": "allow", "proto": "tcp", "dport": 443}]}"#;
+    let mut fw = firewall(rules);
+    let (a, b) = ((IN, 4000), (OUT, 80));
+    assert_eq!(out(&mut fw, tcp(a, b, "S")), Verdict::ToKernel);
+    assert_eq!(back(&mut fw, tcp(b, a, "SA")), Verdict::Next);
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::ToKernel);
+    assert_eq!(back(&mut fw, tcp(b, a, "FA")), Verdict::Next);
+    assert_eq!(out(&mut fw, tcp(a, b, "FA")), Verdict::ToKernel);
+    assert_eq!(out(&mut fw, tcp((IN, 1), (OUT, 443), "S")), Verdict::Next);
+    // From the other side nobody is inspected, whatever the port.
+    assert_eq!(back(&mut fw, tcp((OUT, 9), (IN, 80), "S")), DENIED);
+    assert_eq!((fw.counter("inspected"), fw.counter("allowed"), fw.counter("new")), (3, 3, 2));
+    let wrong = r#"{"rules": [{"action": "inspect", "direction": "in"}]}"#;
+    let told = Harness::<Firewall>::new(wrong).unwrap_err();
+    assert!(told.contains("rules[0]: direction"), "{told}");
+}
+
+#[test]
 fn a_flow_is_forgotten_when_its_time_is_over() {
     const SECOND: u64 = 1_000_000_000;
     let mut fw = firewall(RULES);

@@ -23,6 +23,7 @@ fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
     let world = |world: Admissible| match world {
         Admissible::Window => World::PacketFunction,
         Admissible::Copy => World::PacketFunctionCopy,
+        Admissible::Burst => World::PacketFunctionBurst,
         Admissible::Message => World::MessageFunction,
         Admissible::Connection => World::ConnectionFunction,
     };

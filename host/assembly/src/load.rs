@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weir_sandbox::{Admitted, Refused};
-use weir_spec::{Chain, Document, DocumentError, Invalid, Manifest, ResolvedFunction};
+use weir_spec::{Chain, Document, DocumentError, Invalid, Manifest, Plane, ResolvedFunction};
 
 use crate::plan::AdmitError;
 
@@ -35,7 +35,8 @@ pub enum LoadError {
 pub type Loaded = (ResolvedFunction, Arc<Admitted>);
 
 /// Reads a chain file and the functions it names. `path` is relative to the chain file; a function under `use` is
-/// looked for as `NAME.wasm` in `functions`, then beside the chain file.
+/// looked for as `NAME.wasm` in `functions`, then beside the chain file. Of a chain of both planes the answer has the part for
+/// packets.
 ///
 /// # Errors
 /// When the file is wrong, or a function is missing or refused.
@@ -43,6 +44,7 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
     let document = Document::<Chain>::read(file).map_err(Box::new)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut loaded = Vec::new();
+    let mut messages = Vec::new();
     for (place, function) in document.value.functions.iter().enumerate() {
         let label = function.label();
         let (path, help) = match (&function.path, &function.function) {
@@ -59,6 +61,7 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
             .into();
         let admitted = weir_sandbox::admit(&wasm)
             .map_err(|refused: Refused| AdmitError { label: label.clone(), refused })?;
+        messages.push(admitted.world.of_messages());
         let manifest = manifest_of(&label, &admitted).map_err(Box::new)?;
         let version = function.version.clone().or_else(|| manifest.version.clone());
         let resolved = function.resolve(&manifest, version, wasm).map_err(|invalid: Invalid| {
@@ -66,7 +69,13 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
         })?;
         loaded.push((resolved, Arc::new(admitted)));
     }
-    Ok((document.value, loaded))
+    let mut chain = document.value.clone();
+    chain.settle(&messages).map_err(|invalid| Box::new(document.locate(invalid)))?;
+    if chain.plane() == Plane::Both {
+        // Packets pass those that are for packets.
+        loaded.truncate(messages.iter().filter(|of| !**of).count());
+    }
+    Ok((chain, loaded))
 }
 
 /// The manifest that a function carries; an empty one if it carries none.

@@ -68,5 +68,5 @@ pub fn plan_of(
 /// A chain of these functions.
 #[must_use]
 pub fn plan(name: &str, functions: Vec<FunctionPlan>, mode: Mode) -> ChainPlan {
-    ChainPlan { name: name.to_owned(), functions, mode }
+    ChainPlan { name: name.to_owned(), functions, mode, upward: None }
 }

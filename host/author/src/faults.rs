@@ -5,7 +5,8 @@ const OTHERS: [&str; 4] = ["/rustc/", "/.cargo/registry/", "/library/std/", "/sd
 
 /// What the engine says of a fault, without the frames of the host, of the SDK and of the language's library.
 pub(crate) fn short(message: &str) -> String {
-    let Some((before, trace)) = message.split_once("error while executing at wasm backtrace:") else {
+    let Some((before, trace)) = message.split_once("error while executing at wasm backtrace:")
+    else {
         return message.to_owned();
     };
     let cause = trace.lines().last().and_then(|line| line.split_once(": wasm trap: "));

@@ -19,7 +19,7 @@ use wasm_encoder::{
     ComponentBuilder, ComponentExportKind, ComponentTypeRef, ComponentValType, InstanceType,
     PrimitiveValType, TypeBounds,
 };
-use weir_sandbox::{Admitted, World};
+use weir_sandbox::Admitted;
 
 use crate::runner::{self, Step};
 
@@ -81,7 +81,7 @@ pub(crate) fn compose(functions: &[(&Admitted, bool)]) -> Vec<u8> {
     }
     let steps: Vec<Step> = functions
         .iter()
-        .map(|(admitted, writes)| Step { copies: admitted.world == World::Copy, writes: *writes })
+        .map(|(admitted, writes)| Step { world: admitted.world, writes: *writes })
         .collect();
     let runner = wat::parse_str(runner::text(&steps)).expect("runner.wat assembles");
     let runner = outer.component_raw(None, &runner);
@@ -169,6 +169,7 @@ fn host_type() -> InstanceType {
     function(&mut ty, "log", &[("level", level), ("message", Primitive(String))], None);
     function(&mut ty, "now", &[], Some(Primitive(U64)));
     let named = ("name", Primitive(String));
+    function(&mut ty, "random", &[], Some(Primitive(U64)));
     function(&mut ty, "counter-add", &[named, ("delta", Primitive(U64))], None);
     function(&mut ty, "gauge-set", &[named, ("value", Primitive(F64))], None);
     function(&mut ty, "set-timer", &[("at", Primitive(U64))], None);

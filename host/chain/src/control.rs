@@ -4,7 +4,7 @@
 //! function, so whatever stands in it was written by code we trust. A trap in a function leaves it
 //! as it was: that is how the host knows which function it was and which packets had reached it.
 
-use weir_layout::{BURST_MAX, Descriptor, Metadata};
+use weir_layout::{BURST_MAX, Descriptor, FUNCTIONS_MAX, Metadata};
 use weir_pool::Memory;
 
 /// Bytes of the control area.
@@ -36,6 +36,8 @@ pub(crate) const SEEN: usize = 0x100;
 pub(crate) const JUMPED: usize = 0x300;
 /// `u64` for each function: packets it had cloned.
 pub(crate) const CLONED: usize = 0x500;
+/// `u32` for each function: bytes of a packet that it is given, if it gets bursts by value.
+pub(crate) const HEADS: usize = 0x700;
 /// `u32` for each active packet: its place in the burst as the host made it.
 pub(crate) const ORIGINS: usize = 0x1000;
 /// Descriptors of the active packets as last checked.
@@ -65,6 +67,7 @@ pub(crate) const BAD_VERDICT: u32 = 0xffff_ff02;
 /// The function is out of order and its policy is fail-closed.
 pub(crate) const REFUSED: u32 = 0xffff_ff03;
 
+const _: () = assert!(HEADS + FUNCTIONS_MAX * 4 <= ORIGINS);
 const _: () = assert!(DONE_LIST + BURST_MAX * RECORD <= FINALS);
 const _: () = assert!(FINALS + BURST_MAX * 8 <= CONTROL_BYTES);
 const _: () = assert!(PARKED_LIST + BURST_MAX * RECORD <= DONE_LIST);

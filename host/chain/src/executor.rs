@@ -158,6 +158,22 @@ pub enum ChainError {
     Share(std::io::Error),
 }
 
+impl ChainError {
+    /// What kept these functions from being instantiated. Of a chain that is linked it is not known which one it was; the
+    /// trap's backtrace names the functions of its module.
+    pub(crate) fn start(error: wasmtime::Error, functions: &[FunctionSpec]) -> Self {
+        if !error.is::<wasmtime::Trap>() {
+            return Self::Instantiate(format!("{error:#}"));
+        }
+        let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
+        Self::Instantiate(format!(
+            "the start code of {} trapped, before `configure`: constructors, initialisers and `main` must not fail, and cannot call the \
+             host; do in `configure` what they do: {error:#}",
+            names.join(" or ")
+        ))
+    }
+}
+
 /// Compiled code of a chain: everything slow is done. Instantiated once for each worker.
 #[derive(Clone)]
 pub struct Prepared {
@@ -423,6 +439,7 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
         },
         Arc::clone(&spec.telemetry),
     )
+    .with_seed(spec.seed)
 }
 
 /// What `configure` is told.

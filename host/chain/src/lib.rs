@@ -12,6 +12,7 @@
 //! ```
 
 pub mod board;
+mod bursting;
 mod compose;
 mod control;
 mod executor;

@@ -55,9 +55,11 @@ impl<S: Services> Linked<S> {
         }
         link_runner(&mut linker, compose::RUNNER_IMPORT).map_err(wrong)?;
         let mut store = sandbox.store(guest);
-        let instance = linker.instantiate(&mut store, component).map_err(wrong)?;
+        let instance = linker
+            .instantiate(&mut store, component)
+            .map_err(|error| ChainError::start(error, &spec.functions))?;
 
-        let copies = spec.functions.iter().any(|f| f.admitted.world == World::Copy);
+        let copies = spec.functions.iter().any(|f| f.admitted.world != World::Window);
         // One Wasm page more, because the runner rounds down to whole pages.
         let bytes = if copies { window.bytes() } else { 0 };
         let align = window.align().next_multiple_of(WASM_PAGE);
@@ -76,6 +78,10 @@ impl<S: Services> Linked<S> {
                 .then(|| snapshot(&mut store, &instance, &compose::snapshot_export(place)))
                 .transpose()?;
             call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            if function.admitted.world == World::Burst {
+                let heads = head_bytes(&mut store, &instance, &name, place)?;
+                store.data_mut().board_mut().0.set(control::HEADS + place * 4, heads);
+            }
             exports.push(Exports { tick, snapshot });
         }
         let run = instance.get_typed_func(&mut store, "run").map_err(wrong)?;
@@ -248,6 +254,19 @@ pub(crate) fn call_configure<S: Services>(
         what: "configuration",
         message,
     })
+}
+
+/// How many bytes of each packet a function wants that gets bursts by value.
+pub(crate) fn head_bytes<S: Services>(
+    store: &mut Store<Guest<S>>,
+    instance: &Instance,
+    export: &str,
+    place: usize,
+) -> Result<u32, ChainError> {
+    let ask: TypedFunc<(), (u32,)> = typed(store, instance, export, "head-bytes")?;
+    let (bytes,) =
+        prepare(store, place, "head-bytes", SETUP_DEADLINE, |store| ask.call(store, ()))?;
+    Ok(bytes)
 }
 
 pub(crate) fn save<S: Services>(

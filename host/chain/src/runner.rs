@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 
 use weir_layout as layout;
+use weir_sandbox::World;
 
-use crate::control;
+use crate::{bursting, control};
 
 /// Address of the control area in the runner's linear memory.
 const CONTROL: usize = 0x2_0000;
@@ -17,8 +18,8 @@ const BURST: usize = 0x3_0000;
 /// How the runner calls one function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Step {
-    /// The function has no window: its packets are copied in and out.
-    pub(crate) copies: bool,
+    /// How it gets its packets.
+    pub(crate) world: World,
     /// It may change packets and descriptors.
     pub(crate) writes: bool,
 }
@@ -36,6 +37,7 @@ pub(crate) fn text(steps: &[Step]) -> String {
         .replace("{lowered-functions}", &gaps.lowered)
         .replace("{function-imports}", &gaps.core_imports)
         .replace("{function-exports}", &gaps.core_exports)
+        .replace("{staging}", if gaps.stages { GROW_STAGING } else { "" })
         .replace("{steps}", &gaps.steps)
         .replace("{steps-back}", &back)
         .replace("{steps-forth}", &forth);
@@ -57,22 +59,33 @@ struct Gaps {
     core_imports: String,
     core_exports: String,
     steps: String,
+    /// Whether a function gets bursts by value.
+    stages: bool,
 }
 
 impl Gaps {
     fn add(&mut self, k: usize, step: Step, last: usize) {
-        let (ty, signature, options) = if step.copies {
-            (
+        let (ty, signature, options) = match step.world {
+            World::Copy => (
                 r#"(type $o (record (field "verdict" u32) (field "packet" (option (list u8)))))
     (export "outcome" (type $outcome (eq $o)))
     (export "process" (func (param "packet" (list u8)) (param "port" u32) (param "now" u64)
       (result $outcome)))"#,
                 "(param i32 i32 i32 i64 i32)",
                 " (memory $mem) (realloc $realloc)",
-            )
-        } else {
-            (r#"(export "process" (func (param "count" u32)))"#, "(param i32)", "")
+            ),
+            World::Burst => (
+                r#"(type $c (record (field "index" u32) (field "replaced" u32) (field "bytes" (list u8))))
+    (export "change" (type $change (eq $c)))
+    (type $a (record (field "verdicts" (list u8)) (field "changes" (list $change))))
+    (export "answer" (type $answer (eq $a)))
+    (export "process" (func (param "burst" (list u8)) (result $answer)))"#,
+                "(param i32 i32 i32)",
+                " (memory $mem) (realloc $realloc)",
+            ),
+            _ => (r#"(export "process" (func (param "count" u32)))"#, "(param i32)", ""),
         };
+        self.stages |= step.world == World::Burst;
         let _ = writeln!(self.instance_imports, "  (import \"f{k}\" (instance $f{k}\n    {ty}))");
         let _ = writeln!(
             self.lowered,
@@ -81,7 +94,11 @@ impl Gaps {
         let _ =
             writeln!(self.core_imports, "    (import \"host\" \"f{k}\" (func $f{k} {signature}))");
         let _ = writeln!(self.core_exports, "      (export \"f{k}\" (func $f{k}))");
-        let call = if step.copies { copying_call(k, step) } else { window_call(k) };
+        let call = match step.world {
+            World::Copy => copying_call(k, step),
+            World::Burst => burst_call(k, step),
+            _ => window_call(k),
+        };
         let (writes, seen) = (u8::from(step.writes), k * 8);
         let _ = writeln!(
             self.steps,
@@ -155,6 +172,25 @@ fn copying_call(k: usize, step: Step) -> String {
     )
 }
 
+/// Room for a burst that is given by value: [`bursting::STAGED_MAX`] bytes, or one packet.
+const GROW_STAGING: &str =
+    "(global.set $staging (i32.shl (memory.grow (i32.const 2)) (i32.const 16)))";
+
+/// One call for as many packets as can be laid out at once.
+fn burst_call(k: usize, step: Step) -> String {
+    let (heads, writes) = (k * 4, u8::from(step.writes));
+    format!(
+        "      (loop $parts
+        (call $rewind)
+        (local.set $length (call $stage (local.get $i) (local.get $n)
+          (i32.load (i32.const {{HEADS+{heads}}}))))
+        (call $f{k} (global.get $staging) (global.get $staged) (i32.const 0x10))
+        (call $answer (local.get $i) (local.get $length) (i32.const {writes}))
+        (br_if $parts (i32.lt_u
+          (local.tee $i (i32.add (local.get $i) (local.get $length))) (local.get $n))))"
+    )
+}
+
 /// Puts numbers in the place of `{NAME}`, `{NAME+n}` and `{NAME-n}`.
 fn fill(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -190,6 +226,7 @@ fn value(expression: &str) -> i64 {
         "SEEN" => CONTROL + control::SEEN,
         "JUMPED" => CONTROL + control::JUMPED,
         "CLONED" => CONTROL + control::CLONED,
+        "HEADS" => CONTROL + control::HEADS,
         "ORIGINS" => CONTROL + control::ORIGINS,
         "KEPT" => CONTROL + control::KEPT,
         "ANY-FINAL" => CONTROL + control::ANY_FINAL,
@@ -201,6 +238,9 @@ fn value(expression: &str) -> i64 {
         "VERDICTS" => BURST + layout::VERDICTS,
         "METADATA" => BURST + layout::METADATA,
         "CLOCK" => BURST + layout::CLOCK,
+        "HEADER" => bursting::HEADER,
+        "ROW" => bursting::ROW,
+        "STAGED-MAX" => bursting::STAGED_MAX,
         "HEADROOM" => layout::HEADROOM,
         "SKIP" => control::SKIP.into(),
         "HOLD" => layout::Verdict::Hold.kind() as usize,

@@ -3,7 +3,8 @@
 ;; braces: addresses (from weir-layout and control.rs) and the parts that depend on the functions.
 ;;
 ;; Its linear memory: 0x00000 scratch for lists that copying functions return, 0x20000 the control
-;; area, 0x30000 the window's burst area, then (only with copying functions) the whole window.
+;; area, 0x30000 the window's burst area, then (only with functions without a window) room to lay a burst out
+;; for a function, and the whole window.
 (component
 {instance-imports}
   (import "host" (instance $host
@@ -50,11 +51,15 @@
 
     ;; Address of the first room (window offset 0x10000).
     (global $rooms (mut i32) (i32.const 0))
+    ;; Where a burst is laid out for a function that gets it by value, and how many bytes it has.
+    (global $staging (mut i32) (i32.const 0))
+    (global $staged (mut i32) (i32.const 0))
 
     ;; Hands control and burst area to the host, and grows room for the window if it is needed.
     (func (export "attach") (param $window-bytes i32) (param $align i32)
       (local $region i32)
       (call $attach (i32.const {CONTROL}) (i32.const 0x20000))
+      {staging}
       (if (local.get $window-bytes) (then
         (local.set $region (i32.shl
           (memory.grow (i32.shr_u (i32.add (local.get $window-bytes) (local.get $align)) (i32.const 16)))
@@ -293,6 +298,107 @@
           (i64.load offset={KEPT} (i32.shl (local.get $i) (i32.const 3))))
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $packets))))
+
+    ;; Lays out the packets from slot $first on, as many as fit, as burst.md says, with $head bytes of each; the
+    ;; answer is how many they are.
+    (func $stage (param $first i32) (param $n i32) (param $head i32) (result i32)
+      (local $row i32) (local $at i32) (local $given i32) (local $slot i32) (local $d i64)
+      (local.set $row (i32.add (global.get $staging) (i32.const {HEADER})))
+      (local.set $at (i32.add (i32.const {HEADER})
+        (i32.mul (i32.sub (local.get $n) (local.get $first)) (i32.const {ROW}))))
+      (local.set $slot (local.get $first))
+      (block $full (loop $packets
+        (local.set $d (i64.load offset={KEPT} (i32.shl (local.get $slot) (i32.const 3))))
+        (local.set $given (i32.wrap_i64 (i64.shr_u (local.get $d) (i64.const 32))))
+        (i32.store offset=8 (local.get $row) (local.get $given))
+        (local.set $given (select (local.get $given) (local.get $head)
+          (i32.lt_u (local.get $given) (local.get $head))))
+        (br_if $full (i32.and
+          (i32.ne (local.get $slot) (local.get $first))
+          (i32.gt_u (i32.add (local.get $at) (local.get $given)) (i32.const {STAGED-MAX}))))
+        (i32.store (local.get $row) (local.get $at))
+        (i32.store offset=4 (local.get $row) (local.get $given))
+        (i64.store offset=12 (local.get $row)
+          (i64.load offset={METADATA} (i32.shl (local.get $slot) (i32.const 3))))
+        (memory.copy
+          (i32.add (global.get $staging) (local.get $at))
+          (i32.add (global.get $rooms) (i32.sub (i32.wrap_i64 (local.get $d)) (i32.const 0x10000)))
+          (local.get $given))
+        (local.set $at (i32.add (local.get $at) (local.get $given)))
+        (local.set $row (i32.add (local.get $row) (i32.const {ROW})))
+        (br_if $packets (i32.lt_u
+          (local.tee $slot (i32.add (local.get $slot) (i32.const 1))) (local.get $n)))))
+      (global.set $staged (local.get $at))
+      (local.set $slot (i32.sub (local.get $slot) (local.get $first)))
+      (i32.store (global.get $staging) (local.get $slot))
+      (i32.store offset=4 (global.get $staging) (i32.const 0))
+      (i64.store offset=8 (global.get $staging) (i64.load (i32.const {CLOCK})))
+      (i64.store offset=16 (global.get $staging) (i64.load (i32.const {CLOCK+8})))
+      (local.get $slot))
+
+    ;; Writes the answer at 0x10 about the $count packets from slot $first on into the window, where it is settled
+    ;; like any other.
+    (func $answer (param $first i32) (param $count i32) (param $writes i32)
+      (local $i i32) (local $verdict i32) (local $change i32)
+      (if (i32.load (i32.const 0x14)) (then
+        (loop $verdicts
+          (local.set $verdict (i32.const 0xff))
+          (if (i32.eq (i32.load (i32.const 0x14)) (i32.shl (local.get $count) (i32.const 2)))
+            (then (local.set $verdict (i32.load
+              (i32.add (i32.load (i32.const 0x10)) (i32.shl (local.get $i) (i32.const 2)))))))
+          (i32.store offset={VERDICTS}
+            (i32.shl (i32.add (local.get $first) (local.get $i)) (i32.const 2))
+            (select (i32.const 0xff) (local.get $verdict)
+              (i32.eq (i32.and (local.get $verdict) (i32.const 0xff)) (i32.const {HOLD}))))
+          (br_if $verdicts (i32.lt_u
+            (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $count))))))
+      (local.set $i (i32.load (i32.const 0x1c)))
+      (local.set $change (i32.load (i32.const 0x18)))
+      (block $end (loop $changes
+        (br_if $end (i32.eqz (local.get $i)))
+        (call $change (local.get $first) (local.get $count) (local.get $writes)
+          (local.get $change))
+        (local.set $change (i32.add (local.get $change) (i32.const 16)))
+        (local.set $i (i32.sub (local.get $i) (i32.const 1)))
+        (br $changes))))
+
+    ;; Applies the change (index, replaced, address and length of its bytes) at $change to one of those packets.
+    (func $change (param $first i32) (param $count i32) (param $writes i32) (param $change i32)
+      (local $index i32) (local $replaced i32) (local $length i32) (local $rest i32) (local $start i32)
+      (local $kept i64) (local $now i64)
+      (local.set $index (i32.load (local.get $change)))
+      (local.set $replaced (i32.load offset=4 (local.get $change)))
+      (local.set $length (i32.load offset=12 (local.get $change)))
+      (if (i32.ge_u (local.get $index) (local.get $count)) (then
+        (i32.store offset={VERDICTS} (i32.shl (local.get $first) (i32.const 2)) (i32.const 0xff))
+        (return)))
+      (if (i32.or (i32.eqz (local.get $writes)) (i32.gt_u (local.get $replaced)
+          ;; The packet's `given`.
+          (i32.load offset={HEADER+4}
+            (i32.add (global.get $staging) (i32.mul (local.get $index) (i32.const {ROW}))))))
+        (then
+          (i32.store offset={VERDICTS}
+            (i32.shl (i32.add (local.get $first) (local.get $index)) (i32.const 2)) (i32.const 0xff))
+          (return)))
+      (local.set $index (i32.add (local.get $first) (local.get $index)))
+      (local.set $kept (i64.load offset={KEPT} (i32.shl (local.get $index) (i32.const 3))))
+      (local.set $rest (i32.sub
+        (i32.wrap_i64 (i64.shr_u (local.get $kept) (i64.const 32))) (local.get $replaced)))
+      (if (local.get $rest)
+        (then (local.set $start (i32.sub
+          (i32.add (i32.wrap_i64 (local.get $kept)) (local.get $replaced)) (local.get $length))))
+        (else (local.set $start (i32.add (i32.const {HEADROOM})
+          (i32.and (i32.wrap_i64 (local.get $kept))
+            (i32.sub (i32.const 0) (i32.load (i32.const {ROOM-BYTES}))))))))
+      (local.set $now (i64.or
+        (i64.shl (i64.extend_i32_u (i32.add (local.get $rest) (local.get $length))) (i64.const 32))
+        (i64.extend_i32_u (local.get $start))))
+      (if (call $same-room (local.get $kept) (local.get $now)) (then
+        (memory.copy
+          (i32.add (global.get $rooms) (i32.sub (local.get $start) (i32.const 0x10000)))
+          (i32.load offset=8 (local.get $change))
+          (local.get $length))))
+      (i64.store offset={DESCRIPTORS} (i32.shl (local.get $index) (i32.const 3)) (local.get $now)))
 
 {steps}
 

@@ -10,12 +10,12 @@ use weir_layout::{self as layout, BURST_AREA, Descriptor, HEADROOM, Metadata, Ve
 use weir_pool::Memory;
 use weir_sandbox::{Fault, Guest, Running, Sandbox, Services, Shared, World, link_function};
 
-use crate::control as at;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
 use crate::linked::{
-    Exports, call_configure, restore, save, snapshot, standard_exports, tick, typed, with_services,
-    word,
+    Exports, call_configure, head_bytes, restore, save, snapshot, standard_exports, tick, typed,
+    with_services, word,
 };
+use crate::{bursting, control as at};
 
 /// The separate chain of one worker.
 pub struct Separate<S: 'static> {
@@ -35,6 +35,7 @@ struct Function<S: 'static> {
 enum Process {
     Window(TypedFunc<(u32,), ()>),
     Copy(TypedFunc<(Vec<u8>, u32, u64), (Outcome,)>),
+    Burst { process: TypedFunc<(Vec<u8>,), (bursting::Answer,)>, head: usize },
 }
 
 /// WIT `packet-copy.outcome`.
@@ -69,12 +70,18 @@ impl<S: Services> Separate<S> {
             let mut linker = sandbox.linker();
             link_function(&mut linker, "weir:net/host@0.1.0", place).map_err(wrong)?;
             let mut store = sandbox.store(Guest::new(guests));
-            let instance = linker.instantiate(&mut store, component).map_err(wrong)?;
+            let instance = linker
+                .instantiate(&mut store, component)
+                .map_err(|error| ChainError::start(error, std::slice::from_ref(function)))?;
             let export = function.admitted.world.interface();
             let (configure, tick) = standard_exports(&mut store, &instance, export)?;
-            let process = match function.admitted.world {
+            let mut process = match function.admitted.world {
                 World::Window => Process::Window(typed(&mut store, &instance, export, "process")?),
                 World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
+                World::Burst => Process::Burst {
+                    process: typed(&mut store, &instance, export, "process")?,
+                    head: 0,
+                },
                 World::Message | World::Connection => {
                     return Err(ChainError::World(function.name.clone()));
                 }
@@ -85,6 +92,9 @@ impl<S: Services> Separate<S> {
                 .then(|| snapshot(&mut store, &instance, "weir:net/snapshot@0.1.0"))
                 .transpose()?;
             call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            if let Process::Burst { head, .. } = &mut process {
+                *head = head_bytes(&mut store, &instance, export, place)? as usize;
+            }
             let exports = Exports { tick, snapshot };
             functions.push(Function { store, process, exports, writes: function.writes });
         }
@@ -252,6 +262,33 @@ impl<S: Services> Separate<S> {
                 }
                 Ok(())
             }
+            Process::Burst { process, head } => {
+                let (process, head) = (*process, *head);
+                let mut first = 0;
+                while first < count {
+                    let kept: Vec<_> =
+                        (first..count).map(|slot| at::kept(&self.board, slot).1).collect();
+                    let (burst, staged) =
+                        bursting::stage(lent(services).window(), &kept, first, head);
+                    let mut answer = None;
+                    with_services(&mut function.store, services, running.clone(), |store| {
+                        answer = Some(process.call(store, (burst,))?.0);
+                        Ok(())
+                    })?;
+                    let answer = answer.expect("the call gave an answer");
+                    let mut part = bursting::Part {
+                        window: lent(services).window(),
+                        kept: &kept[..staged],
+                        first,
+                        head,
+                        room_bytes: self.room_bytes,
+                        writes: function.writes,
+                    };
+                    part.apply(&answer);
+                    first += staged;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -397,6 +434,9 @@ fn unpack(burst: u64) -> (usize, usize, bool) {
     ((burst & 0xffff) as usize, (burst >> 16 & 0xffff) as usize, burst >> 32 != 0)
 }
 
+/// A verdict that means nothing: what a function without a window may not do.
+pub(crate) const NOTHING: u32 = 0xff;
+
 /// Writes a copying function's answer into the window, where it is settled like any other's.
 fn store_outcome(
     window: &mut Memory,
@@ -406,8 +446,6 @@ fn store_outcome(
     writes: bool,
     answer: Outcome,
 ) {
-    /// A verdict that means nothing: what a copying function may not do.
-    const NOTHING: u32 = 0xff;
     let mut verdict = answer.verdict;
     if verdict & 0xff == Verdict::Hold.kind() {
         verdict = NOTHING;

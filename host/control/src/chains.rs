@@ -5,7 +5,10 @@ use std::sync::{Arc, PoisonError};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, Check as _, FunctionUse, Invalid, Name, ResolvedFunction, VersionSchema};
+use weir_spec::{
+    Chain, Check as _, FunctionUse, Invalid, Listener, Name, Plane, ResolvedFunction,
+    VersionSchema, World,
+};
 
 use crate::control::Control;
 use crate::engine::{Deployment, EngineError, Published, TrialKind};
@@ -114,8 +117,10 @@ impl Control {
         let _turn = turn.take();
         let state = self.store.state();
         let versions = choose_versions(&state, tenant, &chain)?;
+        chain.settle(&of_messages(&state, tenant, &chain, &versions))?;
         self.check_ports(&state, &id, &chain)?;
         chain.check()?;
+        self.check_way_up(&id, &chain)?;
         steering::check_still_possible(&state, &id, Some(&chain))?;
         let before = state.chains.get(&id);
         if let Some(record) = before {
@@ -276,6 +281,37 @@ impl Control {
         Ok(())
     }
 
+    /// Whether packets of a chain of both planes can become messages.
+    fn check_way_up(&self, id: &ChainId, chain: &Chain) -> Result<(), ControlError> {
+        if chain.plane() != Plane::Both {
+            return Ok(());
+        }
+        let listens = |listener: &&Listener| {
+            listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
+        };
+        if !self.listeners.iter().any(|listener| listens(&listener)) {
+            let message =
+                format!("no listener has chain {}: nothing makes messages for it", id.name);
+            return Err(Invalid::at("name", message)
+                .help(format!(
+                    "add a [[listener]] with `chain = \"{}\"` to the host's configuration",
+                    id.name
+                ))
+                .into());
+        }
+        let port = self.ports.iter().find(|port| Some(&port.name) == chain.from.as_ref());
+        if let Some(port) = port.filter(|port| port.kernel.is_none()) {
+            let message = format!(
+                "port {} has no way to the kernel's stack, where the chain goes on with messages",
+                port.name
+            );
+            return Err(Invalid::at("from", message)
+                .help("set `kernel = \"INTERFACE\"` for the port in the host's configuration")
+                .into());
+        }
+        Ok(())
+    }
+
     fn check_no_trial(
         &self,
         state: &State,
@@ -393,6 +429,16 @@ fn choose_versions(
         }
     };
     chain.functions.iter().map(choose).collect()
+}
+
+/// For each of a chain's functions, whether it is for messages.
+fn of_messages(state: &State, tenant: &Name, chain: &Chain, versions: &[Version]) -> Vec<bool> {
+    let world = |(function, version): (&FunctionUse, &Version)| {
+        let record = state.functions.get(&FunctionId::new(tenant, function.function.as_ref()?))?;
+        record.versions.get(version)?.report.world
+    };
+    let worlds = chain.functions.iter().zip(versions).map(world);
+    worlds.map(|world| world.is_some_and(World::of_messages)).collect()
 }
 
 /// What runs now, and what can be rolled back to.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{HostConfig, Name, Port};
+use weir_spec::{HostConfig, Listener, Name, Port};
 
 use crate::auth::{Caller, Tokens};
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
@@ -31,6 +31,7 @@ pub struct Control {
     /// What may be changed while running.
     pub(crate) watch_for: RwLock<Duration>,
     pub(crate) ports: Vec<Port>,
+    pub(crate) listeners: Vec<Listener>,
     /// Swaps whose new version is watched.
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
     /// Chains that are stored, but could not be deployed at the start.
@@ -78,6 +79,7 @@ impl Control {
             tokens: Tokens::new(&config.api.tokens)?,
             watch_for: RwLock::new(config.rollout.watch.get()),
             ports: config.ports.clone(),
+            listeners: config.listeners.clone(),
             watches: Mutex::default(),
             failed: Mutex::default(),
             steered: Mutex::default(),

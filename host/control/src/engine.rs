@@ -99,6 +99,15 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
+    /// A device went away that a port or a listener has.
+    PortDown {
+        /// Whose port or listener it is.
+        tenant: Name,
+        /// Its name.
+        port: Name,
+        /// For people.
+        message: String,
+    },
     /// Anything else worth an operator's attention.
     Note {
         /// In which chain.
@@ -232,6 +241,9 @@ pub struct ListenerStatus {
     pub tenant: Name,
     /// The chain.
     pub chain: Option<Name>,
+    /// Why its interface is down; none: it is not, as far as the host knows, or none was named.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections closed at once, because there were as many as the limit allows.
@@ -322,6 +334,9 @@ pub struct PortStatus {
     /// The driver's own counters, under its names.
     #[serde(default)]
     pub device_counters: BTreeMap<String, u64>,
+    /// Why it is down; none: it is not, as far as the host knows.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Its queues if a chain has it on several workers: the counts above are their sums.
     #[serde(default)]
     pub queues: Vec<QueueStatus>,
@@ -352,10 +367,13 @@ pub struct ChainStatus {
     /// Its plane.
     #[serde(default)]
     pub plane: Plane,
-    /// Packets that came in by its ports; on the message plane, exchanges that were opened.
+    /// Packets that came in by its ports; of a chain of messages alone, exchanges that were opened.
     pub packets_in: u64,
-    /// Packets that left; on the message plane, exchanges that have ended.
+    /// Packets that left; of a chain of messages alone, exchanges that have ended.
     pub packets_out: u64,
+    /// What its part on the message plane had, if it has one on both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<ExchangeCounts>,
     /// Packets dropped, by reason: the host's names, or `FUNCTION:NUMBER` for a function's own.
     pub drops: BTreeMap<String, u64>,
     /// Its functions, in order.
@@ -370,6 +388,15 @@ pub struct ChainStatus {
     /// How often processes of the chain's were started again, because they had died.
     #[serde(default)]
     pub worker_restarts: u64,
+}
+
+/// Requests, or TCP connections, that came to a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExchangeCounts {
+    /// Those that were opened.
+    pub opened: u64,
+    /// Those that have ended.
+    pub ended: u64,
 }
 
 /// A chain's part on one worker.
@@ -392,6 +419,9 @@ pub struct WorkerStatus {
 pub struct FunctionStatus {
     /// Its name in the chain.
     pub name: Name,
+    /// Where it runs.
+    #[serde(default)]
+    pub plane: Plane,
     /// The version that runs.
     #[schema(value_type = Option<VersionSchema>)]
     pub version: Option<Version>,

@@ -57,6 +57,8 @@ pub enum EventKind {
     RolledBack,
     /// A function faulted.
     Fault,
+    /// A device went away that a port or a listener has.
+    PortDown,
     /// The configuration file was read again.
     Reloaded,
     /// The host stops.
@@ -81,6 +83,7 @@ impl EventKind {
             Self::TrialEnded => "trial-ended",
             Self::RolledBack => "rolled-back",
             Self::Fault => "fault",
+            Self::PortDown => "port-down",
             Self::Reloaded => "reloaded",
             Self::Draining => "draining",
             Self::Note => "note",
@@ -112,7 +115,7 @@ impl Events {
     ) {
         let (subject, message) = (subject.into(), message.into());
         match kind {
-            EventKind::Fault | EventKind::RolledBack | EventKind::Note => {
+            EventKind::Fault | EventKind::RolledBack | EventKind::PortDown | EventKind::Note => {
                 tracing::warn!(kind = kind.name(), subject, "{message}");
             }
             _ => tracing::info!(kind = kind.name(), subject, "{message}"),

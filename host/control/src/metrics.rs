@@ -144,11 +144,17 @@ fn chains(registry: &mut Registry, status: &Status) {
     let parts = Counters::new(registry, "chain_worker_packets", parts);
     let restarts = "Times that a process of a chain was started again, because it had died";
     let restarts = Counters::new(registry, "chain_worker_restarts", restarts);
+    let exchanges = "Requests, or TCP connections, that began and ended in the message part of a chain of both planes";
+    let exchanges = Counters::new(registry, "chain_exchanges", exchanges);
     for chain in &status.engine.chains {
         let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
         restarts.add(&[tenant, name], chain.worker_restarts);
+        if let Some(counts) = chain.exchanges {
+            exchanges.add(&[tenant, name, ("state", "opened")], counts.opened);
+            exchanges.add(&[tenant, name, ("state", "ended")], counts.ended);
+        }
         for part in &chain.workers {
             let worker = part.worker.to_string();
             let worker = ("worker", worker.as_str());

@@ -516,6 +516,9 @@ impl Control {
     pub(crate) fn engine_event(&self, event: EngineEvent) {
         match event {
             EngineEvent::Note { chain, message } => self.note(&chain, message),
+            EngineEvent::PortDown { tenant, port, message } => {
+                self.events.emit(EventKind::PortDown, Some(&tenant), port.as_str(), message);
+            }
             EngineEvent::Fault { chain, function, version, kind, message } => {
                 let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
                 let text = format!(

@@ -89,7 +89,7 @@ impl Control {
             for (port, reverse) in both.chain(reverse.map(|port| (port, true))) {
                 entries.push(SteeringEntry {
                     port: Some(port.clone()),
-                    plane: chain.plane,
+                    plane: chain.plane(),
                     chain: Some(chain.name.clone()),
                     tenant: id.tenant.clone(),
                     reverse,

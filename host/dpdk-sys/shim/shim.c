@@ -642,15 +642,42 @@ static int note_removal(uint16_t port, enum rte_eth_event_type type, void *flag,
 	return 0;
 }
 
+/* The kernel wants a device back that user space has by vfio. */
+static void note_request(const char *name, enum rte_dev_event_type event, void *flag)
+{
+	(void)name;
+	if (event == RTE_DEV_EVENT_REMOVE)
+		__atomic_store_n((uint8_t *)flag, 1, __ATOMIC_RELEASE);
+}
+
+/* The name of a port's device, by which the bus tells of it; NULL if it has none. */
+static const char *device_name(uint16_t port)
+{
+	struct rte_eth_dev_info info;
+
+	if (rte_eth_dev_info_get(port, &info) < 0 || info.device == NULL)
+		return NULL;
+	return rte_dev_name(info.device);
+}
+
 int weir_dpdk_watch(uint16_t port, uint8_t *flag)
 {
 	int result = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
+	const char *name = device_name(port);
 
-	return result < 0 ? result : rte_eth_dev_callback_register(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+	if (result == 0)
+		result = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+	if (result == 0 && name != NULL)
+		result = rte_dev_event_callback_register(name, note_request, flag);
+	return result;
 }
 
 void weir_dpdk_unwatch(uint16_t port, uint8_t *flag)
 {
+	const char *name = device_name(port);
+
+	if (name != NULL)
+		rte_dev_event_callback_unregister(name, note_request, flag);
 	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
 	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
 }

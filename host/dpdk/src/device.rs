@@ -349,6 +349,12 @@ fn check(address: &Address) -> Result<(), String> {
     let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     match driver {
         Some(driver) if USABLE_DRIVERS.contains(&driver) => Ok(()),
+        // The kernel would not let vfio-pci have it.
+        _ if !place.join("iommu_group").exists() => Err(format!(
+            "the PCI device {} has no IOMMU, so that DPDK cannot have it: switch the IOMMU on in the machine's firmware, and on the \
+             kernel's command line (`intel_iommu=on iommu=pt`, `amd_iommu=on iommu=pt`)",
+            address.name
+        )),
         Some(driver) => Err(format!(
             "the PCI device {} is in use by the kernel's driver {driver}: `dpdk-devbind.py -b vfio-pci {}` gives it \
              to DPDK (the kernel then has it no more)",

@@ -91,6 +91,14 @@ impl DpdkPort {
         self.shared.close();
     }
 
+    /// Gives a device back that somebody wants, who waits for it: the kernel takes a device of vfio away only then.
+    fn let_go<T>(&mut self, pool: &mut Pool, told: Result<T, PortError>) -> Result<T, PortError> {
+        if told.is_err() && self.device.is_removed() {
+            self.finish(pool)?;
+        }
+        told
+    }
+
     /// The device is gone or broken; the port has ended.
     #[cold]
     fn broken(&mut self, problem: String) -> PortError {
@@ -362,7 +370,8 @@ impl Port for DpdkPort {
         if self.ended {
             return Ok(Received::End);
         }
-        self.within(|port| port.receive_within(pool, into, max)).unwrap_or(Ok(Received::End))
+        let received = self.within(|port| port.receive_within(pool, into, max));
+        self.let_go(pool, received.unwrap_or(Ok(Received::End)))
     }
 
     #[inline]
@@ -370,7 +379,7 @@ impl Port for DpdkPort {
         if !self.ended
             && let Some(sent) = self.within(|port| port.send_within(pool, packets))
         {
-            return sent;
+            return self.let_go(pool, sent);
         }
         let tx_errors = packets.len() as u64;
         pool.give_all(packets.drain(..).map(|packet| packet.buffer));
@@ -388,7 +397,7 @@ impl Port for DpdkPort {
         Some(self.clock.last())
     }
 
-    fn settle(&mut self, _: &mut Pool) -> Result<Option<Duration>, PortError> {
+    fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
         if self.ended || !self.live {
             return Ok(None);
         }
@@ -400,7 +409,7 @@ impl Port for DpdkPort {
             Ok(again)
         });
         // The worker has to hear that the port has ended.
-        settled.unwrap_or(Ok(Some(Duration::ZERO)))
+        self.let_go(pool, settled.unwrap_or(Ok(Some(Duration::ZERO))))
     }
 
     fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {

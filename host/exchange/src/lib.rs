@@ -174,6 +174,35 @@ pub trait Middleware {
     fn open(&self, origin: &Origin) -> Rc<dyn Passage>;
 }
 
+/// What an exchange says to an event: at once, which costs nothing, or when it has waited for something.
+pub enum Reply<'a, T> {
+    /// Said.
+    Now(T),
+    /// To be waited for.
+    Later(LocalBoxFuture<'a, T>),
+}
+
+impl<'a, T> Reply<'a, T> {
+    /// What takes its time.
+    pub fn later(future: impl Future<Output = T> + 'a) -> Self {
+        Self::Later(Box::pin(future))
+    }
+
+    /// Waits for it, if need be.
+    pub async fn get(self) -> T {
+        match self {
+            Self::Now(said) => said,
+            Self::Later(future) => future.await,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reply<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Now(_)) { "Now" } else { "Later" })
+    }
+}
+
 /// An exchange of a chain written in Rust. What is not wanted needs no answer.
 pub trait Passage {
     /// See [`Exchange::request_head`].
@@ -181,13 +210,13 @@ pub trait Passage {
         &'a self,
         _parts: &'a mut request::Parts,
         _body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
-        Box::pin(std::future::ready(Step::Continue))
+    ) -> Reply<'a, Step> {
+        Reply::Now(Step::Continue)
     }
 
     /// See [`Exchange::request_body`].
-    fn request_body(&self, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    fn request_body(self: Rc<Self>, piece: Bytes, _last: bool) -> Reply<'static, BodyStep> {
+        Reply::Now(BodyStep::Pass(pass(piece)))
     }
 
     /// See [`Exchange::response_head`].
@@ -195,28 +224,28 @@ pub trait Passage {
         &'a self,
         _parts: &'a mut response::Parts,
         _body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
-        Box::pin(std::future::ready(Step::Continue))
+    ) -> Reply<'a, Step> {
+        Reply::Now(Step::Continue)
     }
 
     /// See [`Exchange::response_body`].
-    fn response_body(&self, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    fn response_body(self: Rc<Self>, piece: Bytes, _last: bool) -> Reply<'static, BodyStep> {
+        Reply::Now(BodyStep::Pass(pass(piece)))
     }
 
     /// See [`Exchange::opened`].
-    fn opened(&self) -> LocalBoxFuture<'_, Step> {
-        Box::pin(std::future::ready(Step::Continue))
+    fn opened(&self) -> Reply<'_, Step> {
+        Reply::Now(Step::Continue)
     }
 
     /// See [`Exchange::data`].
     fn data(
-        &self,
+        self: Rc<Self>,
         _from_upstream: bool,
         piece: Bytes,
         _last: bool,
-    ) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(std::future::ready(BodyStep::Pass(pass(piece))))
+    ) -> Reply<'static, BodyStep> {
+        Reply::Now(BodyStep::Pass(pass(piece)))
     }
 
     /// See [`Exchange::upstream`].
@@ -280,33 +309,41 @@ pub struct Exchange(Rc<dyn Passage>);
 impl Exchange {
     /// A request's head: hop-by-hop fields are gone, the target is in origin form, and `host` says the authority. `body`: bytes of
     /// the body, if they are known; 0 if there is none.
-    pub async fn request_head(&self, parts: &mut request::Parts, body: Option<u64>) -> Step {
-        self.0.request_head(parts, body).await
+    pub fn request_head<'a>(
+        &'a self,
+        parts: &'a mut request::Parts,
+        body: Option<u64>,
+    ) -> Reply<'a, Step> {
+        self.0.request_head(parts, body)
     }
 
     /// A piece of its body, at most [`Chain::piece_max`] bytes. `last`: there is none after it, and it may be empty.
-    pub async fn request_body(&self, piece: Bytes, last: bool) -> BodyStep {
-        self.0.request_body(piece, last).await
+    pub fn request_body(&self, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Rc::clone(&self.0).request_body(piece, last)
     }
 
     /// A response's head.
-    pub async fn response_head(&self, parts: &mut response::Parts, body: Option<u64>) -> Step {
-        self.0.response_head(parts, body).await
+    pub fn response_head<'a>(
+        &'a self,
+        parts: &'a mut response::Parts,
+        body: Option<u64>,
+    ) -> Reply<'a, Step> {
+        self.0.response_head(parts, body)
     }
 
     /// A piece of its body.
-    pub async fn response_body(&self, piece: Bytes, last: bool) -> BodyStep {
-        self.0.response_body(piece, last).await
+    pub fn response_body(&self, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Rc::clone(&self.0).response_body(piece, last)
     }
 
     /// A connection was accepted.
-    pub async fn opened(&self) -> Step {
-        self.0.opened().await
+    pub fn opened(&self) -> Reply<'_, Step> {
+        self.0.opened()
     }
 
     /// Bytes of a connection. `last`: that side will send nothing more.
-    pub async fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> BodyStep {
-        self.0.data(from_upstream, piece, last).await
+    pub fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Rc::clone(&self.0).data(from_upstream, piece, last)
     }
 
     /// The upstream that a function chose.

@@ -39,6 +39,10 @@ pub struct ListenerConfig {
     pub name: String,
     /// Where it listens. Port 0 takes a free one.
     pub addresses: Vec<SocketAddr>,
+    /// The interface that connections have to come from; none: any.
+    pub device: Option<String>,
+    /// It takes connections to foreign addresses, too, that the kernel is told to deliver here. Needs CAP_NET_ADMIN.
+    pub transparent: bool,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Makes the chain of each thread; without one all goes straight to the upstreams.
@@ -73,6 +77,8 @@ impl ListenerConfig {
         Self {
             name: name.to_owned(),
             addresses: vec![address],
+            device: None,
+            transparent: false,
             protocol,
             chain: None,
             upstreams,

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Chain, Direction, Ended, Interests, Pieces, Step};
+use crate::chain::{Chain, Direction, Ended, Interests, Pieces, Reply, Step};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
@@ -143,7 +143,11 @@ async fn pass(
         };
         finish.exchange = Some(exchange.clone());
         if interests.request_head {
-            match exchange.request_head(&mut parts, length).await {
+            let step = match exchange.request_head(&mut parts, length) {
+                Reply::Now(step) => step,
+                Reply::Later(step) => step.await,
+            };
+            match step {
                 Step::Continue => (),
                 Step::Answer(answer) => return Outcome::Answer(answer),
                 Step::Reset => return Outcome::Reset,
@@ -326,7 +330,11 @@ async fn response_head(
     length: Option<u64>,
 ) -> Option<Outcome> {
     let exchange = finish.exchange.as_ref().filter(|_| interests(site).response_head)?;
-    match exchange.response_head(parts, length).await {
+    let step = match exchange.response_head(parts, length) {
+        Reply::Now(step) => step,
+        Reply::Later(step) => step.await,
+    };
+    match step {
         Step::Continue => None,
         Step::Answer(answer) => Some(Outcome::Answer(answer)),
         Step::Reset => Some(Outcome::Reset),

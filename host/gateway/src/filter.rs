@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::chain::{BodyStep, Direction, Exchange, Pieces};
+use crate::chain::{BodyStep, Direction, Exchange, Pieces, Reply};
 use crate::fault::Fault;
 
 /// See the module.
@@ -77,18 +77,7 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
             if let Some(asking) = &mut self.asking {
                 let step = ready!(asking.as_mut().poll(cx));
                 self.asking = None;
-                match step {
-                    BodyStep::Pass(mut pieces) => {
-                        pieces.retain(|piece| !piece.is_empty());
-                        pieces.reverse();
-                        self.released = pieces;
-                    }
-                    BodyStep::Answer(answer) => {
-                        self.answer = Some(answer);
-                        return Poll::Ready(Err(Fault::Answered));
-                    }
-                    BodyStep::Reset => return Poll::Ready(Err(Fault::Reset)),
-                }
+                self.stepped(step)?;
             }
             if !self.released.is_empty() || self.told {
                 return Poll::Ready(Ok(()));
@@ -112,12 +101,29 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
                     continue;
                 }
             }
-            self.ask();
+            self.ask()?;
+        }
+    }
+
+    /// What the chain said to a piece.
+    fn stepped(&mut self, step: BodyStep) -> Result<(), Fault> {
+        match step {
+            BodyStep::Pass(mut pieces) => {
+                pieces.retain(|piece| !piece.is_empty());
+                pieces.reverse();
+                self.released = pieces;
+                Ok(())
+            }
+            BodyStep::Answer(answer) => {
+                self.answer = Some(answer);
+                Err(Fault::Answered)
+            }
+            BodyStep::Reset => Err(Fault::Reset),
         }
     }
 
     /// Tells the chain of the next piece.
-    fn ask(&mut self) {
+    fn ask(&mut self) -> Result<(), Fault> {
         let piece = self.rest.split_to(self.rest.len().min(self.piece_max));
         let last = self.dry && self.rest.is_empty();
         self.told = last;
@@ -125,15 +131,19 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
             if !piece.is_empty() {
                 self.released.push(piece);
             }
-            return;
+            return Ok(());
         }
-        let (exchange, direction) = (self.exchange.clone(), self.direction);
-        self.asking = Some(Box::pin(async move {
-            match direction {
-                Direction::Request => exchange.request_body(piece, last).await,
-                Direction::Response => exchange.response_body(piece, last).await,
+        let reply = match self.direction {
+            Direction::Request => self.exchange.request_body(piece, last),
+            Direction::Response => self.exchange.response_body(piece, last),
+        };
+        match reply {
+            Reply::Now(step) => self.stepped(step),
+            Reply::Later(asking) => {
+                self.asking = Some(asking);
+                Ok(())
             }
-        }));
+        }
     }
 }
 

@@ -118,7 +118,8 @@ impl Gateway {
             }
             let mut address = asked;
             for sockets in &mut sockets {
-                let listened = listen(address).and_then(|s| s.local_addr().map(|a| (s, a)));
+                let listened = listen(address, config.device.as_deref(), config.transparent)
+                    .and_then(|s| s.local_addr().map(|a| (s, a)));
                 let (socket, got) = listened.map_err(|error| GatewayError::Listen {
                     listener: listener.clone(),
                     address,
@@ -338,8 +339,8 @@ impl Drop for Gateway {
     }
 }
 
-/// A socket that listens beside others at the same address.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that listens beside others at the same address, to connections from this interface only, if one is named.
+fn listen(address: SocketAddr, device: Option<&str>, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -349,6 +350,15 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if device.is_some() {
+        socket.bind_device(device.map(str::as_bytes))?;
+    }
+    if transparent {
+        // IPv6 sockets have the same option.
+        socket.set_ip_transparent_v4(true).map_err(|error| {
+            io::Error::new(error.kind(), format!("`transparent` needs CAP_NET_ADMIN: {error}"))
+        })?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -219,6 +219,7 @@ pub(crate) fn forward(
     forwarded: &Forwarded,
 ) {
     let headers = &mut parts.headers;
+    headers.reserve(4);
     let via = match version {
         Version::HTTP_2 => 2,
         Version::HTTP_11 => 1,

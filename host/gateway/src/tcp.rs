@@ -93,7 +93,7 @@ async fn begin(
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
         if chain.interests().opened {
-            let ended = match exchange.opened().await {
+            let ended = match exchange.opened().get().await {
                 Step::Continue => None,
                 Step::Answer(_) => Some(Ended::Answered),
                 Step::Reset => Some(Ended::Reset),
@@ -194,7 +194,7 @@ impl Way<'_> {
                 Pieces::from_iter([piece])
             } else {
                 let from_upstream = self.direction == Direction::Response;
-                match self.exchange.data(from_upstream, piece, last).await {
+                match self.exchange.data(from_upstream, piece, last).get().await {
                     BodyStep::Pass(pieces) => pieces,
                     BodyStep::Answer(_) | BodyStep::Reset => {
                         return Err(io::Error::other("a function ended the connection"));

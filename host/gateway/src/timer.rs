@@ -2,7 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use tokio::time::{Instant, Sleep};
 
@@ -11,6 +11,8 @@ use tokio::time::{Instant, Sleep};
 #[derive(Default)]
 pub(crate) struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Who is woken by it.
+    task: Option<Waker>,
 }
 
 impl Deadline {
@@ -19,7 +21,12 @@ impl Deadline {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
+        } else if !sleep.is_elapsed()
+            && self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker()))
+        {
+            return false;
         }
+        self.task = Some(cx.waker().clone());
         while sleep.as_mut().poll(cx).is_ready() {
             if Instant::now() >= at {
                 return true;

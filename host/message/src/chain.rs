@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
@@ -92,9 +92,19 @@ impl Version {
         }
     }
 
+    /// All functions that decide something.
+    fn all(&self) -> impl Iterator<Item = &Rc<Function>> {
+        self.functions.iter().chain(self.canary.as_ref().map(|trial| &trial.function))
+    }
+
+    /// The shortest time that one of its functions has for an event.
+    fn deadline(&self) -> Duration {
+        let shadow = self.shadow.as_ref().map(|shadow| &shadow.function);
+        self.all().chain(shadow).map(|f| f.plan.deadline).min().unwrap_or_default()
+    }
+
     fn interests(&self) -> Interests {
-        let canary = self.canary.as_ref().map(|trial| &trial.function);
-        let all = self.functions.iter().chain(canary).map(|f| words::interests(f.wants()));
+        let all = self.all().map(|f| words::interests(f.wants()));
         all.fold(Interests::default(), words::either)
     }
 
@@ -126,7 +136,8 @@ struct Inner {
     ticking: RefCell<Option<Ticking>>,
     /// The timer that `drive` waits for, 0 for none.
     timer: Cell<u64>,
-    last_event: Cell<Instant>,
+    /// Monotonic nanoseconds.
+    last_event: Cell<u64>,
 }
 
 impl Chain {
@@ -155,7 +166,7 @@ impl Chain {
             wake: Notify::new(),
             ticking: RefCell::default(),
             timer: Cell::new(0),
-            last_event: Cell::new(Instant::now()),
+            last_event: Cell::new(clock::monotonic()),
         }));
         version.functions.iter().for_each(|function| chain.started(function));
         chain
@@ -191,11 +202,6 @@ impl Chain {
             })
         };
         inner.counters.opened.fetch_add(1, Ordering::Relaxed);
-        inner.last_event.set(Instant::now());
-        if inner.ticking.borrow().is_none() {
-            *inner.ticking.borrow_mut() = Some(inner.site.sandbox.ticker().tick());
-            inner.wake.notify_one();
-        }
         let version = Rc::clone(&inner.version.borrow());
         let canary = version.canary.as_ref().is_some_and(|trial| {
             let mut hasher = DefaultHasher::new();
@@ -205,6 +211,21 @@ impl Chain {
             chosen
         });
         Exchange::new(self.clone(), version, number, origin, canary)
+    }
+
+    /// A function is about to be called: the time, which it is told, in monotonic nanoseconds. The clock of deadlines runs from now
+    /// on.
+    pub(crate) fn moment(&self) -> u64 {
+        let inner = &self.0;
+        let now = clock::monotonic();
+        inner.last_event.set(now);
+        if inner.ticking.borrow().is_none() {
+            let deadline = inner.version.borrow().deadline();
+            *inner.ticking.borrow_mut() = Some(inner.site.sandbox.ticker().tick_for(deadline));
+            inner.wake.notify_one();
+        }
+        inner.site.clock.tell(&inner.site.rooms, now);
+        now
     }
 
     /// State regions of the running version, to hand over.
@@ -378,9 +399,8 @@ impl Chain {
     /// When [`Self::drive`] has something to do by itself.
     fn due(&self) -> Option<Duration> {
         let version = self.0.version.borrow();
-        let trial = version.canary.iter().map(|canary| &canary.function);
-        let timers = version.functions.iter().chain(trial).map(|function| function.timer());
-        let timer = timers.filter(|timer| *timer != 0).min();
+        let timer =
+            version.all().map(|function| function.timer()).filter(|timer| *timer != 0).min();
         self.0.timer.set(timer.unwrap_or(0));
         let timer = timer.map(|at| Duration::from_nanos(at.saturating_sub(clock::monotonic())));
         let idle = self.0.ticking.borrow().is_some().then_some(IDLE);
@@ -390,6 +410,9 @@ impl Chain {
     fn tick(&self) {
         let now = clock::monotonic();
         let version = Rc::clone(&self.0.version.borrow());
+        if version.all().any(|function| function.timer() != 0 && function.timer() <= now) {
+            self.moment();
+        }
         let trial = version.canary.iter().map(|canary| (canary.place, &canary.function));
         for (place, function) in version.functions.iter().enumerate().chain(trial) {
             function.forget(now);
@@ -399,7 +422,7 @@ impl Chain {
                 Some(Err(fault)) => self.faulted(place, function, &fault),
             }
         }
-        if self.0.last_event.get().elapsed() >= IDLE {
+        if now.saturating_sub(self.0.last_event.get()) >= IDLE.as_nanos() as u64 {
             self.0.ticking.borrow_mut().take();
         }
     }
@@ -420,10 +443,8 @@ impl Chain {
     }
 
     /// What was asked for outside of exchanges.
-    fn nobodys(&self, function: &Rc<Function>, effects: Effects) {
-        if effects.asks.is_empty() {
-            return;
-        }
+    fn nobodys(&self, function: &Rc<Function>, effects: Option<Box<Effects>>) {
+        let Some(effects) = effects.filter(|effects| !effects.asks.is_empty()) else { return };
         let asks: Asks = effects.asks.into_iter().map(|ask| self.ask(ask)).collect();
         self.go_on(NOBODY, function, asks);
     }
@@ -446,8 +467,10 @@ impl Chain {
                     chain.count_exhausted();
                     continue;
                 };
-                match function.call(exchange, &seat, laid.event()) {
-                    Called::Outcome(_, effects) => {
+                let mut at = chain.moment();
+                match function.call(exchange, &seat, laid.event(), &mut at) {
+                    Called::Outcome(_, None) => {}
+                    Called::Outcome(_, Some(effects)) => {
                         asks.extend(effects.asks.into_iter().map(|ask| chain.ask(ask)));
                     }
                     Called::Fault(fault) => {
@@ -537,6 +560,8 @@ impl Chain {
 
     fn set(&self, version: Version) {
         self.0.interests.set(version.interests());
+        // With the next event, the clock of deadlines is the new version's.
+        self.0.ticking.borrow_mut().take();
         *self.0.version.borrow_mut() = Rc::new(version);
         self.0.wake.notify_one();
     }

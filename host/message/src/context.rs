@@ -70,7 +70,8 @@ pub(crate) struct Context {
     share: usize,
     /// The exchange that it was called for.
     exchange: u32,
-    effects: Effects,
+    /// Most events ask for nothing.
+    effects: Option<Box<Effects>>,
     next_token: u32,
     upstreams: Arc<dyn Upstreams>,
     store: Values,
@@ -83,7 +84,7 @@ impl Context {
         upstreams: Arc<dyn Upstreams>,
         store: Values,
     ) -> Self {
-        let (owned, effects) = (HashMap::new(), Effects::default());
+        let (owned, effects) = (HashMap::new(), None);
         Self { rooms, owned, share, exchange: NOBODY, effects, next_token: 1, upstreams, store }
     }
 
@@ -93,9 +94,18 @@ impl Context {
     }
 
     /// It has ended: what it asked for.
-    pub(crate) fn end(&mut self) -> Effects {
+    pub(crate) fn end(&mut self) -> Option<Box<Effects>> {
         self.exchange = NOBODY;
-        std::mem::take(&mut self.effects)
+        self.effects.take()
+    }
+
+    fn effects(&mut self) -> &mut Effects {
+        self.effects.get_or_insert_default()
+    }
+
+    /// Whether an event has asked for as much as it may.
+    fn asked_enough(&self) -> bool {
+        self.effects.as_ref().is_some_and(|effects| effects.asks.len() >= ASKS_MAX)
     }
 
     fn check(&self, exchange: u32) -> Result<(), Refusal> {
@@ -108,12 +118,12 @@ impl Context {
     }
 
     fn ask(&mut self, what: Asked) -> Result<u32, Refusal> {
-        if self.effects.asks.len() >= ASKS_MAX {
+        if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1).max(1);
-        self.effects.asks.push(Ask { token, what });
+        self.effects().asks.push(Ask { token, what });
         Ok(token)
     }
 
@@ -189,7 +199,8 @@ impl Requests for Context {
 impl Exchanges for Context {
     fn route(&mut self, exchange: u32, upstream: u32) -> Result<(), Refusal> {
         self.check(exchange)?;
-        self.effects.route = Some(self.upstream(upstream)?);
+        let upstream = self.upstream(upstream)?;
+        self.effects().route = Some(upstream);
         Ok(())
     }
 
@@ -204,7 +215,7 @@ impl Exchanges for Context {
     fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Refusal> {
         self.check(exchange)?;
         let (parts, pieces) = self.hand_over(&answer, head::new_response)?;
-        self.effects.answer = Some(http::Response::from_parts(parts, pieces));
+        self.effects().answer = Some(http::Response::from_parts(parts, pieces));
         Ok(())
     }
 
@@ -226,14 +237,14 @@ impl Exchanges for Context {
         if !answer.body.is_empty() {
             response.body_mut().push(Bytes::from(answer.body));
         }
-        self.effects.answer = Some(response);
+        self.effects().answer = Some(response);
         Ok(())
     }
 
     fn call(&mut self, exchange: u32, to: u32, request: Laid, ms: u32) -> Result<u32, Refusal> {
         self.check(exchange)?;
         let upstream = self.upstream(to)?;
-        if self.effects.asks.len() >= ASKS_MAX {
+        if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
         let (parts, pieces) = self.hand_over(&request, head::new_request)?;
@@ -244,7 +255,7 @@ impl Exchanges for Context {
 
     fn store_get(&mut self, exchange: u32, key: &[u8]) -> Result<u32, Refusal> {
         self.check(exchange)?;
-        if self.effects.asks.len() >= ASKS_MAX {
+        if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
         let value = self.store.get(key).ok_or(Refusal::Exhausted)?;
@@ -261,7 +272,7 @@ impl Exchanges for Context {
 
     fn store_add(&mut self, exchange: u32, key: &[u8], add: i64, ms: u64) -> Result<u32, Refusal> {
         self.check(exchange)?;
-        if self.effects.asks.len() >= ASKS_MAX {
+        if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
         let sum = self.store.add(key, add, lives(ms)).ok_or(Refusal::Exhausted)?;

@@ -39,7 +39,7 @@ impl Seat {
 /// What became of a call.
 pub(crate) enum Called {
     /// It answered.
-    Outcome(Outcome, Effects),
+    Outcome(Outcome, Option<Box<Effects>>),
     /// It is to be passed by.
     Skip,
     /// Nothing may go past it.
@@ -125,8 +125,9 @@ impl Function {
         self.inner.borrow().instance.as_ref().map_or(0, Instance::timer)
     }
 
-    /// Tells it what happened to an exchange that it has this seat in.
-    pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event) -> Called {
+    /// Tells it what happened to an exchange that it has this seat in. `at` is when the event begins (monotonic nanoseconds), and then
+    /// when it has ended: the next function's begins then, which saves it a look at the clock.
+    pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event, at: &mut u64) -> Called {
         let mut inner = self.inner.borrow_mut();
         if !self.is_ready(&mut inner) {
             return self.out_of_order();
@@ -138,12 +139,14 @@ impl Function {
         }
         seat.generation.set(inner.generation);
         let Some(instance) = inner.instance.as_mut() else { return self.out_of_order() };
-        let started = clock::monotonic();
-        self.site.clock.tell(&self.site.rooms, started);
         match instance.call(exchange, event) {
             Ok((outcome, effects)) => {
-                let time = Duration::from_nanos(clock::monotonic().saturating_sub(started));
+                let began = std::mem::replace(at, clock::monotonic());
+                let time = Duration::from_nanos(at.saturating_sub(began));
                 self.plan.counters.count(outcome.action, time);
+                if outcome.forgotten {
+                    seat.generation.set(0);
+                }
                 Called::Outcome(outcome, effects)
             }
             Err(fault) => {
@@ -171,7 +174,7 @@ impl Function {
     }
 
     /// Calls its `tick` if its time has come: what that asked for.
-    pub(crate) fn tick(&self, now: u64) -> Option<Result<Effects, Fault>> {
+    pub(crate) fn tick(&self, now: u64) -> Option<Result<Option<Box<Effects>>, Fault>> {
         let mut inner = self.inner.borrow_mut();
         let instance = inner.instance.as_mut()?;
         if instance.timer() == 0 || instance.timer() > now {
@@ -185,8 +188,8 @@ impl Function {
     }
 
     /// What it asked for when it was configured.
-    pub(crate) fn left_over(&self) -> Effects {
-        self.inner.borrow_mut().instance.as_mut().map(Instance::left_over).unwrap_or_default()
+    pub(crate) fn left_over(&self) -> Option<Box<Effects>> {
+        self.inner.borrow_mut().instance.as_mut().and_then(Instance::left_over)
     }
 
     /// It broke its contract in a way that only the chain sees.
@@ -197,6 +200,7 @@ impl Function {
     /// Gives what this one saved to its successor.
     pub(crate) fn hand_over(&self, to: &Self) -> Result<(), MessageError> {
         let name = || self.plan.name.clone();
+        let _ticking = self.site.sandbox.ticker().tick();
         let mut inner = self.inner.borrow_mut();
         let Some(instance) = inner.instance.as_mut() else { return Ok(()) };
         let saved = instance.save();

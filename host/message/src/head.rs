@@ -2,12 +2,14 @@
 //!
 //! Owns: what is laid out, and checking all of what a function left there. Must not know: which function that was.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use smallvec::SmallVec;
 use weir_layout::message::{
     FLAG_MADE, FLAG_NO_BODY, FLAG_TLS, FLAG_UPGRADE, Head, Part, SPARE_BYTES, SPARE_FIELDS,
 };
@@ -45,17 +47,24 @@ pub fn lay_out_request(
     body: Option<u64>,
 ) -> Result<(), TooLarge> {
     let mut head = start(room, &parts.headers, parts.version, origin, body)?;
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
-    };
-    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let (authority, path) = (authority(parts), path(&parts.uri));
     let put = |head: &mut Head<&mut [u8]>, part, string: &[u8]| head.set_part(part, string);
     put(&mut head, Part::Method, parts.method.as_str().as_bytes())
-        .and_then(|()| put(&mut head, Part::Path, path.as_bytes()))
+        .and_then(|()| put(&mut head, Part::Path, path))
         .and_then(|()| put(&mut head, Part::Authority, authority))
         .map_err(|_| TooLarge)?;
     fill(head, &parts.headers)
+}
+
+fn authority(parts: &http::request::Parts) -> &[u8] {
+    match parts.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
+    }
+}
+
+fn path(uri: &Uri) -> &[u8] {
+    uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes()
 }
 
 /// Lays out a response; `made` if a function made it.
@@ -141,13 +150,15 @@ pub(crate) fn check(room: &[u8]) -> Result<(), Broken> {
         let Some((name, value)) = head.entry(entry) else {
             return broken(format!("field {entry} does not lie within the room"));
         };
-        if !name.iter().all(|byte| NAME[usize::from(*byte)]) {
+        // Without a way out in the middle: good ones are what counts.
+        if !name.iter().fold(true, |good, byte| good & NAME[usize::from(*byte)]) {
             let name = String::from_utf8_lossy(name);
             return broken(format!(
                 "field {entry} is named {name:?}: allowed are lower-case tokens"
             ));
         }
-        if !value.iter().all(|byte| (*byte >= 0x20 && *byte != 0x7f) || *byte == b'\t') {
+        let visible = |byte: u8| (byte >= 0x20) & (byte != 0x7f) | (byte == b'\t');
+        if !value.iter().fold(true, |good, byte| good & visible(*byte)) {
             let name = String::from_utf8_lossy(name);
             return broken(format!("field {name} has a control character in its value"));
         }
@@ -190,6 +201,9 @@ const NAME: [bool; 256] = {
 /// # Errors
 /// When what lies there is no head of a request.
 pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(), Broken> {
+    if is_addressed_as(room, parts) {
+        return take_fields(room, &mut parts.headers);
+    }
     let (method, target, authority) = request_line(room)?;
     let headers = fields(room, &parts.headers)?;
     let before = parts.uri.authority().map(|a| a.as_str().as_bytes());
@@ -217,6 +231,15 @@ pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(),
         parts.headers.insert(HOST, host);
     }
     Ok(())
+}
+
+/// Whether method, target and authority are those that were laid out.
+fn is_addressed_as(room: &[u8], parts: &http::request::Parts) -> bool {
+    let Some(head) = Head::new(room) else { return false };
+    let (method, path) = (parts.method.as_str().as_bytes(), path(&parts.uri));
+    head.part(Part::Method) == Some(method)
+        && head.part(Part::Path) == Some(path)
+        && head.part(Part::Authority) == Some(authority(parts))
 }
 
 /// A request that a function made itself.
@@ -352,7 +375,7 @@ pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(
     else {
         return broken(format!("its status is {status}, allowed are 200 to 599"));
     };
-    parts.headers = fields(room, &parts.headers)?;
+    take_fields(room, &mut parts.headers)?;
     parts.status = code;
     Ok(())
 }
@@ -365,29 +388,97 @@ pub(crate) fn used(room: &[u8]) -> Result<&[u8], Broken> {
     }
 }
 
+/// Takes over the fields that lie there. Most functions only add some: then those are added, and the others left as they are.
+fn take_fields(room: &[u8], headers: &mut HeaderMap) -> Result<(), Broken> {
+    let Some(head) = Head::new(used(room)?) else { return broken("the room is too small for one") };
+    let shown = headers.iter().filter(|(name, _)| !is_the_gateways(name));
+    let mut entries = 0;
+    for (name, value) in shown {
+        let same = (name.as_str().as_bytes(), value.as_bytes());
+        if entries == head.entries() || head.entry(entries) != Some(same) {
+            *headers = fields(room, headers)?;
+            return Ok(());
+        }
+        entries += 1;
+    }
+    let mut added: SmallVec<[(HeaderName, HeaderValue); 4]> = SmallVec::new();
+    let new = entries..head.entries();
+    if new.is_empty() {
+        return Ok(());
+    }
+    // What a function appends lies behind what there was: the values of all are parts of one copy.
+    let from = new.clone().filter_map(|entry| head.value_at(entry)).min().unwrap_or_default();
+    let copy = Bytes::copy_from_slice(used(room)?.get(from..).unwrap_or_default());
+    for entry in new {
+        let part = head.value_at(entry).unwrap_or_default().saturating_sub(from);
+        let shared =
+            |value: &[u8]| HeaderValue::from_maybe_shared(copy.slice(part..part + value.len()));
+        added.extend(field(&head, entry, shared)?);
+    }
+    // And some to spare for the gateway's.
+    headers.reserve(added.len() + 4);
+    for (name, value) in added {
+        headers.append(name, value);
+    }
+    Ok(())
+}
+
+thread_local! {
+    /// Names that functions used of late: there are few, and they come again with every message.
+    static NAMES: RefCell<[Option<HeaderName>; 64]> = const { RefCell::new([const { None }; 64]) };
+}
+
+/// A field's name, if it is a lower-case token.
+fn named(name: &[u8]) -> Option<HeaderName> {
+    let made = || {
+        let lower = !name.iter().any(u8::is_ascii_uppercase);
+        HeaderName::from_bytes(name).ok().filter(|_| lower)
+    };
+    // Long ones would take more memory than they save time.
+    if name.len() > 64 {
+        return made();
+    }
+    let mix = |hash: usize, byte: &u8| hash.wrapping_mul(31).wrapping_add(usize::from(*byte));
+    let place = name.iter().fold(name.len(), mix) % 64;
+    NAMES.with_borrow_mut(|names| {
+        let known = &mut names[place];
+        if known.as_ref().is_none_or(|known| known.as_str().as_bytes() != name) {
+            *known = Some(made()?);
+        }
+        known.clone()
+    })
+}
+
+/// A field that lies there, none if it is the gateway's own or deleted.
+fn field<B: AsRef<[u8]>, E>(
+    head: &Head<B>,
+    entry: usize,
+    value_of: impl FnOnce(&[u8]) -> Result<HeaderValue, E>,
+) -> Result<Option<(HeaderName, HeaderValue)>, Broken> {
+    let Some((name, value)) = head.entry(entry) else {
+        return broken(format!("field {entry} does not lie within the room"));
+    };
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let Some(name) = named(name) else {
+        let name = String::from_utf8_lossy(name);
+        return broken(format!("field {entry} is named {name:?}: allowed are lower-case tokens"));
+    };
+    let Ok(value) = value_of(value) else {
+        return broken(format!("field {name} has a control character in its value"));
+    };
+    Ok((!is_the_gateways(&name) && name != CONTENT_LENGTH).then_some((name, value)))
+}
+
 /// The fields that lie there, with the gateway's own as they were before. Their values are parts of one copy.
 fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
     let copy = Bytes::copy_from_slice(used(room)?);
     let Some(head) = Head::new(&copy) else { return broken("the room is too small for one") };
     let mut headers = HeaderMap::with_capacity(head.entries() + 4);
     for entry in 0..head.entries() {
-        let Some((name, value)) = head.entry(entry) else {
-            return broken(format!("field {entry} does not lie within the room"));
-        };
-        if name.is_empty() {
-            continue;
-        }
-        let lower = !name.iter().any(u8::is_ascii_uppercase);
-        let Some(name) = HeaderName::from_bytes(name).ok().filter(|_| lower) else {
-            let name = String::from_utf8_lossy(name);
-            return broken(format!(
-                "field {entry} is named {name:?}: allowed are lower-case tokens"
-            ));
-        };
-        let Ok(value) = HeaderValue::from_maybe_shared(copy.slice_ref(value)) else {
-            return broken(format!("field {name} has a control character in its value"));
-        };
-        if !is_the_gateways(&name) && name != CONTENT_LENGTH {
+        let shared = |value: &[u8]| HeaderValue::from_maybe_shared(copy.slice_ref(value));
+        if let Some((name, value)) = field(&head, entry, shared)? {
             headers.append(name, value);
         }
     }
@@ -443,6 +534,29 @@ mod tests {
             all.sort_by_key(|(name, _)| name.as_str());
             back.sort_by_key(|(name, _)| name.as_str());
             prop_assert_eq!(all, back);
+        }
+
+        #[test]
+        fn what_is_added_changed_or_deleted_is_so_afterwards(
+            fields in prop::collection::vec(("[a-z][a-z0-9-]{0,4}", prop::collection::vec(0x21u8..0x7f, 0..9)), 0..12),
+            edits in prop::collection::vec((0u8..3, "[a-z][a-z0-9-]{0,4}", "[a-z]{0,9}"), 0..6),
+        ) {
+            let before = request(&fields);
+            let mut room = vec![0; ROOM];
+            lay_out_request(&mut room, &before, &origin(), Some(7)).unwrap();
+            let mut head = Head::new(&mut room[..]).unwrap();
+            for (edit, name, value) in &edits {
+                match edit {
+                    0 => head.add(name.as_bytes(), value.as_bytes()).unwrap(),
+                    1 => head.set(name, value.as_bytes()).unwrap(),
+                    _ => { head.remove(name); }
+                }
+            }
+            // As if all had been read anew.
+            let anew = super::fields(&room, &before.headers).unwrap();
+            let mut parts = request(&fields);
+            take_request(&room, &mut parts).unwrap();
+            prop_assert_eq!(&parts.headers, &anew);
         }
 
         #[test]

@@ -101,7 +101,8 @@ impl Instance {
         let window = Window { memory: site.window.clone(), writes: plan.writes };
         let telemetry = Arc::clone(&plan.telemetry);
         let function =
-            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry);
+            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
+                .with_seed(seed);
         let mut guest = Guest::new(vec![function]);
         let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
         let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());
@@ -195,7 +196,7 @@ impl Instance {
         &mut self,
         exchange: u32,
         event: Event,
-    ) -> Result<(Outcome, Effects), Fault> {
+    ) -> Result<(Outcome, Option<Box<Effects>>), Fault> {
         let deadline = self.deadline;
         let (word,) = match (&self.calls, event) {
             (_, Event::Resume { token, status, head, body, length }) => {
@@ -266,7 +267,7 @@ impl Instance {
     ///
     /// # Errors
     /// As for [`Self::call`].
-    pub(crate) fn tick(&mut self, now: u64) -> Result<Effects, Fault> {
+    pub(crate) fn tick(&mut self, now: u64) -> Result<Option<Box<Effects>>, Fault> {
         self.store.data_mut().set_timer(0, 0);
         let (tick, deadline) = (self.tick, self.deadline);
         self.enter(NOBODY, deadline, |s| tick.call(s, (now,)))?;
@@ -274,7 +275,7 @@ impl Instance {
     }
 
     /// What it asked for when it was configured.
-    pub(crate) fn left_over(&mut self) -> Effects {
+    pub(crate) fn left_over(&mut self) -> Option<Box<Effects>> {
         self.context().end()
     }
 

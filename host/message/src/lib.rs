@@ -13,6 +13,7 @@
 //! when it has returned: so nothing of the gateway runs inside of a guest's call.
 
 mod asks;
+mod bodies;
 mod chain;
 mod clock;
 mod context;
@@ -21,12 +22,14 @@ mod exchange;
 mod flow;
 mod function;
 pub mod head;
+mod heads;
 mod instance;
 mod orders;
 mod passage;
 mod plan;
 mod shadow;
 mod store;
+mod telling;
 mod words;
 
 pub use chain::{Chain, ChainCounters, Notice};

@@ -118,7 +118,9 @@ impl Shadow {
             return None;
         }
         let seat = seats.entry(exchange).or_default();
-        match self.function.call(exchange, seat, event) {
+        // Its time is its own.
+        let mut at = crate::clock::monotonic();
+        match self.function.call(exchange, seat, event, &mut at) {
             Called::Outcome(outcome, _) => {
                 self.findings.events.fetch_add(1, Ordering::Relaxed);
                 (outcome.action != Action::Wait).then_some(Done { outcome, room, head })

@@ -14,9 +14,11 @@ use weir_layout::{BURST_MAX, Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Meta
 use weir_pool::{BufferIndex, Memory, Packet, Pool};
 use weir_port::{Port, PortError, Received, monotonic};
 use weir_sandbox::{FaultKind, Refusal, Requests, Services};
+use weir_steering::Key;
 
 use crate::counters::{Counters, DropReason, Shared};
 use crate::owned::{Owned, Ownership};
+use crate::upward::Upward;
 
 /// Number of the port by which what passed the chain forward leaves, and reverse packets come in.
 pub(crate) const TO: usize = 1;
@@ -126,6 +128,8 @@ pub(crate) struct Ledger {
     pub(crate) shared: Arc<Shared>,
     /// The next time that the lane has to look after a function; 0: never.
     pub(crate) timer: u64,
+    /// What of the chain's packets goes up to the kernel's stack.
+    pub(crate) upward: Option<Arc<Upward>>,
 }
 
 impl Ledger {
@@ -139,6 +143,7 @@ impl Ledger {
             counters: Counters::new(functions),
             shared: Arc::default(),
             timer: 0,
+            upward: None,
         }
     }
 }
@@ -147,6 +152,18 @@ impl Ledger {
 pub(crate) struct Context {
     pub(crate) pool: Pool,
     pub(crate) ports: Vec<Box<dyn Port>>,
+    /// Number of the port that is the kernel's stack.
+    pub(crate) kernel: Option<usize>,
+    /// Number of the port by which what passed the chain forward leaves.
+    pub(crate) to: usize,
+    /// Ports that are asked for packets: the first so many.
+    asked: usize,
+    /// The port by which the burst came in.
+    pub(crate) came_by: usize,
+    /// Whether somebody wants to know of flows that the kernel will answer.
+    pub(crate) notes_answers: bool,
+    /// Flows of which a packet went to the kernel, as its answers will come in.
+    pub(crate) answers: Vec<Key>,
     /// Ports that will receive nothing any more.
     pub(crate) ended: Vec<bool>,
     /// Ports whose packets come with their metadata.
@@ -159,7 +176,7 @@ pub(crate) struct Context {
     pub(crate) reverse: bool,
     /// What belongs to the chain that runs.
     pub(crate) ledger: Ledger,
-    transmit: Vec<Vec<Packet>>,
+    pub(crate) transmit: Vec<Vec<Packet>>,
     /// Packets for the kernel's stack, by the port that gives them to it.
     to_kernel: Vec<Vec<Packet>>,
     /// Belongs to a station, which sees to [`Self::moves`].
@@ -202,11 +219,20 @@ impl Context {
         clock: Clock,
         burst_max: usize,
     ) -> Self {
-        // Ports from the third on, and the second of an asymmetric chain, only send.
-        let ended = (0..ports.len()).map(|p| p > TO || (p == TO && !symmetric)).collect();
+        let kernel = ports.iter().position(|port| port.is_kernel());
+        // Others from the third on, and the second of an asymmetric chain, only send.
+        let sends_only = |p| Some(p) != kernel && (p > TO || (p == TO && !symmetric));
+        let ended: Vec<bool> = (0..ports.len()).map(sends_only).collect();
         let stamped = ports.iter_mut().enumerate().map(|(p, port)| port.stamp(metadata(p, 0)));
         Self {
             stamped: stamped.collect(),
+            asked: ended.iter().rposition(|ended| !ended).map_or(0, |last| last + 1),
+            // What is for the kernel a chain says; without another port packets go back.
+            to: if kernel == Some(TO) { FROM } else { TO.min(ports.len().saturating_sub(1)) },
+            kernel,
+            came_by: FROM,
+            notes_answers: false,
+            answers: Vec::new(),
             ended,
             port_errors: Vec::with_capacity(ports.len()),
             burst: Vec::with_capacity(BURST_MAX),
@@ -305,6 +331,9 @@ impl Context {
     /// A packet that passed the chain leaves by its output.
     #[inline]
     pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
+        if !reverse && self.ledger.upward.is_some() {
+            return self.leave_or_go_up(packet);
+        }
         let port = self.output(reverse);
         self.transmit[port].push(packet);
     }
@@ -312,7 +341,7 @@ impl Context {
     /// Number of the port by which packets of this direction leave.
     #[inline]
     fn output(&self, reverse: bool) -> usize {
-        if reverse { FROM } else { TO.min(self.ports.len() - 1) }
+        if reverse { FROM } else { self.to }
     }
 
     fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
@@ -343,8 +372,17 @@ impl Context {
     /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.
     pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
         let port = usize::from(packet.metadata.port);
-        if self.ports.get(port).is_some_and(|port| port.reaches_kernel()) {
-            self.to_kernel[port].push(packet);
+        if self.kernel == Some(port) {
+            // It comes from there: what it answers went up without functions, and so it goes on without.
+            return self.transmit[FROM].push(packet);
+        }
+        let way = self.kernel.filter(|_| port == FROM).unwrap_or(port);
+        if self.ports.get(way).is_some_and(|port| port.reaches_kernel()) {
+            if let Some(upward) = &self.ledger.upward {
+                upward.readdress(self.pool.bytes_mut(packet.descriptor).unwrap_or_default());
+            }
+            self.note_answer(packet, way);
+            self.to_kernel[way].push(packet);
         } else {
             self.discard(packet.buffer, DropReason::ToKernel);
         }
@@ -398,6 +436,12 @@ impl Context {
     /// The burst leaves by the chain's output.
     #[inline]
     pub(crate) fn pass_burst_by(&mut self) {
+        if !self.reverse && self.ledger.upward.is_some() {
+            for place in 0..self.burst.len() {
+                self.leave_or_go_up(self.burst[place]);
+            }
+            return self.burst.clear();
+        }
         let port = self.output(self.reverse);
         let leaving = &mut self.transmit[port];
         if leaving.is_empty() {
@@ -484,7 +528,11 @@ impl Context {
             self.read_clock();
             return Some(start);
         }
-        let got = if self.closed { Got::Nothing } else { self.receive_from_ports() };
+        let mut got = if self.closed { Got::Nothing } else { self.receive_from_ports() };
+        if got == Got::Burst && self.is_kernels() && self.ledger.upward.is_none() {
+            self.send_for_kernel();
+            got = Got::Others;
+        }
         if got == Got::Burst {
             self.ledger.counters.packets_in += self.burst.len() as u64;
             let start = self.start();
@@ -515,9 +563,12 @@ impl Context {
     #[inline]
     pub(crate) fn receive_from_ports(&mut self) -> Got {
         let mut got = Got::Nothing;
-        for turn in 0..2 {
-            let port = (self.first + turn) % 2;
-            if port >= self.ports.len() || self.ended[port] {
+        for turn in 0..self.asked {
+            let mut port = self.first + turn;
+            if port >= self.asked {
+                port -= self.asked;
+            }
+            if self.ended[port] {
                 continue;
             }
             match self.ports[port].receive(&mut self.pool, &mut self.burst, self.burst_max) {
@@ -536,13 +587,13 @@ impl Context {
             if self.burst.is_empty() {
                 continue;
             }
-            self.reverse = port == TO;
+            (self.reverse, self.came_by) = (port != FROM, port);
             if !self.stamped[port] {
                 for packet in &mut self.burst {
                     packet.metadata = metadata(port, packet.metadata.hash);
                 }
             }
-            self.first = (port + 1) % 2;
+            self.first = if port + 1 < self.asked { port + 1 } else { FROM };
             self.set_clock(self.ports[port].received_at());
             return Got::Burst;
         }
@@ -674,7 +725,7 @@ impl Context {
 
 /// Of a packet that came in by this port.
 fn metadata(port: usize, hash: u32) -> Metadata {
-    Metadata { port: port as u16, flags: if port == TO { FLAG_REVERSE } else { 0 }, hash }
+    Metadata { port: port as u16, flags: if port == FROM { 0 } else { FLAG_REVERSE }, hash }
 }
 
 impl Requests for Box<Context> {

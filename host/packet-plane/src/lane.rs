@@ -192,8 +192,10 @@ impl Lane {
         let functions = plan.functions.len();
         let staged = site.stage_beside(plan, &States::default(), beside)?;
         let records = records(&staged.plan);
+        let mut ledger = Ledger::new(site.rooms, functions);
+        ledger.upward.clone_from(&staged.plan.upward);
         let mut lane = Self {
-            ledger: Ledger::new(site.rooms, functions),
+            ledger,
             site,
             context: None,
             version: Version { staged, instance: 0 },
@@ -637,6 +639,8 @@ impl Lane {
         for (place, record) in self.records.iter().enumerate() {
             self.version.staged.executor.set_treatment(place, record.treatment());
         }
+        let upward = self.version.staged.plan.upward.clone();
+        self.ledger_mut().upward = upward;
         let Staged { plan, prepared, executor, states, .. } = old.staged;
         Retired { executor, plans: vec![plan], _rest: (prepared, states) }
     }

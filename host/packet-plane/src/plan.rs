@@ -9,6 +9,7 @@ use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, Telemetry};
 
 use crate::context::Context;
+use crate::upward::Upward;
 
 /// A function of a chain, as an operator wants it.
 #[derive(Clone, Debug)]
@@ -52,6 +53,9 @@ pub struct ChainPlan {
     pub functions: Vec<FunctionPlan>,
     /// How it is run.
     pub mode: Mode,
+    /// What at its end goes up to the kernel's stack instead of out; none: nothing does. With it, what the kernel sends passes the
+    /// chain in reverse. Only for chains one of whose ports is the kernel's stack.
+    pub upward: Option<Arc<Upward>>,
 }
 
 /// What a function left in its state region.

@@ -5,7 +5,7 @@
 //! belongs to is chosen by [`affinity_hash`], modulo the number of lanes. In both cases a flow whose addresses a function
 //! changed belongs to the lane where that happened ([`Owners`]).
 //!
-//! [`spread`] puts a port of this kind around each of the first two ports of every lane. A packet that is handed over enters the
+//! [`spread`] puts a port of this kind around each of the first two ports of every lane, and around the kernel's stack. A packet that is handed over enters the
 //! chain by the port of the same number, and so in the same direction.
 
 use std::io;
@@ -63,9 +63,14 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     if count < 2 || from == Spreading::Nothing || to == Spreading::Nothing {
         return Ok(lanes);
     }
-    let by_device = from == to && matches!(from, Spreading::Symmetric { .. });
+    // The kernel's stack answers to the queue that it was asked by: whatever the devices do is right for it too.
+    let by_device =
+        (from == to || to == Spreading::Follows) && matches!(from, Spreading::Symmetric { .. });
     let agreed = Arc::new(Agreed { owners: Owners::new(), lanes: count, seed, by_device });
-    let mut ways = [ways(count)?.into_iter(), ways(count)?.into_iter()];
+    let receive = ports.iter().enumerate().filter(|(n, port)| *n <= TO || port.is_kernel());
+    let receive = receive.map(|(n, _)| n).max().map_or(0, |last| last + 1);
+    let mut ways =
+        (0..receive).map(|_| Ok(ways(count)?.into_iter())).collect::<io::Result<Vec<_>>>()?;
     let mut around = |here, number: usize, port| -> Box<dyn Port> {
         match ways.get_mut(number).and_then(Iterator::next) {
             Some(ways) => Box::new(SpreadPort::new(port, here, Arc::clone(&agreed), ways)),
@@ -249,7 +254,7 @@ impl SpreadPort {
 }
 
 impl Port for SpreadPort {
-    pass_on!(inner: name, kind, statistics, reaches_kernel, to_kernel);
+    pass_on!(inner: name, kind, statistics, is_kernel, reaches_kernel, to_kernel);
     pass_on!(inner: steering, place_flow, spreading, inspector);
 
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {

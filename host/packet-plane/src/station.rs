@@ -13,11 +13,11 @@ use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
 use weir_steering::{Key, Target};
 
-use crate::context::{Context, Entry, Got, Move, TO};
+use crate::context::{Context, Entry, Got, Move};
 use crate::counters::{DropReason, Shared};
 use crate::lane::{self, Lane, LaneConfig, TURN, Turn};
 use crate::plan::{LaneSite, PlaneError};
-use crate::steering::{Destination, Rules, Steering, Way};
+use crate::steering::{Destination, Rules, Steering, Way, other_port};
 
 /// See the module.
 pub struct Station {
@@ -160,12 +160,18 @@ impl Station {
         let decides = decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
         if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
             self.steering = None;
+            self.context_mut().notes_answers = false;
             return;
         }
         let (flows, seed) = (self.flows, self.site.seed);
-        let keys: Vec<&str> = self.members.iter().map(|member| member.key.as_str()).collect();
-        let steering = self.steering.get_or_insert_with(|| Box::new(Steering::new(flows, seed)));
-        steering.arrange(Arc::clone(&self.rules), &keys, rest);
+        let kernel = self.context().kernel.is_some();
+        self.context_mut().notes_answers = kernel;
+        let lanes = self.members.iter();
+        let lanes = lanes.map(|member| (member.key.clone(), member.lane.plan().upward.is_some()));
+        let lanes = lanes.collect();
+        let steering =
+            self.steering.get_or_insert_with(|| Box::new(Steering::new(flows, seed, kernel)));
+        steering.arrange(Arc::clone(&self.rules), lanes, rest);
     }
 
     fn context(&self) -> &Context {
@@ -281,15 +287,25 @@ impl Station {
         match way.destination {
             Destination::Lane(index) => self.seat(index),
             Destination::Final(verdict) => self.seat(verdict.lane),
-            Destination::Kernel | Destination::Dropped(_) => self.unseat(),
+            Destination::Kernel | Destination::Answer | Destination::Dropped(_) => self.unseat(),
         }
         let context = self.context_mut();
         context.reverse = reverse;
+        if way.destination == Destination::Answer {
+            return context.send_for_kernel();
+        }
         context.ledger.counters.packets_in += context.burst.len() as u64;
         let index = match way.destination {
             Destination::Lane(index) => index,
-            Destination::Final(verdict) => return context.apply_to_burst(verdict.verdict),
-            Destination::Kernel => return context.give_burst_to_kernel(),
+            Destination::Final(verdict) => {
+                context.apply_to_burst(verdict.verdict);
+                return self.note_answers(Some(verdict.lane), steering);
+            }
+            Destination::Kernel => {
+                context.give_burst_to_kernel();
+                return self.note_answers(None, steering);
+            }
+            Destination::Answer => return,
             Destination::Dropped(reason) => return context.drop_burst(reason),
         };
         let member = &mut self.members[index];
@@ -297,12 +313,22 @@ impl Station {
         let functions = member.lane.plan().functions.len();
         let context = member.lane.context_mut();
         if way.skip.count_ones() as usize == functions {
-            return context.pass_burst_by();
+            context.pass_burst_by();
+            return self.note_answers(Some(index), steering);
         }
         member.lane.pass(way.skip);
+        self.note_answers(Some(index), steering);
         self.note_conclusions(index, reverse, steering);
         self.note_moves(index, Some(steering));
         self.forget_if_changed(index, steering);
+    }
+
+    /// Remembers whose the answers to what just went up to the kernel will be: this lane's, or nobody's.
+    fn note_answers(&mut self, lane: Option<usize>, steering: &mut Steering) {
+        let answers = &mut self.context_mut().answers;
+        if !answers.is_empty() {
+            steering.note_answers(answers, lane);
+        }
     }
 
     /// Remembers what a lane's functions decided about flows of the burst.
@@ -356,6 +382,11 @@ impl Station {
             }
         }
         self.context_mut().moves = moves;
+        // Of flows that were moved to the kernel no lane sees anything any more.
+        match steering {
+            Some(steering) => self.note_answers(None, steering),
+            None => self.context_mut().answers.clear(),
+        }
     }
 
     /// What a function's target number means.
@@ -370,10 +401,9 @@ impl Station {
     /// This flow goes there from now on; ports that can see to that themselves do.
     fn place_flow(&mut self, key: &Key, target: Target) {
         let context = self.context_mut();
-        let port = usize::from(key.port);
-        let other = usize::from(port != TO);
-        for (port, key) in [(port, *key), (other, key.reversed(other as u16))] {
-            if let Some(port) = context.ports.get_mut(port) {
+        let other = other_port(key.port);
+        for (port, key) in [(key.port, *key), (other, key.reversed(other))] {
+            if let Some(port) = context.ports.get_mut(usize::from(port)) {
                 port.place_flow(&key, target);
             }
         }
@@ -407,7 +437,8 @@ impl Station {
                 turn = sooner(turn, self.members[index].lane.turn());
                 self.context_mut().closed = false;
                 if let Some(mut steering) = self.steering.take() {
-                    self.note_moves(index, None);
+                    self.note_answers(Some(index), &mut steering);
+                    self.note_moves(index, Some(&mut steering));
                     self.forget_if_changed(index, &mut steering);
                     self.steering = Some(steering);
                 }

@@ -7,7 +7,7 @@ use weir_layout::{BURST_MAX, Verdict};
 use weir_pool::Packet;
 use weir_steering::{FlowCache, Key, Table, Target};
 
-use crate::context::{Conclusion, Context, Decision, TO};
+use crate::context::{Conclusion, Context, Decision, FROM, TO};
 use crate::counters::DropReason;
 use crate::plan::FunctionPlan;
 
@@ -50,6 +50,8 @@ pub(crate) enum Destination {
     Final(Final),
     /// To the kernel's stack.
     Kernel,
+    /// From the kernel's stack out, past all chains.
+    Answer,
     /// Nowhere.
     Dropped(DropReason),
 }
@@ -66,6 +68,7 @@ const FINALS: u16 = 0x8000;
 const KERNEL: u16 = 0xffff;
 const STEERED_AWAY: u16 = 0xfffe;
 const UNCLAIMED: u16 = 0xfffd;
+const ANSWER: u16 = 0xfffc;
 /// A packet of the burst whose way was taken.
 const TAKEN: u16 = 0xfff0;
 /// Most verdicts for whole flows that are told apart; others count for their packet only.
@@ -78,7 +81,12 @@ pub(crate) struct Steering {
     chains: Vec<Option<u16>>,
     /// The lane that gets what no rule claims.
     rest: Option<u16>,
+    /// Names of lanes, and whether they have to do with the kernel's stack.
+    lanes: Vec<(String, bool)>,
     cache: FlowCache,
+    /// Whose the kernel's answers are: they go back the way by which the flow's last packet went up, whatever has been decided
+    /// about flows since. There if one of the ports is the kernel's stack.
+    answers: Option<FlowCache>,
     finals: Vec<Final>,
     /// Of the burst: by packet.
     keys: Vec<Key>,
@@ -91,8 +99,11 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    pub(crate) fn new(flows: usize, seed: u64) -> Self {
+    /// `kernel`: whether one of the ports is the kernel's stack.
+    pub(crate) fn new(flows: usize, seed: u64, kernel: bool) -> Self {
         Self {
+            lanes: Vec::new(),
+            answers: kernel.then(|| FlowCache::new(flows, seed.rotate_left(32))),
             rules: Arc::default(),
             chains: Vec::new(),
             rest: None,
@@ -106,11 +117,24 @@ impl Steering {
         }
     }
 
-    /// Other rules, or other lanes: `lanes` are their names, `rest` the one that takes what is left.
-    pub(crate) fn arrange(&mut self, rules: Arc<Rules>, lanes: &[&str], rest: Option<usize>) {
-        let number = |name: &String| lanes.iter().position(|lane| lane == name);
+    /// Other rules, or other lanes: `lanes` are their names and whether they go up to the kernel's stack, `rest` the one that takes
+    /// what is left.
+    pub(crate) fn arrange(
+        &mut self,
+        rules: Arc<Rules>,
+        lanes: Vec<(String, bool)>,
+        rest: Option<usize>,
+    ) {
+        if let Some(answers) = &mut self.answers
+            && !lanes.starts_with(&self.lanes)
+        {
+            // Numbers mean other lanes.
+            answers.clear();
+        }
+        let number = |name: &String| lanes.iter().position(|(lane, _)| lane == name);
         self.chains = rules.chains.iter().map(|name| number(name).map(code)).collect();
         self.rest = rest.map(code);
+        self.lanes = lanes;
         self.rules = rules;
         self.forget();
     }
@@ -126,6 +150,13 @@ impl Steering {
         self.keys.clear();
         self.hashes.clear();
         self.ways.clear();
+        if context.is_kernels()
+            && let Some(answers) = self.answers.take()
+        {
+            self.classify_answers(context, &answers);
+            self.answers = Some(answers);
+            return;
+        }
         for packet in &context.burst {
             let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
             let key = Key::read(frame, packet.metadata.port);
@@ -137,6 +168,52 @@ impl Steering {
             let way = self.cache.get(&self.keys[place], self.hashes[place]);
             let way = way.unwrap_or_else(|| self.ask_rules(place));
             self.ways.push(way);
+        }
+    }
+
+    /// The same for what the kernel sends.
+    fn classify_answers(&mut self, context: &Context, answers: &FlowCache) {
+        for packet in &context.burst {
+            let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
+            let key = Key::read(frame, packet.metadata.port);
+            let plain = plain(key);
+            let hash = answers.hash(&plain);
+            let way = answers.get(&plain, hash);
+            self.ways.push(way.unwrap_or_else(|| self.way_of_question(&key)));
+            self.hashes.push(hash);
+            self.keys.push(plain);
+        }
+    }
+
+    /// Where the kernel's packet goes if nothing came before it: as what it could be the answer to, in reverse.
+    #[cold]
+    fn way_of_question(&self, answer: &Key) -> weir_steering::Way {
+        let goes_up = |lane: &u16| self.lanes.get(usize::from(*lane)).is_some_and(|lane| lane.1);
+        let target = match self.rules.table.classify(&answer.reversed(FROM as u16)) {
+            Some((_, Target::Kernel)) => ANSWER,
+            Some((_, Target::Drop)) => STEERED_AWAY,
+            Some((_, Target::Chain(n))) => {
+                let lane = self.chains.get(usize::from(n)).copied().flatten();
+                lane.filter(goes_up).unwrap_or(ANSWER)
+            }
+            None => {
+                let first = || self.lanes.iter().position(|lane| lane.1).map(code);
+                self.rest.filter(goes_up).or_else(first).unwrap_or(ANSWER)
+            }
+        };
+        weir_steering::Way { target, skip: 0 }
+    }
+
+    /// Packets of these flows went up to the kernel: from this lane, which sees the answers too, or without any.
+    pub(crate) fn note_answers(&mut self, flows: &mut Vec<Key>, lane: Option<usize>) {
+        let lane = lane.filter(|lane| self.lanes.get(*lane).is_some_and(|lane| lane.1));
+        let target = lane.map_or(ANSWER, code);
+        for key in flows.drain(..) {
+            if let Some(answers) = &mut self.answers {
+                let key = plain(key);
+                let hash = answers.hash(&key);
+                answers.insert(&key, hash, weir_steering::Way { target, skip: 0 });
+            }
         }
     }
 
@@ -192,6 +269,7 @@ impl Steering {
             KERNEL => Destination::Kernel,
             STEERED_AWAY => Destination::Dropped(DropReason::Steering),
             UNCLAIMED => Destination::Dropped(DropReason::Unclaimed),
+            ANSWER => Destination::Answer,
             target if target < FINALS => Destination::Lane(usize::from(target)),
             target => Destination::Final(self.finals[usize::from(target - FINALS)]),
         };
@@ -265,13 +343,23 @@ impl Steering {
             Destination::Lane(lane) => code(lane),
             _ => KERNEL,
         };
-        let other = key.reversed(u16::from(usize::from(key.port) != TO));
+        let other = key.reversed(other_port(key.port));
         for key in [key, other] {
             let hash = self.cache.hash(&key);
             self.cache.insert(&key, hash, weir_steering::Way { target, skip: 0 });
         }
         key
     }
+}
+
+/// The port by which a flow's other direction comes in.
+pub(crate) const fn other_port(port: u16) -> u16 {
+    if port as usize == FROM { TO as u16 } else { FROM as u16 }
+}
+
+/// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has found.
+const fn plain(key: Key) -> Key {
+    Key { dscp: 0, macs: [[0; 6]; 2], ..key }
 }
 
 /// A lane's number, or that of a verdict: there are fewer than [`FINALS`] of either.

@@ -108,6 +108,11 @@ pub trait Port: Send {
         let _ = fds;
     }
 
+    /// Whether this is the kernel's own network stack: what is sent here comes in there, what is received the kernel sends.
+    fn is_kernel(&self) -> bool {
+        false
+    }
+
     /// Whether the port has a way to the kernel's stack.
     fn reaches_kernel(&self) -> bool {
         false
@@ -172,6 +177,8 @@ pub enum Spreading {
         /// Whatever else the queue depends on.
         table: u16,
     },
+    /// Answers come to the queue that sent what they answer.
+    Follows,
     /// Nothing comes in by it.
     Nothing,
 }

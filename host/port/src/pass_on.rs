@@ -39,6 +39,11 @@ macro_rules! pass_on {
             self.$inner.statistics()
         }
     };
+    (@ is_kernel $inner:ident) => {
+        fn is_kernel(&self) -> bool {
+            self.$inner.is_kernel()
+        }
+    };
     (@ reaches_kernel $inner:ident) => {
         fn reaches_kernel(&self) -> bool {
             self.$inner.reaches_kernel()

@@ -23,6 +23,7 @@ pub const ADMISSIBLE_IMPORTS: [&str; 3] =
 
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
+const PACKET_BURST: &str = "weir:net/packet-burst@0.1.0";
 const MESSAGE: &str = "weir:net/message@0.1.0";
 const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
@@ -34,6 +35,8 @@ pub enum World {
     Window,
     /// `packet-function-copy`: gets packets by `list<u8>`.
     Copy,
+    /// `packet-function-burst`: gets the first bytes of a burst's packets by `list<u8>`.
+    Burst,
     /// `message-function`: sees requests and responses through a window.
     Message,
     /// `connection-function`: sees connections and their bytes through a window.
@@ -42,7 +45,8 @@ pub enum World {
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Window, Self::Copy, Self::Message, Self::Connection];
+    pub const ALL: [Self; 5] =
+        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection];
 
     /// Whether its functions work on the message plane, not on packets.
     #[must_use]
@@ -56,6 +60,7 @@ impl World {
         match self {
             Self::Window => "packet-function",
             Self::Copy => "packet-function-copy",
+            Self::Burst => "packet-function-burst",
             Self::Message => "message-function",
             Self::Connection => "connection-function",
         }
@@ -67,6 +72,7 @@ impl World {
         match self {
             Self::Window => PACKET,
             Self::Copy => PACKET_COPY,
+            Self::Burst => PACKET_BURST,
             Self::Message => MESSAGE,
             Self::Connection => CONNECTION,
         }
@@ -124,7 +130,9 @@ pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
     let component: Arc<[u8]> = if Parser::is_component(upload) {
         upload.into()
     } else if Parser::is_core_wasm(upload) {
-        encode(upload)?.into()
+        weir_component::encode(upload, None)
+            .map_err(|error| Refused::because(error.to_string()))?
+            .into()
     } else {
         let start = upload.get(..upload.len().min(8)).unwrap_or_default();
         return Err(Refused::because(format!(
@@ -150,25 +158,6 @@ fn features() -> WasmFeatures {
     features.set(WasmFeatures::EXCEPTIONS, false);
     features.set(WasmFeatures::CM_ASYNC, false);
     features
-}
-
-/// Makes a component of a core module that carries its component type.
-fn encode(module: &[u8]) -> Result<Vec<u8>, Refused> {
-    let typed = Parser::new(0).parse_all(module).any(|payload| {
-        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
-    });
-    if !typed {
-        return Err(Refused::because(
-            "it is a core module that does not say which world it implements (no `component-type` section): \
-             build it with wit-bindgen or a Weir SDK, or make a component of it",
-        ));
-    }
-    wit_component::ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| {
-            Refused::because(format!("no component can be made of this core module: {error:#}"))
-        })
 }
 
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
@@ -282,6 +271,17 @@ fn import_reason(name: &str) -> String {
 }
 
 fn world_reason(exports: &[String]) -> String {
+    let ours = weir_component::PACKAGE;
+    let (package, version) = ours.split_once('@').unwrap_or((ours, ""));
+    let other = exports.iter().find_map(|export| {
+        let (interface, other) = export.split_once('@')?;
+        (interface.starts_with(&format!("{package}/")) && other != version).then_some(export)
+    });
+    if let Some(export) = other {
+        return format!(
+            "it exports {export}, of another version of {package} than this host's, {version}: rebuild it with the SDK of this host's version"
+        );
+    }
     let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
     let expected = World::ALL.map(World::interface).join(", ");
     format!(

@@ -1,5 +1,6 @@
 //! The data of a store: the functions in it, their limits, and who is running.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub struct GuestFunction {
     pub telemetry: Arc<Telemetry>,
     /// When it wants `tick` to be called (0: never), in the time of `now`.
     pub timer: u64,
+    /// State of its sequence of random numbers.
+    random: u64,
     pub(crate) window_attached: bool,
     pub(crate) state_attached: Option<StateAddress>,
     pub(crate) memory_refused: bool,
@@ -121,12 +124,31 @@ impl GuestFunction {
             limits,
             telemetry,
             timer: 0,
+            random: 0,
             window_attached: false,
             state_attached: None,
             memory_refused: false,
             memory_used: limits.memory_at_start,
             guards: Vec::new(),
         }
+    }
+
+    /// Where its sequence of random numbers begins: at another place for each name.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (seed, &self.name).hash(&mut hasher);
+        self.random = hasher.finish();
+        self
+    }
+
+    /// The next of its random numbers: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
     }
 
     /// Linear memory it may reach, with the regions that the host maps onto it.

@@ -157,6 +157,9 @@ pub fn link_function<S: Requests>(
     host.func_wrap("now", |mut cx: Context<'_, S>, (): ()| {
         Ok((cx.data_mut().services.as_mut().map_or_else(monotonic, Requests::now),))
     })?;
+    host.func_wrap("random", move |mut cx: Context<'_, S>, (): ()| {
+        Ok((cx.data_mut().functions[place].random(),))
+    })?;
     host.func_wrap("counter-add", move |cx: Context<'_, S>, (name, delta): (WasmStr, u64)| {
         let name = name.to_str(&cx)?;
         cx.data().functions[place].telemetry.count(&name, delta).or_else(violation)

@@ -24,6 +24,8 @@ pub enum Plane {
     Packet,
     /// L4/L7: requests, responses, connections.
     Message,
+    /// Packets first, and then the messages that the kernel's stack makes of them.
+    Both,
 }
 
 /// What a function may do with packets.
@@ -57,9 +59,9 @@ pub enum OnFault {
 pub struct Chain {
     /// Its name.
     pub name: Name,
-    /// Its plane.
-    #[serde(default)]
-    pub plane: Plane,
+    /// Its plane; that of its functions if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plane: Option<Plane>,
     /// Whose it is; without it, that of whoever applies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
@@ -180,6 +182,22 @@ impl FunctionUse {
         }
     }
 
+    /// What only functions for packets have.
+    fn check_of_messages(&self) -> Result<(), Invalid> {
+        let packets_only = [
+            ("flow-verdicts", self.flow_verdicts == Some(true)),
+            ("targets", !self.targets.is_empty()),
+            ("per-worker", !self.per_worker.is_empty()),
+            ("state-shared", self.state_shared == Some(true)),
+        ];
+        match packets_only.iter().find(|(_, set)| *set) {
+            Some((key, _)) => {
+                Err(Invalid::at(key, "only functions for packets have it").help("leave it out"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         match (&self.function, &self.path) {
             (None, None) => {
@@ -213,6 +231,64 @@ impl FunctionUse {
 }
 
 impl Chain {
+    /// Its plane: what it says, or was found out by [`Self::settle`].
+    #[must_use]
+    pub fn plane(&self) -> Plane {
+        self.plane.unwrap_or_default()
+    }
+
+    /// Finds out its plane by what its functions are for: `messages` says for each whether that is messages. Packets come before
+    /// messages.
+    ///
+    /// # Errors
+    /// When functions are not in that order, or contradict the plane that the chain names, or have keys of the other one.
+    pub fn settle(&mut self, messages: &[bool]) -> Result<(), Invalid> {
+        let label =
+            |index: usize| self.functions.get(index).map_or_else(String::new, FunctionUse::label);
+        let first = messages.iter().position(|of| *of);
+        let packets = messages.iter().rposition(|of| !*of);
+        if let (Some(first), Some(last)) = (first, packets)
+            && first < last
+        {
+            let message = format!(
+                "{} is for packets, and stands behind {}, which is for messages",
+                label(last),
+                label(first)
+            );
+            return Err(Invalid::at("use", message)
+                .help("functions for packets come first: messages are made of what they let pass")
+                .within_array("function", last));
+        }
+        let found = match (first, packets) {
+            (None, _) => Plane::Packet,
+            (Some(_), None) => Plane::Message,
+            (Some(_), Some(_)) => Plane::Both,
+        };
+        let (odd, what) = match (self.plane, found) {
+            (None, _) => (None, ""),
+            (Some(Plane::Packet), _) => (first, "messages"),
+            (Some(Plane::Message), _) => (packets, "packets"),
+            (Some(Plane::Both), Plane::Both) => (None, ""),
+            (Some(Plane::Both), _) => {
+                let message = "all of the chain's functions are for one plane";
+                return Err(Invalid::at("plane", message).help("leave `plane` out"));
+            }
+        };
+        if let Some(odd) = odd {
+            let message =
+                format!("{} is for {what}, and the chain's `plane` is another", label(odd));
+            return Err(Invalid::at("use", message)
+                .help("leave `plane` out, or set it to \"both\" for functions of both planes")
+                .within_array("function", odd));
+        }
+        self.plane = Some(found);
+        let of_messages =
+            |(index, _): &(usize, &FunctionUse)| first.is_some_and(|first| *index >= first);
+        self.functions.iter().enumerate().filter(of_messages).try_for_each(|(index, function)| {
+            function.check_of_messages().map_err(|e| e.within_array("function", index))
+        })
+    }
+
     /// What only chains for packets have.
     fn check_message(&self) -> Result<(), Invalid> {
         let wrong = |key: &str| {
@@ -231,18 +307,22 @@ impl Chain {
         if !self.workers.is_one() {
             return wrong("workers");
         }
-        for (index, function) in self.functions.iter().enumerate() {
-            let packets_only = [
-                ("flow-verdicts", function.flow_verdicts == Some(true)),
-                ("targets", !function.targets.is_empty()),
-                ("per-worker", !function.per_worker.is_empty()),
-                ("state-shared", function.state_shared == Some(true)),
-            ];
-            if let Some((key, _)) = packets_only.iter().find(|(_, set)| *set) {
-                return Err(Invalid::at(key, "only functions for packets have it")
-                    .help("leave it out")
-                    .within_array("function", index));
-            }
+        self.functions.iter().enumerate().try_for_each(|(index, function)| {
+            function.check_of_messages().map_err(|e| e.within_array("function", index))
+        })
+    }
+
+    /// What chains of both planes need.
+    fn check_both(&self) -> Result<(), Invalid> {
+        if self.from.is_none() {
+            let message = "a chain of both planes has no `from`";
+            return Err(Invalid::at("from", message)
+                .help("add `from = \"PORT\"`: where its packets come in"));
+        }
+        if !self.symmetric {
+            let message = "a chain of both planes is symmetric";
+            return Err(Invalid::at("symmetric", message)
+                .help("leave it out: what the kernel answers passes the functions in reverse"));
         }
         Ok(())
     }
@@ -270,8 +350,10 @@ impl Check for Chain {
                     .within_array("function", index));
             }
         }
-        if self.plane == Plane::Message {
-            return self.check_message();
+        match self.plane {
+            Some(Plane::Message) => return self.check_message(),
+            Some(Plane::Both) => self.check_both()?,
+            Some(Plane::Packet) | None => {}
         }
         if let (None, Some(_)) = (&self.from, &self.to) {
             return Err(Invalid::at("to", "the chain has `to`, but no `from`")

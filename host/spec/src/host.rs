@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::listener::{Gateway, Listener};
+use crate::nic::{self, Naming, Nic};
 use crate::xdp::{self, PacketMatch, XdpMode, XdpPin};
 use crate::{Name, Period, Size};
 
@@ -30,6 +31,9 @@ pub struct HostConfig {
     /// How new versions are watched.
     #[serde(default)]
     pub rollout: Rollout,
+    /// Virtual functions of network devices.
+    #[serde(rename = "nic", default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<Nic>,
     /// Where packets enter and leave.
     #[serde(rename = "port", default)]
     pub ports: Vec<Port>,
@@ -439,7 +443,7 @@ pub struct Port {
     /// memory: what comes in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<Generate>,
-    /// xdp: the interface.
+    /// xdp: the interface, or a virtual function's: `vf:PF/NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not there. Without it there is none.
@@ -469,7 +473,7 @@ pub struct Port {
     /// xdp: packets that the port takes; all, if left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claim: Vec<PacketMatch>,
-    /// dpdk: a PCI address or a vdev.
+    /// dpdk: a PCI address, a virtual function (`vf:PF/NUMBER`) or a vdev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// xdp, dpdk: receive queues, and as many transmit queues. An xdp port's begin with `queue`.
@@ -585,7 +589,9 @@ impl Port {
     }
 
     fn check_xdp(&self, interface: &str) -> Result<(), Invalid> {
-        check_interface("interface", interface)?;
+        if !interface.starts_with("vf:") {
+            check_interface("interface", interface)?;
+        }
         /// Queues of an interface at most.
         const QUEUES_MAX: u16 = 1024;
         if let Some(queues) = self.queues.filter(|n| !(1..=QUEUES_MAX).contains(n)) {
@@ -605,7 +611,7 @@ impl Port {
 }
 
 /// Whether there could be an interface of this name.
-fn check_interface(key: &str, interface: &str) -> Result<(), Invalid> {
+pub(crate) fn check_interface(key: &str, interface: &str) -> Result<(), Invalid> {
     /// Bytes of an interface's name at most (`IFNAMSIZ`, with a zero behind it).
     const NAME_MAX: usize = 15;
     let wrong = interface.is_empty()
@@ -631,6 +637,25 @@ impl HostConfig {
         for path in own.into_iter().chain(tokens).chain(ports.flatten()).chain(listeners) {
             *path = directory.join(&*path);
         }
+    }
+}
+
+impl HostConfig {
+    /// Where devices are named that may be virtual functions.
+    fn namings(&self) -> impl Iterator<Item = Naming<'_>> {
+        let ports = self.ports.iter().enumerate().filter_map(|(place, port)| {
+            let (key, text) = match port.kind {
+                PortKind::Dpdk => ("device", port.device.as_deref()?),
+                PortKind::Xdp => ("interface", port.interface.as_deref()?),
+                PortKind::Pcap | PortKind::Memory => return None,
+            };
+            Some(Naming { table: "port", place, key, text })
+        });
+        let listeners = self.listeners.iter().enumerate().filter_map(|(place, listener)| {
+            let text = listener.device.as_deref()?;
+            Some(Naming { table: "listener", place, key: "device", text })
+        });
+        ports.chain(listeners)
     }
 }
 
@@ -700,6 +725,15 @@ impl Check for HostConfig {
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.check().map_err(|e| e.within_array("listener", index))?;
         }
+        for (index, nic) in self.nics.iter().enumerate() {
+            nic.check().map_err(|e| e.within_array("nic", index))?;
+            if self.nics[..index].iter().any(|other| other.pf == nic.pf) {
+                return Err(Invalid::at("pf", format!("{} is named twice", nic.pf))
+                    .help("put both tables into one")
+                    .within_array("nic", index));
+            }
+        }
+        nic::check_names(&self.nics, self.namings())?;
         unique("port", self.ports.iter().map(|p| &p.name))?;
         unique("listener", self.listeners.iter().map(|l| &l.name))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::host::check_interface;
 use crate::invalid::{Check, Invalid};
 use crate::{Name, Period, Size};
 
@@ -101,6 +102,12 @@ pub struct Listener {
     /// Where it accepts connections: one address or several.
     #[serde(deserialize_with = "addresses")]
     pub address: Vec<SocketAddr>,
+    /// The interface that it accepts connections from: its name, or a virtual function, `vf:PF/NUMBER`. It is set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Bits of the network of `address`, which that interface is given. Without it the interface has to have the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<u8>,
     /// What it speaks.
     pub protocol: Protocol,
     /// The chain that messages pass; none: they go straight on.
@@ -115,6 +122,9 @@ pub struct Listener {
     /// Certificates; TLS is spoken if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Tls>,
+    /// Whether it takes connections to foreign addresses, too, which the kernel is told to deliver here.
+    #[serde(default)]
+    pub transparent: bool,
     /// Whether every connection begins with a PROXY protocol header.
     #[serde(default)]
     pub proxy_protocol: bool,
@@ -386,12 +396,49 @@ impl Listener {
     }
 }
 
+impl Listener {
+    fn check_device(&self) -> Result<(), Invalid> {
+        match (&self.device, self.prefix) {
+            (Some(device), None) if !device.starts_with("vf:") => check_interface("device", device),
+            (None, Some(_)) => {
+                Err(Invalid::at("prefix", "no interface is named that could be given the address")
+                    .help("add `device`, or leave `prefix` out"))
+            }
+            (Some(device), Some(prefix)) => {
+                if !device.starts_with("vf:") {
+                    check_interface("device", device)?;
+                }
+                for address in &self.address {
+                    let most = if address.is_ipv4() { 32 } else { 128 };
+                    if prefix > most {
+                        return Err(Invalid::at(
+                            "prefix",
+                            format!("a prefix of {prefix} bits for {}", address.ip()),
+                        )
+                        .help(format!("allowed: 0 to {most}")));
+                    }
+                    if address.ip().is_unspecified() {
+                        return Err(Invalid::at(
+                            "address",
+                            format!("an interface cannot be given {}", address.ip()),
+                        )
+                        .help("name an address, or leave `prefix` out"));
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Check for Listener {
     fn check(&self) -> Result<(), Invalid> {
         if self.address.is_empty() {
             return Err(Invalid::at("address", "there is no address")
                 .help("name at least one, as in \"0.0.0.0:8080\""));
         }
+        self.check_device()?;
         if self.upstream.is_empty() && self.chain.is_none() {
             return Err(Invalid::whole("the listener has neither an upstream nor a chain")
                 .help("add `upstream = [\"127.0.0.1:9000\"]`, or `chain = \"NAME\"` of one that answers itself"));

@@ -65,6 +65,8 @@ pub enum World {
     PacketFunction,
     /// It gets packets by value.
     PacketFunctionCopy,
+    /// It gets the first bytes of a burst's packets by value.
+    PacketFunctionBurst,
     /// It sees requests and responses through a window.
     MessageFunction,
     /// It sees connections and their bytes through a window.
@@ -72,12 +74,19 @@ pub enum World {
 }
 
 impl World {
+    /// Whether it sees messages, not packets.
+    #[must_use]
+    pub const fn of_messages(self) -> bool {
+        matches!(self, Self::MessageFunction | Self::ConnectionFunction)
+    }
+
     /// Its name in WIT.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PacketFunction => "packet-function",
             Self::PacketFunctionCopy => "packet-function-copy",
+            Self::PacketFunctionBurst => "packet-function-burst",
             Self::MessageFunction => "message-function",
             Self::ConnectionFunction => "connection-function",
         }

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use weir_spec::{
-    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, PortKind, Size,
-    State, SteerTo, Steering, XdpMode, XdpPin,
+    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, Plane, PortKind,
+    Size, State, SteerTo, Steering, XdpMode, XdpPin,
 };
 
 #[track_caller]
@@ -154,6 +154,47 @@ fn a_chain_for_messages_has_nothing_of_packets() {
         let error = chain(key).unwrap_err();
         assert!(error.contains("a chain of the message plane has no"), "{error}");
     }
+}
+
+#[test]
+fn the_plane_of_a_chain_is_that_of_its_functions() {
+    let settled = |keys: &str, messages: &[bool]| {
+        let functions: String =
+            ["a", "b", "c"].map(|name| format!("[[function]]\nuse = \"{name}\"\n")).concat();
+        let text = format!("name = \"c\"\n{keys}\n{functions}");
+        let document = Document::<Chain>::parse("chain.toml", &text).map_err(|e| e.to_string())?;
+        let mut chain = document.value.clone();
+        chain.settle(messages).map_err(|invalid| document.locate(invalid).to_string())?;
+        chain.check().map_err(|invalid| document.locate(invalid).to_string())?;
+        Ok::<_, String>(chain.plane())
+    };
+    assert_eq!(settled("", &[false; 3]), Ok(Plane::Packet));
+    assert_eq!(settled("plane = \"packet\"", &[false; 3]), Ok(Plane::Packet));
+    assert_eq!(settled("", &[true; 3]), Ok(Plane::Message));
+    assert_eq!(settled("from = \"p\"", &[false, false, true]), Ok(Plane::Both));
+    assert_eq!(settled("plane = \"both\"\nfrom = \"p\"", &[false, true, true]), Ok(Plane::Both));
+    let refused = [
+        (
+            "from = \"p\"",
+            [false, true, false],
+            "c is for packets, and stands behind b",
+            "chain.toml:8:7",
+        ),
+        ("plane = \"packet\"", [false, false, true], "c is for messages", "chain.toml:8:7"),
+        ("plane = \"message\"", [false, true, true], "a is for packets", "chain.toml:4:7"),
+        ("plane = \"both\"\nfrom = \"p\"", [false; 3], "for one plane", "chain.toml:2:9"),
+        ("", [false, true, true], "has no `from`", "chain.toml:1"),
+        ("from = \"p\"\nsymmetric = false", [false, true, true], "is symmetric", "chain.toml:3:13"),
+        ("from = \"p\"", [true; 3], "a chain of the message plane has no `from`", "chain.toml:2:8"),
+    ];
+    for (keys, messages, told, place) in refused {
+        let error = settled(keys, &messages).unwrap_err();
+        assert!(error.contains(told) && error.contains(place), "{keys}: {error}");
+    }
+    let text = "name = \"c\"\nfrom = \"p\"\n[[function]]\nuse = \"a\"\ntargets = [\"x\"]\n[[function]]\nuse = \"b\"\ntargets = [\"x\"]\n";
+    let mut chain = Document::<Chain>::parse("chain.toml", text).unwrap().value;
+    let invalid = chain.settle(&[false, true]).unwrap_err();
+    assert_eq!(invalid.key(), "function[1].targets");
 }
 
 #[test]
@@ -411,7 +452,7 @@ unknown value `frame`
 2 | plane = "frame"
   |         ^^^^^^^
   = key: plane
-  = allowed: packet, message
+  = allowed: packet, message, both
 "#,
     );
     refused::<Chain>(
@@ -857,4 +898,62 @@ fn a_steered_chain_has_ports() {
     assert!(chain.value.steered);
     let json = serde_json::to_string(&chain.value).unwrap();
     assert_eq!(serde_json::from_str::<Chain>(&json).unwrap(), chain.value);
+}
+
+const NIC: &str = r#"
+[[nic]]
+pf = "ens1f0"
+vfs = 2
+[[nic.vf]]
+index = 0
+mac = "02:00:00:00:00:01"
+vlan = 100
+qos = 3
+trust = false
+spoof-check = true
+max-rate = 1000
+link = "up"
+[[port]]
+name = "wan"
+kind = "dpdk"
+device = "vf:ens1f0/0,arg=1"
+[[listener]]
+name = "web"
+device = "vf:ens1f0/1"
+address = "192.0.2.1:8080"
+prefix = 24
+protocol = "http"
+upstream = ["127.0.0.1:9000"]
+"#;
+
+#[test]
+fn virtual_functions_are_named_and_set() {
+    let host = Document::<HostConfig>::parse("weir.toml", NIC).unwrap().value;
+    assert_eq!(host.nics[0].functions[0].max_rate, Some(1000));
+    assert_eq!((host.listeners[0].prefix, host.nics[0].vfs), (Some(24), Some(2)));
+    for (from, to, key, expected) in [
+        ("vfs = 2", "vfs = 0", "nic[0].vfs", "0 virtual functions"),
+        ("index = 0", "index = 2", "nic[0].vf[0].index", "allowed: 0 to 1"),
+        ("02:00", "03:00", "nic[0].vf[0].mac", "first byte is even"),
+        ("vlan = 100", "vlan = 4095", "nic[0].vf[0].vlan", "there is no VLAN 4095"),
+        ("qos = 3", "qos = 8", "nic[0].vf[0].qos", "allowed: 0 to 7"),
+        ("vlan = 100\n", "", "nic[0].vf[0].qos", "a priority without a VLAN"),
+        ("max-rate", "min-rate = 2000\nmax-rate", "nic[0].vf[0].min-rate", "more than `max-rate`"),
+        ("link = \"up\"", "link = \"on\"", "nic[0].vf[0].link", "allowed: auto, up, down"),
+        ("ens1f0/0,", "ens1f0/2,", "port[0].device", "raise `vfs` in [[nic]]"),
+        ("ens1f0/0,", "ens1f0,", "port[0].device", "names no virtual function"),
+        ("ens1f0/1", "ens1f0/0", "listener[0].device", "is port[0]'s already"),
+        ("prefix = 24", "prefix = 33", "listener[0].prefix", "allowed: 0 to 32"),
+        ("192.0.2.1", "0.0.0.0", "listener[0].address", "cannot be given 0.0.0.0"),
+        ("device = \"vf:ens1f0/1\"\n", "", "listener[0].prefix", "add `device`"),
+        ("[[port]]", "[[nic]]\npf = \"ens1f0\"\n[[port]]", "nic[1].pf", "named twice"),
+    ] {
+        let text = NIC.replacen(from, to, 1);
+        assert_ne!(text, NIC, "{from}");
+        let error = Document::<HostConfig>::parse("weir.toml", &text).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains(&format!("= key: {key}")),
+            "{to}: {error}"
+        );
+    }
 }

@@ -1,12 +1,14 @@
 //! A port's way to the kernel's network stack: a TAP device beside it, what DPDK's documents call an exception path.
 //!
-//! Owns: the TAP device, and [`KernelPort`], which is any other port with one. What functions or rules give to the kernel
-//! comes out of the TAP interface; what the kernel sends there leaves by the port. A system call a packet: it is for ARP, routing
-//! protocols, a management address, not for the bulk. Must not know: rules, chains, kinds of ports.
+//! Owns: the TAP device; [`StackPort`], which is the kernel's stack as a port of its own; and [`KernelPort`], which is any other
+//! port with a TAP device beside it, by which what the kernel sends leaves as it is. What functions or rules give to the kernel comes
+//! out of the TAP interface. A system call a packet: it is for ARP, routing protocols, management, and for what the message
+//! plane serves, whose every packet passes the kernel's TCP anyhow. Must not know: rules, chains, kinds of ports.
 
 #![forbid(unsafe_code)]
 
 mod port;
+mod stack;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 pub use port::KernelPort;
+pub use stack::StackPort;
 
 /// A TAP device of this process, or one of its queues.
 pub struct Tap {
@@ -53,6 +56,14 @@ impl Tap {
             device.set_nonblocking(true)?;
         }
         Ok(all.into_iter().map(|device| Self { device, name: name.to_owned() }).collect())
+    }
+
+    /// The interface's hardware address.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn hardware_address(&self) -> io::Result<[u8; 6]> {
+        self.device.mac_address()
     }
 
     /// Gives a frame to the kernel. False: it has no room for it, or the interface is down.

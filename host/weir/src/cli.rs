@@ -86,6 +86,8 @@ pub(crate) enum Command {
     New(NewArgs),
     /// Test a function with captures or requests: the host's own engine, without a host and without root.
     Test(TestArgs),
+    /// Make a component of a core module, as compilers for languages without component tools give it.
+    Component(ComponentArgs),
     /// Functions: push, list, show, remove, swap, roll back, log.
     #[command(subcommand)]
     Function(FunctionCommand),
@@ -98,6 +100,9 @@ pub(crate) enum Command {
     /// The host's ports.
     #[command(subcommand)]
     Port(PortCommand),
+    /// Virtual functions of this machine's network devices (SR-IOV). Needs no host, but root to change anything.
+    #[command(subcommand)]
+    Sriov(SriovCommand),
     /// Tenants: list, add, remove.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -210,6 +215,22 @@ pub(crate) struct TestArgs {
     /// How long to measure what a packet costs; 0 for not at all.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub(crate) measure: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComponentArgs {
+    /// The core module; WAT if its name ends in `.wat`.
+    #[arg(value_name = "CORE")]
+    pub(crate) file: PathBuf,
+    /// The world of `weir:net` that it implements; may be left out when the module says it (a `component-type` section).
+    #[arg(long, value_name = "WORLD", value_parser = clap::builder::PossibleValuesParser::new(weir_component::WORLDS))]
+    pub(crate) world: Option<String>,
+    /// A manifest (`function.toml`) for the component to carry.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// The component to write; without it the core module's name with `.component.wasm`.
+    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -359,6 +380,127 @@ pub(crate) enum SteerCommand {
 pub(crate) enum PortCommand {
     /// List the ports with their counts.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SriovCommand {
+    /// List physical functions, and their virtual functions with how they are set and who uses them.
+    List {
+        /// Only this one: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: Option<String>,
+    },
+    /// Create virtual functions. The kernel does that only while there are none.
+    Create {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+        /// How many.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        number: u16,
+    },
+    /// Remove all virtual functions, unless somebody uses one.
+    Remove {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+    },
+    /// Set something of a virtual function, by its physical function. The rest stays as it is.
+    Set(SriovSet),
+    /// Give a virtual function to a driver, unless somebody uses it.
+    Bind {
+        /// The physical function: its interface or PCI address.
+        #[arg(value_name = "PF")]
+        pf: String,
+        /// The virtual function's number.
+        #[arg(value_name = "VF")]
+        vf: u16,
+        /// Whom it is for.
+        #[arg(value_name = "DRIVER", value_enum)]
+        to: SriovBinding,
+        /// Also where no IOMMU keeps its user from all of the machine's memory. Weir's own ports cannot use that.
+        #[arg(long)]
+        no_iommu: bool,
+        /// Take it from the driver first if it has it already: it then learns of a new MAC address.
+        #[arg(long)]
+        again: bool,
+    },
+    /// Undo what a host that crashed changed of network devices. The next start of the host does the same.
+    Restore {
+        /// The host's configuration, for its store; looked for as `weir run` does.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub(crate) struct SriovSet {
+    /// The physical function: its interface or PCI address.
+    #[arg(value_name = "PF")]
+    pub(crate) pf: String,
+    /// The virtual function's number.
+    #[arg(value_name = "VF")]
+    pub(crate) vf: u16,
+    /// MAC address; 00:00:00:00:00:00 takes it away.
+    #[arg(long, value_name = "MAC", group = "what")]
+    pub(crate) mac: Option<weir_sriov::MacAddress>,
+    /// The VLAN that it is in without knowing it; 0: none.
+    #[arg(long, value_name = "VLAN", group = "what", value_parser = clap::value_parser!(u16).range(0..=4094))]
+    pub(crate) vlan: Option<u16>,
+    /// The priority of its frames in the VLAN.
+    #[arg(long, value_name = "QOS", group = "what", value_parser = clap::value_parser!(u8).range(0..=7))]
+    pub(crate) qos: Option<u8>,
+    /// Whether it may change its MAC address and see others' frames.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) trust: Option<OnOff>,
+    /// Whether frames with others' source addresses are dropped.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) spoof_check: Option<OnOff>,
+    /// Mbit/s that it may send at most; 0: no limit.
+    #[arg(long, value_name = "MBIT", group = "what")]
+    pub(crate) max_rate: Option<u32>,
+    /// Mbit/s that it may send at least; 0: nothing is set aside.
+    #[arg(long, value_name = "MBIT", group = "what")]
+    pub(crate) min_rate: Option<u32>,
+    /// How its link is; `auto`: as the physical function's.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) link: Option<SriovLink>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOff {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl OnOff {
+    pub(crate) fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// How a virtual function's link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SriovLink {
+    /// As the physical function's.
+    Auto,
+    /// Always up.
+    Up,
+    /// Always down.
+    Down,
+}
+
+/// Whom a virtual function is given to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SriovBinding {
+    /// User space: DPDK.
+    VfioPci,
+    /// Its driver in the kernel, which makes an interface of it.
+    Kernel,
 }
 
 #[derive(Debug, Subcommand)]

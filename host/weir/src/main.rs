@@ -10,6 +10,7 @@ mod engine;
 mod log;
 mod manager;
 mod messages;
+mod nics;
 mod planes;
 mod render;
 mod telemetries;
@@ -20,6 +21,10 @@ use std::process::ExitCode;
 use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use cli::Cli;
+
+/// A request makes and drops some dozens of small things; with libc's allocator that takes twice as long (`docs/benchmarks.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let matches = Cli::command().color(help_color()).get_matches();

@@ -1,23 +1,26 @@
-//! Both planes as the control plane's one engine: what is asked goes to the plane that has the chain.
+//! Both planes as the control plane's one engine: what is asked goes to the plane that has the function. A chain whose functions are
+//! for both has a part on each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_control::engine::{
-    ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
-    Published, TrialKind,
+    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
+    ExchangeCounts, FunctionLog, Published, TrialKind,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
 
 use crate::engine::PlaneEngine;
 use crate::messages::Messages;
+use crate::nics::InUse;
 
 /// See the module.
 pub(crate) struct Planes {
     pub(crate) packets: PlaneEngine,
     pub(crate) messages: Arc<Messages>,
     pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) functions: InUse,
 }
 
 impl Engine for Planes {
@@ -37,29 +40,47 @@ impl Engine for Planes {
     }
 
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
-        let message = deployment.chain.plane == Plane::Message;
-        if message && !self.messages.has(&deployment.id) {
-            // Of a chain that changes planes, the old one goes when the new one is ready.
-            let published = self.messages.deploy(&deployment)?;
-            self.packets.undeploy(&deployment.id)?;
-            return Ok(published);
+        let Deployment { id, chain, mut functions } = deployment;
+        let messages = functions.split_off(self.first_of_messages(&functions)?);
+        // First of all what can fail: what ran before runs on if it does.
+        let ready = match &messages[..] {
+            [] => None,
+            functions => Some(self.messages.prepare(&id, functions)?),
+        };
+        let listeners = ready.as_ref().map(|_| self.messages.addresses_of(&id));
+        let packets = Deployment { id: id.clone(), chain, functions };
+        let is_new = !self.packets.has(&id);
+        let mut published = Published::default();
+        if !packets.functions.is_empty() {
+            published = self.packets.deploy_chain(&packets, listeners.as_deref())?;
         }
-        if message {
-            return self.messages.deploy(&deployment);
+        match ready {
+            Some(ready) => match self.messages.publish(&id, ready) {
+                Ok(other) => published = both(published, other),
+                Err(error) if is_new => {
+                    // Nobody could go on where its packets go.
+                    self.packets.undeploy(&id)?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            },
+            None => self.messages.undeploy(&id),
         }
-        let id = deployment.id.clone();
-        let published = self.packets.deploy(deployment)?;
-        self.messages.undeploy(&id);
+        if packets.functions.is_empty() {
+            self.packets.undeploy(&id)?;
+        }
         Ok(published)
     }
 
     fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {
+        // Packets first: none comes to listeners that let nobody through.
+        let packets = self.packets.undeploy(chain);
         self.messages.undeploy(chain);
-        self.packets.undeploy(chain)
+        packets
     }
 
     fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
-        if self.messages.has(chain) {
+        if self.messages.has_function(chain, &function.label) {
             return self.messages.swap(chain, function);
         }
         self.packets.swap(chain, function)
@@ -71,7 +92,19 @@ impl Engine for Planes {
         function: ResolvedFunction,
         kind: TrialKind,
     ) -> Result<Published, EngineError> {
-        if self.messages.has(chain) {
+        let of_messages = self.messages.has_function(chain, &function.label);
+        let other = if of_messages {
+            self.packets.has_trial(chain)
+        } else {
+            self.messages.has_trial(chain)
+        };
+        if other {
+            return Err(EngineError::Conflict(format!(
+                "another version is being tried in chain {}: end that first",
+                chain.name
+            )));
+        }
+        if of_messages {
             return self.messages.begin_trial(chain, function, kind);
         }
         self.packets.begin_trial(chain, function, kind)
@@ -83,21 +116,21 @@ impl Engine for Planes {
         function: &Name,
         percent: u8,
     ) -> Result<(), EngineError> {
-        if self.messages.has(chain) {
+        if self.messages.has_function(chain, function) {
             return self.messages.change_canary(chain, percent);
         }
         self.packets.change_canary(chain, function, percent)
     }
 
     fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError> {
-        if self.messages.has(chain) {
+        if self.messages.has_function(chain, function) {
             return self.messages.promote(chain);
         }
         self.packets.promote(chain, function)
     }
 
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError> {
-        if self.messages.has(chain) {
+        if self.messages.has_function(chain, function) {
             return self.messages.end_trial(chain);
         }
         self.packets.end_trial(chain, function)
@@ -114,12 +147,21 @@ impl Engine for Planes {
     fn status(&self) -> EngineStatus {
         let mut status = self.packets.status();
         status.listeners = self.messages.listener_statuses();
-        status.chains.extend(self.messages.chain_statuses());
+        for messages in self.messages.chain_statuses() {
+            let same = |chain: &&mut ChainStatus| {
+                (&chain.tenant, &chain.name) == (&messages.tenant, &messages.name)
+            };
+            match status.chains.iter_mut().find(same) {
+                Some(packets) => join(packets, messages),
+                None => status.chains.push(messages),
+            }
+        }
+        self.functions.amend(&mut status);
         status
     }
 
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
-        if self.messages.has(chain) {
+        if self.messages.has_function(chain, function) {
             return self.messages.log(chain, function);
         }
         self.packets.log(chain, function)
@@ -128,6 +170,7 @@ impl Engine for Planes {
     fn subscribe(&self, sink: EventSink) {
         let sink = Arc::new(sink);
         let other = Arc::clone(&sink);
+        self.functions.watch(Arc::clone(&sink));
         self.messages.subscribe(Box::new(move |event| other(event)));
         self.packets.subscribe(Box::new(move |event| sink(event)));
     }
@@ -139,4 +182,44 @@ impl Engine for Planes {
         drained.chains += messages;
         drained
     }
+}
+
+impl Planes {
+    /// The place of the first function that is for messages; behind the last if none is.
+    fn first_of_messages(&self, functions: &[ResolvedFunction]) -> Result<usize, EngineError> {
+        for (place, function) in functions.iter().enumerate() {
+            let admitted = self.sandbox.admit(&function.wasm).map_err(|refused| {
+                EngineError::Refused(format!("function {}: {refused}", function.label))
+            })?;
+            if admitted.world.of_messages() {
+                return Ok(place);
+            }
+        }
+        Ok(functions.len())
+    }
+}
+
+/// What publishing both parts of a chain cost.
+fn both(mut packets: Published, messages: Published) -> Published {
+    packets.pause = packets.pause.max(messages.pause);
+    packets.compiled_in += messages.compiled_in;
+    packets.fresh.extend(messages.fresh);
+    packets.packets_lost += messages.packets_lost;
+    packets
+}
+
+/// Both parts of a chain as one.
+fn join(chain: &mut ChainStatus, messages: ChainStatus) {
+    chain.plane = Plane::Both;
+    chain.exchanges =
+        Some(ExchangeCounts { opened: messages.packets_in, ended: messages.packets_out });
+    for (reason, n) in messages.drops {
+        *chain.drops.entry(reason).or_default() += n;
+    }
+    chain.functions.extend(messages.functions);
+    chain.pool.total += messages.pool.total;
+    chain.pool.free += messages.pool.free;
+    chain.pool.out += messages.pool.out;
+    chain.trial = chain.trial.take().or(messages.trial);
+    chain.worker_restarts += messages.worker_restarts;
 }

@@ -59,13 +59,24 @@ impl Drop for Running {
 pub struct Namespace(pub(super) String);
 
 impl Namespace {
-    pub(super) fn new(what: &str) -> Self {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// Without the rights to.
+    #[must_use]
+    pub fn new(what: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = Self(format!("weir-{}-{number}-{what}", std::process::id()));
         run(Command::new("ip").args(["netns", "add", &namespace.0]));
         namespace.sh("ip link set dev lo up");
         namespace
+    }
+
+    /// As `ip netns` names it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
     }
 
     /// A command that will run in it: words, separated by spaces.

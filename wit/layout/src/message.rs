@@ -98,6 +98,8 @@ pub struct Outcome {
     pub changed: bool,
     /// The piece is left out.
     pub replaced: bool,
+    /// Nothing is remembered of the exchange: its end need not be told.
+    pub forgotten: bool,
     /// The piece's new length, if `changed`.
     pub length: u32,
 }
@@ -105,18 +107,20 @@ pub struct Outcome {
 impl Outcome {
     const CHANGED: u64 = 256;
     const REPLACED: u64 = 512;
+    const FORGOTTEN: u64 = 1024;
 
     /// Nothing but an action.
     #[must_use]
     pub const fn of(action: Action) -> Self {
-        Self { action, changed: false, replaced: false, length: 0 }
+        Self { action, changed: false, replaced: false, forgotten: false, length: 0 }
     }
 
     /// As a word.
     #[must_use]
     pub const fn encode(self) -> u64 {
         let flags = if self.changed { Self::CHANGED } else { 0 }
-            | if self.replaced { Self::REPLACED } else { 0 };
+            | if self.replaced { Self::REPLACED } else { 0 }
+            | if self.forgotten { Self::FORGOTTEN } else { 0 };
         self.action as u64 | flags | (self.length as u64) << 32
     }
 
@@ -132,12 +136,16 @@ impl Outcome {
             5 => Action::Done,
             _ => return None,
         };
-        if word & 0xffff_ff00 & !(Self::CHANGED | Self::REPLACED) != 0 {
+        if word & 0xffff_ff00 & !(Self::CHANGED | Self::REPLACED | Self::FORGOTTEN) != 0 {
+            return None;
+        }
+        let forgotten = word & Self::FORGOTTEN != 0;
+        if forgotten && matches!(action, Action::Wait | Action::Hold) {
             return None;
         }
         let length = (word >> 32) as u32;
         let (changed, replaced) = (word & Self::CHANGED != 0, word & Self::REPLACED != 0);
-        Some(Self { action, changed, replaced, length })
+        Some(Self { action, changed, replaced, forgotten, length })
     }
 }
 
@@ -278,6 +286,15 @@ impl<B: AsRef<[u8]>> Head<B> {
     pub fn entry(&self, entry: usize) -> Option<(&[u8], &[u8])> {
         let at = TABLE + entry * ENTRY;
         Some((self.string(at)?, self.string(at + 4)?))
+    }
+
+    /// Where this entry's value begins; none if there is none, or its place is not within the head.
+    #[must_use]
+    #[inline]
+    pub fn value_at(&self, entry: usize) -> Option<usize> {
+        let at = TABLE + entry * ENTRY + 4;
+        let place = usize::from(self.u16(at));
+        self.string(at).filter(|value| !value.is_empty()).map(|_| place)
     }
 
     /// Names and values of all fields, in order. Broken entries are left out: the host finds those.
@@ -451,6 +468,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_are_words_and_words_outcomes() {
+        let done = Outcome { changed: true, forgotten: true, ..Outcome::of(Action::Done) };
+        assert_eq!((done.encode(), Outcome::decode(5 | 256 | 1024)), (1285, Some(done)));
+        let longer = Outcome { changed: true, length: 7, ..Outcome::of(Action::Continue) };
+        assert_eq!(Outcome::decode(longer.encode()), Some(longer));
+        // Who waits or holds remembers that; and what means nothing is no outcome.
+        for word in [3 | 1024, 4 | 1024, 6, 2048, 1 << 31] {
+            assert_eq!(Outcome::decode(word), None, "{word}");
+        }
+    }
 
     #[test]
     fn what_is_put_in_is_read_back() {

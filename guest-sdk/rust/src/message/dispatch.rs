@@ -210,6 +210,13 @@ struct Slot<S> {
     beside: Vec<u32>,
 }
 
+impl<S> Slot<S> {
+    /// Nothing was asked for that is still to come.
+    fn is_at_rest(&self) -> bool {
+        self.beside.is_empty() && self.waiting.iter().all(Option::is_none)
+    }
+}
+
 /// Exchange numbers are the host's choice, nobody outside can make them collide.
 #[derive(Default)]
 struct Spread(u64);
@@ -237,6 +244,8 @@ pub struct Dispatch<H: Handler> {
     slots: HashMap<u32, Slot<H::State>, BuildHasherDefault<Spread>>,
     asked: Vec<u32>,
     wants: Wants,
+    /// The function has something to do at the end of an exchange; else the SDK wants to hear of it only to forget.
+    ends: bool,
 }
 
 impl<H: Handler> Dispatch<H> {
@@ -245,10 +254,11 @@ impl<H: Handler> Dispatch<H> {
     /// until the event is answered, or as long as it waits or holds.
     pub(crate) unsafe fn new(handler: H, window: Window) -> Self {
         let mut wants = handler.wants();
+        let ends = wants.has(Wants::ENDED);
         if size_of::<H::State>() > 0 {
             wants = wants.and(Wants::ENDED);
         }
-        Self { handler, window, slots: HashMap::default(), asked: Vec::new(), wants }
+        Self { handler, window, slots: HashMap::default(), asked: Vec::new(), wants, ends }
     }
 
     /// What the host is to call for.
@@ -279,7 +289,7 @@ impl<H: Handler> Dispatch<H> {
         };
         self.asked.clear();
         let mut handle = Exchange::new(exchange, &mut slot.state, &self.window, &mut self.asked);
-        let (outcome, word, waiting) = match event {
+        let (outcome, mut word, waiting) = match event {
             Event::RequestHead | Event::ResponseHead | Event::Opened => {
                 // SAFETY: as promised to `new`.
                 let mut head = unsafe { Head::at(&self.window, offset) };
@@ -306,6 +316,12 @@ impl<H: Handler> Dispatch<H> {
             self.slots.entry(exchange).or_default().waiting[event.direction()] = Some(waiting);
         } else if !self.asked.is_empty() {
             slot.beside.append(&mut self.asked);
+        } else if outcome == Outcome::Done && !self.ends && slot.is_at_rest() {
+            // It is through with the exchange: there is no need to hear of its end.
+            word.forgotten = true;
+            if size_of::<H::State>() > 0 {
+                self.slots.remove(&exchange);
+            }
         }
         host::after_burst(now(&self.window));
         word.encode()

@@ -11,7 +11,8 @@ pub trait MessageFunction: Sized + 'static {
     /// The table `[function.config]` of the chain. Derive it with `deny_unknown_fields`, so that a
     /// misspelt key is an error and not a surprise.
     type Config: DeserializeOwned;
-    /// What the function remembers of an exchange, from its first event to its end; `()` for nothing.
+    /// What the function remembers of an exchange, from its first event to its end, or until it is [`Outcome::Done`] if it does not
+    /// want to hear of the end; `()` for nothing.
     type State: Default + 'static;
 
     /// Prepares an instance. [`Setup::ports`] names the upstreams.

@@ -218,6 +218,11 @@ fn a_function_that_is_done_is_called_no_more() {
     let response = harness.exchange(&Message::get("/done"), |_| Message::response(204));
     assert_eq!(response.get_field("x-seen"), None);
     assert_eq!(harness.remembered(), 0);
+    // Nothing is remembered already before the end.
+    let exchange = harness.open();
+    harness.request_head(exchange, &Message::get("/done"));
+    assert_eq!(harness.remembered(), 0);
+    harness.end(exchange, How::Delivered, None);
 }
 
 #[test]

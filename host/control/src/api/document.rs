@@ -74,7 +74,12 @@ pub fn document() -> Value {
             }}},
         }},
     });
-    let rules: Vec<Value> = needs_from.into_iter().chain([of_messages]).collect();
+    // Those of both planes have a port, and both directions.
+    let both = json!({
+        "if": {"properties": {"plane": {"const": "both"}}, "required": ["plane"]},
+        "then": {"properties": {"from": {"type": "string"}, "symmetric": {"const": true}}, "required": ["from"]},
+    });
+    let rules: Vec<Value> = needs_from.into_iter().chain([of_messages, both]).collect();
     constrain("Chain", json!({"allOf": rules}));
     constrain("SteeringRule", json!({"oneOf": [a_text("chain"), a_text("to")]}));
     document

@@ -23,7 +23,9 @@ use weir_control::engine::{
     PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
-use weir_spec::{CheckReport, Document, HostConfig, Name, ResolvedFunction, SteeringRule, World};
+use weir_spec::{
+    CheckReport, Document, HostConfig, Name, Plane, ResolvedFunction, SteeringRule, World,
+};
 
 /// The beginning of a core module.
 pub(crate) const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
@@ -155,9 +157,10 @@ impl Engine for FakeEngine {
         let chains = deployed.values().map(|deployment| ChainStatus {
             tenant: deployment.id.tenant.clone(),
             name: deployment.id.name.clone(),
-            plane: deployment.chain.plane,
+            plane: deployment.chain.plane(),
             packets_in: 5,
             packets_out: 4,
+            exchanges: None,
             drops: BTreeMap::from([("fault".to_owned(), 1)]),
             functions: deployment.functions.iter().map(function_status).collect(),
             pool: PoolStatus { total: 8, free: 7, out: 1 },
@@ -175,6 +178,7 @@ impl Engine for FakeEngine {
             worker_restarts: 0,
         });
         let port = |name: &str, tenant: &str| PortStatus {
+            problem: None,
             name: name.parse().unwrap(),
             kind: "memory".into(),
             tenant: tenant.parse().unwrap(),
@@ -217,6 +221,7 @@ impl Engine for FakeEngine {
 fn listener(name: &str, tenant: &str) -> ListenerStatus {
     let latency = vec![Bucket { below_ns: 1_000_000, count: 3 }];
     ListenerStatus {
+        problem: None,
         name: name.parse().unwrap(),
         addresses: vec!["127.0.0.1:8080".to_owned()],
         tenant: tenant.parse().unwrap(),
@@ -249,6 +254,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
 fn function_status(function: &ResolvedFunction) -> FunctionStatus {
     FunctionStatus {
         name: function.label.clone(),
+        plane: Plane::Packet,
         version: function.version.clone(),
         state: Health::Running,
         packets: 5,

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
@@ -91,11 +90,11 @@ impl Passage for One {
         &'a self,
         parts: &'a mut http::request::Parts,
         body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
+    ) -> Reply<'a, Step> {
         self.path.replace(parts.uri.path().to_owned());
         parts.headers.insert("x-length", format!("{body:?}").parse().unwrap());
         assert!(parts.headers.contains_key("host") && !parts.headers.contains_key("connection"));
-        Box::pin(async move {
+        Reply::later(async move {
             let path = self.path.borrow().clone();
             match path.as_str() {
                 "/forbidden" => return Step::Answer(answer(403, "no")),
@@ -116,9 +115,9 @@ impl Passage for One {
         })
     }
 
-    fn request_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+    fn request_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
         assert!(piece.len() <= 1000);
-        Box::pin(async move {
+        Reply::later(async move {
             if self.on("/hold") {
                 self.held.borrow_mut().push(piece);
                 return match last {
@@ -141,16 +140,17 @@ impl Passage for One {
         &'a self,
         parts: &'a mut http::response::Parts,
         _body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
+    ) -> Reply<'a, Step> {
         parts.headers.insert("x-seen", "yes".parse().unwrap());
         let replaced = self.on("/replace");
-        Box::pin(async move {
-            if replaced { Step::Answer(answer(200, "something else")) } else { Step::Continue }
+        Reply::Now(match replaced {
+            true => Step::Answer(answer(200, "something else")),
+            false => Step::Continue,
         })
     }
 
-    fn response_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(async move {
+    fn response_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Reply::later(async move {
             if self.on("/leak") {
                 return BodyStep::Answer(answer(502, "kept back"));
             }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Interests, Middleware, Origin, Passage, Pieces,
     Stage, Step, Upstreams,
@@ -144,13 +143,18 @@ struct Decision {
 }
 
 impl Passage for Decision {
-    fn opened(&self) -> LocalBoxFuture<'_, Step> {
+    fn opened(&self) -> Reply<'_, Step> {
         let denied = self.client == "192.0.2.66";
-        Box::pin(async move { if denied { Step::Reset } else { Step::Continue } })
+        Reply::Now(if denied { Step::Reset } else { Step::Continue })
     }
 
-    fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(async move {
+    fn data(
+        self: Rc<Self>,
+        from_upstream: bool,
+        piece: Bytes,
+        last: bool,
+    ) -> Reply<'static, BodyStep> {
+        Reply::later(async move {
             if piece.windows(4).any(|w| w == b"evil") {
                 return BodyStep::Reset;
             }

@@ -7,9 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use http::{HeaderValue, Response, StatusCode, header, request, response};
-use weir_exchange::{BodyStep, Direction, Ended, Origin, Passage, Pieces, Step};
+use weir_exchange::{BodyStep, Direction, Ended, Origin, Passage, Pieces, Reply, Step};
 use weir_message::head;
 
 use super::{Inner, Lost, Slot, Wait};
@@ -204,33 +203,38 @@ impl Passage for RemoteExchange {
         &'a self,
         parts: &'a mut request::Parts,
         body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
-        Box::pin(self.request(parts, body))
+    ) -> Reply<'a, Step> {
+        Reply::later(self.request(parts, body))
     }
 
-    fn request_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(self.piece(Direction::Request, 0, piece, last))
+    fn request_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Reply::later(async move { self.piece(Direction::Request, 0, piece, last).await })
     }
 
     fn response_head<'a>(
         &'a self,
         parts: &'a mut response::Parts,
         body: Option<u64>,
-    ) -> LocalBoxFuture<'a, Step> {
-        Box::pin(self.response(parts, body))
+    ) -> Reply<'a, Step> {
+        Reply::later(self.response(parts, body))
     }
 
-    fn response_body(&self, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
-        Box::pin(self.piece(Direction::Response, 0, piece, last))
+    fn response_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        Reply::later(async move { self.piece(Direction::Response, 0, piece, last).await })
     }
 
-    fn opened(&self) -> LocalBoxFuture<'_, Step> {
-        Box::pin(self.connection())
+    fn opened(&self) -> Reply<'_, Step> {
+        Reply::later(self.connection())
     }
 
-    fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> LocalBoxFuture<'_, BodyStep> {
+    fn data(
+        self: Rc<Self>,
+        from_upstream: bool,
+        piece: Bytes,
+        last: bool,
+    ) -> Reply<'static, BodyStep> {
         let direction = if from_upstream { Direction::Response } else { Direction::Request };
-        Box::pin(self.piece(direction, say::DATA, piece, last))
+        Reply::later(async move { self.piece(direction, say::DATA, piece, last).await })
     }
 
     fn upstream(&self) -> Option<usize> {

@@ -91,7 +91,7 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
         let exchange = chain.passages().open(&nowhere());
         let request = http::Request::get("/path?query").header("host", "a.example").body(());
         let (mut parts, ()) = request.unwrap().into_parts();
-        let step = exchange.request_head(&mut parts, Some(0)).await;
+        let step = exchange.request_head(&mut parts, Some(0)).get().await;
         drop(exchange);
         assert!(chain.0.exchanges.borrow().is_empty());
         // What comes after the answer is looked at, too.

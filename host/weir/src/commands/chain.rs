@@ -9,7 +9,7 @@ use weir_control::api::List;
 use weir_control::{Applied, ChainView, Pushed};
 use weir_spec::{Chain, Document, Name};
 
-use super::{function, or_dash};
+use super::{function, or_dash, plane};
 use crate::cli::ChainCommand;
 use crate::client::{Client, Refused};
 use crate::render::{self, Output};
@@ -102,6 +102,7 @@ fn show(view: &ChainView) -> String {
     let mut text = render::facts(&[
         ("name", chain.name.to_string()),
         ("tenant", or_dash(chain.tenant.as_ref())),
+        ("plane", plane(chain.plane()).to_owned()),
         ("from", or_dash(chain.from.as_ref())),
         ("to", or_dash(chain.to.as_ref())),
         ("symmetric", if chain.symmetric { "yes" } else { "no" }.to_owned()),

@@ -12,7 +12,7 @@ use crate::render::{self, Output};
 
 pub(super) fn ports(client: &Client, output: Output) -> Result<()> {
     let ports: List<PortStatus> = client.get(&["ports"])?;
-    output.result(&ports.items, |ports| port_table(ports))
+    output.result(&ports.items, |ports| format!("{}{}", port_table(ports), port_problems(ports)))
 }
 
 fn port_table(ports: &[PortStatus]) -> String {
@@ -65,6 +65,11 @@ fn port_table(ports: &[PortStatus]) -> String {
     render::table(header, rows)
 }
 
+fn port_problems(ports: &[PortStatus]) -> String {
+    let down = ports.iter().filter_map(|port| Some((&port.name, port.problem.as_ref()?)));
+    down.map(|(name, problem)| format!("port {name} is down: {problem}\n")).collect()
+}
+
 pub(super) fn status(client: &Client, output: Output) -> Result<()> {
     let status: Status = client.get(&["status"])?;
     output.result(&status, status_text)
@@ -80,10 +85,16 @@ fn status_text(status: &Status) -> String {
     if !status.engine.ports.is_empty() {
         text.push('\n');
         text.push_str(&port_table(&status.engine.ports));
+        text.push_str(&port_problems(&status.engine.ports));
     }
     if !status.engine.listeners.is_empty() {
         text.push('\n');
         text.push_str(&listener::table(&status.engine.listeners));
+        for listener in &status.engine.listeners {
+            if let Some(problem) = &listener.problem {
+                text.push_str(&format!("listener {} is down: {problem}\n", listener.name));
+            }
+        }
     }
     for chain in &status.engine.chains {
         text.push('\n');
@@ -120,17 +131,24 @@ fn chain_text(chain: &ChainStatus) -> String {
             worker.pool.total
         ));
     }
-    text.push_str(&match chain.plane {
-        Plane::Packet => {
-            let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
-            render::table(header, chain.functions.iter().map(function_row))
-        }
-        Plane::Message => listener::functions(chain.functions.iter().map(|function| {
+    if let Some(exchanges) = &chain.exchanges {
+        text.push_str(&format!(
+            "  on the message plane: {} exchanges opened, {} ended\n",
+            exchanges.opened, exchanges.ended
+        ));
+    }
+    let of = |plane| chain.functions.iter().filter(move |function| function.plane == plane);
+    if chain.plane != Plane::Message {
+        let header = ["function", "version", "state", "#packets", "verdicts", "#faults"];
+        text.push_str(&render::table(header, of(Plane::Packet).map(function_row)));
+    }
+    if chain.plane != Plane::Packet {
+        text.push_str(&listener::functions(of(Plane::Message).map(|function| {
             let [name, version, state, events, verdicts, faults] = function_row(function);
             let [p50, p99] = [0.5, 0.99].map(|part| listener::quantile(&function.times, part));
             [name, version, state, events, verdicts, faults, p50, p99]
-        })),
-    });
+        })));
+    }
     if let Some(trial) = &chain.trial {
         let how = match trial.canary {
             Some(percent) => format!("canary, {percent} % of the flows"),

@@ -3,6 +3,7 @@
 mod bench;
 mod chain;
 mod check;
+mod component;
 mod events;
 mod function;
 mod host;
@@ -10,6 +11,7 @@ mod listener;
 mod new;
 mod replay;
 mod run;
+mod sriov;
 mod steer;
 mod tenant;
 mod test;
@@ -23,7 +25,7 @@ use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use weir_chain::ChainError;
 use weir_packet_plane::PlaneError;
-use weir_spec::{BenchReport, Chain, Document, ReplayReport};
+use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
@@ -53,10 +55,12 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Check(args) => return check::run(&args, output),
         Command::New(args) => new::run(&args, output)?,
         Command::Test(args) => return test::run(&args, output),
+        Command::Component(args) => component::run(&args, output)?,
         Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
         Command::Steer(command) => steer::run(command, &Client::new(&global)?, output)?,
         Command::Port(_) => host::ports(&Client::new(&global)?, output)?,
+        Command::Sriov(command) => sriov::run(command, output)?,
         Command::Tenant(command) => tenant::run(command, &Client::new(&global)?, output)?,
         Command::Token(command) => {
             let tenant = global.tenant.clone();
@@ -143,6 +147,15 @@ fn counts<'a>(all: impl IntoIterator<Item = (&'a String, &'a u64)>) -> String {
     let text: Vec<_> =
         all.into_iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name}:{n}")).collect();
     if text.is_empty() { "-".to_owned() } else { text.join(" ") }
+}
+
+/// A plane's name.
+const fn plane(plane: Plane) -> &'static str {
+    match plane {
+        Plane::Packet => "packet",
+        Plane::Message => "message",
+        Plane::Both => "both",
+    }
 }
 
 /// What is not there, in a table.

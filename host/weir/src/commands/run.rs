@@ -20,6 +20,7 @@ use weir_spec::{Document, HostConfig, Invalid, Workers};
 use crate::cli::{Global, RunArgs};
 use crate::engine::{PlaneEngine, random_seed};
 use crate::messages::Messages;
+use crate::nics::{self, InUse, Nics};
 use crate::planes::Planes;
 use crate::render::Output;
 use crate::{log, manager};
@@ -32,12 +33,21 @@ const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     log::start(global);
     allow_files();
-    let read = Configuration::read(args)?;
-    let config = &read.config;
+    let mut read = Configuration::read(args)?;
     // First of all the store, because it tells whether there is another host.
-    let store = Store::open(&config.store.path).context(
+    let store = Store::open(&read.config.store.path).context(
         "the store cannot be opened; `[store] path` in the configuration says where it is",
     )?;
+    // Undone when dropped, behind all that uses it.
+    let mut nics = Nics::new(&read.config.store.path)?;
+    let prepared = nics.prepare(&mut read.config);
+    prepared.map_err(|error| read.locate(error))?;
+    host(store, &read, args, nics.in_use.clone())
+}
+
+/// Puts the host together and runs it, until it is told to stop.
+fn host(store: Store, read: &Configuration, args: &RunArgs, functions: InUse) -> Result<()> {
+    let config = &read.config;
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(config.store.path.join("cache")),
         compiler: Compiler::Child {
@@ -50,7 +60,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     let packets = PlaneEngine::start(config, Arc::clone(&sandbox)).map_err(|e| read.locate(e))?;
     let messages = Messages::start(config, Arc::clone(&sandbox), random_seed());
     let messages = Arc::new(messages.map_err(|e| read.locate(e))?);
-    let engine = Planes { packets, messages: Arc::clone(&messages), sandbox };
+    let engine = Planes { packets, messages: Arc::clone(&messages), sandbox, functions };
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -59,7 +69,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the API's threads")?;
-    runtime.block_on(serve(&control, &messages, &read, args))
+    runtime.block_on(serve(&control, &messages, read, args))
 }
 
 /// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
@@ -80,7 +90,17 @@ pub(super) fn check(args: &RunArgs, output: Output) -> Result<()> {
         || "no configuration file: the defaults".to_owned(),
         |file| file.display().to_string(),
     );
+    let steps = nics::plan(&read.config).map_err(|error| read.locate(error))?;
+    for step in steps {
+        output.done(&format!("the host would {step}"))?;
+    }
     output.done(&format!("{file}: all right"))
+}
+
+/// Where the store is of a host with this configuration.
+pub(super) fn store_of(config: Option<PathBuf>) -> Result<PathBuf> {
+    let read = Configuration::read(&RunArgs { config, check: true })?;
+    Ok(read.config.store.path)
 }
 
 /// The configuration, and where it was read.

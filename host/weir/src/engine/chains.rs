@@ -1,10 +1,11 @@
 //! Deploying chains: their lanes, at which stations, on which workers and with which ports.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, spread};
+use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, Upward, spread};
 use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
@@ -21,9 +22,17 @@ const FLOWS: usize = 65_536;
 const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl PlaneEngine {
-    pub(super) fn deploy_chain(&self, deployment: &Deployment) -> Result<Published, EngineError> {
+    /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has one.
+    pub(crate) fn deploy_chain(
+        &self,
+        deployment: &Deployment,
+        listeners: Option<&[SocketAddr]>,
+    ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let shape = self.shape(chain)?;
+        if listeners.is_some() {
+            self.check_way_up(chain)?;
+        }
         let existing = self.plane.chains().get(id).cloned();
         if let Some(existing) = existing {
             let turn = existing.turn();
@@ -31,6 +40,7 @@ impl PlaneEngine {
             if existing.crossing.shape == shape {
                 existing.crossing.check(&id.name, &shape, !chain.steered)?;
                 let plans = self.chain_plans(id, functions, &telemetries)?;
+                let plans = self.with_way_up(plans, chain, listeners);
                 // A new deployment replaces whatever was being tried.
                 self.plane.with_lanes(&existing, Lane::end_canary)?;
                 let staged = self.plane.stage(&existing, plans)?;
@@ -45,7 +55,35 @@ impl PlaneEngine {
             drop(turn);
             self.undeploy_chain(id)?;
         }
-        self.new_lanes(id, chain, functions, shape)
+        self.new_lanes(deployment, shape, listeners)
+    }
+
+    /// Whether what leaves a chain's end can become messages.
+    fn check_way_up(&self, chain: &Chain) -> Result<(), EngineError> {
+        if chain.from.as_ref().is_some_and(|port| self.ports().kernel_beside(port).is_some()) {
+            return Ok(());
+        }
+        Err(EngineError::Refused(format!(
+            "chain {} has functions for messages, and its port no way to the kernel's stack: set `kernel` for the port in the \
+             host's configuration",
+            chain.name
+        )))
+    }
+
+    /// The same plans, of which what is for this machine goes up to the kernel's stack, where these listeners are. The chain has its
+    /// ports already: the interface to the kernel is made with them.
+    fn with_way_up(
+        &self,
+        mut plans: Vec<ChainPlan>,
+        chain: &Chain,
+        listeners: Option<&[SocketAddr]>,
+    ) -> Vec<ChainPlan> {
+        let kernel = chain.from.as_ref().and_then(|port| self.ports().kernel_beside(port));
+        if let (Some(listeners), Some(kernel)) = (listeners, kernel) {
+            let upward = Arc::new(Upward::new(kernel, listeners.iter().copied()));
+            plans.iter_mut().for_each(|plan| plan.upward = Some(Arc::clone(&upward)));
+        }
+        plans
     }
 
     /// What the chain is deployed with.
@@ -176,16 +214,18 @@ impl PlaneEngine {
 
     fn new_lanes(
         &self,
-        id: &ChainId,
-        chain: &Chain,
-        functions: &[ResolvedFunction],
+        deployment: &Deployment,
         shape: Shape,
+        listeners: Option<&[SocketAddr]>,
     ) -> Result<Published, EngineError> {
+        let Deployment { id, chain, functions } = deployment;
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
-        let plans = self.chain_plans(id, functions, &telemetries.iter().collect::<Vec<_>>())?;
+        let all: Vec<_> = telemetries.iter().collect();
+        let plans = self.chain_plans(id, functions, &all)?;
         // One chain at a time comes and goes between the same ports.
         let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let crossing = self.crossing(id, chain, shape)?;
+        let plans = self.with_way_up(plans, chain, listeners);
         let lanes = match self.make_lanes(id, &crossing, plans) {
             Ok(lanes) => lanes,
             Err(error) => {
@@ -365,8 +405,10 @@ fn deciders(ports: &[Box<dyn Port>]) -> Vec<Device> {
 }
 
 fn port_statistics(ports: &[Box<dyn Port>]) -> Vec<(Name, PortStatistics)> {
+    // The kernel's stack counts at the port beside which it is.
     ports
         .iter()
+        .filter(|port| !port.is_kernel())
         .filter_map(|port| Some((port.name().parse().ok()?, port.statistics().clone())))
         .collect()
 }

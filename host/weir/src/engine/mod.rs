@@ -131,6 +131,22 @@ pub(crate) fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
+impl PlaneEngine {
+    /// Whether it has a part of this chain.
+    pub(crate) fn has(&self, chain: &ChainId) -> bool {
+        self.plane.chains().contains_key(chain)
+    }
+
+    /// Whether a version is being tried in its part of a chain.
+    pub(crate) fn has_trial(&self, chain: &ChainId) -> bool {
+        let Ok(deployed) = self.plane.deployed(chain) else { return false };
+        deployed
+            .lanes
+            .iter()
+            .any(|lane| lane.status.lock().unwrap_or_else(PoisonError::into_inner).trial.is_some())
+    }
+}
+
 impl Engine for PlaneEngine {
     fn check(&self, wasm: &[u8]) -> CheckReport {
         weir_assembly::check_in(&self.plane.sandbox, wasm)
@@ -149,7 +165,7 @@ impl Engine for PlaneEngine {
     }
 
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
-        self.deploy_chain(&deployment)
+        self.deploy_chain(&deployment, None)
     }
 
     fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {

@@ -8,7 +8,7 @@ use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Fr
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
 use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin};
-use weir_tap::{KernelPort, Tap};
+use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 use super::crossing::Shape;
@@ -26,6 +26,10 @@ pub(super) struct Slot {
     pub(super) chain: Option<Name>,
     /// There as long as no chain has it: one for each lane that it was opened for.
     ports: Vec<Box<dyn Port>>,
+    /// Ways to the kernel beside them, one for each if there are any.
+    taps: Vec<Tap>,
+    /// The hardware address of the kernel's interface.
+    kernel: Option<[u8; 6]>,
     /// What the ports count, one for each lane.
     pub(super) statistics: Vec<PortStatistics>,
     /// Tell how the devices are, if there are any.
@@ -38,6 +42,8 @@ impl Slot {
             config: config.clone(),
             chain: None,
             ports: Vec::new(),
+            taps: Vec::new(),
+            kernel: None,
             statistics: Vec::new(),
             inspectors: Vec::new(),
         };
@@ -49,7 +55,12 @@ impl Slot {
     fn reopen(&mut self, room_bytes: u32, lanes: usize) -> Result<()> {
         // A device can be had once.
         self.ports.clear();
+        self.taps.clear();
         self.ports = open(&self.config, room_bytes, lanes)?;
+        if let Some(tap) = &self.config.kernel {
+            self.taps = open_taps(&self.config, tap, lanes)?;
+            self.kernel = self.taps.first().map(Tap::hardware_address).transpose()?;
+        }
         self.statistics = self.ports.iter().map(|port| port.statistics().clone()).collect();
         self.inspectors = self.ports.iter().filter_map(|port| port.inspector()).collect();
         if self.config.kind == PortKind::Dpdk {
@@ -57,6 +68,14 @@ impl Slot {
             self.inspectors.truncate(1);
         }
         Ok(())
+    }
+
+    /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
+    fn let_go_of_vf(mut self) -> Self {
+        if self.config.kind == PortKind::Dpdk && self.config.device.as_deref().is_some_and(is_vf) {
+            self.ports.clear();
+        }
+        self
     }
 
     /// Queues of which each lane needs one; none: as many as there are lanes.
@@ -110,7 +129,8 @@ impl Ports {
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
             // Each queue of an interface is looked at; another device knows how many it has.
             let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
-            Slot::open(config, room_bytes, lanes.into()).map_err(|error| {
+            let opened = Slot::open(config, room_bytes, lanes.into()).map(Slot::let_go_of_vf);
+            opened.map_err(|error| {
                 let message = format!("port {}: {error}", config.name);
                 let invalid = match config.kind {
                     PortKind::Xdp => Invalid::at("interface", message),
@@ -173,6 +193,7 @@ impl Ports {
             }
         }
         let mut all: Vec<Vec<Box<dyn Port>>> = (0..lanes).map(|_| Vec::new()).collect();
+        let mut stacks = Vec::with_capacity(lanes);
         for name in &wanted {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
                 if slot.ports.len() != lanes {
@@ -180,15 +201,33 @@ impl Ports {
                         .map_err(|e| EngineError::Refused(format!("{e:#}")))?;
                 }
                 slot.chain = Some(id.clone());
-                let ports = slot.ports.drain(..);
-                ports.zip(&mut all).for_each(|(port, lane)| lane.push(port));
+                let mut taps = slot.taps.drain(..);
+                for (port, lane) in slot.ports.drain(..).zip(&mut all) {
+                    match taps.next() {
+                        None => lane.push(port),
+                        Some(tap) if Some(name) == chain.from.as_ref() => {
+                            stacks.push(StackPort::new(tap, port.statistics().clone()));
+                            lane.push(port);
+                        }
+                        Some(tap) => lane.push(Box::new(KernelPort::new(port, tap))),
+                    }
+                }
             }
+        }
+        // Behind the other ports: chains may go up to it.
+        for (stack, lane) in stacks.into_iter().zip(&mut all) {
+            lane.push(Box::new(stack));
         }
         for ports in all.iter_mut().filter(|ports| ports.is_empty()) {
             // Deployed and idle: nothing comes in.
             ports.push(Box::new(MemoryPort::new("none", None, Keep::Nothing)));
         }
         Ok(all)
+    }
+
+    /// The hardware address of the kernel's interface beside a port, if it has one.
+    pub(super) fn kernel_beside(&self, port: &Name) -> Option<[u8; 6]> {
+        self.slots.iter().find(|slot| slot.config.name == *port)?.kernel
     }
 
     /// Takes ports back that a chain had.
@@ -220,6 +259,12 @@ impl Ports {
             }
         }
     }
+}
+
+/// Whether a PCI device is a virtual function.
+fn is_vf(device: &str) -> bool {
+    let address = device.split(',').next().unwrap_or(device);
+    std::path::Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
 }
 
 fn names(chain: &Chain) -> impl Iterator<Item = &Name> {
@@ -273,35 +318,25 @@ fn open_dpdk(_: &weir_spec::Port, _: u32, _: usize) -> Result<Vec<Box<dyn Port>>
 
 /// Opens a port for so many lanes; whoever asks has seen that it has as many queues.
 fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Vec<Box<dyn Port>>> {
-    let ports = match config.kind {
+    Ok(match config.kind {
         PortKind::Pcap => vec![Box::new(open_pcap(config)?) as Box<dyn Port>],
         PortKind::Memory => open_memory(config, lanes)?,
         PortKind::Dpdk => open_dpdk(config, room_bytes, lanes)?,
         PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect::<Result<_>>()?,
-    };
-    match &config.kernel {
-        Some(tap) => beside_kernel(config, tap, ports),
-        None => Ok(ports),
-    }
+    })
 }
 
-/// Puts the way to the kernel beside a port's queues.
-fn beside_kernel(
-    config: &weir_spec::Port,
-    tap: &str,
-    ports: Vec<Box<dyn Port>>,
-) -> Result<Vec<Box<dyn Port>>> {
+/// Opens the ways to the kernel beside a port's queues.
+fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<Tap>> {
     // What comes for the interface's own address is for the TAP device's.
     let mac = config.interface.as_deref().and_then(hardware_address);
-    let taps = Tap::open(tap, mac, ports.len()).with_context(|| {
+    Tap::open(tap, mac, queues).with_context(|| {
         format!(
             "port {}: the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
              no other program has it",
             config.name
         )
-    })?;
-    let ports = ports.into_iter().zip(taps);
-    Ok(ports.map(|(port, tap)| Box::new(KernelPort::new(port, tap)) as Box<dyn Port>).collect())
+    })
 }
 
 /// An interface's address, if it has one.

@@ -69,6 +69,7 @@ fn port_status(slot: &Slot) -> PortStatus {
         drops,
         device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         device_counters: device.counters.into_iter().collect(),
+        problem: None,
         queues: if each.len() > 1 { each.iter().map(queue_status).collect() } else { Vec::new() },
     }
 }
@@ -207,6 +208,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         }
         Some(FunctionStatus {
             name: name.parse().ok()?,
+            plane: Plane::Packet,
             version: version.parse().ok(),
             state,
             packets: counts.packets,
@@ -223,6 +225,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         plane: Plane::Packet,
         packets_in: counters.packets_in,
         packets_out: counters.packets_out,
+        exchanges: None,
         drops,
         functions: functions.collect(),
         pool,

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, Deployment, EngineError, EngineEvent, Published, TrialKind};
+use weir_control::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
 use weir_exchange::Upstreams;
 use weir_message::{
     Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, States, orders,
 };
 use weir_message_worker::RemoteChain;
 use weir_sandbox::Telemetry;
-use weir_spec::{Listener, ResolvedFunction};
+use weir_spec::{Listener, Name, ResolvedFunction};
 
 use super::listeners::{Make, Parts};
 use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial, function_plan};
@@ -38,28 +38,44 @@ impl Upstreams for Nowhere {
     }
 }
 
+/// A chain that is ready to be put in force, or dropped.
+pub(crate) struct Prepared {
+    published: Published,
+    what: What,
+}
+
+enum What {
+    /// Another version of a chain that is deployed; its parts have what is ready.
+    Again { existing: Arc<Deployed>, functions: Vec<ResolvedFunction> },
+    /// A new one: for each of its listeners, what their threads make.
+    New { deployed: Arc<Deployed>, made: Vec<Vec<Made>> },
+}
+
 impl Messages {
-    /// Deploys a chain, or replaces the one of the same id.
+    /// Makes a chain ready, to replace the one of the same id if there is one. What can fail for want of anything is done here.
     ///
     /// # Errors
     /// When it cannot be made ready; what ran before still runs.
-    pub(crate) fn deploy(&self, deployment: &Deployment) -> Result<Published, EngineError> {
-        let Deployment { id, functions, .. } = deployment;
+    pub(crate) fn prepare(
+        &self,
+        id: &ChainId,
+        functions: &[ResolvedFunction],
+    ) -> Result<Prepared, EngineError> {
         let existing = self.chains().get(id).cloned();
         match existing {
-            Some(existing) => self.replace(id, &existing, functions),
-            None => self.deploy_new(id, functions),
+            Some(existing) => self.prepare_again(id, existing, functions),
+            None => self.prepare_new(id, functions),
         }
     }
 
-    fn replace(
+    fn prepare_again(
         &self,
         id: &ChainId,
-        existing: &Deployed,
+        existing: Arc<Deployed>,
         functions: &[ResolvedFunction],
-    ) -> Result<Published, EngineError> {
-        let _turn = existing.turn();
+    ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
+        let turn = existing.turn();
         if existing.parts.is_empty() {
             self.try_out(id, functions)?;
         }
@@ -70,18 +86,16 @@ impl Messages {
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
             published.fresh = readied.fresh;
         }
-        published.pause = existing.change(|_| Change::Publish)?;
-        let mut running = existing.running();
-        running.functions = functions.to_vec();
-        (running.trial, running.before) = (None, None);
-        Ok(published)
+        drop(turn);
+        let functions = functions.to_vec();
+        Ok(Prepared { published, what: What::Again { existing, functions } })
     }
 
-    fn deploy_new(
+    fn prepare_new(
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
-    ) -> Result<Published, EngineError> {
+    ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
         let listeners: Vec<&Listener> = self.listeners_of(id).collect();
         if listeners.is_empty() {
@@ -117,13 +131,46 @@ impl Messages {
         deployed.running().functions = functions.to_vec();
         // There is only this one.
         let _ = itself.set(Arc::downgrade(&deployed));
-        self.chains().insert(id.clone(), Arc::clone(&deployed));
+        Ok(Prepared { published, what: What::New { deployed, made } })
+    }
+
+    /// Puts a chain that is ready in force.
+    ///
+    /// # Errors
+    /// When the gateway's threads do not take it.
+    pub(crate) fn publish(
+        &self,
+        id: &ChainId,
+        prepared: Prepared,
+    ) -> Result<Published, EngineError> {
+        let Prepared { mut published, what } = prepared;
+        match what {
+            What::Again { existing, functions } => {
+                let _turn = existing.turn();
+                published.pause = existing.change(|_| Change::Publish)?;
+                let mut running = existing.running();
+                running.functions = functions;
+                (running.trial, running.before) = (None, None);
+            }
+            What::New { deployed, made } => self.publish_new(id, &deployed, made)?,
+        }
+        Ok(published)
+    }
+
+    fn publish_new(
+        &self,
+        id: &ChainId,
+        deployed: &Arc<Deployed>,
+        made: Vec<Vec<Made>>,
+    ) -> Result<(), EngineError> {
+        self.chains().insert(id.clone(), Arc::clone(deployed));
         let mut waits = Vec::new();
+        let listeners: Vec<&Listener> = self.listeners_of(id).collect();
         for (listener, made) in listeners.into_iter().zip(made) {
             let make = made.into_iter().map(|made| -> Make {
                 match made {
                     Made::Thread { staged, orders, counters } => {
-                        let notices = self.notices(id, &deployed);
+                        let notices = self.notices(id, deployed);
                         Box::new(move |environment| {
                             let (staged, orders) = (*staged, *orders);
                             let chain =
@@ -155,7 +202,23 @@ impl Messages {
                 return Err(EngineError::Internal(message.into()));
             }
         }
-        Ok(published)
+        Ok(())
+    }
+
+    /// Where the listeners of a chain listen.
+    pub(crate) fn addresses_of(&self, id: &ChainId) -> Vec<std::net::SocketAddr> {
+        let listeners = self.listeners_of(id);
+        let bound = |listener: &Listener| match &self.gateway {
+            Some(gateway) => gateway.addresses(listener.name.as_str()),
+            None => Vec::new(),
+        };
+        listeners.flat_map(bound).collect()
+    }
+
+    /// Whether its part of a chain has this function.
+    pub(crate) fn has_function(&self, id: &ChainId, function: &Name) -> bool {
+        let chain = self.chains().get(id).cloned();
+        chain.is_some_and(|chain| chain.running().functions.iter().any(|f| f.label == *function))
     }
 
     /// A chain's part on a gateway's thread.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use http::{Response, StatusCode, request};
 use weir_exchange::{
-    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Stage, Step,
-    Upstreams,
+    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Reply, Stage,
+    Step, Upstreams,
 };
 use weir_gateway::{
     Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Timeouts,
@@ -61,15 +61,11 @@ impl Middleware for NotDeployed {
 struct Refusal;
 
 impl Passage for Refusal {
-    fn request_head<'a>(
-        &'a self,
-        _: &'a mut request::Parts,
-        _: Option<u64>,
-    ) -> futures_util::future::LocalBoxFuture<'a, Step> {
+    fn request_head<'a>(&'a self, _: &'a mut request::Parts, _: Option<u64>) -> Reply<'a, Step> {
         let mut response = Response::new(Pieces::new());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.body_mut().push("the listener's chain is not deployed\n".into());
-        Box::pin(std::future::ready(Step::Answer(response)))
+        Reply::Now(Step::Answer(response))
     }
 }
 
@@ -112,6 +108,8 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
     ListenerConfig {
         name: listener.name.to_string(),
         addresses: listener.address.clone(),
+        device: listener.device.clone(),
+        transparent: listener.transparent,
         protocol: match listener.protocol {
             listener::Protocol::Http => Protocol::Http,
             listener::Protocol::Tcp => Protocol::Tcp,

@@ -53,6 +53,7 @@ fn listener_status(
         addresses: addresses.iter().map(ToString::to_string).collect(),
         tenant: listener.tenant.clone(),
         chain: listener.chain.clone(),
+        problem: None,
         accepted: counted.accepted,
         refused: counted.refused,
         open: counted.open,
@@ -123,6 +124,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         plane: Plane::Message,
         packets_in: opened,
         packets_out: ended,
+        exchanges: None,
         drops,
         functions: running.functions.iter().map(|f| function_status(deployed, f)).collect(),
         pool,
@@ -164,6 +166,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
     let times = times.into_iter().map(|(below_ns, count)| Bucket { below_ns, count });
     FunctionStatus {
         name: function.label.clone(),
+        plane: Plane::Message,
         version: function.version.clone(),
         state,
         packets: events,

@@ -97,3 +97,76 @@ fn completions_and_the_manual_name_the_commands_but_not_the_hidden_one() {
     }
     assert!(!weir(directory.path(), &["man"]).out.contains("__compile"));
 }
+
+#[test]
+fn a_core_module_becomes_a_component_with_its_manifest() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
+    fs::write(directory.path().join("core.wasm"), wat::parse_str(text).unwrap()).unwrap();
+    fs::write(directory.path().join("function.toml"), "name = \"nothing\"\nversion = \"1.2.0\"\n")
+        .unwrap();
+    let make = ["component", "core.wasm", "--world", "packet-function"];
+    let answer = weir(
+        directory.path(),
+        &[&make[..], &["--manifest", "function.toml", "-o", "x.wasm"]].concat(),
+    );
+    assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
+    assert!(answer.out.starts_with("x.wasm: packet-function, "), "{}", answer.out);
+    let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&report["accepted"], &report["world"]), (&true.into(), &"packet-function".into()));
+    assert!(report["manifest"].as_str().unwrap().contains("nothing"), "{report}");
+    for (arguments, expected) in [
+        (&["component", "core.wasm"][..], "--world"),
+        (&["component", "x.wasm"], "a component already"),
+        (&["component", "no.wasm"], "cannot read no.wasm"),
+        (&["component", "core.wasm", "--world", "message-function"], "#request-head"),
+    ] {
+        let answer = weir(directory.path(), arguments);
+        assert_eq!(answer.status, Some(1), "{arguments:?}");
+        assert!(answer.err.contains(expected), "{arguments:?}: {}", answer.err);
+    }
+    fs::write(directory.path().join("function.toml"), "nam = \"nothing\"\n").unwrap();
+    let answer = weir(directory.path(), &[&make[..], &["--manifest", "function.toml"]].concat());
+    assert!(answer.err.contains("function.toml:1:1"), "{}", answer.err);
+    assert_eq!(weir(directory.path(), &["component", "core.wasm", "--world", "x"]).status, Some(2));
+}
+
+#[test]
+fn a_function_whose_start_code_traps_is_told_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = weir_tests::wat_guest::module(
+        "(func $constructors unreachable) (start $constructors)
+         (func (export \"weir:net/packet@0.1.0#process\") (param i32))",
+    );
+    fs::write(directory.path().join("main.wat"), module).unwrap();
+    let make = ["component", "main.wat", "--world", "packet-function", "-o", "x.wasm"];
+    assert_eq!(weir(directory.path(), &make).status, Some(0));
+    let chain = "name = \"c\"\n[[function]]\npath = \"x.wasm\"\n";
+    fs::write(directory.path().join("c.toml"), chain).unwrap();
+    let capture =
+        [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    fs::write(directory.path().join("in.pcap"), capture).unwrap();
+    let replay = ["replay", "--chain", "c.toml", "--in", "in.pcap", "--out", "out.pcap"];
+    let answer = weir(directory.path(), &replay);
+    assert_eq!(answer.status, Some(1));
+    assert!(
+        answer.err.contains("the start code of x trapped, before `configure`"),
+        "{}",
+        answer.err
+    );
+    assert!(answer.err.contains("constructors"), "{}", answer.err);
+}
+
+#[test]
+fn wrong_wat_is_shown_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("main.wat"), "(module\n  (fnc))").unwrap();
+    let answer = weir(directory.path(), &["component", "main.wat", "--world", "packet-function"]);
+    assert_eq!(answer.status, Some(1));
+    assert!(
+        answer.err.contains("not valid WAT") && answer.err.contains("main.wat:2:4"),
+        "{}",
+        answer.err
+    );
+}

@@ -68,6 +68,14 @@ impl Host {
         Self::started(directory, command)
     }
 
+    /// The same in this network namespace.
+    pub(crate) fn start_in_namespace(namespace: &str, directory: TempDir, config: &str) -> Self {
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, WEIR, "run"]);
+        Self::started(directory, command)
+    }
+
     /// The same with a store on a disk of this size that is nobody else's; what is on it goes with the host.
     pub(crate) fn start_on_small_disk(config: &str, size: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");

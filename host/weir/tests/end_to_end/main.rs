@@ -14,6 +14,7 @@ mod messages;
 mod middleboxes;
 mod ports;
 mod schema;
+mod sriov;
 mod steering;
 mod uploads;
 mod workers;

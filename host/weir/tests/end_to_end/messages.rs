@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
-use weir_tests::built::built_file;
+use weir_tests::built::{built_file, from_template};
 
 use crate::host::Host;
 
@@ -320,4 +320,86 @@ fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffe
     }
     host.wait_for("both take requests", |_| (0..8).all(|_| curl(&[&web]).0 == 200));
     assert_eq!(host.running(), "1.1.0");
+}
+
+#[test]
+fn a_function_in_c_guards_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let wasm = from_template("c", "message", "path-guard", directory.path());
+    for mode in [Mode::Thread, Mode::Process] {
+        let server = Server::start();
+        let host = Host::start(&config(mode, server.port));
+        let web = format!("http://{}", address(&host, 0));
+        host.ok(&["function", "push", wasm.to_str().unwrap()]);
+        let chain = |private: &str| {
+            format!(
+                "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = [\"{private}\"]\n"
+            )
+        };
+        host.write("c.toml", &chain("/admin"));
+        host.ok(&["chain", "apply", "c.toml"]);
+        let (status, text) = curl(&[&format!("{web}/admin/users")]);
+        assert!(status == 403 && text.ends_with("This is private.\n"), "{text}");
+        // What a client says of itself does not count.
+        let (status, text) =
+            curl(&["--data", "hello", "--header", "x-guard: forged", &format!("{web}/open")]);
+        assert_eq!(status, 200);
+        assert!(text.contains("[\"x-guard\", \"passed\"]") && !text.contains("forged"), "{text}");
+        assert!(text.contains("\"body\": \"hello\""), "{text}");
+        host.write("c.toml", &chain("admin"));
+        let refused = host.fails(&["chain", "apply", "c.toml"]);
+        assert!(refused.contains("a path must begin with /"), "{refused}");
+    }
+}
+
+/// Changes bytes of a connection in place.
+const SUBSTITUTE: &str = r#"
+#include <weir/message.h>
+static weir_counter pieces;
+bool weir_configure(const weir_setup *setup, weir_json config, weir_error *error) {
+    (void)setup, (void)config, (void)error;
+    pieces = weir_counter_named("pieces");
+    return true;
+}
+uint32_t weir_wants(void) { return WEIR_DATA; }
+weir_outcome weir_data(uint32_t exchange, bool from_upstream, weir_piece *piece) {
+    (void)exchange;
+    if (from_upstream) return WEIR_CONTINUE;
+    for (uint32_t i = 0; i < piece->length; i++) {
+        if (piece->data[i] == 'q') piece->data[i] = 'z';
+    }
+    weir_piece_changed(piece);
+    weir_counter_add(pieces, 1);
+    return WEIR_CONTINUE;
+}
+"#;
+
+#[test]
+fn a_function_in_c_changes_what_connections_carry() {
+    let directory = tempfile::tempdir().unwrap();
+    // The template's project, with another function of another world.
+    from_template("c", "message", "substitute", directory.path());
+    let project = directory.path().join("substitute");
+    let script = std::fs::read_to_string(project.join("build")).unwrap();
+    let script = script.replace("src/message.c", "src/connection.c");
+    let script = script.replace("message_function", "connection_function");
+    std::fs::write(project.join("build"), script).unwrap();
+    std::fs::write(project.join("main.c"), SUBSTITUTE).unwrap();
+    let sdk = weir_tests::built::workspace().join("guest-sdk/c");
+    let mut build = Command::new(project.join("build"));
+    let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("WEIR_SDK", sdk).status();
+    assert!(built.unwrap().success());
+
+    let server = Server::start();
+    let text = config(Mode::Thread, server.port).replace("\"tcp\"", "\"tcp\"\nchain = \"raw\"");
+    let host = Host::start(&text);
+    host.ok(&["function", "push", project.join("substitute.wasm").to_str().unwrap()]);
+    host.write(
+        "c.toml",
+        "name = \"raw\"\nplane = \"message\"\n[[function]]\nuse = \"substitute\"\n",
+    );
+    host.ok(&["chain", "apply", "c.toml"]);
+    let (status, text) = curl(&["--data", "quiet", &format!("http://{}/a/q", address(&host, 1))]);
+    assert_eq!(status, 200);
+    assert!(text.contains("\"path\": \"/a/z\"") && text.contains("\"body\": \"zuiet\""), "{text}");
 }

@@ -55,7 +55,7 @@ def map_body(context, body):
         body["to"] = choose(body, VERSIONS) or body["to"]
     if isinstance(body.get("function"), list):
         # The functions that are there are for packets.
-        if body.get("plane") == "message":
+        if body.get("plane") in ("message", "both"):
             body["plane"] = "packet"
         for use in body["function"]:
             if isinstance(use, dict) and isinstance(use.get("use"), str):

@@ -14,6 +14,9 @@ pub struct Config {
     /// It does only what paths with this prefix say; the others it marks.
     #[serde(default)]
     mine: String,
+    /// It does not want to hear of the end of exchanges; the SDK does, for what it remembers.
+    #[serde(default)]
+    endless: bool,
 }
 
 /// The function.
@@ -62,11 +65,11 @@ impl MessageFunction for Probe {
     }
 
     fn wants(&self) -> Wants {
-        Wants::REQUEST_HEAD
+        let wants = Wants::REQUEST_HEAD
             .and(Wants::REQUEST_BODY)
             .and(Wants::RESPONSE_HEAD)
-            .and(Wants::RESPONSE_BODY)
-            .and(Wants::ENDED)
+            .and(Wants::RESPONSE_BODY);
+        if self.config.endless { wants } else { wants.and(Wants::ENDED) }
     }
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, Seen>, head: &mut Head<'_>) -> Outcome {
@@ -151,6 +154,10 @@ impl MessageFunction for Probe {
         if exchange.state.path == "/hide" {
             return exchange
                 .answer(&Response::new(404).field("x-hidden-by", self.config.name.as_str()));
+        }
+        #[expect(clippy::empty_loop, reason = "spinning is what is wanted")]
+        if exchange.state.path == "/late-spin" {
+            loop {}
         }
         self.mark(head)
     }

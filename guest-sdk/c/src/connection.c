@@ -1,0 +1,61 @@
+/* The exports of world `connection-function`. */
+
+#include "../bindings/connection_function.h"
+#include "messages.h"
+
+bool exports_weir_net_connection_configure(exports_weir_net_connection_setup_t *told, uint32_t *wants, connection_function_string_t *why) {
+    static weir_error error;
+    weir_setup setup = {
+        .room_bytes = told->room_bytes,
+        .seed = told->seed,
+        .state_bytes = told->state_bytes,
+        .state_kept = told->state_kept,
+        .ports = (const weir_text *)told->ports.ptr,
+        .port_count = told->ports.len,
+        .functions = (const weir_text *)told->functions.ptr,
+        .function_count = told->functions.len,
+        .position = told->position,
+    };
+    weir_json config;
+    bool done = weir_attach(told->window_bytes, told->window_align, told->state_align, &setup, &error);
+    if (done && !weir_document_parse((const char *)told->config.ptr, told->config.len, &config)) {
+        done = weir_refuse(&error, "configuration: it cannot be read, or there is no memory for it");
+    } else if (done) {
+        done = weir_configure(&setup, config, &error);
+        weir_document_free(config);
+    }
+    exports_weir_net_connection_setup_free(told);
+    if (!done) {
+        connection_function_string_dup(why, error.text);
+        return false;
+    }
+    *wants = weir_wants();
+    weir_after_configure();
+    return true;
+}
+
+uint64_t exports_weir_net_connection_opened(uint32_t exchange, uint32_t at) {
+    weir_head head = weir_head_at(at);
+    weir_outcome outcome = weir_opened(exchange, &head);
+    return weir_of_head(outcome, &head);
+}
+
+uint64_t exports_weir_net_connection_data(uint32_t exchange, bool from_upstream, uint32_t offset, uint32_t length, bool last) {
+    weir_piece piece = weir_piece_at(offset, length, last);
+    weir_outcome outcome = weir_data(exchange, from_upstream, &piece);
+    return weir_of_piece(outcome, &piece);
+}
+
+uint64_t exports_weir_net_connection_resume(uint32_t exchange, uint32_t token, uint32_t status, uint32_t head, uint32_t body, uint32_t length) {
+    return weir_resumed(exchange, token, status, head, body, length);
+}
+
+void exports_weir_net_connection_ended(uint32_t exchange, uint32_t how, uint32_t upstream, uint64_t nanoseconds) {
+    weir_ended(exchange, how, upstream, nanoseconds);
+    weir_after_event();
+}
+
+void exports_weir_net_connection_tick(uint64_t now) {
+    if (weir_before_tick(now)) weir_tick(now);
+    weir_after_tick(now);
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"weir"
+)
+
+const rulesMax = 64
+
+// Config is `[function.config]`.
+type Config struct {
+	Default *string   `json:"default"`
+	Rules   []written `json:"rules"`
+}
+
+// A rule as it is written.
+type written struct {
+	Action *string         `json:"action"`
+	Proto  json.RawMessage `json:"proto"`
+	Src    *string         `json:"src"`
+	Dst    *string         `json:"dst"`
+	Sport  json.RawMessage `json:"sport"`
+	Dport  json.RawMessage `json:"dport"`
+}
+
+// A rule as it is compared.
+type rule struct {
+	allow        bool
+	protocol     int // -1 for any
+	src, dst     netip.Prefix
+	sport, dport ports
+}
+
+// A range of ports; any if it is not set.
+type ports struct {
+	set       bool
+	low, high uint16
+}
+
+func (p ports) matches(headers *weir.Headers, port uint16) bool {
+	return !p.set || headers.HasPorts && p.low <= port && port <= p.high
+}
+
+func (r *rule) matches(headers *weir.Headers) bool {
+	return (r.protocol < 0 || r.protocol == int(headers.Protocol)) &&
+		r.dport.matches(headers, headers.DstPort) && r.sport.matches(headers, headers.SrcPort) &&
+		(!r.src.IsValid() || r.src.Contains(headers.Src)) && (!r.dst.IsValid() || r.dst.Contains(headers.Dst))
+}
+
+func (w *written) read() (read rule, err error) {
+	if w.Action == nil {
+		return read, errors.New("action: it is missing; allowed are allow, deny")
+	}
+	if read.allow, err = allows(*w.Action); err != nil {
+		return read, fmt.Errorf("action: %w", err)
+	}
+	if read.protocol, err = protocol(w.Proto); err != nil {
+		return read, fmt.Errorf("proto: %w", err)
+	}
+	if read.src, err = prefix(w.Src); err != nil {
+		return read, fmt.Errorf("src: %w", err)
+	}
+	if read.dst, err = prefix(w.Dst); err != nil {
+		return read, fmt.Errorf("dst: %w", err)
+	}
+	if read.sport, err = portRange(w.Sport); err != nil {
+		return read, fmt.Errorf("sport: %w", err)
+	}
+	if read.dport, err = portRange(w.Dport); err != nil {
+		return read, fmt.Errorf("dport: %w", err)
+	}
+	return read, nil
+}
+
+func allows(action string) (bool, error) {
+	if action != "allow" && action != "deny" {
+		return false, fmt.Errorf("unknown value `%s`; allowed are allow, deny", action)
+	}
+	return action == "allow", nil
+}
+
+func protocol(text json.RawMessage) (int, error) {
+	if text == nil {
+		return -1, nil
+	}
+	names := map[string]int{`"tcp"`: weir.TCP, `"udp"`: weir.UDP, `"icmp"`: weir.ICMP, `"icmpv6"`: weir.ICMPv6}
+	if number, known := names[string(text)]; known {
+		return number, nil
+	}
+	number, err := strconv.ParseUint(string(text), 10, 8)
+	if err != nil {
+		return 0, fmt.Errorf("%s is no protocol; allowed are tcp, udp, icmp, icmpv6 and 0 to 255", text)
+	}
+	return int(number), nil
+}
+
+func prefix(text *string) (netip.Prefix, error) {
+	if text == nil {
+		return netip.Prefix{}, nil
+	}
+	read, err := netip.ParsePrefix(*text)
+	if err != nil {
+		var address netip.Addr
+		address, err = netip.ParseAddr(*text)
+		read = netip.PrefixFrom(address, address.BitLen())
+	}
+	if err != nil {
+		return read, fmt.Errorf("%q is no prefix such as 10.0.0.0/8 or 2001:db8::1", *text)
+	}
+	return read, nil
+}
+
+func portRange(text json.RawMessage) (ports, error) {
+	if text == nil {
+		return ports{}, nil
+	}
+	low, high, isRange := strings.Cut(strings.Trim(string(text), `"`), "-")
+	if !isRange {
+		high = low
+	}
+	from, err := strconv.ParseUint(low, 10, 16)
+	to, err2 := strconv.ParseUint(high, 10, 16)
+	if err != nil || err2 != nil || from > to {
+		return ports{}, fmt.Errorf("%s is no port such as 80 and no range such as 1000-2000", text)
+	}
+	return ports{true, uint16(from), uint16(to)}, nil
+}

@@ -1,0 +1,108 @@
+// Making an object a function: the exports of world packet-function-burst (wit/burst.md).
+import { afterBurst, afterTick, beforeTick, flush, logLines } from "./host.js";
+import { Packet } from "./packet.js";
+
+const ALL = 65536;
+const HEADER_WORDS = 6;
+const ROW_WORDS = 5;
+const NO_CHANGES = [];
+const NO_VERDICTS = new Uint8Array(0);
+
+// A configuration is wrong; the text is shown to whoever deploys the chain.
+export class ConfigError extends Error {}
+
+const explain = (error) =>
+  error instanceof Error ? `${error.name}: ${error.message}\n${error.stack ?? ""}` : String(error);
+
+// Logs what a call throws, with its stack; the fault that it becomes has neither.
+function logging(call) {
+  try {
+    return call();
+  } catch (error) {
+    logLines("error", explain(error));
+    throw error;
+  }
+}
+
+// Makes of what a call throws the text of a refusal.
+function refusing(call) {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof ConfigError) throw error.message;
+    logLines("error", explain(error));
+    throw error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  }
+}
+
+// What a module has to export as `packetBurst`.
+export function weirFunction(made) {
+  const packet = new Packet();
+  return {
+    configure(told) {
+      refusing(() => {
+        const setup = {
+          ports: told.ports,
+          functions: told.functions,
+          position: told.position,
+          seed: told.seed,
+          port(name) {
+            const number = told.ports.indexOf(name);
+            if (number < 0) throw new ConfigError(`there is no port ${name}; there are ${told.ports.join(", ")}`);
+            return number;
+          },
+        };
+        made.configure?.(setup, JSON.parse(told.config || "{}"));
+        flush();
+      });
+    },
+    headBytes: () => made.headBytes ?? ALL,
+    process: (burst) => logging(() => answer(made, packet, burst)),
+    tick(now) {
+      logging(() => {
+        if (beforeTick(now)) made.tick?.(now);
+        afterTick();
+      });
+    },
+  };
+}
+
+function answer(made, packet, burst) {
+  // A burst begins its buffer, so it can be read as words.
+  const words = new Uint32Array(burst.buffer, burst.byteOffset, burst.byteLength >> 2);
+  const count = words[0];
+  const now = words[2] + words[3] * 0x1_0000_0000;
+  let verdicts = null;
+  let changes = NO_CHANGES;
+  let row = HEADER_WORDS;
+  packet.now = now;
+  for (let i = 0; i < count; i++, row += ROW_WORDS) {
+    packet.bytes = burst;
+    packet.at = words[row];
+    packet.given = words[row + 1];
+    packet.length = words[row + 2];
+    packet.port = words[row + 3] & 0xffff;
+    packet.flags = words[row + 3] >>> 16;
+    packet.hash = words[row + 4];
+    packet.changed = null;
+    const verdict = made.process(packet);
+    if (verdict) {
+      verdicts ??= new Uint32Array(count);
+      verdicts[i] = verdict;
+    }
+    if (packet.changed !== null) {
+      if (changes === NO_CHANGES) changes = [];
+      changes.push({ index: i, replaced: packet.replaced, bytes: packet.changed });
+    }
+  }
+  afterBurst(now);
+  return { verdicts: verdicts === null ? NO_VERDICTS : new Uint8Array(verdicts.buffer), changes };
+}
+
+// What a module has to export as `snapshot` if the function has state = "save".
+export function weirSnapshot(made) {
+  return {
+    save: () => logging(() => made.save()),
+    restore: (saved) => refusing(() => made.restore(saved)),
+  };
+}

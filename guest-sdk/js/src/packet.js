@@ -1,0 +1,71 @@
+// A packet of a burst: a view of its first bytes. One object is used for all packets of a burst, one after the other.
+export class Packet {
+  // Where the packet lies: byte `at` of `bytes` is its first, and `given` of them are its own.
+  bytes = null;
+  at = 0;
+  given = 0;
+  length = 0;
+  port = 0;
+  flags = 0;
+  hash = 0;
+  now = 0;
+  // What is to be put in the place of its first bytes: how many are replaced, and by what.
+  replaced = 0;
+  changed = null;
+
+  get reverse() {
+    return (this.flags & 1) !== 0;
+  }
+
+  u8(offset) {
+    this.check(offset, 1);
+    return this.bytes[this.at + offset];
+  }
+
+  u16(offset) {
+    this.check(offset, 2);
+    const i = this.at + offset;
+    return (this.bytes[i] << 8) | this.bytes[i + 1];
+  }
+
+  u32(offset) {
+    this.check(offset, 4);
+    const b = this.bytes;
+    const i = this.at + offset;
+    return ((b[i] << 24) | (b[i + 1] << 16) | (b[i + 2] << 8) | b[i + 3]) >>> 0;
+  }
+
+  // The packet's first bytes, not copied.
+  data() {
+    return this.bytes.subarray(this.at, this.at + this.given);
+  }
+
+  // Puts these bytes in the place of as many from `offset` on.
+  write(offset, bytes) {
+    this.check(offset, bytes.length);
+    this.bytes.set(bytes, this.at + offset);
+    if (this.changed === null) this.replaced = this.given;
+    this.changed = this.data();
+  }
+
+  // Puts these bytes, more or fewer, in the place of the packet's first `count`.
+  replace(count, bytes) {
+    this.check(0, count);
+    const before = this.given;
+    if (this.changed === null) this.replaced = before;
+    const whole = new Uint8Array(bytes.length + before - count);
+    whole.set(bytes);
+    whole.set(this.bytes.subarray(this.at + count, this.at + before), bytes.length);
+    this.bytes = whole;
+    this.at = 0;
+    this.given = whole.length;
+    this.length += this.given - before;
+    this.changed = whole;
+  }
+
+  check(offset, count) {
+    if (!(offset >= 0 && offset + count <= this.given)) {
+      throw new RangeError(`bytes ${offset} to ${offset + count} do not lie within the ${this.given} that were given`);
+    }
+  }
+}

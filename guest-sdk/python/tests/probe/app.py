@@ -1,0 +1,54 @@
+"""Does what its config says, for tests/tests/language_probes.rs."""
+
+from dataclasses import dataclass
+
+from weir_sdk import NEXT, WARN, Function, Packet, Setup, Snapshot, counter, drop, export, export_snapshot, log, parse
+
+
+@dataclass
+class Config:
+    mode: str
+
+
+class Probe(Function, Snapshot):
+    config = Config
+
+    def configure(self, setup: Setup, config: Config) -> None:
+        self.mode = config.mode
+        self.seen = 0
+        self.packets = counter("packets")
+        print("printed", f"by {self.mode}")
+        log(WARN, f"ports {' '.join(setup.ports)}, function {setup.functions[setup.position]}")
+        if self.mode == "refuse":
+            raise ValueError("configured to refuse")
+
+    def throws(self, packet: Packet) -> int:
+        return packet.nothing
+
+    def process(self, packet: Packet) -> int:
+        self.seen += 1
+        self.packets.add()
+        if self.mode == "throw":
+            return self.throws(packet)
+        if self.mode == "tag":
+            packet.replace(12, packet.data[:12] + b"\x81\x00\x00\x07")
+            return NEXT
+        if self.mode == "strip":
+            packet.replace(14, b"")
+            return NEXT
+        if self.mode == "write":
+            packet.write(0, bytes([2] * 6))
+            return drop(packet.length)
+        return NEXT if parse(packet.data, packet.length) is None else drop(9)
+
+    def save(self) -> bytes:
+        return str(self.seen).encode()
+
+    def restore(self, saved: bytes) -> None:
+        if not saved.isdigit():
+            raise ValueError(f"{saved.decode()} is no count")
+        self.seen = int(saved)
+
+
+PacketBurst = export(Probe)
+Snapshot = export_snapshot()

@@ -1,0 +1,166 @@
+"""Making a class a function: the exports of world packet-function-burst."""
+
+import random
+import sys
+import traceback
+from dataclasses import dataclass
+from struct import Struct, pack
+
+from . import config, host
+from .packet import Packet
+from .verdict import NEXT
+
+try:
+    import wit_world.exports as _exports
+    from componentize_py_types import Err
+    from wit_world.exports.packet_burst import Answer, Change
+except ImportError:
+    _exports = None
+
+ALL = 65536
+_head = Struct("<IIQQ").unpack_from
+_rows = Struct("<IIIHHI")
+_HEADER, _ROW = 24, _rows.size
+
+
+@dataclass
+class Setup:
+    """What a function is told when it is configured."""
+
+    ports: list[str]
+    """Names of the ports; a port's number is its place."""
+    functions: list[str]
+    """Names of the chain's functions, in order."""
+    position: int
+    """This function's place in `functions`."""
+    seed: int
+    """A random number, the same for every instance of this function while the host runs. `random` is seeded with it."""
+
+    def port(self, name: str) -> int:
+        """The number of the port of this name."""
+        if name not in self.ports:
+            raise config.ConfigError(f"there is no port {name!r}; there are {', '.join(self.ports)}")
+        return self.ports.index(name)
+
+
+class Function:
+    """What functions derive from."""
+
+    config: type = dict
+    """What `[function.config]` of the chain is read into: a dataclass, or dict."""
+    head_bytes = ALL
+    """How many bytes of each packet are wanted. Fewer cost less, and enough for the headers is 128."""
+
+    def configure(self, setup: Setup, config) -> None:
+        """Prepares the function. An exception's text is shown to whoever deploys the chain, which stays as it was."""
+
+    def process(self, packet: Packet) -> int:
+        """Decides about a packet."""
+        return NEXT
+
+    def tick(self, now: int) -> None:
+        """The time of `set_timer` has come."""
+
+
+class Snapshot:
+    """What functions derive from, too, that hand private state over to their successor (state = "save" in function.toml)."""
+
+    def save(self) -> bytes:
+        """The state, in whatever form `restore` of this and later versions reads."""
+        raise NotImplementedError
+
+    def restore(self, saved: bytes) -> None:
+        """Takes over what the previous instance saved, after `configure`. On an exception the swap is refused."""
+        raise NotImplementedError
+
+
+_function = None
+
+
+def _logging(call):
+    """Logs what a call raises, with its traceback; the fault that it becomes has neither."""
+
+    def logged(*arguments):
+        try:
+            return call(*arguments)
+        except Exception:
+            host.log_lines(host.ERROR, traceback.format_exc())
+            raise
+
+    return logged
+
+
+def _refusing(call, *arguments):
+    """Makes of what a call raises the text of a refusal."""
+    try:
+        call(*arguments)
+    except config.ConfigError as error:
+        raise Err(str(error)) from None
+    except Exception as error:
+        host.log_lines(host.ERROR, traceback.format_exc())
+        raise Err(f"{type(error).__name__}: {error}") from None
+
+
+def export(kind: type[Function]):
+    """The class that app.py has to hold as `PacketBurst`."""
+    if not _exports:
+        return kind
+
+    class PacketBurst(_exports.PacketBurst):
+        def configure(self, setup) -> None:
+            sys.stdout, sys.stderr = host.LogFile(host.INFO), host.LogFile(host.ERROR)
+            random.seed(setup.seed)
+            _refusing(self._configure, setup)
+
+        def _configure(self, setup) -> None:
+            global _function
+            told = Setup(setup.ports, setup.functions, setup.position, setup.seed)
+            function = kind()
+            function.configure(told, config.read(kind.config, setup.config))
+            _function = function
+            host.flush()
+
+        def head_bytes(self) -> int:
+            return _function.head_bytes
+
+        @_logging
+        def process(self, burst: bytes) -> Answer:
+            return answer(_function, burst)
+
+        @_logging
+        def tick(self, now: int) -> None:
+            if host.before_tick(now):
+                _function.tick(now)
+            host.after_tick()
+
+    return PacketBurst
+
+
+def answer(function: Function, burst: bytes):
+    """What a function answers to a burst (wit/burst.md)."""
+    count, _, now, _ = _head(burst)
+    process, verdicts, changes = function.process, [], []
+    rows = memoryview(burst)[_HEADER : _HEADER + count * _ROW]
+    for at, given, length, port, flags, hash in _rows.iter_unpack(rows):
+        packet = Packet(burst[at : at + given], length, port, flags, hash, now)
+        verdicts.append(process(packet))
+        if packet._changed is not None:
+            changes.append(Change(len(verdicts) - 1, packet._replaced, packet._changed))
+    host.after_burst(now)
+    return Answer(pack(f"<{count}I", *verdicts) if any(verdicts) else b"", changes)
+
+
+def export_snapshot():
+    """The class that app.py has to hold as `Snapshot` if the function has state = "save"."""
+    if not _exports:
+        return Snapshot
+
+    class Saved(_exports.Snapshot):
+        @_logging
+        def save(self) -> bytes:
+            return _function.save()
+
+        def restore(self, saved: bytes) -> None:
+            _refusing(_function.restore, saved)
+
+    return Saved

@@ -1,0 +1,167 @@
+"""What the host offers to a function: log, counters, gauges, time, a timer, packets of its own.
+
+Counters and gauges are kept here and handed over ten times a second. Outside of Weir (in unit tests) log lines go to standard error
+and the rest nowhere.
+"""
+
+import sys
+
+try:
+    from componentize_py_types import Err
+    from wit_world.imports import host as _host
+    from wit_world.imports.types import Level
+except ImportError:
+    _host = None
+
+TRACE, DEBUG, INFO, WARN, ERROR = range(5)
+_FLUSH_EVERY = 100_000_000
+
+
+class Refused(Exception):
+    """The host refused what the function asked for; nothing happened."""
+
+
+def log(level: int, message: str) -> None:
+    """Writes a line to the function's log (`weir function log`)."""
+    if _host:
+        _host.log(Level(level), message)
+    else:
+        print(message, file=sys.__stderr__)
+
+
+def log_lines(level: int, text: str) -> None:
+    for line in text.splitlines():
+        log(level, line)
+
+
+class LogFile:
+    """What stands for standard output and error: lines become lines of the log."""
+
+    def __init__(self, level: int):
+        self.level = level
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            log(self.level, line)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def now() -> int:
+    """Nanoseconds, monotonic, by a call of the host; `Packet.now` is free. In a replay it is the capture's time."""
+    return _host.now() if _host else 0
+
+
+def send_copy(packet: bytes, verdict: int) -> None:
+    """Sends a packet with these bytes: for rare packets such as ICMP errors. Raises Refused."""
+    if _host:
+        try:
+            _host.send_copy(packet, verdict)
+        except Err as error:
+            raise Refused(str(error.value)) from None
+
+
+class Counter:
+    """A counter, shown in /metrics and in reports."""
+
+    __slots__ = ("name", "added")
+
+    def __init__(self, name: str):
+        self.name = name
+        self.added = 0
+
+    def add(self, delta: int = 1) -> None:
+        self.added += delta
+
+
+class Gauge:
+    """A gauge, shown in /metrics and in reports."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str):
+        self.name = name
+        self.value: float | None = None
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+_counters: dict[str, Counter] = {}
+_gauges: dict[str, Gauge] = {}
+
+
+def counter(name: str) -> Counter:
+    """The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it."""
+    return _counters.setdefault(name, Counter(name))
+
+
+def gauge(name: str) -> Gauge:
+    """The gauge of this name; as `counter`."""
+    return _gauges.setdefault(name, Gauge(name))
+
+
+class _Timer:
+    own = 0
+    flush = 0
+    armed = 0
+
+
+def set_timer(at: int) -> None:
+    """Asks for one call of `tick` at or soon after this time (of `now`). A later call replaces an earlier one; 0 cancels."""
+    _Timer.own = at
+    _arm()
+
+
+def _arm() -> None:
+    at = min((at for at in (_Timer.own, _Timer.flush) if at), default=0)
+    if at != _Timer.armed:
+        _Timer.armed = at
+        if _host:
+            _host.set_timer(at)
+
+
+def flush() -> None:
+    _Timer.flush = 0
+    for each in _counters.values():
+        if each.added:
+            if _host:
+                _host.counter_add(each.name, each.added)
+            each.added = 0
+    for each in _gauges.values():
+        if each.value is not None:
+            if _host:
+                _host.gauge_set(each.name, each.value)
+            each.value = None
+
+
+def after_burst(at: int) -> None:
+    if not _Timer.flush:
+        if not (_counters or _gauges):
+            return
+        if not any(c.added for c in _counters.values()) and not any(g.value is not None for g in _gauges.values()):
+            return
+        _Timer.flush = at + _FLUSH_EVERY
+    elif at >= _Timer.flush:
+        flush()
+    else:
+        return
+    _arm()
+
+
+def before_tick(at: int) -> bool:
+    """Whether the tick is the function's own."""
+    _Timer.armed = 0
+    due = 0 < _Timer.own <= at
+    if due:
+        _Timer.own = 0
+    return due
+
+
+def after_tick() -> None:
+    flush()
+    _arm()

@@ -1,0 +1,43 @@
+// Drops TCP and UDP packets to blocked ports.
+import {
+  ConfigError, type Headers, Malformed, NEXT, type Packet, type Setup, type Verdict, counter, drop, parse, weirFunction,
+} from "weir-sdk";
+
+/** `[function.config]` of the chain. */
+interface Config {
+  /** Destination ports. */
+  blocked?: number[];
+}
+
+const blocked = new Set<number>();
+const count = counter("blocked");
+
+function headersOf(packet: Packet): Headers | null {
+  try {
+    return parse(packet);
+  } catch (error) {
+    if (error instanceof Malformed) return null;
+    throw error;
+  }
+}
+
+export const packetBurst = weirFunction<Config>({
+  headBytes: 128,
+
+  configure(setup: Setup, config: Config) {
+    for (const port of config.blocked ?? []) {
+      if (!Number.isInteger(port) || port < 1 || port > 65535) {
+        throw new ConfigError(`blocked: ${port} is no port; allowed are 1 to 65535`);
+      }
+      blocked.add(port);
+    }
+  },
+
+  process(packet: Packet): Verdict {
+    const headers = headersOf(packet);
+    // `dport` is -1 of what is neither TCP nor UDP.
+    if (headers === null || !blocked.has(headers.dport)) return NEXT;
+    count.add(1);
+    return drop(1);
+  },
+});

@@ -1,0 +1,225 @@
+//! What the SDKs without Rust offer beside deciding: changing packets, state over a swap, log, counters, and that what goes
+//! wrong in a function is a fault that its log explains. Linked and one by one.
+
+use std::sync::Arc;
+
+use weir_chain::board::{self, End};
+use weir_chain::{ChainError, Executor, FunctionSpec, Mode, Prepared, Tick};
+use weir_layout::{Metadata, Verdict};
+use weir_pool::Packet;
+use weir_sandbox::{Admitted, Fault, FaultKind, Level, Sandbox, SandboxConfig, Shared};
+use weir_tests::bench_plane::{Plane, chain, function};
+use weir_tests::built;
+
+struct Probe {
+    sandbox: Sandbox,
+    admitted: Arc<Admitted>,
+}
+
+/// A probe that was configured.
+struct Running {
+    plane: Plane,
+    executor: Executor<Plane>,
+    spec: FunctionSpec,
+}
+
+impl Probe {
+    fn new(language: &str) -> Self {
+        let wasm = std::fs::read(built::probe(language)).unwrap();
+        let admitted = Arc::new(weir_sandbox::admit(&wasm).unwrap());
+        assert!(admitted.saves && admitted.manifest.is_some());
+        assert!(admitted.imports.iter().all(|import| import.starts_with("weir:net/")));
+        let sandbox = Sandbox::new(SandboxConfig::default()).unwrap();
+        Self { sandbox, admitted }
+    }
+
+    fn start(&self, way: &str, mode: Mode) -> Result<Running, (ChainError, FunctionSpec)> {
+        let mut spec = function("probe", Arc::clone(&self.admitted), true);
+        spec.memory = 64 << 20;
+        spec.deadline = std::time::Duration::from_secs(5);
+        spec.config = format!("{{\"mode\": \"{way}\"}}");
+        let prepared = Prepared::new(&self.sandbox, chain(vec![spec.clone()]), mode).unwrap();
+        let plane = Plane::new(128);
+        let window = Shared::new(plane.pool.memory()).unwrap();
+        match prepared.instantiate::<Plane>(&self.sandbox, &window, 2048) {
+            Ok(executor) => Ok(Running { plane, executor, spec }),
+            Err(error) => Err((error, spec)),
+        }
+    }
+}
+
+impl Running {
+    /// Passes these packets, and tells how each ended, with its bytes then.
+    fn pass(&mut self, packets: &[Vec<u8>]) -> Result<Vec<(End, Vec<u8>)>, Fault> {
+        let plane = &mut self.plane;
+        let burst: Vec<Packet> = packets
+            .iter()
+            .map(|bytes| {
+                let buffer = plane.pool.take().unwrap();
+                let descriptor = plane.pool.place(buffer, bytes).unwrap();
+                let metadata = Metadata { port: 1, flags: 0, hash: 0 };
+                Packet { descriptor, metadata, time: 0, buffer, cut: 0 }
+            })
+            .collect();
+        board::fill(self.executor.board_mut(), plane.pool.memory_mut(), &burst, 7, 9);
+        let mut lent = Some(std::mem::replace(plane, Plane::new(1)));
+        let result = self.executor.run(&mut lent, burst.len(), 0, false);
+        self.plane = lent.unwrap();
+        result?;
+        let mut ends = vec![None; packets.len()];
+        board::ends(self.executor.board(), |origin, descriptor, end| {
+            let bytes = self.plane.pool.bytes(descriptor).unwrap().to_vec();
+            ends[origin] = Some((end, bytes));
+        });
+        for packet in burst {
+            self.plane.pool.give(packet.buffer);
+        }
+        Ok(ends.into_iter().map(Option::unwrap).collect())
+    }
+
+    fn log(&self) -> Vec<(Level, String)> {
+        log(&self.spec)
+    }
+}
+
+fn log(spec: &FunctionSpec) -> Vec<(Level, String)> {
+    let (lines, lost) = spec.telemetry.lines();
+    assert_eq!(lost, 0);
+    lines.into_iter().map(|line| (line.level, line.message)).collect()
+}
+
+fn has(log: &[(Level, String)], level: Level, part: &str) -> bool {
+    log.iter().any(|(at, message)| *at == level && message.contains(part))
+}
+
+/// Frames of different lengths; too many for one call by value.
+fn packets() -> Vec<Vec<u8>> {
+    (0..70_u8)
+        .map(|n| {
+            let mut packet = vec![n; 60 + usize::from(n) * 25];
+            packet[12..14].copy_from_slice(&[0x88, 0xb5]);
+            packet
+        })
+        .collect()
+}
+
+const BOTH: [Mode; 2] = [Mode::Linked, Mode::Separate];
+
+fn changes_packets(probe: &Probe) {
+    for mode in BOTH {
+        let input = packets();
+        let mut tagging = probe.start("tag", mode).unwrap();
+        for (packet, (end, bytes)) in input.iter().zip(tagging.pass(&input).unwrap()) {
+            assert_eq!(end, End::Through);
+            assert_eq!(bytes, [&packet[..12], &[0x81, 0, 0, 7], &packet[12..]].concat());
+        }
+        let mut stripping = probe.start("strip", mode).unwrap();
+        for (packet, (end, bytes)) in input.iter().zip(stripping.pass(&input).unwrap()) {
+            assert_eq!((end, &bytes[..]), (End::Through, &packet[14..]));
+        }
+        let mut writing = probe.start("write", mode).unwrap();
+        for (packet, (end, bytes)) in input.iter().zip(writing.pass(&input).unwrap()) {
+            let verdict = Verdict::Drop(u32::try_from(packet.len()).unwrap());
+            assert_eq!(end, End::Verdict { function: 0, verdict, whole_flow: false });
+            assert_eq!(bytes, [&[2; 6], &packet[6..]].concat());
+        }
+    }
+}
+
+fn tells(probe: &Probe) {
+    for mode in BOTH {
+        let mut running = probe.start("count", mode).unwrap();
+        for _ in 0..3 {
+            running.pass(&packets()).unwrap();
+        }
+        let mut lent = Some(Plane::new(1));
+        running.executor.tick(&mut lent, 8, Tick::All).unwrap();
+        assert_eq!(running.spec.telemetry.counters()["packets"], 210);
+        let log = running.log();
+        assert!(has(&log, Level::Info, "printed by count"), "{log:?}");
+        assert!(has(&log, Level::Warn, "ports a b c d, function probe"), "{log:?}");
+    }
+}
+
+/// `frame` is what the trace has to name.
+fn explains_faults(probe: &Probe, message: &str, frame: &str) {
+    for mode in BOTH {
+        let mut running = probe.start("throw", mode).unwrap();
+        let fault = running.pass(&packets()).unwrap_err();
+        assert_eq!((fault.kind, fault.function), (FaultKind::Trap, Some(0)));
+        let log = running.log();
+        assert!(has(&log, Level::Error, message), "{log:?}");
+        assert!(has(&log, Level::Error, frame), "{log:?}");
+        let Err((error, _)) = probe.start("refuse", mode) else { panic!("it was to refuse") };
+        assert!(matches!(error, ChainError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("configured to refuse"), "{error}");
+    }
+}
+
+fn hands_state_over(probe: &Probe) {
+    for mode in BOTH {
+        let mut first = probe.start("count", mode).unwrap();
+        first.pass(&packets()).unwrap();
+        let saved = first.executor.save(0).unwrap().unwrap();
+        assert_eq!(saved, b"70");
+        let mut second = probe.start("count", mode).unwrap();
+        second.executor.restore(0, &saved).unwrap();
+        second.pass(&packets()).unwrap();
+        assert_eq!(second.executor.save(0).unwrap().unwrap(), b"140");
+        let error = second.executor.restore(0, b"many").unwrap_err();
+        assert!(error.to_string().contains("many is no count"), "{error}");
+    }
+}
+
+#[test]
+fn javascript() {
+    let probe = Probe::new("js");
+    changes_packets(&probe);
+    tells(&probe);
+    explains_faults(&probe, "TypeError", "throws");
+    hands_state_over(&probe);
+}
+
+#[test]
+fn python() {
+    let probe = Probe::new("python");
+    changes_packets(&probe);
+    tells(&probe);
+    explains_faults(&probe, "AttributeError", "in throws");
+    hands_state_over(&probe);
+}
+
+#[test]
+fn go() {
+    let probe = Probe::new("go");
+    changes_packets(&probe);
+    tells(&probe);
+    explains_faults(&probe, "index out of range", "throws");
+    hands_state_over(&probe);
+    for mode in BOTH {
+        // The collector runs, and asks for the time, whenever it likes.
+        let mut running = probe.start("garbage", mode).unwrap();
+        for _ in 0..300 {
+            running.pass(&packets()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_wasi_is_for_a_function() {
+    let probe = Probe::new("go");
+    let mut random = Vec::new();
+    for mode in BOTH {
+        let running = probe.start("wasi", mode).map_err(|(error, _)| error).unwrap();
+        let log = running.log();
+        assert!(has(&log, Level::Info, "printed by wasi"), "{log:?}");
+        let line =
+            log.iter().find(|(level, line)| *level == Level::Error && line.starts_with("random "));
+        random.push(line.unwrap_or_else(|| panic!("{log:?}")).1.clone());
+        // A line is told when it ends.
+        assert!(!has(&log, Level::Info, "does not end"), "{log:?}");
+    }
+    // The same seed, the same sequence: a replay is the same each time.
+    assert_eq!(random[0], random[1]);
+    assert!(!random[0].contains("00000000"), "{random:?}");
+}

@@ -1,0 +1,225 @@
+//! The function `packet-filter` in every language: built from source with its SDK, it decides as tshark's filters say.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use weir_tests::built::{example, weir};
+
+/// Frames of a pcap file, in order.
+fn frames(capture: &Path) -> Vec<Vec<u8>> {
+    let bytes = fs::read(capture).unwrap();
+    let mut rest = &bytes[24..];
+    let mut frames = Vec::new();
+    while !rest.is_empty() {
+        let length = u32::from_le_bytes(*rest[8..].first_chunk().unwrap()) as usize;
+        frames.push(rest[16..16 + length].to_vec());
+        rest = &rest[16 + length..];
+    }
+    frames
+}
+
+/// A value as TOML, on one line.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Object(table) => {
+            let pairs: Vec<_> =
+                table.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Builds the example and replays the capture with every set of rules.
+fn decides_as_expected(language: &str) {
+    let wasm = example(language);
+    let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
+    let expected: Value =
+        serde_json::from_slice(&fs::read(common.join("expected.json")).unwrap()).unwrap();
+    let input = frames(&common.join("in.pcap"));
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, out) = (directory.path().join("chain.toml"), directory.path().join("out.pcap"));
+    for set in expected["sets"].as_array().unwrap() {
+        let text = format!(
+            "name = \"test\"\n[[function]]\npath = \"{}\"\nconfig = {}\n",
+            wasm.display(),
+            toml(&set["config"])
+        );
+        fs::write(&chain, text).unwrap();
+        let replay = Command::new(weir())
+            .args(["replay", "--quiet", "--in"])
+            .arg(common.join("in.pcap"))
+            .arg("--out")
+            .args([&out, Path::new("--chain"), &chain])
+            .output()
+            .unwrap();
+        assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+        let dropped: Vec<usize> = set["drop"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|number| usize::try_from(number.as_u64().unwrap()).unwrap())
+            .collect();
+        let mut left = frames(&out).into_iter();
+        for (number, frame) in (1..).zip(&input) {
+            if !dropped.contains(&number) {
+                let got = left.next();
+                assert_eq!(
+                    got.as_ref(),
+                    Some(frame),
+                    "{language}, {}: frame {number}, or one dropped before it",
+                    set["name"]
+                );
+            }
+        }
+        assert_eq!(left.next(), None, "{language}, {}: a frame too many", set["name"]);
+    }
+    refuses_what_is_wrong(language, &wasm, directory.path());
+}
+
+/// Wrong configurations are refused with the key's name.
+fn refuses_what_is_wrong(language: &str, wasm: &Path, directory: &Path) {
+    let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
+    let chain = directory.join("wrong.toml");
+    let many = vec!["{ action = \"deny\" }"; 65].join(", ");
+    for (config, key) in [
+        ("default = \"maybe\"", "default"),
+        ("rules = [{ proto = \"tcp\" }]", "action"),
+        ("rules = [{ action = \"allow\" }, { action = \"no\" }]", "action"),
+        ("rules = [{ action = \"allow\", proto = 256 }]", "proto"),
+        ("rules = [{ action = \"allow\", proto = \"tpc\" }]", "proto"),
+        ("rules = [{ action = \"allow\", src = \"10.0.0.0/33\" }]", "src"),
+        ("rules = [{ action = \"allow\", src = \"10.0.0\" }]", "src"),
+        ("rules = [{ action = \"allow\", dst = \"2001:db8::/129\" }]", "dst"),
+        ("rules = [{ action = \"allow\", dst = \"2001:db8:::1\" }]", "dst"),
+        ("rules = [{ action = \"allow\", sport = 65536 }]", "sport"),
+        ("rules = [{ action = \"allow\", dport = \"20-10\" }]", "dport"),
+        ("rules = [{ action = \"allow\", colour = 1 }]", "colour"),
+        (&format!("rules = [{many}]"), "rules"),
+    ] {
+        let text = format!(
+            "name = \"test\"\n[[function]]\npath = \"{}\"\n[function.config]\n{config}\n",
+            wasm.display()
+        );
+        fs::write(&chain, text).unwrap();
+        let replay = Command::new(weir())
+            .args(["replay", "--quiet", "--out", "/dev/null", "--in"])
+            .arg(common.join("in.pcap"))
+            .arg("--chain")
+            .arg(&chain)
+            .output()
+            .unwrap();
+        let reason = String::from_utf8_lossy(&replay.stderr);
+        assert!(!replay.status.success(), "{language} takes {config}");
+        assert!(reason.contains("refused its configuration"), "{language}, {config}: {reason}");
+        // In the message, or found by it in the file.
+        let mut told = reason
+            .lines()
+            .filter(|line| line.starts_with("error:") || line.trim_start().starts_with("= key:"));
+        assert!(told.any(|line| line.contains(key)), "{language}, {config}: {reason}");
+    }
+}
+
+#[test]
+fn rust() {
+    decides_as_expected("rust");
+}
+
+#[test]
+fn c() {
+    decides_as_expected("c");
+}
+
+#[test]
+fn go() {
+    decides_as_expected("go");
+}
+
+#[test]
+fn javascript() {
+    decides_as_expected("js");
+}
+
+#[test]
+fn typescript() {
+    decides_as_expected("ts");
+}
+
+#[test]
+fn python() {
+    decides_as_expected("python");
+}
+
+#[test]
+fn cpp() {
+    decides_as_expected("cpp");
+}
+
+#[test]
+fn zig() {
+    decides_as_expected("zig");
+}
+
+#[test]
+fn assemblyscript() {
+    decides_as_expected("assemblyscript");
+}
+
+/// Parts of the C SDK that need no host, natively, with the sanitizers.
+#[test]
+fn the_c_sdk_natively() {
+    let sdk = weir_tests::built::workspace().join("guest-sdk/c");
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("sdk");
+    let mut compiler = Command::new("cc");
+    let options = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"];
+    let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"];
+    let built = compiler
+        .args(options)
+        .args(sanitizers)
+        .args(["-I", "include", "tests/sdk.c", "src/net.c", "src/json.c", "-o"])
+        .arg(&program)
+        .current_dir(sdk)
+        .status();
+    assert!(built.unwrap().success());
+    assert!(Command::new(program).status().unwrap().success());
+}
+
+/// A toolchain of another version is told with what was found and how to get the right one.
+#[test]
+fn a_wrong_toolchain_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let fake = directory.path().join("asc");
+    fs::write(&fake, "#!/bin/sh\necho 9.1.0\n").unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let sdks = weir_tests::built::workspace().join("guest-sdk");
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+    for (language, variable, needed, install) in [
+        ("c", "CC", "clang 15 or newer is needed, found is", "CC says which to take"),
+        ("cpp", "CXX", "clang++ 15 or newer is needed, found is", "CXX says which to take"),
+        ("zig", "ZIG", "Zig 0.17 is needed, found is 9.1.0", "pip install ziglang"),
+        ("assemblyscript", "ASC", "AssemblyScript 0.28 is needed, found is 9.1.0", "npm install"),
+    ] {
+        let project = sdks.join(language).join("examples/packet-filter");
+        let run = |weir: &Path| {
+            let mut build = Command::new(project.join("build"));
+            let build = build.env("WEIR", weir).env("WEIR_SDK", sdks.join(language));
+            let output = build.env(variable, &fake).env("PATH", &path).output().unwrap();
+            assert!(!output.status.success(), "{language}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let said = run(&weir());
+        assert!(said.contains(needed) && said.contains(install), "{language}: {said}");
+        let said = run(Path::new("no-such-weir"));
+        assert!(
+            said.contains("`no-such-weir` is not there (WEIR says where)"),
+            "{language}: {said}"
+        );
+    }
+}
