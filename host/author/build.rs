@@ -12,7 +12,7 @@ use toml::{Table, Value};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What builds leave behind, and what a project has no use for.
-const SKIPPED: [&str; 9] = [
+const SKIPPED: [&str; 10] = [
     "__pycache__",
     "build-output",
     "examples",
@@ -22,6 +22,7 @@ const SKIPPED: [&str; 9] = [
     "tests",
     "translate",
     ".zig-cache",
+    "packet-filter",
 ];
 
 fn main() -> Result<()> {
