@@ -374,6 +374,36 @@ mod tests {
     }
 
     #[test]
+    fn a_wasi_http_component_is_known_by_its_export_and_imports_its_world_only() {
+        for (export, is) in [
+            ("wasi:http/incoming-handler@0.2.0", true),
+            ("wasi:http/incoming-handler@0.2.12", true),
+            ("wasi:http/incoming-handler@0.3.0", false),
+            ("wasi:http/incoming-handler@0.2.", false),
+            ("wasi:http/incoming-handler@0.2.0-rc-2023-11-10", false),
+            ("wasi:http/incoming-handler", false),
+            ("wasi:http/handler@0.2.0", false),
+            (MESSAGE, false),
+        ] {
+            assert_eq!(World::Proxy.is_exported_as(export), is, "{export}");
+        }
+        for (import, may) in [
+            ("wasi:http/types@0.2.3", true),
+            ("wasi:io/streams@0.2.0", true),
+            ("wasi:filesystem/preopens@0.2.6", true),
+            ("wasi:http/types@0.3.0", false),
+            ("wasi:keyvalue/store@0.2.0", false),
+            ("wasi:config/store@0.2.0", false),
+            ("wasi:httpx/types@0.2.0", false),
+            ("weir:net/host@0.1.0", false),
+            ("wasi:http/types", false),
+        ] {
+            assert_eq!(World::Proxy.admits(import), may, "{import}");
+        }
+        assert!(!World::Message.admits("wasi:http/types@0.2.3"));
+    }
+
+    #[test]
     fn garbage_behind_the_header_is_refused() {
         let component = b"\0asm\x0d\0\x01\0\xff\xff\xff\xff";
         assert!(reasons(component).contains("not a valid component"));
