@@ -160,6 +160,10 @@ pub(crate) struct ReplayArgs {
     /// Where functions that the chain names with `use` are.
     #[arg(long, value_name = "DIRECTORY", default_value = "target/functions")]
     pub(crate) functions: PathBuf,
+    /// Where compiled code is kept from one replay to the next, which saves seconds with functions in Python or JavaScript. Must be
+    /// writable by nobody else: what lies there is executed.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) cache: Option<PathBuf>,
     /// Draw no progress bar; set from `--quiet`.
     #[arg(skip)]
     pub(crate) quiet: bool,
