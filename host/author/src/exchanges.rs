@@ -143,6 +143,7 @@ fn plan(function: &Function, resolved: &ResolvedFunction) -> ChainPlan {
         name: resolved.label.to_string(),
         version: resolved.version.as_ref().map(ToString::to_string).unwrap_or_default(),
         admitted: Arc::clone(&function.admitted),
+        proxy: None,
         code: None,
         blank: None,
         writes: resolved.access == Access::ReadWrite,

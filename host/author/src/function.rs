@@ -53,6 +53,6 @@ impl Function {
 
     /// Whether it is for packets.
     pub(crate) fn is_for_packets(&self) -> bool {
-        !matches!(self.admitted.world, World::Message | World::Connection)
+        !matches!(self.admitted.world, World::Message | World::Connection | World::Proxy)
     }
 }

@@ -58,6 +58,7 @@ const fn plane_name(plane: Plane) -> &'static str {
     match plane {
         Plane::Packet => "packet",
         Plane::Message => "message",
+        Plane::Both => "both",
     }
 }
 

@@ -167,6 +167,14 @@ impl Tester {
                 Invalid::at("exchange", "the function is for connections, which exchanges do not test")
                     .help("test it natively with `weir_sdk::testing::ConnectionHarness`, or behind a listener")
             );
+            ensure!(
+                self.function.admitted.world != World::Proxy,
+                Invalid::at(
+                    "exchange",
+                    "the function is a component of `wasi:http/proxy`, which exchanges do not test"
+                )
+                .help("try it behind a listener")
+            );
             match exchanges::run(
                 &self.sandbox,
                 &self.function,
