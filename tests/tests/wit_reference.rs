@@ -31,7 +31,7 @@ fn page() -> String {
     let mut page = format!(
         "# The contract, function by function\n\n\
          Package `{}`, as [`net.wit`](../../wit/net.wit) and [`message.wit`](../../wit/message.wit) have it. What lies where in memory is in\n\
-         [window.md](../../wit/window.md) and [message.md](../../wit/message.md).\n",
+         [window.md](../../wit/window.md), [burst.md](../../wit/burst.md) and [message.md](../../wit/message.md).\n",
         package.name
     );
     page.push_str("\n## Worlds\n");
