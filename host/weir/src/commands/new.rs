@@ -21,6 +21,7 @@ fn text(project: &Project) -> String {
     let what = match project.plane {
         Plane::Packet => "packets",
         Plane::Message => "messages",
+        Plane::Both => "packets and messages",
     };
     let Project { directory, language, .. } = project;
     let directory = directory.display();
