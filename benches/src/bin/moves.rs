@@ -32,7 +32,7 @@ fn main() {
         "one flow of {RATE} datagrams a second, moved {MOVES} times by {RULES} rules; times in ms"
     );
     println!(
-        "ports             apply to first packet       between the planes    lost  out of order"
+        "ports             apply to first packet       between the planes    lost   of these at a move  out of order"
     );
     println!("                    median        max           median      max");
     for (name, ports) in [("xdp", PortKind::Xdp), ("dpdk, af_packet", PortKind::DpdkAfPacket)] {
@@ -57,6 +57,12 @@ fn measure(name: &str, ports: PortKind) {
     let sent = sender.join().expect("it sent");
     let seen = receivers.map(|receiver| receiver.join().expect("it received"));
     report(name, sent, &seen, &commands);
+    for port in ["left", "right"] {
+        let drops = &lab.port(port)["drops"];
+        if drops.as_object().is_some_and(|drops| !drops.is_empty()) {
+            println!("                 port {port} counts {drops}");
+        }
+    }
 }
 
 fn report(name: &str, sent: u64, seen: &[Seen; 2], commands: &[Instant]) {
@@ -72,6 +78,9 @@ fn report(name: &str, sent: u64, seen: &[Seen; 2], commands: &[Instant]) {
     let mut disordered = disordered.count();
     let changes: Vec<_> = all.windows(2).filter(|pair| pair[0].1 != pair[1].1).collect();
     disordered += changes.len().abs_diff(commands.len());
+    // What is missing between one that came here and one that came there was lost by the move.
+    let missing = |pair: &&[(u64, usize, Instant)]| pair[1].0 - pair[0].0 - 1;
+    let by_moves: u64 = changes.iter().map(missing).sum();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     let first: Vec<f64> = commands
         .iter()
@@ -85,7 +94,7 @@ fn report(name: &str, sent: u64, seen: &[Seen; 2], commands: &[Instant]) {
     let max = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
     let (first_max, gaps_max) = (max(&first), max(&gaps));
     println!(
-        "{name:16} {:9.2} {first_max:10.2} {:16.3} {gaps_max:8.3} {:7} {disordered:13}",
+        "{name:16} {:9.2} {first_max:10.2} {:16.3} {gaps_max:8.3} {:7} {by_moves:21} {disordered:13}",
         median(first),
         median(gaps),
         sent - received as u64,
