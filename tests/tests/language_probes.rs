@@ -185,7 +185,7 @@ fn python() {
     let probe = Probe::new("python");
     changes_packets(&probe);
     tells(&probe);
-    explains_faults(&probe, "AttributeError", "in throws");
+    explains_faults(&probe, "AttributeError", "in throws: return packet.nothing");
     hands_state_over(&probe);
 }
 
@@ -203,11 +203,10 @@ fn go() {
             running.pass(&packets()).unwrap();
         }
     }
+    has_what_the_adapter_has_of_wasi(&probe);
 }
 
-#[test]
-fn what_wasi_is_for_a_function() {
-    let probe = Probe::new("go");
+fn has_what_the_adapter_has_of_wasi(probe: &Probe) {
     let mut random = Vec::new();
     for mode in BOTH {
         let running = probe.start("wasi", mode).map_err(|(error, _)| error).unwrap();

@@ -56,6 +56,8 @@ fn decides_as_expected(language: &str) {
             .arg(common.join("in.pcap"))
             .arg("--out")
             .args([&out, Path::new("--chain"), &chain])
+            .arg("--cache")
+            .arg(directory.path().join("cache"))
             .output()
             .unwrap();
         assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
@@ -112,6 +114,8 @@ fn refuses_what_is_wrong(language: &str, wasm: &Path, directory: &Path) {
             .arg(common.join("in.pcap"))
             .arg("--chain")
             .arg(&chain)
+            .arg("--cache")
+            .arg(directory.join("cache"))
             .output()
             .unwrap();
         let reason = String::from_utf8_lossy(&replay.stderr);

@@ -76,6 +76,7 @@ struct Rig {
 
 fn function(name: &str, mine: &str) -> FunctionPlan {
     FunctionPlan {
+        proxy: None,
         name: name.into(),
         version: "1".into(),
         admitted: built("message-probe"),

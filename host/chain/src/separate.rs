@@ -82,7 +82,7 @@ impl<S: Services> Separate<S> {
                     process: typed(&mut store, &instance, export, "process")?,
                     head: 0,
                 },
-                World::Message | World::Connection => {
+                World::Message | World::Connection | World::Proxy => {
                     return Err(ChainError::World(function.name.clone()));
                 }
             };

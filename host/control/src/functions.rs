@@ -336,9 +336,11 @@ impl Control {
 
 /// The manifest of a stored or uploaded function.
 pub(crate) fn manifest_of(report: &CheckReport) -> Result<Manifest, ControlError> {
-    let Some(text) = &report.manifest else { return Ok(Manifest::default()) };
-    match Document::parse("function.toml", text) {
-        Ok(document) => Ok(document.value),
+    let Some(text) = &report.manifest else {
+        return Ok(Manifest::default().of_world(report.world));
+    };
+    match Document::<Manifest>::parse("function.toml", text) {
+        Ok(document) => Ok(document.value.of_world(report.world)),
         Err(error) => {
             Err(ControlError::Upload { reasons: vec![format!("its manifest is wrong: {error}")] })
         }

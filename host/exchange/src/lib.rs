@@ -5,6 +5,11 @@
 //! A [`Chain`] belongs to one thread and one listener. Each request, or each L4 connection, is an [`Exchange`]; events of one
 //! direction come one after the other, request events first to last function, response events last to first. A body that is not there is
 //! not told. A [`Middleware`] is a chain written in Rust.
+//!
+//! A chain may have services in it ([`Legs`]): functions that take a request whole, with a body that streams, and give a response,
+//! and that have the rest of the chain behind them as a client has a server.
+
+mod service;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,6 +21,8 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response, request, response};
 use smallvec::SmallVec;
+
+pub use service::{Broken, Leg, Legs, Onward, Service, Stream};
 
 /// Bytes of a body, in order.
 pub type Pieces = SmallVec<[Bytes; 2]>;
@@ -248,6 +255,11 @@ pub trait Passage {
         Reply::Now(BodyStep::Pass(pass(piece)))
     }
 
+    /// See [`Exchange::legs`].
+    fn legs(self: Rc<Self>) -> Option<Rc<dyn Legs>> {
+        None
+    }
+
     /// See [`Exchange::upstream`].
     fn upstream(&self) -> Option<usize> {
         None
@@ -307,6 +319,12 @@ impl fmt::Debug for Chain {
 pub struct Exchange(Rc<dyn Passage>);
 
 impl Exchange {
+    /// An exchange of a chain written in Rust.
+    #[must_use]
+    pub fn native(passage: Rc<dyn Passage>) -> Self {
+        Self(passage)
+    }
+
     /// A request's head: hop-by-hop fields are gone, the target is in origin form, and `host` says the authority. `body`: bytes of
     /// the body, if they are known; 0 if there is none.
     pub fn request_head<'a>(
@@ -344,6 +362,12 @@ impl Exchange {
     /// Bytes of a connection. `last`: that side will send nothing more.
     pub fn data(&self, from_upstream: bool, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
         Rc::clone(&self.0).data(from_upstream, piece, last)
+    }
+
+    /// The parts of the chain, if it has services; then the exchange itself is told nothing but its end.
+    #[must_use]
+    pub fn legs(&self) -> Option<Rc<dyn Legs>> {
+        Rc::clone(&self.0).legs()
     }
 
     /// The upstream that a function chose.

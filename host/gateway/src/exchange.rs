@@ -10,12 +10,14 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Chain, Direction, Ended, Interests, Pieces, Reply, Step};
+use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Pieces, Reply, Step};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
+use crate::flow::{BoxFlow, Nothing};
 use crate::forward::{self, Forwarding};
+use crate::journey::{Journey, Passing, Stop};
 use crate::link::{Link, Unanswered};
 use crate::listener::Site;
 use crate::request_body::{Progress, RequestBody, Upload};
@@ -142,6 +144,10 @@ async fn pass(
             chain.open(&origin)
         };
         finish.exchange = Some(exchange.clone());
+        if let Some(legs) = exchange.legs() {
+            let travelling = (parts, incoming, length);
+            return Box::pin(travel(client, site, finish, asked, legs, travelling)).await;
+        }
         if interests.request_head {
             let step = match exchange.request_head(&mut parts, length) {
                 Reply::Now(step) => step,
@@ -167,12 +173,56 @@ async fn pass(
     let method = parts.method.clone();
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
     let mut request = Some(Request::from_parts(parts, body));
-    match forward::send(&forwarding, finish, &mut request).await {
+    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
+    match forward::send(&forwarding, chosen, |upstream| finish.at(upstream), &mut request).await {
         Ok((upstream, answered)) => {
             respond(client, site, finish, &asked, &method, upstream, answered).await
         }
         Err(why) => unanswered(finish, &why, progress.as_deref()),
     }
+}
+
+/// A request's way through a chain with services. Protocols are not changed on it: a service sees a request like any other.
+async fn travel(
+    client: &Rc<Client>,
+    site: &Rc<Site>,
+    finish: &mut Finish,
+    mut asked: Asked,
+    legs: Rc<dyn Legs>,
+    (parts, incoming, length): (request::Parts, Incoming, Option<u64>),
+) -> Outcome {
+    asked.upgrade = None;
+    let method = parts.method.clone();
+    let body: BoxFlow = if length == Some(0) {
+        Box::new(Nothing)
+    } else {
+        finish.uploads();
+        Box::new(upload(site, finish, incoming, Progress::new()))
+    };
+    let (client, site, version) = (Rc::clone(client), Rc::clone(site), parts.version);
+    let asked_last = finish.travels();
+    let journey = Journey { client, site, legs, asked, version, asked_last };
+    let passing = Passing { parts, body, length, upstream: None };
+    match Rc::new(journey).pass(0, passing).await {
+        Ok((parts, flow)) => {
+            if finish.travels().get().is_none() {
+                finish.whole_is(Ended::Answered);
+            }
+            let bodiless = rules::bodiless(&method, parts.status);
+            Outcome::Response(parts, if bodiless { Source::Empty } else { Source::Flow(flow) })
+        }
+        Err(Stop::Status(status)) => {
+            finish.whole_is(Ended::UpstreamFailed);
+            Outcome::Status(status)
+        }
+        Err(Stop::Reset) => Outcome::Reset,
+    }
+}
+
+fn upload(site: &Site, finish: &Finish, incoming: Incoming, progress: Rc<Progress>) -> Upload {
+    let config = &site.plan.config;
+    let (limit, patience) = (config.limits.body, config.timeouts.body);
+    Upload::new(incoming, limit, patience, progress, Rc::clone(&finish.pulse))
 }
 
 /// What the chain wants now: it changes with its functions.
@@ -187,11 +237,8 @@ async fn request_body(
     parts: &mut request::Parts,
     incoming: Incoming,
 ) -> Result<(RequestBody, Rc<Progress>), Outcome> {
-    let config = &site.plan.config;
     let progress = Progress::new();
-    let (limit, patience) = (config.limits.body, config.timeouts.body);
-    let (of_upload, pulse) = (Rc::clone(&progress), Rc::clone(&finish.pulse));
-    let upload = Upload::new(incoming, limit, patience, of_upload, pulse);
+    let upload = upload(site, finish, incoming, Rc::clone(&progress));
     let wanted = finish
         .exchange
         .as_ref()

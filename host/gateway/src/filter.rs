@@ -4,8 +4,10 @@
 //! and what one event let go are kept; the next frame is asked for when the last piece has been taken. Must not know: where
 //! bodies come from.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,6 +17,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::chain::{BodyStep, Direction, Exchange, Pieces, Reply};
 use crate::fault::Fault;
+
+/// Where what a function answered to a piece is left for somebody who does not have the body any more.
+pub(crate) type Answer = Rc<RefCell<Option<Response<Pieces>>>>;
 
 /// See the module.
 pub(crate) struct Filtered<S> {
@@ -34,6 +39,7 @@ pub(crate) struct Filtered<S> {
     trailers: Option<HeaderMap>,
     /// What a function answered.
     answer: Option<Response<Pieces>>,
+    left_for: Option<Answer>,
 }
 
 impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
@@ -55,7 +61,18 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
             released: Pieces::new(),
             trailers: None,
             answer: None,
+            left_for: None,
         }
+    }
+
+    /// What a function answers is left there.
+    pub(crate) fn with_answer(self, answer: Answer) -> Self {
+        Self { left_for: Some(answer), ..self }
+    }
+
+    /// Where its bytes come from.
+    pub(crate) fn source_mut(&mut self) -> &mut S {
+        &mut self.source
     }
 
     /// Waits until the chain has let a piece go, or the body has ended.
@@ -115,7 +132,10 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
                 Ok(())
             }
             BodyStep::Answer(answer) => {
-                self.answer = Some(answer);
+                match &self.left_for {
+                    Some(left_for) => *left_for.borrow_mut() = Some(answer),
+                    None => self.answer = Some(answer),
+                }
                 Err(Fault::Answered)
             }
             BodyStep::Reset => Err(Fault::Reset),

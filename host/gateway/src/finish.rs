@@ -1,5 +1,6 @@
 //! The end of an exchange, whichever way it comes: counted, and told to the chain.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,12 +12,40 @@ use crate::statistics::Failure;
 use crate::stream::Pulse;
 use crate::upstream::Upstream;
 
+/// A request at an upstream, which is counted as active there.
+#[derive(Default)]
+pub(crate) struct Visit(Option<Rc<Upstream>>);
+
+impl Visit {
+    /// This upstream has it now.
+    pub(crate) fn at(&mut self, upstream: &Rc<Upstream>) {
+        self.leave();
+        upstream.counters.active.add(1);
+        self.0 = Some(Rc::clone(upstream));
+    }
+
+    /// None has it any more.
+    pub(crate) fn leave(&mut self) {
+        if let Some(upstream) = self.0.take() {
+            upstream.counters.active.sub(1);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 /// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
 pub(crate) struct Finish {
     pub(crate) site: Rc<Site>,
     pub(crate) pulse: Rc<Pulse>,
     pub(crate) exchange: Option<Exchange>,
-    upstream: Option<Rc<Upstream>>,
+    visit: Visit,
+    /// The upstream that was asked last on a way through services.
+    asked_last: Option<Rc<Cell<Option<usize>>>>,
     began: Instant,
     head: Option<Duration>,
     how: Ended,
@@ -40,7 +69,8 @@ impl Finish {
             site,
             pulse,
             exchange: None,
-            upstream: None,
+            visit: Visit::default(),
+            asked_last: None,
             began,
             head: None,
             how,
@@ -56,15 +86,12 @@ impl Finish {
 
     /// This upstream has it now.
     pub(crate) fn at(&mut self, upstream: &Rc<Upstream>) {
-        self.leave();
-        upstream.counters.active.add(1);
-        self.upstream = Some(Rc::clone(upstream));
+        self.visit.at(upstream);
     }
 
-    fn leave(&mut self) {
-        if let Some(upstream) = &self.upstream {
-            upstream.counters.active.sub(1);
-        }
+    /// It goes through services: which upstream was asked last is said there.
+    pub(crate) fn travels(&mut self) -> Rc<Cell<Option<usize>>> {
+        Rc::clone(self.asked_last.get_or_insert_default())
     }
 
     /// A response's head leaves.
@@ -103,7 +130,8 @@ impl Finish {
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        self.leave();
+        let visited = self.visit.0.as_ref().map(|upstream| upstream.index);
+        self.visit.leave();
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
@@ -115,7 +143,7 @@ impl Drop for Finish {
             self.site.counters.failures.count(Failure::ClientGone);
         }
         if let Some(exchange) = self.exchange.take() {
-            let upstream = self.upstream.as_ref().map(|upstream| upstream.index);
+            let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());
             exchange.end(self.how, upstream, self.head.unwrap_or_else(|| self.began.elapsed()));
         }
     }

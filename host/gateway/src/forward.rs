@@ -6,9 +6,7 @@ use http::{Request, request};
 use tokio::time::Instant;
 
 use crate::balance::Tried;
-use crate::chain::Exchange;
 use crate::client::Client;
-use crate::finish::Finish;
 use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
 use crate::request_body::{Progress, RequestBody};
@@ -24,25 +22,25 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) progress: Option<&'a Progress>,
 }
 
-/// Sends a request until it is answered or may not be sent again.
+/// Sends a request until it is answered or may not be sent again; `at` hears of each attempt.
 ///
 /// # Errors
 /// Why the last attempt failed.
 pub(crate) async fn send(
     forwarding: &Forwarding<'_>,
-    finish: &mut Finish,
+    chosen: Option<usize>,
+    mut at: impl FnMut(&Rc<Upstream>),
     request: &mut Unsent,
 ) -> Result<(Rc<Upstream>, Answered), Unanswered> {
     let site = forwarding.site;
     let retry = &site.plan.config.retry;
     let spare = request.as_ref().and_then(|request| forwarding.spare(request));
     let told = site.told(&forwarding.client.origin);
-    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
     let nobody = Unanswered::Connect { slow: false };
     let Some(mut upstream) = next(site, chosen, &tried) else { return Err(nobody) };
     loop {
-        finish.at(upstream);
+        at(upstream);
         let config = &upstream.route.config;
         if let Some(request) = request {
             let host = &site.default_hosts[upstream.index];

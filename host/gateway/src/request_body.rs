@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::chain::Pieces;
 use crate::fault::Fault;
 use crate::filter::Filtered;
+use crate::flow::{BoxFlow, Flow};
 use crate::stream::Pulse;
 use crate::timer::Deadline;
 
@@ -122,6 +123,8 @@ pub(crate) enum RequestBody {
     Upload(Box<Upload>),
     /// The client's, through the chain.
     Filtered(Box<Filtered<Upload>>, Rc<Progress>),
+    /// Out of a chain with services.
+    Flow(BoxFlow, Rc<Progress>),
     /// A function's own, in reverse order.
     Pieces(Pieces),
 }
@@ -134,6 +137,8 @@ impl RequestBody {
         if pieces.is_empty() { Self::Empty } else { Self::Pieces(pieces) }
     }
 }
+
+impl Flow for RequestBody {}
 
 impl Body for RequestBody {
     type Data = Bytes;
@@ -154,6 +159,15 @@ impl Body for RequestBody {
                 }
                 frame
             }
+            Self::Flow(flow, progress) => {
+                let frame = Pin::new(flow).poll_frame(cx);
+                match &frame {
+                    Poll::Ready(Some(Err(fault))) => progress.fault.set(Some(*fault)),
+                    Poll::Ready(_) => progress.latest.set(Instant::now()),
+                    Poll::Pending => (),
+                }
+                frame
+            }
             Self::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
         }
     }
@@ -163,6 +177,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Upload(upload) => upload.is_end_stream(),
             Self::Filtered(filtered, _) => filtered.is_end_stream(),
+            Self::Flow(flow, _) => flow.is_end_stream(),
             Self::Pieces(pieces) => pieces.is_empty(),
         }
     }
@@ -172,6 +187,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Upload(upload) => upload.size_hint(),
             Self::Filtered(filtered, _) => filtered.size_hint(),
+            Self::Flow(flow, _) => flow.size_hint(),
             Self::Pieces(pieces) => {
                 SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
             }

@@ -13,6 +13,7 @@ use crate::chain::{Ended, Pieces};
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
+use crate::flow::BoxFlow;
 use crate::link::Link;
 use crate::statistics::Failure;
 use crate::timer::Deadline;
@@ -49,6 +50,13 @@ impl Download {
             self.release(cx);
         }
         ended
+    }
+
+    /// Reads and writes what can be by the connection.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(link) = &mut self.link {
+            link.drive(cx);
+        }
     }
 
     fn release(&mut self, cx: &mut Context<'_>) {
@@ -121,6 +129,8 @@ pub(crate) enum Source {
     Pieces(Pieces),
     Download(Download),
     Filtered(Box<Filtered<Download>>),
+    /// Out of a chain with services.
+    Flow(BoxFlow),
 }
 
 /// See the module.
@@ -177,6 +187,7 @@ impl Body for ResponseBody {
             Source::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
             Source::Download(download) => Pin::new(download).poll_frame(cx),
             Source::Filtered(filtered) => Pin::new(&mut **filtered).poll_frame(cx),
+            Source::Flow(flow) => Pin::new(flow).poll_frame(cx),
         };
         match &frame {
             Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => {
@@ -197,6 +208,7 @@ impl Body for ResponseBody {
             Source::Pieces(pieces) => pieces.is_empty(),
             Source::Download(download) => download.is_end_stream(),
             Source::Filtered(filtered) => filtered.is_end_stream(),
+            Source::Flow(flow) => flow.is_end_stream(),
         }
     }
 
@@ -208,6 +220,7 @@ impl Body for ResponseBody {
             }
             Source::Download(download) => download.size_hint(),
             Source::Filtered(filtered) => filtered.size_hint(),
+            Source::Flow(flow) => flow.size_hint(),
         }
     }
 }

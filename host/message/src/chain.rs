@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -84,12 +85,41 @@ struct Canary {
     findings: Arc<Findings>,
 }
 
+/// See [`Version::legs`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Events(Range<usize>),
+    Service(usize),
+}
+
 impl Version {
     pub(crate) fn function(&self, place: usize, canary: bool) -> &Rc<Function> {
         match &self.canary {
             Some(trial) if canary && trial.place == place => &trial.function,
             _ => &self.functions[place],
         }
+    }
+
+    /// The parts that an exchange passes: functions of events, by their places, and services between them. None if there are no
+    /// services.
+    pub(crate) fn legs(&self, canary: bool) -> Option<Vec<Part>> {
+        let is_service = |place: &usize| self.function(*place, canary).is_service();
+        let services: Vec<usize> = (0..self.functions.len()).filter(is_service).collect();
+        if services.is_empty() {
+            return None;
+        }
+        let (mut parts, mut next) = (Vec::new(), 0);
+        for place in &services {
+            if next < *place {
+                parts.push(Part::Events(next..*place));
+            }
+            parts.push(Part::Service(*place));
+            next = *place + 1;
+        }
+        if next < self.functions.len() {
+            parts.push(Part::Events(next..self.functions.len()));
+        }
+        Some(parts)
     }
 
     /// All functions that decide something.
@@ -119,7 +149,7 @@ impl Version {
 #[derive(Clone)]
 pub struct Chain(Rc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     site: Site,
     name: String,
     version: RefCell<Rc<Version>>,
@@ -194,13 +224,7 @@ impl Chain {
     #[must_use]
     pub fn open(&self, origin: &Origin) -> Exchange {
         let inner = &self.0;
-        let number = {
-            let (free, next) = &mut *inner.numbers.borrow_mut();
-            free.pop().unwrap_or_else(|| {
-                *next += 1;
-                *next - 1
-            })
-        };
+        let number = self.number();
         inner.counters.opened.fetch_add(1, Ordering::Relaxed);
         let version = Rc::clone(&inner.version.borrow());
         let canary = version.canary.as_ref().is_some_and(|trial| {
@@ -211,6 +235,31 @@ impl Chain {
             chosen
         });
         Exchange::new(self.clone(), version, number, origin, canary)
+    }
+
+    /// The chain, for what must not keep it.
+    pub(crate) fn weak(&self) -> Weak<Inner> {
+        Rc::downgrade(&self.0)
+    }
+
+    /// The chain, if it is still there.
+    pub(crate) fn of(weak: &Weak<Inner>) -> Option<Self> {
+        weak.upgrade().map(Self)
+    }
+
+    /// A number that no other exchange has.
+    pub(crate) fn number(&self) -> u32 {
+        let (free, next) = &mut *self.0.numbers.borrow_mut();
+        free.pop().unwrap_or_else(|| {
+            *next += 1;
+            *next - 1
+        })
+    }
+
+    /// Drives this beside the exchanges.
+    pub(crate) fn behind(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.background.borrow_mut().push(work);
+        self.0.wake.notify_one();
     }
 
     /// A function is about to be called: the time, which it is told, in monotonic nanoseconds. The clock of deadlines runs from now
@@ -353,6 +402,11 @@ impl Chain {
     ) -> Result<(), MessageError> {
         let place = self.place(&staged.plan.name)?;
         let before = self.without_trial()?;
+        if staged.plan.proxy.is_some() || before.functions[place].is_service() {
+            let message = "a wasi:http function cannot be tried in the shadow of another, because a request is handed over once: \
+                           try it with a canary";
+            return Err(MessageError::Trial(message.into()));
+        }
         let function = Rc::new(self.function(place, staged));
         let shadow = Some(Rc::new(Shadow::new(place, function, findings)));
         self.set(Version { functions: before.functions.clone(), shadow, canary: None });
@@ -481,8 +535,7 @@ impl Chain {
                 }
             }
         };
-        self.0.background.borrow_mut().push(Box::pin(going));
-        self.0.wake.notify_one();
+        self.behind(Box::pin(going));
     }
 
     /// Sets about what a function asked for.
@@ -522,8 +575,9 @@ impl Chain {
         (self.0.notices)(notice);
     }
 
-    pub(crate) fn closed(&self, number: u32) {
-        self.0.counters.ended.fetch_add(1, Ordering::Relaxed);
+    /// An exchange is over; a later part of one is not counted for itself.
+    pub(crate) fn closed(&self, number: u32, counts: bool) {
+        self.0.counters.ended.fetch_add(u64::from(counts), Ordering::Relaxed);
         self.0.numbers.borrow_mut().0.push(number);
     }
 

@@ -5,20 +5,22 @@
 //! brings it; only what has to wait becomes a future.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request, response};
 use smallvec::SmallVec;
-use weir_exchange::{BodyStep, Direction, Ended, Origin, Passage, Pieces, Reply, Step};
+use weir_exchange::{BodyStep, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Step};
 use weir_layout::message::Wants;
 use weir_pool::Room;
 
-use crate::chain::{Chain, Version};
+use crate::chain::{Chain, Part, Version};
 use crate::flow::Flow;
 use crate::function::{Function, Seat};
 use crate::heads::Connection;
+use crate::service::Station;
 use crate::words;
 
 /// How long to wait for a room when all are taken, and how often to look.
@@ -38,6 +40,10 @@ pub(crate) struct Inner {
     pub(crate) number: u32,
     pub(crate) origin: Origin,
     canary: bool,
+    /// Places of the functions that it is told to.
+    part: Range<usize>,
+    /// It is a part of an exchange, behind a service.
+    is_later: bool,
     pub(crate) seats: SmallVec<[Seat; 8]>,
     /// Functions before this place see the response.
     answered_by: Cell<usize>,
@@ -56,8 +62,27 @@ impl Exchange {
         origin: &Origin,
         canary: bool,
     ) -> Self {
+        let part = match version.legs(canary).as_ref().map(|legs| &legs[0]) {
+            None => 0..version.functions.len(),
+            Some(Part::Events(part)) => part.clone(),
+            Some(Part::Service(_)) => 0..0,
+        };
+        Self::of_part(chain, version, number, origin, canary, (part, false))
+    }
+
+    /// The part of an exchange for these functions; `is_later`: it is behind a service.
+    fn of_part(
+        chain: Chain,
+        version: Rc<Version>,
+        number: u32,
+        origin: &Origin,
+        canary: bool,
+        (part, is_later): (Range<usize>, bool),
+    ) -> Self {
         let functions = version.functions.len();
         Self(Rc::new(Inner {
+            part,
+            is_later,
             chain,
             number,
             origin: origin.clone(),
@@ -170,6 +195,11 @@ impl Passage for Inner {
         self.piece(direction, Wants::DATA, piece, last)
     }
 
+    fn legs(self: Rc<Self>) -> Option<Rc<dyn Legs>> {
+        let parts = self.version.legs(self.canary)?;
+        Some(Rc::new(Parts { first: self, parts }))
+    }
+
     fn upstream(&self) -> Option<usize> {
         self.upstream.get()
     }
@@ -197,8 +227,11 @@ impl Inner {
             !self.seats[*place].done.get() && self.function(*place).wants().has(wants)
         };
         match direction {
-            Direction::Request => (0..self.seats.len()).filter(wanting).collect(),
-            Direction::Response => (0..self.answered_by.get()).rev().filter(wanting).collect(),
+            Direction::Request => self.part.clone().filter(wanting).collect(),
+            Direction::Response => {
+                let end = self.answered_by.get().min(self.part.end);
+                (self.part.start..end).rev().filter(wanting).collect()
+            }
         }
     }
 
@@ -282,6 +315,33 @@ impl Inner {
     }
 }
 
+/// The parts of a chain with services.
+struct Parts {
+    first: Rc<Inner>,
+    parts: Vec<Part>,
+}
+
+impl Legs for Parts {
+    fn leg(&self, place: usize) -> Option<Leg> {
+        let first = &self.first;
+        let (chain, version) = (first.chain.clone(), Rc::clone(&first.version));
+        let told = |exchange| Leg::Events(weir_exchange::Exchange::native(exchange));
+        Some(match self.parts.get(place)?.clone() {
+            Part::Events(_) if place == 0 => told(Rc::<Inner>::clone(first)),
+            Part::Events(part) => {
+                let (number, later) = (chain.number(), (part, true));
+                let (origin, canary) = (&first.origin, first.canary);
+                told(Exchange::of_part(chain, version, number, origin, canary, later).0)
+            }
+            Part::Service(place) => {
+                let function = Rc::clone(version.function(place, first.canary));
+                let origin = first.origin.clone();
+                Leg::Service(Rc::new(Station { chain, function, place, origin }))
+            }
+        })
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let (how, upstream, time) =
@@ -302,7 +362,7 @@ impl Drop for Inner {
         if let Some(shadow) = shadow {
             shadow.ended(self.number, told);
         }
-        self.chain.closed(self.number);
+        self.chain.closed(self.number, !self.is_later);
     }
 }
 

@@ -81,11 +81,10 @@ struct Inner {
 impl Function {
     pub(crate) fn new(site: Site, position: Position, staged: StagedFunction) -> Self {
         let StagedFunction { plan, instance, state, .. } = staged;
-        let wants = Cell::new(instance.wants());
+        let wants = Cell::new(instance.as_ref().map(Instance::wants).unwrap_or_default());
         let record = Record::new(plan.on_fault);
         plan.counters.set_health(record.health);
-        let inner =
-            Inner { instance: Some(instance), record, generation: 1, repair: None, before: None };
+        let inner = Inner { instance, record, generation: 1, repair: None, before: None };
         Self { plan, state, site, position, inner: RefCell::new(inner), wants }
     }
 
@@ -192,6 +191,27 @@ impl Function {
         self.inner.borrow_mut().instance.as_mut().and_then(Instance::left_over)
     }
 
+    /// Whether it is a service.
+    pub(crate) fn is_service(&self) -> bool {
+        self.plan.proxy.is_some()
+    }
+
+    /// A service begins with an exchange: none if it may, else what becomes of the exchange.
+    pub(crate) fn enters(&self) -> Option<Called> {
+        let mut inner = self.inner.borrow_mut();
+        (!self.is_ready(&mut inner)).then(|| self.out_of_order())
+    }
+
+    /// A service's guest ended by a fault of its own. Those that had begun before the first of several add nothing to its record.
+    pub(crate) fn guest_fault(&self, fault: &Fault) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.record.health == Health::Running {
+            return self.break_down(&mut inner, fault);
+        }
+        self.plan.counters.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
+    }
+
     /// It broke its contract in a way that only the chain sees.
     pub(crate) fn fault(&self, fault: &Fault) {
         self.break_down(&mut self.inner.borrow_mut(), fault);
@@ -230,11 +250,17 @@ impl Function {
         if !matches!(inner.record.health, Health::BackOff { until } if until <= now) {
             return false;
         }
+        if self.plan.proxy.is_some() {
+            // The next exchange has an instance of its own.
+            inner.record.recover(now);
+            self.plan.counters.set_health(inner.record.health);
+            return true;
+        }
         let Some(repair) = &inner.repair else { return false };
         match repair.try_recv() {
             Ok(Ok(staged)) => {
-                self.wants.set(staged.instance.wants());
-                inner.instance = Some(staged.instance);
+                self.wants.set(staged.instance.as_ref().map(Instance::wants).unwrap_or_default());
+                inner.instance = staged.instance;
                 inner.generation += 1;
                 inner.repair = None;
                 inner.record.recover(now);
@@ -277,7 +303,7 @@ impl Function {
         inner.record.fault(now);
         self.plan.counters.set_health(inner.record.health);
         inner.repair = None;
-        if inner.record.health == Health::Quarantined {
+        if inner.record.health == Health::Quarantined || self.plan.proxy.is_some() {
             return;
         }
         let (done, repaired) = channel();

@@ -9,6 +9,9 @@
 //!           <─ response parts ──         <── head in a room ── function n, … 1, 0
 //! ```
 //!
+//! A function of the world `wasi:http/proxy` is no function of events: it is a [`service`](weir_exchange::Service), which
+//! `weir-proxy-function` runs. Its place in the chain, its versions and its faults are kept here, like those of all others.
+//!
 //! All that an event asks for (a route, an answer, a call) is noted by [`context`](self) while the function runs, and carried out
 //! when it has returned: so nothing of the gateway runs inside of a guest's call.
 
@@ -27,6 +30,7 @@ mod instance;
 mod orders;
 mod passage;
 mod plan;
+mod service;
 mod shadow;
 mod store;
 mod telling;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
-use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry};
+use weir_proxy_function::{ProxyError, ProxyFunction};
+use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry, World};
 
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
@@ -15,12 +16,14 @@ use crate::instance::Instance;
 use crate::store::Values;
 
 /// A function of a chain, as an operator wants it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FunctionPlan {
     /// Its name in the chain.
     pub name: String,
     /// Its version, for reports.
     pub version: String,
+    /// What serves its exchanges, if it is of the world `wasi:http/proxy`.
+    pub proxy: Option<Arc<ProxyFunction>>,
     /// The component.
     pub admitted: Arc<Admitted>,
     /// Its machine code, if it is here already: then it is not compiled.
@@ -48,7 +51,7 @@ pub struct FunctionPlan {
 }
 
 /// A chain, as an operator wants it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ChainPlan {
     /// Its name.
     pub name: String,
@@ -64,6 +67,17 @@ pub enum MessageError {
         "function {0} is for packets, and this is a chain for messages: say plane = \"packet\" in the chain"
     )]
     World(String),
+    /// A wasi:http component where nobody runs them.
+    #[error("function {0} is a wasi:http component, and these run in the host's own process only")]
+    Service(String),
+    /// A wasi:http component cannot be made ready.
+    #[error("function {name}: {source}")]
+    Proxy {
+        /// The function.
+        name: String,
+        /// Why.
+        source: ProxyError,
+    },
     /// Needs more memory at its start than it may have.
     #[error(
         "function {name}: it starts with {needs} bytes of memory, its limit is {limit}: raise `memory`, or build it with \
@@ -181,7 +195,8 @@ pub struct SiteConfig {
 /// A function that is instantiated and configured.
 pub struct StagedFunction {
     pub(crate) plan: FunctionPlan,
-    pub(crate) instance: Instance,
+    /// None if it is a service: it has one for each exchange.
+    pub(crate) instance: Option<Instance>,
     pub(crate) state: Option<Arc<State>>,
     /// Whether it goes on with its predecessor's state region.
     pub(crate) kept: bool,
@@ -251,6 +266,12 @@ impl Site {
         Ok(Self { sandbox, rooms, window, upstreams, names, store, hold, clock, seed })
     }
 
+    /// Names of its upstreams.
+    #[must_use]
+    pub fn upstreams(&self) -> &[String] {
+        &self.names
+    }
+
     /// Where the pool's rooms are.
     #[must_use]
     pub fn accounting(&self) -> weir_pool::Accounting {
@@ -287,6 +308,13 @@ impl Site {
         if !admitted.world.of_messages() {
             return Err(MessageError::World(plan.name));
         }
+        if let Some(compiled_in) = plan.proxy.as_ref().map(|proxy| proxy.compiled_in()) {
+            let (instance, state, kept) = (None, None, false);
+            return Ok(StagedFunction { plan, instance, state, kept, compiled_in });
+        }
+        if admitted.world == World::Proxy {
+            return Err(MessageError::Service(plan.name));
+        }
         if admitted.memory_at_start > plan.memory as u64 {
             let (needs, limit) = (admitted.memory_at_start, plan.memory);
             return Err(MessageError::Memory { name: plan.name, needs, limit });
@@ -321,7 +349,7 @@ impl Site {
         };
         // Whoever is made after this one goes on with its region, or begins with a new one.
         let plan = FunctionPlan { blank: None, ..plan };
-        Ok(StagedFunction { plan, instance, state, kept, compiled_in })
+        Ok(StagedFunction { plan, instance: Some(instance), state, kept, compiled_in })
     }
 
     fn new_state(&self, plan: &FunctionPlan) -> Result<Option<Arc<State>>, MessageError> {

@@ -21,6 +21,21 @@ const MODULES_MAX: usize = 64;
 pub const ADMISSIBLE_IMPORTS: [&str; 3] =
     ["weir:net/types@0.1.0", "weir:net/host@0.1.0", "weir:net/exchange@0.1.0"];
 
+/// What a component of the world `wasi:http/proxy` may import, at any version 0.2: its own world, what `wasm32-wasip2` and the
+/// adapters of other toolchains pull in besides. None of it reaches a file or the network.
+pub const PROXY_IMPORTS: [&str; 7] = [
+    "wasi:http/",
+    "wasi:io/",
+    "wasi:clocks/",
+    "wasi:random/",
+    "wasi:cli/",
+    "wasi:filesystem/",
+    "wasi:sockets/",
+];
+
+/// The export of `wasi:http/proxy`, at any version 0.2.
+const PROXY: &str = "wasi:http/incoming-handler@0.2";
+
 const PACKET: &str = "weir:net/packet@0.1.0";
 const PACKET_COPY: &str = "weir:net/packet-copy@0.1.0";
 const PACKET_BURST: &str = "weir:net/packet-burst@0.1.0";
@@ -41,17 +56,19 @@ pub enum World {
     Message,
     /// `connection-function`: sees connections and their bytes through a window.
     Connection,
+    /// `wasi:http/proxy`, at any version 0.2: is handed requests, and gives responses.
+    Proxy,
 }
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection];
+    pub const ALL: [Self; 6] =
+        [Self::Window, Self::Copy, Self::Burst, Self::Message, Self::Connection, Self::Proxy];
 
     /// Whether its functions work on the message plane, not on packets.
     #[must_use]
     pub const fn of_messages(self) -> bool {
-        matches!(self, Self::Message | Self::Connection)
+        matches!(self, Self::Message | Self::Connection | Self::Proxy)
     }
 
     /// Its name in WIT.
@@ -63,10 +80,11 @@ impl World {
             Self::Burst => "packet-function-burst",
             Self::Message => "message-function",
             Self::Connection => "connection-function",
+            Self::Proxy => "wasi:http/proxy",
         }
     }
 
-    /// The interface that a component of this world exports.
+    /// The interface that a component of this world exports; of `wasi:http` without the last part of its version.
     #[must_use]
     pub const fn interface(self) -> &'static str {
         match self {
@@ -75,8 +93,35 @@ impl World {
             Self::Burst => PACKET_BURST,
             Self::Message => MESSAGE,
             Self::Connection => CONNECTION,
+            Self::Proxy => PROXY,
         }
     }
+
+    /// Whether a component that exports this interface is of this world.
+    fn is_exported_as(self, export: &str) -> bool {
+        match self {
+            Self::Proxy => is_version_0_2(export, "wasi:http/incoming-handler"),
+            _ => export == self.interface(),
+        }
+    }
+
+    /// Whether its components may import this.
+    fn admits(self, import: &str) -> bool {
+        match self {
+            Self::Proxy => {
+                let interface = import.split('@').next().unwrap_or_default();
+                PROXY_IMPORTS.iter().any(|package| interface.starts_with(package))
+                    && is_version_0_2(import, interface)
+            }
+            _ => ADMISSIBLE_IMPORTS.contains(&import),
+        }
+    }
+}
+
+/// Whether this names an interface at some version 0.2.
+fn is_version_0_2(name: &str, interface: &str) -> bool {
+    let version = name.strip_prefix(interface).and_then(|rest| rest.strip_prefix("@0.2."));
+    version.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// An upload that may be compiled.
@@ -188,13 +233,10 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             }
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section.into_iter().flatten() {
-                    let name = import.name.name.to_owned();
-                    if !matches!(import.ty, ComponentTypeRef::Instance(_))
-                        || !ADMISSIBLE_IMPORTS.contains(&name.as_str())
-                    {
-                        found.reasons.push(import_reason(&name));
+                    if !matches!(import.ty, ComponentTypeRef::Instance(_)) {
+                        found.reasons.push(import_reason(import.name.name, None));
                     }
-                    found.imports.push(name);
+                    found.imports.push(import.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
@@ -208,7 +250,8 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
         }
     }
     let has = |name: &str| exports.iter().any(|export| export == name);
-    let mut worlds = World::ALL.into_iter().filter(|world| has(world.interface()));
+    let exported = |world: &World| exports.iter().any(|export| world.is_exported_as(export));
+    let mut worlds = World::ALL.into_iter().filter(exported);
     found.world = match (worlds.next(), worlds.next()) {
         (Some(world), None) => Some(world),
         (Some(one), Some(other)) => {
@@ -221,6 +264,10 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             None
         }
     };
+    // What implements no world is told what functions of ours may import.
+    let world = found.world.unwrap_or(World::Window);
+    let strange = found.imports.iter().filter(|import| !world.admits(import));
+    found.reasons.extend(strange.map(|import| import_reason(import, found.world)));
     let exchange = ADMISSIBLE_IMPORTS[2];
     if found.world.is_some_and(|world| !world.of_messages())
         && found.imports.iter().any(|import| import == exchange)
@@ -254,7 +301,14 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     }
 }
 
-fn import_reason(name: &str) -> String {
+fn import_reason(name: &str, world: Option<World>) -> String {
+    if world == Some(World::Proxy) {
+        let allowed = PROXY_IMPORTS.map(|package| format!("{package}*@0.2.*")).join(", ");
+        return format!(
+            "it imports {name}, which functions of the world wasi:http/proxy do not have (allowed: {allowed}): build it for \
+             WASI 0.2 and that world alone"
+        );
+    }
     let allowed = ADMISSIBLE_IMPORTS.join(", ");
     if name.starts_with("wasi:") {
         format!(
@@ -317,6 +371,36 @@ mod tests {
     fn an_empty_component_is_refused_for_its_world() {
         let component = b"\0asm\x0d\0\x01\0";
         assert!(reasons(component).contains("it exports nothing"));
+    }
+
+    #[test]
+    fn a_wasi_http_component_is_known_by_its_export_and_imports_its_world_only() {
+        for (export, is) in [
+            ("wasi:http/incoming-handler@0.2.0", true),
+            ("wasi:http/incoming-handler@0.2.12", true),
+            ("wasi:http/incoming-handler@0.3.0", false),
+            ("wasi:http/incoming-handler@0.2.", false),
+            ("wasi:http/incoming-handler@0.2.0-rc-2023-11-10", false),
+            ("wasi:http/incoming-handler", false),
+            ("wasi:http/handler@0.2.0", false),
+            (MESSAGE, false),
+        ] {
+            assert_eq!(World::Proxy.is_exported_as(export), is, "{export}");
+        }
+        for (import, may) in [
+            ("wasi:http/types@0.2.3", true),
+            ("wasi:io/streams@0.2.0", true),
+            ("wasi:filesystem/preopens@0.2.6", true),
+            ("wasi:http/types@0.3.0", false),
+            ("wasi:keyvalue/store@0.2.0", false),
+            ("wasi:config/store@0.2.0", false),
+            ("wasi:httpx/types@0.2.0", false),
+            ("weir:net/host@0.1.0", false),
+            ("wasi:http/types", false),
+        ] {
+            assert_eq!(World::Proxy.admits(import), may, "{import}");
+        }
+        assert!(!World::Message.admits("wasi:http/types@0.2.3"));
     }
 
     #[test]

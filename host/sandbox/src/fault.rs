@@ -72,8 +72,9 @@ impl std::error::Error for Violation {}
 
 /// The guest's time was up; becomes [`FaultKind::Deadline`].
 #[derive(Debug)]
-pub(crate) struct Overdue {
-    pub(crate) limit: std::time::Duration,
+pub struct Overdue {
+    /// The CPU time that it had.
+    pub limit: std::time::Duration,
 }
 
 impl fmt::Display for Overdue {
@@ -86,11 +87,8 @@ impl std::error::Error for Overdue {}
 
 impl Fault {
     /// Reads wasmtime's error. `memory_refused`: whether the function was refused memory before.
-    pub(crate) fn new(
-        error: &wasmtime::Error,
-        function: Option<usize>,
-        memory_refused: bool,
-    ) -> Self {
+    #[must_use]
+    pub fn new(error: &wasmtime::Error, function: Option<usize>, memory_refused: bool) -> Self {
         let kind = if error.downcast_ref::<Violation>().is_some() {
             FaultKind::Contract
         } else if error.downcast_ref::<Overdue>().is_some() {

@@ -14,6 +14,9 @@ use crate::{Name, Period, Size};
 /// Functions in a chain at most.
 const FUNCTIONS_MAX: usize = 64;
 
+/// Instances of a function of the world `wasi:http/proxy` at most, at a time and on a thread.
+const INSTANCES_MAX: u32 = 10_000;
+
 /// Which plane a chain belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -139,6 +142,13 @@ pub struct FunctionUse {
     /// CPU time it may take for a burst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Period>,
+    /// Time that an exchange may take in all, for functions of the world `wasi:http/proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
+    /// Most instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
+    pub instances: Option<u32>,
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
@@ -218,6 +228,13 @@ impl FunctionUse {
         }
         if let Some(period) = self.deadline {
             limits::deadline(period).map_err(|e| e.within("deadline"))?;
+        }
+        if let Some(period) = self.timeout {
+            limits::timeout(period).map_err(|e| e.within("timeout"))?;
+        }
+        if self.instances.is_some_and(|n| !(1..=INSTANCES_MAX).contains(&n)) {
+            return Err(Invalid::at("instances", "there cannot be so many instances")
+                .help(format!("allowed: 1 to {INSTANCES_MAX}")));
         }
         if self.name.is_none() && self.label().parse::<Name>().is_err() {
             return Err(Invalid::at(

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::{Access, OnFault};
 use crate::invalid::{Check, Invalid};
+use crate::report::World;
 use crate::{Name, Period, Size};
 
 /// What becomes of a function's state when its instance is replaced.
@@ -74,6 +75,17 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The same with what holds for components of this world where it says nothing: those of `wasi:http/proxy` come out of
+    /// toolchains that know nothing of manifests, and bring a whole language along.
+    #[must_use]
+    pub fn of_world(mut self, world: Option<World>) -> Self {
+        if world == Some(World::WasiHttpProxy) {
+            self.memory.get_or_insert(Size::mebibytes(128));
+            self.deadline.get_or_insert(Period::milliseconds(1000));
+        }
+        self
+    }
+
     /// Name of the custom section in which a component carries its manifest.
     pub const SECTION: &'static str = "weir:manifest";
 
@@ -194,6 +206,10 @@ pub(crate) mod limits {
 
     pub(crate) fn deadline(period: Period) -> Result<(), Invalid> {
         within(period, Period::milliseconds(1), Period::milliseconds(10_000))
+    }
+
+    pub(crate) fn timeout(period: Period) -> Result<(), Invalid> {
+        within(period, Period::milliseconds(10), Period::milliseconds(3_600_000))
     }
 }
 

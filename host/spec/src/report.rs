@@ -71,13 +71,16 @@ pub enum World {
     MessageFunction,
     /// It sees connections and their bytes through a window.
     ConnectionFunction,
+    /// `wasi:http/proxy`: it is handed requests and gives responses.
+    #[serde(rename = "wasi:http/proxy")]
+    WasiHttpProxy,
 }
 
 impl World {
     /// Whether it sees messages, not packets.
     #[must_use]
     pub const fn of_messages(self) -> bool {
-        matches!(self, Self::MessageFunction | Self::ConnectionFunction)
+        matches!(self, Self::MessageFunction | Self::ConnectionFunction | Self::WasiHttpProxy)
     }
 
     /// Its name in WIT.
@@ -89,6 +92,7 @@ impl World {
             Self::PacketFunctionBurst => "packet-function-burst",
             Self::MessageFunction => "message-function",
             Self::ConnectionFunction => "connection-function",
+            Self::WasiHttpProxy => "wasi:http/proxy",
         }
     }
 }

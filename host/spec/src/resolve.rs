@@ -17,6 +17,10 @@ pub mod defaults {
     pub const MEMORY: Size = Size::mebibytes(16);
     /// CPU time for a burst.
     pub const DEADLINE: Period = Period::milliseconds(10);
+    /// Time that an exchange of a function of the world `wasi:http/proxy` may take.
+    pub const TIMEOUT: Period = Period::milliseconds(60_000);
+    /// Instances of one at a time, on a thread.
+    pub const INSTANCES: u32 = 64;
     /// State region of a function that says it has one, but not how large.
     pub const STATE: Size = Size::mebibytes(4);
 }
@@ -41,6 +45,10 @@ pub struct ResolvedFunction {
     pub memory: Size,
     /// CPU time for a burst.
     pub deadline: Period,
+    /// Time that an exchange may take, if it is of the world `wasi:http/proxy`.
+    pub timeout: Period,
+    /// Most instances at a time on a thread, if it is of that world.
+    pub instances: u32,
     /// What becomes of its state.
     pub state: State,
     /// Bytes of the state region, a multiple of 65,536; 0 without one.
@@ -101,6 +109,8 @@ impl FunctionUse {
             on_fault: self.on_fault.or(manifest.on_fault).unwrap_or_default(),
             memory: self.memory.or(manifest.memory).unwrap_or(defaults::MEMORY),
             deadline: self.deadline.or(manifest.deadline).unwrap_or(defaults::DEADLINE),
+            timeout: self.timeout.unwrap_or(defaults::TIMEOUT),
+            instances: self.instances.unwrap_or(defaults::INSTANCES),
             state,
             state_bytes: state_bytes.next_multiple_of(WASM_PAGE),
             state_shared,

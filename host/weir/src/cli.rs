@@ -9,7 +9,8 @@ use weir_spec::Name;
 
 /// Runs network functions as sandboxed WebAssembly components.
 ///
-/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `replay`, `check`, `bench`.
+/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `new`, `test`, `replay`, `check`,
+/// `bench`.
 ///
 /// Exit status: 0 done, 1 it failed (one message on standard error says why), 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -83,6 +84,10 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Make a component of a core module, as compilers for languages without component tools give it.
     Component(ComponentArgs),
+    /// Write a project for a function: a template that works, with its tests, its build script and the SDK.
+    New(NewArgs),
+    /// Test a function with captures or requests: the host's own engine, without a host and without root.
+    Test(TestArgs),
     /// Functions: push, list, show, remove, swap, roll back, log.
     #[command(subcommand)]
     Function(FunctionCommand),
@@ -155,6 +160,10 @@ pub(crate) struct ReplayArgs {
     /// Where functions that the chain names with `use` are.
     #[arg(long, value_name = "DIRECTORY", default_value = "target/functions")]
     pub(crate) functions: PathBuf,
+    /// Where compiled code is kept from one replay to the next, which saves seconds with functions in Python or JavaScript. Must be
+    /// writable by nobody else: what lies there is executed.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) cache: Option<PathBuf>,
     /// Draw no progress bar; set from `--quiet`.
     #[arg(skip)]
     pub(crate) quiet: bool,
@@ -181,6 +190,51 @@ pub(crate) struct ComponentArgs {
     /// The component to write; without it the core module's name with `.component.wasm`.
     #[arg(short = 'o', long = "out", value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The directory to make; its last part is the function's name.
+    #[arg(value_name = "NAME")]
+    pub(crate) directory: PathBuf,
+    /// The language, such as `rust` or `c`; an unknown one lists those that there are.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub(crate) lang: String,
+    /// What it is for.
+    #[arg(long, value_name = "PLANE", value_enum, default_value_t)]
+    pub(crate) plane: PlaneArg,
+}
+
+/// A plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlaneArg {
+    /// Packets (L2/L3).
+    #[default]
+    Packet,
+    /// Requests, responses, connections (L4/L7).
+    Message,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// A project, or a component or core module that carries its component type.
+    #[arg(value_name = "FILE", default_value = ".")]
+    pub(crate) file: PathBuf,
+    /// A capture to give it, in place of the tests in `weir-test.toml`.
+    #[arg(id = "in", long = "in", value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// A capture of what has to leave, byte for byte.
+    #[arg(long, value_name = "FILE", requires = "in")]
+    pub(crate) expect: Option<PathBuf>,
+    /// Its configuration: a TOML or JSON file, or JSON itself.
+    #[arg(long, value_name = "CONFIG", requires = "in")]
+    pub(crate) config: Option<String>,
+    /// Do not build the project, even if its sources are newer than what was built.
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// How long to measure what a packet costs; 0 for not at all.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub(crate) measure: u64,
 }
 
 #[derive(Debug, Args)]
@@ -257,9 +311,12 @@ pub(crate) struct FunctionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// A component, or a core module that carries its component type.
+    /// A component, or a core module that carries its component type; with `--watch` also a project.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Go on: build, push and swap it each time that a file of the project is saved, until interrupted.
+    #[arg(long, conflicts_with = "version")]
+    pub(crate) watch: bool,
     /// The function's name; without it that of its manifest.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,

@@ -38,9 +38,10 @@ export const packetBurst = weirFunction({
 });
 
 export const snapshot = weirSnapshot({
-  save: () => new TextEncoder().encode(String(seen)),
+  // The engine has no TextEncoder.
+  save: () => Uint8Array.from(String(seen), (digit) => digit.charCodeAt(0)),
   restore(saved) {
-    const text = new TextDecoder().decode(saved);
+    const text = String.fromCharCode(...saved);
     if (!/^\d+$/.test(text)) throw new Error(`${text} is no count`);
     seen = Number(text);
   },

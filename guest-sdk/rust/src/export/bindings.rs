@@ -1,7 +1,7 @@
 //! Generated from `wit/net.wit`.
 
 wit_bindgen::generate!({
-    path: "../../wit",
+    path: "wit",
     world: "weir:net/packet-function",
     pub_export_macro: true,
     export_macro_name: "export_packet",
@@ -11,7 +11,7 @@ wit_bindgen::generate!({
 /// and become one component.
 pub mod saving {
     wit_bindgen::generate!({
-        path: "../../wit",
+        path: "wit",
         inline: "
             package weir:sdk;
             world snapshot { export weir:net/snapshot@0.1.0; }
@@ -25,7 +25,7 @@ pub mod saving {
 /// The export of `packet-function-copy`, in place of `packet`.
 pub mod copying {
     wit_bindgen::generate!({
-        path: "../../wit",
+        path: "wit",
         inline: "
             package weir:sdk;
             world copying { export weir:net/packet-copy@0.1.0; }
@@ -40,7 +40,7 @@ pub mod copying {
 /// What message functions import and export.
 pub mod messages {
     wit_bindgen::generate!({
-        path: "../../wit",
+        path: "wit",
         inline: "
             package weir:sdk;
             world messages { import weir:net/exchange@0.1.0; export weir:net/message@0.1.0; }
@@ -58,7 +58,7 @@ pub mod messages {
 /// What connection functions export.
 pub mod connections {
     wit_bindgen::generate!({
-        path: "../../wit",
+        path: "wit",
         inline: "
             package weir:sdk;
             world connections { export weir:net/connection@0.1.0; }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
-    Origin, Passage, Pieces, Stage, Step, Upstreams,
+    Origin, Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
 
 /// What the tests' middleware does, by the request's path.

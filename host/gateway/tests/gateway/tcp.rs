@@ -11,7 +11,7 @@ use crate::support::{self, Server, connect, gateway_with, read_all, say_all, unt
 use bytes::Bytes;
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Interests, Middleware, Origin, Passage, Pieces,
-    Stage, Step, Upstreams,
+    Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Protocol, ProxyHeader};
 
@@ -221,11 +221,14 @@ impl Middleware for FirstLook {
 struct Look(Cell<bool>);
 
 impl Passage for Look {
-    fn data(&self, from_upstream: bool, piece: Bytes, _last: bool) -> LocalBoxFuture<'_, BodyStep> {
+    fn data(
+        self: Rc<Self>,
+        from_upstream: bool,
+        piece: Bytes,
+        _last: bool,
+    ) -> Reply<'static, BodyStep> {
         assert!(!from_upstream && !self.0.replace(true), "it wants no more");
-        Box::pin(
-            async move { BodyStep::Pass(Pieces::from_iter([piece.to_ascii_uppercase().into()])) },
-        )
+        Reply::Now(BodyStep::Pass(Pieces::from_iter([piece.to_ascii_uppercase().into()])))
     }
 
     fn done(&self, from: Direction) -> bool {

@@ -70,6 +70,7 @@ impl Ordered {
         }
         let blank = image.blank.map(region).transpose()?;
         Ok(FunctionPlan {
+            proxy: None,
             admitted: Arc::new(Admitted {
                 component: Arc::from([]),
                 hash: [0; 32],

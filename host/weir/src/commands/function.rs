@@ -16,6 +16,7 @@ use crate::render::{self, Output};
 
 pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> Result<()> {
     match command {
+        FunctionCommand::Push(args) if args.watch => super::watch::run(&args, client, output),
         FunctionCommand::Push(args) => push(&args, client, output),
         FunctionCommand::List => {
             let functions: List<Function> = client.get(&["functions"])?;
@@ -73,7 +74,7 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
 }
 
 /// The name in the manifest that a component carries.
-fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
+pub(super) fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
     let report = weir_assembly::check(wasm);
     match report.manifest {
         Some(text) => Ok(Document::<Manifest>::parse("its manifest", &text)?.value.name),
@@ -171,7 +172,7 @@ fn swap(args: SwapArgs, client: &Client, output: Output) -> Result<()> {
 }
 
 /// What a swap cost, in words.
-fn cost(report: &SwapReport) -> String {
+pub(super) fn cost(report: &SwapReport) -> String {
     let chains: Vec<_> = report.chains.iter().map(Name::as_str).collect();
     let mut text = format!(
         "{} -> {} in {}; pause {:.1} us, compiled in {:.1} ms, {} packets lost",

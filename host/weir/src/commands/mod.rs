@@ -8,12 +8,15 @@ mod events;
 mod function;
 mod host;
 mod listener;
+mod new;
 mod replay;
 mod run;
 mod sriov;
 mod steer;
 mod tenant;
+mod test;
 mod top;
+mod watch;
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -51,6 +54,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         }
         Command::Check(args) => return check::run(&args, output),
         Command::Component(args) => component::run(&args, output)?,
+        Command::New(args) => new::run(&args, output)?,
+        Command::Test(args) => return test::run(&args, output),
         Command::Function(command) => function::run(command, &Client::new(&global)?, output)?,
         Command::Chain(command) => chain::run(command, &Client::new(&global)?, output)?,
         Command::Steer(command) => steer::run(command, &Client::new(&global)?, output)?,

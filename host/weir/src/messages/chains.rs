@@ -6,10 +6,11 @@ use std::time::Duration;
 use weir_control::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
 use weir_exchange::Upstreams;
 use weir_message::{
-    Chain, ChainPlan, Findings, FunctionCounters, Notice, Site, SiteConfig, States, orders,
+    Chain, ChainPlan, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig, States,
+    orders,
 };
 use weir_message_worker::RemoteChain;
-use weir_sandbox::Telemetry;
+use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
 use super::listeners::{Make, Parts};
@@ -81,7 +82,8 @@ impl Messages {
         }
         for part in &existing.parts {
             let counters = |label: &str| part.function(label);
-            let plan = self.plan(id, functions, |label| existing.telemetry(label), counters)?;
+            let telemetry = |label: &str| existing.telemetry(label);
+            let plan = self.plan(id, functions, part.upstreams(), telemetry, counters)?;
             let readied = part.stage_chain(&self.sandbox, plan)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
             published.fresh = readied.fresh;
@@ -108,11 +110,12 @@ impl Messages {
         let itself: Itself = Arc::default();
         for listener in &listeners {
             let mut orders_of = Vec::new();
+            let upstreams = upstreams_of(listener);
             for thread in 0..threads {
                 let tallies = Tallies::default();
                 let counters = |label: &str| tallies.function(label);
-                let plan =
-                    self.plan(id, functions, |label| telemetry.telemetry(label), counters)?;
+                let of = |label: &str| telemetry.telemetry(label);
+                let plan = self.plan(id, functions, &upstreams, of, counters)?;
                 let place = (*listener, thread);
                 let (part, made) = match &self.hub {
                     None => self.on_thread(id, place, plan, tallies.clone())?,
@@ -357,14 +360,13 @@ impl Messages {
         })?;
         let mut published = Published::default();
         for part in &deployed.parts {
-            let admitted = self.admit(function)?;
             // What a shadow says and counts is not to be mixed with what the function itself does.
             let (telemetry, counters): (Arc<Telemetry>, Arc<FunctionCounters>) = if shadow {
                 (deployed.telemetry(&shadow_of(label)), Arc::default())
             } else {
                 (deployed.telemetry(label), part.function(label))
             };
-            let plan = function_plan(function, admitted, telemetry, counters);
+            let plan = self.function(id, function, part.upstreams(), telemetry, counters)?;
             let position = (id.name.as_str(), &names[..], place);
             let readied = part.stage_function(&self.sandbox, position, plan, shadow)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
@@ -376,7 +378,10 @@ impl Messages {
         Ok(published)
     }
 
-    fn listeners_of<'a>(&'a self, id: &'a ChainId) -> impl Iterator<Item = &'a Listener> {
+    pub(super) fn listeners_of<'a>(
+        &'a self,
+        id: &'a ChainId,
+    ) -> impl Iterator<Item = &'a Listener> {
         let of = |listener: &&Listener| {
             listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
         };
@@ -390,9 +395,8 @@ impl Messages {
         let upstreams = upstreams.ok_or_else(|| {
             EngineError::Internal(format!("the gateway has no listener {}", listener.name))
         })?;
-        let names = listener.upstream.iter().map(|upstream| upstream.address.to_string());
         let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
-        let config = self.site_config(self.config.rooms, hold, names.collect());
+        let config = self.site_config(self.config.rooms, hold, upstreams_of(listener));
         let sandbox = Arc::clone(&self.sandbox);
         Site::new(sandbox, id.name.as_str(), config, upstreams, self.store(&id.tenant))
             .map_err(refused)
@@ -412,7 +416,7 @@ impl Messages {
         let config = self.site_config(TRIAL_ROOMS, 0, Vec::new());
         let (name, store) = (id.name.as_str(), self.store(&id.tenant));
         let site = Site::new(Arc::clone(&self.sandbox), name, config, Arc::new(Nowhere), store);
-        let plan = self.plan(id, functions, |_| Arc::default(), |_| Arc::default())?;
+        let plan = self.plan(id, functions, &[], |_| Arc::default(), |_| Arc::default())?;
         let staged = site.and_then(|site| site.stage(plan, &States::default()));
         Ok(staged.map_err(refused)?.compiled_in())
     }
@@ -421,15 +425,32 @@ impl Messages {
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
+        upstreams: &[String],
         telemetry: impl Fn(&str) -> Arc<Telemetry>,
         counters: impl Fn(&str) -> Arc<FunctionCounters>,
     ) -> Result<ChainPlan, EngineError> {
         let functions = functions.iter().map(|function| {
             let label = function.label.as_str();
-            Ok(function_plan(function, self.admit(function)?, telemetry(label), counters(label)))
+            self.function(id, function, upstreams, telemetry(label), counters(label))
         });
         let functions = functions.collect::<Result<_, EngineError>>()?;
         Ok(ChainPlan { name: id.name.to_string(), functions })
+    }
+
+    fn function(
+        &self,
+        id: &ChainId,
+        function: &ResolvedFunction,
+        upstreams: &[String],
+        telemetry: Arc<Telemetry>,
+        counters: Arc<FunctionCounters>,
+    ) -> Result<FunctionPlan, EngineError> {
+        let admitted = self.admit(function)?;
+        let mut plan = function_plan(function, admitted, telemetry, counters);
+        if plan.admitted.world == World::Proxy {
+            plan.proxy = Some(self.proxy(id, function, &plan, upstreams)?);
+        }
+        Ok(plan)
     }
 
     fn admit(
@@ -459,6 +480,11 @@ impl Messages {
             })
         }
     }
+}
+
+/// Names of a listener's upstreams, in the order in which functions count them.
+fn upstreams_of(listener: &Listener) -> Vec<String> {
+    listener.upstream.iter().map(|upstream| upstream.address.to_string()).collect()
 }
 
 /// Has a chain's other parts go back, too. The part that tells it must not wait for the others.

@@ -7,6 +7,7 @@ mod chains;
 mod listeners;
 mod parts;
 mod process;
+mod proxies;
 mod status;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use weir_spec::listener::GatewayMode;
 use weir_spec::{HostConfig, Listener, Name};
 
 use self::parts::Deployed;
+use self::proxies::Proxies;
 
 /// See the module.
 pub(crate) struct Messages {
@@ -40,6 +42,7 @@ pub(crate) struct Messages {
     /// Where chains have processes of their own.
     hub: Option<Hub>,
     hops: AtomicU16,
+    proxies: Proxies,
 }
 
 impl Messages {
@@ -59,6 +62,7 @@ impl Messages {
         let messages = Self {
             hub: process.then(Hub::new),
             hops: AtomicU16::new(1),
+            proxies: Proxies::new(usize::from(config.gateway.threads)),
             sandbox,
             gateway,
             listeners: config.listeners.clone(),

@@ -114,6 +114,14 @@ impl Part {
         self.tallies.function(label)
     }
 
+    /// Names of the upstreams that its functions see. Processes have no functions that would call one by name.
+    pub(super) fn upstreams(&self) -> &[String] {
+        match &self.place {
+            Place::Thread { site, .. } => site.upstreams(),
+            Place::Process(_) => &[],
+        }
+    }
+
     /// Where its rooms are.
     pub(super) fn rooms(&self) -> Accounting {
         match &self.place {
@@ -359,6 +367,7 @@ pub(super) fn function_plan(
     FunctionPlan {
         name: function.label.to_string(),
         version: function.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        proxy: None,
         admitted,
         code: None,
         blank: None,

@@ -1,5 +1,6 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
+mod author;
 mod commands;
 mod crash;
 mod disk;
@@ -12,6 +13,7 @@ mod lifecycle;
 mod messages;
 mod middleboxes;
 mod ports;
+mod proxies;
 mod schema;
 mod sriov;
 mod steering;

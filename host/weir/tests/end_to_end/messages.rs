@@ -378,7 +378,7 @@ weir_outcome weir_data(uint32_t exchange, bool from_upstream, weir_piece *piece)
 fn a_function_in_c_changes_what_connections_carry() {
     let directory = tempfile::tempdir().unwrap();
     // The template's project, with another function of another world.
-    from_template("c", "message", "substitute", directory.path());
+    let _ = from_template("c", "message", "substitute", directory.path());
     let project = directory.path().join("substitute");
     let script = std::fs::read_to_string(project.join("build")).unwrap();
     let script = script.replace("src/message.c", "src/connection.c");

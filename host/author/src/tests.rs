@@ -1,0 +1,350 @@
+//! Running tests, and what came of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use weir_sandbox::{Sandbox, SandboxConfig, World};
+use weir_spec::{Document, DocumentError, Invalid, Manifest};
+
+use crate::captures::{self, Frame};
+use crate::dissect;
+use crate::exchanges;
+use crate::faults;
+use crate::function::Function;
+use crate::packets;
+use crate::suite::{Dropped, Expect, Suite, Test};
+
+/// What came of all tests. Its JSON keys are a promise to scripts.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The function.
+    pub function: String,
+    /// Tests that went as expected.
+    pub passed: u64,
+    /// Tests that did not.
+    pub failed: u64,
+    /// The tests.
+    pub tests: Vec<Outcome>,
+    /// What the function decided and counted in all tests together.
+    pub coverage: Coverage,
+    /// Nanoseconds that a packet takes in memory; of the first test whose packets could be measured.
+    pub ns_per_packet: Option<f64>,
+}
+
+/// What came of a test.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outcome {
+    /// Its name.
+    pub name: String,
+    /// Whether all was as expected.
+    pub passed: bool,
+    /// What was not.
+    pub problems: Vec<String>,
+    /// Packets given, and packets that left.
+    pub packets_in: u64,
+    /// Packets that left.
+    pub packets_out: u64,
+    /// Exchanges.
+    pub exchanges: u64,
+    /// What the function logged.
+    pub log: Vec<String>,
+}
+
+/// What occurred in all tests together.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Coverage {
+    /// Verdicts (packets), or answers to events (messages), by name.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Reasons for which packets were dropped.
+    pub drops: BTreeMap<String, u64>,
+    /// The function's own counters.
+    pub counters: BTreeMap<String, u64>,
+    /// Configurations that it refused.
+    pub refused: u64,
+}
+
+/// Tests of a function, by the real engine.
+pub struct Tester {
+    sandbox: Arc<Sandbox>,
+    function: Function,
+    measured: Option<Duration>,
+    report: Report,
+}
+
+impl Tester {
+    /// Gets a function ready: a file, and the manifest to take if it carries none. Packets are measured for `measured`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or no host would admit it.
+    pub fn new(
+        file: &Path,
+        manifest: Option<&Manifest>,
+        measured: Option<Duration>,
+    ) -> Result<Self> {
+        let function = Function::read(file, manifest)?;
+        let report = Report { function: function.name().to_owned(), ..Report::default() };
+        let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
+        Ok(Self { sandbox, function, measured, report })
+    }
+
+    /// Runs the tests of a file.
+    ///
+    /// # Errors
+    /// When a test cannot be done at all: its capture is not there, or it is for the other plane. The error says where it is in the file.
+    pub fn suite(&mut self, suite: &Document<Suite>, directory: &Path) -> Result<()> {
+        for (place, test) in suite.value.tests.iter().enumerate() {
+            self.test(test, directory).map_err(|error| match error.downcast::<Invalid>() {
+                Ok(invalid) => {
+                    let located: DocumentError = suite.locate(invalid.within_array("test", place));
+                    located.into()
+                }
+                Err(error) => error.context(format!("test {:?}", test.name)),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs a test; files that it names are relative to `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be done at all. An [`Invalid`] is about a key of the test.
+    pub fn test(&mut self, test: &Test, directory: &Path) -> Result<()> {
+        let resolved = self.function.configured(&test.config)?;
+        let mut outcome = Outcome { name: test.name.clone(), ..Outcome::default() };
+        let expect = &test.expect;
+        if self.function.is_for_packets() {
+            ensure!(
+                test.exchange.is_empty(),
+                Invalid::at("exchange", "the function is for packets")
+                    .help("give it a capture: `in = \"FILE.pcap\"`")
+            );
+            let frames: Arc<[Frame]> = match &test.input {
+                Some(file) => read(directory, file, &["in"])?.into(),
+                None => Arc::new([]),
+            };
+            let ran = packets::run(&self.sandbox, &self.function, &resolved, &test.ports, &frames)?;
+            match ran {
+                packets::Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
+                packets::Run::Done(ran) => {
+                    refused(expect, None, &mut outcome);
+                    self.count(
+                        &ran.counters,
+                        ran.report.functions.iter().flat_map(|f| &f.verdicts),
+                    );
+                    add(&mut self.report.coverage.drops, &ran.report.drops);
+                    (outcome.packets_in, outcome.packets_out) =
+                        (ran.report.packets_in, ran.sent.len() as u64);
+                    check_packets(expect, &ran, &frames, directory, &mut outcome.problems)?;
+                    let faults = ran.report.functions.iter().map(|function| function.faults).sum();
+                    check(expect, &ran.counters, faults, &ran.faults, &mut outcome.problems);
+                    outcome.log = own(ran.log);
+                    if let (Some(time), None, false, 0) =
+                        (self.measured, self.report.ns_per_packet, frames.is_empty(), faults)
+                    {
+                        let ns = packets::measure(
+                            &self.sandbox,
+                            &self.function,
+                            &resolved,
+                            &frames,
+                            time,
+                        )?;
+                        self.report.ns_per_packet = Some(ns);
+                    }
+                }
+            }
+        } else {
+            ensure!(
+                test.input.is_none(),
+                Invalid::at("in", "the function is for messages")
+                    .help("give it requests: `[[test.exchange]]`")
+            );
+            ensure!(
+                self.function.admitted.world != World::Connection || test.exchange.is_empty(),
+                Invalid::at("exchange", "the function is for connections, which exchanges do not test")
+                    .help("test it natively with `weir_sdk::testing::ConnectionHarness`, or behind a listener")
+            );
+            ensure!(
+                self.function.admitted.world != World::Proxy,
+                Invalid::at(
+                    "exchange",
+                    "the function is a component of `wasi:http/proxy`, which exchanges do not test"
+                )
+                .help("try it behind a listener")
+            );
+            match exchanges::run(
+                &self.sandbox,
+                &self.function,
+                &resolved,
+                &test.exchange,
+                &expect.counters.clone().unwrap_or_default(),
+            )? {
+                exchanges::Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
+                exchanges::Run::Done(ran) => {
+                    refused(expect, None, &mut outcome);
+                    self.count(&ran.counters, &ran.actions);
+                    outcome.exchanges = test.exchange.len() as u64;
+                    outcome.problems.extend(ran.problems);
+                    check(
+                        expect,
+                        &ran.counters,
+                        ran.fault_count,
+                        &ran.faults,
+                        &mut outcome.problems,
+                    );
+                    outcome.log = own(ran.log);
+                }
+            }
+        }
+        self.report.coverage.refused +=
+            u64::from(expect.refused.is_some() && outcome.problems.is_empty());
+        outcome.passed = outcome.problems.is_empty();
+        if outcome.passed {
+            self.report.passed += 1;
+        } else {
+            self.report.failed += 1;
+        }
+        self.report.tests.push(outcome);
+        Ok(())
+    }
+
+    fn count<'a>(
+        &mut self,
+        counters: &BTreeMap<String, u64>,
+        verdicts: impl IntoIterator<Item = (&'a String, &'a u64)>,
+    ) {
+        add(&mut self.report.coverage.counters, counters);
+        add(&mut self.report.coverage.verdicts, verdicts);
+    }
+
+    /// What came of the tests so far.
+    #[must_use]
+    pub fn report(self) -> Report {
+        self.report
+    }
+}
+
+fn add<'a>(to: &mut BTreeMap<String, u64>, from: impl IntoIterator<Item = (&'a String, &'a u64)>) {
+    for (name, n) in from {
+        *to.entry(name.clone()).or_default() += n;
+    }
+}
+
+fn read(directory: &Path, file: &Path, key: &[&str]) -> Result<Vec<Frame>> {
+    captures::read(&directory.join(file)).map_err(|error| {
+        let mut invalid = Invalid::whole(format!("{error:#}"));
+        for key in key.iter().rev() {
+            invalid = invalid.within(key);
+        }
+        invalid.into()
+    })
+}
+
+/// Whether the configuration was refused as it was to be.
+fn refused(expect: &Expect, message: Option<&str>, outcome: &mut Outcome) {
+    match (&expect.refused, message) {
+        (Some(part), Some(message)) if message.contains(part.as_str()) => {}
+        (Some(part), Some(message)) => {
+            outcome.problems.push(format!(
+                "the configuration was refused, but {part:?} is not in the message: {message}"
+            ));
+        }
+        (Some(_), None) => outcome.problems.push("the configuration was not refused".into()),
+        (None, Some(message)) => {
+            outcome.problems.push(format!("the configuration was refused: {message}"));
+        }
+        (None, None) => {}
+    }
+}
+
+/// What the function said itself: the engine's lines about faults are told as faults.
+fn own(log: Vec<String>) -> Vec<String> {
+    log.into_iter().filter(|line| !line.starts_with("fault: ")).collect()
+}
+
+/// What both planes have.
+fn check(
+    expect: &Expect,
+    counters: &BTreeMap<String, u64>,
+    count: u64,
+    messages: &[String],
+    problems: &mut Vec<String>,
+) {
+    if count != expect.faults {
+        problems.push(format!("faults: expected {}, got {count}", expect.faults));
+        problems.extend(messages.iter().take(5).map(|message| faults::short(message)));
+    }
+    for (name, expected) in expect.counters.iter().flatten() {
+        match counters.get(name) {
+            Some(n) if n == expected => {}
+            None if *expected == 0 => {}
+            Some(n) => problems.push(format!("counter {name}: expected {expected}, got {n}")),
+            None => {
+                let there: Vec<_> = counters.keys().map(String::as_str).collect();
+                let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+                problems.push(format!("counter {name}: expected {expected}, but nothing was counted under it; counters: {there}"));
+            }
+        }
+    }
+}
+
+fn check_packets(
+    expect: &Expect,
+    ran: &packets::Ran,
+    frames: &[Frame],
+    directory: &Path,
+    problems: &mut Vec<String>,
+) -> Result<()> {
+    let out = ran.sent.len() as u64;
+    if let Some(expected) = expect.out
+        && expected != out
+    {
+        problems.push(format!("packets that leave: expected {expected}, got {out}"));
+    }
+    let dropped = ran.dropped();
+    match &expect.drop {
+        Some(Dropped::Count(expected)) if *expected != dropped.len() as u64 => {
+            problems.push(format!(
+                "packets that are dropped: expected {expected}, got {}",
+                dropped.len()
+            ));
+        }
+        Some(Dropped::Numbers(expected)) => {
+            let show = |what: &str,
+                        numbers: &mut dyn Iterator<Item = &u64>,
+                        problems: &mut Vec<String>|
+             -> Result<()> {
+                for number in numbers.take(10) {
+                    let frame =
+                        usize::try_from(*number).ok().and_then(|n| frames.get(n.checked_sub(1)?));
+                    let shown = frame.map(dissect::summary).transpose()?;
+                    let shown = shown.unwrap_or_else(|| "the capture has no such packet".into());
+                    problems.push(format!("packet {number} {what}: {shown}"));
+                }
+                Ok(())
+            };
+            let missing = &mut expected.iter().filter(|number| !dropped.contains(number));
+            show("was to be dropped, and leaves", missing, problems)?;
+            let surplus = &mut dropped.iter().filter(|number| !expected.contains(number));
+            show("was dropped, and was to leave", surplus, problems)?;
+        }
+        _ => {}
+    }
+    for (name, expected) in expect.verdicts.iter().flatten() {
+        let got: u64 =
+            ran.report.functions.iter().filter_map(|function| function.verdicts.get(name)).sum();
+        if got != *expected {
+            problems.push(format!("verdict {name}: expected {expected}, got {got}"));
+        }
+    }
+    if let Some(file) = &expect.capture {
+        let expected = read(directory, file, &["expect", "capture"])?;
+        let got: Vec<Frame> = ran.sent.iter().map(|sent| sent.frame.clone()).collect();
+        let shown = dissect::differences(&expected, &got, &file.display().to_string());
+        problems.extend(shown.context("comparing captures")?);
+    }
+    Ok(())
+}

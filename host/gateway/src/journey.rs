@@ -1,0 +1,380 @@
+//! A request's way through a chain with services: leg after leg, to the upstream and back.
+//!
+//! Owns: the order of legs, and what becomes of heads and bodies between them. Functions that are told of events filter what passes,
+//! as in `exchange`; a service is handed the request, and the legs behind it are to it what a server is to a client. Must not
+//! know: what a service is.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, StatusCode, Version, request, response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::chain::{
+    CallFault, Direction, Ended, Exchange, Leg, Legs, Onward, Pieces, Step, Stream,
+};
+use crate::client::Client;
+use crate::fault::Fault;
+use crate::filter::{Answer, Filtered};
+use crate::finish::Visit;
+use crate::flow::{BoxFlow, Flow, Nothing, from_afar, hand_over};
+use crate::forward::{self, Forwarding};
+use crate::link::Unanswered;
+use crate::listener::Site;
+use crate::request_body::{Progress, RequestBody};
+use crate::response_body::Download;
+use crate::rules::{self, Asked};
+use crate::statistics::Failure;
+
+/// Why there is no response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The gateway says so.
+    Status(StatusCode),
+    /// A function does not want one.
+    Reset,
+}
+
+type Arrived = Result<(response::Parts, BoxFlow), Stop>;
+
+/// What stays the same on all of the way. See the module.
+pub(crate) struct Journey {
+    pub(crate) client: Rc<Client>,
+    pub(crate) site: Rc<Site>,
+    pub(crate) legs: Rc<dyn Legs>,
+    pub(crate) asked: Asked,
+    pub(crate) version: Version,
+    /// The upstream that was asked last.
+    pub(crate) asked_last: Rc<Cell<Option<usize>>>,
+}
+
+/// A request between two legs.
+pub(crate) struct Passing {
+    pub(crate) parts: request::Parts,
+    pub(crate) body: BoxFlow,
+    /// Bytes of the body, if that is known.
+    pub(crate) length: Option<u64>,
+    /// The upstream that somebody chose.
+    pub(crate) upstream: Option<usize>,
+}
+
+impl Journey {
+    /// Takes a request through the legs from this place on.
+    pub(crate) fn pass(
+        self: Rc<Self>,
+        place: usize,
+        passing: Passing,
+    ) -> LocalBoxFuture<'static, Arrived> {
+        Box::pin(async move {
+            match self.legs.leg(place) {
+                None => self.ask(passing).await,
+                Some(Leg::Events(exchange)) => self.show(place, exchange, passing).await,
+                Some(Leg::Service(service)) => {
+                    let Passing { parts, body, upstream, .. } = passing;
+                    let request = Request::from_parts(parts, hand_over(body));
+                    let behind = Behind { journey: Rc::clone(&self), place: place + 1, upstream };
+                    let response = service.serve(request, Rc::new(behind)).await;
+                    let (mut parts, stream) = response.into_parts();
+                    rules::answered(&mut parts);
+                    let bodiless = rules::bodiless(&http::Method::GET, parts.status);
+                    Ok((parts, if bodiless { Box::new(Nothing) } else { made(stream) }))
+                }
+            }
+        })
+    }
+
+    /// Through functions that are told of events.
+    async fn show(self: Rc<Self>, place: usize, exchange: Exchange, passing: Passing) -> Arrived {
+        let mut ending = Ending::new(exchange.clone(), place > 0, Rc::clone(&self.asked_last));
+        let Passing { mut parts, mut body, mut length, mut upstream } = passing;
+        match exchange.request_head(&mut parts, length).get().await {
+            Step::Continue => (),
+            Step::Answer(answer) => return Ok(ending.answered(answer)),
+            Step::Reset => return Err(Stop::Reset),
+        }
+        upstream = exchange.upstream().or(upstream);
+        let answer = Answer::default();
+        if length != Some(0) && !exchange.done(Direction::Request) {
+            let mut filtered = self.filtered(body, &exchange, Direction::Request, &answer);
+            if let Err(fault) = filtered.prime().await {
+                return match answer.take() {
+                    Some(answer) => Ok(ending.answered(answer)),
+                    None => Err(self.stop(fault)),
+                };
+            }
+            parts.headers.remove(CONTENT_LENGTH);
+            length = filtered.is_end_stream().then_some(0);
+            body = if length.is_some() { Box::new(Nothing) } else { Box::new(filtered) };
+        }
+        let passing = Passing { parts, body, length, upstream };
+        let arrived = Rc::clone(&self).pass(place + 1, passing).await;
+        if let Some(answer) = answer.take() {
+            return Ok(ending.answered(answer));
+        }
+        let (mut parts, body) = arrived.inspect_err(|_| ending.how = Ended::UpstreamFailed)?;
+        let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        match exchange.response_head(&mut parts, length).get().await {
+            Step::Continue => (),
+            Step::Answer(answer) => return Ok(ending.answered(answer)),
+            Step::Reset => return Err(Stop::Reset),
+        }
+        if length == Some(0) || exchange.done(Direction::Response) {
+            return Ok((parts, ending.with(body)));
+        }
+        let mut filtered = self.filtered(body, &exchange, Direction::Response, &answer);
+        if !rules::streams(&parts.headers)
+            && let Err(fault) = filtered.prime().await
+        {
+            return match answer.take() {
+                Some(answer) => Ok(ending.answered(answer)),
+                None => Err(self.stop(fault)),
+            };
+        }
+        parts.headers.remove(CONTENT_LENGTH);
+        Ok((parts, ending.with(Box::new(filtered))))
+    }
+
+    fn filtered(
+        &self,
+        body: BoxFlow,
+        exchange: &Exchange,
+        direction: Direction,
+        answer: &Answer,
+    ) -> Filtered<BoxFlow> {
+        let piece_max = self.site.chain.as_ref().map_or(1, crate::chain::Chain::piece_max);
+        let answer = Rc::clone(answer);
+        Filtered::new(body, exchange.clone(), direction, piece_max).with_answer(answer)
+    }
+
+    /// Asks an upstream.
+    async fn ask(self: Rc<Self>, passing: Passing) -> Arrived {
+        let Passing { mut parts, body, length, upstream } = passing;
+        let progress = Progress::new();
+        rules::forward(&mut parts, self.version, &self.asked, &self.client.forwarded);
+        let method = parts.method.clone();
+        let (body, has_body) = if length == Some(0) || body.is_end_stream() {
+            (RequestBody::Empty, false)
+        } else {
+            (RequestBody::Flow(body, Rc::clone(&progress)), true)
+        };
+        let mut request = Some(Request::from_parts(parts, body));
+        let forwarding = Forwarding {
+            client: &self.client,
+            site: &self.site,
+            asked: &self.asked,
+            progress: has_body.then_some(&*progress),
+        };
+        let mut visit = Visit::default();
+        let at = |upstream: &Rc<_>| visit.at(upstream);
+        let (upstream, answered) =
+            match forward::send(&forwarding, upstream, at, &mut request).await {
+                Ok(answered) => answered,
+                Err(Unanswered::Body) => {
+                    return Err(self.stop(progress.fault.get().unwrap_or(Fault::Reset)));
+                }
+                Err(why) => return Err(self.unanswered(&why)),
+            };
+        self.asked_last.set(Some(upstream.index));
+        let (mut parts, incoming) = answered.response.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.unanswered(&Unanswered::NotHttp));
+        }
+        rules::answered(&mut parts);
+        let patience = self.site.plan.config.timeouts.response;
+        let keep = self.site.told(&self.client.origin).is_none();
+        let mut download = Download::new(incoming, answered.link, upstream, patience, keep);
+        if download.is_end_stream() || rules::bodiless(&method, parts.status) {
+            poll_fn(|cx| Poll::Ready(download.settle(cx))).await;
+            return Ok((parts, Box::new(Nothing)));
+        }
+        Ok((parts, Box::new(Kept { flow: Box::new(download), kept: visit })))
+    }
+
+    fn unanswered(&self, why: &Unanswered) -> Stop {
+        let (failure, status) = match why {
+            Unanswered::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
+            Unanswered::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
+            Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
+            Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
+            Unanswered::Reset | Unanswered::Body => (Failure::Reset, StatusCode::BAD_GATEWAY),
+        };
+        self.site.counters.failures.count(failure);
+        Stop::Status(status)
+    }
+
+    /// What becomes of an exchange one of whose bodies ended before its time.
+    fn stop(&self, fault: Fault) -> Stop {
+        let (failure, status) = match fault {
+            Fault::Answered | Fault::Reset => return Stop::Reset,
+            Fault::ClientSlow => (Failure::ClientSlow, StatusCode::REQUEST_TIMEOUT),
+            Fault::TooLarge => (Failure::Refused, StatusCode::PAYLOAD_TOO_LARGE),
+            Fault::Client => (Failure::Refused, StatusCode::BAD_REQUEST),
+            Fault::Upstream => (Failure::Reset, StatusCode::BAD_GATEWAY),
+            Fault::UpstreamSlow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
+        };
+        self.site.counters.failures.count(failure);
+        Stop::Status(status)
+    }
+}
+
+fn made(stream: Stream) -> BoxFlow {
+    Box::new(crate::flow::Made(stream))
+}
+
+/// The legs behind a service.
+struct Behind {
+    journey: Rc<Journey>,
+    place: usize,
+    /// The upstream that was chosen before the service.
+    upstream: Option<usize>,
+}
+
+impl Onward for Behind {
+    fn send(
+        &self,
+        request: Request<Stream>,
+        upstream: Option<usize>,
+    ) -> LocalBoxFuture<'static, Result<Response<Stream>, CallFault>> {
+        let (mut parts, stream) = request.into_parts();
+        let host = parts.headers.get(http::header::HOST).cloned();
+        let length = parts.headers.get(CONTENT_LENGTH).cloned();
+        rules::own(&mut parts);
+        // The length is the service's to say: its body is held to it.
+        for (name, value) in [(http::header::HOST, host), (CONTENT_LENGTH, length)] {
+            if let Some(value) = value {
+                parts.headers.insert(name, value);
+            }
+        }
+        let body = from_afar(stream);
+        let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        let upstream = upstream.or(self.upstream);
+        let passing = Passing { parts, body, length, upstream };
+        let passed = Rc::clone(&self.journey).pass(self.place, passing);
+        Box::pin(async move {
+            match passed.await {
+                Ok((parts, flow)) => Ok(Response::from_parts(parts, hand_over(flow))),
+                Err(Stop::Status(StatusCode::GATEWAY_TIMEOUT)) => Err(CallFault::Timeout),
+                Err(Stop::Status(_) | Stop::Reset) => Err(CallFault::Unreachable),
+            }
+        })
+    }
+}
+
+/// What lasts as long as a body, and hears of its end.
+trait Keeps: Unpin {
+    fn ends(&mut self, how: Ended);
+}
+
+impl Keeps for Visit {
+    fn ends(&mut self, _: Ended) {
+        self.leave();
+    }
+}
+
+impl Keeps for Ending {
+    fn ends(&mut self, how: Ended) {
+        self.how = how;
+    }
+}
+
+/// A body that something is kept for.
+struct Kept<K> {
+    flow: BoxFlow,
+    kept: K,
+}
+
+impl<K: Keeps> Body for Kept<K> {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.flow).poll_frame(cx);
+        match &frame {
+            Poll::Ready(Some(Err(_))) => this.kept.ends(Ended::Reset),
+            Poll::Ready(frame) if frame.is_none() || this.flow.is_end_stream() => {
+                this.kept.ends(Ended::Delivered);
+            }
+            _ => (),
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.flow.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.flow.size_hint()
+    }
+}
+
+impl<K: Keeps> Flow for Kept<K> {
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.flow.drive(cx);
+    }
+}
+
+/// Tells the functions of a leg how their part of the exchange ended. The first leg's are told by the exchange's own end.
+struct Ending {
+    exchange: Exchange,
+    tells: bool,
+    how: Ended,
+    upstream: Rc<Cell<Option<usize>>>,
+    began: Instant,
+    head: Option<Duration>,
+}
+
+impl Ending {
+    fn new(exchange: Exchange, tells: bool, upstream: Rc<Cell<Option<usize>>>) -> Self {
+        Self {
+            exchange,
+            tells,
+            how: Ended::ClientGone,
+            upstream,
+            began: Instant::now(),
+            head: None,
+        }
+    }
+
+    /// A function's own answer is the response.
+    fn answered(mut self, answer: Response<Pieces>) -> (response::Parts, BoxFlow) {
+        self.how = Ended::Answered;
+        let (parts, mut pieces) = answer.into_parts();
+        pieces.retain(|piece| !piece.is_empty());
+        pieces.reverse();
+        if pieces.is_empty() {
+            return (parts, Box::new(Nothing));
+        }
+        (parts, Box::new(RequestBody::Pieces(pieces)))
+    }
+
+    /// The response's body; it has ended when that has.
+    fn with(mut self, flow: BoxFlow) -> BoxFlow {
+        self.head = Some(self.began.elapsed());
+        if flow.is_end_stream() {
+            self.how = Ended::Delivered;
+        }
+        if self.tells { Box::new(Kept { flow, kept: self }) } else { flow }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.tells {
+            let time = self.head.unwrap_or_else(|| self.began.elapsed());
+            self.exchange.end(self.how, self.upstream.get(), time);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A function of the world `wasi:http/proxy` in its place: what becomes of an exchange that reaches it, and what is counted of it.
+
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use weir_exchange::{Broken, CallFault, Onward, Origin, Pieces, Service, Stream};
+use weir_layout::message::Action;
+use weir_proxy_function::{Ended, How, ProxyFunction, Unserved};
+
+use crate::chain::{Chain, Inner};
+use crate::exchange::{out_of_order, plain};
+use crate::function::{Called, Function};
+
+/// See the module.
+pub(crate) struct Station {
+    pub(crate) chain: Chain,
+    pub(crate) function: Rc<Function>,
+    pub(crate) place: usize,
+    pub(crate) origin: Origin,
+}
+
+impl Service for Station {
+    fn serve(
+        &self,
+        request: Request<Stream>,
+        onward: Rc<dyn Onward>,
+    ) -> LocalBoxFuture<'static, Response<Stream>> {
+        let name = self.function.plan.name.clone();
+        let Some(proxy) = &self.function.plan.proxy else { return ready(out_of_order(&name)) };
+        match self.function.enters() {
+            None => self.begin(proxy, request, onward),
+            Some(Called::Skip) => Box::pin(pass_by(request, onward)),
+            Some(_) => ready(out_of_order(&name)),
+        }
+    }
+}
+
+impl Station {
+    fn begin(
+        &self,
+        proxy: &Arc<ProxyFunction>,
+        request: Request<Stream>,
+        onward: Rc<dyn Onward>,
+    ) -> LocalBoxFuture<'static, Response<Stream>> {
+        let fails_open = self.function.fails_open();
+        let serving = proxy.serve(request, &self.origin, fails_open, Rc::clone(&onward));
+        let (chain, function, place) = (self.chain.weak(), Rc::clone(&self.function), self.place);
+        self.chain.behind(Box::pin(async move {
+            if let Some(ended) = serving.ended.await {
+                settle(&chain, &function, place, &ended);
+            }
+        }));
+        let name = self.function.plan.name.clone();
+        Box::pin(async move {
+            match serving.head.await {
+                Ok(response) => response,
+                Err(Unserved::Busy(request)) if fails_open => pass_by(request, onward).await,
+                Err(Unserved::Fault(Some(request))) if fails_open => pass_by(request, onward).await,
+                Err(Unserved::Busy(_)) => {
+                    said(StatusCode::SERVICE_UNAVAILABLE, &format!("function {name} is busy\n"))
+                }
+                Err(Unserved::Fault(_)) => streamed(out_of_order(&name)),
+                Err(Unserved::Failed(why)) => {
+                    tracing::debug!(function = name, why, "no response");
+                    said(StatusCode::BAD_GATEWAY, &format!("function {name} gave no response\n"))
+                }
+                Err(Unserved::Late) => {
+                    said(StatusCode::GATEWAY_TIMEOUT, &format!("function {name} took too long\n"))
+                }
+            }
+        })
+    }
+}
+
+/// Counts a guest's end, and what was its fault.
+fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &Ended) {
+    let action = match &ended.how {
+        Some(How::Fault(fault)) => {
+            function.guest_fault(fault);
+            if let Some(chain) = Chain::of(chain) {
+                chain.faulted(place, function, fault);
+            }
+            return;
+        }
+        Some(How::Finished) if ended.called => Action::Continue,
+        Some(How::Finished) => Action::Answer,
+        Some(How::Failed(_) | How::Late) | None => Action::Reset,
+    };
+    function.plan.counters.count(action, ended.cpu);
+}
+
+/// The exchange as if the function were not there.
+async fn pass_by(request: Request<Stream>, onward: Rc<dyn Onward>) -> Response<Stream> {
+    match onward.send(request, None).await {
+        Ok(response) => response,
+        Err(CallFault::Timeout) => said(StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
+        Err(_) => said(StatusCode::BAD_GATEWAY, "Bad Gateway\n"),
+    }
+}
+
+fn said(status: StatusCode, text: &str) -> Response<Stream> {
+    let mut response = plain(status);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.body_mut().push(Bytes::from(text.to_owned()));
+    streamed(response)
+}
+
+fn ready(response: Response<Pieces>) -> LocalBoxFuture<'static, Response<Stream>> {
+    Box::pin(std::future::ready(streamed(response)))
+}
+
+fn streamed(response: Response<Pieces>) -> Response<Stream> {
+    response.map(|mut pieces| -> Stream {
+        pieces.reverse();
+        Box::pin(Whole(pieces))
+    })
+}
+
+/// Pieces that are all there, in reverse order.
+struct Whole(Pieces);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}

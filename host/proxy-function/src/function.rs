@@ -1,0 +1,152 @@
+//! A function that is compiled and linked, ready to be instantiated for exchanges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use weir_sandbox::{Admitted, Compiled, Sandbox, Telemetry};
+
+use crate::guest::Guest;
+use crate::runners::Runners;
+
+/// A function, as an operator wants it.
+#[derive(Clone)]
+pub struct ProxyConfig {
+    /// Its name in the chain.
+    pub name: String,
+    /// The component.
+    pub admitted: Arc<Admitted>,
+    /// Bytes of linear memory that an instance may have.
+    pub memory: usize,
+    /// CPU time from when a guest is woken until it waits.
+    pub deadline: Duration,
+    /// Time for an exchange.
+    pub timeout: Duration,
+    /// Most instances at a time.
+    pub instances: u32,
+    /// Its configuration, a JSON object: its environment variables.
+    pub config: String,
+    /// Names of the listener's upstreams, in their order: addresses that it may call.
+    pub upstreams: Vec<String>,
+    /// Its log.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// Why a function cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// What it is configured with is no environment.
+    #[error("{0}")]
+    Environment(String),
+    /// It starts with more memory than it may have.
+    #[error(
+        "it starts with {needs} bytes of memory, its limit is {limit}: raise `memory` of the function in the chain"
+    )]
+    Memory {
+        /// Bytes it starts with.
+        needs: u64,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// What it imports or exports does not have the types of WASI 0.2.
+    #[error("linking it: {0}")]
+    Link(String),
+}
+
+/// See the module.
+pub struct ProxyFunction {
+    pub(crate) config: ProxyConfig,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) runners: Arc<Runners>,
+    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) pre: ProxyPre<Guest>,
+    compiled_in: Duration,
+}
+
+impl ProxyFunction {
+    /// Links a component that the sandbox compiled.
+    ///
+    /// # Errors
+    /// When its configuration, its memory or its types are no good.
+    pub fn new(
+        config: ProxyConfig,
+        compiled: &Compiled,
+        sandbox: Arc<Sandbox>,
+        runners: Arc<Runners>,
+    ) -> Result<Self, ProxyError> {
+        let environment = environment(&config.config).map_err(ProxyError::Environment)?;
+        if config.admitted.memory_at_start > config.memory as u64 {
+            let (needs, limit) = (config.admitted.memory_at_start, config.memory);
+            return Err(ProxyError::Memory { needs, limit });
+        }
+        let wrong = |error: wasmtime::Error| ProxyError::Link(format!("{error:#}"));
+        let component = &compiled.component;
+        let mut linker = Linker::new(component.engine());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(wrong)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(wrong)?;
+        let pre = linker.instantiate_pre(component).and_then(ProxyPre::new).map_err(wrong)?;
+        let instances = Arc::new(Semaphore::new(config.instances.max(1) as usize));
+        let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
+        Ok(Self { config, environment, sandbox, runners, instances, pre, compiled_in })
+    }
+
+    /// Time spent compiling; 0 if its code came from a cache.
+    #[must_use]
+    pub fn compiled_in(&self) -> Duration {
+        self.compiled_in
+    }
+}
+
+/// Environment variables out of a configuration.
+fn environment(config: &str) -> Result<Vec<(String, String)>, String> {
+    let table = match serde_json::from_str(config) {
+        Ok(Value::Object(table)) => table,
+        Ok(_) | Err(_) => return Err("its configuration is no table".into()),
+    };
+    let variable = |(name, value): (String, Value)| {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!(
+                "`config` has the key {name:?}, which is no name of an environment variable"
+            ));
+        }
+        match value {
+            Value::String(text) if !text.contains('\0') => Ok((name, text)),
+            Value::Number(number) => Ok((name, number.to_string())),
+            Value::Bool(truth) => Ok((name, truth.to_string())),
+            _ => Err(format!(
+                "`config.{name}` cannot be an environment variable, which is all the configuration that a wasi:http function \
+                 has: write it as a string, a number or a truth value"
+            )),
+        }
+    };
+    table.into_iter().map(variable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::environment;
+
+    #[test]
+    fn a_table_of_plain_values_is_an_environment() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(environment("{}"), Ok(vec![]));
+        assert_eq!(
+            environment(r#"{"GREETING": "hello = hi", "n": 3, "on": true}"#),
+            Ok(vec![pair("GREETING", "hello = hi"), pair("n", "3"), pair("on", "true")])
+        );
+        for (config, part) in [
+            ("[]", "no table"),
+            (r#"{"a=b": "c"}"#, "a=b"),
+            (r#"{"": "c"}"#, "no name"),
+            (r#"{"list": [1]}"#, "config.list"),
+            ("{\"nul\": \"a\\u0000b\"}", "config.nul"),
+        ] {
+            let refused = environment(config).unwrap_err();
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What a guest has in its store, and where its own requests may go.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::BodyExt as _;
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+use weir_exchange::{CallFault, Stream};
+use weir_sandbox::Level;
+
+use crate::body::{Progress, Read, Written, error_of_call, length};
+use crate::function::ProxyFunction;
+use crate::output::Output;
+
+/// The authority that means: the rest of the chain, whatever the client asked for.
+const UPSTREAM: &str = "upstream";
+/// Requests that an exchange may send on.
+const CALLS_MAX: u64 = 64;
+/// Bytes that a guest writes to a body in one go.
+const CHUNK: usize = 64 << 10;
+/// Handles that a guest may have.
+const RESOURCES_MAX: usize = 4096;
+/// Random bytes that it gets in one call.
+const RANDOM_MAX: u64 = 1 << 20;
+/// Elements of a table; a big program has some thousands.
+const TABLE_MAX: usize = 1 << 20;
+
+/// A request that a guest sends on.
+pub(crate) struct Call {
+    pub(crate) request: Request<Stream>,
+    pub(crate) upstream: Option<usize>,
+    pub(crate) answer: oneshot::Sender<Result<Response<Stream>, CallFault>>,
+}
+
+/// The data of a guest's store.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    hooks: Hooks,
+    pub(crate) memory: Memory,
+}
+
+impl Guest {
+    pub(crate) fn new(
+        function: &Arc<ProxyFunction>,
+        authority: HeaderValue,
+        calls: mpsc::Sender<Call>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let telemetry = &function.config.telemetry;
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(Output::new(Level::Info, Arc::clone(telemetry)))
+            .stderr(Output::new(Level::Warn, Arc::clone(telemetry)))
+            .envs(&function.environment)
+            .max_random_size(RANDOM_MAX)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        Self {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            table,
+            hooks: Hooks { function: Arc::clone(function), authority, calls, progress },
+            memory: Memory { used: 0, limit: function.config.memory, refused: false },
+        }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+/// All linear memories of an instance together.
+pub(crate) struct Memory {
+    used: usize,
+    limit: usize,
+    /// It was refused more.
+    pub(crate) refused: bool,
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        let allowed = used <= self.limit;
+        if allowed {
+            self.used = used;
+        } else {
+            self.refused = true;
+        }
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_MAX)
+    }
+}
+
+/// Where a guest's requests go.
+struct Hooks {
+    function: Arc<ProxyFunction>,
+    /// What the client asked for.
+    authority: HeaderValue,
+    calls: mpsc::Sender<Call>,
+    progress: Arc<Progress>,
+}
+
+/// Where an authority leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Destination {
+    /// On, by the name that the client used.
+    Client,
+    /// On to this upstream.
+    Upstream(usize),
+}
+
+fn destination(wanted: &str, client: &[u8], upstreams: &[String]) -> Option<Destination> {
+    let bare = |authority: &[u8]| {
+        let authority = authority.strip_suffix(b":80").unwrap_or(authority);
+        authority.strip_suffix(b":443").unwrap_or(authority).to_ascii_lowercase()
+    };
+    if bare(wanted.as_bytes()) == bare(client) || wanted.eq_ignore_ascii_case(UPSTREAM) {
+        return Some(Destination::Client);
+    }
+    upstreams.iter().position(|upstream| upstream == wanted).map(Destination::Upstream)
+}
+
+type Sending =
+    Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sending> + Send> {
+        let config = &self.function.config;
+        let wanted = request.uri().authority().map_or("", http::uri::Authority::as_str);
+        let found = destination(wanted, self.authority.as_bytes(), &config.upstreams);
+        let Some(destination) = found else {
+            let said = format!(
+                "it calls {wanted:?}, which is neither what the client asked for, nor {UPSTREAM:?}, nor an upstream of the \
+                 listener"
+            );
+            config.telemetry.log(Level::Warn, &said);
+            return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
+        };
+        let path = request.uri().path();
+        let is_target = path.starts_with('/') || path == "*" && request.method() == Method::OPTIONS;
+        if !is_target {
+            return Box::new(std::future::ready(Err(Error::HttpRequestUriInvalid)));
+        }
+        if request.method() == Method::CONNECT {
+            return Box::new(std::future::ready(Err(Error::HttpRequestMethodInvalid)));
+        }
+        if self.progress.calls.fetch_add(1, Relaxed) >= CALLS_MAX {
+            return Box::new(std::future::ready(Err(Error::ConnectionLimitReached)));
+        }
+        let (mut parts, body) = request.into_parts();
+        let target = parts.uri.path_and_query().cloned();
+        parts.uri = target.map_or_else(|| http::Uri::from_static("/"), http::Uri::from);
+        let upstream = match destination {
+            Destination::Client => {
+                parts.headers.insert(header::HOST, self.authority.clone());
+                None
+            }
+            Destination::Upstream(place) => Some(place),
+        };
+        let (length, progress) = (length(&parts.headers), Arc::clone(&self.progress));
+        let runners = self.function.runners.handle().clone();
+        let written = Written::new(body, length, progress, None, runners);
+        let (answer, answered) = oneshot::channel();
+        let call =
+            Call { request: Request::from_parts(parts, Box::pin(written)), upstream, answer };
+        let (calls, progress) = (self.calls.clone(), Arc::clone(&self.progress));
+        let patience = options.and_then(|options| options.first_byte_timeout);
+        Box::new(async move {
+            if calls.send(call).await.is_err() {
+                return Err(Error::ConnectionTerminated);
+            }
+            let patience = patience.unwrap_or(Duration::MAX);
+            let Ok(answered) = tokio::time::timeout(patience, answered).await else {
+                progress.excuse();
+                return Err(Error::ConnectionReadTimeout);
+            };
+            match answered {
+                Ok(Ok(response)) => {
+                    let read = |stream| Read::new(stream, progress).boxed_unsync();
+                    let done: Box<dyn Future<Output = _> + Send> =
+                        Box::new(std::future::ready(Ok(())));
+                    Ok((response.map(read), done))
+                }
+                Ok(Err(fault)) => {
+                    progress.excuse();
+                    Err(error_of_call(fault))
+                }
+                Err(_) => Err(Error::ConnectionTerminated),
+            }
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_client_or_the_listener_named_is_reached() {
+        let upstreams = ["127.0.0.1:9000".to_owned(), "127.0.0.1:9001".to_owned()];
+        let to = |wanted| destination(wanted, b"Example.org:8080", &upstreams);
+        assert_eq!(to("example.ORG:8080"), Some(Destination::Client));
+        assert_eq!(to("upstream"), Some(Destination::Client));
+        assert_eq!(to("127.0.0.1:9001"), Some(Destination::Upstream(1)));
+        for other in
+            ["example.org", "example.org:8081", "127.0.0.1:9002", "127.0.0.1", "", "upstream.org"]
+        {
+            assert_eq!(to(other), None, "{other}");
+        }
+        assert_eq!(destination("a", b"a:80", &[]), Some(Destination::Client));
+    }
+
+    #[test]
+    fn memory_is_counted_over_all_memories() {
+        let mut memory = Memory { used: 0, limit: 100, refused: false };
+        assert!(memory.memory_growing(0, 60, None).unwrap());
+        assert!(memory.memory_growing(0, 30, None).unwrap());
+        assert!(!memory.memory_growing(60, 80, None).unwrap());
+        assert!(memory.refused);
+    }
+}

@@ -1,0 +1,139 @@
+//! A guest's run, from its instantiation to its end, on a runner's thread.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{HeaderValue, Request};
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::Store;
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use weir_sandbox::{Fault, FaultKind, Level};
+
+use crate::body::{Progress, Read};
+use crate::function::ProxyFunction;
+use crate::guest::{Call, Guest};
+use crate::meter::Meter;
+use crate::serve::How;
+
+/// Host memory that the arguments of one call may take.
+const ARGUMENTS_MAX: usize = 4 << 20;
+
+/// What the guest gives by its outparam.
+pub(crate) type Given = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+/// An exchange as a runner has it.
+pub(crate) struct Run {
+    pub(crate) function: Arc<ProxyFunction>,
+    pub(crate) request: Request<Read>,
+    pub(crate) authority: HeaderValue,
+    pub(crate) tls: bool,
+    pub(crate) calls: mpsc::Sender<Call>,
+    pub(crate) given: oneshot::Sender<Given>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What both sides know of a run.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) meter: Meter,
+    end: Mutex<Option<How>>,
+}
+
+impl Shared {
+    /// How it ended; none as long as it has not, or was cut off.
+    pub(crate) fn end(&self) -> Option<How> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn ends(&self, how: How) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+    }
+}
+
+impl Run {
+    pub(crate) async fn run(self) {
+        let Self { function, request, authority, tls, calls, given, shared } = self;
+        let _ticking = function.sandbox.ticker().tick_for(function.config.deadline);
+        let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
+        let mut store = Store::new(function.pre.engine(), guest);
+        store.set_hostcall_fuel(ARGUMENTS_MAX);
+        store.limiter(|guest| &mut guest.memory);
+        let (watching, deadline) = (Arc::clone(&shared), function.config.deadline);
+        store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
+        store.set_epoch_deadline(1);
+        // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
+        let used = Arc::new(AtomicBool::new(false));
+        let entered = enter(&function, &mut store, request, tls, given, Arc::clone(&used));
+        let timed = tokio::time::timeout(function.config.timeout, shared.meter.measure(entered));
+        let ended = timed.await;
+        let answered = used.load(Relaxed);
+        let how = match ended {
+            Ok(Ok(())) => finished(answered),
+            Ok(Err(error)) if error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0) => {
+                finished(answered)
+            }
+            Ok(Err(error)) => {
+                let fault = Fault::new(&error, Some(0), store.data().memory.refused);
+                if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
+                    How::Failed(fault.message)
+                } else {
+                    How::Fault(fault)
+                }
+            }
+            Err(_) => How::Late,
+        };
+        if !matches!(how, How::Finished) {
+            shared.progress.breaks();
+        }
+        match &how {
+            How::Finished | How::Fault(_) => (),
+            How::Failed(message) if shared.progress.is_abandoned() => {
+                tracing::debug!(function = function.config.name, message, "trapped unheard");
+            }
+            How::Failed(message) => {
+                let said = format!("it trapped when others had failed: {message}");
+                function.config.telemetry.log(Level::Warn, &said);
+            }
+            How::Late => {
+                let said = format!("an exchange took longer than {:?}", function.config.timeout);
+                function.config.telemetry.log(Level::Warn, &said);
+            }
+        }
+        shared.ends(how);
+    }
+}
+
+fn finished(answered: bool) -> How {
+    if answered {
+        return How::Finished;
+    }
+    How::Fault(Fault {
+        kind: FaultKind::Contract,
+        function: Some(0),
+        message: "it ended without a response: response-outparam.set was not called".into(),
+    })
+}
+
+async fn enter(
+    function: &ProxyFunction,
+    store: &mut Store<Guest>,
+    request: Request<Read>,
+    tls: bool,
+    given: oneshot::Sender<Given>,
+    used: Arc<AtomicBool>,
+) -> wasmtime::Result<()> {
+    let scheme = if tls { Scheme::Https } else { Scheme::Http };
+    let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
+    let give = move |response| {
+        used.store(true, Relaxed);
+        // Whoever waited for it has gone.
+        let _ = given.send(response);
+    };
+    let outparam = store.data_mut().http().new_response_outparam_from_callback(give)?;
+    let instance = function.pre.instantiate_async(&mut *store).await?;
+    instance.wasi_http_incoming_handler().call_handle(store, incoming, outparam).await
+}

@@ -1,0 +1,206 @@
+//! An exchange's service, as the gateway's thread has it: the guest is elsewhere, its calls are made from here.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::sync::{mpsc, oneshot};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use weir_exchange::{Onward, Origin, Stream};
+use weir_sandbox::Fault;
+
+use crate::body::{Interest, Read, Untouched, Written, length};
+use crate::function::ProxyFunction;
+use crate::guest::Call;
+use crate::run::{Run, Shared};
+
+/// How long an exchange waits for an instance when all are taken.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How a guest ended.
+#[derive(Clone, Debug)]
+pub enum How {
+    /// As it should.
+    Finished,
+    /// It was at fault.
+    Fault(Fault),
+    /// It trapped after something outside of it had failed, or when nobody listened any more: why.
+    Failed(String),
+    /// The exchange's time was up.
+    Late,
+}
+
+/// A guest's end.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How; none if it was cut off because nobody had an interest in it any more.
+    pub how: Option<How>,
+    /// CPU time that it used.
+    pub cpu: Duration,
+    /// Whether it sent a request on.
+    pub called: bool,
+}
+
+/// Why a guest gave no response.
+pub enum Unserved {
+    /// No instance was free in time. The request is as it came.
+    Busy(Request<Stream>),
+    /// It was at fault. The request comes with it if it was to be kept, and is as it came.
+    Fault(Option<Request<Stream>>),
+    /// It said so, or what it depends on failed.
+    Failed(String),
+    /// The exchange's time was up.
+    Late,
+}
+
+/// An exchange that is being served.
+pub struct Serving {
+    /// Its response. Whoever drops it, or later the response's body before its end, has the guest cut off.
+    pub head: LocalBoxFuture<'static, Result<Response<Stream>, Unserved>>,
+    /// Its guest's end; none if there was no guest.
+    pub ended: LocalBoxFuture<'static, Option<Ended>>,
+}
+
+impl ProxyFunction {
+    /// Serves an exchange. `keeps`: the request is given back after a fault if the guest had not begun with it. Has to be
+    /// called, and its futures polled, within a `LocalSet`.
+    #[must_use]
+    pub fn serve(
+        self: &Arc<Self>,
+        request: Request<Stream>,
+        origin: &Origin,
+        keeps: bool,
+        onward: Rc<dyn Onward>,
+    ) -> Serving {
+        let (began, begun) = oneshot::channel::<(Arc<Shared>, oneshot::Receiver<()>)>();
+        let ended = async move {
+            let (shared, over) = begun.await.ok()?;
+            // Ready when the run's future is gone, whether it has ended or was cut off.
+            let _ = over.await;
+            let called = shared.progress.calls.load(Relaxed) > 0;
+            Some(Ended { how: shared.end(), cpu: shared.meter.total(), called })
+        };
+        let (function, local, tls) = (Arc::clone(self), origin.local, origin.tls);
+        let head = async move {
+            let instances = Arc::clone(&function.instances).acquire_owned();
+            let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, instances).await else {
+                return Err(Unserved::Busy(request));
+            };
+            let shared = Arc::<Shared>::default();
+            let progress = &shared.progress;
+            let (mut parts, body) = request.into_parts();
+            let is_head = parts.method == Method::HEAD;
+            let kept = keeps.then(|| copy(&parts));
+            let untouched = Untouched::new(body);
+            let authority = parts.headers.get(header::HOST).cloned();
+            let authority = authority.or_else(|| HeaderValue::from_str(&local.to_string()).ok());
+            let authority = authority.unwrap_or_else(|| HeaderValue::from_static("localhost"));
+            parts.headers.insert(header::HOST, authority.clone());
+            let read = Read::untouched(untouched.clone(), Arc::clone(progress));
+            let ((calls, called), (given, gives)) = (mpsc::channel(1), oneshot::channel());
+            let (over, when_over) = oneshot::channel::<()>();
+            let run = Run {
+                request: Request::from_parts(parts, read),
+                authority,
+                tls,
+                calls,
+                given,
+                shared: Arc::clone(&shared),
+                function: Arc::clone(&function),
+            };
+            let guest = function.runners.handle().spawn(async move {
+                let _held = (permit, over);
+                run.run().await;
+            });
+            // Nobody has to hear of it.
+            let _ = began.send((Arc::clone(&shared), when_over));
+            let guest = Some(guest.abort_handle());
+            let mut interest = Interest { progress: Arc::clone(progress), guest };
+            tokio::task::spawn_local(attend(called, onward));
+            match gives.await {
+                Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => Err(
+                    Unserved::Failed(format!("{} is the status of no response", response.status())),
+                ),
+                Ok(Ok(response)) => {
+                    let (parts, body) = response.into_parts();
+                    let status = parts.status;
+                    let bodiless = is_head
+                        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                    let said = length(&parts.headers);
+                    if bodiless && said != Some(0) {
+                        // WASI holds it to a length that is that of another response's body.
+                        progress.excuse();
+                    }
+                    let length = if bodiless { Some(0) } else { said };
+                    let (progress, runners) = (Arc::clone(progress), function.runners.handle());
+                    let body =
+                        Written::new(body, length, progress, Some(interest), runners.clone());
+                    let body: Stream = Box::pin(body);
+                    Ok(Response::from_parts(parts, body))
+                }
+                Ok(Err(error)) => {
+                    interest.satisfied();
+                    Err(Unserved::Failed(name_of(&error)))
+                }
+                Err(_) => {
+                    interest.satisfied();
+                    Err(match shared.end() {
+                        Some(How::Failed(why)) => Unserved::Failed(why),
+                        Some(How::Late) => Unserved::Late,
+                        Some(How::Finished | How::Fault(_)) | None => {
+                            let whole = progress.calls.load(Relaxed) == 0;
+                            let body = if whole { untouched.take() } else { None };
+                            let kept = kept.zip(body);
+                            Unserved::Fault(kept.map(|(p, body)| Request::from_parts(p, body)))
+                        }
+                    })
+                }
+            }
+        };
+        Serving { head: Box::pin(head), ended: Box::pin(ended) }
+    }
+}
+
+/// Makes a guest's calls, until it can make none any more.
+async fn attend(mut calls: mpsc::Receiver<Call>, onward: Rc<dyn Onward>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            call = calls.recv() => match call {
+                Some(call) => under_way.push(make(call, &onward)),
+                None => return,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
+    }
+}
+
+async fn make(call: Call, onward: &Rc<dyn Onward>) {
+    let Call { request, upstream, mut answer } = call;
+    tokio::select! {
+        answered = onward.send(request, upstream) => {
+            // The guest may have lost its interest just now.
+            let _ = answer.send(answered);
+        }
+        () = answer.closed() => {}
+    }
+}
+
+/// A request's head twice; extensions are nobody's but the gateway's.
+fn copy(parts: &http::request::Parts) -> http::request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method.clone_from(&parts.method);
+    copy.uri.clone_from(&parts.uri);
+    copy.version = parts.version;
+    copy.headers.clone_from(&parts.headers);
+    copy
+}
+
+fn name_of(error: &ErrorCode) -> String {
+    format!("it answered with an error: {error:?}")
+}

@@ -1,0 +1,35 @@
+//! `weir new`
+
+use anyhow::Result;
+use weir_author::project::{self, Project};
+use weir_spec::Plane;
+
+use crate::cli::{NewArgs, PlaneArg};
+use crate::render::Output;
+
+/// Writes a project, and says what to do next.
+pub(super) fn run(args: &NewArgs, output: Output) -> Result<()> {
+    let plane = match args.plane {
+        PlaneArg::Packet => Plane::Packet,
+        PlaneArg::Message => Plane::Message,
+    };
+    let project = project::write(&args.directory, &args.lang, plane)?;
+    output.outcome(&project, text)
+}
+
+fn text(project: &Project) -> String {
+    let what = match project.plane {
+        Plane::Packet => "packets",
+        Plane::Message => "messages",
+        Plane::Both => "packets and messages",
+    };
+    let Project { directory, language, .. } = project;
+    let directory = directory.display();
+    format!(
+        "{directory}: a function for {what} in {language}; its README.md says what is what\n\n\
+         \x20 cd {directory}\n\
+         \x20 ./build\n\
+         \x20 weir test\n\
+         \x20 weir function push --watch .    # into a host: built, pushed and swapped whenever you save\n"
+    )
+}

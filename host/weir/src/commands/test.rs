@@ -1,0 +1,142 @@
+//! `weir test`
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value};
+use weir_author::sources::Project;
+use weir_author::suite::{self, Suite, Test};
+use weir_author::tests::{Outcome, Report, Tester};
+use weir_spec::{Check, Document, Invalid};
+
+use crate::cli::TestArgs;
+use crate::render::Output;
+
+/// Set, it has wasmtime keep line tables and show lines of source in faults. It reads it where the engine is made.
+const LINES: &str = "WASMTIME_BACKTRACE_DETAILS";
+
+/// Runs tests. The answer is whether all went as expected.
+pub(super) fn run(args: &TestArgs, output: Output) -> Result<bool> {
+    if std::env::var_os(LINES).is_none() {
+        let itself = std::env::current_exe().context("looking for this program")?;
+        let error = Command::new(itself).args(std::env::args_os().skip(1)).env(LINES, "1").exec();
+        return Err(error).context("starting with lines of source");
+    }
+    let measured = (args.measure > 0).then(|| Duration::from_millis(args.measure));
+    let project = if args.file.is_dir() { Some(Project::open(&args.file)?) } else { None };
+    let (file, directory) = match &project {
+        Some(project) => {
+            if !args.no_build && project.is_stale() {
+                project.build()?;
+            }
+            (project.wasm(), project.directory())
+        }
+        None => (args.file.clone(), args.file.parent().unwrap_or(Path::new("."))),
+    };
+    let mut tester = Tester::new(&file, project.as_ref().map(Project::manifest), measured)?;
+    match &args.input {
+        Some(input) => {
+            let test = Test {
+                name: input.display().to_string(),
+                input: Some(input.clone()),
+                config: args.config.as_deref().map(config).transpose()?.unwrap_or_default(),
+                expect: suite::Expect { capture: args.expect.clone(), ..suite::Expect::default() },
+                ..Test::default()
+            };
+            tester.test(&test, Path::new(""))?;
+        }
+        None => {
+            let tests = directory.join(suite::FILE);
+            if !tests.exists() {
+                bail!(
+                    "there is nothing to test it with: {} is not there (or give it a capture with --in)",
+                    tests.display()
+                );
+            }
+            tester.suite(&Document::<Suite>::read(&tests)?, directory)?;
+        }
+    }
+    let report = tester.report();
+    let passed = report.failed == 0;
+    output.result(&report, text)?;
+    Ok(passed)
+}
+
+/// A configuration as it is, of which only the function knows what is right.
+#[derive(serde::Deserialize)]
+struct Config(Map<String, Value>);
+
+impl Check for Config {
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+/// A configuration: JSON, or a file of TOML or JSON.
+fn config(text: &str) -> Result<Map<String, Value>> {
+    let json = |text: &str| serde_json::from_str(text).context("--config: this is no JSON object");
+    if text.trim_start().starts_with('{') {
+        return json(text);
+    }
+    let path = Path::new(text);
+    if path.extension().is_some_and(|extension| extension == "json") {
+        return json(&fs::read_to_string(path).with_context(|| format!("cannot read {text}"))?);
+    }
+    Ok(Document::<Config>::read(path)?.value.0)
+}
+
+fn text(report: &Report) -> String {
+    let width = report.tests.iter().map(|test| test.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for test in &report.tests {
+        let Outcome { name, passed, problems, packets_in, packets_out, exchanges, log } = test;
+        let verdict = if *passed { "ok  " } else { "FAIL" };
+        let line = match (packets_in, exchanges) {
+            (0, 0) => format!("{verdict}  {name}"),
+            (0, n) => format!("{verdict}  {name:width$}  {}", counted(*n, "exchange")),
+            (n, _) => {
+                format!("{verdict}  {name:width$}  {}, {packets_out} out", counted(*n, "packet"))
+            }
+        };
+        text.push_str(&format!("{line}\n"));
+        for problem in problems {
+            text.push_str(&format!("      {}\n", problem.replace('\n', "\n      ")));
+        }
+        if !passed && !log.is_empty() {
+            text.push_str("      its log:\n");
+            log.iter()
+                .rev()
+                .take(5)
+                .rev()
+                .for_each(|line| text.push_str(&format!("        {line}\n")));
+        }
+    }
+    text.push('\n');
+    let list = |of: &BTreeMap<String, u64>, zero: bool| {
+        let names = of.iter().filter(|(_, n)| (**n == 0) == zero);
+        let names = names.map(|(name, n)| if zero { name.clone() } else { format!("{name}:{n}") });
+        names.collect::<Vec<_>>().join(" ")
+    };
+    let coverage = &report.coverage;
+    let mut facts = vec![("verdicts", list(&coverage.verdicts, false))];
+    facts.push(("never", list(&coverage.verdicts, true)));
+    facts.push(("drops", list(&coverage.drops, false)));
+    facts.push(("counters", list(&coverage.counters, false)));
+    facts.push(("not counted", list(&coverage.counters, true)));
+    if let Some(ns) = report.ns_per_packet {
+        facts.push(("time", format!("{ns:.1} ns per packet, replayed in memory")));
+    }
+    facts.retain(|(_, value)| !value.is_empty());
+    text.push_str(&crate::render::facts(&facts));
+    text.push_str(&format!("\n{} passed, {} failed\n", report.passed, report.failed));
+    text
+}
+
+fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

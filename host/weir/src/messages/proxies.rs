@@ -1,0 +1,82 @@
+//! Functions of the world `wasi:http/proxy`: what a chain may not want of them, and making them ready.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weir_control::engine::{ChainId, EngineError};
+use weir_message::{FunctionPlan, MessageError};
+use weir_proxy_function::{ProxyConfig, ProxyFunction, Runners};
+use weir_spec::listener::Protocol;
+use weir_spec::{Access, ResolvedFunction};
+
+use super::{Messages, refused};
+
+/// The threads that guests run on: none before the first function wants them.
+pub(super) struct Proxies {
+    threads: usize,
+    runners: Mutex<Option<Arc<Runners>>>,
+}
+
+impl Proxies {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { threads, runners: Mutex::default() }
+    }
+
+    fn runners(&self) -> Result<Arc<Runners>, EngineError> {
+        let mut runners = self.runners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runners) = &*runners {
+            return Ok(Arc::clone(runners));
+        }
+        let started = Runners::start(self.threads)
+            .map_err(|e| EngineError::Exhausted(format!("threads for wasi:http functions: {e}")))?;
+        Ok(Arc::clone(runners.insert(Arc::new(started))))
+    }
+}
+
+impl Messages {
+    /// Makes a function ready for a part of a chain with these upstreams.
+    pub(super) fn proxy(
+        &self,
+        id: &ChainId,
+        function: &ResolvedFunction,
+        plan: &FunctionPlan,
+        upstreams: &[String],
+    ) -> Result<Arc<ProxyFunction>, EngineError> {
+        let name = plan.name.clone();
+        let wrong = |what: &str| {
+            Err(EngineError::Refused(format!("function {name} is a wasi:http component: {what}")))
+        };
+        if self.hub.is_some() {
+            return wrong(
+                "these run in the host's own process only: set [gateway] mode = \"thread\", or leave it out of this chain",
+            );
+        }
+        if self.listeners_of(id).any(|listener| listener.protocol == Protocol::Tcp) {
+            return wrong(
+                "it serves requests, and a listener of this chain has protocol = \"tcp\"",
+            );
+        }
+        if function.access == Access::ReadOnly {
+            return wrong("it makes responses, so it cannot be read-only: leave `access` out");
+        }
+        if function.state_bytes > 0 {
+            return wrong("it has no state region: leave `state` out");
+        }
+        let compiled = self.sandbox.compile(&plan.admitted.component, plan.admitted.hash);
+        let compiled = compiled
+            .map_err(|source| refused(MessageError::Compile { name: name.clone(), source }))?;
+        let config = ProxyConfig {
+            name: name.clone(),
+            admitted: Arc::clone(&plan.admitted),
+            memory: plan.memory,
+            deadline: plan.deadline,
+            timeout: function.timeout.get(),
+            instances: function.instances,
+            config: plan.config.clone(),
+            upstreams: upstreams.to_vec(),
+            telemetry: Arc::clone(&plan.telemetry),
+        };
+        let (sandbox, runners) = (Arc::clone(&self.sandbox), self.proxies.runners()?);
+        let made = ProxyFunction::new(config, &compiled, sandbox, runners);
+        Ok(Arc::new(made.map_err(|source| refused(MessageError::Proxy { name, source }))?))
+    }
+}

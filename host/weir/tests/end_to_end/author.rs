@@ -1,0 +1,202 @@
+//! The loop of a function's author: a project, its tests, and a host that follows what is saved.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::guests::{CHAIN, TRAFFIC, pass, trap};
+use crate::host::{Host, weir};
+
+/// A project whose source is what it makes.
+fn project(directory: &Path, source: &[u8]) {
+    fs::create_dir(directory).unwrap();
+    fs::write(directory.join("function.toml"), "name = \"gate\"\nversion = \"0.1.0\"\n").unwrap();
+    let build = "#!/bin/sh\nset -e\nif [ -e broken ]; then echo 'line 1: it does not parse' >&2; exit 1; fi\n\
+                 cp source.bin gate.wasm\n";
+    fs::write(directory.join("build"), build).unwrap();
+    fs::set_permissions(directory.join("build"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("source.bin"), source).unwrap();
+}
+
+/// `weir function push --watch`; ended when dropped.
+struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended before.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn watch(host: &Host, what: &str) -> Watch {
+    let log = fs::File::create(host.path("watch.log")).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["--api", "api.sock", "function", "push", "--watch", what])
+        .current_dir(host.directory.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Watch(child)
+}
+
+#[test]
+fn what_is_saved_runs_in_the_host_while_packets_flow() {
+    let mut host = Host::start(TRAFFIC);
+    let gate = host.path("gate");
+    let save = |source: &[u8]| fs::write(gate.join("source.bin"), source).unwrap();
+    let told = |host: &Host| fs::read_to_string(host.path("watch.log")).unwrap();
+    project(&gate, &pass(1));
+    let _watch = watch(&host, "gate");
+    host.wait_for("it is pushed", |host| told(host).contains("no chain has it yet"));
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 100);
+    let first = host.running();
+    assert!(first.starts_with("0.1.0-dev.h"), "{first}");
+
+    save(&pass(2));
+    host.wait_for("it is swapped", |host| host.running() != first);
+    let second = host.running();
+    host.wait_for("that is told", |host| told(host).contains(&format!("{first} -> {second}")));
+    assert!(told(&host).contains("0 packets lost"), "{}", told(&host));
+
+    fs::write(gate.join("broken"), "").unwrap();
+    host.wait_for("the build fails", |host| told(host).contains("the build failed"));
+    assert!(told(&host).contains("line 1: it does not parse"), "{}", told(&host));
+    fs::remove_file(gate.join("broken")).unwrap();
+    save(b"this is no Wasm");
+    host.wait_for("it is refused", |host| told(host).contains("it is refused: "));
+    assert_eq!(host.running(), second);
+
+    save(&trap());
+    host.wait_for("it is taken back", |host| told(host).contains("rolled back"));
+    host.wait_for("what ran before runs", |host| host.running() == second);
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow still", |host| host.packets_out("edge") > before);
+
+    save(&pass(3));
+    host.wait_for("the next one runs", |host| {
+        ![&first, &second].contains(&&host.running())
+            && told(host).matches("0 packets lost").count() >= 2
+    });
+    let dump = told(&host);
+    assert_eq!(dump.matches("the build failed").count(), 1, "{dump}");
+}
+
+#[test]
+fn projects_that_cannot_be_are_refused_and_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let fails = |arguments: &[&str]| {
+        let answer = weir(directory.path(), arguments);
+        assert_eq!(answer.status, Some(1), "{arguments:?}: {}", answer.out);
+        answer.err
+    };
+    assert!(fails(&["new", "x", "--lang", "cobol"]).contains("there are: "));
+    assert!(
+        fails(&["new", "x", "--lang", "wat", "--plane", "message"])
+            .contains("rust (packet, message)")
+    );
+    assert!(fails(&["new", "No", "--lang", "rust"]).contains("is not a name"));
+    assert_eq!(weir(directory.path(), &["new", "x"]).status, Some(2));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    assert!(fails(&["test"]).contains("no function.toml"));
+    assert!(fails(&["function", "push", "--watch", "."]).contains("no function.toml"));
+}
+
+/// A project with these tests around a function that lets everything pass.
+fn tested(tests: &str) -> (tempfile::TempDir, crate::host::Answer) {
+    let directory = tempfile::tempdir().unwrap();
+    project(&directory.path().join("gate"), &pass(1));
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/sample.pcap");
+    fs::copy(sample, directory.path().join("gate/in.pcap")).unwrap();
+    fs::write(directory.path().join("gate/weir-test.toml"), tests).unwrap();
+    let answer = weir(directory.path(), &["test", "gate", "--measure", "0"]);
+    (directory, answer)
+}
+
+#[test]
+fn a_project_is_built_and_its_tests_tell_what_is_not_as_expected() {
+    let (directory, answer) = tested(
+        "[[test]]\nname = \"all pass\"\nin = \"in.pcap\"\nexpect.out = 10\nexpect.capture = \"in.pcap\"\n",
+    );
+    assert_eq!(answer.status, Some(0), "{}{}", answer.out, answer.err);
+    assert!(answer.out.contains("ok    all pass  10 packets, 10 out"), "{}", answer.out);
+    assert!(answer.out.contains("verdicts:  next:10"), "{}", answer.out);
+    let json = weir(directory.path(), &["--output", "json", "test", "gate"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&json["passed"], &json["failed"]), (&1.into(), &0.into()));
+    assert!(json["ns_per_packet"].as_f64().unwrap() > 0.0, "{json}");
+
+    let (directory, answer) = tested(
+        "[[test]]\nname = \"wrong\"\nin = \"in.pcap\"\nexpect.drop = [3, 99]\nexpect.counters = { blocked = 4 }\n\
+         [[test]]\nname = \"refused\"\nexpect.refused = \"no\"\n[[test]]\nname = \"fine\"\nin = \"in.pcap\"\n",
+    );
+    assert_eq!(answer.status, Some(1), "{}", answer.err);
+    for text in [
+        "packet 3 was to be dropped, and leaves: 10.0.0.1 10.0.0.2 TCP 40002 → 23 [SYN]",
+        "packet 99 was to be dropped, and leaves: the capture has no such packet",
+        "counter blocked: expected 4, but nothing was counted under it; counters: none",
+        "the configuration was not refused",
+        "1 passed, 2 failed",
+    ] {
+        assert!(answer.out.contains(text), "{text:?} is missing in\n{}", answer.out);
+    }
+
+    // The same by hand: one byte of the capture is another one.
+    let gate = directory.path().join("gate");
+    let mut other = fs::read(gate.join("in.pcap")).unwrap();
+    // The fifth packet's TTL: behind the file's header, four packets with theirs, and the own header.
+    let ttl = 24 + 16 * 5 + 42 + 54 + 54 + 71 + 14 + 8;
+    assert_eq!(other[ttl], 64);
+    other[ttl] = 63;
+    fs::write(gate.join("other.pcap"), other).unwrap();
+    let answer = weir(
+        &gate,
+        &["test", "gate.wasm", "--in", "in.pcap", "--expect", "other.pcap", "--config", "{}"],
+    );
+    assert_eq!(answer.status, Some(1), "{}", answer.err);
+    assert!(answer.out.contains("packet 5 of other.pcap leaves otherwise"), "{}", answer.out);
+    assert!(answer.out.contains("-     Time to Live: 63"), "{}", answer.out);
+    assert!(answer.out.contains("+     Time to Live: 64"), "{}", answer.out);
+    let same = weir(&gate, &["test", "gate.wasm", "--in", "in.pcap", "--expect", "in.pcap"]);
+    assert_eq!(same.status, Some(0), "{}{}", same.out, same.err);
+}
+
+#[test]
+fn a_fault_is_a_failure_and_mistakes_in_the_file_are_shown_in_place() {
+    let directory = tempfile::tempdir().unwrap();
+    project(&directory.path().join("gate"), &trap());
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/sample.pcap");
+    fs::copy(sample, directory.path().join("gate/in.pcap")).unwrap();
+    let tests = directory.path().join("gate/weir-test.toml");
+    let run = |text: &str| {
+        fs::write(&tests, text).unwrap();
+        weir(directory.path(), &["test", "gate"])
+    };
+    let faulted = run("[[test]]\nname = \"x\"\nin = \"in.pcap\"\n");
+    assert_eq!(faulted.status, Some(1));
+    assert!(faulted.out.contains("faults: expected 0, got "), "{}", faulted.out);
+    assert!(faulted.out.contains("unreachable"), "{}", faulted.out);
+    for (text, shown) in [
+        ("[[test]]\nname = \"x\"\nin = \"in.pcap\"\nexpect.owt = 1\n", "did you mean `out`?"),
+        ("[[test]]\nname = \"x\"\n", "the test gives the function nothing"),
+        ("[[test]]\nname = \"x\"\nin = \"none.pcap\"\n", "weir-test.toml:3:6"),
+        (
+            "[[test]]\nname = \"x\"\nin = \"in.pcap\"\nexpect.verdicts = { nxt = 1 }\n",
+            "there is no such verdict",
+        ),
+        (
+            "[[test]]\nname = \"x\"\n[[test.exchange]]\nexpect.status = 200\n",
+            "the function is for packets",
+        ),
+        ("test = []\n", "there are no tests"),
+    ] {
+        let answer = run(text);
+        assert_eq!((answer.status, answer.out.as_str()), (Some(1), ""), "{text}");
+        assert!(answer.err.contains(shown), "{shown:?} is missing in\n{}", answer.err);
+    }
+}

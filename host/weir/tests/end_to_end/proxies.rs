@@ -1,0 +1,511 @@
+//! Components of the world `wasi:http/proxy` in chains: built by toolchains that know nothing of Weir, between functions of Weir's own,
+//! with curl on one side and a server that streams on the other.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use weir_tests::built::{built_file, workspace};
+
+use crate::host::{Host, weir};
+use crate::messages::{address, curl};
+
+/// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was sent, perhaps later (`/lazy`).
+const SERVER: &str = r#"
+import http.server, itertools, time
+count = itertools.count()
+class Server(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def body(self):
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            while (size := int(self.rfile.readline(), 16)) > 0:
+                while size > 0:
+                    piece = self.rfile.read1(min(size, 65536))
+                    size -= len(piece)
+                    yield piece
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            left = int(self.headers.get("content-length", 0))
+            while left > 0:
+                piece = self.rfile.read1(min(left, 65536))
+                left -= len(piece)
+                yield piece
+    def do(self):
+        if self.path.startswith("/echo"):
+            self.send_response(200)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in self.body():
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        if self.path.startswith("/big"):
+            self.send_response(200)
+            self.send_header("content-length", str(192 << 20))
+            self.end_headers()
+            for _ in range(192 << 4):
+                self.wfile.write(bytes(65536))
+            return
+        if self.path.startswith("/lazy"):
+            time.sleep(2)
+        body = sum(map(len, self.body()))
+        text = "".join(f"sent-{name.lower()}: {value}\n" for name, value in self.headers.items())
+        text = f"{self.command} {self.path} number {next(count)}\n{text}body: {body}\n"
+        self.send_response(503 if self.path == "/fail" else 200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text.encode())
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do
+    def log_message(self, *arguments): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", SERVER]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        Self { child, port: line.trim().parse().expect("a port") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
+    let upstreams: Vec<String> =
+        upstreams.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nmode = \"{mode}\"\n\
+         [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\nchain = \"web\"\n\
+         upstream = [{}]\n",
+        upstreams.join(", ")
+    )
+}
+
+/// A chain of the component, between functions before and after it.
+fn chain(before: &str, keys: &str, after: &str) -> String {
+    format!(
+        "name = \"web\"\nplane = \"message\"\n{before}\n[[function]]\nuse = \"probe\"\n{keys}\n{after}\n"
+    )
+}
+
+const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.config]\nrules = [ { request = { set = { x-before = \"yes\" } }, \
+                       response = { set = { x-after = \"yes\" } } } ]\n";
+const WAF: &str = "[[function]]\nuse = \"waf\"\n";
+
+/// A host with the component, which is pushed as what it is, in this chain.
+fn host(server: &Server, chain: &str) -> (Host, String) {
+    let host = Host::start(&config("thread", "http", &[server.port]));
+    push(&host, "1.0.0");
+    for name in ["rewrite", "waf"] {
+        push_built(&host, name);
+    }
+    host.write("c.toml", chain);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    (host, web)
+}
+
+fn push(host: &Host, version: &str) {
+    let file = built_file("proxy-probe");
+    let file = file.to_str().expect("text");
+    host.ok(&["function", "push", file, "--name", "probe", "--version", version]);
+}
+
+fn push_built(host: &Host, name: &str) {
+    host.ok(&["function", "push", built_file(name).to_str().expect("text"), "--name", name]);
+}
+
+/// What `weir status` says of the component.
+fn probe(host: &Host) -> serde_json::Value {
+    let status = host.json(&["status"]);
+    let functions = status["chains"][0]["functions"].as_array().expect("a list").clone();
+    functions.into_iter().find(|function| function["name"] == "probe").expect("it is there")
+}
+
+#[test]
+fn it_is_admitted_as_what_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = built_file("proxy-probe");
+    let arguments = ["--output", "json", "check", file.to_str().expect("text")];
+    let answer = weir(directory.path(), &arguments);
+    let report: serde_json::Value = serde_json::from_str(&answer.out).expect("JSON");
+    assert_eq!(report["world"], "wasi:http/proxy", "{report}");
+    assert_eq!(report["accepted"], true, "{report}");
+    let imports = report["imports"].as_array().expect("a list");
+    assert!(imports.iter().any(|import| import == "wasi:http/outgoing-handler@0.2.12"), "{report}");
+    // Nothing of ours in it.
+    assert!(!report.to_string().contains("weir:net"), "{report}");
+}
+
+#[test]
+fn it_stands_among_functions_and_sees_what_they_leave() {
+    let server = Server::start();
+    let keys = "[function.config]\nGREETING = \"hello\"\n";
+    let (host, web) = host(&server, &chain(REWRITE, keys, WAF));
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        // It answers: the function before it sees the request first, and the response last; no upstream is asked.
+        let (status, text) = curl(&[protocol, &format!("{web}/answer")]);
+        let host_said = web.strip_prefix("http://").expect("a URL");
+        assert!(status == 200 && text.contains("x-after: yes"), "{text}");
+        assert!(text.contains(&format!("hello http://{host_said}\n")), "{text}");
+        assert!(text.contains("x-before: yes"), "{text}");
+        assert!(!text.to_ascii_lowercase().contains("set-cookie"), "{text}");
+
+        // It sends on what it was sent, changed.
+        let (status, text) = curl(&[protocol, "--data", "some text", &format!("{web}/there?a=b")]);
+        assert_eq!(status, 200, "{text}");
+        for part in [
+            "POST /there?a=b",
+            "sent-x-before: yes",
+            "sent-x-probe: passed",
+            &format!("sent-host: {host_said}"),
+            "sent-x-forwarded-for: 127.0.0.1",
+            "body: 9",
+            "x-probe-response: passed",
+            "x-after: yes",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        // By the reserved name, the upstream sees the client's authority all the same.
+        let (status, text) = curl(&[protocol, &format!("{web}/to/upstream/path")]);
+        assert!(status == 200 && text.contains("GET /path "), "{text}");
+        assert!(text.contains(&format!("sent-host: {host_said}")), "{text}");
+        // An upstream of the listener, by its address.
+        let named = format!("127.0.0.1:{}", server.port);
+        let (status, text) = curl(&[protocol, &format!("{web}/to/{named}/path")]);
+        assert!(status == 200 && text.contains(&format!("sent-host: {named}")), "{text}");
+        // Nobody else.
+        for other in ["example.org", "127.0.0.1:1", "localhost"] {
+            let (status, text) = curl(&[protocol, &format!("{web}/to/{other}/path")]);
+            assert!(status == 200 && text.contains("HttpRequestDenied"), "{other}: {text}");
+        }
+        // The function behind it sees what it sends on, and what that one answers is its response.
+        let attack = "/to/upstream/?q=%3Cscript%3Ealert(1)%3C/script%3E";
+        let (status, text) = curl(&[protocol, &format!("{web}{attack}")]);
+        assert!(status == 403 && text.contains("x-probe-response: passed"), "{text}");
+        assert!(text.contains("x-after: yes"), "{text}");
+        // A response without a body, and one to HEAD.
+        let (status, text) = curl(&[protocol, "--head", &format!("{web}/head")]);
+        assert!(status == 200 && text.contains("x-probe-response: passed"), "{text}");
+        let (status, text) = curl(&[protocol, &format!("{web}/twice")]);
+        assert!(status == 200 && text.ends_with("200 200"), "{text}");
+    }
+    let (_, text) = curl(&[&format!("{web}/files")]);
+    assert!(text.ends_with("directories: 0, network: false"), "{text}");
+    let log = host.ok(&["function", "log", "probe"]);
+    assert!(log.contains("/there?a=b") && log.contains("\"example.org\""), "{log}");
+    let function = probe(&host);
+    assert_eq!(function["faults"], 0, "{function}");
+    assert!(function["verdicts"]["answer"].as_u64() >= Some(2), "{function}");
+    assert!(function["verdicts"]["continue"].as_u64() >= Some(6), "{function}");
+    let socket = host.path("api.sock");
+    let (_, metrics) = curl(&["--unix-socket", socket.to_str().expect("text"), "http://x/metrics"]);
+    let counted = metrics
+        .lines()
+        .any(|line| line.starts_with("weir_function_seconds_count") && line.contains("\"probe\""));
+    assert!(counted, "{metrics}");
+}
+
+/// Bytes that tell where they are.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+#[test]
+fn bodies_stream_both_ways_to_the_byte() {
+    let server = Server::start();
+    let (host, web) = host(&server, &chain(REWRITE, "", WAF));
+    let bytes = pattern(1 << 20);
+    host.write("sent", &bytes);
+    let (sent, got) = (host.path("sent"), host.path("got"));
+    let data = format!("@{}", sent.display());
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        for chunked in [false, true] {
+            let mut command = Command::new("curl");
+            command.args(["--silent", "--show-error", "--fail", "--max-time", "60", protocol]);
+            command.args(["--data-binary", &data, "-H", "content-type: application/octet-stream"]);
+            if chunked && protocol == "--http1.1" {
+                command.args(["-H", "transfer-encoding: chunked"]);
+            }
+            command.arg("--output").arg(&got).arg(format!("{web}/echo"));
+            let output = command.output().expect("curl starts");
+            assert!(output.status.success(), "{output:?}");
+            assert!(fs::read(&got).expect("it is there") == bytes, "{protocol} {chunked}");
+        }
+    }
+    assert_eq!(probe(&host)["faults"], 0);
+}
+
+/// Bytes of memory that a process had at most.
+fn peak(host: &Host) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[test]
+fn a_slow_reader_holds_a_body_back_instead_of_filling_memory() {
+    const BOUND: u64 = 32 << 20;
+    let server = Server::start();
+    let (host, web) = host(&server, &chain("", "", ""));
+    let run = |arguments: &[&str], path: &str| {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]);
+        command.args(["--write-out", "%{size_download}"]).args(arguments);
+        let output = command.arg(format!("{web}{path}")).output().expect("curl starts");
+        let bytes = String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
+        (output.status.code(), bytes.expect("a number"))
+    };
+    assert_eq!(run(&["--max-time", "20"], "/warm").0, Some(0));
+    let before = peak(&host);
+    // The client is slow; it was cut off by its own time, in the middle.
+    let (status, bytes) = run(&["--max-time", "4", "--limit-rate", "2M"], "/big");
+    assert!(status == Some(28) && bytes > 1 << 20, "{status:?} {bytes}");
+    let grown = peak(&host) - before;
+    assert!(grown < BOUND, "{grown} bytes for a response of 192 MiB");
+    // The server is slow.
+    let file = fs::File::create(host.path("sent")).expect("a file");
+    file.set_len(96 << 20).expect("a length");
+    let sent = host.path("sent");
+    let upload = ["--max-time", "40", "--upload-file", sent.to_str().expect("text")];
+    assert_eq!(run(&upload, "/lazy").0, Some(0));
+    let grown = peak(&host) - before;
+    assert!(grown < BOUND, "{grown} bytes for a request of 96 MiB");
+}
+
+#[test]
+fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
+    let server = Server::start();
+    let keys = "deadline = \"100ms\"\ntimeout = \"1500ms\"\nmemory = \"32MiB\"\n";
+    let text = chain("", keys, "");
+    let (mut host, web) = host(&server, &text);
+    let faults = |host: &Host| probe(host)["faults"].as_u64().expect("a number");
+
+    for (path, kind) in
+        [("/trap", "trap"), ("/spin", "deadline"), ("/memory", "memory"), ("/silent", "contract")]
+    {
+        let before = faults(&host);
+        let (status, answer) = curl(&[&format!("{web}{path}")]);
+        assert!(status == 503 && answer.contains("out of order"), "{path}: {answer}");
+        host.wait_for("it is counted", |host| faults(host) == before + 1);
+        host.wait_for("it is back", |_| curl(&[&format!("{web}/answer")]).0 == 200);
+        let log = host.ok(&["function", "log", "probe"]);
+        assert!(log.contains(&format!("fault: {kind}: ")), "{path}: {log}");
+        // A new deployment forgets faults; five within ten seconds would be a quarantine.
+        host.ok(&["chain", "apply", "c.toml"]);
+    }
+
+    // Its response breaks off, and that is seen.
+    let output = Command::new("curl")
+        .args(["--silent", "--max-time", "20", "--output", "/dev/null"])
+        .arg(format!("{web}/half"))
+        .output()
+        .expect("curl starts");
+    assert!(!output.status.success(), "{output:?}");
+    host.wait_for("it is counted", |host| faults(host) == 5);
+    host.wait_for("it is back", |_| curl(&[&format!("{web}/answer")]).0 == 200);
+    host.ok(&["chain", "apply", "c.toml"]);
+
+    // An error is an answer, and to be late is no fault: it may be somebody else's.
+    assert_eq!(curl(&[&format!("{web}/error")]).0, 502);
+    let began = Instant::now();
+    assert_eq!(curl(&[&format!("{web}/sleep")]).0, 504);
+    assert!(began.elapsed() >= Duration::from_millis(1400), "{:?}", began.elapsed());
+    assert_eq!(faults(&host), 5);
+
+    // While one spins, others are served.
+    host.write("long.toml", text.replace("\"100ms\"", "\"5s\"").replace("\"1500ms\"", "\"60s\""));
+    host.ok(&["chain", "apply", "long.toml"]);
+    let spun = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(curl(&[&format!("{web}/spin")]).0, 503);
+            spun.store(true, Ordering::SeqCst);
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        for n in 0..20 {
+            assert_eq!(curl(&[&format!("{web}/answer")]).0, 200, "{n}");
+        }
+        assert!(!spun.load(Ordering::SeqCst), "it spun for 5 s of CPU time meanwhile");
+    });
+}
+
+#[test]
+fn who_goes_away_or_fails_behind_it_is_not_its_fault() {
+    let server = Server::start();
+    let (mut host, web) = host(&server, &chain("", "", ""));
+    host.write("sent", pattern(1 << 20));
+    let sent = host.path("sent");
+    // The client goes in the middle of its body, of which the component expects all.
+    for path in ["/read-and-trap", "/echo"] {
+        let output = Command::new("curl")
+            .args(["--silent", "--max-time", "1", "--limit-rate", "100k", "--output", "/dev/null"])
+            .args(["--upload-file", sent.to_str().expect("text")])
+            .arg(format!("{web}{path}"))
+            .output()
+            .expect("curl starts");
+        assert_eq!(output.status.code(), Some(28), "{output:?}");
+    }
+    host.wait_for("both have ended", |host| {
+        let status = host.json(&["status"]);
+        status["chains"][0]["packets_in"] == status["chains"][0]["packets_out"]
+            && probe(host)["verdicts"]["reset"] == 2
+    });
+    assert_eq!(probe(&host)["faults"], 0);
+    // The upstream is gone.
+    drop(server);
+    let (status, text) = curl(&[&format!("{web}/there")]);
+    assert!(status == 502 && text.contains("DestinationUnavailable"), "{text}");
+    assert_eq!(probe(&host)["faults"], 0);
+}
+
+#[test]
+fn five_faults_are_a_quarantine_and_fail_open_passes_it_by() {
+    let server = Server::start();
+    let (mut host, web) = host(&server, &chain(REWRITE, "on-fault = \"fail-open\"\n", ""));
+    // It had not begun with the request: that goes on as if it were not there, with its body.
+    let (status, text) = curl(&["--data", "some text", &format!("{web}/trap")]);
+    assert!(status == 200 && text.contains("POST /trap") && text.contains("body: 9"), "{text}");
+    assert!(!text.contains("x-probe") && text.contains("x-after: yes"), "{text}");
+    // It had read the body: nobody else can.
+    host.wait_for("it is back", |_| curl(&[&format!("{web}/x")]).1.contains("x-probe"));
+    let (status, text) = curl(&["--data", "some text", &format!("{web}/read-and-trap")]);
+    assert!(status == 503 && text.contains("out of order"), "{text}");
+    for _ in 0..3 {
+        host.wait_for("it is back", |_| curl(&[&format!("{web}/x")]).1.contains("x-probe"));
+        assert_eq!(curl(&[&format!("{web}/trap")]).0, 200);
+    }
+    host.wait_for("it is in quarantine", |host| probe(host)["state"] == "quarantined");
+    let (status, text) = curl(&[&format!("{web}/x")]);
+    assert!(status == 200 && !text.contains("x-probe") && text.contains("x-before"), "{text}");
+}
+
+#[test]
+fn it_is_swapped_tried_and_taken_back_like_any_other() {
+    let server = Server::start();
+    let (mut host, web) = host(&server, &chain("", "", ""));
+    push(&host, "1.1.0");
+    let (over, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                if curl(&[&format!("{web}/x")]).0 != 200 {
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        for version in ["1.1.0", "1.0.0", "1.1.0"] {
+            host.ok(&["function", "swap", "probe", "--to", version]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(!failed.load(Ordering::Relaxed), "{}", host.log());
+    // A version that faults soon after its swap is taken back.
+    assert_eq!(curl(&[&format!("{web}/trap")]).0, 503);
+    host.wait_for("the version before runs", |host| host.running() == "1.0.0");
+    host.wait_for("and serves", |_| curl(&[&format!("{web}/x")]).0 == 200);
+
+    host.ok(&["function", "swap", "probe", "--to", "1.1.0", "--canary", "99"]);
+    assert_eq!(curl(&[&format!("{web}/answer")]).0, 200);
+    assert_eq!(host.json(&["status"])["chains"][0]["trial"]["packets"], 1);
+    host.ok(&["function", "rollback", "probe"]);
+    let error = host.fails(&["function", "swap", "probe", "--to", "1.1.0", "--shadow"]);
+    assert!(error.contains("shadow") && error.contains("canary"), "{error}");
+    assert_eq!(curl(&[&format!("{web}/x")]).0, 200);
+}
+
+#[test]
+fn where_it_cannot_run_it_is_refused_with_what_to_do() {
+    let server = Server::start();
+    for (mode, protocol, keys, part) in [
+        ("process", "http", "", "mode = \"thread\""),
+        ("thread", "tcp", "", "protocol = \"tcp\""),
+        ("thread", "http", "access = \"read-only\"", "leave `access` out"),
+        ("thread", "http", "state = \"1MiB\"", "leave `state` out"),
+        ("thread", "http", "memory = \"64KiB\"", "raise `memory`"),
+        ("thread", "http", "timeout = \"1ms\"", "timeout"),
+        ("thread", "http", "instances = 0", "instances"),
+        ("thread", "http", "[function.config]\nlist = [ 1 ]", "config.list"),
+    ] {
+        let host = Host::start(&config(mode, protocol, &[server.port]));
+        push(&host, "1.0.0");
+        host.write("c.toml", chain("", keys, ""));
+        let error = host.fails(&["chain", "apply", "c.toml"]);
+        assert!(error.contains(part), "{mode} {protocol} {keys}: {error}");
+    }
+    let host = Host::start(&config("thread", "http", &[server.port]));
+    push(&host, "1.0.0");
+    host.write("p.toml", "name = \"p\"\nplane = \"packet\"\n[[function]]\nuse = \"probe\"\n");
+    let error = host.fails(&["chain", "apply", "p.toml"]);
+    assert!(error.contains("is for messages"), "{error}");
+}
+
+#[test]
+fn more_exchanges_than_instances_wait_and_then_are_told() {
+    let server = Server::start();
+    let keys = "instances = 1\ntimeout = \"4s\"\n";
+    let (_host, web) = host(&server, &chain("", keys, ""));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| curl(&[&format!("{web}/sleep")]).0);
+        std::thread::sleep(Duration::from_millis(500));
+        let (status, text) = curl(&[&format!("{web}/answer")]);
+        assert!(status == 503 && text.contains("busy"), "{text}");
+        // This one waits until the first has had its time.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(curl(&[&format!("{web}/answer")]).0, 200);
+        assert_eq!(first.join().expect("it ends"), 504);
+    });
+}
+
+#[test]
+fn a_component_in_python_does_the_same() {
+    let built = Command::new(workspace().join("scripts/build-proxy-python")).status();
+    assert!(built.expect("a shell").success(), "scripts/build-proxy-python failed");
+    let file = workspace().join("target/functions/proxy-python.wasm");
+    let server = Server::start();
+    let host = Host::start(&config("thread", "http", &[server.port]));
+    push_built(&host, "rewrite");
+    host.ok(&["function", "push", file.to_str().expect("text"), "--name", "probe"]);
+    host.write("c.toml", chain(REWRITE, "", ""));
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    let (status, text) = curl(&[&format!("{web}/answer")]);
+    assert!(status == 200 && text.ends_with("hello from Python\n"), "{text}");
+    assert!(text.contains("x-after: yes"), "{text}");
+    let (status, text) = curl(&["--data", "some text", &format!("{web}/there?a=b")]);
+    assert!(status == 200 && text.contains("sent-x-probe: python"), "{text}");
+    assert!(text.contains("sent-x-before: yes") && text.contains("body: 9"), "{text}");
+    assert!(text.contains("x-probe-response: python"), "{text}");
+    let bytes = pattern(1 << 20);
+    host.write("sent", &bytes);
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--fail", "--max-time", "60", "--data-binary"])
+        .arg(format!("@{}", host.path("sent").display()))
+        .arg(format!("{web}/echo"))
+        .output()
+        .expect("curl starts");
+    assert!(output.status.success() && output.stdout == bytes, "{:?}", output.status);
+    assert!(host.ok(&["function", "log", "probe"]).contains("/there?a=b"));
+    assert_eq!(probe(&host)["faults"], 0);
+}

@@ -1,0 +1,126 @@
+//! The book in `docs/`: every page has its place in the contents, every link leads somewhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use weir_tests::built::workspace;
+
+fn pages(directory: &Path, all: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            pages(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            all.push(path);
+        }
+    }
+}
+
+/// Targets of the links and pictures of a page, outside of its code.
+fn links(page: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    let mut code = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+        }
+        if code {
+            continue;
+        }
+        // Between back quotes is code, too.
+        let text: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+        for part in text.split("](").skip(1) {
+            links.extend(part.split(')').next().map(str::to_owned));
+        }
+    }
+    links
+}
+
+/// The name by which a heading can be linked to, as GitHub and mdBook make it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.to_lowercase();
+    let letters = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    letters.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut code = false;
+    let mut all = BTreeSet::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            code = !code;
+        } else if let Some(heading) = line.strip_prefix('#').filter(|_| !code) {
+            all.insert(anchor(heading.trim_start_matches('#').trim()));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let root = workspace();
+    let mut all = vec![root.join("README.md")];
+    pages(&root.join("docs"), &mut all);
+    for place in ["guest-sdk", "functions", "wit"] {
+        let mut more = Vec::new();
+        pages(&root.join(place), &mut more);
+        // What builds leave behind and templates are not pages of ours.
+        let ours = |path: &PathBuf| {
+            let path = path.to_string_lossy();
+            !["node_modules", "/template/", "build-output", "/target/"]
+                .iter()
+                .any(|part| path.contains(part))
+        };
+        all.extend(more.into_iter().filter(ours));
+    }
+    let mut broken = Vec::new();
+    for path in &all {
+        let page = fs::read_to_string(path).expect("text");
+        for link in links(&page) {
+            if link.contains("://") || link.starts_with("mailto:") || link.starts_with('<') {
+                continue;
+            }
+            let (file, name) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().expect("a folder").join(file)
+            };
+            let there = match fs::read_to_string(&target) {
+                Ok(text) if !name.is_empty() => anchors(&text).contains(name),
+                _ => target.exists(),
+            };
+            if !there {
+                broken.push(format!(
+                    "{}: {link}",
+                    path.strip_prefix(&root).unwrap_or(path).display()
+                ));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_page_is_in_the_contents() {
+    let docs = workspace().join("docs");
+    let contents = fs::read_to_string(docs.join("SUMMARY.md")).expect("the contents");
+    let listed: BTreeSet<PathBuf> =
+        links(&contents).into_iter().map(|link| docs.join(link)).collect();
+    let mut all = Vec::new();
+    pages(&docs, &mut all);
+    let book = all.into_iter().filter(|page| !page.ends_with("SUMMARY.md"));
+    let missing: Vec<_> = book.filter(|page| !listed.contains(page)).collect();
+    assert!(missing.is_empty(), "pages that SUMMARY.md does not list: {missing:?}");
+}
+
+#[test]
+fn links_are_found() {
+    assert_eq!(
+        links("[a](b.md) and ![c](d.svg#e)\n```\n[no](no)\n```\n`[no](no)`\n"),
+        ["b.md", "d.svg#e"]
+    );
+    assert_eq!(anchor("World `packet-function`"), "world-packet-function");
+    assert_eq!(anchor("The host (weir.toml)"), "the-host-weirtoml");
+}
