@@ -216,7 +216,7 @@ impl MessageFunction for Cache {
     }
 
     fn wants(&self) -> Wants {
-        Wants::REQUEST_HEAD.and(Wants::RESPONSE_HEAD).and(Wants::RESPONSE_BODY)
+        Wants::REQUEST_HEAD.and(Wants::RESPONSE_HEAD).and(Wants::RESPONSE_BODY).and(Wants::ENDED)
     }
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {

@@ -259,8 +259,12 @@ impl ConnectionFunction for Policy {
             });
         }
         let by_bytes = rules.iter().any(|r| !r.names.is_empty() || !r.protocols.is_empty());
-        let wants = if by_bytes { Wants::OPENED.and(Wants::DATA) } else { Wants::OPENED };
         let limits = config.limits.map(|limits| Limits::new(limits, &mut setup)).transpose()?;
+        let mut wants = if by_bytes { Wants::OPENED.and(Wants::DATA) } else { Wants::OPENED };
+        if limits.is_some() {
+            // The number of open connections falls when one ends.
+            wants = wants.and(Wants::ENDED);
+        }
         Ok(Self {
             rules,
             default: config.default,

@@ -144,7 +144,7 @@ impl MessageFunction for Waf {
     }
 
     fn wants(&self) -> Wants {
-        let wants = Wants::REQUEST_HEAD;
+        let wants = Wants::REQUEST_HEAD.and(Wants::ENDED);
         if self.config.body_limit > 0 { wants.and(Wants::REQUEST_BODY) } else { wants }
     }
 

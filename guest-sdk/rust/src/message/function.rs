@@ -78,7 +78,8 @@ pub trait MessageFunction: Sized + 'static {
         Outcome::Continue
     }
 
-    /// The exchange is over. The SDK drops its state afterwards.
+    /// The exchange is over. The SDK drops its state afterwards. It is not called behind [`Outcome::Done`], unless
+    /// [`wants`](Self::wants) has [`Wants::ENDED`].
     fn ended(&mut self, exchange: &mut Exchange<'_, Self::State>, end: End) {
         let _ = (exchange, end);
     }
