@@ -33,7 +33,7 @@ impl Drop for Watch {
 fn watch(host: &Host, what: &str) -> Watch {
     let log = fs::File::create(host.path("watch.log")).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["--api", "api.sock", "function", "push", "--watch", what])
+        .args(["--api", "./api.sock", "function", "push", "--watch", what])
         .current_dir(host.directory.path())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
@@ -137,7 +137,7 @@ fn a_project_is_built_and_its_tests_tell_what_is_not_as_expected() {
     );
     assert_eq!(answer.status, Some(1), "{}", answer.err);
     for text in [
-        "packet 3 was to be dropped, and leaves: 10.0.0.1 10.0.0.2 TCP 40002 → 23 [SYN]",
+        "packet 3 was to be dropped, and leaves: 10.0.0.1 → 10.0.0.2 TCP 40002 → 23 [SYN]",
         "packet 99 was to be dropped, and leaves: the capture has no such packet",
         "counter blocked: expected 4, but nothing was counted under it; counters: none",
         "the configuration was not refused",

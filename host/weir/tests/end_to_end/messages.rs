@@ -222,10 +222,10 @@ fn refusals(mode: Mode) {
     push(&host, "1.0.0");
     host.write(
         "p.toml",
-        "name = \"p\"\n[[function]]\nuse = \"probe\"\n[function.config]\nname = \"x\"\n",
+        "name = \"p\"\nplane = \"packet\"\n[[function]]\nuse = \"probe\"\n[function.config]\nname = \"x\"\n",
     );
     let error = host.fails(&["chain", "apply", "p.toml"]);
-    assert!(error.contains("is for messages") && error.contains("plane = \"message\""), "{error}");
+    assert!(error.contains("is for messages") && error.contains("leave `plane` out"), "{error}");
     host.write("f.wasm", crate::guests::pass(1));
     host.ok(&["function", "push", "f.wasm", "--name", "gate", "--version", "1.0.0"]);
     host.write("m.toml", "name = \"m\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n");
