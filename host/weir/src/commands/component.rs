@@ -17,7 +17,7 @@ pub(super) fn run(args: &ComponentArgs, output: Output) -> Result<()> {
     let module = if args.file.extension().is_some_and(|extension| extension == "wat") {
         wat::Parser::new()
             .parse_bytes(Some(&args.file), &bytes)
-            .map(|module| module.into_owned())
+            .map(std::borrow::Cow::into_owned)
             .map_err(|error| anyhow::anyhow!("it is not valid WAT: {error}"))?
     } else {
         bytes

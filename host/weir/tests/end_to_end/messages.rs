@@ -336,7 +336,7 @@ fn a_function_in_c_guards_requests() {
                 "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = [\"{private}\"]\n"
             )
         };
-        host.write("c.toml", &chain("/admin"));
+        host.write("c.toml", chain("/admin"));
         host.ok(&["chain", "apply", "c.toml"]);
         let (status, text) = curl(&[&format!("{web}/admin/users")]);
         assert!(status == 403 && text.ends_with("This is private.\n"), "{text}");
@@ -346,7 +346,7 @@ fn a_function_in_c_guards_requests() {
         assert_eq!(status, 200);
         assert!(text.contains("[\"x-guard\", \"passed\"]") && !text.contains("forged"), "{text}");
         assert!(text.contains("\"body\": \"hello\""), "{text}");
-        host.write("c.toml", &chain("admin"));
+        host.write("c.toml", chain("admin"));
         let refused = host.fails(&["chain", "apply", "c.toml"]);
         assert!(refused.contains("a path must begin with /"), "{refused}");
     }
