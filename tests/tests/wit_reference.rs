@@ -101,10 +101,10 @@ fn add_type(page: &mut String, resolve: &Resolve, name: &str, of: &TypeDef) {
             record.fields.iter().for_each(|f| add(&f.name, Some(text(resolve, &f.ty)), &f.docs));
         }
         TypeDefKind::Enum(cases) => {
-            cases.cases.iter().for_each(|case| add(&case.name, None, &case.docs))
+            cases.cases.iter().for_each(|case| add(&case.name, None, &case.docs));
         }
         TypeDefKind::Flags(flags) => {
-            flags.flags.iter().for_each(|flag| add(&flag.name, None, &flag.docs))
+            flags.flags.iter().for_each(|flag| add(&flag.name, None, &flag.docs));
         }
         TypeDefKind::Variant(variant) => variant.cases.iter().for_each(|case| {
             add(&case.name, case.ty.as_ref().map(|of| text(resolve, of)), &case.docs);
