@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn refused(config: &str) -> String {
-        Harness::<PacketFilter>::new(config).err().expect("refused")
+        Harness::<PacketFilter>::new(config).expect_err("refused")
     }
 
     #[test]
