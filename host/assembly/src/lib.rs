@@ -1,6 +1,6 @@
-//! Puts what operators wrote together with the packet plane.
+//! Puts what operators wrote together with the planes.
 //!
-//! Owns: making a chain's functions ready from files ([`load_chain`]), lanes and steering tables from specs, and the two jobs
+//! Owns: making a chain's functions ready from files ([`load_chain`]), lanes and steering tables from specs, functions of both planes, and the two jobs
 //! that need no daemon: [`replay`] a capture through a chain, and [`bench`] a chain between a generator and a sink.
 //! Must not know: the API, the store, the command line.
 
@@ -14,6 +14,6 @@ mod steering;
 pub use bench::{BenchOptions, bench};
 pub use check::{check, check_in};
 pub use load::{LoadError, Loaded, load_chain, manifest_of};
-pub use plan::{AdmitError, function_plan, on_fault, plan, plan_of};
+pub use plan::{AdmitError, function_plan, message_function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};
 pub use steering::{Compiled, compile_steering};

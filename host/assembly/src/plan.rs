@@ -1,8 +1,9 @@
-//! From specs to what the packet plane runs.
+//! From specs to what the planes run.
 
 use std::sync::Arc;
 
 use weir_chain::Mode;
+use weir_message::FunctionCounters;
 use weir_packet_plane::{ChainPlan, FunctionPlan, OnFault};
 use weir_sandbox::{Admitted, Refused, Telemetry};
 use weir_spec::{Access, Chain, ResolvedFunction};
@@ -43,9 +44,36 @@ pub fn function_plan(
     }
 }
 
-/// A fault policy as both planes have it.
+/// A function of a chain as the message plane wants it.
 #[must_use]
-pub fn on_fault(policy: weir_spec::OnFault) -> OnFault {
+pub fn message_function_plan(
+    function: &ResolvedFunction,
+    admitted: Arc<Admitted>,
+    telemetry: Arc<Telemetry>,
+    counters: Arc<FunctionCounters>,
+) -> weir_message::FunctionPlan {
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    weir_message::FunctionPlan {
+        name: function.label.to_string(),
+        version: function.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        proxy: None,
+        admitted,
+        code: None,
+        blank: None,
+        writes: function.access == Access::ReadWrite,
+        memory: bytes(function.memory.get()),
+        deadline: function.deadline.get(),
+        on_fault: on_fault(function.on_fault),
+        state_bytes: bytes(function.state_bytes),
+        state_layout: function.layout.clone(),
+        config: function.config.clone(),
+        telemetry,
+        counters,
+    }
+}
+
+/// A fault policy as both planes have it.
+fn on_fault(policy: weir_spec::OnFault) -> OnFault {
     match policy {
         weir_spec::OnFault::FailClosed => OnFault::FailClosed,
         weir_spec::OnFault::FailOpen => OnFault::FailOpen,

@@ -12,14 +12,14 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use weir_assembly::message_function_plan;
 use weir_exchange::{ChainFactory, Stage, Upstreams};
 use weir_gateway::{Gateway, GatewayConfig, ListenerConfig, Protocol, UpstreamConfig};
 use weir_message::{
-    Chain, ChainPlan, FunctionCounters, FunctionPlan, MessageError, Notice, Site, SiteConfig,
-    States, Store, orders,
+    Chain, ChainPlan, MessageError, Notice, Site, SiteConfig, States, Store, orders,
 };
-use weir_sandbox::{Sandbox, Telemetry};
-use weir_spec::{Access, ResolvedFunction};
+use weir_sandbox::Sandbox;
+use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
 use crate::suite::{Exchange, ExpectExchange, ExpectRequest, ExpectUpstream, Field, Request};
@@ -138,24 +138,8 @@ pub(crate) fn run(
 }
 
 fn plan(function: &Function, resolved: &ResolvedFunction) -> ChainPlan {
-    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let function = FunctionPlan {
-        name: resolved.label.to_string(),
-        version: resolved.version.as_ref().map(ToString::to_string).unwrap_or_default(),
-        admitted: Arc::clone(&function.admitted),
-        proxy: None,
-        code: None,
-        blank: None,
-        writes: resolved.access == Access::ReadWrite,
-        memory: bytes(resolved.memory.get()),
-        deadline: resolved.deadline.get(),
-        on_fault: weir_assembly::on_fault(resolved.on_fault),
-        state_bytes: bytes(resolved.state_bytes),
-        state_layout: resolved.layout.clone(),
-        config: resolved.config.clone(),
-        telemetry: Arc::new(Telemetry::default()),
-        counters: Arc::new(FunctionCounters::default()),
-    };
+    let admitted = Arc::clone(&function.admitted);
+    let function = message_function_plan(resolved, admitted, Arc::default(), Arc::default());
     ChainPlan { name: "test".into(), functions: vec![function] }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use weir_assembly::{AdmitError, manifest_of};
-use weir_sandbox::{Admitted, World};
+use weir_sandbox::Admitted;
 use weir_spec::{FunctionUse, Manifest, Name, ResolvedFunction};
 
 /// A function as a host would admit it.
@@ -53,6 +53,6 @@ impl Function {
 
     /// Whether it is for packets.
     pub(crate) fn is_for_packets(&self) -> bool {
-        !matches!(self.admitted.world, World::Message | World::Connection | World::Proxy)
+        !self.admitted.world.of_messages()
     }
 }

@@ -74,12 +74,14 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
 }
 
 /// The name in the manifest that a component carries.
-pub(super) fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
-    let report = weir_assembly::check(wasm);
-    match report.manifest {
-        Some(text) => Ok(Document::<Manifest>::parse("its manifest", &text)?.value.name),
-        None => Ok(None),
-    }
+fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
+    let manifest = weir_assembly::check(wasm).manifest;
+    Ok(manifest.map(|text| carried(&text)).transpose()?.and_then(|manifest| manifest.name))
+}
+
+/// The manifest of which a component carries this text.
+pub(super) fn carried(text: &str) -> Result<Manifest> {
+    Ok(Document::<Manifest>::parse("its manifest", text)?.value)
 }
 
 /// What became of an upload, in words.

@@ -18,7 +18,7 @@ use weir_control::api::SwapRequest;
 use weir_control::{Event, EventKind, Function, Pushed};
 use weir_spec::{Manifest, Name, SwapReport};
 
-use super::function::{carried_name, cost, told};
+use super::function::{carried, cost, told};
 use crate::cli::PushArgs;
 use crate::client::Client;
 use crate::render::{self, Output};
@@ -139,7 +139,7 @@ impl Session<'_> {
         let mut wasm = watched.make()?;
         let report = weir_assembly::check(&wasm);
         anyhow::ensure!(report.accepted, "it is refused: {}", report.reasons.join("; "));
-        let manifest = match (&self.args.manifest, watched) {
+        let given = match (&self.args.manifest, watched) {
             (Some(path), _) => Some(
                 fs::read_to_string(path)
                     .with_context(|| format!("cannot read {}", path.display()))?,
@@ -149,10 +149,11 @@ impl Session<'_> {
             }
             _ => None,
         };
-        if let Some(text) = manifest {
-            wasm = Manifest::embed(&wasm, &text);
+        if let Some(text) = &given {
+            wasm = Manifest::embed(&wasm, text);
         }
-        let (carried, base) = carried(&wasm)?;
+        let manifest = given.or(report.manifest).map(|text| carried(&text)).transpose()?;
+        let (carried, base) = manifest.map_or((None, None), |it| (it.name, it.version));
         let name = self
             .args
             .name
@@ -223,15 +224,6 @@ impl Session<'_> {
             eprintln!("{text}");
         }
     }
-}
-
-/// Name and version in the manifest that a component carries.
-fn carried(wasm: &[u8]) -> Result<(Option<Name>, Option<Version>)> {
-    let report = weir_assembly::check(wasm);
-    let version = report.manifest.as_deref().and_then(|text| {
-        weir_spec::Document::<Manifest>::parse("its manifest", text).ok()?.value.version
-    });
-    Ok((carried_name(wasm)?, version))
 }
 
 /// A version that says what is in it.

@@ -14,7 +14,7 @@ use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
 use super::listeners::{Make, Parts};
-use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial, function_plan};
+use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
 use crate::telemetries::shadow_of;
@@ -446,7 +446,8 @@ impl Messages {
         counters: Arc<FunctionCounters>,
     ) -> Result<FunctionPlan, EngineError> {
         let admitted = self.admit(function)?;
-        let mut plan = function_plan(function, admitted, telemetry, counters);
+        let mut plan =
+            weir_assembly::message_function_plan(function, admitted, telemetry, counters);
         if plan.admitted.world == World::Proxy {
             plan.proxy = Some(self.proxy(id, function, &plan, upstreams)?);
         }

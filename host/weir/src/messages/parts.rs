@@ -13,8 +13,8 @@ use weir_message::{
 };
 use weir_message_worker::RemoteConfig;
 use weir_pool::Accounting;
-use weir_sandbox::{Admitted, Sandbox, Telemetry};
-use weir_spec::{Access, Name, ResolvedFunction, Version};
+use weir_sandbox::{Sandbox, Telemetry};
+use weir_spec::{Name, ResolvedFunction, Version};
 
 use super::process::Worker;
 use super::refused;
@@ -353,32 +353,5 @@ impl Deployed {
         if let Err(error) = ending {
             tracing::error!("a chain's processes end at once: {error}");
         }
-    }
-}
-
-/// A function of a chain as a part's site wants it.
-pub(super) fn function_plan(
-    function: &ResolvedFunction,
-    admitted: Arc<Admitted>,
-    telemetry: Arc<Telemetry>,
-    counters: Arc<FunctionCounters>,
-) -> FunctionPlan {
-    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    FunctionPlan {
-        name: function.label.to_string(),
-        version: function.version.as_ref().map(ToString::to_string).unwrap_or_default(),
-        proxy: None,
-        admitted,
-        code: None,
-        blank: None,
-        writes: function.access == Access::ReadWrite,
-        memory: bytes(function.memory.get()),
-        deadline: function.deadline.get(),
-        on_fault: weir_assembly::on_fault(function.on_fault),
-        state_bytes: bytes(function.state_bytes),
-        state_layout: function.layout.clone(),
-        config: function.config.clone(),
-        telemetry,
-        counters,
     }
 }

@@ -47,8 +47,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::of(ECHO)
+    }
+
+    /// A Python script that says its port first.
+    pub(crate) fn of(script: &str) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-c", ECHO]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");
         let mut line = String::new();
         let out = child.stdout.take().expect("it is piped");

@@ -2,15 +2,14 @@
 //! with curl on one side and a server that streams on the other.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use weir_tests::built::{built_file, workspace};
 
 use crate::host::{Host, weir};
-use crate::messages::{address, curl};
+use crate::messages::{Server, address, curl};
 
 /// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was sent, perhaps later (`/lazy`).
 const SERVER: &str = r#"
@@ -65,30 +64,6 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
 print(server.server_address[1], flush=True)
 server.serve_forever()
 "#;
-
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut command = Command::new("python3");
-        command.args(["-c", SERVER]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python3 starts");
-        let mut line = String::new();
-        let out = child.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
-        Self { child, port: line.trim().parse().expect("a port") }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
     let upstreams: Vec<String> =
@@ -159,7 +134,7 @@ fn it_is_admitted_as_what_it_is() {
 
 #[test]
 fn it_stands_among_functions_and_sees_what_they_leave() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let keys = "[function.config]\nGREETING = \"hello\"\n";
     let (host, web) = host(&server, &chain(REWRITE, keys, WAF));
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
@@ -233,7 +208,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn bodies_stream_both_ways_to_the_byte() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let (host, web) = host(&server, &chain(REWRITE, "", WAF));
     let bytes = pattern(1 << 20);
     host.write("sent", &bytes);
@@ -266,7 +241,7 @@ fn peak(host: &Host) -> u64 {
 #[test]
 fn a_slow_reader_holds_a_body_back_instead_of_filling_memory() {
     const BOUND: u64 = 32 << 20;
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let (host, web) = host(&server, &chain("", "", ""));
     let run = |arguments: &[&str], path: &str| {
         let mut command = Command::new("curl");
@@ -295,7 +270,7 @@ fn a_slow_reader_holds_a_body_back_instead_of_filling_memory() {
 
 #[test]
 fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let keys = "deadline = \"100ms\"\ntimeout = \"1500ms\"\nmemory = \"32MiB\"\n";
     let text = chain("", keys, "");
     let (mut host, web) = host(&server, &text);
@@ -352,7 +327,7 @@ fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
 
 #[test]
 fn who_goes_away_or_fails_behind_it_is_not_its_fault() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let (mut host, web) = host(&server, &chain("", "", ""));
     host.write("sent", pattern(1 << 20));
     let sent = host.path("sent");
@@ -381,7 +356,7 @@ fn who_goes_away_or_fails_behind_it_is_not_its_fault() {
 
 #[test]
 fn five_faults_are_a_quarantine_and_fail_open_passes_it_by() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let (mut host, web) = host(&server, &chain(REWRITE, "on-fault = \"fail-open\"\n", ""));
     // It had not begun with the request: that goes on as if it were not there, with its body.
     let (status, text) = curl(&["--data", "some text", &format!("{web}/trap")]);
@@ -402,7 +377,7 @@ fn five_faults_are_a_quarantine_and_fail_open_passes_it_by() {
 
 #[test]
 fn it_is_swapped_tried_and_taken_back_like_any_other() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let (mut host, web) = host(&server, &chain("", "", ""));
     push(&host, "1.1.0");
     let (over, failed) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -437,7 +412,7 @@ fn it_is_swapped_tried_and_taken_back_like_any_other() {
 
 #[test]
 fn where_it_cannot_run_it_is_refused_with_what_to_do() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     for (mode, protocol, keys, part) in [
         ("process", "http", "", "mode = \"thread\""),
         ("thread", "tcp", "", "protocol = \"tcp\""),
@@ -463,7 +438,7 @@ fn where_it_cannot_run_it_is_refused_with_what_to_do() {
 
 #[test]
 fn more_exchanges_than_instances_wait_and_then_are_told() {
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let keys = "instances = 1\ntimeout = \"4s\"\n";
     let (_host, web) = host(&server, &chain("", keys, ""));
     std::thread::scope(|scope| {
@@ -483,7 +458,7 @@ fn a_component_in_python_does_the_same() {
     let built = Command::new(workspace().join("scripts/build-proxy-python")).status();
     assert!(built.expect("a shell").success(), "scripts/build-proxy-python failed");
     let file = workspace().join("target/functions/proxy-python.wasm");
-    let server = Server::start();
+    let server = Server::of(SERVER);
     let host = Host::start(&config("thread", "http", &[server.port]));
     push_built(&host, "rewrite");
     host.ok(&["function", "push", file.to_str().expect("text"), "--name", "probe"]);
