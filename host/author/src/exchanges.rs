@@ -175,8 +175,14 @@ impl ChainFactory for Tested {
                 let (Notice::Fault { fault, .. } | Notice::RolledBack { fault, .. }) = notice;
                 faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault.to_string());
             });
-            let chain = Chain::new(staged, lent.environment, orders().1, Arc::default(), sink);
-            tokio::task::spawn_local(chain.clone().drive());
+            let (giver, orders) = orders();
+            let chain = Chain::new(staged, lent.environment, orders, Arc::default(), sink);
+            let driven = chain.clone().drive();
+            tokio::task::spawn_local(async move {
+                // It is driven, and its function ticks, as long as somebody could give it orders.
+                let _giver = giver;
+                driven.await;
+            });
             Ok(chain.passages())
         }))
     }
