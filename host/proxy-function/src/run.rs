@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::Store;
 use wasmtime_wasi::I32Exit;
@@ -12,7 +12,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use weir_sandbox::{Fault, FaultKind, Level};
 
-use crate::body::{Progress, Read};
+use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
 use crate::guest::{Call, Guest};
 use crate::meter::Meter;
@@ -67,7 +67,8 @@ impl Run {
         store.set_epoch_deadline(1);
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
-        let entered = enter(&function, &mut store, request, tls, given, Arc::clone(&used));
+        let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
+        let entered = enter(&function, &mut store, request, tls, outparam);
         let timed = tokio::time::timeout(function.config.timeout, shared.meter.measure(entered));
         let ended = timed.await;
         let answered = used.load(Relaxed);
@@ -118,18 +119,33 @@ fn finished(answered: bool) -> How {
     })
 }
 
+/// Where a response goes, and what is noted of it.
+struct Outparam<'a> {
+    given: oneshot::Sender<Given>,
+    used: Arc<AtomicBool>,
+    progress: &'a Arc<Progress>,
+}
+
 async fn enter(
     function: &ProxyFunction,
     store: &mut Store<Guest>,
     request: Request<Read>,
     tls: bool,
-    given: oneshot::Sender<Given>,
-    used: Arc<AtomicBool>,
+    Outparam { given, used, progress }: Outparam<'_>,
 ) -> wasmtime::Result<()> {
+    let (to_head, progress) = (request.method() == Method::HEAD, Arc::clone(progress));
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
     let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
-    let give = move |response| {
+    let give = move |response: Given| {
         used.store(true, Relaxed);
+        // WASI holds it to a length that is that of another response's body. The guest goes on at once, and may trap for it before
+        // anybody has looked at the response.
+        if response
+            .as_ref()
+            .is_ok_and(|it| is_bodiless(to_head, it.status()) && length(it.headers()) != Some(0))
+        {
+            progress.excuse();
+        }
         // Whoever waited for it has gone.
         let _ = given.send(response);
     };

@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use weir_exchange::{Onward, Origin, Stream};
 use weir_sandbox::Fault;
 
-use crate::body::{Interest, Read, Untouched, Written, length};
+use crate::body::{Interest, Read, Untouched, Written, is_bodiless, length};
 use crate::function::ProxyFunction;
 use crate::guest::Call;
 use crate::run::{Run, Shared};
@@ -128,15 +128,8 @@ impl ProxyFunction {
                 ),
                 Ok(Ok(response)) => {
                     let (parts, body) = response.into_parts();
-                    let status = parts.status;
-                    let bodiless = is_head
-                        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-                    let said = length(&parts.headers);
-                    if bodiless && said != Some(0) {
-                        // WASI holds it to a length that is that of another response's body.
-                        progress.excuse();
-                    }
-                    let length = if bodiless { Some(0) } else { said };
+                    let bodiless = is_bodiless(is_head, parts.status);
+                    let length = if bodiless { Some(0) } else { length(&parts.headers) };
                     let (progress, runners) = (Arc::clone(progress), function.runners.handle());
                     let body =
                         Written::new(body, length, progress, Some(interest), runners.clone());
