@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::guests::{CHAIN, TRAFFIC, pass};
+use crate::guests::{CHAIN, TRAFFIC, pass, trap};
 use crate::host::{Host, weir};
 
 /// A project whose source is what it makes.
@@ -71,6 +71,12 @@ fn what_is_saved_runs_in_the_host_while_packets_flow() {
     save(b"this is no Wasm");
     host.wait_for("it is refused", |host| told(host).contains("it is refused: "));
     assert_eq!(host.running(), second);
+
+    save(&trap());
+    host.wait_for("it is taken back", |host| told(host).contains("went back from version"));
+    host.wait_for("what ran before runs", |host| host.running() == second);
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow still", |host| host.packets_out("edge") > before);
 
     save(&pass(3));
     host.wait_for("the next one runs", |host| {
