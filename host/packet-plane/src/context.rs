@@ -723,6 +723,18 @@ impl Context {
     }
 }
 
+/// Another packet with the same bytes, if there is a buffer.
+pub(crate) fn copy_of(pool: &mut Pool, packet: Packet) -> Option<Packet> {
+    let buffer = pool.take()?;
+    // Same place in its room as the original, so that it fits for certain.
+    let Descriptor { offset, length } = packet.descriptor;
+    let offset = offset - pool.room_offset(packet.buffer) + pool.room_offset(buffer);
+    let copy = Descriptor { offset, length };
+    let copied = pool.copy(packet.descriptor, copy);
+    debug_assert!(copied, "a packet lies in its room");
+    Some(Packet { descriptor: copy, buffer, ..packet })
+}
+
 /// Of a packet that came in by this port.
 fn metadata(port: usize, hash: u32) -> Metadata {
     Metadata { port: port as u16, flags: if port == FROM { 0 } else { FLAG_REVERSE }, hash }
@@ -810,18 +822,13 @@ impl Services for Box<Context> {
         let Some(&packet) = self.burst.iter().find(|p| Some(p.buffer) == original) else {
             return false;
         };
-        let Some(buffer) = self.pool.take() else {
-            self.ledger.counters.drop(DropReason::NoBuffer);
-            self.ledger.counters.packets_made += 1;
-            return true;
-        };
-        // Same place in its room as the original, so that it fits for certain.
-        let moved = offset - self.pool.room_offset(packet.buffer) + self.pool.room_offset(buffer);
-        let copy = Descriptor { offset: moved, length };
-        let copied = self.pool.copy(Descriptor { offset, length }, copy);
-        debug_assert!(copied, "the runner checked the descriptor");
+        // The runner checked the descriptor.
+        let descriptor = Descriptor { offset, length };
+        match copy_of(&mut self.pool, Packet { descriptor, ..packet }) {
+            Some(copy) => output.push(copy),
+            None => self.ledger.counters.drop(DropReason::NoBuffer),
+        }
         self.ledger.counters.packets_made += 1;
-        output.push(Packet { descriptor: copy, buffer, ..packet });
         true
     }
 

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_layout::Descriptor;
 use weir_pool::Packet;
 use weir_steering::Key;
 
-use crate::context::{Context, FROM};
+use crate::context::{Context, FROM, copy_of};
 use crate::counters::DropReason;
 
 /// Numbers of the protocol behind IP's headers.
@@ -101,7 +100,7 @@ impl Context {
             (Side::Onward, Some(kernel)) if self.to == FROM => self.transmit[kernel].push(packet),
             (Side::Onward, _) | (_, None) => self.transmit[self.to].push(packet),
             (Side::Both, Some(kernel)) if self.to != FROM => {
-                match self.copied(packet) {
+                match copy_of(&mut self.pool, packet) {
                     Some(copy) => self.transmit[kernel].push(copy),
                     None => self.ledger.counters.drop(DropReason::NoBuffer),
                 }
@@ -113,20 +112,6 @@ impl Context {
                 self.transmit[kernel].push(packet);
             }
         }
-    }
-
-    /// Another packet with the same bytes, if there is room.
-    fn copied(&mut self, packet: Packet) -> Option<Packet> {
-        let buffer = self.pool.take()?;
-        // Same place in its room as the original, so that it fits for certain.
-        let Descriptor { offset, length } = packet.descriptor;
-        let offset = offset - self.pool.room_offset(packet.buffer) + self.pool.room_offset(buffer);
-        let copy = Descriptor { offset, length };
-        if !self.pool.copy(packet.descriptor, copy) {
-            self.pool.give(buffer);
-            return None;
-        }
-        Some(Packet { descriptor: copy, buffer, ..packet })
     }
 
     /// The kernel's answers belong to what the packet belongs to.

@@ -14,9 +14,14 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+use weir_pool::{Packet, Pool};
+use weir_port::PortCounts;
 
 pub use port::KernelPort;
 pub use stack::StackPort;
+
+/// Longest frame that is taken from the kernel, in bytes.
+const FRAME_MAX: usize = 65_536;
 
 /// A TAP device of this process, or one of its queues.
 pub struct Tap {
@@ -70,12 +75,42 @@ impl Tap {
     ///
     /// # Errors
     /// When the device is gone.
-    pub(crate) fn give(&self, frame: &[u8]) -> io::Result<bool> {
+    fn give(&self, frame: &[u8]) -> io::Result<bool> {
         match self.device.send(frame) {
             Ok(_) => Ok(true),
             Err(error) if refused(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives packets to the kernel, and their buffers back. `broken`: the device is gone already, and they are dropped, as is the
+    /// rest when that is found.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub(crate) fn give_all(
+        &self,
+        mut broken: bool,
+        pool: &mut Pool,
+        packets: &mut Vec<Packet>,
+        counts: &mut PortCounts,
+    ) -> io::Result<()> {
+        let mut result = Ok(());
+        for packet in packets.drain(..) {
+            let frame = pool.bytes(packet.descriptor).unwrap_or_default();
+            let given = if broken { Ok(false) } else { self.give(frame) };
+            match given {
+                Ok(true) => counts.kernel_received += 1,
+                Ok(false) => counts.kernel_dropped_full += 1,
+                Err(error) => {
+                    counts.kernel_dropped_full += 1;
+                    broken = true;
+                    result = Err(error);
+                }
+            }
+            pool.give(packet.buffer);
+        }
+        result
     }
 
     /// Takes a frame that the kernel sends, if there is one; what does not fit is cut off, which the answer's being the whole of

@@ -7,14 +7,12 @@ use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{Port, PortCounts, PortError, Received, pass_on};
 
-use crate::Tap;
+use crate::{FRAME_MAX, Tap};
 
 /// Frames taken from the kernel in one go.
 const BURST: usize = 32;
 /// Under load the kernel is asked once in so many bursts.
 const ASK_EVERY: u32 = 32;
-/// Longest frame that is taken from the kernel, in bytes.
-const FRAME_MAX: usize = 65_536;
 
 /// Any port, with a way to the kernel's stack and back. See the crate.
 pub struct KernelPort {
@@ -121,22 +119,9 @@ impl Port for KernelPort {
 
     fn to_kernel(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
         let mut counts = PortCounts::default();
-        let mut result = Ok(());
-        for packet in packets.drain(..) {
-            let frame = pool.bytes(packet.descriptor).unwrap_or_default();
-            let given = if self.broken { Ok(false) } else { self.tap.give(frame) };
-            match given {
-                Ok(true) => counts.kernel_received += 1,
-                Ok(false) => counts.kernel_dropped_full += 1,
-                Err(error) => {
-                    counts.kernel_dropped_full += 1;
-                    result = Err(self.lost(&error));
-                }
-            }
-            pool.give(packet.buffer);
-        }
+        let given = self.tap.give_all(self.broken, pool, packets, &mut counts);
         self.port.statistics().add(&counts);
-        result
+        given.map_err(|error| self.lost(&error))
     }
 
     fn finish(&mut self, pool: &mut Pool) -> Result<(), PortError> {

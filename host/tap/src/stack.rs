@@ -7,12 +7,10 @@ use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{BurstClock, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
 
-use crate::Tap;
+use crate::{FRAME_MAX, Tap};
 
 /// After the kernel had nothing, so many questions are not put to it: each is a system call.
 const QUIET: u32 = 31;
-/// Longest frame that is taken from the kernel, in bytes.
-const FRAME_MAX: usize = 65_536;
 
 /// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the crate.
 pub struct StackPort {
@@ -114,24 +112,11 @@ impl Port for StackPort {
 
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
         let mut counts = PortCounts::default();
-        let mut result = Ok(());
-        for packet in packets.drain(..) {
-            let frame = pool.bytes(packet.descriptor).unwrap_or_default();
-            let given = if self.broken { Ok(false) } else { self.tap.give(frame) };
-            match given {
-                Ok(true) => counts.kernel_received += 1,
-                Ok(false) => counts.kernel_dropped_full += 1,
-                Err(error) => {
-                    counts.kernel_dropped_full += 1;
-                    result = Err(self.lost(&error));
-                }
-            }
-            pool.give(packet.buffer);
-        }
+        let given = self.tap.give_all(self.broken, pool, packets, &mut counts);
         self.statistics.add(&counts);
         // It may answer at once.
         self.quiet = 0;
-        result
+        given.map_err(|error| self.lost(&error))
     }
 
     fn settle(&mut self, _: &mut Pool) -> Result<Option<Duration>, PortError> {
