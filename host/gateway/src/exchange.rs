@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Pieces, Reply, Step};
+use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Pieces, Step};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
@@ -149,11 +149,7 @@ async fn pass(
             return Box::pin(travel(client, site, finish, asked, legs, travelling)).await;
         }
         if interests.request_head {
-            let step = match exchange.request_head(&mut parts, length) {
-                Reply::Now(step) => step,
-                Reply::Later(step) => step.await,
-            };
-            match step {
+            match exchange.request_head(&mut parts, length).get().await {
                 Step::Continue => (),
                 Step::Answer(answer) => return Outcome::Answer(answer),
                 Step::Reset => return Outcome::Reset,
@@ -275,19 +271,13 @@ fn fault_outcome(finish: &mut Finish, fault: Fault, answer: Option<Response<Piec
 }
 
 fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>) -> Outcome {
+    if let Unanswered::Body = why {
+        let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
+        let answer = progress.and_then(|p| p.answer.borrow_mut().take());
+        return fault_outcome(finish, fault, answer);
+    }
     finish.whole_is(Ended::UpstreamFailed);
-    let (failure, status) = match why {
-        Unanswered::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
-        Unanswered::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
-        Unanswered::Reset => (Failure::Reset, StatusCode::BAD_GATEWAY),
-        Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
-        Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
-        Unanswered::Body => {
-            let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
-            let answer = progress.and_then(|p| p.answer.borrow_mut().take());
-            return fault_outcome(finish, fault, answer);
-        }
-    };
+    let (failure, status) = why.told();
     finish.failed(failure);
     Outcome::Status(status)
 }
@@ -377,11 +367,7 @@ async fn response_head(
     length: Option<u64>,
 ) -> Option<Outcome> {
     let exchange = finish.exchange.as_ref().filter(|_| interests(site).response_head)?;
-    let step = match exchange.response_head(parts, length) {
-        Reply::Now(step) => step,
-        Reply::Later(step) => step.await,
-    };
-    match step {
+    match exchange.response_head(parts, length).get().await {
         Step::Continue => None,
         Step::Answer(answer) => Some(Outcome::Answer(answer)),
         Step::Reset => Some(Outcome::Reset),

@@ -199,13 +199,7 @@ impl Journey {
     }
 
     fn unanswered(&self, why: &Unanswered) -> Stop {
-        let (failure, status) = match why {
-            Unanswered::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
-            Unanswered::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
-            Unanswered::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
-            Unanswered::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
-            Unanswered::Reset | Unanswered::Body => (Failure::Reset, StatusCode::BAD_GATEWAY),
-        };
+        let (failure, status) = why.told();
         self.site.counters.failures.count(failure);
         Stop::Status(status)
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::bell::Bell;
 use crate::counters::UpstreamCounters;
 use crate::request_body::{Progress, RequestBody};
+use crate::statistics::Failure;
 use crate::stream::Stream;
 use crate::timer::Deadline;
 
@@ -38,6 +39,19 @@ pub(crate) enum Unanswered {
     NotHttp,
     /// The request's body ended before its time; its progress says why.
     Body,
+}
+
+impl Unanswered {
+    /// What it counts as, and what the client is told.
+    pub(crate) fn told(&self) -> (Failure, StatusCode) {
+        match self {
+            Self::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
+            Self::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
+            Self::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
+            Self::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
+            Self::Reset | Self::Body => (Failure::Reset, StatusCode::BAD_GATEWAY),
+        }
+    }
 }
 
 /// A request on its way. It is left where it is if nothing of it was sent.

@@ -17,7 +17,7 @@ use weir_hop::{Ended, Moved, RelayLimits};
 
 use crate::copying::Copying;
 use crate::counters::{Counter, Traffic};
-use crate::stream::Stream;
+use crate::stream::{self, Stream};
 
 /// See the module.
 pub(crate) enum Relay {
@@ -86,10 +86,7 @@ impl Relay {
         match self {
             Self::Copying(copying) => copying.abort(),
             Self::Splicing(Splicing { client, upstream, .. }) => {
-                for (tcp, _) in [client, upstream] {
-                    // An error leaves an ordinary end, the best that can be done then.
-                    let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
-                }
+                [client, upstream].iter().for_each(|(tcp, _)| stream::reset(tcp));
             }
         }
     }

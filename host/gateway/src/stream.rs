@@ -158,10 +158,6 @@ impl Stream {
 
     /// Ends the connection so that the peer cannot take it for a proper end.
     pub(crate) fn abort(self) {
-        let reset = |tcp: &TcpStream| {
-            // An error leaves an ordinary end, the best that can be done then.
-            let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
-        };
         match &self.inner {
             Inner::Plain(socket) => reset(&socket.tcp.borrow()),
             Inner::Tls(tls) => reset(tls.get_ref().0),
@@ -182,6 +178,12 @@ impl Stream {
             }
         }
     }
+}
+
+/// Makes the end of a connection one that the peer cannot take for a proper end.
+pub(crate) fn reset(tcp: &TcpStream) {
+    // An error leaves an ordinary end, the best that can be done then.
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// Writes by the box if it is short, else behind what is in it.
