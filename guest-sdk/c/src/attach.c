@@ -29,3 +29,13 @@ bool weir_attach(uint32_t window_bytes, uint32_t window_align, uint32_t state_al
     }
     return true;
 }
+
+bool weir_begin(weir_setup *setup, const char *text, size_t length, weir_error *error) {
+    weir_json config;
+    if (!weir_document_parse(text, length, &config)) {
+        return weir_refuse(error, "configuration: it cannot be read, or there is no memory for it");
+    }
+    bool done = weir_configure(setup, config, error);
+    weir_document_free(config);
+    return done;
+}

@@ -5,25 +5,9 @@
 
 bool exports_weir_net_connection_configure(exports_weir_net_connection_setup_t *told, uint32_t *wants, connection_function_string_t *why) {
     static weir_error error;
-    weir_setup setup = {
-        .room_bytes = told->room_bytes,
-        .seed = told->seed,
-        .state_bytes = told->state_bytes,
-        .state_kept = told->state_kept,
-        .ports = (const weir_text *)told->ports.ptr,
-        .port_count = told->ports.len,
-        .functions = (const weir_text *)told->functions.ptr,
-        .function_count = told->functions.len,
-        .position = told->position,
-    };
-    weir_json config;
+    weir_setup setup = WEIR_SETUP_OF(told);
     bool done = weir_attach(told->window_bytes, told->window_align, told->state_align, &setup, &error);
-    if (done && !weir_document_parse((const char *)told->config.ptr, told->config.len, &config)) {
-        done = weir_refuse(&error, "configuration: it cannot be read, or there is no memory for it");
-    } else if (done) {
-        done = weir_configure(&setup, config, &error);
-        weir_document_free(config);
-    }
+    done = done && weir_begin(&setup, (const char *)told->config.ptr, told->config.len, &error);
     exports_weir_net_connection_setup_free(told);
     if (!done) {
         connection_function_string_dup(why, error.text);
