@@ -3,9 +3,7 @@
 //! Owns: finding them by key and variant, and bounded memory: the one that was used longest ago goes first. Must not know: when
 //! a response may be used.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-use std::hash::Hasher;
+use weir_sdk::hash::ByHash;
 
 use crate::control::Freshness;
 
@@ -64,30 +62,12 @@ struct Slot {
 
 const NONE: usize = usize::MAX;
 
-/// Keys are hashes already.
-#[derive(Debug, Default)]
-struct Same(u64);
-
-impl Hasher for Same {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// All stored responses.
 #[derive(Debug)]
 pub(crate) struct Store {
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
-    by_hash: HashMap<u64, Vec<usize>, BuildHasherDefault<Same>>,
+    by_hash: ByHash<Vec<usize>>,
     oldest: usize,
     newest: usize,
     bytes: usize,
@@ -100,7 +80,7 @@ impl Store {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_hash: HashMap::default(),
+            by_hash: ByHash::default(),
             oldest: NONE,
             newest: NONE,
             bytes: 0,

@@ -5,13 +5,11 @@
 
 mod first;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::Deserialize;
 use weir_sdk::bucket::{Buckets, Rate};
-use weir_sdk::hash;
+use weir_sdk::hash::{self, ByHash};
 use weir_sdk::message::prelude::*;
 
 use first::{FIRST_MAX, First, Protocol};
@@ -184,25 +182,7 @@ struct Limits {
     concurrent: Option<u32>,
     exempt: Vec<Prefix>,
     /// Connections of each network, by hash. Networks without any are not in it.
-    open: HashMap<u64, u32, BuildHasherDefault<Same>>,
-}
-
-/// Keys are hashes already.
-#[derive(Debug, Default)]
-struct Same(u64);
-
-impl Hasher for Same {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
+    open: ByHash<u32>,
 }
 
 /// What is remembered of a connection.
@@ -468,7 +448,7 @@ impl Limits {
             rate: rate.transpose()?,
             concurrent: config.concurrent,
             exempt: config.exempt,
-            open: HashMap::default(),
+            open: ByHash::default(),
         })
     }
 }

@@ -4,6 +4,32 @@
 //! seed ([`Setup::seed`](crate::Setup::seed)) strangers cannot make keys collide on purpose; it is no
 //! cryptographic hash. After wyhash's folding multiplication.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// A map whose keys are hashes already, and are not hashed again.
+pub type ByHash<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
+
+/// Hashes a number to itself. See [`ByHash`].
+#[derive(Debug, Default)]
+pub struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+    #[inline]
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The hash of these bytes under this seed.
 #[must_use]
 #[inline]

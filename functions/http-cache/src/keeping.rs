@@ -1,0 +1,207 @@
+//! What comes into the store, what is freshened there, and what has to leave it.
+
+use weir_sdk::hash;
+use weir_sdk::message::prelude::*;
+
+use super::answer::weak;
+use super::control::{Freshness, is_heuristic};
+use super::store::{Place, Stored};
+use super::variant::vary;
+use super::{Cache, Forward, State};
+
+/// Fields that belong to one message, not to what is stored (RFC 9111, section 3.1).
+const NOT_STORED: [&[u8]; 8] = [
+    b"age",
+    b"content-length",
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+    b"proxy-authorization",
+    b"trailer",
+    b"connection",
+    b"keep-alive",
+];
+/// Fields of a 304 that say nothing of what is stored (RFC 9111, section 3.2), or are for one client.
+const NOT_UPDATED: [&[u8]; 5] =
+    [b"content-encoding", b"content-length", b"content-range", b"content-type", b"set-cookie"];
+
+impl Cache {
+    /// A response that may be stored came.
+    pub(crate) fn take_in(
+        &mut self,
+        exchange: &mut Exchange<'_, State>,
+        head: &mut Head<'_>,
+        why: Forward,
+        now: u64,
+    ) -> Outcome {
+        let state = &mut *exchange.state;
+        let stored = self.storable(state, head, now);
+        let told = self.tell(head, why, stored.is_some());
+        let Some(stored) = stored else { return told };
+        state.filling = Some(Box::new(stored));
+        state.expected = head.body_length();
+        if head.no_body() {
+            self.complete(state);
+            return Outcome::Done;
+        }
+        Outcome::Continue
+    }
+
+    /// What is to be stored of a response, without its body; none if it must not be, or need not (RFC 9111, section 3).
+    fn storable(&self, state: &State, head: &Head<'_>, now: u64) -> Option<Stored> {
+        let status = head.status();
+        let cookie = state.fields.iter().any(|(name, _)| name == b"cookie");
+        // Without being told, nothing is kept that may be about somebody.
+        let percent = if cookie { 0 } else { self.config.heuristic_percent };
+        let most = self.config.heuristic_max;
+        let percent = if is_heuristic(status) { percent } else { 0 };
+        let freshness = Freshness::of(head, state.asked, now, percent, most);
+        let control = freshness.control;
+        let explicit = control.max_age.is_some()
+            || control.shared_max_age.is_some()
+            || head.field("expires").is_some();
+        let for_all = control.public || control.shared_max_age.is_some() || control.must_revalidate;
+        let too_long = head.body_length().is_some_and(|n| n as usize > self.config.max_body);
+        if head.made()
+            || matches!(status, 206 | 304)
+            || control.no_store
+            || control.private
+            || state.authorized && !for_all
+            || !(explicit || control.public || is_heuristic(status))
+            || head.field("set-cookie").is_some() && !(self.config.store_set_cookie && explicit)
+            || head.field("content-range").is_some()
+            || too_long
+        {
+            return None;
+        }
+        let validator = head.field("etag").is_some() || head.field("last-modified").is_some();
+        let fresh = freshness.lifetime > freshness.initial_age && !control.no_cache;
+        let later = control.stale_while_revalidate.is_some() || control.stale_if_error.is_some();
+        if !(fresh || validator && (explicit || control.no_cache || later)) {
+            return None;
+        }
+        let vary = vary(&state.fields, head)?;
+        let fields = head.fields().filter(|(name, _)| !NOT_STORED.contains(name));
+        Some(Stored {
+            key: state.key.clone(),
+            vary,
+            status,
+            fields: fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+            body: Vec::new(),
+            freshness,
+            asking_since: 0,
+        })
+    }
+
+    /// A response is complete.
+    pub(crate) fn complete(&mut self, state: &mut State) {
+        let Some(stored) = state.filling.take() else { return };
+        self.filling -= stored.body.len();
+        if state.expected.is_some_and(|expected| expected as usize != stored.body.len()) {
+            return;
+        }
+        if self.store.insert(state.hash, *stored) {
+            self.counters.stored.add(1);
+        }
+        self.count();
+    }
+
+    pub(crate) fn let_go(&mut self, state: &mut State) {
+        if let Some(filling) = state.filling.take() {
+            self.filling -= filling.body.len();
+        }
+    }
+
+    fn count(&self) {
+        self.counters.bytes.set(self.store.bytes() as f64);
+        self.counters.responses.set(self.store.len() as f64);
+    }
+
+    /// A 304 is about a stored response, which is fresh again (RFC 9111, section 4.3.4). False if it is about another.
+    pub(crate) fn freshen(&mut self, place: Place, head: &Head<'_>, asked: u64, now: u64) -> bool {
+        let Some(stored) = self.store.get_mut(place) else { return false };
+        if let (Some(told), Some(have)) = (head.field("etag"), stored.field("etag"))
+            && weak(told) != weak(have)
+        {
+            return false;
+        }
+        for (name, _) in head.fields() {
+            if !NOT_STORED.contains(&name) && !NOT_UPDATED.contains(&name) {
+                stored.fields.retain(|(other, _)| other != name);
+            }
+        }
+        for (name, value) in head.fields() {
+            if !NOT_STORED.contains(&name) && !NOT_UPDATED.contains(&name) {
+                stored.fields.push((name.to_vec(), value.to_vec()));
+            }
+        }
+        // A 304 need not repeat what it does not change.
+        let told = Freshness::of(head, asked, now, 0, 0);
+        let explicit = ["cache-control", "expires"].iter().any(|name| head.field(name).is_some());
+        let Freshness { initial_age, received, .. } = told;
+        stored.freshness =
+            if explicit { told } else { Freshness { initial_age, received, ..stored.freshness } };
+        if stored.freshness.control.no_store || stored.freshness.control.private {
+            let key = stored.key.clone();
+            let hash = hash::bytes(&key, self.seed);
+            self.store.invalidate(hash, &key);
+            self.count();
+            return false;
+        }
+        self.store.changed(place);
+        true
+    }
+
+    /// What was asked for beside is another response.
+    pub(crate) fn replace(
+        &mut self,
+        place: Place,
+        head: &Head<'_>,
+        body: &[u8],
+        asked: u64,
+        now: u64,
+    ) {
+        let Some(old) = self.store.get(place) else { return };
+        let vary = old.vary.iter();
+        let state = State {
+            hash: hash::bytes(&old.key, self.seed),
+            key: old.key.clone(),
+            asked,
+            fields: vary
+                .filter_map(|(name, value)| Some((name.clone().into_bytes(), value.clone()?)))
+                .collect(),
+            ..State::default()
+        };
+        match self.storable(&state, head, now) {
+            Some(new) if body.len() <= self.config.max_body => {
+                self.store.insert(state.hash, Stored { body: body.to_vec(), ..new });
+                self.counters.stored.add(1);
+            }
+            _ => {
+                self.store.invalidate(state.hash, &state.key);
+            }
+        }
+        self.count();
+    }
+
+    /// RFC 9111, section 4.4.
+    pub(crate) fn invalidate(&mut self, state: &State, head: &Head<'_>) {
+        let mut removed = self.store.invalidate(state.hash, &state.key);
+        let scheme_and_host = state.key.iter().position(|c| *c == b'/').unwrap_or(0);
+        let ours = &state.key[..scheme_and_host];
+        for name in ["location", "content-location"] {
+            // Of the same origin: absolute paths, or URIs that begin as the target's does.
+            let Some(value) = head.field(name) else { continue };
+            let host = &ours[1..];
+            let path = match value.strip_prefix(b"https://").or(value.strip_prefix(b"http://")) {
+                Some(rest) => rest.strip_prefix(host).filter(|path| path.starts_with(b"/")),
+                None => Some(value).filter(|v| v.starts_with(b"/") && !v.starts_with(b"//")),
+            };
+            if let Some(path) = path {
+                let key = [ours, path].concat();
+                removed += self.store.invalidate(hash::bytes(&key, self.seed), &key);
+            }
+        }
+        self.counters.invalidated.add(removed as u64);
+        self.count();
+    }
+}
