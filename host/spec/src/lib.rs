@@ -9,6 +9,7 @@
 //! see (keys that exclude each other, duplicates), and both end as a [`DocumentError`] with the place in
 //! the file. The same models are the API's JSON bodies.
 
+mod api;
 mod chain;
 mod document;
 mod host;
@@ -18,6 +19,7 @@ mod manifest;
 mod name;
 mod nic;
 mod packet;
+mod port;
 mod quantity;
 mod refusal;
 mod report;
@@ -29,18 +31,17 @@ mod text;
 mod workers;
 mod xdp;
 
+pub use api::{Api, Role, Token, TokenSource};
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
-pub use host::{
-    Api, Generate, HostConfig, Idle, Pace, Pool, Port, PortKind, Role, Rollout, Store, Token,
-    TokenSource, Workers,
-};
+pub use host::{HostConfig, Pool, Rollout, Store, Workers};
 pub use invalid::{Check, Invalid, Segment, explain};
 pub use listener::{Gateway, Listener};
 pub use manifest::{Manifest, State};
 pub use name::{InvalidName, Name};
 pub use nic::{InvalidVfName, Nic, NicVf, VfLink, VfName};
 pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};
+pub use port::{Generate, Idle, Pace, Port, PortKind};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
 pub use resolve::{ResolvedFunction, defaults};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::host::check_interface;
 use crate::invalid::{Check, Invalid};
+use crate::port::check_interface;
 use crate::{Name, Period, Size};
 
 /// What a listener speaks.

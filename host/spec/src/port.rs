@@ -1,0 +1,313 @@
+//! `[[port]]` of `weir.toml`: where packets enter and leave.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::invalid::Invalid;
+use crate::xdp::{self, PacketMatch, XdpMode, XdpPin};
+use crate::{Name, Period};
+
+/// Kinds of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PortKind {
+    /// Capture files.
+    Pcap,
+    /// A generator and a sink.
+    Memory,
+    /// AF_XDP on an interface.
+    Xdp,
+    /// A DPDK device.
+    Dpdk,
+}
+
+impl PortKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pcap => "pcap",
+            Self::Memory => "memory",
+            Self::Xdp => "xdp",
+            Self::Dpdk => "dpdk",
+        }
+    }
+}
+
+/// How fast a capture is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// As fast as packets are taken.
+    #[default]
+    Full,
+    /// As it was captured.
+    Recorded,
+}
+
+/// What a `dpdk` port does while nothing comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idle {
+    /// Its worker asks it again and again, and uses its core.
+    Poll,
+    /// Its worker sleeps.
+    Sleep,
+}
+
+/// What a `memory` port generates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Generate {
+    /// Bytes of a frame.
+    #[serde(default = "default_frame")]
+    pub size: u32,
+    /// Flows (UDP, IPv4).
+    #[serde(default = "default_flows")]
+    pub flows: u32,
+    /// Packets a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Packets after which it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+impl Generate {
+    fn check(&self) -> Result<(), Invalid> {
+        if !(60..=9216).contains(&self.size) {
+            return Err(Invalid::at("size", format!("frames of {} bytes", self.size))
+                .help("allowed: 60 to 9216"));
+        }
+        if !(1..=1_000_000).contains(&self.flows) {
+            return Err(
+                Invalid::at("flows", format!("{} flows", self.flows)).help("allowed: 1 to 1000000")
+            );
+        }
+        for (key, value) in [("rate", self.rate), ("count", self.count)] {
+            if value == Some(0) {
+                return Err(Invalid::at(key, "nothing would be generated")
+                    .help("allowed: 1 and more; leave it out for no limit"));
+            }
+        }
+        Ok(())
+    }
+}
+
+const fn default_frame() -> u32 {
+    64
+}
+
+const fn default_flows() -> u32 {
+    10_000
+}
+
+/// `[[port]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Port {
+    /// Its name, for chains.
+    pub name: Name,
+    /// Its kind, on which it depends which other keys it has.
+    pub kind: PortKind,
+    /// The tenant whose chains may use it.
+    #[serde(default = "Name::default_tenant")]
+    pub tenant: Name,
+    /// pcap: the capture to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// pcap: the capture to write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// pcap: how fast it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+    /// pcap: how often it is read, 0 for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u64>,
+    /// memory: what comes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
+    /// xdp: the interface, or a virtual function's: `vf:PF/NUMBER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not there. Without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// xdp: its queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// xdp: where the XDP program runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// xdp: where the XDP program is pinned; on the bpffs at `/sys/fs/bpf`, if there is one, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<XdpPin>,
+    /// xdp: how long the kernel may poll the device in one of our system calls; not at all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_poll: Option<Period>,
+    /// xdp: entries of the receive ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_ring: Option<u32>,
+    /// xdp: entries of the transmit ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_ring: Option<u32>,
+    /// xdp: packets that stay with the kernel, whatever `claim` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leave: Vec<PacketMatch>,
+    /// xdp: packets that the port takes; all, if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claim: Vec<PacketMatch>,
+    /// dpdk: a PCI address, a virtual function (`vf:PF/NUMBER`) or a vdev.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// xdp, dpdk: receive queues, and as many transmit queues. An xdp port's begin with `queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// dpdk: descriptors of each receive queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_descriptors: Option<u16>,
+    /// dpdk: descriptors of each transmit queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_descriptors: Option<u16>,
+    /// dpdk: longest IP packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// dpdk: whether frames for any address are received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promiscuous: Option<bool>,
+    /// dpdk: whether frames for any multicast address are received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multicast: Option<bool>,
+    /// dpdk: whether the device verifies and fills in checksums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum_offload: Option<bool>,
+    /// dpdk: what it does while nothing comes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+}
+
+impl Port {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        let keys = [
+            ("file", self.file.is_some(), PortKind::Pcap),
+            ("output", self.output.is_some(), PortKind::Pcap),
+            ("pace", self.pace.is_some(), PortKind::Pcap),
+            ("rounds", self.rounds.is_some(), PortKind::Pcap),
+            ("generate", self.generate.is_some(), PortKind::Memory),
+            ("interface", self.interface.is_some(), PortKind::Xdp),
+            ("queue", self.queue.is_some(), PortKind::Xdp),
+            ("mode", self.mode.is_some(), PortKind::Xdp),
+            ("pin", self.pin.is_some(), PortKind::Xdp),
+            ("busy-poll", self.busy_poll.is_some(), PortKind::Xdp),
+            ("rx-ring", self.rx_ring.is_some(), PortKind::Xdp),
+            ("tx-ring", self.tx_ring.is_some(), PortKind::Xdp),
+            ("leave", !self.leave.is_empty(), PortKind::Xdp),
+            ("claim", !self.claim.is_empty(), PortKind::Xdp),
+            ("device", self.device.is_some(), PortKind::Dpdk),
+            ("queues", self.queues.is_some(), PortKind::Dpdk),
+            ("rx-descriptors", self.rx_descriptors.is_some(), PortKind::Dpdk),
+            ("tx-descriptors", self.tx_descriptors.is_some(), PortKind::Dpdk),
+            ("mtu", self.mtu.is_some(), PortKind::Dpdk),
+            ("promiscuous", self.promiscuous.is_some(), PortKind::Dpdk),
+            ("multicast", self.multicast.is_some(), PortKind::Dpdk),
+            ("checksum-offload", self.checksum_offload.is_some(), PortKind::Dpdk),
+            ("idle", self.idle.is_some(), PortKind::Dpdk),
+        ];
+        for (key, given, kind) in keys {
+            let of = |key: &str, kind| {
+                kind == self.kind || (key == "queues" && self.kind == PortKind::Xdp)
+            };
+            if given && !of(key, kind) {
+                let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
+                let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
+                let help = format!("allowed: name, kind, tenant, kernel, {}", own.join(", "));
+                return Err(Invalid::at(key, message).help(help));
+            }
+        }
+        if let Some(interface) = &self.kernel {
+            check_interface("kernel", interface)?;
+        }
+        let needs = |key: &str| {
+            Err(Invalid::at(key, format!("a port of kind \"{}\" needs `{key}`", self.kind.name())))
+        };
+        match self.kind {
+            PortKind::Pcap if self.file.is_none() && self.output.is_none() => {
+                Err(Invalid::at("file", "a port of kind \"pcap\" needs `file`, `output`, or both")
+                    .help("`file` is read, `output` is written"))
+            }
+            PortKind::Pcap if self.file.is_some() && self.file == self.output => {
+                Err(Invalid::at("output", "`output` is the file that is read")
+                    .help("name another file: this one would be overwritten while it is read"))
+            }
+            PortKind::Xdp => match &self.interface {
+                None => needs("interface"),
+                Some(interface) => self.check_xdp(interface),
+            },
+            PortKind::Dpdk if self.device.is_none() => needs("device"),
+            PortKind::Dpdk => self.check_dpdk(),
+            _ => self
+                .generate
+                .as_ref()
+                .map_or(Ok(()), |g| g.check().map_err(|e| e.within("generate"))),
+        }
+    }
+
+    /// What no device can do; the rest is for the device to say.
+    fn check_dpdk(&self) -> Result<(), Invalid> {
+        let numbers = [
+            ("queues", self.queues, 1, 1024),
+            ("rx-descriptors", self.rx_descriptors, 32, 32_768),
+            ("tx-descriptors", self.tx_descriptors, 32, 32_768),
+            // RFC 791, section 3.1: every network carries 68 bytes.
+            ("mtu", self.mtu, 68, 65_000),
+        ];
+        for (key, given, least, most) in numbers {
+            if let Some(n) = given.filter(|n| !(least..=most).contains(n)) {
+                return Err(Invalid::at(key, format!("`{key}` is {n}"))
+                    .help(format!("allowed: {least} to {most}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_xdp(&self, interface: &str) -> Result<(), Invalid> {
+        if !interface.starts_with("vf:") {
+            check_interface("interface", interface)?;
+        }
+        /// Queues of an interface at most.
+        const QUEUES_MAX: u16 = 1024;
+        if let Some(queues) = self.queues.filter(|n| !(1..=QUEUES_MAX).contains(n)) {
+            return Err(Invalid::at("queues", format!("`queues` is {queues}"))
+                .help(format!("allowed: 1 to {QUEUES_MAX}")));
+        }
+        if let Some(period) =
+            self.busy_poll.filter(|p| !(1..=10_000).contains(&p.get().as_micros()))
+        {
+            return Err(Invalid::at("busy-poll", format!("{period} is out of range"))
+                .help("allowed: 1us to 10ms; 20us suits most devices"));
+        }
+        xdp::check_ring("rx-ring", self.rx_ring)?;
+        xdp::check_ring("tx-ring", self.tx_ring)?;
+        xdp::check_matches(&self.leave, &self.claim)
+    }
+}
+
+/// Whether there could be an interface of this name.
+pub(crate) fn check_interface(key: &str, interface: &str) -> Result<(), Invalid> {
+    /// Bytes of an interface's name at most (`IFNAMSIZ`, with a zero behind it).
+    const NAME_MAX: usize = 15;
+    let wrong = interface.is_empty()
+        || interface.len() > NAME_MAX
+        || interface.bytes().any(|b| b == b'/' || b.is_ascii_whitespace() || b == 0);
+    if wrong {
+        return Err(Invalid::at(key, format!("{interface:?} is not an interface's name")).help(
+            format!(
+                "allowed: 1 to {NAME_MAX} characters without `/` and spaces, as `ip link` shows it"
+            ),
+        ));
+    }
+    Ok(())
+}
