@@ -15,6 +15,9 @@
 //! are swapped back, and nothing has changed. A version that was rolled back is *withdrawn*: chains that
 //! ask for the newest do not get it, until it is asked for by name.
 
+mod trial;
+mod watch;
+
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,12 +25,13 @@ use semver::Version;
 use weir_spec::{Name, SwapReport};
 
 use crate::control::Control;
-use crate::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
+use crate::engine::{ChainId, EngineError, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
-use crate::functions::{label, no_function, no_version};
-use crate::store::{FunctionId, Running, State, Trial};
-use crate::time;
+use crate::functions::{no_function, no_version};
+use crate::store::{FunctionId, Running, State};
+
+pub(crate) use watch::Watch;
 
 /// How a new version comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +42,6 @@ pub enum SwapMode {
     Canary(u8),
     /// It sees copies and decides nothing.
     Shadow,
-}
-
-/// A swap whose new version is watched.
-#[derive(Clone, Debug)]
-pub(crate) struct Watch {
-    version: Version,
-    until: Instant,
 }
 
 /// A place where a function runs.
@@ -336,240 +333,6 @@ impl Control {
         );
         self.events.emit(EventKind::Swapped, Some(&id.tenant), id.name.as_str(), message);
         Ok(report)
-    }
-
-    fn begin_trial(
-        &self,
-        state: &State,
-        id: &FunctionId,
-        places: &[Place],
-        from: Version,
-        to: &Version,
-        kind: TrialKind,
-    ) -> Result<SwapReport, ControlError> {
-        if places.iter().any(|place| place.running == *to) {
-            return Err(ControlError::Conflict(format!(
-                "version {to} of function {} runs already: there is nothing to try",
-                id.name
-            )));
-        }
-        let mut tally = Tally::new(from, to.clone());
-        for (number, place) in places.iter().enumerate() {
-            let begun = self
-                .resolve(state, &place.chain, place.index, to)
-                .and_then(|function| Ok(self.engine.begin_trial(&place.chain, function, kind)?));
-            match begun {
-                Ok(published) => tally.add(&place.chain, &published),
-                Err(error) => {
-                    self.end_trials(state, &places[..number]);
-                    return Err(in_chain(error, &place.chain.name));
-                }
-            }
-        }
-        let canary = match kind {
-            TrialKind::Canary(percent) => Some(percent),
-            TrialKind::Shadow => None,
-        };
-        let stored = self.store.change(|state| {
-            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
-            Arc::make_mut(function).trial =
-                Some(Trial { version: to.clone(), canary, since: time::milliseconds() });
-            Ok::<_, ControlError>(())
-        });
-        if let Err(error) = stored {
-            self.end_trials(state, places);
-            return Err(error);
-        }
-        self.trial_started(id, to, canary);
-        Ok(tally.report)
-    }
-
-    /// Tries the same version otherwise: another share of the flows, which keeps what the canary had; or copies
-    /// instead of flows and the other way round, which starts anew.
-    fn change_trial(
-        &self,
-        state: &State,
-        id: &FunctionId,
-        places: &[Place],
-        trial: &Trial,
-        mode: SwapMode,
-    ) -> Result<SwapReport, ControlError> {
-        let (to, from) = (&trial.version, places[0].running.clone());
-        match (trial.canary, mode) {
-            (Some(was), SwapMode::Canary(percent)) => {
-                let changed = self.set_shares(state, places, percent).and_then(|()| {
-                    self.store.change(|state| {
-                        let function =
-                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
-                        if let Some(trial) = &mut Arc::make_mut(function).trial {
-                            trial.canary = Some(percent);
-                        }
-                        Ok::<_, ControlError>(())
-                    })
-                });
-                if let Err(error) = changed {
-                    // Where the canary is gone there is nothing to put back.
-                    drop(self.set_shares(state, places, was));
-                    return Err(error);
-                }
-                self.trial_started(id, to, Some(percent));
-                Ok(Tally::untouched(from, to, places))
-            }
-            (None, SwapMode::Shadow) => Ok(Tally::untouched(from, to, places)),
-            (_, mode) => {
-                let kind = match mode {
-                    SwapMode::Canary(percent) => TrialKind::Canary(percent),
-                    SwapMode::Full | SwapMode::Shadow => TrialKind::Shadow,
-                };
-                self.end_trials(state, places);
-                let begun = self.begin_trial(state, id, places, from, to, kind);
-                if begun.is_err() {
-                    self.forget_trial(id)?;
-                }
-                begun
-            }
-        }
-    }
-
-    /// Gives a canary this share of the flows everywhere.
-    fn set_shares(&self, state: &State, places: &[Place], percent: u8) -> Result<(), ControlError> {
-        for place in places {
-            let function = label(state, &place.chain, place.index);
-            self.engine
-                .change_canary(&place.chain, &function, percent)
-                .map_err(|error| in_chain(error.into(), &place.chain.name))?;
-        }
-        Ok(())
-    }
-
-    /// The trial is over, and says nothing about its version.
-    fn forget_trial(&self, id: &FunctionId) -> Result<(), ControlError> {
-        self.store.change(|state| {
-            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
-            Arc::make_mut(function).trial = None;
-            Ok(())
-        })
-    }
-
-    fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
-        let how = match canary {
-            Some(percent) => format!("gets {percent} % of the flows"),
-            None => "sees copies of the packets".to_owned(),
-        };
-        let message = format!("version {version} of function {} {how}", id.name);
-        self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
-    }
-
-    /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made anew.
-    fn end_with(
-        &self,
-        state: &State,
-        id: &FunctionId,
-        places: &[Place],
-        from: Version,
-        to: &Version,
-        canary: bool,
-    ) -> Result<SwapReport, ControlError> {
-        if !canary {
-            self.end_trials(state, places);
-            let published = self.swap_places(state, places, |_| Some(to), None)?;
-            return self.swapped(id, from, to, places, &published);
-        }
-        let mut done = Vec::new();
-        for (number, place) in places.iter().enumerate() {
-            match self.engine.promote(&place.chain, &label(state, &place.chain, place.index)) {
-                Ok(published) => done.push((number, published)),
-                Err(error) => {
-                    self.undo(state, places, &done);
-                    self.end_trials(state, &places[number..]);
-                    self.forget_trial(id)?;
-                    return Err(in_chain(error.into(), &place.chain.name));
-                }
-            }
-        }
-        self.swapped(id, from, to, places, &done)
-    }
-
-    fn end_trials(&self, state: &State, places: &[Place]) {
-        for place in places {
-            let function = label(state, &place.chain, place.index);
-            if let Err(error) = self.engine.end_trial(&place.chain, &function) {
-                self.note(
-                    &place.chain,
-                    format!("a trial in chain {} could not be ended: {error}", place.chain.name),
-                );
-            }
-        }
-    }
-
-    fn stop_watching(&self, id: &FunctionId) {
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-
-    fn is_watched(&self, id: &FunctionId, version: Option<&Version>) -> bool {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches.retain(|_, watch| watch.until > Instant::now());
-        watches.get(id).is_some_and(|watch| version == Some(&watch.version))
-    }
-
-    /// Looks at what the data plane has to tell, and acts on it.
-    pub(crate) fn engine_event(&self, event: EngineEvent) {
-        match event {
-            EngineEvent::Note { chain, message } => self.note(&chain, message),
-            EngineEvent::PortDown { tenant, port, message } => {
-                self.events.emit(EventKind::PortDown, Some(&tenant), port.as_str(), message);
-            }
-            EngineEvent::Fault { chain, function, version, kind, message } => {
-                let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
-                let text = format!(
-                    "function {function}{shown} in chain {} faulted: {kind}: {message}",
-                    chain.name
-                );
-                let subject = format!("{}:{function}", chain.name);
-                self.events.emit(EventKind::Fault, Some(&chain.tenant), subject, text);
-                self.faulted(
-                    &chain,
-                    &function,
-                    version.as_ref(),
-                    &format!("it faulted ({kind})"),
-                    None,
-                );
-            }
-            EngineEvent::RolledBack { chain, function, version, message } => {
-                self.faulted(&chain, &function, version.as_ref(), &message, Some(&chain));
-            }
-        }
-    }
-
-    /// Brings the version before back where the fault calls for it.
-    fn faulted(
-        &self,
-        chain: &ChainId,
-        function: &Name,
-        version: Option<&Version>,
-        why: &str,
-        already: Option<&ChainId>,
-    ) {
-        let turn = self.turn(&chain.tenant);
-        let _turn = turn.take();
-        let state = self.store.state();
-        let Some(record) = state.chains.get(chain) else { return };
-        let index =
-            (0..record.running.len()).find(|index| label(&state, chain, *index) == *function);
-        let Some(index) = index else { return };
-        let Some(used) = &record.chain.functions[index].function else { return };
-        let id = FunctionId::new(&chain.tenant, used);
-        let trial = state.functions.get(&id).and_then(|f| f.trial.as_ref());
-        let canary = trial.is_some_and(|t| t.canary.is_some() && Some(&t.version) == version);
-        // What the data plane has already done has to be noted even when the watch is over.
-        let went_back = already.is_some() && Some(&record.running[index].version) == version;
-        let on_watch = trial.is_none() && self.is_watched(&id, version);
-        if !(canary || went_back || on_watch) {
-            return;
-        }
-        if let Err(error) = self.roll_back(&id, version, why, already) {
-            self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
-        }
     }
 }
 

@@ -1,0 +1,181 @@
+//! Trials: a canary or a shadow beside the running version.
+
+use std::sync::Arc;
+
+use semver::Version;
+use weir_spec::SwapReport;
+
+use super::{Place, SwapMode, Tally, in_chain};
+use crate::control::Control;
+use crate::engine::TrialKind;
+use crate::error::ControlError;
+use crate::events::EventKind;
+use crate::functions::{label, no_function};
+use crate::store::{FunctionId, State, Trial};
+use crate::time;
+
+impl Control {
+    pub(super) fn begin_trial(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        from: Version,
+        to: &Version,
+        kind: TrialKind,
+    ) -> Result<SwapReport, ControlError> {
+        if places.iter().any(|place| place.running == *to) {
+            return Err(ControlError::Conflict(format!(
+                "version {to} of function {} runs already: there is nothing to try",
+                id.name
+            )));
+        }
+        let mut tally = Tally::new(from, to.clone());
+        for (number, place) in places.iter().enumerate() {
+            let begun = self
+                .resolve(state, &place.chain, place.index, to)
+                .and_then(|function| Ok(self.engine.begin_trial(&place.chain, function, kind)?));
+            match begun {
+                Ok(published) => tally.add(&place.chain, &published),
+                Err(error) => {
+                    self.end_trials(state, &places[..number]);
+                    return Err(in_chain(error, &place.chain.name));
+                }
+            }
+        }
+        let canary = match kind {
+            TrialKind::Canary(percent) => Some(percent),
+            TrialKind::Shadow => None,
+        };
+        let stored = self.store.change(|state| {
+            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            Arc::make_mut(function).trial =
+                Some(Trial { version: to.clone(), canary, since: time::milliseconds() });
+            Ok::<_, ControlError>(())
+        });
+        if let Err(error) = stored {
+            self.end_trials(state, places);
+            return Err(error);
+        }
+        self.trial_started(id, to, canary);
+        Ok(tally.report)
+    }
+
+    /// Tries the same version otherwise: another share of the flows, which keeps what the canary had; or copies
+    /// instead of flows and the other way round, which starts anew.
+    pub(super) fn change_trial(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        trial: &Trial,
+        mode: SwapMode,
+    ) -> Result<SwapReport, ControlError> {
+        let (to, from) = (&trial.version, places[0].running.clone());
+        match (trial.canary, mode) {
+            (Some(was), SwapMode::Canary(percent)) => {
+                let changed = self.set_shares(state, places, percent).and_then(|()| {
+                    self.store.change(|state| {
+                        let function =
+                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+                        if let Some(trial) = &mut Arc::make_mut(function).trial {
+                            trial.canary = Some(percent);
+                        }
+                        Ok::<_, ControlError>(())
+                    })
+                });
+                if let Err(error) = changed {
+                    // Where the canary is gone there is nothing to put back.
+                    drop(self.set_shares(state, places, was));
+                    return Err(error);
+                }
+                self.trial_started(id, to, Some(percent));
+                Ok(Tally::untouched(from, to, places))
+            }
+            (None, SwapMode::Shadow) => Ok(Tally::untouched(from, to, places)),
+            (_, mode) => {
+                let kind = match mode {
+                    SwapMode::Canary(percent) => TrialKind::Canary(percent),
+                    SwapMode::Full | SwapMode::Shadow => TrialKind::Shadow,
+                };
+                self.end_trials(state, places);
+                let begun = self.begin_trial(state, id, places, from, to, kind);
+                if begun.is_err() {
+                    self.forget_trial(id)?;
+                }
+                begun
+            }
+        }
+    }
+
+    /// Gives a canary this share of the flows everywhere.
+    fn set_shares(&self, state: &State, places: &[Place], percent: u8) -> Result<(), ControlError> {
+        for place in places {
+            let function = label(state, &place.chain, place.index);
+            self.engine
+                .change_canary(&place.chain, &function, percent)
+                .map_err(|error| in_chain(error.into(), &place.chain.name))?;
+        }
+        Ok(())
+    }
+
+    /// The trial is over, and says nothing about its version.
+    pub(super) fn forget_trial(&self, id: &FunctionId) -> Result<(), ControlError> {
+        self.store.change(|state| {
+            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            Arc::make_mut(function).trial = None;
+            Ok(())
+        })
+    }
+
+    fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
+        let how = match canary {
+            Some(percent) => format!("gets {percent} % of the flows"),
+            None => "sees copies of the packets".to_owned(),
+        };
+        let message = format!("version {version} of function {} {how}", id.name);
+        self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
+    }
+
+    /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made anew.
+    pub(super) fn end_with(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        from: Version,
+        to: &Version,
+        canary: bool,
+    ) -> Result<SwapReport, ControlError> {
+        if !canary {
+            self.end_trials(state, places);
+            let published = self.swap_places(state, places, |_| Some(to), None)?;
+            return self.swapped(id, from, to, places, &published);
+        }
+        let mut done = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            match self.engine.promote(&place.chain, &label(state, &place.chain, place.index)) {
+                Ok(published) => done.push((number, published)),
+                Err(error) => {
+                    self.undo(state, places, &done);
+                    self.end_trials(state, &places[number..]);
+                    self.forget_trial(id)?;
+                    return Err(in_chain(error.into(), &place.chain.name));
+                }
+            }
+        }
+        self.swapped(id, from, to, places, &done)
+    }
+
+    pub(super) fn end_trials(&self, state: &State, places: &[Place]) {
+        for place in places {
+            let function = label(state, &place.chain, place.index);
+            if let Err(error) = self.engine.end_trial(&place.chain, &function) {
+                self.note(
+                    &place.chain,
+                    format!("a trial in chain {} could not be ended: {error}", place.chain.name),
+                );
+            }
+        }
+    }
+}
