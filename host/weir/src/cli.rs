@@ -1,11 +1,17 @@
 //! The command line, as types. Names and flags are a promise to scripts.
 
+mod sriov;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use semver::Version;
 use weir_spec::Name;
+
+pub(crate) use sriov::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
 
 /// Runs network functions as sandboxed WebAssembly components.
 ///
@@ -387,127 +393,6 @@ pub(crate) enum PortCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum SriovCommand {
-    /// List physical functions, and their virtual functions with how they are set and who uses them.
-    List {
-        /// Only this one: its interface or PCI address.
-        #[arg(value_name = "PF")]
-        pf: Option<String>,
-    },
-    /// Create virtual functions. The kernel does that only while there are none.
-    Create {
-        /// The physical function: its interface or PCI address.
-        #[arg(value_name = "PF")]
-        pf: String,
-        /// How many.
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-        number: u16,
-    },
-    /// Remove all virtual functions, unless somebody uses one.
-    Remove {
-        /// The physical function: its interface or PCI address.
-        #[arg(value_name = "PF")]
-        pf: String,
-    },
-    /// Set something of a virtual function, by its physical function. The rest stays as it is.
-    Set(SriovSet),
-    /// Give a virtual function to a driver, unless somebody uses it.
-    Bind {
-        /// The physical function: its interface or PCI address.
-        #[arg(value_name = "PF")]
-        pf: String,
-        /// The virtual function's number.
-        #[arg(value_name = "VF")]
-        vf: u16,
-        /// Whom it is for.
-        #[arg(value_name = "DRIVER", value_enum)]
-        to: SriovBinding,
-        /// Also where no IOMMU keeps its user from all of the machine's memory. Weir's own ports cannot use that.
-        #[arg(long)]
-        no_iommu: bool,
-        /// Take it from the driver first if it has it already: it then learns of a new MAC address.
-        #[arg(long)]
-        again: bool,
-    },
-    /// Undo what a host that crashed changed of network devices. The next start of the host does the same.
-    Restore {
-        /// The host's configuration, for its store; looked for as `weir run` does.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
-pub(crate) struct SriovSet {
-    /// The physical function: its interface or PCI address.
-    #[arg(value_name = "PF")]
-    pub(crate) pf: String,
-    /// The virtual function's number.
-    #[arg(value_name = "VF")]
-    pub(crate) vf: u16,
-    /// MAC address; 00:00:00:00:00:00 takes it away.
-    #[arg(long, value_name = "MAC", group = "what")]
-    pub(crate) mac: Option<weir_sriov::MacAddress>,
-    /// The VLAN that it is in without knowing it; 0: none.
-    #[arg(long, value_name = "VLAN", group = "what", value_parser = clap::value_parser!(u16).range(0..=4094))]
-    pub(crate) vlan: Option<u16>,
-    /// The priority of its frames in the VLAN.
-    #[arg(long, value_name = "QOS", group = "what", value_parser = clap::value_parser!(u8).range(0..=7))]
-    pub(crate) qos: Option<u8>,
-    /// Whether it may change its MAC address and see others' frames.
-    #[arg(long, value_enum, group = "what")]
-    pub(crate) trust: Option<OnOff>,
-    /// Whether frames with others' source addresses are dropped.
-    #[arg(long, value_enum, group = "what")]
-    pub(crate) spoof_check: Option<OnOff>,
-    /// Mbit/s that it may send at most; 0: no limit.
-    #[arg(long, value_name = "MBIT", group = "what")]
-    pub(crate) max_rate: Option<u32>,
-    /// Mbit/s that it may send at least; 0: nothing is set aside.
-    #[arg(long, value_name = "MBIT", group = "what")]
-    pub(crate) min_rate: Option<u32>,
-    /// How its link is; `auto`: as the physical function's.
-    #[arg(long, value_enum, group = "what")]
-    pub(crate) link: Option<SriovLink>,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnOff {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-impl OnOff {
-    pub(crate) fn is_on(self) -> bool {
-        self == Self::On
-    }
-}
-
-/// How a virtual function's link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SriovLink {
-    /// As the physical function's.
-    Auto,
-    /// Always up.
-    Up,
-    /// Always down.
-    Down,
-}
-
-/// Whom a virtual function is given to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SriovBinding {
-    /// User space: DPDK.
-    VfioPci,
-    /// Its driver in the kernel, which makes an interface of it.
-    Kernel,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
     /// List tenants.
     List,
@@ -582,104 +467,4 @@ pub(crate) struct EventsArgs {
 fn version(text: &str) -> Result<Version, String> {
     Version::parse(text)
         .map_err(|error| format!("{error}; allowed is MAJOR.MINOR.PATCH, such as 1.2.0"))
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    /// The reference: the help of all commands, one after the other; what all of them take once.
-    fn reference() -> String {
-        fn add(command: &clap::Command, path: &str, page: &mut String) {
-            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-                let path = format!("{path} {}", sub.get_name());
-                let help = sub.clone().bin_name(&path).term_width(100).render_help().to_string();
-                let own = help.split("\nGlobal options:").next().unwrap_or_default();
-                page.push_str(&format!("\n## `{path}`\n\n```text\n{}\n```\n", own.trim_end()));
-                add(sub, &path, page);
-            }
-        }
-        let mut command = Cli::command().term_width(100);
-        command.build();
-        let help = command.render_long_help().to_string();
-        let help: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-        let mut page = format!(
-            "# The command line\n\nWhat `--help` says, command by command. `weir man` writes the same as a manual page.\n\n```text\n{help}```\n"
-        );
-        add(&command, "weir", &mut page);
-        page
-    }
-
-    /// `WEIR_BLESS=1` writes it anew.
-    #[test]
-    fn the_reference_is_as_the_commands_are() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/cli.md");
-        if std::env::var_os("WEIR_BLESS").is_some() {
-            std::fs::write(path, reference()).unwrap();
-        }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(
-            written,
-            reference(),
-            "run this test with WEIR_BLESS=1, and look at the difference"
-        );
-    }
-
-    #[test]
-    fn the_documented_lines_are_understood() {
-        for line in [
-            "weir run --config weir.toml",
-            "weir replay --chain C.toml --in A.pcap --out B.pcap --report json --output json",
-            "weir check FILE.wasm",
-            "weir function push FILE.wasm --name n --version 1.0.0 --manifest M.toml",
-            "weir function list --output json",
-            "weir function remove n --version 1.0.0",
-            "weir function swap n --to 1.0.0 --canary 10",
-            "weir function swap n --to 1.0.0 --shadow",
-            "weir function rollback n",
-            "weir function log n",
-            "weir chain apply C.toml",
-            "weir run --check",
-            "weir steer list",
-            "weir steer apply S.toml",
-            "weir top -n 1 --interval 5",
-            "weir events --follow --after 7",
-            "weir tenant add acme --description x",
-            "weir --tenant acme token add --role viewer",
-            "weir port list",
-            "weir --api http://127.0.0.1:7300 --token t --color never -q status",
-            "weir bench --chain C.toml --size 64 --flows 10000 --burst 32 --seconds 5 --cores 1 --mode separate",
-            "weir completions bash",
-            "weir man",
-        ] {
-            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
-                panic!("{line}: {error}");
-            }
-        }
-    }
-
-    #[test]
-    fn wrong_usage_is_told_with_status_2() {
-        for arguments in [
-            &["weir"][..],
-            &["weir", "nope"],
-            &["weir", "function", "swap", "fw"],
-            &["weir", "function", "swap", "fw", "--to", "1"],
-            &["weir", "function", "swap", "fw", "--to", "1.0.0", "--canary", "0"],
-            &["weir", "function", "swap", "fw", "--to", "1.0.0", "--canary", "5", "--shadow"],
-            &["weir", "function", "show", "Not-A-Name"],
-            &["weir", "bench", "--chain", "c.toml", "--size", "10"],
-            &["weir", "status", "-q", "-v"],
-        ] {
-            let error = Cli::try_parse_from(arguments).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{arguments:?}");
-        }
-    }
 }
