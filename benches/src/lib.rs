@@ -2,7 +2,8 @@
 //!
 //! Owns: what they share. [`driver`] runs the same bursts through Wasm and through the same functions compiled natively,
 //! [`lanes`] are lanes as the host runs them, [`paced`] are ports that send at a rate and measure, [`host`] is a whole host,
-//! [`process`] reads what the kernel says, [`wire`] sends frames over an interface, [`rules`] are steering rules. Must not know:
+//! [`process`] reads what the kernel says, [`steady`] sends
+//! requests at a rate, [`wire`] frames over an interface, [`rules`] are steering rules. Must not know:
 //! what a single benchmark is about.
 
 pub mod driver;
@@ -11,5 +12,6 @@ pub mod lanes;
 pub mod paced;
 pub mod process;
 pub mod rules;
+pub mod steady;
 pub mod suite;
 pub mod wire;

