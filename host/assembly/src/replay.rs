@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use weir_chain::Observer;
 use weir_packet_plane::{ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
@@ -41,7 +42,8 @@ pub struct ReplayOutcome {
 }
 
 /// Runs the packets of `input` forward through the chain; those that reach its end or are forwarded
-/// are written to `output`. `progress` is told now and then how many packets of how many are done.
+/// are written to `output`. `progress` is told now and then how many packets of how many are done. If the plan's mode is
+/// [`Separate`](weir_chain::Mode::Separate), what `observer` makes, told how many bytes a room has, may look at each function's work.
 ///
 /// # Errors
 /// When a file cannot be opened or written, or the chain cannot be made ready.
@@ -51,6 +53,7 @@ pub fn replay(
     input: &Path,
     output: &Path,
     options: &ReplayOptions,
+    observer: Option<&dyn Fn(u32) -> Box<dyn Observer>>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<ReplayOutcome> {
     let capture = scan(input)?;
@@ -73,6 +76,9 @@ pub fn replay(
         on_event: None,
     };
     let mut lane = Lane::new(Arc::clone(sandbox), plan, config)?;
+    if let Some(observer) = observer {
+        lane.observe(observer(room));
+    }
     let ticking = sandbox.ticker().tick();
     let mut turns = 0u32;
     while lane.turn() != Turn::Ended {

@@ -62,7 +62,7 @@ pub(crate) fn differences(expected: &[Frame], got: &[Frame], file: &str) -> Resu
 }
 
 /// The lines of two packets' dissections that differ, below the headers that they belong to.
-fn changed(old: &Frame, new: &Frame) -> Result<String> {
+pub(crate) fn changed(old: &Frame, new: &Frame) -> Result<String> {
     let dissected = match (details(old)?, details(new)?) {
         (Some(old), Some(new)) => lines(&old, &new),
         _ => String::new(),

@@ -17,4 +17,5 @@ mod recorder;
 pub mod sources;
 pub mod suite;
 pub mod tests;
+pub mod trace;
 mod upstream;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_chain::board;
-use weir_chain::{Executor, Prepared, Tick};
+use weir_chain::{Executor, Observer, Prepared, Tick};
 use weir_layout::Verdict;
 use weir_pool::{Accounting, Pool, PoolConfig};
 use weir_port::{Port, PortError};
@@ -233,6 +233,12 @@ impl Lane {
     /// As [`Self::ledger`].
     pub(crate) fn ledger_mut(&mut self) -> &mut Ledger {
         self.context.as_mut().map_or(&mut self.ledger, |context| &mut context.ledger)
+    }
+
+    /// Has somebody look at each function's work, until the version that runs is replaced or one of its functions faults; only of a
+    /// chain that runs one function at a time ([`weir_chain::Mode::Separate`]).
+    pub fn observe(&mut self, observer: Box<dyn Observer>) {
+        self.version.staged.executor.set_observer(observer);
     }
 
     /// What is needed to stage the next version elsewhere.

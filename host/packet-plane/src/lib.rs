@@ -31,7 +31,7 @@ pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Shared};
 pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, States};
-pub use shadow::{ShadowReport, Side};
+pub use shadow::{ShadowReport, Side, verdict_in_words};
 pub use spread::spread;
 pub use station::Station;
 pub use steering::Rules;

@@ -158,7 +158,11 @@ impl Side {
         let mut sample = None;
         if old != new {
             report.verdicts_differ += 1;
-            sample = Some(format!("packet {number}: {} -> {}", describe(old), describe(new)));
+            sample = Some(format!(
+                "packet {number}: {} -> {}",
+                verdict_in_words(old),
+                verdict_in_words(new)
+            ));
         } else if old & 0xff != 1 {
             let at = layout::DESCRIPTORS + slot * 8;
             let (before, after) = (window.get::<Descriptor>(at), ours.get::<Descriptor>(at));
@@ -177,7 +181,7 @@ impl Side {
                 report.bytes_differ += 1;
                 sample = Some(format!(
                     "packet {number}: {} with other bytes ({} -> {} long)",
-                    describe(old),
+                    verdict_in_words(old),
                     before.length,
                     after.length
                 ));
@@ -191,7 +195,9 @@ impl Side {
     }
 }
 
-fn describe(verdict: u32) -> String {
+/// What a function wrote as its verdict, in words: `drop 3`, `forward 1`, `invalid (0xff)`.
+#[must_use]
+pub fn verdict_in_words(verdict: u32) -> String {
     let Some((decoded, whole_flow)) = Verdict::decode_final(verdict) else {
         return format!("invalid ({verdict:#x})");
     };

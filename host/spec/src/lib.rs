@@ -43,7 +43,10 @@ pub use nic::{InvalidVfName, Nic, NicVf, VfLink, VfName};
 pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};
 pub use port::{Generate, Idle, Pace, Port, PortKind};
 pub use quantity::{InvalidQuantity, Period, Size};
-pub use report::{BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, World};
+pub use report::{
+    BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, TracedPacket, TracedStep,
+    World,
+};
 pub use resolve::{ResolvedFunction, defaults};
 #[cfg(feature = "openapi")]
 pub use schema::{

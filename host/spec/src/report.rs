@@ -18,6 +18,33 @@ pub struct ReplayReport {
     pub drops: BTreeMap<String, u64>,
     /// The functions, in the chain's order.
     pub functions: Vec<ReplayedFunction>,
+    /// What each function did to the packets that were to be followed, with `--trace`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<TracedPacket>,
+}
+
+/// A packet's way through a chain, in a [`ReplayReport`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracedPacket {
+    /// Its number in the capture, from 1; none if a function made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// The packet as it came to the first function, in one line.
+    pub packet: String,
+    /// The functions that saw it, in order.
+    pub steps: Vec<TracedStep>,
+}
+
+/// What a function did to a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracedStep {
+    /// Its name in the chain.
+    pub function: String,
+    /// Its verdict, with its number if it has one; `fault` if it gave none.
+    pub verdict: String,
+    /// What it changed: lines of the packet's dissection, `-` before and `+` after, below the headers that they belong to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
 }
 
 /// A function in a [`ReplayReport`].

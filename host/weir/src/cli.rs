@@ -4,6 +4,7 @@ mod sriov;
 #[cfg(test)]
 mod tests;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -170,6 +171,10 @@ pub(crate) struct ReplayArgs {
     /// writable by nobody else: what lies there is executed.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) cache: Option<PathBuf>,
+    /// Follow packets from function to function, and show what each did to them: the first so many, or those with the numbers
+    /// FROM-TO. Headers are shown as tshark shows them, if it is installed.
+    #[arg(long, value_name = "PACKETS", value_parser = numbers)]
+    pub(crate) trace: Option<RangeInclusive<u64>>,
     /// Draw no progress bar; set from `--quiet`.
     #[arg(skip)]
     pub(crate) quiet: bool,
@@ -461,6 +466,17 @@ pub(crate) struct EventsArgs {
     /// Only events after this number.
     #[arg(long, value_name = "ID", default_value_t = 0)]
     pub(crate) after: u64,
+}
+
+/// Numbers of packets: the first so many, or from one to another.
+fn numbers(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let wrong = || "allowed: a number, for the first so many, or FROM-TO, from 1".to_owned();
+    let number = |text: &str| text.parse().ok().filter(|n| *n > 0).ok_or_else(wrong);
+    let (from, to) = match text.split_once('-') {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => (1, number(text)?),
+    };
+    if from > to { Err(wrong()) } else { Ok(from..=to) }
 }
 
 /// A version, with what is allowed when it is none.

@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use weir_chain::ChainError;
 use weir_packet_plane::PlaneError;
-use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
+use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport, TracedPacket};
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
@@ -180,7 +180,19 @@ fn replayed(report: &ReplayReport) -> String {
         ("packets out", report.packets_out.to_string()),
         ("drops", counts(&report.drops)),
     ]);
-    format!("{table}\n{facts}")
+    let trace: String = report.trace.iter().map(traced).collect();
+    format!("{trace}{table}\n{facts}")
+}
+
+fn traced(packet: &TracedPacket) -> String {
+    let number =
+        packet.number.map_or_else(|| "sent by a function".into(), |n| format!("packet {n}"));
+    let width = packet.steps.iter().map(|step| step.function.len()).max().unwrap_or(0);
+    let steps = packet.steps.iter().map(|step| {
+        let changes = step.changes.iter().map(|line| format!("    {line}\n"));
+        format!("  {:width$}  {}\n{}", step.function, step.verdict, changes.collect::<String>())
+    });
+    format!("{number}: {}\n{}\n", packet.packet, steps.collect::<String>())
 }
 
 fn benched(report: &BenchReport) -> String {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use weir_tests::built::workspace;
+
 use crate::host::weir;
 
 #[test]
@@ -156,6 +158,52 @@ fn a_function_whose_start_code_traps_is_told_what_to_do() {
         answer.err
     );
     assert!(answer.err.contains("constructors"), "{}", answer.err);
+}
+
+/// The capture is the SDKs' sample: the second packet is TCP to port 443, the third to port 23, from 10.0.0.1.
+#[test]
+fn a_trace_shows_what_each_function_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let chain = "name = \"c\"\n[[function]]\nuse = \"monitor\"\n[[function]]\nuse = \"firewall\"\n\
+                 [function.config]\ndefault = \"deny\"\nrules = [ { action = \"allow\", proto = \"tcp\", dport = 443 } ]\n\
+                 [[function]]\nuse = \"nat\"\n[function.config]\nexternal = [\"203.0.113.1\"]\n";
+    fs::write(directory.path().join("c.toml"), chain).unwrap();
+    let capture = workspace().join("guest-sdk/sample.pcap");
+    let functions = workspace().join("target/functions");
+    let replay = [
+        &["replay", "--chain", "c.toml", "--out", "out.pcap", "--in"][..],
+        &[capture.to_str().unwrap(), "--functions", functions.to_str().unwrap()],
+    ]
+    .concat();
+    let traced = [&replay[..], &["--trace", "2-3"]].concat();
+    let answer = weir(directory.path(), &traced);
+    assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
+    let expected = "packet 2: 10.0.0.1 10.0.0.2 TCP 40001 → 443 [SYN] Seq=0 Win=8192 Len=0\n  \
+                    monitor   next\n  firewall  next\n  nat       next\n        \
+                    Internet Protocol Version 4, Src: ";
+    assert!(answer.out.starts_with(expected), "{}", answer.out);
+    for line in
+        ["      -     Source Address: 10.0.0.1\n", "      +     Source Address: 203.0.113.1\n"]
+    {
+        assert!(answer.out.contains(line), "{line} is not in\n{}", answer.out);
+    }
+    let third = "\npacket 3: 10.0.0.1 10.0.0.2 TCP 40002 → 23 [SYN] Seq=0 Win=8192 Len=0\n  \
+                 monitor   next\n  firewall  drop 1\n\nFUNCTION";
+    assert!(answer.out.contains(third), "{}", answer.out);
+    let written = fs::read(directory.path().join("out.pcap")).unwrap();
+
+    let json = [&traced[..], &["--output", "json"]].concat();
+    let report: serde_json::Value =
+        serde_json::from_str(&weir(directory.path(), &json).out).unwrap();
+    assert_eq!(report["trace"][1]["steps"][1]["verdict"], "drop 1");
+    // Whether somebody looks makes no difference.
+    assert_eq!(weir(directory.path(), &replay).status, Some(0));
+    assert_eq!(fs::read(directory.path().join("out.pcap")).unwrap(), written);
+    for wrong in ["0", "3-2", "x"] {
+        let answer = weir(directory.path(), &[&replay[..], &["--trace", wrong]].concat());
+        assert_eq!(answer.status, Some(2), "{}", answer.err);
+        assert!(answer.err.contains("FROM-TO"), "{}", answer.err);
+    }
 }
 
 #[test]
