@@ -5,7 +5,7 @@
 pub const STEERING: &str = "STEERING";
 /// Name of the map of lists of [`Tuple`]s, by [`tuples_at`].
 pub const TUPLES: &str = "TUPLES";
-/// Name of the map of rules: a [`cell`] to a [`decision`].
+/// Name of the map of rules: a [`cell`] to an [`Entry`].
 pub const TABLE: &str = "TABLE";
 /// Name of the map of flows that a function has decided: [`Fields`] to a [`verdict`].
 pub const PLACED: &str = "PLACED";
@@ -23,6 +23,9 @@ pub const FLOWS_MAX: u32 = 1 << 15;
 pub type Fields = [u64; 7];
 /// What rules of one kind look at: a mask over the fields, and the number of the first of these rules.
 pub type Tuple = [u64; 8];
+
+/// A rule in the map: its [`decision`], and how often the table was searched and this was found: about once for each flow.
+pub type Entry = [u64; 2];
 
 /// What steers a queue now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

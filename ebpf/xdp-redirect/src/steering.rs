@@ -8,7 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use weir_xdp_layout::{
-    FLOWS_MAX, Fields, QUEUES, Steering, TABLE_MAX, TO_SOCKET, TUPLES_MAX, Tuple, cell,
+    Entry, FLOWS_MAX, Fields, QUEUES, Steering, TABLE_MAX, TO_SOCKET, TUPLES_MAX, Tuple, cell,
     decision_of, tuples_at, verdict, verdict_of,
 };
 
@@ -19,7 +19,7 @@ static STEERING: Array<u64> = Array::with_max_entries(QUEUES, 0);
 #[map]
 static TUPLES: Array<[Tuple; TUPLES_MAX]> = Array::with_max_entries(QUEUES * 2, 0);
 #[map]
-static TABLE: HashMap<[u64; 8], u64> = HashMap::with_max_entries(TABLE_MAX, BPF_F_NO_PREALLOC);
+static TABLE: HashMap<[u64; 8], Entry> = HashMap::with_max_entries(TABLE_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static PLACED: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]
@@ -61,7 +61,7 @@ fn known(flows: &LruHashMap<Fields, u64>, fields: &Fields, generation: u32) -> O
 #[inline(always)]
 fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
     let Some(tuples) = TUPLES.get(tuples_at(queue, now.list)) else { return TO_SOCKET };
-    let (mut first, mut action) = (u32::MAX, TO_SOCKET);
+    let (mut first, mut action, mut found) = (u32::MAX, TO_SOCKET, None);
     for n in 0..TUPLES_MAX {
         let tuple = &tuples[n];
         // In the order of their first rule.
@@ -73,12 +73,16 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
             *word &= mask;
         }
         let key = cell(masked, now.generation, n as u32);
-        let Some(decision) = TABLE.get_ptr(key) else { continue };
+        let Some(entry) = TABLE.get_ptr_mut(key) else { continue };
         // SAFETY: entries go only when no program reads their table any more.
-        let (number, its) = decision_of(unsafe { *decision });
+        let (number, its) = decision_of(unsafe { (*entry)[0] });
         if number < first {
-            (first, action) = (number, its);
+            (first, action, found) = (number, its, Some(entry));
         }
+    }
+    if let Some(entry) = found {
+        // SAFETY: as above. A queue's packets come on one CPU; should two meet here, a flow is not counted.
+        unsafe { (*entry)[1] += 1 };
     }
     action
 }

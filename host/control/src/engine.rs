@@ -191,8 +191,8 @@ pub trait Engine: Send + Sync + 'static {
     /// When the data plane has no room for them; those before are still in force.
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError>;
 
-    /// Flows that each of a tenant's steering rules decided, in the order of the rules; empty while nothing counts them.
-    fn steering(&self, tenant: &Name) -> Vec<u64>;
+    /// What became of each of a tenant's steering rules, in the order of the rules; empty while nothing counts.
+    fn steering(&self, tenant: &Name) -> Vec<RuleStatus>;
 
     /// How everything is now.
     fn status(&self) -> EngineStatus;
@@ -300,6 +300,31 @@ pub struct Bucket {
     pub below_ns: u64,
     /// How many there are.
     pub count: u64,
+}
+
+/// What became of a steering rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleStatus {
+    /// Flows that software and XDP programs decided by it.
+    pub flows: u64,
+    /// Where it is compared.
+    pub places: Vec<RulePlace>,
+}
+
+/// Where packets that come in by a port are compared with a steering rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RulePlace {
+    /// The port.
+    pub port: Name,
+    /// `software`: on the worker; `xdp`: in the interface's XDP program; `rte_flow`: in the device that DPDK drives;
+    /// `vf-mac`: by the NIC's switch, which brings packets with the rule's address to the port.
+    pub at: String,
+    /// Why it is in software, if the device before the port could do such things.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Packets that the device dropped by it, if it counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
 }
 
 /// How a port is.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule};
 
 use crate::control::Control;
+use crate::engine::RulePlace;
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::store::{ChainId, State, SteeringRecord};
@@ -32,9 +33,12 @@ pub struct SteeringEntry {
     /// Its place among the tenant's rules, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<usize>,
-    /// Flows that it decided, if they are counted.
+    /// Flows that software and XDP programs decided by it, if they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<u64>,
+    /// Where it is compared, for each port that a chain has and whose packets may meet it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<RulePlace>,
 }
 
 /// What became of rules that were applied.
@@ -65,8 +69,9 @@ impl Control {
         let mine = |of: &Name| tenant.is_none_or(|tenant| tenant == of);
         let mut entries = Vec::new();
         for (tenant, record) in state.steering.iter().filter(|(tenant, _)| mine(tenant)) {
-            let flows = self.engine.steering(tenant);
+            let mut statuses = self.engine.steering(tenant).into_iter();
             for (index, rule) in record.steering.rules.iter().enumerate() {
+                let status = statuses.next();
                 entries.push(SteeringEntry {
                     port: rule.port.clone(),
                     plane: Plane::Packet,
@@ -75,7 +80,8 @@ impl Control {
                     reverse: false,
                     rule: Some(rule.clone()),
                     number: Some(index + 1),
-                    flows: flows.get(index).copied(),
+                    flows: status.as_ref().map(|status| status.flows),
+                    places: status.map(|status| status.places).unwrap_or_default(),
                 });
             }
         }
@@ -96,6 +102,7 @@ impl Control {
                     rule: None,
                     number: None,
                     flows: None,
+                    places: Vec::new(),
                 });
             }
         }

@@ -47,7 +47,8 @@ async fn rules_are_applied_listed_and_kept() {
     let expected = json!({"items": [
         {"port": "in", "plane": "packet", "chain": "edge", "tenant": "default", "reverse": false,
          "rule": {"name": "voip", "port": "in", "src": "10.0.0.0/8", "proto": "udp", "chain": "edge"},
-         "number": 1, "flows": 7},
+         "number": 1, "flows": 7,
+         "places": [{"port": "in", "at": "software", "reason": "the device is full"}]},
         {"port": null, "plane": "packet", "chain": null, "tenant": "default", "reverse": false,
          "rule": {"dport": "22", "to": "kernel"}, "number": 2},
         {"port": "in", "plane": "packet", "chain": "edge", "tenant": "default", "reverse": false},

@@ -11,6 +11,7 @@
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_interrupts.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
@@ -713,6 +714,208 @@ int weir_dpdk_interrupts_clear(int epoll)
 	struct rte_epoll_event events[16];
 
 	return rte_epoll_wait(epoll, events, RTE_DIM(events), 0);
+}
+
+/* Rules of the device's own. */
+
+/* A rule's items: what each is to be, and which of its bits count. */
+struct pattern {
+	struct rte_flow_item items[5];
+	struct rte_flow_item_eth eth[2];
+	struct rte_flow_item_vlan vlan[2];
+	struct rte_flow_item_ipv4 ipv4[2];
+	struct rte_flow_item_ipv6 ipv6[2];
+	union {
+		struct rte_flow_item_tcp tcp;
+		struct rte_flow_item_udp udp;
+		struct rte_flow_item_sctp sctp;
+	} transport[2];
+	unsigned int count;
+};
+
+/* An item that compares nothing has no spec: some drivers refuse one that is all zero. */
+static void add_item(struct pattern *p, enum rte_flow_item_type type, const void *spec, const void *mask, bool compares)
+{
+	p->items[p->count++] = (struct rte_flow_item){
+		.type = type,
+		.spec = compares ? spec : NULL,
+		.mask = compares ? mask : NULL,
+	};
+}
+
+static void add_ethernet(struct pattern *p, const struct weir_dpdk_match *m)
+{
+	bool ip = m->has_ethertype && (m->ethertype == RTE_ETHER_TYPE_IPV4 || m->ethertype == RTE_ETHER_TYPE_IPV6);
+	bool type = m->has_ethertype && !ip;
+
+	if (m->has_destination_mac) {
+		memcpy(&p->eth[0].hdr.dst_addr, m->destination_mac, sizeof(m->destination_mac));
+		memset(&p->eth[1].hdr.dst_addr, 0xff, sizeof(m->destination_mac));
+	}
+	if (m->has_source_mac) {
+		memcpy(&p->eth[0].hdr.src_addr, m->source_mac, sizeof(m->source_mac));
+		memset(&p->eth[1].hdr.src_addr, 0xff, sizeof(m->source_mac));
+	}
+	if (type && !m->has_vlan) {
+		p->eth[0].hdr.ether_type = rte_cpu_to_be_16(m->ethertype);
+		p->eth[1].hdr.ether_type = 0xffff;
+	}
+	add_item(p, RTE_FLOW_ITEM_TYPE_ETH, &p->eth[0], &p->eth[1],
+		 m->has_destination_mac || m->has_source_mac || (type && !m->has_vlan));
+	if (!m->has_vlan)
+		return;
+	p->vlan[0].hdr.vlan_tci = rte_cpu_to_be_16(m->vlan);
+	p->vlan[1].hdr.vlan_tci = rte_cpu_to_be_16(0x0fff);
+	if (type) {
+		p->vlan[0].hdr.eth_proto = rte_cpu_to_be_16(m->ethertype);
+		p->vlan[1].hdr.eth_proto = 0xffff;
+	}
+	add_item(p, RTE_FLOW_ITEM_TYPE_VLAN, &p->vlan[0], &p->vlan[1], true);
+}
+
+static bool any_bit(const uint8_t *bytes, size_t count)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		if (bytes[i] != 0)
+			return true;
+	return false;
+}
+
+static void add_ipv4(struct pattern *p, const struct weir_dpdk_match *m)
+{
+	struct rte_ipv4_hdr *spec = &p->ipv4[0].hdr, *mask = &p->ipv4[1].hdr;
+
+	memcpy(&spec->src_addr, m->source + 12, sizeof(spec->src_addr));
+	memcpy(&mask->src_addr, m->source_mask + 12, sizeof(mask->src_addr));
+	memcpy(&spec->dst_addr, m->destination + 12, sizeof(spec->dst_addr));
+	memcpy(&mask->dst_addr, m->destination_mask + 12, sizeof(mask->dst_addr));
+	if (m->has_protocol) {
+		spec->next_proto_id = m->protocol;
+		mask->next_proto_id = 0xff;
+	}
+	if (m->has_dscp) {
+		spec->type_of_service = m->dscp << 2;
+		mask->type_of_service = 0xfc;
+	}
+	if (m->no_fragment)
+		/* More to come, and where it lies. */
+		mask->fragment_offset = rte_cpu_to_be_16(0x3fff);
+	add_item(p, RTE_FLOW_ITEM_TYPE_IPV4, &p->ipv4[0], &p->ipv4[1],
+		 mask->src_addr != 0 || mask->dst_addr != 0 || m->has_protocol || m->has_dscp || m->no_fragment);
+}
+
+static void add_ipv6(struct pattern *p, const struct weir_dpdk_match *m)
+{
+	struct rte_ipv6_hdr *spec = &p->ipv6[0].hdr, *mask = &p->ipv6[1].hdr;
+
+	memcpy(&spec->src_addr, m->source, sizeof(m->source));
+	memcpy(&mask->src_addr, m->source_mask, sizeof(m->source_mask));
+	memcpy(&spec->dst_addr, m->destination, sizeof(m->destination));
+	memcpy(&mask->dst_addr, m->destination_mask, sizeof(m->destination_mask));
+	if (m->has_protocol) {
+		spec->proto = m->protocol;
+		mask->proto = 0xff;
+	}
+	if (m->has_dscp) {
+		/* The traffic class lies behind the version's four bits. */
+		spec->vtc_flow = rte_cpu_to_be_32((uint32_t)m->dscp << 22);
+		mask->vtc_flow = rte_cpu_to_be_32(0x3fU << 22);
+	}
+	if (m->no_fragment)
+		p->ipv6[1].has_frag_ext = 1;
+	add_item(p, RTE_FLOW_ITEM_TYPE_IPV6, &p->ipv6[0], &p->ipv6[1],
+		 any_bit(m->source_mask, 16) || any_bit(m->destination_mask, 16) || m->has_protocol || m->has_dscp ||
+			 m->no_fragment);
+}
+
+static int add_transport(struct pattern *p, const struct weir_dpdk_match *m)
+{
+	/* All three begin with the ports. */
+	rte_be16_t spec[2] = {rte_cpu_to_be_16(m->source_port), rte_cpu_to_be_16(m->destination_port)};
+	rte_be16_t mask[2] = {rte_cpu_to_be_16(m->source_port_mask), rte_cpu_to_be_16(m->destination_port_mask)};
+	enum rte_flow_item_type type;
+
+	switch (m->protocol) {
+	case IPPROTO_TCP:
+		type = RTE_FLOW_ITEM_TYPE_TCP;
+		break;
+	case IPPROTO_UDP:
+		type = RTE_FLOW_ITEM_TYPE_UDP;
+		break;
+	case IPPROTO_SCTP:
+		type = RTE_FLOW_ITEM_TYPE_SCTP;
+		break;
+	default:
+		return -ENOTSUP;
+	}
+	memcpy(&p->transport[0], spec, sizeof(spec));
+	memcpy(&p->transport[1], mask, sizeof(mask));
+	add_item(p, type, &p->transport[0], &p->transport[1], true);
+	return 0;
+}
+
+int weir_dpdk_flow_drop(uint16_t port, const struct weir_dpdk_match *m, bool count, struct weir_dpdk_flow **made,
+			char *message, size_t bytes)
+{
+	static const struct rte_flow_attr attributes = {.ingress = 1};
+	static const struct rte_flow_action_count counter;
+	struct rte_flow_action actions[3];
+	struct rte_flow_error error = {0};
+	struct rte_flow *flow;
+	struct pattern p;
+	unsigned int n = 0;
+
+	message[0] = 0;
+	memset(&p, 0, sizeof(p));
+	add_ethernet(&p, m);
+	if (m->has_ethertype && m->ethertype == RTE_ETHER_TYPE_IPV4)
+		add_ipv4(&p, m);
+	else if (m->has_ethertype && m->ethertype == RTE_ETHER_TYPE_IPV6)
+		add_ipv6(&p, m);
+	if ((m->source_port_mask != 0 || m->destination_port_mask != 0) && add_transport(&p, m) < 0) {
+		snprintf(message, bytes, "DPDK compares ports of tcp, udp and sctp only");
+		return -ENOTSUP;
+	}
+	add_item(&p, RTE_FLOW_ITEM_TYPE_END, NULL, NULL, false);
+	if (count)
+		actions[n++] = (struct rte_flow_action){.type = RTE_FLOW_ACTION_TYPE_COUNT, .conf = &counter};
+	actions[n++] = (struct rte_flow_action){.type = RTE_FLOW_ACTION_TYPE_DROP};
+	actions[n] = (struct rte_flow_action){.type = RTE_FLOW_ACTION_TYPE_END};
+	flow = rte_flow_create(port, &attributes, p.items, actions, &error);
+	if (flow == NULL) {
+		if (error.message != NULL)
+			snprintf(message, bytes, "%s", error.message);
+		return rte_errno != 0 ? -rte_errno : -EIO;
+	}
+	*made = (struct weir_dpdk_flow *)flow;
+	return 0;
+}
+
+int weir_dpdk_flow_remove(uint16_t port, struct weir_dpdk_flow *flow)
+{
+	struct rte_flow_error error;
+
+	return rte_flow_destroy(port, (struct rte_flow *)flow, &error);
+}
+
+int weir_dpdk_flow_packets(uint16_t port, struct weir_dpdk_flow *flow, uint64_t *packets)
+{
+	static const struct rte_flow_action counter[2] = {
+		{.type = RTE_FLOW_ACTION_TYPE_COUNT},
+		{.type = RTE_FLOW_ACTION_TYPE_END},
+	};
+	struct rte_flow_query_count query = {0};
+	struct rte_flow_error error;
+	int result = rte_flow_query(port, (struct rte_flow *)flow, counter, &query, &error);
+
+	if (result < 0)
+		return result;
+	if (!query.hits_set)
+		return -ENOTSUP;
+	*packets = query.hits;
+	return 0;
 }
 
 /* The hot path. */

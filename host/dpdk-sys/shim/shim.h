@@ -141,6 +141,43 @@ int weir_dpdk_interrupt_off(uint16_t port, uint16_t queue);
 /* Takes those that were there, and says how many. */
 int weir_dpdk_interrupts_clear(int epoll);
 
+/* Rules of the device's own. */
+
+struct weir_dpdk_flow;
+
+/* Which packets a rule means: what is named has to be so. Numbers as the host has them, addresses as packets do. */
+struct weir_dpdk_match {
+	bool has_destination_mac;
+	bool has_source_mac;
+	bool has_vlan;
+	bool has_ethertype; /* 0x0800 and 0x86dd: what is below is of IPv4 or IPv6 */
+	bool has_protocol;
+	bool has_dscp;
+	bool no_fragment;
+	uint8_t destination_mac[6];
+	uint8_t source_mac[6];
+	uint8_t protocol;
+	uint8_t dscp;
+	uint16_t vlan;
+	uint16_t ethertype;
+	uint16_t source_port;
+	uint16_t source_port_mask; /* of TCP, UDP or SCTP, as `protocol` says */
+	uint16_t destination_port;
+	uint16_t destination_port_mask;
+	uint8_t source[16]; /* of IPv4 the last four bytes */
+	uint8_t source_mask[16];
+	uint8_t destination[16];
+	uint8_t destination_mask[16];
+};
+
+/* Has a started device drop such packets and, if `count`, count them. When it refuses, its reason is written to `message`, of
+ * so many bytes; empty: it gave none. */
+int weir_dpdk_flow_drop(uint16_t port, const struct weir_dpdk_match *match, bool count, struct weir_dpdk_flow **made,
+			char *message, size_t bytes);
+int weir_dpdk_flow_remove(uint16_t port, struct weir_dpdk_flow *flow);
+/* Packets that a rule which counts has dropped. */
+int weir_dpdk_flow_packets(uint16_t port, struct weir_dpdk_flow *flow, uint64_t *packets);
+
 /* The hot path. */
 
 struct weir_dpdk_frame {

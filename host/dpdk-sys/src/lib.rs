@@ -35,6 +35,38 @@ mod shim {
     #[derive(Debug)]
     pub struct Bounce([u8; 0]);
 
+    /// `struct weir_dpdk_flow`, opaque.
+    #[repr(C)]
+    #[derive(Debug)]
+    pub struct Flow([u8; 0]);
+
+    /// `struct weir_dpdk_match`
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct Match {
+        pub has_destination_mac: bool,
+        pub has_source_mac: bool,
+        pub has_vlan: bool,
+        pub has_ethertype: bool,
+        pub has_protocol: bool,
+        pub has_dscp: bool,
+        pub no_fragment: bool,
+        pub destination_mac: [u8; 6],
+        pub source_mac: [u8; 6],
+        pub protocol: u8,
+        pub dscp: u8,
+        pub vlan: u16,
+        pub ethertype: u16,
+        pub source_port: u16,
+        pub source_port_mask: u16,
+        pub destination_port: u16,
+        pub destination_port_mask: u16,
+        pub source: [u8; 16],
+        pub source_mask: [u8; 16],
+        pub destination: [u8; 16],
+        pub destination_mask: [u8; 16],
+    }
+
     #[repr(C)]
     #[derive(Debug)]
     pub struct Owner {
@@ -175,6 +207,17 @@ mod shim {
         pub fn weir_dpdk_interrupt_on(port: u16, queue: u16) -> c_int;
         pub fn weir_dpdk_interrupt_off(port: u16, queue: u16) -> c_int;
         pub fn weir_dpdk_interrupts_clear(epoll: c_int) -> c_int;
+
+        pub fn weir_dpdk_flow_drop(
+            port: u16,
+            matching: *const Match,
+            count: bool,
+            made: *mut *mut Flow,
+            message: *mut c_char,
+            bytes: usize,
+        ) -> c_int;
+        pub fn weir_dpdk_flow_remove(port: u16, flow: *mut Flow) -> c_int;
+        pub fn weir_dpdk_flow_packets(port: u16, flow: *mut Flow, packets: *mut u64) -> c_int;
 
         pub fn weir_dpdk_receive(
             port: u16,

@@ -35,6 +35,8 @@ mod eal;
 #[cfg(dpdk)]
 mod fit;
 #[cfg(dpdk)]
+mod flow;
+#[cfg(dpdk)]
 mod gate;
 #[cfg(dpdk)]
 mod idle;

@@ -10,11 +10,12 @@ use dpdk_sys as sys;
 use weir_layout::{BURST_AREA, Descriptor, Metadata};
 use weir_pool::{Packet, Pool};
 use weir_port::{
-    BurstClock, Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading,
+    BurstClock, Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer,
 };
 
 use crate::device::Device;
 use crate::eal;
+use crate::flow::FlowRules;
 use crate::gate::{Gate, Inside};
 use crate::idle::{Advice, Idling, LOOK_AFTER};
 use crate::shared::{Part, SharedDevice};
@@ -437,6 +438,12 @@ impl Port for DpdkPort {
 
     fn statistics(&self) -> &PortStatistics {
         &self.statistics
+    }
+
+    fn steering(&self) -> Option<Arc<dyn Steer>> {
+        // A device has one table, however many ports have its queues.
+        let first = self.queues.contains(&0);
+        first.then(|| Arc::new(FlowRules::new(&self.name, &self.shared)) as Arc<dyn Steer>)
     }
 
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

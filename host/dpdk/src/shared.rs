@@ -81,6 +81,12 @@ impl SharedDevice {
         self.started.load(Ordering::Acquire)
     }
 
+    /// Does something to the device that it can be asked while its queues are used; none: it is not started, or closed.
+    pub(crate) fn while_started<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
+        let setup = self.setup();
+        (self.is_started() && !setup.closed && !self.device.is_removed()).then(act)
+    }
+
     /// Sets a port's queues up over its pool, and starts the device with the last port's: whether it did.
     pub(crate) fn attach(&self, queues: &[u16], pool: &mut Pool) -> Result<(Part, bool), String> {
         let mut setup = self.setup();

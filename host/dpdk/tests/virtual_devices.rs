@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use common::{PATIENCE, Rig, frame, open, pool};
 use weir_dpdk::{DpdkConfig, DpdkPort};
-use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{PcapConfig, PcapPort};
+use weir_port::{Place, Port};
+use weir_steering::{Rule, Target};
 
 #[test]
 fn null_devices_receive_and_send_without_a_copy() {
@@ -49,6 +50,27 @@ fn a_ring_brings_back_the_very_rooms() {
     // What still lies in the ring comes back at the end.
     rig.send_frames(0, frames.iter().map(Vec::as_slice));
     rig.end();
+}
+
+#[test]
+fn a_device_without_rules_of_its_own_says_so() {
+    let mut rig = Rig::new(&["net_ring0"]);
+    let steering = rig.ports[0].steering().expect("whatever the driver can");
+    assert_eq!(steering.kind(), "rte_flow");
+    let other = Rule { port: Some(1), ..Rule::all(Target::Drop) };
+    let udp = Rule { protocol: Some(17), ..Rule::all(Target::Drop) };
+    let to_chain = Rule { destination_ports: Some((53, 53)), ..Rule::all(Target::Chain(0)) };
+    let vlan = Rule { vlan: Some(7), ..Rule::all(Target::Drop) };
+    steering.replace(&[other, udp, to_chain, vlan], 0).expect("it is compared behind the port");
+    let none = Place::Behind(Some("net_ring takes no rules".into()));
+    let behind = Place::Behind(Some("rule 3 sends some of its packets elsewhere".into()));
+    assert_eq!(steering.places(), [Place::Nowhere, none, Place::Behind(None), behind]);
+    // All of them come.
+    rig.send_frames(0, [frame(1, 10).as_slice()]);
+    assert_eq!(rig.collect(0, 1), [frame(1, 10)]);
+    rig.end();
+    steering.replace(&[udp], 0).expect("nobody is asked");
+    assert_eq!(steering.places(), [Place::Behind(Some("the device is not started".into()))]);
 }
 
 #[test]

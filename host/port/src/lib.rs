@@ -30,7 +30,7 @@ pub use clock::{BurstClock, monotonic};
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
-pub use steer::{Steer, Taken};
+pub use steer::{Place, Steer, Taken};
 #[doc(no_inline)]
 pub use weir_layout::Metadata;
 #[doc(no_inline)]

@@ -1,5 +1,7 @@
 //! Deciding where packets go before they come to a port.
 
+use std::sync::Arc;
+
 use weir_steering::Rule;
 
 use crate::PortError;
@@ -14,6 +16,28 @@ pub trait Steer: Send + Sync {
     /// # Errors
     /// When the device refuses them; then none is in force here.
     fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError>;
+
+    /// What decides: `xdp`, `rte_flow`.
+    fn kind(&self) -> &'static str;
+
+    /// Where each of the rules that [`Self::replace`] was given last is compared, in their order.
+    fn places(&self) -> Vec<Place>;
+}
+
+/// Where a rule is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: packets of this port never meet it.
+    Nowhere,
+    /// Before the port.
+    Before {
+        /// Flows that it decided there, if they are counted.
+        flows: Option<u64>,
+        /// Packets that it decided there, if they are counted.
+        packets: Option<u64>,
+    },
+    /// Behind the port, in software: it is for a chain, or this is why nothing before the port has it.
+    Behind(Option<Arc<str>>),
 }
 
 /// How many rules are decided before the port.

@@ -152,17 +152,17 @@ impl Journal {
             .map_err(|e| self.io("emptied", e))
     }
 
-    /// Writes a change down: it may be made when this returns.
+    /// Writes a change down: it may be made when this returns. The answer is its number.
     ///
     /// # Errors
     /// When it is not on the disk.
-    pub fn push(&mut self, change: Change) -> Result<(), JournalError> {
+    pub fn push(&mut self, change: Change) -> Result<usize, JournalError> {
         if self.changes.is_empty() {
             self.append(&Record::Boot(self.boot.clone()))?;
         }
         self.append(&Record::Change(change.clone()))?;
         self.changes.push(Some(change));
-        Ok(())
+        Ok(self.changes.len() - 1)
     }
 
     fn append(&mut self, record: &Record) -> Result<(), JournalError> {

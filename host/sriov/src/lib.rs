@@ -20,6 +20,7 @@ mod iommu;
 mod journal;
 mod kernel;
 mod kernel_log;
+mod lent;
 mod message;
 mod netlink;
 mod operations;
@@ -35,6 +36,7 @@ pub use error::SriovError;
 pub use functions::{PhysicalFunction, VfSettings, VirtualFunction, find, list, lost};
 pub use journal::{Journal, JournalError};
 pub use kernel::{Kernel, Link, Live};
+pub use lent::{Lent, LentError, lend_mac, return_mac};
 pub use operations::{BindTo, Bound, NewSettings, bind, create, remove, set};
 pub use plan::{
     Done, Found, InterfaceWish, NicWish, Planned, Purpose, Unfulfilled, VfName, VfWish, Wish,

@@ -22,6 +22,8 @@ const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 /// The type that QinQ had before IEEE 802.1ad, still in use.
 const QINQ_OLD: u16 = 0x9100;
+/// Types of VLAN tags.
+pub(crate) const TAGS: [u16; 3] = [VLAN, QINQ, QINQ_OLD];
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
 
@@ -111,7 +113,7 @@ pub(crate) fn behind_tags<'a>(
     let mut kind = u16::from_be_bytes([header[12], header[13]]);
     let mut outer = None;
     for _ in 0..2 {
-        if !matches!(kind, VLAN | QINQ | QINQ_OLD) {
+        if !TAGS.contains(&kind) {
             break;
         }
         let Some((tag, rest)) = packet.split_first_chunk::<4>() else { break };

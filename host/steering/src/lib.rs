@@ -2,7 +2,8 @@
 //!
 //! Owns: what rules look at ([`Key`]), the rules ([`Rule`]) and the table that finds the first one which means a packet
 //! ([`Table`]); a cache of what was found out about flows ([`FlowCache`]); the symmetric flow hash ([`flow_hash`]) by which
-//! flows are spread over versions of a function, and [`affinity_hash`] by which they are spread over workers. Must not know:
+//! flows are spread over versions of a function, and [`affinity_hash`] by which they are spread over workers; and what of the
+//! rules a device in front of a port may decide ([`fits`]). Must not know:
 //! ports and chains (they are numbers here), files, or what is done with the answer. A table never changes once it is made: new
 //! rules are a new one.
 
@@ -15,6 +16,7 @@ mod hash;
 mod key;
 mod lengths;
 mod pattern;
+mod placement;
 mod ranges;
 mod rule;
 mod table;
@@ -24,5 +26,6 @@ pub use cache::{FlowCache, Way};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};
 pub use pattern::Masked;
+pub use placement::{Fit, LOOKED_AT, PARTS_MAX, Why, fits};
 pub use rule::{Ports, Prefix, Rule, Target};
 pub use table::Table;

@@ -1,7 +1,8 @@
 //! Virtual functions that the configuration names: found or made before ports are opened, and left as they were found.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result};
 use weir_control::engine::{EngineEvent, EngineStatus, EventSink};
 use weir_spec::{HostConfig, Invalid, MacAddress, Name, NicVf, PortKind, VfLink, VfName};
 use weir_sriov::{
-    Found, InterfaceWish, Journal, Live, NewSettings, NicWish, Outcome, PciAddress, Purpose,
+    Found, InterfaceWish, Journal, Lent, Live, NewSettings, NicWish, Outcome, PciAddress, Purpose,
     Undone, Unfulfilled, VfWish, Wish,
 };
 
@@ -109,11 +110,63 @@ impl InUse {
     }
 }
 
+/// The journal, for those who change something while the host runs.
+type SharedJournal = Arc<Mutex<Option<Journal>>>;
+
+fn lock(journal: &SharedJournal) -> MutexGuard<'_, Option<Journal>> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// MAC addresses by which steering rules have NICs bring frames to virtual functions. They go with [`Nics`] at the latest.
+#[derive(Default)]
+pub(crate) struct VfMacs {
+    in_use: InUse,
+    journal: SharedJournal,
+    /// By port.
+    lent: Mutex<BTreeMap<Name, ([u8; 6], Lent)>>,
+}
+
+impl VfMacs {
+    /// Has frames for this address brought to the function that a port has; none: no more than what is the function's own. The answer is
+    /// none if the port has no function, else whether the NIC does that, or why not.
+    pub(crate) fn bring(&self, port: &Name, mac: Option<[u8; 6]>) -> Option<Result<(), String>> {
+        let has = |used: &&Used| used.users.iter().any(|u| !u.listener && u.name == *port);
+        let used = self.in_use.0.iter().find(has)?;
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        if lent.get(port).is_some_and(|(has, _)| Some(*has) == mac) {
+            return Some(Ok(()));
+        }
+        let mut journal = lock(&self.journal);
+        let journal = journal.as_mut()?;
+        let kernel = Live::default();
+        if let Some((_, old)) = lent.remove(port)
+            && let Err(error) = weir_sriov::return_mac(&kernel, &old, journal)
+        {
+            tracing::warn!("port {port} keeps an address that steering rules named: {error}");
+        }
+        let mac = mac?;
+        if used.driver.as_deref().is_some_and(|driver| driver != "vfio-pci") {
+            let why =
+                "its driver takes an address when it gets the function: set `mac` in [[nic.vf]]";
+            return Some(Err(why.to_owned()));
+        }
+        let name = weir_sriov::VfName { pf: used.called.pf.clone(), index: used.called.index };
+        let given = weir_sriov::lend_mac(&kernel, &name, weir_sriov::MacAddress(mac), journal);
+        Some(match given {
+            Ok(given) => {
+                lent.insert(port.clone(), (mac, given));
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        })
+    }
+}
+
 /// What the host changed of the machine's devices; undone when dropped.
 pub(crate) struct Nics {
     kernel: Live,
     path: PathBuf,
-    journal: Option<Journal>,
+    journal: SharedJournal,
     pub(crate) in_use: InUse,
 }
 
@@ -124,12 +177,13 @@ impl Nics {
     /// When the journal cannot be read.
     pub(crate) fn new(store: &Path) -> Result<Self> {
         let (kernel, path) = (Live::default(), journal_of(store));
-        let mut nics = Self { kernel, path, journal: None, in_use: InUse::default() };
+        let nics =
+            Self { kernel, path, journal: SharedJournal::default(), in_use: InUse::default() };
         if Journal::is_left_at(&nics.path) {
             tracing::warn!(
                 "a host ended without undoing what it changed of network devices: it is undone now"
             );
-            nics.journal = Some(Journal::open(&nics.path, &nics.kernel)?);
+            *lock(&nics.journal) = Some(Journal::open(&nics.path, &nics.kernel)?);
             nics.undo();
         }
         Ok(nics)
@@ -144,10 +198,11 @@ impl Nics {
         if wanted.is_nothing() {
             return Ok(());
         }
-        if self.journal.is_none() {
-            self.journal = Some(Journal::open(&self.path, &self.kernel)?);
+        let mut journal = lock(&self.journal);
+        if journal.is_none() {
+            *journal = Some(Journal::open(&self.path, &self.kernel)?);
         }
-        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let Some(journal) = &mut *journal else { return Ok(()) };
         let done = weir_sriov::apply(&self.kernel, &wanted.wish, journal);
         let done = done.map_err(|error| wanted.locate(error))?;
         for step in &done.steps {
@@ -157,9 +212,19 @@ impl Nics {
         Ok(())
     }
 
+    /// For steering rules.
+    pub(crate) fn macs(&self) -> VfMacs {
+        VfMacs {
+            in_use: self.in_use.clone(),
+            journal: Arc::clone(&self.journal),
+            lent: Mutex::default(),
+        }
+    }
+
     /// Leaves the machine's devices as they were found.
-    fn undo(&mut self) {
-        let Some(journal) = &mut self.journal else { return };
+    fn undo(&self) {
+        let mut journal = lock(&self.journal);
+        let Some(journal) = &mut *journal else { return };
         for last in (0..TRIES).rev() {
             let undone = match weir_sriov::undo(&self.kernel, journal) {
                 Ok(undone) => undone,

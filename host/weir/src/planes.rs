@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
-    ExchangeCounts, FunctionLog, Published, TrialKind,
+    ExchangeCounts, FunctionLog, Published, RuleStatus, TrialKind,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
@@ -140,7 +140,7 @@ impl Engine for Planes {
         self.packets.steer(tenant, rules)
     }
 
-    fn steering(&self, tenant: &Name) -> Vec<u64> {
+    fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         self.packets.steering(tenant)
     }
 

@@ -1,5 +1,6 @@
 //! The maps of an XDP program: what the host writes into them, and in which order.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use weir_xdp_layout::{
     decision, tuples_at, verdict,
 };
 
-use crate::steering::Table;
+use crate::steering::{Entry, Table};
 
 /// All of them. Each group has a lock of its own: a worker that places a flow waits for nobody who writes a table.
 pub(crate) struct Maps {
@@ -36,7 +37,7 @@ struct Queues {
 struct Tables {
     steering: Array<MapData, u64>,
     tuples: Array<MapData, [Tuple; TUPLES_MAX]>,
-    table: HashMap<MapData, [u64; 8], u64>,
+    table: HashMap<MapData, [u64; 8], weir_xdp_layout::Entry>,
     /// The last table of all queues.
     generation: u32,
     /// Tables that are in force, or about to be.
@@ -46,10 +47,10 @@ struct Tables {
 }
 
 /// A table in the map.
-struct Written {
+pub(crate) struct Written {
     queue: u32,
-    generation: u32,
-    table: Arc<Table>,
+    pub(crate) generation: u32,
+    pub(crate) table: Arc<Table>,
 }
 
 impl Maps {
@@ -111,8 +112,8 @@ impl Maps {
         sum
     }
 
-    /// Replaces a queue's table. Everything of the new one is there before a single word puts it in force; what was of the
-    /// old one goes when no packet looks at it any more.
+    /// Replaces a queue's table. Everything of the new one is there before a single word puts it in force. What was of the old
+    /// one is still there: see [`Self::take_old`].
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut tables = lock(&self.tables);
         let before = self.now(queue);
@@ -125,11 +126,42 @@ impl Maps {
         self.exchange(&mut tables, queue, after).map_err(|error| {
             format!("the kernel does not put the steering rules in force: {error}")
         })?;
-        if !tables.old.is_empty() {
-            quiesce();
-            tables.clear();
-        }
         written.map(|_| ()).map_err(|e| format!("the kernel does not take the steering rules: {e}"))
+    }
+
+    /// For each rule of a queue's table, how many flows it has decided; nothing if the table is not in force. Rules that lead to
+    /// the socket are counted there.
+    pub(crate) fn flows(&self, queue: u32, table: &Arc<Table>) -> BTreeMap<u32, u64> {
+        let tables = lock(&self.tables);
+        let here =
+            |written: &&Written| written.queue == queue && Arc::ptr_eq(&written.table, table);
+        let mut flows = BTreeMap::new();
+        let Some(Written { generation, table, .. }) = tables.written.iter().find(here) else {
+            return flows;
+        };
+        for (fields, tuple, number, action) in &table.entries {
+            if *action == TO_SOCKET {
+                continue;
+            }
+            if let Ok([_, found]) = tables.table.get(&cell(*fields, *generation, *tuple), 0) {
+                *flows.entry(*number).or_default() += found;
+            }
+        }
+        flows
+    }
+
+    /// Tables that are not in force any more and whose entries nobody takes out yet. They may go behind [`quiesce`].
+    pub(crate) fn take_old(&self) -> Vec<Written> {
+        std::mem::take(&mut lock(&self.tables).old)
+    }
+
+    /// Takes out entries of a table that no packet looks at any more.
+    pub(crate) fn clear(&self, generation: u32, entries: &[Entry]) {
+        let mut tables = lock(&self.tables);
+        for (fields, tuple, ..) in entries {
+            // One that is not there was not written.
+            let _ = tables.table.remove(&cell(*fields, generation, *tuple));
+        }
     }
 
     /// Leaves a queue to the kernel. What its table had goes with the next table.
@@ -194,25 +226,15 @@ impl Tables {
         self.written.push(Written { queue, generation, table: Arc::clone(table) });
         for (fields, tuple, number, action) in &table.entries {
             let key = cell(*fields, generation, *tuple);
-            self.table.insert(key, decision(*number, *action), 0).map_err(io::Error::other)?;
+            self.table.insert(key, [decision(*number, *action), 0], 0).map_err(io::Error::other)?;
         }
         Ok(Steering { generation, tuples: table.tuples.len() as u8, list })
-    }
-
-    /// Takes out the entries of tables that are not in force any more.
-    fn clear(&mut self) {
-        for Written { generation, table, .. } in self.old.drain(..) {
-            for (fields, tuple, ..) in &table.entries {
-                // One that is not there was not written.
-                let _ = self.table.remove(&cell(*fields, generation, *tuple));
-            }
-        }
     }
 }
 
 /// Waits until every packet that looked at a table before has been decided: the kernel runs XDP programs in RCU sections,
 /// and membarrier(2) with this command waits for all of them.
-fn quiesce() {
+pub(crate) fn quiesce() {
     if membarrier(MembarrierCommand::Global).is_err() {
         // A kernel without it, or with cores that it leaves alone.
         std::thread::sleep(Duration::from_millis(100));

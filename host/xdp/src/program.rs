@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::{fmt, io};
 
 use aya::programs::links::FdLink;
@@ -16,11 +17,15 @@ use weir_xdp_layout::{PROGRAM, QUEUES};
 
 use crate::config::{Mode, XdpConfig};
 use crate::interface::Interface;
-use crate::maps::Maps;
+use crate::maps::{Maps, Written, quiesce};
 use crate::pin::{self, Pin, Pinning, Unpinned};
+use crate::steering::Table;
 
 /// What `scripts/build-ebpf` made; empty if it had not run when this was built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-redirect.o"));
+
+/// Entries that are taken out of the maps in one go.
+const CLEARED_AT_ONCE: usize = 256;
 
 /// Which interface: its network namespace's inode, and its index there.
 type Key = (u64, u32);
@@ -50,6 +55,8 @@ pub(crate) enum Refused {
 pub(crate) struct Program {
     mode: Mode,
     maps: Maps,
+    /// Takes out what the last table left, once no packet looks at it.
+    clearing: Mutex<Option<JoinHandle<()>>>,
     /// Held for its drop, which detaches the program. Behind the maps: sockets leave their map when they are closed.
     _link: FdLink,
     /// Where the link is pinned, or why it is not. Behind the link: nobody has the place while it is still there.
@@ -152,12 +159,45 @@ impl Program {
             }
             (None, Err(note)) => (attach(program, interface.index, config.mode)?, Err(note)),
         };
-        Ok(Self { mode, maps, pin, _link: link, _ebpf: ebpf })
+        Ok(Self { mode, maps, clearing: Mutex::default(), pin, _link: link, _ebpf: ebpf })
     }
 
     /// Where it runs: never `Auto`.
     pub(crate) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind it: the kernel takes tens of
+    /// milliseconds to say that no packet looks at it any more.
+    pub(crate) fn steer(self: &Arc<Self>, queue: u32, table: &Arc<Table>) -> Result<(), String> {
+        let mut clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = clearing.take() {
+            // There is room for two tables. What it did not take out stays until the program goes.
+            let _ = last.join();
+        }
+        let steered = self.maps.steer(queue, table);
+        let old = self.maps.take_old();
+        if old.is_empty() {
+            return steered;
+        }
+        let program = Arc::downgrade(self);
+        let clear = move || {
+            quiesce();
+            for Written { generation, table, .. } in &old {
+                for entries in table.entries.chunks(CLEARED_AT_ONCE) {
+                    // The program may go meanwhile, and tables may be replaced.
+                    let Some(program) = program.upgrade() else { return };
+                    program.maps.clear(*generation, entries);
+                }
+            }
+        };
+        match std::thread::Builder::new().name("weir-xdp-clear".to_owned()).spawn(clear) {
+            Ok(thread) => *clearing = Some(thread),
+            Err(error) => {
+                tracing::warn!("entries of old steering rules stay in the XDP program: {error}");
+            }
+        }
+        steered
     }
 
     /// Its maps.

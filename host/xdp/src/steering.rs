@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use weir_port::{PortError, Steer, Taken};
+use weir_port::{Place, PortError, Steer, Taken};
 use weir_steering::{Rule, Target};
 use weir_xdp_layout::{Fields, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
 
@@ -22,6 +22,8 @@ pub(crate) type Entry = (Fields, u32, u32, u16);
 /// Rules, ready for the program's maps.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    /// For each rule that was given: its number here, and whether it leads to the socket; none if it is for other ports.
+    given: Vec<Option<(u32, bool)>>,
     /// Masks, and the number of their first rule, in the order of those.
     pub(crate) tuples: Vec<(Fields, u32)>,
     pub(crate) entries: Vec<Entry>,
@@ -53,6 +55,14 @@ impl Table {
             table.taken.rules = mine.len();
         }
         table.taken.of = mine.len();
+        let mut numbers = 0..;
+        let number = |rule: &Rule| {
+            let mine = rule.port.is_none_or(|of| of == port);
+            mine.then(|| {
+                (numbers.next().unwrap_or(u32::MAX), matches!(rule.target, Target::Chain(_)))
+            })
+        };
+        table.given = rules.iter().map(number).collect();
         table
     }
 
@@ -142,7 +152,7 @@ impl Steering {
         if let Some(table) = state.table.clone()
             && !given.is_some_and(|given| Arc::ptr_eq(given, &table))
         {
-            state.refused = program.maps().steer(self.queue, &table).err();
+            state.refused = program.steer(self.queue, &table).err();
         }
     }
 
@@ -165,9 +175,10 @@ impl Steering {
         }
         if taken.rules < taken.of {
             return Some(format!(
-                "{} of {} rules in XDP, the rest behind it: up to {TUPLES_MAX} different sets of fields and {ENTRIES_MAX} \
-                 entries fit",
-                taken.rules, taken.of
+                "{} of {} rules in XDP, the rest behind it: {}",
+                taken.rules,
+                taken.of,
+                limits()
             ));
         }
         Some(format!("{} of {} rules in XDP", taken.rules, taken.of))
@@ -178,6 +189,11 @@ impl Steering {
     }
 }
 
+/// Why rules do not fit.
+fn limits() -> String {
+    format!("up to {TUPLES_MAX} different sets of fields and {ENTRIES_MAX} entries fit")
+}
+
 impl Steer for Steering {
     fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError> {
         let table = Arc::new(Table::new(rules, port));
@@ -186,10 +202,41 @@ impl Steer for Steering {
         state.table = Some(Arc::clone(&table));
         state.refused = None;
         let Some(program) = state.program.upgrade() else { return Ok(taken) };
-        program.maps().steer(self.queue, &table).map(|()| taken).map_err(|problem| {
+        program.steer(self.queue, &table).map(|()| taken).map_err(|problem| {
             state.refused = Some(problem.clone());
             error::device(&self.name, problem)
         })
+    }
+
+    fn kind(&self) -> &'static str {
+        "xdp"
+    }
+
+    fn places(&self) -> Vec<Place> {
+        let state = self.state();
+        let Some(table) = &state.table else { return Vec::new() };
+        let program = state.program.upgrade();
+        let why = match (&state.refused, &program) {
+            (Some(refused), _) => Some(Arc::from(&**refused)),
+            (None, None) => Some(Arc::from("the port is not open")),
+            (None, Some(_)) => None,
+        };
+        let full: Arc<str> = limits().into();
+        let flows =
+            program.map(|program| program.maps().flows(self.queue, table)).unwrap_or_default();
+        let place = |rule: &Option<(u32, bool)>| match rule {
+            None => Place::Nowhere,
+            Some((_, true)) => Place::Behind(None),
+            Some(_) if why.is_some() => Place::Behind(why.clone()),
+            Some((number, _)) if *number as usize >= table.taken.rules => {
+                Place::Behind(Some(Arc::clone(&full)))
+            }
+            Some((number, _)) => {
+                let flows = Some(flows.get(number).copied().unwrap_or_default());
+                Place::Before { flows, packets: None }
+            }
+        };
+        table.given.iter().map(place).collect()
     }
 }
 

@@ -20,7 +20,8 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
+    PoolStatus, PortStatus, Published, RulePlace, RuleStatus, TrialKind, TrialStatus,
+    UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -148,8 +149,14 @@ impl Engine for FakeEngine {
         Ok(Duration::from_micros(4))
     }
 
-    fn steering(&self, _: &Name) -> Vec<u64> {
-        vec![7]
+    fn steering(&self, _: &Name) -> Vec<RuleStatus> {
+        let place = RulePlace {
+            port: "in".parse().unwrap(),
+            at: "software".to_owned(),
+            reason: Some("the device is full".to_owned()),
+            packets: None,
+        };
+        vec![RuleStatus { flows: 7, places: vec![place] }]
     }
 
     fn status(&self) -> EngineStatus {

@@ -20,7 +20,7 @@ use weir_spec::{Document, HostConfig, Invalid, Workers};
 use crate::cli::{Global, RunArgs};
 use crate::engine::{PlaneEngine, random_seed};
 use crate::messages::Messages;
-use crate::nics::{self, InUse, Nics};
+use crate::nics::{self, Nics};
 use crate::planes::Planes;
 use crate::render::Output;
 use crate::{log, manager};
@@ -42,11 +42,11 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     let mut nics = Nics::new(&read.config.store.path)?;
     let prepared = nics.prepare(&mut read.config);
     prepared.map_err(|error| read.locate(error))?;
-    host(store, &read, args, nics.in_use.clone())
+    host(store, &read, args, &nics)
 }
 
 /// Puts the host together and runs it, until it is told to stop.
-fn host(store: Store, read: &Configuration, args: &RunArgs, functions: InUse) -> Result<()> {
+fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Result<()> {
     let config = &read.config;
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(config.store.path.join("cache")),
@@ -57,9 +57,11 @@ fn host(store: Store, read: &Configuration, args: &RunArgs, functions: InUse) ->
         },
     })?;
     let sandbox = Arc::new(sandbox);
-    let packets = PlaneEngine::start(config, Arc::clone(&sandbox)).map_err(|e| read.locate(e))?;
+    let packets = PlaneEngine::start(config, Arc::clone(&sandbox), nics.macs());
+    let packets = packets.map_err(|e| read.locate(e))?;
     let messages = Messages::start(config, Arc::clone(&sandbox), random_seed());
     let messages = Arc::new(messages.map_err(|e| read.locate(e))?);
+    let functions = nics.in_use.clone();
     let engine = Planes { packets, messages: Arc::clone(&messages), sandbox, functions };
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;

@@ -1,12 +1,13 @@
 //! `weir steer`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use reqwest::Method;
 use weir_control::api::List;
 use weir_control::{Steered, SteeringEntry};
-use weir_spec::{Document, SteerTo, Steering, SteeringRule};
+use weir_spec::{Document, Name, SteerTo, Steering, SteeringRule};
 
 use super::or_dash;
 use crate::cli::SteerCommand;
@@ -59,8 +60,48 @@ fn list(entries: &[SteeringEntry]) -> String {
             or_dash(rule.is_none().then_some(direction)),
             or_dash(number),
             rule.map_or_else(|| "others".to_owned(), SteeringRule::conditions),
+            or_dash(at(entry)),
             or_dash(entry.flows),
+            or_dash(entry.places.iter().filter_map(|place| place.packets).reduce(|a, b| a + b)),
         ]
     });
-    render::table(["port", "chain", "tenant", "direction", "rule", "packets", "#flows"], rows)
+    let columns =
+        ["port", "chain", "tenant", "direction", "rule", "packets", "at", "#flows", "#in device"];
+    render::table(columns, rows) + &reasons(entries)
+}
+
+/// Where a rule is compared: once if that is so at all ports.
+fn at(entry: &SteeringEntry) -> Option<String> {
+    let first = entry.places.first()?;
+    if entry.places.iter().all(|place| place.at == first.at) {
+        return Some(first.at.clone());
+    }
+    let places = entry.places.iter().map(|place| format!("{} ({})", place.at, place.port));
+    Some(places.collect::<Vec<_>>().join(", "))
+}
+
+/// Why rules are compared in software although there is something before the port: a line for each reason.
+fn reasons(entries: &[SteeringEntry]) -> String {
+    /// Rules that are told of each.
+    const TOLD: usize = 8;
+    let mut reasons = BTreeMap::<(&Name, &Name, &str), Vec<String>>::new();
+    for entry in entries {
+        for place in &entry.places {
+            let (Some(reason), Some(number)) = (&place.reason, entry.number) else { continue };
+            let rules = reasons.entry((&entry.tenant, &place.port, reason)).or_default();
+            rules.push(number.to_string());
+        }
+    }
+    let mut text = String::new();
+    for ((tenant, port, reason), mut rules) in reasons {
+        let more = rules.len().saturating_sub(TOLD);
+        rules.truncate(TOLD);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let rule = if rules.len() == 1 { "rule" } else { "rules" };
+        text += &format!(
+            "in software at port {port} of tenant {tenant}: {rule} {}{more}: {reason}\n",
+            rules.join(", ")
+        );
+    }
+    text
 }

@@ -300,6 +300,7 @@ impl PlaneEngine {
             self.steer_crossing(crossing)?;
             return Ok(());
         }
+        self.bring_nothing(crossing);
         self.plane.crossings().remove(&crossing.key);
         let mut stations = Vec::with_capacity(crossing.stations.len());
         for station in &crossing.stations {

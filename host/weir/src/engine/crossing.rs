@@ -27,6 +27,20 @@ pub(super) struct Crossing {
     pub(super) stations: Vec<DeployedStation>,
     /// The chains that have lanes here, and whether they take what no rule claims.
     chains: Mutex<BTreeMap<Name, bool>>,
+    /// Whoever gives the devices before the ports other rules, or asks them, has it.
+    steered: Mutex<Steered>,
+}
+
+/// What the devices before the ports were given last.
+#[derive(Default)]
+pub(super) struct Steered {
+    /// For each rule the place of the one that the operator wrote.
+    pub(super) written: Vec<u32>,
+    /// By which of the ports its packets may come: `from`, `to`.
+    pub(super) ports: Vec<[bool; 2]>,
+    /// For each rule that sends what has one hardware address to a chain whose `from` is a virtual function: whether the NIC brings it
+    /// there, or why not.
+    pub(super) brought: BTreeMap<usize, Result<(), String>>,
 }
 
 /// What is known about a station outside its worker.
@@ -60,7 +74,17 @@ impl Crossing {
         shape: Shape,
         stations: Vec<DeployedStation>,
     ) -> Self {
-        Self { key, tenant, shape, stations, chains: Mutex::default() }
+        Self { key, tenant, shape, stations, chains: Mutex::default(), steered: Mutex::default() }
+    }
+
+    /// The port by which its chains begin.
+    pub(super) fn from(&self) -> Option<&Name> {
+        self.shape.from.as_ref()
+    }
+
+    /// What the devices before the ports have.
+    pub(super) fn steered(&self) -> MutexGuard<'_, Steered> {
+        self.steered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn chains(&self) -> MutexGuard<'_, BTreeMap<Name, bool>> {

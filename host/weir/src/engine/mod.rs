@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use weir_chain::{ChainError, Mode};
 use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
-    Published, TrialKind,
+    Published, RuleStatus, TrialKind,
 };
 use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
@@ -27,6 +27,7 @@ use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule};
 use self::keeper::Keeper;
 use self::lanes::Plane;
 use self::ports::Ports;
+use crate::nics::VfMacs;
 
 /// See the module.
 pub(crate) struct PlaneEngine {
@@ -34,6 +35,8 @@ pub(crate) struct PlaneEngine {
     keeper: Keeper,
     ports: Mutex<Ports>,
     steering: steering::Steering,
+    /// Addresses that rules name, at NICs.
+    macs: VfMacs,
     /// Whoever has a chain come or go has it.
     arrivals: Mutex<()>,
     pool: weir_pool::PoolConfig,
@@ -46,7 +49,7 @@ impl PlaneEngine {
     ///
     /// # Errors
     /// When threads or the configuration's ports cannot be had.
-    pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>) -> Result<Self> {
+    pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>, macs: VfMacs) -> Result<Self> {
         let count = config.workers.number();
         let mut workers = Vec::with_capacity(count);
         for n in 0..count {
@@ -69,6 +72,7 @@ impl PlaneEngine {
             keeper,
             ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
             steering: steering::Steering::default(),
+            macs,
             arrivals: Mutex::default(),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
             seed: random_seed(),
@@ -236,8 +240,8 @@ impl Engine for PlaneEngine {
         self.replace_steering(tenant, rules)
     }
 
-    fn steering(&self, tenant: &Name) -> Vec<u64> {
-        self.steering.hits(tenant)
+    fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
+        self.steering_status(tenant)
     }
 
     fn status(&self) -> EngineStatus {

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_assembly::compile_steering;
-use weir_control::engine::EngineError;
+use weir_control::engine::{EngineError, RulePlace, RuleStatus};
 use weir_packet_plane::Rules;
+use weir_port::Place;
 use weir_spec::{Name, SteeringRule};
 use weir_steering::{Rule, Table, Target};
 
 use super::PlaneEngine;
 use super::chains::lane_key;
-use super::crossing::{Crossing, Device};
+use super::crossing::{Crossing, Device, Steered};
 
 /// All tenants' rules.
 #[derive(Default)]
@@ -30,13 +31,6 @@ struct Tenant {
 impl Steering {
     fn tenants(&self) -> MutexGuard<'_, BTreeMap<Name, Tenant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For each of a tenant's rules, how many flows it has decided about.
-    pub(super) fn hits(&self, tenant: &Name) -> Vec<u64> {
-        let tenant = self.tenants().get(tenant).cloned();
-        let hits = tenant.iter().flat_map(|tenant| tenant.hits.iter());
-        hits.map(|hits| hits.load(Ordering::Relaxed)).collect()
     }
 }
 
@@ -86,7 +80,8 @@ impl PlaneEngine {
         // What no rule claims and no chain takes the kernel gets, from ports that have it from the kernel.
         let rest = (!crossing.has_rest()).then_some(Rule::all(Target::Kernel));
         let before: Vec<_> = compiled.rules.iter().copied().chain(rest).collect();
-        replace(crossing.stations.iter().flat_map(|station| &station.before), &before);
+        let may = |rule: &Rule| [0, 1].map(|port| rule.port.is_none_or(|of| of == port));
+        let ports = compiled.rules.iter().map(may).collect();
         let rules = Arc::new(Rules {
             table: Table::new(&compiled.rules),
             chains: chains.collect(),
@@ -104,6 +99,118 @@ impl PlaneEngine {
             drop(before);
             pause = pause.max(stood_still);
         }
+        // Behind the stations, because a device takes its time. Whichever of the two is the first to have other rules: each packet
+        // is decided by those before or by these.
+        let mut steered = crossing.steered();
+        replace(crossing.stations.iter().flat_map(|station| &station.before), &before);
+        let brought = self.bring(crossing, &compiled.rules);
+        *steered = Steered { written: compiled.written, ports, brought };
         Ok(pause)
+    }
+
+    /// Has the NIC bring the packets to a crossing that rules send there by their hardware address alone. A function has one.
+    fn bring(&self, crossing: &Crossing, rules: &[Rule]) -> BTreeMap<usize, Result<(), String>> {
+        let Some(port) = crossing.from() else { return BTreeMap::new() };
+        let mac = |rule: &Rule| {
+            let mac = rule.destination_mac?;
+            let to_chain = matches!(rule.target, Target::Chain(_)) && rule.port != Some(1);
+            let alone =
+                Rule { destination_mac: Some(mac), port: rule.port, ..Rule::all(rule.target) };
+            (to_chain && *rule == alone).then_some(mac)
+        };
+        let mut brought = BTreeMap::new();
+        let all: Vec<_> =
+            rules.iter().enumerate().filter_map(|(n, rule)| Some((n, mac(rule)?))).collect();
+        let first = all.first().map(|(_, mac)| *mac);
+        let Some(result) = self.macs.bring(port, first) else { return brought };
+        for (n, mac) in all {
+            let result = if Some(mac) == first {
+                result.clone()
+            } else {
+                Err("a virtual function has one address, that of the first such rule".to_owned())
+            };
+            brought.insert(n, result);
+        }
+        brought
+    }
+
+    /// A crossing is there no more.
+    pub(super) fn bring_nothing(&self, crossing: &Crossing) {
+        if let Some(port) = crossing.from() {
+            self.macs.bring(port, None);
+        }
+    }
+
+    /// What became of each of a tenant's rules.
+    pub(super) fn steering_status(&self, tenant: &Name) -> Vec<RuleStatus> {
+        let Some(Tenant { hits, .. }) = self.steering.tenants().get(tenant).cloned() else {
+            return Vec::new();
+        };
+        let flows = hits.iter().map(|hits| hits.load(Ordering::Relaxed));
+        let mut statuses: Vec<_> =
+            flows.map(|flows| RuleStatus { flows, places: Vec::new() }).collect();
+        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
+            crossing.tell_places(&mut statuses);
+        }
+        statuses
+    }
+}
+
+impl Crossing {
+    /// Adds to each of the tenant's rules where it is compared here.
+    fn tell_places(&self, statuses: &mut [RuleStatus]) {
+        let steered = self.steered();
+        let ports = [&self.shape.from, &self.shape.to];
+        for (number, port) in (0..).zip(ports).filter_map(|(n, port)| Some((n, port.as_ref()?))) {
+            if number == 1 && !self.shape.symmetric {
+                continue;
+            }
+            let devices = self.stations.iter().flat_map(|station| &station.before);
+            let devices = devices.filter(|(of, _)| *of == number);
+            let devices: Vec<_> =
+                devices.map(|(_, device)| (device.kind(), device.places())).collect();
+            for (n, (written, ports)) in steered.written.iter().zip(&steered.ports).enumerate() {
+                let Some(status) = statuses.get_mut(*written as usize) else { continue };
+                if !ports[usize::from(number)] {
+                    continue;
+                }
+                let mut place = RulePlace {
+                    port: port.clone(),
+                    at: "software".to_owned(),
+                    reason: None,
+                    packets: None,
+                };
+                for (kind, places) in &devices {
+                    match places.get(n) {
+                        Some(Place::Before { flows, packets }) => {
+                            place.at = (*kind).to_owned();
+                            status.flows += flows.unwrap_or(0);
+                            place.packets = sum(place.packets, *packets);
+                        }
+                        Some(Place::Behind(Some(why))) => place.reason = Some(why.to_string()),
+                        Some(Place::Behind(None) | Place::Nowhere) | None => {}
+                    }
+                }
+                match steered.brought.get(&n).filter(|_| number == 0) {
+                    Some(Ok(())) => place.at = "vf-mac".to_owned(),
+                    Some(Err(why)) => place.reason = Some(why.clone()),
+                    None => {}
+                }
+                if place.reason.is_some() {
+                    // One of several queues' programs has it not.
+                    place.at = "software".to_owned();
+                }
+                status.places.push(place);
+            }
+        }
+    }
+}
+
+/// Of what is counted.
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        _ => a.or(b),
     }
 }

@@ -1,6 +1,7 @@
 //! Steering rules with the command, as operators and scripts use it.
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::guests::{self, pass};
 use crate::host::Host;
@@ -15,9 +16,9 @@ fn rules_are_applied_from_a_file_listed_and_survive_a_kill() {
     let before = host.ok(&["steer", "list"]);
     assert_eq!(
         before,
-        "PORT  CHAIN  TENANT   DIRECTION  RULE  PACKETS  FLOWS\n\
-         in    edge   default  forward    -     others       -\n\
-         out   edge   default  reverse    -     others       -\n"
+        "PORT  CHAIN  TENANT   DIRECTION  RULE  PACKETS  AT  FLOWS  IN DEVICE\n\
+         in    edge   default  forward    -     others   -       -          -\n\
+         out   edge   default  reverse    -     others   -       -          -\n"
     );
     host.write("s.toml", RULES);
     let told = host.ok(&["steer", "apply", "s.toml"]);
@@ -28,14 +29,20 @@ fn rules_are_applied_from_a_file_listed_and_survive_a_kill() {
         .map(|line| line.split("  ").map(str::trim).filter(|f| !f.is_empty()).collect())
         .collect();
     assert_eq!(
-        packets[1][..6],
-        ["in", "edge", "default", "-", "1 voip", "port=in proto=udp dscp=46"]
+        packets[1][..7],
+        ["in", "edge", "default", "-", "1 voip", "port=in proto=udp dscp=46", "software"]
     );
-    assert_eq!(packets[2][..6], ["-", "(kernel)", "default", "-", "2", "dport=22"]);
-    assert_eq!(packets[3][..6], ["-", "(drop)", "default", "-", "3", "src=192.0.2.0/24"]);
+    assert_eq!(packets[2][..7], ["-", "(kernel)", "default", "-", "2", "dport=22", "software"]);
+    assert_eq!(
+        packets[3][..7],
+        ["-", "(drop)", "default", "-", "3", "src=192.0.2.0/24", "software"]
+    );
     assert_eq!(packets.len(), 6);
     let json = host.json(&["steer", "list"]);
     assert_eq!(json[0]["rule"]["name"], "voip");
+    assert_eq!(json[0]["places"], json!([{"port": "in", "at": "software"}]));
+    let both = json!([{"port": "in", "at": "software"}, {"port": "out", "at": "software"}]);
+    assert_eq!(json[1]["places"], both);
     // What scripts read before there were rules is there as it was.
     assert_eq!((&json[3]["port"], &json[3]["chain"]), (&"in".into(), &"edge".into()));
     assert_eq!(json[3]["rule"], serde_json::Value::Null);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, VlanId};
 use weir_pool::Pool;
-use weir_port::{Inspect, Port, Steer, Taken};
+use weir_port::{Inspect, Place, Port, Steer, Taken};
 use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
 use weir_xdp::{Mode, Pinning, XdpConfig, XdpPort};
 
@@ -109,6 +109,10 @@ fn netns_rules_keep_packets_from_the_port() {
             assert_eq!(kernel.receive(), udp(0x0a00_0002, 2));
             assert_eq!((counters.dropped(), counters.steered()), (round, round));
         }
+        // What is known is not searched again.
+        let found = Place::Before { flows: Some(1), packets: None };
+        let places = [Place::Behind(None), found.clone(), found, Place::Nowhere];
+        assert_eq!(steering.places(), places);
         // Other rules decide from the next packet on, whatever is known.
         steering.replace(&[from(0x0a00_0002, Target::Drop)], 3).unwrap();
         far.send(&udp(0x0a00_0002, 2));
@@ -135,6 +139,8 @@ fn netns_rules_wait_for_the_port() {
     let steering = port.steering().unwrap();
     let taken = steering.replace(&[to_port(1, Target::Drop), Rule::all(Target::Kernel)], 0);
     assert_eq!(taken.unwrap(), Taken { rules: 2, of: 2 });
+    let closed = Place::Behind(Some("the port is not open".into()));
+    assert_eq!(steering.places(), [closed.clone(), closed]);
     port.attach(&mut pool).unwrap();
     let counters = Counters(port.inspector().unwrap());
     far.send(&udp(1, 1));
