@@ -222,6 +222,10 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
     let sent = Counters::new(registry, "upstream_requests", "Requests that an upstream was sent");
     let busy = Gauges::new(registry, "upstream_active_requests", "Requests that an upstream has");
+    let members = "Addresses of an upstream that is named, by state";
+    let members = Gauges::new(registry, "upstream_members", members);
+    let lookups = "Times that an upstream's name could not be looked up";
+    let lookups = Counters::new(registry, "upstream_lookup_failures", lookups);
     for listener in &status.engine.listeners {
         let name = ("listener", listener.name.as_str());
         accepted.add(&[name], listener.accepted);
@@ -245,6 +249,14 @@ fn listeners(registry: &mut Registry, status: &Status) {
             connections.set(&labels, upstream.open as f64);
             sent.add(&labels, upstream.requests);
             busy.set(&labels, upstream.active as f64);
+            if upstream.members.is_empty() && upstream.lookup_failures == 0 {
+                continue;
+            }
+            let all = upstream.members.len();
+            let well = upstream.members.iter().filter(|member| member.healthy).count();
+            members.set(&[labels[0], labels[1], ("state", "healthy")], well as f64);
+            members.set(&[labels[0], labels[1], ("state", "down")], (all - well) as f64);
+            lookups.add(&labels, upstream.lookup_failures);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::host::check_interface;
 use crate::invalid::{Check, Invalid};
-use crate::{Name, Period, Size};
+use crate::{Name, Period, Size, Target};
 
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +120,9 @@ pub struct Listener {
     /// Where they go.
     #[serde(default)]
     pub upstream: Vec<Upstream>,
+    /// How often the names of upstreams are looked up.
+    #[serde(default = "resolve")]
+    pub resolve: Period,
     /// Certificates; TLS is spoken if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Tls>,
@@ -145,6 +149,10 @@ pub struct Listener {
     pub health: Option<Health>,
 }
 
+const fn resolve() -> Period {
+    Period::milliseconds(30_000)
+}
+
 /// One address, or a list of them.
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
     #[derive(Deserialize)]
@@ -163,8 +171,8 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::E
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "UpstreamText", into = "UpstreamTable")]
 pub struct Upstream {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its address, or its name.
+    pub address: Target,
     /// Its share, against the others' weights.
     pub weight: u32,
     /// Whether TLS is spoken with it.
@@ -180,18 +188,18 @@ pub struct Upstream {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected an address like \"127.0.0.1:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
+    expecting = "expected an address like \"127.0.0.1:9000\" or \"api.example:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
                  `authorities`, `http2`"
 )]
 enum UpstreamText {
-    Address(SocketAddr),
+    Address(Target),
     Table(UpstreamTable),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct UpstreamTable {
-    address: SocketAddr,
+    address: Target,
     #[serde(default = "weight")]
     weight: u32,
     #[serde(default)]
@@ -466,6 +474,11 @@ impl Check for Listener {
                 let help = "an HTTP/2 connection is shared by many clients; keep one of the two";
                 return wrong("http2", "`upstream-proxy-protocol` is set", help);
             }
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&self.resolve.get())
+        {
+            let message = format!("names looked up every {}", self.resolve);
+            return Err(Invalid::at("resolve", message).help("allowed: 100ms to 24h"));
         }
         let t = &self.timeouts;
         for (key, period) in [

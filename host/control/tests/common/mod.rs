@@ -20,7 +20,7 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
+    MemberStatus, PoolStatus, PortStatus, Published, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -240,7 +240,10 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
         latency: latency.clone(),
         latency_sum_ns: 2_000_000,
         upstreams: vec![UpstreamStatus {
-            address: "127.0.0.1:9000".to_owned(),
+            address: "api.example:9000".to_owned(),
+            members: vec![MemberStatus { address: "127.0.0.1:9000".to_owned(), healthy: true }],
+            lookup_failures: 1,
+            problem: None,
             healthy: true,
             open: 1,
             active: 0,

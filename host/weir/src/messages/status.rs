@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus, PoolStatus,
-    TrialStatus, UpstreamStatus,
+    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus,
+    MemberStatus, PoolStatus, TrialStatus, UpstreamStatus,
 };
 use weir_gateway::{FAILURES, Latency, ListenerStatistics};
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
@@ -72,6 +72,16 @@ fn listener_status(
             .iter()
             .map(|upstream| UpstreamStatus {
                 address: upstream.address.to_string(),
+                members: upstream
+                    .members
+                    .iter()
+                    .map(|(address, healthy)| MemberStatus {
+                        address: address.to_string(),
+                        healthy: *healthy,
+                    })
+                    .collect(),
+                lookup_failures: upstream.lookup_failures,
+                problem: upstream.problem.clone(),
                 healthy: upstream.healthy,
                 open: upstream.open,
                 active: upstream.active,
