@@ -406,6 +406,9 @@ pub struct ChainStatus {
     /// How often processes of the chain's were started again, because they had died.
     #[serde(default)]
     pub worker_restarts: u64,
+    /// How often one was ended because it gave no sign of life while something waited for it.
+    #[serde(default)]
+    pub worker_timeouts: u64,
 }
 
 /// Requests, or TCP connections, that came to a chain.

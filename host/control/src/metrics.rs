@@ -144,6 +144,8 @@ fn chains(registry: &mut Registry, status: &Status) {
     let parts = Counters::new(registry, "chain_worker_packets", parts);
     let restarts = "Times that a process of a chain was started again, because it had died";
     let restarts = Counters::new(registry, "chain_worker_restarts", restarts);
+    let timeouts = "Times that a process of a chain was ended, because it gave no sign of life";
+    let timeouts = Counters::new(registry, "chain_worker_timeouts", timeouts);
     let exchanges = "Requests, or TCP connections, that began and ended in the message part of a chain of both planes";
     let exchanges = Counters::new(registry, "chain_exchanges", exchanges);
     for chain in &status.engine.chains {
@@ -151,6 +153,7 @@ fn chains(registry: &mut Registry, status: &Status) {
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
         restarts.add(&[tenant, name], chain.worker_restarts);
+        timeouts.add(&[tenant, name], chain.worker_timeouts);
         if let Some(counts) = chain.exchanges {
             exchanges.add(&[tenant, name, ("state", "opened")], counts.opened);
             exchanges.add(&[tenant, name, ("state", "ended")], counts.ended);

@@ -50,6 +50,9 @@ pub struct Gateway {
     /// Bytes of the store that a tenant's functions share.
     #[serde(default = "store")]
     pub store: Size,
+    /// How long a worker process may give no sign of life while something waits for it; then it is ended and started again.
+    #[serde(default = "worker_timeout")]
+    pub worker_timeout: Period,
 }
 
 const fn one() -> u16 {
@@ -68,10 +71,15 @@ const fn store() -> Size {
     Size::mebibytes(64)
 }
 
+const fn worker_timeout() -> Period {
+    Period::milliseconds(5_000)
+}
+
 impl Default for Gateway {
     fn default() -> Self {
         let mode = GatewayMode::default();
-        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store() }
+        let worker_timeout = worker_timeout();
+        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store(), worker_timeout }
     }
 }
 
@@ -89,6 +97,11 @@ impl Gateway {
         if !(16..=1 << 20).contains(&self.rooms) || u64::from(self.rooms) * room > 1 << 30 {
             return Err(Invalid::at("rooms", format!("{} rooms of {}", self.rooms, self.room))
                 .help("allowed: 16 to 1048576, and 1GiB in all"));
+        }
+        let timeout = self.worker_timeout.get();
+        if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&timeout) {
+            let message = format!("a worker that is silent for {}", self.worker_timeout);
+            return Err(Invalid::at("worker-timeout", message).help("allowed: 100ms to 10min"));
         }
         Ok(())
     }

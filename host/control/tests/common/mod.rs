@@ -176,6 +176,7 @@ impl Engine for FakeEngine {
             }),
             workers: Vec::new(),
             worker_restarts: 0,
+            worker_timeouts: 0,
         });
         let port = |name: &str, tenant: &str| PortStatus {
             problem: None,

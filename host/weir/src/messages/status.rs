@@ -112,10 +112,11 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let mut pool = PoolStatus::default();
     let mut drops = BTreeMap::new();
     let (mut opened, mut ended) = (0, 0);
-    let mut worker_restarts = 0;
+    let (mut worker_restarts, mut worker_timeouts) = (0, 0);
     for part in &deployed.parts {
         part.refresh();
         worker_restarts += part.restarts();
+        worker_timeouts += part.timeouts();
         let rooms = part.rooms();
         pool.total += rooms.total;
         pool.free += rooms.free;
@@ -141,6 +142,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         trial: running.trial.as_ref().map(trial_status),
         workers: Vec::new(),
         worker_restarts,
+        worker_timeouts,
     }
 }
 
