@@ -277,8 +277,17 @@ pub struct ListenerStatus {
 /// How an upstream of a listener is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpstreamStatus {
-    /// Its address.
+    /// Its address, or its name.
     pub address: String,
+    /// The addresses that a name has.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// Times that the name could not be looked up; what was found last is kept.
+    #[serde(default)]
+    pub lookup_failures: u64,
+    /// Why it could not, the last time; none if it could.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Whether it gets requests.
     pub healthy: bool,
     /// Connections to it that are open.
@@ -291,6 +300,15 @@ pub struct UpstreamStatus {
     pub latency: Vec<Bucket>,
     /// Their sum in nanoseconds.
     pub latency_sum_ns: u64,
+}
+
+/// An address of an upstream that is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberStatus {
+    /// The address.
+    pub address: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
 }
 
 /// Times in a histogram that lie below a bound, and not below that of the bucket before.
@@ -413,6 +431,9 @@ pub struct ChainStatus {
     /// How often processes of the chain's were started again, because they had died.
     #[serde(default)]
     pub worker_restarts: u64,
+    /// How often one was ended because it gave no sign of life while something waited for it.
+    #[serde(default)]
+    pub worker_timeouts: u64,
 }
 
 /// Requests, or TCP connections, that came to a chain.

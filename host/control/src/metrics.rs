@@ -144,6 +144,8 @@ fn chains(registry: &mut Registry, status: &Status) {
     let parts = Counters::new(registry, "chain_worker_packets", parts);
     let restarts = "Times that a process of a chain was started again, because it had died";
     let restarts = Counters::new(registry, "chain_worker_restarts", restarts);
+    let timeouts = "Times that a process of a chain was ended, because it gave no sign of life";
+    let timeouts = Counters::new(registry, "chain_worker_timeouts", timeouts);
     let exchanges = "Requests, or TCP connections, that began and ended in the message part of a chain of both planes";
     let exchanges = Counters::new(registry, "chain_exchanges", exchanges);
     for chain in &status.engine.chains {
@@ -151,6 +153,7 @@ fn chains(registry: &mut Registry, status: &Status) {
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
         restarts.add(&[tenant, name], chain.worker_restarts);
+        timeouts.add(&[tenant, name], chain.worker_timeouts);
         if let Some(counts) = chain.exchanges {
             exchanges.add(&[tenant, name, ("state", "opened")], counts.opened);
             exchanges.add(&[tenant, name, ("state", "ended")], counts.ended);
@@ -222,6 +225,10 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
     let sent = Counters::new(registry, "upstream_requests", "Requests that an upstream was sent");
     let busy = Gauges::new(registry, "upstream_active_requests", "Requests that an upstream has");
+    let members = "Addresses of an upstream that is named, by state";
+    let members = Gauges::new(registry, "upstream_members", members);
+    let lookups = "Times that an upstream's name could not be looked up";
+    let lookups = Counters::new(registry, "upstream_lookup_failures", lookups);
     for listener in &status.engine.listeners {
         let name = ("listener", listener.name.as_str());
         accepted.add(&[name], listener.accepted);
@@ -245,6 +252,14 @@ fn listeners(registry: &mut Registry, status: &Status) {
             connections.set(&labels, upstream.open as f64);
             sent.add(&labels, upstream.requests);
             busy.set(&labels, upstream.active as f64);
+            if upstream.members.is_empty() && upstream.lookup_failures == 0 {
+                continue;
+            }
+            let all = upstream.members.len();
+            let well = upstream.members.iter().filter(|member| member.healthy).count();
+            members.set(&[labels[0], labels[1], ("state", "healthy")], well as f64);
+            members.set(&[labels[0], labels[1], ("state", "down")], (all - well) as f64);
+            lookups.add(&labels, upstream.lookup_failures);
         }
     }
 }

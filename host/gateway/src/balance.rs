@@ -3,11 +3,6 @@
 
 use std::cell::RefCell;
 
-use smallvec::SmallVec;
-
-/// Upstreams that a request was at already.
-pub(crate) type Tried = SmallVec<[usize; 4]>;
-
 /// The turns of one thread.
 pub(crate) struct Balance {
     weights: Vec<i64>,
@@ -23,12 +18,15 @@ impl Balance {
 
     /// The next one. If none is healthy, one of them all: checks may err, and an answer that says so is no better than an
     /// attempt. `None`: there is none that was not tried.
-    pub(crate) fn next(&self, tried: &Tried, healthy: impl Fn(usize) -> bool) -> Option<usize> {
-        if let ([_], true) = (self.weights.as_slice(), tried.is_empty()) {
-            return Some(0);
+    pub(crate) fn next(
+        &self,
+        untried: impl Fn(usize) -> bool,
+        healthy: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        if let [_] = self.weights.as_slice() {
+            return untried(0).then_some(0);
         }
-        self.turn(|i| !tried.contains(&i) && healthy(i))
-            .or_else(|| self.turn(|i| !tried.contains(&i)))
+        self.turn(|i| untried(i) && healthy(i)).or_else(|| self.turn(untried))
     }
 
     fn turn(&self, may: impl Fn(usize) -> bool) -> Option<usize> {
@@ -55,7 +53,7 @@ mod tests {
     use super::*;
 
     fn turns(balance: &Balance, count: usize, healthy: impl Fn(usize) -> bool) -> Vec<usize> {
-        (0..count).filter_map(|_| balance.next(&Tried::new(), &healthy)).collect()
+        (0..count).filter_map(|_| balance.next(|_| true, &healthy)).collect()
     }
 
     #[test]
@@ -69,6 +67,6 @@ mod tests {
         let balance = Balance::new([1, 1, 0].into_iter());
         assert_eq!(turns(&balance, 3, |i| i == 1), [1, 1, 1]);
         assert_eq!(turns(&balance, 4, |_| false).len(), 4);
-        assert_eq!(balance.next(&Tried::from_iter([0, 1]), |_| true), None);
+        assert_eq!(balance.next(|i| i > 1, |_| true), None);
     }
 }

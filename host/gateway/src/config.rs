@@ -49,6 +49,8 @@ pub struct ListenerConfig {
     pub chain: Option<Arc<dyn ChainFactory>>,
     /// Where requests and connections go.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How often names of upstreams are looked up.
+    pub resolve: Duration,
     /// TLS is spoken if there are any. The first one is for clients that name no server or an unknown one.
     pub certificates: Vec<Certificate>,
     /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed.
@@ -82,6 +84,7 @@ impl ListenerConfig {
             protocol,
             chain: None,
             upstreams,
+            resolve: Duration::from_secs(30),
             certificates: Vec::new(),
             proxy_protocol: false,
             upstream_proxy_protocol: None,
@@ -99,11 +102,40 @@ impl fmt::Debug for ListenerConfig {
     }
 }
 
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// An address.
+    Address(SocketAddr),
+    /// A name, whose addresses are looked up again and again; each is a member of the upstream.
+    Name {
+        /// The name.
+        host: Box<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// An upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: Target,
     /// Its share of what is balanced, against the others' weights. 0: only what a function sends there.
     pub weight: u32,
     /// TLS towards it.
@@ -115,7 +147,8 @@ pub struct UpstreamConfig {
 impl UpstreamConfig {
     /// An upstream of weight 1 that speaks HTTP/1.1 without TLS.
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: impl Into<Target>) -> Self {
+        let address = address.into();
         Self { address, weight: 1, tls: None, http2: false }
     }
 }

@@ -33,12 +33,14 @@ impl Route {
     /// What the kernel or TLS said, or that it took too long.
     pub(crate) async fn connect(
         &self,
+        address: SocketAddr,
         told: Told,
         traffic: &Arc<Traffic>,
         timeout: Duration,
         patience: Duration,
     ) -> io::Result<Stream> {
-        match tokio::time::timeout(timeout, self.connect_any_time(told, traffic, patience)).await {
+        let connected = self.connect_any_time(address, told, traffic, patience);
+        match tokio::time::timeout(timeout, connected).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
         }
@@ -46,11 +48,12 @@ impl Route {
 
     async fn connect_any_time(
         &self,
+        address: SocketAddr,
         told: Told,
         traffic: &Arc<Traffic>,
         patience: Duration,
     ) -> io::Result<Stream> {
-        let mut tcp = TcpStream::connect(self.config.address).await?;
+        let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         if let Some((version, client, local)) = told {
             tcp.write_all(&proxy_protocol::header(version, client, local)).await?;

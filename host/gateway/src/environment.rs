@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::chain::{CallFault, CallResult, Environment, Pieces, Upstreams};
 use crate::counters::UpstreamCounters;
-use crate::health::Standing;
 use crate::link::Unanswered;
+use crate::members::Members;
+use crate::place::{Place, Tried};
 use crate::request_body::RequestBody;
 use crate::response_body::Download;
 use crate::rules;
@@ -22,12 +23,12 @@ use crate::upstream::Upstream;
 
 /// The environment of a listener's chain on one thread.
 pub(crate) struct ListenerEnvironment {
-    upstreams: Rc<[Rc<Upstream>]>,
+    places: Rc<[Place]>,
 }
 
 impl ListenerEnvironment {
-    pub(crate) fn new(upstreams: Rc<[Rc<Upstream>]>) -> Self {
-        Self { upstreams }
+    pub(crate) fn new(places: Rc<[Place]>) -> Self {
+        Self { places }
     }
 }
 
@@ -39,7 +40,8 @@ impl Environment for ListenerEnvironment {
         timeout: Duration,
         body_max: usize,
     ) -> LocalBoxFuture<'static, CallResult> {
-        let Some(upstream) = self.upstreams.get(upstream).map(Rc::clone) else {
+        let place = self.places.get(upstream);
+        let Some(upstream) = place.and_then(|place| place.next(&Tried::new())) else {
             return Box::pin(std::future::ready(Err(CallFault::Unreachable)));
         };
         let called = call(upstream, request, timeout, body_max);
@@ -54,7 +56,7 @@ impl Environment for ListenerEnvironment {
 }
 
 /// A listener's upstreams, as one thread of it sees them.
-pub(crate) struct ListenerUpstreams(pub(crate) Vec<(Arc<Standing>, Arc<UpstreamCounters>)>);
+pub(crate) struct ListenerUpstreams(pub(crate) Vec<(Arc<Members>, Arc<UpstreamCounters>)>);
 
 impl Upstreams for ListenerUpstreams {
     fn count(&self) -> usize {
@@ -62,7 +64,7 @@ impl Upstreams for ListenerUpstreams {
     }
 
     fn healthy(&self, upstream: usize) -> bool {
-        self.0.get(upstream).is_some_and(|(standing, _)| standing.healthy())
+        self.0.get(upstream).is_some_and(|(members, _)| members.healthy())
     }
 
     fn active(&self, upstream: usize) -> u32 {

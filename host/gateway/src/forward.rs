@@ -5,10 +5,10 @@ use std::rc::Rc;
 use http::{Request, request};
 use tokio::time::Instant;
 
-use crate::balance::Tried;
 use crate::client::Client;
 use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
+use crate::place::Tried;
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
 use crate::statistics::Failure;
@@ -38,9 +38,9 @@ pub(crate) async fn send(
     let told = site.told(&forwarding.client.origin);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
     let nobody = Unanswered::Connect { slow: false };
-    let Some(mut upstream) = next(site, chosen, &tried) else { return Err(nobody) };
+    let Some(mut upstream) = site.next(chosen, &tried) else { return Err(nobody) };
     loop {
-        at(upstream);
+        at(&upstream);
         let config = &upstream.route.config;
         if let Some(request) = request {
             let host = &site.default_hosts[upstream.index];
@@ -55,13 +55,13 @@ pub(crate) async fn send(
                 upstream.counters.responses.count(status);
                 upstream.counters.latency.record(began.elapsed());
                 if spare.is_none() || !retry.statuses.contains(&status.as_u16()) {
-                    return Ok((Rc::clone(upstream), answered));
+                    return Ok((upstream, answered));
                 }
-                tried.push(upstream.index);
-                Ok((Rc::clone(upstream), answered))
+                tried.push((upstream.index, upstream.address));
+                Ok((Rc::clone(&upstream), answered))
             }
             Err(Failed { why, stale }) => {
-                note(upstream, &why, stale);
+                note(&upstream, &why, stale);
                 let may = match why {
                     Unanswered::Connect { .. } => retry.connect,
                     Unanswered::Reset => retry.reset,
@@ -71,7 +71,7 @@ pub(crate) async fn send(
                     return Err(why);
                 }
                 if !stale {
-                    tried.push(upstream.index);
+                    tried.push((upstream.index, upstream.address));
                 }
                 Err(why)
             }
@@ -79,7 +79,7 @@ pub(crate) async fn send(
         if request.is_none() {
             *request = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
         }
-        let following = if left == 0 { None } else { next(site, None, &tried) };
+        let following = if left == 0 { None } else { site.next(None, &tried) };
         let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
         upstream = following;
         left -= 1;
@@ -105,14 +105,6 @@ impl Forwarding<'_> {
             parts
         })
     }
-}
-
-fn next<'a>(site: &'a Site, chosen: Option<usize>, tried: &Tried) -> Option<&'a Rc<Upstream>> {
-    if let Some(upstream) = chosen.and_then(|chosen| site.upstreams.get(chosen)) {
-        return Some(upstream);
-    }
-    let next = site.balance.next(tried, |i| site.upstreams[i].standing.healthy());
-    next.map(|next| &site.upstreams[next])
 }
 
 /// Counts a failure, and holds it against the upstream if it is the upstream's.

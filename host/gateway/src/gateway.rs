@@ -13,19 +13,21 @@ use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::time::Instant;
 
 use crate::chain::{Chain, Stage, Upstreams};
-use crate::config::{GatewayConfig, ListenerConfig, Protocol};
+use crate::config::{GatewayConfig, ListenerConfig, Protocol, Target, UpstreamConfig};
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::environment::ListenerUpstreams;
 use crate::error::GatewayError;
-use crate::health::Standing;
 use crate::keeper::{Errand, Keeper};
 use crate::listener::{Plan, ThreadCounters};
+use crate::members::Members;
 use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::thread::{Command, Handle};
 use crate::tls::{self, Certificates};
 
 /// Connections that the kernel accepts before the gateway does.
 const BACKLOG: i32 = 4096;
+/// How long a listener that comes waits for names to be looked up.
+const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 
 /// A running gateway. When it is dropped, all connections are cut off; [`Gateway::drain`] first lets them end.
 pub struct Gateway {
@@ -47,13 +49,13 @@ struct Entry {
     /// Addresses as they were asked for, with those that were got.
     bound: Vec<(SocketAddr, SocketAddr)>,
     counters: Vec<Arc<ListenerCounters>>,
-    upstreams: BTreeMap<SocketAddr, UpstreamEntry>,
+    upstreams: BTreeMap<Target, UpstreamEntry>,
 }
 
 /// An upstream of a listener. It is kept when the listener changes, and comes back with what was counted.
 #[derive(Clone)]
 struct UpstreamEntry {
-    standing: Arc<Standing>,
+    members: Arc<Members>,
     counters: Vec<Arc<UpstreamCounters>>,
 }
 
@@ -101,7 +103,8 @@ impl Gateway {
         let mut upstreams = old.map(|old| old.upstreams.clone()).unwrap_or_default();
         upstreams.retain(|address, _| config.upstreams.iter().any(|u| u.address == *address));
         for upstream in &config.upstreams {
-            upstreams.entry(upstream.address).or_insert_with(|| self.upstream());
+            let new = || self.upstream(&upstream.address);
+            upstreams.entry(upstream.address.clone()).or_insert_with(new);
         }
         let counters = match old {
             Some(old) => old.counters.clone(),
@@ -130,11 +133,14 @@ impl Gateway {
             }
             bound.push((asked, address));
         }
-        let standing = |u: &crate::config::UpstreamConfig| {
-            upstreams.get(&u.address).map(|entry| Arc::clone(&entry.standing)).unwrap_or_default()
+        let members = |upstream: &UpstreamConfig| {
+            let entry = upstreams.get(&upstream.address);
+            entry.map_or_else(|| Members::new(&upstream.address), |e| Arc::clone(&e.members))
         };
+        let members: Vec<_> = config.upstreams.iter().map(members).collect();
+        self.look_up(&members);
         let plan = Arc::new(Plan {
-            standings: config.upstreams.iter().map(standing).collect(),
+            members,
             routes,
             tls,
             connections: match old {
@@ -153,9 +159,20 @@ impl Gateway {
         Ok(())
     }
 
-    fn upstream(&self) -> UpstreamEntry {
+    fn upstream(&self, target: &Target) -> UpstreamEntry {
         let counters = self.threads.iter().map(|_| Arc::default()).collect();
-        UpstreamEntry { standing: Arc::default(), counters }
+        UpstreamEntry { members: Members::new(target), counters }
+    }
+
+    /// Has names looked up that never were, so that the first request finds somebody. Whoever is not found in time comes later.
+    fn look_up(&self, members: &[Arc<Members>]) {
+        let unknown: Vec<_> = members.iter().filter(|m| m.is_unknown()).cloned().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let (answer, answered) = sync_channel(1);
+        let _ = self.keeper.errands.send(Errand::LookUp(unknown, answer));
+        let _ = answered.recv_timeout(FIRST_LOOK_UP);
     }
 
     /// Tells every thread of a listener, and waits until it follows.
@@ -293,7 +310,7 @@ impl Entry {
     /// The same as chains on this thread see them.
     fn seen_by(&self, thread: usize) -> Arc<dyn Upstreams> {
         let upstreams = self.upstreams().map(|upstream| {
-            (Arc::clone(&upstream.standing), Arc::clone(&upstream.counters[thread]))
+            (Arc::clone(&upstream.members), Arc::clone(&upstream.counters[thread]))
         });
         Arc::new(ListenerUpstreams(upstreams.collect()))
     }
@@ -314,7 +331,7 @@ impl Entry {
         }
         for upstream in &self.plan.config.upstreams {
             let Some(entry) = self.upstreams.get(&upstream.address) else { continue };
-            let mut of = UpstreamStatistics::new(upstream.address, entry.standing.healthy());
+            let mut of = UpstreamStatistics::new(&entry.members);
             for counters in &entry.counters {
                 of.add(counters);
             }

@@ -2,22 +2,25 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use std::{io, thread};
 
+use futures_util::future::join_all;
 use http::{Request, StatusCode};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::config::HealthCheck;
+use crate::config::{HealthCheck, Target};
 use crate::counters::Traffic;
 use crate::dial::Route;
-use crate::health::Standing;
 use crate::listener::Plan;
+use crate::members::{List, Member, Members};
 use crate::request_body::RequestBody;
 use crate::rules;
 use crate::thread::LocalExecutor;
@@ -30,6 +33,8 @@ const FILES: Duration = Duration::from_secs(3);
 pub(crate) enum Errand {
     /// Look after this plan, instead of the one of the same name before it.
     Keep(Arc<Plan>),
+    /// Look these names up, and say when it is done.
+    LookUp(Vec<Arc<Members>>, SyncSender<()>),
     /// No more.
     Forget(String),
     /// The end.
@@ -52,6 +57,8 @@ impl Keeper {
         let (errands, receiver) = mpsc::unbounded_channel();
         let thread = thread::Builder::new().name("gateway-keeper".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, run(receiver));
+            // A name that is being looked up may take its time: nobody waits for that.
+            runtime.shutdown_background();
         })?;
         Ok(Self { errands, thread: Some(thread) })
     }
@@ -62,6 +69,14 @@ async fn run(mut errands: mpsc::UnboundedReceiver<Errand>) {
     while let Some(errand) = errands.recv().await {
         let (name, tasks) = match errand {
             Errand::Keep(plan) => (plan.config.name.clone(), keep(&plan)),
+            Errand::LookUp(members, answer) => {
+                tokio::task::spawn_local(async move {
+                    join_all(members.iter().map(|members| members.look_up())).await;
+                    // Whoever asked may have gone on.
+                    let _ = answer.try_send(());
+                });
+                continue;
+            }
             Errand::Forget(name) => (name, Vec::new()),
             Errand::Stop => return,
         };
@@ -77,23 +92,54 @@ async fn run(mut errands: mpsc::UnboundedReceiver<Errand>) {
 fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     if let Some(certificates) = &plan.tls {
-        tasks.push(tokio::task::spawn_local(watch(Arc::clone(certificates))));
+        tasks.push(tokio::task::spawn_local(watch_files(Arc::clone(certificates))));
     }
-    if let Some(check) = &plan.config.health {
-        for (route, standing) in plan.routes.iter().zip(&plan.standings) {
-            let (route, standing) = (Arc::clone(route), Arc::clone(standing));
-            tasks.push(tokio::task::spawn_local(look_after(route, standing, check.clone())));
+    for (route, members) in plan.routes.iter().zip(&plan.members) {
+        if let Target::Name { .. } = members.target {
+            let kept = Arc::clone(members).keep_up(plan.config.resolve);
+            tasks.push(tokio::task::spawn_local(kept));
         }
-    } else {
-        for standing in &plan.standings {
-            standing.checked(true);
+        if let Some(check) = &plan.config.health {
+            let all = look_after_all(Arc::clone(route), members.watch(), check.clone());
+            tasks.push(tokio::task::spawn_local(all));
+        } else {
+            for member in members.watch().borrow().iter() {
+                member.standing.checked(true);
+            }
         }
     }
     tasks
 }
 
+/// A task that ends with whoever has this.
+struct Ends(JoinHandle<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Looks at all members of an upstream, whoever they are.
+async fn look_after_all(route: Arc<Route>, mut members: watch::Receiver<List>, check: HealthCheck) {
+    let mut looked: HashMap<SocketAddr, Ends> = HashMap::new();
+    loop {
+        let list = members.borrow_and_update().clone();
+        looked.retain(|address, _| list.iter().any(|member| member.address == *address));
+        for member in list {
+            looked.entry(member.address).or_insert_with(|| {
+                let looking = look_after(Arc::clone(&route), member, check.clone());
+                Ends(tokio::task::spawn_local(looking))
+            });
+        }
+        if members.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Reads certificates again when their files change.
-async fn watch(certificates: Arc<Certificates>) {
+async fn watch_files(certificates: Arc<Certificates>) {
     loop {
         tokio::time::sleep(FILES).await;
         if certificates.stale()
@@ -105,10 +151,11 @@ async fn watch(certificates: Arc<Certificates>) {
 }
 
 /// Looks at an upstream, again and again.
-async fn look_after(route: Arc<Route>, standing: Arc<Standing>, check: HealthCheck) {
+async fn look_after(route: Arc<Route>, member: Arc<Member>, check: HealthCheck) {
     let (mut good, mut bad) = (0, 0);
+    let Member { address, standing } = &*member;
     loop {
-        let look = look(&route, &check);
+        let look = look(&route, *address, &check);
         if matches!(tokio::time::timeout(check.timeout, look).await, Ok(true)) {
             (good, bad) = (good + 1, 0);
             if good == check.healthy {
@@ -117,7 +164,7 @@ async fn look_after(route: Arc<Route>, standing: Arc<Standing>, check: HealthChe
         } else {
             (good, bad) = (0, bad + 1);
             if bad == check.unhealthy {
-                tracing::warn!(upstream = %route.config.address, "unhealthy");
+                tracing::warn!(upstream = %route.config.address, %address, "unhealthy");
                 standing.checked(false);
             }
         }
@@ -126,9 +173,9 @@ async fn look_after(route: Arc<Route>, standing: Arc<Standing>, check: HealthChe
 }
 
 /// Whether an upstream is well.
-async fn look(route: &Route, check: &HealthCheck) -> bool {
+async fn look(route: &Route, address: SocketAddr, check: &HealthCheck) -> bool {
     let traffic = Arc::new(Traffic::default());
-    let connected = route.connect(None, &traffic, check.timeout, check.timeout).await;
+    let connected = route.connect(address, None, &traffic, check.timeout, check.timeout).await;
     let Ok(stream) = connected else { return false };
     let Some(path) = &check.path else { return true };
     let host = check.host.clone().unwrap_or_else(|| route.config.address.to_string());

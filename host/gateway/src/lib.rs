@@ -37,7 +37,9 @@ mod journey;
 mod keeper;
 mod link;
 mod listener;
+mod members;
 mod outbox;
+mod place;
 mod proxy_protocol;
 mod relay;
 mod request_body;
@@ -56,7 +58,7 @@ pub use weir_exchange as chain;
 
 pub use config::{
     Certificate, GatewayConfig, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry,
-    Timeouts, UpstreamConfig, UpstreamTls,
+    Target, Timeouts, UpstreamConfig, UpstreamTls,
 };
 pub use error::GatewayError;
 pub use gateway::Gateway;

@@ -19,7 +19,8 @@ use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
 use crate::environment::ListenerEnvironment;
-use crate::health::Standing;
+use crate::members::Members;
+use crate::place::{Place, Tried};
 use crate::thread::LocalExecutor;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
@@ -31,7 +32,7 @@ pub(crate) const HYPERS_FIELDS: usize = 100;
 pub(crate) struct Plan {
     pub(crate) config: ListenerConfig,
     pub(crate) routes: Vec<Arc<Route>>,
-    pub(crate) standings: Vec<Arc<Standing>>,
+    pub(crate) members: Vec<Arc<Members>>,
     pub(crate) tls: Option<Arc<Certificates>>,
     /// Connections open, on all threads.
     pub(crate) connections: Arc<AtomicUsize>,
@@ -48,7 +49,7 @@ pub(crate) struct ThreadCounters {
 /// A plan at work on one thread.
 pub(crate) struct Site {
     pub(crate) plan: Arc<Plan>,
-    pub(crate) upstreams: Rc<[Rc<Upstream>]>,
+    pub(crate) places: Rc<[Place]>,
     pub(crate) balance: Balance,
     pub(crate) chain: Option<Chain>,
     pub(crate) counters: Arc<ListenerCounters>,
@@ -69,21 +70,12 @@ impl Site {
         counters: ThreadCounters,
     ) -> Result<Rc<Self>, String> {
         let config = &plan.config;
-        let upstreams: Rc<[Rc<Upstream>]> = plan
-            .routes
-            .iter()
-            .zip(&plan.standings)
-            .zip(counters.upstreams)
-            .enumerate()
-            .map(|(index, ((route, standing), counters))| {
-                let (route, standing) = (Arc::clone(route), Arc::clone(standing));
-                let (timeouts, limits) = (&config.timeouts, &config.limits);
-                Upstream::new(index, route, standing, counters, timeouts, limits)
-            })
-            .collect();
+        let counted = counters.upstreams.into_iter().enumerate();
+        let places: Rc<[Place]> =
+            counted.map(|(index, counters)| Place::new(index, &plan, counters)).collect();
         let chain = match stage {
             Some(stage) => {
-                let environment = Rc::new(ListenerEnvironment::new(Rc::clone(&upstreams)));
+                let environment = Rc::new(ListenerEnvironment::new(Rc::clone(&places)));
                 Some(stage(Lent { environment })?)
             }
             None => None,
@@ -98,13 +90,24 @@ impl Site {
         Ok(Rc::new(Self {
             balance: Balance::new(config.upstreams.iter().map(|upstream| upstream.weight)),
             chain,
-            upstreams,
+            places,
             counters: counters.listener,
             http1: http1_builder(config),
             http2: http2_builder(config),
             default_hosts,
             plan,
         }))
+    }
+
+    /// The next member to try: of the upstream that was chosen, or of the one whose turn it is.
+    pub(crate) fn next(&self, chosen: Option<usize>, tried: &Tried) -> Option<Rc<Upstream>> {
+        let chosen = chosen.and_then(|chosen| self.places.get(chosen));
+        let place = chosen.or_else(|| {
+            let untried = |i: usize| self.places[i].is_untried(tried);
+            let next = self.balance.next(untried, |i| self.places[i].healthy())?;
+            self.places.get(next)
+        })?;
+        place.next(tried)
     }
 
     /// What an upstream is told of the client's address.

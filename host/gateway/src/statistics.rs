@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::config::Target;
 use crate::counters::{BUCKETS, Histogram, ListenerCounters, UpstreamCounters, upper_bound};
+use crate::members::Members;
 
 /// What can go wrong with a connection or an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +169,14 @@ impl ListenerStatistics {
 /// An upstream's numbers, for one listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamStatistics {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: Target,
+    /// Of a name: the addresses that it has, and whether they may have requests.
+    pub members: Vec<(SocketAddr, bool)>,
+    /// Times that the name could not be looked up.
+    pub lookup_failures: u64,
+    /// Why it could not the last time; none if it could.
+    pub problem: Option<String>,
     /// Whether it may have requests.
     pub healthy: bool,
     /// Connections made.
@@ -192,10 +200,13 @@ pub struct UpstreamStatistics {
 }
 
 impl UpstreamStatistics {
-    pub(crate) fn new(address: SocketAddr, healthy: bool) -> Self {
+    pub(crate) fn new(members: &Members) -> Self {
         Self {
-            address,
-            healthy,
+            address: members.target.clone(),
+            members: members.named(),
+            lookup_failures: members.failures(),
+            problem: members.problem().clone(),
+            healthy: members.healthy(),
             connected: 0,
             open: 0,
             requests: 0,

@@ -14,12 +14,12 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Instant;
 
-use crate::balance::Tried;
 use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces, Step};
 use crate::copying::poll_piece;
 use crate::finish::Finish;
 use crate::link::{Open, Unanswered};
 use crate::listener::{Admission, Listener, Site, unless_killed};
+use crate::place::Tried;
 use crate::relay::Relay;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
@@ -123,12 +123,8 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
     let retry = &site.plan.config.retry;
     let (mut tried, mut left) = (Tried::new(), if retry.connect { retry.attempts } else { 0 });
     loop {
-        let next = match chosen.take().filter(|chosen| *chosen < site.upstreams.len()) {
-            Some(chosen) => chosen,
-            None => site.balance.next(&tried, |i| site.upstreams[i].standing.healthy())?,
-        };
-        let upstream = &site.upstreams[next];
-        finish.at(upstream);
+        let upstream = site.next(chosen.take(), &tried)?;
+        finish.at(&upstream);
         upstream.counters.requests.add(1);
         match upstream.connect(site.told(origin)).await {
             Ok(connected) => {
@@ -138,7 +134,7 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
             Err(why) => {
                 upstream.standing.failed();
                 upstream.counters.failures.count(Failure::Connect);
-                tried.push(next);
+                tried.push((upstream.index, upstream.address));
                 if left == 0 || !matches!(why, Unanswered::Connect { .. }) {
                     return None;
                 }

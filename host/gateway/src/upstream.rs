@@ -1,10 +1,11 @@
-//! An upstream, as one thread and one listener see it: its connections, idle and shared.
+//! A member of an upstream, as one thread and one listener see it: its connections, idle and shared.
 //!
 //! Owns: which connection a request gets, and how idle ones end. HTTP/1.1 connections are taken out of a stack, the one last used first;
 //! what is at its bottom for too long is closed. An HTTP/2 connection is shared by all requests. Must not know: clients, chains.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use crate::config::{Limits, Timeouts};
+use crate::config::Timeouts;
 use crate::counters::UpstreamCounters;
 use crate::dial::{Route, Told};
 use crate::health::Standing;
 use crate::link::{Failed, Link, Open, Unanswered, Unsent};
-use crate::listener::HYPERS_FIELDS;
+use crate::listener::{HYPERS_FIELDS, Plan};
+use crate::members::Member;
+use crate::place::Tried;
 use crate::request_body::{Progress, RequestBody};
 use crate::stream::Stream;
 use crate::thread::LocalExecutor;
@@ -33,6 +36,7 @@ type Http2 = http2::SendRequest<RequestBody>;
 pub(crate) struct Upstream {
     /// Its place in the listener's list.
     pub(crate) index: usize,
+    pub(crate) address: SocketAddr,
     pub(crate) route: Arc<Route>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) counters: Arc<UpstreamCounters>,
@@ -56,12 +60,11 @@ pub(crate) struct Answered {
 impl Upstream {
     pub(crate) fn new(
         index: usize,
-        route: Arc<Route>,
-        standing: Arc<Standing>,
-        counters: Arc<UpstreamCounters>,
-        timeouts: &Timeouts,
-        limits: &Limits,
+        plan: &Plan,
+        member: &Member,
+        counters: &Arc<UpstreamCounters>,
     ) -> Rc<Self> {
+        let (timeouts, limits) = (&plan.config.timeouts, &plan.config.limits);
         let mut builder = http1::Builder::new();
         builder.max_buf_size(limits.head.max(8192));
         if limits.fields != HYPERS_FIELDS {
@@ -75,9 +78,10 @@ impl Upstream {
             .keep_alive_timeout(timeouts.response);
         Rc::new(Self {
             index,
-            route,
-            standing,
-            counters,
+            address: member.address,
+            route: Arc::clone(&plan.routes[index]),
+            standing: Arc::clone(&member.standing),
+            counters: Arc::clone(counters),
             timeouts: timeouts.clone(),
             idle_max: limits.upstream_idle,
             builder,
@@ -86,6 +90,11 @@ impl Upstream {
             http2: tokio::sync::Mutex::new(None),
             http2_builder,
         })
+    }
+
+    /// Whether it is one of these.
+    pub(crate) fn is_among(&self, tried: &Tried) -> bool {
+        tried.iter().any(|(index, address)| (*index, *address) == (self.index, self.address))
     }
 
     /// Sends a request and waits for the response's head. It has the form of this upstream's connections. `began`: now.
@@ -141,10 +150,12 @@ impl Upstream {
     /// A new connection's bytes.
     pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unanswered> {
         let Timeouts { connect, response, .. } = self.timeouts;
-        match self.route.connect(told, &self.counters.traffic, connect, response).await {
+        let traffic = &self.counters.traffic;
+        match self.route.connect(self.address, told, traffic, connect, response).await {
             Ok(stream) => Ok((stream, Open::new(&self.counters))),
             Err(error) => {
-                tracing::debug!(upstream = %self.route.config.address, %error, "no connection");
+                let (upstream, address) = (&self.route.config.address, self.address);
+                tracing::debug!(%upstream, %address, %error, "no connection");
                 Err(Unanswered::Connect { slow: error.kind() == std::io::ErrorKind::TimedOut })
             }
         }

@@ -48,6 +48,10 @@ pub struct KeeperConfig {
     pub links: UnboundedSender<Link>,
     /// Whether all functions fail open.
     pub fails_open: Arc<AtomicBool>,
+    /// How long the worker may be silent while something waits for its word.
+    pub silence: Duration,
+    /// The same in milliseconds, as the chain's thread is told; longer, if functions may take longer.
+    pub patience: Arc<AtomicU64>,
     /// Where news go.
     pub news: Box<dyn Fn(News) + Send>,
     /// Where reports go.
@@ -57,6 +61,7 @@ pub struct KeeperConfig {
 enum Command {
     Order(Order, SyncSender<Reply>),
     Kill(u64, &'static str),
+    Silent(u64, u64),
     Stop,
 }
 
@@ -90,12 +95,20 @@ impl Killer {
         let _ = self.commands.send(Command::Kill(generation, why));
         self.bell.ring();
     }
+
+    /// It has given no sign of life for so many milliseconds.
+    pub(crate) fn silent(&self, generation: u64, milliseconds: u64) {
+        // As above.
+        let _ = self.commands.send(Command::Silent(generation, milliseconds));
+        self.bell.ring();
+    }
 }
 
 /// What others see of a worker.
 #[derive(Debug, Default)]
 struct Shown {
     restarts: AtomicU64,
+    silent: AtomicU64,
     process: AtomicU64,
 }
 
@@ -159,6 +172,7 @@ impl Keeper {
                 shown,
                 config,
             };
+            state.policy();
             state.run(&receiver, &bell);
         })?;
         keeper.thread = Some(thread);
@@ -183,6 +197,12 @@ impl Keeper {
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.shown.restarts.load(Ordering::Relaxed)
+    }
+
+    /// How often the worker was ended because it was silent.
+    #[must_use]
+    pub fn silent(&self) -> u64 {
+        self.shown.silent.load(Ordering::Relaxed)
     }
 
     /// The worker's process; 0 while there is none.
@@ -283,6 +303,8 @@ struct Running {
     ordered: Option<(Order, Option<SyncSender<Reply>>, Instant)>,
     /// What it is to be ordered to be where the last one was.
     next: VecDeque<Order>,
+    /// Why it is being ended.
+    condemned: Option<String>,
 }
 
 struct State {
@@ -310,6 +332,9 @@ impl State {
                 match commands.try_recv() {
                     Ok(Command::Order(order, answer)) => self.queue.push_back((order, answer)),
                     Ok(Command::Kill(generation, why)) => self.kill(generation, why),
+                    Ok(Command::Silent(generation, milliseconds)) => {
+                        self.silent(generation, milliseconds);
+                    }
                     Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                 }
@@ -370,6 +395,7 @@ impl State {
                     link: Some((end, memory)),
                     ordered: None,
                     next,
+                    condemned: None,
                 });
             }
             (Turn::Died(death), _) => {
@@ -415,6 +441,10 @@ impl State {
         self.hear();
         let Some(mut dead) = self.live.take() else { return };
         let generation = dead.generation;
+        let how = match dead.condemned.take() {
+            Some(why) => format!("{how}: {why}"),
+            None => how,
+        };
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
         if let Some((_, Some(answer), _)) = dead.ordered.take() {
@@ -445,6 +475,17 @@ impl State {
                 worker.kill();
             }
         }
+    }
+
+    /// Ends the worker of this generation, which gives no sign of life: whatever it does or does not do, SIGKILL ends it.
+    fn silent(&mut self, generation: u64, milliseconds: u64) {
+        let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) else {
+            return;
+        };
+        let silence = Duration::from_millis(milliseconds);
+        live.condemned = Some(format!("it gave no sign of life for {silence:?}"));
+        self.shown.silent.fetch_add(1, Ordering::Relaxed);
+        self.kill(generation, "");
     }
 
     /// Gives the next order, if the worker has answered the last one.
@@ -535,6 +576,12 @@ impl State {
     fn policy(&self) {
         let open = !self.functions.is_empty() && self.functions.iter().all(|f| f.fails_open);
         self.config.fails_open.store(open, Ordering::Relaxed);
+        // A function may keep the worker's thread for as long as its deadline says, and that of a trial, too.
+        let tried = self.trial.iter().map(|(function, _)| function);
+        let longest = self.functions.iter().chain(tried).map(|f| f.deadline).max().unwrap_or(0);
+        let patience = self.config.silence.max(Duration::from_nanos(longest) * 2);
+        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.config.patience.store(patience, Ordering::Relaxed);
     }
 
     fn replied(&mut self, reply: Reply) {
@@ -587,6 +634,7 @@ impl State {
                 let canary = if let Order::Canary(percent) = order { Some(percent) } else { None };
                 if let Some(function) = self.staged.take().unwrap_or_default().pop() {
                     self.trial = Some((function, canary));
+                    self.policy();
                 }
             }
             (Order::ChangeCanary(percent), Reply::Done) => {

@@ -88,10 +88,34 @@ impl Lane {
     /// When the other side says that it has read what was not written.
     pub(crate) fn send(&mut self, end: &mut End, message: Message) -> Result<(), Breach> {
         debug_assert!(message.bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
-        if !self.backlog.is_empty() || !self.put(end, &message)? {
+        if !self.backlog.is_empty() || !self.put(end, &message, &message.bytes)? {
             self.backlog.push_back(message);
         }
         Ok(())
+    }
+
+    /// The same with bytes that are copied out at once, unless the message has to wait.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(crate) fn send_with(
+        &mut self,
+        end: &mut End,
+        message: Message,
+        bytes: &[u8],
+    ) -> Result<(), Breach> {
+        debug_assert!(bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
+        if !self.backlog.is_empty() || !self.put(end, &message, bytes)? {
+            self.backlog.push_back(Message { bytes: Bytes::copy_from_slice(bytes), ..message });
+        }
+        Ok(())
+    }
+
+    /// How far the other side has read: it changes as long as that one lives.
+    pub(crate) fn progress(&self) -> u64 {
+        let mut word = [0; 8];
+        self.memory.load(READ[self.rings().0], &mut word);
+        u64::from_le_bytes(word)
     }
 
     /// Sends what waits, as far as there is room.
@@ -100,7 +124,7 @@ impl Lane {
     /// As [`Self::send`].
     pub(crate) fn retry(&mut self, end: &mut End) -> Result<(), Breach> {
         while let Some(message) = self.backlog.pop_front() {
-            if !self.put(end, &message)? {
+            if !self.put(end, &message, &message.bytes)? {
                 self.backlog.push_front(message);
                 break;
             }
@@ -108,11 +132,11 @@ impl Lane {
         Ok(())
     }
 
-    fn put(&mut self, end: &mut End, message: &Message) -> Result<bool, Breach> {
+    fn put(&mut self, end: &mut End, message: &Message, bytes: &[u8]) -> Result<bool, Breach> {
         if end.room() == 0 {
             return Ok(false);
         }
-        let length = PREFIX + message.bytes.len();
+        let length = PREFIX + bytes.len();
         let mut at = self.written;
         let within = (at % RING as u64) as usize;
         if within + length > RING {
@@ -131,7 +155,7 @@ impl Lane {
         prefix[4..8].copy_from_slice(&message.b.to_le_bytes());
         prefix[8..].copy_from_slice(&message.c.to_le_bytes());
         self.memory.store(offset, &prefix);
-        self.memory.store(offset + PREFIX, &message.bytes);
+        self.memory.store(offset + PREFIX, bytes);
         fence(Ordering::Release);
         self.written = next;
         let descriptor = Descriptor {

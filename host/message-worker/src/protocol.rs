@@ -7,7 +7,7 @@ use weir_exchange::{CallFault, Direction, Ended, Interests};
 /// Bytes in front of a message's own: `a`, `b`, `c`.
 pub(crate) const PREFIX: usize = 16;
 
-/// Gateway: a request's head. `b`: the event's number; `c`: length of the body, or [`UNKNOWN`].
+/// Gateway: a request's head. `b`: the event's number.
 pub(crate) const REQUEST_HEAD: u8 = 1;
 /// Gateway: a response's head, as above.
 pub(crate) const RESPONSE_HEAD: u8 = 2;
@@ -24,7 +24,10 @@ pub(crate) const CALLED: u8 = 7;
 /// Gateway: the store's answer; the exchange is the question. `a`: whether there is a value.
 pub(crate) const STORED: u8 = 8;
 
-/// Worker: what became of an event. `a`: step, direction << 8, done << 16; `b`: the event's number; `c`: upstream + 1.
+/// Gateway: whether it is there. Answered with [`HERE`].
+pub(crate) const ALIVE: u8 = 9;
+
+/// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`]; `b`: the event's number; `c`: upstream + 1.
 pub(crate) const STEP: u8 = 101;
 /// Worker: bytes that belong to the step that comes. `a`: direction << 8; `b`: the event's number.
 pub(crate) const PIECE: u8 = 102;
@@ -36,13 +39,16 @@ pub(crate) const CALL_PIECE: u8 = 104;
 pub(crate) const STORE: u8 = 105;
 /// Worker: events that the chain wants now. `a`: bits.
 pub(crate) const INTERESTS: u8 = 106;
+/// Worker: it is there.
+pub(crate) const HERE: u8 = 107;
+
+/// Of a step: no function wants to hear of the exchange any more, and the worker has forgotten it. There is no [`END`].
+pub(crate) const OVER: u32 = 1 << 18;
 
 /// No more bytes after these.
 pub(crate) const LAST: u32 = 2;
 /// Of a connection, not of a body.
 pub(crate) const DATA: u32 = 4;
-/// Length of a body that is not known.
-pub(crate) const UNKNOWN: u64 = u64::MAX;
 
 /// Go on; for a piece, with these bytes in its place.
 pub(crate) const CONTINUE: u8 = 0;

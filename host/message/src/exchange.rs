@@ -19,7 +19,7 @@ use weir_pool::Room;
 use crate::chain::{Chain, Part, Version};
 use crate::flow::Flow;
 use crate::function::{Function, Seat};
-use crate::heads::Connection;
+use crate::heads::{Connection, LaidRequest, LaidResponse};
 use crate::service::Station;
 use crate::words;
 
@@ -107,6 +107,17 @@ impl Exchange {
         self.0.response_head(parts, body).get().await
     }
 
+    /// A request's head that was laid out ([`crate::head::lay_out_request`]) by somebody who is trusted, for a room of this size.
+    /// What functions make of it lies in its place afterwards, if [`Self::take_changed`] says so.
+    pub async fn laid_request_head(&self, head: &mut Bytes) -> Step {
+        self.0.or_answered(self.0.head(LaidRequest(head), None, false)).get().await
+    }
+
+    /// A response's head, as [`Self::laid_request_head`].
+    pub async fn laid_response_head(&self, head: &mut Bytes) -> Step {
+        self.0.or_answered(self.0.head(LaidResponse(head), None, false)).get().await
+    }
+
     /// A connection that was accepted.
     pub async fn opened(&self) -> Step {
         self.0.opened().get().await
@@ -143,6 +154,17 @@ impl Exchange {
     #[must_use]
     pub fn done(&self, direction: Direction) -> bool {
         Passage::done(&*self.0, direction)
+    }
+
+    /// Whether no function wants to hear of it any more, its end included. To be asked when no head can come any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let inner = &*self.0;
+        let waits = |flow: &Flow| !flow.asks.borrow().is_empty();
+        inner.version.shadow.is_none()
+            && !inner.seats.iter().any(Seat::called)
+            && !inner.flows.iter().any(waits)
+            && [Direction::Request, Direction::Response].into_iter().all(|way| self.done(way))
     }
 
     /// Says how it ended; told to the functions when the last clone goes. Only the first call counts.

@@ -269,22 +269,11 @@ pub fn new_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
-/// A request as [`lay_out_request`] laid it out, for who trusts whoever did: all fields are taken.
-///
-/// # Errors
-/// When what lies there is no head of a request.
-pub fn read_request(room: &[u8]) -> Result<(http::request::Parts, Origin), Broken> {
-    let mut parts = new_request(room)?;
-    parts.version = version(room)?;
-    read_length(room, &mut parts.headers);
-    Ok((parts, read_origin(room)?))
-}
-
-/// A response as [`lay_out_response`] laid it out, as [`read_request`].
+/// A response as [`lay_out_response`] laid it out, for who trusts whoever did: all fields are taken.
 ///
 /// # Errors
 /// When what lies there is no head of a response.
-pub fn read_response(room: &[u8]) -> Result<(http::response::Parts, Origin), Broken> {
+pub fn read_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     let Some(head) = Head::new(room) else { return broken("there are too few bytes for one") };
     let (mut parts, ()) = http::Response::new(()).into_parts();
     let Ok(status) = StatusCode::from_u16(head.status()) else {
@@ -293,7 +282,7 @@ pub fn read_response(room: &[u8]) -> Result<(http::response::Parts, Origin), Bro
     (parts.status, parts.version) = (status, version(room)?);
     parts.headers = fields(room, &HeaderMap::new())?;
     read_length(room, &mut parts.headers);
-    Ok((parts, read_origin(room)?))
+    Ok(parts)
 }
 
 /// Where an exchange comes from, as its head says.
@@ -369,15 +358,31 @@ fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery, Option<Authority>)
 /// # Errors
 /// When what lies there is no head of a response.
 pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(), Broken> {
-    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
-    let status = head.status();
-    let Some(code) = StatusCode::from_u16(status).ok().filter(|_| (200..600).contains(&status))
-    else {
-        return broken(format!("its status is {status}, allowed are 200 to 599"));
-    };
+    let code = check_status(room)?;
     take_fields(room, &mut parts.headers)?;
     parts.status = code;
     Ok(())
+}
+
+/// The status, if functions may have left it.
+pub(crate) fn check_status(room: &[u8]) -> Result<StatusCode, Broken> {
+    let Some(head) = Head::new(room) else { return broken("the room is too small for one") };
+    let status = head.status();
+    match StatusCode::from_u16(status) {
+        Ok(code) if (200..600).contains(&status) => Ok(code),
+        _ => broken(format!("its status is {status}, allowed are 200 to 599")),
+    }
+}
+
+/// Whether functions may have left this as method, target and authority of a request that was laid out as `before`.
+pub(crate) fn check_request_line(room: &[u8], before: &[u8]) -> Result<(), Broken> {
+    if let (Some(head), Some(before)) = (Head::new(room), Head::new(before)) {
+        let same = |part| head.part(part).is_some_and(|now| before.part(part) == Some(now));
+        if [Part::Method, Part::Path, Part::Authority].into_iter().all(same) {
+            return Ok(());
+        }
+    }
+    request_line(room).map(drop)
 }
 
 /// What is used of a room with a head in it.

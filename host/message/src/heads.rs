@@ -3,6 +3,7 @@
 //! A head is laid out once, in a room that all see, and taken over once, when all have seen it. It stays within the call that brings
 //! it unless a function waits, or there is no room.
 
+use bytes::Bytes;
 use http::{StatusCode, request, response};
 use weir_exchange::{Direction, Origin, Reply, Step};
 use weir_layout::message::{Action, Wants};
@@ -75,6 +76,62 @@ impl Head for &mut response::Parts {
     fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
         head::take_response(room, self)
     }
+}
+
+/// A request's head that is laid out already, by whoever has the exchange, for a room of the same size. What functions make of it
+/// lies in its place afterwards.
+pub(crate) struct LaidRequest<'a>(pub(crate) &'a mut Bytes);
+
+impl Head for LaidRequest<'_> {
+    const DIRECTION: Direction = Direction::Request;
+    const WANTS: Wants = Wants::REQUEST_HEAD;
+    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+
+    fn lay_out(
+        &self,
+        room: &mut [u8],
+        _: &Origin,
+        _: Option<u64>,
+        _: bool,
+    ) -> Result<(), TooLarge> {
+        copy(self.0, room)
+    }
+
+    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
+        head::check_request_line(room, self.0)?;
+        *self.0 = Bytes::copy_from_slice(head::used(room)?);
+        Ok(())
+    }
+}
+
+/// The same for a response's.
+pub(crate) struct LaidResponse<'a>(pub(crate) &'a mut Bytes);
+
+impl Head for LaidResponse<'_> {
+    const DIRECTION: Direction = Direction::Response;
+    const WANTS: Wants = Wants::RESPONSE_HEAD;
+    const TOO_LARGE: StatusCode = StatusCode::BAD_GATEWAY;
+
+    fn lay_out(
+        &self,
+        room: &mut [u8],
+        _: &Origin,
+        _: Option<u64>,
+        _: bool,
+    ) -> Result<(), TooLarge> {
+        copy(self.0, room)
+    }
+
+    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
+        head::check_status(room)?;
+        *self.0 = Bytes::copy_from_slice(head::used(room)?);
+        Ok(())
+    }
+}
+
+fn copy(laid: &[u8], room: &mut [u8]) -> Result<(), TooLarge> {
+    room.get_mut(..laid.len()).ok_or(TooLarge)?.copy_from_slice(laid);
+    Ok(())
 }
 
 /// A connection, which has addresses only.

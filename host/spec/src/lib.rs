@@ -27,6 +27,7 @@ mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
 mod steering;
+mod target;
 mod text;
 mod workers;
 mod xdp;
@@ -55,5 +56,6 @@ pub use schema::{
 };
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
+pub use target::{NoTarget, Target};
 pub use workers::WorkerCount;
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode, XdpPin};

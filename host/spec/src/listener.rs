@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::port::check_interface;
-use crate::{Name, Period, Size};
+use crate::{Name, Period, Size, Target};
 
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct Gateway {
     /// Bytes of the store that a tenant's functions share.
     #[serde(default = "store")]
     pub store: Size,
+    /// How long a worker process may give no sign of life while something waits for it; then it is ended and started again.
+    #[serde(default = "worker_timeout")]
+    pub worker_timeout: Period,
 }
 
 const fn one() -> u16 {
@@ -67,10 +71,15 @@ const fn store() -> Size {
     Size::mebibytes(64)
 }
 
+const fn worker_timeout() -> Period {
+    Period::milliseconds(5_000)
+}
+
 impl Default for Gateway {
     fn default() -> Self {
         let mode = GatewayMode::default();
-        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store() }
+        let worker_timeout = worker_timeout();
+        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store(), worker_timeout }
     }
 }
 
@@ -88,6 +97,11 @@ impl Gateway {
         if !(16..=1 << 20).contains(&self.rooms) || u64::from(self.rooms) * room > 1 << 30 {
             return Err(Invalid::at("rooms", format!("{} rooms of {}", self.rooms, self.room))
                 .help("allowed: 16 to 1048576, and 1GiB in all"));
+        }
+        let timeout = self.worker_timeout.get();
+        if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&timeout) {
+            let message = format!("a worker that is silent for {}", self.worker_timeout);
+            return Err(Invalid::at("worker-timeout", message).help("allowed: 100ms to 10min"));
         }
         Ok(())
     }
@@ -119,6 +133,9 @@ pub struct Listener {
     /// Where they go.
     #[serde(default)]
     pub upstream: Vec<Upstream>,
+    /// How often the names of upstreams are looked up.
+    #[serde(default = "resolve")]
+    pub resolve: Period,
     /// Certificates; TLS is spoken if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Tls>,
@@ -145,6 +162,10 @@ pub struct Listener {
     pub health: Option<Health>,
 }
 
+const fn resolve() -> Period {
+    Period::milliseconds(30_000)
+}
+
 /// One address, or a list of them.
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
     #[derive(Deserialize)]
@@ -163,8 +184,8 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::E
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "UpstreamText", into = "UpstreamTable")]
 pub struct Upstream {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its address, or its name.
+    pub address: Target,
     /// Its share, against the others' weights.
     pub weight: u32,
     /// Whether TLS is spoken with it.
@@ -180,18 +201,18 @@ pub struct Upstream {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected an address like \"127.0.0.1:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
+    expecting = "expected an address like \"127.0.0.1:9000\" or \"api.example:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
                  `authorities`, `http2`"
 )]
 enum UpstreamText {
-    Address(SocketAddr),
+    Address(Target),
     Table(UpstreamTable),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct UpstreamTable {
-    address: SocketAddr,
+    address: Target,
     #[serde(default = "weight")]
     weight: u32,
     #[serde(default)]
@@ -466,6 +487,11 @@ impl Check for Listener {
                 let help = "an HTTP/2 connection is shared by many clients; keep one of the two";
                 return wrong("http2", "`upstream-proxy-protocol` is set", help);
             }
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&self.resolve.get())
+        {
+            let message = format!("names looked up every {}", self.resolve);
+            return Err(Invalid::at("resolve", message).help("allowed: 100ms to 24h"));
         }
         let t = &self.timeouts;
         for (key, period) in [

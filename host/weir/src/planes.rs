@@ -222,4 +222,5 @@ fn join(chain: &mut ChainStatus, messages: ChainStatus) {
     chain.pool.out += messages.pool.out;
     chain.trial = chain.trial.take().or(messages.trial);
     chain.worker_restarts += messages.worker_restarts;
+    chain.worker_timeouts += messages.worker_timeouts;
 }

@@ -20,7 +20,7 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    PoolStatus, PortStatus, Published, RulePlace, RuleStatus, TrialKind, TrialStatus,
+    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, TrialKind, TrialStatus,
     UpstreamStatus,
 };
 use weir_control::store::Store;
@@ -183,6 +183,7 @@ impl Engine for FakeEngine {
             }),
             workers: Vec::new(),
             worker_restarts: 0,
+            worker_timeouts: 0,
         });
         let port = |name: &str, tenant: &str| PortStatus {
             problem: None,
@@ -247,7 +248,10 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
         latency: latency.clone(),
         latency_sum_ns: 2_000_000,
         upstreams: vec![UpstreamStatus {
-            address: "127.0.0.1:9000".to_owned(),
+            address: "api.example:9000".to_owned(),
+            members: vec![MemberStatus { address: "127.0.0.1:9000".to_owned(), healthy: true }],
+            lookup_failures: 1,
+            problem: None,
             healthy: true,
             open: 1,
             active: 0,

@@ -24,12 +24,37 @@ pub(super) struct RemoteExchange {
     pub(super) end: Cell<Option<(Ended, Option<usize>, Duration)>>,
 }
 
-/// Takes the event back if nobody waits for it any more.
-struct Waiting<'a>(&'a RefCell<Option<Wait>>);
+/// An event that the worker was told. It is taken back if nobody waits for it any more.
+struct Waiting<'a> {
+    inner: &'a Inner,
+    wait: &'a RefCell<Option<Wait>>,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.borrow_mut().take();
+        self.wait.borrow_mut().take();
+        self.inner.waiting.set(self.inner.waiting.get() - 1);
+    }
+}
+
+impl Waiting<'_> {
+    /// What the worker says about it.
+    async fn said(self) -> Result<Said, Lost> {
+        let (message, pieces) = std::future::poll_fn(|context| {
+            let mut wait = self.wait.borrow_mut();
+            let Some(wait) = wait.as_mut() else { return Poll::Ready(Err(Lost)) };
+            match wait.said.take() {
+                Some(said) => {
+                    Poll::Ready(said.map(|said| (said, std::mem::take(&mut wait.pieces))))
+                }
+                None => {
+                    wait.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await?;
+        Ok(Said { step: message.a as u8, bytes: message.bytes, pieces })
     }
 }
 
@@ -51,9 +76,14 @@ impl RemoteExchange {
         }
     }
 
-    /// Tells the worker, and waits for what it says.
-    async fn tell(&self, direction: Direction, mut message: Message) -> Result<Said, Lost> {
-        let (inner, slot) = (&self.inner, &self.slot);
+    /// Tells the worker of an event.
+    fn tell(
+        &self,
+        direction: Direction,
+        mut message: Message,
+        bytes: &[u8],
+    ) -> Result<Waiting<'_>, Lost> {
+        let (inner, slot) = (&*self.inner, &self.slot);
         let generation = self.worker()?;
         if slot.generation.replace(Some(generation)).is_none() {
             if message.kind == say::BODY {
@@ -70,25 +100,25 @@ impl RemoteExchange {
         slot.events.set(event);
         (message.exchange, message.b) = (slot.number, event);
         let wait = &slot.waits[direction as usize];
-        let (pieces, bytes, said, waker) = (Pieces::new(), 0, None, None);
-        *wait.borrow_mut() = Some(Wait { event, pieces, bytes, said, waker });
-        let _waiting = Waiting(wait);
-        inner.send(generation, message)?;
-        let (message, pieces) = std::future::poll_fn(|context| {
-            let mut wait = wait.borrow_mut();
-            let Some(wait) = wait.as_mut() else { return Poll::Ready(Err(Lost)) };
-            match wait.said.take() {
-                Some(said) => {
-                    Poll::Ready(said.map(|said| (said, std::mem::take(&mut wait.pieces))))
-                }
-                None => {
-                    wait.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await?;
-        Ok(Said { step: message.a as u8, bytes: message.bytes, pieces })
+        let (pieces, of_pieces, said, waker) = (Pieces::new(), 0, None, None);
+        *wait.borrow_mut() = Some(Wait { event, pieces, bytes: of_pieces, said, waker });
+        inner.waiting.set(inner.waiting.get() + 1);
+        let waiting = Waiting { inner, wait };
+        inner.send_by(generation, |live| live.lane.send_with(&mut live.end, message, bytes))?;
+        Ok(waiting)
+    }
+
+    /// Tells it of a head that `lay` lays out; nothing if that does not fit.
+    fn tell_head(
+        &self,
+        direction: Direction,
+        kind: u8,
+        lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>,
+    ) -> Option<Result<Waiting<'_>, Lost>> {
+        let mut room = self.inner.head.borrow_mut();
+        lay(&mut room).ok()?;
+        let used = head::length(&mut room);
+        Some(self.tell(direction, Message { kind, ..Message::default() }, &room[..used]))
     }
 
     /// What a head's event comes to; `take` takes over what was changed.
@@ -123,13 +153,15 @@ impl RemoteExchange {
     async fn piece(&self, direction: Direction, data: u32, piece: Bytes, last: bool) -> BodyStep {
         let told = self.slot.told[direction as usize].replace(true);
         let a = direction as u32 | if last { say::LAST } else { 0 } | data;
-        let bytes = piece.clone();
-        let said =
-            self.tell(direction, Message { kind: say::BODY, a, bytes, ..Message::default() });
+        let message = Message { kind: say::BODY, a, ..Message::default() };
+        let said = match self.tell(direction, message, &piece) {
+            Ok(waiting) => waiting.said().await,
+            Err(lost) => Err(lost),
+        };
         let whole = |piece: Bytes| {
             if piece.is_empty() { Pieces::new() } else { Pieces::from_iter([piece]) }
         };
-        let Ok(said) = said.await else {
+        let Ok(said) = said else {
             let open = self.inner.fails_open.load(Ordering::Relaxed);
             return match direction {
                 // What the worker had of it is lost.
@@ -163,37 +195,44 @@ impl RemoteExchange {
         }
     }
 
-    async fn request(&self, parts: &mut request::Parts, body: Option<u64>) -> Step {
-        let laid =
-            self.inner.lay_out(|room| head::lay_out_request(room, parts, &self.origin, body));
-        let Some(bytes) = laid else {
-            return Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
-        };
-        let c = body.unwrap_or(say::UNKNOWN);
-        let message = Message { kind: say::REQUEST_HEAD, c, bytes, ..Message::default() };
-        let said = self.tell(Direction::Request, message).await;
-        self.step(said, |bytes| head::take_request(bytes, parts).is_ok())
+    fn request<'a>(&'a self, parts: &'a mut request::Parts, body: Option<u64>) -> Reply<'a, Step> {
+        let lay = |room: &mut [u8]| head::lay_out_request(room, parts, &self.origin, body);
+        match self.tell_head(Direction::Request, say::REQUEST_HEAD, lay) {
+            None => Reply::Now(Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))),
+            Some(Err(Lost)) => Reply::Now(self.without()),
+            Some(Ok(waiting)) => Reply::later(async move {
+                let said = waiting.said().await;
+                self.step(said, |bytes| head::take_request(bytes, parts).is_ok())
+            }),
+        }
     }
 
-    async fn response(&self, parts: &mut response::Parts, body: Option<u64>) -> Step {
-        let laid = self
-            .inner
-            .lay_out(|room| head::lay_out_response(room, parts, &self.origin, body, false));
-        let Some(bytes) = laid else { return Step::Answer(plain(StatusCode::BAD_GATEWAY)) };
-        let c = body.unwrap_or(say::UNKNOWN);
-        let message = Message { kind: say::RESPONSE_HEAD, c, bytes, ..Message::default() };
-        let said = self.tell(Direction::Response, message).await;
-        self.step(said, |bytes| head::take_response(bytes, parts).is_ok())
+    fn response<'a>(
+        &'a self,
+        parts: &'a mut response::Parts,
+        body: Option<u64>,
+    ) -> Reply<'a, Step> {
+        let lay = |room: &mut [u8]| head::lay_out_response(room, parts, &self.origin, body, false);
+        match self.tell_head(Direction::Response, say::RESPONSE_HEAD, lay) {
+            None => Reply::Now(Step::Answer(plain(StatusCode::BAD_GATEWAY))),
+            Some(Err(Lost)) => Reply::Now(self.without()),
+            Some(Ok(waiting)) => Reply::later(async move {
+                let said = waiting.said().await;
+                self.step(said, |bytes| head::take_response(bytes, parts).is_ok())
+            }),
+        }
     }
 
-    async fn connection(&self) -> Step {
-        let laid = self.inner.lay_out(|room| head::lay_out_connection(room, &self.origin));
-        let Some(bytes) = laid else { return Step::Reset };
-        let message = Message { kind: say::OPENED, bytes, ..Message::default() };
-        let said = self.tell(Direction::Request, message).await;
-        match self.step(said, |_| false) {
-            Step::Continue => Step::Continue,
-            _ => Step::Reset,
+    fn connection(&self) -> Reply<'_, Step> {
+        let step = |step| if let Step::Continue = step { Step::Continue } else { Step::Reset };
+        let lay = |room: &mut [u8]| head::lay_out_connection(room, &self.origin);
+        match self.tell_head(Direction::Request, say::OPENED, lay) {
+            None => Reply::Now(Step::Reset),
+            Some(Err(Lost)) => Reply::Now(step(self.without())),
+            Some(Ok(waiting)) => Reply::later(async move {
+                let said = waiting.said().await;
+                step(self.step(said, |_| false))
+            }),
         }
     }
 }
@@ -204,7 +243,7 @@ impl Passage for RemoteExchange {
         parts: &'a mut request::Parts,
         body: Option<u64>,
     ) -> Reply<'a, Step> {
-        Reply::later(self.request(parts, body))
+        self.request(parts, body)
     }
 
     fn request_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
@@ -216,7 +255,7 @@ impl Passage for RemoteExchange {
         parts: &'a mut response::Parts,
         body: Option<u64>,
     ) -> Reply<'a, Step> {
-        Reply::later(self.response(parts, body))
+        self.response(parts, body)
     }
 
     fn response_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
@@ -224,7 +263,7 @@ impl Passage for RemoteExchange {
     }
 
     fn opened(&self) -> Reply<'_, Step> {
-        Reply::later(self.connection())
+        self.connection()
     }
 
     fn data(
@@ -257,7 +296,7 @@ impl Drop for RemoteExchange {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
         inner.counters.ended.fetch_add(1, Ordering::Relaxed);
-        let Some(generation) = slot.generation.get() else { return };
+        let Some(generation) = slot.generation.get().filter(|_| !slot.over.get()) else { return };
         let (how, upstream, time) =
             self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));
         let message = Message {

@@ -3,18 +3,20 @@
 mod exchange;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 use weir_exchange::{
     CallFault, CallResult, Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams,
@@ -24,6 +26,7 @@ use weir_message::{ChainCounters, Store, head, sum};
 use weir_pool::Memory;
 
 use self::exchange::RemoteExchange;
+use self::watch::{Looked, Watch};
 use crate::keeper::Killer;
 use crate::lane::{Breach, Lane, MESSAGE_MAX, Side};
 use crate::protocol as say;
@@ -74,6 +77,8 @@ pub struct RemoteConfig {
     pub ready: SyncSender<()>,
     /// Whether exchanges pass while there is no worker.
     pub fails_open: Arc<AtomicBool>,
+    /// Milliseconds for which a worker may be silent while something waits for its word.
+    pub patience: Arc<AtomicU64>,
     /// Bytes of a room of the worker's pool: the longest head, and the longest piece.
     pub room_bytes: usize,
     /// Bytes that an event may let go: all that there can be in the worker.
@@ -86,7 +91,9 @@ pub struct RemoteChain(Rc<Inner>);
 
 struct Inner {
     live: RefCell<Option<Live>>,
-    exchanges: RefCell<HashMap<u32, Rc<Slot>>>,
+    exchanges: RefCell<HashMap<u32, Rc<Slot>, FxBuildHasher>>,
+    /// Events that the worker has not answered.
+    waiting: Cell<usize>,
     next: Cell<u32>,
     interests: Cell<Interests>,
     links: RefCell<mpsc::UnboundedReceiver<Link>>,
@@ -98,6 +105,7 @@ struct Inner {
     killer: Killer,
     ready: SyncSender<()>,
     fails_open: Arc<AtomicBool>,
+    patience: Arc<AtomicU64>,
     /// Heads are laid out here.
     head: RefCell<Box<[u8]>>,
     most: usize,
@@ -111,6 +119,9 @@ struct Live {
     generation: u64,
     /// It has said what its chain wants: before that, nobody gets through.
     ready: bool,
+    /// Messages of it so far.
+    heard: u64,
+    watch: Watch,
     upstreams: Vec<u64>,
     /// Calls whose pieces come.
     calls: HashMap<u32, (Pieces, usize)>,
@@ -125,6 +136,8 @@ struct Slot {
     events: Cell<u32>,
     upstream: Cell<Option<usize>>,
     done: [Cell<bool>; 2],
+    /// The worker has forgotten it.
+    over: Cell<bool>,
     /// By direction: whether the worker has had bytes of it.
     told: [Cell<bool>; 2],
 }
@@ -154,12 +167,14 @@ impl RemoteChain {
             counters,
             ready,
             fails_open,
+            patience,
             room_bytes,
             most,
         } = config;
         Self(Rc::new(Inner {
             live: RefCell::default(),
             exchanges: RefCell::default(),
+            waiting: Cell::new(0),
             next: Cell::new(0),
             interests: Cell::default(),
             links: RefCell::new(links),
@@ -171,6 +186,7 @@ impl RemoteChain {
             killer,
             ready,
             fails_open,
+            patience,
             head: RefCell::new(vec![0; room_bytes].into()),
             most,
             calls: Cell::new(0),
@@ -186,6 +202,7 @@ impl RemoteChain {
     /// Passes on what the worker says, and what it is told. Ends with the keeper.
     pub async fn drive(self) {
         let mut again: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        let mut look: Option<Pin<Box<tokio::time::Sleep>>> = None;
         std::future::poll_fn(|context| {
             self.0
                 .waker
@@ -201,6 +218,15 @@ impl RemoteChain {
                 }
             } else {
                 again = None;
+            }
+            if look.is_none() && self.0.is_waited_for() {
+                look = Some(Box::pin(tokio::time::sleep(self.0.between_looks())));
+            }
+            if look.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready()) {
+                look = None;
+                self.0.look();
+                // What that sends is sent, and the next look is waited for.
+                context.waker().wake_by_ref();
             }
             turned
         })
@@ -266,7 +292,8 @@ impl Inner {
                     return self.killer.kill(generation, "the event loop does not take its hop");
                 };
                 let (upstreams, calls) = (Vec::new(), HashMap::new());
-                let live = Live { end, lane, generation, ready: false, upstreams, calls };
+                let (ready, heard, watch) = (false, 0, Watch::default());
+                let live = Live { end, lane, generation, ready, heard, watch, upstreams, calls };
                 *self.live.borrow_mut() = Some(live);
             }
             Link::Down { generation } => self.lost(Some(generation)),
@@ -306,6 +333,37 @@ impl Inner {
         self.lost(generation);
     }
 
+    /// Whether something waits for the worker's word: an event, or everybody for its first.
+    fn is_waited_for(&self) -> bool {
+        let live = self.live.borrow();
+        live.as_ref().is_some_and(|live| !live.ready || self.waiting.get() > 0)
+    }
+
+    fn between_looks(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed)) / watch::LOOKS
+    }
+
+    /// Sees whether the worker is alive, if something waits for it.
+    fn look(&self) {
+        let waiting = self.is_waited_for();
+        let (looked, generation) = {
+            let mut live = self.live.borrow_mut();
+            let Some(live) = live.as_mut() else { return };
+            (live.watch.look(waiting, (live.heard, live.lane.progress())), live.generation)
+        };
+        match looked {
+            Looked::Alive => {}
+            Looked::Ask => {
+                // If it cannot be sent, that is seen with the next look.
+                let _ = self.send(generation, Message { kind: say::ALIVE, ..Message::default() });
+            }
+            Looked::Silent => {
+                self.killer.silent(generation, self.patience.load(Ordering::Relaxed));
+                self.lost(Some(generation));
+            }
+        }
+    }
+
     /// The worker that takes exchanges.
     fn ready(&self) -> Option<u64> {
         self.live.borrow().as_ref().filter(|live| live.ready).map(|live| live.generation)
@@ -319,10 +377,18 @@ impl Inner {
 
     /// Sends a message to the worker of this generation.
     fn send(&self, generation: u64, message: Message) -> Result<(), Lost> {
+        self.send_by(generation, |live| live.lane.send(&mut live.end, message))
+    }
+
+    fn send_by(
+        &self,
+        generation: u64,
+        send: impl FnOnce(&mut Live) -> Result<(), Breach>,
+    ) -> Result<(), Lost> {
         let sent = {
             let mut live = self.live.borrow_mut();
             let live = live.as_mut().filter(|live| live.generation == generation).ok_or(Lost)?;
-            live.lane.send(&mut live.end, message)
+            send(live)
         };
         match sent {
             Ok(()) => self.wake(),
@@ -348,6 +414,7 @@ impl Inner {
         let (message, generation) = {
             let mut live = self.live.borrow_mut();
             let Some(live) = live.as_mut() else { return Ok(()) };
+            live.heard += 1;
             (live.lane.receive(descriptor)?, live.generation)
         };
         match message.kind {
@@ -368,6 +435,7 @@ impl Inner {
                 Ok(())
             }
             say::STORE => self.stored(&message, generation),
+            say::HERE => Ok(()),
             say::INTERESTS => {
                 self.interests.set(say::interests(message.a));
                 if let Some(live) = self.live.borrow_mut().as_mut() {
@@ -411,6 +479,9 @@ impl Inner {
         slot.upstream.set(upstream);
         for (n, done) in slot.done.iter().enumerate() {
             done.set(message.a >> 16 & 1 << n != 0);
+        }
+        if message.a & say::OVER != 0 {
+            slot.over.set(true);
         }
         wait.said = Some(Ok(message));
         wait.waker.take().inspect(Waker::wake_by_ref);
@@ -550,6 +621,7 @@ impl Middleware for RemoteChain {
             events: Cell::new(0),
             upstream: Cell::new(None),
             done: Default::default(),
+            over: Cell::new(false),
             told: Default::default(),
         });
         exchanges.insert(number, Rc::clone(&slot));

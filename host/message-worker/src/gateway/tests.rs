@@ -53,6 +53,7 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
         counters: Arc::default(),
         ready,
         fails_open: Arc::default(),
+        patience: Arc::new(AtomicU64::new(10_000)),
         room_bytes: 16 << 10,
         most: 256 << 10,
     };

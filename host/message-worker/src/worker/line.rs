@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -110,6 +110,16 @@ impl Line {
         }
     }
 
+    /// Runs a task as far as it comes: most have nothing to wait for. The others go on in the loop.
+    pub(super) fn run(&self, task: impl Future<Output = ()> + 'static) {
+        let mut task = Box::pin(task);
+        let nobody = &mut Context::from_waker(Waker::noop());
+        // The loop asks it again before it waits for anything, with a waker that wakes.
+        if task.as_mut().poll(nobody).is_pending() {
+            self.spawn(task);
+        }
+    }
+
     pub(super) fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
         self.spawned.borrow_mut().push(task);
         self.alarm.wake_by_ref();
@@ -200,7 +210,7 @@ impl Environment for Away {
                 return Err(say::fault(said.a));
             }
             let laid = said.bytes.split_to((said.b as usize).min(said.bytes.len()));
-            let Ok((parts, _)) = head::read_response(&laid) else { return Err(CallFault::NotHttp) };
+            let Ok(parts) = head::read_response(&laid) else { return Err(CallFault::NotHttp) };
             Ok(Response::from_parts(parts, said.bytes))
         })
     }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use http::Response;
+use http::{Response, response};
+use rustc_hash::FxBuildHasher;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc;
 use weir_exchange::{BodyStep, Direction, Interests, Origin, Pieces, Step};
@@ -33,8 +34,9 @@ const AGAIN: Duration = Duration::from_millis(1);
 struct Serving {
     line: Rc<Line>,
     chain: Chain,
-    exchanges: RefCell<HashMap<u32, Exchange>>,
-    room_bytes: usize,
+    exchanges: RefCell<HashMap<u32, Exchange, FxBuildHasher>>,
+    /// Heads of answers are laid out here.
+    room: RefCell<Box<[u8]>>,
 }
 
 /// Serves exchanges until the gateway is gone.
@@ -53,7 +55,7 @@ pub(super) fn run(
         line: Rc::clone(line),
         chain: chain.clone(),
         exchanges: RefCell::default(),
-        room_bytes,
+        room: RefCell::new(vec![0; room_bytes].into()),
     });
     line.spawn(Box::pin(chain.clone().drive()));
     let questions = Rc::clone(line);
@@ -164,56 +166,45 @@ impl Serving {
     }
 
     fn told(self: &Rc<Self>, message: Message) {
-        let length = (message.c != say::UNKNOWN).then_some(message.c);
         let serving = Rc::clone(self);
         match message.kind {
-            say::REQUEST_HEAD => {
-                let Ok((mut parts, origin)) = head::read_request(&message.bytes) else {
-                    return self.reset(&message, Direction::Request);
+            say::REQUEST_HEAD | say::RESPONSE_HEAD => {
+                let direction = match message.kind {
+                    say::REQUEST_HEAD => Direction::Request,
+                    _ => Direction::Response,
+                };
+                let Ok(origin) = head::read_origin(&message.bytes) else {
+                    return self.reset(&message, direction);
                 };
                 let exchange = self.exchange(message.exchange, &origin);
-                self.line.spawn(Box::pin(async move {
-                    let step = exchange.request_head(&mut parts, length).await;
-                    let changed = exchange.take_changed(Direction::Request);
-                    let changed = changed.then(|| {
-                        serving.lay_out(|room| head::lay_out_request(room, &parts, &origin, length))
-                    });
-                    serving.stepped(&message, Direction::Request, &exchange, step, changed);
-                }));
-            }
-            say::RESPONSE_HEAD => {
-                let Ok((mut parts, origin)) = head::read_response(&message.bytes) else {
-                    return self.reset(&message, Direction::Response);
-                };
-                let exchange = self.exchange(message.exchange, &origin);
-                self.line.spawn(Box::pin(async move {
-                    let step = exchange.response_head(&mut parts, length).await;
-                    let changed = exchange.take_changed(Direction::Response);
-                    let changed = changed.then(|| {
-                        serving.lay_out(|room| {
-                            head::lay_out_response(room, &parts, &origin, length, false)
-                        })
-                    });
-                    serving.stepped(&message, Direction::Response, &exchange, step, changed);
-                }));
+                self.line.run(async move {
+                    let mut head = message.bytes.clone();
+                    let step = match direction {
+                        Direction::Request => exchange.laid_request_head(&mut head).await,
+                        Direction::Response => exchange.laid_response_head(&mut head).await,
+                    };
+                    let changed = exchange.take_changed(direction).then_some(head);
+                    serving.stepped(&message, direction, &exchange, step, changed);
+                });
             }
             say::OPEN | say::OPENED => {
                 let Ok(origin) = head::read_origin(&message.bytes) else { return };
                 let exchange = self.exchange(message.exchange, &origin);
                 if message.kind == say::OPENED {
-                    self.line.spawn(Box::pin(async move {
+                    self.line.run(async move {
                         let step = exchange.opened().await;
                         serving.stepped(&message, Direction::Request, &exchange, step, None);
-                    }));
+                    });
                 }
             }
             say::BODY => {
                 let direction = say::other(message.a);
                 let exchange = self.exchanges.borrow().get(&message.exchange).cloned();
-                let Some(exchange) = exchange else { return self.reset(&message, direction) };
-                self.line.spawn(Box::pin(async move {
+                // It crossed the word that no function wants to hear of the exchange any more.
+                let Some(exchange) = exchange else { return self.forgotten(&message, direction) };
+                self.line.run(async move {
                     serving.piece(&message, direction, &exchange).await;
-                }));
+                });
             }
             say::END => {
                 let exchange = self.exchanges.borrow_mut().remove(&message.exchange);
@@ -222,6 +213,7 @@ impl Serving {
                     exchange.end(say::ended(message.a), upstream, Duration::from_nanos(message.c));
                 }
             }
+            say::ALIVE => self.line.send(Message { kind: say::HERE, ..Message::default() }),
             say::CALLED | say::STORED => {
                 let answer = self.line.calls.borrow_mut().remove(&message.exchange);
                 if let Some(answer) = answer {
@@ -263,29 +255,21 @@ impl Serving {
         }
     }
 
-    /// What became of a head. `changed`: laid out anew, if it was changed; nothing, if it does not fit any more.
+    /// What became of a head. `changed`: what functions made of it.
     fn stepped(
         &self,
         message: &Message,
         direction: Direction,
         exchange: &Exchange,
         step: Step,
-        changed: Option<Option<Bytes>>,
+        changed: Option<Bytes>,
     ) {
         match (step, changed) {
             (Step::Continue, None) => {
                 self.say(message, direction, exchange, say::CONTINUE, Bytes::new());
             }
-            (Step::Continue, Some(Some(head))) => {
+            (Step::Continue, Some(head)) => {
                 self.say(message, direction, exchange, say::CHANGED, head);
-            }
-            (Step::Continue, Some(None)) => {
-                let mut response = Response::new(Pieces::new());
-                *response.status_mut() = match direction {
-                    Direction::Request => http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    Direction::Response => http::StatusCode::BAD_GATEWAY,
-                };
-                self.answer(message, direction, exchange, response);
             }
             (Step::Answer(response), _) => self.answer(message, direction, exchange, response),
             (Step::Reset, _) => self.say(message, direction, exchange, say::RESET, Bytes::new()),
@@ -300,9 +284,7 @@ impl Serving {
         response: Response<Pieces>,
     ) {
         let (parts, pieces) = response.into_parts();
-        let laid =
-            self.lay_out(|room| head::lay_out_response(room, &parts, &nowhere(), None, true));
-        match laid {
+        match self.lay_out(&parts) {
             Some(head) => {
                 self.pieces(message, direction, pieces);
                 self.say(message, direction, exchange, say::ANSWER, head);
@@ -311,12 +293,12 @@ impl Serving {
         }
     }
 
-    fn lay_out(&self, lay: impl FnOnce(&mut [u8]) -> Result<(), head::TooLarge>) -> Option<Bytes> {
-        let mut room = vec![0; self.room_bytes];
-        lay(&mut room).ok()?;
+    /// The head of an answer; none if it does not fit.
+    fn lay_out(&self, parts: &response::Parts) -> Option<Bytes> {
+        let mut room = self.room.borrow_mut();
+        head::lay_out_response(&mut room, parts, &nowhere(), None, true).ok()?;
         let used = head::length(&mut room);
-        room.truncate(used);
-        Some(room.into())
+        Some(Bytes::copy_from_slice(&room[..used]))
     }
 
     fn pieces(&self, of: &Message, direction: Direction, pieces: impl IntoIterator<Item = Bytes>) {
@@ -328,10 +310,16 @@ impl Serving {
     fn say(&self, of: &Message, direction: Direction, exchange: &Exchange, step: u8, bytes: Bytes) {
         let done = [Direction::Request, Direction::Response].map(|way| exchange.done(way));
         let upstream = exchange.upstream().map_or(0, |upstream| upstream as u64 + 1);
+        // After these, no head comes.
+        let last = matches!(step, say::ANSWER | say::RESET) || direction == Direction::Response;
+        let over = if last && exchange.is_over() { say::OVER } else { 0 };
+        if over != 0 {
+            self.exchanges.borrow_mut().remove(&of.exchange);
+        }
         self.line.send(Message {
             exchange: of.exchange,
             kind: say::STEP,
-            a: u32::from(step) | (direction as u32) << 8 | say::directions(done),
+            a: u32::from(step) | (direction as u32) << 8 | say::directions(done) | over,
             b: of.b,
             c: upstream,
             bytes,
@@ -340,7 +328,16 @@ impl Serving {
 
     /// An event that means nothing here.
     fn reset(&self, of: &Message, direction: Direction) {
-        let a = u32::from(say::RESET) | (direction as u32) << 8;
+        self.unknown(of, direction, say::RESET);
+    }
+
+    /// An event of an exchange that is over: nobody wants it.
+    fn forgotten(&self, of: &Message, direction: Direction) {
+        self.unknown(of, direction, say::SAME);
+    }
+
+    fn unknown(&self, of: &Message, direction: Direction, step: u8) {
+        let a = u32::from(step) | (direction as u32) << 8 | say::directions([true; 2]);
         let (exchange, kind, b) = (of.exchange, say::STEP, of.b);
         self.line.send(Message { exchange, kind, a, b, ..Message::default() });
     }

@@ -120,6 +120,9 @@ fn chain_text(chain: &ChainStatus) -> String {
     if chain.worker_restarts > 0 {
         text.push_str(&format!("  worker restarts: {}\n", chain.worker_restarts));
     }
+    if chain.worker_timeouts > 0 {
+        text.push_str(&format!("  workers ended for silence: {}\n", chain.worker_timeouts));
+    }
     for worker in chain.workers.iter().filter(|_| chain.workers.len() > 1) {
         text.push_str(&format!(
             "  worker {}: in {}, out {}, faults {}, buffers {} of {} in use\n",

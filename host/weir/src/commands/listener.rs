@@ -9,16 +9,22 @@ use crate::render;
 pub(super) fn table(listeners: &[ListenerStatus]) -> String {
     let rows = listeners.iter().flat_map(|listener| {
         let upstreams = listener.upstreams.iter().map(|upstream| {
+            let up = upstream.members.iter().filter(|member| member.healthy).count();
+            let health = match (upstream.healthy, upstream.members.len()) {
+                (true, 0 | 1) => "healthy".to_owned(),
+                (true, all) => format!("{up} of {all} healthy"),
+                (false, _) => "down".to_owned(),
+            };
             [
                 format!("{} upstream", listener.name),
                 upstream.address.clone(),
-                if upstream.healthy { "healthy" } else { "down" }.to_owned(),
+                health,
                 upstream.open.to_string(),
                 upstream.requests.to_string(),
                 upstream.active.to_string(),
                 quantile(&upstream.latency, 0.5),
                 quantile(&upstream.latency, 0.99),
-                "-".to_owned(),
+                upstream.problem.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         });
         let whole = [

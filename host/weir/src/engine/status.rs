@@ -241,6 +241,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         ),
         workers,
         worker_restarts: 0,
+        worker_timeouts: 0,
     }
 }
 

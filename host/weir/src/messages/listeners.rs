@@ -11,8 +11,8 @@ use weir_exchange::{
     Step, Upstreams,
 };
 use weir_gateway::{
-    Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Timeouts,
-    UpstreamConfig, UpstreamTls,
+    Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Target,
+    Timeouts, UpstreamConfig, UpstreamTls,
 };
 use weir_spec::listener::{self, Listener, RetryOn};
 
@@ -87,7 +87,12 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
     let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let upstreams = listener.upstream.iter().map(|upstream| UpstreamConfig {
-        address: upstream.address,
+        address: match &upstream.address {
+            weir_spec::Target::Address(address) => Target::Address(*address),
+            weir_spec::Target::Name { host, port } => {
+                Target::Name { host: host.as_str().into(), port: *port }
+            }
+        },
         weight: upstream.weight,
         tls: upstream.server_name.clone().filter(|_| upstream.tls).map(|server_name| UpstreamTls {
             server_name,
@@ -116,6 +121,7 @@ fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> Listener
         },
         chain,
         upstreams: upstreams.collect(),
+        resolve: listener.resolve.get(),
         certificates: certificates.collect(),
         proxy_protocol: listener.proxy_protocol,
         upstream_proxy_protocol: match listener.upstream_proxy_protocol {

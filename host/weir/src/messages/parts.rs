@@ -145,6 +145,14 @@ impl Part {
         }
     }
 
+    /// How often its process was ended for its silence.
+    pub(super) fn timeouts(&self) -> u64 {
+        match &self.place {
+            Place::Thread { .. } => 0,
+            Place::Process(worker) => worker.timeouts(),
+        }
+    }
+
     /// Whether it is a process, which ends with it.
     fn is_process(&self) -> bool {
         matches!(self.place, Place::Process(_))

@@ -1,7 +1,7 @@
 //! A chain's part in a process of its own.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -59,6 +59,10 @@ impl Worker {
 
     pub(super) fn restarts(&self) -> u64 {
         self.keeper.restarts()
+    }
+
+    pub(super) fn timeouts(&self) -> u64 {
+        self.keeper.silent()
     }
 
     /// Has it report. Without an answer, what is known is what it said last.
@@ -181,6 +185,7 @@ impl Messages {
         let (functions, compiled_in) = images(&self.sandbox, plan.functions)?;
         let (links, heard) = unbounded_channel();
         let fails_open = Arc::new(AtomicBool::new(false));
+        let patience = Arc::new(AtomicU64::new(0));
         let counters: Arc<ChainCounters> = Arc::default();
         let known: Arc<Mutex<Known>> = Arc::default();
         let keeper = KeeperConfig {
@@ -192,6 +197,8 @@ impl Messages {
             site: site.clone(),
             links,
             fails_open: Arc::clone(&fails_open),
+            silence: self.config.worker_timeout.get(),
+            patience: Arc::clone(&patience),
             news: self.news(id, itself),
             reports: reports(telemetries.clone(), &tallies, &counters, &known),
         };
@@ -206,6 +213,7 @@ impl Messages {
             counters: Arc::clone(&counters),
             ready,
             fails_open,
+            patience,
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
         });

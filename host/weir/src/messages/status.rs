@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus, PoolStatus,
-    TrialStatus, UpstreamStatus,
+    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus,
+    MemberStatus, PoolStatus, TrialStatus, UpstreamStatus,
 };
 use weir_gateway::{FAILURES, Latency, ListenerStatistics};
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
@@ -72,6 +72,16 @@ fn listener_status(
             .iter()
             .map(|upstream| UpstreamStatus {
                 address: upstream.address.to_string(),
+                members: upstream
+                    .members
+                    .iter()
+                    .map(|(address, healthy)| MemberStatus {
+                        address: address.to_string(),
+                        healthy: *healthy,
+                    })
+                    .collect(),
+                lookup_failures: upstream.lookup_failures,
+                problem: upstream.problem.clone(),
                 healthy: upstream.healthy,
                 open: upstream.open,
                 active: upstream.active,
@@ -102,10 +112,11 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let mut pool = PoolStatus::default();
     let mut drops = BTreeMap::new();
     let (mut opened, mut ended) = (0, 0);
-    let mut worker_restarts = 0;
+    let (mut worker_restarts, mut worker_timeouts) = (0, 0);
     for part in &deployed.parts {
         part.refresh();
         worker_restarts += part.restarts();
+        worker_timeouts += part.timeouts();
         let rooms = part.rooms();
         pool.total += rooms.total;
         pool.free += rooms.free;
@@ -131,6 +142,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         trial: running.trial.as_ref().map(trial_status),
         workers: Vec::new(),
         worker_restarts,
+        worker_timeouts,
     }
 }
 

@@ -12,6 +12,7 @@ mod host;
 mod lifecycle;
 mod messages;
 mod middleboxes;
+mod names;
 mod ports;
 mod proxies;
 mod schema;

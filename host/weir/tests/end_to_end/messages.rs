@@ -327,6 +327,201 @@ fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffe
     assert_eq!(host.running(), "1.1.0");
 }
 
+/// Clients at addresses of their own ask without end, and every answer has to be good, while this is done.
+fn under_load(web: &str, path: &str, work: impl FnOnce(&AtomicUsize)) {
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let load = |client: usize| {
+            let url = format!("{web}{path}");
+            for n in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let from = format!("127.0.{client}.{}", 1 + n % 20);
+                let (status, text) = curl(&["--interface", &from, &url, &url]);
+                assert!(status == 200 && text.matches("200 OK").count() == 2, "{text}");
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let loads: Vec<_> = (1..4).map(|client| scope.spawn(move || load(client))).collect();
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&done)));
+        over.store(true, Ordering::Relaxed);
+        loads.into_iter().for_each(|load| load.join().expect("every answer is good"));
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn versions_are_tried_kept_and_taken_back_under_load() {
+    trials(Mode::Thread);
+}
+
+#[test]
+fn in_processes_versions_are_tried_kept_and_taken_back_under_load() {
+    trials(Mode::Process);
+}
+
+fn trials(mode: Mode) {
+    let server = Server::start();
+    let mut host = Host::start(&config(mode, server.port));
+    let web = format!("http://{}", address(&host, 0));
+    for version in ["1.0.0", "1.1.0", "1.2.0"] {
+        push(&host, version);
+    }
+    host.write("c.toml", CHAIN.replace("use = \"probe\"", "use = \"probe\"\nversion = \"1.0.0\""));
+    host.ok(&["chain", "apply", "c.toml"]);
+    let chain = |host: &Host| host.json(&["status"])["chains"][0].clone();
+    let tried = |host: &Host| chain(host)["trial"]["packets"].as_u64().unwrap_or(0);
+    under_load(&web, "/do/twice", |_| {
+        let swap = |host: &Host, version: &str, how: &[&str]| {
+            host.ok(&[&["function", "swap", "probe", "--to", version], how].concat());
+        };
+        // A shadow sees what the running version sees, and decides as it does: it is the same code.
+        swap(&host, "1.1.0", &["--shadow"]);
+        host.wait_for("the shadow sees events", |host| tried(host) > 40);
+        let status = chain(&host);
+        assert_eq!(status["trial"]["verdicts_differ"], 0, "{status}");
+        assert_eq!(status["trial"]["bytes_differ"], 0, "{status}");
+        assert_eq!(host.running(), "1.0.0");
+        host.ok(&["function", "rollback", "probe"]);
+        assert!(chain(&host)["trial"].is_null());
+
+        // A share of the clients, a larger one, and all of them.
+        swap(&host, "1.1.0", &["--canary", "30"]);
+        host.wait_for("the canary gets some", |host| tried(host) > 10);
+        swap(&host, "1.1.0", &["--canary", "80"]);
+        let before = tried(&host);
+        host.wait_for("it gets more", |host| tried(host) > before + 20);
+        assert_eq!(chain(&host)["trial"]["canary"], 80);
+        if let Mode::Process = mode {
+            assert_eq!(workers(&host).len(), 2);
+        }
+        swap(&host, "1.1.0", &[]);
+        assert_eq!(host.running(), "1.1.0");
+        assert!(chain(&host)["trial"].is_null());
+
+        // A canary that is taken back, a swap, and its roll-back.
+        swap(&host, "1.2.0", &["--canary", "50"]);
+        host.wait_for("the canary gets some", |host| tried(host) > 10);
+        host.ok(&["function", "rollback", "probe"]);
+        assert_eq!(host.running(), "1.1.0");
+        swap(&host, "1.2.0", &[]);
+        assert_eq!(host.running(), "1.2.0");
+        host.ok(&["function", "rollback", "probe"]);
+        assert_eq!(host.running(), "1.1.0");
+    });
+    host.wait_for("all have ended", |host| {
+        let status = chain(host);
+        status["packets_in"] == status["packets_out"] && status["pool"]["out"] == 0
+    });
+    let status = chain(&host);
+    assert_eq!(status["pool"]["free"], status["pool"]["total"], "{status}");
+    assert_eq!(status["functions"][0]["faults"], 0, "{status}");
+    assert_eq!(status["worker_restarts"], 0, "{status}");
+    // What was decided is there after a crash.
+    let (_, directory, _) = host.end(Signal::KILL);
+    let host = Host::start_in(directory, &config(mode, server.port));
+    assert_eq!(host.running(), "1.1.0");
+    assert_eq!(curl(&[&format!("http://{}/x", address(&host, 0))]).0, 200);
+}
+
+#[test]
+fn a_trial_goes_on_in_the_worker_that_comes_after_a_dead_one() {
+    let server = Server::start();
+    let mut host = Host::start(&config(Mode::Process, server.port));
+    let web = format!("http://{}", address(&host, 0));
+    push(&host, "1.0.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    push(&host, "1.1.0");
+    let tried =
+        |host: &Host| host.json(&["status"])["chains"][0]["trial"]["packets"].as_u64().unwrap_or(0);
+    for how in [&["--canary", "99"][..], &["--shadow"]] {
+        host.ok(&[&["function", "swap", "probe", "--to", "1.1.0"], how].concat());
+        for worker in workers(&host) {
+            let _ = rustix::process::kill_process(worker, Signal::KILL);
+        }
+        host.wait_for("workers run again", |host| workers(host).len() == 2);
+        let before = tried(&host);
+        host.wait_for("the trial goes on", |host| {
+            (1..20).for_each(|n| {
+                curl(&["--interface", &format!("127.0.1.{n}"), &web]);
+            });
+            tried(host) > before
+        });
+        host.ok(&["function", "rollback", "probe"]);
+        assert_eq!(host.running(), "1.0.0");
+    }
+}
+
+/// A worker that is stopped lives, and neither answers nor dies.
+#[test]
+fn a_worker_that_is_silent_is_ended_and_what_waited_for_it_is_answered() {
+    let slow = "def do(self):\n        if \"/called\" in self.path: time.sleep(1.5)\n";
+    let server = Server::of(&format!("import time{}", ECHO.replace("def do(self):\n", slow)));
+    let short = config(Mode::Process, server.port)
+        .replace("threads = 2\n", "threads = 1\nworker-timeout = \"400ms\"\n");
+    let mut host = Host::start(&short);
+    push(&host, "1.0.0");
+    host.write("c.toml", CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    // A function that waits for longer than that is no silent worker.
+    let (status, text) = curl(&[&format!("{web}/do/call")]);
+    assert!(status == 200 && text.contains("\"/do/call\""), "{text}");
+    let timeouts = |host: &Host| {
+        host.json(&["status"])["chains"][0]["worker_timeouts"].as_u64().expect("a number")
+    };
+    assert_eq!(timeouts(&host), 0);
+    let (over, good, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let load = || {
+            while !over.load(Ordering::Relaxed) {
+                match curl(&["--data", "some text", &format!("{web}/do/upper")]) {
+                    (200, text) => {
+                        assert!(text.contains("SOME TEXT"), "{text}");
+                        good.fetch_add(1, Ordering::Relaxed);
+                    }
+                    (503, _) => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    (other, text) => panic!("{other}: {text}"),
+                }
+            }
+        };
+        let loads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        for round in 1..=3 {
+            let before = good.load(Ordering::Relaxed);
+            while good.load(Ordering::Relaxed) < before + 8
+                && loads.iter().all(|l| !l.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            let worker = workers(&host)[0];
+            rustix::process::kill_process(worker, Signal::STOP).expect("it lives");
+            host.wait_for("another worker runs", |host| {
+                workers(host).first().is_some_and(|other| *other != worker)
+            });
+            assert_eq!(timeouts(&host), round);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(refused.load(Ordering::Relaxed) >= 3, "those that waited were answered");
+    host.wait_for("it takes requests", |_| curl(&[&web]).0 == 200);
+    host.wait_for("all have ended", |host| {
+        let chain = host.json(&["status"])["chains"][0].clone();
+        chain["packets_in"] == chain["packets_out"] && chain["pool"]["out"] == 0
+    });
+    let chain = host.json(&["status"])["chains"][0].clone();
+    assert_eq!(chain["pool"]["free"], chain["pool"]["total"], "{chain}");
+    assert_eq!(chain["worker_restarts"], 3, "{chain}");
+    assert!(host.log().contains("gave no sign of life for 400ms"), "{}", host.log());
+    let metrics =
+        curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
+    assert!(metrics.contains("weir_chain_worker_timeouts_total{"), "{metrics}");
+    assert!(host.ok(&["status"]).contains("workers ended for silence: 3"));
+}
+
 #[test]
 fn a_function_in_c_guards_requests() {
     let directory = tempfile::tempdir().unwrap();

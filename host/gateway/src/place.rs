@@ -1,0 +1,96 @@
+//! A place in a listener's list of upstreams, on one thread: a member for each address, taken in turn.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::sync::watch;
+
+use crate::counters::UpstreamCounters;
+use crate::listener::Plan;
+use crate::members::{List, Members};
+use crate::upstream::Upstream;
+
+/// Members that a request was at already: the place, and the address.
+pub(crate) type Tried = SmallVec<[(usize, SocketAddr); 2]>;
+
+/// See the module.
+pub(crate) struct Place {
+    index: usize,
+    plan: Arc<Plan>,
+    members: Arc<Members>,
+    counters: Arc<UpstreamCounters>,
+    watch: RefCell<watch::Receiver<List>>,
+    upstreams: RefCell<Vec<Rc<Upstream>>>,
+    turn: Cell<usize>,
+}
+
+impl Place {
+    pub(crate) fn new(index: usize, plan: &Arc<Plan>, counters: Arc<UpstreamCounters>) -> Self {
+        let members = Arc::clone(&plan.members[index]);
+        let mut watch = members.watch();
+        watch.mark_changed();
+        Self {
+            index,
+            plan: Arc::clone(plan),
+            counters,
+            watch: RefCell::new(watch),
+            members,
+            upstreams: RefCell::default(),
+            turn: Cell::new(0),
+        }
+    }
+
+    /// Whether a member may have requests.
+    pub(crate) fn healthy(&self) -> bool {
+        self.members.healthy()
+    }
+
+    /// Whether it has a member that was not tried.
+    pub(crate) fn is_untried(&self, tried: &Tried) -> bool {
+        self.follow();
+        self.upstreams.borrow().iter().any(|upstream| !upstream.is_among(tried))
+    }
+
+    /// The member whose turn it is: one that is healthy and was not tried, or one that was not tried, or one.
+    pub(crate) fn next(&self, tried: &Tried) -> Option<Rc<Upstream>> {
+        self.follow();
+        let upstreams = self.upstreams.borrow();
+        if let [only] = &upstreams[..] {
+            return Some(Rc::clone(only));
+        }
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let begin = turn % upstreams.len().max(1);
+        let all = || upstreams[begin..].iter().chain(&upstreams[..begin]);
+        let untried = |upstream: &&Rc<Upstream>| !upstream.is_among(tried);
+        all()
+            .find(|upstream| untried(upstream) && upstream.standing.healthy())
+            .or_else(|| all().find(untried))
+            .or_else(|| all().next())
+            .map(Rc::clone)
+    }
+
+    /// Makes members of the addresses that there are now. Those that are no more lose their idle connections; requests that are
+    /// there end there.
+    fn follow(&self) {
+        if !self.watch.borrow().has_changed().unwrap_or(false) {
+            return;
+        }
+        let mut watch = self.watch.borrow_mut();
+        let list = watch.borrow_and_update();
+        let mut upstreams = self.upstreams.borrow_mut();
+        let mut before = std::mem::take(&mut *upstreams);
+        *upstreams = list
+            .iter()
+            .map(|member| {
+                match before.iter().position(|upstream| upstream.address == member.address) {
+                    Some(at) => before.swap_remove(at),
+                    None => Upstream::new(self.index, &self.plan, member, &self.counters),
+                }
+            })
+            .collect();
+    }
+}
