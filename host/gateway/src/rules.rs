@@ -73,6 +73,17 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
         if authority.as_str().contains('@') {
             return refused(StatusCode::BAD_REQUEST, "the target names a user");
         }
+        let differs = |host: &HeaderValue| {
+            !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        };
+        // HTTP/1's target counts instead of the field (RFC 9112 section 3.2.2); with HTTP/2 a client does not say both by accident
+        // (RFC 9113 section 8.3.1).
+        if parts.version == Version::HTTP_2
+            && seen.hosts > 0
+            && parts.headers.get_all(HOST).iter().any(differs)
+        {
+            return refused(StatusCode::BAD_REQUEST, "host contradicts the authority");
+        }
         let Ok(host) = HeaderValue::from_str(authority.as_str()) else {
             return refused(StatusCode::BAD_REQUEST, "the authority is not one");
         };

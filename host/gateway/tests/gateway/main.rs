@@ -1,6 +1,7 @@
 //! The gateway against real clients and servers, on loopback: curl, h2load, Python, raw sockets.
 
 mod chain;
+mod conformance;
 mod http1;
 mod http2;
 mod lifecycle;
