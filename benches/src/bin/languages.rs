@@ -4,8 +4,8 @@
 //! is told, and left out.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use weir_benches::driver::{Driver, flows, median};
@@ -35,11 +35,30 @@ fn config(rules: usize) -> String {
     format!(r#"{{"default": "allow", "rules": [{}]}}"#, rules.join(", "))
 }
 
+/// The configuration of a language's function. That in WAT takes its rules compiled.
+fn configured(what: &str, rules: usize) -> String {
+    match what {
+        "null" => "{}".into(),
+        "wat" => {
+            use std::io::Write as _;
+            let mut compiler = Command::new(project("wat").join("table.py"));
+            let compiler = compiler.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut compiler = compiler.spawn().expect("python3 is there");
+            let mut rules_of_others = compiler.stdin.take().expect("piped");
+            rules_of_others.write_all(config(rules).as_bytes()).expect("it reads");
+            drop(rules_of_others);
+            let table = compiler.wait_with_output().expect("it ends").stdout;
+            format!(r#"{{"table":"{}"}}"#, String::from_utf8_lossy(&table).trim())
+        }
+        _ => config(rules),
+    }
+}
+
 fn main() {
     if let [file] = std::env::args().skip(1).collect::<Vec<_>>().as_slice()
         && file.ends_with(".wasm")
     {
-        return memory(&fs::read(file).expect("a component"));
+        return memory(Path::new(file));
     }
     let only: Vec<String> = std::env::args().skip(1).collect();
     let built: Vec<(&str, Vec<u8>)> = LANGUAGES
@@ -67,7 +86,7 @@ fn main() {
     let mut chains: Vec<Chain> = Vec::new();
     for (what, wasm) in [("null", lanes::wasm("null"))].iter().chain(&built) {
         for rules in [8, 64] {
-            let config = if *what == "null" { "{}".into() } else { config(rules) };
+            let config = configured(what, rules);
             chains.push(Chain::new(&sandbox, what, wasm, &config));
         }
     }
@@ -86,7 +105,7 @@ fn main() {
             "{language:15} {:>8.0} {:>11.1} {:>14.1} {:>13} {:>9.1} {:>9.1} {:>9.2}",
             wasm.len() as f64 / 1000.0,
             compile(wasm),
-            instantiate(&sandbox, wasm),
+            instantiate(&sandbox, language, wasm),
             child(&file),
             of(place, 0),
             of(place, 1),
@@ -163,11 +182,11 @@ fn compile(wasm: &[u8]) -> f64 {
 }
 
 /// Microseconds until there is a configured instance.
-fn instantiate(sandbox: &Sandbox, wasm: &[u8]) -> f64 {
+fn instantiate(sandbox: &Sandbox, language: &str, wasm: &[u8]) -> f64 {
     let driver = Driver::new(flows(1, VIP, 80), BURST);
     let window = Shared::new(driver.pool.memory()).expect("a handle");
-    let chain =
-        prepared(sandbox, vec![specification("it".into(), wasm, &config(8), 0)], Mode::Linked);
+    let config = configured(language, 8);
+    let chain = prepared(sandbox, vec![specification("it".into(), wasm, &config, 0)], Mode::Linked);
     let one = || {
         let started = Instant::now();
         let instance: Executor<Box<Driver>> =
@@ -180,20 +199,24 @@ fn instantiate(sandbox: &Sandbox, wasm: &[u8]) -> f64 {
 }
 
 /// KiB of memory an instance takes, as a process of its own says.
-fn child(file: &std::path::Path) -> String {
+fn child(file: &Path) -> String {
     let program = std::env::current_exe().expect("this program has a name");
     let output = Command::new(program).arg(file).output().expect("it starts");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// Prints KiB an instance, the pool not counted.
-fn memory(wasm: &[u8]) {
+fn memory(file: &Path) {
+    let wasm = fs::read(file).expect("a component");
     allow_files();
     let sandbox = Sandbox::new(SandboxConfig::default()).expect("a sandbox");
     let driver = Driver::new(flows(1, VIP, 80), BURST);
     let window = Shared::new(driver.pool.memory()).expect("a handle");
+    // LANGUAGE/examples/packet-filter/packet-filter.wasm
+    let language = file.ancestors().nth(3).and_then(Path::file_name).unwrap_or_default();
+    let config = configured(&language.to_string_lossy(), 8);
     let chain =
-        prepared(&sandbox, vec![specification("it".into(), wasm, &config(8), 0)], Mode::Linked);
+        prepared(&sandbox, vec![specification("it".into(), &wasm, &config, 0)], Mode::Linked);
     let one = || -> Executor<Box<Driver>> {
         chain.instantiate(&sandbox, &window, driver.pool.room_bytes()).expect("an instance")
     };

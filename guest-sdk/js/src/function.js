@@ -76,15 +76,14 @@ function answer(made, packet, burst) {
   let changes = NO_CHANGES;
   let row = HEADER_WORDS;
   packet.now = now;
+  packet.words = words;
+  packet.bytes = burst;
+  packet.changed = null;
   for (let i = 0; i < count; i++, row += ROW_WORDS) {
-    packet.bytes = burst;
+    packet.row = row;
     packet.at = words[row];
     packet.given = words[row + 1];
     packet.length = words[row + 2];
-    packet.port = words[row + 3] & 0xffff;
-    packet.flags = words[row + 3] >>> 16;
-    packet.hash = words[row + 4];
-    packet.changed = null;
     const verdict = made.process(packet);
     if (verdict) {
       verdicts ??= new Uint32Array(count);
@@ -93,6 +92,8 @@ function answer(made, packet, burst) {
     if (packet.changed !== null) {
       if (changes === NO_CHANGES) changes = [];
       changes.push({ index: i, replaced: packet.replaced, bytes: packet.changed });
+      packet.changed = null;
+      packet.bytes = burst;
     }
   }
   afterBurst(now);

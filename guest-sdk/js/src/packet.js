@@ -5,16 +5,24 @@ export class Packet {
   at = 0;
   given = 0;
   length = 0;
-  port = 0;
-  flags = 0;
-  hash = 0;
   now = 0;
+  // The burst as words, and where the packet's record begins in it: most functions look at little of it.
+  words = null;
+  row = 0;
   // What is to be put in the place of its first bytes: how many are replaced, and by what.
   replaced = 0;
   changed = null;
 
+  get port() {
+    return this.words[this.row + 3] & 0xffff;
+  }
+
   get reverse() {
-    return (this.flags & 1) !== 0;
+    return (this.words[this.row + 3] & 0x10000) !== 0;
+  }
+
+  get hash() {
+    return this.words[this.row + 4];
   }
 
   u8(offset) {

@@ -8,19 +8,6 @@ export class Malformed extends Error {}
 
 const NONE = -1;
 
-class Headers {
-  constructor(version, l3, l4, end, protocol, sport, dport, fragment) {
-    this.version = version;
-    this.l3 = l3;
-    this.l4 = l4;
-    this.end = end;
-    this.protocol = protocol;
-    this.sport = sport;
-    this.dport = dport;
-    this.fragment = fragment;
-  }
-}
-
 // Whether this is the type of a VLAN tag, and whether that of an IPv6 extension header.
 const isTag = (kind) => kind === 0x8100 || kind === 0x88a8;
 const isExtension = (protocol) => protocol === 0 || protocol === 43 || protocol === 44 || protocol === 60;
@@ -89,5 +76,6 @@ export function parse(packet) {
     sport = (b[l4] << 8) | b[l4 + 1];
     dport = (b[l4 + 2] << 8) | b[l4 + 3];
   }
-  return new Headers(version, l3 - at, l4 - at, end - at, protocol, sport, dport, fragment);
+  // A literal costs less than a constructor's call.
+  return { version, l3: l3 - at, l4: l4 - at, end: end - at, protocol, sport, dport, fragment };
 }

@@ -12,6 +12,10 @@ _EXTENSIONS = frozenset((0, 43, 44, 60))
 
 _u16 = Struct(">H").unpack_from
 _ports = Struct(">HH").unpack_from
+# Of a frame without tags, with an IPv4 header without options: all of it, up to the ports.
+_plain = Struct(">12xHBxHxxHxBxx4s4sHH")
+_plain_size = _plain.size
+_plain = _plain.unpack_from
 # Version and header length, total length, flags and fragment, protocol, addresses.
 _v4 = Struct(">BxHxxHxBxx4s4s").unpack_from
 # Version, payload length, next header, addresses.
@@ -57,6 +61,14 @@ def parse(data: bytes, length: int | None = None) -> Headers | None:
     if length is None:
         length = len(data)
     have = len(data)
+    # Most packets are like this, and one call of `struct` reads all of it; what is not as it should be is looked at below.
+    if have >= _plain_size:
+        kind, version, total, word, protocol, src, dst, sport, dport = _plain(data)
+        if kind == 0x0800 and version == 0x45 and (protocol == UDP or protocol == TCP) and not word & 0x1FFF:
+            end = 14 + total
+            least = 54 if protocol == TCP else 42
+            if least <= end <= length and least <= have:
+                return Headers(14, 34, end, src, dst, protocol, sport, dport, False)
     if have < 14:
         return None
     (kind,) = _u16(data, 12)

@@ -3,61 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use weir_assembly::message_function_plan;
-use weir_exchange::{ChainFactory, Stage, Upstreams};
-use weir_gateway::{Gateway, GatewayConfig, ListenerConfig, Protocol, UpstreamConfig};
-use weir_message::{
-    Chain, ChainPlan, MessageError, Notice, Site, SiteConfig, States, Store, orders,
-};
+use weir_gateway::Protocol;
 use weir_sandbox::Sandbox;
 use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
+use crate::listener::{LONG, Listener, Run, Started};
 use crate::suite::{Exchange, ExpectExchange, ExpectRequest, ExpectUpstream, Field, Request};
 use crate::upstream::{Got, Upstream};
-
-/// As the defaults of `[gateway]`.
-const ROOMS: u32 = 1024;
-const ROOM: u32 = 16 << 10;
-/// Bytes of a body that the function may hold back.
-const HOLD: usize = 1 << 20;
-/// Bytes of the store.
-const STORE: u64 = 64 << 20;
-/// Nobody waits longer for an answer.
-const LONG: Duration = Duration::from_secs(20);
-
-/// When counters are handed over, and when those that are not there yet will not come.
-const HANDED_OVER: Duration = Duration::from_millis(120);
-const LATE: Duration = Duration::from_secs(2);
-
-/// What came of it.
-pub(crate) enum Run {
-    /// The function refused its configuration.
-    Refused(String),
-    /// It ran.
-    Done(Ran),
-}
-
-/// What a function did.
-pub(crate) struct Ran {
-    /// What was not as expected.
-    pub(crate) problems: Vec<String>,
-    pub(crate) counters: BTreeMap<String, u64>,
-    pub(crate) log: Vec<String>,
-    pub(crate) faults: Vec<String>,
-    pub(crate) fault_count: u64,
-    /// What it answered to events, by name.
-    pub(crate) actions: BTreeMap<String, u64>,
-}
 
 /// Runs the exchanges, and waits for these counters.
 pub(crate) fn run(
@@ -69,31 +29,11 @@ pub(crate) fn run(
 ) -> Result<Run> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let upstream = runtime.block_on(Upstream::start())?;
-    let test = Arc::new(Tested {
-        sandbox: Arc::clone(sandbox),
-        plan: plan(function, resolved),
-        faults: Arc::default(),
-        failed: Mutex::default(),
-    });
-    let gateway = Gateway::start(GatewayConfig::default())?;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut config = ListenerConfig::new(
-        "test",
-        any,
-        Protocol::Http,
-        vec![UpstreamConfig::new(upstream.address)],
-    );
-    config.chain = Some(Arc::clone(&test) as _);
-    if let Err(error) = gateway.set(config) {
-        return match test.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(MessageError::Refused { what: "configuration", message, .. }) => {
-                Ok(Run::Refused(message))
-            }
-            Some(failed) => bail!(failed),
-            None => bail!(error),
-        };
-    }
-    let address = gateway.addresses("test").first().copied().context("the gateway listens")?;
+    let started = Listener::start(sandbox, function, resolved, Protocol::Http, upstream.address)?;
+    let listener = match started {
+        Started::Refused(message) => return Ok(Run::Refused(message)),
+        Started::Listens(listener) => listener,
+    };
     let mut problems = Vec::new();
     for (n, exchange) in exchanges.iter().enumerate() {
         let mut script = upstream.script();
@@ -101,7 +41,7 @@ pub(crate) fn run(
         script.got.clear();
         drop(script);
         let answered = runtime.block_on(async {
-            let sent = tokio::time::timeout(LONG, send(address, &exchange.request));
+            let sent = tokio::time::timeout(LONG, send(listener.address, &exchange.request));
             sent.await.unwrap_or_else(|_| Err(anyhow!("there was no answer for {LONG:?}")))
         });
         let got = std::mem::take(&mut upstream.script().got);
@@ -114,78 +54,7 @@ pub(crate) fn run(
             found.into_iter().map(|what| format!("exchange {} ({method} {path}): {what}", n + 1)),
         );
     }
-    let function = &test.plan.functions[0];
-    // Functions may hand over what they counted ten times a second.
-    let until = Instant::now() + LATE;
-    std::thread::sleep(HANDED_OVER);
-    let counted = |(name, n): (&String, &u64)| {
-        function.telemetry.counters().get(name).copied().unwrap_or(0) >= *n
-    };
-    while !counters.iter().all(counted) && Instant::now() < until {
-        std::thread::sleep(HANDED_OVER);
-    }
-    gateway.drain(Duration::from_secs(1));
-    drop(gateway);
-    let faults = test.faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Run::Done(Ran {
-        problems,
-        counters: function.telemetry.counters(),
-        log: function.telemetry.lines().0.into_iter().map(|line| line.message).collect(),
-        faults,
-        fault_count: function.counters.faults.load(Ordering::Relaxed),
-        actions: function.counters.actions().map(|(name, n)| (name.to_owned(), n)).collect(),
-    }))
-}
-
-fn plan(function: &Function, resolved: &ResolvedFunction) -> ChainPlan {
-    let admitted = Arc::clone(&function.admitted);
-    let function = message_function_plan(resolved, admitted, Arc::default(), Arc::default());
-    ChainPlan { name: "test".into(), functions: vec![function] }
-}
-
-/// Makes the chain on the gateway's thread.
-struct Tested {
-    sandbox: Arc<Sandbox>,
-    plan: ChainPlan,
-    faults: Arc<Mutex<Vec<String>>>,
-    /// Why it could not be made.
-    failed: Mutex<Option<MessageError>>,
-}
-
-impl ChainFactory for Tested {
-    fn stage(&self, _: usize, upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
-        let names = vec!["upstream".to_owned()];
-        let config = SiteConfig { rooms: ROOMS, room_bytes: ROOM, hold: HOLD, names, seed: 0 };
-        let site = Site::new(
-            Arc::clone(&self.sandbox),
-            "test",
-            config,
-            upstreams,
-            Arc::new(Store::new(STORE)),
-        );
-        let staged = site.and_then(|site| site.stage(self.plan.clone(), &States::default()));
-        let staged = staged.map_err(|error| {
-            let text = error.to_string();
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            text
-        })?;
-        let faults = Arc::clone(&self.faults);
-        Ok(Box::new(move |lent| {
-            let sink = Box::new(move |notice| {
-                let (Notice::Fault { fault, .. } | Notice::RolledBack { fault, .. }) = notice;
-                faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault.to_string());
-            });
-            let (giver, orders) = orders();
-            let chain = Chain::new(staged, lent.environment, orders, Arc::default(), sink);
-            let driven = chain.clone().drive();
-            tokio::task::spawn_local(async move {
-                // It is driven, and its function ticks, as long as somebody could give it orders.
-                let _giver = giver;
-                driven.await;
-            });
-            Ok(chain.passages())
-        }))
-    }
+    Ok(Run::Done(listener.finish(problems, counters)))
 }
 
 /// A response as it came.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use weir_assembly::{AdmitError, manifest_of};
-use weir_sandbox::Admitted;
+use weir_sandbox::{Admitted, Sandbox};
 use weir_spec::{FunctionUse, Manifest, Name, ResolvedFunction};
 
 /// A function as a host would admit it.
@@ -19,12 +19,16 @@ pub(crate) struct Function {
 
 impl Function {
     /// Reads a file. If the component carries no manifest, this one is taken.
-    pub(crate) fn read(file: &Path, manifest: Option<&Manifest>) -> Result<Self> {
+    pub(crate) fn read(
+        sandbox: &Sandbox,
+        file: &Path,
+        manifest: Option<&Manifest>,
+    ) -> Result<Self> {
         let wasm: Arc<[u8]> =
             std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?.into();
         let label = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let refused = |refused| AdmitError { label: label.clone(), refused };
-        let admitted = weir_sandbox::admit(&wasm).map_err(refused)?;
+        let admitted = sandbox.admit(&wasm).map_err(refused)?;
         let manifest = match (&admitted.manifest, manifest) {
             (None, Some(manifest)) => manifest.clone(),
             _ => manifest_of(&label, &admitted)?,
@@ -33,7 +37,7 @@ impl Function {
             Some(name) => name.clone(),
             None => label.parse().unwrap_or_else(|_| Name::default_tenant()),
         };
-        Ok(Self { name, wasm, admitted: Arc::new(admitted), manifest })
+        Ok(Self { name, wasm, admitted, manifest })
     }
 
     /// With this configuration.

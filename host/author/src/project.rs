@@ -140,9 +140,11 @@ pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> 
         files: Vec::new(),
     };
     project.write_template(&snake)?;
-    project.write_sdk(language, Path::new("sdk"))?;
-    for other in sdks(language) {
-        project.write_sdk(other, &Path::new("sdk").join(other))?;
+    if project.builds_with_sdk()? {
+        project.write_sdk(language, Path::new("sdk"))?;
+        for other in sdks(language) {
+            project.write_sdk(other, &Path::new("sdk").join(other))?;
+        }
     }
     if plane == Plane::Packet {
         let sample =
@@ -176,6 +178,13 @@ impl Project {
             self.files.push(path);
         }
         Ok(())
+    }
+
+    /// Whether its `build` looks for the SDK: services in JavaScript have all they need of the web.
+    fn builds_with_sdk(&self) -> Result<bool> {
+        let build = self.directory.join("build");
+        let text = fs::read_to_string(&build);
+        Ok(text.with_context(|| format!("cannot read {}", build.display()))?.contains("sdk"))
     }
 
     fn write_sdk(&self, language: &str, to: &Path) -> Result<()> {

@@ -1,11 +1,16 @@
 //! What `weir-test.toml` says.
 
+mod connection;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use weir_message::FunctionCounters;
 use weir_spec::{Check, Invalid};
+
+pub use connection::{Arrives, Connection, ExpectConnection, Octets, Step};
 
 /// The file's name in a project.
 pub const FILE: &str = "weir-test.toml";
@@ -40,6 +45,9 @@ pub struct Test {
     /// Requests, one after the other: for functions for messages.
     #[serde(default)]
     pub exchange: Vec<Exchange>,
+    /// Connections, one after the other: for functions for connections.
+    #[serde(default)]
+    pub connection: Vec<Connection>,
 }
 
 /// What has to come of a test. What is left out may be anything, but for faults: there are to be none.
@@ -52,7 +60,7 @@ pub struct Expect {
     pub drop: Option<Dropped>,
     /// A capture, relative to the file: the packets that leave, byte for byte.
     pub capture: Option<PathBuf>,
-    /// Verdicts by name.
+    /// Verdicts by name; of functions for messages and connections, what they answered to events.
     pub verdicts: Option<BTreeMap<String, u64>>,
     /// The function's own counters.
     pub counters: Option<BTreeMap<String, u64>>,
@@ -198,35 +206,53 @@ impl Check for Suite {
 
 impl Test {
     fn check(&self) -> Result<(), Invalid> {
-        if self.input.is_some() && !self.exchange.is_empty() {
-            return Err(Invalid::at("in", "a capture and exchanges exclude each other")
-                .help("make two tests of it: a function is for packets or for messages"));
+        let given = [
+            ("in", self.input.is_some()),
+            ("exchange", !self.exchange.is_empty()),
+            ("connection", !self.connection.is_empty()),
+        ];
+        let mut given = given.iter().filter(|(_, there)| *there);
+        if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+            return Err(Invalid::at(first, format!("`{first}` and `{second}` exclude each other"))
+                .help("make two tests of it: a function is for packets, for requests, or for connections"));
         }
-        if self.input.is_none() && self.exchange.is_empty() && self.expect.refused.is_none() {
-            return Err(Invalid::whole("the test gives the function nothing")
-                .help("add `in = \"FILE.pcap\"` (packets) or `[[test.exchange]]` (messages)"));
+        let messages = !self.exchange.is_empty() || !self.connection.is_empty();
+        if self.input.is_none() && !messages && self.expect.refused.is_none() {
+            return Err(Invalid::whole("the test gives the function nothing").help(
+                "add `in = \"FILE.pcap\"` (packets), `[[test.exchange]]` (messages) or `[[test.connection]]`",
+            ));
         }
+        self.check_expected(messages)?;
+        if self.ports.len() > 16 {
+            return Err(Invalid::at("ports", "these are too many ports").help("allowed: 16"));
+        }
+        self.exchange.iter().enumerate().try_for_each(|(n, exchange)| {
+            exchange.check().map_err(|e| e.within_array("exchange", n))
+        })?;
+        self.connection.iter().enumerate().try_for_each(|(n, connection)| {
+            connection.check().map_err(|e| e.within_array("connection", n))
+        })
+    }
+
+    fn check_expected(&self, messages: bool) -> Result<(), Invalid> {
         let expect = &self.expect;
         let packets = [
             ("out", expect.out.is_some()),
             ("drop", expect.drop.is_some()),
             ("capture", expect.capture.is_some()),
-            ("verdicts", expect.verdicts.is_some()),
+            ("verdicts", expect.verdicts.is_some() && !messages),
         ];
         if let Some((key, _)) = packets.iter().find(|(_, said)| *said && self.input.is_none()) {
             return Err(Invalid::at(key, "this is about packets, and the test has none")
                 .help("add `in = \"FILE.pcap\"`")
                 .within("expect"));
         }
-        if let Some(name) = expect
-            .verdicts
-            .iter()
-            .flatten()
-            .map(|(name, _)| name)
-            .find(|name| !weir_layout::VERDICT_NAMES.contains(&name.as_str()))
-        {
+        let allowed: &[&str] =
+            if messages { &FunctionCounters::NAMES } else { &weir_layout::VERDICT_NAMES };
+        let mut verdicts = expect.verdicts.iter().flatten().map(|(name, _)| name);
+        if let Some(name) = verdicts.find(|name| !allowed.contains(&name.as_str())) {
             return Err(Invalid::at(name, "there is no such verdict")
-                .help(format!("allowed: {}", weir_layout::VERDICT_NAMES.join(", ")))
+                .help(format!("allowed: {}", allowed.join(", ")))
                 .within("verdicts")
                 .within("expect"));
         }
@@ -237,12 +263,7 @@ impl Test {
                 .help("packets are counted from 1, as tshark does")
                 .within("expect"));
         }
-        if self.ports.len() > 16 {
-            return Err(Invalid::at("ports", "these are too many ports").help("allowed: 16"));
-        }
-        self.exchange.iter().enumerate().try_for_each(|(n, exchange)| {
-            exchange.check().map_err(|e| e.within_array("exchange", n))
-        })
+        Ok(())
     }
 }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use weir_sandbox::{Sandbox, SandboxConfig, World};
-use weir_spec::{Document, DocumentError, Invalid, Manifest};
+use weir_spec::{Document, DocumentError, Invalid, Manifest, ResolvedFunction};
 
 use crate::captures::{self, Frame};
+use crate::connections;
 use crate::dissect;
 use crate::exchanges;
-use crate::faults;
 use crate::function::Function;
+use crate::listener::Run;
 use crate::packets;
 use crate::suite::{Dropped, Expect, Suite, Test};
 
@@ -50,6 +51,8 @@ pub struct Outcome {
     pub packets_out: u64,
     /// Exchanges.
     pub exchanges: u64,
+    /// Connections.
+    pub connections: u64,
     /// What the function logged.
     pub log: Vec<String>,
 }
@@ -85,9 +88,9 @@ impl Tester {
         manifest: Option<&Manifest>,
         measured: Option<Duration>,
     ) -> Result<Self> {
-        let function = Function::read(file, manifest)?;
-        let report = Report { function: function.name().to_owned(), ..Report::default() };
         let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
+        let function = Function::read(&sandbox, file, manifest)?;
+        let report = Report { function: function.name().to_owned(), ..Report::default() };
         Ok(Self { sandbox, function, measured, report })
     }
 
@@ -117,11 +120,15 @@ impl Tester {
         let mut outcome = Outcome { name: test.name.clone(), ..Outcome::default() };
         let expect = &test.expect;
         if self.function.is_for_packets() {
-            ensure!(
-                test.exchange.is_empty(),
-                Invalid::at("exchange", "the function is for packets")
-                    .help("give it a capture: `in = \"FILE.pcap\"`")
-            );
+            for (key, none) in
+                [("exchange", test.exchange.is_empty()), ("connection", test.connection.is_empty())]
+            {
+                ensure!(
+                    none,
+                    Invalid::at(key, "the function is for packets")
+                        .help("give it a capture: `in = \"FILE.pcap\"`")
+                );
+            }
             let frames: Arc<[Frame]> = match &test.input {
                 Some(file) => read(directory, file, &["in"])?.into(),
                 None => Arc::new([]),
@@ -157,44 +164,23 @@ impl Tester {
                 }
             }
         } else {
-            ensure!(
-                test.input.is_none(),
-                Invalid::at("in", "the function is for messages")
-                    .help("give it requests: `[[test.exchange]]`")
-            );
-            ensure!(
-                self.function.admitted.world != World::Connection || test.exchange.is_empty(),
-                Invalid::at("exchange", "the function is for connections, which exchanges do not test")
-                    .help("test it natively with `weir_sdk::testing::ConnectionHarness`, or behind a listener")
-            );
-            ensure!(
-                self.function.admitted.world != World::Proxy,
-                Invalid::at(
-                    "exchange",
-                    "the function is a component of `wasi:http/proxy`, which exchanges do not test"
-                )
-                .help("try it behind a listener")
-            );
-            match exchanges::run(
-                &self.sandbox,
-                &self.function,
-                &resolved,
-                &test.exchange,
-                &expect.counters.clone().unwrap_or_default(),
-            )? {
-                exchanges::Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
-                exchanges::Run::Done(ran) => {
+            match self.messages(test, &resolved)? {
+                Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
+                Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
                     self.count(&ran.counters, &ran.actions);
                     outcome.exchanges = test.exchange.len() as u64;
+                    outcome.connections = test.connection.len() as u64;
                     outcome.problems.extend(ran.problems);
-                    check(
-                        expect,
-                        &ran.counters,
-                        ran.fault_count,
-                        &ran.faults,
-                        &mut outcome.problems,
-                    );
+                    for (name, expected) in expect.verdicts.iter().flatten() {
+                        let got = ran.actions.get(name).copied().unwrap_or(0);
+                        if got != *expected {
+                            let problem = format!("verdict {name}: expected {expected}, got {got}");
+                            outcome.problems.push(problem);
+                        }
+                    }
+                    let problems = &mut outcome.problems;
+                    check(expect, &ran.counters, ran.fault_count, &ran.faults, problems);
                     outcome.log = own(ran.log);
                 }
             }
@@ -209,6 +195,31 @@ impl Tester {
         }
         self.report.tests.push(outcome);
         Ok(())
+    }
+
+    /// Gives a function that is not for packets what the test has for it.
+    fn messages(&self, test: &Test, resolved: &ResolvedFunction) -> Result<Run> {
+        let connections = self.function.admitted.world == World::Connection;
+        let (kind, instead) = if connections {
+            ("connections", "give it connections: `[[test.connection]]`")
+        } else {
+            ("messages", "give it requests: `[[test.exchange]]`")
+        };
+        for (key, none) in [
+            ("in", test.input.is_none()),
+            ("exchange", test.exchange.is_empty() || !connections),
+            ("connection", test.connection.is_empty() || connections),
+        ] {
+            let wrong = || Invalid::at(key, format!("the function is for {kind}")).help(instead);
+            ensure!(none, wrong());
+        }
+        let counters = test.expect.counters.clone().unwrap_or_default();
+        let (sandbox, function) = (&self.sandbox, &self.function);
+        if connections {
+            connections::run(sandbox, function, resolved, &test.connection, &counters)
+        } else {
+            exchanges::run(sandbox, function, resolved, &test.exchange, &counters)
+        }
     }
 
     fn count<'a>(
@@ -275,7 +286,7 @@ fn check(
 ) {
     if count != expect.faults {
         problems.push(format!("faults: expected {}, got {count}", expect.faults));
-        problems.extend(messages.iter().take(5).map(|message| faults::short(message)));
+        problems.extend(messages.iter().take(5).map(|message| weir_sandbox::explain(message)));
     }
     for (name, expected) in expect.counters.iter().flatten() {
         match counters.get(name) {

@@ -113,3 +113,106 @@ fn an_answer_of_the_functions_own_does_not_reach_the_upstream() {
         "exchange 2 (GET /?q=fine): upstream: path: expected /other, got /?q=fine"
     );
 }
+
+/// `tcp-policy` holds a connection's first bytes until they tell what is spoken.
+fn policy(arrives: &str, last: &str) -> Report {
+    let tests = r#"
+        [[test]]
+        name = "x"
+        config = { rules = [ { action = "deny", client = ["127.0.0.9"] }, { action = "allow", protocol = ["ssh"] },
+                             { action = "deny", protocol = ["http", "tls"] } ] }
+        expect.counters = { allowed = 2, denied = 2 }
+        [[test.connection]]
+        steps = [
+            { client = "SS", arrives = false },
+            { upstream = "SSH-2.0-server\r\n" },
+            { client = "H-2.0-client\r\n", arrives = "ARRIVES" },
+            { client = { hex = "00 ff 80" } },
+            LAST
+        ]
+        [[test.connection]]
+        steps = [ { client = "GET / HTTP/1.0\r\n\r\n", ends = true } ]
+        [[test.connection]]
+        steps = [ { client = "neither\n" }, { upstream = "nor\n" } ]
+        [[test.connection]]
+        from = "127.0.0.9"
+        expect.upstream = false
+        "#;
+    run("tcp-policy", &tests.replace("ARRIVES", arrives).replace("LAST", last))
+}
+
+#[test]
+fn connections_through_tcp_policy() {
+    let report = policy(r"SSH-2.0-client\r\n", "");
+    assert_eq!((report.passed, report.failed), (1, 0), "{}", problems(&report));
+    assert_eq!(report.tests[0].connections, 4);
+    assert!(report.coverage.verdicts["reset"] >= 2, "{:?}", report.coverage.verdicts);
+
+    let told = problems(&policy(r"SSH-2.0-other!\r\n", ""));
+    let expected = r#"connection 1: step 3: the upstream: expected "SSH-2.0-other!\r\n", got "SSH-2.0-client\r\n""#;
+    assert!(told.contains(expected), "{told}");
+    let told = problems(&policy(r"SSH-2.0-client\r\n", r#"{ upstream = "bye", ends = true }"#));
+    let expected = r#"connection 1: the client: expected nothing more, got "bye""#;
+    assert!(told.contains(expected), "{told}");
+}
+
+#[test]
+fn a_component_of_wasi_http_is_tested_by_requests() {
+    let report = run(
+        "proxy-probe",
+        r#"
+        [[test]]
+        name = "x"
+        config = { GREETING = "hello" }
+        expect.verdicts = { answer = 1, continue = 1 }
+        [[test.exchange]]
+        request = { path = "/answer" }
+        expect.status = 200
+        expect.upstream = false
+        [[test.exchange]]
+        request = { method = "POST", path = "/there?a=b", body = "some text" }
+        response = { status = 201, body = "made" }
+        expect.status = 201
+        expect.body = "made"
+        expect.upstream = { method = "POST", path = "/there?a=b", body = "some text" }
+
+        [[test]]
+        name = "a list is no environment variable"
+        config = { list = [1] }
+        expect.refused = "config.list"
+        "#,
+    );
+    assert_eq!((report.passed, report.failed), (2, 0), "{}", problems(&report));
+}
+
+#[test]
+fn mistakes_about_connections_are_told() {
+    for (tests, said) in [
+        ("in = \"a.pcap\"\n[[test.connection]]", "`in` and `connection` exclude each other"),
+        ("[[test.connection]]\nfrom = \"10.0.0.1\"", "allowed: 127.0.0.0/8"),
+        ("[[test.connection]]\nsteps = [ { ends = true } ]", "one side has to send"),
+        (
+            "[[test.connection]]\nsteps = [ { client = \"a\", upstream = \"b\" } ]",
+            "one side has to send",
+        ),
+        (
+            "[[test.connection]]\nsteps = [ { client = \"a\", ends = true }, { client = \"b\" } ]",
+            "no step can follow",
+        ),
+        ("[[test.connection]]\nsteps = [ { client = { hex = \"123\" } } ]", "hex"),
+        (
+            "[[test.connection]]\nexpect.upstream = false\nsteps = [ { upstream = \"a\" } ]",
+            "it never hears of",
+        ),
+        ("expect.verdicts = { drop = 1 }\n[[test.connection]]", "allowed: continue, answer, reset"),
+    ] {
+        let text = format!("[[test]]\nname = \"x\"\n{tests}\n");
+        let told = Document::<Suite>::parse("weir-test.toml", &text).unwrap_err().to_string();
+        assert!(told.contains(said), "{tests}\n{told}");
+    }
+    let mut tester = Tester::new(&built_file("rewrite"), None, None).unwrap();
+    let suite = "[[test]]\nname = \"x\"\n[[test.connection]]\n";
+    let suite = Document::<Suite>::parse("weir-test.toml", suite).unwrap();
+    let told = tester.suite(&suite, Path::new("")).unwrap_err().to_string();
+    assert!(told.contains("the function is for messages"), "{told}");
+}

@@ -209,7 +209,7 @@ impl Function {
             return self.break_down(&mut inner, fault);
         }
         self.plan.counters.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
+        self.log_fault(fault);
     }
 
     /// It broke its contract in a way that only the chain sees.
@@ -294,8 +294,13 @@ impl Function {
     fn break_down(&self, inner: &mut Inner, fault: &Fault) {
         inner.instance = None;
         self.plan.counters.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
+        self.log_fault(fault);
         self.repair(inner, clock::monotonic());
+    }
+
+    fn log_fault(&self, fault: &Fault) {
+        let fault = fault.clone().of(&self.plan.admitted);
+        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
     }
 
     /// Puts it out of order, and has a new instance made meanwhile.

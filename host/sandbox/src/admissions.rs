@@ -54,6 +54,7 @@ impl Inner {
         }
         self.known.retain(|_, admitted| admitted.strong_count() > 0);
         self.known.insert(hash, Arc::downgrade(admitted));
+        crate::trace::remember(admitted);
     }
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use wasmtime::Trap;
 
+use crate::admit::Admitted;
+use crate::trace;
+
 /// The kind of a fault, as counted in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FaultKind {
@@ -46,7 +49,7 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Place of the function in the guest's list, when it is known.
     pub function: Option<usize>,
-    /// For people: wasmtime's message with the Wasm backtrace, or what rule was broken.
+    /// For people: what happened and where in the code, for [`crate::explain`]; or what rule was broken.
     pub message: String,
 }
 
@@ -101,6 +104,13 @@ impl Fault {
                 _ => FaultKind::Trap,
             }
         };
-        Self { kind, function, message: format!("{error:#}") }
+        Self { kind, function, message: trace::text(error) }
+    }
+
+    /// Says whose code it was: [`crate::explain`] then finds its lines of source.
+    #[must_use]
+    pub fn of(mut self, admitted: &Admitted) -> Self {
+        trace::tag(&mut self.message, admitted.hash);
+        self
     }
 }

@@ -28,11 +28,13 @@ mod function_cache;
 mod guard;
 mod guest;
 mod host;
+mod lines;
 mod manifest;
 mod policy;
 mod shared_code;
 mod telemetry;
 mod ticker;
+mod trace;
 mod window;
 
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
@@ -46,3 +48,4 @@ pub use policy::{Health, OnFault, Record, Treatment};
 pub use shared_code::CODE_MAX;
 pub use telemetry::{Level, LogLine, Said, Telemetry};
 pub use ticker::{Ticker, Ticking};
+pub use trace::explain;

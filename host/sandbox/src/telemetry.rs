@@ -1,8 +1,10 @@
 //! What a function says about itself: log lines, counters, gauges. Bounded in every direction.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::trace::{explain, is_tagged};
 
 /// Log lines kept of a function.
 const LINES_KEPT: usize = 1000;
@@ -90,10 +92,26 @@ impl Telemetry {
         inner.keep(time, level, message);
     }
 
-    /// The lines kept, oldest first, and how many were lost to flooding.
+    /// The lines kept, oldest first, and how many were lost to flooding. Faults have lines of source in them, where there are
+    /// any, which takes its time.
     #[must_use]
     pub fn lines(&self) -> (Vec<LogLine>, u64) {
-        let inner = self.inner();
+        let tagged: BTreeSet<String> = self
+            .inner()
+            .lines
+            .iter()
+            .filter(|line| is_tagged(&line.message))
+            .map(|line| line.message.clone())
+            .collect();
+        // Without the lock, for whoever logs meanwhile; the next one to look finds it done.
+        let explained: BTreeMap<String, String> =
+            tagged.into_iter().map(|text| (text.clone(), explain(&text))).collect();
+        let mut inner = self.inner();
+        for line in &mut inner.lines {
+            if let Some(text) = explained.get(&line.message) {
+                line.message.clone_from(text);
+            }
+        }
         (inner.lines.iter().cloned().collect(), inner.lost)
     }
 

@@ -2,11 +2,12 @@
 //! for both has a part on each.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use weir_control::engine::{
-    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
-    ExchangeCounts, FunctionLog, Published, RuleStatus, TrialKind,
+    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
+    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, TrialKind,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
@@ -14,6 +15,21 @@ use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
 use crate::engine::PlaneEngine;
 use crate::messages::Messages;
 use crate::nics::InUse;
+
+/// An event with lines of source in it. They take their time, and who tells of events carries messages, or brings versions back.
+fn explain(event: EngineEvent) -> EngineEvent {
+    match event {
+        EngineEvent::Fault { chain, function, version, kind, message } => {
+            let message = weir_sandbox::explain(&message);
+            EngineEvent::Fault { chain, function, version, kind, message }
+        }
+        EngineEvent::RolledBack { chain, function, version, message } => {
+            let message = weir_sandbox::explain(&message);
+            EngineEvent::RolledBack { chain, function, version, message }
+        }
+        other => other,
+    }
+}
 
 /// See the module.
 pub(crate) struct Planes {
@@ -169,10 +185,17 @@ impl Engine for Planes {
 
     fn subscribe(&self, sink: EventSink) {
         let sink = Arc::new(sink);
-        let other = Arc::clone(&sink);
         self.functions.watch(Arc::clone(&sink));
-        self.messages.subscribe(Box::new(move |event| other(event)));
-        self.packets.subscribe(Box::new(move |event| sink(event)));
+        let (sender, events) = channel();
+        let other = sender.clone();
+        let explained = std::thread::Builder::new().name("weir-faults".to_owned());
+        let explained = explained.spawn(move || events.into_iter().for_each(|e| sink(explain(e))));
+        if let Err(error) = explained {
+            tracing::error!("faults cannot be told: no thread: {error}");
+        }
+        // Without the thread the host is about to end.
+        self.messages.subscribe(Box::new(move |event| drop(other.send(event))));
+        self.packets.subscribe(Box::new(move |event| drop(sender.send(event))));
     }
 
     fn drain(&self, deadline: Duration) -> Drained {

@@ -9,8 +9,9 @@ import (
 )
 
 type packetFilter struct {
-	rules []rule
-	allow bool
+	// Rules that may match packets of each version.
+	v4, v6 []rule
+	allow  bool
 }
 
 func (f *packetFilter) Configure(_ *weir.Setup, config *Config) error {
@@ -30,25 +31,36 @@ func (f *packetFilter) Configure(_ *weir.Setup, config *Config) error {
 		if err != nil {
 			return fmt.Errorf("rules[%d].%w", i, err)
 		}
-		f.rules = append(f.rules, read)
+		if read.version == 0 || read.version == 4 {
+			f.v4 = append(f.v4, read)
+		}
+		if read.version == 0 || read.version == 6 {
+			f.v6 = append(f.v6, read)
+		}
 	}
 	return nil
 }
 
 func (f *packetFilter) Process(burst *weir.Burst) {
 	for i := range burst.Len() {
-		packet := burst.Packet(i)
-		headers, err := weir.Parse(packet.Data())
-		if err == weir.ErrMalformed || err == nil && !f.allows(&headers) {
-			packet.SetVerdict(weir.Drop(1))
+		each := burst.Packet(i)
+		frame := each.Data()
+		headers, err := weir.Parse(frame)
+		if err == weir.ErrMalformed || err == nil && !f.allows(frame, &headers) {
+			each.SetVerdict(weir.Drop(1))
 		}
 	}
 }
 
-func (f *packetFilter) allows(headers *weir.Headers) bool {
-	for i := range f.rules {
-		if f.rules[i].matches(headers) {
-			return f.rules[i].allow
+func (f *packetFilter) allows(frame []byte, headers *weir.Headers) bool {
+	rules := f.v6
+	if headers.Src.Is4() {
+		rules = f.v4
+	}
+	packet := packetOf(frame, headers)
+	for i := range rules {
+		if rules[i].matches(&packet) {
+			return rules[i].allow
 		}
 	}
 	return f.allow

@@ -29,30 +29,6 @@ type written struct {
 	Dport  json.RawMessage `json:"dport"`
 }
 
-// A rule as it is compared.
-type rule struct {
-	allow        bool
-	protocol     int // -1 for any
-	src, dst     netip.Prefix
-	sport, dport ports
-}
-
-// A range of ports; any if it is not set.
-type ports struct {
-	set       bool
-	low, high uint16
-}
-
-func (p ports) matches(headers *weir.Headers, port uint16) bool {
-	return !p.set || headers.HasPorts && p.low <= port && port <= p.high
-}
-
-func (r *rule) matches(headers *weir.Headers) bool {
-	return (r.protocol < 0 || r.protocol == int(headers.Protocol)) &&
-		r.dport.matches(headers, headers.DstPort) && r.sport.matches(headers, headers.SrcPort) &&
-		(!r.src.IsValid() || r.src.Contains(headers.Src)) && (!r.dst.IsValid() || r.dst.Contains(headers.Dst))
-}
-
 func (w *written) read() (read rule, err error) {
 	if w.Action == nil {
 		return read, errors.New("action: it is missing; allowed are allow, deny")
@@ -63,12 +39,15 @@ func (w *written) read() (read rule, err error) {
 	if read.protocol, err = protocol(w.Proto); err != nil {
 		return read, fmt.Errorf("proto: %w", err)
 	}
-	if read.src, err = prefix(w.Src); err != nil {
+	src, err := prefix(w.Src)
+	if err != nil {
 		return read, fmt.Errorf("src: %w", err)
 	}
-	if read.dst, err = prefix(w.Dst); err != nil {
+	dst, err := prefix(w.Dst)
+	if err != nil {
 		return read, fmt.Errorf("dst: %w", err)
 	}
+	read.src, read.dst, read.version = maskOf(src), maskOf(dst), versionOf(src, dst)
 	if read.sport, err = portRange(w.Sport); err != nil {
 		return read, fmt.Errorf("sport: %w", err)
 	}
@@ -118,7 +97,7 @@ func prefix(text *string) (netip.Prefix, error) {
 
 func portRange(text json.RawMessage) (ports, error) {
 	if text == nil {
-		return ports{}, nil
+		return anyPort, nil
 	}
 	low, high, isRange := strings.Cut(strings.Trim(string(text), `"`), "-")
 	if !isRange {
@@ -129,5 +108,5 @@ func portRange(text json.RawMessage) (ports, error) {
 	if err != nil || err2 != nil || from > to {
 		return ports{}, fmt.Errorf("%s is no port such as 80 and no range such as 1000-2000", text)
 	}
-	return ports{true, uint16(from), uint16(to)}, nil
+	return ports{int32(from), int32(to)}, nil
 }

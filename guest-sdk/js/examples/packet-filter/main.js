@@ -1,14 +1,16 @@
 // A stateless firewall: the function that every language's SDK has as an example. What it does is specified in
 // guest-sdk/packet-filter/README.md.
 import { ConfigError, Malformed, NEXT, drop, parse, weirFunction } from "weir-sdk";
+import { compile } from "./compile.js";
 import { allows, readRule } from "./rules.js";
 
 const RULES_MAX = 64;
 const DENY = drop(1);
 
 let otherwise = NEXT;
-// Rules that may match packets of each version.
-const rules = { 4: [], 6: [] };
+// What the rules say of packets of each version.
+let decide4 = () => otherwise;
+let decide6 = decide4;
 
 export const packetBurst = weirFunction({
   configure(setup, config) {
@@ -19,10 +21,9 @@ export const packetBurst = weirFunction({
     const written = config.rules ?? [];
     if (!Array.isArray(written)) throw new ConfigError("rules: expected is a list");
     if (written.length > RULES_MAX) throw new ConfigError(`rules: ${written.length} are too many, ${RULES_MAX} at most`);
-    written.forEach((each, at) => {
-      const rule = readRule(each, `rules[${at}]`);
-      for (const version of [4, 6]) if (rule.versions.has(version)) rules[version].push(rule);
-    });
+    const rules = written.map((each, at) => readRule(each, `rules[${at}]`));
+    decide4 = compile(rules.filter((rule) => rule.versions.has(4)), DENY, otherwise);
+    decide6 = compile(rules.filter((rule) => rule.versions.has(6)), DENY, otherwise);
   },
 
   process(packet) {
@@ -37,25 +38,7 @@ export const packetBurst = weirFunction({
     const { protocol, sport, dport } = headers;
     // Source and destination, one after the other.
     const addresses = packet.at + headers.l3 + (headers.version === 4 ? 12 : 8);
-    for (const rule of rules[headers.version]) {
-      if (
-        (rule.protocol < 0 || rule.protocol === protocol) &&
-        dport >= rule.dport.low && dport <= rule.dport.high &&
-        sport >= rule.sport.low && sport <= rule.sport.high &&
-        within(packet.bytes, addresses, rule)
-      ) {
-        return rule.allow ? NEXT : DENY;
-      }
-    }
-    return otherwise;
+    const decide = headers.version === 4 ? decide4 : decide6;
+    return decide(protocol, sport, dport, packet.bytes, addresses);
   },
 });
-
-// Whether the bytes from `at` on have the rule's bits: only those bytes are compared of which it says something.
-function within(bytes, at, rule) {
-  const { places, masks, values } = rule;
-  for (let i = 0; i < places.length; i++) {
-    if ((bytes[at + places[i]] & masks[i]) !== values[i]) return false;
-  }
-  return true;
-}

@@ -5,6 +5,7 @@ What it does is specified in guest-sdk/packet-filter/README.md.
 
 from dataclasses import dataclass, field
 
+from compiled import compiled
 from rules import Rule, Written, allows
 from weir_sdk import NEXT, ConfigError, Function, Malformed, Packet, Setup, drop, export, parse
 
@@ -26,8 +27,8 @@ class PacketFilter(Function):
         if len(config.rules) > RULES_MAX:
             raise ConfigError(f"rules: {len(config.rules)} are too many, {RULES_MAX} at most")
         rules = [Rule(written, f"rules[{at}]") for at, written in enumerate(config.rules)]
-        # Those that may match packets with addresses of so many bytes.
-        self.rules = {size: [rule for rule in rules if rule.size in (0, size)] for size in (4, 16)}
+        # Of those that may match packets with addresses of so many bytes.
+        self.decide = {size: compiled([r for r in rules if r.size in (0, size)], DENY, self.default) for size in (4, 16)}
 
     def process(self, packet: Packet) -> int:
         try:
@@ -36,18 +37,11 @@ class PacketFilter(Function):
             return DENY
         if headers is None:
             return NEXT
-        protocol, sport, dport = headers.protocol, headers.sport, headers.dport
-        src, dst = int.from_bytes(headers.src), int.from_bytes(headers.dst)
-        for rule in self.rules[len(headers.src)]:
-            if (
-                (rule.protocol is None or rule.protocol == protocol)
-                and (rule.dport is None or dport is not None and dport in rule.dport)
-                and (rule.sport is None or sport is not None and sport in rule.sport)
-                and src & rule.src_mask == rule.src
-                and dst & rule.dst_mask == rule.dst
-            ):
-                return NEXT if rule.allow else DENY
-        return self.default
+        sport, dport = headers.sport, headers.dport
+        if dport is None:
+            sport = dport = -1
+        src, dst = headers.src, headers.dst
+        return self.decide[len(src)](headers.protocol, sport, dport, int.from_bytes(src), int.from_bytes(dst))
 
 
 PacketBurst = export(PacketFilter)

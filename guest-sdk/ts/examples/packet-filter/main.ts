@@ -3,7 +3,8 @@
 import {
   ConfigError, type Headers, Malformed, NEXT, type Packet, type Setup, type Verdict, drop, parse, weirFunction,
 } from "weir-sdk";
-import { type Rule, type Written, allows, readRule } from "./rules";
+import { type Decide, compile } from "./compile";
+import { type Written, allows, readRule } from "./rules";
 
 const RULES_MAX = 64;
 const DENY = drop(1);
@@ -12,8 +13,9 @@ const DENY = drop(1);
 type Config = { default?: unknown; rules?: unknown };
 
 let otherwise: Verdict = NEXT;
-// Rules that may match packets of each version.
-const rules: Record<4 | 6, Rule[]> = { 4: [], 6: [] };
+// What the rules say of packets of each version.
+let decide4: Decide = () => otherwise;
+let decide6: Decide = decide4;
 
 export const packetBurst = weirFunction<Config>({
   configure(setup: Setup, config: Config) {
@@ -24,10 +26,9 @@ export const packetBurst = weirFunction<Config>({
     const written = config.rules ?? [];
     if (!Array.isArray(written)) throw new ConfigError("rules: expected is a list");
     if (written.length > RULES_MAX) throw new ConfigError(`rules: ${written.length} are too many, ${RULES_MAX} at most`);
-    written.forEach((each: Written, at) => {
-      const rule = readRule(each, `rules[${at}]`);
-      for (const version of [4, 6] as const) if (rule.versions.has(version)) rules[version].push(rule);
-    });
+    const rules = written.map((each: Written, at) => readRule(each, `rules[${at}]`));
+    decide4 = compile(rules.filter((rule) => rule.versions.has(4)), DENY, otherwise);
+    decide6 = compile(rules.filter((rule) => rule.versions.has(6)), DENY, otherwise);
   },
 
   process(packet: Packet): Verdict {
@@ -42,25 +43,7 @@ export const packetBurst = weirFunction<Config>({
     const { protocol, sport, dport } = headers;
     // Source and destination, one after the other.
     const addresses = packet.at + headers.l3 + (headers.version === 4 ? 12 : 8);
-    for (const rule of rules[headers.version]) {
-      if (
-        (rule.protocol < 0 || rule.protocol === protocol) &&
-        dport >= rule.dport.low && dport <= rule.dport.high &&
-        sport >= rule.sport.low && sport <= rule.sport.high &&
-        within(packet.bytes, addresses, rule)
-      ) {
-        return rule.allow ? NEXT : DENY;
-      }
-    }
-    return otherwise;
+    const decide = headers.version === 4 ? decide4 : decide6;
+    return decide(protocol, sport, dport, packet.bytes, addresses);
   },
 });
-
-// Whether the bytes from `at` on have the rule's bits: only those bytes are compared of which it says something.
-function within(bytes: Uint8Array, at: number, rule: Rule): boolean {
-  const { places, masks, values } = rule;
-  for (let i = 0; i < places.length; i++) {
-    if ((bytes[at + places[i]] & masks[i]) !== values[i]) return false;
-  }
-  return true;
-}

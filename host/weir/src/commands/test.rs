@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -17,16 +15,8 @@ use weir_spec::{Check, Document, Invalid};
 use crate::cli::TestArgs;
 use crate::render::Output;
 
-/// Set, it has wasmtime keep line tables and show lines of source in faults. It reads it where the engine is made.
-const LINES: &str = "WASMTIME_BACKTRACE_DETAILS";
-
 /// Runs tests. The answer is whether all went as expected.
 pub(super) fn run(args: &TestArgs, output: Output) -> Result<bool> {
-    if std::env::var_os(LINES).is_none() {
-        let itself = std::env::current_exe().context("looking for this program")?;
-        let error = Command::new(itself).args(std::env::args_os().skip(1)).env(LINES, "1").exec();
-        return Err(error).context("starting with lines of source");
-    }
     let measured = (args.measure > 0).then(|| Duration::from_millis(args.measure));
     let project = if args.file.is_dir() { Some(Project::open(&args.file)?) } else { None };
     let (file, directory) = match &project {
@@ -94,14 +84,26 @@ fn text(report: &Report) -> String {
     let width = report.tests.iter().map(|test| test.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for test in &report.tests {
-        let Outcome { name, passed, problems, packets_in, packets_out, exchanges, log } = test;
+        let Outcome {
+            name,
+            passed,
+            problems,
+            packets_in,
+            packets_out,
+            exchanges,
+            connections,
+            log,
+        } = test;
         let verdict = if *passed { "ok  " } else { "FAIL" };
-        let line = match (packets_in, exchanges) {
-            (0, 0) => format!("{verdict}  {name}"),
-            (0, n) => format!("{verdict}  {name:width$}  {}", counted(*n, "exchange")),
-            (n, _) => {
-                format!("{verdict}  {name:width$}  {}, {packets_out} out", counted(*n, "packet"))
-            }
+        let given = match (packets_in, exchanges, connections) {
+            (0, 0, 0) => None,
+            (0, 0, n) => Some(counted(*n, "connection")),
+            (0, n, _) => Some(counted(*n, "exchange")),
+            (n, ..) => Some(format!("{}, {packets_out} out", counted(*n, "packet"))),
+        };
+        let line = match given {
+            Some(given) => format!("{verdict}  {name:width$}  {given}"),
+            None => format!("{verdict}  {name}"),
         };
         text.push_str(&format!("{line}\n"));
         for problem in problems {

@@ -1,0 +1,51 @@
+//! Refuses requests for private paths, and marks those that pass.
+
+const std = @import("std");
+const weir = @import("weir");
+const message = @import("message");
+
+comptime {
+    message.function(@This());
+}
+
+/// Beginnings of paths that are refused.
+var private: std.ArrayList([]const u8) = .empty;
+var refused: weir.Counter = .{};
+
+pub fn configure(_: *const weir.Setup, config: weir.Json, refusal: *weir.Refusal) weir.Refused!void {
+    const allocator = std.heap.wasm_allocator;
+    var there = false;
+    var keys = config.members();
+    while (keys.next()) |key| {
+        if (!std.mem.eql(u8, key.key(), "private")) {
+            return refusal.because("unknown key {s}; allowed: private", .{key.key()});
+        }
+        there = key.value.kind() == .list;
+        var paths = key.value.members();
+        while (paths.next()) |one| {
+            const path = one.value.string() orelse "";
+            if (!std.mem.startsWith(u8, path, "/")) {
+                return refusal.because("private: a path must begin with /", .{});
+            }
+            // The text of the configuration is gone when this returns.
+            const kept = allocator.dupe(u8, path) catch return refusal.because("private: no memory for so many", .{});
+            private.append(allocator, kept) catch return refusal.because("private: no memory for so many", .{});
+        }
+    }
+    if (!there) return refusal.because("private: a list of paths is needed", .{});
+    refused = .named("refused");
+}
+
+pub fn wants() u32 {
+    return message.request_head;
+}
+
+pub fn requestHead(exchange: message.Exchange, head: *message.Head) message.Outcome {
+    for (private.items) |path| {
+        if (!std.mem.startsWith(u8, head.path(), path)) continue;
+        refused.add(1);
+        return exchange.answer(403, &.{.of("content-type", "text/plain; charset=utf-8")}, "This is private.\n");
+    }
+    if (!head.set("x-guard", "passed")) return exchange.answer(431, &.{}, "The request's head is too large.\n");
+    return .proceed;
+}

@@ -1,0 +1,214 @@
+//! A gateway on the loopback interface with the function under test as the chain of its only listener.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use weir_assembly::message_function_plan;
+use weir_exchange::{ChainFactory, Stage, Upstreams};
+use weir_gateway::{Gateway, GatewayConfig, ListenerConfig, Protocol, UpstreamConfig};
+use weir_message::{
+    Chain, ChainPlan, FunctionPlan, MessageError, Notice, Site, SiteConfig, States, Store, orders,
+};
+use weir_proxy_function::{ProxyConfig, ProxyError, ProxyFunction, Runners};
+use weir_sandbox::{Sandbox, World};
+use weir_spec::ResolvedFunction;
+
+use crate::function::Function;
+
+/// As the defaults of `[gateway]`.
+const ROOMS: u32 = 1024;
+const ROOM: u32 = 16 << 10;
+/// Bytes of a body that the function may hold back.
+const HOLD: usize = 1 << 20;
+/// Bytes of the store.
+const STORE: u64 = 64 << 20;
+/// The name by which functions know the upstream.
+const UPSTREAM: &str = "upstream";
+/// Nobody waits longer for an answer.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// When counters are handed over, and when those that are not there yet will not come.
+const HANDED_OVER: Duration = Duration::from_millis(120);
+const LATE: Duration = Duration::from_secs(2);
+
+/// What came of a test.
+pub(crate) enum Run {
+    /// The function refused its configuration.
+    Refused(String),
+    /// It ran.
+    Done(Ran),
+}
+
+/// What a function did.
+pub(crate) struct Ran {
+    /// What was not as expected.
+    pub(crate) problems: Vec<String>,
+    pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) log: Vec<String>,
+    pub(crate) faults: Vec<String>,
+    pub(crate) fault_count: u64,
+    /// What it answered to events, by name.
+    pub(crate) actions: BTreeMap<String, u64>,
+}
+
+/// What came of starting it.
+pub(crate) enum Started {
+    /// The function refused its configuration.
+    Refused(String),
+    /// It is there.
+    Listens(Box<Listener>),
+}
+
+/// See the module.
+pub(crate) struct Listener {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    gateway: Gateway,
+    tested: Arc<Tested>,
+}
+
+impl Listener {
+    /// Starts it in front of this upstream.
+    ///
+    /// # Errors
+    /// When the function cannot run at all.
+    pub(crate) fn start(
+        sandbox: &Arc<Sandbox>,
+        function: &Function,
+        resolved: &ResolvedFunction,
+        protocol: Protocol,
+        upstream: SocketAddr,
+    ) -> Result<Started> {
+        let admitted = Arc::clone(&function.admitted);
+        let mut plan = message_function_plan(resolved, admitted, Arc::default(), Arc::default());
+        if function.admitted.world == World::Proxy {
+            plan.proxy = match proxy(sandbox, resolved, &plan)? {
+                Ok(ready) => Some(Arc::new(ready)),
+                Err(message) => return Ok(Started::Refused(message)),
+            };
+        }
+        let tested = Arc::new(Tested {
+            sandbox: Arc::clone(sandbox),
+            plan: ChainPlan { name: "test".into(), functions: vec![plan] },
+            faults: Arc::default(),
+            failed: Mutex::default(),
+        });
+        let gateway = Gateway::start(GatewayConfig::default())?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config =
+            ListenerConfig::new("test", any, protocol, vec![UpstreamConfig::new(upstream)]);
+        config.chain = Some(Arc::clone(&tested) as _);
+        if let Err(error) = gateway.set(config) {
+            return match tested.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(MessageError::Refused { what: "configuration", message, .. }) => {
+                    Ok(Started::Refused(message))
+                }
+                Some(failed) => bail!(failed),
+                None => bail!(error),
+            };
+        }
+        let address = gateway.addresses("test").first().copied();
+        let address = address.context("the gateway listens")?;
+        Ok(Started::Listens(Box::new(Self { address, gateway, tested })))
+    }
+
+    /// Waits for these counters, ends it, and tells what the function did.
+    pub(crate) fn finish(self, problems: Vec<String>, counters: &BTreeMap<String, u64>) -> Ran {
+        let function = &self.tested.plan.functions[0];
+        // Functions may hand over what they counted ten times a second.
+        let until = Instant::now() + LATE;
+        std::thread::sleep(HANDED_OVER);
+        let counted = |(name, n): (&String, &u64)| {
+            function.telemetry.counters().get(name).copied().unwrap_or(0) >= *n
+        };
+        while !counters.iter().all(counted) && Instant::now() < until {
+            std::thread::sleep(HANDED_OVER);
+        }
+        self.gateway.drain(Duration::from_secs(1));
+        drop(self.gateway);
+        let faults = self.tested.faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let actions = function.counters.actions().map(|(name, n)| (name.to_owned(), n)).collect();
+        Ran {
+            problems,
+            counters: function.telemetry.counters(),
+            log: function.telemetry.lines().0.into_iter().map(|line| line.message).collect(),
+            faults,
+            fault_count: function.counters.faults.load(Ordering::Relaxed),
+            actions,
+        }
+    }
+}
+
+/// Makes a component of `wasi:http/proxy` ready; or says why its configuration is none.
+fn proxy(
+    sandbox: &Arc<Sandbox>,
+    resolved: &ResolvedFunction,
+    plan: &FunctionPlan,
+) -> Result<Result<ProxyFunction, String>> {
+    let compiled = sandbox.compile(&plan.admitted.component, plan.admitted.hash)?;
+    let config = ProxyConfig {
+        name: plan.name.clone(),
+        admitted: Arc::clone(&plan.admitted),
+        memory: plan.memory,
+        deadline: plan.deadline,
+        timeout: resolved.timeout.get(),
+        instances: resolved.instances,
+        config: plan.config.clone(),
+        upstreams: vec![UPSTREAM.to_owned()],
+        telemetry: Arc::clone(&plan.telemetry),
+    };
+    let runners = Arc::new(Runners::start(1)?);
+    match ProxyFunction::new(config, &compiled, Arc::clone(sandbox), runners) {
+        Err(ProxyError::Environment(message)) => Ok(Err(message)),
+        made => Ok(Ok(made?)),
+    }
+}
+
+/// Makes the chain on the gateway's thread.
+struct Tested {
+    sandbox: Arc<Sandbox>,
+    plan: ChainPlan,
+    faults: Arc<Mutex<Vec<String>>>,
+    /// Why it could not be made.
+    failed: Mutex<Option<MessageError>>,
+}
+
+impl ChainFactory for Tested {
+    fn stage(&self, _: usize, upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        let names = vec![UPSTREAM.to_owned()];
+        let config = SiteConfig { rooms: ROOMS, room_bytes: ROOM, hold: HOLD, names, seed: 0 };
+        let site = Site::new(
+            Arc::clone(&self.sandbox),
+            "test",
+            config,
+            upstreams,
+            Arc::new(Store::new(STORE)),
+        );
+        let staged = site.and_then(|site| site.stage(self.plan.clone(), &States::default()));
+        let staged = staged.map_err(|error| {
+            let text = error.to_string();
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            text
+        })?;
+        let faults = Arc::clone(&self.faults);
+        Ok(Box::new(move |lent| {
+            let sink = Box::new(move |notice| {
+                let (Notice::Fault { fault, .. } | Notice::RolledBack { fault, .. }) = notice;
+                faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault.to_string());
+            });
+            let (giver, orders) = orders();
+            let chain = Chain::new(staged, lent.environment, orders, Arc::default(), sink);
+            let driven = chain.clone().drive();
+            tokio::task::spawn_local(async move {
+                // It is driven, and its function ticks, as long as somebody could give it orders.
+                let _giver = giver;
+                driven.await;
+            });
+            Ok(chain.passages())
+        }))
+    }
+}

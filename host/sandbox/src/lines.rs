@@ -1,0 +1,133 @@
+//! Line tables (DWARF) of a component's core modules, to find the line of a place in their code.
+//!
+//! They come from tenants, so what is read of them has bounds. Read by `gimli` and `addr2line`, which wasmtime uses, too.
+
+use std::ops::Range;
+
+use addr2line::Context;
+use addr2line::gimli::{Dwarf, EndianSlice, LittleEndian, SectionId};
+use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
+
+/// Bytes of a line program that are read: a byte can make a row.
+const PROGRAM_MAX: usize = 4 << 20;
+/// Bytes of all debug sections of a module that are read.
+const SECTIONS_MAX: usize = 32 << 20;
+
+/// See the module.
+pub(crate) struct Lines<'a>(Vec<Module<'a>>);
+
+/// A core module.
+#[derive(Default)]
+struct Module<'a> {
+    name: String,
+    /// Functions that it imports: they come first in its numbering.
+    imported: u32,
+    /// Where the code section's content begins.
+    code: u64,
+    /// Bodies of its functions.
+    bodies: Vec<Range<u64>>,
+    sections: Vec<(&'a str, &'a [u8])>,
+}
+
+/// A line, and the function that it is in if the tables name it.
+pub(crate) struct Place {
+    pub(crate) function: Option<String>,
+    pub(crate) line: String,
+}
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+impl<'a> Lines<'a> {
+    /// The modules of a component; none if it cannot be read.
+    pub(crate) fn of(component: &'a [u8]) -> Self {
+        let mut modules: Vec<Module<'a>> = Vec::new();
+        // Modules within modules there are none: the last one that began is the one that is read.
+        for payload in Parser::new(0).parse_all(component) {
+            let Ok(payload) = payload else { break };
+            let Some(module) = modules.last_mut() else {
+                if let Payload::ModuleSection { .. } = payload {
+                    modules.push(Module::default());
+                }
+                continue;
+            };
+            match payload {
+                Payload::ModuleSection { .. } => modules.push(Module::default()),
+                Payload::ImportSection(imports) => {
+                    let functions = imports.into_imports().flatten();
+                    let functions = functions.filter(|import| {
+                        matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_))
+                    });
+                    module.imported = u32::try_from(functions.count()).unwrap_or(u32::MAX);
+                }
+                Payload::CodeSectionStart { unchecked_range, .. } => {
+                    module.code = unchecked_range.start;
+                }
+                Payload::CodeSectionEntry(body) => module.bodies.push(body.range()),
+                Payload::CustomSection(custom) => {
+                    if let KnownCustom::Name(names) = custom.as_known() {
+                        let mut names = names.into_iter().flatten();
+                        let name = names.find_map(|name| match name {
+                            Name::Module { name, .. } => Some(name.to_owned()),
+                            _ => None,
+                        });
+                        // A component has such a section, too, which is none of a module's.
+                        module.name = name.unwrap_or_default();
+                    } else if custom.name().starts_with(".debug_") {
+                        module.sections.push((custom.name(), custom.data()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self(modules)
+    }
+
+    /// Whether there are no modules.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether there is a module of this name.
+    pub(crate) fn has(&self, module: &str) -> bool {
+        self.0.iter().any(|known| known.name == module)
+    }
+
+    /// The lines of a place: the innermost function that was inlined there first.
+    pub(crate) fn of_place(&self, module: &str, function: u32, offset: u32) -> Vec<Place> {
+        let modules = self.0.iter().filter(|known| known.name == module);
+        modules.filter_map(|known| known.lines(function, offset)).next().unwrap_or_default()
+    }
+}
+
+impl<'a> Module<'a> {
+    fn lines(&self, function: u32, offset: u32) -> Option<Vec<Place>> {
+        let body = self.bodies.get(function.checked_sub(self.imported)? as usize)?;
+        let at = body.start.checked_add(u64::from(offset)).filter(|at| body.contains(at))?;
+        let program = self.section(".debug_line").len();
+        let all: usize = self.sections.iter().map(|(_, bytes)| bytes.len()).sum();
+        if program == 0 || program > PROGRAM_MAX || all > SECTIONS_MAX {
+            return None;
+        }
+        let load = |id: SectionId| -> Result<Slice<'a>, addr2line::gimli::Error> {
+            Ok(EndianSlice::new(self.section(id.name()), LittleEndian))
+        };
+        let context = Context::from_dwarf(Dwarf::load(load).ok()?).ok()?;
+        // Addresses are relative to the code section.
+        let mut frames = context.find_frames(at.checked_sub(self.code)?).skip_all_loads().ok()?;
+        let mut places = Vec::new();
+        while let Ok(Some(frame)) = frames.next() {
+            let Some(location) = frame.location else { continue };
+            let (Some(file), Some(line)) = (location.file, location.line) else { continue };
+            let name = frame.function.as_ref().and_then(|name| name.raw_name().ok());
+            let function = name.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
+            let column = location.column.map_or_else(String::new, |column| format!(":{column}"));
+            places.push(Place { function, line: format!("{file}:{line}{column}") });
+        }
+        Some(places)
+    }
+
+    fn section(&self, name: &str) -> &'a [u8] {
+        let found = self.sections.iter().find(|(known, _)| *known == name);
+        found.map_or(&[], |(_, bytes)| bytes)
+    }
+}

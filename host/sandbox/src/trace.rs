@@ -1,0 +1,175 @@
+//! Where code trapped: told in the text of a fault as places in the module, which costs the thread that ran it next to nothing, and made
+//! lines of source when somebody reads it.
+//!
+//! A text goes from thread to thread, from a worker's process to the host, into logs and events; so the places are in it, with the
+//! component they belong to: `..., in check [gate#38+0x12] < process [gate#40+0x3a]; code 1a2b3c4d5e6f`. [`explain`] makes of
+//! that `..., in check at src/lib.rs:38:36 < process at src/lib.rs:71:9`. Machine code has no line tables in it: they are
+//! read from the uploaded component, for this.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use wasmtime::WasmBacktrace;
+
+use crate::admit::Admitted;
+use crate::lines::Lines;
+
+/// Frames in a text.
+const FRAMES_MAX: usize = 8;
+/// Bytes of a function's name in a text.
+const NAME_MAX: usize = 160;
+
+/// Before the frames, between them, and before the component's name.
+const IN: &str = ", in ";
+const CALLED_BY: &str = " < ";
+const CODE: &str = "; code ";
+
+/// Parts of paths of files that are not the author's: the language's library, packages, and our SDKs.
+const OTHERS: [&str; 5] = ["/rustc/", "/.cargo/registry/", "/library/", "sdk/", "wasi-libc"];
+
+/// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
+static KNOWN: Mutex<Option<HashMap<String, Weak<Admitted>>>> = Mutex::new(None);
+
+/// A place in code.
+#[derive(Debug, PartialEq, Eq)]
+struct Frame<'a> {
+    name: &'a str,
+    module: &'a str,
+    function: u32,
+    offset: u32,
+}
+
+/// What wasmtime says of an error: its causes, and the frames as places.
+pub(crate) fn text(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return format!("{error:#}") };
+    let told = trace.to_string();
+    let causes = error.chain().map(ToString::to_string).filter(|cause| *cause != told);
+    let causes: Vec<String> = causes
+        .map(|cause| cause.strip_prefix("wasm trap: ").map_or(cause.clone(), str::to_owned))
+        .collect();
+    let mut text = causes.join(": ");
+    let mut before = IN;
+    for frame in trace.frames().iter().take(FRAMES_MAX) {
+        let name = frame.func_name().map(|name| format!("{:#}", rustc_demangle::demangle(name)));
+        let name = name.unwrap_or_else(|| format!("function {}", frame.func_index()));
+        let module = frame.module().name().unwrap_or_default();
+        let (function, offset) = (frame.func_index(), frame.func_offset().unwrap_or_default());
+        let name = &name[..name.floor_char_boundary(NAME_MAX)];
+        // Writing to a string does not fail.
+        let _ = write!(text, "{before}{name} [{module}#{function}+{offset:#x}]");
+        before = CALLED_BY;
+    }
+    text
+}
+
+/// Says to which component the places in a text belong.
+pub(crate) fn tag(text: &mut String, hash: [u8; 32]) {
+    if has_places(text) {
+        text.push_str(CODE);
+        text.push_str(&key(hash));
+    }
+}
+
+/// Whether there are places in a text to which no component is said.
+fn has_places(text: &str) -> bool {
+    text.ends_with(']') && text.contains(IN)
+}
+
+/// Whether [`explain`] has something to do.
+pub(crate) fn is_tagged(text: &str) -> bool {
+    text.rsplit_once(CODE).is_some_and(|(before, _)| has_places(before))
+}
+
+fn key(hash: [u8; 32]) -> String {
+    hash[..6].iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Makes a component known to [`explain`].
+pub(crate) fn remember(admitted: &Arc<Admitted>) {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    known.retain(|_, admitted| admitted.strong_count() > 0);
+    known.insert(key(admitted.hash), Arc::downgrade(admitted));
+}
+
+/// Makes lines of source of the places in a fault's text, as far as the component has line tables: the author's own lines, if there
+/// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds: not for
+/// threads that carry packets or messages.
+#[must_use]
+pub fn explain(text: &str) -> String {
+    let Some((before, code)) = text.rsplit_once(CODE) else { return text.to_owned() };
+    let Some((cause, frames)) = before.split_once(IN) else { return text.to_owned() };
+    let frames: Vec<Option<Frame<'_>>> = frames.split(CALLED_BY).map(frame).collect();
+    let Some(frames) = frames.into_iter().collect::<Option<Vec<_>>>() else {
+        return text.to_owned();
+    };
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let admitted = known.as_ref().and_then(|known| known.get(code)?.upgrade());
+    drop(known);
+    let component = admitted.as_ref().map_or(&[][..], |admitted| &admitted.component);
+    format!("{cause}{IN}{}", shown(&frames, &Lines::of(component)))
+}
+
+fn frame(text: &str) -> Option<Frame<'_>> {
+    let (name, place) = text.strip_suffix(']')?.rsplit_once(" [")?;
+    let (module, place) = place.rsplit_once('#')?;
+    let (function, offset) = place.split_once("+0x")?;
+    let (function, offset) = (function.parse().ok()?, u32::from_str_radix(offset, 16).ok()?);
+    Some(Frame { name, module, function, offset })
+}
+
+fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
+    // Frames of other modules are those of the chain around the function.
+    let own = frames.iter().filter(|frame| lines.is_empty() || lines.has(frame.module));
+    let mut all: Vec<(String, Option<String>)> = Vec::new();
+    for frame in own {
+        let places = lines.of_place(frame.module, frame.function, frame.offset);
+        if places.is_empty() {
+            all.push((frame.name.to_owned(), None));
+        }
+        for place in places {
+            all.push((place.function.unwrap_or_else(|| frame.name.to_owned()), Some(place.line)));
+        }
+    }
+    let is_authors = |place: &(String, Option<String>)| {
+        place.1.as_ref().is_some_and(|line| !OTHERS.iter().any(|other| line.contains(other)))
+    };
+    if all.iter().any(is_authors) {
+        all.retain(is_authors);
+    }
+    let all = all.into_iter().take(FRAMES_MAX).map(|(function, line)| match line {
+        Some(line) => format!("{function} at {line}"),
+        None => function,
+    });
+    all.collect::<Vec<_>>().join(CALLED_BY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_places_stays_as_it_is() {
+        for text in [
+            "bad-verdict: see wit/window.md",
+            "it is, in short, wrong; code 12",
+            "trap: x, in f [m#1+0x2]",
+            "trap: x, in f [m#1+0x2] < g [; code 000000000000",
+            "trap: x, in f [m#99999999999+0x2]; code 000000000000",
+        ] {
+            assert_eq!(explain(text), text);
+        }
+    }
+
+    #[test]
+    fn a_component_that_is_gone_leaves_names() {
+        let mut text = "trap: x, in a [b] [m#1+0x2] < <c as d>::e [#3+0x4]".to_owned();
+        tag(&mut text, [0xab; 32]);
+        assert!(text.ends_with("; code abababababab"), "{text}");
+        assert_eq!(explain(&text), "trap: x, in a [b] < <c as d>::e");
+    }
+}

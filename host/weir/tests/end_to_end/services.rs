@@ -1,0 +1,97 @@
+//! Services in languages without a component model of their own: the templates of `weir new` for the world `wasi:http/proxy`, built, tested
+//! as their authors would, and in a chain with curl on one side and a server on the other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use weir_tests::built::workspace;
+
+use crate::host::{Host, weir};
+use crate::messages::{Server, address, curl};
+
+/// A new project, built and tested as its README says.
+fn project(directory: &Path, language: &str) -> PathBuf {
+    let made = weir(directory, &["new", "path-guard", "--lang", language, "--plane", "message"]);
+    assert_eq!(made.status, Some(0), "{}", made.err);
+    let project = directory.join("path-guard");
+    let tools = workspace().join("target/languages/bin");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let mut build = Command::new(project.join("build"));
+    let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("PATH", path).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert_eq!(String::from_utf8_lossy(&built.stdout), "");
+    let tested = weir(&project, &["test", "--no-build"]);
+    assert_eq!(tested.status, Some(0), "{}{}", tested.out, tested.err);
+    assert!(tested.out.contains("3 passed, 0 failed"), "{}", tested.out);
+    project
+}
+
+/// In a chain, between functions that see what it makes of requests and responses.
+fn serves(language: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let wasm = project(directory.path(), language).join("path-guard.wasm");
+    let server = Server::start();
+    let host = Host::start(&format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
+         protocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
+        server.port
+    ));
+    host.ok(&["function", "push", wasm.to_str().unwrap()]);
+    host.write(
+        "c.toml",
+        "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = \"/admin\"\n",
+    );
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        let (status, text) = curl(&[protocol, &format!("{web}/admin/users")]);
+        assert!(status == 403 && text.ends_with("This is private.\n"), "{language}: {text}");
+        // What a client says of itself does not count.
+        let forged = ["--data", "hello", "--header", "x-guard: forged"];
+        let (status, text) =
+            curl(&[&[protocol], &forged[..], &[&format!("{web}/open?a=%20b")]].concat());
+        assert_eq!(status, 200, "{language}: {text}");
+        for part in
+            ["[\"x-guard\", \"passed\"]", "\"path\": \"/open?a=%20b\"", "\"body\": \"hello\""]
+        {
+            assert!(text.to_lowercase().contains(part), "{language}: {part}\n{text}");
+        }
+        assert!(!text.contains("forged"), "{language}: {text}");
+    }
+    // A body that is longer than anything that is held on the way.
+    let long = "x".repeat(3 << 20);
+    fs::write(directory.path().join("long"), &long).unwrap();
+    let file = format!("@{}", directory.path().join("long").display());
+    let (status, text) =
+        curl(&["--http1.1", "--header", "expect:", "--data-binary", &file, &format!("{web}/long")]);
+    assert!(status == 200 && text.contains(&long), "{language}: {} bytes", text.len());
+    let functions = host.json(&["status"])["chains"][0]["functions"].clone();
+    assert_eq!(functions[0]["faults"], 0, "{functions}");
+}
+
+#[test]
+fn javascript() {
+    serves("js");
+}
+
+#[test]
+fn python() {
+    serves("python");
+}
+
+/// The same engine as JavaScript's, behind another compiler.
+#[test]
+fn typescript() {
+    let directory = tempfile::tempdir().unwrap();
+    let project = project(directory.path(), "ts");
+    let main = project.join("main.ts");
+    let wrong = fs::read_to_string(&main).unwrap().replace("status: 403", "status: \"403\"");
+    fs::write(main, wrong).unwrap();
+    let tools = workspace().join("target/languages/bin");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let mut build = Command::new(project.join("build"));
+    let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("PATH", path).output().unwrap();
+    let said = String::from_utf8_lossy(&built.stdout);
+    assert!(!built.status.success() && said.contains("main.ts(13,"), "{said}");
+}
