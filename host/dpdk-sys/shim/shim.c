@@ -80,8 +80,8 @@ void weir_dpdk_thread_unregister(void)
 
 /* Pools. */
 
-struct weir_dpdk_pool {
-	struct rte_mempool *mempool;
+/* Where a pool's rooms and their headers lie. */
+struct places {
 	uint8_t *window;
 	/* The mbuf of room i is at headers + i * stride. */
 	uint8_t *headers;
@@ -89,32 +89,32 @@ struct weir_dpdk_pool {
 	uint32_t room_shift;
 	uint32_t rooms_start;
 	uint32_t rooms;
+};
+
+struct weir_dpdk_pool {
+	struct rte_mempool *mempool;
+	struct places at;
 	uint32_t headroom;
 	/* While the mempool is filled its objects are not rooms that somebody gives back. */
 	bool filling;
 	struct weir_dpdk_owner owner;
 };
 
-static inline struct rte_mbuf *mbuf_of(const struct weir_dpdk_pool *pool, uint32_t offset)
+static inline struct rte_mbuf *mbuf_of(const struct places *at, uint32_t room)
 {
-	uint32_t room = (offset - pool->rooms_start) >> pool->room_shift;
-
-	return (struct rte_mbuf *)(pool->headers + (size_t)room * pool->stride);
+	return (struct rte_mbuf *)(at->headers + (size_t)room * at->stride);
 }
 
-static inline void put_frame(struct weir_dpdk_frame *frame, uint32_t offset, uint32_t length)
+/* Of an offset below the first room this is more than there are rooms: all of them end below 2 GiB. */
+static inline uint32_t room_at(const struct places *at, uint32_t offset)
 {
-	/* As one word: it is read as one soon, and no processor forwards two stores to one load. */
-	uint64_t word = (uint64_t)length << 32 | offset;
-
-	_Static_assert(sizeof(*frame) == sizeof(word), "a frame is two halves of a word");
-	memcpy(frame, &word, sizeof(word));
+	return (offset - at->rooms_start) >> at->room_shift;
 }
 
 /* Where its room begins, in the window. */
-static inline uint32_t room_of(const struct weir_dpdk_pool *pool, const struct rte_mbuf *m)
+static inline uint32_t room_of(const struct places *at, const struct rte_mbuf *m)
 {
-	return (uint32_t)((uint8_t *)m->buf_addr - pool->window);
+	return (uint32_t)((uint8_t *)m->buf_addr - at->window);
 }
 
 static int pool_alloc(struct rte_mempool *mp)
@@ -134,7 +134,7 @@ static int pool_enqueue(struct rte_mempool *mp, void *const *objects, unsigned i
 	for (; n > 0; objects += some, n -= some) {
 		some = RTE_MIN(n, (unsigned int)WEIR_DPDK_BURST);
 		for (i = 0; i < some; i++)
-			offsets[i] = room_of(pool, objects[i]);
+			offsets[i] = room_of(&pool->at, objects[i]);
 		pool->owner.give(pool->owner.context, offsets, some);
 	}
 	return 0;
@@ -154,7 +154,7 @@ static int pool_dequeue(struct rte_mempool *mp, void **objects, unsigned int n)
 			return -ENOENT;
 		}
 		for (i = 0; i < some; i++)
-			objects[got + i] = mbuf_of(pool, offsets[i]);
+			objects[got + i] = mbuf_of(&pool->at, room_at(&pool->at, offsets[i]));
 		got += some;
 	}
 	return 0;
@@ -197,14 +197,14 @@ static void init_header(struct rte_mempool *mp, void *context, void *object, uns
 	struct initialised *done = context;
 	struct weir_dpdk_pool *pool = done->pool;
 	struct rte_mbuf *m = object;
-	uint32_t room_bytes = 1u << pool->room_shift;
+	uint32_t room_bytes = 1u << pool->at.room_shift;
 
 	if (i == 0)
-		pool->headers = object;
-	if ((uint8_t *)object != pool->headers + (size_t)i * pool->stride)
+		pool->at.headers = object;
+	if ((uint8_t *)object != pool->at.headers + (size_t)i * pool->at.stride)
 		done->as_expected = false;
 	memset(m, 0, sizeof(*m));
-	m->buf_addr = pool->window + pool->rooms_start + ((size_t)i << pool->room_shift);
+	m->buf_addr = pool->at.window + pool->at.rooms_start + ((size_t)i << pool->at.room_shift);
 	rte_mbuf_iova_set(m, (rte_iova_t)(uintptr_t)m->buf_addr);
 	m->buf_len = (uint16_t)RTE_MIN(room_bytes, (uint32_t)UINT16_MAX);
 	m->data_off = (uint16_t)pool->headroom;
@@ -232,10 +232,10 @@ int weir_dpdk_pool_new(void *window, uint32_t rooms_start, uint32_t rooms, uint3
 	pool = rte_zmalloc("weir_pool", sizeof(*pool), RTE_CACHE_LINE_SIZE);
 	if (pool == NULL)
 		return -ENOMEM;
-	pool->window = window;
-	pool->rooms_start = rooms_start;
-	pool->rooms = rooms;
-	pool->room_shift = rte_bsf32(room_bytes);
+	pool->at.window = window;
+	pool->at.rooms_start = rooms_start;
+	pool->at.rooms = rooms;
+	pool->at.room_shift = rte_bsf32(room_bytes);
 	pool->headroom = headroom;
 	pool->owner = *owner;
 	pool->filling = true;
@@ -253,8 +253,8 @@ int weir_dpdk_pool_new(void *window, uint32_t rooms_start, uint32_t rooms, uint3
 	result = rte_mempool_set_ops_byname(mp, pool_ops.name, pool);
 	if (result < 0)
 		goto failed;
-	pool->stride = rte_mempool_calc_obj_size(sizeof(struct rte_mbuf), flags, &sizes);
-	bytes = (size_t)rooms * pool->stride + RTE_CACHE_LINE_SIZE;
+	pool->at.stride = rte_mempool_calc_obj_size(sizeof(struct rte_mbuf), flags, &sizes);
+	bytes = (size_t)rooms * pool->at.stride + RTE_CACHE_LINE_SIZE;
 	chunk = rte_malloc("weir_headers", bytes, RTE_CACHE_LINE_SIZE);
 	if (chunk == NULL) {
 		result = -ENOMEM;
@@ -926,7 +926,7 @@ static __attribute__((noinline, cold)) struct rte_mbuf *adopt(struct weir_dpdk_p
 {
 	struct rte_mbuf *copy = NULL;
 	uint32_t length = frame->pkt_len;
-	uint32_t space = (1u << pool->room_shift) - pool->headroom;
+	uint32_t space = (1u << pool->at.room_shift) - pool->headroom;
 	const void *bytes;
 
 	if (length > RTE_MIN(space, UINT16_MAX - pool->headroom)) {
@@ -948,14 +948,27 @@ static __attribute__((noinline, cold)) struct rte_mbuf *adopt(struct weir_dpdk_p
 	return copy;
 }
 
+/* As words, because they are read as words soon, and no processor forwards two stores to one load. */
+static inline void put_packet(struct weir_dpdk_packet *packet, const struct places *at, const struct rte_mbuf *m,
+			      uint64_t metadata, uint64_t time)
+{
+	uint32_t start = room_of(at, m);
+	uint64_t words[4] = {(uint64_t)m->data_len << 32 | (start + m->data_off), metadata, time, room_at(at, start)};
+
+	_Static_assert(sizeof(*packet) == sizeof(words), "a packet is four words, little-endian");
+	memcpy(packet, words, sizeof(words));
+}
+
 /* The frames of a burst one by one: some do not lie in one room of the pool, or have a checksum that may be wrong. */
-static __attribute__((noinline)) uint16_t sort_out(struct weir_dpdk_pool *pool, struct rte_mbuf **mbufs, uint16_t n,
-						   struct weir_dpdk_frame *frames, struct weir_dpdk_said *said)
+static __attribute__((noinline)) uint16_t sort_out(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t n,
+						   uint64_t metadata, uint64_t time,
+						   struct weir_dpdk_packet *packets,
+						   struct weir_dpdk_said *said)
 {
 	uint16_t i, out = 0;
 
 	for (i = 0; i < n; i++) {
-		struct rte_mbuf *m = mbufs[i];
+		struct rte_mbuf *m = frames[i];
 
 		said->bad_checksum +=
 			(m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD ||
@@ -966,32 +979,37 @@ static __attribute__((noinline)) uint16_t sort_out(struct weir_dpdk_pool *pool, 
 				continue;
 		}
 		said->bytes += m->data_len;
-		put_frame(&frames[out++], room_of(pool, m) + m->data_off, m->data_len);
+		put_packet(&packets[out++], &pool->at, m, metadata, time);
 	}
 	return out;
 }
 
-uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool, struct weir_dpdk_frame *frames,
-			   uint16_t max, struct weir_dpdk_said *said)
+uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t max)
+{
+	return rte_eth_rx_burst(port, queue, frames, max);
+}
+
+uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t count, uint64_t metadata,
+			uint64_t time, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said)
 {
 	const uint64_t bad = RTE_MBUF_F_RX_IP_CKSUM_BAD | RTE_MBUF_F_RX_L4_CKSUM_BAD;
-	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
+	/* Locals: what is written to packets could be the pool's, for all the compiler knows. */
+	const struct rte_mempool *mempool = pool->mempool;
+	const struct places at = pool->at;
 	uint64_t strange = 0, bytes = 0;
-	uint16_t i, n;
+	uint16_t i;
 
-	n = rte_eth_rx_burst(port, queue, mbufs, RTE_MIN(max, (uint16_t)WEIR_DPDK_BURST));
-	for (i = 0; i < n; i++) {
-		const struct rte_mbuf *m = mbufs[i];
+	for (i = 0; i < count; i++) {
+		const struct rte_mbuf *m = frames[i];
 
-		strange |= (m->ol_flags & bad) | (m->nb_segs ^ 1) |
-			   ((uintptr_t)m->pool ^ (uintptr_t)pool->mempool);
+		strange |= (m->ol_flags & bad) | (m->nb_segs ^ 1) | ((uintptr_t)m->pool ^ (uintptr_t)mempool);
 		bytes += m->data_len;
-		put_frame(&frames[i], room_of(pool, m) + m->data_off, m->data_len);
+		put_packet(&packets[i], &at, m, metadata, time);
 	}
 	if (unlikely(strange != 0))
-		return sort_out(pool, mbufs, n, frames, said);
+		return sort_out(pool, frames, count, metadata, time, packets, said);
 	said->bytes = bytes;
-	return n;
+	return count;
 }
 
 /* Asks the device to fill in the checksums of a frame that it can; others stay as they are. */
@@ -1035,49 +1053,76 @@ static inline uint16_t transmit(uint16_t port, uint16_t queue, struct rte_mbuf *
 	return sent;
 }
 
-uint16_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
-			const struct weir_dpdk_frame *frames, uint16_t count, uint32_t retries, bool checksums)
+/* Whether it lies in its room, which is one of the pool's, and may be sent. */
+static inline bool is_fit(const struct places *at, const struct weir_dpdk_packet *packet,
+			  const struct weir_dpdk_sending *how)
+{
+	uint32_t room_bytes = 1u << at->room_shift;
+
+	return room_at(at, packet->offset) == packet->room && packet->room < at->rooms && packet->length >= how->shortest &&
+	       packet->length <= how->longest &&
+	       packet->length <= room_bytes - (packet->offset & (room_bytes - 1));
+}
+
+int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+		       const struct weir_dpdk_packet *packets, uint16_t count,
+		       const struct weir_dpdk_sending *how, uint64_t *bytes)
 {
 	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
+	/* Locals: what is written to headers could be theirs, for all the compiler knows. */
+	const struct places at = pool->at;
+	const struct weir_dpdk_sending sending = *how;
+	uint64_t sum = 0;
 	uint16_t i;
 
 	for (i = 0; i < count; i++) {
-		uint32_t offset = frames[i].offset;
-		struct rte_mbuf *m = mbuf_of(pool, offset);
+		const struct weir_dpdk_packet *packet = &packets[i];
+		struct rte_mbuf *m;
 
+		if (unlikely(!is_fit(&at, packet, &sending)))
+			return -1;
 		/* The rest of a header of the pool is as init_header left it, between any two calls. */
-		m->data_off = (uint16_t)(offset & ((1u << pool->room_shift) - 1));
-		m->data_len = (uint16_t)frames[i].length;
-		m->pkt_len = frames[i].length;
+		m = mbuf_of(&at, packet->room);
+		m->data_off = (uint16_t)(packet->offset & ((1u << at.room_shift) - 1));
+		m->data_len = (uint16_t)packet->length;
+		m->pkt_len = packet->length;
 		m->ol_flags = 0;
 		mbufs[i] = m;
-		if (checksums)
+		sum += packet->length;
+		if (sending.checksums)
 			ask_for_checksums(m);
 	}
-	return transmit(port, queue, mbufs, count, retries);
+	*bytes = sum;
+	return transmit(port, queue, mbufs, count, sending.retries);
 }
 
-uint16_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
-			       struct weir_dpdk_bounce *bounce, const struct weir_dpdk_frame *frames, uint16_t count,
-			       uint32_t retries, bool checksums)
+int32_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			      struct weir_dpdk_bounce *bounce, const struct weir_dpdk_packet *packets,
+			      uint16_t count, const struct weir_dpdk_sending *how, uint64_t *bytes)
 {
 	struct rte_mbuf *mbufs[WEIR_DPDK_BURST];
 	uint16_t i, sent, made = 0;
 
+	*bytes = 0;
+	for (i = 0; i < count; i++) {
+		if (!is_fit(&pool->at, &packets[i], how))
+			return -1;
+		*bytes += packets[i].length;
+	}
 	for (i = 0; i < count; i++) {
 		struct rte_mbuf *m = rte_pktmbuf_alloc(bounce->mempool);
-		char *to = m == NULL ? NULL : rte_pktmbuf_append(m, (uint16_t)frames[i].length);
+		char *to = m == NULL ? NULL : rte_pktmbuf_append(m, (uint16_t)packets[i].length);
 
 		if (to == NULL) {
 			rte_pktmbuf_free(m);
 			break;
 		}
-		memcpy(to, pool->window + frames[i].offset, frames[i].length);
-		if (checksums)
+		memcpy(to, pool->at.window + packets[i].offset, packets[i].length);
+		if (how->checksums)
 			ask_for_checksums(m);
 		mbufs[made++] = m;
 	}
-	sent = transmit(port, queue, mbufs, made, retries);
+	sent = transmit(port, queue, mbufs, made, how->retries);
 	if (sent < made)
 		rte_pktmbuf_free_bulk(mbufs + sent, made - sent);
 	return sent;

@@ -1,8 +1,8 @@
 /* What Weir uses of DPDK, as plain functions over plain types.
  *
  * Much of DPDK's interface is inline functions and macros, and its structures change from version to version.
- * So none of them is seen outside shim.c: a burst crosses as an array of (offset, length), and all else in the
- * structures below. Functions that return int give 0, or an errno made negative.
+ * So none of them is seen outside shim.c: a burst crosses as an array of the caller's own records, and all else in
+ * the structures below. Functions that return int give 0, or an errno made negative.
  */
 #ifndef WEIR_DPDK_SHIM_H
 #define WEIR_DPDK_SHIM_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Most frames of one call of weir_dpdk_receive or weir_dpdk_send. */
+/* Most packets of one call of weir_dpdk_receive or weir_dpdk_send. */
 #define WEIR_DPDK_BURST 256
 
 /* Process-wide. */
@@ -180,9 +180,14 @@ int weir_dpdk_flow_packets(uint16_t port, struct weir_dpdk_flow *flow, uint64_t 
 
 /* The hot path. */
 
-struct weir_dpdk_frame {
+/* A packet as the caller has it. */
+struct weir_dpdk_packet {
 	uint32_t offset; /* of the first byte, in the window */
 	uint32_t length;
+	uint64_t metadata; /* the caller's own */
+	uint64_t time;	   /* the caller's own */
+	uint32_t room;	   /* that it lies in: 0 is the first one */
+	uint32_t cut;	   /* the caller's own, 0 if it was received here */
 };
 
 /* What there is to say about a burst that was received: its bytes, frames that it could not deliver, or that are worth a
@@ -194,17 +199,30 @@ struct weir_dpdk_said {
 	uint32_t bad_checksum;
 };
 
-/* Receives at most `max` frames. Those that do not lie in one room of the pool (several segments, or a driver
- * with memory of its own) are copied into one. */
-uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool, struct weir_dpdk_frame *frames,
-			   uint16_t max, struct weir_dpdk_said *said);
-/* Sends frames, and tries again up to `retries` times while the device takes none. What comes back is how many
- * left; rooms of the others remain the caller's. With `checksums` the device fills in IPv4, TCP and UDP checksums. */
-uint16_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
-			const struct weir_dpdk_frame *frames, uint16_t count, uint32_t retries, bool checksums);
+struct rte_mbuf;
+
+/* Receives at most `max` frames, which weir_dpdk_take has to be given then. */
+uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t max);
+/* Makes packets of frames, all with this metadata and time; how many there are. Those frames that do not lie in one room of
+ * the pool (several segments, or a driver with memory of its own) are copied into one. */
+uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t count, uint64_t metadata,
+			uint64_t time, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said);
+
+struct weir_dpdk_sending {
+	uint32_t shortest; /* bytes of a frame */
+	uint32_t longest;
+	uint32_t retries; /* while the device takes none */
+	bool checksums;	  /* the device fills in those of IPv4, TCP and UDP */
+};
+
+/* Sends packets. What comes back is how many left; rooms of the others remain the caller's. If one of them does not lie in its
+ * room, or has a length that is not to be sent, none is sent, and -1 comes back. `bytes` are those of all packets. */
+int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+		       const struct weir_dpdk_packet *packets, uint16_t count,
+		       const struct weir_dpdk_sending *how, uint64_t *bytes);
 /* The same by copies in DPDK's own memory: the rooms remain the caller's in any case. */
-uint16_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
-			       struct weir_dpdk_bounce *bounce, const struct weir_dpdk_frame *frames, uint16_t count,
-			       uint32_t retries, bool checksums);
+int32_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
+			      struct weir_dpdk_bounce *bounce, const struct weir_dpdk_packet *packets,
+			      uint16_t count, const struct weir_dpdk_sending *how, uint64_t *bytes);
 
 #endif

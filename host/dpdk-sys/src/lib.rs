@@ -67,6 +67,11 @@ mod shim {
         pub destination_mask: [u8; 16],
     }
 
+    /// `struct rte_mbuf`, opaque.
+    #[repr(C)]
+    #[derive(Debug)]
+    pub struct Frame([u8; 0]);
+
     #[repr(C)]
     #[derive(Debug)]
     pub struct Owner {
@@ -128,9 +133,22 @@ mod shim {
 
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default)]
-    pub struct Frame {
+    pub struct Packet {
         pub offset: u32,
         pub length: u32,
+        pub metadata: u64,
+        pub time: u64,
+        pub room: u32,
+        pub cut: u32,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug)]
+    pub struct Sending {
+        pub shortest: u32,
+        pub longest: u32,
+        pub retries: u32,
+        pub checksums: bool,
     }
 
     #[repr(C)]
@@ -219,32 +237,34 @@ mod shim {
         pub fn weir_dpdk_flow_remove(port: u16, flow: *mut Flow) -> c_int;
         pub fn weir_dpdk_flow_packets(port: u16, flow: *mut Flow, packets: *mut u64) -> c_int;
 
-        pub fn weir_dpdk_receive(
-            port: u16,
-            queue: u16,
+        pub fn weir_dpdk_receive(port: u16, queue: u16, frames: *mut *mut Frame, max: u16) -> u16;
+        pub fn weir_dpdk_take(
             pool: *mut Pool,
-            frames: *mut Frame,
-            max: u16,
+            frames: *mut *mut Frame,
+            count: u16,
+            metadata: u64,
+            time: u64,
+            packets: *mut Packet,
             said: *mut Said,
         ) -> u16;
         pub fn weir_dpdk_send(
             port: u16,
             queue: u16,
             pool: *mut Pool,
-            frames: *const Frame,
+            packets: *const Packet,
             count: u16,
-            retries: u32,
-            checksums: bool,
-        ) -> u16;
+            how: *const Sending,
+            bytes: *mut u64,
+        ) -> i32;
         pub fn weir_dpdk_send_copies(
             port: u16,
             queue: u16,
             pool: *mut Pool,
             bounce: *mut Bounce,
-            frames: *const Frame,
+            packets: *const Packet,
             count: u16,
-            retries: u32,
-            checksums: bool,
-        ) -> u16;
+            how: *const Sending,
+            bytes: *mut u64,
+        ) -> i32;
     }
 }

@@ -2,12 +2,13 @@
 
 mod opening;
 
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dpdk_sys as sys;
-use weir_layout::{BURST_AREA, Descriptor, Metadata};
+use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{
     BurstClock, Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer,
@@ -44,7 +45,8 @@ pub struct DpdkPort {
     attached: Option<Part>,
     /// The device was seen to be started.
     live: bool,
-    frames: Box<[sys::Frame; sys::BURST]>,
+    /// What can be sent of a burst of which some cannot.
+    fit: Vec<Packet>,
     /// Empty looks since the last one at the device.
     looks: u32,
     idling: Idling,
@@ -120,17 +122,36 @@ impl DpdkPort {
         }
     }
 
-    /// Looks into the queues in turn until one has frames; how many are in `self.frames` now.
+    /// Looks into the queues in turn until one has frames, and appends these; how many there are.
     #[inline]
-    fn poll(&mut self, pool: &mut Pool, max: u16, said: &mut sys::Said) -> u16 {
+    fn poll(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Packet>,
+        max: usize,
+        said: &mut sys::Said,
+    ) -> usize {
         let Some(attached) = &self.attached else { return 0 };
-        let (number, frames) = (self.device.number, self.frames.as_mut_ptr());
+        let (number, metadata, clock) = (self.device.number, self.metadata.word(), &mut self.clock);
+        let max = max.min(sys::BURST);
+        into.reserve(max);
+        let packets = into.spare_capacity_mut().as_mut_ptr().cast::<sys::Packet>();
+        let mut frames = [const { MaybeUninit::<*mut sys::Frame>::uninit() }; sys::BURST];
+        let frames = frames.as_mut_ptr().cast();
         let (mut place, mut count) = (self.first, 0);
         for _ in 0..self.queues.len() {
             let queue = self.queues[place];
-            // SAFETY: a started device, whose queues this thread alone uses; `frames` has room for `max`.
+            // SAFETY: a started device, whose queues this thread alone uses; there is room for `max` frames and as many
+            // packets, which are laid out as the shim's.
             count = attached.pool.lend(pool, |raw| unsafe {
-                sys::weir_dpdk_receive(number, queue, raw, frames, max, &raw mut *said)
+                match sys::weir_dpdk_receive(number, queue, frames, max as u16) {
+                    0 => 0,
+                    n => {
+                        let time = clock.read();
+                        let said = &raw mut *said;
+                        sys::weir_dpdk_take(raw, frames, n, metadata, time, packets, said)
+                    }
+                }
             });
             place = if place + 1 == self.queues.len() { 0 } else { place + 1 };
             if count > 0 {
@@ -138,61 +159,71 @@ impl DpdkPort {
             }
         }
         self.first = place;
+        let count = usize::from(count);
+        // SAFETY: the shim has written so many, at most `max`, and any bytes are a packet; their rooms are those of the mempool,
+        // which are the pool's.
+        unsafe { into.set_len(into.len() + count) };
         count
     }
 
     /// Sends at most a burst; gives back the rooms of what did not leave.
+    #[inline]
     fn send_some(&mut self, pool: &mut Pool, packets: &[Packet]) {
-        let limits = Limits::new(pool, self.shared.longest);
-        let mut odd = 0;
-        for (frame, packet) in self.frames.iter_mut().zip(packets) {
-            let Descriptor { offset, length } = packet.descriptor;
-            odd |= limits.misplaced(packet);
-            *frame = sys::Frame { offset, length };
-        }
-        let fit = odd == 0 && limits.fit(&self.frames[..packets.len()]);
-        let count = if fit { packets.len() } else { self.sort_out(pool, packets) };
-        let Some(attached) = &self.attached else { return };
-        let (number, queue) = (self.device.number, self.queues[0]);
-        let (frames, checksums) = (self.frames.as_ptr(), self.shared.config.checksum_offload);
-        let amount = count as u16;
-        let bounce = attached.bounce.as_ref().map(|bounce| bounce.raw());
-        // SAFETY: the frames lie in rooms of the pool that are out, and each in one room (checked above); the device
-        // is started, and this thread the only one that uses its queues.
-        let sent = attached.pool.lend(pool, |raw| unsafe {
-            match bounce {
-                None => sys::weir_dpdk_send(number, queue, raw, frames, amount, RETRIES, checksums),
-                Some(bounce) => sys::weir_dpdk_send_copies(
-                    number, queue, raw, bounce, frames, amount, RETRIES, checksums,
-                ),
-            }
-        });
-        let sent = usize::from(sent);
-        // The rooms of what left come back from the driver, unless it has copies.
-        let left = if bounce.is_some() { 0 } else { sent };
-        for frame in &self.frames[left..count] {
-            if let Some(buffer) = pool.index_of(frame.offset) {
-                pool.give(buffer);
-            }
-        }
-        self.statistics.add_sent(sent as u64, bytes_of(&self.frames[..sent]));
-        if sent < count {
-            let tx_dropped_full = (count - sent) as u64;
-            self.statistics.add(&PortCounts { tx_dropped_full, ..PortCounts::default() });
+        if let Err(Misfit) = self.transmit(pool, packets) {
+            self.send_what_fits(pool, packets);
         }
     }
 
-    /// Puts what can be sent of a burst into `frames`, and drops the rest; the answer is how many there are.
+    /// The same, without a thing done if one of them cannot be sent.
+    #[inline]
+    fn transmit(&mut self, pool: &mut Pool, packets: &[Packet]) -> Result<(), Misfit> {
+        let Some(attached) = &self.attached else { return Ok(()) };
+        let (number, queue) = (self.device.number, self.queues[0]);
+        let how = sys::Sending {
+            shortest: SHORTEST,
+            longest: self.shared.longest,
+            retries: RETRIES,
+            checksums: self.shared.config.checksum_offload,
+        };
+        let (first, amount, mut bytes) = (packets.as_ptr().cast(), packets.len() as u16, 0);
+        let bounce = attached.bounce.as_ref().map(|bounce| bounce.raw());
+        // SAFETY: packets are laid out as the shim's, at most a burst of them; their rooms are out, and the shim checks that they
+        // are the pool's and that each packet lies in its own; the device is started, and this thread the only one that uses
+        // its queues.
+        let sent = attached.pool.lend(pool, |raw| unsafe {
+            let (how, bytes) = (&raw const how, &raw mut bytes);
+            match bounce {
+                None => sys::weir_dpdk_send(number, queue, raw, first, amount, how, bytes),
+                Some(bounce) => sys::weir_dpdk_send_copies(
+                    number, queue, raw, bounce, first, amount, how, bytes,
+                ),
+            }
+        });
+        let sent = usize::try_from(sent).map_err(|_| Misfit)?;
+        // The rooms of what left come back from the driver, unless it has copies.
+        let left = if bounce.is_some() { 0 } else { sent };
+        if left < packets.len() {
+            pool.give_all(packets[left..].iter().map(|packet| packet.buffer));
+        }
+        if sent < packets.len() {
+            let unsent = &packets[sent..];
+            bytes -= unsent.iter().map(|packet| u64::from(packet.descriptor.length)).sum::<u64>();
+            let tx_dropped_full = unsent.len() as u64;
+            self.statistics.add(&PortCounts { tx_dropped_full, ..PortCounts::default() });
+        }
+        self.statistics.add_sent(sent as u64, bytes);
+        Ok(())
+    }
+
+    /// Sends of a burst what can be sent, and drops the rest.
     #[cold]
-    fn sort_out(&mut self, pool: &mut Pool, packets: &[Packet]) -> usize {
-        let (mut counts, mut count) = (PortCounts::default(), 0);
+    fn send_what_fits(&mut self, pool: &mut Pool, packets: &[Packet]) {
+        let (mut counts, mut fit) = (PortCounts::default(), std::mem::take(&mut self.fit));
         for packet in packets {
-            let Descriptor { offset, length } = packet.descriptor;
             let ours = packet.buffer.get() < pool.rooms()
                 && packet.descriptor.lies_in(pool.room_offset(packet.buffer), pool.room_bytes());
-            if ours && (SHORTEST..=self.shared.longest).contains(&length) {
-                self.frames[count] = sys::Frame { offset, length };
-                count += 1;
+            if ours && (SHORTEST..=self.shared.longest).contains(&packet.descriptor.length) {
+                fit.push(*packet);
                 continue;
             }
             if ours {
@@ -203,7 +234,10 @@ impl DpdkPort {
             pool.give(packet.buffer);
         }
         self.statistics.add(&counts);
-        count
+        let sent = self.transmit(pool, &fit);
+        assert!(sent.is_ok(), "host bug: the shim takes other packets for fit than the port");
+        fit.clear();
+        self.fit = fit;
     }
 
     /// As [`Port::receive`], within the gate.
@@ -225,8 +259,7 @@ impl DpdkPort {
         }
         eal::register_thread();
         let mut said = sys::Said::default();
-        let max = max.min(sys::BURST) as u16;
-        let mut count = self.poll(pool, max, &mut said);
+        let mut count = self.poll(pool, into, max, &mut said);
         let advice = if count > 0 {
             self.idling.over();
             None
@@ -235,10 +268,9 @@ impl DpdkPort {
         };
         if advice == Some(Advice::LookOnceMore) {
             // What came before the interrupt was on.
-            count = self.poll(pool, max, &mut said);
+            count = self.poll(pool, into, max, &mut said);
         }
         let Some(attached) = &self.attached else { return Ok(Received::End) };
-        let frames = &self.frames[..usize::from(count)];
         let rx_waits_for_buffer = attached.pool.found_empty();
         let dropped = said.too_large + said.no_room;
         if dropped + said.bad_checksum > 0 || rx_waits_for_buffer > 0 {
@@ -250,7 +282,7 @@ impl DpdkPort {
                 ..PortCounts::default()
             });
         }
-        if frames.is_empty() {
+        if count == 0 {
             if dropped > 0 {
                 return Ok(Received::Packets);
             }
@@ -263,14 +295,7 @@ impl DpdkPort {
                 _ => Received::Waiting,
             });
         }
-        let time = self.clock.read();
-        let (layout, metadata) = (pool.layout(), self.metadata);
-        into.extend(frames.iter().map(move |&sys::Frame { offset, length }| {
-            let descriptor = Descriptor { offset, length };
-            let buffer = layout.index_of(offset).expect("the mempool's rooms are the pool's");
-            Packet { descriptor, metadata, time, buffer, cut: 0 }
-        }));
-        self.statistics.add_received(count.into(), said.bytes);
+        self.statistics.add_received(count as u64, said.bytes);
         Ok(Received::Packets)
     }
 
@@ -298,47 +323,20 @@ impl DpdkPort {
     }
 }
 
-/// What frames must be like that are sent from where they lie. Checked without branches, some frames by one instruction.
-struct Limits {
-    rooms: u32,
-    room_bytes: u32,
-    longest: u32,
-}
+/// Some packets of a burst cannot be sent from where they lie.
+#[derive(Debug)]
+struct Misfit;
 
-impl Limits {
-    #[inline]
-    fn new(pool: &Pool, longest: u32) -> Self {
-        Self { rooms: pool.rooms(), room_bytes: pool.room_bytes(), longest }
-    }
-
-    /// 0 if the packet begins in its buffer, which is one of the pool's.
-    #[inline]
-    fn misplaced(&self, packet: &Packet) -> u32 {
-        let buffer = packet.buffer.get();
-        let room = packet.descriptor.offset.wrapping_sub(BURST_AREA as u32)
-            >> self.room_bytes.trailing_zeros();
-        // Less than 0 if there is no such room.
-        (room ^ buffer) | (self.rooms - 1).wrapping_sub(buffer) >> 31
-    }
-
-    /// Whether each of them ends in the room in which it begins, and has a length that can be sent.
-    #[inline]
-    fn fit(&self, frames: &[sys::Frame]) -> bool {
-        let beyond = |frame: &sys::Frame| {
-            let into = frame.offset & (self.room_bytes - 1);
-            // All of these numbers are below 2^31, or less than 0.
-            frame.length
-                | frame.length.wrapping_sub(SHORTEST)
-                | self.longest.wrapping_sub(frame.length)
-                | (self.room_bytes - into).wrapping_sub(frame.length)
-        };
-        frames.iter().fold(0, |all, frame| all | beyond(frame)) >> 31 == 0
-    }
-}
-
-fn bytes_of(frames: &[sys::Frame]) -> u64 {
-    frames.iter().map(|frame| u64::from(frame.length)).sum()
-}
+/// The shim's packet is the pool's.
+const _: () = {
+    assert!(size_of::<sys::Packet>() == size_of::<Packet>());
+    assert!(align_of::<sys::Packet>() == align_of::<Packet>());
+    assert!(offset_of!(sys::Packet, offset) == offset_of!(Packet, descriptor));
+    assert!(offset_of!(sys::Packet, metadata) == offset_of!(Packet, metadata));
+    assert!(offset_of!(sys::Packet, time) == offset_of!(Packet, time));
+    assert!(offset_of!(sys::Packet, room) == offset_of!(Packet, buffer));
+    assert!(offset_of!(sys::Packet, cut) == offset_of!(Packet, cut));
+};
 
 impl Port for DpdkPort {
     fn name(&self) -> &str {
@@ -455,44 +453,5 @@ impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before the mempool, which the device may still have.
         self.close();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use weir_pool::{HugePages, PoolConfig};
-
-    use super::*;
-
-    #[test]
-    fn what_may_be_sent_is_what_lies_in_its_room() {
-        const LONGEST: u32 = 600;
-        let pool = |rooms| {
-            let config = PoolConfig { rooms, room_bytes: 512, huge: HugePages::Never };
-            Pool::new("limits", &config).unwrap()
-        };
-        let (mut larger, pool) = (pool(6), pool(4));
-        let limits = Limits::new(&pool, LONGEST);
-        let edges = |at: u32| [at.wrapping_sub(1), at, at.wrapping_add(1)];
-        let offsets = [0, BURST_AREA as u32, BURST_AREA as u32 + 512, BURST_AREA as u32 + 4 * 512];
-        let lengths = [0, SHORTEST, 512, LONGEST, 1 << 31, u32::MAX - 512];
-        let mut sent = 0;
-        while let Some(buffer) = larger.take() {
-            for offset in offsets.into_iter().flat_map(edges) {
-                for length in lengths.into_iter().flat_map(edges) {
-                    let descriptor = Descriptor { offset, length };
-                    let metadata = Metadata::default();
-                    let packet = Packet { descriptor, metadata, time: 0, buffer, cut: 0 };
-                    let expected = buffer.get() < pool.rooms()
-                        && descriptor.lies_in(pool.room_offset(buffer), pool.room_bytes())
-                        && (SHORTEST..=LONGEST).contains(&length);
-                    let frame = sys::Frame { offset, length };
-                    let fit = limits.misplaced(&packet) == 0 && limits.fit(&[frame]);
-                    assert_eq!(fit, expected, "{packet:?}");
-                    sent += u32::from(fit);
-                }
-            }
-        }
-        assert!(sent > 0);
     }
 }

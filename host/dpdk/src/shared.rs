@@ -6,6 +6,7 @@
 //! closed once and for all before the device is stopped: whoever closes it waits for the call that is under way, and the port
 //! finds it closed and has ended. A port that has the device for itself needs no gate.
 
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -181,7 +182,7 @@ impl SharedDevice {
 
     fn set_up_queues(&self, part: &Part, (rx, tx): (u16, u16)) -> Result<(), String> {
         let (device, number, raw) = (&self.device, self.device.number, part.pool.raw());
-        let bounce = part.bounce.as_ref().map_or(std::ptr::null_mut(), |bounce| bounce.raw());
+        let bounce = part.bounce.as_ref().map_or(ptr::null_mut(), |bounce| bounce.raw());
         for queue in &part.queues {
             let receive = || {
                 // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
@@ -276,7 +277,7 @@ impl SharedDevice {
             setup.parts.iter().for_each(|part| self.drain(part));
         }
         for (start, bytes) in setup.parts.iter().filter_map(|part| part.mapped) {
-            let start = std::ptr::without_provenance_mut(start);
+            let start = ptr::without_provenance_mut(start);
             // SAFETY: what was mapped; the device is stopped first, so that it writes nothing any more.
             unsafe {
                 sys::weir_dpdk_stop(self.device.number);
@@ -288,26 +289,23 @@ impl SharedDevice {
     }
 
     fn drain(&self, part: &Part) {
-        let mut frames = Box::new([sys::Frame::default(); sys::BURST]);
+        let mut frames = [ptr::null_mut(); sys::BURST];
+        let mut packets = [sys::Packet::default(); sys::BURST];
         for queue in &part.queues {
             loop {
-                let mut said = sys::Said::default();
+                let (mut said, frames) = (sys::Said::default(), frames.as_mut_ptr());
                 // SAFETY: a started device, whose queues nobody uses: the gates are closed, or the one port is the caller.
-                // `frames` has room for a burst.
+                // There is room for a burst of frames and of packets.
                 let count = unsafe {
-                    sys::weir_dpdk_receive(
-                        self.device.number,
-                        *queue,
-                        part.pool.raw(),
-                        frames.as_mut_ptr(),
-                        sys::BURST as u16,
-                        &raw mut said,
-                    )
+                    let (number, packets) = (self.device.number, packets.as_mut_ptr());
+                    let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);
+                    let said = &raw mut said;
+                    sys::weir_dpdk_take(part.pool.raw(), frames, count, 0, 0, packets, said)
                 };
                 if count == 0 {
                     break;
                 }
-                part.pool.stray(frames[..usize::from(count)].iter().map(|frame| frame.offset));
+                part.pool.stray(packets[..usize::from(count)].iter().map(|packet| packet.offset));
             }
         }
     }

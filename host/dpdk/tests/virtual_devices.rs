@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use common::{PATIENCE, Rig, frame, open, pool};
 use weir_dpdk::{DpdkConfig, DpdkPort};
+use weir_layout::{BURST_AREA, Descriptor};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{PcapConfig, PcapPort};
-use weir_port::{Place, Port};
+use weir_port::{Place, Port, PortCounts};
 use weir_steering::{Rule, Target};
 
 #[test]
@@ -137,6 +138,53 @@ fn frames_that_cannot_be_sent_are_counted() {
     rig.packets[1].descriptor.offset = 0;
     rig.send(0);
     assert_eq!(rig.counts(0).tx_errors, 2);
+    rig.end();
+}
+
+/// Each way in which a packet can lie: alone, so that it is the shim that says whether it fits, and behind one that does.
+#[test]
+fn what_is_sent_is_what_lies_in_its_room() {
+    /// A room without its headroom: what the device would take is longer.
+    const LONGEST: u32 = 1920;
+    let mut rig = Rig::new(&["net_null0"]);
+    let edges = |at: u32| [at.wrapping_sub(1), at, at.wrapping_add(1)];
+    let rooms = rig.pool.rooms();
+    let ends = [0, rooms - 1].map(|room| BURST_AREA as u32 + room * 2048);
+    let mut all = PortCounts::default();
+    for lead in [0, 1] {
+        for offset in [0, ends[0] + 2048, ends[1] + 2048].into_iter().chain(ends).flat_map(edges) {
+            for length in
+                [0, 14, LONGEST, 2048, 1 << 31, u32::MAX - 2048].into_iter().flat_map(edges)
+            {
+                // Anywhere, at an end of its room, and in its room.
+                for own in [None, Some(offset & 2047), Some(100)] {
+                    rig.receive(0, lead + 1);
+                    let packet = rig.packets.last_mut().expect("a packet");
+                    let here = rig.pool.room_offset(packet.buffer);
+                    let offset = own.map_or(offset, |into| here + into);
+                    packet.descriptor = Descriptor { offset, length };
+                    let lies = packet.descriptor.lies_in(here, 2048);
+                    let goes = lies && (14..=LONGEST).contains(&length);
+                    rig.send(0);
+                    all.tx_packets += lead as u64 + u64::from(goes);
+                    all.tx_bytes += lead as u64 * 64 + if goes { u64::from(length) } else { 0 };
+                    all.tx_dropped_length += u64::from(lies && !goes);
+                    all.tx_errors += u64::from(!lies);
+                    let counts = rig.counts(0);
+                    let sent = PortCounts {
+                        rx_packets: counts.rx_packets,
+                        rx_bytes: counts.rx_bytes,
+                        ..all
+                    };
+                    assert_eq!(
+                        counts, sent,
+                        "offset {offset:#x}, length {length}, room at {here:#x}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(all.tx_packets > 0 && all.tx_dropped_length > 0 && all.tx_errors > 0);
     rig.end();
 }
 

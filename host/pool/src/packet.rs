@@ -4,6 +4,7 @@ use weir_layout::{Descriptor, Metadata};
 
 /// Names a buffer of one pool, by its place: 0 is the first room behind the burst area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
 pub struct BufferIndex(pub(crate) u32);
 
 impl BufferIndex {
@@ -15,8 +16,10 @@ impl BufferIndex {
     }
 }
 
-/// A packet that is under way: where its bytes are and what is known about it.
+/// A packet that is under way: where its bytes are and what is known about it. Laid out as written here, so that ports can have
+/// bursts of them filled in and read by code in C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// The bytes, in the window.
     pub descriptor: Descriptor,

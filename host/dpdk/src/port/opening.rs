@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use dpdk_sys as sys;
 use weir_layout::Metadata;
 use weir_port::{BurstClock, PortError, PortStatistics};
 
@@ -61,7 +60,7 @@ impl DpdkPort {
             first: 0,
             attached: None,
             live: false,
-            frames: Box::new([sys::Frame::default(); sys::BURST]),
+            fit: Vec::new(),
             looks: 0,
             clock: BurstClock::default(),
             metadata: Metadata::default(),
