@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use common::{Rig, frame, pool, refused};
 use netns::{Host, enter_new, run, try_run};
 use weir_dpdk::{DpdkConfig, DpdkPort, Idle};
-use weir_port::{Port, Received};
+use weir_port::{Place, Port, Received};
+use weir_steering::{Rule, Target};
 
 /// Forwards between ports 0 and 1 on a thread of its own while `act` goes on.
 fn forwarding<R>(rig: &mut Rig, act: impl FnOnce() -> R) -> R {
@@ -120,6 +121,50 @@ fn netns_ping_through_tap() {
     assert!(counts.rx_packets >= 40 && counts.tx_packets >= 40, "{counts:?}");
     rig.end();
     assert!(!try_run("ip link show wtap").status.success(), "the interface goes with the port");
+}
+
+/// The tap's driver makes filters of the kernel's, if that has them. What it refuses comes in.
+#[test]
+fn netns_what_a_tap_drops_does_not_come_in_and_what_it_refuses_does() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let mut rig = Rig::new(&["net_tap0,iface=wtap"]);
+    let steering = rig.ports[0].steering().expect("whatever the driver can");
+    run("ip address add 10.9.0.1/24 dev wtap");
+    run("ip link set wtap up");
+    run("ip neighbor add 10.9.0.2 lladdr 02:02:02:02:02:02 dev wtap");
+    let udp = Rule { protocol: Some(17), ethertype: Some(0x0800), ..Rule::all(Target::Drop) };
+    let dscp = Rule { dscp: Some(46), ..udp };
+    steering.replace(&[udp, dscp], 0).expect("what it refuses is compared behind the port");
+    let places = steering.places();
+    for place in &places {
+        if let Place::Behind(why) = place {
+            let why = why.as_ref().expect("a reason");
+            assert!(why.starts_with("net_tap refuses it: "), "{why}");
+        }
+    }
+    assert!(matches!(places[1], Place::Behind(_)), "it compares no code points: {places:?}");
+    let socket = std::net::UdpSocket::bind("10.9.0.1:7").expect("a socket");
+    let mut send = |number: u8, comes: bool| {
+        // A filter that drops may say so to who sends.
+        let _ = socket.send_to(&[number; 9], "10.9.0.2:7");
+        let until = Instant::now() + if comes { common::PATIENCE } else { Duration::from_millis(300) };
+        let mut came = false;
+        while !came && Instant::now() < until {
+            rig.receive(0, 32);
+            for packet in rig.packets.drain(..) {
+                came |= rig.pool.bytes(packet.descriptor).is_some_and(|b| b.ends_with(&[number; 9]));
+                rig.pool.give(packet.buffer);
+            }
+        }
+        assert_eq!(came, comes, "{places:?}");
+    };
+    send(1, matches!(places[0], Place::Behind(_)));
+    steering.replace(&[], 0).expect("nothing is left");
+    send(2, true);
+    rig.end();
 }
 
 #[test]

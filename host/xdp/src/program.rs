@@ -54,7 +54,7 @@ pub(crate) enum Refused {
 /// See the module.
 pub(crate) struct Program {
     mode: Mode,
-    maps: Maps,
+    maps: Arc<Maps>,
     /// Takes out what the last table left, once no packet looks at it.
     clearing: Mutex<Option<JoinHandle<()>>>,
     /// Held for its drop, which detaches the program. Behind the maps: sockets leave their map when they are closed.
@@ -159,6 +159,7 @@ impl Program {
             }
             (None, Err(note)) => (attach(program, interface.index, config.mode)?, Err(note)),
         };
+        let maps = Arc::new(maps);
         Ok(Self { mode, maps, clearing: Mutex::default(), pin, _link: link, _ebpf: ebpf })
     }
 
@@ -169,7 +170,7 @@ impl Program {
 
     /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind it: the kernel takes tens of
     /// milliseconds to say that no packet looks at it any more.
-    pub(crate) fn steer(self: &Arc<Self>, queue: u32, table: &Arc<Table>) -> Result<(), String> {
+    pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = clearing.take() {
             // There is room for two tables. What it did not take out stays until the program goes.
@@ -180,14 +181,14 @@ impl Program {
         if old.is_empty() {
             return steered;
         }
-        let program = Arc::downgrade(self);
+        let maps = Arc::downgrade(&self.maps);
         let clear = move || {
             quiesce();
             for Written { generation, table, .. } in &old {
                 for entries in table.entries.chunks(CLEARED_AT_ONCE) {
                     // The program may go meanwhile, and tables may be replaced.
-                    let Some(program) = program.upgrade() else { return };
-                    program.maps.clear(*generation, entries);
+                    let Some(maps) = maps.upgrade() else { return };
+                    maps.clear(*generation, entries);
                 }
             }
         };

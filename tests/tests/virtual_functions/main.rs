@@ -235,3 +235,76 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     assert_eq!(host.output().expect("the guest is there").status, 0, "{}", rig.log());
     rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
 }
+
+/// Ports without addresses of their own: rules say for what addresses they are.
+const NAMELESS: &str = r#"
+[[nic]]
+pf = "eth0"
+vfs = 2
+[[port]]
+name = "vf0"
+kind = "dpdk"
+device = "vf:eth0/0"
+[[listener]]
+name = "function"
+device = "vf:eth0/1"
+address = "10.88.0.2:8080"
+prefix = 24
+protocol = "http"
+upstream = ["10.88.0.1:9000"]
+"#;
+
+const SINK: &str =
+    "name = \"edge\"\nfrom = \"vf0\"\n[[function]]\nuse = \"macswap\"\ndeadline = \"1s\"\n";
+const STEERED: &str = "02:00:00:00:77:aa";
+
+/// Sends frames to an address that no function has by itself; how many came to the port.
+fn brought(rig: &Rig) -> u64 {
+    let count = || rig.weir(&["port", "list"])[0]["rx_packets"].as_u64().expect("a number");
+    let before = count();
+    rig.frames(STEERED, 20, 0.02, ["10.89.0.1", "10.90.0.1"]).during(|| {});
+    count() - before
+}
+
+fn addresses(rig: &Rig) -> String {
+    rig.sh("ip link show eth0")
+}
+
+#[test]
+fn guest_a_rule_has_the_nic_bring_an_address_to_a_function() {
+    let rig = Rig::boot();
+    let host = rig.host(NAMELESS);
+    rig.push("macswap", "1.0.0");
+    rig.chain(SINK);
+    rig.keep_compiled();
+    let found = addresses(&rig);
+    assert!(found.contains("vf 0     link/ether 00:00:00:00:00:00"), "{found}");
+    assert_eq!(brought(&rig), 0);
+    // By its address alone; what more is asked of packets only software can tell.
+    let second = "[[rule]]\ndst-mac = \"02:00:00:00:77:bb\"\nchain = \"edge\"\n";
+    let third = format!("[[rule]]\ndst-mac = \"{STEERED}\"\nproto = \"udp\"\nchain = \"edge\"\n");
+    let rules = format!("[[rule]]\ndst-mac = \"{STEERED}\"\nchain = \"edge\"\n{second}{third}");
+    rig.steer(&rules);
+    let list = rig.weir(&["steer", "list"]);
+    assert_eq!(list[0]["places"], serde_json::json!([{"port": "vf0", "at": "vf-mac"}]));
+    assert_eq!(list[1]["places"][0]["at"], "software");
+    let why = list[1]["places"][0]["reason"].as_str().expect("a reason");
+    assert!(why.contains("one address"), "{why}");
+    assert_eq!(list[2]["places"], serde_json::json!([{"port": "vf0", "at": "software"}]));
+    assert!(addresses(&rig).contains(&format!("vf 0     link/ether {STEERED}")));
+    assert_eq!(brought(&rig), 20, "{}", rig.log());
+    rig.steer("");
+    assert_eq!(addresses(&rig), found);
+    assert_eq!(brought(&rig), 0);
+
+    // Killed, it leaves the address; who comes next takes it back, and has the rules.
+    rig.steer(&rules);
+    host.signal(rustix::process::Signal::KILL).expect("the guest is there");
+    host.output().expect("it ends");
+    let host = rig.host(NAMELESS);
+    rig.wait("the chain is back", |rig| rig.weir(&["port", "list"])[0]["chain"] == "edge");
+    assert_eq!(brought(&rig), 20, "{}", rig.log());
+    host.signal(rustix::process::Signal::TERM).expect("the guest is there");
+    assert_eq!(host.output().expect("it ends").status, 0, "{}", rig.log());
+    assert!(!addresses(&rig).contains(STEERED), "{}", addresses(&rig));
+}

@@ -10,8 +10,8 @@ use model::{Crash, Face, Model, PF, PF_INTERFACE, TOTAL, vf_address};
 use proptest::prelude::*;
 use weir_sriov::{
     BindTo, InterfaceWish, Journal, Kernel, LinkState, MacAddress, NewSettings, NicWish, Outcome,
-    Purpose, SriovError, VfName, VfWish, Wish, apply, bind, create, find, list, plan, remove, set,
-    undo,
+    Purpose, SriovError, VfName, VfWish, Wish, apply, bind, create, find, lend_mac, list, plan,
+    remove, return_mac, set, undo,
 };
 
 const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 7]);
@@ -304,4 +304,45 @@ proptest! {
         prop_assert_eq!(model.snapshot(), before);
         prop_assert!(!Journal::is_left_at(&model.directory.path().join("journal")));
     }
+}
+
+/// An address of a while is taken back, after a crash too, and what somebody else set stays.
+#[test]
+fn an_address_is_lent_and_taken_back() {
+    let model = Model::new();
+    create(&model, &find(&model, PF_INTERFACE).unwrap(), 2).unwrap();
+    let name = |index| VfName { pf: PF_INTERFACE.to_owned(), index };
+    let mac = |index: usize| {
+        find(&model, PF_INTERFACE).unwrap().vfs[index].settings.clone().unwrap().mac.unwrap()
+    };
+    let other = MacAddress([2, 0, 0, 0, 0, 8]);
+    let mut journal = journal(&model);
+    let lent = lend_mac(&model, &name(1), MAC, &mut journal).unwrap();
+    assert_eq!((mac(0), mac(1)), (MacAddress::default(), MAC));
+    let refused = |index, mac, journal: &mut Journal| {
+        lend_mac(&model, &name(index), mac, journal).unwrap_err().to_string()
+    };
+    let told = refused(0, MAC, &mut journal);
+    assert!(told.contains("virtual function 1 of") && told.contains("has 02:00:00:00:00:07"));
+    assert!(refused(1, other, &mut journal).contains("has the address 02:00:00:00:00:07"));
+    assert!(refused(0, MacAddress([1; 6]), &mut journal).contains("no single function's"));
+    // Whoever has it anyway keeps it.
+    let again = lend_mac(&model, &name(1), MAC, &mut journal).unwrap();
+    return_mac(&model, &again, &mut journal).unwrap();
+    assert_eq!(mac(1), MAC);
+    return_mac(&model, &lent, &mut journal).unwrap();
+    assert_eq!(mac(1), MacAddress::default());
+    assert_eq!(journal.changes().count(), 0);
+
+    let lent = lend_mac(&model, &name(0), MAC, &mut journal).unwrap();
+    let new = NewSettings { mac: Some(other), ..NewSettings::default() };
+    set(&model, &find(&model, PF_INTERFACE).unwrap(), 0, &new).unwrap();
+    return_mac(&model, &lent, &mut journal).unwrap();
+    assert_eq!(mac(0), other);
+    lend_mac(&model, &name(1), MAC, &mut journal).unwrap();
+    drop(journal);
+    let mut journal = Journal::open(&model.directory.path().join("journal"), &model).unwrap();
+    let undone = undo(&model, &mut journal).unwrap();
+    assert_eq!((undone.len(), &undone[0].outcome), (1, &Outcome::Restored));
+    assert_eq!(mac(1), MacAddress::default());
 }

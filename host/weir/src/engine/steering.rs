@@ -163,7 +163,8 @@ impl Crossing {
         let steered = self.steered();
         let ports = [&self.shape.from, &self.shape.to];
         for (number, port) in (0..).zip(ports).filter_map(|(n, port)| Some((n, port.as_ref()?))) {
-            if number == 1 && !self.shape.symmetric {
+            // By `to` packets come in if it is another port, and they pass the chain in both directions.
+            if number == 1 && (!self.shape.symmetric || self.shape.from == self.shape.to) {
                 continue;
             }
             let devices = self.stations.iter().flat_map(|station| &station.before);
