@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -182,6 +183,12 @@ pub fn weir(
     let program = fs::canonicalize("target/release/weir").expect("build the host: scripts/build");
     let running = Running::start(CORE, &program, &["run"], directory.path());
     wait_for(port, "weir", directory.path());
+    // Its listeners come before its API.
+    let (until, api) = (Instant::now() + PATIENCE, directory.path().join("api.sock"));
+    while UnixStream::connect(&api).is_err() {
+        assert!(Instant::now() < until, "weir has no API");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     if let Some((function, functions)) = chain {
         let command = |arguments: &[&str]| {
             let mut command = Command::new(&program);

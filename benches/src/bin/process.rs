@@ -21,15 +21,17 @@ fn main() {
     let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
     let _upstream = nginx(OTHERS, directory.path(), &config, upstream);
 
-    let probes: String = (0..4)
-        .map(|n| format!("[[function]]\nuse = \"message-probe\"\nname = \"f{n}\"\n"))
-        .collect();
-    let probe = "[[function]]\nuse = \"message-probe\"\n";
+    let probe = |n| {
+        format!(
+            "[[function]]\nuse = \"message-probe\"\nname = \"f{n}\"\n[function.config]\nname = \"{n}\"\n"
+        )
+    };
+    let probes: String = (0..4).map(probe).collect();
     let mut gateways = vec![weir("no chain".to_owned(), upstream, "", None, "/")];
     for (function, count, chain) in [
         ("rewrite", 1, rewrites(1)),
         ("rewrite", 4, rewrites(4)),
-        ("message-probe", 1, probe.to_owned()),
+        ("message-probe", 1, probe(0)),
         ("message-probe", 4, probes),
     ] {
         for mode in ["thread", "process"] {

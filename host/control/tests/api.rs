@@ -280,7 +280,9 @@ async fn tokens_open_what_is_theirs() {
     for line in [
         "weir_listener_seconds_bucket{le=\"0.001\",listener=\"acme-web\"} 3",
         "weir_listener_seconds_bucket{le=\"+Inf\",listener=\"acme-web\"} 3",
-        "weir_upstream_healthy{listener=\"acme-web\",upstream=\"127.0.0.1:9000\"} 1.0",
+        "weir_upstream_healthy{listener=\"acme-web\",upstream=\"api.example:9000\"} 1.0",
+        "weir_upstream_members{listener=\"acme-web\",upstream=\"api.example:9000\",state=\"healthy\"} 1.0",
+        "weir_upstream_lookup_failures_total{listener=\"acme-web\",upstream=\"api.example:9000\"} 1",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }

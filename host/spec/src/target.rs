@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused() {
-        let long = format!("{}:80", "a.".repeat(127));
+        let long = format!("{}:80", "a.".repeat(128));
         for text in [
             "",
             "a",

@@ -63,12 +63,23 @@ interval = "1s""#,
     .unwrap();
     assert_eq!((full.upstream[0].weight, full.upstream[1].weight), (1, 3));
     assert_eq!(full.retry.on.len(), 2);
+    assert_eq!(full.resolve, Period::milliseconds(30_000));
+    let named = listener("upstream = [\"API.example:8080\"]\nresolve = \"5s\"").unwrap();
+    let name = weir_spec::Target::Name { host: "api.example".into(), port: 8080 };
+    assert_eq!(
+        (named.upstream[0].address.clone(), named.resolve),
+        (name, Period::milliseconds(5000))
+    );
     assert_eq!(full.health.unwrap().timeout, Period::milliseconds(2000));
     for (keys, message) in [
         ("", "neither an upstream nor a chain"),
         ("upstream = [\"127.0.0.1:1\", \"127.0.0.1:1\"]", "named twice"),
         ("upstream = [{ address = \"127.0.0.1:1\", tls = true }]", "no name to expect"),
         ("upstream = [\"nonsense\"]", "expected an address"),
+        ("upstream = [\"10.0.0.300:80\"]", "expected an address"),
+        ("upstream = [\"a.example:80\", \"A.example:80\"]", "named twice"),
+        ("resolve = \"1ms\"\nupstream = [\"a.example:80\"]", "allowed: 100ms to 24h"),
+        ("chain = \"c\"\n[gateway]\nworker-timeout = \"1ms\"", "allowed: 100ms to 10min"),
         ("chain = \"c\"\n[listener.timeouts]\nheader = \"0s\"", "period is 0"),
         ("chain = \"c\"\n[listener.retry]\non = [200]", "400 to 599"),
         ("chain = \"c\"\n[listener.limits]\nfeilds = 3", "feilds"),

@@ -111,9 +111,13 @@ fn netns_the_addresses_of_a_name_are_members_that_come_and_go_while_requests_flo
         let members = upstream["members"].as_array().expect("a list");
         members.iter().map(|m| m["address"].as_str().expect("text").to_owned()).collect()
     };
+    // Who answered, of so many requests.
     let ask = |count: usize| -> Vec<String> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name(), "curl", "--silent", "--write-out"]);
         let url = format!("http://127.0.0.1:8080/[1-{count}]");
-        let said = namespace.sh(&format!("curl --silent --write-out ' %{{http_code}}\\n' '{url}'"));
+        let output = command.args([" %{http_code}\\n", &url]).output().expect("`ip`");
+        let said = String::from_utf8(output.stdout).expect("text");
         said.lines().filter_map(|line| line.strip_suffix(" 200")).map(str::to_owned).collect()
     };
     host.wait_for("it says what is wrong", |host| {
