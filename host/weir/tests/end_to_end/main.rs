@@ -1,6 +1,7 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
 mod author;
+mod bodies;
 mod commands;
 mod crash;
 mod disk;
@@ -17,5 +18,6 @@ mod proxies;
 mod schema;
 mod sriov;
 mod steering;
+mod tcp_policy;
 mod uploads;
 mod workers;
