@@ -107,21 +107,26 @@ fn gateways(upstream: u16, wanted: &str) -> Vec<Gateway> {
             "[[function]]\nuse = \"body-probe\"\nname = \"f{n}\"\naccess = \"read-only\"\n"
         );
     }
-    let weir = |name: &str, gateway: &str, chain: bool| {
-        let running = Gateway::weir(CORE, name, upstream, gateway, chain);
-        if chain {
-            running.deploy("body-probe", &functions);
+    let mut gateways = Vec::new();
+    if "nginx".contains(wanted) {
+        gateways.push(nginx_proxy(CORE, upstream, streams));
+    }
+    for (name, gateway, chain) in [
+        ("weir, no chain", "", false),
+        ("weir, 4 functions", "", true),
+        ("weir, 4, rooms of 64 KiB", "room = \"64KiB\"\nrooms = 256", true),
+        ("weir, 4 in a process", "mode = \"process\"", true),
+    ] {
+        if !name.contains(wanted) {
+            continue;
         }
-        running
-    };
-    let makers: [(&str, &dyn Fn(&str) -> Gateway); 5] = [
-        ("nginx", &|_| nginx_proxy(CORE, upstream, streams)),
-        ("weir, no chain", &|name| weir(name, "", false)),
-        ("weir, 4 functions", &|name| weir(name, "", true)),
-        ("weir, 4, rooms of 64 KiB", &|name| weir(name, "room = \"64KiB\"\nrooms = 256", true)),
-        ("weir, 4 in a process", &|name| weir(name, "mode = \"process\"", true)),
-    ];
-    makers.iter().filter(|(name, _)| name.contains(wanted)).map(|(name, make)| make(name)).collect()
+        let weir = Gateway::weir(CORE, name, upstream, gateway, chain);
+        if chain {
+            weir.deploy("body-probe", &functions);
+        }
+        gateways.push(weir);
+    }
+    gateways
 }
 
 fn run(gateway: &Gateway, server: &Server, load: Load, sample: Duration) -> Seen {

@@ -122,7 +122,7 @@ fn weir(upstream: u16, between: Chain) -> Asked {
     match between {
         Chain::Filters(0) => (),
         Chain::Component(..) => {
-            gateway.deploy("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n")
+            gateway.deploy("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n");
         }
         Chain::Filters(functions) => {
             let mut chain = String::new();
