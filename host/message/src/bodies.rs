@@ -7,7 +7,7 @@ use http::StatusCode;
 use smallvec::SmallVec;
 use weir_exchange::{BodyStep, Direction, Pieces, Reply};
 use weir_layout::message::{Action, Outcome, Wants};
-use weir_pool::{Part, Room};
+use weir_pool::{Part, Room, Rooms};
 
 use crate::exchange::{Inner, Order, out_of_order, plain};
 use crate::instance::Event;
@@ -43,6 +43,16 @@ enum Passed {
     NoRoom,
     /// A function waits with this.
     Waits(Waits, Turn),
+}
+
+/// Bytes that leave the chain. They are sent as they lie in their room; but if few rooms are free they are copied, lest clients that
+/// take nothing keep rooms from everybody else.
+pub(crate) fn let_go(rooms: &Rooms, part: Part) -> Bytes {
+    let scarce = {
+        let pool = rooms.lock();
+        pool.available() < pool.rooms() / 2
+    };
+    if scarce { Bytes::copy_from_slice(part.as_ref()) } else { Bytes::from_owner(part) }
 }
 
 impl Inner {
@@ -156,7 +166,7 @@ impl Passing {
             };
             let Some(&place) = self.order.get(turn) else {
                 if !part.is_empty() {
-                    self.passed.push(Bytes::from_owner(part));
+                    self.passed.push(let_go(of.chain.rooms(), part));
                 }
                 continue;
             };

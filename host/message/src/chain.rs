@@ -591,7 +591,7 @@ impl Chain {
 
     /// Bytes, and pieces, of a body that functions may hold back.
     pub(crate) fn hold(&self) -> (usize, usize) {
-        (self.0.site.hold, self.0.site.rooms.accounting().total as usize / HOLD_SHARE)
+        (self.0.site.hold, self.0.site.rooms.lock().rooms() as usize / HOLD_SHARE)
     }
 
     pub(crate) fn environment(&self) -> &Rc<dyn Environment> {

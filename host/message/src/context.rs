@@ -14,6 +14,7 @@ use weir_layout::Verdict;
 use weir_pool::{Part, Room, Rooms};
 use weir_sandbox::{Copied, Exchanges, Laid, Refusal, Requests, Span};
 
+use crate::bodies::let_go;
 use crate::head;
 use crate::store::{Stored, Values};
 
@@ -163,7 +164,7 @@ impl Context {
         let pieces = laid.body.iter().zip(starts).filter_map(|(span, start)| {
             let from = (span.offset - start) as usize;
             let room = self.owned.remove(&start)?;
-            Some(Bytes::from_owner(room.part(from..from + span.length as usize)))
+            Some(let_go(&self.rooms, room.part(from..from + span.length as usize)))
         });
         Ok((value, pieces.filter(|piece| !piece.is_empty()).collect()))
     }

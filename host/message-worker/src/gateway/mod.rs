@@ -36,6 +36,9 @@ use crate::protocol::{Message, PREFIX};
 const AGAIN: Duration = Duration::from_millis(1);
 /// Answers to calls and to questions to the store that may wait for room in the lane.
 const REPLIES_MAX: usize = 16_384;
+/// Bytes of a body that one message carries: as much as is read of a connection at a time, so that it crosses in one go. The worker cuts it
+/// into rooms.
+const BODY_MAX: usize = 64 << 10;
 /// Calls of a worker that may be under way.
 const CALLS_MAX: usize = 8192;
 /// Bytes of a call's request.
@@ -79,7 +82,7 @@ pub struct RemoteConfig {
     pub fails_open: Arc<AtomicBool>,
     /// Milliseconds for which a worker may be silent while something waits for its word.
     pub patience: Arc<AtomicU64>,
-    /// Bytes of a room of the worker's pool: the longest head, and the longest piece.
+    /// Bytes of a room of the worker's pool: the longest head.
     pub room_bytes: usize,
     /// Bytes that an event may let go: all that there can be in the worker.
     pub most: usize,
@@ -599,7 +602,7 @@ impl Middleware for RemoteChain {
     }
 
     fn piece_max(&self) -> usize {
-        self.0.head.borrow().len()
+        BODY_MAX
     }
 
     fn open(&self, origin: &Origin) -> Rc<dyn Passage> {

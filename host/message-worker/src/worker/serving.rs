@@ -236,12 +236,12 @@ impl Serving {
         };
         match step {
             BodyStep::Pass(pieces) => {
-                let same = match &pieces[..] {
-                    [] => message.bytes.is_empty(),
-                    [one] => *one == message.bytes,
-                    _ => false,
-                };
-                if same {
+                // Functions saw it in as many rooms as it fills.
+                let mut rest = &message.bytes[..];
+                let same = pieces.iter().all(|piece| {
+                    rest.strip_prefix(&piece[..]).inspect(|after| rest = after).is_some()
+                });
+                if same && rest.is_empty() {
                     return self.say(message, direction, exchange, say::SAME, Bytes::new());
                 }
                 let mut pieces = pieces;

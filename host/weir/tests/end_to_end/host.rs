@@ -183,7 +183,7 @@ impl Host {
     }
 
     /// Waits until something is so.
-    pub(crate) fn wait_for(&mut self, what: &str, is: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait_for(&mut self, what: &str, mut is: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !is(self) {
             let ended = self.child.try_wait().expect("it is our child");

@@ -1,6 +1,7 @@
 //! The `weir` program from outside, as operators and scripts use it.
 
 mod author;
+mod bodies;
 mod commands;
 mod crash;
 mod disk;
@@ -20,5 +21,6 @@ mod schema;
 mod services;
 mod sriov;
 mod steering;
+mod tcp_policy;
 mod uploads;
 mod workers;

@@ -12,7 +12,7 @@ use crate::host::{Host, weir};
 use crate::messages::{Server, address, curl};
 
 /// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was sent, perhaps later (`/lazy`).
-const SERVER: &str = r#"
+pub(crate) const SERVER: &str = r#"
 import http.server, itertools, time
 count = itertools.count()
 class Server(http.server.BaseHTTPRequestHandler):
@@ -202,7 +202,7 @@ fn it_stands_among_functions_and_sees_what_they_leave() {
 }
 
 /// Bytes that tell where they are.
-fn pattern(length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
@@ -231,11 +231,15 @@ fn bodies_stream_both_ways_to_the_byte() {
     assert_eq!(probe(&host)["faults"], 0);
 }
 
-/// Bytes of memory that a process had at most.
-fn peak(host: &Host) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+/// Bytes of memory that a host had at most, and its workers.
+pub(crate) fn peak(host: &Host) -> u64 {
+    let of = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        // A child that ends meanwhile has none.
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    };
+    host.children().iter().map(|child| of(child)).sum::<u64>() + of(&host.pid().to_string())
 }
 
 #[test]

@@ -3,8 +3,11 @@
 //! from a package registry.
 
 mod cases;
+mod frames;
+mod messages;
 mod peer;
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,9 +16,8 @@ use rustls::{ClientConfig, RootCertStore};
 use weir_gateway::Certificate;
 
 use crate::support::{Server, gateway_with, read_request};
-use cases::{CASES, Case, Expect};
+use cases::{Case, Expect};
 use peer::{ACK, DATA, END_STREAM, Frame, GOAWAY, HEADERS, Heard, PING, Peer, RST_STREAM};
-use std::io::Write as _;
 
 const PROTOCOL_ERROR: u32 = 1;
 /// What a PING of the test's says.
@@ -84,7 +86,8 @@ fn with_tls_what_rfc_9113_forbids_is_ended_as_it_says_and_the_rest_is_answered()
 
 fn judge_all(seen: &AtomicUsize, connect: impl Fn() -> Peer) {
     let mut wrong = Vec::new();
-    for case in CASES {
+    let cases = || frames::CASES.iter().chain(messages::CASES);
+    for case in cases() {
         let before = seen.load(Ordering::SeqCst);
         let mut peer = connect();
         peer.greet();
@@ -101,7 +104,13 @@ fn judge_all(seen: &AtomicUsize, connect: impl Fn() -> Peer) {
             ));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} cases:\n{}",
+        wrong.len(),
+        cases().count(),
+        wrong.join("\n")
+    );
 }
 
 /// Listens until it is clear what became of it.
