@@ -51,7 +51,8 @@ pub fn wrk(core: &str, gateway: &Gateway, path: &str, connections: u32, seconds:
         value.to_owned()
     };
     let requests: f64 = value("Requests/sec:").parse().expect("a number");
-    let each = |time: std::time::Duration| time.as_secs_f64() * 1e6 / (requests * f64::from(seconds));
+    let each =
+        |time: std::time::Duration| time.as_secs_f64() * 1e6 / (requests * f64::from(seconds));
     Seen {
         requests,
         p50: milliseconds(&value("50%")),

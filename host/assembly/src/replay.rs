@@ -106,7 +106,7 @@ pub fn replay(
     }
     let status = lane.status();
     let events = status.lock().unwrap_or_else(std::sync::PoisonError::into_inner).events.clone();
-    let events = events.into_iter().map(|(_, text)| text).collect();
+    let events = events.into_iter().map(|(_, text)| weir_sandbox::explain(&text)).collect();
     let damage = capture.damage.map(|error| error.to_string());
     // Damage of the input was reported by the port too: it is not a failure to write.
     if damage.is_none() {

@@ -15,8 +15,8 @@ use wasmtime::WasmBacktrace;
 use crate::admit::Admitted;
 use crate::lines::Lines;
 
-/// Frames in a text.
-const FRAMES_MAX: usize = 8;
+/// Frames that are shown.
+const SHOWN_MAX: usize = 8;
 /// Bytes of a function's name in a text.
 const NAME_MAX: usize = 160;
 
@@ -50,7 +50,7 @@ pub(crate) fn text(error: &wasmtime::Error) -> String {
         .collect();
     let mut text = causes.join(": ");
     let mut before = IN;
-    for frame in trace.frames().iter().take(FRAMES_MAX) {
+    for frame in trace.frames() {
         let name = frame.func_name().map(|name| format!("{:#}", rustc_demangle::demangle(name)));
         let name = name.unwrap_or_else(|| format!("function {}", frame.func_index()));
         let module = frame.module().name().unwrap_or_default();
@@ -102,7 +102,7 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
 #[must_use]
 pub fn explain(text: &str) -> String {
     let Some((before, code)) = text.rsplit_once(CODE) else { return text.to_owned() };
-    let Some((cause, frames)) = before.split_once(IN) else { return text.to_owned() };
+    let Some((cause, frames)) = before.rsplit_once(IN) else { return text.to_owned() };
     let frames: Vec<Option<Frame<'_>>> = frames.split(CALLED_BY).map(frame).collect();
     let Some(frames) = frames.into_iter().collect::<Option<Vec<_>>>() else {
         return text.to_owned();
@@ -141,7 +141,7 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
     if all.iter().any(is_authors) {
         all.retain(is_authors);
     }
-    let all = all.into_iter().take(FRAMES_MAX).map(|(function, line)| match line {
+    let all = all.into_iter().take(SHOWN_MAX).map(|(function, line)| match line {
         Some(line) => format!("{function} at {line}"),
         None => function,
     });
