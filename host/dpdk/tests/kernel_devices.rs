@@ -150,12 +150,14 @@ fn netns_what_a_tap_drops_does_not_come_in_and_what_it_refuses_does() {
     let mut send = |number: u8, comes: bool| {
         // A filter that drops may say so to who sends.
         let _ = socket.send_to(&[number; 9], "10.9.0.2:7");
-        let until = Instant::now() + if comes { common::PATIENCE } else { Duration::from_millis(300) };
+        let until =
+            Instant::now() + if comes { common::PATIENCE } else { Duration::from_millis(300) };
         let mut came = false;
         while !came && Instant::now() < until {
             rig.receive(0, 32);
             for packet in rig.packets.drain(..) {
-                came |= rig.pool.bytes(packet.descriptor).is_some_and(|b| b.ends_with(&[number; 9]));
+                came |=
+                    rig.pool.bytes(packet.descriptor).is_some_and(|b| b.ends_with(&[number; 9]));
                 rig.pool.give(packet.buffer);
             }
         }
