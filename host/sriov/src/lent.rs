@@ -26,11 +26,11 @@ pub struct Lent {
     number: Option<usize>,
 }
 
-/// Gives a virtual function this address, if nobody has set one: its driver's choice, which nobody knows, goes. No driver is told of
+/// Gives a virtual function this address in the place of the one that its driver has chosen, which nobody knows. No driver is told of
 /// it: this is for those that receive whatever they are brought. In the journal before it is done.
 ///
 /// # Errors
-/// When it has another, or the address is a group's or another function's, or the driver or this user's rights do not allow it.
+/// When the functions are none that this journal has made, or the function has been given an address, or the new one is a group's or another function's, or the driver or this user's rights do not allow it.
 pub fn lend_mac(
     kernel: &dyn Kernel,
     name: &VfName,
@@ -54,14 +54,20 @@ pub fn lend_mac(
         )));
     }
     let setting = |mac| Setting::Vf { pf: pf.address, index: name.index, value: VfValue::Mac(mac) };
-    let (before, after) = (setting(MacAddress::default()), setting(mac));
-    match has(name.index) {
-        Some(none) if none == MacAddress::default() => {}
-        Some(other) => return Err(conflict(format!("the function has the address {other}"))),
-        None => {
-            let text = format!("the driver of {} does not tell addresses", pf.name());
-            return Err(SriovError::Unsupported(text).into());
-        }
+    let Some(own) = has(name.index) else {
+        let text = format!("the driver of {} does not tell addresses", pf.name());
+        return Err(SriovError::Unsupported(text).into());
+    };
+    let (before, after) = (setting(own), setting(mac));
+    let made = |change: &Change| matches!(change.after, Setting::VfCount { pf: of, .. } if of == pf.address);
+    if !journal.changes().any(|(_, change)| made(change)) {
+        return Err(conflict(format!(
+            "{own} may be an address that somebody knows: the host did not make the function"
+        )));
+    }
+    let is_set = |change: &Change| matches!(change.after, Setting::Vf { pf: of, index, value: VfValue::Mac(_) } if of == pf.address && index == name.index);
+    if journal.changes().any(|(_, change)| is_set(change)) {
+        return Err(conflict(format!("the function was given the address {own}")));
     }
     let number = journal.push(Change { before, after: after.clone() })?;
     if let Err(error) = after.write(kernel) {

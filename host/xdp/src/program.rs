@@ -168,7 +168,7 @@ impl Program {
         self.mode
     }
 
-    /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind it: the kernel takes tens of
+    /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind it: the kernel takes some
     /// milliseconds to say that no packet looks at it any more.
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);

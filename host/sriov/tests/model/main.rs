@@ -310,29 +310,34 @@ proptest! {
 #[test]
 fn an_address_is_lent_and_taken_back() {
     let model = Model::new();
-    create(&model, &find(&model, PF_INTERFACE).unwrap(), 2).unwrap();
     let name = |index| VfName { pf: PF_INTERFACE.to_owned(), index };
     let mac = |index: usize| {
         find(&model, PF_INTERFACE).unwrap().vfs[index].settings.clone().unwrap().mac.unwrap()
     };
     let other = MacAddress([2, 0, 0, 0, 0, 8]);
+    let given = NewSettings { mac: Some(MacAddress([2, 0, 0, 0, 0, 9])), ..NewSettings::default() };
     let mut journal = journal(&model);
+    let functions =
+        vec![vf(0, None), vf(1, None), VfWish { index: 2, settings: given, purpose: None }];
+    apply(&model, &wish(Some(3), functions), &mut journal).unwrap();
+    let changes = journal.changes().count();
+    let own = mac(1);
     let lent = lend_mac(&model, &name(1), MAC, &mut journal).unwrap();
-    assert_eq!((mac(0), mac(1)), (MacAddress::default(), MAC));
+    assert_eq!(mac(1), MAC);
     let refused = |index, mac, journal: &mut Journal| {
         lend_mac(&model, &name(index), mac, journal).unwrap_err().to_string()
     };
     let told = refused(0, MAC, &mut journal);
     assert!(told.contains("virtual function 1 of") && told.contains("has 02:00:00:00:00:07"));
-    assert!(refused(1, other, &mut journal).contains("has the address 02:00:00:00:00:07"));
+    assert!(refused(1, other, &mut journal).contains("was given the address 02:00:00:00:00:07"));
+    assert!(refused(2, other, &mut journal).contains("was given the address 02:00:00:00:00:09"));
     assert!(refused(0, MacAddress([1; 6]), &mut journal).contains("no single function's"));
     // Whoever has it anyway keeps it.
     let again = lend_mac(&model, &name(1), MAC, &mut journal).unwrap();
     return_mac(&model, &again, &mut journal).unwrap();
     assert_eq!(mac(1), MAC);
     return_mac(&model, &lent, &mut journal).unwrap();
-    assert_eq!(mac(1), MacAddress::default());
-    assert_eq!(journal.changes().count(), 0);
+    assert_eq!((mac(1), journal.changes().count()), (own, changes));
 
     let lent = lend_mac(&model, &name(0), MAC, &mut journal).unwrap();
     let new = NewSettings { mac: Some(other), ..NewSettings::default() };
@@ -343,6 +348,18 @@ fn an_address_is_lent_and_taken_back() {
     drop(journal);
     let mut journal = Journal::open(&model.directory.path().join("journal"), &model).unwrap();
     let undone = undo(&model, &mut journal).unwrap();
-    assert_eq!((undone.len(), &undone[0].outcome), (1, &Outcome::Restored));
-    assert_eq!(mac(1), MacAddress::default());
+    assert_eq!(undone[0].outcome, Outcome::Restored);
+    assert_eq!(find(&model, PF_INTERFACE).unwrap().numvfs, 0);
+}
+
+/// Somebody else's functions may have addresses that somebody knows.
+#[test]
+fn functions_of_others_keep_their_addresses() {
+    let model = Model::new();
+    create(&model, &find(&model, PF_INTERFACE).unwrap(), 2).unwrap();
+    let mut journal = journal(&model);
+    let name = VfName { pf: PF_INTERFACE.to_owned(), index: 0 };
+    let refused = lend_mac(&model, &name, MAC, &mut journal).unwrap_err().to_string();
+    assert!(refused.contains("the host did not make the function"), "{refused}");
+    assert_eq!(journal.changes().count(), 0);
 }
