@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -225,9 +226,24 @@ impl Gateway {
             "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\n{gateway}\n[[listener]]\nname = \"web\"\n\
              address = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n{chain}upstream = [\"127.0.0.1:{upstream}\"]\n"
         );
+        Self::weir_with(core, name, directory, port, &config)
+    }
+
+    /// Weir in this directory with this configuration, which has its API at `api.sock` and listens on this port.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn weir_with(core: &str, name: &str, directory: TempDir, port: u16, config: &str) -> Self {
         fs::write(directory.path().join("weir.toml"), config).expect("a file");
         let running = Running::start(core, &program(), &["run"], directory.path());
         wait_for(port, "weir", directory.path());
+        // It listens before it can be spoken to.
+        let until = Instant::now() + PATIENCE;
+        while UnixStream::connect(directory.path().join("api.sock")).is_err() {
+            assert!(Instant::now() < until, "weir has no API");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Self { name: name.into(), port, running, directory }
     }
 
