@@ -246,12 +246,21 @@ impl Gateway {
             "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\n{gateway}\n[[listener]]\nname = \"web\"\n\
              address = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n{chain}upstream = [\"127.0.0.1:{upstream}\"]\n"
         );
+        Self::weir_with(core, name, directory, port, &config)
+    }
+
+    /// Weir in this directory with this configuration, which has its API at `api.sock` and listens on this port.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn weir_with(core: &str, name: &str, directory: TempDir, port: u16, config: &str) -> Self {
         fs::write(directory.path().join("weir.toml"), config).expect("a file");
         let running = Running::start(core, &program(), &["run"], directory.path());
         wait_for(port, "weir", directory.path());
-        // Its listeners come before its API.
-        let (until, api) = (Instant::now() + PATIENCE, directory.path().join("api.sock"));
-        while UnixStream::connect(&api).is_err() {
+        // It listens before it can be spoken to.
+        let until = Instant::now() + PATIENCE;
+        while UnixStream::connect(directory.path().join("api.sock")).is_err() {
             assert!(Instant::now() < until, "weir has no API");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -10,8 +10,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use weir_benches::gateways::{Gateway, Running, free_port, need, nginx, nginx_config, wait_for};
-use weir_benches::host::program;
+use weir_benches::gateways::{Gateway, free_port, need, nginx, nginx_config};
 use weir_benches::process::{allow_files, on_core};
 use weir_benches::requests::{BODY, ask};
 
@@ -66,10 +65,7 @@ fn gateway(mode: &str, upstream: u16) -> Gateway {
              upstream = [\"127.0.0.1:{upstream}\"]\n"
         );
     }
-    fs::write(directory.path().join("weir.toml"), config).expect("a file");
-    let running = Running::start(CORE, &program(), &["run"], directory.path());
-    wait_for(port, "weir", directory.path());
-    let gateway = Gateway { name: mode.into(), port, running, directory };
+    let gateway = Gateway::weir_with(CORE, mode, directory, port, &config);
     let wasm = fs::canonicalize("target/functions/rewrite.wasm");
     let wasm = wasm.expect("scripts/build-functions rewrite");
     gateway.command(&["function", "push", wasm.to_str().expect("text"), "--name", "rewrite"]);
