@@ -64,7 +64,9 @@ async fn pass(
         // It was ended before the client had heard that it is there.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
             let expected = connection.expect.upstream == Some(false);
-            return Ok((!expected).then(|| format!("the client sees the connection's end: {error}")));
+            return Ok(
+                (!expected).then(|| format!("the client sees the connection's end: {error}"))
+            );
         }
         Err(error) => return Err(error).context("connecting to the gateway"),
     };
