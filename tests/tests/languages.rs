@@ -254,7 +254,7 @@ fn a_wrong_toolchain_is_told() {
         ("rustc", "rustc 1.9.1 (0 2016-01-01)"),
     ] {
         let fake = directory.path().join(name);
-        fs::write(&fake, format!("#!/bin/sh\necho {says}\n")).unwrap();
+        fs::write(&fake, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
         fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     }
     for (language, variable, needed, install) in [

@@ -59,7 +59,17 @@ async fn pass(
     let socket = TcpSocket::new_v4()?;
     let from = connection.from.unwrap_or(Ipv4Addr::LOCALHOST);
     socket.bind((IpAddr::V4(from), 0).into()).with_context(|| format!("a client at {from}"))?;
-    let client = socket.connect(to).await.context("connecting to the gateway")?;
+    let client = match socket.connect(to).await {
+        Ok(client) => client,
+        // It was ended before the client had heard that it is there.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+            let expected = connection.expect.upstream == Some(false);
+            return Ok(
+                (!expected).then(|| format!("the client sees the connection's end: {error}"))
+            );
+        }
+        Err(error) => return Err(error).context("connecting to the gateway"),
+    };
     let mut sides = Sides { client, upstream: None, listening };
     for (n, step) in connection.steps.iter().enumerate() {
         if let Err(problem) = sides.step(step).await {

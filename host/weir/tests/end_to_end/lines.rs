@@ -64,7 +64,7 @@ fn of_a_function_in_c() {
 }
 
 #[test]
-fn of_a_function_for_messages_in_both_modes() {
+fn of_a_function_for_messages() {
     let directory = tempfile::tempdir().unwrap();
     let place = faulty(
         directory.path(),
@@ -74,24 +74,22 @@ fn of_a_function_for_messages_in_both_modes() {
         "    if (weir_text_begins(weir_head_path(head), weir_text_of(\"/trap\"))) __builtin_trap();",
     );
     let server = Server::start();
-    for mode in ["thread", "process"] {
-        let mut host = Host::start(&format!(
-            "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nmode = \"{mode}\"\n[[listener]]\nname = \"web\"\n\
-             address = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
-            server.port
-        ));
-        host.ok(&["function", "push", directory.path().join("gate/gate.wasm").to_str().unwrap()]);
-        host.write(
-            "c.toml",
-            "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n[function.config]\nprivate = []\n",
-        );
-        host.ok(&["chain", "apply", "c.toml"]);
-        let web = format!("http://{}", address(&host, 0));
-        assert_eq!(curl(&[&web]).0, 200);
-        assert_eq!(curl(&[&format!("{web}/trap")]).0, 503);
-        host.wait_for("the line is in the function's log", |host| {
-            host.ok(&["function", "log", "gate"]).contains(&place)
-        });
-        host.wait_for("the line is in the host's log", |host| host.log().contains(&place));
-    }
+    let mut host = Host::start(&format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\n\
+         address = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
+        server.port
+    ));
+    host.ok(&["function", "push", directory.path().join("gate/gate.wasm").to_str().unwrap()]);
+    host.write(
+        "c.toml",
+        "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n[function.config]\nprivate = []\n",
+    );
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    assert_eq!(curl(&[&web]).0, 200);
+    assert_eq!(curl(&[&format!("{web}/trap")]).0, 503);
+    host.wait_for("the line is in the function's log", |host| {
+        host.ok(&["function", "log", "gate"]).contains(&place)
+    });
+    host.wait_for("the line is in the host's log", |host| host.log().contains(&place));
 }
