@@ -76,8 +76,8 @@ async fn pass(
             return Ok(Some(format!("step {}: {problem}", n + 1)));
         }
     }
-    let ended = connection.steps.last().is_some_and(|step| step.ends);
-    Ok(sides.end(ended, connection.expect.upstream).await.err())
+    let last = connection.steps.last().filter(|step| step.ends);
+    Ok(sides.end(last, connection.expect.upstream).await.err())
 }
 
 /// The two ends of a connection.
@@ -154,8 +154,8 @@ impl Sides<'_> {
         Ok(())
     }
 
-    /// The connection's end, and whether it ever reached the upstream.
-    async fn end(mut self, ended: bool, reaches: Option<bool>) -> Result<(), String> {
+    /// The connection's end, by this step if there is one, and whether it ever reached the upstream.
+    async fn end(mut self, last: Option<&Step>, reaches: Option<bool>) -> Result<(), String> {
         if reaches == Some(false) {
             if self.reached(QUIET).await.is_ok() {
                 return Err("it was not to reach the upstream, and does".into());
@@ -165,12 +165,16 @@ impl Sides<'_> {
         if reaches == Some(true) {
             self.reached(PATIENCE).await?;
         }
-        if !ended {
+        if last.is_none() {
             if matches!(timeout(SOON, self.client.peek(&mut [0])).await, Ok(Ok(0) | Err(_))) {
                 return Err("the client sees the connection's end, and no step says so".into());
             }
             // Without an error: the other side is asked next.
             drop(self.client.shutdown().await);
+        }
+        // The side that would have got the last step's bytes comes first: it may have got some.
+        if last.is_some_and(|step| step.client.is_none()) {
+            ends("the client", &mut self.client).await?;
         }
         // The gateway may have connected without anything having been said: the next connection is another one.
         if let Ok(upstream) = self.reached(QUIET).await {

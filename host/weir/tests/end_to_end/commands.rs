@@ -178,16 +178,15 @@ fn a_trace_shows_what_each_function_did() {
     let traced = [&replay[..], &["--trace", "2-3"]].concat();
     let answer = weir(directory.path(), &traced);
     assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
-    let expected = "packet 2: 10.0.0.1 10.0.0.2 TCP 40001 → 443 [SYN] Seq=0 Win=8192 Len=0\n  \
-                    monitor   next\n  firewall  next\n  nat       next\n        \
-                    Internet Protocol Version 4, Src: ";
+    let expected = "packet 2: 10.0.0.1 → 10.0.0.2 TCP 40001 → 443 [SYN] Seq=0 Win=8192 Len=0\n  \
+                    monitor   next\n  firewall  next\n  nat       next\n        Ethernet II, ";
     assert!(answer.out.starts_with(expected), "{}", answer.out);
     for line in
         ["      -     Source Address: 10.0.0.1\n", "      +     Source Address: 203.0.113.1\n"]
     {
         assert!(answer.out.contains(line), "{line} is not in\n{}", answer.out);
     }
-    let third = "\npacket 3: 10.0.0.1 10.0.0.2 TCP 40002 → 23 [SYN] Seq=0 Win=8192 Len=0\n  \
+    let third = "\npacket 3: 10.0.0.1 → 10.0.0.2 TCP 40002 → 23 [SYN] Seq=0 Win=8192 Len=0\n  \
                  monitor   next\n  firewall  drop 1\n\nFUNCTION";
     assert!(answer.out.contains(third), "{}", answer.out);
     let written = fs::read(directory.path().join("out.pcap")).unwrap();

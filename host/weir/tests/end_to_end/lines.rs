@@ -35,13 +35,13 @@ fn packets(language: &str, file: &str, after: &str, line: &str) {
         "name = \"edge\"\nfrom = \"in\"\nto = \"out\"\n[[function]]\nuse = \"gate\"\n[function.config]\nblocked = []\n",
     );
     host.ok(&["chain", "apply", "c.toml"]);
+    let is_fault = |line: &&str| line.contains("fault: trap: ") && line.contains(&place);
     host.wait_for("the line is in the function's log", |host| {
-        let log = host.ok(&["function", "log", "gate"]);
-        log.lines().any(|line| line.contains("fault: trap: ") && line.contains(&place))
+        host.ok(&["function", "log", "gate"]).lines().any(|line| is_fault(&line))
     });
     // The first own line, by its function's name, and nothing of the machinery.
     let log = host.ok(&["function", "log", "gate"]);
-    let line = log.lines().find(|line| line.contains(&place)).unwrap();
+    let line = log.lines().find(is_fault).unwrap();
     assert!(line.contains(", in ") && line.contains("process"), "{line}");
     assert!(!line.contains("/rustc/") && !line.contains("; code "), "{line}");
     host.wait_for("the line is in the host's log", |host| host.log().contains(&place));
