@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
     BodyStep, CallResult, Direction, Ended, Environment, Origin, Pieces, Step, Upstreams,
@@ -448,22 +449,20 @@ fn a_full_pool_is_waited_for_and_then_said() {
     run(|| async {
         let rig = Rig::new(&["one"]);
         let exchange = begin(&rig, "/").await;
-        let mut held = Vec::new();
-        while rig.site.accounting().free > 0 {
-            let BodyStep::Pass(pieces) =
-                exchange.request_body(Bytes::from_static(b"x"), false).await
-            else {
-                panic!("reset")
-            };
-            held.push(pieces);
+        // A head lies in its room for as long as a function waits.
+        let waiting = (0..rig.site.accounting().free).map(|_| {
+            Box::pin(async {
+                rig.open().request_head(&mut request("/one/sleep"), None).await;
+            })
+        });
+        let mut waiting: Vec<_> = waiting.collect();
+        for head in &mut waiting {
+            assert!(head.as_mut().now_or_never().is_none());
         }
-        let freed = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            held.pop();
-        };
-        let (step, ()) = tokio::join!(exchange.request_body(Bytes::from_static(b"y"), true), freed);
+        assert_eq!(rig.site.accounting().free, 0);
+        let piece = exchange.request_body(Bytes::from_static(b"y"), true);
+        let (step, _) = tokio::join!(piece, futures_util::future::join_all(waiting));
         assert!(matches!(step, BodyStep::Pass(pieces) if pieces.concat() == b"y"));
-        held.clear();
         drop(exchange);
         rig.check();
     });
