@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::host::program;
 use crate::process::{Used, threads};
+use crate::requests::BODY;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,6 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Cpu(BTreeMap<u64, u64>);
 
 impl Cpu {
+    /// Of all threads of these processes, so far.
+    fn of(processes: impl IntoIterator<Item = u32>) -> Self {
+        let all = processes.into_iter().flat_map(threads);
+        Self(all.map(|(thread, (_, Used { nanoseconds, .. }))| (thread, nanoseconds)).collect())
+    }
+
     /// What was used since then. A thread that has ended meanwhile is not counted.
     #[must_use]
     pub fn since(&self, before: &Self) -> Duration {
@@ -73,15 +80,13 @@ impl Running {
     /// CPU time so far of all its threads, and those of its children.
     #[must_use]
     pub fn cpu(&self) -> Cpu {
-        let all = self.processes().into_iter().flat_map(threads);
-        Cpu(all.map(|(thread, (_, Used { nanoseconds, .. }))| (thread, nanoseconds)).collect())
+        Cpu::of(self.processes())
     }
 
     /// CPU time so far of its own threads alone.
     #[must_use]
     pub fn own_cpu(&self) -> Cpu {
-        let all = threads(self.0.id()).into_iter();
-        Cpu(all.map(|(thread, (_, Used { nanoseconds, .. }))| (thread, nanoseconds)).collect())
+        Cpu::of([self.0.id()])
     }
 
     /// The most memory that was resident since [`Self::forget_peak`], in bytes: its own and its children's, each counted whole.
@@ -186,6 +191,19 @@ pub fn nginx(core: &str, directory: &Path, config: &str, port: u16) -> Running {
         Running::start(core, Path::new("nginx"), &["-p", prefix, "-c", "nginx.conf"], directory);
     wait_for(port, "nginx", directory);
     running
+}
+
+/// nginx as an upstream that answers everything with [`BODY`].
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn upstream(core: &str) -> Gateway {
+    let directory = tempfile::tempdir().expect("a directory");
+    let port = free_port();
+    let server = format!("location / {{ return 200 '{}\\n'; }}", BODY.trim_end());
+    let running = nginx(core, directory.path(), &nginx_config(port, &server, ""), port);
+    Gateway { name: "nginx, the upstream".into(), port, running, directory }
 }
 
 /// nginx as a gateway before this upstream; `location`: directives beside those that every such gateway needs.

@@ -17,9 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use weir_benches::driver::median;
-use weir_benches::gateways::{
-    self, Gateway, Running, free_port, need, nginx, nginx_config, rewrites, wait_for,
-};
+use weir_benches::gateways::{self, Gateway, Running, free_port, need, rewrites, wait_for};
 use weir_benches::process::on_core;
 use weir_benches::requests::ask;
 use weir_benches::wrk::{Seen, wrk};
@@ -41,10 +39,8 @@ struct Asked {
 
 fn main() {
     need(&[("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")]);
-    let directory = tempfile::tempdir().expect("a directory");
-    let upstream = free_port();
-    let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
-    let _upstream = nginx(OTHERS, directory.path(), &config, upstream);
+    let server = gateways::upstream(OTHERS);
+    let upstream = server.port;
 
     let argument = std::env::args().nth(1);
     let gateways = match argument.as_deref() {

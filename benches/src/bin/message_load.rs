@@ -10,9 +10,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use weir_benches::gateways::{Gateway, free_port, need, nginx, nginx_config};
+use weir_benches::gateways::{self, Gateway, free_port, need};
 use weir_benches::process::{allow_files, on_core};
-use weir_benches::requests::{BODY, ask};
+use weir_benches::requests::ask;
 
 const CHAINS: usize = 250;
 const FUNCTIONS: usize = 4;
@@ -29,11 +29,8 @@ fn main() {
     need(&[("nginx", "nginx"), ("taskset", "util-linux")]);
     allow_files();
     on_core(OTHERS);
-    let directory = tempfile::tempdir().expect("a directory");
-    let upstream = free_port();
-    let says = format!("location / {{ return 200 '{}\\n'; }}", BODY.trim_end());
-    let config = nginx_config(upstream, &says, "");
-    let _upstream = nginx(&OTHERS.to_string(), directory.path(), &config, upstream);
+    let server = gateways::upstream(&OTHERS.to_string());
+    let upstream = server.port;
 
     let mut csv = format!("{HEAD}\n");
     println!("{}", HEAD.replace(',', "  "));

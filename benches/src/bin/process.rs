@@ -7,7 +7,7 @@
 //! Rounds are interleaved; printed are the least and the median of all rounds. Needs the Debian packages nginx and wrk.
 
 use weir_benches::driver::median;
-use weir_benches::gateways::{Gateway, free_port, need, nginx, nginx_config, rewrites};
+use weir_benches::gateways::{self, Gateway, need, rewrites};
 use weir_benches::wrk::{Seen, wrk};
 
 const ROUNDS: usize = 7;
@@ -18,10 +18,8 @@ const OTHERS: &str = "1";
 
 fn main() {
     need(&[("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux")]);
-    let directory = tempfile::tempdir().expect("a directory");
-    let upstream = free_port();
-    let config = nginx_config(upstream, "location / { return 200 'hello, world\\n'; }", "");
-    let _upstream = nginx(OTHERS, directory.path(), &config, upstream);
+    let server = gateways::upstream(OTHERS);
+    let upstream = server.port;
 
     let probe = |n| {
         format!(

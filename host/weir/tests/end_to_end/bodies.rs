@@ -9,7 +9,7 @@ use weir_tests::built::built_file;
 
 use crate::host::Host;
 use crate::messages::{Server, address, curl};
-use crate::proxies::{SERVER, pattern, peak};
+use crate::proxies::{SERVER, holds_back, pattern, peak, transferred};
 
 /// A host with two functions that count bytes and lines. `gateway`: lines of its table.
 fn host(server: &Server, gateway: &str) -> (Host, String) {
@@ -92,30 +92,11 @@ fn held_back(gateway: &str) {
     const BOUND: u64 = 16 << 20;
     let server = Server::of(SERVER);
     let (host, web) = host(&server, gateway);
-    let run = |arguments: &[&str], path: &str| {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]);
-        command.args(["--write-out", "%{size_download}"]).args(arguments);
-        let output = command.arg(format!("{web}{path}")).output().expect("curl starts");
-        let bytes = String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
-        (output.status.code(), bytes.expect("a number"))
-    };
-    assert_eq!(run(&["--max-time", "20"], "/warm").0, Some(0));
-    let before = peak(&host);
+    let warm = transferred(&format!("{web}/warm"), &["--max-time", "20"]);
+    assert_eq!(warm.0, Some(0));
+    let most = peak(&host) + BOUND;
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
-        // The client is slow; it was cut off by its own time, in the middle.
-        let (status, bytes) = run(&[protocol, "--max-time", "3", "--limit-rate", "2M"], "/big");
-        assert!(status == Some(28) && bytes > 1 << 20, "{status:?} {bytes}");
-        let grown = peak(&host) - before;
-        assert!(grown < BOUND, "{protocol}: {grown} bytes for a response of 192 MiB");
-        // The server is slow: it takes nothing for two seconds.
-        let file = fs::File::create(host.path("sent")).expect("a file");
-        file.set_len(96 << 20).expect("a length");
-        let sent = host.path("sent");
-        let upload = [protocol, "--max-time", "40", "--upload-file", sent.to_str().expect("text")];
-        assert_eq!(run(&upload, "/lazy").0, Some(0));
-        let grown = peak(&host) - before;
-        assert!(grown < BOUND, "{protocol}: {grown} bytes for a request of 96 MiB");
+        holds_back(&host, &web, &[protocol], "3", most);
     }
 }
 

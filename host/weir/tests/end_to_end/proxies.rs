@@ -242,34 +242,44 @@ pub(crate) fn peak(host: &Host) -> u64 {
     host.children().iter().map(|child| of(child)).sum::<u64>() + of(&host.pid().to_string())
 }
 
+/// What curl says of a transfer whose body goes nowhere: its exit status, and the bytes that came.
+pub(crate) fn transferred(url: &str, arguments: &[&str]) -> (Option<i32>, u64) {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]);
+    command.args(["--write-out", "%{size_download}"]).args(arguments);
+    let output = command.arg(url).output().expect("curl starts");
+    let bytes = String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
+    (output.status.code(), bytes.expect("a number"))
+}
+
+/// The client is slow with a response, for so many seconds, and then the server with a request: the host's memory stays below `most`.
+/// `options`: more for curl.
+pub(crate) fn holds_back(host: &Host, web: &str, options: &[&str], seconds: &str, most: u64) {
+    // It was cut off by its own time, in the middle.
+    let slow = [options, &["--max-time", seconds, "--limit-rate", "2M"]].concat();
+    let (status, bytes) = transferred(&format!("{web}/big"), &slow);
+    assert!(status == Some(28) && bytes > 1 << 20, "{status:?} {bytes}");
+    let had = peak(host);
+    assert!(had < most, "{options:?}: {had} bytes, not {most}, for a response of 192 MiB");
+    // The server takes nothing for two seconds.
+    let sent = host.path("sent");
+    let file = fs::File::create(&sent).expect("a file");
+    file.set_len(96 << 20).expect("a length");
+    let upload = ["--max-time", "40", "--upload-file", sent.to_str().expect("text")];
+    let upload = [options, &upload].concat();
+    assert_eq!(transferred(&format!("{web}/lazy"), &upload).0, Some(0));
+    let had = peak(host);
+    assert!(had < most, "{options:?}: {had} bytes, not {most}, for a request of 96 MiB");
+}
+
 #[test]
 fn a_slow_reader_holds_a_body_back_instead_of_filling_memory() {
     const BOUND: u64 = 32 << 20;
     let server = Server::of(SERVER);
     let (host, web) = host(&server, &chain("", "", ""));
-    let run = |arguments: &[&str], path: &str| {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]);
-        command.args(["--write-out", "%{size_download}"]).args(arguments);
-        let output = command.arg(format!("{web}{path}")).output().expect("curl starts");
-        let bytes = String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
-        (output.status.code(), bytes.expect("a number"))
-    };
-    assert_eq!(run(&["--max-time", "20"], "/warm").0, Some(0));
-    let before = peak(&host);
-    // The client is slow; it was cut off by its own time, in the middle.
-    let (status, bytes) = run(&["--max-time", "4", "--limit-rate", "2M"], "/big");
-    assert!(status == Some(28) && bytes > 1 << 20, "{status:?} {bytes}");
-    let grown = peak(&host) - before;
-    assert!(grown < BOUND, "{grown} bytes for a response of 192 MiB");
-    // The server is slow.
-    let file = fs::File::create(host.path("sent")).expect("a file");
-    file.set_len(96 << 20).expect("a length");
-    let sent = host.path("sent");
-    let upload = ["--max-time", "40", "--upload-file", sent.to_str().expect("text")];
-    assert_eq!(run(&upload, "/lazy").0, Some(0));
-    let grown = peak(&host) - before;
-    assert!(grown < BOUND, "{grown} bytes for a request of 96 MiB");
+    let warm = transferred(&format!("{web}/warm"), &["--max-time", "20"]);
+    assert_eq!(warm.0, Some(0));
+    holds_back(&host, &web, &[], "4", peak(&host) + BOUND);
 }
 
 #[test]
