@@ -3,6 +3,8 @@
 //! Tuple space search over the queue's table, with two caches of flows in front of it. All that is found says under which
 //! table it was made, so that another table makes it void at once.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
@@ -81,8 +83,10 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
         }
     }
     if let Some(entry) = found {
-        // SAFETY: as above. A queue's packets come on one CPU; should two meet here, a flow is not counted.
-        unsafe { (*entry)[1] += 1 };
+        // SAFETY: as above, and a word of a map is aligned. Several CPUs may be here at once: a queue's packets may come on any, and
+        // without more than one they meet in no other way than by atomic additions.
+        let flows = unsafe { AtomicU64::from_ptr(&raw mut (*entry)[1]) };
+        flows.fetch_add(1, Ordering::Relaxed);
     }
     action
 }

@@ -102,6 +102,7 @@ mod shim {
         pub rx_checksums: bool,
         pub tx_checksums: bool,
         pub rss: bool,
+        pub mac: [u8; 6],
     }
 
     #[repr(C)]
