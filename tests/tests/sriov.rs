@@ -111,10 +111,7 @@ fn guest_without_an_iommu_vfio_is_refused() {
     rig.weir("sriov create eth0 1");
     rig.refused("sriov bind eth0 0 vfio-pci", &["the IOMMU is off", "intel_iommu=on iommu=pt"]);
     rig.refused("sriov bind eth0 0 vfio-pci --no-iommu", &["enable_unsafe_noiommu_mode=1"]);
-    rig.write(
-        "weir.toml",
-        "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"vf:eth0/0\"\n",
-    );
+    rig.write("weir.toml", "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"vf:eth0/0\"\n");
     rig.refused("run --check", &["the IOMMU is off", "weir.toml:4", "= key: port[0].device"]);
     // By its address the host leaves it as it is, and DPDK cannot have it.
     rig.write(
@@ -255,8 +252,7 @@ fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
     assert!(problem.contains("vf:eth0/0 (0000:01:10.0) is lost: it was removed"), "{problem}");
     assert!(port("vf1")["problem"].is_string());
     rig.wait("it is told", |rig| {
-        rig.weir("events")
-            .contains("port vf0 is down: its device vf:eth0/0")
+        rig.weir("events").contains("port vf0 is down: its device vf:eth0/0")
     });
     let status = rig.weir("status");
     assert!(status.contains("listener web is down: its device vf:eth0/2"), "{status}");

@@ -122,8 +122,7 @@ fn pass(rig: &InGuest, kinds: &str, received: u64, dropped: u64) {
 /// What `steer list` says of each rule: where it is, and why it is there.
 fn places(rig: &InGuest) -> Vec<(String, String)> {
     let list = rig.json("steer list");
-    let rules =
-        list.as_array().expect("a list").iter().filter(|entry| entry["rule"].is_object());
+    let rules = list.as_array().expect("a list").iter().filter(|entry| entry["rule"].is_object());
     let place = |entry: &Value| {
         let place = &entry["places"][0];
         assert_eq!(place["port"], json!("in"), "{entry}");

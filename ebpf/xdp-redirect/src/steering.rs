@@ -3,7 +3,7 @@
 //! Tuple space search over the queue's table, with two caches of flows in front of it. All that is found says under which
 //! table it was made, so that another table makes it void at once.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -83,10 +83,9 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
         }
     }
     if let Some(entry) = found {
-        // SAFETY: as above, and a word of a map is aligned. Several CPUs may be here at once: a queue's packets may come on any, and
-        // without more than one they meet in no other way than by atomic additions.
-        let flows = unsafe { AtomicU64::from_ptr(&raw mut (*entry)[1]) };
-        flows.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above, and a word of a map is aligned. A queue's packets may come on several CPUs at once, which add one after the
+        // other. (The target has no compare-and-swap before its third version, so that `AtomicU64` has no `fetch_add`.)
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*entry)[1], 1) };
     }
     action
 }

@@ -225,12 +225,13 @@ impl HostConfig {
     fn check_peers(&self) -> Result<(), Invalid> {
         for (index, port) in self.ports.iter().enumerate() {
             let own = if port.kind == PortKind::Dpdk { &port.device } else { &port.interface };
-            let [Some(own), Some(peer)] = [own, &port.peer].map(|text| self.vlan_of(text.as_ref()?))
+            let [Some(own), Some(peer)] =
+                [own, &port.peer].map(|text| self.vlan_of(text.as_ref()?))
             else {
                 continue;
             };
             if own != peer {
-                let says = |vlan| if vlan == 0 { "none".to_owned() } else { vlan.to_string() };
+                let says = |vlan: u16| if vlan == 0 { "none".to_owned() } else { vlan.to_string() };
                 let message = format!(
                     "the port's VLAN is {}, that of its `peer` {}: no frame gets from one to the other",
                     says(own),

@@ -221,7 +221,9 @@ pub(crate) fn check_names<'a>(
         // What the kernel has may have listeners, and packets may go up to it.
         let with_kernel = |naming: &Naming| naming.table == "listener" || naming.key == "peer";
         let both = |other: &Naming| {
-            with_kernel(other) && with_kernel(&naming) && (other.key, naming.key) != ("peer", "peer")
+            with_kernel(other)
+                && with_kernel(&naming)
+                && (other.key, naming.key) != ("peer", "peer")
         };
         let other = seen.iter().find(|(other, known)| *known == name && !both(other));
         if let Some((other, _)) = other {

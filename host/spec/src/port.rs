@@ -232,7 +232,8 @@ impl Port {
             if given && !of(key, kind) {
                 let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
                 let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
-                let help = format!("allowed: name, kind, tenant, kernel, kernel-port, {}", own.join(", "));
+                let help =
+                    format!("allowed: name, kind, tenant, kernel, kernel-port, {}", own.join(", "));
                 return Err(Invalid::at(key, message).help(help));
             }
         }
@@ -248,8 +249,11 @@ impl Port {
         }
         if self.peer.is_some() && (self.kernel.is_some() || self.kernel_port.is_some()) {
             let key = if self.kernel.is_some() { "kernel" } else { "kernel-port" };
-            return Err(Invalid::at(key, "the port is a way to the kernel's stack itself (`peer`)")
-                .help("put it into the table of the port by which packets come in from outside"));
+            return Err(Invalid::at(
+                key,
+                "the port is a way to the kernel's stack itself (`peer`)",
+            )
+            .help("put it into the table of the port by which packets come in from outside"));
         }
         let needs = |key: &str| {
             Err(Invalid::at(key, format!("a port of kind \"{}\" needs `{key}`", self.kind.name())))

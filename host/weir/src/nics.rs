@@ -146,8 +146,7 @@ impl VfMacs {
     /// Has frames for this address brought to the function that a port has; none: no more than what is the function's own. The answer is
     /// none if the port has no function, else whether the NIC does that, or why not.
     pub(crate) fn bring(&self, port: &Name, mac: Option<[u8; 6]>) -> Option<Result<(), String>> {
-        let has =
-            |used: &&Used| used.users.iter().any(|u| u.role == Role::Port && u.name == *port);
+        let has = |used: &&Used| used.users.iter().any(|u| u.role == Role::Port && u.name == *port);
         let used = self.in_use.0.iter().find(has)?;
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if lent.get(port).is_some_and(|(has, _)| Some(*has) == mac) {

@@ -146,7 +146,9 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     outside.sh("ip neighbour delete 10.92.0.2 dev wire");
 
     // What the kernel begins by itself passes the chain in reverse, and is dropped by it or not: here the firewall denies it.
-    let ping = format!("ping -c 1 -W 1 -I {name} 10.92.0.1 > /dev/null 2>&1 && echo answered || echo none");
+    let ping = format!(
+        "ping -c 1 -W 1 -I {name} 10.92.0.1 > /dev/null 2>&1 && echo answered || echo none"
+    );
     assert_eq!(rig.sh(&ping), "none\n");
 
     server.signal(rustix::process::Signal::TERM).expect("the guest is there");

@@ -97,7 +97,12 @@ fn a_way_to_the_kernel_is_another_port() {
     assert_eq!(host.vlan_of("vf:ens1f0/2"), Some(100));
     let other = "[[port]]\nname = \"lan\"\nkind = \"xdp\"\ninterface = \"a\"\nkernel-port = \"up\"\n[[listener]]";
     for (from, to, key, expected) in [
-        ("\"up\"\n[[port]]", "\"on\"\n[[port]]", "port[0].kernel-port", "ports with `peer` are: up"),
+        (
+            "\"up\"\n[[port]]",
+            "\"on\"\n[[port]]",
+            "port[0].kernel-port",
+            "ports with `peer` are: up",
+        ),
         ("peer = \"vf:ens1f0/1\"\n", "", "port[0].kernel-port", "give it `peer`"),
         ("peer", "tenant = \"other\"\npeer", "port[0].kernel-port", "is tenant other's"),
         ("kernel-port", "kernel = \"t\"\nkernel-port", "port[0].kernel-port", "two ways"),
@@ -106,7 +111,12 @@ fn a_way_to_the_kernel_is_another_port() {
         ("peer = \"vf:ens1f0/1", "peer = \"vf:ens1f0/2", "port[1].peer", "is port[1]'s already"),
         ("peer = \"vf:ens1f0/1", "peer = \"a/b", "port[1].peer", "is not an interface's name"),
         ("vlan = 100", "vlan = 101", "port[1].peer", "no frame gets from one to the other"),
-        ("kind = \"dpdk\"\ndevice = \"vf:ens1f0/2\"", "kind = \"memory\"", "port[1].peer", "has no `peer`"),
+        (
+            "kind = \"dpdk\"\ndevice = \"vf:ens1f0/2\"",
+            "kind = \"memory\"",
+            "port[1].peer",
+            "has no `peer`",
+        ),
     ] {
         let text = SWITCH.replacen(from, to, 1);
         assert_ne!(text, SWITCH, "{from}");

@@ -86,7 +86,9 @@ impl Slot {
         let name = &self.config.name;
         let refused = |what: String| EngineError::Refused(format!("port {name}: {what}"));
         let kernel = hardware_address(peer).ok_or_else(|| {
-            refused(format!("the interface {peer} (`peer`) is not there, or has no hardware address"))
+            refused(format!(
+                "the interface {peer} (`peer`) is not there, or has no hardware address"
+            ))
         })?;
         let own = self.own.ok_or_else(|| {
             refused("its device does not tell its hardware address, which `peer` needs".to_owned())
@@ -194,7 +196,8 @@ impl Ports {
                      and one has `steered = true`"
                 )));
             }
-            if slot.config.peer.is_some() && [&chain.from, &chain.to].contains(&&Some(name.clone())) {
+            if slot.config.peer.is_some() && [&chain.from, &chain.to].contains(&&Some(name.clone()))
+            {
                 return Err(EngineError::Refused(format!(
                     "port {name} is a way to the kernel (`peer`), and no place where packets enter and leave: name the port that has \
                      it as `kernel-port`"
