@@ -13,6 +13,7 @@ use std::fs;
 use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use weir_tests::in_guest::InGuest;
@@ -66,7 +67,10 @@ impl Rig {
 
     /// Boots a guest with nothing but its NIC.
     pub(crate) fn plugged() -> Self {
-        let guest = InGuest::plugged(|machine| machine.huge_pages = 128);
+        let guest = InGuest::plugged(|machine| {
+            machine.huge_pages = 128;
+            machine.limit = Duration::from_secs(500);
+        });
         guest.outside().sh(&format!("ip link set dev wire address {WIRE}"));
         Self { servers: Vec::new(), guest }
     }
