@@ -26,7 +26,13 @@ fn main() {
         }
     };
     let mut build = cc::Build::new();
-    build.file("shim/shim.c").std("gnu11").pic(true).cargo_metadata(false).warnings(true).includes(&library.include_paths);
+    build
+        .file("shim/shim.c")
+        .std("gnu11")
+        .pic(true)
+        .cargo_metadata(false)
+        .warnings(true)
+        .includes(&library.include_paths);
     // Mapping memory for devices is not yet part of DPDK's stable interface.
     build.define("ALLOW_EXPERIMENTAL_API", None);
     // `-include rte_config.h` and `-march=...`, which the pkg-config crate leaves out.
