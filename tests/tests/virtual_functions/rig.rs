@@ -100,7 +100,7 @@ impl Rig {
 
     /// Asks for a page from outside: status (0: no answer), head and body.
     pub(crate) fn get(&self, url: &str) -> (u16, String) {
-        let curl = "curl --silent --include --globoff --max-time 4 --write-out \\n%{http_code}";
+        let curl = "curl --silent --include --globoff --max-time 8 --write-out \\n%{http_code}";
         let output = self.outside().command(&format!("{curl} {url}")).output().expect("curl");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let code = text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0);

@@ -83,6 +83,12 @@ fn kernel_counts(rig: &Rig) -> [u64; 2] {
     })
 }
 
+/// The listener serves, as soon as everybody knows everybody's address and the first request has been through.
+fn served(rig: &Rig) {
+    rig.guest.wait("the page comes", |_| rig.get("http://10.92.0.2:8080/page").0 == 200);
+    crate::served(rig, "10.92.0.2:8080");
+}
+
 #[test]
 fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     let rig = Rig::plugged();
@@ -108,7 +114,7 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     rig.wait("the server listens", |rig| rig.sh("ss -ltnH").contains(":9000 "));
 
     // Nobody was told who has which address: the wire and the kernel ask each other, through the chain.
-    crate::served(&rig, "10.92.0.2:8080");
+    served(&rig);
     let known = outside.sh("ip neighbour show 10.92.0.2 dev wire");
     assert!(known.contains(VF[0]), "the wire knows the kernel by the first function: {known}");
     let known = rig.sh(&format!("ip neighbour show 10.92.0.1 dev {name}"));
@@ -145,7 +151,7 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     outside.sh(&format!("ip neighbour replace 10.92.0.2 lladdr {} dev wire", VF[1]));
     assert_eq!(rig.get("http://10.92.0.2:8080/page").0, 0);
     outside.sh("ip neighbour delete 10.92.0.2 dev wire");
-    crate::served(&rig, "10.92.0.2:8080");
+    served(&rig);
 
     // What the kernel begins by itself passes the chain in reverse, and is dropped by it or not: here the firewall denies it.
     let ping = format!(
