@@ -312,13 +312,15 @@ impl Control {
                 .into());
         }
         let port = self.ports.iter().find(|port| Some(&port.name) == chain.from.as_ref());
-        if let Some(port) = port.filter(|port| port.kernel.is_none()) {
+        if let Some(port) = port.filter(|p| p.kernel.is_none() && p.kernel_port.is_none()) {
             let message = format!(
                 "port {} has no way to the kernel's stack, where the chain goes on with messages",
                 port.name
             );
             return Err(Invalid::at("from", message)
-                .help("set `kernel = \"INTERFACE\"` for the port in the host's configuration")
+                .help(
+                    "set `kernel = \"INTERFACE\"` or `kernel-port` for the port in the host's configuration",
+                )
                 .into());
         }
         Ok(())
