@@ -63,6 +63,6 @@ pub use config::{
 pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use statistics::{
-    CertificateStatus, FAILURES, Failure, Latency, ListenerStatistics, Statistics,
+    CertificateStatus, FAILURES, Failure, ListenerStatistics, Statistics,
     UpstreamStatistics,
 };

@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use weir_exchange::{Environment, Interests, Origin};
+use weir_exchange::{Counter, Environment, Interests, Origin};
 use weir_layout::message::SPARE_BYTES;
 use weir_pool::Rooms;
 use weir_sandbox::{Fault, Ticking};
@@ -63,9 +63,9 @@ pub enum Notice {
 #[derive(Debug, Default)]
 pub struct ChainCounters {
     /// Exchanges that were opened.
-    pub opened: AtomicU64,
+    pub opened: Counter,
     /// Those that have ended.
-    pub ended: AtomicU64,
+    pub ended: Counter,
     /// Times for which there was no room in the pool.
     pub exhausted: AtomicU64,
 }
@@ -225,7 +225,7 @@ impl Chain {
     pub fn open(&self, origin: &Origin) -> Exchange {
         let inner = &self.0;
         let number = self.number();
-        inner.counters.opened.fetch_add(1, Ordering::Relaxed);
+        inner.counters.opened.add(1);
         let version = Rc::clone(&inner.version.borrow());
         let canary = version.canary.as_ref().is_some_and(|trial| {
             let mut hasher = DefaultHasher::new();
@@ -577,7 +577,7 @@ impl Chain {
 
     /// An exchange is over; a later part of one is not counted for itself.
     pub(crate) fn closed(&self, number: u32, counts: bool) {
-        self.0.counters.ended.fetch_add(u64::from(counts), Ordering::Relaxed);
+        self.0.counters.ended.add(u64::from(counts));
         self.0.numbers.borrow_mut().0.push(number);
     }
 
