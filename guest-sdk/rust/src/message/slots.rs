@@ -72,8 +72,8 @@ impl<S> Slot<S> {
     /// Whether this was asked for.
     pub(super) fn asked_for(&self, token: u32) -> bool {
         self.asks.as_deref().is_some_and(|asks| {
-            let waiting = asks.waiting.iter().flatten();
-            asks.beside.contains(&token) || waiting.into_iter().any(|w| w.asked.contains(&token))
+            let mut waiting = asks.waiting.iter().flatten();
+            asks.beside.contains(&token) || waiting.any(|waiting| waiting.asked.contains(&token))
         })
     }
 

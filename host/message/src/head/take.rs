@@ -142,7 +142,9 @@ fn read_length(room: &[u8], headers: &mut HeaderMap) {
     }
 }
 
-pub(super) fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery, Option<Authority>), Broken> {
+pub(super) fn request_line(
+    room: &[u8],
+) -> Result<(Method, PathAndQuery, Option<Authority>), Broken> {
     let head = head(room)?;
     let part = |part, what: &str| match head.part(part) {
         Some(bytes) => Ok(bytes),
