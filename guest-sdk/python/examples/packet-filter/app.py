@@ -37,11 +37,7 @@ class PacketFilter(Function):
             return DENY
         if headers is None:
             return NEXT
-        sport, dport = headers.sport, headers.dport
-        if dport is None:
-            sport = dport = -1
-        addresses = headers.addresses
-        return self.decide[len(addresses)](headers.protocol, sport, dport, addresses)
+        return self.decide[len(headers.addresses)](headers)
 
 
 PacketBurst = export(PacketFilter)

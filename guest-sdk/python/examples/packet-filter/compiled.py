@@ -4,13 +4,14 @@ from collections.abc import Callable
 from math import log2
 
 from rules import Rule
+from weir_sdk import Headers
 
-Decide = Callable[[int, int, int, bytes], int]
-"""What the rules say of a packet: protocol, source and destination port (-1 without), source and destination address."""
+Decide = Callable[[Headers], int]
+"""What the rules say of a packet."""
 
 
 def compiled(rules: list[Rule], deny: int, default: int) -> Decide:
-    lines = ["def decide(protocol, sport, dport, addresses):"]
+    lines = ["def decide(headers):", "    addresses = headers.addresses"]
     # Bytes are small numbers, which Python keeps; larger ones it would make anew.
     for place in sorted({place for rule in rules for place, _, _ in rule.bytes}):
         lines.append(f"    b{place} = addresses[{place}]")
@@ -30,11 +31,12 @@ def condition(rule: Rule) -> str:
     if addresses:
         every.append((sum(mask.bit_count() for _, mask, _ in rule.bytes), " and ".join(addresses)))
     if rule.protocol is not None:
-        every.append((8, f"protocol == {rule.protocol}"))
+        every.append((8, f"headers.protocol == {rule.protocol}"))
     for name, ports in (("dport", rule.dport), ("sport", rule.sport)):
         if ports is not None:
-            low, high = ports[0], ports[-1]
-            text = f"{name} == {low}" if low == high else f"{low} <= {name} <= {high}"
+            port, low, high = f"headers.{name}", ports[0], ports[-1]
+            # Without ports a packet has None.
+            text = f"{port} == {low}" if low == high else f"{port} is not None and {low} <= {port} <= {high}"
             every.append((16 - log2(len(ports)), text))
     every.sort(key=lambda bits_and_text: -bits_and_text[0])
     return " and ".join(text for _, text in every) or "True"
