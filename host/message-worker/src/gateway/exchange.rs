@@ -295,7 +295,7 @@ impl Drop for RemoteExchange {
     fn drop(&mut self) {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
-        inner.counters.ended.fetch_add(1, Ordering::Relaxed);
+        inner.counters.ended.add(1);
         let Some(generation) = slot.generation.get().filter(|_| !slot.over.get()) else { return };
         let (how, upstream, time) =
             self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));

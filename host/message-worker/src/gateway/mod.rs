@@ -607,7 +607,7 @@ impl Middleware for RemoteChain {
 
     fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
         let inner = &self.0;
-        inner.counters.opened.fetch_add(1, Ordering::Relaxed);
+        inner.counters.opened.add(1);
         let mut exchanges = inner.exchanges.borrow_mut();
         // A number comes again after four thousand million others; one that is still taken is passed by.
         let number = loop {
