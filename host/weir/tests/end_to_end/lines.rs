@@ -104,14 +104,10 @@ fn of_what_cannot_be_made_ready() {
     for (faulty, version) in [(&configure, "1.0.0"), (&start, "2.0.0")] {
         faulty.push(&host, version);
         faulty.is_told_in(&host.fails(&["chain", "apply", "c.toml"]));
-        // Without a host as well.
-        let wasm = faulty.wasm.to_str().unwrap();
-        host.write("own.toml", BLOCK.replace("use = \"gate\"", &format!("path = \"{wasm}\"")));
-        let capture = faulty.wasm.with_file_name("in.pcap");
-        let capture = capture.to_str().unwrap();
-        faulty.is_told_in(
-            &host.fails(&["replay", "--chain", "own.toml", "--in", capture, "--out", "out.pcap"]),
-        );
+        // In a test of the project as well.
+        let project = faulty.wasm.parent().unwrap();
+        let tested = weir(project, &["test", "--measure", "0"]);
+        faulty.is_told_in(&tested.err);
     }
 }
 
