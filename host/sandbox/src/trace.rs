@@ -25,11 +25,13 @@ const IN: &str = ", in ";
 const CALLED_BY: &str = " < ";
 const CODE: &str = "; code ";
 
-/// Parts of paths of files, and of functions' names, that are not the author's: the language's library, packages, our SDKs, and what their
-/// macros put between an export and the author's code.
+/// Parts of paths of files that are not the author's: the language's library, packages, and our SDKs.
 const OTHERS: [&str; 6] =
     ["/rustc/", "/.cargo/registry/", "/library/", "sdk/", "wasi-libc", "/libc-bottom-half/"];
+/// Parts of names of functions that the SDK's macros make in the author's file, and beginnings of those of the exports, which are
+/// the outermost: in Rust's bindings, with line tables only and with all there is.
 const MACROS: &str = "weir_sdk::export";
+const EXPORTS: [&str; 2] = ["export_", "weir:net/"];
 
 /// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
 static KNOWN: Mutex<Option<HashMap<String, Weak<Admitted>>>> = Mutex::new(None);
@@ -181,6 +183,12 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
     };
     if all.iter().any(is_authors) {
         all.retain(is_authors);
+        if all.len() > 1
+            && let Some((outermost, _)) = all.last()
+            && EXPORTS.iter().any(|export| outermost.starts_with(export))
+        {
+            all.pop();
+        }
     }
     let all = all.into_iter().take(SHOWN_MAX).map(|(function, line)| match line {
         Some(line) => format!("{function} at {line}"),
