@@ -54,13 +54,13 @@ from = "wan"
 [[function]]
 use = "firewall"
 version = "1.0.0"
-deadline = "1s"
+deadline = "5s"
 [function.config]
 default = "deny"
 rules = [ { action = "allow", proto = "tcp", dst = "10.92.0.2", dport = 8080, direction = "out" } ]
 [[function]]
 use = "nat"
-deadline = "1s"
+deadline = "5s"
 state = "8MiB"
 [function.config]
 external = ["203.0.113.1"]
@@ -69,10 +69,10 @@ max-flows = 1024
 [[function]]
 use = "waf"
 version = "1.0.0"
-deadline = "1s"
+deadline = "5s"
 [[function]]
 use = "http-cache"
-deadline = "1s"
+deadline = "5s"
 "#;
 
 /// Packets that the kernel's interface has received and sent.
