@@ -25,6 +25,8 @@ export function final(decided: Verdict): Verdict;
 export class Packet {
   /** The array in which its bytes lie; the first is `bytes[at]`, and `given` of them are its own. */
   readonly bytes: Uint8Array;
+  /** A view on `bytes`, for numbers that are known to lie within the packet: `packet.view.getUint16(packet.at + 12)`. */
+  readonly view: DataView;
   readonly at: number;
   readonly given: number;
   /** Bytes of the whole packet. */
@@ -76,9 +78,9 @@ export const ICMPV6: 58;
 /** An IP packet is cut short or contradicts itself. */
 export class Malformed extends Error {}
 /**
- * The headers of a packet; null if it is not IP. Throws {@link Malformed} if the packet is cut short (or its headers do not lie
- * within the bytes that were given), a length is beyond the frame or below the header's, there are more than 8 extension headers, or
- * the header of TCP or UDP is not all there.
+ * The headers of a packet; null if it is not IP. The object is the {@link Packet}'s own: the next call writes to it. Throws {@link Malformed}
+ * if the packet is cut short (or its headers do not lie within the bytes that were given), a length is beyond the frame or below the
+ * header's, there are more than 8 extension headers, or the header of TCP or UDP is not all there.
  */
 export function parse(packet: Packet): Headers | null;
 

@@ -76,8 +76,10 @@ function answer(made, packet, burst) {
   let changes = NO_CHANGES;
   let row = HEADER_WORDS;
   packet.now = now;
+  const view = new DataView(burst.buffer, burst.byteOffset, burst.byteLength);
   packet.words = words;
   packet.bytes = burst;
+  packet.view = view;
   packet.changed = null;
   for (let i = 0; i < count; i++, row += ROW_WORDS) {
     packet.row = row;
@@ -94,6 +96,7 @@ function answer(made, packet, burst) {
       changes.push({ index: i, replaced: packet.replaced, bytes: packet.changed });
       packet.changed = null;
       packet.bytes = burst;
+      packet.view = view;
     }
   }
   afterBurst(now);

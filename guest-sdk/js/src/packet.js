@@ -1,7 +1,8 @@
 // A packet of a burst: a view of its first bytes. One object is used for all packets of a burst, one after the other.
 export class Packet {
-  // Where the packet lies: byte `at` of `bytes` is its first, and `given` of them are its own.
+  // Where the packet lies: byte `at` of `bytes`, and of the view on them, is its first, and `given` of them are its own.
   bytes = null;
+  view = null;
   at = 0;
   given = 0;
   length = 0;
@@ -12,6 +13,8 @@ export class Packet {
   // What is to be put in the place of its first bytes: how many are replaced, and by what.
   replaced = 0;
   changed = null;
+  // What `parse` found in it. Making an object for each packet would cost as much as all else that is done for it.
+  headers = { version: 4, l3: 0, l4: 0, end: 0, protocol: 0, sport: -1, dport: -1, fragment: false };
 
   get port() {
     return this.words[this.row + 3] & 0xffff;
@@ -32,15 +35,12 @@ export class Packet {
 
   u16(offset) {
     this.check(offset, 2);
-    const i = this.at + offset;
-    return (this.bytes[i] << 8) | this.bytes[i + 1];
+    return this.view.getUint16(this.at + offset);
   }
 
   u32(offset) {
     this.check(offset, 4);
-    const b = this.bytes;
-    const i = this.at + offset;
-    return ((b[i] << 24) | (b[i + 1] << 16) | (b[i + 2] << 8) | b[i + 3]) >>> 0;
+    return this.view.getUint32(this.at + offset);
   }
 
   // The packet's first bytes, not copied.
@@ -65,6 +65,7 @@ export class Packet {
     whole.set(bytes);
     whole.set(this.bytes.subarray(this.at + count, this.at + before), bytes.length);
     this.bytes = whole;
+    this.view = new DataView(whole.buffer);
     this.at = 0;
     this.given = whole.length;
     this.length += this.given - before;

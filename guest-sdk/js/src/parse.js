@@ -13,7 +13,7 @@ const isTag = (kind) => kind === 0x8100 || kind === 0x88a8;
 const isExtension = (protocol) => protocol === 0 || protocol === 43 || protocol === 44 || protocol === 60;
 
 // The headers of a packet; null if it is not IP. Throws Malformed. All arithmetic is on places in `packet.bytes`; what is
-// given back is relative to the packet.
+// given back is relative to the packet, and the packet's own: the next call writes to it.
 export function parse(packet) {
   const b = packet.bytes;
   const at = packet.at;
@@ -76,6 +76,14 @@ export function parse(packet) {
     sport = (b[l4] << 8) | b[l4 + 1];
     dport = (b[l4 + 2] << 8) | b[l4 + 3];
   }
-  // A literal costs less than a constructor's call.
-  return { version, l3: l3 - at, l4: l4 - at, end: end - at, protocol, sport, dport, fragment };
+  const headers = packet.headers;
+  headers.version = version;
+  headers.l3 = l3 - at;
+  headers.l4 = l4 - at;
+  headers.end = end - at;
+  headers.protocol = protocol;
+  headers.sport = sport;
+  headers.dport = dport;
+  headers.fragment = fragment;
+  return headers;
 }

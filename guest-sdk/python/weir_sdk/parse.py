@@ -12,14 +12,10 @@ _EXTENSIONS = frozenset((0, 43, 44, 60))
 
 _u16 = Struct(">H").unpack_from
 _ports = Struct(">HH").unpack_from
-# Of a frame without tags, with an IPv4 header without options: all of it, up to the ports.
-_plain = Struct(">12xHBxHxxHxBxx4s4sHH")
-_plain_size = _plain.size
-_plain = _plain.unpack_from
 # Version and header length, total length, flags and fragment, protocol, addresses.
-_v4 = Struct(">BxHxxHxBxx4s4s").unpack_from
+_v4 = Struct(">BxHxxHxBxx8s").unpack_from
 # Version, payload length, next header, addresses.
-_v6 = Struct(">BxxxHBx16s16s").unpack_from
+_v6 = Struct(">BxxxHBx32s").unpack_from
 
 
 class Malformed(ValueError):
@@ -29,19 +25,17 @@ class Malformed(ValueError):
 class Headers:
     """Where the headers of an IP packet lie in its frame, and what is in them."""
 
-    __slots__ = ("l3", "l4", "end", "src", "dst", "protocol", "sport", "dport", "fragment")
+    __slots__ = ("l3", "l4", "end", "addresses", "protocol", "sport", "dport", "fragment")
 
-    def __init__(self, l3, l4, end, src, dst, protocol, sport, dport, fragment):
+    def __init__(self, l3, l4, end, addresses, protocol, sport, dport, fragment):
         self.l3: int = l3
         """Where the IP header begins."""
         self.l4: int = l4
         """Where the transport header begins; of a later fragment, its payload."""
         self.end: int = end
         """Where the packet ends; padding may follow."""
-        self.src: bytes = src
-        """Source address, 4 or 16 bytes."""
-        self.dst: bytes = dst
-        """Destination address."""
+        self.addresses: bytes = addresses
+        """Source and destination address, one after the other: 8 or 32 bytes."""
         self.protocol: int = protocol
         """The protocol behind all extension headers."""
         self.sport: int | None = sport
@@ -50,6 +44,16 @@ class Headers:
         """Destination port; as `sport`."""
         self.fragment: bool = fragment
         """Whether this is a later fragment: it has no transport header."""
+
+    @property
+    def src(self) -> bytes:
+        """Source address, 4 or 16 bytes."""
+        return self.addresses[: len(self.addresses) // 2]
+
+    @property
+    def dst(self) -> bytes:
+        """Destination address."""
+        return self.addresses[len(self.addresses) // 2 :]
 
 
 def parse(data: bytes, length: int | None = None) -> Headers | None:
@@ -61,14 +65,6 @@ def parse(data: bytes, length: int | None = None) -> Headers | None:
     if length is None:
         length = len(data)
     have = len(data)
-    # Most packets are like this, and one call of `struct` reads all of it; what is not as it should be is looked at below.
-    if have >= _plain_size:
-        kind, version, total, word, protocol, src, dst, sport, dport = _plain(data)
-        if kind == 0x0800 and version == 0x45 and (protocol == UDP or protocol == TCP) and not word & 0x1FFF:
-            end = 14 + total
-            least = 54 if protocol == TCP else 42
-            if least <= end <= length and least <= have:
-                return Headers(14, 34, end, src, dst, protocol, sport, dport, False)
     if have < 14:
         return None
     (kind,) = _u16(data, 12)
@@ -83,7 +79,7 @@ def parse(data: bytes, length: int | None = None) -> Headers | None:
     if kind == 0x0800:
         if have < l3 + 20:
             raise Malformed("IPv4 header is cut short")
-        version, total, word, protocol, src, dst = _v4(data, l3)
+        version, total, word, protocol, addresses = _v4(data, l3)
         l4 = l3 + (version & 15) * 4
         end = l3 + total
         if version >> 4 != 4 or version & 15 < 5 or l4 > end or end > length:
@@ -92,7 +88,7 @@ def parse(data: bytes, length: int | None = None) -> Headers | None:
     elif kind == 0x86DD:
         if have < l3 + 40:
             raise Malformed("IPv6 header is cut short")
-        version, payload, protocol, src, dst = _v6(data, l3)
+        version, payload, protocol, addresses = _v6(data, l3)
         l4 = l3 + 40
         end = l4 + payload
         if version >> 4 != 6 or end > length:
@@ -108,7 +104,7 @@ def parse(data: bytes, length: int | None = None) -> Headers | None:
         if least > end or least > have:
             raise Malformed("transport header is cut short")
         sport, dport = _ports(data, l4)
-    return Headers(l3, l4, end, src, dst, protocol, sport, dport, fragment)
+    return Headers(l3, l4, end, addresses, protocol, sport, dport, fragment)
 
 
 def _extensions(data, l4, end, protocol):

@@ -12,6 +12,8 @@ use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Temp
 use weir_sandbox::Sandbox;
 use weir_spec::BenchReport;
 
+use crate::lane::lane;
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
@@ -138,7 +140,7 @@ fn bench_lane(
         seed: 1,
         on_event: None,
     };
-    Ok(Lane::new(Arc::clone(sandbox), plan, config)?)
+    lane(sandbox, plan, config)
 }
 
 struct Measured {

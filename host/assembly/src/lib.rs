@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod lane;
 mod load;
 mod plan;
 mod replay;
@@ -14,6 +15,7 @@ mod ways;
 
 pub use bench::{BenchOptions, bench};
 pub use check::{check, check_in};
+pub use lane::lane;
 pub use load::{LoadError, Loaded, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, message_function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};

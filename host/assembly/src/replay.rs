@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use weir_packet_plane::{
-    ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Observer, Turn,
-};
+use weir_packet_plane::{ChainPlan, Clock, Counters, DROP_REASONS, LaneConfig, Observer, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::pcap::{PcapConfig, PcapPort, scan};
 use weir_sandbox::Sandbox;
 use weir_spec::{ReplayReport, ReplayedFunction};
+
+use crate::lane::lane;
 
 /// Buffers of a replay's pool.
 const ROOMS: u32 = 2048;
@@ -76,7 +76,7 @@ pub fn replay(
         seed: options.seed,
         on_event: None,
     };
-    let mut lane = Lane::new(Arc::clone(sandbox), plan, config)?;
+    let mut lane = lane(sandbox, plan, config)?;
     if let Some(observer) = observer {
         lane.observe(observer(room));
     }

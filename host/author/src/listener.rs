@@ -107,7 +107,7 @@ impl Listener {
                 Some(MessageError::Refused { what: "configuration", message, .. }) => {
                     Ok(Started::Refused(message))
                 }
-                Some(failed) => bail!(failed),
+                Some(failed) => bail!(weir_sandbox::explain(&failed.to_string())),
                 None => bail!(error),
             };
         }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use weir_assembly::{function_plan, report_of};
+use weir_assembly::{function_plan, lane, report_of};
 use weir_chain::{ChainError, Mode};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, PlaneError, Turn};
+use weir_packet_plane::{ChainPlan, Clock, LaneConfig, PlaneError, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
@@ -86,12 +86,14 @@ pub(crate) fn run(
         seed: 0,
         on_event: Some(on_event),
     };
-    let mut lane = match Lane::new(Arc::clone(sandbox), plan, config) {
+    let mut lane = match lane(sandbox, plan, config) {
         Ok(lane) => lane,
-        Err(PlaneError::Chain(ChainError::Refused { what: "configuration", message, .. })) => {
-            return Ok(Run::Refused(message));
-        }
-        Err(error) => bail!(error),
+        Err(error) => match error.downcast()? {
+            PlaneError::Chain(ChainError::Refused { what: "configuration", message, .. }) => {
+                return Ok(Run::Refused(message));
+            }
+            error => bail!(error),
+        },
     };
     let ticking = sandbox.ticker().tick();
     while lane.turn() != Turn::Ended {}
@@ -132,7 +134,7 @@ pub(crate) fn measure(
         seed: 0,
         on_event: None,
     };
-    let mut lane = Lane::new(Arc::clone(sandbox), plan(function, resolved), config)?;
+    let mut lane = lane(sandbox, plan(function, resolved), config)?;
     let _ticking = sandbox.ticker().tick();
     let warm = Instant::now();
     while warm.elapsed() < time / 10 {

@@ -165,10 +165,11 @@ impl ChainError {
         if !error.is::<wasmtime::Trap>() {
             return Self::Instantiate(format!("{error:#}"));
         }
+        let told = weir_sandbox::told(&error, functions.iter().map(|function| &*function.admitted));
         let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
         Self::Instantiate(format!(
             "the start code of {} trapped, before `configure`: constructors, initialisers and `main` must not fail, and cannot call the \
-             host; do in `configure` what they do: {error:#}",
+             host; do in `configure` what they do: {told}",
             names.join(" or ")
         ))
     }
@@ -433,6 +434,7 @@ pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunct
         Arc::clone(&spec.telemetry),
     )
     .with_seed(spec.seed)
+    .with_code(spec.admitted.hash)
 }
 
 /// What `configure` is told.

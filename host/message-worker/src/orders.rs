@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_sandbox::Said;
+use weir_sandbox::{Admitted, Said};
 
 /// A site ([`weir_message::SiteConfig`]) for another process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,6 +29,11 @@ pub struct FunctionImage {
     pub name: String,
     /// Its version, for reports.
     pub version: String,
+    /// [`Admitted::hash`] of its component: faults name it, so that the host finds their lines of source.
+    pub hash: [u8; 32],
+    /// The component, which is known for as long as it is here.
+    #[serde(skip)]
+    pub admitted: Option<Arc<Admitted>>,
     /// Whether it is for connections, not for messages.
     pub connection: bool,
     /// Whether it exports `snapshot`.

@@ -217,7 +217,7 @@ impl Chain {
         let current = Rc::clone(&self.0.version.borrow());
         let runs = current.functions.get(place).is_some_and(|f| Rc::ptr_eq(f, function));
         let before = if runs { function.before() } else { None };
-        let fault = fault.clone().of(&function.plan.admitted);
+        let fault = fault.clone();
         let notice = match before {
             Some(before) => {
                 self.set(current.with(place, before));

@@ -299,7 +299,6 @@ impl Function {
     }
 
     fn log_fault(&self, fault: &Fault) {
-        let fault = fault.clone().of(&self.plan.admitted);
         self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
     }
 

@@ -76,7 +76,7 @@ impl Instance {
         let _ticking = site.sandbox.ticker().tick();
         let wrong = |error: wasmtime::Error| MessageError::Instantiate {
             name: plan.name.clone(),
-            message: format!("{error:#}"),
+            message: weir_sandbox::told(&error, [&*plan.admitted]),
         };
         let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
         let kept = state.as_ref().is_some_and(|(_, kept)| *kept);
@@ -102,7 +102,8 @@ impl Instance {
         let telemetry = Arc::clone(&plan.telemetry);
         let function =
             GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
-                .with_seed(seed);
+                .with_seed(seed)
+                .with_code(plan.admitted.hash);
         let mut guest = Guest::new(vec![function]);
         let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
         let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());

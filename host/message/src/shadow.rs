@@ -30,10 +30,11 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// The first differences, for people.
+    /// The first differences, for people. A fault has lines of source in it, if there are any, which takes its time.
     #[must_use]
     pub fn samples(&self) -> Vec<String> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        samples.into_iter().map(|sample| weir_sandbox::explain(&sample)).collect()
     }
 
     /// What another process has found since the last time.

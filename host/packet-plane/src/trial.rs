@@ -281,8 +281,6 @@ impl Lane {
             context.ledger.counters.functions[guilty].faults += 1;
         }
         let plan = &version.staged.plan.functions[function];
-        let code = fault.function.and_then(|k| version.staged.plan.functions.get(k));
-        let fault = fault.clone().of(&code.unwrap_or(plan).admitted);
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {fault}"));
         let event = LaneEvent::RolledBack {
             function: plan.name.clone(),

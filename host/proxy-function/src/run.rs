@@ -78,7 +78,8 @@ impl Run {
                 finished(answered)
             }
             Ok(Err(error)) => {
-                let fault = Fault::new(&error, Some(0), store.data().memory.refused);
+                let fault = Fault::new(&error, Some(0), store.data().memory.refused)
+                    .of(&function.config.admitted);
                 if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
                     How::Failed(fault.message)
                 } else {

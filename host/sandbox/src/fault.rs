@@ -107,10 +107,14 @@ impl Fault {
         Self { kind, function, message: trace::text(error) }
     }
 
-    /// Says whose code it was: [`crate::explain`] then finds its lines of source.
+    /// Says whose code it was, if nobody has: [`crate::explain`] then finds its lines of source.
     #[must_use]
-    pub fn of(mut self, admitted: &Admitted) -> Self {
-        trace::tag(&mut self.message, admitted.hash);
+    pub fn of(self, admitted: &Admitted) -> Self {
+        self.in_code(Some(admitted.hash))
+    }
+
+    pub(crate) fn in_code(mut self, hash: Option<[u8; 32]>) -> Self {
+        trace::tag(&mut self.message, hash);
         self
     }
 }

@@ -94,6 +94,8 @@ pub struct GuestFunction {
     pub timer: u64,
     /// State of its sequence of random numbers.
     random: u64,
+    /// The component that its code is of ([`crate::Admitted::hash`]).
+    code: Option<[u8; 32]>,
     pub(crate) window_attached: bool,
     pub(crate) state_attached: Option<StateAddress>,
     pub(crate) memory_refused: bool,
@@ -125,6 +127,7 @@ impl GuestFunction {
             telemetry,
             timer: 0,
             random: 0,
+            code: None,
             window_attached: false,
             state_attached: None,
             memory_refused: false,
@@ -139,6 +142,13 @@ impl GuestFunction {
         let mut hasher = std::hash::DefaultHasher::new();
         (seed, &self.name).hash(&mut hasher);
         self.random = hasher.finish();
+        self
+    }
+
+    /// Which component its code is of ([`crate::Admitted::hash`]): [`crate::explain`] finds lines of source by it.
+    #[must_use]
+    pub fn with_code(mut self, hash: [u8; 32]) -> Self {
+        self.code = Some(hash);
         self
     }
 
@@ -326,8 +336,9 @@ impl<S> Guest<S> {
     #[must_use]
     pub fn fault(&self, error: &wasmtime::Error) -> Fault {
         let who = self.who();
-        let refused = who.is_some_and(|k| self.functions[k].memory_refused);
-        Fault::new(error, who, refused)
+        let function = who.map(|place| &self.functions[place]);
+        let fault = Fault::new(error, who, function.is_some_and(|f| f.memory_refused));
+        fault.in_code(function.and_then(|f| f.code))
     }
 
     /// Called at each epoch while a guest runs: has the one that runs used up its time?

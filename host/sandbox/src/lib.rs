@@ -48,4 +48,4 @@ pub use policy::{Health, OnFault, Record, Treatment};
 pub use shared_code::CODE_MAX;
 pub use telemetry::{Level, LogLine, Said, Telemetry};
 pub use ticker::{Ticker, Ticking};
-pub use trace::explain;
+pub use trace::{explain, told};

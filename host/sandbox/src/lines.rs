@@ -1,7 +1,9 @@
 //! Line tables (DWARF) of a component's core modules, to find the line of a place in their code.
 //!
-//! They come from tenants, so what is read of them has bounds. Read by `gimli` and `addr2line`, which wasmtime uses, too.
+//! They come from tenants, so what is read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and
+//! `addr2line`, which wasmtime uses, too.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use addr2line::Context;
@@ -14,6 +16,7 @@ const PROGRAM_MAX: usize = 4 << 20;
 const SECTIONS_MAX: usize = 32 << 20;
 
 /// See the module.
+#[derive(Default)]
 pub(crate) struct Lines<'a>(Vec<Module<'a>>);
 
 /// A core module.
@@ -27,6 +30,8 @@ struct Module<'a> {
     /// Bodies of its functions.
     bodies: Vec<Range<u64>>,
     sections: Vec<(&'a str, &'a [u8])>,
+    /// Its tables, once they are asked for; none if there are none that can be read.
+    tables: OnceCell<Option<Context<Slice<'a>>>>,
 }
 
 /// A line, and the function that it is in if the tables name it.
@@ -103,6 +108,29 @@ impl<'a> Module<'a> {
     fn lines(&self, function: u32, offset: u32) -> Option<Vec<Place>> {
         let body = self.bodies.get(function.checked_sub(self.imported)? as usize)?;
         let at = body.start.checked_add(u64::from(offset)).filter(|at| body.contains(at))?;
+        let tables = self.tables.get_or_init(|| self.read_tables()).as_ref()?;
+        // Addresses are relative to the code section.
+        let mut frames = tables.find_frames(at.checked_sub(self.code)?).skip_all_loads().ok()?;
+        let mut places = Vec::new();
+        while let Ok(Some(frame)) = frames.next() {
+            let Some(location) = frame.location else { continue };
+            let (Some(file), Some(line)) = (location.file, location.line) else { continue };
+            let name = frame.function.as_ref().and_then(|name| name.raw_name().ok());
+            let function = name.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
+            places.push(Place { function, line: told(file, line, location.column) });
+        }
+        if places.is_empty() {
+            // A trap before a function's first line, as of one that has no stack left: its first line.
+            let (start, end) =
+                (body.start.checked_sub(self.code)?, body.end.checked_sub(self.code)?);
+            let (_, _, first) = tables.find_location_range(start, end).ok()?.next()?;
+            places
+                .push(Place { function: None, line: told(first.file?, first.line?, first.column) });
+        }
+        Some(places)
+    }
+
+    fn read_tables(&self) -> Option<Context<Slice<'a>>> {
         let program = self.section(".debug_line").len();
         let all: usize = self.sections.iter().map(|(_, bytes)| bytes.len()).sum();
         if program == 0 || program > PROGRAM_MAX || all > SECTIONS_MAX {
@@ -111,23 +139,16 @@ impl<'a> Module<'a> {
         let load = |id: SectionId| -> Result<Slice<'a>, addr2line::gimli::Error> {
             Ok(EndianSlice::new(self.section(id.name()), LittleEndian))
         };
-        let context = Context::from_dwarf(Dwarf::load(load).ok()?).ok()?;
-        // Addresses are relative to the code section.
-        let mut frames = context.find_frames(at.checked_sub(self.code)?).skip_all_loads().ok()?;
-        let mut places = Vec::new();
-        while let Ok(Some(frame)) = frames.next() {
-            let Some(location) = frame.location else { continue };
-            let (Some(file), Some(line)) = (location.file, location.line) else { continue };
-            let name = frame.function.as_ref().and_then(|name| name.raw_name().ok());
-            let function = name.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
-            let column = location.column.map_or_else(String::new, |column| format!(":{column}"));
-            places.push(Place { function, line: format!("{file}:{line}{column}") });
-        }
-        Some(places)
+        Context::from_dwarf(Dwarf::load(load).ok()?).ok()
     }
 
     fn section(&self, name: &str) -> &'a [u8] {
         let found = self.sections.iter().find(|(known, _)| *known == name);
         found.map_or(&[], |(_, bytes)| bytes)
     }
+}
+
+fn told(file: &str, line: u32, column: Option<u32>) -> String {
+    let column = column.map_or_else(String::new, |column| format!(":{column}"));
+    format!("{file}:{line}{column}")
 }

@@ -4,9 +4,9 @@
 //! A text goes from thread to thread, from a worker's process to the host, into logs and events; so the places are in it, with the
 //! component they belong to: `..., in check [gate#38+0x12] < process [gate#40+0x3a]; code 1a2b3c4d5e6f`. [`explain`] makes of
 //! that `..., in check at src/lib.rs:38:36 < process at src/lib.rs:71:9`. Machine code has no line tables in it: they are
-//! read from the uploaded component, for this.
+//! read from the uploaded component, for this. Start code of a linked chain may belong to any of its functions; then all are named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -26,10 +26,19 @@ const CALLED_BY: &str = " < ";
 const CODE: &str = "; code ";
 
 /// Parts of paths of files that are not the author's: the language's library, packages, and our SDKs.
-const OTHERS: [&str; 5] = ["/rustc/", "/.cargo/registry/", "/library/", "sdk/", "wasi-libc"];
+const OTHERS: [&str; 6] =
+    ["/rustc/", "/.cargo/registry/", "/library/", "sdk/", "wasi-libc", "/libc-bottom-half/"];
+/// Parts of names of functions that the SDK's macros make in the author's file, and beginnings of those of the exports, which are
+/// the outermost: in Rust's bindings, with line tables only and with all there is.
+const MACROS: &str = "weir_sdk::export";
+const EXPORTS: [&str; 2] = ["export_", "weir:net/"];
 
 /// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
 static KNOWN: Mutex<Option<HashMap<String, Weak<Admitted>>>> = Mutex::new(None);
+
+/// Texts that were explained lately, with what became of them, the newest first: a status is asked for again and again.
+static TOLD: Mutex<VecDeque<(String, String)>> = Mutex::new(VecDeque::new());
+const TOLD_MAX: usize = 32;
 
 /// A place in code.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,11 +72,20 @@ pub(crate) fn text(error: &wasmtime::Error) -> String {
     text
 }
 
-/// Says to which component the places in a text belong.
-pub(crate) fn tag(text: &mut String, hash: [u8; 32]) {
-    if has_places(text) {
+/// What wasmtime says of an error in the code of one of these components, for [`explain`]: for errors that are no [`crate::Fault`],
+/// because no function was called.
+pub fn told<'a>(error: &wasmtime::Error, among: impl IntoIterator<Item = &'a Admitted>) -> String {
+    let mut text = text(error);
+    tag(&mut text, among.into_iter().map(|admitted| admitted.hash));
+    text
+}
+
+/// Says to which component the places in a text belong, if nobody has: to one of these.
+pub(crate) fn tag(text: &mut String, hashes: impl IntoIterator<Item = [u8; 32]>) {
+    let keys: BTreeSet<String> = hashes.into_iter().map(key).collect();
+    if !keys.is_empty() && has_places(text) {
         text.push_str(CODE);
-        text.push_str(&key(hash));
+        text.push_str(&keys.into_iter().collect::<Vec<_>>().join(","));
     }
 }
 
@@ -101,17 +119,39 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
 /// threads that carry packets or messages.
 #[must_use]
 pub fn explain(text: &str) -> String {
-    let Some((before, code)) = text.rsplit_once(CODE) else { return text.to_owned() };
+    let Some((before, codes)) = text.rsplit_once(CODE) else { return text.to_owned() };
     let Some((cause, frames)) = before.rsplit_once(IN) else { return text.to_owned() };
     let frames: Vec<Option<Frame<'_>>> = frames.split(CALLED_BY).map(frame).collect();
     let Some(frames) = frames.into_iter().collect::<Option<Vec<_>>>() else {
         return text.to_owned();
     };
+    let told = || TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, explained)) = told().iter().find(|(before, _)| before == text) {
+        return explained.clone();
+    }
+    let components = known(codes);
+    let mut lines: Vec<Lines<'_>> =
+        components.iter().map(|admitted| Lines::of(&admitted.component)).collect();
+    if lines.len() > 1 {
+        // Functions of a chain whose modules have the same names cannot be told from each other.
+        lines.retain(|lines| frames.iter().any(|frame| lines.has(frame.module)));
+    }
+    let lines = if lines.len() == 1 { lines.remove(0) } else { Lines::default() };
+    let explained = format!("{cause}{IN}{}", shown(&frames, &lines));
+    if !lines.is_empty() {
+        let mut told = told();
+        told.truncate(TOLD_MAX - 1);
+        told.push_front((text.to_owned(), explained.clone()));
+    }
+    explained
+}
+
+/// The components that a text names; none if one of them is gone.
+fn known(codes: &str) -> Vec<Arc<Admitted>> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let admitted = known.as_ref().and_then(|known| known.get(code)?.upgrade());
-    drop(known);
-    let component = admitted.as_ref().map_or(&[][..], |admitted| &admitted.component);
-    format!("{cause}{IN}{}", shown(&frames, &Lines::of(component)))
+    let Some(known) = known.as_ref() else { return Vec::new() };
+    let codes = codes.split(',').map(|code| known.get(code)?.upgrade());
+    codes.collect::<Option<_>>().unwrap_or_default()
 }
 
 fn frame(text: &str) -> Option<Frame<'_>> {
@@ -136,10 +176,19 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
         }
     }
     let is_authors = |place: &(String, Option<String>)| {
-        place.1.as_ref().is_some_and(|line| !OTHERS.iter().any(|other| line.contains(other)))
+        let (function, line) = place;
+        let line =
+            line.as_ref().is_some_and(|line| !OTHERS.iter().any(|other| line.contains(other)));
+        line && !function.contains(MACROS)
     };
     if all.iter().any(is_authors) {
         all.retain(is_authors);
+        if all.len() > 1
+            && let Some((outermost, _)) = all.last()
+            && EXPORTS.iter().any(|export| outermost.starts_with(export))
+        {
+            all.pop();
+        }
     }
     let all = all.into_iter().take(SHOWN_MAX).map(|(function, line)| match line {
         Some(line) => format!("{function} at {line}"),
@@ -168,7 +217,7 @@ mod tests {
     #[test]
     fn a_component_that_is_gone_leaves_names() {
         let mut text = "trap: x, in a [b] [m#1+0x2] < <c as d>::e [#3+0x4]".to_owned();
-        tag(&mut text, [0xab; 32]);
+        tag(&mut text, [[0xab; 32]]);
         assert!(text.ends_with("; code abababababab"), "{text}");
         assert_eq!(explain(&text), "trap: x, in a [b] < <c as d>::e");
     }

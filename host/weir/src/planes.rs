@@ -29,8 +29,19 @@ fn explain(event: EngineEvent) -> EngineEvent {
             let message = weir_sandbox::explain(&message);
             EngineEvent::RolledBack { chain, function, version, message }
         }
+        EngineEvent::Note { chain, message } => {
+            EngineEvent::Note { chain, message: weir_sandbox::explain(&message) }
+        }
         other => other,
     }
+}
+
+/// The same for what was refused because code failed while it was made ready.
+fn explained<T>(result: Result<T, EngineError>) -> Result<T, EngineError> {
+    result.map_err(|error| match error {
+        EngineError::Refused(message) => EngineError::Refused(weir_sandbox::explain(&message)),
+        other => other,
+    })
 }
 
 /// See the module.
@@ -63,14 +74,14 @@ impl Engine for Planes {
         // First of all what can fail: what ran before runs on if it does.
         let ready = match &messages[..] {
             [] => None,
-            functions => Some(self.messages.prepare(&id, functions)?),
+            functions => Some(explained(self.messages.prepare(&id, functions))?),
         };
         let listeners = ready.as_ref().map(|_| self.messages.addresses_of(&id));
         let packets = Deployment { id: id.clone(), chain, functions };
         let is_new = !self.packets.has(&id);
         let mut published = Published::default();
         if !packets.functions.is_empty() {
-            published = self.packets.deploy_chain(&packets, listeners.as_deref())?;
+            published = explained(self.packets.deploy_chain(&packets, listeners.as_deref()))?;
         }
         match ready {
             Some(ready) => match self.messages.publish(&id, ready) {
@@ -99,9 +110,9 @@ impl Engine for Planes {
 
     fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
         if self.messages.has_function(chain, &function.label) {
-            return self.messages.swap(chain, function);
+            return explained(self.messages.swap(chain, function));
         }
-        self.packets.swap(chain, function)
+        explained(self.packets.swap(chain, function))
     }
 
     fn begin_trial(
@@ -123,9 +134,9 @@ impl Engine for Planes {
             )));
         }
         if of_messages {
-            return self.messages.begin_trial(chain, function, kind);
+            return explained(self.messages.begin_trial(chain, function, kind));
         }
-        self.packets.begin_trial(chain, function, kind)
+        explained(self.packets.begin_trial(chain, function, kind))
     }
 
     fn change_canary(
@@ -142,9 +153,9 @@ impl Engine for Planes {
 
     fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError> {
         if self.messages.has_function(chain, function) {
-            return self.messages.promote(chain);
+            return explained(self.messages.promote(chain));
         }
-        self.packets.promote(chain, function)
+        explained(self.packets.promote(chain, function))
     }
 
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError> {

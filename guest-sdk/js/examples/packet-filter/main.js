@@ -39,6 +39,6 @@ export const packetBurst = weirFunction({
     // Source and destination, one after the other.
     const addresses = packet.at + headers.l3 + (headers.version === 4 ? 12 : 8);
     const decide = headers.version === 4 ? decide4 : decide6;
-    return decide(protocol, sport, dport, packet.bytes, addresses);
+    return decide(protocol, sport, dport, packet.view, addresses);
   },
 });

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from compiled import compiled
 from rules import Rule, Written, allows
-from weir_sdk import NEXT, ConfigError, Function, Malformed, Packet, Setup, drop, export, parse
+from weir_sdk import NEXT, ConfigError, Function, Malformed, Packet, Setup, drop, export
 
 RULES_MAX = 64
 DENY = drop(1)
@@ -27,21 +27,17 @@ class PacketFilter(Function):
         if len(config.rules) > RULES_MAX:
             raise ConfigError(f"rules: {len(config.rules)} are too many, {RULES_MAX} at most")
         rules = [Rule(written, f"rules[{at}]") for at, written in enumerate(config.rules)]
-        # Of those that may match packets with addresses of so many bytes.
-        self.decide = {size: compiled([r for r in rules if r.size in (0, size)], DENY, self.default) for size in (4, 16)}
+        # Of those that may match packets whose addresses have so many bytes.
+        self.decide = {2 * size: compiled([r for r in rules if r.size in (0, size)], DENY, self.default) for size in (4, 16)}
 
     def process(self, packet: Packet) -> int:
         try:
-            headers = parse(packet.data, packet.length)
+            headers = packet.headers()
         except Malformed:
             return DENY
         if headers is None:
             return NEXT
-        sport, dport = headers.sport, headers.dport
-        if dport is None:
-            sport = dport = -1
-        src, dst = headers.src, headers.dst
-        return self.decide[len(src)](headers.protocol, sport, dport, int.from_bytes(src), int.from_bytes(dst))
+        return self.decide[len(headers.addresses)](headers)
 
 
 PacketBurst = export(PacketFilter)

@@ -21,17 +21,19 @@ class Written:
 
 
 class Rule:
-    """A rule as it is compared. Addresses and masks are numbers; None of the rest means any."""
+    """A rule as it is compared. None means any protocol, and any port."""
 
     def __init__(self, written: Written, key: str):
         self.allow = allows(written.action, f"{key}.action")
         self.protocol = protocol(written.proto, f"{key}.proto")
         self.sport = ports(written.sport, f"{key}.sport")
         self.dport = ports(written.dport, f"{key}.dport")
-        src_size, self.src, self.src_mask = prefix(written.src, f"{key}.src")
-        dst_size, self.dst, self.dst_mask = prefix(written.dst, f"{key}.dst")
+        src_size, src = prefix(written.src, f"{key}.src")
+        dst_size, dst = prefix(written.dst, f"{key}.dst")
         # Bytes of an address that it may match; 0 for both, -1 for none.
         self.size = -1 if src_size and dst_size and src_size != dst_size else src_size or dst_size
+        # Bytes of source and destination, one after the other: which, what of them, and what it has to be.
+        self.bytes = src + [(dst_size + place, mask, value) for place, mask, value in dst]
 
 
 def allows(action: str, key: str) -> bool:
@@ -59,12 +61,13 @@ def ports(text: str | int | None, key: str) -> range | None:
     return range(int(low), int(high) + 1)
 
 
-def prefix(text: str | None, key: str) -> tuple[int, int, int]:
-    """Bytes of an address, the prefix, the mask."""
+def prefix(text: str | None, key: str) -> tuple[int, list[tuple[int, int, int]]]:
+    """Bytes of an address, and those that the prefix says something about: which, what of it, and what it has to be."""
     if text is None:
-        return 0, 0, 0
+        return 0, []
     try:
         network = ip_network(text, strict=False)
     except ValueError:
         raise ConfigError(f"{key}: {text!r} is no prefix such as 10.0.0.0/8 or 2001:db8::1") from None
-    return len(network.network_address.packed), int(network.network_address), int(network.netmask)
+    masked = zip(network.netmask.packed, network.network_address.packed)
+    return network.max_prefixlen // 8, [(place, mask, value) for place, (mask, value) in enumerate(masked) if mask]

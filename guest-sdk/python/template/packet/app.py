@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from weir_sdk import NEXT, ConfigError, Function, Malformed, Packet, Setup, counter, drop, export, parse
+from weir_sdk import NEXT, ConfigError, Function, Malformed, Packet, Setup, counter, drop, export
 
 
 @dataclass
@@ -27,7 +27,7 @@ class PortBlock(Function):
     def process(self, packet: Packet) -> int:
         # What cannot be read, and what is neither TCP nor UDP, goes on.
         try:
-            headers = parse(packet.data, packet.length)
+            headers = packet.headers()
         except Malformed:
             return NEXT
         if headers and headers.dport in self.blocked:

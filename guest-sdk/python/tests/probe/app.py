@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from weir_sdk import NEXT, WARN, Function, Packet, Setup, Snapshot, counter, drop, export, export_snapshot, log, parse
+from weir_sdk import NEXT, WARN, Function, Packet, Setup, Snapshot, counter, drop, export, export_snapshot, log
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Probe(Function, Snapshot):
         if self.mode == "write":
             packet.write(0, bytes([2] * 6))
             return drop(packet.length)
-        return NEXT if parse(packet.data, packet.length) is None else drop(9)
+        return NEXT if packet.headers() is None else drop(9)
 
     def save(self) -> bytes:
         return str(self.seen).encode()

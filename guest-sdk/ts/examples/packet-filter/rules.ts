@@ -16,10 +16,16 @@ export interface Rule {
   dport: Range;
   /** Versions of IP that it may match. */
   versions: Set<4 | 6>;
-  /** Bytes of source and destination, as they follow each other in a header: which, what of them, and what it has to be. */
-  places: number[];
-  masks: number[];
-  values: number[];
+  /** Words of source and destination, as they follow each other in a header. */
+  words: Word[];
+}
+
+/** A word's first bits, as a mask, too, and what they have to be. */
+export interface Word {
+  place: number;
+  bits: number;
+  mask: number;
+  value: number;
 }
 
 export interface Range {
@@ -45,19 +51,17 @@ export function readRule(written: Written, key: string): Rule {
     sport: readPorts(written.sport, `${key}.sport`),
     dport: readPorts(written.dport, `${key}.dport`),
     versions: new Set<4 | 6>([4, 6]),
-    places: [],
-    masks: [],
-    values: [],
+    words: [],
   };
   for (const [place, name] of ["src", "dst"].entries()) {
     if (written[name] === undefined) continue;
     const { bytes, length } = readPrefix(written[name], `${key}.${name}`);
     rule.versions.delete(bytes.length === 4 ? 6 : 4);
-    for (let at = 0; at * 8 < length; at++) {
-      const mask = (0xff00 >> Math.min(8, length - at * 8)) & 0xff;
-      rule.places.push(place * bytes.length + at);
-      rule.masks.push(mask);
-      rule.values.push(bytes[at] & mask);
+    const view = new DataView(Uint8Array.from(bytes).buffer);
+    for (let at = 0; at * 8 < length; at += 4) {
+      const bits = Math.min(32, length - at * 8);
+      const mask = -1 << (32 - bits);
+      rule.words.push({ place: (place * bytes.length + at) / 4, bits, mask, value: view.getInt32(at) & mask });
     }
   }
   return rule;

@@ -73,7 +73,7 @@ impl Ordered {
             proxy: None,
             admitted: Arc::new(Admitted {
                 component: Arc::from([]),
-                hash: [0; 32],
+                hash: image.hash,
                 world: if image.connection { World::Connection } else { World::Message },
                 saves: image.saves,
                 imports: Vec::new(),

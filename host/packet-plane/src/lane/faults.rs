@@ -86,11 +86,6 @@ impl Lane {
             });
             context.burst.clear();
         }
-        let functions = &self.version.staged.plan.functions;
-        let fault = match guilty.and_then(|k| functions.get(k)) {
-            Some(function) => &fault.clone().of(&function.admitted),
-            None => fault,
-        };
         if let Some(k) = guilty {
             self.note_fault(k, &fault.to_string());
         } else {

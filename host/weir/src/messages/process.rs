@@ -286,6 +286,8 @@ fn images(
         }
         let code: OwnedFd = Sandbox::share(&compiled).map_err(failed)?;
         Ok(FunctionImage {
+            hash: admitted.hash,
+            admitted: Some(Arc::clone(admitted)),
             connection: admitted.world == World::Connection,
             saves: admitted.saves,
             memory_at_start: admitted.memory_at_start,

@@ -1,0 +1,24 @@
+//! Lanes of the jobs that need no daemon.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use weir_chain::ChainError;
+use weir_packet_plane::{ChainPlan, Lane, LaneConfig, PlaneError};
+use weir_sandbox::Sandbox;
+
+/// A lane with this chain.
+///
+/// # Errors
+/// When it cannot be made ready: a configuration that was refused as the [`PlaneError`], anything else as text, in which places
+/// in code are lines of source.
+pub fn lane(sandbox: &Arc<Sandbox>, plan: ChainPlan, config: LaneConfig) -> Result<Lane> {
+    // Lines are found in components that are still there.
+    let functions = plan.functions.clone();
+    let made = Lane::new(Arc::clone(sandbox), plan, config).map_err(|error| match error {
+        PlaneError::Chain(ChainError::Refused { .. }) => error.into(),
+        failed => anyhow!(weir_sandbox::explain(&failed.to_string())),
+    });
+    drop(functions);
+    made
+}
