@@ -75,13 +75,42 @@ fn mac(host: &Namespace, interface: &str) -> String {
     host.sh(&format!("cat /sys/class/net/{interface}/address")).trim().to_owned()
 }
 
+/// What the way to the kernel is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A TAP interface.
+    Tap,
+    /// Another port, whose link ends at an interface of the kernel's.
+    Link,
+}
+
 /// The laboratory with a way to the kernel, servers and all functions, and who keeps the middle's server.
-fn lab(ports: PortKind) -> (Lab, Running) {
+fn lab(ports: PortKind, way: Way) -> (Lab, Running) {
     let mut lab = Lab::wired();
-    lab.middle.sh("ip tuntap add dev weir-left mode tap");
+    match way {
+        Way::Tap => {
+            lab.middle.sh("ip tuntap add dev weir-left mode tap");
+            lab.configure(ports, "kernel = \"weir-SIDE\"", TABLES);
+        }
+        Way::Link => {
+            let mut tables = TABLES.to_owned();
+            for side in ["left", "right"] {
+                let (up, peer) = (format!("up-{side}"), format!("weir-{side}"));
+                // As many queues as the port has; the kernel spreads what it sends over them.
+                let one = "numtxqueues 1 numrxqueues 1";
+                lab.middle
+                    .sh(&format!("ip link add name {up} {one} type veth peer name {peer} {one}"));
+                lab.middle.sh(&format!("ip link set dev {up} addrgenmode none up"));
+                lab.middle.sh(&format!("ethtool -K {peer} tx off txvlan off gro off"));
+                tables += &format!(
+                    "[[port]]\nname = \"{up}\"\nkind = \"xdp\"\ninterface = \"{up}\"\npeer = \"{peer}\"\n"
+                );
+            }
+            lab.configure(ports, "kernel-port = \"up-SIDE\"", &tables);
+        }
+    }
     lab.middle.sh("ip link set dev weir-left addrgenmode none up");
     lab.middle.sh(&format!("ip address add {GATEWAY}/24 dev weir-left"));
-    lab.configure(ports, "kernel = \"weir-SIDE\"", TABLES);
     lab.serve(FILE);
     // What the middle serves has been there for long, so that it may be kept.
     let www = lab.path("middle");
@@ -138,8 +167,8 @@ fn counter(lab: &Lab, name: &str, counter: &str) -> u64 {
     function(&lab.status(), name)["counters"][counter].as_u64().unwrap_or(0)
 }
 
-fn pass(ports: PortKind) {
-    let (mut lab, server) = lab(ports);
+fn pass(ports: PortKind, way: Way) {
+    let (mut lab, server) = lab(ports, way);
     let applied = apply(&lab, "allow");
     assert_eq!(applied["chain"]["plane"], "both", "{applied}");
     // The kernel at the chain's end, and the host behind it.
@@ -275,15 +304,26 @@ fn netns_what_a_chain_of_both_planes_misses_is_told_where_the_file_has_it() {
 
 #[test]
 fn netns_a_chain_of_both_planes_on_xdp_ports() {
-    pass(PortKind::Xdp);
+    pass(PortKind::Xdp, Way::Tap);
 }
 
 #[test]
 fn netns_a_chain_of_both_planes_on_dpdk_ports_over_af_packet() {
-    pass(PortKind::DpdkAfPacket);
+    pass(PortKind::DpdkAfPacket, Way::Tap);
 }
 
 #[test]
 fn netns_a_chain_of_both_planes_on_dpdk_ports_over_af_xdp() {
-    pass(PortKind::DpdkAfXdp);
+    pass(PortKind::DpdkAfXdp, Way::Tap);
+}
+
+#[test]
+fn netns_a_chain_of_both_planes_goes_up_by_a_link() {
+    pass(PortKind::Xdp, Way::Link);
+}
+
+/// By AF_XDP: of what an AF_PACKET socket gets the kernel has its copy, which here has the address that it listens to.
+#[test]
+fn netns_a_chain_of_both_planes_goes_up_by_a_link_from_a_dpdk_port() {
+    pass(PortKind::DpdkAfXdp, Way::Link);
 }

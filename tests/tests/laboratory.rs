@@ -201,10 +201,42 @@ fn pass(ports: PortKind, keys: &str, function: &Function) {
         lab.dig(address.serves);
         lab.streams(address.serves);
     }
+    trace(&lab, function);
     disturb(&lab, function);
     let after = settled(&lab);
     account(&lab, &before, &after);
     lab.stop();
+}
+
+/// Pings are followed on their way through the chain, in both directions, and all answers come.
+fn trace(lab: &Lab, function: &Function) {
+    let traced = std::thread::scope(|scope| {
+        let traced = scope.spawn(|| lab.weir(&["trace", "edge", "--proto", "icmp", "-n", "6"]));
+        while !traced.is_finished() {
+            lab.ping(function.addresses[0].ping);
+        }
+        traced.join().expect("weir trace")
+    });
+    let packets = traced["packets"].as_array().expect("packets");
+    assert_eq!(packets.len(), 6, "{traced}");
+    assert!(traced["seen"].as_u64() >= Some(6), "{traced}");
+    let mut order = TRIPWIRES.map(|(policy, _)| policy).to_vec();
+    order.push(function.name);
+    for reverse in [false, true] {
+        let mut on_this_way =
+            packets.iter().filter(|packet| packet["reverse"] == reverse).peekable();
+        assert!(on_this_way.peek().is_some(), "pings and their answers: {traced}");
+        for packet in on_this_way {
+            let steps = packet["steps"].as_array().expect("steps");
+            assert_eq!(steps.iter().map(|step| &step["function"]).collect::<Vec<_>>(), order);
+            assert!(steps.iter().all(|step| step["verdict"].is_string()), "{packet}");
+        }
+        order.reverse();
+    }
+    let changed = |packet: &Value| packet["steps"][2]["changed"].is_string();
+    let changes = ["nat", "router"].contains(&function.name);
+    let forward = |packet: &&Value| packet["reverse"] == false;
+    assert!(packets.iter().filter(forward).all(|packet| changed(packet) == changes), "{traced}");
 }
 
 /// A download goes on while the function is swapped, and while functions of the chain trap.

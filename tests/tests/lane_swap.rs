@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_chain::Mode;
 use weir_packet_plane::{FunctionPlan, TrialKind, Worker};
 use weir_sandbox::{Admitted, admit};
 use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
@@ -258,19 +257,14 @@ fn a_shadow_reports_where_it_differs_and_decides_nothing() {
          (if (i32.eqz (i32.and (i32.load (local.get $p)) (i32.const 3)))
            (then (local.set $verdict (i32.const 0x201))))",
     ));
-    let running = plan(vec![stateful(1)]);
     let trial = plan(vec![FunctionPlan { admitted: new, version: "2".into(), ..stateful(2) }]);
-    let site = rig.lane.site();
-    let side = site.stage_shadow(&trial, 0).unwrap();
-    let separate = weir_packet_plane::ChainPlan { mode: Mode::Separate, ..running.clone() };
-    let staged = site.stage(separate, &rig.lane.states()).unwrap();
-    rig.lane.begin_shadow(staged, side).unwrap();
+    let side = rig.lane.site().stage_shadow(&trial, 0).unwrap();
+    rig.lane.begin_shadow(side).unwrap();
     push(&mut rig, 100, 40);
     let out = Rig::drain(&rig.outside);
     assert_eq!(out.len(), 45, "the shadow drops nothing");
     assert_eq!(count_in(out.last().unwrap()), 45);
-    let staged = site.stage(running, &rig.lane.states()).unwrap();
-    let (_, _, status) = rig.lane.end_shadow(staged).unwrap();
+    let (status, _) = rig.lane.end_shadow().unwrap();
     let TrialKind::Shadow(report) = status.kind else { panic!("{status:?}") };
     assert_eq!(
         (report.packets, report.verdicts_differ, report.bytes_differ),

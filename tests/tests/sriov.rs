@@ -1,138 +1,35 @@
 //! Virtual functions of an emulated Intel 82576 in a guest (`tests/vm`): by hand, and by the host, which leaves them as it found
 //! them: when it ends, and after it was killed. And what becomes of a port whose function is removed under traffic.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
-use weir_tests::lab::Namespace;
-use weir_vm::{Guest, Machine, Output, Plug, Process};
+use weir_tests::in_guest::{InGuest, target};
 
-/// Longer than anything here takes, with an emulated CPU on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 const MAC: &str = "02:00:00:00:77:00";
 const DEVICES: [&str; 3] = ["0000:01:10.0", "0000:01:10.2", "0000:01:10.4"];
 
-fn target() -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    target.canonicalize().expect("a target directory: run scripts/build")
-}
-
-struct Rig {
-    guest: Guest,
-    outside: Namespace,
-    directory: TempDir,
-}
-
-impl Rig {
-    fn boot(iommu: bool) -> Self {
-        let outside = Namespace::new("wire");
-        outside
-            .sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-        let directory = tempfile::tempdir().expect("a directory");
-        // What is compiled in the guest is kept for the next one.
-        let compiled = target().join("vm/compiled");
-        fs::create_dir_all(&compiled).expect("a directory");
-        let mut machine = Machine::new(&target());
-        let namespace = Some(outside.name().to_owned());
-        machine.nics = vec![Plug::Tap { interface: "wire".to_owned(), namespace }];
+fn boot(iommu: bool) -> InGuest {
+    InGuest::plugged(|machine| {
         machine.iommu = iommu;
         machine.limit = Duration::from_secs(420);
-        machine.shares = vec![directory.path().to_owned(), compiled];
-        let guest = machine.boot().unwrap_or_else(|error| panic!("{error}"));
-        let rig = Self { guest, outside, directory };
-        rig.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-        rig.sh("ip link set eth0 up");
-        rig
-    }
+    })
+}
 
-    fn run(&self, script: &str) -> Output {
-        self.guest.run(&["sh", "-ec", script]).unwrap_or_else(|e| panic!("{script}: {e}"))
-    }
-
-    #[track_caller]
-    fn sh(&self, script: &str) -> String {
-        let output = self.run(script);
-        assert_eq!(output.status, 0, "{script}: {}{}{}", output.stdout, output.stderr, self.log());
-        output.stdout
-    }
-
-    fn command(&self, arguments: &str) -> String {
-        format!(
-            "cd {}; {} {arguments}",
-            self.directory.path().display(),
-            target().join("release/weir").display()
-        )
-    }
-
-    #[track_caller]
-    fn weir(&self, arguments: &str) -> String {
-        self.sh(&self.command(arguments))
-    }
-
-    #[track_caller]
-    fn refused(&self, arguments: &str, parts: &[&str]) {
-        let output = self.run(&self.command(arguments));
-        assert_eq!(output.status, 1, "{arguments}: {}{}", output.stdout, output.stderr);
-        for part in parts {
-            assert!(output.stderr.contains(part), "{arguments}: {part}: {}", output.stderr);
-        }
-    }
-
-    fn json(&self, arguments: &str) -> Value {
-        serde_json::from_str(&self.weir(&format!("--output json {arguments}"))).expect("JSON")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn wait(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        let until = Instant::now() + PATIENCE;
-        while !so(self) {
-            assert!(Instant::now() < until, "{what}: {}", self.log());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Starts a host with this configuration, whose store is the guest's own.
-    fn host(&self, config: &str) -> Process<'_> {
-        let tables = "[api]\nsocket = \"/run/weir.sock\"\ntimeout = \"240s\"\ncompile-timeout = \"240s\"\n[store]\npath = \"/run/store\"\n";
-        fs::write(self.directory.path().join("weir.toml"), format!("{tables}{config}"))
-            .expect("the file is written");
-        let compiled = target().join("vm/compiled");
-        self.sh(&format!(
-            "mkdir -p -m 700 /run/store/cache; cp {}/* /run/store/cache/ || true",
-            compiled.display()
-        ));
-        let _ = fs::remove_file(self.directory.path().join("log"));
-        let host = self.guest.start(
-            "/",
-            &["sh", "-c", &self.command("run > log 2>&1").replacen("; ", "; exec ", 1)],
-        );
-        let host = host.expect("the guest is there");
-        self.wait("the host is ready", |rig| rig.log().contains("ready"));
-        host
-    }
-
-    /// All that the host may change, as tools that are not Weir's show it.
-    fn devices(&self) -> String {
-        self.sh(
-            "(ip link show eth0 | grep ' vf ' || true); cd /sys/bus/pci/devices; \
-             cat 0000:01:00.0/sriov_numvfs 0000:01:00.0/sriov_drivers_autoprobe; \
-             for d in 0000:01:1*; do [ -e $d ] || continue; echo $d $(readlink $d/driver) $(cat $d/driver_override) $(ls $d/net 2>/dev/null); \
-             for i in $(ls $d/net 2>/dev/null); do ip -o address show dev $i; cat $d/net/$i/flags $d/net/$i/address; done; done",
-        )
-    }
+/// All that the host may change, as tools that are not Weir's show it.
+fn devices(rig: &InGuest) -> String {
+    rig.sh(
+        "(ip link show eth0 | grep ' vf ' || true); cd /sys/bus/pci/devices; \
+         cat 0000:01:00.0/sriov_numvfs 0000:01:00.0/sriov_drivers_autoprobe; \
+         for d in 0000:01:1*; do [ -e $d ] || continue; echo $d $(readlink $d/driver) $(cat $d/driver_override) $(ls $d/net 2>/dev/null); \
+         for i in $(ls $d/net 2>/dev/null); do ip -o address show dev $i; cat $d/net/$i/flags $d/net/$i/address; done; done",
+    )
 }
 
 #[test]
 fn guest_functions_are_created_set_bound_and_removed_by_hand() {
-    let rig = Rig::boot(true);
+    let rig = boot(true);
     assert!(rig.weir("sriov list").contains("0000:01:00.0"));
     rig.refused("sriov list lo", &["lo is not an SR-IOV device", "SR-IOV devices here: eth0"]);
     rig.refused("sriov list eth7", &["no interface or PCI device eth7"]);
@@ -205,29 +102,24 @@ fn guest_functions_are_created_set_bound_and_removed_by_hand() {
     rig.weir("sriov bind eth0 0 kernel");
     rig.weir("sriov remove eth0");
     assert_eq!(rig.sh("cat /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs"), "0\n");
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.power_off();
 }
 
 #[test]
 fn guest_without_an_iommu_vfio_is_refused() {
-    let rig = Rig::boot(false);
+    let rig = boot(false);
     rig.weir("sriov create eth0 1");
     rig.refused("sriov bind eth0 0 vfio-pci", &["the IOMMU is off", "intel_iommu=on iommu=pt"]);
     rig.refused("sriov bind eth0 0 vfio-pci --no-iommu", &["enable_unsafe_noiommu_mode=1"]);
-    fs::write(
-        rig.directory.path().join("weir.toml"),
-        "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"vf:eth0/0\"\n",
-    )
-    .expect("the file is written");
+    rig.write("weir.toml", "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"vf:eth0/0\"\n");
     rig.refused("run --check", &["the IOMMU is off", "weir.toml:4", "= key: port[0].device"]);
     // By its address the host leaves it as it is, and DPDK cannot have it.
-    fs::write(
-        rig.directory.path().join("weir.toml"),
+    rig.write(
+        "weir.toml",
         "[store]\npath = \"/run/store\"\n[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0\"\n",
-    )
-    .expect("the file is written");
+    );
     rig.refused("run", &["has no IOMMU", "weir.toml:3"]);
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.power_off();
 }
 
 const CONFIG: &str = r#"
@@ -284,22 +176,21 @@ for n in range(60):
 sys.exit(1)
 "#;
 
-fn swap_on(rig: &Rig, port: &str) {
+fn swap_on(rig: &InGuest, port: &str) {
     let functions = target().join("functions");
     let chain = format!(
         "name = \"{port}\"\nsymmetric = false\nfrom = \"{port}\"\nto = \"{port}\"\n[[function]]\npath = \"{}\"\n",
         functions.join("macswap.wasm").display()
     );
-    fs::write(rig.directory.path().join("chain.toml"), chain).expect("the file is written");
-    rig.weir("--api unix:/run/weir.sock chain apply chain.toml");
+    rig.chain(&chain);
 }
 
 #[test]
 fn guest_the_host_leaves_functions_as_it_found_them() {
-    let rig = Rig::boot(true);
-    let found = rig.devices();
+    let rig = boot(true);
+    let found = devices(&rig);
     let host = rig.host(CONFIG);
-    let made = rig.devices();
+    let made = devices(&rig);
     for part in
         [MAC, "vlan 100", "spoof checking off", "0000:01:10.0 ../../../../bus/pci/drivers/vfio-pci"]
     {
@@ -307,9 +198,8 @@ fn guest_the_host_leaves_functions_as_it_found_them() {
     }
     assert!(made.contains("10.88.0.2/24"), "{made}");
     // Killed, the host has changed nothing back; the next one does, and is told to end in order.
-    host.signal(Signal::KILL).expect("the guest is there");
-    host.output().expect("it ends");
-    assert_eq!(rig.devices(), made);
+    rig.kill(host);
+    assert_eq!(devices(&rig), made);
     let again = rig.host(CONFIG);
     assert!(
         rig.log().contains("restored: remove the virtual functions of 0000:01:00.0"),
@@ -317,17 +207,15 @@ fn guest_the_host_leaves_functions_as_it_found_them() {
         rig.log()
     );
     rig.refused("sriov restore --config weir.toml", &["belongs to a host that runs"]);
-    again.signal(Signal::TERM).expect("the guest is there");
-    assert_eq!(again.output().expect("it ends").status, 0, "{}", rig.log());
-    assert_eq!(rig.devices(), found, "{}", rig.log());
+    rig.end(again);
+    assert_eq!(devices(&rig), found, "{}", rig.log());
     // Functions that were there keep what they had; by hand this time.
     rig.sh("echo 3 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs; ip link set eth0 vf 0 mac 02:00:00:00:66:00 vlan 7");
     rig.sh(&format!("name=$(ls /sys/bus/pci/devices/{}/net); ip link set $name up", DEVICES[1]));
     rig.weir("sriov bind eth0 0 kernel --again");
-    let found = rig.devices();
+    let found = devices(&rig);
     let host = rig.host(CONFIG);
-    host.signal(Signal::KILL).expect("the guest is there");
-    host.output().expect("it ends");
+    rig.kill(host);
     rig.sh("ip link set eth0 vf 0 vlan 9");
     let told = rig.weir("sriov restore --config weir.toml");
     assert!(
@@ -335,28 +223,24 @@ fn guest_the_host_leaves_functions_as_it_found_them() {
         "{told}"
     );
     rig.sh("ip link set eth0 vf 0 vlan 7");
-    assert_eq!(rig.devices(), found, "{told}");
+    assert_eq!(devices(&rig), found, "{told}");
     assert!(rig.weir("sriov restore --config weir.toml").contains("nothing to restore"));
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.power_off();
 }
 
 #[test]
 fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
-    let rig = Rig::boot(true);
+    let rig = boot(true);
     let host = rig.host(CONFIG);
     swap_on(&rig, "vf0");
     swap_on(&rig, "in");
-    let _ = rig.run(&format!("cp /run/store/cache/* {}/", target().join("vm/compiled").display()));
+    rig.keep_compiled();
     // Its frames are in its VLAN, outside of it.
-    rig.outside.sh("ip link set wire up");
-    fs::write(rig.directory.path().join("swapped.py"), SWAPPED).expect("the file is written");
-    let script = rig.directory.path().join("swapped.py");
-    rig.outside.sh(&format!("python3 {} {MAC} wire", script.display()));
-    let port = |name: &str| {
-        let ports = rig.json("--api unix:/run/weir.sock port list");
-        let all = ports.as_array().expect("a list").clone();
-        all.into_iter().find(|port| port["name"] == name).expect("the port")
-    };
+    rig.outside().sh("ip link set wire up");
+    rig.write("swapped.py", SWAPPED);
+    let script = rig.path("swapped.py");
+    rig.outside().sh(&format!("python3 {} {MAC} wire", script.display()));
+    let port = |name: &str| rig.port(name);
     assert_eq!(
         (&port("vf0")["device"]["vf"], &port("vf0")["problem"]),
         (&"vf:eth0/0".into(), &Value::Null)
@@ -368,16 +252,14 @@ fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
     assert!(problem.contains("vf:eth0/0 (0000:01:10.0) is lost: it was removed"), "{problem}");
     assert!(port("vf1")["problem"].is_string());
     rig.wait("it is told", |rig| {
-        rig.weir("--api unix:/run/weir.sock events")
-            .contains("port vf0 is down: its device vf:eth0/0")
+        rig.weir("events").contains("port vf0 is down: its device vf:eth0/0")
     });
-    let status = rig.weir("--api unix:/run/weir.sock status");
+    let status = rig.weir("status");
     assert!(status.contains("listener web is down: its device vf:eth0/2"), "{status}");
     let packets = || port("in")["rx_packets"].as_u64().expect("a number");
     let before = packets();
     rig.wait("other ports go on", |_| packets() > before);
-    host.signal(Signal::TERM).expect("the guest is there");
-    assert_eq!(host.output().expect("it ends").status, 0, "{}", rig.log());
+    rig.end(host);
     assert_eq!(rig.sh("cat /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs"), "0\n");
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.power_off();
 }

@@ -3,6 +3,8 @@
 //! Tuple space search over the queue's table, with two caches of flows in front of it. All that is found says under which
 //! table it was made, so that another table makes it void at once.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
@@ -81,8 +83,9 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
         }
     }
     if let Some(entry) = found {
-        // SAFETY: as above. A queue's packets come on one CPU; should two meet here, a flow is not counted.
-        unsafe { (*entry)[1] += 1 };
+        // SAFETY: as above, and a word of a map is aligned. A queue's packets may come on several CPUs at once, which add one after the
+        // other. (The target has no compare-and-swap before its third version, so that `AtomicU64` has no `fetch_add`.)
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*entry)[1], 1) };
     }
     action
 }

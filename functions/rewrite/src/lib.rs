@@ -9,6 +9,7 @@ mod template;
 
 use regex::bytes::CaptureLocations;
 use serde::Deserialize;
+use smallvec::SmallVec;
 use weir_sdk::message::PieceFull;
 use weir_sdk::message::prelude::*;
 
@@ -53,10 +54,10 @@ struct Counters {
 #[derive(Debug, Default)]
 pub struct Matched {
     /// Rules that have something to do with the response.
-    response: Vec<u16>,
-    /// The rule that searches the request's body, and what is left over.
-    request_body: Option<(u16, Stream)>,
-    response_body: Option<(u16, Stream)>,
+    response: SmallVec<[u16; 4]>,
+    /// The rule that searches the request's body, and what is left over. Few have one, and small states stay in the cache.
+    request_body: Option<Box<(u16, Stream)>>,
+    response_body: Option<Box<(u16, Stream)>>,
 }
 
 impl MessageFunction for Rewrite {
@@ -123,7 +124,9 @@ impl MessageFunction for Rewrite {
             }
             counters.matched.add(1);
             path.clear();
-            path.extend_from_slice(target);
+            if rule.quotes {
+                path.extend_from_slice(target);
+            }
             let captured = Captured { path, matched, groups: groups.as_ref() };
             if let Some((to, status)) = &rule.redirect {
                 counters.redirected.add(1);
@@ -137,7 +140,10 @@ impl MessageFunction for Rewrite {
                 return exchange.fail(&full);
             }
             if rule.request.searches(head) && !head.no_body() {
-                exchange.state.request_body.get_or_insert((number, Stream::default()));
+                exchange
+                    .state
+                    .request_body
+                    .get_or_insert_with(|| Box::new((number, Stream::default())));
             }
             if rule.response.body.is_some() || !rule.response.leaves_heads() {
                 exchange.state.response.push(number);
@@ -158,7 +164,7 @@ impl MessageFunction for Rewrite {
         exchange: &mut Exchange<'_, Matched>,
         piece: &mut Piece<'_>,
     ) -> Outcome {
-        match &mut exchange.state.request_body {
+        match exchange.state.request_body.as_deref_mut() {
             Some((rule, stream)) => {
                 let edit = &self.rules[usize::from(*rule)].request;
                 search(edit, stream, piece, &mut self.buffers, &self.counters)
@@ -175,7 +181,7 @@ impl MessageFunction for Rewrite {
         for number in std::mem::take(&mut exchange.state.response) {
             let rule = &self.rules[usize::from(number)];
             if rule.response.searches(head) && exchange.state.response_body.is_none() {
-                exchange.state.response_body = Some((number, Stream::default()));
+                exchange.state.response_body = Some(Box::new((number, Stream::default())));
                 if let Err(full) = describes_no_more(head) {
                     return exchange.fail(&full);
                 }
@@ -193,7 +199,7 @@ impl MessageFunction for Rewrite {
         exchange: &mut Exchange<'_, Matched>,
         piece: &mut Piece<'_>,
     ) -> Outcome {
-        match &mut exchange.state.response_body {
+        match exchange.state.response_body.as_deref_mut() {
             Some((rule, stream)) => {
                 let edit = &self.rules[usize::from(*rule)].response;
                 search(edit, stream, piece, &mut self.buffers, &self.counters)
@@ -272,14 +278,12 @@ fn edit(
         head.remove(name);
     }
     for (name, value) in &edit.set {
-        text.clear();
-        value.fill(text, head, captured);
-        head.set(name, text)?;
+        let value = value.filled(text, head, captured);
+        head.set(name, value)?;
     }
     for (name, value) in &edit.add {
-        text.clear();
-        value.fill(text, head, captured);
-        head.add(name, text)?;
+        let value = value.filled(text, head, captured);
+        head.add(name, value)?;
     }
     text.clear();
     Ok(())

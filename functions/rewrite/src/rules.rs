@@ -94,6 +94,8 @@ pub(crate) struct Rule {
     pub(crate) request: Edit,
     pub(crate) response: Edit,
     pub(crate) last: bool,
+    /// Some text may say again what the path was.
+    pub(crate) quotes: bool,
 }
 
 #[derive(Debug)]
@@ -190,7 +192,15 @@ impl Rule {
             };
             Ok((name, value))
         });
+        let request =
+            Edit::read(config.request, Some(groups)).map_err(|e| format!("request.{e}"))?;
+        let quotes = {
+            let to = redirect.iter().map(|(to, _)| to);
+            let mut texts = to.chain(&authority).chain(request.texts());
+            rewrite.is_some() || texts.any(|text| text.literal().is_none())
+        };
         Ok(Self {
+            quotes,
             methods: config.method.map(OneOrMany::list).unwrap_or_default(),
             hosts: config
                 .host
@@ -204,8 +214,7 @@ impl Rule {
             rewrite,
             authority,
             redirect,
-            request: Edit::read(config.request, Some(groups))
-                .map_err(|e| format!("request.{e}"))?,
+            request,
             response: Edit::read(config.response, None).map_err(|e| format!("response.{e}"))?,
             last: config.last,
         })
@@ -270,6 +279,11 @@ impl Edit {
         })
     }
 
+    /// What fields become.
+    fn texts(&self) -> impl Iterator<Item = &Template> {
+        self.set.iter().chain(&self.add).map(|(_, text)| text)
+    }
+
     /// Whether nothing is done to heads.
     pub(crate) fn leaves_heads(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
@@ -277,10 +291,12 @@ impl Edit {
 
     /// Whether a body of this kind is searched: the whole of a text, not compressed.
     pub(crate) fn searches(&self, head: &Head<'_>) -> bool {
+        if self.body.is_none() {
+            return false;
+        }
         let plain = head.field("content-encoding").is_none_or(|coding| coding == b"identity");
         let kind = head.field("content-type").unwrap_or_default();
-        self.body.is_some()
-            && plain
+        plain
             && head.status() != 206
             && self.types.iter().any(|prefix| {
                 kind.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix.as_bytes()))

@@ -128,6 +128,23 @@ impl Template {
         }
     }
 
+    /// The text: as it is if there is nothing to be filled in, else written to `out`.
+    pub(crate) fn filled<'a>(
+        &'a self,
+        out: &'a mut Vec<u8>,
+        head: &Head<'_>,
+        captured: &Captured<'_>,
+    ) -> &'a [u8] {
+        match self.literal() {
+            Some(text) => text,
+            None => {
+                out.clear();
+                self.fill(out, head, captured);
+                out
+            }
+        }
+    }
+
     /// Appends the text to `out`.
     pub(crate) fn fill(&self, out: &mut Vec<u8>, head: &Head<'_>, captured: &Captured<'_>) {
         for part in &self.0 {

@@ -18,7 +18,7 @@ mod start;
 pub use {copying::CopyInstance, instance::Instance, messaging::MessageInstance};
 
 #[doc(hidden)]
-pub use crate::message::dispatch::{Event, OfConnections, OfMessages};
+pub use crate::message::handler::{Event, OfConnections, OfMessages};
 
 /// Exports a type that implements [`Function`](crate::Function) as the crate's function, and embeds
 /// `function.toml`, which lies beside the crate's `Cargo.toml`, into the module.

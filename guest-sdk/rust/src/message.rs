@@ -44,12 +44,15 @@
 pub mod dispatch;
 mod exchange;
 mod function;
+#[doc(hidden)]
+pub mod handler;
 mod head;
 mod made;
 mod outcome;
 mod piece;
 mod prefix;
 mod resumed;
+mod slots;
 
 pub use exchange::{Exchange, Token, active, healthy};
 pub use function::{ConnectionFunction, MessageFunction};

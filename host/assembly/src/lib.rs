@@ -10,6 +10,7 @@ mod load;
 mod plan;
 mod replay;
 mod steering;
+mod ways;
 
 pub use bench::{BenchOptions, bench};
 pub use check::{check, check_in};
@@ -17,3 +18,4 @@ pub use load::{LoadError, Loaded, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, message_function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};
 pub use steering::{Compiled, compile_steering};
+pub use ways::ways;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use weir_chain::Observer;
-use weir_packet_plane::{ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Turn};
+use weir_packet_plane::{
+    ChainPlan, Clock, Counters, DROP_REASONS, Lane, LaneConfig, Observer, Turn,
+};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::pcap::{PcapConfig, PcapPort, scan};
@@ -42,8 +43,8 @@ pub struct ReplayOutcome {
 }
 
 /// Runs the packets of `input` forward through the chain; those that reach its end or are forwarded
-/// are written to `output`. `progress` is told now and then how many packets of how many are done. If the plan's mode is
-/// [`Separate`](weir_chain::Mode::Separate), what `observer` makes, told how many bytes a room has, may look at each function's work.
+/// are written to `output`. `progress` is told now and then how many packets of how many are done. What `observer` makes, told how many
+/// bytes a room has, looks at each function's work.
 ///
 /// # Errors
 /// When a file cannot be opened or written, or the chain cannot be made ready.

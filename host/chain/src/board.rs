@@ -103,6 +103,12 @@ pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: 
     board.set(at::SEQUENCE, board.get::<u32>(at::SEQUENCE).wrapping_add(1));
 }
 
+/// Whether [`Services::look`](weir_sandbox::Services::look) is to be told of the burst.
+#[inline]
+pub fn set_watched(board: &mut Memory, watched: bool) {
+    board.set(at::WATCHED, u32::from(watched));
+}
+
 /// A burst as the runner's import `next` answers it.
 #[must_use]
 #[inline]

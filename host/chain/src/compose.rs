@@ -183,7 +183,7 @@ fn host_type() -> InstanceType {
 /// The type of what the runner imports.
 fn runner_host_type() -> InstanceType {
     use ComponentValType::{Primitive, Type};
-    use PrimitiveValType::{U8, U32, U64};
+    use PrimitiveValType::{Bool, U8, U32, U64};
     let mut ty = InstanceType::new();
     ty.ty().defined_type().list(U8);
     let bytes = Type(0);
@@ -192,6 +192,8 @@ fn runner_host_type() -> InstanceType {
     function(&mut ty, "attach-rooms", &[("region", bytes)], Some(word));
     let place = [("offset", word), ("length", word), ("port", word)];
     function(&mut ty, "clone", &place, Some(word));
+    let look = [("place", word), ("count", word), ("done", Primitive(Bool))];
+    function(&mut ty, "look", &look, None);
     function(&mut ty, "next", &[], Some(Primitive(U64)));
     ty
 }

@@ -26,6 +26,8 @@ pub(crate) const SEQUENCE: usize = 0x18;
 pub(crate) const ANY_FINAL: usize = 0x1c;
 /// 1 as long as every packet of the burst has passed every function so far, with the descriptor that it came with.
 pub(crate) const EVEN: usize = 0x20;
+/// 1 when somebody looks at what each function does with the burst.
+pub(crate) const WATCHED: usize = 0x24;
 /// 1 when the burst travels from the last function to the first.
 pub(crate) const REVERSE: usize = 0x14;
 /// One byte for each function: [`RUN`], [`SKIP`] or [`REFUSE`].

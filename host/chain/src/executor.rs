@@ -13,7 +13,7 @@ use weir_sandbox::{
 
 use crate::board;
 use crate::linked::Linked;
-use crate::separate::{Observer, Separate};
+use crate::separate::Separate;
 use crate::{compose, control};
 
 /// CPU time for `configure`, `save` and `restore`: big tables are read there.
@@ -374,13 +374,6 @@ impl<S: Services> Executor<S> {
         match self {
             Self::Linked(linked) => linked.tick(services, now, who),
             Self::Separate(separate) => separate.tick(services, now, who),
-        }
-    }
-
-    /// Has somebody look at each function's work from now on; only of a separate chain.
-    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
-        if let Self::Separate(separate) = self {
-            separate.set_observer(observer);
         }
     }
 

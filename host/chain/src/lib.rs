@@ -24,4 +24,4 @@ pub use executor::{
     ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared, Tick, compile_upload,
 };
 pub use linked::Linked;
-pub use separate::{Observer, Separate};
+pub use separate::Separate;

@@ -112,11 +112,17 @@ impl Gaps {
           (then (return (local.get $n))))
         (call $refuse (i32.const {k}) (local.get $n))
         (return (i32.const 0))))
+      (if (i32.load (i32.const {{WATCHED}}))
+        (then (call $look (i32.const {k}) (local.get $n) (i32.const 0))))
       (i32.store (i32.const {{POSITION}}) (i32.const {k}))
       (i32.store (i32.const {{ACTIVE}}) (local.get $n))
       (i64.store (i32.const {{SEEN+{seen}}}) (i64.add
         (i64.load (i32.const {{SEEN+{seen}}})) (i64.extend_i32_u (local.get $n))))
 {call}
+      ;; Who looks takes its own time, not the function's.
+      (if (i32.load (i32.const {{WATCHED}})) (then
+        (i32.store (i32.const {{POSITION}}) (i32.const -1))
+        (call $look (i32.const {k}) (local.get $n) (i32.const 1))))
       (call $settle (i32.const {k}) (local.get $n) (i32.const {writes}) (i32.const {last})))"
         );
     }
@@ -221,6 +227,7 @@ fn value(expression: &str) -> i64 {
         "DONE" => CONTROL + control::DONE,
         "PARKED" => CONTROL + control::PARKED,
         "ROOM-BYTES" => CONTROL + control::ROOM_BYTES,
+        "WATCHED" => CONTROL + control::WATCHED,
         "REVERSE" => CONTROL + control::REVERSE,
         "MODES" => CONTROL + control::MODES,
         "SEEN" => CONTROL + control::SEEN,

@@ -12,6 +12,7 @@
     (export "attach-rooms" (func (param "region" (list u8)) (result u32)))
     (export "clone" (func (param "offset" u32) (param "length" u32) (param "port" u32)
       (result u32)))
+    (export "look" (func (param "place" u32) (param "count" u32) (param "done" bool)))
     (export "next" (func (result u64)))))
 
   (core module $memory-module
@@ -37,6 +38,7 @@
   (core func $attach (canon lower (func $host "attach") (memory $mem)))
   (core func $attach-rooms (canon lower (func $host "attach-rooms") (memory $mem)))
   (core func $clone (canon lower (func $host "clone")))
+  (core func $look (canon lower (func $host "look")))
   (core func $next (canon lower (func $host "next")))
 {lowered-functions}
 
@@ -46,6 +48,7 @@
     (import "host" "attach" (func $attach (param i32 i32)))
     (import "host" "attach-rooms" (func $attach-rooms (param i32 i32) (result i32)))
     (import "host" "clone" (func $clone (param i32 i32 i32) (result i32)))
+    (import "host" "look" (func $look (param i32 i32 i32)))
     (import "host" "next" (func $next (result i64)))
 {function-imports}
 
@@ -437,6 +440,7 @@
       (export "attach" (func $attach))
       (export "attach-rooms" (func $attach-rooms))
       (export "clone" (func $clone))
+      (export "look" (func $look))
       (export "next" (func $next))
 {function-exports}
     ))))

@@ -1,8 +1,7 @@
 //! The same chain, one function at a time, each in a store of its own.
 //!
 //! Does in Rust what `runner.wat` does in Wasm, over the same control area; a property test holds the
-//! two to the same output. Slower (an entry into Wasm for each function and burst), but the host can
-//! look between the functions: that is what shadowing and profiling are made of.
+//! two to the same output. Slower: an entry into Wasm for each function and burst.
 
 use wasmtime::Store;
 use wasmtime::component::{Component, ComponentType, Lift, TypedFunc};
@@ -22,7 +21,6 @@ pub struct Separate<S: 'static> {
     functions: Vec<Function<S>>,
     board: Memory,
     room_bytes: u32,
-    observer: Option<Box<dyn Observer>>,
 }
 
 struct Function<S: 'static> {
@@ -44,14 +42,6 @@ enum Process {
 struct Outcome {
     verdict: u32,
     packet: Option<Vec<u8>>,
-}
-
-/// Looks at a burst before and after each function: shadowing.
-pub trait Observer: Send {
-    /// Function `place` is about to see the first `count` packets of the window's vectors.
-    fn before(&mut self, place: usize, window: &Memory, count: usize);
-    /// It has seen them; its verdicts stand in the window.
-    fn after(&mut self, place: usize, window: &Memory, count: usize);
 }
 
 impl<S: Services> Separate<S> {
@@ -98,12 +88,7 @@ impl<S: Services> Separate<S> {
             let exports = Exports { tick, snapshot };
             functions.push(Function { store, process, exports, writes: function.writes });
         }
-        Ok(Self { functions, board: new_board(room_bytes)?, room_bytes, observer: None })
-    }
-
-    /// Has somebody look at each function's work from now on.
-    pub(crate) fn set_observer(&mut self, observer: Box<dyn Observer>) {
-        self.observer = Some(observer);
+        Ok(Self { functions, board: new_board(room_bytes)?, room_bytes })
     }
 
     /// Has the function at `place` process the first `count` packets of the window, and leaves its verdicts
@@ -220,12 +205,13 @@ impl<S: Services> Separate<S> {
         self.board.set(at::ACTIVE, word(count));
         let seen = at::SEEN + place * 8;
         self.board.set(seen, self.board.get::<u64>(seen) + count as u64);
-        if let Some(observer) = &mut self.observer {
-            observer.before(place, lent(services).window(), count);
+        let watched = self.board.get::<u32>(at::WATCHED) != 0;
+        if watched {
+            lent(services).look(place, count, false);
         }
         self.call(services, place, count)?;
-        if let Some(observer) = &mut self.observer {
-            observer.after(place, lent(services).window(), count);
+        if watched {
+            lent(services).look(place, count, true);
         }
         Ok(self.settle(services, place, count, reverse))
     }

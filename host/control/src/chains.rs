@@ -6,8 +6,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
-    Chain, Check as _, FunctionUse, Invalid, Listener, Name, Plane, ResolvedFunction,
-    VersionSchema, World,
+    Chain, ChainTrace, Check as _, FunctionUse, Invalid, Listener, Name, Plane, ResolvedFunction,
+    TraceRequest, VersionSchema, World,
 };
 
 use crate::control::Control;
@@ -90,6 +90,18 @@ impl Control {
         let state = self.store.state();
         let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
         Ok(self.view(&state, id, record))
+    }
+
+    /// Follows packets through a chain. Whoever changes it meanwhile does not wait.
+    ///
+    /// # Errors
+    /// When there is none of that name, the request is wrong, or the data plane refuses it.
+    pub fn trace(&self, id: &ChainId, request: &TraceRequest) -> Result<ChainTrace, ControlError> {
+        request.check()?;
+        if !self.store.state().chains.contains_key(id) {
+            return Err(no_chain(&id.name));
+        }
+        Ok(self.engine.trace(id, request)?)
     }
 
     /// Deploys a chain, or changes the one of the same name to this.
@@ -300,13 +312,15 @@ impl Control {
                 .into());
         }
         let port = self.ports.iter().find(|port| Some(&port.name) == chain.from.as_ref());
-        if let Some(port) = port.filter(|port| port.kernel.is_none()) {
+        if let Some(port) = port.filter(|p| p.kernel.is_none() && p.kernel_port.is_none()) {
             let message = format!(
                 "port {} has no way to the kernel's stack, where the chain goes on with messages",
                 port.name
             );
             return Err(Invalid::at("from", message)
-                .help("set `kernel = \"INTERFACE\"` for the port in the host's configuration")
+                .help(
+                    "set `kernel = \"INTERFACE\"` or `kernel-port` for the port in the host's configuration",
+                )
                 .into());
         }
         Ok(())

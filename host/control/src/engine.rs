@@ -10,7 +10,10 @@ use std::time::Duration;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, VersionSchema};
+use weir_spec::{
+    Chain, ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TraceRequest,
+    VersionSchema,
+};
 
 pub use crate::store::ChainId;
 
@@ -193,6 +196,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What became of each of a tenant's steering rules, in the order of the rules; empty while nothing counts.
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus>;
+
+    /// Follows packets through a running chain, for as long as the request says, or until there are as many.
+    ///
+    /// # Errors
+    /// When the chain has no functions for packets, or is being traced.
+    fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError>;
 
     /// How everything is now.
     fn status(&self) -> EngineStatus;

@@ -124,6 +124,35 @@ async fn a_chain_is_deployed_changed_shown_and_removed() {
 }
 
 #[tokio::test]
+async fn a_chain_is_traced() {
+    let host = Host::new();
+    host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
+    let chain = json!({"name": "edge", "from": "in", "to": "out", "function": [{"use": "f"}]});
+    host.ask("PUT", "/v1/chains/edge", Some(chain)).await;
+    host.engine.calls();
+    let which = json!({"packets": 3, "proto": "udp", "dport": "53", "port": "in"});
+    let answer = host.ask("POST", "/v1/chains/edge/trace", Some(which)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(host.engine.calls(), ["trace default/edge 3 port=in proto=udp dport=53"]);
+    let step = json!({"function": "filter", "verdict": null});
+    let packet = json!({"reverse": false, "bytes": "", "steps": [step]});
+    assert_eq!(answer.json(), json!({"packets": [packet], "seen": 2}));
+
+    host.ask("POST", "/v1/chains/none/trace", Some(json!({}))).await.problem(404);
+    for (wrong, part) in [
+        (json!({"packets": 0}), "0 packets"),
+        (json!({"seconds": 61}), "61 seconds"),
+        (json!({"proto": "icmp", "dport": 53}), "have no ports"),
+        (json!({"dst": "nowhere"}), "nowhere"),
+    ] {
+        let (_, problem) =
+            host.ask("POST", "/v1/chains/edge/trace", Some(wrong)).await.problem(422);
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert_eq!(host.engine.calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_chain_is_said() {
     let host = Host::new();
     let put = |body: Value| host.ask("PUT", "/v1/chains/edge", Some(body));

@@ -406,11 +406,14 @@ static bool takes_key(const struct rte_eth_dev_info *dev)
 int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info)
 {
 	struct rte_eth_dev_info dev;
+	struct rte_ether_addr mac;
 	int result = rte_eth_dev_info_get(port, &dev);
 
 	if (result < 0)
 		return result;
 	memset(info, 0, sizeof(*info));
+	if (rte_eth_macaddr_get(port, &mac) == 0)
+		memcpy(info->mac, mac.addr_bytes, sizeof(info->mac));
 	snprintf(info->driver, sizeof(info->driver), "%s", dev.driver_name);
 	info->rx_checksums = (dev.rx_offload_capa & rx_checksums) == rx_checksums;
 	info->tx_checksums = (dev.tx_offload_capa & tx_checksums) == tx_checksums;

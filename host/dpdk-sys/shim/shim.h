@@ -74,6 +74,7 @@ struct weir_dpdk_info {
 	bool rx_checksums; /* it verifies those of IPv4, TCP and UDP */
 	bool tx_checksums; /* it fills them in */
 	bool rss;	   /* it spreads IP flows over queues */
+	uint8_t mac[6];	   /* its hardware address; zeroes: it has none */
 };
 
 struct weir_dpdk_setup {

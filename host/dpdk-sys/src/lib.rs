@@ -5,9 +5,15 @@
 //!
 //! The declarations are written by hand: they are few, they are of our own header, and a build needs no libclang.
 //! Without libdpdk this crate is empty, and `DEP_DPDK_FOUND` is `0` for the build scripts of its dependents.
+//!
+//! The shim is a shared library in the program, which [`load`] loads, and DPDK with it: a program that does not use DPDK starts
+//! without its libraries, and where they are not installed.
 
-#![no_std]
+#[cfg(dpdk)]
+mod loaded;
 
+#[cfg(dpdk)]
+pub use loaded::load;
 #[cfg(dpdk)]
 pub use shim::*;
 
@@ -102,6 +108,7 @@ mod shim {
         pub rx_checksums: bool,
         pub tx_checksums: bool,
         pub rss: bool,
+        pub mac: [u8; 6],
     }
 
     #[repr(C)]
@@ -160,8 +167,8 @@ mod shim {
         pub bad_checksum: u32,
     }
 
-    unsafe extern "C" {
-        pub safe fn weir_dpdk_version() -> *const c_char;
+    crate::loaded::shim_functions! {
+        pub fn weir_dpdk_version() -> *const c_char;
         pub fn weir_dpdk_init(argc: c_int, argv: *mut *mut c_char, log: Log) -> c_int;
         pub fn weir_dpdk_thread_register() -> c_int;
         pub fn weir_dpdk_thread_unregister();

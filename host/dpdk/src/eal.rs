@@ -79,12 +79,15 @@ impl Eal {
     /// Its version.
     #[must_use]
     pub fn version(&self) -> &'static str {
-        // SAFETY: DPDK gives the address of a constant.
+        // SAFETY: DPDK is loaded, and gives the address of a constant.
         unsafe { CStr::from_ptr(sys::weir_dpdk_version()) }.to_str().unwrap_or("DPDK")
     }
 }
 
 fn init(config: &EalConfig) -> Result<Eal, String> {
+    sys::load().map_err(|error| {
+        format!("{error} (dpdk ports need the libraries that the host was built with: Debian's package is libdpdk-dev)")
+    })?;
     let huge = match config.memory {
         EalMemory::Auto => free_huge_bytes() >= HUGE_ENOUGH,
         EalMemory::Huge => true,

@@ -434,6 +434,10 @@ impl Port for DpdkPort {
         Spreading::Symmetric { rule: "toeplitz", queues, table }
     }
 
+    fn hardware_address(&self) -> Option<[u8; 6]> {
+        Some(self.device.info.mac).filter(|mac| *mac != [0; 6])
+    }
+
     fn statistics(&self) -> &PortStatistics {
         &self.statistics
     }

@@ -235,7 +235,7 @@ impl SharedDevice {
     /// Which frames are received.
     fn set_filters(&self) -> Result<(), String> {
         let number = self.device.number;
-        let set = |what, given: Option<bool>, call: unsafe extern "C" fn(u16, bool) -> i32| {
+        let set = |what, given: Option<bool>, call: unsafe fn(u16, bool) -> i32| {
             // SAFETY: a call for a started device by its owner.
             let result = unsafe { call(number, given.unwrap_or(true)) };
             match given {

@@ -8,7 +8,10 @@
 //!
 //! A chain may have services in it ([`Legs`]): functions that take a request whole, with a body that streams, and give a response,
 //! and that have the rest of the chain behind them as a client has a server.
+//!
+//! Both sides count with the same [`Counter`] and [`Histogram`].
 
+mod counters;
 mod service;
 
 use std::fmt;
@@ -22,6 +25,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response, request, response};
 use smallvec::SmallVec;
 
+pub use counters::{Counter, Histogram, Times};
 pub use service::{Broken, Leg, Legs, Onward, Service, Stream};
 
 /// Bytes of a body, in order.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Request, request};
+use http::Request;
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -11,6 +11,7 @@ use crate::listener::Site;
 use crate::place::Tried;
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
+use crate::spare::Spare;
 use crate::statistics::Failure;
 use crate::upstream::{Answered, Upstream};
 
@@ -77,7 +78,8 @@ pub(crate) async fn send(
             }
         };
         if request.is_none() {
-            *request = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
+            let copy = spare.as_ref().map(Spare::parts);
+            *request = copy.map(|parts| Request::from_parts(parts, RequestBody::Empty));
         }
         let following = if left == 0 { None } else { site.next(None, &tried) };
         let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
@@ -89,7 +91,7 @@ pub(crate) async fn send(
 
 impl Forwarding<'_> {
     /// A copy of a request that may be sent again after it has been sent.
-    fn spare(&self, request: &Request<RequestBody>) -> Option<request::Parts> {
+    fn spare(&self, request: &Request<RequestBody>) -> Option<Spare> {
         let retry = &self.site.plan.config.retry;
         let repeatable = retry.attempts > 0
             && (retry.reset || !retry.statuses.is_empty())
@@ -97,13 +99,7 @@ impl Forwarding<'_> {
             && self.progress.is_none()
             && self.asked.upgrade.is_none()
             && rules::idempotent(request.method());
-        repeatable.then(|| {
-            let (mut parts, ()) = Request::new(()).into_parts();
-            parts.method.clone_from(request.method());
-            parts.uri.clone_from(request.uri());
-            parts.headers.clone_from(request.headers());
-            parts
-        })
+        repeatable.then(|| Spare::of(request))
     }
 }
 

@@ -45,6 +45,7 @@ mod relay;
 mod request_body;
 mod response_body;
 mod rules;
+mod spare;
 mod statistics;
 mod stream;
 mod tcp;
@@ -63,6 +64,5 @@ pub use config::{
 pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use statistics::{
-    CertificateStatus, FAILURES, Failure, Latency, ListenerStatistics, Statistics,
-    UpstreamStatistics,
+    CertificateStatus, FAILURES, Failure, ListenerStatistics, Statistics, UpstreamStatistics,
 };

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use crate::chain::Times;
 use crate::config::Target;
-use crate::counters::{BUCKETS, Histogram, ListenerCounters, UpstreamCounters, upper_bound};
+use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::members::Members;
 
 /// What can go wrong with a connection or an exchange.
@@ -50,57 +51,6 @@ pub const FAILURES: [(Failure, &str); 11] = [
     (Failure::Function, "function"),
 ];
 
-/// Times, in buckets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Latency {
-    counts: Vec<u64>,
-    /// All of them together.
-    pub sum: Duration,
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], sum: Duration::ZERO }
-    }
-}
-
-impl Latency {
-    fn add(&mut self, histogram: &Histogram) {
-        for (count, counter) in self.counts.iter_mut().zip(&histogram.buckets) {
-            *count += counter.get();
-        }
-        self.sum += Duration::from_nanos(histogram.sum.get());
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// Bound of each bucket (`None`: without one), and the times below it that are in no bucket before.
-    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
-        self.counts
-            .iter()
-            .enumerate()
-            .map(|(bucket, &count)| (upper_bound(bucket).map(Duration::from_nanos), count))
-    }
-
-    /// The time that this part (0 to 1) of all are below, to a quarter of an octave; `None` without any.
-    #[must_use]
-    pub fn quantile(&self, part: f64) -> Option<Duration> {
-        let wanted = (self.count() as f64 * part).ceil().max(1.0) as u64;
-        let mut seen = 0;
-        for (bound, count) in self.buckets() {
-            seen += count;
-            if seen >= wanted {
-                return Some(bound.unwrap_or(Duration::MAX));
-            }
-        }
-        None
-    }
-}
-
 /// A gateway's numbers, since it was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -132,7 +82,7 @@ pub struct ListenerStatistics {
     /// In the order of [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     /// From the request's head to the response's.
-    pub latency: Latency,
+    pub latency: Times,
     /// Bytes from clients.
     pub received: u64,
     /// Bytes to clients.
@@ -192,7 +142,7 @@ pub struct UpstreamStatistics {
     /// In the order of [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     /// From sending the request to the response's head.
-    pub latency: Latency,
+    pub latency: Times,
     /// Bytes from it.
     pub received: u64,
     /// Bytes to it.
@@ -213,7 +163,7 @@ impl UpstreamStatistics {
             active: 0,
             responses: [0; 5],
             failures: [0; FAILURES.len()],
-            latency: Latency::default(),
+            latency: Times::default(),
             received: 0,
             sent: 0,
         }

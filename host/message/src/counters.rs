@@ -1,62 +1,18 @@
 //! What is counted of a function: by one thread, read by others.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use weir_exchange::{Counter, Histogram};
 use weir_layout::message::Action;
 use weir_sandbox::Health;
-
-/// Buckets for each doubling.
-const STEPS: u64 = 4;
-/// Buckets of a histogram: from 64 ns to 17 s.
-const BUCKETS: usize = 28 * STEPS as usize;
-/// Logarithm of the first bucket's nanoseconds.
-const FIRST: u64 = 6;
-
-/// A histogram of times, four buckets for each doubling.
-#[derive(Debug)]
-pub struct Buckets([AtomicU64; BUCKETS]);
-
-impl Default for Buckets {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; BUCKETS])
-    }
-}
-
-impl Buckets {
-    /// Counts a time.
-    pub fn add(&self, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0[Self::bucket(nanoseconds)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn bucket(nanoseconds: u64) -> usize {
-        let scaled = (nanoseconds >> FIRST).max(1);
-        let doubling = u64::from(scaled.ilog2());
-        let within = if doubling == 0 {
-            (nanoseconds >> (FIRST - 2)).saturating_sub(STEPS).min(STEPS - 1)
-        } else {
-            (nanoseconds >> (doubling + FIRST - 2)) - STEPS
-        };
-        usize::try_from(doubling * STEPS + within).unwrap_or(BUCKETS).min(BUCKETS - 1)
-    }
-
-    /// Upper ends of the buckets in nanoseconds, and how many times each has, without those that have none.
-    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.0.iter().enumerate().filter_map(|(n, count)| {
-            let (doubling, within) = (n as u64 / STEPS, n as u64 % STEPS);
-            let end = (STEPS + within + 1) << (doubling + FIRST - 2);
-            let count = count.load(Ordering::Relaxed);
-            (count > 0).then_some((end, count))
-        })
-    }
-}
 
 /// What one thread counts of a function.
 #[derive(Debug, Default)]
 pub struct FunctionCounters {
     /// Events that it was told, by the action that it answered: see [`Self::NAMES`].
-    actions: [AtomicU64; 6],
+    actions: [Counter; 6],
     /// Times it faulted.
     pub faults: AtomicU64,
     /// Events that passed it by, because it was out of order.
@@ -64,8 +20,10 @@ pub struct FunctionCounters {
     /// Exchanges that ended there, because it was out of order.
     pub refused: AtomicU64,
     /// How long its events took.
-    pub times: Buckets,
+    pub times: Histogram,
     health: AtomicU8,
+    /// What [`Self::take`] has given of all these.
+    taken: Mutex<Vec<u64>>,
 }
 
 impl FunctionCounters {
@@ -73,13 +31,13 @@ impl FunctionCounters {
     pub const NAMES: [&'static str; 6] = ["continue", "answer", "reset", "wait", "hold", "done"];
 
     pub(crate) fn count(&self, action: Action, time: Duration) {
-        self.actions[action as usize].fetch_add(1, Ordering::Relaxed);
-        self.times.add(time);
+        self.actions[action as usize].add(1);
+        self.times.record(time);
     }
 
     /// Events by action.
     pub fn actions(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Self::NAMES.into_iter().zip(self.actions.iter().map(|n| n.load(Ordering::Relaxed)))
+        Self::NAMES.into_iter().zip(self.actions.iter().map(Counter::get))
     }
 
     /// Events in all.
@@ -91,23 +49,35 @@ impl FunctionCounters {
     /// Everything since the last time, as words: to pass on to another process.
     #[must_use]
     pub fn take(&self) -> Vec<u64> {
-        let taken = self.all().map(|n| n.swap(0, Ordering::Relaxed));
-        taken.chain([u64::from(self.health.load(Ordering::Relaxed))]).collect()
+        let rare = self.rare().map(|n| n.load(Ordering::Relaxed));
+        let now: Vec<u64> = rare.into_iter().chain(self.usual().map(Counter::get)).collect();
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.resize(now.len(), 0);
+        let since: Vec<u64> = now.iter().zip(&*taken).map(|(n, t)| n.wrapping_sub(*t)).collect();
+        *taken = now;
+        since.into_iter().chain([u64::from(self.health.load(Ordering::Relaxed))]).collect()
     }
 
-    /// Adds what another process took, whatever it is.
+    /// Adds what another process took, whatever it is. Only one thread may, and none that counts.
     pub fn absorb(&self, words: &[u64]) {
-        for (counter, n) in self.all().zip(words) {
-            counter.fetch_add(*n, Ordering::Relaxed);
+        let mut words = words.iter().copied();
+        for (counter, n) in self.rare().into_iter().zip(&mut words) {
+            counter.fetch_add(n, Ordering::Relaxed);
         }
-        if let Some(health) = words.get(self.all().count()) {
-            self.health.store((*health).min(2) as u8, Ordering::Relaxed);
+        for (counter, n) in self.usual().zip(&mut words) {
+            counter.add(n);
+        }
+        if let Some(health) = words.next() {
+            self.health.store(health.min(2) as u8, Ordering::Relaxed);
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
-        let others = [&self.faults, &self.skipped, &self.refused];
-        self.actions.iter().chain(others).chain(&self.times.0)
+    fn rare(&self) -> [&AtomicU64; 3] {
+        [&self.faults, &self.skipped, &self.refused]
+    }
+
+    fn usual(&self) -> impl Iterator<Item = &Counter> {
+        self.actions.iter().chain(self.times.counters())
     }
 
     pub(crate) fn set_health(&self, health: Health) {
@@ -132,17 +102,27 @@ impl FunctionCounters {
 
 #[cfg(test)]
 mod tests {
+    use weir_exchange::Times;
+
     use super::*;
 
     #[test]
-    fn a_time_lies_below_its_buckets_end_and_not_below_the_one_before() {
-        for nanoseconds in (0..2000).chain((11..34).map(|n| (1u64 << n) + 12345)) {
-            let buckets = Buckets::default();
-            buckets.add(Duration::from_nanos(nanoseconds));
-            let (end, count) = buckets.counts().next().unwrap();
-            assert_eq!(count, 1);
-            assert!(nanoseconds < end, "{nanoseconds} {end}");
-            assert!(nanoseconds < 80 || end * 3 / 4 <= nanoseconds, "{nanoseconds} {end}");
+    fn what_is_taken_is_added_elsewhere_once() {
+        let (here, there) = (FunctionCounters::default(), FunctionCounters::default());
+        for round in 1..=3 {
+            here.count(Action::Done, Duration::from_micros(round));
+            here.faults.fetch_add(round, Ordering::Relaxed);
+            here.set_health(Health::Quarantined);
+            there.absorb(&here.take());
+            assert_eq!((there.events(), there.health()), (round, "quarantined"));
         }
+        there.absorb(&here.take());
+        let mut times = Times::default();
+        times.add(&there.times);
+        assert_eq!((times.count(), times.sum), (3, Duration::from_micros(6)));
+        assert_eq!(there.faults.load(Ordering::Relaxed), 6);
+        // Words of somebody else are no reason to panic.
+        there.absorb(&[1; 7]);
+        there.absorb(&[u64::MAX; 500]);
     }
 }

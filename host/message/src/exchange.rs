@@ -21,7 +21,7 @@ use weir_pool::Room;
 use crate::chain::{Chain, Part, Version};
 use crate::flow::Flow;
 use crate::function::{Function, Seat};
-use crate::heads::{Connection, LaidRequest, LaidResponse};
+use crate::heads::{Connection, Laid};
 use crate::service::Station;
 use crate::words;
 
@@ -112,12 +112,12 @@ impl Exchange {
     /// A request's head that was laid out ([`crate::head::lay_out_request`]) by somebody who is trusted, for a room of this size.
     /// What functions make of it lies in its place afterwards, if [`Self::take_changed`] says so.
     pub async fn laid_request_head(&self, head: &mut Bytes) -> Step {
-        self.0.or_answered(self.0.head(LaidRequest(head), None, false)).get().await
+        self.0.or_answered(self.0.head(Laid::request(head), None, false)).get().await
     }
 
     /// A response's head, as [`Self::laid_request_head`].
     pub async fn laid_response_head(&self, head: &mut Bytes) -> Step {
-        self.0.or_answered(self.0.head(LaidResponse(head), None, false)).get().await
+        self.0.or_answered(self.0.head(Laid::response(head), None, false)).get().await
     }
 
     /// A connection that was accepted.

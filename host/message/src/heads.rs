@@ -3,6 +3,8 @@
 //! A head is laid out once, in a room that all see, and taken over once, when all have seen it. It stays within the call that brings
 //! it unless a function waits, or there is no room.
 
+use std::marker::PhantomData;
+
 use bytes::Bytes;
 use http::{StatusCode, request, response};
 use weir_exchange::{Direction, Origin, Reply, Step};
@@ -10,12 +12,12 @@ use weir_layout::message::{Action, Wants};
 use weir_pool::Room;
 
 use crate::exchange::{Inner, Order, out_of_order, plain};
-use crate::head::{self, Broken, TooLarge};
+use crate::head::{self, Broken, Known, TooLarge};
 use crate::instance::Event;
 use crate::telling::{Told, Waits};
 
-/// What can be laid out as a head.
-pub(crate) trait Head {
+/// What a head is of.
+pub(crate) trait Kind {
     /// Which way it goes.
     const DIRECTION: Direction;
     /// The event that it is.
@@ -24,6 +26,24 @@ pub(crate) trait Head {
     const TOO_LARGE: StatusCode;
     /// Whether functions may change it.
     const CHANGES: bool = true;
+}
+
+impl Kind for request::Parts {
+    const DIRECTION: Direction = Direction::Request;
+    const WANTS: Wants = Wants::REQUEST_HEAD;
+    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+}
+
+impl Kind for response::Parts {
+    const DIRECTION: Direction = Direction::Response;
+    const WANTS: Wants = Wants::RESPONSE_HEAD;
+    const TOO_LARGE: StatusCode = StatusCode::BAD_GATEWAY;
+}
+
+/// What can be laid out as a head.
+pub(crate) trait Head {
+    /// What it is of.
+    type Of: Kind;
 
     /// Lays it out; `made` if a function made it.
     fn lay_out(
@@ -34,14 +54,12 @@ pub(crate) trait Head {
         made: bool,
     ) -> Result<(), TooLarge>;
 
-    /// Takes over what functions made of it.
-    fn take(&mut self, room: &[u8]) -> Result<(), Broken>;
+    /// Takes over what functions made of it in this room.
+    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken>;
 }
 
 impl Head for &mut request::Parts {
-    const DIRECTION: Direction = Direction::Request;
-    const WANTS: Wants = Wants::REQUEST_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    type Of = request::Parts;
 
     fn lay_out(
         &self,
@@ -53,15 +71,13 @@ impl Head for &mut request::Parts {
         head::lay_out_request(room, self, origin, body)
     }
 
-    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
-        head::take_request(room, self)
+    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
+        head::take_known_request(known, room, self)
     }
 }
 
 impl Head for &mut response::Parts {
-    const DIRECTION: Direction = Direction::Response;
-    const WANTS: Wants = Wants::RESPONSE_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::BAD_GATEWAY;
+    type Of = response::Parts;
 
     fn lay_out(
         &self,
@@ -73,19 +89,34 @@ impl Head for &mut response::Parts {
         head::lay_out_response(room, self, origin, body, made)
     }
 
-    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
-        head::take_response(room, self)
+    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
+        head::take_known_response(known, room, self)
     }
 }
 
-/// A request's head that is laid out already, by whoever has the exchange, for a room of the same size. What functions make of it
-/// lies in its place afterwards.
-pub(crate) struct LaidRequest<'a>(pub(crate) &'a mut Bytes);
+/// A head that is laid out already, by whoever has the exchange, for a room of the same size. What functions make of it lies in
+/// its place afterwards.
+pub(crate) struct Laid<'a, K> {
+    head: &'a mut Bytes,
+    /// Whether functions may have left this, where this was laid out.
+    check: fn(&[u8], &[u8]) -> Result<(), Broken>,
+    kind: PhantomData<K>,
+}
 
-impl Head for LaidRequest<'_> {
-    const DIRECTION: Direction = Direction::Request;
-    const WANTS: Wants = Wants::REQUEST_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+impl<'a> Laid<'a, request::Parts> {
+    pub(crate) fn request(head: &'a mut Bytes) -> Self {
+        Self { head, check: head::check_request_line, kind: PhantomData }
+    }
+}
+
+impl<'a> Laid<'a, response::Parts> {
+    pub(crate) fn response(head: &'a mut Bytes) -> Self {
+        Self { head, check: |left, _| head::check_status(left).map(drop), kind: PhantomData }
+    }
+}
+
+impl<K: Kind> Head for Laid<'_, K> {
+    type Of = K;
 
     fn lay_out(
         &self,
@@ -94,54 +125,29 @@ impl Head for LaidRequest<'_> {
         _: Option<u64>,
         _: bool,
     ) -> Result<(), TooLarge> {
-        copy(self.0, room)
-    }
-
-    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
-        head::check_request_line(room, self.0)?;
-        *self.0 = Bytes::copy_from_slice(head::used(room)?);
+        room.get_mut(..self.head.len()).ok_or(TooLarge)?.copy_from_slice(self.head);
         Ok(())
     }
-}
 
-/// The same for a response's.
-pub(crate) struct LaidResponse<'a>(pub(crate) &'a mut Bytes);
-
-impl Head for LaidResponse<'_> {
-    const DIRECTION: Direction = Direction::Response;
-    const WANTS: Wants = Wants::RESPONSE_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::BAD_GATEWAY;
-
-    fn lay_out(
-        &self,
-        room: &mut [u8],
-        _: &Origin,
-        _: Option<u64>,
-        _: bool,
-    ) -> Result<(), TooLarge> {
-        copy(self.0, room)
-    }
-
-    fn take(&mut self, room: &[u8]) -> Result<(), Broken> {
-        head::check_status(room)?;
-        *self.0 = Bytes::copy_from_slice(head::used(room)?);
+    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
+        (self.check)(room, self.head)?;
+        *self.head = Bytes::copy_from_slice(known.bytes());
         Ok(())
     }
-}
-
-fn copy(laid: &[u8], room: &mut [u8]) -> Result<(), TooLarge> {
-    room.get_mut(..laid.len()).ok_or(TooLarge)?.copy_from_slice(laid);
-    Ok(())
 }
 
 /// A connection, which has addresses only.
 pub(crate) struct Connection;
 
-impl Head for Connection {
+impl Kind for Connection {
     const DIRECTION: Direction = Direction::Request;
     const WANTS: Wants = Wants::OPENED;
     const TOO_LARGE: StatusCode = StatusCode::BAD_REQUEST;
     const CHANGES: bool = false;
+}
+
+impl Head for Connection {
+    type Of = Self;
 
     fn lay_out(
         &self,
@@ -153,7 +159,7 @@ impl Head for Connection {
         head::lay_out_connection(room, origin)
     }
 
-    fn take(&mut self, _: &[u8]) -> Result<(), Broken> {
+    fn take(&mut self, _: &Known, _: &[u8]) -> Result<(), Broken> {
         Ok(())
     }
 }
@@ -167,8 +173,8 @@ struct Showing<H> {
     room: Room,
     /// Who changed it last.
     changed: Option<usize>,
-    /// The head as it was before the function whose turn it is, if that may have to be passed by with what it broke undone.
-    before: Option<Vec<u8>>,
+    /// The head as it was before the function whose turn it is.
+    known: Known,
 }
 
 /// How far a head came.
@@ -189,15 +195,17 @@ impl Inner {
         body: Option<u64>,
         made: bool,
     ) -> Reply<'a, (usize, Step)> {
-        let order = self.order(H::DIRECTION, H::WANTS);
+        let order = self.order(H::Of::DIRECTION, H::Of::WANTS);
         if order.is_empty() {
             return Reply::Now((0, Step::Continue));
         }
         let lay_out = move |mut room: Room| {
-            let laid = head.lay_out(room.bytes_mut(), &self.origin, body, made);
-            laid.map(|()| Showing { head, order, turn: 0, room, changed: None, before: None })
+            head.lay_out(room.bytes_mut(), &self.origin, body, made).map(|()| {
+                let known = Known::of(room.bytes(), self.chain.scratch());
+                Showing { head, order, turn: 0, room, changed: None, known }
+            })
         };
-        let too_large = || (0, Step::Answer(plain(H::TOO_LARGE)));
+        let too_large = || (0, Step::Answer(plain(H::Of::TOO_LARGE)));
         match self.chain.rooms().take() {
             Some(room) => match lay_out(room) {
                 Ok(showing) => showing.begin(self),
@@ -250,16 +258,12 @@ impl<H: Head> Showing<H> {
     fn go_on(&mut self, of: &Inner) -> Shown {
         let mut at = of.chain.moment();
         while let Some(&place) = self.order.get(self.turn) {
-            self.before = of
-                .function(place)
-                .fails_open()
-                .then(|| head::used(self.room.bytes()).unwrap_or_default().to_vec());
             let head = self.room.offset();
-            let event = match H::DIRECTION {
+            let event = match H::Of::DIRECTION {
                 Direction::Request => Event::RequestHead { head },
                 Direction::Response => Event::ResponseHead { head },
             };
-            match of.tell(place, H::DIRECTION, event, self.room.bytes(), &mut at) {
+            match of.tell(place, H::Of::DIRECTION, event, self.room.bytes(), &mut at) {
                 Ok(told) => {
                     if let Some((place, step)) = self.told(of, told) {
                         return Shown::Stopped(place, step);
@@ -276,16 +280,16 @@ impl<H: Head> Showing<H> {
         let place = self.order[self.turn];
         if let Told::Outcome(outcome) = &told
             && outcome.changed
-            && H::CHANGES
+            && H::Of::CHANGES
         {
-            match head::check(self.room.bytes()) {
+            match self.known.follow(self.room.bytes()) {
                 Ok(()) => self.changed = Some(place),
                 Err(broken) if of.broke(place, broken.to_string()) => told = Told::Failed,
                 Err(_) => told = Told::Skip,
             }
         }
-        if let (Told::Skip, Some(before)) = (&told, &self.before) {
-            self.room.bytes_mut()[..before.len()].copy_from_slice(before);
+        if let Told::Skip = told {
+            self.known.undo(self.room.bytes_mut());
         }
         self.turn += 1;
         let outcome = match told {
@@ -310,11 +314,17 @@ impl<H: Head> Showing<H> {
 
     /// What was changed is taken over once, when all have seen it.
     fn take(mut self, of: &Inner) -> (usize, Step) {
-        of.changed[H::DIRECTION as usize].set(self.changed.is_some());
-        let Some(place) = self.changed else { return (0, Step::Continue) };
-        match self.head.take(self.room.bytes()) {
-            Err(broken) if of.broke(place, broken.to_string()) => (place, of.refused(place)),
-            _ => (place, Step::Continue),
-        }
+        of.changed[H::Of::DIRECTION as usize].set(self.changed.is_some());
+        let step =
+            match self.changed.map(|place| (place, self.head.take(&self.known, self.room.bytes())))
+            {
+                None => (0, Step::Continue),
+                Some((place, Err(broken))) if of.broke(place, broken.to_string()) => {
+                    (place, of.refused(place))
+                }
+                Some((place, _)) => (place, Step::Continue),
+            };
+        of.chain.keep_scratch(self.known.into_bytes());
+        step
     }
 }

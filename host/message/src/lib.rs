@@ -38,7 +38,7 @@ mod words;
 
 pub use chain::{Chain, ChainCounters, Notice};
 pub use context::NOBODY;
-pub use counters::{Buckets, FunctionCounters};
+pub use counters::FunctionCounters;
 pub use exchange::{Exchange, ExchangePart};
 pub use orders::{Gone, Orders, Remote, orders};
 pub use plan::{

@@ -9,6 +9,7 @@ use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, Telemetry};
 
 use crate::context::Context;
+use crate::shadow::Aside;
 use crate::upward::Upward;
 
 /// A function of a chain, as an operator wants it.
@@ -149,7 +150,26 @@ impl States {
     }
 }
 
+/// A function that is instantiated apart from its chain.
+pub(crate) struct Apart {
+    pub(crate) executor: Executor<Aside>,
+    pub(crate) state: Option<Arc<State>>,
+    pub(crate) compiled_in: Duration,
+}
+
 impl LaneSite {
+    /// Bytes of a room of its pool, a power of two.
+    #[must_use]
+    pub fn room_bytes(&self) -> u32 {
+        self.room_bytes
+    }
+
+    /// Names of its ports, by number.
+    #[must_use]
+    pub fn ports(&self) -> &[String] {
+        &self.ports
+    }
+
     /// Compiles, instantiates and configures a chain. State regions in `before` go on to functions of the
     /// same name, size and layout.
     ///
@@ -211,7 +231,7 @@ impl LaneSite {
         plan: &ChainPlan,
         place: usize,
         window: &Shared,
-    ) -> Result<(Executor<crate::shadow::Aside>, Option<Arc<State>>), PlaneError> {
+    ) -> Result<Apart, PlaneError> {
         let state = self.new_state(&plan.functions[place])?;
         let mut spec =
             self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
@@ -221,7 +241,8 @@ impl LaneSite {
         spec.functions = vec![function];
         spec.part_of = Some(Part { names, first: place });
         let prepared = Prepared::new(&self.sandbox, spec, Mode::Separate)?;
-        Ok((prepared.instantiate(&self.sandbox, window, self.room_bytes)?, state))
+        let executor = prepared.instantiate(&self.sandbox, window, self.room_bytes)?;
+        Ok(Apart { executor, state, compiled_in: prepared.compiled_in })
     }
 
     fn spec(&self, plan: &ChainPlan, states: &[Option<Arc<State>>], kept: &[bool]) -> ChainSpec {

@@ -2,13 +2,15 @@
 //! would have done is compared.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use weir_chain::{Executor, Observer, board};
+use weir_chain::{Executor, board};
 use weir_layout::{self as layout, BURST_MAX, Descriptor, Metadata, VERDICT_NAMES, Verdict};
 use weir_pool::{BufferIndex, HugePages, Memory, Packet, Pool, PoolConfig};
 use weir_sandbox::{Refusal, Requests, Services, Shared};
 
-use crate::plan::{ChainPlan, LaneSite, PlaneError, State};
+use crate::observer::Observer;
+use crate::plan::{Apart, ChainPlan, LaneSite, PlaneError, State};
 
 /// Differences described in a report.
 const SAMPLES: usize = 16;
@@ -79,6 +81,7 @@ pub struct Side {
     report: Arc<Mutex<ShadowReport>>,
     scratch: Vec<u8>,
     theirs: Vec<u8>,
+    compiled_in: Duration,
 }
 
 impl LaneSite {
@@ -94,7 +97,7 @@ impl LaneSite {
         };
         let mut pool = Pool::new("weir-shadow", &config)?;
         let window = Shared::new(pool.memory())?;
-        let (executor, state) = self.stage_apart(plan, place, &window)?;
+        let Apart { executor, state, compiled_in } = self.stage_apart(plan, place, &window)?;
         let buffers = std::iter::from_fn(|| pool.take()).collect();
         let function = &plan.functions[place];
         Ok(Side {
@@ -109,6 +112,7 @@ impl LaneSite {
             report: Arc::default(),
             scratch: Vec::new(),
             theirs: Vec::new(),
+            compiled_in,
         })
     }
 }
@@ -120,6 +124,12 @@ impl Side {
 
     pub(crate) fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Time spent compiling it; 0 if its code came from a cache.
+    #[must_use]
+    pub fn compiled_in(&self) -> Duration {
+        self.compiled_in
     }
 
     pub(crate) fn report(&self) -> Arc<Mutex<ShadowReport>> {

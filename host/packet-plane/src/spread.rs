@@ -63,9 +63,12 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     if count < 2 || from == Spreading::Nothing || to == Spreading::Nothing {
         return Ok(lanes);
     }
-    // The kernel's stack answers to the queue that it was asked by: whatever the devices do is right for it too.
-    let by_device =
-        (from == to || to == Spreading::Follows) && matches!(from, Spreading::Symmetric { .. });
+    // A way to the kernel's stack behind them that is a device does as devices do. A stack that answers to the queue by which it
+    // was asked has right whatever they do.
+    let kernel = ports.iter().skip(TO + 1).find(|port| port.is_kernel());
+    let mut others = [Some(to), kernel.map(|port| port.spreading())].into_iter().flatten();
+    let by_device = others.all(|other| other == from || other == Spreading::Follows)
+        && matches!(from, Spreading::Symmetric { .. });
     let agreed = Arc::new(Agreed { owners: Owners::new(), lanes: count, seed, by_device });
     let receive = ports.iter().enumerate().filter(|(n, port)| *n <= TO || port.is_kernel());
     let receive = receive.map(|(n, _)| n).max().map_or(0, |last| last + 1);

@@ -10,6 +10,7 @@ use weir_steering::flow_hash;
 
 use crate::context::{Context, Disown, Entry};
 use crate::lane::{Lane, LaneEvent, Published, Retired, Version};
+use crate::observer::{Observer, Watch};
 use crate::plan::{PlaneError, Staged};
 use crate::shadow::{ShadowReport, Side};
 
@@ -37,7 +38,7 @@ pub struct TrialStatus {
 
 pub(crate) enum Trial {
     Canary { version: Box<Version>, function: usize, percent: u8, aside: Vec<Packet>, packets: u64 },
-    Shadow { function: String, version: String, report: Arc<Mutex<ShadowReport>> },
+    Shadow { watch: Watch, function: String, version: String, report: Arc<Mutex<ShadowReport>> },
 }
 
 impl Trial {
@@ -71,7 +72,7 @@ impl Trial {
                     packets: *packets,
                 }
             }
-            Self::Shadow { function, version, report } => {
+            Self::Shadow { function, version, report, .. } => {
                 let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 TrialStatus {
                     function: function.clone(),
@@ -166,49 +167,29 @@ impl Lane {
         true
     }
 
-    /// Has a new version of one function see copies of what that function sees. `staged` is the running
-    /// chain, one by one.
+    /// Has a new version of one function see copies of what that function sees.
     ///
     /// # Errors
-    /// When another trial runs, or a function refuses the saved state.
-    pub fn begin_shadow(
-        &mut self,
-        mut staged: Staged,
-        mut side: Side,
-    ) -> Result<(Published, Retired), PlaneError> {
+    /// When another trial runs.
+    pub fn begin_shadow(&mut self, mut side: Side) -> Result<(), PlaneError> {
         self.no_trial()?;
         side.copy_state(&self.version.staged.states);
-        let trial = Trial::Shadow {
-            function: side.function().to_owned(),
-            version: side.version().to_owned(),
-            report: side.report(),
-        };
-        staged.executor.set_observer(Box::new(side));
-        let published = self.publish(staged, None)?;
-        self.trial = Some(trial);
+        let (function, version) = (side.function().to_owned(), side.version().to_owned());
+        let report = side.report();
+        let watch = self.observe(Box::new(side));
+        self.trial = Some(Trial::Shadow { watch, function, version, report });
         self.report();
-        Ok(published)
+        Ok(())
     }
 
-    /// Ends a shadow by publishing this version (the running chain, linked). The answer includes what was
-    /// seen.
-    ///
-    /// # Errors
-    /// When there is none, or a function refuses the saved state.
-    pub fn end_shadow(
-        &mut self,
-        staged: Staged,
-    ) -> Result<(Published, Retired, TrialStatus), PlaneError> {
-        match self.trial.take() {
-            Some(trial @ Trial::Shadow { .. }) => {
-                let (published, retired) = self.publish(staged, None)?;
-                Ok((published, retired, trial.status()))
-            }
-            other => {
-                self.trial = other;
-                Err(PlaneError::Trial("no shadow is running".into()))
-            }
-        }
+    /// Ends a shadow: what was seen, and what is to be dropped off the data path. None: there is none.
+    pub fn end_shadow(&mut self) -> Option<(TrialStatus, Option<Box<dyn Observer>>)> {
+        let trial = self.trial.take_if(|trial| matches!(trial, Trial::Shadow { .. }))?;
+        let status = trial.status();
+        let Trial::Shadow { watch, .. } = trial else { return None };
+        let observer = self.end_observing(watch);
+        self.report();
+        Some((status, observer))
     }
 
     /// A turn in which each burst is divided between the running version and the canary.

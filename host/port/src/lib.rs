@@ -143,6 +143,11 @@ pub trait Port: Send {
         Spreading::Anyhow
     }
 
+    /// The device's hardware address, if the port knows it.
+    fn hardware_address(&self) -> Option<[u8; 6]> {
+        None
+    }
+
     /// Takes steering rules from another thread, if something before the port can decide by them.
     fn steering(&self) -> Option<Arc<dyn Steer>> {
         None

@@ -94,6 +94,10 @@ counters! {
     rx_taken_over,
     /// Packets dropped because the worker whose flows they belong to had no room for them.
     rx_dropped_handoff_full,
+    /// Packets dropped because who sent them is not the kernel, the only neighbour that the port has.
+    rx_dropped_not_peer,
+    /// Packets of the kernel dropped because the host that they are for was not heard on the wire.
+    rx_dropped_no_neighbour,
 }
 
 /// A port's counters; clones share them.

@@ -123,6 +123,11 @@ pub trait Services: Requests {
     fn window(&mut self) -> &mut Memory;
     /// The runner wants a copy of a packet to leave by this port. False: there is no such port.
     fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool;
+    /// Function `place` is about to see the first `count` packets of the window's vectors, or has seen them (`done`): its verdicts
+    /// stand in the window then. Only told of bursts for which the board says that somebody wants to know.
+    fn look(&mut self, place: usize, count: usize, done: bool) {
+        let _ = (place, count, done);
+    }
     /// The runner is done with a burst, whose results stand on the board, and asks for the next one:
     /// `count | start << 16 | reverse << 32`, or 0 to end.
     fn next_burst(&mut self, board: &mut Memory) -> u64;
@@ -220,6 +225,12 @@ pub fn link_runner<S: Services>(
         let services = cx.data_mut().services.as_mut();
         let exists = services.is_some_and(|s| s.clone_packet(offset, length, port));
         Ok((u32::from(exists),))
+    })?;
+    host.func_wrap("look", |mut cx: Context<'_, S>, (place, count, done): (u32, u32, bool)| {
+        if let Some(services) = cx.data_mut().services.as_mut() {
+            services.look(place as usize, count as usize, done);
+        }
+        Ok(())
     })?;
     host.func_wrap("next", |mut cx: Context<'_, S>, (): ()| {
         let (board, services) = cx.data_mut().board_mut();

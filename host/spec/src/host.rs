@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::Api;
 use crate::invalid::{Check, Invalid};
 use crate::listener::{Gateway, Listener};
-use crate::nic::{self, Naming, Nic};
+use crate::nic::{self, Naming, Nic, VfName};
 use crate::port::{Port, PortKind};
 use crate::{Name, Period, Size};
 
@@ -178,6 +178,81 @@ impl HostConfig {
         }
     }
 
+    /// Whether ways to the kernel that are ports of their own are such, and one port's each.
+    fn check_kernel_ports(&self) -> Result<(), Invalid> {
+        let named = |port: &Port| port.kernel_port.clone();
+        for (index, port) in self.ports.iter().enumerate() {
+            let Some(name) = &port.kernel_port else { continue };
+            let fail = |message: String, help: String| {
+                Err(Invalid::at("kernel-port", message).help(help).within_array("port", index))
+            };
+            let with_peer = self.ports.iter().filter(|other| other.peer.is_some());
+            match self.ports.iter().find(|other| other.name == *name) {
+                Some(other) if other.peer.is_none() => {
+                    return fail(
+                        format!("port {name} is no way to the kernel's stack"),
+                        "give it `peer`: the kernel's interface at the other end of its link"
+                            .to_owned(),
+                    );
+                }
+                Some(other) if other.tenant != port.tenant => {
+                    return fail(
+                        format!("port {name} is tenant {}'s", other.tenant),
+                        format!("name a port of tenant {}", port.tenant),
+                    );
+                }
+                Some(_) => {}
+                None => {
+                    let all: Vec<_> = with_peer.map(|port| port.name.to_string()).collect();
+                    let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+                    return fail(
+                        format!("there is no port {name}"),
+                        format!("ports with `peer` are: {all}"),
+                    );
+                }
+            }
+            if let Some(other) = self.ports[..index].iter().find(|p| named(p) == named(port)) {
+                return fail(
+                    format!("port {name} is the way to the kernel of port {} already", other.name),
+                    "each port needs one of its own".to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the ends of links between virtual functions are in one VLAN, as far as the file says it.
+    fn check_peers(&self) -> Result<(), Invalid> {
+        for (index, port) in self.ports.iter().enumerate() {
+            let own = if port.kind == PortKind::Dpdk { &port.device } else { &port.interface };
+            let [Some(own), Some(peer)] =
+                [own, &port.peer].map(|text| self.vlan_of(text.as_ref()?))
+            else {
+                continue;
+            };
+            if own != peer {
+                let says = |vlan: u16| if vlan == 0 { "none".to_owned() } else { vlan.to_string() };
+                let message = format!(
+                    "the port's VLAN is {}, that of its `peer` {}: no frame gets from one to the other",
+                    says(own),
+                    says(peer)
+                );
+                return Err(Invalid::at("peer", message)
+                    .help("give both the same `vlan` in [[nic.vf]]")
+                    .within_array("port", index));
+            }
+        }
+        Ok(())
+    }
+
+    /// The VLAN that a virtual function is to be in, by the name that ports have for it; none: it stays as it is. 0: in none.
+    #[must_use]
+    pub fn vlan_of(&self, name: &str) -> Option<u16> {
+        let name = VfName::of(name).ok()??;
+        let nic = self.nics.iter().find(|nic| nic.pf == name.pf)?;
+        nic.functions.iter().find(|vf| vf.index == name.index)?.vlan
+    }
+
     /// Where devices are named that may be virtual functions.
     fn namings(&self) -> impl Iterator<Item = Naming<'_>> {
         let ports = self.ports.iter().enumerate().filter_map(|(place, port)| {
@@ -188,11 +263,14 @@ impl HostConfig {
             };
             Some(Naming { table: "port", place, key, text })
         });
+        let peers = self.ports.iter().enumerate().filter_map(|(place, port)| {
+            Some(Naming { table: "port", place, key: "peer", text: port.peer.as_deref()? })
+        });
         let listeners = self.listeners.iter().enumerate().filter_map(|(place, listener)| {
             let text = listener.device.as_deref()?;
             Some(Naming { table: "listener", place, key: "device", text })
         });
-        ports.chain(listeners)
+        ports.chain(peers).chain(listeners)
     }
 }
 
@@ -272,6 +350,8 @@ impl Check for HostConfig {
         }
         nic::check_names(&self.nics, self.namings())?;
         unique("port", self.ports.iter().map(|p| &p.name))?;
+        self.check_kernel_ports()?;
+        self.check_peers()?;
         unique("listener", self.listeners.iter().map(|l| &l.name))
     }
 }

@@ -29,6 +29,7 @@ mod schema;
 mod steering;
 mod target;
 mod text;
+mod trace;
 mod workers;
 mod xdp;
 
@@ -57,5 +58,6 @@ pub use schema::{
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
 pub use target::{NoTarget, Target};
+pub use trace::{Base64, ChainTrace, FollowedPacket, FollowedStep, TraceRequest};
 pub use workers::WorkerCount;
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode, XdpPin};

@@ -218,8 +218,14 @@ pub(crate) fn check_names<'a>(
                 format!("allowed: 0 to {}, or raise `vfs` in [[nic]]", vfs - 1),
             ));
         }
-        let both_listen = |other: &Naming| other.table == "listener" && naming.table == "listener";
-        let other = seen.iter().find(|(other, known)| *known == name && !both_listen(other));
+        // What the kernel has may have listeners, and packets may go up to it.
+        let with_kernel = |naming: &Naming| naming.table == "listener" || naming.key == "peer";
+        let both = |other: &Naming| {
+            with_kernel(other)
+                && with_kernel(&naming)
+                && (other.key, naming.key) != ("peer", "peer")
+        };
+        let other = seen.iter().find(|(other, known)| *known == name && !both(other));
         if let Some((other, _)) = other {
             return Err(fail(
                 format!("{name} is {}[{}]'s already", other.table, other.place),

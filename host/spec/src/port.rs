@@ -136,6 +136,13 @@ pub struct Port {
     /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not there. Without it there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
+    /// Another port that is this one's way to the kernel's stack and back, in place of `kernel`: one with `peer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_port: Option<Name>,
+    /// xdp, dpdk: the interface of this machine's kernel at the other end of the port's link, or a virtual function's: `vf:PF/NUMBER`.
+    /// Such a port is another one's `kernel-port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// xdp: its queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
@@ -208,6 +215,7 @@ impl Port {
             ("claim", !self.claim.is_empty(), PortKind::Xdp),
             ("device", self.device.is_some(), PortKind::Dpdk),
             ("queues", self.queues.is_some(), PortKind::Dpdk),
+            ("peer", self.peer.is_some(), PortKind::Dpdk),
             ("rx-descriptors", self.rx_descriptors.is_some(), PortKind::Dpdk),
             ("tx-descriptors", self.tx_descriptors.is_some(), PortKind::Dpdk),
             ("mtu", self.mtu.is_some(), PortKind::Dpdk),
@@ -218,17 +226,34 @@ impl Port {
         ];
         for (key, given, kind) in keys {
             let of = |key: &str, kind| {
-                kind == self.kind || (key == "queues" && self.kind == PortKind::Xdp)
+                kind == self.kind
+                    || (["queues", "peer"].contains(&key) && self.kind == PortKind::Xdp)
             };
             if given && !of(key, kind) {
                 let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
                 let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
-                let help = format!("allowed: name, kind, tenant, kernel, {}", own.join(", "));
+                let help =
+                    format!("allowed: name, kind, tenant, kernel, kernel-port, {}", own.join(", "));
                 return Err(Invalid::at(key, message).help(help));
             }
         }
         if let Some(interface) = &self.kernel {
             check_interface("kernel", interface)?;
+        }
+        if let Some(interface) = self.peer.as_ref().filter(|peer| !peer.starts_with("vf:")) {
+            check_interface("peer", interface)?;
+        }
+        if self.kernel_port.is_some() && self.kernel.is_some() {
+            return Err(Invalid::at("kernel-port", "there are two ways to the kernel's stack")
+                .help("keep one of `kernel` and `kernel-port`"));
+        }
+        if self.peer.is_some() && (self.kernel.is_some() || self.kernel_port.is_some()) {
+            let key = if self.kernel.is_some() { "kernel" } else { "kernel-port" };
+            return Err(Invalid::at(
+                key,
+                "the port is a way to the kernel's stack itself (`peer`)",
+            )
+            .help("put it into the table of the port by which packets come in from outside"));
         }
         let needs = |key: &str| {
             Err(Invalid::at(key, format!("a port of kind \"{}\" needs `{key}`", self.kind.name())))

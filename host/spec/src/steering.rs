@@ -116,7 +116,7 @@ pub struct SteeringRule {
 }
 
 impl SteeringRule {
-    fn check(&self) -> Result<(), Invalid> {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
         let either = "add one of: `chain = \"NAME\"`, `to = \"kernel\"`, `to = \"drop\"`";
         match (&self.chain, self.to) {
             (None, None) => {

@@ -97,6 +97,12 @@ pub(crate) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     small.map_err(|_| serde::de::Error::custom(format!("{} is too large", number.0)))
 }
 
+/// A small whole number.
+pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let number = Whole::deserialize(from)?.0;
+    u32::try_from(number).map_err(|_| serde::de::Error::custom(format!("{number} is too large")))
+}
+
 /// Key by which the toml crate passes dates through models that do not know them.
 const DATE: &str = "$__toml_private_datetime";
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use semver::Version;
-use weir_spec::Name;
+use weir_spec::{IpPrefix, IpProtocol, Name, PortRange};
 
 pub(crate) use sriov::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
 
@@ -120,6 +120,9 @@ pub(crate) enum Command {
     Status,
     /// Show packet rates of chains, functions and ports as they are, again and again.
     Top(TopArgs),
+    /// Follow packets through a chain while it runs: which functions saw them, what each decided, and what it changed. Headers are shown
+    /// as tshark shows them, if it is installed here.
+    Trace(TraceArgs),
     /// Show what happened: pushes, swaps, faults, roll-backs.
     Events(EventsArgs),
     /// Measure a chain between a generator and a sink in memory.
@@ -456,6 +459,38 @@ pub(crate) struct TopArgs {
     /// Looks after which it ends; without it, when interrupted.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: Option<u32>,
+}
+
+/// What is named of a packet has to be so, as in a steering rule.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// The chain.
+    #[arg(value_name = "CHAIN")]
+    pub(crate) chain: Name,
+    /// Packets to follow.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) packets: u32,
+    /// Seconds to wait for them.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub(crate) seconds: u32,
+    /// Only packets that come in by this port.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<Name>,
+    /// Only packets from this address, or with this prefix of it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) src: Option<IpPrefix>,
+    /// Only packets to this address, or with this prefix of it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) dst: Option<IpPrefix>,
+    /// Only packets of this protocol behind IP's headers: `tcp`, `udp`, `icmp`, ..., or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) proto: Option<IpProtocol>,
+    /// Only packets with this source port, or one of a range FROM-TO.
+    #[arg(long, value_name = "PORTS")]
+    pub(crate) sport: Option<PortRange>,
+    /// Only packets with this destination port, or one of a range FROM-TO.
+    #[arg(long, value_name = "PORTS")]
+    pub(crate) dport: Option<PortRange>,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,18 @@ pub(crate) fn journal_of(store: &Path) -> PathBuf {
 struct User {
     tenant: Name,
     name: Name,
-    listener: bool,
+    role: Role,
+}
+
+/// As what somebody has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A port's device.
+    Port,
+    /// The kernel's end of a port's link.
+    Peer,
+    /// A listener's device.
+    Listener,
 }
 
 /// A virtual function that ports or listeners have.
@@ -59,7 +70,7 @@ impl InUse {
         for used in self.0.iter() {
             let problem = used.problem();
             for user in &used.users {
-                if user.listener {
+                if user.role == Role::Listener {
                     let listeners = status.listeners.iter_mut();
                     for listener in listeners.filter(|listener| listener.name == user.name) {
                         listener.problem.clone_from(&problem);
@@ -67,6 +78,11 @@ impl InUse {
                     continue;
                 }
                 for port in status.ports.iter_mut().filter(|port| port.name == user.name) {
+                    if user.role == Role::Peer {
+                        port.device.insert("peer".to_owned(), used.called.to_string());
+                        port.problem = port.problem.take().or_else(|| problem.clone());
+                        continue;
+                    }
                     port.device.insert("vf".to_owned(), used.called.to_string());
                     if problem.is_some() {
                         port.device.insert("link".to_owned(), "lost".to_owned());
@@ -95,7 +111,7 @@ impl InUse {
                 return;
             }
             for user in &used.users {
-                let what = if user.listener { "listener" } else { "port" };
+                let what = if user.role == Role::Listener { "listener" } else { "port" };
                 sink(EngineEvent::PortDown {
                     tenant: user.tenant.clone(),
                     port: user.name.clone(),
@@ -130,7 +146,7 @@ impl VfMacs {
     /// Has frames for this address brought to the function that a port has; none: no more than what is the function's own. The answer is
     /// none if the port has no function, else whether the NIC does that, or why not.
     pub(crate) fn bring(&self, port: &Name, mac: Option<[u8; 6]>) -> Option<Result<(), String>> {
-        let has = |used: &&Used| used.users.iter().any(|u| !u.listener && u.name == *port);
+        let has = |used: &&Used| used.users.iter().any(|u| u.role == Role::Port && u.name == *port);
         let used = self.in_use.0.iter().find(has)?;
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if lent.get(port).is_some_and(|(has, _)| Some(*has) == mac) {
@@ -197,6 +213,18 @@ impl Nics {
         let wanted = Wanted::of(config)?;
         if wanted.is_nothing() {
             return Ok(());
+        }
+        for port in &config.ports {
+            let Some(peer) = port.peer.as_deref().filter(|peer| peer.starts_with("vf:")) else {
+                continue;
+            };
+            if config.vlan_of(peer).unwrap_or(0) == 0 {
+                tracing::warn!(
+                    "port {}: {peer} is given no VLAN, so that frames from the wire may get to the kernel without passing a chain: set \
+                     `vlan` in [[nic.vf]], the same for it and for the port's own function, and one that the wire does not have",
+                    port.name
+                );
+            }
         }
         let mut journal = lock(&self.journal);
         if journal.is_none() {
@@ -288,8 +316,8 @@ struct Wanted {
     namings: Vec<Naming>,
     /// The numbers of `[[nic]]`, for those wishes that come from one.
     tables: Vec<Option<usize>>,
-    /// The place and the key that ask for an interface.
-    interfaces: Vec<(&'static str, usize)>,
+    /// The table, the place and the key that ask for an interface.
+    interfaces: Vec<(&'static str, usize, &'static str)>,
 }
 
 impl Wanted {
@@ -314,12 +342,26 @@ impl Wanted {
             // What is no name was refused when the file was read.
             let Ok(Some(name)) = VfName::of(text.as_deref().unwrap_or_default()) else { continue };
             let user =
-                User { tenant: port.tenant.clone(), name: port.name.clone(), listener: false };
+                User { tenant: port.tenant.clone(), name: port.name.clone(), role: Role::Port };
             let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
             wanted.name(Naming { name, table: "port", place, key, user }, purpose);
             if purpose == Purpose::Kernel {
-                wanted.interface(InterfaceWish::OfVf(of, Vec::new()), "port", place);
+                wanted.interface(InterfaceWish::OfVf(of, Vec::new()), "port", place, "interface");
             }
+        }
+        for (place, port) in config.ports.iter().enumerate() {
+            let Some(peer) = &port.peer else { continue };
+            let Ok(Some(name)) = VfName::of(peer) else {
+                let wish = InterfaceWish::Named(peer.clone(), Vec::new());
+                wanted.interface(wish, "port", place, "peer");
+                continue;
+            };
+            let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
+            let (tenant, own) = (port.tenant.clone(), port.name.clone());
+            let user = User { tenant, name: own, role: Role::Peer };
+            let naming = Naming { name, table: "port", place, key: "peer", user };
+            wanted.name(naming, Purpose::Kernel);
+            wanted.interface(InterfaceWish::OfVf(of, Vec::new()), "port", place, "peer");
         }
         for (place, listener) in config.listeners.iter().enumerate() {
             let Some(device) = &listener.device else { continue };
@@ -327,15 +369,15 @@ impl Wanted {
             let addresses = listener.prefix.into_iter().flat_map(given).collect();
             let Ok(Some(name)) = VfName::of(device) else {
                 let wish = InterfaceWish::Named(device.clone(), addresses);
-                wanted.interface(wish, "listener", place);
+                wanted.interface(wish, "listener", place, "device");
                 continue;
             };
             let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
             let (tenant, own) = (listener.tenant.clone(), listener.name.clone());
-            let user = User { tenant, name: own, listener: true };
+            let user = User { tenant, name: own, role: Role::Listener };
             let naming = Naming { name, table: "listener", place, key: "device", user };
             wanted.name(naming, Purpose::Kernel);
-            wanted.interface(InterfaceWish::OfVf(of, addresses), "listener", place);
+            wanted.interface(InterfaceWish::OfVf(of, addresses), "listener", place, "device");
         }
         Ok(wanted)
     }
@@ -344,9 +386,15 @@ impl Wanted {
         self.wish == Wish::default()
     }
 
-    fn interface(&mut self, wish: InterfaceWish, table: &'static str, place: usize) {
+    fn interface(
+        &mut self,
+        wish: InterfaceWish,
+        table: &'static str,
+        place: usize,
+        key: &'static str,
+    ) {
         self.wish.interfaces.push(wish);
-        self.interfaces.push((table, place));
+        self.interfaces.push((table, place, key));
     }
 
     fn name(&mut self, naming: Naming, purpose: Purpose) {
@@ -372,8 +420,9 @@ impl Wanted {
     /// An error where the configuration has what cannot be had.
     fn locate(&self, unfulfilled: Unfulfilled) -> Invalid {
         let message = unfulfilled.error.to_string();
-        if let Some((table, place)) = unfulfilled.interface.and_then(|i| self.interfaces.get(i)) {
-            let key = if *table == "port" { "interface" } else { "device" };
+        if let Some((table, place, key)) =
+            unfulfilled.interface.and_then(|i| self.interfaces.get(i))
+        {
             return Invalid::at(key, message).within_array(table, *place);
         }
         let number = unfulfilled.nic.unwrap_or(usize::MAX);
@@ -411,6 +460,7 @@ impl Wanted {
                     let arguments = arguments.map_or_else(String::new, |text| format!(",{text}"));
                     *device = Some(format!("{}{arguments}", found.address));
                 }
+                ("port", "peer") => config.ports[naming.place].peer.clone_from(&found.interface),
                 ("port", _) => config.ports[naming.place].interface.clone_from(&found.interface),
                 _ => config.listeners[naming.place].device.clone_from(&found.interface),
             }

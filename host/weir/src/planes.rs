@@ -10,7 +10,9 @@ use weir_control::engine::{
     EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, TrialKind,
 };
 use weir_sandbox::Sandbox;
-use weir_spec::{CheckReport, Name, Plane, ResolvedFunction, SteeringRule};
+use weir_spec::{
+    ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TraceRequest,
+};
 
 use crate::engine::PlaneEngine;
 use crate::messages::Messages;
@@ -158,6 +160,10 @@ impl Engine for Planes {
 
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         self.packets.steering(tenant)
+    }
+
+    fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
+        self.packets.trace(chain, request)
     }
 
     fn status(&self) -> EngineStatus {

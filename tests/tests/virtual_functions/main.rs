@@ -1,6 +1,7 @@
 //! Both planes on the virtual functions of one NIC, in a guest (`tests/vm`): real frames and real requests from outside of it.
 
 mod rig;
+mod switch;
 
 use rig::{Rig, VF};
 use serde_json::Value;
@@ -198,14 +199,14 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
                 codes.collect::<Vec<u16>>()
             });
             for function in ["firewall", "waf"] {
-                let swap = rig.weir(&["function", "swap", function, "--to", "2.0.0"]);
+                let swap = rig.json(&format!("function swap {function} --to 2.0.0"));
                 assert_eq!(swap["packets_lost"], 0, "{swap}");
             }
             clients.join().expect("curl")
         });
         assert_eq!(clients, [200; 20]);
     });
-    let status = rig.weir(&["status"]);
+    let status = rig.json("status");
     let edge = chain(&status, "edge");
     // What the emulated NIC loses it loses before the chain has it.
     assert_eq!(edge["packets_in"], edge["packets_out"], "{status}");
@@ -227,13 +228,11 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     rig.chain(&guard("inspect"));
     rig.keep_compiled();
     served(&rig, "10.90.0.1:8082");
-    let status = rig.weir(&["status"]);
+    let status = rig.json("status");
     let firewall = &chain(&status, "guard")["functions"][0];
     assert!(firewall["counters"]["inspected"].as_u64() > Some(8), "{status}");
 
-    host.signal(rustix::process::Signal::TERM).expect("the guest is there");
-    assert_eq!(host.output().expect("the guest is there").status, 0, "{}", rig.log());
-    rig.guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.end(host);
 }
 
 /// Ports without addresses of their own: rules say for what addresses they are.
@@ -260,7 +259,7 @@ const STEERED: &str = "02:00:00:00:77:aa";
 
 /// Sends frames to an address that no function has by itself; how many came to the port.
 fn brought(rig: &Rig) -> u64 {
-    let count = || rig.weir(&["port", "list"])[0]["rx_packets"].as_u64().expect("a number");
+    let count = || rig.port("vf0")["rx_packets"].as_u64().expect("a number");
     let before = count();
     rig.frames(STEERED, 20, 0.02, ["10.89.0.1", "10.90.0.1"]).during(|| {});
     count() - before
@@ -285,7 +284,7 @@ fn guest_a_rule_has_the_nic_bring_an_address_to_a_function() {
     let third = format!("[[rule]]\ndst-mac = \"{STEERED}\"\nproto = \"udp\"\nchain = \"edge\"\n");
     let rules = format!("[[rule]]\ndst-mac = \"{STEERED}\"\nchain = \"edge\"\n{second}{third}");
     rig.steer(&rules);
-    let list = rig.weir(&["steer", "list"]);
+    let list = rig.json("steer list");
     assert_eq!(list[0]["places"], serde_json::json!([{"port": "vf0", "at": "vf-mac"}]));
     assert_eq!(list[1]["places"][0]["at"], "software");
     let why = list[1]["places"][0]["reason"].as_str().expect("a reason");
@@ -299,12 +298,10 @@ fn guest_a_rule_has_the_nic_bring_an_address_to_a_function() {
 
     // Killed, it leaves the address; who comes next takes it back, and has the rules.
     rig.steer(&rules);
-    host.signal(rustix::process::Signal::KILL).expect("the guest is there");
-    host.output().expect("it ends");
+    rig.kill(host);
     let host = rig.host(NAMELESS);
-    rig.wait("the chain is back", |rig| rig.weir(&["port", "list"])[0]["chain"] == "edge");
+    rig.wait("the chain is back", |rig| rig.port("vf0")["chain"] == "edge");
     assert_eq!(brought(&rig), 20, "{}", rig.log());
-    host.signal(rustix::process::Signal::TERM).expect("the guest is there");
-    assert_eq!(host.output().expect("it ends").status, 0, "{}", rig.log());
+    rig.end(host);
     assert!(!addresses(&rig).contains(STEERED), "{}", addresses(&rig));
 }

@@ -5,7 +5,8 @@ use std::cell::UnsafeCell;
 use super::instance::attach_window;
 use super::start::{self, HostSetup};
 use crate::function::{Snapshot, read_config};
-use crate::message::dispatch::{Dispatch, Event, Handler};
+use crate::message::dispatch::Dispatch;
+use crate::message::handler::{Event, Handler};
 use crate::{host, sys, window::Window};
 
 /// Where the function lives.

@@ -14,7 +14,8 @@ use super::{Message, Options};
 use crate::function::read_config;
 use crate::host::{self, Level};
 use crate::memory::Chunk;
-use crate::message::dispatch::{Dispatch, Event, Handler, OfConnections, OfMessages};
+use crate::message::dispatch::Dispatch;
+use crate::message::handler::{Event, Handler, OfConnections, OfMessages};
 use crate::message::{How, MessageFunction};
 use crate::window::Window;
 

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use weir_spec::{Chain, Name};
+use weir_spec::{Chain, ChainTrace, Name, TraceRequest};
 
 use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
@@ -64,6 +64,21 @@ pub(super) async fn apply(
     let applied = api.run(move |control| control.apply(&tenant, chain)).await?;
     let status = if applied.new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(applied)).into_response())
+}
+
+/// Follows packets through a chain while it runs: which functions saw them, what each decided, and what it changed.
+#[utoipa::path(post, path = "/v1/chains/{name}/trace", tag = "chains", operation_id = "trace_chain",
+    params(("name" = Name, Path, description = "The chain."), OfTenant), request_body = TraceRequest,
+    responses((status = 200, description = "As many as came in time.", body = ChainTrace)))]
+pub(super) async fn trace(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+    extract::Json(request): extract::Json<TraceRequest>,
+) -> Result<Json<ChainTrace>, Problem> {
+    let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
+    api.run(move |control| control.trace(&id, &request)).await.map(Json)
 }
 
 /// Takes a chain down and forgets it.

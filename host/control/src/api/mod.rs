@@ -120,6 +120,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(functions::log))
         .routes(routes!(chains::list))
         .routes(routes!(chains::show, chains::apply, chains::remove))
+        .routes(routes!(chains::trace))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::show, tenants::put, tenants::remove))
         .routes(routes!(tenants::tokens, tenants::make_token))

@@ -25,7 +25,8 @@ use weir_control::engine::{
 };
 use weir_control::store::Store;
 use weir_spec::{
-    CheckReport, Document, HostConfig, Name, Plane, ResolvedFunction, SteeringRule, World,
+    ChainTrace, CheckReport, Document, FollowedPacket, FollowedStep, HostConfig, Name, Plane,
+    ResolvedFunction, SteeringRule, TraceRequest, World,
 };
 
 /// The beginning of a core module.
@@ -157,6 +158,13 @@ impl Engine for FakeEngine {
             packets: None,
         };
         vec![RuleStatus { flows: 7, places: vec![place] }]
+    }
+
+    fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
+        self.call(format!("trace {chain} {} {}", request.packets, request.rule().conditions()))?;
+        let step = FollowedStep { function: "filter".into(), ..FollowedStep::default() };
+        let packet = FollowedPacket { steps: vec![step], ..FollowedPacket::default() };
+        Ok(ChainTrace { packets: vec![packet], seen: 2 })
     }
 
     fn status(&self) -> EngineStatus {

@@ -303,7 +303,7 @@ impl Drop for RemoteExchange {
     fn drop(&mut self) {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
-        inner.counters.ended.fetch_add(u64::from(!self.is_later), Ordering::Relaxed);
+        inner.counters.ended.add(u64::from(!self.is_later));
         let keeps = !slot.over.get() || slot.parted.get();
         let Some(generation) = slot.generation.get().filter(|_| keeps) else { return };
         let (how, upstream, time) =

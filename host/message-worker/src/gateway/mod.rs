@@ -572,7 +572,7 @@ impl Middleware for RemoteChain {
 
     fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
         let inner = &self.0;
-        inner.counters.opened.fetch_add(1, Ordering::Relaxed);
+        inner.counters.opened.add(1);
         Rc::new(RemoteExchange {
             inner: Rc::clone(inner),
             slot: inner.slot(),

@@ -342,7 +342,7 @@ a port of kind "memory" has no `file`
 4 | file = "in.pcap"
   |        ^^^^^^^^^
   = key: port[0].file
-  = allowed: name, kind, tenant, kernel, generate
+  = allowed: name, kind, tenant, kernel, kernel-port, generate
 "#,
     );
     refused::<HostConfig>(

@@ -59,3 +59,71 @@ fn virtual_functions_are_named_and_set() {
         );
     }
 }
+
+/// A chain's way to the kernel by the switch in a NIC.
+const SWITCH: &str = r#"
+[[nic]]
+pf = "ens1f0"
+[[nic.vf]]
+index = 1
+vlan = 100
+[[nic.vf]]
+index = 2
+vlan = 100
+[[port]]
+name = "wan"
+kind = "dpdk"
+device = "vf:ens1f0/0"
+kernel-port = "up"
+[[port]]
+name = "up"
+kind = "dpdk"
+device = "vf:ens1f0/2"
+peer = "vf:ens1f0/1"
+[[listener]]
+name = "web"
+device = "vf:ens1f0/1"
+address = "192.0.2.1:8080"
+prefix = 24
+protocol = "http"
+chain = "edge"
+upstream = ["127.0.0.1:9000"]
+"#;
+
+#[test]
+fn a_way_to_the_kernel_is_another_port() {
+    let host = Document::<HostConfig>::parse("weir.toml", SWITCH).unwrap().value;
+    assert_eq!(host.ports[1].peer.as_deref(), Some("vf:ens1f0/1"));
+    assert_eq!(host.vlan_of("vf:ens1f0/2"), Some(100));
+    let other = "[[port]]\nname = \"lan\"\nkind = \"xdp\"\ninterface = \"a\"\nkernel-port = \"up\"\n[[listener]]";
+    for (from, to, key, expected) in [
+        (
+            "\"up\"\n[[port]]",
+            "\"on\"\n[[port]]",
+            "port[0].kernel-port",
+            "ports with `peer` are: up",
+        ),
+        ("peer = \"vf:ens1f0/1\"\n", "", "port[0].kernel-port", "give it `peer`"),
+        ("peer", "tenant = \"other\"\npeer", "port[0].kernel-port", "is tenant other's"),
+        ("kernel-port", "kernel = \"t\"\nkernel-port", "port[0].kernel-port", "two ways"),
+        ("peer", "kernel = \"t\"\npeer", "port[1].kernel", "a way to the kernel's stack itself"),
+        ("[[listener]]", other, "port[2].kernel-port", "the way to the kernel of port wan already"),
+        ("peer = \"vf:ens1f0/1", "peer = \"vf:ens1f0/2", "port[1].peer", "is port[1]'s already"),
+        ("peer = \"vf:ens1f0/1", "peer = \"a/b", "port[1].peer", "is not an interface's name"),
+        ("vlan = 100", "vlan = 101", "port[1].peer", "no frame gets from one to the other"),
+        (
+            "kind = \"dpdk\"\ndevice = \"vf:ens1f0/2\"",
+            "kind = \"memory\"",
+            "port[1].peer",
+            "has no `peer`",
+        ),
+    ] {
+        let text = SWITCH.replacen(from, to, 1);
+        assert_ne!(text, SWITCH, "{from}");
+        let error = Document::<HostConfig>::parse("weir.toml", &text).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains(&format!("= key: {key}")),
+            "{to}: {error}"
+        );
+    }
+}

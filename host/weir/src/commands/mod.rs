@@ -16,6 +16,7 @@ mod steer;
 mod tenant;
 mod test;
 mod top;
+mod trace;
 mod watch;
 
 use std::io::{Read as _, Write as _};
@@ -25,7 +26,7 @@ use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use weir_chain::ChainError;
 use weir_packet_plane::PlaneError;
-use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport, TracedPacket};
+use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
@@ -68,6 +69,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         }
         Command::Status => host::status(&Client::new(&global)?, output)?,
         Command::Top(args) => top::run(&args, &Client::new(&global)?, output)?,
+        Command::Trace(args) => trace::run(&args, &Client::new(&global)?, output)?,
         Command::Events(args) => events::run(&args, &Client::new(&global)?, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -180,19 +182,8 @@ fn replayed(report: &ReplayReport) -> String {
         ("packets out", report.packets_out.to_string()),
         ("drops", counts(&report.drops)),
     ]);
-    let trace: String = report.trace.iter().map(traced).collect();
+    let trace: String = report.trace.iter().map(trace::told).collect();
     format!("{trace}{table}\n{facts}")
-}
-
-fn traced(packet: &TracedPacket) -> String {
-    let number =
-        packet.number.map_or_else(|| "sent by a function".into(), |n| format!("packet {n}"));
-    let width = packet.steps.iter().map(|step| step.function.len()).max().unwrap_or(0);
-    let steps = packet.steps.iter().map(|step| {
-        let changes = step.changes.iter().map(|line| format!("    {line}\n"));
-        format!("  {:width$}  {}\n{}", step.function, step.verdict, changes.collect::<String>())
-    });
-    format!("{number}: {}\n{}\n", packet.packet, steps.collect::<String>())
 }
 
 fn benched(report: &BenchReport) -> String {

@@ -1,14 +1,14 @@
 //! `weir replay`
 
-use std::cell::OnceCell;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use weir_assembly::ReplayOptions;
-use weir_author::trace::Trace;
-use weir_chain::{Mode, Observer};
+use weir_author::trace;
+use weir_chain::Mode;
+use weir_packet_plane::{Observer, Trace};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_spec::ReplayReport;
 
@@ -21,9 +21,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         cache: args.cache.clone(),
         ..SandboxConfig::default()
     })?);
-    // Between the functions of a linked chain nobody can look.
-    let mode = if args.trace.is_some() { Mode::Separate } else { Mode::Linked };
-    let plan = weir_assembly::plan_of(&chain, &functions, mode);
+    let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked);
     let names: Vec<_> = plan.functions.iter().map(|function| function.name.clone()).collect();
     let bar = if args.quiet || !std::io::stderr().is_terminal() {
         ProgressBar::hidden()
@@ -36,16 +34,11 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         bar.set_length(all);
         bar.set_position(done);
     };
-    let trace = OnceCell::new();
-    let observer = args.trace.clone().map(|which| {
-        let (trace, functions) = (&trace, names.len());
-        move |room| {
-            let (kept, observer) = Trace::new(which.clone(), functions, room);
-            // A replay asks once.
-            trace.get_or_init(|| kept);
-            observer
-        }
+    let trace = args.trace.clone().map(|which| {
+        // What a function makes while these come in is of interest too.
+        Trace::new(usize::MAX, names.len(), Box::new(move |it| which.contains(&it.number)))
     });
+    let observer = trace.as_ref().map(|trace| |room| trace.observer(room));
     let observer = observer.as_ref().map(|observer| observer as &dyn Fn(u32) -> Box<dyn Observer>);
     let outcome = weir_assembly::replay(
         &sandbox,
@@ -58,8 +51,8 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
     );
     bar.finish_and_clear();
     let mut outcome = outcome?;
-    if let Some(trace) = trace.get() {
-        outcome.report.trace = trace.packets(&names)?;
+    if let Some(trace) = trace {
+        outcome.report.trace = trace::told(&weir_assembly::ways(trace.recorded().0, &names))?;
     }
     if !args.quiet {
         // What is wrong with the capture is told below.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_chain::Mode;
 use weir_control::engine::{ChainId, EngineError, Published};
 use weir_packet_plane::{
     ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Retired, Shared, Side, Staged, States,
@@ -40,6 +39,8 @@ pub(super) struct Deployed {
     pub(super) lanes: Vec<DeployedLane>,
     /// Whoever changes the chain has it.
     turn: Mutex<()>,
+    /// Whoever traces the chain has it.
+    pub(super) traced: Mutex<()>,
 }
 
 /// What is known about a lane outside its worker.
@@ -55,7 +56,7 @@ pub(super) struct DeployedLane {
 
 impl Deployed {
     pub(super) fn new(key: String, crossing: Arc<Crossing>, lanes: Vec<DeployedLane>) -> Self {
-        Self { key, crossing, lanes, turn: Mutex::default() }
+        Self { key, crossing, lanes, turn: Mutex::default(), traced: Mutex::default() }
     }
 
     /// Keeps everybody else from changing the chain.
@@ -262,56 +263,35 @@ impl Plane {
         Ok(Published { pause, compiled_in, ..Published::default() })
     }
 
-    /// Has staged versions see copies on every lane.
+    /// Has new versions see copies on every lane.
     pub(super) fn begin_shadow(
         &self,
         chain: &Deployed,
-        staged: Vec<(Staged, Side)>,
+        sides: Vec<Side>,
     ) -> Result<Published, EngineError> {
-        let compiled_in = staged.iter().map(|(staged, _)| staged.compiled_in()).sum();
+        let compiled_in = sides.iter().map(Side::compiled_in).sum();
         let mut pause = Duration::ZERO;
-        for (n, (staged, side)) in staged.into_iter().enumerate() {
+        for (n, side) in sides.into_iter().enumerate() {
+            let started = Instant::now();
             let begun = self
-                .with_lane(chain, n, move |lane| lane.begin_shadow(staged, side))
+                .with_lane(chain, n, move |lane| lane.begin_shadow(side))
                 .and_then(|begun| begun.map_err(refused));
-            match begun {
-                Ok((published, retired)) => {
-                    retired.end(&self.sandbox);
-                    pause = pause.max(published.pause);
+            if let Err(error) = begun {
+                for n in 0..n {
+                    // A lane that is gone has no shadow.
+                    drop(self.with_lane(chain, n, Lane::end_shadow));
                 }
-                Err(error) => {
-                    for n in 0..n {
-                        if let Err(error) = self.end_shadow(chain, n) {
-                            tracing::error!(chain = chain.key, lane = n, "a shadow stays: {error}");
-                        }
-                    }
-                    return Err(error);
-                }
+                return Err(error);
             }
+            pause = pause.max(started.elapsed());
         }
         Ok(Published { pause, compiled_in, ..Published::default() })
-    }
-
-    /// Ends a lane's shadow, if it has one.
-    fn end_shadow(&self, chain: &Deployed, lane: usize) -> Result<(), EngineError> {
-        let (running, states) =
-            self.with_lane(chain, lane, |lane| (lane.plan().clone(), lane.states()))?;
-        if running.mode == Mode::Linked {
-            return Ok(());
-        }
-        // What the lane shares with others it goes on sharing.
-        let plan = ChainPlan { mode: Mode::Linked, ..running };
-        let staged = self.stage_one(chain, lane, plan, &states)?;
-        let (_, retired, _) =
-            self.with_lane(chain, lane, move |lane| lane.end_shadow(staged))?.map_err(refused)?;
-        retired.end(&self.sandbox);
-        Ok(())
     }
 
     /// Ends whatever is on trial.
     pub(super) fn end_trial(&self, chain: &Deployed) -> Result<(), EngineError> {
         self.with_lanes(chain, Lane::end_canary)?;
-        (0..chain.lanes.len()).try_for_each(|n| self.end_shadow(chain, n))
+        self.with_lanes(chain, Lane::end_shadow).map(drop)
     }
 
     /// A lane has gone back from this version by itself; the others follow.

@@ -10,19 +10,22 @@ mod lanes;
 mod ports;
 mod status;
 mod steering;
+mod trace;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use weir_chain::{ChainError, Mode};
+use weir_chain::ChainError;
 use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
     Published, RuleStatus, TrialKind,
 };
-use weir_packet_plane::{ChainPlan, FunctionPlan, PlaneError, Worker};
+use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
-use weir_spec::{CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule};
+use weir_spec::{
+    ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TraceRequest,
+};
 
 use self::keeper::Keeper;
 use self::lanes::Plane;
@@ -204,10 +207,7 @@ impl Engine for PlaneEngine {
                 for (lane, plan) in deployed.lanes.iter().zip(&plans) {
                     sides.push(lane.site.stage_shadow(plan, place).map_err(refused)?);
                 }
-                let running = self.plane.plans(&deployed)?.into_iter();
-                let separate = running.map(|plan| ChainPlan { mode: Mode::Separate, ..plan });
-                let staged = self.plane.stage(&deployed, separate.collect())?;
-                self.plane.begin_shadow(&deployed, staged.into_iter().zip(sides).collect())
+                self.plane.begin_shadow(&deployed, sides)
             }
         }
     }
@@ -242,6 +242,10 @@ impl Engine for PlaneEngine {
 
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         self.steering_status(tenant)
+    }
+
+    fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
+        self.trace_chain(chain, request)
     }
 
     fn status(&self) -> EngineStatus {

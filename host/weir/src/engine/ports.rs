@@ -1,9 +1,10 @@
 //! The host's ports: which there are, who has them, and opening them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use weir_control::engine::EngineError;
+use weir_peer::{Addresses, Neighbours, PeerPort};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
@@ -28,8 +29,11 @@ pub(super) struct Slot {
     ports: Vec<Box<dyn Port>>,
     /// Ways to the kernel beside them, one for each if there are any.
     taps: Vec<Tap>,
-    /// The hardware address of the kernel's interface.
+    /// The hardware address by which the wire knows the kernel: that of the kernel's interface, or, if that is another port's peer, the
+    /// port's own.
     kernel: Option<[u8; 6]>,
+    /// The port's own hardware address.
+    own: Option<[u8; 6]>,
     /// What the ports count, one for each lane.
     pub(super) statistics: Vec<PortStatistics>,
     /// Tell how the devices are, if there are any.
@@ -44,6 +48,7 @@ impl Slot {
             ports: Vec::new(),
             taps: Vec::new(),
             kernel: None,
+            own: None,
             statistics: Vec::new(),
             inspectors: Vec::new(),
         };
@@ -61,6 +66,12 @@ impl Slot {
             self.taps = open_taps(&self.config, tap, lanes)?;
             self.kernel = self.taps.first().map(Tap::hardware_address).transpose()?;
         }
+        let interface = self.config.interface.as_deref();
+        self.own = self.ports.first().and_then(|port| port.hardware_address());
+        self.own = self.own.or_else(|| interface.and_then(hardware_address));
+        if self.config.kernel_port.is_some() {
+            self.kernel = self.own;
+        }
         self.statistics = self.ports.iter().map(|port| port.statistics().clone()).collect();
         self.inspectors = self.ports.iter().filter_map(|port| port.inspector()).collect();
         if self.config.kind == PortKind::Dpdk {
@@ -68,6 +79,21 @@ impl Slot {
             self.inspectors.truncate(1);
         }
         Ok(())
+    }
+
+    /// The hardware addresses on the link to the kernel's interface, which the wire knows by `wire`.
+    fn addresses(&self, peer: &str, wire: Option<[u8; 6]>) -> Result<Addresses, EngineError> {
+        let name = &self.config.name;
+        let refused = |what: String| EngineError::Refused(format!("port {name}: {what}"));
+        let kernel = hardware_address(peer).ok_or_else(|| {
+            refused(format!(
+                "the interface {peer} (`peer`) is not there, or has no hardware address"
+            ))
+        })?;
+        let own = self.own.ok_or_else(|| {
+            refused("its device does not tell its hardware address, which `peer` needs".to_owned())
+        })?;
+        Ok(Addresses { wire: wire.unwrap_or(kernel), own, kernel })
     }
 
     /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
@@ -154,7 +180,7 @@ impl Ports {
         holder: Option<&Name>,
         lanes: usize,
     ) -> Result<(), EngineError> {
-        for name in names(chain) {
+        for name in &self.names(chain.from.as_ref(), chain.to.as_ref()) {
             let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
                 let all: Vec<&str> = self.slots.iter().map(|s| s.config.name.as_str()).collect();
                 let all = if all.is_empty() { "none".into() } else { all.join(", ") };
@@ -170,9 +196,23 @@ impl Ports {
                      and one has `steered = true`"
                 )));
             }
+            if slot.config.peer.is_some() && [&chain.from, &chain.to].contains(&&Some(name.clone()))
+            {
+                return Err(EngineError::Refused(format!(
+                    "port {name} is a way to the kernel (`peer`), and no place where packets enter and leave: name the port that has \
+                     it as `kernel-port`"
+                )));
+            }
             slot.check_lanes(lanes)?;
         }
         Ok(())
+    }
+
+    /// The ports of a chain between these two: the way to the kernel that is a port of its own is the last.
+    fn names(&self, from: Option<&Name>, to: Option<&Name>) -> Vec<Name> {
+        let slot = self.slots.iter().find(|slot| Some(&slot.config.name) == from);
+        let kernel = slot.and_then(|slot| slot.config.kernel_port.as_ref());
+        from.into_iter().chain(to.filter(|to| Some(*to) != from)).chain(kernel).cloned().collect()
     }
 
     /// Gives a chain its ports: for each lane `from`, then `to`.
@@ -184,7 +224,7 @@ impl Ports {
         lanes: usize,
     ) -> Result<Vec<Vec<Box<dyn Port>>>, EngineError> {
         self.check(chain, None, lanes)?;
-        let wanted: Vec<Name> = names(chain).cloned().collect();
+        let wanted = self.names(chain.from.as_ref(), chain.to.as_ref());
         for name in &wanted {
             if let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name)
                 && slot.config.tenant != *tenant
@@ -193,7 +233,8 @@ impl Ports {
             }
         }
         let mut all: Vec<Vec<Box<dyn Port>>> = (0..lanes).map(|_| Vec::new()).collect();
-        let mut stacks = Vec::with_capacity(lanes);
+        let mut stacks: Vec<Box<dyn Port>> = Vec::with_capacity(lanes);
+        let mut wire = None;
         for name in &wanted {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
                 if slot.ports.len() != lanes {
@@ -201,12 +242,25 @@ impl Ports {
                         .map_err(|e| EngineError::Refused(format!("{e:#}")))?;
                 }
                 slot.chain = Some(id.clone());
+                if Some(name) == chain.from.as_ref() {
+                    wire = slot.kernel;
+                }
+                if let Some(peer) = &slot.config.peer {
+                    let addresses = slot.addresses(peer, wire)?;
+                    let neighbours = Arc::new(Mutex::new(Neighbours::default()));
+                    for port in slot.ports.drain(..) {
+                        let neighbours = Arc::clone(&neighbours);
+                        stacks.push(Box::new(PeerPort::new(port, addresses, neighbours)));
+                    }
+                    continue;
+                }
                 let mut taps = slot.taps.drain(..);
                 for (port, lane) in slot.ports.drain(..).zip(&mut all) {
                     match taps.next() {
                         None => lane.push(port),
                         Some(tap) if Some(name) == chain.from.as_ref() => {
-                            stacks.push(StackPort::new(tap, port.statistics().clone()));
+                            let stack = StackPort::new(tap, port.statistics().clone());
+                            stacks.push(Box::new(stack));
                             lane.push(port);
                         }
                         Some(tap) => lane.push(Box::new(KernelPort::new(port, tap))),
@@ -216,7 +270,7 @@ impl Ports {
         }
         // Behind the other ports: chains may go up to it.
         for (stack, lane) in stacks.into_iter().zip(&mut all) {
-            lane.push(Box::new(stack));
+            lane.push(stack);
         }
         for ports in all.iter_mut().filter(|ports| ports.is_empty()) {
             // Deployed and idle: nothing comes in.
@@ -225,7 +279,7 @@ impl Ports {
         Ok(all)
     }
 
-    /// The hardware address of the kernel's interface beside a port, if it has one.
+    /// The hardware address by which the kernel is known at a port that has a way there.
     pub(super) fn kernel_beside(&self, port: &Name) -> Option<[u8; 6]> {
         self.slots.iter().find(|slot| slot.config.name == *port)?.kernel
     }
@@ -244,8 +298,8 @@ impl Ports {
 
     /// The ports of a crossing are known by this chain.
     pub(super) fn show_holder(&mut self, shape: &Shape, holder: Option<Name>) {
-        for name in shape.from.iter().chain(&shape.to) {
-            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
+        for name in self.names(shape.from.as_ref(), shape.to.as_ref()) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == name) {
                 slot.chain.clone_from(&holder);
             }
         }
@@ -253,8 +307,8 @@ impl Ports {
 
     /// A chain could not be made: its ports are free, and are opened anew for the next one.
     pub(super) fn reopen(&mut self, chain: &Chain) {
-        for name in names(chain) {
-            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
+        for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.config.name == name) {
                 slot.chain = None;
             }
         }
@@ -265,11 +319,6 @@ impl Ports {
 fn is_vf(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or(device);
     std::path::Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
-}
-
-fn names(chain: &Chain) -> impl Iterator<Item = &Name> {
-    let to = chain.to.as_ref().filter(|to| Some(*to) != chain.from.as_ref());
-    chain.from.iter().chain(to)
 }
 
 /// DPDK must know all PCI devices when it starts.

@@ -119,6 +119,8 @@ fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<
         ("rx-no-buffer", counts.rx_dropped_no_buffer),
         ("rx-overrun", counts.rx_dropped_overrun),
         ("rx-handoff-full", counts.rx_dropped_handoff_full),
+        ("rx-not-peer", counts.rx_dropped_not_peer),
+        ("rx-no-neighbour", counts.rx_dropped_no_neighbour),
         ("rx-kernel-full", counts.kernel_dropped_full),
         ("tx-kernel-no-buffer", counts.kernel_dropped_no_buffer),
         ("tx-kernel-too-large", counts.kernel_dropped_too_large),

@@ -1,7 +1,6 @@
 //! A deployed chain: its parts, one on each thread of each of its listeners.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -352,8 +351,7 @@ impl Deployed {
         }
         let ending = std::thread::Builder::new().name("weir-drain".into()).spawn(move || {
             let until = Instant::now() + LINGER;
-            let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-            let busy = |part: &Part| load(&part.counters.opened) > load(&part.counters.ended);
+            let busy = |part: &Part| part.counters.opened.get() > part.counters.ended.get();
             while self.parts.iter().any(busy) && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -7,7 +7,8 @@ use weir_control::engine::{
     Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus,
     MemberStatus, PoolStatus, TrialStatus, UpstreamStatus,
 };
-use weir_gateway::{FAILURES, Latency, ListenerStatistics};
+use weir_exchange::Times;
+use weir_gateway::{FAILURES, ListenerStatistics};
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
 
 use super::Messages;
@@ -97,8 +98,8 @@ fn nanoseconds(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn buckets(latency: &Latency) -> Vec<Bucket> {
-    let filled = latency.buckets().filter(|(_, count)| *count > 0);
+fn buckets(times: &Times) -> Vec<Bucket> {
+    let filled = times.buckets().filter(|(_, count)| *count > 0);
     filled
         .map(|(bound, count)| Bucket { below_ns: bound.map_or(u64::MAX, nanoseconds), count })
         .collect()
@@ -121,8 +122,8 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         pool.total += rooms.total;
         pool.free += rooms.free;
         pool.out += rooms.out;
-        opened += load(&part.counters.opened);
-        ended += load(&part.counters.ended);
+        opened += part.counters.opened.get();
+        ended += part.counters.ended.get();
         let exhausted = load(&part.counters.exhausted);
         if exhausted > 0 {
             *drops.entry("pool-exhausted".to_owned()).or_default() += exhausted;
@@ -150,7 +151,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
     let label = function.label.as_str();
     let telemetry = deployed.telemetry(label);
     let mut verdicts = BTreeMap::new();
-    let mut times = BTreeMap::new();
+    let mut times = Times::default();
     let (mut events, mut faults) = (0, 0);
     let mut state = Health::Running;
     for part in &deployed.parts {
@@ -164,9 +165,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
                 *verdicts.entry(name.to_owned()).or_default() += n;
             }
         }
-        for (below_ns, count) in counters.times.counts() {
-            *times.entry(below_ns).or_default() += count;
-        }
+        times.add(&counters.times);
         events += counters.events();
         faults += load(&counters.faults);
         state = match (counters.health(), state) {
@@ -175,7 +174,6 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
             _ => Health::Running,
         };
     }
-    let times = times.into_iter().map(|(below_ns, count)| Bucket { below_ns, count });
     FunctionStatus {
         name: function.label.clone(),
         plane: Plane::Message,
@@ -186,7 +184,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         faults,
         counters: telemetry.counters(),
         gauges: telemetry.gauges(),
-        times: times.collect(),
+        times: buckets(&times),
     }
 }
 

@@ -22,5 +22,6 @@ mod services;
 mod sriov;
 mod steering;
 mod tcp_policy;
+mod traces;
 mod uploads;
 mod workers;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, VlanId};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weir_pool::Pool;
 use weir_port::{Inspect, Place, Port, Steer, Taken};
 use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
@@ -126,6 +127,37 @@ fn netns_rules_keep_packets_from_the_port() {
         finish(port, &mut pool);
         assert_eq!(pool.accounting().out, 0);
     }
+}
+
+/// Two CPUs find one rule at once: no flow is lost in its count.
+#[test]
+fn netns_flows_are_counted_whichever_cpu_finds_them() {
+    const FLOWS: u32 = 150_000;
+    namespace();
+    pair_of("a", 1);
+    let mut pool = pool(256, 2048);
+    // In this mode the program runs on the CPU of who sends.
+    let (port, steering, counters) = steered(config(Mode::Generic), &mut pool);
+    steering.replace(&[Rule::all(Target::Drop)], 0).unwrap();
+    let cpus = sched_getaffinity(None).unwrap();
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu)).take(2).collect();
+    std::thread::scope(|scope| {
+        for cpu in &cpus {
+            scope.spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(*cpu);
+                sched_setaffinity(None, &only).unwrap();
+                let far = Far::on("a-far");
+                for n in 0..FLOWS {
+                    far.send(&udp((*cpu as u32) << 24 | n, 5));
+                }
+            });
+        }
+    });
+    let all = u64::from(FLOWS) * cpus.len() as u64;
+    counters.wait_dropped(all);
+    assert_eq!(steering.places(), [Place::Before { flows: Some(all), packets: None }]);
+    finish(port, &mut pool);
 }
 
 /// Rules that came before the port was attached are in force with its first packet, whether it is read or not.

@@ -1,0 +1,167 @@
+//! Other versions of a chain's functions: swapped, tried, brought back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Chain;
+use super::version::{Canary, Version, new_version};
+use crate::function::{Function, Position};
+use crate::plan::{MessageError, Staged, StagedFunction};
+use crate::shadow::{Findings, Shadow};
+
+impl Chain {
+    pub(super) fn place(&self, name: &str) -> Result<usize, MessageError> {
+        let version = self.0.version.borrow();
+        let place = version.functions.iter().position(|function| function.plan.name == name);
+        place.ok_or_else(|| MessageError::NoFunction(name.to_owned()))
+    }
+
+    /// Gives all new exchanges another chain, which was staged for the same site.
+    ///
+    /// # Errors
+    /// When a function does not take what its predecessor saved; the chain stays as it is.
+    pub fn publish(&self, staged: Staged) -> Result<(), MessageError> {
+        let next = new_version(&self.0.site, &self.0.name, staged.functions);
+        let before = Rc::clone(&self.0.version.borrow());
+        for function in &next.functions {
+            let same = |old: &&Rc<Function>| old.plan.name == function.plan.name;
+            if let Some(old) = before.functions.iter().find(same) {
+                old.hand_over(function)?;
+            }
+        }
+        next.functions.iter().for_each(|function| self.started(function));
+        self.set(next);
+        Ok(())
+    }
+
+    /// Gives all new exchanges another version of a function. Ends a trial.
+    ///
+    /// # Errors
+    /// When there is no such function, or it does not take what its predecessor saved; the old one stays.
+    pub fn swap(&self, staged: StagedFunction) -> Result<(), MessageError> {
+        let place = self.place(&staged.plan.name)?;
+        let function = Rc::new(self.function(place, staged));
+        let version = Rc::clone(&self.0.version.borrow());
+        version.functions[place].hand_over(&function)?;
+        function.watch(Rc::clone(&version.functions[place]));
+        self.started(&function);
+        self.set(version.with(place, function));
+        Ok(())
+    }
+
+    /// Brings back what this version of a function replaced, if it runs and that is still kept: another thread's part of the chain
+    /// has gone back.
+    pub fn go_back(&self, name: &str, version: &str) {
+        let current = Rc::clone(&self.0.version.borrow());
+        let runs = |f: &Rc<Function>| f.plan.name == name && f.plan.version == version;
+        let Some(place) = current.functions.iter().position(runs) else { return };
+        if let Some(before) = current.functions[place].before() {
+            self.set(current.with(place, before));
+        }
+    }
+
+    /// Gives a share of the clients, in percent, another version of a function.
+    ///
+    /// # Errors
+    /// When there is no such function, or another trial is on.
+    pub fn begin_canary(
+        &self,
+        staged: StagedFunction,
+        percent: u8,
+        findings: Arc<Findings>,
+    ) -> Result<(), MessageError> {
+        let place = self.place(&staged.plan.name)?;
+        let before = self.without_trial()?;
+        let function = Rc::new(self.function(place, staged));
+        self.started(&function);
+        let canary = Some(Canary { place, function, percent, findings });
+        self.set(Version::new(before.functions.clone(), None, canary));
+        Ok(())
+    }
+
+    /// Gives a canary another share of the clients.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn change_canary(&self, percent: u8) -> Result<(), MessageError> {
+        let before = Rc::clone(&self.0.version.borrow());
+        let canary = before.canary.clone().ok_or_else(no_canary)?;
+        let canary = Some(Canary { percent, ..canary });
+        self.set(Version::new(before.functions.clone(), None, canary));
+        Ok(())
+    }
+
+    /// Makes the canary the running version.
+    ///
+    /// # Errors
+    /// When there is none, or it does not take what its predecessor saved; the trial is over then.
+    pub fn promote(&self) -> Result<(), MessageError> {
+        let before = Rc::clone(&self.0.version.borrow());
+        let Canary { place, function, .. } = before.canary.clone().ok_or_else(no_canary)?;
+        let handed = before.functions[place].hand_over(&function);
+        if handed.is_err() {
+            self.end_trial();
+            return handed;
+        }
+        function.watch(Rc::clone(&before.functions[place]));
+        self.set(before.with(place, function));
+        Ok(())
+    }
+
+    /// Shows another version of a function copies of its events.
+    ///
+    /// # Errors
+    /// As for [`Self::begin_canary`].
+    pub fn begin_shadow(
+        &self,
+        staged: StagedFunction,
+        findings: Arc<Findings>,
+    ) -> Result<(), MessageError> {
+        let place = self.place(&staged.plan.name)?;
+        let before = self.without_trial()?;
+        if staged.plan.proxy.is_some() || before.functions[place].is_service() {
+            let message = "a wasi:http function cannot be tried in the shadow of another, because a request is handed over once: \
+                           try it with a canary";
+            return Err(MessageError::Trial(message.into()));
+        }
+        let function = Rc::new(self.function(place, staged));
+        let shadow = Some(Rc::new(Shadow::new(place, function, findings)));
+        self.set(Version::new(before.functions.clone(), shadow, None));
+        Ok(())
+    }
+
+    /// Ends a trial, if there is one.
+    pub fn end_trial(&self) {
+        let before = Rc::clone(&self.0.version.borrow());
+        if before.shadow.is_some() || before.canary.is_some() {
+            let functions = before.functions.clone();
+            self.set(Version::new(functions, None, None));
+        }
+    }
+
+    fn without_trial(&self) -> Result<Rc<Version>, MessageError> {
+        let version = Rc::clone(&self.0.version.borrow());
+        if version.canary.is_some() || version.shadow.is_some() {
+            let message = "another version is being tried: promote it or end its trial first";
+            return Err(MessageError::Trial(message.into()));
+        }
+        Ok(version)
+    }
+
+    fn function(&self, place: usize, staged: StagedFunction) -> Function {
+        let position = Position { chain: self.0.name.clone(), names: self.names(), place };
+        Function::new(self.0.site.clone(), position, staged)
+    }
+
+    pub(super) fn set(&self, version: Version) {
+        self.0.interests.set(version.interests());
+        // With the next event, the clock of deadlines is the new version's.
+        self.0.ticking.borrow_mut().take();
+        *self.0.version.borrow_mut() = Rc::new(version);
+        self.0.wake.notify_one();
+    }
+}
+
+fn no_canary() -> MessageError {
+    MessageError::Trial("no canary is on".into())
+}

@@ -1,0 +1,218 @@
+//! What verdicts do: where packets go when their way through the chain has ended.
+
+use weir_chain::board::{self, End};
+use weir_layout::{Descriptor, FLAG_REVERSE, Verdict};
+use weir_pool::{BufferIndex, Memory, Packet};
+use weir_sandbox::FaultKind;
+
+use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Move, NO_PORT};
+use crate::counters::DropReason;
+use crate::owned::Owned;
+
+impl Context {
+    /// Ends the burst that the chain has run without a trap.
+    #[inline]
+    pub(crate) fn end_burst(&mut self, board: &mut Memory) {
+        if board::all_passed(board) {
+            return self.pass_burst_by();
+        }
+        board::ends(board, |origin, descriptor, end| self.end(origin, descriptor, end));
+        board::take_finals(board, |origin, functions| {
+            self.conclude(origin, Decision::Pass(functions));
+        });
+        self.burst.clear();
+    }
+
+    /// Notes what was decided about a packet's flow, if anybody wants to know.
+    fn conclude(&mut self, origin: usize, decision: Decision) {
+        if let Some(&flow) = self.flows.get(origin) {
+            self.conclusions.push(Conclusion { flow, decision });
+        }
+    }
+
+    /// Does what the end of a packet's way calls for.
+    #[inline]
+    pub(crate) fn end(&mut self, origin: usize, descriptor: Descriptor, end: End) {
+        let mut packet = self.burst[origin];
+        packet.descriptor = descriptor;
+        match end {
+            End::Through => self.leave(packet, self.reverse),
+            End::Verdict { function, verdict: Verdict::Move(target), .. } => {
+                self.ledger.counters.verdict(function, Verdict::Move(target));
+                if self.stationed {
+                    let flow = self.flows.get(origin).copied();
+                    let reverse = self.reverse;
+                    self.moves.push(Move { packet, function, target, flow, reverse });
+                } else if target == 0 {
+                    self.give_to_kernel(packet);
+                } else {
+                    self.discard(packet.buffer, DropReason::NoTarget);
+                }
+            }
+            End::Verdict { function, verdict, whole_flow } => {
+                self.ledger.counters.verdict(function, verdict);
+                if whole_flow {
+                    self.conclude(origin, Decision::Verdict(function, verdict));
+                }
+                self.decide(function, packet, verdict);
+            }
+            End::Fault { function, kind } => {
+                self.violations.push((function, kind));
+                self.ledger.counters.functions[function].undecided += 1;
+                let reason = if kind == FaultKind::BadDescriptor {
+                    DropReason::BadDescriptor
+                } else {
+                    DropReason::BadVerdict
+                };
+                self.discard(packet.buffer, reason);
+            }
+            End::Refused { .. } => self.discard(packet.buffer, DropReason::OutOfOrder),
+        }
+    }
+
+    /// A packet that passed the chain leaves by its output.
+    #[inline]
+    pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
+        if !reverse && self.ledger.upward.is_some() {
+            return self.leave_or_go_up(packet);
+        }
+        let port = self.output(reverse);
+        self.transmit[port].push(packet);
+    }
+
+    /// Number of the port by which packets of this direction leave.
+    #[inline]
+    fn output(&self, reverse: bool) -> usize {
+        if reverse { FROM } else { self.to }
+    }
+
+    pub(super) fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
+        match verdict {
+            Verdict::Drop(reason) => {
+                self.ledger.counters.function_drop(function, reason);
+                self.pool.give(packet.buffer);
+            }
+            Verdict::Reply if packet.metadata.port != NO_PORT => {
+                self.transmit[usize::from(packet.metadata.port)].push(packet);
+            }
+            Verdict::Forward(port) if usize::from(port) < self.ports.len() => {
+                self.transmit[usize::from(port)].push(packet);
+            }
+            Verdict::ToKernel => self.give_to_kernel(packet),
+            Verdict::Hold if self.has_share(function) => {
+                let instance = self.ledger.instance;
+                self.ledger.owned.insert(Owned { function, instance, made: false, packet });
+            }
+            Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
+            _ => {
+                self.violations.push((function, FaultKind::BadVerdict));
+                self.discard(packet.buffer, DropReason::BadVerdict);
+            }
+        }
+    }
+
+    /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.
+    pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
+        let port = usize::from(packet.metadata.port);
+        if self.kernel == Some(port) {
+            // It comes from there: what it answers went up without functions, and so it goes on without.
+            return self.transmit[FROM].push(packet);
+        }
+        let way = self.kernel.filter(|_| port == FROM).unwrap_or(port);
+        if self.ports.get(way).is_some_and(|port| port.reaches_kernel()) {
+            if let Some(upward) = &self.ledger.upward {
+                upward.readdress(self.pool.bytes_mut(packet.descriptor).unwrap_or_default());
+            }
+            self.note_answer(packet, way);
+            self.to_kernel[way].push(packet);
+        } else {
+            self.discard(packet.buffer, DropReason::ToKernel);
+        }
+    }
+
+    /// A function may own a quarter of the pool.
+    pub(super) fn has_share(&self, function: usize) -> bool {
+        self.ledger.owned.count(function) < (self.pool.rooms() / 4) as usize
+    }
+
+    /// Frees a buffer whose packet is dropped by the host.
+    pub(crate) fn discard(&mut self, buffer: BufferIndex, reason: DropReason) {
+        self.ledger.counters.drop(reason);
+        self.pool.give(buffer);
+    }
+
+    /// The burst leaves by the chain's output.
+    #[inline]
+    pub(crate) fn pass_burst_by(&mut self) {
+        if !self.reverse && self.ledger.upward.is_some() {
+            for place in 0..self.burst.len() {
+                self.leave_or_go_up(self.burst[place]);
+            }
+            return self.burst.clear();
+        }
+        let port = self.output(self.reverse);
+        let leaving = &mut self.transmit[port];
+        if leaving.is_empty() {
+            std::mem::swap(leaving, &mut self.burst);
+        } else {
+            leaving.append(&mut self.burst);
+        }
+    }
+
+    /// The burst goes to the kernel's stack.
+    pub(crate) fn give_burst_to_kernel(&mut self) {
+        for place in 0..self.burst.len() {
+            self.give_to_kernel(self.burst[place]);
+        }
+        self.burst.clear();
+    }
+
+    /// The burst is dropped by the host.
+    pub(crate) fn drop_burst(&mut self, reason: DropReason) {
+        while let Some(packet) = self.burst.pop() {
+            self.discard(packet.buffer, reason);
+        }
+    }
+
+    /// The burst gets a verdict that was given to its flows before.
+    pub(crate) fn apply_to_burst(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Drop(_) => self.drop_burst(DropReason::FlowVerdict),
+            Verdict::ToKernel => self.give_burst_to_kernel(),
+            Verdict::Reply | Verdict::Forward(_) => {
+                for packet in self.burst.drain(..) {
+                    let port = match verdict {
+                        Verdict::Forward(port) => port,
+                        _ => packet.metadata.port,
+                    };
+                    self.transmit[usize::from(port)].push(packet);
+                }
+            }
+            _ => self.pass_burst_by(),
+        }
+    }
+
+    /// A packet continues at the function behind `function`, or leaves when there is none.
+    pub(crate) fn continue_behind(&mut self, packet: Packet, function: usize, reverse: bool) {
+        let start = if reverse { function.checked_sub(1) } else { Some(function + 1) };
+        match start.filter(|start| *start < self.ledger.functions) {
+            Some(start) => self.ledger.entries.push_back(Entry { packet, start, reverse }),
+            None => self.leave(packet, reverse),
+        }
+    }
+
+    /// Takes back what a function of this instance of the chain owned.
+    pub(crate) fn disown(&mut self, function: usize, instance: u64, how: Disown) {
+        if let Disown::HandOver { to } = how {
+            return self.ledger.owned.hand_over(function, instance, to);
+        }
+        for Owned { packet, made, .. } in self.ledger.owned.take(function, instance) {
+            let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
+            match how {
+                _ if made => self.pool.give(packet.buffer),
+                Disown::Discard(reason) => self.discard(packet.buffer, reason),
+                _ => self.continue_behind(packet, function, reverse),
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! How a lane's version is replaced: by the next one at a burst boundary, and by the one before when that was no good.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_chain::{Executor, Prepared, Tick, board};
+use weir_sandbox::{Record, Sandbox};
+
+use super::{Lane, LaneEvent, Version, add_usage, records};
+use crate::context::{Context, Disown};
+use crate::counters::DropReason;
+use crate::observer::Observers;
+use crate::plan::{ChainPlan, PlaneError, Staged, State};
+
+/// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
+const PROBATION: u64 = 10_000_000_000;
+
+/// What publishing a version cost.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Time for which the data path stood still.
+    pub pause: Duration,
+    /// Functions that started with an empty state although their predecessor had one.
+    pub fresh: Vec<String>,
+}
+
+/// What the lane goes back to if the new version faults on probation.
+pub(super) struct Probation {
+    previous: ChainPlan,
+    pub(super) function: usize,
+    pub(super) until: u64,
+}
+
+/// What a new version replaced. Dropping it unmaps memory, which is not for the data path.
+pub struct Retired {
+    executor: Executor<Box<Context>>,
+    /// The old version's, and whatever else nobody goes back to. A router's configuration has some megabytes.
+    plans: Vec<ChainPlan>,
+    _rest: (Prepared, Vec<Option<Arc<State>>>, Observers),
+}
+
+impl Retired {
+    /// Has the old instances flush their counters, then ends them.
+    pub fn end(mut self, sandbox: &Sandbox) {
+        let _ticking = sandbox.ticker().tick();
+        // A function that faults in its last moment harms nobody.
+        drop(self.executor.tick(&mut None, u64::MAX, Tick::All));
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Disowner {
+    AtSwap { same_shape: bool },
+    AfterFault,
+}
+
+impl Disowner {
+    fn same_shape(self) -> bool {
+        !matches!(self, Self::AtSwap { same_shape: false })
+    }
+}
+
+impl Lane {
+    /// Back to the version before the last swap.
+    pub(super) fn roll_back(&mut self, why: &str) {
+        let Some(probation) = self.probation.take() else { return };
+        let states = self.states();
+        let faulty = &self.version.staged.plan.functions[probation.function];
+        let event = LaneEvent::RolledBack {
+            function: faulty.name.clone(),
+            version: faulty.version.clone(),
+            message: why.to_owned(),
+        };
+        match self.site.stage_beside(probation.previous, &states, &states) {
+            Ok(staged) => {
+                self.install(staged, Disowner::AfterFault);
+                self.forgive(probation.function);
+                self.event(event);
+                self.report();
+            }
+            Err(error) => {
+                self.note(format!("rolling back failed: {error}"));
+                self.reinstantiate();
+            }
+        }
+    }
+
+    /// Publishes a version that was staged elsewhere, at this burst boundary. With `swapped`, the place of the
+    /// one function that is new, a fault of it within ten seconds brings the old version back.
+    /// What is replaced is given back, to be dropped off the data path.
+    ///
+    /// # Errors
+    /// When a function refuses the state its predecessor saved; then nothing has changed.
+    pub fn publish(
+        &mut self,
+        mut staged: Staged,
+        swapped: Option<usize>,
+    ) -> Result<(Published, Retired), PlaneError> {
+        let started = Instant::now();
+        let same_shape = self.same_names(&staged.plan);
+        if same_shape {
+            self.hand_over_saved(&mut staged)?;
+        } else {
+            self.run_dry();
+        }
+        let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
+        let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
+        let now = self.context().now;
+        let before = self.probation.take();
+        retired.plans.extend(before.map(|probation| probation.previous));
+        if let Some(function) = swapped {
+            self.forgive(function);
+            let until = now.saturating_add(PROBATION);
+            let previous = retired.plans.swap_remove(0);
+            self.probation = Some(Probation { previous, function, until });
+        }
+        self.report();
+        Ok((Published { pause: started.elapsed(), fresh }, retired))
+    }
+
+    /// The chain before the last swap, if that brought this version of the function and it is still on probation.
+    #[must_use]
+    pub fn before_swap(&self, function: &str, version: &str) -> Option<ChainPlan> {
+        let probation = self.probation.as_ref()?;
+        let swapped = &self.version.staged.plan.functions[probation.function];
+        let same = swapped.name == function && swapped.version == version;
+        same.then(|| probation.previous.clone())
+    }
+
+    /// Forgets a function's faults: it is another version now.
+    fn forgive(&mut self, function: usize) {
+        let record = Record::new(self.version.staged.plan.functions[function].on_fault);
+        self.version.staged.executor.set_treatment(function, record.treatment());
+        self.records[function] = record;
+    }
+
+    fn same_names(&self, plan: &ChainPlan) -> bool {
+        let running = &self.version.staged.plan.functions;
+        plan.functions.iter().map(|f| &f.name).eq(running.iter().map(|f| &f.name))
+    }
+
+    /// What functions keep privately goes through `save` and `restore`.
+    fn hand_over_saved(&mut self, staged: &mut Staged) -> Result<(), PlaneError> {
+        for place in 0..staged.plan.functions.len() {
+            if staged.plan.functions[place].admitted.saves
+                && let Some(saved) = self.version.staged.executor.save(place)?
+            {
+                staged.executor.restore(place, &saved)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets packets that are on their way between functions finish, because places are about to change.
+    fn run_dry(&mut self) {
+        for function in 0..self.version.staged.plan.functions.len() {
+            let instance = self.version.instance;
+            self.context_mut().disown(function, instance, Disown::Pass);
+        }
+        let ended = self.context().ended.clone();
+        self.context_mut().ended.fill(true);
+        while self.context().has_entries() {
+            self.turn();
+        }
+        self.context_mut().ended = ended;
+    }
+
+    /// Makes a version the running one.
+    pub(super) fn install(&mut self, staged: Staged, disowner: Disowner) -> Retired {
+        add_usage(&mut self.used, self.version.staged.executor.board());
+        self.instances += 1;
+        let instance = self.instances;
+        let kept = staged.kept.clone();
+        let old = std::mem::replace(&mut self.version, Version { staged, instance });
+        for function in 0..old.staged.plan.functions.len() {
+            let keeps = kept.get(function).copied().unwrap_or(false);
+            let how = match disowner {
+                _ if keeps && disowner.same_shape() => Disown::HandOver { to: instance },
+                Disowner::AtSwap { .. } => Disown::Pass,
+                Disowner::AfterFault => Disown::Discard(DropReason::LostInFault),
+            };
+            self.context_mut().disown(function, old.instance, how);
+        }
+        let mut observers = Observers::default();
+        if !disowner.same_shape() {
+            let functions = self.version.staged.plan.functions.len();
+            self.records = records(&self.version.staged.plan);
+            self.used = vec![board::Usage::default(); functions];
+            self.context_mut().ledger.counters.functions.clear();
+            self.context_mut().set_functions(functions);
+            observers = std::mem::take(&mut self.ledger_mut().observers);
+        }
+        for (place, record) in self.records.iter().enumerate() {
+            self.version.staged.executor.set_treatment(place, record.treatment());
+        }
+        let upward = self.version.staged.plan.upward.clone();
+        self.ledger_mut().upward = upward;
+        let Staged { plan, prepared, executor, states, .. } = old.staged;
+        Retired { executor, plans: vec![plan], _rest: (prepared, states, observers) }
+    }
+
+    pub(crate) fn next_instance(&mut self) -> u64 {
+        self.instances += 1;
+        self.instances
+    }
+}

@@ -1,0 +1,45 @@
+//! `weir trace`, and how a packet's way is shown.
+
+use anyhow::Result;
+use reqwest::Method;
+use weir_author::trace;
+use weir_spec::{ChainTrace, TraceRequest, TracedPacket};
+
+use crate::cli::TraceArgs;
+use crate::client::Client;
+use crate::render::Output;
+
+pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<()> {
+    let request = TraceRequest {
+        packets: args.packets,
+        seconds: args.seconds,
+        port: args.port.clone(),
+        src: args.src,
+        dst: args.dst,
+        proto: args.proto,
+        sport: args.sport,
+        dport: args.dport,
+    };
+    let waiting = output.wait(format!("waiting for packets of chain {}", args.chain));
+    let path = ["chains", args.chain.as_str(), "trace"];
+    let trace: ChainTrace = client.send_json(Method::POST, &path, &request)?;
+    drop(waiting);
+    let packets = trace::told(&trace.packets)?;
+    output.result(&trace, |trace| {
+        let ways: String = packets.iter().map(told).collect();
+        let (shown, seen) = (packets.len(), trace.seen);
+        format!("{ways}{shown} packets followed, {seen} came to the chain meanwhile\n")
+    })
+}
+
+/// A packet's way, for people.
+pub(super) fn told(packet: &TracedPacket) -> String {
+    let number =
+        packet.number.map_or_else(|| "sent by a function".into(), |n| format!("packet {n}"));
+    let width = packet.steps.iter().map(|step| step.function.len()).max().unwrap_or(0);
+    let steps = packet.steps.iter().map(|step| {
+        let changes = step.changes.iter().map(|line| format!("    {line}\n"));
+        format!("  {:width$}  {}\n{}", step.function, step.verdict, changes.collect::<String>())
+    });
+    format!("{number}: {}\n{}\n", packet.packet, steps.collect::<String>())
+}
