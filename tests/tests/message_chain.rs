@@ -64,6 +64,10 @@ impl Environment for World {
     fn sleep(&self, time: Duration) -> futures_util::future::LocalBoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(time))
     }
+
+    fn spawn(&self, task: futures_util::future::LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
 }
 
 struct Rig {

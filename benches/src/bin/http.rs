@@ -2,7 +2,7 @@
 //! Proxy-Wasm filters that do the same. 64 connections with keep-alive, a small response; client and server have the other core.
 //!
 //! With the argument `components` instead: Weir with no chain, with one function, and with a component of the world `wasi:http/proxy`
-//! (`tests/guests/proxy-probe`) that answers itself or sends on.
+//! (`tests/guests/proxy-probe`) that answers itself or sends on, in the host's process and in one of its own.
 //!
 //! With the argument `rate`: how long requests take at the same rate for all, counted from when each was due.
 //!
@@ -48,8 +48,10 @@ fn main() {
         Some("components") => vec![
             weir(upstream, Chain::Filters(0)),
             weir(upstream, Chain::Filters(1)),
-            weir(upstream, Chain::Component("answers", "/answer")),
-            weir(upstream, Chain::Component("sends on", "/")),
+            weir(upstream, Chain::Component("answers", "/answer", "thread")),
+            weir(upstream, Chain::Component("sends on", "/", "thread")),
+            weir(upstream, Chain::Component("answers", "/answer", "process")),
+            weir(upstream, Chain::Component("sends on", "/", "process")),
         ],
         Some(other) => panic!("{other}: the argument can be `components`, `rate`, or none"),
     };
@@ -158,17 +160,18 @@ fn filters(upstream: u16) -> Vec<Asked> {
 enum Chain {
     /// So many functions `rewrite`.
     Filters(usize),
-    /// A component of wasi:http: what it does when it is asked for this path.
-    Component(&'static str, &'static str),
+    /// A component of wasi:http: what it does when it is asked for this path, and where.
+    Component(&'static str, &'static str, &'static str),
 }
 
 fn weir(upstream: u16, between: Chain) -> Asked {
-    let (path, name) = match between {
-        Chain::Filters(functions) => ("/", format!("weir, {functions} functions")),
-        Chain::Component(does, path) => (path, format!("weir, a component that {does}")),
+    let (path, name, mode) = match between {
+        Chain::Filters(functions) => ("/", format!("weir, {functions} functions"), "thread"),
+        Chain::Component(does, path, mode) => (path, format!("component {does}, {mode}"), mode),
     };
     let chain = !matches!(between, Chain::Filters(0));
-    let gateway = Gateway::weir(CORE, &name, upstream, "", chain);
+    let mode = format!("mode = \"{mode}\"");
+    let gateway = Gateway::weir(CORE, &name, upstream, &mode, chain);
     match between {
         Chain::Filters(0) => (),
         Chain::Component(..) => {

@@ -11,9 +11,10 @@ use weir_assembly::message_function_plan;
 use weir_exchange::{ChainFactory, Stage, Upstreams};
 use weir_gateway::{Gateway, GatewayConfig, ListenerConfig, Protocol, UpstreamConfig};
 use weir_message::{
-    Chain, ChainPlan, FunctionPlan, MessageError, Notice, Site, SiteConfig, States, Store, orders,
+    Chain, ChainPlan, FunctionPlan, MessageError, Notice, Proxy, Site, SiteConfig, States, Store,
+    orders,
 };
-use weir_proxy_function::{ProxyConfig, ProxyError, ProxyFunction, Runners};
+use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
 use weir_sandbox::{Sandbox, World};
 use weir_spec::ResolvedFunction;
 
@@ -87,7 +88,7 @@ impl Listener {
         let mut plan = message_function_plan(resolved, admitted, Arc::default(), Arc::default());
         if function.admitted.world == World::Proxy {
             plan.proxy = match proxy(sandbox, resolved, &plan)? {
-                Ok(ready) => Some(Arc::new(ready)),
+                Ok(ready) => Some(Proxy::Here(Arc::new(ready))),
                 Err(message) => return Ok(Started::Refused(message)),
             };
         }
@@ -152,7 +153,7 @@ fn proxy(
     let compiled = sandbox.compile(&plan.admitted.component, plan.admitted.hash)?;
     let config = ProxyConfig {
         name: plan.name.clone(),
-        admitted: Arc::clone(&plan.admitted),
+        memory_at_start: plan.admitted.memory_at_start,
         memory: plan.memory,
         deadline: plan.deadline,
         timeout: resolved.timeout.get(),
@@ -161,11 +162,12 @@ fn proxy(
         upstreams: vec![UPSTREAM.to_owned()],
         telemetry: Arc::clone(&plan.telemetry),
     };
+    let linked = match Linked::new(config, &compiled.component, Duration::ZERO) {
+        Err(ProxyError::Environment(message)) => return Ok(Err(message)),
+        linked => linked?,
+    };
     let runners = Arc::new(Runners::start(1)?);
-    match ProxyFunction::new(config, &compiled, Arc::clone(sandbox), runners) {
-        Err(ProxyError::Environment(message)) => Ok(Err(message)),
-        made => Ok(Ok(made?)),
-    }
+    Ok(Ok(ProxyFunction::new(linked, Arc::clone(sandbox), runners)))
 }
 
 /// Makes the chain on the gateway's thread.

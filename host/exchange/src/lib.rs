@@ -141,6 +141,9 @@ pub trait Environment {
 
     /// Is ready after this time.
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()>;
+
+    /// Drives this on the thread until it is done, whatever becomes of the chain.
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>);
 }
 
 /// The upstreams of a listener on one thread, as functions see them: by their places in the listener's list.

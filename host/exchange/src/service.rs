@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 
-use crate::{CallFault, Exchange};
+use crate::{CallFault, Exchange, Reply};
 
 /// A body on its way between threads: data, then perhaps trailers. The next frame is made when it is asked for.
 pub type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Broken> + Send>>;
@@ -81,5 +81,5 @@ pub enum Leg {
 pub trait Legs {
     /// The part at this place, newly begun; none behind the last one. The first begins once; later ones each time that a service
     /// sends something on.
-    fn leg(&self, place: usize) -> Option<Leg>;
+    fn leg(&self, place: usize) -> Reply<'_, Option<Leg>>;
 }

@@ -53,6 +53,10 @@ impl Environment for ListenerEnvironment {
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep_until(Instant::now() + time))
     }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
 }
 
 /// A listener's upstreams, as one thread of it sees them.

@@ -74,7 +74,7 @@ impl Journey {
         passing: Passing,
     ) -> LocalBoxFuture<'static, Arrived> {
         Box::pin(async move {
-            match self.legs.leg(place) {
+            match self.legs.leg(place).get().await {
                 None => self.ask(passing).await,
                 Some(Leg::Events(exchange)) => self.show(place, exchange, passing).await,
                 Some(Leg::Service(service)) => {

@@ -58,6 +58,8 @@ pub(crate) struct Lane {
     read: u64,
     /// Messages that there was no room for.
     backlog: VecDeque<Message>,
+    /// Messages that were to be sent, so far.
+    accepted: u64,
 }
 
 impl Lane {
@@ -67,7 +69,8 @@ impl Lane {
         if memory.len() < RINGS + 2 * RING {
             return Err(Breach("the lane's memory is too small"));
         }
-        Ok(Self { memory, side, written: 0, taken: 0, read: 0, backlog: VecDeque::new() })
+        let (written, taken, read, backlog, accepted) = (0, 0, 0, VecDeque::new(), 0);
+        Ok(Self { memory, side, written, taken, read, backlog, accepted })
     }
 
     fn rings(&self) -> (usize, usize) {
@@ -82,12 +85,18 @@ impl Lane {
         self.backlog.len()
     }
 
+    /// How many messages were to be sent so far, and how many of them have been.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.accepted, self.accepted - self.backlog.len() as u64)
+    }
+
     /// Writes a message and has its descriptor sent; it waits if there is no room.
     ///
     /// # Errors
     /// When the other side says that it has read what was not written.
     pub(crate) fn send(&mut self, end: &mut End, message: Message) -> Result<(), Breach> {
         debug_assert!(message.bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
+        self.accepted += 1;
         if !self.backlog.is_empty() || !self.put(end, &message, &message.bytes)? {
             self.backlog.push_back(message);
         }
@@ -105,6 +114,7 @@ impl Lane {
         bytes: &[u8],
     ) -> Result<(), Breach> {
         debug_assert!(bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
+        self.accepted += 1;
         if !self.backlog.is_empty() || !self.put(end, &message, bytes)? {
             self.backlog.push_back(Message { bytes: Bytes::copy_from_slice(bytes), ..message });
         }

@@ -10,6 +10,8 @@
 //!   keeper thread ── order, files ── control socket ──> control thread: stage, swap, trial, report
 //! ```
 //!
+//! Services of the chain (components of `wasi:http/proxy`) are in the worker, too. Their bodies cross the lane frame by frame.
+//!
 //! A worker is hostile as soon as a function has broken out of its sandbox: what it says is copied out of shared memory, then
 //! checked; whatever it could not have meant ends it.
 
@@ -19,9 +21,10 @@ mod keeper;
 mod lane;
 mod orders;
 mod protocol;
+mod streams;
 mod worker;
 
 pub use gateway::{Link, RemoteChain, RemoteConfig};
 pub use keeper::{Keeper, KeeperConfig};
-pub use orders::{FunctionImage, News, Order, Reply, Report, SiteImage};
+pub use orders::{FunctionImage, News, Order, ProxyImage, Reply, Report, SiteImage};
 pub use worker::serve;

@@ -63,8 +63,19 @@ pub struct FunctionImage {
     /// An empty one.
     #[serde(skip)]
     pub blank: Option<Arc<OwnedFd>>,
+    /// What a component of wasi:http has beside.
+    pub proxy: Option<ProxyImage>,
     /// Which of the three there are: the worker takes them in this order.
     pub files: [bool; 3],
+}
+
+/// The limits of a component of wasi:http ([`weir_proxy_function::ProxyConfig`]) for another process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProxyImage {
+    /// Nanoseconds for an exchange.
+    pub timeout: u64,
+    /// Most instances at a time.
+    pub instances: u32,
 }
 
 impl FunctionImage {

@@ -2,7 +2,7 @@
 //! lie in the lane. Heads are laid out as functions see them (`wit/message.md`).
 
 use bytes::Bytes;
-use weir_exchange::{CallFault, Direction, Ended, Interests};
+use weir_exchange::{Broken, CallFault, Direction, Ended, Interests};
 
 /// Bytes in front of a message's own: `a`, `b`, `c`.
 pub(crate) const PREFIX: usize = 16;
@@ -26,6 +26,17 @@ pub(crate) const STORED: u8 = 8;
 
 /// Gateway: whether it is there. Answered with [`HERE`].
 pub(crate) const ALIVE: u8 = 9;
+/// Gateway: which parts the exchange has, which comes from there. Answered by a step of [`PARTED`]. `b`: the event's number.
+pub(crate) const PARTS: u8 = 10;
+/// Gateway: the exchange is a part of another one, of functions that are told of events. `a`: that one; `b`: the part's place.
+pub(crate) const PART: u8 = 11;
+/// Gateway: a request for a service; the exchange is the visit. `a`: the exchange it is of; `b`: the part's place; `c`: bytes of
+/// its body + 1, 0 if that is not known.
+pub(crate) const SERVE: u8 = 12;
+/// Gateway: nobody waits for the visit's response any more.
+pub(crate) const GONE: u8 = 13;
+/// Gateway: the response to what a service sent on; the exchange is the call. `a`: 0, or why there is none; `c`: as above.
+pub(crate) const ARRIVED: u8 = 14;
 
 /// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`]; `b`: the event's number; `c`: upstream + 1.
 pub(crate) const STEP: u8 = 101;
@@ -41,6 +52,30 @@ pub(crate) const STORE: u8 = 105;
 pub(crate) const INTERESTS: u8 = 106;
 /// Worker: it is there.
 pub(crate) const HERE: u8 = 107;
+/// Worker: a service's response; the exchange is the visit. `c`: as above.
+pub(crate) const SERVED: u8 = 108;
+/// Worker: the service has no more to do with the visit.
+pub(crate) const LEFT: u8 = 109;
+/// Worker: a service sends a request on; the exchange is the call. `a`: the visit; `b`: upstream + 1; `c`: as above.
+pub(crate) const ONWARD: u8 = 110;
+/// Worker: nobody waits for the call's response any more.
+pub(crate) const CALLED_OFF: u8 = 111;
+
+/// Both: a frame of a body. `a`: which body, kind << 8, [`LAST_FRAME`]; `b`: why it broke.
+pub(crate) const FRAME: u8 = 120;
+/// Both: the next frame may come. `a`: which body.
+pub(crate) const MORE: u8 = 121;
+/// Both: nobody wants any more of a body. `a`: which.
+pub(crate) const UNWANTED: u8 = 122;
+
+/// Of a frame: bytes, perhaps none.
+pub(crate) const DATA_FRAME: u32 = 0;
+/// Of a frame: trailers, laid out as a response's head.
+pub(crate) const TRAILERS: u32 = 1;
+/// Of a frame: there is none, because the body broke.
+pub(crate) const BROKEN: u32 = 2;
+/// No frame comes after this one.
+pub(crate) const LAST_FRAME: u32 = 1 << 16;
 
 /// Of a step: no function wants to hear of the exchange any more, and the worker has forgotten it. There is no [`END`].
 pub(crate) const OVER: u32 = 1 << 18;
@@ -60,6 +95,8 @@ pub(crate) const ANSWER: u8 = 2;
 pub(crate) const RESET: u8 = 3;
 /// Go on with the piece as it was.
 pub(crate) const SAME: u8 = 4;
+/// These are the parts: a byte for each, 1 for a service.
+pub(crate) const PARTED: u8 = 5;
 
 /// What is asked of the store.
 pub(crate) const STORE_GET: u32 = 0;
@@ -127,6 +164,28 @@ pub(crate) fn fault(why: u32) -> CallFault {
     FAULTS.get((why as usize).wrapping_sub(1)).copied().unwrap_or(CallFault::Unreachable)
 }
 
+const BREAKS: [Broken; 6] = [
+    Broken::Client,
+    Broken::ClientSlow,
+    Broken::TooLarge,
+    Broken::Upstream,
+    Broken::UpstreamSlow,
+    Broken::Function,
+];
+
+pub(crate) fn why_broken(broken: Broken) -> u32 {
+    BREAKS.iter().position(|other| *other == broken).unwrap_or(BREAKS.len() - 1) as u32
+}
+
+pub(crate) fn broken(why: u32) -> Option<Broken> {
+    BREAKS.get(why as usize).copied()
+}
+
+/// A body's length, as a message says it.
+pub(crate) fn said_length(length: Option<u64>) -> u64 {
+    length.map_or(0, |length| length.saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +197,6 @@ mod tests {
         }
         assert!(ENDS.iter().all(|end| ended(how(*end)) == *end));
         assert!(FAULTS.iter().all(|f| fault(why(*f)) == *f));
+        assert!(BREAKS.iter().all(|b| broken(why_broken(*b)) == Some(*b)));
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request, response};
 use smallvec::SmallVec;
-use weir_exchange::{BodyStep, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Step};
+use weir_exchange::{
+    BodyStep, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Service, Step,
+};
 use weir_layout::message::Wants;
 use weir_pool::Room;
 
@@ -167,6 +169,19 @@ impl Exchange {
             && [Direction::Request, Direction::Response].into_iter().all(|way| self.done(way))
     }
 
+    /// By the places of its parts: whether it is a service that stands there. One part without services if the chain has none.
+    #[must_use]
+    pub fn parts(&self) -> Vec<bool> {
+        let parts = Inner::parts(&self.0).parts;
+        parts.iter().map(|part| matches!(part, Part::Service(_))).collect()
+    }
+
+    /// The part at this place, newly begun but for the first, which is the exchange itself; none behind the last one.
+    #[must_use]
+    pub fn part(&self, place: usize) -> Option<ExchangePart> {
+        Inner::parts(&self.0).part(place)
+    }
+
     /// Says how it ended; told to the functions when the last clone goes. Only the first call counts.
     pub fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
         Passage::end(&*self.0, how, upstream, time);
@@ -243,6 +258,12 @@ impl Passage for Inner {
 }
 
 impl Inner {
+    fn parts(this: &Rc<Self>) -> Parts {
+        let whole = || vec![Part::Events(this.part.clone())];
+        let parts = this.version.legs(this.canary).unwrap_or_else(whole);
+        Parts { first: Rc::clone(this), parts }
+    }
+
     /// Functions that want this, in the order of the direction.
     pub(crate) fn order(&self, direction: Direction, wants: Wants) -> Order {
         let wanting = |place: &usize| {
@@ -337,30 +358,49 @@ impl Inner {
     }
 }
 
+/// A part of an exchange ([`Exchange::part`]).
+pub enum ExchangePart {
+    /// Functions that are told of events.
+    Events(Exchange),
+    /// A service.
+    Service(Rc<dyn Service>),
+}
+
 /// The parts of a chain with services.
 struct Parts {
     first: Rc<Inner>,
     parts: Vec<Part>,
 }
 
-impl Legs for Parts {
-    fn leg(&self, place: usize) -> Option<Leg> {
+impl Parts {
+    fn part(&self, place: usize) -> Option<ExchangePart> {
         let first = &self.first;
         let (chain, version) = (first.chain.clone(), Rc::clone(&first.version));
-        let told = |exchange| Leg::Events(weir_exchange::Exchange::native(exchange));
         Some(match self.parts.get(place)?.clone() {
-            Part::Events(_) if place == 0 => told(Rc::<Inner>::clone(first)),
+            Part::Events(_) if place == 0 => ExchangePart::Events(Exchange(Rc::clone(first))),
             Part::Events(part) => {
                 let (number, later) = (chain.number(), (part, true));
                 let (origin, canary) = (&first.origin, first.canary);
-                told(Exchange::of_part(chain, version, number, origin, canary, later).0)
+                let part = Exchange::of_part(chain, version, number, origin, canary, later);
+                ExchangePart::Events(part)
             }
             Part::Service(place) => {
                 let function = Rc::clone(version.function(place, first.canary));
                 let origin = first.origin.clone();
-                Leg::Service(Rc::new(Station { chain, function, place, origin }))
+                ExchangePart::Service(Rc::new(Station { chain, function, place, origin }))
             }
         })
+    }
+}
+
+impl Legs for Parts {
+    fn leg(&self, place: usize) -> Reply<'_, Option<Leg>> {
+        Reply::Now(self.part(place).map(|part| match part {
+            ExchangePart::Events(Exchange(part)) => {
+                Leg::Events(weir_exchange::Exchange::native(part))
+            }
+            ExchangePart::Service(service) => Leg::Service(service),
+        }))
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) use check::{check_request_line, check_status};
 pub(crate) use known::Known;
 pub use lay::{lay_out_connection, lay_out_request, lay_out_response, length};
 pub use take::{
-    new_request, new_response, read_origin, read_response, take_request, take_response,
+    new_request, new_response, read_origin, read_request, read_response, said_length, take_request,
+    take_response,
 };
 pub(crate) use take::{take_known_request, take_known_response};
 

@@ -39,10 +39,12 @@ mod words;
 pub use chain::{Chain, ChainCounters, Notice};
 pub use context::NOBODY;
 pub use counters::FunctionCounters;
-pub use exchange::Exchange;
+pub use exchange::{Exchange, ExchangePart};
 pub use orders::{Gone, Orders, Remote, orders};
 pub use plan::{
-    ChainPlan, FunctionPlan, MessageError, Site, SiteConfig, Staged, StagedFunction, State, States,
+    ChainPlan, FunctionPlan, MessageError, Proxy, Site, SiteConfig, Staged, StagedFunction, State,
+    States,
 };
+pub use service::{pass_by, streamed};
 pub use shadow::Findings;
 pub use store::{Store, StoreRequest, Values, sum};

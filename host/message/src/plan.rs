@@ -7,13 +7,42 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
-use weir_proxy_function::{ProxyError, ProxyFunction};
+use weir_proxy_function::{Linked, ProxyError, ProxyFunction};
 use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry, World};
 
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
 use crate::instance::Instance;
 use crate::store::Values;
+
+/// What serves the exchanges of a function of the world `wasi:http/proxy`.
+#[derive(Clone)]
+pub enum Proxy {
+    /// It runs in this process.
+    Here(Arc<ProxyFunction>),
+    /// It is to run in another one; here it was only seen that it can.
+    Elsewhere(Arc<Linked>),
+}
+
+impl Proxy {
+    /// It, if it runs in this process.
+    #[must_use]
+    pub fn here(&self) -> Option<&Arc<ProxyFunction>> {
+        match self {
+            Self::Here(function) => Some(function),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
+    /// It as it was linked.
+    #[must_use]
+    pub fn linked(&self) -> &Linked {
+        match self {
+            Self::Here(function) => function.linked(),
+            Self::Elsewhere(linked) => linked,
+        }
+    }
+}
 
 /// A function of a chain, as an operator wants it.
 #[derive(Clone)]
@@ -23,7 +52,7 @@ pub struct FunctionPlan {
     /// Its version, for reports.
     pub version: String,
     /// What serves its exchanges, if it is of the world `wasi:http/proxy`.
-    pub proxy: Option<Arc<ProxyFunction>>,
+    pub proxy: Option<Proxy>,
     /// The component.
     pub admitted: Arc<Admitted>,
     /// Its machine code, if it is here already: then it is not compiled.
@@ -68,7 +97,7 @@ pub enum MessageError {
     )]
     World(String),
     /// A wasi:http component where nobody runs them.
-    #[error("function {0} is a wasi:http component, and these run in the host's own process only")]
+    #[error("function {0} is a wasi:http component, and there are no threads for one here")]
     Service(String),
     /// A wasi:http component cannot be made ready.
     #[error("function {name}: {source}")]
@@ -308,7 +337,7 @@ impl Site {
         if !admitted.world.of_messages() {
             return Err(MessageError::World(plan.name));
         }
-        if let Some(compiled_in) = plan.proxy.as_ref().map(|proxy| proxy.compiled_in()) {
+        if let Some(compiled_in) = plan.proxy.as_ref().map(|proxy| proxy.linked().compiled_in()) {
             let (instance, state, kept) = (None, None, false);
             return Ok(StagedFunction { plan, instance, state, kept, compiled_in });
         }

@@ -16,6 +16,7 @@ use weir_proxy_function::{Ended, How, ProxyFunction, Unserved};
 use crate::chain::{Chain, Inner};
 use crate::exchange::{out_of_order, plain};
 use crate::function::{Called, Function};
+use crate::plan::Proxy;
 
 /// See the module.
 pub(crate) struct Station {
@@ -32,7 +33,8 @@ impl Service for Station {
         onward: Rc<dyn Onward>,
     ) -> LocalBoxFuture<'static, Response<Stream>> {
         let name = self.function.plan.name.clone();
-        let Some(proxy) = &self.function.plan.proxy else { return ready(out_of_order(&name)) };
+        let proxy = self.function.plan.proxy.as_ref().and_then(Proxy::here);
+        let Some(proxy) = proxy else { return ready(out_of_order(&name)) };
         match self.function.enters() {
             None => self.begin(proxy, request, onward),
             Some(Called::Skip) => Box::pin(pass_by(request, onward)),
@@ -49,7 +51,9 @@ impl Station {
         onward: Rc<dyn Onward>,
     ) -> LocalBoxFuture<'static, Response<Stream>> {
         let fails_open = self.function.fails_open();
-        let serving = proxy.serve(request, &self.origin, fails_open, Rc::clone(&onward));
+        let environment = Rc::clone(self.chain.environment());
+        let serving =
+            proxy.serve(request, &self.origin, fails_open, Rc::clone(&onward), environment);
         let (chain, function, place) = (self.chain.weak(), Rc::clone(&self.function), self.place);
         self.chain.behind(Box::pin(async move {
             if let Some(ended) = serving.ended.await {
@@ -95,8 +99,8 @@ fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &En
     function.plan.counters.count(action, ended.cpu);
 }
 
-/// The exchange as if the function were not there.
-async fn pass_by(request: Request<Stream>, onward: Rc<dyn Onward>) -> Response<Stream> {
+/// An exchange as if its service were not there.
+pub async fn pass_by(request: Request<Stream>, onward: Rc<dyn Onward>) -> Response<Stream> {
     match onward.send(request, None).await {
         Ok(response) => response,
         Err(CallFault::Timeout) => said(StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
@@ -115,7 +119,8 @@ fn ready(response: Response<Pieces>) -> LocalBoxFuture<'static, Response<Stream>
     Box::pin(std::future::ready(streamed(response)))
 }
 
-fn streamed(response: Response<Pieces>) -> Response<Stream> {
+/// A response with all of its body there.
+pub fn streamed(response: Response<Pieces>) -> Response<Stream> {
     response.map(|mut pieces| -> Stream {
         pieces.reverse();
         Box::pin(Whole(pieces))

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use weir_sandbox::{Admitted, Compiled, Sandbox, Telemetry};
+use weir_sandbox::{Sandbox, Telemetry};
 
 use crate::guest::Guest;
 use crate::runners::Runners;
@@ -17,8 +17,8 @@ use crate::runners::Runners;
 pub struct ProxyConfig {
     /// Its name in the chain.
     pub name: String,
-    /// The component.
-    pub admitted: Arc<Admitted>,
+    /// Bytes of linear memory that an instance starts with.
+    pub memory_at_start: u64,
     /// Bytes of linear memory that an instance may have.
     pub memory: usize,
     /// CPU time from when a guest is woken until it waits.
@@ -51,53 +51,88 @@ pub enum ProxyError {
         /// Bytes it may have.
         limit: usize,
     },
+    /// There are no threads left for guests.
+    #[error("threads for wasi:http functions: {0}")]
+    Threads(std::io::Error),
     /// What it imports or exports does not have the types of WASI 0.2.
     #[error("linking it: {0}")]
     Link(String),
 }
 
-/// See the module.
-pub struct ProxyFunction {
+/// A function that could run, if it had threads to run on.
+pub struct Linked {
     pub(crate) config: ProxyConfig,
     pub(crate) environment: Vec<(String, String)>,
-    pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) runners: Arc<Runners>,
-    pub(crate) instances: Arc<Semaphore>,
     pub(crate) pre: ProxyPre<Guest>,
     compiled_in: Duration,
 }
 
-impl ProxyFunction {
-    /// Links a component that the sandbox compiled.
+impl Linked {
+    /// Links a component. `compiled_in`: time spent compiling it; 0 if its code came from a cache.
     ///
     /// # Errors
     /// When its configuration, its memory or its types are no good.
     pub fn new(
         config: ProxyConfig,
-        compiled: &Compiled,
-        sandbox: Arc<Sandbox>,
-        runners: Arc<Runners>,
+        component: &Component,
+        compiled_in: Duration,
     ) -> Result<Self, ProxyError> {
         let environment = environment(&config.config).map_err(ProxyError::Environment)?;
-        if config.admitted.memory_at_start > config.memory as u64 {
-            let (needs, limit) = (config.admitted.memory_at_start, config.memory);
+        if config.memory_at_start > config.memory as u64 {
+            let (needs, limit) = (config.memory_at_start, config.memory);
             return Err(ProxyError::Memory { needs, limit });
         }
         let wrong = |error: wasmtime::Error| ProxyError::Link(format!("{error:#}"));
-        let component = &compiled.component;
         let mut linker = Linker::new(component.engine());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(wrong)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(wrong)?;
         let pre = linker.instantiate_pre(component).and_then(ProxyPre::new).map_err(wrong)?;
-        let instances = Arc::new(Semaphore::new(config.instances.max(1) as usize));
-        let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
-        Ok(Self { config, environment, sandbox, runners, instances, pre, compiled_in })
+        Ok(Self { config, environment, pre, compiled_in })
     }
 
     /// Time spent compiling; 0 if its code came from a cache.
     #[must_use]
     pub fn compiled_in(&self) -> Duration {
         self.compiled_in
+    }
+
+    /// Time for an exchange.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// Most instances at a time.
+    #[must_use]
+    pub fn instances(&self) -> u32 {
+        self.config.instances
+    }
+}
+
+/// See the module.
+pub struct ProxyFunction {
+    pub(crate) linked: Linked,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) runners: Arc<Runners>,
+    pub(crate) instances: Arc<Semaphore>,
+}
+
+impl ProxyFunction {
+    /// Has a function run on these threads. The sandbox is the one that its component is of.
+    #[must_use]
+    pub fn new(linked: Linked, sandbox: Arc<Sandbox>, runners: Arc<Runners>) -> Self {
+        let instances = Arc::new(Semaphore::new(linked.config.instances.max(1) as usize));
+        Self { linked, sandbox, runners, instances }
+    }
+
+    /// It as it was linked.
+    #[must_use]
+    pub fn linked(&self) -> &Linked {
+        &self.linked
+    }
+
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        &self.linked.config
     }
 }
 

@@ -57,11 +57,11 @@ impl Guest {
         calls: mpsc::Sender<Call>,
         progress: Arc<Progress>,
     ) -> Self {
-        let telemetry = &function.config.telemetry;
+        let telemetry = &function.config().telemetry;
         let mut wasi = WasiCtx::builder();
         wasi.stdout(Output::new(Level::Info, Arc::clone(telemetry)))
             .stderr(Output::new(Level::Warn, Arc::clone(telemetry)))
-            .envs(&function.environment)
+            .envs(&function.linked.environment)
             .max_random_size(RANDOM_MAX)
             .allow_tcp(false)
             .allow_udp(false)
@@ -73,7 +73,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             table,
             hooks: Hooks { function: Arc::clone(function), authority, calls, progress },
-            memory: Memory { used: 0, limit: function.config.memory, refused: false },
+            memory: Memory { used: 0, limit: function.config().memory, refused: false },
         }
     }
 }
@@ -164,7 +164,7 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sending> + Send> {
-        let config = &self.function.config;
+        let config = self.function.config();
         let wanted = request.uri().authority().map_or("", http::uri::Authority::as_str);
         let found = destination(wanted, self.authority.as_bytes(), &config.upstreams);
         let Some(destination) = found else {

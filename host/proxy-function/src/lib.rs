@@ -26,6 +26,6 @@ mod run;
 mod runners;
 mod serve;
 
-pub use function::{ProxyConfig, ProxyError, ProxyFunction};
+pub use function::{Linked, ProxyConfig, ProxyError, ProxyFunction};
 pub use runners::Runners;
 pub use serve::{Ended, How, Serving, Unserved};

@@ -57,19 +57,19 @@ impl Shared {
 impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
-        let _ticking = function.sandbox.ticker().tick_for(function.config.deadline);
+        let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
         let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
-        let mut store = Store::new(function.pre.engine(), guest);
+        let mut store = Store::new(function.linked.pre.engine(), guest);
         store.set_hostcall_fuel(ARGUMENTS_MAX);
         store.limiter(|guest| &mut guest.memory);
-        let (watching, deadline) = (Arc::clone(&shared), function.config.deadline);
+        let (watching, deadline) = (Arc::clone(&shared), function.config().deadline);
         store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
         store.set_epoch_deadline(1);
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
         let entered = enter(&function, &mut store, request, tls, outparam);
-        let timed = tokio::time::timeout(function.config.timeout, shared.meter.measure(entered));
+        let timed = tokio::time::timeout(function.config().timeout, shared.meter.measure(entered));
         let ended = timed.await;
         let answered = used.load(Relaxed);
         let how = match ended {
@@ -94,15 +94,15 @@ impl Run {
         match &how {
             How::Finished | How::Fault(_) => (),
             How::Failed(message) if shared.progress.is_abandoned() => {
-                tracing::debug!(function = function.config.name, message, "trapped unheard");
+                tracing::debug!(function = function.config().name, message, "trapped unheard");
             }
             How::Failed(message) => {
                 let said = format!("it trapped when others had failed: {message}");
-                function.config.telemetry.log(Level::Warn, &said);
+                function.config().telemetry.log(Level::Warn, &said);
             }
             How::Late => {
-                let said = format!("an exchange took longer than {:?}", function.config.timeout);
-                function.config.telemetry.log(Level::Warn, &said);
+                let said = format!("an exchange took longer than {:?}", function.config().timeout);
+                function.config().telemetry.log(Level::Warn, &said);
             }
         }
         shared.ends(how);
@@ -151,6 +151,6 @@ async fn enter(
         let _ = given.send(response);
     };
     let outparam = store.data_mut().http().new_response_outparam_from_callback(give)?;
-    let instance = function.pre.instantiate_async(&mut *store).await?;
+    let instance = function.linked.pre.instantiate_async(&mut *store).await?;
     instance.wasi_http_incoming_handler().call_handle(store, incoming, outparam).await
 }

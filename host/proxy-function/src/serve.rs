@@ -9,9 +9,9 @@ use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Request, Response, header};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use weir_exchange::{Onward, Origin, Stream};
+use weir_exchange::{Environment, Onward, Origin, Stream};
 use weir_sandbox::Fault;
 
 use crate::body::{Interest, Read, Untouched, Written, is_bodiless, length};
@@ -67,8 +67,7 @@ pub struct Serving {
 }
 
 impl ProxyFunction {
-    /// Serves an exchange. `keeps`: the request is given back after a fault if the guest had not begun with it. Has to be
-    /// called, and its futures polled, within a `LocalSet`.
+    /// Serves an exchange. `keeps`: the request is given back after a fault if the guest had not begun with it.
     #[must_use]
     pub fn serve(
         self: &Arc<Self>,
@@ -76,6 +75,7 @@ impl ProxyFunction {
         origin: &Origin,
         keeps: bool,
         onward: Rc<dyn Onward>,
+        environment: Rc<dyn Environment>,
     ) -> Serving {
         let (began, begun) = oneshot::channel::<(Arc<Shared>, oneshot::Receiver<()>)>();
         let ended = async move {
@@ -87,8 +87,7 @@ impl ProxyFunction {
         };
         let (function, local, tls) = (Arc::clone(self), origin.local, origin.tls);
         let head = async move {
-            let instances = Arc::clone(&function.instances).acquire_owned();
-            let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, instances).await else {
+            let Some(permit) = function.instance(&*environment).await else {
                 return Err(Unserved::Busy(request));
             };
             let shared = Arc::<Shared>::default();
@@ -121,7 +120,7 @@ impl ProxyFunction {
             let _ = began.send((Arc::clone(&shared), when_over));
             let guest = Some(guest.abort_handle());
             let mut interest = Interest { progress: Arc::clone(progress), guest };
-            tokio::task::spawn_local(attend(called, onward));
+            environment.spawn(Box::pin(attend(called, onward)));
             match gives.await {
                 Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => Err(
                     Unserved::Failed(format!("{} is the status of no response", response.status())),
@@ -156,6 +155,19 @@ impl ProxyFunction {
             }
         };
         Serving { head: Box::pin(head), ended: Box::pin(ended) }
+    }
+}
+
+impl ProxyFunction {
+    /// Room for an instance; none if there was none for too long.
+    async fn instance(&self, environment: &dyn Environment) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.instances).try_acquire_owned() {
+            return Some(permit);
+        }
+        tokio::select! {
+            permit = Arc::clone(&self.instances).acquire_owned() => permit.ok(),
+            () = environment.sleep(PATIENCE) => None,
+        }
     }
 }
 

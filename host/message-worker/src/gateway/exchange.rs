@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request, response};
-use weir_exchange::{BodyStep, Direction, Ended, Origin, Passage, Pieces, Reply, Step};
+use weir_exchange::{BodyStep, Direction, Ended, Legs, Origin, Passage, Pieces, Reply, Step};
 use weir_message::head;
 
+use super::services::RemoteLegs;
 use super::{Inner, Lost, Slot, Wait};
 use crate::lane::Breach;
 use crate::protocol as say;
@@ -22,10 +23,12 @@ pub(super) struct RemoteExchange {
     pub(super) slot: Rc<Slot>,
     pub(super) origin: Origin,
     pub(super) end: Cell<Option<(Ended, Option<usize>, Duration)>>,
+    /// It is a part of an exchange, behind a service, which is not counted for itself.
+    pub(super) is_later: bool,
 }
 
 /// An event that the worker was told. It is taken back if nobody waits for it any more.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     inner: &'a Inner,
     wait: &'a RefCell<Option<Wait>>,
 }
@@ -39,7 +42,7 @@ impl Drop for Waiting<'_> {
 
 impl Waiting<'_> {
     /// What the worker says about it.
-    async fn said(self) -> Result<Said, Lost> {
+    pub(super) async fn said(self) -> Result<Said, Lost> {
         let (message, pieces) = std::future::poll_fn(|context| {
             let mut wait = self.wait.borrow_mut();
             let Some(wait) = wait.as_mut() else { return Poll::Ready(Err(Lost)) };
@@ -59,15 +62,15 @@ impl Waiting<'_> {
 }
 
 /// What the worker said about an event.
-struct Said {
-    step: u8,
-    bytes: Bytes,
+pub(super) struct Said {
+    pub(super) step: u8,
+    pub(super) bytes: Bytes,
     pieces: Pieces,
 }
 
 impl RemoteExchange {
     /// The worker that knows the exchange, or gets to know it now.
-    fn worker(&self) -> Result<u64, Lost> {
+    pub(super) fn worker(&self) -> Result<u64, Lost> {
         let live = self.inner.ready().ok_or(Lost)?;
         match self.slot.generation.get() {
             Some(known) if known != live => Err(Lost),
@@ -109,7 +112,7 @@ impl RemoteExchange {
     }
 
     /// Tells it of a head that `lay` lays out; nothing if that does not fit.
-    fn tell_head(
+    pub(super) fn tell_head(
         &self,
         direction: Direction,
         kind: u8,
@@ -276,6 +279,11 @@ impl Passage for RemoteExchange {
         Reply::later(async move { self.piece(direction, say::DATA, piece, last).await })
     }
 
+    fn legs(self: Rc<Self>) -> Option<Rc<dyn Legs>> {
+        let services = self.inner.services.load(Ordering::Relaxed);
+        services.then(|| -> Rc<dyn Legs> { Rc::new(RemoteLegs::new(self)) })
+    }
+
     fn upstream(&self) -> Option<usize> {
         self.slot.upstream.get()
     }
@@ -295,8 +303,9 @@ impl Drop for RemoteExchange {
     fn drop(&mut self) {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
-        inner.counters.ended.add(1);
-        let Some(generation) = slot.generation.get().filter(|_| !slot.over.get()) else { return };
+        inner.counters.ended.add(u64::from(!self.is_later));
+        let keeps = !slot.over.get() || slot.parted.get();
+        let Some(generation) = slot.generation.get().filter(|_| keeps) else { return };
         let (how, upstream, time) =
             self.end.get().unwrap_or((Ended::ClientGone, None, Duration::ZERO));
         let message = Message {
@@ -312,14 +321,14 @@ impl Drop for RemoteExchange {
     }
 }
 
-fn plain(status: StatusCode) -> Response<Pieces> {
+pub(super) fn plain(status: StatusCode) -> Response<Pieces> {
     let mut response = Response::new(Pieces::new());
     *response.status_mut() = status;
     response
 }
 
 /// The answer when there is no worker.
-fn gone() -> Response<Pieces> {
+pub(super) fn gone() -> Response<Pieces> {
     let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

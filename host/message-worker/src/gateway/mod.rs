@@ -1,6 +1,8 @@
 //! A chain as a gateway's thread has it: each event goes to the worker, and waits for what the worker says about it.
 
+mod asks;
 mod exchange;
+mod services;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -17,20 +19,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
-use tokio::sync::mpsc;
-use weir_exchange::{
-    CallFault, CallResult, Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams,
-};
+use tokio::sync::{mpsc, oneshot};
+use weir_exchange::{Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams};
 use weir_hop::{AsyncEnd, Descriptor, End};
-use weir_message::{ChainCounters, Store, head, sum};
+use weir_message::{ChainCounters, Store, head};
 use weir_pool::Memory;
 
 use self::exchange::RemoteExchange;
+use self::services::Visit;
 use self::watch::{Looked, Watch};
 use crate::keeper::Killer;
-use crate::lane::{Breach, Lane, MESSAGE_MAX, Side};
+use crate::lane::{Breach, Lane, Side};
 use crate::protocol as say;
-use crate::protocol::{Message, PREFIX};
+use crate::protocol::Message;
+use crate::streams::Streams;
 
 /// How soon it is tried again when the lane or the hop is full.
 const AGAIN: Duration = Duration::from_millis(1);
@@ -43,8 +45,6 @@ const BODY_MAX: usize = 64 << 10;
 const CALLS_MAX: usize = 8192;
 /// Bytes of a call's request.
 const CALL_MAX: usize = 16 << 20;
-/// Longest value of the store that fits a message.
-const VALUE_MAX: usize = 64 << 10;
 
 /// What the keeper tells the chain's thread of.
 pub enum Link {
@@ -80,6 +80,8 @@ pub struct RemoteConfig {
     pub ready: SyncSender<()>,
     /// Whether exchanges pass while there is no worker.
     pub fails_open: Arc<AtomicBool>,
+    /// Whether the worker may have services in its chain.
+    pub services: Arc<AtomicBool>,
     /// Milliseconds for which a worker may be silent while something waits for its word.
     pub patience: Arc<AtomicU64>,
     /// Bytes of a room of the worker's pool: the longest head.
@@ -108,6 +110,12 @@ struct Inner {
     killer: Killer,
     ready: SyncSender<()>,
     fails_open: Arc<AtomicBool>,
+    services: Arc<AtomicBool>,
+    /// Requests that visit services.
+    visits: RefCell<HashMap<u32, Rc<Visit>, FxBuildHasher>>,
+    /// What services have sent on, by the worker's generation and numbers; dropped, it is called off.
+    onward: RefCell<HashMap<(u64, u32), oneshot::Sender<()>, FxBuildHasher>>,
+    streams: Rc<Streams>,
     patience: Arc<AtomicU64>,
     /// Heads are laid out here.
     head: RefCell<Box<[u8]>>,
@@ -141,6 +149,8 @@ struct Slot {
     done: [Cell<bool>; 2],
     /// The worker has forgotten it.
     over: Cell<bool>,
+    /// The worker keeps it until its end, because it has asked which parts it has.
+    parted: Cell<bool>,
     /// By direction: whether the worker has had bytes of it.
     told: [Cell<bool>; 2],
 }
@@ -170,6 +180,7 @@ impl RemoteChain {
             counters,
             ready,
             fails_open,
+            services,
             patience,
             room_bytes,
             most,
@@ -189,6 +200,10 @@ impl RemoteChain {
             killer,
             ready,
             fails_open,
+            services,
+            visits: RefCell::default(),
+            onward: RefCell::default(),
+            streams: Streams::new(Side::Gateway),
             patience,
             head: RefCell::new(vec![0; room_bytes].into()),
             most,
@@ -311,6 +326,7 @@ impl Inner {
             live.take_if(is).map(|live| live.generation)
         };
         let Some(gone) = gone else { return };
+        self.services_lost();
         let slots: Vec<_> = self.exchanges.borrow().values().cloned().collect();
         for slot in slots.iter().filter(|slot| slot.generation.get() == Some(gone)) {
             for wait in &slot.waits {
@@ -339,7 +355,8 @@ impl Inner {
     /// Whether something waits for the worker's word: an event, or everybody for its first.
     fn is_waited_for(&self) -> bool {
         let live = self.live.borrow();
-        live.as_ref().is_some_and(|live| !live.ready || self.waiting.get() > 0)
+        let waits = || self.waiting.get() > 0 || !self.visits.borrow().is_empty();
+        live.as_ref().is_some_and(|live| !live.ready || waits())
     }
 
     fn between_looks(&self) -> Duration {
@@ -414,11 +431,11 @@ impl Inner {
     }
 
     fn receive(self: &Rc<Self>, descriptor: Descriptor) -> Result<(), Breach> {
-        let (message, generation) = {
+        let (message, generation, sent) = {
             let mut live = self.live.borrow_mut();
             let Some(live) = live.as_mut() else { return Ok(()) };
             live.heard += 1;
-            (live.lane.receive(descriptor)?, live.generation)
+            (live.lane.receive(descriptor)?, live.generation, live.lane.counts().1)
         };
         match message.kind {
             say::STEP | say::PIECE => self.said(message, generation),
@@ -438,6 +455,14 @@ impl Inner {
                 Ok(())
             }
             say::STORE => self.stored(&message, generation),
+            say::SERVED => self.served(&message, generation),
+            say::LEFT => self.left(message.exchange),
+            say::ONWARD => self.onward(&message, generation),
+            say::CALLED_OFF => {
+                self.called_off(message.exchange, generation);
+                Ok(())
+            }
+            say::FRAME | say::MORE | say::UNWANTED => self.streams.told(message, sent),
             say::HERE => Ok(()),
             say::INTERESTS => {
                 self.interests.set(say::interests(message.a));
@@ -491,95 +516,35 @@ impl Inner {
         Ok(())
     }
 
-    fn call(self: &Rc<Self>, message: Message, generation: u64) -> Result<(), Breach> {
-        let pieces = {
-            let mut live = self.live.borrow_mut();
-            live.as_mut()
-                .and_then(|live| live.calls.remove(&message.exchange))
-                .unwrap_or_default()
-                .0
-        };
-        let parts = head::new_request(&message.bytes);
-        let parts = parts.map_err(|_| Breach("a call's head is broken"))?;
-        let upstream = message.a as usize;
-        if upstream >= self.upstreams.count() {
-            return Err(Breach("it calls an upstream that there is not"));
+    /// A number that nothing has now: it comes again after four thousand million others.
+    fn number(&self) -> u32 {
+        loop {
+            let number = self.next.get();
+            self.next.set(number.wrapping_add(1));
+            let taken = self.exchanges.borrow().contains_key(&number)
+                || self.visits.borrow().contains_key(&number);
+            if !taken {
+                return number;
+            }
         }
-        if self.calls.get() >= CALLS_MAX {
-            self.called(message.exchange, generation, Err(CallFault::Unreachable));
-            return Ok(());
-        }
-        self.calls.set(self.calls.get() + 1);
-        let most = usize::try_from(message.c).unwrap_or(usize::MAX).min(self.head.borrow().len());
-        let timeout = Duration::from_millis(u64::from(message.b.max(1)));
-        let request = http::Request::from_parts(parts, pieces);
-        let called = self.environment.call(upstream, request, timeout, most);
-        let inner = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let result = called.await;
-            inner.calls.set(inner.calls.get() - 1);
-            inner.called(message.exchange, generation, result);
+    }
+
+    /// A new exchange, or part of one.
+    fn slot(&self) -> Rc<Slot> {
+        let number = self.number();
+        let slot = Rc::new(Slot {
+            number,
+            generation: Cell::new(None),
+            waits: Default::default(),
+            events: Cell::new(0),
+            upstream: Cell::new(None),
+            done: Default::default(),
+            over: Cell::new(false),
+            parted: Cell::new(false),
+            told: Default::default(),
         });
-        Ok(())
-    }
-
-    fn called(&self, call: u32, generation: u64, result: CallResult) {
-        let fault = |fault| Message {
-            exchange: call,
-            kind: say::CALLED,
-            a: say::why(fault),
-            ..Message::default()
-        };
-        let message = match result {
-            Err(why) => fault(why),
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                let laid = self.lay_out(|room| {
-                    head::lay_out_response(room, &parts, &nowhere(), Some(body.len() as u64), false)
-                });
-                match laid {
-                    Some(laid) if PREFIX + laid.len() + body.len() <= MESSAGE_MAX => Message {
-                        exchange: call,
-                        kind: say::CALLED,
-                        b: laid.len() as u32,
-                        bytes: [laid, body].concat().into(),
-                        ..Message::default()
-                    },
-                    _ => fault(CallFault::NotHttp),
-                }
-            }
-        };
-        self.reply(generation, message);
-    }
-
-    fn stored(&self, message: &Message, generation: u64) -> Result<(), Breach> {
-        let at = message.b as usize;
-        let Some((key, value)) = message.bytes.split_at_checked(at) else {
-            return Err(Breach("a key is longer than its message"));
-        };
-        let lives = (message.c != 0).then(|| Duration::from_millis(message.c));
-        let value = match message.a {
-            say::STORE_SET => {
-                self.store.set(key, value, lives);
-                return Ok(());
-            }
-            say::STORE_ADD => {
-                let delta = value.try_into().map(i64::from_le_bytes);
-                let delta = delta.map_err(|_| Breach("it adds what is no number"))?;
-                Some(sum(self.store.add(key, delta, lives)))
-            }
-            say::STORE_GET => self.store.get(key).filter(|value| value.len() <= VALUE_MAX),
-            _ => return Err(Breach("it asks the store for nothing that there is")),
-        };
-        let message = Message {
-            exchange: message.exchange,
-            kind: say::STORED,
-            a: u32::from(value.is_some()),
-            bytes: value.unwrap_or_default(),
-            ..Message::default()
-        };
-        self.reply(generation, message);
-        Ok(())
+        self.exchanges.borrow_mut().insert(number, Rc::clone(&slot));
+        slot
     }
 
     /// A head, laid out; none if it does not fit.
@@ -608,31 +573,12 @@ impl Middleware for RemoteChain {
     fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
         let inner = &self.0;
         inner.counters.opened.add(1);
-        let mut exchanges = inner.exchanges.borrow_mut();
-        // A number comes again after four thousand million others; one that is still taken is passed by.
-        let number = loop {
-            let number = inner.next.get();
-            inner.next.set(number.wrapping_add(1));
-            if !exchanges.contains_key(&number) {
-                break number;
-            }
-        };
-        let slot = Rc::new(Slot {
-            number,
-            generation: Cell::new(None),
-            waits: Default::default(),
-            events: Cell::new(0),
-            upstream: Cell::new(None),
-            done: Default::default(),
-            over: Cell::new(false),
-            told: Default::default(),
-        });
-        exchanges.insert(number, Rc::clone(&slot));
         Rc::new(RemoteExchange {
             inner: Rc::clone(inner),
-            slot,
+            slot: inner.slot(),
             origin: origin.clone(),
             end: Cell::new(None),
+            is_later: false,
         })
     }
 }

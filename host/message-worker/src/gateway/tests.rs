@@ -4,7 +4,7 @@ use tokio::task::LocalSet;
 use weir_hop::Hub;
 
 use futures_util::future::LocalBoxFuture;
-use weir_exchange::Step;
+use weir_exchange::{CallFault, CallResult, Step};
 
 use super::*;
 use crate::keeper::killed;
@@ -26,6 +26,10 @@ impl Environment for Nobody {
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(time))
     }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
 }
 
 impl Upstreams for Nobody {
@@ -42,6 +46,23 @@ impl Upstreams for Nobody {
 
 /// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the worker was ended.
 fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, Option<String>) {
+    exercised(false, worker, async |chain: RemoteChain| {
+        let exchange = chain.passages().open(&nowhere());
+        let request = http::Request::get("/path?query").header("host", "a.example").body(());
+        let (mut parts, ()) = request.unwrap().into_parts();
+        let step = exchange.request_head(&mut parts, Some(0)).get().await;
+        drop(exchange);
+        assert!(chain.0.exchanges.borrow().is_empty());
+        step
+    })
+}
+
+/// Does this with a chain whose worker is this one: what that came to, and why the worker was ended.
+pub(super) fn exercised<T>(
+    services: bool,
+    worker: impl Fn(&Message) -> Vec<Message> + Send + 'static,
+    exercise: impl AsyncFnOnce(RemoteChain) -> T,
+) -> (T, Option<String>) {
     let (links, heard) = mpsc::unbounded_channel();
     let (killer, kills) = killed();
     let (ready, _wait) = std::sync::mpsc::sync_channel(1);
@@ -53,6 +74,7 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
         counters: Arc::default(),
         ready,
         fails_open: Arc::default(),
+        services: Arc::new(AtomicBool::new(services)),
         patience: Arc::new(AtomicU64::new(10_000)),
         room_bytes: 16 << 10,
         most: 256 << 10,
@@ -82,28 +104,23 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
         }
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let step = LocalSet::new().block_on(&runtime, async {
+    let done = LocalSet::new().block_on(&runtime, async {
         let chain = RemoteChain::new(config, Rc::new(Nobody));
         let driven = tokio::task::spawn_local(chain.clone().drive());
         links.send(Link::Up { end: Box::new(end), memory, generation: 1 }).ok().unwrap();
         while chain.0.ready().is_none() {
             tokio::task::yield_now().await;
         }
-        let exchange = chain.passages().open(&nowhere());
-        let request = http::Request::get("/path?query").header("host", "a.example").body(());
-        let (mut parts, ()) = request.unwrap().into_parts();
-        let step = exchange.request_head(&mut parts, Some(0)).get().await;
-        drop(exchange);
-        assert!(chain.0.exchanges.borrow().is_empty());
+        let done = exercise(chain.clone()).await;
         // What comes after the answer is looked at, too.
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(links);
         driven.await.unwrap();
-        step
+        done
     });
-    (step, kills())
+    (done, kills())
 }
 
 fn step(to: &Message, code: u8) -> Message {

@@ -223,4 +223,8 @@ impl Environment for Away {
             let _ = over.await;
         })
     }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
 }

@@ -5,6 +5,7 @@
 
 mod line;
 mod obey;
+mod services;
 mod serving;
 
 use std::cell::{Cell, RefCell};
@@ -121,6 +122,7 @@ fn begin(
             tallies: BTreeMap::new(),
             counters: Arc::default(),
             findings: Arc::default(),
+            runners: None,
         };
         let (staged, names, kept) = ordered.stage_chain(functions)?;
         ordered.names = names;

@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use wasmtime::component::Component;
 use weir_message::{
     Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
-    Notice, Remote, Site, State, States,
+    Notice, Proxy, Remote, Site, State, States,
 };
 use weir_pool::Memory;
+use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
 use weir_sandbox::{Admitted, OnFault, Sandbox, Telemetry, World};
 
 use super::Control;
 use crate::control;
-use crate::orders::{FromWorker, FunctionImage, News, Order, Reply, Report};
+use crate::orders::{FromWorker, FunctionImage, News, Order, ProxyImage, Reply, Report};
+
+/// Threads for components of wasi:http: a worker is a thread's part of a chain.
+const RUNNERS: usize = 1;
 
 /// What orders need.
 pub(super) struct Ordered {
@@ -26,6 +31,8 @@ pub(super) struct Ordered {
     pub(super) tallies: Tallies,
     pub(super) counters: Arc<ChainCounters>,
     pub(super) findings: Arc<Findings>,
+    /// Threads for components of wasi:http: none before the first one comes.
+    pub(super) runners: Option<Arc<Runners>>,
 }
 
 /// Counters and logs by function, which outlive versions.
@@ -45,7 +52,7 @@ impl Ordered {
     /// A function's plan, and whether it has a region to go on with.
     fn plan(
         &mut self,
-        image: FunctionImage,
+        mut image: FunctionImage,
         tally: &str,
         states: &mut States,
     ) -> Result<FunctionPlan, MessageError> {
@@ -54,7 +61,7 @@ impl Ordered {
         let owned = |file: Arc<OwnedFd>| {
             Arc::try_unwrap(file).map_err(|_| broken("a file is somebody else's, too".into()))
         };
-        let code = match image.code {
+        let code = match image.code.take() {
             None => return Err(broken(format!("function {} comes without code", image.name))),
             // SAFETY: the gateway made it by `Sandbox::share`: it started this very program, and nobody else has the socket
             // that the file came by.
@@ -65,16 +72,23 @@ impl Ordered {
             let memory = Memory::open(&image.name, owned(file)?)?;
             State::of(memory, image.state_layout.clone()).map(Arc::new)
         };
-        if let Some(state) = image.state {
+        if let Some(state) = image.state.take() {
             states.add(image.name.clone(), region(state)?);
         }
-        let blank = image.blank.map(region).transpose()?;
+        let blank = image.blank.take().map(region).transpose()?;
+        let proxy = match &image.proxy {
+            None => None,
+            Some(proxy) => Some(self.proxy(&image, proxy, &code, &telemetry)?),
+        };
         Ok(FunctionPlan {
-            proxy: None,
             admitted: Arc::new(Admitted {
                 component: Arc::from([]),
                 hash: image.hash,
-                world: if image.connection { World::Connection } else { World::Message },
+                world: match (&proxy, image.connection) {
+                    (Some(_), _) => World::Proxy,
+                    (None, true) => World::Connection,
+                    (None, false) => World::Message,
+                },
                 saves: image.saves,
                 imports: Vec::new(),
                 memory_at_start: image.memory_at_start,
@@ -82,6 +96,7 @@ impl Ordered {
             }),
             name: image.name,
             version: image.version,
+            proxy,
             code: Some(code),
             blank,
             writes: image.writes,
@@ -94,6 +109,39 @@ impl Ordered {
             telemetry,
             counters,
         })
+    }
+
+    /// A component of wasi:http, which serves exchanges here.
+    fn proxy(
+        &mut self,
+        image: &FunctionImage,
+        proxy: &ProxyImage,
+        code: &Component,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Proxy, MessageError> {
+        let config = ProxyConfig {
+            name: image.name.clone(),
+            memory_at_start: image.memory_at_start,
+            memory: image.memory,
+            deadline: Duration::from_nanos(image.deadline),
+            timeout: Duration::from_nanos(proxy.timeout),
+            instances: proxy.instances,
+            config: image.config.clone(),
+            upstreams: self.site.upstreams().to_vec(),
+            telemetry: Arc::clone(telemetry),
+        };
+        let wrong = |source| MessageError::Proxy { name: image.name.clone(), source };
+        let linked = Linked::new(config, code, Duration::ZERO).map_err(wrong)?;
+        let runners = match &self.runners {
+            Some(runners) => Arc::clone(runners),
+            None => {
+                let started =
+                    Runners::start(RUNNERS).map_err(ProxyError::Threads).map_err(wrong)?;
+                Arc::clone(self.runners.insert(Arc::new(started)))
+            }
+        };
+        let function = ProxyFunction::new(linked, Arc::clone(&self.sandbox), runners);
+        Ok(Proxy::Here(Arc::new(function)))
     }
 
     pub(super) fn stage_chain(

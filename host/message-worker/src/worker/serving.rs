@@ -17,12 +17,14 @@ use rustc_hash::FxBuildHasher;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc;
 use weir_exchange::{BodyStep, Direction, Interests, Origin, Pieces, Step};
-use weir_message::{Chain, Exchange, StoreRequest, head};
+use weir_message::{Chain, Exchange, ExchangePart, StoreRequest, head};
 
 use super::line::{Away, Line, PIECE_MAX};
 use super::obey::{news, obey};
+use super::services::Services;
 use super::{Begun, Control};
 use crate::gateway::nowhere;
+use crate::lane::Breach;
 use crate::orders::{FromWorker, Reply};
 use crate::protocol as say;
 use crate::protocol::Message;
@@ -35,6 +37,9 @@ struct Serving {
     line: Rc<Line>,
     chain: Chain,
     exchanges: RefCell<HashMap<u32, Exchange, FxBuildHasher>>,
+    /// Those whose parts the gateway has asked for, until their end.
+    parted: RefCell<HashMap<u32, Exchange, FxBuildHasher>>,
+    services: Rc<Services>,
     /// Heads of answers are laid out here.
     room: RefCell<Box<[u8]>>,
 }
@@ -55,6 +60,8 @@ pub(super) fn run(
         line: Rc::clone(line),
         chain: chain.clone(),
         exchanges: RefCell::default(),
+        parted: RefCell::default(),
+        services: Services::new(line),
         room: RefCell::new(vec![0; room_bytes].into()),
     });
     line.spawn(Box::pin(chain.clone().drive()));
@@ -85,7 +92,8 @@ pub(super) fn run(
             Ok(_) => {
                 for descriptor in descriptors.drain(..) {
                     let message = line.lane.borrow_mut().receive(descriptor);
-                    serving.told(message.map_err(|breach| breach.to_string())?);
+                    let message = message.map_err(|breach| breach.to_string())?;
+                    serving.told(message).map_err(|breach| breach.to_string())?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -165,7 +173,7 @@ impl Serving {
         exchanges.entry(number).or_insert_with(|| self.chain.open(origin)).clone()
     }
 
-    fn told(self: &Rc<Self>, message: Message) {
+    fn told(self: &Rc<Self>, message: Message) -> Result<(), Breach> {
         let serving = Rc::clone(self);
         match message.kind {
             say::REQUEST_HEAD | say::RESPONSE_HEAD => {
@@ -174,7 +182,8 @@ impl Serving {
                     _ => Direction::Response,
                 };
                 let Ok(origin) = head::read_origin(&message.bytes) else {
-                    return self.reset(&message, direction);
+                    self.reset(&message, direction);
+                    return Ok(());
                 };
                 let exchange = self.exchange(message.exchange, &origin);
                 self.line.run(async move {
@@ -188,7 +197,7 @@ impl Serving {
                 });
             }
             say::OPEN | say::OPENED => {
-                let Ok(origin) = head::read_origin(&message.bytes) else { return };
+                let Ok(origin) = head::read_origin(&message.bytes) else { return Ok(()) };
                 let exchange = self.exchange(message.exchange, &origin);
                 if message.kind == say::OPENED {
                     self.line.run(async move {
@@ -201,14 +210,18 @@ impl Serving {
                 let direction = say::other(message.a);
                 let exchange = self.exchanges.borrow().get(&message.exchange).cloned();
                 // It crossed the word that no function wants to hear of the exchange any more.
-                let Some(exchange) = exchange else { return self.forgotten(&message, direction) };
+                let Some(exchange) = exchange else {
+                    self.forgotten(&message, direction);
+                    return Ok(());
+                };
                 self.line.run(async move {
                     serving.piece(&message, direction, &exchange).await;
                 });
             }
             say::END => {
                 let exchange = self.exchanges.borrow_mut().remove(&message.exchange);
-                if let Some(exchange) = exchange {
+                let parted = self.parted.borrow_mut().remove(&message.exchange);
+                if let Some(exchange) = exchange.or(parted) {
                     let upstream = (message.b as usize).checked_sub(1);
                     exchange.end(say::ended(message.a), upstream, Duration::from_nanos(message.c));
                 }
@@ -221,8 +234,36 @@ impl Serving {
                     let _ = answer.send(message);
                 }
             }
-            _ => {}
+            say::PARTS => {
+                let Ok(origin) = head::read_origin(&message.bytes) else {
+                    self.reset(&message, Direction::Request);
+                    return Ok(());
+                };
+                let exchange = self.exchange(message.exchange, &origin);
+                self.parted.borrow_mut().insert(message.exchange, exchange.clone());
+                let parts: Vec<u8> = exchange.parts().into_iter().map(u8::from).collect();
+                self.say(&message, Direction::Request, &exchange, say::PARTED, parts.into());
+            }
+            say::PART => {
+                if let Some(ExchangePart::Events(part)) = self.part(&message) {
+                    self.exchanges.borrow_mut().insert(message.exchange, part);
+                }
+            }
+            say::SERVE => {
+                let service = match self.part(&message) {
+                    Some(ExchangePart::Service(service)) => Some(service),
+                    _ => None,
+                };
+                self.services.serve(&message, service);
+            }
+            _ => self.services.told(message)?,
         }
+        Ok(())
+    }
+
+    /// The part of an exchange that a message speaks of.
+    fn part(&self, message: &Message) -> Option<ExchangePart> {
+        self.parted.borrow().get(&message.a)?.part(message.b as usize)
     }
 
     async fn piece(&self, message: &Message, direction: Direction, exchange: &Exchange) {

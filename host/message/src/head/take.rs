@@ -106,6 +106,24 @@ pub fn read_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
+/// A request as [`lay_out_request`] laid it out, for who trusts whoever did: its length is taken, too.
+///
+/// # Errors
+/// When what lies there is no head of a request.
+pub fn read_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
+    let mut parts = new_request(room)?;
+    read_length(room, &mut parts.headers);
+    Ok(parts)
+}
+
+/// The length that a head says, which a function must not change, for who holds its body to it: `content-length` if it is a number.
+#[must_use]
+pub fn said_length(room: &[u8]) -> Option<u64> {
+    let head = Head::new(room)?;
+    let said = std::str::from_utf8(head.field(CONTENT_LENGTH.as_str())?).ok()?;
+    said.bytes().all(|byte| byte.is_ascii_digit()).then(|| said.parse().ok()).flatten()
+}
+
 /// Where an exchange comes from, as its head says.
 ///
 /// # Errors

@@ -11,7 +11,8 @@ use weir_control::engine::{ChainId, EngineError, EngineEvent};
 use weir_hop::Hub;
 use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
 use weir_message_worker::{
-    FunctionImage, Keeper, KeeperConfig, News, Order, RemoteConfig, Reply, Report, SiteImage,
+    FunctionImage, Keeper, KeeperConfig, News, Order, ProxyImage, RemoteConfig, Reply, Report,
+    SiteImage,
 };
 use weir_pool::Accounting;
 use weir_sandbox::{OnFault, Sandbox, World};
@@ -185,6 +186,7 @@ impl Messages {
         let (functions, compiled_in) = images(&self.sandbox, plan.functions)?;
         let (links, heard) = unbounded_channel();
         let fails_open = Arc::new(AtomicBool::new(false));
+        let services = Arc::new(AtomicBool::new(false));
         let patience = Arc::new(AtomicU64::new(0));
         let counters: Arc<ChainCounters> = Arc::default();
         let known: Arc<Mutex<Known>> = Arc::default();
@@ -197,6 +199,7 @@ impl Messages {
             site: site.clone(),
             links,
             fails_open: Arc::clone(&fails_open),
+            services: Arc::clone(&services),
             silence: self.config.worker_timeout.get(),
             patience: Arc::clone(&patience),
             news: self.news(id, itself),
@@ -213,6 +216,7 @@ impl Messages {
             counters: Arc::clone(&counters),
             ready,
             fails_open,
+            services,
             patience,
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
@@ -285,15 +289,22 @@ fn images(
             longest = longest.max(compiled.took);
         }
         let code: OwnedFd = Sandbox::share(&compiled).map_err(failed)?;
+        let proxy = plan.proxy.as_ref().map(|proxy| {
+            let linked = proxy.linked();
+            longest = longest.max(linked.compiled_in());
+            let instances = linked.instances();
+            ProxyImage { timeout: nanoseconds(linked.timeout()), instances }
+        });
         Ok(FunctionImage {
             hash: admitted.hash,
             admitted: Some(Arc::clone(admitted)),
+            proxy,
             connection: admitted.world == World::Connection,
             saves: admitted.saves,
             memory_at_start: admitted.memory_at_start,
             writes: plan.writes,
             memory: plan.memory,
-            deadline: u64::try_from(plan.deadline.as_nanos()).unwrap_or(u64::MAX),
+            deadline: nanoseconds(plan.deadline),
             fails_open: matches!(plan.on_fault, OnFault::FailOpen),
             state_bytes: plan.state_bytes,
             state_layout: plan.state_layout,
@@ -308,6 +319,10 @@ fn images(
     });
     let images = images.collect::<Result<_, EngineError>>()?;
     Ok((images, longest))
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn exhausted(error: std::io::Error) -> EngineError {

@@ -1,10 +1,11 @@
-//! Functions of the world `wasi:http/proxy`: what a chain may not want of them, and making them ready.
+//! Functions of the world `wasi:http/proxy`: what a chain may not want of them, and making them ready: here, or to be run by a worker.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use weir_control::engine::{ChainId, EngineError};
-use weir_message::{FunctionPlan, MessageError};
-use weir_proxy_function::{ProxyConfig, ProxyFunction, Runners};
+use weir_message::{FunctionPlan, MessageError, Proxy};
+use weir_proxy_function::{Linked, ProxyConfig, ProxyFunction, Runners};
 use weir_spec::listener::Protocol;
 use weir_spec::{Access, ResolvedFunction};
 
@@ -40,16 +41,11 @@ impl Messages {
         function: &ResolvedFunction,
         plan: &FunctionPlan,
         upstreams: &[String],
-    ) -> Result<Arc<ProxyFunction>, EngineError> {
+    ) -> Result<Proxy, EngineError> {
         let name = plan.name.clone();
         let wrong = |what: &str| {
             Err(EngineError::Refused(format!("function {name} is a wasi:http component: {what}")))
         };
-        if self.hub.is_some() {
-            return wrong(
-                "these run in the host's own process only: set [gateway] mode = \"thread\", or leave it out of this chain",
-            );
-        }
         if self.listeners_of(id).any(|listener| listener.protocol == Protocol::Tcp) {
             return wrong(
                 "it serves requests, and a listener of this chain has protocol = \"tcp\"",
@@ -66,7 +62,7 @@ impl Messages {
             .map_err(|source| refused(MessageError::Compile { name: name.clone(), source }))?;
         let config = ProxyConfig {
             name: name.clone(),
-            admitted: Arc::clone(&plan.admitted),
+            memory_at_start: plan.admitted.memory_at_start,
             memory: plan.memory,
             deadline: plan.deadline,
             timeout: function.timeout.get(),
@@ -75,8 +71,13 @@ impl Messages {
             upstreams: upstreams.to_vec(),
             telemetry: Arc::clone(&plan.telemetry),
         };
+        let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
+        let linked = Linked::new(config, &compiled.component, compiled_in);
+        let linked = linked.map_err(|source| refused(MessageError::Proxy { name, source }))?;
+        if self.hub.is_some() {
+            return Ok(Proxy::Elsewhere(Arc::new(linked)));
+        }
         let (sandbox, runners) = (Arc::clone(&self.sandbox), self.proxies.runners()?);
-        let made = ProxyFunction::new(config, &compiled, sandbox, runners);
-        Ok(Arc::new(made.map_err(|source| refused(MessageError::Proxy { name, source }))?))
+        Ok(Proxy::Here(Arc::new(ProxyFunction::new(linked, sandbox, runners))))
     }
 }

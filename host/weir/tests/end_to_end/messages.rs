@@ -250,7 +250,7 @@ fn bytes_of_a_tcp_listener_go_straight_on() {
 }
 
 /// The workers of this host that run now.
-fn workers(host: &Host) -> Vec<rustix::process::Pid> {
+pub(crate) fn workers(host: &Host) -> Vec<rustix::process::Pid> {
     let ours = |entry: std::fs::DirEntry| {
         let id: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;

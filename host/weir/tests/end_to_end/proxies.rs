@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use weir_tests::built::{built_file, workspace};
 
 use crate::host::{Host, weir};
-use crate::messages::{Server, address, curl};
+use crate::messages::{Server, address, curl, workers};
 
 /// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was sent, perhaps later (`/lazy`).
 pub(crate) const SERVER: &str = r#"
@@ -87,17 +88,46 @@ const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.config]\nrules
                        response = { set = { x-after = \"yes\" } } } ]\n";
 const WAF: &str = "[[function]]\nuse = \"waf\"\n";
 
+/// Everything holds where functions run in the gateway's threads, and where in processes of their own.
+macro_rules! in_both_modes {
+    ($($name:ident),* $(,)?) => {
+        mod in_threads {
+            $(#[test] fn $name() { super::$name("thread"); })*
+        }
+        mod in_processes {
+            $(#[test] fn $name() { super::$name("process"); })*
+        }
+    };
+}
+
+in_both_modes! {
+    it_stands_among_functions_and_sees_what_they_leave,
+    bodies_stream_both_ways_to_the_byte,
+    a_slow_reader_holds_a_body_back_instead_of_filling_memory,
+    what_it_does_wrong_is_one_answer_and_does_not_hold_others_up,
+    who_goes_away_or_fails_behind_it_is_not_its_fault,
+    five_faults_are_a_quarantine_and_fail_open_passes_it_by,
+    it_is_swapped_tried_and_taken_back_like_any_other,
+    where_it_cannot_run_it_is_refused_with_what_to_do,
+    more_exchanges_than_instances_wait_and_then_are_told,
+    a_component_in_python_does_the_same,
+}
+
 /// A host with the component, which is pushed as what it is, in this chain.
-fn host(server: &Server, chain: &str) -> (Host, String) {
-    let host = Host::start(&config("thread", "http", &[server.port]));
-    push(&host, "1.0.0");
+fn host(mode: &str, server: &Server, chain: &str) -> (Host, String) {
+    let host = Host::start(&config(mode, "http", &[server.port]));
+    let web = begin(&host, chain);
+    (host, web)
+}
+
+fn begin(host: &Host, chain: &str) -> String {
+    push(host, "1.0.0");
     for name in ["rewrite", "waf"] {
-        push_built(&host, name);
+        push_built(host, name);
     }
     host.write("c.toml", chain);
     host.ok(&["chain", "apply", "c.toml"]);
-    let web = format!("http://{}", address(&host, 0));
-    (host, web)
+    format!("http://{}", address(host, 0))
 }
 
 fn push(host: &Host, version: &str) {
@@ -132,11 +162,10 @@ fn it_is_admitted_as_what_it_is() {
     assert!(!report.to_string().contains("weir:net"), "{report}");
 }
 
-#[test]
-fn it_stands_among_functions_and_sees_what_they_leave() {
+fn it_stands_among_functions_and_sees_what_they_leave(mode: &str) {
     let server = Server::of(SERVER);
     let keys = "[function.config]\nGREETING = \"hello\"\n";
-    let (host, web) = host(&server, &chain(REWRITE, keys, WAF));
+    let (host, web) = host(mode, &server, &chain(REWRITE, keys, WAF));
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
         // It answers: the function before it sees the request first, and the response last; no upstream is asked.
         let (status, text) = curl(&[protocol, &format!("{web}/answer")]);
@@ -206,10 +235,9 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
-#[test]
-fn bodies_stream_both_ways_to_the_byte() {
+fn bodies_stream_both_ways_to_the_byte(mode: &str) {
     let server = Server::of(SERVER);
-    let (host, web) = host(&server, &chain(REWRITE, "", WAF));
+    let (host, web) = host(mode, &server, &chain(REWRITE, "", WAF));
     let bytes = pattern(1 << 20);
     host.write("sent", &bytes);
     let (sent, got) = (host.path("sent"), host.path("got"));
@@ -272,22 +300,20 @@ pub(crate) fn holds_back(host: &Host, web: &str, options: &[&str], seconds: &str
     assert!(had < most, "{options:?}: {had} bytes, not {most}, for a request of 96 MiB");
 }
 
-#[test]
-fn a_slow_reader_holds_a_body_back_instead_of_filling_memory() {
+fn a_slow_reader_holds_a_body_back_instead_of_filling_memory(mode: &str) {
     const BOUND: u64 = 32 << 20;
     let server = Server::of(SERVER);
-    let (host, web) = host(&server, &chain("", "", ""));
+    let (host, web) = host(mode, &server, &chain("", "", ""));
     let warm = transferred(&format!("{web}/warm"), &["--max-time", "20"]);
     assert_eq!(warm.0, Some(0));
     holds_back(&host, &web, &[], "4", peak(&host) + BOUND);
 }
 
-#[test]
-fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
+fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up(mode: &str) {
     let server = Server::of(SERVER);
     let keys = "deadline = \"100ms\"\ntimeout = \"1500ms\"\nmemory = \"32MiB\"\n";
     let text = chain("", keys, "");
-    let (mut host, web) = host(&server, &text);
+    let (mut host, web) = host(mode, &server, &text);
     let faults = |host: &Host| probe(host)["faults"].as_u64().expect("a number");
 
     for (path, kind) in
@@ -339,10 +365,9 @@ fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up() {
     });
 }
 
-#[test]
-fn who_goes_away_or_fails_behind_it_is_not_its_fault() {
+fn who_goes_away_or_fails_behind_it_is_not_its_fault(mode: &str) {
     let server = Server::of(SERVER);
-    let (mut host, web) = host(&server, &chain("", "", ""));
+    let (mut host, web) = host(mode, &server, &chain("", "", ""));
     host.write("sent", pattern(1 << 20));
     let sent = host.path("sent");
     // The client goes in the middle of its body, of which the component expects all.
@@ -368,10 +393,9 @@ fn who_goes_away_or_fails_behind_it_is_not_its_fault() {
     assert_eq!(probe(&host)["faults"], 0);
 }
 
-#[test]
-fn five_faults_are_a_quarantine_and_fail_open_passes_it_by() {
+fn five_faults_are_a_quarantine_and_fail_open_passes_it_by(mode: &str) {
     let server = Server::of(SERVER);
-    let (mut host, web) = host(&server, &chain(REWRITE, "on-fault = \"fail-open\"\n", ""));
+    let (mut host, web) = host(mode, &server, &chain(REWRITE, "on-fault = \"fail-open\"\n", ""));
     // It had not begun with the request: that goes on as if it were not there, with its body.
     let (status, text) = curl(&["--data", "some text", &format!("{web}/trap")]);
     assert!(status == 200 && text.contains("POST /trap") && text.contains("body: 9"), "{text}");
@@ -389,10 +413,9 @@ fn five_faults_are_a_quarantine_and_fail_open_passes_it_by() {
     assert!(status == 200 && !text.contains("x-probe") && text.contains("x-before"), "{text}");
 }
 
-#[test]
-fn it_is_swapped_tried_and_taken_back_like_any_other() {
+fn it_is_swapped_tried_and_taken_back_like_any_other(mode: &str) {
     let server = Server::of(SERVER);
-    let (mut host, web) = host(&server, &chain("", "", ""));
+    let (mut host, web) = host(mode, &server, &chain("", "", ""));
     push(&host, "1.1.0");
     let (over, failed) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -424,37 +447,34 @@ fn it_is_swapped_tried_and_taken_back_like_any_other() {
     assert_eq!(curl(&[&format!("{web}/x")]).0, 200);
 }
 
-#[test]
-fn where_it_cannot_run_it_is_refused_with_what_to_do() {
+fn where_it_cannot_run_it_is_refused_with_what_to_do(mode: &str) {
     let server = Server::of(SERVER);
-    for (mode, protocol, keys, part) in [
-        ("process", "http", "", "mode = \"thread\""),
-        ("thread", "tcp", "", "protocol = \"tcp\""),
-        ("thread", "http", "access = \"read-only\"", "leave `access` out"),
-        ("thread", "http", "state = \"1MiB\"", "leave `state` out"),
-        ("thread", "http", "memory = \"64KiB\"", "raise `memory`"),
-        ("thread", "http", "timeout = \"1ms\"", "timeout"),
-        ("thread", "http", "instances = 0", "instances"),
-        ("thread", "http", "[function.config]\nlist = [ 1 ]", "config.list"),
+    for (protocol, keys, part) in [
+        ("tcp", "", "protocol = \"tcp\""),
+        ("http", "access = \"read-only\"", "leave `access` out"),
+        ("http", "state = \"1MiB\"", "leave `state` out"),
+        ("http", "memory = \"64KiB\"", "raise `memory`"),
+        ("http", "timeout = \"1ms\"", "timeout"),
+        ("http", "instances = 0", "instances"),
+        ("http", "[function.config]\nlist = [ 1 ]", "config.list"),
     ] {
         let host = Host::start(&config(mode, protocol, &[server.port]));
         push(&host, "1.0.0");
         host.write("c.toml", chain("", keys, ""));
         let error = host.fails(&["chain", "apply", "c.toml"]);
-        assert!(error.contains(part), "{mode} {protocol} {keys}: {error}");
+        assert!(error.contains(part), "{protocol} {keys}: {error}");
     }
-    let host = Host::start(&config("thread", "http", &[server.port]));
+    let host = Host::start(&config(mode, "http", &[server.port]));
     push(&host, "1.0.0");
     host.write("p.toml", "name = \"p\"\nplane = \"packet\"\n[[function]]\nuse = \"probe\"\n");
     let error = host.fails(&["chain", "apply", "p.toml"]);
     assert!(error.contains("is for messages"), "{error}");
 }
 
-#[test]
-fn more_exchanges_than_instances_wait_and_then_are_told() {
+fn more_exchanges_than_instances_wait_and_then_are_told(mode: &str) {
     let server = Server::of(SERVER);
     let keys = "instances = 1\ntimeout = \"4s\"\n";
-    let (_host, web) = host(&server, &chain("", keys, ""));
+    let (_host, web) = host(mode, &server, &chain("", keys, ""));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| curl(&[&format!("{web}/sleep")]).0);
         std::thread::sleep(Duration::from_millis(500));
@@ -467,13 +487,12 @@ fn more_exchanges_than_instances_wait_and_then_are_told() {
     });
 }
 
-#[test]
-fn a_component_in_python_does_the_same() {
+fn a_component_in_python_does_the_same(mode: &str) {
     let built = Command::new(workspace().join("scripts/build-proxy-python")).status();
     assert!(built.expect("a shell").success(), "scripts/build-proxy-python failed");
     let file = workspace().join("target/functions/proxy-python.wasm");
     let server = Server::of(SERVER);
-    let host = Host::start(&config("thread", "http", &[server.port]));
+    let host = Host::start(&config(mode, "http", &[server.port]));
     push_built(&host, "rewrite");
     host.ok(&["function", "push", file.to_str().expect("text"), "--name", "probe"]);
     host.write("c.toml", chain(REWRITE, "", ""));
@@ -497,4 +516,157 @@ fn a_component_in_python_does_the_same() {
     assert!(output.status.success() && output.stdout == bytes, "{:?}", output.status);
     assert!(host.ok(&["function", "log", "probe"]).contains("/there?a=b"));
     assert_eq!(probe(&host)["faults"], 0);
+}
+
+/// Those of a host with one thread in process mode: there is one.
+fn worker(host: &Host) -> Option<Pid> {
+    workers(host).first().copied()
+}
+
+/// A host with one thread, in process mode.
+fn alone(server: &Server, chain: &str, more: &str) -> (Host, String) {
+    let config = config("process", "http", &[server.port]);
+    let host = Host::start(&config.replace("mode =", &format!("threads = 1\n{more}mode =")));
+    let web = begin(&host, chain);
+    (host, web)
+}
+
+#[test]
+fn behind_the_second_wall_a_guest_runs_in_a_process_without_files_network_or_privileges() {
+    let server = Server::of(SERVER);
+    let (host, web) = alone(&server, &chain("", "", ""), "");
+    assert_eq!(curl(&[&format!("{web}/x")]).0, 200);
+    let worker = worker(&host).expect("it runs");
+    let threads = |process: i32| -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it lives");
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
+        tasks.flatten().filter_map(name).map(|name| name.trim().to_owned()).collect()
+    };
+    // Guests run there, and the host has no threads for them.
+    assert!(threads(worker.as_raw_pid()).contains(&"weir-proxy".to_owned()));
+    let of_host = threads(host.pid());
+    assert!(!of_host.contains(&"weir-proxy".to_owned()), "{of_host:?}");
+    // The walls of all of its threads are those of a worker without such a component.
+    let tasks = fs::read_dir(format!("/proc/{}/task", worker.as_raw_pid())).expect("it lives");
+    for task in tasks.flatten() {
+        let status = fs::read_to_string(task.path().join("status")).expect("it lives");
+        for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+        let interfaces = fs::read_to_string(task.path().join("net/dev")).expect("it lives");
+        let interfaces = interfaces.lines().skip(2);
+        assert!(interfaces.clone().all(|line| line.trim().starts_with("lo:")), "{interfaces:?}");
+    }
+    let root = fs::read_dir(format!("/proc/{}/root", worker.as_raw_pid())).expect("it lives");
+    assert_eq!(root.count(), 0);
+}
+
+#[test]
+fn a_worker_that_is_killed_under_load_leaves_every_request_answered_or_cut_off() {
+    let server = Server::of(SERVER);
+    let (mut host, web) = alone(&server, &chain(REWRITE, "", WAF), "");
+    host.write("sent", pattern(300_000));
+    let data = format!("@{}", host.path("sent").display());
+    let over = AtomicBool::new(false);
+    let counts = [const { AtomicUsize::new(0) }; 3];
+    std::thread::scope(|scope| {
+        let load = |path: &'static str| {
+            let (web, data, over, counts) = (&web, &data, &over, &counts);
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    let mut command = Command::new("curl");
+                    command.args(["--silent", "--max-time", "20", "--output", "/dev/null"]);
+                    command.args(["--write-out", "%{http_code} %{size_download}"]);
+                    if path == "/echo" {
+                        // Of a form `waf` would read only so much.
+                        command.args(["-H", "expect:", "--data-binary", data]);
+                        command.args(["-H", "content-type: application/octet-stream"]);
+                    }
+                    let output = command.arg(format!("{web}{path}")).output().expect("curl");
+                    let text = String::from_utf8_lossy(&output.stdout);
+                    let whole = path != "/echo" || text.ends_with(" 300000");
+                    let n = match (output.status.success(), text.split(' ').next()) {
+                        (true, Some("200")) if whole => 0,
+                        (true, Some("503")) => 1,
+                        // Its head had gone.
+                        (false, Some("200")) => 2,
+                        other => panic!("{path}: {other:?} {text} {:?}", output.status),
+                    };
+                    counts[n].fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        let loads: Vec<_> =
+            ["/answer", "/x", "/echo", "/echo"].map(|path| scope.spawn(load(path))).into();
+        for _ in 0..5 {
+            let before = counts[0].load(Ordering::Relaxed);
+            while counts[0].load(Ordering::Relaxed) < before + 8
+                && loads.iter().all(|load| !load.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            let Some(worker) = worker(&host) else { continue };
+            let _ = rustix::process::kill_process(worker, Signal::KILL);
+            host.wait_for("another one runs", |host| {
+                self::worker(host).is_some_and(|other| other != worker)
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(counts[1].load(Ordering::Relaxed) > 0, "{counts:?}");
+    host.wait_for("it serves", |_| curl(&[&format!("{web}/x")]).0 == 200);
+    host.wait_for("all have ended", |host| {
+        let chain = host.json(&["status"])["chains"][0].clone();
+        chain["packets_in"] == chain["packets_out"] && chain["pool"]["out"] == 0
+    });
+    // That is the worker's own death, and no fault of the component's.
+    assert_eq!(probe(&host)["faults"], 0);
+}
+
+#[test]
+fn a_worker_that_is_stopped_while_it_serves_is_ended_and_fail_open_passes_it_by() {
+    let server = Server::of(SERVER);
+    let keys = "on-fault = \"fail-open\"\n";
+    let (mut host, web) = alone(&server, &chain("", keys, ""), "worker-timeout = \"500ms\"\n");
+    // Who waits for longer than that is no silent worker.
+    assert_eq!(curl(&[&format!("{web}/lazy")]).0, 200);
+    let stopped = worker(&host).expect("it runs");
+    rustix::process::kill_process(stopped, Signal::STOP).expect("it lives");
+    // It had nothing of it but the head: the gateway has that, too.
+    let (status, text) = curl(&[&format!("{web}/x")]);
+    assert!(status == 200 && !text.contains("x-probe"), "{text}");
+    host.wait_for("another one runs", |host| worker(host).is_some_and(|other| other != stopped));
+    host.wait_for("it serves", |_| curl(&[&format!("{web}/x")]).1.contains("x-probe"));
+    let chain = host.json(&["status"])["chains"][0].clone();
+    assert_eq!((&chain["worker_timeouts"], &chain["worker_restarts"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn functions_of_events_and_components_take_each_others_place_in_a_worker() {
+    let server = Server::of(SERVER);
+    let (host, web) = alone(&server, &chain("", "", ""), "");
+    let file = built_file("message-probe");
+    let arguments = ["function", "push", file.to_str().expect("text"), "--name", "probe"];
+    host.ok(&[&arguments[..], &["--version", "2.0.0"]].concat());
+    let (over, failed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let (status, text) = curl(&[&format!("{web}/x")]);
+                if status != 200 {
+                    eprintln!("{text}");
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let config = "[function.config]\nname = \"first\"\nmine = \"/do\"\n";
+        for keys in ["version = \"2.0.0\"\n", "version = \"1.0.0\"\n", "version = \"2.0.0\"\n"] {
+            let config = if keys.contains('2') { config } else { "" };
+            host.write("c.toml", chain("", &format!("{keys}{config}"), REWRITE));
+            host.ok(&["chain", "apply", "c.toml"]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "{}", host.log());
 }

@@ -31,9 +31,15 @@ fn project(directory: &Path, language: &str) -> PathBuf {
 fn serves(language: &str) {
     let directory = tempfile::tempdir().unwrap();
     let wasm = project(directory.path(), language).join("path-guard.wasm");
+    for mode in ["thread", "process"] {
+        serves_in(language, mode, &wasm, directory.path());
+    }
+}
+
+fn serves_in(language: &str, mode: &str, wasm: &Path, directory: &Path) {
     let server = Server::start();
     let host = Host::start(&format!(
-        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nmode = \"{mode}\"\n[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
          protocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
         server.port
     ));
@@ -61,8 +67,8 @@ fn serves(language: &str) {
     }
     // A body that is longer than anything that is held on the way.
     let long = "x".repeat(3 << 20);
-    fs::write(directory.path().join("long"), &long).unwrap();
-    let file = format!("@{}", directory.path().join("long").display());
+    fs::write(directory.join("long"), &long).unwrap();
+    let file = format!("@{}", directory.join("long").display());
     let (status, text) =
         curl(&["--http1.1", "--header", "expect:", "--data-binary", &file, &format!("{web}/long")]);
     assert!(status == 200 && text.contains(&long), "{language}: {} bytes", text.len());

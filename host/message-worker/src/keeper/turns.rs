@@ -1,0 +1,291 @@
+//! The keeper's thread: it starts the worker, gives it one order after the other, hears what it says, and starts it again when it dies.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use weir_hop::{End, Plan, Supervisor, Turn};
+use weir_pool::Memory;
+
+use super::{Bell, Command, DEAF, KIND, KeeperConfig, PATIENCE, Shown};
+use crate::control::{self, Filled, Frames};
+use crate::gateway::Link;
+use crate::lane;
+use crate::orders::{FromWorker, FunctionImage, News, Order, Reply};
+
+/// A worker that runs.
+pub(super) struct Running {
+    pub(super) generation: u64,
+    pub(super) control: UnixStream,
+    pub(super) frames: Frames,
+    /// Until it is ready.
+    pub(super) link: Option<(Box<End>, Memory)>,
+    /// What it was ordered and has not answered.
+    pub(super) ordered: Option<(Order, Option<SyncSender<Reply>>, Instant)>,
+    /// What it is to be ordered to be where the last one was.
+    pub(super) next: VecDeque<Order>,
+    /// Why it is being ended.
+    pub(super) condemned: Option<String>,
+}
+
+pub(super) struct State {
+    pub(super) config: KeeperConfig,
+    pub(super) supervisor: Supervisor,
+    /// What runs.
+    pub(super) functions: Vec<FunctionImage>,
+    /// What is ready in the worker.
+    pub(super) staged: Option<Vec<FunctionImage>>,
+    /// What is tried, and how.
+    pub(super) trial: Option<(FunctionImage, Option<u8>)>,
+    /// What the last swap replaced.
+    pub(super) before: Option<FunctionImage>,
+    pub(super) live: Option<Running>,
+    pub(super) queue: VecDeque<(Order, SyncSender<Reply>)>,
+    /// Who waits for the first worker.
+    pub(super) ready: Option<SyncSender<Reply>>,
+    pub(super) shown: Arc<Shown>,
+}
+
+impl State {
+    pub(super) fn run(mut self, commands: &Receiver<Command>, bell: &Bell) {
+        loop {
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Order(order, answer)) => self.queue.push_back((order, answer)),
+                    Ok(Command::Kill(generation, why)) => self.kill(generation, why),
+                    Ok(Command::Silent(generation, milliseconds)) => {
+                        self.silent(generation, milliseconds);
+                    }
+                    Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                }
+            }
+            self.turn();
+            self.give();
+            self.wait(bell);
+            self.hear();
+        }
+    }
+
+    /// Starts the worker, or notes that it has died.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        let mut sides = None;
+        if self.supervisor.due().is_some_and(|due| due <= now) {
+            match self.sides() {
+                Ok((memory, ours, theirs)) => {
+                    let mut plan = Plan::new(&self.config.program);
+                    plan.arguments = self.config.arguments.iter().map(Into::into).collect();
+                    plan.memories = theirs;
+                    self.supervisor.set_plan(plan);
+                    sides = Some((memory, ours));
+                }
+                Err(error) => {
+                    tracing::error!(
+                        "no memory for a worker of chain {}: {error}",
+                        self.config.chain
+                    );
+                    self.not_begun(&error.to_string());
+                    std::thread::sleep(Duration::from_millis(100));
+                    return;
+                }
+            }
+        }
+        match (self.supervisor.turn(now), sides) {
+            (Turn::Started(end), Some((memory, control))) => {
+                let generation = self.supervisor.generation();
+                // Its files are its own now: when it closes them, they are closed.
+                self.supervisor.set_plan(Plan::new(&self.config.program));
+                let process = self.supervisor.worker().map_or(0, |worker| worker.id() as u64);
+                self.shown.process.store(process, Ordering::Relaxed);
+                self.shown.restarts.store(self.supervisor.restarts(), Ordering::Relaxed);
+                let begin = Order::Begin {
+                    chain: self.config.chain.clone(),
+                    site: self.config.site.clone(),
+                    functions: self.functions.clone(),
+                };
+                let mut next = VecDeque::from([begin]);
+                if let Some((function, canary)) = self.trial.clone() {
+                    next.push_back(Order::StageFunction { function, shadow: canary.is_none() });
+                    next.push_back(canary.map_or(Order::Shadow, Order::Canary));
+                }
+                self.live = Some(Running {
+                    generation,
+                    control,
+                    frames: Frames::default(),
+                    link: Some((end, memory)),
+                    ordered: None,
+                    next,
+                    condemned: None,
+                });
+            }
+            (Turn::Died(death), _) => {
+                let how = match (death.exit, death.signal) {
+                    (Some(status), _) => format!("it ended itself with status {status}"),
+                    (None, Some(signal)) => format!("signal {signal} ended it"),
+                    (None, None) => "it is gone".into(),
+                };
+                self.died(how);
+            }
+            (Turn::Failed(error), _) => {
+                tracing::error!("chain {}: {error}", self.config.chain);
+                self.not_begun(&error.to_string());
+            }
+            (Turn::NoHop(error), _) => {
+                tracing::error!("chain {}: {error}", self.config.chain);
+                self.not_begun(&error.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// A lane and a control socket: ours, and the files of the worker's.
+    fn sides(&self) -> io::Result<(Memory, UnixStream, Vec<Arc<OwnedFd>>)> {
+        let memory = lane::memory(&self.config.chain).map_err(io::Error::other)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        ours.set_write_timeout(Some(DEAF))?;
+        let lane = memory.fd().try_clone_to_owned()?;
+        Ok((memory, ours, vec![Arc::new(lane), Arc::new(theirs.into())]))
+    }
+
+    fn not_begun(&mut self, why: &str) {
+        if let Some(ready) = self.ready.take() {
+            // Whoever waited may have given up.
+            let _ = ready.send(Reply::Refused(why.to_owned()));
+        }
+    }
+
+    fn died(&mut self, how: String) {
+        self.shown.process.store(0, Ordering::Relaxed);
+        // Its last words may say why.
+        self.hear();
+        let Some(mut dead) = self.live.take() else { return };
+        let generation = dead.generation;
+        let how = match dead.condemned.take() {
+            Some(why) => format!("{how}: {why}"),
+            None => how,
+        };
+        // The chain's thread may have ended.
+        let _ = self.config.links.send(Link::Down { generation });
+        if let Some((_, Some(answer), _)) = dead.ordered.take() {
+            let _ = answer.send(Reply::Refused(format!("the chain's worker died: {how}")));
+        }
+        self.staged = None;
+        self.not_begun(&how);
+        tracing::warn!("chain {}: its worker died: {how}; it is started again", self.config.chain);
+        let function = self.functions.first().map(|f| (f.name.clone(), f.version.clone()));
+        let (function, version) = function.unwrap_or_default();
+        (self.config.news)(News {
+            function,
+            version,
+            kind: KIND.into(),
+            message: format!("the chain's worker died: {how}"),
+            rolled_back: false,
+        });
+    }
+
+    /// Ends the worker of this generation; `why` is said, if there is something to say.
+    pub(super) fn kill(&mut self, generation: u64, why: &str) {
+        if self.live.as_ref().is_some_and(|live| live.generation == generation) {
+            if !why.is_empty() {
+                let chain = &self.config.chain;
+                tracing::error!("chain {chain}: its worker breaks the rules: {why}; it is ended");
+            }
+            if let Some(worker) = self.supervisor.worker() {
+                worker.kill();
+            }
+        }
+    }
+
+    /// Ends the worker of this generation, which gives no sign of life: whatever it does or does not do, SIGKILL ends it.
+    fn silent(&mut self, generation: u64, milliseconds: u64) {
+        let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) else {
+            return;
+        };
+        let silence = Duration::from_millis(milliseconds);
+        live.condemned = Some(format!("it gave no sign of life for {silence:?}"));
+        self.shown.silent.fetch_add(1, Ordering::Relaxed);
+        self.kill(generation, "");
+    }
+
+    /// Gives the next order, if the worker has answered the last one.
+    fn give(&mut self) {
+        let Some(live) = self.live.as_mut().filter(|live| live.ordered.is_none()) else { return };
+        let (order, answer) = match live.next.pop_front() {
+            Some(order) => (order, None),
+            None => match self.queue.pop_front() {
+                Some((order, answer)) => (order, Some(answer)),
+                None => return,
+            },
+        };
+        let order = order.with_files();
+        let files = order.fds();
+        // Blocking, with its time limit: a worker that does not listen is no good.
+        let written = live
+            .control
+            .set_nonblocking(false)
+            .and_then(|()| control::write_with(&live.control, &order, &files))
+            .and_then(|()| live.control.set_nonblocking(true));
+        live.ordered = Some((order, answer, Instant::now()));
+        if let Err(error) = written {
+            let generation = live.generation;
+            self.kill(generation, &format!("it takes no orders: {error}"));
+        }
+    }
+
+    fn wait(&self, bell: &Bell) {
+        let now = Instant::now();
+        let mut until = self.supervisor.due();
+        if let Some((_, _, since)) = self.live.as_ref().and_then(|live| live.ordered.as_ref()) {
+            until = Some(*since + PATIENCE);
+        }
+        let timeout = until.map(|until| until.saturating_duration_since(now));
+        let timeout = timeout.and_then(|time| rustix::time::Timespec::try_from(time).ok());
+        let mut fds = vec![PollFd::new(&*bell.0, PollFlags::IN)];
+        let process = self.supervisor.process();
+        if let Some(process) = &process {
+            fds.push(PollFd::new(process, PollFlags::IN));
+        }
+        if let Some(live) = &self.live {
+            fds.push(PollFd::new(&live.control, PollFlags::IN));
+        }
+        // Interrupted: it is looked at everything, and waited again.
+        let _ = poll(&mut fds, timeout.as_ref());
+        let _ = rustix::io::read(&*bell.0, &mut [0_u8; 8]);
+    }
+
+    /// Hears what the worker says.
+    fn hear(&mut self) {
+        let Some(live) = self.live.as_mut() else { return };
+        let generation = live.generation;
+        let late = live.ordered.as_ref().is_some_and(|(_, _, since)| since.elapsed() > PATIENCE);
+        let there = loop {
+            match live.frames.fill(&live.control) {
+                Ok(Filled::More) => {}
+                Ok(Filled::Nothing) => break true,
+                Ok(Filled::Gone) | Err(_) => break false,
+            }
+        };
+        if late {
+            self.kill(generation, "it does not answer orders");
+        } else if !there {
+            // Its death comes, if it has not come.
+            self.kill(generation, "");
+        }
+        while let Some(live) = self.live.as_mut() {
+            match live.frames.next::<FromWorker>() {
+                Ok(Some(FromWorker::Reply(reply))) => self.replied(reply),
+                Ok(Some(FromWorker::News(news))) => self.news(news),
+                Ok(None) => return,
+                Err(_) => return self.kill(generation, "what it says is nothing that there is"),
+            }
+        }
+    }
+}
