@@ -153,6 +153,7 @@ fn proxy(
     let compiled = sandbox.compile(&plan.admitted.component, plan.admitted.hash)?;
     let config = ProxyConfig {
         name: plan.name.clone(),
+        hash: plan.admitted.hash,
         memory_at_start: plan.admitted.memory_at_start,
         memory: plan.memory,
         deadline: plan.deadline,

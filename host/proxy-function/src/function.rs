@@ -17,6 +17,8 @@ use crate::runners::Runners;
 pub struct ProxyConfig {
     /// Its name in the chain.
     pub name: String,
+    /// Hash of its component: lines of source are found by it.
+    pub hash: [u8; 32],
     /// Bytes of linear memory that an instance starts with.
     pub memory_at_start: u64,
     /// Bytes of linear memory that an instance may have.

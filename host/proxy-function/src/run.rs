@@ -79,7 +79,7 @@ impl Run {
             }
             Ok(Err(error)) => {
                 let fault = Fault::new(&error, Some(0), store.data().memory.refused)
-                    .of(&function.config.admitted);
+                    .in_code(Some(function.config().hash));
                 if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
                     How::Failed(fault.message)
                 } else {

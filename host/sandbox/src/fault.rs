@@ -113,7 +113,9 @@ impl Fault {
         self.in_code(Some(admitted.hash))
     }
 
-    pub(crate) fn in_code(mut self, hash: Option<[u8; 32]>) -> Self {
+    /// The same by the hash of the component.
+    #[must_use]
+    pub fn in_code(mut self, hash: Option<[u8; 32]>) -> Self {
         trace::tag(&mut self.message, hash);
         self
     }

@@ -62,7 +62,7 @@ pub struct KeeperConfig {
 }
 
 enum Command {
-    Order(Order, SyncSender<Reply>),
+    Order(Box<Order>, SyncSender<Reply>),
     Kill(u64, &'static str),
     Silent(u64, u64),
     Stop,
@@ -225,7 +225,7 @@ impl Keeper {
     pub fn order_within(&self, order: Order, time: Duration) -> Reply {
         let (answer, answered) = sync_channel(1);
         let gone = || Reply::Refused("the chain's worker has no keeper any more".into());
-        if self.commands.send(Command::Order(order, answer)).is_err() {
+        if self.commands.send(Command::Order(Box::new(order), answer)).is_err() {
             return gone();
         }
         self.bell.ring();

@@ -57,7 +57,7 @@ impl State {
         loop {
             loop {
                 match commands.try_recv() {
-                    Ok(Command::Order(order, answer)) => self.queue.push_back((order, answer)),
+                    Ok(Command::Order(order, answer)) => self.queue.push_back((*order, answer)),
                     Ok(Command::Kill(generation, why)) => self.kill(generation, why),
                     Ok(Command::Silent(generation, milliseconds)) => {
                         self.silent(generation, milliseconds);

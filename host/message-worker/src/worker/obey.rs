@@ -121,6 +121,7 @@ impl Ordered {
     ) -> Result<Proxy, MessageError> {
         let config = ProxyConfig {
             name: image.name.clone(),
+            hash: image.hash,
             memory_at_start: image.memory_at_start,
             memory: image.memory,
             deadline: Duration::from_nanos(image.deadline),

@@ -62,6 +62,7 @@ impl Messages {
             .map_err(|source| refused(MessageError::Compile { name: name.clone(), source }))?;
         let config = ProxyConfig {
             name: name.clone(),
+            hash: plan.admitted.hash,
             memory_at_start: plan.admitted.memory_at_start,
             memory: plan.memory,
             deadline: plan.deadline,

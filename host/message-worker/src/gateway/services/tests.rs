@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Collected, Full};
 use weir_exchange::Broken;
 
 use super::*;
@@ -44,7 +44,7 @@ fn visited(worker: fn(&Message) -> Vec<Message>) -> (Came, Option<String>) {
         let response = service.serve(request.unwrap(), Rc::new(Echo)).await;
         let (parts, body) = response.into_parts();
         let body = tokio::time::timeout(Duration::from_secs(5), body.collect()).await;
-        let body = body.expect("it ends").map(|body| body.to_bytes());
+        let body = body.expect("it ends").map(Collected::to_bytes);
         drop((service, legs, exchange));
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(chain.0.exchanges.borrow().is_empty());
@@ -237,7 +237,7 @@ fn frames_that_nobody_asked_for_and_second_responses_end_it_too() {
                 let Some(Leg::Service(service)) = legs.leg(0).get().await else { panic!("none") };
                 let request = Request::get("/path").body(nothing()).unwrap();
                 let response = service.serve(request, Rc::new(Echo)).await;
-                response.into_body().collect().await.map(|body| body.to_bytes())
+                response.into_body().collect().await.map(Collected::to_bytes)
             },
         );
         assert!(came.is_err() && kill.is_some(), "{n}: {came:?} {kill:?}");
