@@ -117,8 +117,9 @@ impl Guest {
         })
     }
 
-    pub(crate) fn wait_until_ready(&self) -> Result<(), Error> {
-        let ready = locked(&self.ready).recv_timeout(self.left());
+    pub(crate) fn wait_until_ready(&self, by: Instant) -> Result<(), Error> {
+        let left = by.saturating_duration_since(Instant::now());
+        let ready = locked(&self.ready).recv_timeout(left);
         ready.map_err(|error| self.gone(error))?.map(drop)
     }
 

@@ -12,6 +12,11 @@ use crate::agent::PORT;
 use crate::guest::{Child, Guest};
 use crate::{Error, initramfs};
 
+/// Guests that are booted until one comes up.
+const ATTEMPTS: u32 = 3;
+/// The least time that each of them has.
+const BOOT: Duration = Duration::from_secs(60);
+
 /// What a NIC's outer side is plugged into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plug {
@@ -83,12 +88,29 @@ impl Machine {
         }
     }
 
-    /// Boots it, and waits until it takes commands.
+    /// Boots it, and waits until it takes commands. A guest that is not up in a third of its life, or a minute, is ended, and another one booted: now and
+    /// then an emulated CPU sleeps on when its timer is due, and nothing goes on.
     ///
     /// # Errors
-    /// When the machine lacks something, or the guest does not come up.
+    /// When the machine lacks something, or no guest comes up.
     pub fn boot(&self) -> Result<Guest, Error> {
         let until = Instant::now() + self.limit;
+        let mut attempts = 1;
+        loop {
+            match self.boot_once(until) {
+                Err(Error::TooLong { console, .. })
+                    if attempts < ATTEMPTS && Instant::now() < until =>
+                {
+                    eprintln!("the guest did not come up, another one is booted:\n{console}");
+                    attempts += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    fn boot_once(&self, until: Instant) -> Result<Guest, Error> {
+        let up_by = until.min(Instant::now() + BOOT.max(self.limit / ATTEMPTS));
         let vm = self.vm.canonicalize();
         let vm = vm.map_err(Error::setup(&format!("{} (run scripts/setup)", self.vm.display())))?;
         let agent = self.agent.canonicalize();
@@ -111,7 +133,7 @@ impl Machine {
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let child = qemu.spawn().map_err(Error::setup("setpriv or ip"))?;
         let guest = Guest::attach(Child(child), listener, directory, self.limit, until)?;
-        guest.wait_until_ready()?;
+        guest.wait_until_ready(up_by)?;
         self.plug_in()?;
         Ok(guest)
     }

@@ -18,7 +18,7 @@ fn packets_of_a_chain_are_shown_while_it_runs() {
     let host = host();
     let shown = host.ok(&["trace", "edge", "-n", "2"]);
     let first = shown.lines().next().unwrap();
-    assert!(first.starts_with("packet 1: ") && first.contains(" UDP "), "{shown}");
+    assert!(first.starts_with("packet 1: 10.0.0.") && first.contains(" → 198.1"), "{shown}");
     assert!(shown.contains("\n  gate  next\n"), "{shown}");
     assert!(shown.contains("\npacket 2: "), "{shown}");
     assert!(shown.contains("\n2 packets followed, "), "{shown}");

@@ -111,14 +111,23 @@ def before_call(context, case, kwargs):
             rule.update({"vlan": 7, "to": "drop"})
             for key in ("port", "chain", "ethertype"):
                 rule.pop(key, None)
-            for key in ("src", "dst"):
-                if isinstance(rule.get(key), str):
-                    rule[key] = choose((number, key), PREFIXES, share=1)
-            for key in ("sport", "dport"):
-                if isinstance(rule.get(key), str):
-                    rule[key] = "1024-65535"
-                if rule.get(key):
-                    rule["proto"] = "tcp"
+            possible(rule, number)
+    if path == "/v1/chains/{name}/trace" and good and isinstance(case.body, dict):
+        case.body["seconds"] = 1
+        case.body.pop("port", None)
+        possible(case.body, 0)
+
+
+def possible(rule, number):
+    """Has a rule mean packets that there can be."""
+    for key in ("src", "dst"):
+        if isinstance(rule.get(key), str):
+            rule[key] = choose((number, key), PREFIXES, share=1)
+    for key in ("sport", "dport"):
+        if isinstance(rule.get(key), str):
+            rule[key] = "1024-65535"
+        if rule.get(key):
+            rule["proto"] = "tcp"
 
 
 @schemathesis.hook
