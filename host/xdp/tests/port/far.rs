@@ -31,6 +31,19 @@ pub(crate) fn ip(arguments: &str) {
     assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Waits until an interface is up, which the kernel brings about in the background; what is sent before is lost.
+pub(crate) fn wait_until_up(interface: &str) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let shown = Command::new("ip").args(["link", "show", "dev", interface]).output();
+        if String::from_utf8_lossy(&shown.expect("`ip`").stdout).contains("state UP") {
+            return;
+        }
+        assert!(Instant::now() < until, "{interface} does not come up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A pair, up: `NAME` for the port, `NAME-far`.
 pub(crate) fn pair(name: &str) {
     pair_of(name, 2);

@@ -9,7 +9,9 @@ use weir_pool::{Packet, Pool};
 use weir_port::{Port, PortCounts, Received};
 use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
 
-use crate::far::{Far, PATIENCE, finish, frame, ip, namespace, pair, pair_of, pool, port, receive};
+use crate::far::{
+    Far, PATIENCE, finish, frame, ip, namespace, pair, pair_of, pool, port, receive, wait_until_up,
+};
 
 fn modes() -> [Mode; 2] {
     [Mode::Native, Mode::Generic]
@@ -313,6 +315,7 @@ fn netns_a_link_that_goes_down_comes_back() {
     let mut packets = vec![place(&mut pool, &frame(2, 60))];
     port.send(&mut pool, &mut packets).unwrap();
     assert_eq!(far.receive(), frame(2, 60));
+    wait_until_up("a-far");
     far.send(&frame(3, 60));
     let packets = receive(&mut port, &mut pool, 1);
     pool.give_all(packets.iter().map(|packet| packet.buffer));
