@@ -211,15 +211,15 @@ fn pass(ports: PortKind, keys: &str, function: &Function) {
 /// Pings are followed on their way through the chain, in both directions, and all answers come.
 fn trace(lab: &Lab, function: &Function) {
     let traced = std::thread::scope(|scope| {
-        let traced = scope.spawn(|| lab.weir(&["trace", "edge", "--proto", "icmp", "-n", "6"]));
+        let traced = scope.spawn(|| lab.weir(&["trace", "edge", "--proto", "icmp", "-n", "40"]));
         while !traced.is_finished() {
             lab.ping(function.addresses[0].ping);
         }
         traced.join().expect("weir trace")
     });
     let packets = traced["packets"].as_array().expect("packets");
-    assert_eq!(packets.len(), 6, "{traced}");
-    assert!(traced["seen"].as_u64() >= Some(6), "{traced}");
+    assert_eq!(packets.len(), 40, "{traced}");
+    assert!(traced["seen"].as_u64() >= Some(40), "{traced}");
     let mut order = TRIPWIRES.map(|(policy, _)| policy).to_vec();
     order.push(function.name);
     for reverse in [false, true] {

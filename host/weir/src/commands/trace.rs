@@ -5,7 +5,7 @@ use reqwest::Method;
 use weir_author::trace;
 use weir_spec::{ChainTrace, TraceRequest, TracedPacket};
 
-use crate::cli::TraceArgs;
+use crate::cli::{Format, TraceArgs};
 use crate::client::Client;
 use crate::render::Output;
 
@@ -24,7 +24,11 @@ pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<(
     let path = ["chains", args.chain.as_str(), "trace"];
     let trace: ChainTrace = client.send_json(Method::POST, &path, &request)?;
     drop(waiting);
-    let packets = trace::told(&trace.packets)?;
+    // Dissecting takes its time: only for people.
+    let packets = match output.format {
+        Format::Table => trace::told(&trace.packets)?,
+        Format::Json => Vec::new(),
+    };
     output.result(&trace, |trace| {
         let ways: String = packets.iter().map(told).collect();
         let (shown, seen) = (packets.len(), trace.seen);
