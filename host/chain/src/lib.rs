@@ -1,7 +1,7 @@
 //! Chains: functions in a row, run as one.
 //!
 //! Owns: composing functions and a chain runner into one component ([`Linked`]), running the same chain
-//! one function at a time ([`Separate`], for profiling, shadowing and comparison), applying verdicts,
+//! one function at a time ([`Separate`], for comparison, and for one function apart from its chain), applying verdicts,
 //! and telling how each packet's way ended ([`board`]). Must not know: ports, buffers' owners, what
 //! happens to a packet after its verdict, or who deploys chains.
 //!

@@ -38,8 +38,10 @@ impl PlaneEngine {
                 return Err(EngineError::Conflict(text));
             }
         };
-        let plan = self.plane.with_lane(&chain, 0, |lane| lane.plan().clone())?;
-        let names: Vec<_> = plan.functions.into_iter().map(|function| function.name).collect();
+        // Names only: the worker waits for it, and configurations can have megabytes.
+        let names: Vec<_> = self.plane.with_lane(&chain, 0, |lane| {
+            lane.plan().functions.iter().map(|function| function.name.clone()).collect()
+        })?;
         let trace = trace_of(&chain, names.len(), request)?;
         let watches = self.watch(&chain, &trace)?;
         wait(&trace, Duration::from_secs(request.seconds.into()));
