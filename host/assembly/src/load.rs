@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use weir_sandbox::{Admitted, Refused};
+use weir_sandbox::{Admitted, Refused, Sandbox};
 use weir_spec::{Chain, Document, DocumentError, Invalid, Manifest, Plane, ResolvedFunction};
 
 use crate::plan::AdmitError;
@@ -36,11 +36,15 @@ pub type Loaded = (ResolvedFunction, Arc<Admitted>);
 
 /// Reads a chain file and the functions it names. `path` is relative to the chain file; a function under `use` is
 /// looked for as `NAME.wasm` in `functions`, then beside the chain file. Of a chain of both planes the answer has the part for
-/// packets.
+/// packets. The sandbox remembers the components, so that faults in them are told with lines.
 ///
 /// # Errors
 /// When the file is wrong, or a function is missing or refused.
-pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>), LoadError> {
+pub fn load_chain(
+    sandbox: &Sandbox,
+    file: &Path,
+    functions: &Path,
+) -> Result<(Chain, Vec<Loaded>), LoadError> {
     let document = Document::<Chain>::read(file).map_err(Box::new)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut loaded = Vec::new();
@@ -59,7 +63,8 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
         let wasm: Arc<[u8]> = std::fs::read(&path)
             .map_err(|source| LoadError::File { label: label.clone(), path, source, help })?
             .into();
-        let admitted = weir_sandbox::admit(&wasm)
+        let admitted = sandbox
+            .admit(&wasm)
             .map_err(|refused: Refused| AdmitError { label: label.clone(), refused })?;
         messages.push(admitted.world.of_messages());
         let manifest = manifest_of(&label, &admitted).map_err(Box::new)?;
@@ -67,7 +72,7 @@ pub fn load_chain(file: &Path, functions: &Path) -> Result<(Chain, Vec<Loaded>),
         let resolved = function.resolve(&manifest, version, wasm).map_err(|invalid: Invalid| {
             Box::new(document.locate(invalid.within_array("function", place)))
         })?;
-        loaded.push((resolved, Arc::new(admitted)));
+        loaded.push((resolved, admitted));
     }
     let mut chain = document.value.clone();
     chain.settle(&messages).map_err(|invalid| Box::new(document.locate(invalid)))?;

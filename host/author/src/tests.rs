@@ -12,7 +12,7 @@ use weir_spec::{Document, DocumentError, Invalid, Manifest, ResolvedFunction};
 
 use crate::captures::{self, Frame};
 use crate::connections;
-use crate::dissect;
+use crate::dissect::{self, Dissected};
 use crate::exchanges;
 use crate::function::Function;
 use crate::listener::Run;
@@ -328,10 +328,16 @@ fn check_packets(
                         numbers: &mut dyn Iterator<Item = &u64>,
                         problems: &mut Vec<String>|
              -> Result<()> {
-                for number in numbers.take(10) {
-                    let frame =
-                        usize::try_from(*number).ok().and_then(|n| frames.get(n.checked_sub(1)?));
-                    let shown = frame.map(dissect::summary).transpose()?;
+                let frame =
+                    |number: &u64| frames.get(usize::try_from(*number).ok()?.checked_sub(1)?);
+                let numbers: Vec<&u64> = numbers.take(10).collect();
+                let known: Vec<&Frame> =
+                    numbers.iter().filter_map(|number| frame(number)).collect();
+                let dissected = dissect::dissect(&known)?;
+                let mut dissected = dissected.iter();
+                for number in numbers {
+                    let shown = frame(number).and_then(|_| dissected.next());
+                    let shown = shown.map(Dissected::summary);
                     let shown = shown.unwrap_or_else(|| "the capture has no such packet".into());
                     problems.push(format!("packet {number} {what}: {shown}"));
                 }

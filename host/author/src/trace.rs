@@ -6,26 +6,37 @@ use anyhow::Result;
 use weir_spec::{FollowedPacket, TracedPacket, TracedStep};
 
 use crate::captures::Frame;
-use crate::dissect;
+use crate::dissect::{self, Dissected};
 
 /// The ways of packets.
 ///
 /// # Errors
 /// When a temporary file for tshark cannot be written.
 pub fn told(ways: &[FollowedPacket]) -> Result<Vec<TracedPacket>> {
-    ways.iter().map(told_of).collect()
+    let frame = |bytes: &[u8]| Frame { time: 0, bytes: bytes.to_vec(), cut: 0 };
+    let forms = ways.iter().flat_map(|way| {
+        let changed = way.steps.iter().filter_map(|step| step.changed.as_ref());
+        std::iter::once(&way.bytes).chain(changed).map(|bytes| frame(&bytes.0))
+    });
+    let forms: Vec<Frame> = forms.collect();
+    let dissected = dissect::dissect(&forms.iter().collect::<Vec<_>>())?;
+    let mut dissected = dissected.iter();
+    Ok(ways.iter().map_while(|way| told_of(way, &mut dissected)).collect())
 }
 
-fn told_of(way: &FollowedPacket) -> Result<TracedPacket> {
-    let frame = |bytes: &[u8]| Frame { time: 0, bytes: bytes.to_vec(), cut: 0 };
-    let mut packet = frame(&way.bytes.0);
-    let summary = dissect::summary(&packet)?;
+/// `forms` begins with what the packet was, and then became.
+fn told_of<'a>(
+    way: &FollowedPacket,
+    forms: &mut impl Iterator<Item = &'a Dissected<'a>>,
+) -> Option<TracedPacket> {
+    let mut packet = forms.next()?;
+    let summary = packet.summary();
     let mut steps = Vec::with_capacity(way.steps.len());
     for step in &way.steps {
         let mut changes = Vec::new();
-        if let Some(bytes) = &step.changed {
-            let after = frame(&bytes.0);
-            changes.extend(dissect::changed(&packet, &after)?.lines().map(str::to_owned));
+        if step.changed.is_some() {
+            let after = forms.next()?;
+            changes.extend(packet.changed(after).lines().map(str::to_owned));
             packet = after;
         }
         steps.push(TracedStep {
@@ -34,5 +45,5 @@ fn told_of(way: &FollowedPacket) -> Result<TracedPacket> {
             changes,
         });
     }
-    Ok(TracedPacket { number: way.number, packet: summary, steps })
+    Some(TracedPacket { number: way.number, packet: summary, steps })
 }

@@ -57,120 +57,99 @@ pub trait Handler: Sized + 'static {
     fn tick(&mut self, now: u64);
 }
 
-/// A message function as a handler.
-#[derive(Debug)]
-pub struct OfMessages<F>(pub F);
+/// Makes a kind of functions a handler. The kinds differ in what heads and pieces are to them; the rest they have in common.
+macro_rules! handler {
+    ($(#[$about:meta])* $handler:ident of $kind:ident { $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(Debug)]
+        pub struct $handler<F>(pub F);
 
-impl<F: MessageFunction> Handler for OfMessages<F> {
-    type Config = F::Config;
-    type State = F::State;
+        impl<F: $kind> Handler for $handler<F> {
+            type Config = F::Config;
+            type State = F::State;
 
-    fn configure(setup: Setup, config: F::Config) -> Result<Self, String> {
-        F::configure(setup, config).map(Self)
-    }
-    fn wants(&self) -> Wants {
-        self.0.wants()
-    }
-    #[inline]
-    fn head(
-        &mut self,
-        event: Event,
-        exchange: &mut Exchange<'_, F::State>,
-        head: &mut Head<'_>,
-    ) -> Outcome {
-        match event {
-            Event::ResponseHead => self.0.response_head(exchange, head),
-            _ => self.0.request_head(exchange, head),
+            fn configure(setup: Setup, config: F::Config) -> Result<Self, String> {
+                F::configure(setup, config).map(Self)
+            }
+            fn wants(&self) -> Wants {
+                self.0.wants()
+            }
+            $($own)*
+            fn resume(
+                &mut self,
+                exchange: &mut Exchange<'_, F::State>,
+                resumed: &mut Resumed<'_>,
+                pending: &mut Pending<'_>,
+            ) -> Outcome {
+                self.0.resume(exchange, resumed, pending)
+            }
+            fn ended(&mut self, exchange: &mut Exchange<'_, F::State>, end: End) {
+                self.0.ended(exchange, end);
+            }
+            fn tick(&mut self, now: u64) {
+                self.0.tick(now);
+            }
+        }
+
+        impl<F: Snapshot> Snapshot for $handler<F> {
+            fn save(&self) -> Vec<u8> {
+                self.0.save()
+            }
+            fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
+                self.0.restore(saved)
+            }
+        }
+    };
+}
+
+handler! {
+    /// A message function as a handler.
+    OfMessages of MessageFunction {
+        #[inline]
+        fn head(
+            &mut self,
+            event: Event,
+            exchange: &mut Exchange<'_, F::State>,
+            head: &mut Head<'_>,
+        ) -> Outcome {
+            match event {
+                Event::ResponseHead => self.0.response_head(exchange, head),
+                _ => self.0.request_head(exchange, head),
+            }
+        }
+        #[inline]
+        fn piece(
+            &mut self,
+            event: Event,
+            exchange: &mut Exchange<'_, F::State>,
+            piece: &mut Piece<'_>,
+        ) -> Outcome {
+            match event {
+                Event::ResponseBody => self.0.response_body(exchange, piece),
+                _ => self.0.request_body(exchange, piece),
+            }
         }
     }
-    #[inline]
-    fn piece(
-        &mut self,
-        event: Event,
-        exchange: &mut Exchange<'_, F::State>,
-        piece: &mut Piece<'_>,
-    ) -> Outcome {
-        match event {
-            Event::ResponseBody => self.0.response_body(exchange, piece),
-            _ => self.0.request_body(exchange, piece),
+}
+
+handler! {
+    /// A connection function as a handler.
+    OfConnections of ConnectionFunction {
+        fn head(
+            &mut self,
+            _: Event,
+            exchange: &mut Exchange<'_, F::State>,
+            head: &mut Head<'_>,
+        ) -> Outcome {
+            self.0.opened(exchange, head)
         }
-    }
-    fn resume(
-        &mut self,
-        exchange: &mut Exchange<'_, F::State>,
-        resumed: &mut Resumed<'_>,
-        pending: &mut Pending<'_>,
-    ) -> Outcome {
-        self.0.resume(exchange, resumed, pending)
-    }
-    fn ended(&mut self, exchange: &mut Exchange<'_, F::State>, end: End) {
-        self.0.ended(exchange, end);
-    }
-    fn tick(&mut self, now: u64) {
-        self.0.tick(now);
-    }
-}
-
-impl<F: Snapshot> Snapshot for OfMessages<F> {
-    fn save(&self) -> Vec<u8> {
-        self.0.save()
-    }
-    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
-        self.0.restore(saved)
-    }
-}
-
-/// A connection function as a handler.
-#[derive(Debug)]
-pub struct OfConnections<F>(pub F);
-
-impl<F: ConnectionFunction> Handler for OfConnections<F> {
-    type Config = F::Config;
-    type State = F::State;
-
-    fn configure(setup: Setup, config: F::Config) -> Result<Self, String> {
-        F::configure(setup, config).map(Self)
-    }
-    fn wants(&self) -> Wants {
-        self.0.wants()
-    }
-    fn head(
-        &mut self,
-        _: Event,
-        exchange: &mut Exchange<'_, F::State>,
-        head: &mut Head<'_>,
-    ) -> Outcome {
-        self.0.opened(exchange, head)
-    }
-    fn piece(
-        &mut self,
-        event: Event,
-        exchange: &mut Exchange<'_, F::State>,
-        piece: &mut Piece<'_>,
-    ) -> Outcome {
-        self.0.data(exchange, event == Event::FromUpstream, piece)
-    }
-    fn resume(
-        &mut self,
-        exchange: &mut Exchange<'_, F::State>,
-        resumed: &mut Resumed<'_>,
-        pending: &mut Pending<'_>,
-    ) -> Outcome {
-        self.0.resume(exchange, resumed, pending)
-    }
-    fn ended(&mut self, exchange: &mut Exchange<'_, F::State>, end: End) {
-        self.0.ended(exchange, end);
-    }
-    fn tick(&mut self, now: u64) {
-        self.0.tick(now);
-    }
-}
-
-impl<F: Snapshot> Snapshot for OfConnections<F> {
-    fn save(&self) -> Vec<u8> {
-        self.0.save()
-    }
-    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
-        self.0.restore(saved)
+        fn piece(
+            &mut self,
+            event: Event,
+            exchange: &mut Exchange<'_, F::State>,
+            piece: &mut Piece<'_>,
+        ) -> Outcome {
+            self.0.data(exchange, event == Event::FromUpstream, piece)
+        }
     }
 }

@@ -13,8 +13,8 @@ use crate::cli::{BenchArgs, BenchMode};
 
 /// Measures the chain.
 pub(super) fn run(args: &BenchArgs) -> Result<BenchReport> {
-    let (chain, functions) = weir_assembly::load_chain(&args.chain, &args.functions)?;
     let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
+    let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;
     let mode = match args.mode {
         BenchMode::Linked => Mode::Linked,
         BenchMode::Separate => Mode::Separate,

@@ -16,11 +16,11 @@ use crate::cli::ReplayArgs;
 
 /// Runs the chain over the capture. What is notable on the way goes to standard error.
 pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
-    let (chain, functions) = weir_assembly::load_chain(&args.chain, &args.functions)?;
     let sandbox = Arc::new(Sandbox::new(SandboxConfig {
         cache: args.cache.clone(),
         ..SandboxConfig::default()
     })?);
+    let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;
     let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked);
     let names: Vec<_> = plan.functions.iter().map(|function| function.name.clone()).collect();
     let bar = if args.quiet || !std::io::stderr().is_terminal() {

@@ -15,22 +15,65 @@ struct Faulty {
     place: String,
 }
 
-impl Faulty {
-    /// A new project with this line put behind the one that has `after` in it.
-    fn build(project: &Path, arguments: &[&str], file: &str, after: &str, line: &str) -> Self {
-        let name = project.file_name().unwrap().to_str().unwrap();
-        let made = weir(project.parent().unwrap(), &[&["new", name], arguments].concat());
+/// A new project, to be made faulty.
+struct Project {
+    directory: PathBuf,
+    file: &'static str,
+    source: String,
+    built: u32,
+}
+
+impl Project {
+    fn new(directory: &Path, arguments: &[&str], file: &'static str) -> Self {
+        let name = directory.file_name().unwrap().to_str().unwrap();
+        let made = weir(directory.parent().unwrap(), &[&["new", name], arguments].concat());
         assert_eq!(made.status, Some(0), "{}", made.err);
-        let source = fs::read_to_string(project.join(file)).unwrap();
-        let at = source.lines().position(|known| known.contains(after)).unwrap() + 1;
-        let mut lines: Vec<&str> = source.lines().collect();
+        if arguments.contains(&"rust") {
+            // Rust's own library may have to be built, too, which takes a minute: once for all of them.
+            let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-projects");
+            fs::create_dir_all(&built).unwrap();
+            std::os::unix::fs::symlink(built, directory.join("build-output")).unwrap();
+        }
+        let source = fs::read_to_string(directory.join(file)).unwrap();
+        Self { directory: directory.to_owned(), file, source, built: 0 }
+    }
+
+    /// With its export replaced by this, which has private state.
+    fn saving(mut self, export: &str, by: &str) -> Self {
+        assert!(self.source.contains(export));
+        self.source = self.source.replace(export, by);
+        let manifest = self.directory.join("function.toml");
+        let told = fs::read_to_string(&manifest).unwrap();
+        fs::write(manifest, told.replace("state = \"none\"", "state = \"save\"")).unwrap();
+        self
+    }
+
+    /// With this line put behind the one that has `after` in it.
+    fn faulty(&mut self, after: &str, line: &str) -> Faulty {
+        let at = self.source.lines().position(|known| known.contains(after)).unwrap() + 1;
+        let mut lines: Vec<&str> = self.source.lines().collect();
         lines.insert(at, line);
-        fs::write(project.join(file), lines.join("\n")).unwrap();
-        let mut build = Command::new(project.join("build"));
+        fs::write(self.directory.join(self.file), lines.join("\n")).unwrap();
+        let mut build = Command::new(self.directory.join("build"));
         let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let wasm = project.join(format!("{name}.wasm"));
-        Self { wasm, place: format!("{file}:{}", at + 1) }
+        self.built += 1;
+        let wasm = self.directory.join(format!("faulty-{}.wasm", self.built));
+        let name = self.directory.file_name().unwrap().to_str().unwrap();
+        fs::copy(self.directory.join(format!("{name}.wasm")), &wasm).unwrap();
+        Faulty { wasm, place: format!("{}:{}", self.file, at + 1) }
+    }
+}
+
+impl Faulty {
+    fn build(
+        project: &Path,
+        arguments: &[&str],
+        file: &'static str,
+        after: &str,
+        line: &str,
+    ) -> Self {
+        Project::new(project, arguments, file).faulty(after, line)
     }
 
     fn push(&self, host: &Host, version: &str) {
@@ -54,7 +97,7 @@ impl Faulty {
 }
 
 /// A function for packets faults on the first one.
-fn packets(language: &str, file: &str, after: &str, line: &str) {
+fn packets(language: &str, file: &'static str, after: &str, line: &str) {
     let directory = tempfile::tempdir().unwrap();
     let gate = directory.path().join("gate");
     let faulty = Faulty::build(&gate, &["--lang", language], file, after, line);
@@ -72,6 +115,16 @@ fn packets(language: &str, file: &str, after: &str, line: &str) {
     assert!(line.contains("fault: trap: ") && line.contains("process"), "{line}");
     assert!(!line.contains(" < "), "{line}");
     host.wait_for("the line is in the host's log", |host| host.log().contains(&faulty.place));
+
+    // Without a host, too.
+    let wasm = faulty.wasm.to_str().unwrap();
+    let chain = BLOCK.replace("use = \"gate\"", &format!("path = \"{wasm}\""));
+    fs::write(directory.path().join("c.toml"), chain).unwrap();
+    let capture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/sample.pcap");
+    let replay = ["replay", "--chain", "c.toml", "--in", capture, "--out", "out.pcap"];
+    let replayed = weir(directory.path(), &replay);
+    assert_eq!(replayed.status, Some(0), "{}", replayed.err);
+    faulty.is_told_in(&replayed.err);
 }
 
 /// A chain of port-block, which blocks nothing.
@@ -86,6 +139,46 @@ fn of_a_function_in_rust() {
 #[test]
 fn of_a_function_in_c() {
     packets("c", "main.c", "weir_headers headers;", FIRST_PACKET);
+}
+
+/// What hands private state over faults: `restore` of the first, `save` of the second.
+fn handed_over(host: &Host, restore: &Faulty, save: &Faulty) {
+    let swap = ["function", "swap", "gate", "--to"];
+    restore.push(host, "1.0.0");
+    host.ok(&["chain", "apply", "c.toml"]);
+    restore.push(host, "1.1.0");
+    restore.is_told_in(&host.fails(&[&swap[..], &["1.1.0"]].concat()));
+    save.push(host, "2.0.0");
+    host.ok(&[&swap[..], &["2.0.0"]].concat());
+    save.is_told_in(&host.fails(&[&swap[..], &["1.0.0"]].concat()));
+}
+
+/// An export with private state, of which there is none.
+fn saving(kind: &str, export: &str) -> String {
+    format!(
+        "impl weir_sdk::Snapshot for {kind} {{
+    fn save(&self) -> Vec<u8> {{
+        Vec::new()
+    }}
+    fn restore(&mut self, _: &[u8]) -> Result<(), String> {{
+        Ok(())
+    }}
+}}
+{export}!({kind}, snapshot);"
+    )
+}
+
+#[test]
+fn of_private_state_of_a_function_for_packets() {
+    let directory = tempfile::tempdir().unwrap();
+    let project = directory.path().join("saving-gate");
+    let project = Project::new(&project, &["--lang", "rust"], "src/lib.rs");
+    let mut project = project.saving("export!(PortBlock);", &saving("PortBlock", "export"));
+    let line = "        let _ = self.blocked[self.blocked.len() + 7];";
+    let (restore, save) = (project.faulty("fn restore(", line), project.faulty("fn save(", line));
+    let host = Host::start(TRAFFIC);
+    host.write("c.toml", BLOCK);
+    handed_over(&host, &restore, &save);
 }
 
 const FIRST_PACKET: &str = "        if (packet.length > 14) __builtin_trap();";
@@ -127,6 +220,18 @@ fn of_a_shadow() {
     bad.is_told_in(&host.ok(&["status"]));
 }
 
+/// A gateway in this mode in front of this server.
+fn gateway(mode: &str, server: &Server) -> String {
+    format!(
+        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nmode = \"{mode}\"\n[[listener]]\nname = \"web\"\n\
+         address = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
+        server.port
+    )
+}
+
+/// A chain of path-guard, which refuses nothing.
+const GUARD: &str = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n[function.config]\nprivate = []\n";
+
 const C: &[&str] = &["--lang", "c"];
 const MESSAGES: &[&str] = &["--lang", "c", "--plane", "message"];
 
@@ -142,16 +247,9 @@ fn messages(mode: &str) {
     let configure = build("configure", "(void)setup;", "    __builtin_trap();");
     let start = build("start", "static weir_counter refused;", START);
     let server = Server::start();
-    let mut host = Host::start(&format!(
-        "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n[gateway]\nmode = \"{mode}\"\n[[listener]]\nname = \"web\"\n\
-         address = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"web\"\nupstream = [\"127.0.0.1:{}\"]\n",
-        server.port
-    ));
+    let mut host = Host::start(&gateway(mode, &server));
     good.push(&host, "1.0.0");
-    host.write(
-        "c.toml",
-        "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"gate\"\n[function.config]\nprivate = []\n",
-    );
+    host.write("c.toml", GUARD);
     host.ok(&["chain", "apply", "c.toml"]);
     let web = format!("http://{}", address(&host, 0));
 
@@ -188,4 +286,22 @@ fn of_a_function_for_messages_in_a_thread() {
 #[test]
 fn of_a_function_for_messages_in_a_process() {
     messages("process");
+}
+
+#[test]
+fn of_private_state_of_a_function_for_messages() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--lang", "rust", "--plane", "message"];
+    let project = Project::new(&directory.path().join("saving-guard"), &arguments, "src/lib.rs");
+    let export = "weir_sdk::export_message";
+    let mut project =
+        project.saving(&format!("{export}!(PathGuard);"), &saving("PathGuard", export));
+    let line = "        let _ = self.private[self.private.len() + 7].len();";
+    let (restore, save) = (project.faulty("fn restore(", line), project.faulty("fn save(", line));
+    let server = Server::start();
+    for mode in ["thread", "process"] {
+        let host = Host::start(&gateway(mode, &server));
+        host.write("c.toml", GUARD);
+        handed_over(&host, &restore, &save);
+    }
 }
