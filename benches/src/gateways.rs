@@ -307,7 +307,15 @@ impl Gateway {
     pub fn deploy(&self, function: &str, functions: &str) {
         let wasm = fs::canonicalize(format!("target/functions/{function}.wasm"));
         let wasm = wasm.unwrap_or_else(|_| panic!("scripts/build-functions {function}"));
-        self.command(&["function", "push", wasm.to_str().expect("text"), "--name", function]);
+        self.deploy_file(function, &wasm, functions);
+    }
+
+    /// The same with the function in this file, under a name.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn deploy_file(&self, name: &str, wasm: &Path, functions: &str) {
+        self.command(&["function", "push", wasm.to_str().expect("text"), "--name", name]);
         let chain = format!("name = \"c\"\nplane = \"message\"\n{functions}");
         fs::write(self.directory.path().join("c.toml"), chain).expect("a file");
         self.command(&["chain", "apply", "c.toml"]);

@@ -40,8 +40,9 @@ pub fn wrk(core: &str, gateway: &Gateway, path: &str, connections: u32, seconds:
         (gateway.running.cpu().since(&before), gateway.running.own_cpu().since(&own_before));
     assert!(
         !text.contains("Non-2xx") && !text.contains("Socket errors"),
-        "{}: {text}",
-        gateway.name
+        "{}: {text}\n{}",
+        gateway.name,
+        std::fs::read_to_string(gateway.directory.path().join("log")).unwrap_or_default()
     );
     let value = |key: &str| {
         let line = text.lines().find(|line| line.trim_start().starts_with(key));

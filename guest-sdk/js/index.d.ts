@@ -27,7 +27,9 @@ export class Packet {
   readonly bytes: Uint8Array;
   /** A view on `bytes`, for numbers that are known to lie within the packet: `packet.view.getUint16(packet.at + 12)`. */
   readonly view: DataView;
+  /** Where its first byte lies in `bytes`. */
   readonly at: number;
+  /** How many of its bytes lie there. */
   readonly given: number;
   /** Bytes of the whole packet. */
   readonly length: number;
@@ -39,9 +41,11 @@ export class Packet {
   readonly hash: number;
   /** The burst's time in nanoseconds, monotonic. */
   readonly now: number;
-  /** Numbers in network byte order. They throw RangeError beyond `given`. */
+  /** The byte at this offset. Throws RangeError beyond `given`. */
   u8(offset: number): number;
+  /** Two bytes, as a number in network byte order. Throws RangeError beyond `given`. */
   u16(offset: number): number;
+  /** Four bytes, as {@link u16}. */
   u32(offset: number): number;
   /** Its first bytes, not copied. Writing to them changes nothing; {@link write} does. */
   data(): Uint8Array;
@@ -53,6 +57,7 @@ export class Packet {
 
 /** Where the headers of an IP packet lie in it, and what is in them. */
 export interface Headers {
+  /** Of the IP header. */
   readonly version: 4 | 6;
   /** Where the IP header begins. */
   readonly l3: number;
@@ -70,9 +75,13 @@ export interface Headers {
   readonly fragment: boolean;
 }
 
+/** Numbers of protocols, as in {@link Headers.protocol}: ICMP of IPv4. */
 export const ICMP: 1;
+/** TCP. */
 export const TCP: 6;
+/** UDP. */
 export const UDP: 17;
+/** ICMP of IPv6. */
 export const ICMPV6: 58;
 
 /** An IP packet is cut short or contradicts itself. */
@@ -84,6 +93,7 @@ export class Malformed extends Error {}
  */
 export function parse(packet: Packet): Headers | null;
 
+/** How important a line of the log is. */
 export type Level = "trace" | "debug" | "info" | "warn" | "error";
 /** Writes a line to the function's log. What `console` prints gets there, too. */
 export function log(level: Level, message: string): void;
@@ -96,10 +106,14 @@ export function sendCopy(packet: Uint8Array, verdict: Verdict): void;
 /** The host refused what was asked for; nothing happened. */
 export class Refused extends Error {}
 
+/** A counter, shown in /metrics and in reports. */
 export interface Counter {
+  /** Raises it, by 1 if nothing is said. */
   add(delta?: number): void;
 }
+/** A gauge, shown in /metrics and in reports. */
 export interface Gauge {
+  /** Makes this its value. */
   set(value: number): void;
 }
 /** The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it. */

@@ -187,6 +187,30 @@ fn python() {
     tells(&probe);
     explains_faults(&probe, "AttributeError", "in throws: return packet.nothing");
     hands_state_over(&probe);
+    keeps_packets(&probe);
+}
+
+/// What a function keeps of a packet is not the next one's.
+fn keeps_packets(probe: &Probe) {
+    let datagrams: Vec<Vec<u8>> = (0..40_u8)
+        .map(|n| {
+            let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let builder =
+                builder.ipv4([10, 0, 0, n], [10, 0, 1, n], 64).udp(1000 + u16::from(n), 53);
+            let mut bytes = Vec::new();
+            builder.write(&mut bytes, &vec![n; 20 + usize::from(n)]).unwrap();
+            bytes
+        })
+        .collect();
+    for mode in BOTH {
+        let mut keeping = probe.start("keep", mode).unwrap();
+        for _ in 0..2 {
+            for (n, (end, _)) in (0..).zip(keeping.pass(&datagrams).unwrap()) {
+                let verdict = Verdict::Drop(1000 + n);
+                assert_eq!(end, End::Verdict { function: 0, verdict, whole_flow: false });
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One function in every language that has an SDK: what it costs to have it, and to run it.
 //!
 //! The function is `guest-sdk/packet-filter`; each language's example is built with its own `build`. A language whose tools are missing
-//! is told, and left out.
+//! is told, and left out. With files in place of names, builds of one language's example are compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,32 @@ fn configured(what: &str, rules: usize) -> String {
     }
 }
 
+/// Prints what each of several builds costs, round by round.
+fn compare(files: &[String]) {
+    let sandbox = Sandbox::new(SandboxConfig::default()).expect("a sandbox");
+    let _ticking = sandbox.ticker().tick();
+    println!("packet-filter; ns of CPU a packet, generator and sink included; one round a line");
+    for rules in [8, 64] {
+        println!("{rules} rules: {}", files.join(" "));
+        let mut chains: Vec<Chain> = files
+            .iter()
+            .map(|file| {
+                let wasm = fs::read(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+                Chain::new(&sandbox, file, &wasm, &config(rules))
+            })
+            .collect();
+        let mut measured = vec![Vec::new(); chains.len()];
+        for _ in 0..ROUNDS {
+            let round: Vec<f64> = chains.iter_mut().map(Chain::round).collect();
+            let texts: Vec<String> = round.iter().map(|ns| format!("{ns:9.1}")).collect();
+            println!("{}", texts.join(" "));
+            measured.iter_mut().zip(round).for_each(|(all, ns)| all.push(ns));
+        }
+        let medians = measured.into_iter().map(|all| format!("{:9.1}", median(all)));
+        println!("{}  (medians)", medians.collect::<Vec<_>>().join(" "));
+    }
+}
+
 fn main() {
     if let [file] = std::env::args().skip(1).collect::<Vec<_>>().as_slice()
         && file.ends_with(".wasm")
@@ -61,6 +87,9 @@ fn main() {
         return memory(Path::new(file));
     }
     let only: Vec<String> = std::env::args().skip(1).collect();
+    if only.len() > 1 && only.iter().all(|name| name.ends_with(".wasm")) {
+        return compare(&only);
+    }
     let built: Vec<(&str, Vec<u8>)> = LANGUAGES
         .into_iter()
         .filter(|language| only.is_empty() || only.iter().any(|name| name == language))

@@ -107,13 +107,15 @@ export class Json {
     return this.at < this.end ? load<u8>(this.at) : 0;
   }
 
-  /** What kind it is. */
+  /** Whether it is an object. */
   get isObject(): bool {
     return this.first == 0x7b;
   }
+  /** Whether it is a list. */
   get isList(): bool {
     return this.first == 0x5b;
   }
+  /** Whether it is a text. */
   get isString(): bool {
     return this.first == 0x22;
   }

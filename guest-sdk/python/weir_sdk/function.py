@@ -6,9 +6,10 @@ import sys
 import traceback
 from dataclasses import dataclass
 from struct import Struct, pack
+from sys import getrefcount
 
 from . import config, host
-from .packet import Packet
+from .packet import ROW, Packet
 from .verdict import NEXT
 
 try:
@@ -19,10 +20,9 @@ except ImportError:
     _exports = None
 
 ALL = 65536
+"""`head_bytes` of who wants whole packets."""
 _head = Struct("<IIQQ").unpack_from
-# Offset, bytes given, length; port, flags and hash are seldom asked for.
-_rows = Struct("<III8s")
-_HEADER, _ROW = 24, _rows.size
+_HEADER, _ROW = 24, ROW.size
 
 
 @dataclass
@@ -167,12 +167,24 @@ def answer(function: Function, burst: bytes):
     """What a function answers to a burst (wit/burst.md)."""
     count, _, now, _ = _head(burst)
     process, verdicts, changes = function.process, [], []
-    rows = memoryview(burst)[_HEADER : _HEADER + count * _ROW]
-    for at, given, length, told in _rows.iter_unpack(rows):
-        packet = Packet(burst, at, given, length, told, now)
+    words = memoryview(burst)[_HEADER : _HEADER + count * _ROW].cast("I")
+    rows = range(_HEADER, _HEADER + count * _ROW, _ROW)
+    # One object is each packet in turn: making one takes longer than reading its headers. It is another one from then on when the function
+    # has kept it, which its references tell.
+    packet = Packet(burst, now)
+    unkept = getrefcount(packet)
+    for row, at, given, length in zip(rows, words[0::5].tolist(), words[1::5].tolist(), words[2::5].tolist()):
+        packet._row = row
+        packet._at = at
+        packet._given = given
+        packet.length = length
         verdicts.append(process(packet))
         if packet._replaced is not None:
             changes.append(Change(len(verdicts) - 1, packet._replaced, packet.data))
+            # What was written to is not the next packet's.
+            packet = Packet(burst, now)
+        elif getrefcount(packet) != unkept:
+            packet = Packet(burst, now)
     host.after_burst(now)
     return Answer(pack(f"<{count}I", *verdicts) if any(verdicts) else b"", changes)
 

@@ -14,6 +14,7 @@ except ImportError:
     _host = None
 
 TRACE, DEBUG, INFO, WARN, ERROR = range(5)
+"""Levels of log lines."""
 _FLUSH_EVERY = 100_000_000
 
 
@@ -30,6 +31,7 @@ def log(level: int, message: str) -> None:
 
 
 def log_lines(level: int, text: str) -> None:
+    """Writes each line of a text to the function's log."""
     for line in text.splitlines():
         log(level, line)
 
@@ -42,13 +44,14 @@ class LogFile:
         self.line = ""
 
     def write(self, text: str) -> int:
+        """Logs the lines that end in a text; the rest waits for its end."""
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             log(self.level, line)
         return len(text)
 
     def flush(self) -> None:
-        pass
+        """Nothing: a line is logged when it ends."""
 
 
 def now() -> int:
@@ -75,6 +78,7 @@ class Counter:
         self.added = 0
 
     def add(self, delta: int = 1) -> None:
+        """Raises it."""
         self.added += delta
 
 
@@ -88,6 +92,7 @@ class Gauge:
         self.value: float | None = None
 
     def set(self, value: float) -> None:
+        """Makes this its value."""
         self.value = value
 
 
@@ -126,6 +131,7 @@ def _arm() -> None:
 
 
 def flush() -> None:
+    """Hands counters and gauges over."""
     _Timer.flush = 0
     for each in _counters.values():
         if each.added:
@@ -140,6 +146,7 @@ def flush() -> None:
 
 
 def after_burst(at: int) -> None:
+    """Hands counters and gauges over if it is time, and otherwise sees to it that it will be."""
     if not _Timer.flush:
         if not (_counters or _gauges):
             return
@@ -163,5 +170,6 @@ def before_tick(at: int) -> bool:
 
 
 def after_tick() -> None:
+    """Hands counters and gauges over, and asks for the next tick."""
     flush()
     _arm()

@@ -75,20 +75,30 @@ class _Message:
 
 @dataclass
 class Request(_Message):
+    """What a client asks for."""
+
     method: str = "GET"
+    """Its name, in capitals."""
     path: str = "/"
     """Path and query."""
     authority: str = "upstream"
     """Host and port: the one that the client named, or an upstream of the listener by its address."""
     headers: Headers = field(default_factory=Headers)
+    """Its fields."""
     body: Body = b""
+    """Bytes, or pieces that come one after the other."""
 
 
 @dataclass
 class Response(_Message):
+    """What a client gets."""
+
     status: int = 200
+    """The status code, 100 to 599."""
     headers: Headers | dict[str, str] = field(default_factory=Headers)
+    """Its fields."""
     body: Body = b""
+    """Bytes, or pieces that come one after the other."""
 
 
 async def send_on(request: Request) -> Response:

@@ -1,39 +1,51 @@
 """A packet of a burst."""
 
 from struct import Struct
+from sys import getrefcount
 
-from .parse import TCP, UDP, Headers, parse
+from .parse import Headers, parse
 
-# Port, flags and hash.
-_record = Struct("<HHI")
-# Of a frame without tags, with an IPv4 header without options: what says that it is one, total length, fragment, protocol, addresses, ports.
-_plain = Struct(">12x3sxHxxHxBxx8sHH")
-_PLAIN_SIZE = _plain.size
-_PLAIN = b"\x08\x00\x45"
-_plain = _plain.unpack_from
+# A packet's row in a burst, wholly: offset, bytes given, length; port, flags and hash.
+ROW = Struct("<IIIHHI")
+# Of a frame without tags, with an IPv4 header without options: the type's first byte, its second one with version and header length; total
+# length, fragment, protocol, addresses, ports.
+_plain = Struct(">12xBHxHxxHxBxx8sHH").unpack_from
+# Bytes of such headers with TCP and UDP.
+_TCP_END = 54
+_UDP_END = 42
+
+
+def _no_headers() -> Headers:
+    """To be filled with those of a plain frame."""
+    return Headers(14, 34, 0, b"", 0, None, None, False)
 
 
 class Packet:
     """A view of one packet: its first bytes, as many as the function's `head_bytes` says, and what the host knows of it."""
 
-    __slots__ = ("length", "now", "_bytes", "_at", "_given", "_told", "_replaced")
+    __slots__ = ("length", "now", "_burst", "_row", "_bytes", "_at", "_given", "_replaced", "_headers")
 
-    def __init__(self, bytes: bytes, at: int, given: int, length: int, told: bytes, now: int):
-        self.length = length
+    def __init__(self, burst: bytes, now: int):
+        self.length = 0
         """Bytes of the whole packet."""
         self.now = now
         """The burst's time in nanoseconds, monotonic."""
-        self._bytes = bytes
-        self._at = at
-        self._given = given
-        self._told = told
+        self._burst = burst
+        self._row = 0
+        """Where its row lies in `_burst`."""
+        self._bytes = burst
+        self._at = 0
+        self._given = 0
         self._replaced: int | None = None
         """How many of its first bytes are replaced by `data`; None if it is unchanged."""
+        self._headers = _no_headers()
 
     @classmethod
     def of(cls, data: bytes, port: int = 0, flags: int = 0, hash: int = 0, now: int = 0) -> "Packet":
         """A packet to try a function with."""
-        return cls(data, 0, len(data), len(data), _record.pack(port, flags, hash), now)
+        packet = cls(ROW.pack(ROW.size, len(data), len(data), port, flags, hash) + data, now)
+        packet._at, packet._given, packet.length = ROW.size, len(data), len(data)
+        return packet
 
     @property
     def data(self) -> bytes:
@@ -43,16 +55,17 @@ class Packet:
     @property
     def port(self) -> int:
         """Number of the port it came in by, an index of `Setup.ports`."""
-        return _record.unpack(self._told)[0]
+        return ROW.unpack_from(self._burst, self._row)[3]
 
     @property
     def flags(self) -> int:
-        return _record.unpack(self._told)[1]
+        """Bit 0: it travels in the chain's reverse direction; bit 1: a function made it."""
+        return ROW.unpack_from(self._burst, self._row)[4]
 
     @property
     def hash(self) -> int:
         """Symmetric flow hash of the packet as it arrived, or 0 when the host did not need one."""
-        return _record.unpack(self._told)[2]
+        return ROW.unpack_from(self._burst, self._row)[5]
 
     @property
     def reverse(self) -> bool:
@@ -62,14 +75,22 @@ class Packet:
     def headers(self) -> Headers | None:
         """Its headers, as `parse` finds them: None if it is not IP. Raises Malformed."""
         given = self._given
-        # Most packets are like this, and one call of `struct` reads all of it.
-        if given >= _PLAIN_SIZE:
-            start, total, word, protocol, addresses, sport, dport = _plain(self._bytes, self._at)
-            if start == _PLAIN and (protocol == UDP or protocol == TCP) and not word & 0x1FFF:
+        # Most packets are like this, and one call of `struct` reads all of it; small numbers Python has at hand. 6 is TCP, 17 UDP.
+        if given >= _TCP_END:
+            kind, version, total, word, protocol, addresses, sport, dport = _plain(self._bytes, self._at)
+            if kind == 8 and version == 0x45 and (not word or word == 0x4000):
                 end = 14 + total
-                least = 54 if protocol == TCP else 42
-                if least <= end <= self.length and least <= given:
-                    return Headers(14, 34, end, addresses, protocol, sport, dport, False)
+                if _UDP_END <= end <= self.length and (protocol == 17 or protocol == 6 and end >= _TCP_END):
+                    headers = self._headers
+                    # Those of the packet before, unless the function has kept them.
+                    if getrefcount(headers) != _UNKEPT:
+                        headers = self._headers = _no_headers()
+                    headers.end = end
+                    headers.addresses = addresses
+                    headers.protocol = protocol
+                    headers.sport = sport
+                    headers.dport = dport
+                    return headers
         return parse(self.data, self.length)
 
     def write(self, offset: int, new: bytes) -> None:
@@ -92,3 +113,13 @@ class Packet:
             self._replaced = self._given
         self.length += len(data) - self._given
         self._bytes, self._at, self._given = data, 0, len(data)
+
+
+def _unkept() -> int:
+    """What `getrefcount` says in `Packet.headers` of headers that nobody has but their packet."""
+    packet = Packet(b"", 0)
+    headers = packet._headers
+    return getrefcount(headers)
+
+
+_UNKEPT = _unkept()

@@ -3,9 +3,13 @@
 from struct import Struct
 
 ICMP = 1
+"""A protocol's number, as in `Headers.protocol`."""
 TCP = 6
+"""As `ICMP`."""
 UDP = 17
+"""As `ICMP`."""
 ICMPV6 = 58
+"""As `ICMP`."""
 
 _TAGS = (0x8100, 0x88A8)
 _EXTENSIONS = frozenset((0, 43, 44, 60))

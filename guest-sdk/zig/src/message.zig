@@ -13,13 +13,21 @@
 const weir = @import("weir");
 const Text = weir.Text;
 
-/// Events, for `wants`.
+// Events, for `wants`.
+
+/// The request's head.
 pub const request_head: u32 = 1;
+/// Pieces of the request's body.
 pub const request_body: u32 = 2;
+/// The response's head.
 pub const response_head: u32 = 4;
+/// Pieces of the response's body.
 pub const response_body: u32 = 8;
+/// The exchange's or connection's end.
 pub const ended: u32 = 16;
+/// A connection that was opened.
 pub const opened: u32 = 32;
+/// Bytes of a connection.
 pub const data: u32 = 64;
 
 /// What an event answers.
@@ -64,6 +72,7 @@ pub const Head = extern struct {
     start: [*]u8,
     changed: bool,
 
+    /// The request's method.
     pub fn method(head: *const Head) []const u8 {
         var found: Text = undefined;
         weir_head_method(&found, head);
@@ -75,6 +84,7 @@ pub const Head = extern struct {
         weir_head_path(&found, head);
         return found.slice();
     }
+    /// Host and port that the client named.
     pub fn authority(head: *const Head) []const u8 {
         var found: Text = undefined;
         weir_head_authority(&found, head);
@@ -107,6 +117,7 @@ pub const Head = extern struct {
     pub fn set(head: *Head, name: [*:0]const u8, value: []const u8) bool {
         return weir_head_set(head, name, &text(value));
     }
+    /// Makes this its path and query. False if there is no room.
     pub fn setPath(head: *Head, target: []const u8) bool {
         return weir_head_set_path(head, &text(target));
     }
@@ -133,6 +144,7 @@ pub const Piece = extern struct {
     /// Set, and not changed, it is left out.
     replaced: bool,
 
+    /// Its bytes, to be read and changed.
     pub fn bytes(piece: *const Piece) []u8 {
         return piece.start[0..piece.length];
     }
@@ -147,6 +159,7 @@ pub const Field = extern struct {
     name: Text,
     value: Text,
 
+    /// A field of this name and value.
     pub fn of(name: []const u8, value: []const u8) Field {
         return .{ .name = text(name), .value = text(value) };
     }

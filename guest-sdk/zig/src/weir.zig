@@ -93,6 +93,7 @@ pub const Json = extern struct {
     pub const Members = struct {
         following: Member,
 
+        /// The next one; null behind the last.
         pub fn next(walk: *Members) ?Member {
             const at = walk.following;
             if (!at.there) return null;
@@ -101,6 +102,7 @@ pub const Json = extern struct {
         }
     };
 
+    /// What kind of value it is.
     pub fn kind(value: Json) Kind {
         return weir_json_kind_of(&value);
     }
@@ -178,6 +180,7 @@ pub const Counter = struct {
         return .{ .place = weir_counter_named(name) };
     }
 
+    /// Raises it.
     pub inline fn add(counter: Counter, delta: u64) void {
         const place: u6 = @truncate(counter.place);
         weir_values.value[place] +%= delta;
@@ -189,10 +192,12 @@ pub const Counter = struct {
 pub const Gauge = struct {
     place: u8 = 0,
 
+    /// The gauge of this name; as `Counter.named`.
     pub fn named(name: [*:0]const u8) Gauge {
         return .{ .place = weir_gauge_named(name) };
     }
 
+    /// Makes this its value.
     pub inline fn set(gauge: Gauge, value: f64) void {
         const place: u6 = @truncate(gauge.place);
         weir_values.value[place] = @bitCast(value);
@@ -342,9 +347,13 @@ pub const no_port: u32 = 0x1_0000;
 
 /// Numbers of protocols.
 pub const protocol = struct {
+    /// ICMP, of IPv4.
     pub const icmp = 1;
+    /// TCP.
     pub const tcp = 6;
+    /// UDP.
     pub const udp = 17;
+    /// ICMP of IPv6.
     pub const icmpv6 = 58;
 };
 

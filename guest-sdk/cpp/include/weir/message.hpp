@@ -33,6 +33,7 @@ enum class Outcome {
     finished = WEIR_FINISHED,
 };
 
+// A text of C's as one of C++'s, and the other way round. Neither copies.
 inline std::string_view view(weir_text text) { return {text.bytes, text.length}; }
 inline weir_text text(std::string_view text) { return {text.data(), text.size()}; }
 
