@@ -54,8 +54,11 @@ impl Project {
         let mut lines: Vec<&str> = self.source.lines().collect();
         lines.insert(at, line);
         fs::write(self.directory.join(self.file), lines.join("\n")).unwrap();
+        let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/languages/bin");
+        let path = format!("{tools}:{}", std::env::var("PATH").unwrap());
         let mut build = Command::new(self.directory.join("build"));
-        let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).output().unwrap();
+        let build = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("PATH", path);
+        let built = build.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         self.built += 1;
         let wasm = self.directory.join(format!("faulty-{}.wasm", self.built));
@@ -179,6 +182,12 @@ fn of_private_state_of_a_function_for_packets() {
     let host = Host::start(TRAFFIC);
     host.write("c.toml", BLOCK);
     handed_over(&host, &restore, &save);
+}
+
+#[test]
+fn of_a_function_in_zig() {
+    let line = "        if (packet.data().len > 14) @trap();";
+    packets("zig", "main.zig", "const packet = burst.packet(i);", line);
 }
 
 const FIRST_PACKET: &str = "        if (packet.length > 14) __builtin_trap();";
