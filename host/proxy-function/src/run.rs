@@ -58,13 +58,7 @@ impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
         let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
-        let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
-        let mut store = Store::new(function.linked.pre.engine(), guest);
-        store.set_hostcall_fuel(ARGUMENTS_MAX);
-        store.limiter(|guest| &mut guest.memory);
-        let (watching, deadline) = (Arc::clone(&shared), function.config().deadline);
-        store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
-        store.set_epoch_deadline(1);
+        let mut store = store(&function, authority, calls, &shared);
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
@@ -78,8 +72,7 @@ impl Run {
                 finished(answered)
             }
             Ok(Err(error)) => {
-                let fault = Fault::new(&error, Some(0), store.data().memory.refused)
-                    .in_code(Some(function.config().hash));
+                let fault = fault(&function, &store, &error);
                 if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
                     How::Failed(fault.message)
                 } else {
@@ -107,6 +100,45 @@ impl Run {
         }
         shared.ends(how);
     }
+}
+
+/// Makes an instance that serves nobody: what only the first one costs (the image of its memory, the pages of its code) is paid before
+/// there are exchanges, and start code that faults is known before them.
+///
+/// # Errors
+/// Why there cannot be an instance.
+pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
+    let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
+    let shared = Arc::<Shared>::default();
+    let (calls, _nobody) = mpsc::channel(1);
+    let mut store = store(&function, HeaderValue::from_static("localhost"), calls, &shared);
+    let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
+    match tokio::time::timeout(function.config().timeout, made).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(fault(&function, &store, &error).message),
+        Err(_) => Err(format!("it took longer than {:?}", function.config().timeout)),
+    }
+}
+
+/// A store for an instance, which is looked at with every epoch.
+fn store(
+    function: &Arc<ProxyFunction>,
+    authority: HeaderValue,
+    calls: mpsc::Sender<Call>,
+    shared: &Arc<Shared>,
+) -> Store<Guest> {
+    let guest = Guest::new(function, authority, calls, Arc::clone(&shared.progress));
+    let mut store = Store::new(function.linked.pre.engine(), guest);
+    store.set_hostcall_fuel(ARGUMENTS_MAX);
+    store.limiter(|guest| &mut guest.memory);
+    let (watching, deadline) = (Arc::clone(shared), function.config().deadline);
+    store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
+    store.set_epoch_deadline(1);
+    store
+}
+
+fn fault(function: &ProxyFunction, store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
+    Fault::new(error, Some(0), store.data().memory.refused).in_code(Some(function.config().hash))
 }
 
 fn finished(answered: bool) -> How {
