@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,9 @@ use crate::serve::How;
 
 /// Host memory that the arguments of one call may take.
 const ARGUMENTS_MAX: usize = 4 << 20;
+/// CPU time of the first instance. What the host does for it is in that, the image of the memory above all, and takes a machine that has
+/// just started many times what it takes later: the deadline of functions would not do.
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the guest gives by its outparam.
 pub(crate) type Given = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
@@ -58,7 +62,7 @@ impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
         let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
-        let mut store = store(&function, authority, calls, &shared);
+        let mut store = store(&function, authority, calls, &shared, function.config().deadline);
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
@@ -108,10 +112,11 @@ impl Run {
 /// # Errors
 /// Why there cannot be an instance.
 pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
-    let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
+    let _ticking = function.sandbox.ticker().tick_for(START_DEADLINE);
     let shared = Arc::<Shared>::default();
     let (calls, _nobody) = mpsc::channel(1);
-    let mut store = store(&function, HeaderValue::from_static("localhost"), calls, &shared);
+    let nowhere = HeaderValue::from_static("localhost");
+    let mut store = store(&function, nowhere, calls, &shared, START_DEADLINE);
     let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
     match tokio::time::timeout(function.config().timeout, made).await {
         Ok(Ok(_)) => Ok(()),
@@ -126,12 +131,13 @@ fn store(
     authority: HeaderValue,
     calls: mpsc::Sender<Call>,
     shared: &Arc<Shared>,
+    deadline: Duration,
 ) -> Store<Guest> {
     let guest = Guest::new(function, authority, calls, Arc::clone(&shared.progress));
     let mut store = Store::new(function.linked.pre.engine(), guest);
     store.set_hostcall_fuel(ARGUMENTS_MAX);
     store.limiter(|guest| &mut guest.memory);
-    let (watching, deadline) = (Arc::clone(shared), function.config().deadline);
+    let watching = Arc::clone(shared);
     store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
     store.set_epoch_deadline(1);
     store
