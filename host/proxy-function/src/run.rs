@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use weir_sandbox::{Fault, FaultKind, Level};
+use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE};
 
 use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
@@ -21,9 +21,6 @@ use crate::serve::How;
 
 /// Host memory that the arguments of one call may take.
 const ARGUMENTS_MAX: usize = 4 << 20;
-/// CPU time of the first instance. What the host does for it is in that, the image of the memory above all, and takes a machine that has
-/// just started many times what it takes later: the deadline of functions would not do.
-const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the guest gives by its outparam.
 pub(crate) type Given = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
@@ -112,11 +109,13 @@ impl Run {
 /// # Errors
 /// Why there cannot be an instance.
 pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
-    let _ticking = function.sandbox.ticker().tick_for(START_DEADLINE);
+    let _ticking = function.sandbox.ticker().tick_for(SETUP_DEADLINE);
     let shared = Arc::<Shared>::default();
     let (calls, _nobody) = mpsc::channel(1);
+    // What the host does for it is in its time, the image of the memory above all, and takes a machine that has just started many times
+    // what it takes later: the deadline of functions would not do.
     let nowhere = HeaderValue::from_static("localhost");
-    let mut store = store(&function, nowhere, calls, &shared, START_DEADLINE);
+    let mut store = store(&function, nowhere, calls, &shared, SETUP_DEADLINE);
     let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
     match tokio::time::timeout(function.config().timeout, made).await {
         Ok(Ok(_)) => Ok(()),
