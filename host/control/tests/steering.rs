@@ -73,6 +73,24 @@ async fn rules_are_applied_listed_and_kept() {
     assert!(!host.engine.calls().iter().any(|call| call.starts_with("steer")));
 }
 
+/// Rules that decide nothing are no mistake that is refused: they are told, and listed.
+#[tokio::test]
+async fn a_rule_behind_one_that_means_more_is_told() {
+    let host = host().await;
+    let late = |to| json!({"name": "late", "src": "10.1.0.0/16", "to": to});
+    let body = json!({"rule": [{"src": "10.0.0.0/8", "to": "drop"}, late("drop"), late("kernel")]});
+    let answer = host.ask("PUT", "/v1/steering", Some(body)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let covered = json!([
+        {"number": 2, "by": 1, "contradicts": false},
+        {"number": 3, "by": 1, "contradicts": true},
+    ]);
+    assert_eq!(answer.json()["covered"], covered, "{}", answer.text);
+    let list = host.ask("GET", "/v1/steering", None).await.json();
+    let covered = [0, 1, 2].map(|place| list["items"][place]["covered_by"].as_u64());
+    assert_eq!(covered, [None, Some(1), Some(1)], "{list}");
+}
+
 #[tokio::test]
 async fn a_steered_chain_takes_nothing_by_itself() {
     let host = host().await;
