@@ -174,6 +174,21 @@ impl Client {
         self.read(self.send(request)?)
     }
 
+    /// Sends TOML, as a file has it.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn send_toml<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        text: String,
+    ) -> Result<T> {
+        let kind = HeaderValue::from_static("application/toml");
+        let request = self.request(method, path)?.header(CONTENT_TYPE, kind).body(text);
+        self.read(self.send(request)?)
+    }
+
     /// Asks for something to be done that needs no more to be said.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use reqwest::Method;
-use weir_control::api::List;
+use weir_control::api::{List, TOML_MAX};
 use weir_control::{Steered, SteeringEntry};
 use weir_spec::{Document, Name, SteerTo, Steering, SteeringRule};
 
@@ -28,13 +28,21 @@ pub(super) fn run(command: SteerCommand, client: &Client, output: Output) -> Res
 }
 
 fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
-    let document = Document::<Steering>::read(file)?;
-    let waiting = output.wait(format!("applying {} rules", document.value.rules.len()));
-    let applied = client.send_json(Method::PUT, &["steering"], &document.value);
-    let applied: Steered = applied.map_err(|error| {
+    let waiting = output.wait("applying steering rules".to_owned());
+    // The host reads what is not too long: it is awake, and this program has to be started each time.
+    let text = std::fs::read_to_string(file).ok().filter(|text| text.len() <= TOML_MAX);
+    let applied: Result<Steered> = match text {
+        Some(text) => client.send_toml(Method::PUT, &["steering"], text),
+        None => {
+            let document = Document::<Steering>::read(file)?;
+            client.send_json(Method::PUT, &["steering"], &document.value)
+        }
+    };
+    let applied = applied.or_else(|error| {
         // What is wrong with a value is shown where the file has it.
+        let document = Document::<Steering>::read(file)?;
         let invalid = error.downcast_ref::<Refused>().and_then(Refused::invalid);
-        invalid.map_or(error, |invalid| document.locate(invalid).into())
+        Err(invalid.map_or(error, |invalid| document.locate(invalid).into()))
     })?;
     drop(waiting);
     output.outcome(&applied, |applied| {
@@ -42,7 +50,12 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
         let applied = format!(
             "{rules} steering rules of tenant {tenant} are in force; pause {pause_us:.1} us\n"
         );
-        let label = |number: usize| match document.value.rules.get(number - 1) {
+        if covered.is_empty() {
+            return applied;
+        }
+        let named = Document::<Steering>::read(file).map(|document| document.value.rules);
+        let named = named.unwrap_or_default();
+        let label = |number: usize| match named.get(number - 1) {
             Some(rule) => rule.label(number - 1),
             None => format!("rule {number}"),
         };
