@@ -88,7 +88,7 @@ impl Listener {
         let mut plan = message_function_plan(resolved, admitted, Arc::default(), Arc::default());
         if function.admitted.world == World::Proxy {
             plan.proxy = match proxy(sandbox, resolved, &plan)? {
-                Ok(ready) => Some(Proxy::Here(Arc::new(ready))),
+                Ok(ready) => Some(Proxy::Here(ready)),
                 Err(message) => return Ok(Started::Refused(message)),
             };
         }
@@ -149,7 +149,7 @@ fn proxy(
     sandbox: &Arc<Sandbox>,
     resolved: &ResolvedFunction,
     plan: &FunctionPlan,
-) -> Result<Result<ProxyFunction, String>> {
+) -> Result<Result<Arc<ProxyFunction>, String>> {
     let compiled = sandbox.compile(&plan.admitted.component, plan.admitted.hash)?;
     let config = ProxyConfig {
         name: plan.name.clone(),
@@ -168,7 +168,7 @@ fn proxy(
         linked => linked?,
     };
     let runners = Arc::new(Runners::start(1)?);
-    Ok(Ok(ProxyFunction::new(linked, Arc::clone(sandbox), runners)))
+    Ok(Ok(ProxyFunction::new(linked, Arc::clone(sandbox), runners)?))
 }
 
 /// Makes the chain on the gateway's thread.

@@ -8,16 +8,13 @@ use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
     Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, Sandbox, Services, Setup,
-    Shared, Telemetry, Treatment, Window, World,
+    Shared, Telemetry, Treatment, Window, World, start_failure,
 };
 
 use crate::board;
 use crate::linked::Linked;
 use crate::separate::Separate;
 use crate::{compose, control};
-
-/// CPU time for `configure`, `save` and `restore`: big tables are read there.
-pub(crate) const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How a chain is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,13 +159,13 @@ impl ChainError {
     /// What kept these functions from being instantiated. Of a chain that is linked it is not known which one it was; the
     /// trap's backtrace names the functions of its module.
     pub(crate) fn start(error: wasmtime::Error, functions: &[FunctionSpec]) -> Self {
-        if !error.is::<wasmtime::Trap>() {
+        let Some(failed) = start_failure(&error) else {
             return Self::Instantiate(format!("{error:#}"));
-        }
+        };
         let told = weir_sandbox::told(&error, functions.iter().map(|function| &*function.admitted));
         let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
         Self::Instantiate(format!(
-            "the start code of {} trapped, before `configure`: constructors, initialisers and `main` must not fail, and cannot call the \
+            "the start code of {} {failed}, before `configure`: constructors, initialisers and `main` must not fail, and cannot call the \
              host; do in `configure` what they do: {told}",
             names.join(" or ")
         ))

@@ -7,12 +7,11 @@ use wasmtime::component::{Component, Instance, TypedFunc};
 use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 use weir_sandbox::{
-    Fault, Guest, Running, Sandbox, Services, Setup, Shared, World, link_function, link_runner,
+    Fault, Guest, Running, SETUP_DEADLINE, Sandbox, Services, Setup, Shared, World, link_function,
+    link_runner,
 };
 
-use crate::executor::{
-    ChainError, ChainSpec, SETUP_DEADLINE, Tick, guest_function, new_board, setup,
-};
+use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
 use crate::{compose, control};
 
 /// The linked chain of one worker.
@@ -55,8 +54,8 @@ impl<S: Services> Linked<S> {
         }
         link_runner(&mut linker, compose::RUNNER_IMPORT).map_err(wrong)?;
         let mut store = sandbox.store(guest);
-        let instance = linker
-            .instantiate(&mut store, component)
+        let instance = sandbox
+            .instantiate(&linker, &mut store, component)
             .map_err(|error| ChainError::start(error, &spec.functions))?;
 
         let copies = spec.functions.iter().any(|f| f.admitted.world != World::Window);

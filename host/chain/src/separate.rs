@@ -60,8 +60,8 @@ impl<S: Services> Separate<S> {
             let mut linker = sandbox.linker();
             link_function(&mut linker, "weir:net/host@0.1.0", place).map_err(wrong)?;
             let mut store = sandbox.store(Guest::new(guests));
-            let instance = linker
-                .instantiate(&mut store, component)
+            let instance = sandbox
+                .instantiate(&linker, &mut store, component)
                 .map_err(|error| ChainError::start(error, std::slice::from_ref(function)))?;
             let export = function.admitted.world.interface();
             let (configure, tick) = standard_exports(&mut store, &instance, export)?;

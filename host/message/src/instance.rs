@@ -9,15 +9,13 @@ use wasmtime::component::{
 };
 use weir_layout::message::{Outcome, Wants};
 use weir_sandbox::{
-    Fault, FaultKind, Guest, GuestFunction, Limits, Running, Setup, Shared, Window, World,
-    link_exchange, link_function,
+    Fault, FaultKind, Guest, GuestFunction, Limits, Running, SETUP_DEADLINE, Setup, Shared, Window,
+    World, link_exchange, link_function, start_failure,
 };
 
 use crate::context::{Context, Effects, NOBODY};
 use crate::plan::{FunctionPlan, MessageError, Site};
 
-/// CPU time for `configure`, `save` and `restore`: big tables are read there.
-const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// A function's share of its chain's rooms: one of so many.
 const SHARE: u32 = 4;
 
@@ -78,6 +76,13 @@ impl Instance {
             name: plan.name.clone(),
             message: weir_sandbox::told(&error, [&*plan.admitted]),
         };
+        let start = |error: wasmtime::Error| match (start_failure(&error), wrong(error)) {
+            (Some(failed), MessageError::Instantiate { name, message }) => {
+                let message = format!("its start code {failed}, before `configure`: {message}");
+                MessageError::Instantiate { name, message }
+            }
+            (_, other) => other,
+        };
         let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
         let kept = state.as_ref().is_some_and(|(_, kept)| *kept);
         let setup = Setup {
@@ -112,7 +117,7 @@ impl Instance {
         link_function(&mut linker, "weir:net/host@0.1.0", 0).map_err(wrong)?;
         link_exchange(&mut linker).map_err(wrong)?;
         let mut store = site.sandbox.store(guest);
-        let wasm = linker.instantiate(&mut store, component).map_err(wrong)?;
+        let wasm = site.sandbox.instantiate(&linker, &mut store, component).map_err(start)?;
         let world = plan.admitted.world;
         let exports = Exports { wasm, interface: world.interface() };
         let s = &mut store;

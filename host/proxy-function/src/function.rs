@@ -1,6 +1,6 @@
 //! A function that is compiled and linked, ready to be instantiated for exchanges.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +10,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use weir_sandbox::{Sandbox, Telemetry};
 
 use crate::guest::Guest;
+use crate::run::rehearse;
 use crate::runners::Runners;
 
 /// A function, as an operator wants it.
@@ -59,6 +60,9 @@ pub enum ProxyError {
     /// What it imports or exports does not have the types of WASI 0.2.
     #[error("linking it: {0}")]
     Link(String),
+    /// There can be no instance of it.
+    #[error("its start code, which runs before any request: {0}")]
+    Start(String),
 }
 
 /// A function that could run, if it had threads to run on.
@@ -120,11 +124,27 @@ pub struct ProxyFunction {
 }
 
 impl ProxyFunction {
-    /// Has a function run on these threads. The sandbox is the one that its component is of.
-    #[must_use]
-    pub fn new(linked: Linked, sandbox: Arc<Sandbox>, runners: Arc<Runners>) -> Self {
+    /// Has a function run on these threads, and makes its first instance there. The sandbox is the one that its component is of.
+    /// Waits for that; to be called by no thread of these.
+    ///
+    /// # Errors
+    /// When it faults in its start code.
+    pub fn new(
+        linked: Linked,
+        sandbox: Arc<Sandbox>,
+        runners: Arc<Runners>,
+    ) -> Result<Arc<Self>, ProxyError> {
         let instances = Arc::new(Semaphore::new(linked.config.instances.max(1) as usize));
-        Self { linked, sandbox, runners, instances }
+        let function = Arc::new(Self { linked, sandbox, runners, instances });
+        let (say, said) = mpsc::channel();
+        let rehearsed = rehearse(Arc::clone(&function));
+        function.runners.handle().spawn(async move {
+            // Whoever asked waits for it.
+            let _ = say.send(rehearsed.await);
+        });
+        let cut_off = |_| Err("its thread has gone".to_owned());
+        said.recv().unwrap_or_else(cut_off).map_err(ProxyError::Start)?;
+        Ok(function)
     }
 
     /// It as it was linked.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request};
 use tokio::sync::{mpsc, oneshot};
@@ -10,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use weir_sandbox::{Fault, FaultKind, Level};
+use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE};
 
 use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
@@ -58,13 +59,7 @@ impl Run {
     pub(crate) async fn run(self) {
         let Self { function, request, authority, tls, calls, given, shared } = self;
         let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
-        let guest = Guest::new(&function, authority, calls, Arc::clone(&shared.progress));
-        let mut store = Store::new(function.linked.pre.engine(), guest);
-        store.set_hostcall_fuel(ARGUMENTS_MAX);
-        store.limiter(|guest| &mut guest.memory);
-        let (watching, deadline) = (Arc::clone(&shared), function.config().deadline);
-        store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
-        store.set_epoch_deadline(1);
+        let mut store = store(&function, authority, calls, &shared, function.config().deadline);
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
@@ -78,8 +73,7 @@ impl Run {
                 finished(answered)
             }
             Ok(Err(error)) => {
-                let fault = Fault::new(&error, Some(0), store.data().memory.refused)
-                    .in_code(Some(function.config().hash));
+                let fault = fault(&function, &store, &error);
                 if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
                     How::Failed(fault.message)
                 } else {
@@ -107,6 +101,49 @@ impl Run {
         }
         shared.ends(how);
     }
+}
+
+/// Makes an instance that serves nobody: what only the first one costs (the image of its memory, the pages of its code) is paid before
+/// there are exchanges, and start code that faults is known before them.
+///
+/// # Errors
+/// Why there cannot be an instance.
+pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
+    let _ticking = function.sandbox.ticker().tick_for(SETUP_DEADLINE);
+    let shared = Arc::<Shared>::default();
+    let (calls, _nobody) = mpsc::channel(1);
+    // What the host does for it is in its time, the image of the memory above all, and takes a machine that has just started many times
+    // what it takes later: the deadline of functions would not do.
+    let nowhere = HeaderValue::from_static("localhost");
+    let mut store = store(&function, nowhere, calls, &shared, SETUP_DEADLINE);
+    let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
+    match tokio::time::timeout(function.config().timeout, made).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(fault(&function, &store, &error).message),
+        Err(_) => Err(format!("it took longer than {:?}", function.config().timeout)),
+    }
+}
+
+/// A store for an instance, which is looked at with every epoch.
+fn store(
+    function: &Arc<ProxyFunction>,
+    authority: HeaderValue,
+    calls: mpsc::Sender<Call>,
+    shared: &Arc<Shared>,
+    deadline: Duration,
+) -> Store<Guest> {
+    let guest = Guest::new(function, authority, calls, Arc::clone(&shared.progress));
+    let mut store = Store::new(function.linked.pre.engine(), guest);
+    store.set_hostcall_fuel(ARGUMENTS_MAX);
+    store.limiter(|guest| &mut guest.memory);
+    let watching = Arc::clone(shared);
+    store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
+    store.set_epoch_deadline(1);
+    store
+}
+
+fn fault(function: &ProxyFunction, store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
+    Fault::new(error, Some(0), store.data().memory.refused).in_code(Some(function.config().hash))
 }
 
 fn finished(answered: bool) -> How {

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, Instance, Linker};
 use wasmtime::{Config, Engine, Store};
 
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::function_cache::FunctionCache;
-use crate::guest::Guest;
+use crate::guest::{Guest, Running};
 use crate::host::Requests;
 use crate::ticker::Ticker;
 
@@ -156,6 +156,23 @@ impl Sandbox {
         store.epoch_deadline_callback(Guest::look);
         store.set_epoch_deadline(1);
         store
+    }
+
+    /// Makes an instance in a store of [`Self::store`]. Start code of the component's modules runs here, as long as
+    /// [`SETUP_DEADLINE`](crate::SETUP_DEADLINE) and with the memory of the store's functions; a [`Ticker`] must be ticking.
+    ///
+    /// # Errors
+    /// When types do not fit, or start code traps or does not end.
+    pub fn instantiate<S: Requests>(
+        &self,
+        linker: &Linker<Guest<S>>,
+        store: &mut Store<Guest<S>>,
+        component: &Component,
+    ) -> wasmtime::Result<Instance> {
+        store.data_mut().set_running(Running::Start);
+        let instance = linker.instantiate(&mut *store, component);
+        store.data_mut().set_running(Running::Nobody);
+        instance
     }
 
     /// As [`crate::admit`], once for all chains that use the upload: they share its bytes.

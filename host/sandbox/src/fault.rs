@@ -88,6 +88,16 @@ impl fmt::Display for Overdue {
 
 impl std::error::Error for Overdue {}
 
+/// What start code did, if this is why there is no instance.
+#[must_use]
+pub fn start_failure(error: &wasmtime::Error) -> Option<&'static str> {
+    if error.is::<Overdue>() {
+        Some("did not end")
+    } else {
+        error.is::<Trap>().then_some("trapped")
+    }
+}
+
 impl Fault {
     /// Reads wasmtime's error. `memory_refused`: whether the function was refused memory before.
     #[must_use]

@@ -170,12 +170,21 @@ impl GuestFunction {
     }
 }
 
+/// CPU time for what is called once, before a function sees anything: its start code, `configure`, `save` and `restore`. Big tables are
+/// read there.
+pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Linear memory that start code may reach beside that of the functions: the chain runner's.
+const RUNNER_MEMORY: usize = 1 << 20;
+
 /// Who is running in a store.
 #[derive(Clone, Debug, Default)]
 pub enum Running {
     /// Nobody: a call now is a host bug, and is not bounded by a deadline.
     #[default]
     Nobody,
+    /// Start code, while the store's functions are instantiated: of one of them, not known which.
+    Start,
     /// This function, called by itself, with this much CPU time.
     Function {
         /// Its place.
@@ -209,12 +218,15 @@ pub struct Guest<S> {
     running: Running,
     board: Option<Board>,
     watched: Option<Watched>,
+    /// Bytes of linear memory that were made or grown while functions were instantiated.
+    memory_at_start: usize,
 }
 
 /// What the epoch callback saw at the last tick.
 #[derive(Debug, PartialEq, Eq)]
 struct Watched {
-    who: usize,
+    /// None: start code.
+    who: Option<usize>,
     burst: u32,
     since: Duration,
 }
@@ -230,6 +242,7 @@ impl<S> Guest<S> {
             running: Running::Nobody,
             board: None,
             watched: None,
+            memory_at_start: 0,
         }
     }
 
@@ -322,7 +335,7 @@ impl<S> Guest<S> {
     #[must_use]
     pub fn who(&self) -> Option<usize> {
         match self.running {
-            Running::Nobody => None,
+            Running::Nobody | Running::Start => None,
             Running::Function { place, .. } => Some(place),
             Running::Chain => {
                 let board = self.board.as_ref()?;
@@ -344,12 +357,16 @@ impl<S> Guest<S> {
     /// Called at each epoch while a guest runs: has the one that runs used up its time?
     pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
         let guest = context.data_mut();
-        let Some(who) = guest.who() else { return Ok(UpdateDeadline::Continue(1)) };
-        let (limit, burst) = match &guest.running {
-            Running::Function { deadline, .. } => (*deadline, 0),
-            _ => {
+        let who = guest.who();
+        let (limit, burst) = match (&guest.running, who) {
+            (Running::Start, _) => (SETUP_DEADLINE, 0),
+            (Running::Function { deadline, .. }, _) => (*deadline, 0),
+            (Running::Chain, Some(place)) => {
                 let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));
-                (guest.functions[who].limits.deadline, burst)
+                (guest.functions[place].limits.deadline, burst)
+            }
+            (Running::Chain, None) | (Running::Nobody, _) => {
+                return Ok(UpdateDeadline::Continue(1));
             }
         };
         let used = thread_time();
@@ -379,10 +396,19 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // While the store is instantiated nobody runs: admission bounded the initial memories.
+        let more = desired.saturating_sub(current);
+        if matches!(self.running, Running::Start) {
+            let limit = self.functions.iter().map(GuestFunction::memory_limit);
+            let limit = limit.fold(RUNNER_MEMORY, usize::saturating_add);
+            let used = self.memory_at_start.saturating_add(more);
+            if used <= limit {
+                self.memory_at_start = used;
+            }
+            return Ok(used <= limit);
+        }
         let Some(who) = self.who() else { return Ok(true) };
         let function = &mut self.functions[who];
-        let used = function.memory_used.saturating_add(desired.saturating_sub(current));
+        let used = function.memory_used.saturating_add(more);
         let allowed = used <= function.memory_limit();
         if allowed {
             function.memory_used = used;

@@ -40,8 +40,10 @@ mod window;
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
 pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
 pub use exchange::{Copied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange};
-pub use fault::{Fault, FaultKind, Overdue};
-pub use guest::{Guest, GuestFunction, Limits, Running, Shared, Window, thread_time};
+pub use fault::{Fault, FaultKind, Overdue, start_failure};
+pub use guest::{
+    Guest, GuestFunction, Limits, Running, SETUP_DEADLINE, Shared, Window, thread_time,
+};
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
 pub use policy::{Health, OnFault, Record, Treatment};

@@ -142,7 +142,7 @@ impl Ordered {
             }
         };
         let function = ProxyFunction::new(linked, Arc::clone(&self.sandbox), runners);
-        Ok(Proxy::Here(Arc::new(function)))
+        Ok(Proxy::Here(function.map_err(wrong)?))
     }
 
     pub(super) fn stage_chain(

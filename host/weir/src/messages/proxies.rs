@@ -73,12 +73,12 @@ impl Messages {
             telemetry: Arc::clone(&plan.telemetry),
         };
         let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
-        let linked = Linked::new(config, &compiled.component, compiled_in);
-        let linked = linked.map_err(|source| refused(MessageError::Proxy { name, source }))?;
+        let wrong = |source| refused(MessageError::Proxy { name: name.clone(), source });
+        let linked = Linked::new(config, &compiled.component, compiled_in).map_err(wrong)?;
         if self.hub.is_some() {
             return Ok(Proxy::Elsewhere(Arc::new(linked)));
         }
         let (sandbox, runners) = (Arc::clone(&self.sandbox), self.proxies.runners()?);
-        Ok(Proxy::Here(Arc::new(ProxyFunction::new(linked, sandbox, runners))))
+        Ok(Proxy::Here(ProxyFunction::new(linked, sandbox, runners).map_err(wrong)?))
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use weir_tests::built::workspace;
 
-use crate::host::weir;
+use crate::host::{Answer, weir};
 
 #[test]
 fn without_a_host_the_message_says_where_it_was_looked_for_and_what_to_do() {
@@ -134,13 +134,13 @@ fn a_core_module_becomes_a_component_with_its_manifest() {
     assert_eq!(weir(directory.path(), &["component", "core.wasm", "--world", "x"]).status, Some(2));
 }
 
-#[test]
-fn a_function_whose_start_code_traps_is_told_what_to_do() {
+/// What a replay says of a chain of one function with this start code.
+fn started(code: &str) -> Answer {
     let directory = tempfile::tempdir().unwrap();
-    let module = weir_tests::wat_guest::module(
-        "(func $constructors unreachable) (start $constructors)
+    let module = weir_tests::wat_guest::module(&format!(
+        "(func $constructors {code}) (start $constructors)
          (func (export \"weir:net/packet@0.1.0#process\") (param i32))",
-    );
+    ));
     fs::write(directory.path().join("main.wat"), module).unwrap();
     let make = ["component", "main.wat", "--world", "packet-function", "-o", "x.wasm"];
     assert_eq!(weir(directory.path(), &make).status, Some(0));
@@ -150,14 +150,28 @@ fn a_function_whose_start_code_traps_is_told_what_to_do() {
         [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
     fs::write(directory.path().join("in.pcap"), capture).unwrap();
     let replay = ["replay", "--chain", "c.toml", "--in", "in.pcap", "--out", "out.pcap"];
-    let answer = weir(directory.path(), &replay);
-    assert_eq!(answer.status, Some(1));
-    assert!(
-        answer.err.contains("the start code of x trapped, before `configure`"),
-        "{}",
-        answer.err
+    weir(directory.path(), &replay)
+}
+
+#[test]
+fn a_function_whose_start_code_traps_or_does_not_end_is_told_what_to_do() {
+    for (code, failed) in [("unreachable", "trapped"), ("(loop (br 0))", "did not end")] {
+        let answer = started(code);
+        assert_eq!(answer.status, Some(1));
+        let expected = format!("the start code of x {failed}, before `configure`");
+        assert!(answer.err.contains(&expected), "{}", answer.err);
+        assert!(answer.err.contains("constructors"), "{}", answer.err);
+    }
+}
+
+#[test]
+fn start_code_gets_no_more_memory_than_its_function_may_have() {
+    // Takes all it can get, and traps if that was 64 MiB or more.
+    let answer = started(
+        "(loop $more (br_if $more (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0))))
+         (if (i32.ge_u (memory.size) (i32.const 1024)) (then unreachable))",
     );
-    assert!(answer.err.contains("constructors"), "{}", answer.err);
+    assert_eq!(answer.status, Some(0), "{}", answer.err);
 }
 
 /// The capture is the SDKs' sample: the second packet is TCP to port 443, the third to port 23, from 10.0.0.1.

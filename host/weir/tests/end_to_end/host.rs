@@ -125,14 +125,14 @@ impl Host {
     /// The same; it must go well. The answer is standard output.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let answer = self.weir(arguments);
-        assert_eq!(answer.status, Some(0), "{arguments:?}: {}\n{}", answer.err, self.log());
+        assert_eq!(answer.status, Some(0), "{arguments:?}: {}", answer.err);
         answer.out
     }
 
     /// The same; it must fail with status 1. The answer is standard error.
     pub(crate) fn fails(&self, arguments: &[&str]) -> String {
         let answer = self.weir(arguments);
-        assert_eq!(answer.status, Some(1), "{arguments:?}: {}\n{}", answer.out, self.log());
+        assert_eq!(answer.status, Some(1), "{arguments:?}: {}", answer.out);
         assert_eq!(answer.out, "", "{arguments:?}");
         answer.err
     }
@@ -209,5 +209,8 @@ impl Drop for Host {
         // It may have ended before.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("what the host said:\n{}", self.log());
+        }
     }
 }

@@ -111,6 +111,7 @@ in_both_modes! {
     where_it_cannot_run_it_is_refused_with_what_to_do,
     more_exchanges_than_instances_wait_and_then_are_told,
     a_component_in_python_does_the_same,
+    start_code_that_faults_is_refused_before_a_request,
 }
 
 /// A host with the component, which is pushed as what it is, in this chain.
@@ -515,6 +516,45 @@ fn a_component_in_python_does_the_same(mode: &str) {
         .expect("curl starts");
     assert!(output.status.success() && output.stdout == bytes, "{:?}", output.status);
     assert!(host.ok(&["function", "log", "probe"]).contains("/there?a=b"));
+    assert_eq!(probe(&host)["faults"], 0);
+}
+
+/// A component whose start code is this.
+fn starting_with(code: &str) -> String {
+    format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $outparam))
+            (core module $code
+                (func $start {code})
+                (start $start)
+                (func (export "handle") (param i32 i32)))
+            (core instance $instance (instantiate $code))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+                (canon lift (core func $instance "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    )
+}
+
+fn start_code_that_faults_is_refused_before_a_request(mode: &str) {
+    let server = Server::of(SERVER);
+    let keys = "deadline = \"100ms\"\n";
+    let (host, web) = host(mode, &server, &chain("", keys, ""));
+    assert_eq!(curl(&[&format!("{web}/answer")]).0, 200);
+    for (version, code, part) in
+        [("2.0.0", "unreachable", "unreachable"), ("3.0.0", "(loop (br 0))", "10s")]
+    {
+        host.write("start.wasm", wat::parse_str(starting_with(code)).expect("it is well-formed"));
+        host.ok(&["function", "push", "start.wasm", "--name", "probe", "--version", version]);
+        let error = host.fails(&["function", "swap", "probe", "--to", version]);
+        assert!(error.contains("start code") && error.contains(part), "{error}");
+        // What ran before does so still.
+        assert_eq!(curl(&[&format!("{web}/answer")]).0, 200);
+    }
     assert_eq!(probe(&host)["faults"], 0);
 }
 
