@@ -18,10 +18,8 @@
 //!                     interface
 //! ```
 //!
-//! `unsafe` lies in `ring.rs`, and in one function each of `socket.rs`, for options that rustix does not know, and `batch.rs`, for commands of bpf(2)
-//! that aya does not have.
+//! `unsafe` lies in `ring.rs`, and in one function of `socket.rs` for options that rustix does not know.
 
-mod batch;
 mod config;
 mod error;
 mod inspector;

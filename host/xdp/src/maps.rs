@@ -17,7 +17,6 @@ use weir_xdp_layout::{
     decision, tuples_at, verdict,
 };
 
-use crate::batch::{Batches, Cell};
 use crate::steering::{Entry, Table};
 
 /// All of them. Each group has a lock of its own: a worker that places a flow waits for nobody who writes a table.
@@ -38,8 +37,7 @@ struct Queues {
 struct Tables {
     steering: Array<MapData, u64>,
     tuples: Array<MapData, [Tuple; TUPLES_MAX]>,
-    table: HashMap<MapData, Cell, weir_xdp_layout::Entry>,
-    batches: Batches,
+    table: HashMap<MapData, [u64; 8], weir_xdp_layout::Entry>,
     /// The last table of all queues.
     generation: u32,
     /// Tables that are in force, or about to be.
@@ -66,12 +64,10 @@ impl Maps {
             rules: Array::try_from(take(RULES)?).map_err(wrong)?,
             counts: PerCpuArray::try_from(take(COUNTS)?).map_err(wrong)?,
         };
-        let (table, batches) = Batches::of(take(TABLE)?)?;
         let tables = Tables {
             steering: Array::try_from(take(STEERING)?).map_err(wrong)?,
             tuples: Array::try_from(take(TUPLES)?).map_err(wrong)?,
-            table,
-            batches,
+            table: HashMap::try_from(take(TABLE)?).map_err(wrong)?,
             generation: 0,
             written: Vec::new(),
             old: Vec::new(),
@@ -161,10 +157,11 @@ impl Maps {
 
     /// Takes out entries of a table that no packet looks at any more.
     pub(crate) fn clear(&self, generation: u32, entries: &[Entry]) {
-        // One that is not there was not written.
-        let keys = entries.iter().map(|(fields, tuple, ..)| cell(*fields, generation, *tuple));
-        let keys: Vec<_> = keys.collect();
-        lock(&self.tables).batches.remove(&keys);
+        let mut tables = lock(&self.tables);
+        for (fields, tuple, ..) in entries {
+            // One that is not there was not written.
+            let _ = tables.table.remove(&cell(*fields, generation, *tuple));
+        }
     }
 
     /// Leaves a queue to the kernel. What its table had goes with the next table.
@@ -227,10 +224,10 @@ impl Tables {
         }
         self.tuples.set(tuples_at(queue, list), tuples, 0).map_err(io::Error::other)?;
         self.written.push(Written { queue, generation, table: Arc::clone(table) });
-        let entries = table.entries.iter();
-        let keys = entries.clone().map(|(fields, tuple, ..)| cell(*fields, generation, *tuple));
-        let values = entries.map(|(_, _, number, action)| [decision(*number, *action), 0]);
-        self.batches.insert(&keys.collect::<Vec<_>>(), &values.collect::<Vec<_>>())?;
+        for (fields, tuple, number, action) in &table.entries {
+            let key = cell(*fields, generation, *tuple);
+            self.table.insert(key, [decision(*number, *action), 0], 0).map_err(io::Error::other)?;
+        }
         Ok(Steering { generation, tuples: table.tuples.len() as u8, list })
     }
 }
