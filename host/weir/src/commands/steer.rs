@@ -55,9 +55,9 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
         }
         let named = Document::<Steering>::read(file).map(|document| document.value.rules);
         let named = named.unwrap_or_default();
-        let label = |number: usize| match named.get(number - 1) {
-            Some(rule) => rule.label(number - 1),
-            None => format!("rule {number}"),
+        let label = |number: usize| {
+            let rule = number.checked_sub(1).and_then(|place| Some((place, named.get(place)?)));
+            rule.map_or_else(|| format!("rule {number}"), |(place, rule)| rule.label(place))
         };
         let idle =
             covered.iter().map(|rule| (label(rule.number), label(rule.by), rule.contradicts));
