@@ -15,6 +15,7 @@ use crate::engine::{Deployment, EngineError, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
+use crate::quota;
 use crate::steering;
 use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, Trial};
 use crate::time;
@@ -135,8 +136,9 @@ impl Control {
         self.check_way_up(&id, &chain)?;
         steering::check_still_possible(&state, &id, Some(&chain))?;
         let before = state.chains.get(&id);
-        if let Some(record) = before {
-            self.check_no_trial(&state, &id, record)?;
+        match before {
+            Some(record) => self.check_no_trial(&state, &id, record)?,
+            None => quota::check_chain(&self.quota(), &state, tenant)?,
         }
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
         let published = self.engine.deploy(deployment).map_err(|error| match error {

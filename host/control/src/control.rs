@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{HostConfig, Listener, Name, Port};
+use weir_spec::{HostConfig, Listener, Name, Port, Quota};
 
 use crate::auth::{Caller, Tokens};
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
@@ -30,6 +30,7 @@ pub struct Control {
     pub(crate) tokens: Tokens,
     /// What may be changed while running.
     pub(crate) watch_for: RwLock<Duration>,
+    quota: RwLock<Quota>,
     pub(crate) ports: Vec<Port>,
     pub(crate) listeners: Vec<Listener>,
     /// Swaps whose new version is watched.
@@ -78,6 +79,7 @@ impl Control {
             events: Events::default(),
             tokens: Tokens::new(&config.api.tokens)?,
             watch_for: RwLock::new(config.rollout.watch.get()),
+            quota: RwLock::new(config.quota.clone()),
             ports: config.ports.clone(),
             listeners: config.listeners.clone(),
             watches: Mutex::default(),
@@ -116,6 +118,7 @@ impl Control {
         self.know_tenants(config)?;
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
+        *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
         self.events.emit(EventKind::Reloaded, None, "host", "the configuration was read again");
         Ok(())
     }
@@ -176,6 +179,11 @@ impl Control {
     pub(crate) fn turn(&self, tenant: &Name) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         Turn(Arc::clone(turns.entry(tenant.clone()).or_default()))
+    }
+
+    /// What each tenant may keep.
+    pub(crate) fn quota(&self) -> Quota {
+        self.quota.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn tenant_exists(&self, tenant: &Name) -> Result<(), ControlError> {

@@ -11,6 +11,7 @@ use crate::control::Control;
 use crate::engine::{EngineError, FunctionLog};
 use crate::error::ControlError;
 use crate::events::EventKind;
+use crate::quota;
 use crate::store::{FunctionId, FunctionRecord, State, VersionRecord};
 use crate::time;
 
@@ -212,7 +213,9 @@ impl Control {
         let wanted = version.or(manifest.version);
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
+        let quota = self.quota();
         let pushed = self.store.add_wasm(wasm, |state, digest| {
+            let allowed = quota::check_version(&quota, state, id, wasm.len() as u64);
             let slot = state.functions.entry(id.clone()).or_default();
             let known = |v: &Version| slot.versions.get(v).map(|record| record.digest == digest);
             let version = match wanted {
@@ -227,7 +230,7 @@ impl Control {
                         id.name
                     )));
                 }
-                None => {}
+                None => allowed?,
             }
             let record = VersionRecord {
                 digest: digest.to_owned(),

@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod functions;
 mod metrics;
+mod quota;
 mod rollout;
 mod steering;
 pub mod store;

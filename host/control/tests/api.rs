@@ -71,6 +71,46 @@ async fn a_manifest_counts() {
 }
 
 #[tokio::test]
+async fn a_tenant_keeps_no_more_than_its_quota() {
+    let quota = "[quota]\nfunctions = 2\nversions = 2\nwasm = \"100B\"\nchains = 1\n[rollout]";
+    let quota = common::CONFIG.replace("[rollout]", quota);
+    let host = Host::on(tempfile::tempdir().unwrap(), &quota);
+    let forbidden = async |path: &str, content: &str| {
+        let (code, detail) = host.push(path, content).await.problem(403);
+        assert_eq!(code, "forbidden");
+        detail
+    };
+    for (path, content) in [("f", "one"), ("f", "two"), ("g", "one")] {
+        let path = format!("/v1/functions/{path}/versions");
+        assert_eq!(host.push(&path, content).await.status, StatusCode::CREATED);
+    }
+    let detail = forbidden("/v1/functions/f/versions", "three").await;
+    assert!(detail.contains("has 2 versions") && detail.contains("`versions`"), "{detail}");
+    let detail = forbidden("/v1/functions/h/versions", "one").await;
+    assert!(detail.contains("has 2 functions") && detail.contains("`functions`"), "{detail}");
+    let detail = forbidden("/v1/functions/g/versions", &"x".repeat(60)).await;
+    assert!(detail.contains("have 33 bytes, this one 68"), "{detail}");
+    // What is there is no push of something new.
+    assert_eq!(host.push("/v1/functions/f/versions", "one").await.status, StatusCode::OK);
+    let put = async |name: &str| {
+        let chain = json!({"name": name, "function": [{"use": "f"}]});
+        host.ask("PUT", &format!("/v1/chains/{name}"), Some(chain)).await
+    };
+    assert_eq!(put("one").await.status, StatusCode::CREATED);
+    assert_eq!(put("one").await.status, StatusCode::OK);
+    let (_, detail) = put("two").await.problem(403);
+    assert!(detail.contains("has 1 chains") && detail.contains("`chains`"), "{detail}");
+    // Others are not concerned.
+    let answer = host.push("/v1/functions/h/versions?tenant=acme", "one").await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    // With one version less there is room for another.
+    let path = "/v1/functions/f/versions/0.1.0";
+    assert_eq!(host.ask("DELETE", path, None).await.status, StatusCode::NO_CONTENT);
+    let answer = host.push("/v1/functions/f/versions", "three").await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+}
+
+#[tokio::test]
 async fn uploads_are_refused_with_reasons() {
     let host = Host::new();
     let answer = host.push_bytes("/v1/functions/f/versions", b"\x7fELF".to_vec()).await;

@@ -14,13 +14,13 @@ use tokio::sync::Notify;
 use weir_exchange::{Counter, Environment, Interests, Origin};
 use weir_layout::message::SPARE_BYTES;
 use weir_pool::Rooms;
-use weir_sandbox::{Fault, Ticking};
+use weir_sandbox::{Fault, States, Ticking};
 
 use crate::clock;
 use crate::exchange::Exchange;
 use crate::function::Function;
 use crate::orders::Orders;
-use crate::plan::{Site, Staged, States};
+use crate::plan::{Site, Staged};
 
 mod behind;
 mod trials;
@@ -199,10 +199,7 @@ impl Chain {
     #[must_use]
     pub fn states(&self) -> States {
         let version = self.0.version.borrow();
-        let states = version.functions.iter().filter_map(|function| {
-            Some((function.plan.name.clone(), Arc::clone(function.state.as_ref()?)))
-        });
-        States(states.collect())
+        version.functions.iter().filter_map(|function| function.state.clone()).collect()
     }
 
     /// Names of the functions.

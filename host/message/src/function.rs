@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use weir_layout::message::{Outcome, Wants};
-use weir_sandbox::{Fault, Health, Level, OnFault, Record};
+use weir_sandbox::{Fault, Health, Level, OnFault, Record, State};
 
 use crate::clock;
 use crate::context::Effects;
 use crate::instance::{Event, Instance};
-use crate::plan::{FunctionPlan, MessageError, Site, StagedFunction, State};
+use crate::plan::{FunctionPlan, MessageError, Site, StagedFunction};
 
 /// Nanoseconds for which what was replaced is kept: a fault within them brings it back.
 pub(crate) const WATCH: u64 = 10_000_000_000;

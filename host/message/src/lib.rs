@@ -42,9 +42,9 @@ pub use counters::FunctionCounters;
 pub use exchange::{Exchange, ExchangePart};
 pub use orders::{Gone, Orders, Remote, orders};
 pub use plan::{
-    ChainPlan, FunctionPlan, MessageError, Proxy, Site, SiteConfig, Staged, StagedFunction, State,
-    States,
+    ChainPlan, FunctionPlan, MessageError, Proxy, Site, SiteConfig, Staged, StagedFunction,
 };
 pub use service::{pass_by, streamed};
 pub use shadow::Findings;
 pub use store::{Store, StoreRequest, Values, sum};
+pub use weir_sandbox::{State, States};

@@ -1,6 +1,5 @@
 //! What a chain is to be, and making it ready off the gateway's threads.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,10 @@ use wasmtime::component::Component;
 use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_proxy_function::{Linked, ProxyError, ProxyFunction};
-use weir_sandbox::{Admitted, CompileError, Fault, OnFault, Sandbox, Shared, Telemetry, World};
+use weir_sandbox::{
+    Admitted, CompileError, Fault, OnFault, Sandbox, Shared, State, States, Telemetry, World,
+    seed_of,
+};
 
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
@@ -77,6 +79,14 @@ pub struct FunctionPlan {
     pub telemetry: Arc<Telemetry>,
     /// What is counted of it on this thread.
     pub counters: Arc<FunctionCounters>,
+}
+
+impl FunctionPlan {
+    /// The state region among these that it could go on with.
+    #[must_use]
+    pub fn state_of(&self, states: &States) -> Option<Arc<State>> {
+        states.of(&self.name, self.state_bytes, &self.state_layout).cloned()
+    }
 }
 
 /// A chain, as an operator wants it.
@@ -173,25 +183,6 @@ pub enum MessageError {
     Trial(String),
 }
 
-/// A function's state region.
-#[derive(Debug)]
-pub struct State {
-    pub(crate) memory: Memory,
-    pub(crate) shared: Shared,
-    layout: String,
-}
-
-impl State {
-    /// A region in memory that is there, for functions that lay it out like this.
-    ///
-    /// # Errors
-    /// When the process is out of file descriptors.
-    pub fn of(memory: Memory, layout: String) -> Result<Self, MessageError> {
-        let shared = Shared::new(&memory)?;
-        Ok(Self { memory, shared, layout })
-    }
-}
-
 /// Where a chain lives: on one thread of a gateway. Stays the same while versions come and go.
 #[derive(Clone)]
 pub struct Site {
@@ -256,7 +247,7 @@ impl StagedFunction {
     /// Whether it starts with an empty state region although its predecessor had one of the same name.
     #[must_use]
     pub fn is_fresh(&self, before: &States) -> bool {
-        !self.kept && before.0.iter().any(|(name, _)| *name == self.plan.name)
+        !self.kept && before.has(&self.plan.name)
     }
 }
 
@@ -315,7 +306,7 @@ impl Site {
         let names: Vec<String> = plan.functions.iter().map(|f| f.name.clone()).collect();
         let mut functions = Vec::with_capacity(names.len());
         for (place, function) in plan.functions.into_iter().enumerate() {
-            let state = before.of(&function);
+            let state = function.state_of(before);
             functions.push(self.stage_function(&plan.name, &names, place, function, state)?);
         }
         Ok(Staged { site: self.clone(), name: plan.name, functions })
@@ -359,8 +350,8 @@ impl Site {
             }
         };
         let new = |state: Option<&Arc<State>>, kept| {
-            let state = state.map(|state| (state.shared.clone(), kept));
-            let seed = self.seed_of(chain, &plan.name);
+            let state = state.map(|state| (state.shared().clone(), kept));
+            let seed = seed_of(self.seed, chain, &plan.name);
             Instance::new(self, &plan, &component, (names, place), state, seed)
         };
         let (instance, state, kept) = match state {
@@ -386,35 +377,6 @@ impl Site {
             return Ok(plan.blank.clone());
         }
         let memory = Memory::new(&plan.name, plan.state_bytes, HugePages::Never)?;
-        Ok(Some(Arc::new(State::of(memory, plan.state_layout.clone())?)))
-    }
-
-    /// The same for every instance of a function, unknown to clients.
-    fn seed_of(&self, chain: &str, function: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.seed, chain, function).hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
-/// The state regions of a running chain, to hand over.
-#[derive(Clone, Debug, Default)]
-pub struct States(pub(crate) Vec<(String, Arc<State>)>);
-
-impl States {
-    /// One more.
-    pub fn add(&mut self, function: String, state: Arc<State>) {
-        self.0.push((function, state));
-    }
-
-    /// The one that this function could go on with: of the same name, size and layout.
-    #[must_use]
-    pub fn of(&self, plan: &FunctionPlan) -> Option<Arc<State>> {
-        let fits = |(name, state): &&(String, Arc<State>)| {
-            *name == plan.name
-                && state.memory.len() == plan.state_bytes
-                && state.layout == plan.state_layout
-        };
-        self.0.iter().find(fits).map(|(_, state)| Arc::clone(state))
+        Ok(Some(Arc::new(State::of(plan.name.clone(), memory, plan.state_layout.clone())?)))
     }
 }

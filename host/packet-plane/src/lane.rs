@@ -13,7 +13,7 @@ use weir_chain::board;
 use weir_layout::Verdict;
 use weir_pool::{Accounting, Pool, PoolConfig};
 use weir_port::{Port, PortError};
-use weir_sandbox::{Record, Sandbox, Shared};
+use weir_sandbox::{Record, Sandbox, Shared, States};
 
 pub use self::status::{EventSink, LaneEvent, LaneStatus};
 use self::swap::Probation;
@@ -21,7 +21,7 @@ pub use self::swap::{Published, Retired};
 use crate::context::{Clock, Context, Disown, Ledger, Pause};
 use crate::counters::{self, Counters, DropReason};
 use crate::observer::{Observer, Watch};
-use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, States};
+use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged};
 use crate::trial::Trial;
 
 /// Bursts a lane handles before its worker looks at other lanes and at commands.
@@ -189,7 +189,7 @@ impl Lane {
     /// The state regions of the running version.
     #[must_use]
     pub fn states(&self) -> States {
-        States(self.version.staged.states.clone())
+        self.version.staged.states()
     }
 
     /// The chain as it runs.

@@ -1,12 +1,11 @@
 //! What a chain is to be, and making it ready off the data path.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_chain::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared};
 use weir_pool::{HugePages, Memory, PoolError};
-use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, Telemetry};
+use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, State, States, Telemetry, seed_of};
 
 use crate::context::Context;
 use crate::shadow::Aside;
@@ -45,6 +44,13 @@ pub struct FunctionPlan {
     pub telemetry: Arc<Telemetry>,
 }
 
+impl FunctionPlan {
+    /// The state region among these that it could go on with.
+    fn state_of<'a>(&self, states: &'a States) -> Option<&'a Arc<State>> {
+        states.of(&self.name, self.state_bytes, &self.state_layout)
+    }
+}
+
 /// A chain, as an operator wants it.
 #[derive(Clone, Debug)]
 pub struct ChainPlan {
@@ -57,15 +63,6 @@ pub struct ChainPlan {
     /// What at its end goes up to the kernel's stack instead of out; none: nothing does. With it, what the kernel sends passes the
     /// chain in reverse. Only for chains one of whose ports is the kernel's stack.
     pub upward: Option<Arc<Upward>>,
-}
-
-/// What a function left in its state region.
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) name: String,
-    pub(crate) memory: Memory,
-    pub(crate) shared: Shared,
-    pub(crate) layout: String,
 }
 
 /// Why a lane could not be made or changed.
@@ -123,29 +120,13 @@ impl Staged {
     /// Its state regions.
     #[must_use]
     pub fn states(&self) -> States {
-        States(self.states.clone())
+        self.states.iter().flatten().cloned().collect()
     }
 
     /// Functions that start with an empty state region although their predecessor had one.
     pub fn fresh<'a>(&'a self, before: &'a States) -> impl Iterator<Item = &'a str> {
         self.plan.functions.iter().zip(&self.kept).filter_map(|(function, kept)| {
-            let had = before.0.iter().flatten().any(|s| s.name == function.name);
-            (had && !kept).then_some(function.name.as_str())
-        })
-    }
-}
-
-/// The state regions of a running version, to hand over.
-#[derive(Clone, Debug, Default)]
-pub struct States(pub(crate) Vec<Option<Arc<State>>>);
-
-impl States {
-    /// The one that this function could go on with: of the same name, size and layout.
-    fn of(&self, function: &FunctionPlan) -> Option<&Arc<State>> {
-        self.0.iter().flatten().find(|state| {
-            state.name == function.name
-                && state.memory.len() == function.state_bytes
-                && state.layout == function.state_layout
+            (before.has(&function.name) && !kept).then_some(function.name.as_str())
         })
     }
 }
@@ -193,8 +174,8 @@ impl LaneSite {
         let mut kept = Vec::new();
         let mut shared = Vec::new();
         for function in &plan.functions {
-            let other = beside.of(function).filter(|_| function.state_shared);
-            let state = other.or_else(|| before.of(function));
+            let other = function.state_of(beside).filter(|_| function.state_shared);
+            let state = other.or_else(|| function.state_of(before));
             shared.push(other.is_some());
             kept.push(state.is_some());
             states.push(match state {
@@ -208,7 +189,7 @@ impl LaneSite {
             let all: Vec<_> = states
                 .iter()
                 .zip(&kept)
-                .map(|(state, kept)| (state.as_ref().map(|s| s.shared.clone()), *kept))
+                .map(|(state, kept)| (state.as_ref().map(|s| s.shared().clone()), *kept))
                 .collect();
             let with_states = prepared.with_states(&all);
             match with_states.instantiate(&self.sandbox, &self.window, self.room_bytes) {
@@ -237,7 +218,7 @@ impl LaneSite {
             self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
         let names = spec.functions.iter().map(|f| f.name.clone()).collect();
         let mut function = spec.functions.swap_remove(place);
-        function.state = state.as_ref().map(|s| s.shared.clone());
+        function.state = state.as_ref().map(|s| s.shared().clone());
         spec.functions = vec![function];
         spec.part_of = Some(Part { names, first: place });
         let prepared = Prepared::new(&self.sandbox, spec, Mode::Separate)?;
@@ -254,19 +235,12 @@ impl LaneSite {
             memory: function.memory,
             deadline: function.deadline,
             config: function.config.clone(),
-            state: state.as_ref().map(|s| s.shared.clone()),
+            state: state.as_ref().map(|s| s.shared().clone()),
             state_kept: *kept,
-            seed: self.seed_of(&plan.name, &function.name),
+            seed: seed_of(self.seed, &plan.name, &function.name),
             telemetry: Arc::clone(&function.telemetry),
         });
         ChainSpec { functions: functions.collect(), ports: self.ports.clone(), part_of: None }
-    }
-
-    /// The same for every instance of a function, unknown to who sends packets.
-    fn seed_of(&self, chain: &str, function: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.seed, chain, function).hash(&mut hasher);
-        hasher.finish()
     }
 
     fn new_state(&self, function: &FunctionPlan) -> Result<Option<Arc<State>>, PlaneError> {
@@ -274,8 +248,7 @@ impl LaneSite {
             return Ok(None);
         }
         let memory = Memory::new(&function.name, function.state_bytes, self.huge)?;
-        let shared = Shared::new(&memory)?;
-        let (name, layout) = (function.name.clone(), function.state_layout.clone());
-        Ok(Some(Arc::new(State { name, memory, shared, layout })))
+        let state = State::of(function.name.clone(), memory, function.state_layout.clone())?;
+        Ok(Some(Arc::new(state)))
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use weir_chain::{Executor, board};
 use weir_layout::{self as layout, BURST_MAX, Descriptor, Metadata, VERDICT_NAMES, Verdict};
 use weir_pool::{BufferIndex, HugePages, Memory, Packet, Pool, PoolConfig};
-use weir_sandbox::{Refusal, Requests, Services, Shared};
+use weir_sandbox::{Refusal, Requests, Services, Shared, State};
 
 use crate::observer::Observer;
-use crate::plan::{Apart, ChainPlan, LaneSite, PlaneError, State};
+use crate::plan::{Apart, ChainPlan, LaneSite, PlaneError};
 
 /// Differences described in a report.
 const SAMPLES: usize = 16;
@@ -139,14 +139,12 @@ impl Side {
     /// Gives the shadow the state that the running version has now, if they lay it out alike.
     pub(crate) fn copy_state(&mut self, running: &[Option<Arc<State>>]) {
         let Some(state) = self.state.as_mut().and_then(Arc::get_mut) else { return };
-        let original = running.iter().flatten().find(|s| {
-            s.name == state.name && s.layout == state.layout && s.memory.len() == state.memory.len()
-        });
+        let original = running.iter().flatten().find(|original| original.is_like(state));
         if let Some(original) = original {
-            let mut bytes = vec![0u8; original.memory.len()];
+            let mut bytes = vec![0u8; original.memory().len()];
             // Guests on other workers may share it, and go on.
-            original.memory.load(0, &mut bytes);
-            state.memory.copy_in(0, &bytes);
+            original.memory().load(0, &mut bytes);
+            state.memory_mut().copy_in(0, &bytes);
         }
     }
 

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 use weir_exchange::{CallFault, Stream};
-use weir_sandbox::Level;
+use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, TABLE_ELEMENT, TABLES_MAX};
 
 use crate::body::{Progress, Read, Written, error_of_call, length};
 use crate::function::ProxyFunction;
@@ -31,8 +31,6 @@ const CHUNK: usize = 64 << 10;
 const RESOURCES_MAX: usize = 4096;
 /// Random bytes that it gets in one call.
 const RANDOM_MAX: u64 = 1 << 20;
-/// Elements of a table; a big program has some thousands.
-const TABLE_MAX: usize = 1 << 20;
 
 /// A request that a guest sends on.
 pub(crate) struct Call {
@@ -90,12 +88,26 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// All linear memories of an instance together.
+/// All linear memories and tables of an instance together.
 pub(crate) struct Memory {
     used: usize,
     limit: usize,
     /// It was refused more.
     pub(crate) refused: bool,
+}
+
+impl Memory {
+    /// Whether there may be so many bytes more.
+    fn take(&mut self, more: usize) -> bool {
+        let used = self.used.saturating_add(more);
+        let allowed = used <= self.limit;
+        if allowed {
+            self.used = used;
+        } else {
+            self.refused = true;
+        }
+        allowed
+    }
 }
 
 impl ResourceLimiter for Memory {
@@ -105,23 +117,28 @@ impl ResourceLimiter for Memory {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let used = self.used.saturating_add(desired.saturating_sub(current));
-        let allowed = used <= self.limit;
-        if allowed {
-            self.used = used;
-        } else {
-            self.refused = true;
-        }
-        Ok(allowed)
+        Ok(self.take(desired.saturating_sub(current)))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_MAX)
+        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT)))
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
     }
 }
 

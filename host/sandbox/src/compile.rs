@@ -1,9 +1,7 @@
-//! Compilation: once for each component, cached by hash in memory and on disk, bounded in time.
+//! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +13,7 @@ use wasmtime::{Config, Engine, Store};
 
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
+use crate::code_cache::CodeCache;
 use crate::function_cache::FunctionCache;
 use crate::guest::{Guest, Running};
 use crate::host::Requests;
@@ -47,9 +46,8 @@ pub enum Compiler {
 /// How to set up a [`Sandbox`].
 #[derive(Clone, Debug, Default)]
 pub struct SandboxConfig {
-    /// Where compiled code is kept from one start to the next; must be writable by nobody else, because
-    /// what lies there is executed. None: in memory only.
-    pub cache: Option<PathBuf>,
+    /// Where compiled code is kept. None: in memory only.
+    pub cache: Option<CodeCache>,
     /// Who compiles components that tenants uploaded.
     pub compiler: Compiler,
 }
@@ -68,7 +66,7 @@ pub enum CompileError {
         "compiling it took longer than {0:?}: make it smaller, or its largest function simpler"
     )]
     TooLong(Duration),
-    /// A file of the cache, or the child, failed.
+    /// The cache's directory, or the child, failed.
     #[error("{what}: {source}")]
     Io {
         /// What was being done, with the path.
@@ -115,9 +113,10 @@ impl Sandbox {
             what: "starting the epoch thread".into(),
             source,
         })?;
-        if let Some(path) = &config.cache {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
-                CompileError::Io { what: format!("making the cache {}", path.display()), source }
+        if let Some(cache) = &config.cache {
+            cache.make().map_err(|source| CompileError::Io {
+                what: format!("making the cache {}", cache.directory.display()),
+                source,
             })?;
         }
         let compatibility = compatibility(&engine);
@@ -219,15 +218,16 @@ impl Sandbox {
         if let Some(component) = self.loaded().get(hash) {
             return Ok(Compiled { component, took: started.elapsed(), cached: true });
         }
-        let file = self.config.cache.as_ref().map(|dir| self.cache_file(dir, hash));
-        let from_disk = file.as_deref().and_then(|path| self.load(path));
+        let name = format!("{}-{}.cwasm", hex(&hash), self.compatibility);
+        let cache = self.config.cache.as_ref();
+        let from_disk = cache.and_then(|cache| cache.load(&self.engine, &name));
         let cached = from_disk.is_some();
         let compiled = match from_disk {
             Some(compiled) => compiled,
             None => {
                 let code = self.run_compiler(component, compiler)?;
-                if let Some(path) = &file {
-                    write_atomically(path, &code)?;
+                if let Some(cache) = cache {
+                    cache.keep(&name, &code);
                 }
                 // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
                 // child that we started for it.
@@ -241,26 +241,6 @@ impl Sandbox {
 
     fn loaded(&self) -> std::sync::MutexGuard<'_, Loaded> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cache_file(&self, directory: &Path, hash: [u8; 32]) -> PathBuf {
-        directory.join(format!("{}-{}.cwasm", hex(&hash), self.compatibility))
-    }
-
-    /// Loads code from the cache; what cannot be read is compiled again.
-    fn load(&self, path: &Path) -> Option<Component> {
-        if !path.exists() {
-            return None;
-        }
-        // SAFETY: the directory is ours alone (mode 0700), files in it are written whole or not at all,
-        // and their names carry the hash of component, wasmtime version and settings.
-        match unsafe { Component::deserialize_file(&self.engine, path) } {
-            Ok(component) => Some(component),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), "cached code is unusable, compiling again: {error:#}");
-                None
-            }
-        }
     }
 
     fn run_compiler(&self, component: &[u8], compiler: &Compiler) -> Result<Vec<u8>, CompileError> {
@@ -399,23 +379,6 @@ fn run_child(
         (Some(_), _, said) => Err(CompileError::Component(said.trim().to_owned())),
         (None, ..) => Err(CompileError::TooLong(timeout)),
     }
-}
-
-/// Writes a file so that it is there whole or not at all.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CompileError> {
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&partial, path));
-    written.map_err(|source| {
-        drop(fs::remove_file(&partial));
-        CompileError::Io { what: format!("writing {}", path.display()), source }
-    })
 }
 
 fn hex(bytes: &[u8]) -> String {

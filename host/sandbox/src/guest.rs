@@ -174,8 +174,17 @@ impl GuestFunction {
 /// read there.
 pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Linear memory that start code may reach beside that of the functions: the chain runner's.
+/// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's.
 const RUNNER_MEMORY: usize = 1 << 20;
+
+/// Bytes of an element of a table.
+pub const TABLE_ELEMENT: usize = 8;
+/// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
+pub const INSTANCES_MAX: usize = 256;
+/// Tables of a function.
+pub const TABLES_MAX: usize = 64;
+/// Linear memories of a function. Each takes three of the mappings of which a process has 65,530.
+pub const MEMORIES_MAX: usize = 16;
 
 /// Who is running in a store.
 #[derive(Clone, Debug, Default)]
@@ -218,7 +227,7 @@ pub struct Guest<S> {
     running: Running,
     board: Option<Board>,
     watched: Option<Watched>,
-    /// Bytes of linear memory that were made or grown while functions were instantiated.
+    /// Bytes of memories and tables that were made or grown while functions were instantiated.
     memory_at_start: usize,
 }
 
@@ -354,6 +363,29 @@ impl<S> Guest<S> {
         fault.in_code(function.and_then(|f| f.code))
     }
 
+    /// Whether there may be so many bytes more of memories and tables.
+    fn take(&mut self, more: usize) -> bool {
+        if matches!(self.running, Running::Start) {
+            let limit = self.functions.iter().map(GuestFunction::memory_limit);
+            let limit = limit.fold(RUNNER_MEMORY, usize::saturating_add);
+            let used = self.memory_at_start.saturating_add(more);
+            if used <= limit {
+                self.memory_at_start = used;
+            }
+            return used <= limit;
+        }
+        let Some(who) = self.who() else { return true };
+        let function = &mut self.functions[who];
+        let used = function.memory_used.saturating_add(more);
+        let allowed = used <= function.memory_limit();
+        if allowed {
+            function.memory_used = used;
+        } else {
+            function.memory_refused = true;
+        }
+        allowed
+    }
+
     /// Called at each epoch while a guest runs: has the one that runs used up its time?
     pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
         let guest = context.data_mut();
@@ -396,36 +428,27 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current);
-        if matches!(self.running, Running::Start) {
-            let limit = self.functions.iter().map(GuestFunction::memory_limit);
-            let limit = limit.fold(RUNNER_MEMORY, usize::saturating_add);
-            let used = self.memory_at_start.saturating_add(more);
-            if used <= limit {
-                self.memory_at_start = used;
-            }
-            return Ok(used <= limit);
-        }
-        let Some(who) = self.who() else { return Ok(true) };
-        let function = &mut self.functions[who];
-        let used = function.memory_used.saturating_add(more);
-        let allowed = used <= function.memory_limit();
-        if allowed {
-            function.memory_used = used;
-        } else {
-            function.memory_refused = true;
-        }
-        Ok(allowed)
+        Ok(self.take(desired.saturating_sub(current)))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        /// Elements of a table; a big program has some thousands.
-        const TABLE_MAX: usize = 1 << 20;
-        Ok(desired <= TABLE_MAX)
+        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT)))
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX * (self.functions.len() + 1)
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX * (self.functions.len() + 1)
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX * (self.functions.len() + 1)
     }
 }

@@ -21,6 +21,7 @@
 
 mod admissions;
 mod admit;
+mod code_cache;
 mod compile;
 mod exchange;
 mod fault;
@@ -32,22 +33,26 @@ mod lines;
 mod manifest;
 mod policy;
 mod shared_code;
+mod state;
 mod telemetry;
 mod ticker;
 mod trace;
 mod window;
 
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
+pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
 pub use exchange::{Copied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange};
 pub use fault::{Fault, FaultKind, Overdue, start_failure};
 pub use guest::{
-    Guest, GuestFunction, Limits, Running, SETUP_DEADLINE, Shared, Window, thread_time,
+    Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SETUP_DEADLINE, Shared,
+    TABLE_ELEMENT, TABLES_MAX, Window, thread_time,
 };
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
 pub use policy::{Health, OnFault, Record, Treatment};
 pub use shared_code::CODE_MAX;
+pub use state::{State, States, seed_of};
 pub use telemetry::{Level, LogLine, Said, Telemetry};
 pub use ticker::{Ticker, Ticking};
 pub use trace::{explain, told};

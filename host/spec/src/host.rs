@@ -10,6 +10,7 @@ use crate::invalid::{Check, Invalid};
 use crate::listener::{Gateway, Listener};
 use crate::nic::{self, Naming, Nic, VfName};
 use crate::port::{Port, PortKind};
+use crate::quota::Quota;
 use crate::{Name, Period, Size};
 
 /// The whole file; an empty one is a host with a socket, a store and no ports.
@@ -31,6 +32,9 @@ pub struct HostConfig {
     /// How new versions are watched.
     #[serde(default)]
     pub rollout: Rollout,
+    /// What each tenant may keep.
+    #[serde(default)]
+    pub quota: Quota,
     /// Virtual functions of network devices.
     #[serde(rename = "nic", default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,
@@ -90,15 +94,22 @@ pub struct Store {
     /// Directory; made if it is not there.
     #[serde(default = "default_store")]
     pub path: PathBuf,
+    /// Bytes of compiled code kept there.
+    #[serde(default = "default_compiled")]
+    pub compiled: Size,
 }
 
 fn default_store() -> PathBuf {
     "/var/lib/weir".into()
 }
 
+const fn default_compiled() -> Size {
+    Size::mebibytes(2048)
+}
+
 impl Default for Store {
     fn default() -> Self {
-        Self { path: default_store() }
+        Self { path: default_store(), compiled: default_compiled() }
     }
 }
 
@@ -316,6 +327,7 @@ impl Check for HostConfig {
                 .help("allowed: 10s to 1h")
                 .within("rollout"));
         }
+        self.quota.check().map_err(|e| e.within("quota"))?;
         let room = self.pool.room.get();
         if !room.is_power_of_two() || !(512..=65_536).contains(&room) {
             return Err(Invalid::at("room", format!("rooms of {}", self.pool.room))

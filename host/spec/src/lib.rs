@@ -21,6 +21,7 @@ mod nic;
 mod packet;
 mod port;
 mod quantity;
+mod quota;
 mod refusal;
 mod report;
 mod resolve;
@@ -45,6 +46,7 @@ pub use nic::{InvalidVfName, Nic, NicVf, VfLink, VfName};
 pub use packet::{InvalidHeader, IpPrefix, IpProtocol, PortRange};
 pub use port::{Generate, Idle, Pace, Port, PortKind};
 pub use quantity::{InvalidQuantity, Period, Size};
+pub use quota::Quota;
 pub use report::{
     BenchReport, CheckReport, ReplayReport, ReplayedFunction, SwapReport, TracedPacket, TracedStep,
     World,

@@ -70,10 +70,11 @@ impl Ordered {
         };
         let region = |file: Arc<OwnedFd>| {
             let memory = Memory::open(&image.name, owned(file)?)?;
-            State::of(memory, image.state_layout.clone()).map(Arc::new)
+            let state = State::of(image.name.clone(), memory, image.state_layout.clone());
+            Ok::<_, MessageError>(Arc::new(state?))
         };
         if let Some(state) = image.state.take() {
-            states.add(image.name.clone(), region(state)?);
+            states.add(region(state)?);
         }
         let blank = image.blank.take().map(region).transpose()?;
         let proxy = match &image.proxy {
@@ -174,7 +175,7 @@ impl Ordered {
         let place = place.ok_or_else(|| MessageError::NoFunction(name.clone()))?;
         let tally = if shadow { format!("{name} (shadow)") } else { name };
         let plan = self.plan(image, &tally, &mut states)?;
-        let state = if shadow { None } else { states.of(&plan) };
+        let state = if shadow { None } else { plan.state_of(&states) };
         let staged = self.site.stage_function(&self.chain, &self.names, place, plan, state)?;
         let kept = if staged.is_kept() { vec![staged.name().to_owned()] } else { Vec::new() };
         Ok((staged, kept))

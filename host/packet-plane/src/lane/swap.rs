@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_chain::{Executor, Prepared, Tick, board};
-use weir_sandbox::{Record, Sandbox};
+use weir_sandbox::{Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, records};
 use crate::context::{Context, Disown};
 use crate::counters::DropReason;
 use crate::observer::Observers;
-use crate::plan::{ChainPlan, PlaneError, Staged, State};
+use crate::plan::{ChainPlan, PlaneError, Staged};
 
 /// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
 const PROBATION: u64 = 10_000_000_000;

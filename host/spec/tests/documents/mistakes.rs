@@ -283,6 +283,7 @@ fn impossible_hosts() {
         ("[api]\nlisten = \"localhost:7300\"\n", "allowed is IP:PORT"),
         ("[api]\ncompile-timeout = \"1ms\"\n", "allowed: 1s to 10m"),
         ("[rollout]\nwatch = \"1s\"\n", "allowed: 10s to 1h"),
+        ("[quota]\nchains = 0\n", "allowed: 1 and more"),
         (&format!("{port}generate = {{ rate = 0 }}\n"), "leave it out for no limit"),
         (&format!("{port}generate = {{ size = 1921 }}\n"), "raise `room` in [pool]"),
         (&format!("{port}generate = {{ size = 10 }}\n"), "allowed: 60 to 9216"),

@@ -9,7 +9,7 @@ use weir_assembly::ReplayOptions;
 use weir_author::trace;
 use weir_chain::Mode;
 use weir_packet_plane::{Observer, Trace};
-use weir_sandbox::{Sandbox, SandboxConfig};
+use weir_sandbox::{CodeCache, Sandbox, SandboxConfig};
 use weir_spec::ReplayReport;
 
 use crate::cli::ReplayArgs;
@@ -18,7 +18,10 @@ use crate::cli::ReplayArgs;
 pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
     let (chain, functions) = weir_assembly::load_chain(&args.chain, &args.functions)?;
     let sandbox = Arc::new(Sandbox::new(SandboxConfig {
-        cache: args.cache.clone(),
+        cache: args.cache.clone().map(|directory| CodeCache {
+            directory,
+            most: weir_spec::Store::default().compiled.get(),
+        }),
         ..SandboxConfig::default()
     })?);
     let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked);

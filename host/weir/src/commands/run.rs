@@ -14,7 +14,7 @@ use weir_control::api::{Api, Limits, Server};
 use weir_control::auth::Tokens;
 use weir_control::store::Store;
 use weir_control::{Control, ControlError};
-use weir_sandbox::{Compiler, Sandbox, SandboxConfig};
+use weir_sandbox::{CodeCache, Compiler, Sandbox, SandboxConfig};
 use weir_spec::{Document, HostConfig, Invalid, Workers};
 
 use crate::cli::{Global, RunArgs};
@@ -49,7 +49,10 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
 fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Result<()> {
     let config = &read.config;
     let sandbox = Sandbox::new(SandboxConfig {
-        cache: Some(config.store.path.join("cache")),
+        cache: Some(CodeCache {
+            directory: config.store.path.join("cache"),
+            most: config.store.compiled.get(),
+        }),
         compiler: Compiler::Child {
             program: std::env::current_exe().context("finding the weir program itself")?,
             arguments: vec!["__compile".to_owned()],

@@ -187,7 +187,7 @@ impl Part {
         match &self.place {
             Place::Thread { site, remote, ready } => {
                 let states = remote.run(Chain::states).map_err(gone)?;
-                let state = if shadow { None } else { states.of(&plan) };
+                let state = if shadow { None } else { plan.state_of(&states) };
                 let staged = site.stage_function(chain, names, place, plan, state);
                 let staged = staged.map_err(refused)?;
                 let fresh =

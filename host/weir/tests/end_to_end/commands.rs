@@ -135,10 +135,10 @@ fn a_core_module_becomes_a_component_with_its_manifest() {
 }
 
 /// What a replay says of a chain of one function with this start code.
-fn started(code: &str) -> Answer {
+fn started(code: &str, tables: &str) -> Answer {
     let directory = tempfile::tempdir().unwrap();
     let module = weir_tests::wat_guest::module(&format!(
-        "(func $constructors {code}) (start $constructors)
+        "{tables} (func $constructors {code}) (start $constructors)
          (func (export \"weir:net/packet@0.1.0#process\") (param i32))",
     ));
     fs::write(directory.path().join("main.wat"), module).unwrap();
@@ -156,7 +156,7 @@ fn started(code: &str) -> Answer {
 #[test]
 fn a_function_whose_start_code_traps_or_does_not_end_is_told_what_to_do() {
     for (code, failed) in [("unreachable", "trapped"), ("(loop (br 0))", "did not end")] {
-        let answer = started(code);
+        let answer = started(code, "");
         assert_eq!(answer.status, Some(1));
         let expected = format!("the start code of x {failed}, before `configure`");
         assert!(answer.err.contains(&expected), "{}", answer.err);
@@ -170,6 +170,22 @@ fn start_code_gets_no_more_memory_than_its_function_may_have() {
     let answer = started(
         "(loop $more (br_if $more (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0))))
          (if (i32.ge_u (memory.size) (i32.const 1024)) (then unreachable))",
+        "",
+    );
+    assert_eq!(answer.status, Some(0), "{}", answer.err);
+    // The same with ten tables, whose elements have eight bytes.
+    let each = |what: fn(usize) -> String| (0..10).map(what).collect::<String>();
+    let sizes = (1..10).fold("(table.size $t0)".to_owned(), |sum, n| {
+        format!("(i32.add {sum} (table.size $t{n}))")
+    });
+    let grown = each(|n| {
+        format!(
+            "(loop $m{n} (br_if $m{n} (i32.ge_s (table.grow $t{n} (ref.null func) (i32.const 65536)) (i32.const 0))))"
+        )
+    });
+    let answer = started(
+        &format!("{grown} (if (i32.ge_u {sizes} (i32.const 8388608)) (then unreachable))"),
+        &each(|n| format!("(table $t{n} 1 funcref)")),
     );
     assert_eq!(answer.status, Some(0), "{}", answer.err);
 }
