@@ -152,7 +152,7 @@ pub enum Setting {
     Driver {
         /// The device.
         device: PciAddress,
-        /// Its driver; [`drivers::OF_THE_KERNEL`]: whichever the kernel finds.
+        /// Its driver; `drivers::OF_THE_KERNEL`: whichever the kernel finds.
         driver: Option<String>,
         /// The only driver that it may have, by its `driver_override`.
         only: Option<String>,

@@ -3,7 +3,7 @@
 //! All of it is small but for the Wasm, so it is held in memory as an immutable [`State`] that readers share, and
 //! redb holds the same on disk. A change is made on a copy; the records that it touched are written in one
 //! transaction, fsynced, and only then does everybody see the copy. So what was acknowledged is on disk,
-//! whole, and what was not is nowhere. Wasm lies in files named by its SHA-256 ([`blobs`]).
+//! whole, and what was not is nowhere. Wasm lies in files named by its SHA-256 (`blobs`).
 //!
 //! After a failed write (a full disk) the database is opened anew for the next one, and brought to what
 //! memory says. Why redb: `docs/adr/0002-store.md`.

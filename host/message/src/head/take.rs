@@ -90,7 +90,7 @@ pub fn new_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
-/// A response as [`lay_out_response`] laid it out, for who trusts whoever did: all fields are taken.
+/// A response as [`super::lay_out_response`] laid it out, for who trusts whoever did: all fields are taken.
 ///
 /// # Errors
 /// When what lies there is no head of a response.
@@ -106,7 +106,7 @@ pub fn read_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
-/// A request as [`lay_out_request`] laid it out, for who trusts whoever did: its length is taken, too.
+/// A request as [`super::lay_out_request`] laid it out, for who trusts whoever did: its length is taken, too.
 ///
 /// # Errors
 /// When what lies there is no head of a request.
