@@ -38,12 +38,20 @@ chain = "edge"
 upstream = ["127.0.0.1:9000"]
 "#;
 
-/// The chain's file; what is for the right's port 80 gets this action.
-fn chain(action: &str) -> String {
+/// The chain's file; what is for the right's port 80 gets this action. Workers give out ports of their own, if there are several.
+fn chain(action: &str, workers: u8) -> String {
+    let (of_chain, of_nat) = match workers {
+        1 => (String::new(), ""),
+        _ => (
+            format!("workers = {workers}"),
+            r#"per-worker = [{ ports = "20000-29999" }, { ports = "30000-39999" }]"#,
+        ),
+    };
     format!(
         r#"name = "edge"
 from = "left"
 to = "right"
+{of_chain}
 [[function]]
 use = "firewall"
 version = "1.0.0"
@@ -58,6 +66,7 @@ rules = [
 use = "nat"
 version = "1.0.0"
 state = "8MiB"
+{of_nat}
 [function.config]
 external = ["203.0.113.1"]
 internal = ["10.77.0.0/24"]
@@ -85,28 +94,34 @@ enum Way {
 }
 
 /// The laboratory with a way to the kernel, servers and all functions, and who keeps the middle's server.
-fn lab(ports: PortKind, way: Way) -> (Lab, Running) {
-    let mut lab = Lab::wired();
+fn lab(ports: PortKind, way: Way, workers: u8) -> (Lab, Running) {
+    let mut lab = Lab::wired_with(workers);
+    let mut tables = TABLES.to_owned();
+    // A queue for each worker.
+    let queues = if workers > 1 { format!("queues = {workers}\n") } else { String::new() };
+    if workers > 1 {
+        tables += &format!("[workers]\ncount = {workers}\n");
+    }
     match way {
         Way::Tap => {
-            lab.middle.sh("ip tuntap add dev weir-left mode tap");
-            lab.configure(ports, "kernel = \"weir-SIDE\"", TABLES);
+            let several = if workers > 1 { "multi_queue" } else { "" };
+            lab.middle.sh(&format!("ip tuntap add dev weir-left mode tap {several}"));
+            lab.configure(ports, &format!("{queues}kernel = \"weir-SIDE\""), &tables);
         }
         Way::Link => {
-            let mut tables = TABLES.to_owned();
             for side in ["left", "right"] {
                 let (up, peer) = (format!("up-{side}"), format!("weir-{side}"));
                 // As many queues as the port has; the kernel spreads what it sends over them.
-                let one = "numtxqueues 1 numrxqueues 1";
+                let each = format!("numtxqueues {workers} numrxqueues {workers}");
                 lab.middle
-                    .sh(&format!("ip link add name {up} {one} type veth peer name {peer} {one}"));
+                    .sh(&format!("ip link add name {up} {each} type veth peer name {peer} {each}"));
                 lab.middle.sh(&format!("ip link set dev {up} addrgenmode none up"));
                 lab.middle.sh(&format!("ethtool -K {peer} tx off txvlan off gro off"));
                 tables += &format!(
-                    "[[port]]\nname = \"{up}\"\nkind = \"xdp\"\ninterface = \"{up}\"\npeer = \"{peer}\"\n"
+                    "[[port]]\nname = \"{up}\"\nkind = \"xdp\"\ninterface = \"{up}\"\npeer = \"{peer}\"\n{queues}"
                 );
             }
-            lab.configure(ports, "kernel-port = \"up-SIDE\"", &tables);
+            lab.configure(ports, &format!("{queues}kernel-port = \"up-SIDE\""), &tables);
         }
     }
     lab.middle.sh("ip link set dev weir-left addrgenmode none up");
@@ -143,8 +158,8 @@ fn lab(ports: PortKind, way: Way) -> (Lab, Running) {
     (lab, server)
 }
 
-fn apply(lab: &Lab, action: &str) -> Value {
-    lab.write("edge.toml", chain(action));
+fn apply(lab: &Lab, action: &str, workers: u8) -> Value {
+    lab.write("edge.toml", chain(action, workers));
     lab.weir(&["chain", "apply", "edge.toml"])
 }
 
@@ -168,8 +183,13 @@ fn counter(lab: &Lab, name: &str, counter: &str) -> u64 {
 }
 
 fn pass(ports: PortKind, way: Way) {
-    let (mut lab, server) = lab(ports, way);
-    let applied = apply(&lab, "allow");
+    pass_on(ports, way, 1);
+}
+
+/// The same with so many workers.
+fn pass_on(ports: PortKind, way: Way, workers: u8) {
+    let (mut lab, server) = lab(ports, way, workers);
+    let applied = apply(&lab, "allow", workers);
     assert_eq!(applied["chain"]["plane"], "both", "{applied}");
     // The kernel at the chain's end, and the host behind it.
     lab.ping(GATEWAY);
@@ -193,7 +213,10 @@ fn pass(ports: PortKind, way: Way) {
     assert!(right.ends_with("right"), "{right}");
     one_chain(&lab);
     replace_under_load(&lab);
-    inspect(&lab);
+    inspect(&lab, workers);
+    if workers > 1 {
+        both_work(&lab);
+    }
     lab.weir(&["chain", "remove", "edge"]);
     let status = lab.weir(&["status"]);
     assert_eq!(status["chains"].as_array().map(Vec::len), Some(0), "{status}");
@@ -250,10 +273,10 @@ fn replace_under_load(lab: &Lab) {
 }
 
 /// The firewall sends flows to the message plane that are for somebody else, and stops doing so.
-fn inspect(lab: &Lab) {
+fn inspect(lab: &Lab, workers: u8) {
     lab.middle.sh("ip rule add iif weir-left ipproto tcp dport 80 lookup 100");
     lab.middle.sh("ip route add local default dev lo table 100");
-    apply(lab, "inspect");
+    apply(lab, "inspect", workers);
     let seen = text(&curl(lab, "http://10.77.0.1/who"));
     assert!(seen.ends_with("middle") && seen.contains("cache-status"), "{seen}\n{}", lab.status());
     let attack = text(&curl(lab, "http://10.77.0.1/who?q=%3Cscript%3Ealert(1)%3C/script%3E"));
@@ -262,9 +285,27 @@ fn inspect(lab: &Lab) {
         counter(lab, "firewall", "inspected") > 0
     });
     lab.ping("10.77.0.1");
-    apply(lab, "allow");
+    apply(lab, "allow", workers);
     let right = text(&curl(lab, "http://10.77.0.1/who"));
     assert!(right.ends_with("right"), "{right}");
+}
+
+/// Many connections: each worker has some of them, and each is complete.
+fn both_work(lab: &Lab) {
+    for n in 0..24 {
+        let host = if n % 3 == 0 { "10.77.0.1" } else { GATEWAY };
+        let answer = text(&curl(lab, &format!("http://{host}/who")));
+        assert!(answer.contains("200 OK"), "{answer}\n{}", lab.status());
+    }
+    let status = lab.status();
+    let workers = status["workers"].as_array().expect("workers");
+    assert_eq!(workers.len(), 2, "{status}");
+    for worker in workers {
+        assert!(worker["packets_in"].as_u64() > Some(100), "{status}");
+    }
+    let sum = |key: &str| workers.iter().filter_map(|worker| worker[key].as_u64()).sum::<u64>();
+    assert_eq!(Some(sum("packets_in")), status["packets_in"].as_u64(), "{status}");
+    assert_eq!(function(&status, "nat")["faults"], 0, "{status}");
 }
 
 #[test]
@@ -326,4 +367,14 @@ fn netns_a_chain_of_both_planes_goes_up_by_a_link() {
 #[test]
 fn netns_a_chain_of_both_planes_goes_up_by_a_link_from_a_dpdk_port() {
     pass(PortKind::DpdkAfXdp, Way::Link);
+}
+
+#[test]
+fn netns_a_chain_of_both_planes_on_two_workers() {
+    pass_on(PortKind::Xdp, Way::Tap, 2);
+}
+
+#[test]
+fn netns_a_chain_of_both_planes_on_two_workers_goes_up_by_a_link() {
+    pass_on(PortKind::Xdp, Way::Link, 2);
 }

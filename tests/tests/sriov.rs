@@ -176,6 +176,18 @@ for n in range(60):
 sys.exit(1)
 "#;
 
+/// Frames in VLAN 100 to a function, five hundred a second, until somebody ends it.
+const FLOOD: &str = r#"
+import socket, sys, time
+to = bytes.fromhex(sys.argv[1].replace(":", ""))
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind((sys.argv[2], 0))
+own = s.getsockname()[4]
+for n in range(100_000):
+    s.send(to + own + b"\x81\x00\x00\x64\x88\xb5" + b"weir" * 16)
+    time.sleep(0.002)
+"#;
+
 fn swap_on(rig: &InGuest, port: &str) {
     let functions = target().join("functions");
     let chain = format!(
@@ -245,6 +257,12 @@ fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
         (&port("vf0")["device"]["vf"], &port("vf0")["problem"]),
         (&"vf:eth0/0".into(), &Value::Null)
     );
+    rig.write("flood.py", FLOOD);
+    let flood = format!("python3 {} {MAC} wire", rig.path("flood.py").display());
+    let flood = rig.outside().start(&flood);
+    let received = || port("vf0")["rx_packets"].as_u64().expect("a number");
+    let before = received();
+    rig.wait("its traffic comes", |_| received() > before + 50);
     // The kernel waits for who has a function by vfio: it must let go, in time.
     rig.sh("timeout 60 sh -c 'echo 0 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs'");
     rig.wait("the port is down", |_| port("vf0")["problem"].is_string());
@@ -259,6 +277,7 @@ fn guest_a_function_that_is_removed_takes_its_port_along_and_nothing_else() {
     let packets = || port("in")["rx_packets"].as_u64().expect("a number");
     let before = packets();
     rig.wait("other ports go on", |_| packets() > before);
+    drop(flood);
     rig.end(host);
     assert_eq!(rig.sh("cat /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs"), "0\n");
     rig.power_off();

@@ -197,6 +197,10 @@ pub trait Engine: Send + Sync + 'static {
     /// What became of each of a tenant's steering rules, in the order of the rules; empty while nothing counts.
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus>;
 
+    /// Those of a tenant's steering rules that decide nothing, because an earlier one means all of their packets: places from 0, of
+    /// the rule and of the earlier one.
+    fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize>;
+
     /// Follows packets through a running chain, for as long as the request says, or until there are as many.
     ///
     /// # Errors

@@ -32,5 +32,5 @@ pub use error::ControlError;
 pub use events::{Event, EventKind, Events};
 pub use functions::{Function, FunctionInChain, FunctionTrial, FunctionVersion, Pushed};
 pub use rollout::SwapMode;
-pub use steering::{Steered, SteeringEntry, SteeringStatus};
+pub use steering::{CoveredRule, Steered, SteeringEntry, SteeringStatus};
 pub use tenants::{NewToken, Tenant, TokenView};

@@ -39,6 +39,20 @@ pub struct SteeringEntry {
     /// Where it is compared, for each port that a chain has and whose packets may meet it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<RulePlace>,
+    /// The number of an earlier rule that means all of its packets, so that it decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered_by: Option<usize>,
+}
+
+/// A rule that decides nothing, because an earlier one means all of its packets. Numbers are from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CoveredRule {
+    /// The rule.
+    pub number: usize,
+    /// The earlier one.
+    pub by: usize,
+    /// Whether that one sends the packets elsewhere.
+    pub contradicts: bool,
 }
 
 /// What became of rules that were applied.
@@ -50,6 +64,9 @@ pub struct Steered {
     pub rules: usize,
     /// Longest time for which a worker stood still, in microseconds.
     pub pause_us: f64,
+    /// Rules that decide nothing, as far as that is seen from two rules at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<CoveredRule>,
 }
 
 /// A tenant's rules in numbers.
@@ -70,6 +87,7 @@ impl Control {
         let mut entries = Vec::new();
         for (tenant, record) in state.steering.iter().filter(|(tenant, _)| mine(tenant)) {
             let mut statuses = self.engine.steering(tenant).into_iter();
+            let covered = self.engine.covered_rules(tenant);
             for (index, rule) in record.steering.rules.iter().enumerate() {
                 let status = statuses.next();
                 entries.push(SteeringEntry {
@@ -82,6 +100,7 @@ impl Control {
                     number: Some(index + 1),
                     flows: status.as_ref().map(|status| status.flows),
                     places: status.map(|status| status.places).unwrap_or_default(),
+                    covered_by: covered.get(&index).map(|by| by + 1),
                 });
             }
         }
@@ -103,6 +122,7 @@ impl Control {
                     number: None,
                     flows: None,
                     places: Vec::new(),
+                    covered_by: None,
                 });
             }
         }
@@ -128,7 +148,7 @@ impl Control {
             if rules == 0 {
                 state.steering.remove(tenant);
             } else {
-                state.steering.insert(tenant.clone(), record);
+                state.steering.insert(tenant.clone(), Arc::clone(&record));
             }
             Ok::<_, ControlError>(())
         });
@@ -144,7 +164,20 @@ impl Control {
             .or_default() += 1;
         let message = format!("{rules} steering rules of tenant {tenant} are in force");
         self.events.emit(EventKind::SteeringApplied, Some(tenant), tenant.as_str(), message);
-        Ok(Steered { tenant: tenant.clone(), rules, pause_us: pause.as_secs_f64() * 1e6 })
+        let covered = self.covered(tenant, &record.steering.rules);
+        Ok(Steered { tenant: tenant.clone(), rules, pause_us: pause.as_secs_f64() * 1e6, covered })
+    }
+
+    /// Those of a tenant's rules that decide nothing.
+    fn covered(&self, tenant: &Name, rules: &[SteeringRule]) -> Vec<CoveredRule> {
+        let to = |place: usize| rules.get(place).map(|rule| (&rule.chain, rule.to));
+        let covered = self.engine.covered_rules(tenant).into_iter();
+        let covered = covered.map(|(rule, by)| CoveredRule {
+            number: rule + 1,
+            by: by + 1,
+            contradicts: to(rule) != to(by),
+        });
+        covered.collect()
     }
 
     /// The rules of those who have some, or had.

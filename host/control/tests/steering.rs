@@ -4,9 +4,11 @@ mod common;
 
 use std::time::Instant;
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
 use common::Host;
 use serde_json::{Value, json};
+use weir_control::api::{Peer, TOML_MAX};
 use weir_control::engine::EngineError;
 
 /// A host with the chain `edge` from `in` to `out`, and an idle one.
@@ -71,6 +73,64 @@ async fn rules_are_applied_listed_and_kept() {
     assert_eq!(answer.json()["rules"], 0);
     let host = host.restart();
     assert!(!host.engine.calls().iter().any(|call| call.starts_with("steer")));
+}
+
+/// As a file has them; what is wrong is said as for JSON.
+#[tokio::test]
+async fn rules_may_come_as_toml() {
+    let host = host().await;
+    let put = |kind: &str, text: &str| {
+        let request = Request::put("/v1/steering").extension(Peer::Local);
+        let request = request.header(header::CONTENT_TYPE, kind).body(Body::from(text.to_owned()));
+        host.raw(request.unwrap())
+    };
+    let apply = |text: &str| put("application/toml", text);
+    let too_long = "#".repeat(TOML_MAX + 1);
+    let answer = apply("[[rule]]\nname = \"voip\"\nsrc = \"10.0.0.0/8\"\nchain = \"edge\"\n").await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(host.engine.calls(), ["steer default src=10.0.0.0/8"]);
+    for (text, status, key, message) in [
+        ("[[rule]]\nto = \"drop\"\nprot = 1\n", 422, Some("rule[0].prot"), "unknown key `prot`"),
+        (
+            "[[rule]]\nto = \"drop\"\nvlan = 4095\n",
+            422,
+            Some("rule[0].vlan"),
+            "there is no VLAN 4095",
+        ),
+        ("[[rule]]\nchain = \"nope\"\n", 422, Some("rule[0].chain"), "there is no chain nope"),
+        ("[[rule]\n", 400, None, "line 1"),
+        (&too_long, 413, None, "allowed are 1048576 bytes"),
+    ] {
+        let answer = apply(text).await;
+        let (_, detail) = answer.problem(status);
+        assert!(detail.contains(message), "{detail}");
+        assert_eq!(answer.json()["key"].as_str(), key, "{}", answer.text);
+    }
+    let answer = put("text/plain", "").await;
+    assert!(
+        answer.problem(415).1.contains("application/json, application/toml"),
+        "{}",
+        answer.text
+    );
+    assert!(!host.engine.calls().iter().any(|call| call.starts_with("steer")));
+}
+
+/// Rules that decide nothing are no mistake that is refused: they are told, and listed.
+#[tokio::test]
+async fn a_rule_behind_one_that_means_more_is_told() {
+    let host = host().await;
+    let late = |to| json!({"name": "late", "src": "10.1.0.0/16", "to": to});
+    let body = json!({"rule": [{"src": "10.0.0.0/8", "to": "drop"}, late("drop"), late("kernel")]});
+    let answer = host.ask("PUT", "/v1/steering", Some(body)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let covered = json!([
+        {"number": 2, "by": 1, "contradicts": false},
+        {"number": 3, "by": 1, "contradicts": true},
+    ]);
+    assert_eq!(answer.json()["covered"], covered, "{}", answer.text);
+    let list = host.ask("GET", "/v1/steering", None).await.json();
+    let covered = [0, 1, 2].map(|place| list["items"][place]["covered_by"].as_u64());
+    assert_eq!(covered, [None, Some(1), Some(1)], "{list}");
 }
 
 #[tokio::test]

@@ -95,9 +95,10 @@ pub(crate) struct Inlet {
     ends: Arc<Mutex<Option<Ends>>>,
     rooms: Producer<Loan>,
     packets: Consumer<Handed>,
-    /// Rooms that are lent now, and at most.
+    /// Rooms that are lent now, at most, and as long as the receiver's pool is so small.
     lent: usize,
     most: usize,
+    share: usize,
     ended: Arc<AtomicBool>,
 }
 
@@ -110,7 +111,7 @@ pub(crate) fn handoff(bell: &Arc<Bell>, most: usize) -> (Outlet, Inlet) {
     let ended = Arc::<AtomicBool>::default();
     let outlet =
         Outlet { ends: Arc::clone(&ends), bell: Arc::clone(bell), ended: Arc::clone(&ended) };
-    (outlet, Inlet { ends, rooms, packets, lent: 0, most, ended })
+    (outlet, Inlet { ends, rooms, packets, lent: 0, most, share: most, ended })
 }
 
 impl Outlet {
@@ -158,22 +159,25 @@ impl Outlet {
 }
 
 impl Inlet {
-    /// The receiver has its pool now.
-    pub(crate) fn attach(&mut self, pool: &Pool) {
+    /// The receiver has its pool now, and lends at most so many rooms of it.
+    pub(crate) fn attach(&mut self, pool: &Pool, share: usize) {
+        self.share = self.most.min(share.max(1));
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ends) = &mut *ends {
             ends.remote = Some(pool.remote());
         }
     }
 
-    /// Lends rooms until the sender has as many as it may; leaves the pool so many.
+    /// Lends rooms until the sender has as many as it may; leaves the pool so many. A few it lends in any case: what other inlets of
+    /// the pool have would else keep this one dry for as long as nothing comes by them.
     #[inline]
     pub(crate) fn lend(&mut self, pool: &mut Pool, leave: usize) {
         // Some at a time: the ring's indices lie in cache lines that the sender reads.
-        if self.most - self.lent < (self.most / 4).max(1) {
+        if self.share - self.lent < (self.share / 4).max(1) {
             return;
         }
-        while self.lent < self.most && pool.available() as usize > leave {
+        let few = (self.share / 16).max(1);
+        while self.lent < self.share && (self.lent < few || pool.available() as usize > leave) {
             let Some(loan) = pool.lend() else { break };
             self.lent += 1;
             let pushed = self.rooms.push(loan);
@@ -279,7 +283,7 @@ mod tests {
         let bell = Arc::new(Bell::new().unwrap());
         let (outlet, mut inlet) = handoff(&bell, MOST);
         let mut pool = pool();
-        inlet.attach(&pool);
+        inlet.attach(&pool, MOST);
         let sender = std::thread::spawn(move || send(&outlet));
         let mut packets = Vec::with_capacity(BURST);
         let mut next = 0;
@@ -304,6 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn an_inlet_is_not_kept_dry_by_another_of_the_same_pool() {
+        let bell = Arc::new(Bell::new().unwrap());
+        let [(_, mut greedy), (_, mut other)] = [handoff(&bell, MOST), handoff(&bell, MOST)];
+        let mut pool = pool();
+        greedy.attach(&pool, MOST);
+        other.attach(&pool, MOST / 2);
+        let leave = pool.available() as usize - MOST;
+        greedy.lend(&mut pool, leave);
+        assert_eq!((greedy.lent, pool.available() as usize), (MOST, leave));
+        other.lend(&mut pool, leave);
+        assert_eq!(other.lent, 2);
+        other.lend(&mut pool, 0);
+        assert_eq!(other.lent, MOST / 2, "no more than its share");
+        assert_eq!((greedy.close(&mut pool), other.close(&mut pool)), (0, 0));
+        assert_eq!(pool.accounting().out, 0);
+    }
+
+    #[test]
     fn without_rooms_or_a_receiver_nothing_is_taken() {
         let bell = Arc::new(Bell::new().unwrap());
         let (outlet, mut inlet) = handoff(&bell, MOST);
@@ -313,7 +335,7 @@ mod tests {
         let metadata = Metadata::default();
         let packet = [Packet { descriptor, metadata, time: 0, buffer, cut: 0 }];
         assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
-        inlet.attach(&theirs);
+        inlet.attach(&theirs, MOST);
         assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
         inlet.lend(&mut theirs, 250);
         assert_eq!(theirs.lent(), 6, "the pool keeps what it was to keep");

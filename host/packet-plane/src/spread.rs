@@ -87,10 +87,11 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     Ok(lanes.collect())
 }
 
-/// Rooms that are the lane's in any case: an eighth of its pool.
+/// Rooms that are the lane's in any case: a sixteenth of its pool. Three devices (two ports, and the way to the kernel) fill their
+/// rings with a quarter each, and each lends as much as this: so all of them have what they need from the start.
 #[inline]
 fn leave(pool: &Pool) -> usize {
-    (pool.rooms() / 8) as usize
+    (pool.rooms() / 16) as usize
 }
 
 /// A lane's ways to and from the others, by one port.
@@ -262,8 +263,9 @@ impl Port for SpreadPort {
 
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.inner.attach(pool)?;
+        let share = leave(pool) / self.ways.inlets.len().max(1);
         for inlet in &mut self.ways.inlets {
-            inlet.attach(pool);
+            inlet.attach(pool, share);
             inlet.lend(pool, leave(pool));
         }
         Ok(())

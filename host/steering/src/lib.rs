@@ -3,7 +3,7 @@
 //! Owns: what rules look at ([`Key`]), the rules ([`Rule`]) and the table that finds the first one which means a packet
 //! ([`Table`]); a cache of what was found out about flows ([`FlowCache`]); the symmetric flow hash ([`flow_hash`]) by which
 //! flows are spread over versions of a function, and [`affinity_hash`] by which they are spread over workers; and what of the
-//! rules a device in front of a port may decide ([`fits`]). Must not know:
+//! rules a device in front of a port may decide ([`fits`]), and which of them decide nothing ([`covered`]). Must not know:
 //! ports and chains (they are numbers here), files, or what is done with the answer. A table never changes once it is made: new
 //! rules are a new one.
 
@@ -11,6 +11,7 @@
 
 mod affinity;
 mod cache;
+mod covered;
 mod frame;
 mod hash;
 mod key;
@@ -23,6 +24,7 @@ mod table;
 
 pub use affinity::affinity_hash;
 pub use cache::{FlowCache, Way};
+pub use covered::{Covered, covered};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};
 pub use pattern::Masked;

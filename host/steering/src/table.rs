@@ -17,15 +17,15 @@ use crate::rule::{Rule, Target};
 
 /// Bits of a key, or which of them count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bits([u64; 7]);
+pub(crate) struct Bits([u64; 7]);
 
 impl Bits {
-    fn of(key: &Key) -> Self {
+    pub(crate) fn of(key: &Key) -> Self {
         Self(key.words())
     }
 
     #[inline]
-    fn masked(self, mask: Self) -> Self {
+    pub(crate) fn masked(self, mask: Self) -> Self {
         Self(std::array::from_fn(|n| self.0[n] & mask.0[n]))
     }
 }

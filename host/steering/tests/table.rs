@@ -4,7 +4,7 @@ mod common;
 
 use common::{aimed, key, ports, rarely, rule, scan};
 use proptest::prelude::*;
-use weir_steering::{Key, Rule, Table, Target};
+use weir_steering::{Covered, Key, Prefix, Rule, Table, Target, covered};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
@@ -37,6 +37,19 @@ proptest! {
                     words.map(|(word, mask)| word & mask).eq(part.bits.words())
                 });
                 prop_assert_eq!(means, rule.matches(&key), "{:?} {:?}", rule, key);
+            }
+        }
+    }
+
+    /// What is said to decide nothing decides nothing, and who is said to be before it has such packets.
+    #[test]
+    fn covered_rules_never_decide(
+        rules in prop::collection::vec(rule(), 0..40), keys in prop::collection::vec(key(), 8),
+    ) {
+        for Covered { rule, by } in covered(&rules) {
+            prop_assert!(by < rule);
+            for key in keys.iter().flat_map(|key| [*key, aimed(&rules[rule], *key)]) {
+                prop_assert!(!rules[rule].matches(&key) || rules[by].matches(&key), "{:?}", key);
             }
         }
     }
@@ -86,4 +99,44 @@ fn the_first_rule_decides() {
     // ARP has no code point, whatever its bytes are.
     let arp = Key { ethertype: 0x0806, destination_port: 0, ..key };
     assert_eq!(table.classify(&arp), Some((2, Target::Kernel)));
+}
+
+#[test]
+fn rules_behind_one_that_means_more_are_found() {
+    let prefix =
+        |text: &str, length| Some(Prefix { address: text.parse().expect("an address"), length });
+    let rules = [
+        Rule { source: prefix("10.0.0.0", 8), ..Rule::all(Target::Drop) },
+        Rule {
+            destination_ports: Some((5000, 5999)),
+            protocol: Some(17),
+            ..Rule::all(Target::Kernel)
+        },
+        // More of the same, and elsewhere.
+        Rule { source: prefix("10.1.0.0", 16), protocol: Some(6), ..Rule::all(Target::Chain(0)) },
+        // Only some of it.
+        Rule {
+            destination_ports: Some((5999, 6000)),
+            protocol: Some(17),
+            ..Rule::all(Target::Drop)
+        },
+        Rule {
+            destination_ports: Some((5060, 5061)),
+            protocol: Some(17),
+            ..Rule::all(Target::Drop)
+        },
+        Rule {
+            destination_ports: Some((5999, 5999)),
+            protocol: Some(17),
+            ..Rule::all(Target::Kernel)
+        },
+        Rule { source: prefix("10.0.0.0", 7), ..Rule::all(Target::Drop) },
+        // For IPv4 and IPv6, both of which the one after next has.
+        Rule { dscp: Some(46), ..Rule::all(Target::Drop) },
+        Rule::all(Target::Kernel),
+        Rule { dscp: Some(46), vlan: Some(7), ..Rule::all(Target::Chain(1)) },
+        Rule::all(Target::Kernel),
+    ];
+    let found: Vec<_> = covered(&rules).into_iter().map(|found| (found.rule, found.by)).collect();
+    assert_eq!(found, [(2, 0), (4, 1), (5, 1), (9, 7), (10, 8)]);
 }

@@ -2,16 +2,15 @@
 //! say the same ([`Refused`]).
 
 use std::fmt;
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::blocking::{Body, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 use weir_control::api::Problem;
 use weir_spec::Invalid;
 
@@ -64,7 +63,9 @@ impl fmt::Display for Place {
 
 /// A host that can be asked.
 pub(crate) struct Client {
-    http: reqwest::blocking::Client,
+    http: reqwest::Client,
+    /// On the thread that asks: a command that started another one would wait for it to be given a CPU, several times.
+    runtime: Runtime,
     place: Place,
     /// Scheme and authority for requests.
     base: Url,
@@ -81,10 +82,12 @@ impl Client {
     /// When `--api` cannot be understood.
     pub(crate) fn new(global: &Global) -> Result<Self> {
         let place = Place::parse(&global.api)?;
-        let builder = reqwest::blocking::Client::builder()
+        // No connection is kept: between two requests nobody would see that the host has closed it.
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
+            .pool_max_idle_per_host(0)
             .no_proxy();
         let (builder, base) = match &place {
             Place::Socket(path) => {
@@ -92,8 +95,10 @@ impl Client {
             }
             Place::Network(url) => (builder, url.clone()),
         };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self {
             http: builder.build().context("setting up the HTTP client")?,
+            runtime: runtime.context("setting up the HTTP client")?,
             place,
             base,
             token: global.token.clone(),
@@ -122,14 +127,28 @@ impl Client {
         mut each: impl FnMut(&str) -> Result<()>,
     ) -> Result<()> {
         let request = self.request_at(Method::GET, path, query)?.timeout(FOREVER);
-        let lines = BufReader::new(self.send(request)?).lines();
-        for line in lines {
-            let line = line.with_context(|| format!("the connection to {} broke", self.place))?;
-            if let Some(data) = line.strip_prefix("data:") {
-                each(data.trim_start())?;
+        let mut response = self.send(request)?;
+        let mut text = Vec::new();
+        while let Some(bytes) = self.wait(response.chunk())? {
+            text.extend_from_slice(&bytes);
+            let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else { continue };
+            let rest = text.split_off(end + 1);
+            let lines = std::mem::replace(&mut text, rest);
+            for line in String::from_utf8_lossy(&lines).lines() {
+                if let Some(data) = line.strip_prefix("data:") {
+                    each(data.trim_start())?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Waits for more of an answer.
+    fn wait<T>(&self, more: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
+        let more = self.runtime.block_on(more);
+        more.map_err(|error| {
+            anyhow::anyhow!("the connection to {} broke: {}", self.place, root(&error))
+        })
     }
 
     /// Removes something.
@@ -152,6 +171,21 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T> {
         let request = self.request(method, path)?.json(body);
+        self.read(self.send(request)?)
+    }
+
+    /// Sends TOML, as a file has it.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn send_toml<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        text: String,
+    ) -> Result<T> {
+        let kind = HeaderValue::from_static("application/toml");
+        let request = self.request(method, path)?.header(CONTENT_TYPE, kind).body(text);
         self.read(self.send(request)?)
     }
 
@@ -213,7 +247,8 @@ impl Client {
         let query = request.url().query().map(|query| format!("?{query}")).unwrap_or_default();
         let asked = format!("{} {}{query}", request.method(), request.url().path());
         let begun = Instant::now();
-        let answered = self.http.execute(request);
+        // The request wants its timer as soon as it is made.
+        let answered = self.runtime.block_on(async { self.http.execute(request).await });
         if self.verbose {
             let status =
                 answered.as_ref().map_or_else(|_| "no answer".into(), |r| r.status().to_string());
@@ -225,7 +260,7 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
-        let text = response.text().unwrap_or_default();
+        let text = self.wait(response.text()).unwrap_or_default();
         match serde_json::from_str::<Problem>(&text) {
             Ok(problem) => Err(Refused(problem).into()),
             Err(_) => bail!("{} answered {status}: is that a Weir host?", self.place),
@@ -238,7 +273,8 @@ impl Client {
             "{} answered nothing: is its version of Weir another?",
             self.place
         );
-        response.json().with_context(|| {
+        let answer = self.wait(response.bytes())?;
+        serde_json::from_slice(&answer).with_context(|| {
             format!(
                 "the answer of {} is not as expected: is its version of Weir another?",
                 self.place

@@ -1,6 +1,7 @@
 //! Both planes as the control plane's one engine: what is asked goes to the plane that has the function. A chain whose functions are
 //! for both has a part on each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -171,6 +172,10 @@ impl Engine for Planes {
 
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         self.packets.steering(tenant)
+    }
+
+    fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
+        self.packets.covered_rules(tenant)
     }
 
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {

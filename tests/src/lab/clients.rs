@@ -37,11 +37,19 @@ impl Lab {
         });
     }
 
+    /// What the host tells, for who looks for what was lost.
+    fn told(&self) -> String {
+        format!("{}\n{}\n{}", self.status(), self.weir(&["port", "list"]), self.log())
+    }
+
     /// Pings from the left: all answers must come. Late ones are waited for, meanwhile further ones are sent.
     pub fn ping(&self, address: &str) {
         const COUNT: u32 = 15;
         const LATE: u32 = 5;
-        let said = self.left.sh(&format!("ping -n -c {COUNT} -w 10 -i 0.02 -s 1400 {address}"));
+        let ping = format!("ping -n -c {COUNT} -w 10 -i 0.02 -s 1400 {address}");
+        let output = self.left.start(&ping).output();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}\n{}", self.told());
         let sent = said.split(" packets transmitted").next().and_then(|text| text.lines().last());
         let sent: u32 = sent.and_then(|n| n.parse().ok()).expect("ping says how many it sent");
         assert!(sent <= COUNT + LATE, "{said}");
@@ -80,7 +88,7 @@ impl Lab {
     pub fn finish_fetch(&self, client: Running) {
         let output = client.output();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "curl: {}: {said}", output.status);
+        assert!(output.status.success(), "curl: {}: {said}\n{}", output.status, self.told());
         let [fetched, served] = ["fetched", "www/file"].map(|file| fs::read(self.path(file)));
         assert!(fetched.expect("fetched") == served.expect("served"), "the file is another");
     }

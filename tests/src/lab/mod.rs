@@ -119,7 +119,9 @@ impl Lab {
         Self::wired_with(1)
     }
 
-    fn wired_with(queues: u8) -> Self {
+    /// The same, over wires whose ends have so many queues.
+    #[must_use]
+    pub fn wired_with(queues: u8) -> Self {
         let [left, middle, right] = ["left", "middle", "right"].map(Namespace::new);
         wire(&left, &middle, "left", 2, queues);
         wire(&right, &middle, "right", 1, queues);

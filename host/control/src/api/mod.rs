@@ -31,6 +31,7 @@ use weir_spec::Name;
 use crate::control::Control;
 use crate::error::ControlError;
 pub use document::document;
+pub use extract::TOML_MAX;
 pub use functions::SwapRequest;
 pub use guard::Peer;
 pub use problem::Problem;

@@ -35,15 +35,15 @@ pub(super) async fn list(
 }
 
 /// Replaces all rules of a tenant, while traffic flows: a packet sees those before or these, never some of each. When
-/// it is refused, those before are still in force.
+/// it is refused, those before are still in force. TOML, as files have it, may be up to a mebibyte.
 #[utoipa::path(put, path = "/v1/steering", tag = "steering", operation_id = "apply_steering", params(OfTenant),
-    request_body = Steering,
+    request_body(content((Steering = "application/json"), (String = "application/toml"))),
     responses((status = 200, description = "They are in force.", body = Steered)))]
 pub(super) async fn apply(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InQuery(query): InQuery<OfTenant>,
-    extract::Json(steering): extract::Json<Steering, BODY_MAX>,
+    extract::FileBody(steering): extract::FileBody<Steering, BODY_MAX>,
 ) -> Result<Json<Steered>, Problem> {
     let tenant = caller.tenant(query.tenant)?;
     api.run(move |control| control.steer(&tenant, steering)).await.map(Json)

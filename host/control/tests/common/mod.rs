@@ -39,6 +39,7 @@ pub(crate) struct FakeEngine {
     /// What the next call that begins so ends with.
     failures: Mutex<Vec<(String, EngineError)>>,
     deployed: Mutex<BTreeMap<ChainId, Deployment>>,
+    steered: Mutex<BTreeMap<Name, Vec<SteeringRule>>>,
     sink: Mutex<Option<EventSink>>,
 }
 
@@ -145,6 +146,7 @@ impl Engine for FakeEngine {
     }
 
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
+        self.steered.lock().unwrap().insert(tenant.clone(), rules.to_vec());
         let rules: Vec<_> = rules.iter().map(SteeringRule::conditions).collect();
         self.call(format!("steer {tenant} {}", rules.join(", ")))?;
         Ok(Duration::from_micros(4))
@@ -158,6 +160,15 @@ impl Engine for FakeEngine {
             packets: None,
         };
         vec![RuleStatus { flows: 7, places: vec![place] }]
+    }
+
+    /// Says so of each rule whose name is `late`: the first is before it.
+    fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
+        let steered = self.steered.lock().unwrap();
+        let rules = steered.get(tenant).into_iter().flatten().enumerate();
+        let late =
+            |rule: &SteeringRule| rule.name.as_ref().is_some_and(|name| name.as_str() == "late");
+        rules.filter(|(_, rule)| late(rule)).map(|(place, _)| (place, 0)).collect()
     }
 
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {

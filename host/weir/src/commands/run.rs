@@ -71,6 +71,8 @@ fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Resu
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weir-api")
+        // On a busy machine a thread that is started for a request waits for a CPU longer than one that has slept.
+        .thread_keep_alive(Duration::from_secs(3600))
         .enable_all()
         .build()
         .context("starting the API's threads")?;

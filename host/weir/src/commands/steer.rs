@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use reqwest::Method;
-use weir_control::api::List;
+use weir_control::api::{List, TOML_MAX};
 use weir_control::{Steered, SteeringEntry};
 use weir_spec::{Document, Name, SteerTo, Steering, SteeringRule};
 
@@ -13,6 +13,9 @@ use super::or_dash;
 use crate::cli::SteerCommand;
 use crate::client::{Client, Refused};
 use crate::render::{self, Output};
+
+/// Rules that are told of each kind.
+const TOLD: usize = 8;
 
 pub(super) fn run(command: SteerCommand, client: &Client, output: Output) -> Result<()> {
     match command {
@@ -25,19 +28,56 @@ pub(super) fn run(command: SteerCommand, client: &Client, output: Output) -> Res
 }
 
 fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
-    let document = Document::<Steering>::read(file)?;
-    let waiting = output.wait(format!("applying {} rules", document.value.rules.len()));
-    let applied = client.send_json(Method::PUT, &["steering"], &document.value);
-    let applied: Steered = applied.map_err(|error| {
+    let waiting = output.wait("applying steering rules".to_owned());
+    // The host reads what is not too long: it is awake, and this program has to be started each time.
+    let text = std::fs::read_to_string(file).ok().filter(|text| text.len() <= TOML_MAX);
+    let applied: Result<Steered> = match text {
+        Some(text) => client.send_toml(Method::PUT, &["steering"], text),
+        None => {
+            let document = Document::<Steering>::read(file)?;
+            client.send_json(Method::PUT, &["steering"], &document.value)
+        }
+    };
+    let applied = applied.or_else(|error| {
         // What is wrong with a value is shown where the file has it.
+        let document = Document::<Steering>::read(file)?;
         let invalid = error.downcast_ref::<Refused>().and_then(Refused::invalid);
-        invalid.map_or(error, |invalid| document.locate(invalid).into())
+        Err(invalid.map_or(error, |invalid| document.locate(invalid).into()))
     })?;
     drop(waiting);
     output.outcome(&applied, |applied| {
-        let Steered { tenant, rules, pause_us } = applied;
-        format!("{rules} steering rules of tenant {tenant} are in force; pause {pause_us:.1} us\n")
+        let Steered { tenant, rules, pause_us, covered } = applied;
+        let applied = format!(
+            "{rules} steering rules of tenant {tenant} are in force; pause {pause_us:.1} us\n"
+        );
+        if covered.is_empty() {
+            return applied;
+        }
+        let named = Document::<Steering>::read(file).map(|document| document.value.rules);
+        let named = named.unwrap_or_default();
+        let label = |number: usize| {
+            let rule = number.checked_sub(1).and_then(|place| Some((place, named.get(place)?)));
+            rule.map_or_else(|| format!("rule {number}"), |(place, rule)| rule.label(place))
+        };
+        let idle =
+            covered.iter().map(|rule| (label(rule.number), label(rule.by), rule.contradicts));
+        applied + &deciding_nothing(idle)
     })
+}
+
+/// Rules that decide nothing, each with the earlier one that means all of its packets and whether that sends them elsewhere: a line
+/// for each of the first.
+fn deciding_nothing(rules: impl ExactSizeIterator<Item = (String, String, bool)>) -> String {
+    let more = rules.len().saturating_sub(TOLD);
+    let mut text = String::new();
+    for (rule, by, contradicts) in rules.take(TOLD) {
+        let elsewhere = if contradicts { ", and sends them elsewhere" } else { "" };
+        text += &format!("{rule} decides nothing: {by} means all of its packets{elsewhere}\n");
+    }
+    if more > 0 {
+        text += &format!("{more} more rules decide nothing\n");
+    }
+    text
 }
 
 fn list(entries: &[SteeringEntry]) -> String {
@@ -67,7 +107,23 @@ fn list(entries: &[SteeringEntry]) -> String {
     });
     let columns =
         ["port", "chain", "tenant", "direction", "rule", "packets", "at", "#flows", "#in device"];
-    render::table(columns, rows) + &reasons(entries)
+    render::table(columns, rows) + &reasons(entries) + &idle(entries)
+}
+
+/// Which rules decide nothing.
+fn idle(entries: &[SteeringEntry]) -> String {
+    let ruled =
+        entries.iter().filter_map(|entry| Some((entry, entry.number?, entry.rule.as_ref()?)));
+    let by_number: BTreeMap<_, _> =
+        ruled.map(|(entry, number, rule)| ((&entry.tenant, number), (entry, rule))).collect();
+    let told = by_number.iter().filter_map(|((tenant, number), (entry, rule))| {
+        let by = entry.covered_by?;
+        let (_, earlier) = by_number.get(&(*tenant, by))?;
+        let label = format!("{} of tenant {tenant}", rule.label(number - 1));
+        let elsewhere = (&rule.chain, rule.to) != (&earlier.chain, earlier.to);
+        Some((label, earlier.label(by - 1), elsewhere))
+    });
+    deciding_nothing(told.collect::<Vec<_>>().into_iter())
 }
 
 /// Where a rule is compared: once if that is so at all ports.
@@ -82,8 +138,6 @@ fn at(entry: &SteeringEntry) -> Option<String> {
 
 /// Why rules are compared in software although there is something before the port: a line for each reason.
 fn reasons(entries: &[SteeringEntry]) -> String {
-    /// Rules that are told of each.
-    const TOLD: usize = 8;
     let mut reasons = BTreeMap::<(&Name, &Name, &str), Vec<String>>::new();
     for entry in entries {
         for place in &entry.places {

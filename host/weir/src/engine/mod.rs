@@ -12,6 +12,7 @@ mod status;
 mod steering;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -242,6 +243,10 @@ impl Engine for PlaneEngine {
 
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         self.steering_status(tenant)
+    }
+
+    fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
+        self.rules_covered(tenant)
     }
 
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {

@@ -1,16 +1,16 @@
 //! Tenants' steering rules, and bringing them to the stations that they concern.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_assembly::compile_steering;
+use weir_assembly::{Compiled, compile_steering};
 use weir_control::engine::{EngineError, RulePlace, RuleStatus};
 use weir_packet_plane::Rules;
 use weir_port::Place;
 use weir_spec::{Name, SteeringRule};
-use weir_steering::{Rule, Table, Target};
+use weir_steering::{Rule, Table, Target, covered};
 
 use super::PlaneEngine;
 use super::chains::lane_key;
@@ -69,12 +69,7 @@ impl PlaneEngine {
     pub(super) fn steer_crossing(&self, crossing: &Crossing) -> Result<Duration, EngineError> {
         let tenant = self.steering.tenants().get(&crossing.tenant).cloned();
         let Tenant { rules, hits } = tenant.unwrap_or_default();
-        let number = |name: &Name| {
-            let ports = [&crossing.shape.from, &crossing.shape.to];
-            let number = ports.iter().position(|port| port.as_ref() == Some(name))?;
-            u16::try_from(number).ok()
-        };
-        let compiled = compile_steering(&rules, number, |chain| crossing.has(chain));
+        let compiled = crossing.compile(&rules);
         let chains = compiled.chains.iter().map(|chain| lane_key(&crossing.tenant, chain));
         let hits = compiled.written.iter().map(|place| Arc::clone(&hits[*place as usize]));
         // What no rule claims and no chain takes the kernel gets, from ports that have it from the kernel.
@@ -155,9 +150,42 @@ impl PlaneEngine {
         }
         statuses
     }
+
+    /// Those of a tenant's rules that decide nothing, and the earlier ones that mean all of their packets. A rule that concerns
+    /// several crossings is one if it is so in each.
+    pub(super) fn rules_covered(&self, tenant: &Name) -> BTreeMap<usize, usize> {
+        let Some(Tenant { rules, .. }) = self.steering.tenants().get(tenant).cloned() else {
+            return BTreeMap::new();
+        };
+        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let mut deciding = BTreeSet::new();
+        let mut all = BTreeMap::new();
+        for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
+            let Compiled { rules, written, .. } = crossing.compile(&rules);
+            let written = |place: usize| written[place] as usize;
+            let here = covered(&rules).into_iter();
+            let here: BTreeMap<_, _> =
+                here.map(|found| (written(found.rule), written(found.by))).collect();
+            let decide = (0..rules.len()).map(written).filter(|rule| !here.contains_key(rule));
+            deciding.extend(decide);
+            all.extend(here);
+        }
+        all.retain(|rule, _| !deciding.contains(rule));
+        all
+    }
 }
 
 impl Crossing {
+    /// What concerns this crossing's packets out of a tenant's rules.
+    fn compile(&self, rules: &[SteeringRule]) -> Compiled {
+        let number = |name: &Name| {
+            let ports = [&self.shape.from, &self.shape.to];
+            let number = ports.iter().position(|port| port.as_ref() == Some(name))?;
+            u16::try_from(number).ok()
+        };
+        compile_steering(rules, number, |chain| self.has(chain))
+    }
+
     /// Adds to each of the tenant's rules where it is compared here.
     fn tell_places(&self, statuses: &mut [RuleStatus]) {
         let steered = self.steered();

@@ -72,3 +72,27 @@ fn what_is_wrong_with_a_rule_is_shown_in_its_file() {
     let refused = host.fails(&["steer", "apply", "s.toml"]);
     assert!(refused.contains(" --> s.toml:3:9"), "{refused}");
 }
+
+/// Rules behind one that means more of the same: not refused, since the first one decides, but told.
+#[test]
+fn rules_that_decide_nothing_are_told() {
+    let host = Host::start(guests::TRAFFIC);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let rules = "[[rule]]\nname = \"ten\"\nsrc = \"10.0.0.0/8\"\nto = \"drop\"\n\
+        [[rule]]\nsrc = \"10.1.0.0/16\"\nproto = \"tcp\"\nchain = \"edge\"\n\
+        [[rule]]\nsrc = \"10.0.0.0/7\"\nto = \"drop\"\n\
+        [[rule]]\nport = \"in\"\nsrc = \"10.2.0.1\"\nto = \"drop\"\n";
+    host.write("s.toml", rules);
+    let told = host.ok(&["steer", "apply", "s.toml"]);
+    let lines: Vec<_> = told.lines().skip(1).collect();
+    let contradicts =
+        "decides nothing: rule 1 (ten) means all of its packets, and sends them elsewhere";
+    let more = "decides nothing: rule 1 (ten) means all of its packets";
+    assert_eq!(lines, [format!("rule 2 {contradicts}"), format!("rule 4 {more}")]);
+    let list = host.ok(&["steer", "list"]);
+    assert!(list.contains(&format!("\nrule 2 of tenant default {contradicts}\n")), "{list}");
+    assert!(list.contains(&format!("\nrule 4 of tenant default {more}\n")), "{list}");
+    let json = host.json(&["steer", "list"]);
+    let covered = [0, 1, 2, 3].map(|place| json[place]["covered_by"].as_u64());
+    assert_eq!(covered, [None, Some(1), None, Some(1)], "{json}");
+}
