@@ -10,16 +10,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use wasmtime::UpdateDeadline;
-use weir_sandbox::{Overdue, thread_time};
+use weir_sandbox::{Overdue, charged, thread_time};
 
 /// Written by the thread that runs the guest now. Times in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     /// In all.
     total: AtomicU64,
-    /// Of the stretch, up to when it was last taken up.
+    /// What it was charged for the stretch.
     stretch: AtomicU64,
-    /// The thread's time when it was taken up.
+    /// The thread's time when it was last taken up, or looked at.
     since: AtomicU64,
     yielded: AtomicBool,
 }
@@ -32,8 +32,11 @@ impl Meter {
 
     /// Called with every epoch while the guest runs.
     pub(crate) fn look(&self, limit: Duration) -> wasmtime::Result<UpdateDeadline> {
-        let run = self.stretch.load(Relaxed) + now().saturating_sub(self.since.load(Relaxed));
-        if Duration::from_nanos(run) > limit {
+        let now = now();
+        let time = Duration::from_nanos(now.saturating_sub(self.since.swap(now, Relaxed)));
+        let used = Duration::from_nanos(self.stretch.load(Relaxed)) + charged(time, limit);
+        self.stretch.store(nanoseconds(used), Relaxed);
+        if used > limit {
             return Err(wasmtime::Error::new(Overdue { limit }));
         }
         self.yielded.store(true, Relaxed);
@@ -59,11 +62,9 @@ impl<F: Future> Future for Metered<'_, F> {
         let since = now();
         meter.since.store(since, Relaxed);
         let polled = self.guest.as_mut().poll(cx);
-        let run = now().saturating_sub(since);
-        meter.total.fetch_add(run, Relaxed);
-        if meter.yielded.swap(false, Relaxed) {
-            meter.stretch.fetch_add(run, Relaxed);
-        } else {
+        meter.total.fetch_add(now().saturating_sub(since), Relaxed);
+        // Who yielded was looked at just before.
+        if !meter.yielded.swap(false, Relaxed) {
             meter.stretch.store(0, Relaxed);
         }
         polled
@@ -71,7 +72,11 @@ impl<F: Future> Future for Metered<'_, F> {
 }
 
 fn now() -> u64 {
-    u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX)
+    nanoseconds(thread_time())
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -94,8 +99,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut overdue = Vec::new();
         runtime.block_on(meter.measure(async {
-            for waits in [true, true, true, false, false, false] {
-                burn(LIMIT * 2 / 5);
+            for waits in [true, true, true, true, false, false, false, false, false] {
+                burn(LIMIT * 9 / 40);
                 overdue.push(meter.look(LIMIT).is_err());
                 if waits {
                     meter.yielded.store(false, Relaxed);
@@ -103,7 +108,20 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }));
-        assert_eq!(overdue, [false, false, false, false, false, true]);
+        assert_eq!(overdue, [false, false, false, false, false, false, false, false, true]);
         assert!(meter.total() >= LIMIT * 2, "{:?}", meter.total());
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_charged_a_quarter_of_the_limit_at_most() {
+        let meter = Meter::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let overdue = runtime.block_on(meter.measure(async {
+            [(); 5].map(|()| {
+                burn(LIMIT * 2);
+                meter.look(LIMIT).is_err()
+            })
+        }));
+        assert_eq!(overdue, [false, false, false, false, true]);
     }
 }

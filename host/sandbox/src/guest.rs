@@ -12,6 +12,7 @@ use crate::fault::{Fault, FaultKind, Overdue};
 use crate::guard::Guard;
 use crate::host::Requests;
 use crate::telemetry::Telemetry;
+use crate::ticker::{LOOKS, TICK};
 
 /// Shared memory that can be mapped into guests, independent of who owns the [`Memory`].
 #[derive(Clone, Debug)]
@@ -232,12 +233,15 @@ pub struct Guest<S> {
 }
 
 /// What the epoch callback saw at the last tick.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Watched {
     /// None: start code.
     who: Option<usize>,
     burst: u32,
-    since: Duration,
+    /// CPU time of the thread at the last look.
+    at: Duration,
+    /// What it has used up of its time.
+    used: Duration,
 }
 
 impl<S> Guest<S> {
@@ -401,17 +405,27 @@ impl<S> Guest<S> {
                 return Ok(UpdateDeadline::Continue(1));
             }
         };
-        let used = thread_time();
-        match &guest.watched {
+        let at = thread_time();
+        match &mut guest.watched {
             Some(watched) if watched.who == who && watched.burst == burst => {
-                if used.saturating_sub(watched.since) > limit {
+                watched.used += charged(at.saturating_sub(watched.at), limit);
+                watched.at = at;
+                if watched.used > limit {
                     return Err(wasmtime::Error::new(Overdue { limit }));
                 }
             }
-            _ => guest.watched = Some(Watched { who, burst, since: used }),
+            _ => guest.watched = Some(Watched { who, burst, at, used: Duration::ZERO }),
         }
         Ok(UpdateDeadline::Continue(1))
     }
+}
+
+/// What a guest that has this much time is charged for CPU time between two looks at it: at most a quarter of what it has, or an epoch.
+/// A virtual CPU that was taken away for long, and a page fault that had the host work for long, look like CPU time of
+/// the guest; but then nobody has looked in the meantime.
+#[must_use]
+pub fn charged(time: Duration, limit: Duration) -> Duration {
+    time.min((limit / LOOKS).max(TICK))
 }
 
 /// CPU time of this thread.

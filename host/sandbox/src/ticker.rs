@@ -13,7 +13,7 @@ pub(crate) const TICK: Duration = Duration::from_micros(500);
 /// And at most.
 const TICK_MAX: Duration = Duration::from_millis(4);
 /// Who has a long time is looked at so often in it: every look wakes a thread, which costs as much as handling a request.
-const LOOKS: u32 = 4;
+pub(crate) const LOOKS: u32 = 4;
 
 /// Counts who needs the epoch to advance.
 #[derive(Debug, Clone)]
