@@ -30,8 +30,9 @@ pub enum Method {
     Copy,
     /// `splice(2)` through a pipe: pages move, the process sees no bytes.
     Splice,
-    /// By an `sk_skb` program, without this process; spliced where the kernel does not take the sockets. Nothing bounds what is under way to a slow reader but the kernel's memory
-    /// for TCP: only for connections whose both ends are trusted.
+    /// By an `sk_skb` program, without this process; spliced where the kernel does not take the sockets. To measure what that would cost, not
+    /// for anybody's bytes: nothing bounds what is under way to a slow reader but the kernel's memory for TCP, and a busy kernel
+    /// has doubled bytes (docs/adr/0016-hops.md).
     Join,
 }
 

@@ -176,7 +176,7 @@ impl Inlet {
         if self.share - self.lent < (self.share / 4).max(1) {
             return;
         }
-        let few = (self.share / 16).max(1);
+        let few = (self.share / 8).max(1);
         while self.lent < self.share && (self.lent < few || pool.available() as usize > leave) {
             let Some(loan) = pool.lend() else { break };
             self.lent += 1;
@@ -318,7 +318,7 @@ mod tests {
         greedy.lend(&mut pool, leave);
         assert_eq!((greedy.lent, pool.available() as usize), (MOST, leave));
         other.lend(&mut pool, leave);
-        assert_eq!(other.lent, 2);
+        assert_eq!(other.lent, MOST / 16);
         other.lend(&mut pool, 0);
         assert_eq!(other.lent, MOST / 2, "no more than its share");
         assert_eq!((greedy.close(&mut pool), other.close(&mut pool)), (0, 0));
@@ -337,14 +337,14 @@ mod tests {
         assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
         inlet.attach(&theirs, MOST);
         assert_eq!(outlet.hand_over(&ours, packet.iter()), 0);
-        inlet.lend(&mut theirs, 250);
-        assert_eq!(theirs.lent(), 6, "the pool keeps what it was to keep");
-        for n in 0..8 {
-            assert_eq!(outlet.hand_over(&ours, packet.iter()), usize::from(n < 6));
+        inlet.lend(&mut theirs, 246);
+        assert_eq!(theirs.lent(), 10, "the pool keeps what it was to keep");
+        for n in 0..12 {
+            assert_eq!(outlet.hand_over(&ours, packet.iter()), usize::from(n < 10));
         }
         outlet.end();
         assert!(!inlet.has_ended());
-        assert_eq!(inlet.close(&mut theirs), 6);
+        assert_eq!(inlet.close(&mut theirs), 10);
         assert!(inlet.has_ended());
         assert_eq!(theirs.accounting().out, 0);
     }

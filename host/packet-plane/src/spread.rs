@@ -87,11 +87,16 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     Ok(lanes.collect())
 }
 
-/// Rooms that are the lane's in any case: a sixteenth of its pool. Three devices (two ports, and the way to the kernel) fill their
-/// rings with a quarter each, and each lends as much as this: so all of them have what they need from the start.
+/// Rooms that are the lane's, as long as none of its ways is nearly dry: a sixteenth of its pool.
 #[inline]
 fn leave(pool: &Pool) -> usize {
     (pool.rooms() / 16) as usize
+}
+
+/// Rooms that a lane lends to all others together by one port, if it has them: an eighth of its pool. Two devices fill their rings with a
+/// quarter each, so both have what they need; with a third, the way to the kernel, who comes first has more.
+fn lends(pool: &Pool) -> usize {
+    (pool.rooms() / 8) as usize
 }
 
 /// A lane's ways to and from the others, by one port.
@@ -263,7 +268,7 @@ impl Port for SpreadPort {
 
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.inner.attach(pool)?;
-        let share = leave(pool) / self.ways.inlets.len().max(1);
+        let share = lends(pool) / self.ways.inlets.len().max(1);
         for inlet in &mut self.ways.inlets {
             inlet.attach(pool, share);
             inlet.lend(pool, leave(pool));
