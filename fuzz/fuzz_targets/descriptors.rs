@@ -37,7 +37,8 @@ fn start() -> (Executor<Plane>, Option<Plane>) {
     let plane = Plane::new(64);
     let window = Shared::new(plane.pool.memory()).expect("a handle");
     let functions = [0, 12, 24].map(|at| function("f", wat_guest::admitted(&writes(at)), true));
-    let prepared = Prepared::new(&sandbox, chain(functions.to_vec()), Mode::Linked).expect("it compiles");
+    let prepared =
+        Prepared::new(&sandbox, chain(functions.to_vec()), Mode::Linked).expect("it compiles");
     let executor = prepared.instantiate(&sandbox, &window, 2048).expect("it starts");
     (executor, Some(plane))
 }
