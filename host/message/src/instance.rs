@@ -72,16 +72,14 @@ impl Instance {
         seed: u64,
     ) -> Result<Self, MessageError> {
         let _ticking = site.sandbox.ticker().tick();
-        let wrong = |error: wasmtime::Error| MessageError::Instantiate {
-            name: plan.name.clone(),
-            message: weir_sandbox::told(&error, [&*plan.admitted]),
-        };
-        let start = |error: wasmtime::Error| match (start_failure(&error), wrong(error)) {
-            (Some(failed), MessageError::Instantiate { name, message }) => {
-                let message = format!("its start code {failed}, before `configure`: {message}");
-                MessageError::Instantiate { name, message }
+        let failed = |message| MessageError::Instantiate { name: plan.name.clone(), message };
+        let told = |error: &wasmtime::Error| weir_sandbox::told(error, [&*plan.admitted]);
+        let wrong = |error: wasmtime::Error| failed(told(&error));
+        let start = |error: wasmtime::Error| match start_failure(&error) {
+            Some(how) => {
+                failed(format!("its start code {how}, before `configure`: {}", told(&error)))
             }
-            (_, other) => other,
+            None => wrong(error),
         };
         let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
         let kept = state.as_ref().is_some_and(|(_, kept)| *kept);

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 use weir_exchange::{CallFault, Stream};
-use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, TABLE_ELEMENT, TABLES_MAX};
+use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, TABLES_MAX, Taken};
 
 use crate::body::{Progress, Read, Written, error_of_call, length};
 use crate::function::ProxyFunction;
@@ -71,7 +71,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             table,
             hooks: Hooks { function: Arc::clone(function), authority, calls, progress },
-            memory: Memory { used: 0, limit: function.config().memory, refused: false },
+            memory: Memory { taken: Taken::default(), limit: function.config().memory },
         }
     }
 }
@@ -90,24 +90,8 @@ impl WasiHttpView for Guest {
 
 /// All linear memories and tables of an instance together.
 pub(crate) struct Memory {
-    used: usize,
+    pub(crate) taken: Taken,
     limit: usize,
-    /// It was refused more.
-    pub(crate) refused: bool,
-}
-
-impl Memory {
-    /// Whether there may be so many bytes more.
-    fn take(&mut self, more: usize) -> bool {
-        let used = self.used.saturating_add(more);
-        let allowed = used <= self.limit;
-        if allowed {
-            self.used = used;
-        } else {
-            self.refused = true;
-        }
-        allowed
-    }
 }
 
 impl ResourceLimiter for Memory {
@@ -117,7 +101,7 @@ impl ResourceLimiter for Memory {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.take(desired.saturating_sub(current)))
+        Ok(self.taken.memory(current, desired, self.limit))
     }
 
     fn table_growing(
@@ -126,7 +110,7 @@ impl ResourceLimiter for Memory {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT)))
+        Ok(self.taken.table(current, desired, self.limit))
     }
 
     fn instances(&self) -> usize {
@@ -272,10 +256,10 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories() {
-        let mut memory = Memory { used: 0, limit: 100, refused: false };
+        let mut memory = Memory { taken: Taken::default(), limit: 100 };
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(memory.memory_growing(0, 30, None).unwrap());
         assert!(!memory.memory_growing(60, 80, None).unwrap());
-        assert!(memory.refused);
+        assert!(memory.taken.is_refused());
     }
 }

@@ -143,7 +143,8 @@ fn store(
 }
 
 fn fault(function: &ProxyFunction, store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
-    Fault::new(error, Some(0), store.data().memory.refused).in_code(Some(function.config().hash))
+    Fault::new(error, Some(0), store.data().memory.taken.is_refused())
+        .in_code(Some(function.config().hash))
 }
 
 fn finished(answered: bool) -> How {

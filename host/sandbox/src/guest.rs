@@ -99,8 +99,7 @@ pub struct GuestFunction {
     code: Option<[u8; 32]>,
     pub(crate) window_attached: bool,
     pub(crate) state_attached: Option<StateAddress>,
-    pub(crate) memory_refused: bool,
-    pub(crate) memory_used: usize,
+    taken: Taken,
     /// Its read-only pages, see [`crate::guard`].
     pub(crate) guards: Vec<Guard>,
 }
@@ -131,8 +130,7 @@ impl GuestFunction {
             code: None,
             window_attached: false,
             state_attached: None,
-            memory_refused: false,
-            memory_used: limits.memory_at_start,
+            taken: Taken::new(limits.memory_at_start),
             guards: Vec::new(),
         }
     }
@@ -179,13 +177,52 @@ pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 const RUNNER_MEMORY: usize = 1 << 20;
 
 /// Bytes of an element of a table.
-pub const TABLE_ELEMENT: usize = 8;
+const TABLE_ELEMENT: usize = 8;
 /// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
 pub const INSTANCES_MAX: usize = 256;
 /// Tables of a function.
 pub const TABLES_MAX: usize = 64;
 /// Linear memories of a function. Each takes three of the mappings of which a process has 65,530.
 pub const MEMORIES_MAX: usize = 16;
+
+/// Memories and tables that a guest has taken.
+#[derive(Debug, Default)]
+pub struct Taken {
+    bytes: usize,
+    refused: bool,
+}
+
+impl Taken {
+    /// So many bytes from the start.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self { bytes, refused: false }
+    }
+
+    /// Takes so many bytes more of a memory, if it then has no more than `limit`.
+    pub fn memory(&mut self, current: usize, desired: usize, limit: usize) -> bool {
+        let bytes = self.bytes.saturating_add(desired.saturating_sub(current));
+        let allowed = bytes <= limit;
+        if allowed {
+            self.bytes = bytes;
+        } else {
+            self.refused = true;
+        }
+        allowed
+    }
+
+    /// The same for elements of a table.
+    pub fn table(&mut self, current: usize, desired: usize, limit: usize) -> bool {
+        let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT);
+        self.memory(bytes(current), bytes(desired), limit)
+    }
+
+    /// It was refused more.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+}
 
 /// Who is running in a store.
 #[derive(Clone, Debug, Default)]
@@ -228,8 +265,8 @@ pub struct Guest<S> {
     running: Running,
     board: Option<Board>,
     watched: Option<Watched>,
-    /// Bytes of memories and tables that were made or grown while functions were instantiated.
-    memory_at_start: usize,
+    /// What was made or grown while functions were instantiated.
+    at_start: Taken,
 }
 
 /// What the epoch callback saw at the last tick.
@@ -255,7 +292,7 @@ impl<S> Guest<S> {
             running: Running::Nobody,
             board: None,
             watched: None,
-            memory_at_start: 0,
+            at_start: Taken::default(),
         }
     }
 
@@ -363,31 +400,20 @@ impl<S> Guest<S> {
     pub fn fault(&self, error: &wasmtime::Error) -> Fault {
         let who = self.who();
         let function = who.map(|place| &self.functions[place]);
-        let fault = Fault::new(error, who, function.is_some_and(|f| f.memory_refused));
+        let fault = Fault::new(error, who, function.is_some_and(|f| f.taken.is_refused()));
         fault.in_code(function.and_then(|f| f.code))
     }
 
-    /// Whether there may be so many bytes more of memories and tables.
-    fn take(&mut self, more: usize) -> bool {
+    /// Who takes memories and tables now, and how many bytes there may be; nobody while nobody runs.
+    fn taking(&mut self) -> Option<(&mut Taken, usize)> {
         if matches!(self.running, Running::Start) {
-            let limit = self.functions.iter().map(GuestFunction::memory_limit);
-            let limit = limit.fold(RUNNER_MEMORY, usize::saturating_add);
-            let used = self.memory_at_start.saturating_add(more);
-            if used <= limit {
-                self.memory_at_start = used;
-            }
-            return used <= limit;
+            let limits = self.functions.iter().map(GuestFunction::memory_limit);
+            return Some((&mut self.at_start, limits.fold(RUNNER_MEMORY, usize::saturating_add)));
         }
-        let Some(who) = self.who() else { return true };
+        let who = self.who()?;
         let function = &mut self.functions[who];
-        let used = function.memory_used.saturating_add(more);
-        let allowed = used <= function.memory_limit();
-        if allowed {
-            function.memory_used = used;
-        } else {
-            function.memory_refused = true;
-        }
-        allowed
+        let limit = function.memory_limit();
+        Some((&mut function.taken, limit))
     }
 
     /// Called at each epoch while a guest runs: has the one that runs used up its time?
@@ -442,7 +468,7 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.take(desired.saturating_sub(current)))
+        Ok(self.taking().is_none_or(|(taken, limit)| taken.memory(current, desired, limit)))
     }
 
     fn table_growing(
@@ -451,7 +477,7 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT)))
+        Ok(self.taking().is_none_or(|(taken, limit)| taken.table(current, desired, limit)))
     }
 
     fn instances(&self) -> usize {

@@ -46,7 +46,7 @@ pub use exchange::{Copied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange
 pub use fault::{Fault, FaultKind, Overdue, start_failure};
 pub use guest::{
     Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SETUP_DEADLINE, Shared,
-    TABLE_ELEMENT, TABLES_MAX, Window, charged, thread_time,
+    TABLES_MAX, Taken, Window, charged, thread_time,
 };
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
