@@ -3,7 +3,7 @@
 //! A thread advances the engine's epoch while at least one worker runs guests, and sleeps otherwise,
 //! so that an idle host uses no CPU.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wasmtime::EngineWeak;
@@ -12,6 +12,8 @@ use wasmtime::EngineWeak;
 pub(crate) const TICK: Duration = Duration::from_micros(500);
 /// And at most.
 const TICK_MAX: Duration = Duration::from_millis(4);
+/// The thread's sleep when nobody needs it: now and then, it sees whether the engine is gone.
+const IDLE: Duration = Duration::from_secs(60);
 /// Who has a long time is looked at so often in it: every look wakes a thread, which costs as much as handling a request.
 pub(crate) const LOOKS: u32 = 4;
 
@@ -21,9 +23,16 @@ pub struct Ticker(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// The time between two epochs that each wants.
-    users: Mutex<Vec<Duration>>,
+    state: Mutex<State>,
     wake: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The time between two epochs that each wants.
+    users: Vec<Duration>,
+    /// How long the thread sleeps now, at most.
+    sleeps: Duration,
 }
 
 /// The epoch advances as long as this lives.
@@ -33,21 +42,37 @@ pub struct Ticking {
     wanted: Duration,
 }
 
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Ticker {
     /// Starts the thread; it ends when the engine is gone.
     pub(crate) fn start(engine: EngineWeak) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { users: Mutex::default(), wake: Condvar::new() });
+        let state = Mutex::new(State { users: Vec::new(), sleeps: IDLE });
+        let shared = Arc::new(Shared { state, wake: Condvar::new() });
         let of_thread = Arc::downgrade(&shared);
         std::thread::Builder::new().name("weir-epoch".into()).spawn(move || {
+            let mut lingered = true;
             while let Some(shared) = of_thread.upgrade() {
-                let users = shared.users.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(period) = users.iter().min().copied() else {
-                    // Woken by the first user; now and then, to see whether the engine is gone.
-                    drop(shared.wake.wait_timeout(users, Duration::from_secs(60)));
-                    continue;
+                let mut state = shared.state();
+                state.sleeps = match state.users.iter().min() {
+                    Some(period) => {
+                        lingered = false;
+                        *period
+                    }
+                    // Whoever comes soon after the last one left, as exchanges do one after the other, need not wake the thread.
+                    None if !lingered => {
+                        lingered = true;
+                        TICK_MAX
+                    }
+                    None => IDLE,
                 };
+                let sleeps = state.sleeps;
                 // Woken early by who wants a shorter time: that epoch comes too soon, which hurts nobody.
-                drop(shared.wake.wait_timeout(users, period));
+                drop(shared.wake.wait_timeout(state, sleeps));
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
             }
@@ -67,10 +92,11 @@ impl Ticker {
     #[must_use]
     pub fn tick_for(&self, deadline: Duration) -> Ticking {
         let wanted = (deadline / LOOKS).clamp(TICK, TICK_MAX);
-        let mut users = self.0.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let sooner = users.iter().all(|others| wanted < *others);
-        users.push(wanted);
-        if sooner {
+        let mut state = self.0.state();
+        state.users.push(wanted);
+        if wanted < state.sleeps {
+            // So that only the first of several wakes it.
+            state.sleeps = wanted;
             self.0.wake.notify_one();
         }
         Ticking { shared: Arc::clone(&self.0), wanted }
@@ -79,7 +105,7 @@ impl Ticker {
 
 impl Drop for Ticking {
     fn drop(&mut self) {
-        let mut users = self.shared.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = &mut self.shared.state().users;
         if let Some(this) = users.iter().position(|wanted| *wanted == self.wanted) {
             users.swap_remove(this);
         }
