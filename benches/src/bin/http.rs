@@ -48,10 +48,14 @@ fn main() {
         Some("components") => vec![
             weir(upstream, Chain::Filters(0)),
             weir(upstream, Chain::Filters(1)),
-            weir(upstream, Chain::Component("answers", "/answer", "thread")),
-            weir(upstream, Chain::Component("sends on", "/", "thread")),
-            weir(upstream, Chain::Component("answers", "/answer", "process")),
-            weir(upstream, Chain::Component("sends on", "/", "process")),
+            weir(upstream, Chain::Component("answers", "/answer", "thread", 1)),
+            weir(upstream, Chain::Component("sends on", "/", "thread", 1)),
+            weir(upstream, Chain::Component("answers", "/answer", "thread", 1000)),
+            weir(upstream, Chain::Component("sends on", "/", "thread", 1000)),
+            weir(upstream, Chain::Component("answers", "/answer", "process", 1)),
+            weir(upstream, Chain::Component("sends on", "/", "process", 1)),
+            weir(upstream, Chain::Component("answers", "/answer", "process", 1000)),
+            weir(upstream, Chain::Component("sends on", "/", "process", 1000)),
         ],
         Some(other) => panic!("{other}: the argument can be `components`, `rate`, or none"),
     };
@@ -72,13 +76,13 @@ fn main() {
         }
     }
     println!(
-        "{:28} {:>11} {:>9} {:>9} {:>14}",
+        "{:44} {:>11} {:>9} {:>9} {:>14}",
         "gateway", "requests/s", "p50 ms", "p99 ms", "µs of CPU each"
     );
     for (gateway, seen) in gateways.iter().zip(&all) {
         let of = |value: fn(&Seen) -> f64| median(seen.iter().map(value).collect());
         println!(
-            "{:28} {:11.0} {:9.2} {:9.2} {:14.2}",
+            "{:44} {:11.0} {:9.2} {:9.2} {:14.2}",
             gateway.gateway.name,
             of(|s| s.requests),
             of(|s| s.p50),
@@ -160,22 +164,27 @@ fn filters(upstream: u16) -> Vec<Asked> {
 enum Chain {
     /// So many functions `rewrite`.
     Filters(usize),
-    /// A component of wasi:http: what it does when it is asked for this path, and where.
-    Component(&'static str, &'static str, &'static str),
+    /// A component of wasi:http: what it does when it is asked for this path, where, and how many requests an instance serves.
+    Component(&'static str, &'static str, &'static str, u32),
 }
 
 fn weir(upstream: u16, between: Chain) -> Asked {
     let (path, name, mode) = match between {
         Chain::Filters(functions) => ("/", format!("weir, {functions} functions"), "thread"),
-        Chain::Component(does, path, mode) => (path, format!("component {does}, {mode}"), mode),
+        Chain::Component(does, path, mode, 1) => (path, format!("component {does}, {mode}"), mode),
+        Chain::Component(does, path, mode, requests) => {
+            (path, format!("the same {does}, {mode}, {requests} an instance"), mode)
+        }
     };
     let chain = !matches!(between, Chain::Filters(0));
     let mode = format!("mode = \"{mode}\"");
     let gateway = Gateway::weir(CORE, &name, upstream, &mode, chain);
     match between {
         Chain::Filters(0) => (),
-        Chain::Component(..) => {
-            gateway.deploy("proxy-probe", "[[function]]\nuse = \"proxy-probe\"\n");
+        Chain::Component(.., requests) => {
+            let function = "[[function]]\nuse = \"proxy-probe\"\n";
+            let keys = format!("requests-per-instance = {requests}\n");
+            gateway.deploy("proxy-probe", &format!("{function}{keys}"));
         }
         Chain::Filters(functions) => gateway.deploy("rewrite", &rewrites(functions)),
     }

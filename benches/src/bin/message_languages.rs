@@ -2,7 +2,7 @@
 //!
 //! It is what `weir new --plane message` makes: requests for private paths are refused, the others get one more field and go on. In Rust, C, C++ and
 //! Zig it is a function of events, called once a request; in JavaScript, TypeScript and Python a component of wasi:http, an instance for
-//! each request. HTTP/1.1 with keep-alive, a response of 13 bytes; the gateway has one core, client and server the other.
+//! each request, and for Python also one for 1000 of them. HTTP/1.1 with keep-alive, a response of 13 bytes; the gateway has one core, client and server the other.
 //!
 //! Arguments name the languages, all without. One whose tools are missing is told, and left out. Needs the Debian packages nginx and wrk.
 
@@ -53,7 +53,15 @@ fn main() {
         gateway.deploy_file("guard", &wasm, &chain);
         let refused = reqwest::blocking::get(format!("http://127.0.0.1:{}/admin", gateway.port));
         assert_eq!(refused.expect("an answer").status(), 403, "{language}");
-        gateways.push((gateway, fs::metadata(&wasm).expect("it was built").len()));
+        let bytes = fs::metadata(&wasm).expect("it was built").len();
+        gateways.push((gateway, bytes));
+        if language == "python" {
+            let gateway = Gateway::weir(CORE, "python, 1000", server.port, "", true);
+            let again = chain
+                .replace("[function.config]", "requests-per-instance = 1000\n[function.config]");
+            gateway.deploy_file("guard", &wasm, &again);
+            gateways.push((gateway, bytes));
+        }
     }
 
     let mut all: Vec<Vec<Seen>> = gateways.iter().map(|_| Vec::new()).collect();

@@ -89,7 +89,8 @@ fn parts(name: &str, config: &str, wasm: &[u8]) {
             arguments: vec!["__compile".to_owned()],
             timeout: Duration::from_secs(60),
         };
-        let sandbox = Sandbox::new(SandboxConfig { cache: None, compiler }).expect("a sandbox");
+        let sandbox = Sandbox::new(SandboxConfig { compiler, ..SandboxConfig::default() })
+            .expect("a sandbox");
         let sandbox = Arc::new(sandbox);
         let since = now();
         let admitted = admit(wasm).unwrap_or_else(|e| panic!("{e}"));

@@ -150,7 +150,7 @@ fn proxy(
     resolved: &ResolvedFunction,
     plan: &FunctionPlan,
 ) -> Result<Result<Arc<ProxyFunction>, String>> {
-    let compiled = sandbox.compile(&plan.admitted.component, plan.admitted.hash)?;
+    let compiled = sandbox.compile_service(&plan.admitted.component, plan.admitted.hash)?;
     let config = ProxyConfig {
         name: plan.name.clone(),
         hash: plan.admitted.hash,
@@ -159,6 +159,8 @@ fn proxy(
         deadline: plan.deadline,
         timeout: resolved.timeout.get(),
         instances: resolved.instances,
+        requests_per_instance: resolved.requests_per_instance,
+        instance_idle: resolved.instance_idle.get(),
         config: plan.config.clone(),
         upstreams: vec![UPSTREAM.to_owned()],
         telemetry: Arc::clone(&plan.telemetry),
@@ -168,7 +170,7 @@ fn proxy(
         linked => linked?,
     };
     let runners = Arc::new(Runners::start(1)?);
-    Ok(Ok(ProxyFunction::new(linked, Arc::clone(sandbox), runners)?))
+    Ok(Ok(ProxyFunction::new(linked, sandbox, runners)?))
 }
 
 /// Makes the chain on the gateway's thread.

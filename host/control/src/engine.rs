@@ -512,9 +512,22 @@ pub struct FunctionStatus {
     /// Times that its events took; only on the message plane.
     #[serde(default)]
     pub times: Vec<Bucket>,
+    /// Its requests by the instance that they had; only of the world `wasi:http/proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub instances: Option<InstanceStatus>,
     /// Those of its calls that were timed; only on the packet plane.
     #[serde(default)]
     pub sample: Sample,
+}
+
+/// What instances a function of the world `wasi:http/proxy` has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceStatus {
+    /// Those made for a request.
+    pub made: u64,
+    /// Times that one served a further request.
+    pub reused: u64,
 }
 
 /// Calls of a function that were timed: one burst of some hundreds, and ten a second where there are few.

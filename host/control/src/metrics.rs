@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use weir_spec::Plane;
 
 use crate::control::Status;
-use crate::engine::{Bucket, Health};
+use crate::engine::{Bucket, Health, InstanceStatus};
 
 type Labels = Vec<(String, String)>;
 
@@ -195,6 +195,9 @@ fn functions(registry: &mut Registry, status: &Status) {
     let faults = Counters::new(registry, "function_faults", "Times that a function faulted");
     let running = "Whether a function is called: 0 in back-off or quarantine";
     let running = Gauges::new(registry, "function_running", running);
+    let instances =
+        "Requests of a wasi:http component, by whether their instance was made for them";
+    let instances = Counters::new(registry, "function_instances", instances);
     let calls = Counters::new(registry, "function_sampled_calls", "Calls that were timed");
     let sampled = Counters::new(registry, "function_sampled_packets", "Packets of those calls");
     let seconds = Seconds::new(registry, "function_sampled_seconds", "How long those calls took");
@@ -217,6 +220,10 @@ fn functions(registry: &mut Registry, status: &Status) {
             }
             for (verdict, count) in &function.verdicts {
                 verdicts.add(&[tenant, name, label, ("verdict", verdict)], *count);
+            }
+            if let Some(InstanceStatus { made, reused }) = &function.instances {
+                instances.add(&[tenant, name, label, ("instance", "made")], *made);
+                instances.add(&[tenant, name, label, ("instance", "reused")], *reused);
             }
             for (own, value) in &function.counters {
                 counters.add(&[tenant, name, label, ("name", own)], *value);

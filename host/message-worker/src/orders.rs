@@ -76,6 +76,10 @@ pub struct ProxyImage {
     pub timeout: u64,
     /// Most instances at a time.
     pub instances: u32,
+    /// Most requests that one serves.
+    pub requests_per_instance: u32,
+    /// Nanoseconds for which one that serves nobody is kept.
+    pub instance_idle: u64,
 }
 
 impl FunctionImage {

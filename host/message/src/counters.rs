@@ -19,6 +19,10 @@ pub struct FunctionCounters {
     pub skipped: AtomicU64,
     /// Exchanges that ended there, because it was out of order.
     pub refused: AtomicU64,
+    /// Requests of a service that had an instance made for them, and those that had one which had served others.
+    pub instances_made: Counter,
+    /// See [`Self::instances_made`].
+    pub instances_reused: Counter,
     /// How long its events took.
     pub times: Histogram,
     health: AtomicU8,
@@ -77,7 +81,8 @@ impl FunctionCounters {
     }
 
     fn usual(&self) -> impl Iterator<Item = &Counter> {
-        self.actions.iter().chain(self.times.counters())
+        let instances = [&self.instances_made, &self.instances_reused];
+        self.actions.iter().chain(instances).chain(self.times.counters())
     }
 
     pub(crate) fn set_health(&self, health: Health) {
@@ -111,6 +116,7 @@ mod tests {
         let (here, there) = (FunctionCounters::default(), FunctionCounters::default());
         for round in 1..=3 {
             here.count(Action::Done, Duration::from_micros(round));
+            here.instances_reused.add(round);
             here.faults.fetch_add(round, Ordering::Relaxed);
             here.set_health(Health::Quarantined);
             there.absorb(&here.take());
@@ -121,6 +127,7 @@ mod tests {
         times.add(&there.times);
         assert_eq!((times.count(), times.sum), (3, Duration::from_micros(6)));
         assert_eq!(there.faults.load(Ordering::Relaxed), 6);
+        assert_eq!((there.instances_made.get(), there.instances_reused.get()), (0, 6));
         // Words of somebody else are no reason to panic.
         there.absorb(&[1; 7]);
         there.absorb(&[u64::MAX; 500]);

@@ -15,7 +15,7 @@ use weir_sandbox::{Fault, Health, Level, OnFault, Record, State};
 use crate::clock;
 use crate::context::Effects;
 use crate::instance::{Event, Instance};
-use crate::plan::{FunctionPlan, MessageError, Site, StagedFunction};
+use crate::plan::{FunctionPlan, MessageError, Proxy, Site, StagedFunction};
 
 /// Nanoseconds for which what was replaced is kept: a fault within them brings it back.
 pub(crate) const WATCH: u64 = 10_000_000_000;
@@ -196,6 +196,13 @@ impl Function {
         self.plan.proxy.is_some()
     }
 
+    /// Whether its instances may serve several exchanges: not those of a version that new ones do not get.
+    pub(crate) fn runs(&self, runs: bool) {
+        if let Some(proxy) = self.plan.proxy.as_ref().and_then(Proxy::here) {
+            proxy.reuses_instances(runs);
+        }
+    }
+
     /// A service begins with an exchange: none if it may, else what becomes of the exchange.
     pub(crate) fn enters(&self) -> Option<Called> {
         let mut inner = self.inner.borrow_mut();
@@ -204,6 +211,9 @@ impl Function {
 
     /// A service's guest ended by a fault of its own. Those that had begun before the first of several add nothing to its record.
     pub(crate) fn guest_fault(&self, fault: &Fault) {
+        if let Some(proxy) = self.plan.proxy.as_ref().and_then(Proxy::here) {
+            proxy.forget_instances();
+        }
         let mut inner = self.inner.borrow_mut();
         if inner.record.health == Health::Running {
             return self.break_down(&mut inner, fault);

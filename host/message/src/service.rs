@@ -66,7 +66,7 @@ impl Station {
                 Ok(response) => response,
                 Err(Unserved::Busy(request)) if fails_open => pass_by(request, onward).await,
                 Err(Unserved::Fault(Some(request))) if fails_open => pass_by(request, onward).await,
-                Err(Unserved::Busy(_)) => {
+                Err(Unserved::Busy(_) | Unserved::Full) => {
                     said(StatusCode::SERVICE_UNAVAILABLE, &format!("function {name} is busy\n"))
                 }
                 Err(Unserved::Fault(_)) => streamed(out_of_order(&name)),
@@ -84,6 +84,10 @@ impl Station {
 
 /// Counts a guest's end, and what was its fault.
 fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &Ended) {
+    let counters = &function.plan.counters;
+    let instances =
+        if ended.reused { &counters.instances_reused } else { &counters.instances_made };
+    instances.add(1);
     let action = match &ended.how {
         Some(How::Fault(fault)) => {
             function.guest_fault(fault);
@@ -94,9 +98,9 @@ fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &En
         }
         Some(How::Finished) if ended.called => Action::Continue,
         Some(How::Finished) => Action::Answer,
-        Some(How::Failed(_) | How::Late) | None => Action::Reset,
+        Some(How::Failed(_) | How::Late | How::Full) | None => Action::Reset,
     };
-    function.plan.counters.count(action, ended.cpu);
+    counters.count(action, ended.cpu);
 }
 
 /// An exchange as if its service were not there.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -14,22 +15,60 @@ use tokio::task::AbortHandle;
 use wasmtime_wasi_http::{Error, WasiBody};
 use weir_exchange::{Broken, CallFault, Stream};
 
+use crate::reuse::WayBack;
+
 /// What is known of an exchange on both sides.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// The guest was told that something outside of it failed; what it does then is not its fault.
     excused: AtomicBool,
+    /// It was told that something failed.
+    failed: AtomicBool,
     /// It did not end as it should: what it had not finished is not whole.
     broken: AtomicBool,
     /// Nobody has an interest in it any more.
     abandoned: AtomicBool,
     /// Requests that it sent on.
     pub(crate) calls: AtomicU64,
+    /// Bodies that it has not read to their end, and requests that it has no answer to.
+    open: AtomicU64,
+}
+
+/// Something of an exchange that a guest has to do with until this is dropped.
+pub(crate) struct Open(Arc<Progress>);
+
+impl Open {
+    pub(crate) fn new(progress: &Arc<Progress>) -> Self {
+        progress.open.fetch_add(1, Relaxed);
+        Self(Arc::clone(progress))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Progress {
     pub(crate) fn excuse(&self) {
         self.excused.store(true, Relaxed);
+    }
+
+    /// Something outside of the guest failed, and it is told so.
+    pub(crate) fn fails(&self) {
+        self.failed.store(true, Relaxed);
+        self.excuse();
+    }
+
+    /// Whether something failed, or somebody who began with it is no longer there.
+    pub(crate) fn has_failed(&self) -> bool {
+        [&self.failed, &self.broken, &self.abandoned].iter().any(|what| what.load(Relaxed))
+    }
+
+    /// Whether the guest has not come to the end of what it was given.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed) > 0
     }
 
     pub(crate) fn is_excused(&self) -> bool {
@@ -49,12 +88,22 @@ impl Progress {
 pub(crate) struct Interest {
     pub(crate) progress: Arc<Progress>,
     pub(crate) guest: Option<AbortHandle>,
+    /// The way back of an instance that may serve again.
+    pub(crate) back: Option<Arc<WayBack>>,
 }
 
 impl Interest {
     /// The guest may end by itself.
     pub(crate) fn satisfied(&mut self) {
         self.guest = None;
+    }
+
+    /// All of the response is there.
+    fn is_whole(&mut self) {
+        self.satisfied();
+        if let Some(back) = self.back.take() {
+            back.responded();
+        }
     }
 }
 
@@ -63,6 +112,9 @@ impl Drop for Interest {
         if let Some(guest) = self.guest.take() {
             self.progress.abandoned.store(true, Relaxed);
             guest.abort();
+        }
+        if let Some(back) = self.back.take() {
+            back.breaks();
         }
     }
 }
@@ -76,6 +128,11 @@ impl Untouched {
         Self(Arc::new(Mutex::new(Some(stream))))
     }
 
+    fn is_end(&self) -> bool {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.as_ref().is_none_or(Body::is_end_stream)
+    }
+
     pub(crate) fn take(&self) -> Option<Stream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -86,15 +143,18 @@ pub(crate) struct Read {
     stream: Option<Stream>,
     untouched: Option<Untouched>,
     progress: Arc<Progress>,
+    open: Option<Open>,
 }
 
 impl Read {
     pub(crate) fn new(stream: Stream, progress: Arc<Progress>) -> Self {
-        Self { stream: Some(stream), untouched: None, progress }
+        let open = (!stream.is_end_stream()).then(|| Open::new(&progress));
+        Self { stream: Some(stream), untouched: None, progress, open }
     }
 
     pub(crate) fn untouched(untouched: Untouched, progress: Arc<Progress>) -> Self {
-        Self { stream: None, untouched: Some(untouched), progress }
+        let open = (!untouched.is_end()).then(|| Open::new(&progress));
+        Self { stream: None, untouched: Some(untouched), progress, open }
     }
 }
 
@@ -112,10 +172,13 @@ impl Body for Read {
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         let frame = stream.as_mut().poll_frame(cx);
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) || stream.is_end_stream() {
+            this.open = None;
+        }
         frame.map(|frame| {
             frame.map(|frame| {
                 frame.map_err(|broken| {
-                    this.progress.excuse();
+                    this.progress.fails();
                     error_of(broken)
                 })
             })
@@ -150,12 +213,14 @@ impl Written {
         this
     }
 
-    /// It has ended, whichever way.
-    fn ended(&mut self) {
+    /// It has ended: all of it is there, or there will be no more.
+    fn ended(&mut self, whole: bool) {
         self.body = None;
         self.left = Some(0);
-        if let Some(interest) = &mut self.interest {
-            interest.satisfied();
+        match &mut self.interest {
+            Some(interest) if whole => interest.is_whole(),
+            Some(interest) => interest.satisfied(),
+            None => {}
         }
     }
 
@@ -163,7 +228,7 @@ impl Written {
         if let Some(mut body) = self.body.take() {
             self.runners.spawn(async move { while body.frame().await.is_some() {} });
         }
-        self.ended();
+        self.ended(true);
     }
 }
 
@@ -193,11 +258,11 @@ impl Body for Written {
             }
             // A guest that trapped drops its end as one does that has finished.
             None if !this.progress.broken.load(Relaxed) => {
-                this.ended();
+                this.ended(true);
                 None
             }
             None | Some(Err(_)) => {
-                this.ended();
+                this.ended(false);
                 Some(Err(Broken::Function))
             }
         })
@@ -214,9 +279,14 @@ impl Body for Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
+        // Of a request whose method has no body mostly, its end is not asked for.
+        let ended = self.body.as_mut().and_then(|body| body.frame().now_or_never());
+        if matches!(ended, Some(None)) {
+            self.is_whole();
+        }
         // Whoever was to take it went, and the guest will be told so when it goes on writing.
         if self.body.is_some() {
-            self.progress.excuse();
+            self.progress.fails();
         }
     }
 }

@@ -7,9 +7,10 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use weir_sandbox::{Sandbox, Telemetry};
+use weir_sandbox::{Sandbox, Telemetry, Ticker};
 
 use crate::guest::Guest;
+use crate::reuse::Idle;
 use crate::run::rehearse;
 use crate::runners::Runners;
 
@@ -30,6 +31,10 @@ pub struct ProxyConfig {
     pub timeout: Duration,
     /// Most instances at a time.
     pub instances: u32,
+    /// Most exchanges that one serves, one after the other.
+    pub requests_per_instance: u32,
+    /// How long one that serves nobody is kept.
+    pub instance_idle: Duration,
     /// Its configuration, a JSON object: its environment variables.
     pub config: String,
     /// Names of the listener's upstreams, in their order: addresses that it may call.
@@ -102,25 +107,22 @@ impl Linked {
         self.compiled_in
     }
 
-    /// Time for an exchange.
+    /// What it was to be.
     #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.config.timeout
-    }
-
-    /// Most instances at a time.
-    #[must_use]
-    pub fn instances(&self) -> u32 {
-        self.config.instances
+    pub fn config(&self) -> &ProxyConfig {
+        &self.config
     }
 }
 
 /// See the module.
 pub struct ProxyFunction {
-    pub(crate) linked: Linked,
-    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) linked: Arc<Linked>,
+    /// Its engine's.
+    pub(crate) ticker: Ticker,
     pub(crate) runners: Arc<Runners>,
     pub(crate) instances: Arc<Semaphore>,
+    /// Instances that wait for their next exchange, if they may serve several.
+    pub(crate) idle: Option<Arc<Idle>>,
 }
 
 impl ProxyFunction {
@@ -131,11 +133,15 @@ impl ProxyFunction {
     /// When it faults in its start code.
     pub fn new(
         linked: Linked,
-        sandbox: Arc<Sandbox>,
+        sandbox: &Sandbox,
         runners: Arc<Runners>,
     ) -> Result<Arc<Self>, ProxyError> {
         let instances = Arc::new(Semaphore::new(linked.config.instances.max(1) as usize));
-        let function = Arc::new(Self { linked, sandbox, runners, instances });
+        let idle = (linked.config.requests_per_instance > 1)
+            .then(|| Idle::new(linked.config.instance_idle, runners.handle().clone()));
+        let ticker = sandbox.ticker_of(linked.pre.engine()).clone();
+        let linked = Arc::new(linked);
+        let function = Arc::new(Self { linked, ticker, runners, instances, idle });
         let (say, said) = mpsc::channel();
         let rehearsed = rehearse(Arc::clone(&function));
         function.runners.handle().spawn(async move {
@@ -151,6 +157,20 @@ impl ProxyFunction {
     #[must_use]
     pub fn linked(&self) -> &Linked {
         &self.linked
+    }
+
+    /// Whether instances that have served may serve again. If not, those that wait for it go.
+    pub fn reuses_instances(&self, reuses: bool) {
+        if let Some(idle) = &self.idle {
+            idle.takes(reuses);
+        }
+    }
+
+    /// None of the instances that there are serves another exchange: one of them was at fault.
+    pub fn forget_instances(&self) {
+        if let Some(idle) = &self.idle {
+            idle.forget();
+        }
     }
 
     pub(crate) fn config(&self) -> &ProxyConfig {

@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt as _;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 use weir_exchange::{CallFault, Stream};
 use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, TABLES_MAX, Taken};
 
-use crate::body::{Progress, Read, Written, error_of_call, length};
-use crate::function::ProxyFunction;
+use crate::body::{Open, Progress, Read, Written, error_of_call, length};
+use crate::function::{Linked, ProxyFunction};
 use crate::output::Output;
 
 /// The authority that means: the rest of the chain, whatever the client asked for.
@@ -28,7 +30,7 @@ const CALLS_MAX: u64 = 64;
 /// Bytes that a guest writes to a body in one go.
 const CHUNK: usize = 64 << 10;
 /// Handles that a guest may have.
-const RESOURCES_MAX: usize = 4096;
+pub(crate) const RESOURCES_MAX: usize = 4096;
 /// Random bytes that it gets in one call.
 const RANDOM_MAX: u64 = 1 << 20;
 
@@ -45,20 +47,26 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     table: ResourceTable,
     hooks: Hooks,
+    outputs: [Output; 2],
     pub(crate) memory: Memory,
 }
 
+/// What a guest has for one exchange.
+pub(crate) struct Exchange {
+    /// What the client asked for.
+    pub(crate) authority: HeaderValue,
+    pub(crate) calls: mpsc::Sender<Call>,
+    pub(crate) progress: Arc<Progress>,
+}
+
 impl Guest {
-    pub(crate) fn new(
-        function: &Arc<ProxyFunction>,
-        authority: HeaderValue,
-        calls: mpsc::Sender<Call>,
-        progress: Arc<Progress>,
-    ) -> Self {
+    pub(crate) fn new(function: &ProxyFunction) -> Self {
         let telemetry = &function.config().telemetry;
+        let outputs =
+            [Level::Info, Level::Warn].map(|level| Output::new(level, Arc::clone(telemetry)));
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(Output::new(Level::Info, Arc::clone(telemetry)))
-            .stderr(Output::new(Level::Warn, Arc::clone(telemetry)))
+        wasi.stdout(outputs[0].clone())
+            .stderr(outputs[1].clone())
             .envs(&function.linked.environment)
             .max_random_size(RANDOM_MAX)
             .allow_tcp(false)
@@ -70,9 +78,34 @@ impl Guest {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             table,
-            hooks: Hooks { function: Arc::clone(function), authority, calls, progress },
+            hooks: Hooks {
+                linked: Arc::clone(&function.linked),
+                runners: function.runners.handle().clone(),
+                exchange: None,
+            },
+            outputs,
             memory: Memory { taken: Taken::default(), limit: function.config().memory },
         }
+    }
+
+    pub(crate) fn begins(&mut self, exchange: Exchange) {
+        self.hooks.exchange = Some(exchange);
+    }
+
+    /// The exchange is over: what it said of it is told, and it can make no calls.
+    pub(crate) fn ends(&mut self) {
+        self.hooks.exchange = None;
+        self.outputs.iter().for_each(Output::finish_line);
+    }
+
+    /// Handles that it has, and whether one of them is a body that it has not finished.
+    pub(crate) fn handles(&mut self) -> (usize, bool) {
+        let (mut all, mut writes) = (0, false);
+        for handle in self.table.iter_mut() {
+            all += 1;
+            writes |= handle.is::<HostOutgoingBody>();
+        }
+        (all, writes)
     }
 }
 
@@ -92,6 +125,14 @@ impl WasiHttpView for Guest {
 pub(crate) struct Memory {
     pub(crate) taken: Taken,
     limit: usize,
+}
+
+impl Memory {
+    /// Whether it has taken more than half of what it may take beside what it had at its start.
+    pub(crate) fn is_grown(&self, at_start: usize) -> bool {
+        let grown = self.taken.bytes().saturating_sub(at_start);
+        grown > self.limit.saturating_sub(at_start) / 2
+    }
 }
 
 impl ResourceLimiter for Memory {
@@ -128,11 +169,10 @@ impl ResourceLimiter for Memory {
 
 /// Where a guest's requests go.
 struct Hooks {
-    function: Arc<ProxyFunction>,
-    /// What the client asked for.
-    authority: HeaderValue,
-    calls: mpsc::Sender<Call>,
-    progress: Arc<Progress>,
+    linked: Arc<Linked>,
+    runners: Handle,
+    /// None before the first one, and between two.
+    exchange: Option<Exchange>,
 }
 
 /// Where an authority leads to.
@@ -165,9 +205,12 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sending> + Send> {
-        let config = self.function.config();
+        let Some(Exchange { authority, calls, progress }) = &self.exchange else {
+            return Box::new(std::future::ready(Err(Error::ConnectionTerminated)));
+        };
+        let config = self.linked.config();
         let wanted = request.uri().authority().map_or("", http::uri::Authority::as_str);
-        let found = destination(wanted, self.authority.as_bytes(), &config.upstreams);
+        let found = destination(wanted, authority.as_bytes(), &config.upstreams);
         let Some(destination) = found else {
             let said = format!(
                 "it calls {wanted:?}, which is neither what the client asked for, nor {UPSTREAM:?}, nor an upstream of the \
@@ -184,7 +227,7 @@ impl WasiHttpHooks for Hooks {
         if request.method() == Method::CONNECT {
             return Box::new(std::future::ready(Err(Error::HttpRequestMethodInvalid)));
         }
-        if self.progress.calls.fetch_add(1, Relaxed) >= CALLS_MAX {
+        if progress.calls.fetch_add(1, Relaxed) >= CALLS_MAX {
             return Box::new(std::future::ready(Err(Error::ConnectionLimitReached)));
         }
         let (mut parts, body) = request.into_parts();
@@ -192,26 +235,28 @@ impl WasiHttpHooks for Hooks {
         parts.uri = target.map_or_else(|| http::Uri::from_static("/"), http::Uri::from);
         let upstream = match destination {
             Destination::Client => {
-                parts.headers.insert(header::HOST, self.authority.clone());
+                parts.headers.insert(header::HOST, authority.clone());
                 None
             }
             Destination::Upstream(place) => Some(place),
         };
-        let (length, progress) = (length(&parts.headers), Arc::clone(&self.progress));
-        let runners = self.function.runners.handle().clone();
-        let written = Written::new(body, length, progress, None, runners);
+        let length = length(&parts.headers);
+        let runners = self.runners.clone();
+        let written = Written::new(body, length, Arc::clone(progress), None, runners);
         let (answer, answered) = oneshot::channel();
         let call =
             Call { request: Request::from_parts(parts, Box::pin(written)), upstream, answer };
-        let (calls, progress) = (self.calls.clone(), Arc::clone(&self.progress));
+        let (calls, progress) = (calls.clone(), Arc::clone(progress));
+        let open = Open::new(&progress);
         let patience = options.and_then(|options| options.first_byte_timeout);
         Box::new(async move {
+            let _open = open;
             if calls.send(call).await.is_err() {
                 return Err(Error::ConnectionTerminated);
             }
             let patience = patience.unwrap_or(Duration::MAX);
             let Ok(answered) = tokio::time::timeout(patience, answered).await else {
-                progress.excuse();
+                progress.fails();
                 return Err(Error::ConnectionReadTimeout);
             };
             match answered {
@@ -222,7 +267,7 @@ impl WasiHttpHooks for Hooks {
                     Ok((response.map(read), done))
                 }
                 Ok(Err(fault)) => {
-                    progress.excuse();
+                    progress.fails();
                     Err(error_of_call(fault))
                 }
                 Err(_) => Err(Error::ConnectionTerminated),
@@ -261,5 +306,13 @@ mod tests {
         assert!(memory.memory_growing(0, 30, None).unwrap());
         assert!(!memory.memory_growing(60, 80, None).unwrap());
         assert!(memory.taken.is_refused());
+    }
+
+    #[test]
+    fn memory_has_grown_when_half_of_what_there_was_to_take_is_taken() {
+        let mut memory = Memory { taken: Taken::new(60), limit: 100 };
+        assert!(!memory.is_grown(60));
+        assert!(memory.memory_growing(60, 80, None).unwrap() && !memory.is_grown(60));
+        assert!(memory.memory_growing(80, 81, None).unwrap() && memory.is_grown(60));
     }
 }

@@ -1,6 +1,6 @@
 //! Components of the world `wasi:http/proxy` as functions of a message chain.
 //!
-//! Owns: running them as `wasmtime serve` does, a fresh instance for each exchange, on threads of its own; what they get of WASI (clocks,
+//! Owns: running them as `wasmtime serve` does, an instance for each exchange, or for several one after the other, on threads of its own; what they get of WASI (clocks,
 //! random bytes, a log for standard output, an environment out of their configuration; no files, no network); where their own
 //! requests may go; their limits in memory, CPU time, time and number. Must not know: chains, sockets, the gateway, fault policies.
 //!
@@ -22,6 +22,7 @@ mod function;
 mod guest;
 mod meter;
 mod output;
+mod reuse;
 mod run;
 mod runners;
 mod serve;

@@ -27,6 +27,11 @@ impl Output {
     pub(crate) fn new(level: Level, telemetry: Arc<Telemetry>) -> Self {
         Self(Arc::new(Inner { level, telemetry, line: Mutex::default() }))
     }
+
+    /// What was written of the last line is all of it.
+    pub(crate) fn finish_line(&self) {
+        self.0.finish_line();
+    }
 }
 
 impl Inner {
@@ -50,10 +55,16 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    fn finish_line(&self) {
         let line = std::mem::take(&mut *self.line.lock().unwrap_or_else(PoisonError::into_inner));
         self.say(&line);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.finish_line();
     }
 }
 

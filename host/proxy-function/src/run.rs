@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request};
 use tokio::sync::{mpsc, oneshot};
-use wasmtime::Store;
+use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -15,8 +15,9 @@ use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE};
 
 use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
-use crate::guest::{Call, Guest};
+use crate::guest::{Call, Exchange, Guest};
 use crate::meter::Meter;
+use crate::reuse::Instance;
 use crate::serve::How;
 
 /// Host memory that the arguments of one call may take.
@@ -34,6 +35,8 @@ pub(crate) struct Run {
     pub(crate) calls: mpsc::Sender<Call>,
     pub(crate) given: oneshot::Sender<Given>,
     pub(crate) shared: Arc<Shared>,
+    /// One that has served others.
+    pub(crate) instance: Option<Instance>,
 }
 
 /// What both sides know of a run.
@@ -41,10 +44,16 @@ pub(crate) struct Run {
 pub(crate) struct Shared {
     pub(crate) progress: Arc<Progress>,
     pub(crate) meter: Meter,
+    /// Whether the instance had served others.
+    pub(crate) reused: bool,
     end: Mutex<Option<How>>,
 }
 
 impl Shared {
+    pub(crate) fn of(reused: bool) -> Self {
+        Self { reused, ..Self::default() }
+    }
+
     /// How it ended; none as long as it has not, or was cut off.
     pub(crate) fn end(&self) -> Option<How> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -56,24 +65,33 @@ impl Shared {
 }
 
 impl Run {
-    pub(crate) async fn run(self) {
-        let Self { function, request, authority, tls, calls, given, shared } = self;
-        let _ticking = function.sandbox.ticker().tick_for(function.config().deadline);
-        let mut store = store(&function, authority, calls, &shared, function.config().deadline);
+    /// The instance, if it may serve another exchange.
+    pub(crate) async fn run(self) -> Option<Instance> {
+        let Self { function, request, authority, tls, calls, given, shared, instance } = self;
+        let _ticking = function.ticker.tick_for(function.config().deadline);
+        let mut instance = instance.unwrap_or_else(|| {
+            let generation = function.idle.as_ref().map_or(0, |idle| idle.generation());
+            Instance::new(store(&function), generation)
+        });
+        watch(&mut instance.store, &shared, function.config().deadline);
+        let progress = Arc::clone(&shared.progress);
+        instance.store.data_mut().begins(Exchange { authority, calls, progress });
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
-        let entered = enter(&function, &mut store, request, tls, outparam);
+        let entered = enter(&function, &mut instance, request, tls, outparam);
         let timed = tokio::time::timeout(function.config().timeout, shared.meter.measure(entered));
         let ended = timed.await;
         let answered = used.load(Relaxed);
+        let returned = matches!(ended, Ok(Ok(())));
         let how = match ended {
             Ok(Ok(())) => finished(answered),
             Ok(Err(error)) if error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0) => {
                 finished(answered)
             }
+            Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => How::Full,
             Ok(Err(error)) => {
-                let fault = fault(&function, &store, &error);
+                let fault = fault(&function, &instance.store, &error);
                 if shared.progress.is_excused() && fault.kind == FaultKind::Trap {
                     How::Failed(fault.message)
                 } else {
@@ -86,7 +104,14 @@ impl Run {
             shared.progress.breaks();
         }
         match &how {
-            How::Finished | How::Fault(_) => (),
+            How::Fault(_) if shared.reused => {
+                if function.idle.as_ref().is_some_and(|idle| idle.gives_up()) {
+                    let said = "an instance that had served others faulted: until the function is deployed anew, each request \
+                                has one of its own";
+                    function.config().telemetry.log(Level::Warn, said);
+                }
+            }
+            How::Finished | How::Fault(_) | How::Full => (),
             How::Failed(message) if shared.progress.is_abandoned() => {
                 tracing::debug!(function = function.config().name, message, "trapped unheard");
             }
@@ -99,7 +124,17 @@ impl Run {
                 function.config().telemetry.log(Level::Warn, &said);
             }
         }
+        let finished = returned && matches!(how, How::Finished);
         shared.ends(how);
+        let most = function.config().requests_per_instance;
+        if !finished || most <= 1 {
+            return None;
+        }
+        if let Err(reason) = instance.serves_again(most, &shared.progress) {
+            tracing::debug!(function = function.config().name, reason, "the instance ends");
+            return None;
+        }
+        Some(instance)
     }
 }
 
@@ -109,13 +144,12 @@ impl Run {
 /// # Errors
 /// Why there cannot be an instance.
 pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
-    let _ticking = function.sandbox.ticker().tick_for(SETUP_DEADLINE);
+    let _ticking = function.ticker.tick_for(SETUP_DEADLINE);
     let shared = Arc::<Shared>::default();
-    let (calls, _nobody) = mpsc::channel(1);
     // What the host does for it is in its time, the image of the memory above all, and takes a machine that has just started many times
     // what it takes later: the deadline of functions would not do.
-    let nowhere = HeaderValue::from_static("localhost");
-    let mut store = store(&function, nowhere, calls, &shared, SETUP_DEADLINE);
+    let mut store = store(&function);
+    watch(&mut store, &shared, SETUP_DEADLINE);
     let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
     match tokio::time::timeout(function.config().timeout, made).await {
         Ok(Ok(_)) => Ok(()),
@@ -124,22 +158,19 @@ pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String>
     }
 }
 
-/// A store for an instance, which is looked at with every epoch.
-fn store(
-    function: &Arc<ProxyFunction>,
-    authority: HeaderValue,
-    calls: mpsc::Sender<Call>,
-    shared: &Arc<Shared>,
-    deadline: Duration,
-) -> Store<Guest> {
-    let guest = Guest::new(function, authority, calls, Arc::clone(&shared.progress));
-    let mut store = Store::new(function.linked.pre.engine(), guest);
+/// A store for an instance.
+fn store(function: &ProxyFunction) -> Store<Guest> {
+    let mut store = Store::new(function.linked.pre.engine(), Guest::new(function));
     store.set_hostcall_fuel(ARGUMENTS_MAX);
     store.limiter(|guest| &mut guest.memory);
+    store
+}
+
+/// Has a store looked at with every epoch from now on.
+fn watch(store: &mut Store<Guest>, shared: &Arc<Shared>, deadline: Duration) {
     let watching = Arc::clone(shared);
     store.epoch_deadline_callback(move |_| watching.meter.look(deadline));
     store.set_epoch_deadline(1);
-    store
 }
 
 fn fault(function: &ProxyFunction, store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
@@ -167,13 +198,15 @@ struct Outparam<'a> {
 
 async fn enter(
     function: &ProxyFunction,
-    store: &mut Store<Guest>,
+    instance: &mut Instance,
     request: Request<Read>,
     tls: bool,
     Outparam { given, used, progress }: Outparam<'_>,
 ) -> wasmtime::Result<()> {
     let (to_head, progress) = (request.method() == Method::HEAD, Arc::clone(progress));
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
+    instance.start(function).await?;
+    let (Some(exports), store) = instance.parts() else { return Ok(()) };
     let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
     let give = move |response: Given| {
         used.store(true, Relaxed);
@@ -189,6 +222,5 @@ async fn enter(
         let _ = given.send(response);
     };
     let outparam = store.data_mut().http().new_response_outparam_from_callback(give)?;
-    let instance = function.linked.pre.instantiate_async(&mut *store).await?;
-    instance.wasi_http_incoming_handler().call_handle(store, incoming, outparam).await
+    exports.wasi_http_incoming_handler().call_handle(store, incoming, outparam).await
 }

@@ -17,6 +17,7 @@ use weir_sandbox::Fault;
 use crate::body::{Interest, Read, Untouched, Written, is_bodiless, length};
 use crate::function::ProxyFunction;
 use crate::guest::Call;
+use crate::reuse::WayBack;
 use crate::run::{Run, Shared};
 
 /// How long an exchange waits for an instance when all are taken.
@@ -33,6 +34,8 @@ pub enum How {
     Failed(String),
     /// The exchange's time was up.
     Late,
+    /// The host had no room for an instance: functions of all chains have as many as there can be.
+    Full,
 }
 
 /// A guest's end.
@@ -44,6 +47,8 @@ pub struct Ended {
     pub cpu: Duration,
     /// Whether it sent a request on.
     pub called: bool,
+    /// Whether its instance had served others.
+    pub reused: bool,
 }
 
 /// Why a guest gave no response.
@@ -56,6 +61,8 @@ pub enum Unserved {
     Failed(String),
     /// The exchange's time was up.
     Late,
+    /// The host had no room for an instance.
+    Full,
 }
 
 /// An exchange that is being served.
@@ -83,14 +90,17 @@ impl ProxyFunction {
             // Ready when the run's future is gone, whether it has ended or was cut off.
             let _ = over.await;
             let called = shared.progress.calls.load(Relaxed) > 0;
-            Some(Ended { how: shared.end(), cpu: shared.meter.total(), called })
+            let (how, cpu, reused) = (shared.end(), shared.meter.total(), shared.reused);
+            Some(Ended { how, cpu, called, reused })
         };
         let (function, local, tls) = (Arc::clone(self), origin.local, origin.tls);
         let head = async move {
             let Some(permit) = function.instance(&*environment).await else {
                 return Err(Unserved::Busy(request));
             };
-            let shared = Arc::<Shared>::default();
+            let instance = function.idle.as_ref().and_then(|idle| idle.take());
+            let back = function.idle.clone().map(WayBack::new);
+            let shared = Arc::new(Shared::of(instance.is_some()));
             let progress = &shared.progress;
             let (mut parts, body) = request.into_parts();
             let is_head = parts.method == Method::HEAD;
@@ -111,15 +121,19 @@ impl ProxyFunction {
                 given,
                 shared: Arc::clone(&shared),
                 function: Arc::clone(&function),
+                instance,
             };
+            let way = back.clone();
             let guest = function.runners.handle().spawn(async move {
-                let _held = (permit, over);
-                run.run().await;
+                let _over = over;
+                if let (Some(instance), Some(way)) = (run.run().await, way) {
+                    way.returned(instance, permit);
+                }
             });
             // Nobody has to hear of it.
             let _ = began.send((Arc::clone(&shared), when_over));
             let guest = Some(guest.abort_handle());
-            let mut interest = Interest { progress: Arc::clone(progress), guest };
+            let mut interest = Interest { progress: Arc::clone(progress), guest, back };
             environment.spawn(Box::pin(attend(called, onward)));
             match gives.await {
                 Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => Err(
@@ -144,6 +158,7 @@ impl ProxyFunction {
                     Err(match shared.end() {
                         Some(How::Failed(why)) => Unserved::Failed(why),
                         Some(How::Late) => Unserved::Late,
+                        Some(How::Full) => Unserved::Full,
                         Some(How::Finished | How::Fault(_)) | None => {
                             let whole = progress.calls.load(Relaxed) == 0;
                             let body = if whole { untouched.take() } else { None };

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -17,6 +17,7 @@ use crate::code_cache::CodeCache;
 use crate::function_cache::FunctionCache;
 use crate::guest::{Guest, Running};
 use crate::host::Requests;
+use crate::serving::Serving;
 use crate::ticker::Ticker;
 
 /// Bytes of stack a guest may use.
@@ -50,6 +51,8 @@ pub struct SandboxConfig {
     pub cache: Option<CodeCache>,
     /// Who compiles components that tenants uploaded.
     pub compiler: Compiler,
+    /// The process is shut in: it can open no files, and ask the kernel for little.
+    pub shut_in: bool,
 }
 
 /// Why compiled code could not be had.
@@ -96,6 +99,8 @@ pub struct Sandbox {
     compatibility: String,
     functions: Arc<FunctionCache>,
     loaded: Mutex<Loaded>,
+    /// For services, from the first one on; none if the machine has no room for it.
+    serving: OnceLock<Option<Serving>>,
     admissions: Admissions,
 }
 
@@ -127,6 +132,7 @@ impl Sandbox {
             compatibility,
             functions,
             loaded: Mutex::default(),
+            serving: OnceLock::new(),
             admissions: Admissions::default(),
         })
     }
@@ -137,8 +143,50 @@ impl Sandbox {
         &self.ticker
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+    /// The same for a component of this engine.
+    #[must_use]
+    pub fn ticker_of(&self, engine: &Engine) -> &Ticker {
+        match self.serving() {
+            Some(serving) if Engine::same(&serving.engine, engine) => &serving.ticker,
+            _ => &self.ticker,
+        }
+    }
+
+    fn serving(&self) -> Option<&Serving> {
+        let start = || {
+            let config = config(&self.functions);
+            let started = config.and_then(|config| Serving::start(config, !self.config.shut_in));
+            started
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        "no memories that are used again, requests cost more: {error:#}"
+                    );
+                })
+                .ok()
+        };
+        self.serving.get_or_init(start).as_ref()
+    }
+
+    /// Where a component can run. One that is larger than the places of the engine for services has only the other.
+    fn engines(&self, serves: bool) -> impl Iterator<Item = &Engine> {
+        let serving = if serves { self.serving() } else { None };
+        serving.map(|serving| &serving.engine).into_iter().chain([&self.engine])
+    }
+
+    /// Loads machine code.
+    ///
+    /// # Safety
+    /// It must have been made by this wasmtime with these settings: it is executed.
+    pub(crate) unsafe fn load(&self, code: &[u8], serves: bool) -> Result<Component, CompileError> {
+        let mut failed = CompileError::Component(String::new());
+        for engine in self.engines(serves) {
+            // SAFETY: the caller's contract; both engines have the same settings for code.
+            match unsafe { Component::deserialize(engine, code) } {
+                Ok(component) => return Ok(component),
+                Err(error) => failed = CompileError::Component(format!("{error:#}")),
+            }
+        }
+        Err(failed)
     }
 
     /// A linker in which nothing is defined.
@@ -188,7 +236,19 @@ impl Sandbox {
     /// # Errors
     /// When it does not compile, or takes too long.
     pub fn compile(&self, component: &[u8], hash: [u8; 32]) -> Result<Compiled, CompileError> {
-        self.obtain(component, hash, &self.config.compiler)
+        self.obtain(component, hash, &self.config.compiler, false)
+    }
+
+    /// The same for a component that gets an instance for each request: memories of those are used again.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn compile_service(
+        &self,
+        component: &[u8],
+        hash: [u8; 32],
+    ) -> Result<Compiled, CompileError> {
+        self.obtain(component, hash, &self.config.compiler, true)
     }
 
     /// The same for a component that we composed around an upload that may never have been compiled before.
@@ -205,7 +265,7 @@ impl Sandbox {
     /// # Errors
     /// When it does not compile, which is a bug of ours.
     pub fn compile_composed(&self, component: &[u8]) -> Result<Compiled, CompileError> {
-        self.obtain(component, Sha256::digest(component).into(), &Compiler::InProcess)
+        self.obtain(component, Sha256::digest(component).into(), &Compiler::InProcess, false)
     }
 
     fn obtain(
@@ -213,14 +273,16 @@ impl Sandbox {
         component: &[u8],
         hash: [u8; 32],
         compiler: &Compiler,
+        serves: bool,
     ) -> Result<Compiled, CompileError> {
         let started = Instant::now();
-        if let Some(component) = self.loaded().get(hash) {
+        if let Some(component) = self.loaded().get((hash, serves)) {
             return Ok(Compiled { component, took: started.elapsed(), cached: true });
         }
         let name = format!("{}-{}.cwasm", hex(&hash), self.compatibility);
         let cache = self.config.cache.as_ref();
-        let from_disk = cache.and_then(|cache| cache.load(&self.engine, &name));
+        let from_disk =
+            cache.and_then(|cache| self.engines(serves).find_map(|e| cache.load(e, &name)));
         let cached = from_disk.is_some();
         let compiled = match from_disk {
             Some(compiled) => compiled,
@@ -231,11 +293,10 @@ impl Sandbox {
                 }
                 // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
                 // child that we started for it.
-                unsafe { Component::deserialize(&self.engine, &code) }
-                    .map_err(|e| CompileError::Component(format!("{e:#}")))?
+                unsafe { self.load(&code, serves) }?
             }
         };
-        self.loaded().insert(hash, compiled.clone());
+        self.loaded().insert((hash, serves), compiled.clone());
         Ok(Compiled { component: compiled, took: started.elapsed(), cached })
     }
 
@@ -274,21 +335,24 @@ impl Sandbox {
     }
 }
 
+/// Its hash, and whether it serves.
+type LoadedBy = ([u8; 32], bool);
+
 /// Components that were loaded lately, so that instances of one function share its code.
 #[derive(Default)]
 struct Loaded {
-    components: HashMap<[u8; 32], Component>,
-    order: VecDeque<[u8; 32]>,
+    components: HashMap<LoadedBy, Component>,
+    order: VecDeque<LoadedBy>,
 }
 
 impl Loaded {
-    fn get(&self, hash: [u8; 32]) -> Option<Component> {
-        self.components.get(&hash).cloned()
+    fn get(&self, by: LoadedBy) -> Option<Component> {
+        self.components.get(&by).cloned()
     }
 
-    fn insert(&mut self, hash: [u8; 32], component: Component) {
-        if self.components.insert(hash, component).is_none() {
-            self.order.push_back(hash);
+    fn insert(&mut self, by: LoadedBy, component: Component) {
+        if self.components.insert(by, component).is_none() {
+            self.order.push_back(by);
         }
         if self.order.len() > LOADED_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -298,8 +362,12 @@ impl Loaded {
     }
 }
 
-/// The one configuration of wasmtime, in the host and in its compiling child.
 fn engine(functions: &Arc<FunctionCache>) -> wasmtime::Result<Engine> {
+    config(functions).and_then(|config| Engine::new(&config))
+}
+
+/// The one configuration of wasmtime for code, in the host and in its compiling child.
+fn config(functions: &Arc<FunctionCache>) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -311,7 +379,7 @@ fn engine(functions: &Arc<FunctionCache>) -> wasmtime::Result<Engine> {
         .memory_init_cow(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     config.enable_incremental_compilation(Arc::<FunctionCache>::clone(functions))?;
-    Engine::new(&config)
+    Ok(config)
 }
 
 /// A name for "this wasmtime with these settings on this processor".

@@ -217,6 +217,12 @@ impl Taken {
         self.memory(bytes(current), bytes(desired), limit)
     }
 
+    /// Bytes taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// It was refused more.
     #[must_use]
     pub fn is_refused(&self) -> bool {

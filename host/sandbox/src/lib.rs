@@ -32,6 +32,7 @@ mod host;
 mod lines;
 mod manifest;
 mod policy;
+mod serving;
 mod shared_code;
 mod state;
 mod telemetry;

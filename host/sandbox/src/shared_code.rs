@@ -35,14 +35,18 @@ impl Sandbox {
         Ok(file.into())
     }
 
-    /// Loads what another process of this host shared.
+    /// Loads what another process of this host shared. `serves`: as for [`Sandbox::compile_service`].
     ///
     /// # Errors
     /// When it can still be changed, or is no code of this program's engine.
     ///
     /// # Safety
     /// The file must have been made by [`Sandbox::share`], by a process that runs the same program: what it holds is executed.
-    pub unsafe fn load_shared(&self, file: OwnedFd) -> Result<Component, CompileError> {
+    pub unsafe fn load_shared(
+        &self,
+        file: OwnedFd,
+        serves: bool,
+    ) -> Result<Component, CompileError> {
         let failed = failed("loading shared machine code");
         let wrong = |error: rustix::io::Errno| failed(error.into());
         let sealed = fcntl_get_seals(&file).map_err(wrong)?.contains(SEALS);
@@ -53,8 +57,7 @@ impl Sandbox {
         let mut code = vec![0; length];
         File::from(file).read_exact_at(&mut code, 0).map_err(&failed)?;
         // SAFETY: the caller's contract; nothing has changed the file since, because it is sealed.
-        unsafe { Component::deserialize(self.engine(), &code) }
-            .map_err(|error| CompileError::Component(format!("{error:#}")))
+        unsafe { self.load(&code, serves) }
     }
 }
 

@@ -149,6 +149,14 @@ pub struct FunctionUse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     pub instances: Option<u32>,
+    /// Most requests that an instance serves, one after the other, for functions of the world `wasi:http/proxy`. What the instance keeps
+    /// between them is the next one's to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub requests_per_instance: Option<u32>,
+    /// How long an instance that serves nobody is kept for the next request, for functions of that world.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_idle: Option<Period>,
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
@@ -235,6 +243,13 @@ impl FunctionUse {
         if self.instances.is_some_and(|n| !(1..=INSTANCES_MAX).contains(&n)) {
             return Err(Invalid::at("instances", "there cannot be so many instances")
                 .help(format!("allowed: 1 to {INSTANCES_MAX}")));
+        }
+        if let Some(requests) = self.requests_per_instance {
+            limits::requests_per_instance(requests)
+                .map_err(|e| e.within("requests-per-instance"))?;
+        }
+        if let Some(period) = self.instance_idle {
+            limits::instance_idle(period).map_err(|e| e.within("instance-idle"))?;
         }
         if self.name.is_none() && self.label().parse::<Name>().is_err() {
             return Err(Invalid::at(

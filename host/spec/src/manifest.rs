@@ -69,6 +69,11 @@ pub struct Manifest {
     /// What happens to packets when it faults, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_fault: Option<OnFault>,
+    /// Most requests that an instance serves, one after the other, if the chain does not say: for functions of the world
+    /// `wasi:http/proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub requests_per_instance: Option<u32>,
     /// Whether it decides about whole flows, if the chain does not say: the host remembers those decisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_verdicts: Option<bool>,
@@ -157,6 +162,10 @@ impl Check for Manifest {
         if let Some(bytes) = self.state_bytes {
             limits::state(bytes).map_err(|e| e.within("state-bytes"))?;
         }
+        if let Some(requests) = self.requests_per_instance {
+            limits::requests_per_instance(requests)
+                .map_err(|e| e.within("requests-per-instance"))?;
+        }
         if self.state != State::Region {
             let help = "set `state = \"region\"`, or leave this key out";
             if self.state_bytes.is_some() {
@@ -206,6 +215,14 @@ pub(crate) mod limits {
 
     pub(crate) fn deadline(period: Period) -> Result<(), Invalid> {
         within(period, Period::milliseconds(1), Period::milliseconds(10_000))
+    }
+
+    pub(crate) fn requests_per_instance(requests: u32) -> Result<(), Invalid> {
+        within(requests, 1, 1_000_000)
+    }
+
+    pub(crate) fn instance_idle(period: Period) -> Result<(), Invalid> {
+        within(period, Period::milliseconds(10), Period::milliseconds(3_600_000))
     }
 
     pub(crate) fn timeout(period: Period) -> Result<(), Invalid> {

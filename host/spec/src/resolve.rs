@@ -21,6 +21,10 @@ pub mod defaults {
     pub const TIMEOUT: Period = Period::milliseconds(60_000);
     /// Instances of one at a time, on a thread.
     pub const INSTANCES: u32 = 64;
+    /// Requests that an instance of one serves.
+    pub const REQUESTS_PER_INSTANCE: u32 = 1;
+    /// How long one that serves nobody is kept.
+    pub const INSTANCE_IDLE: Period = Period::milliseconds(1_000);
     /// State region of a function that says it has one, but not how large.
     pub const STATE: Size = Size::mebibytes(4);
 }
@@ -49,6 +53,10 @@ pub struct ResolvedFunction {
     pub timeout: Period,
     /// Most instances at a time on a thread, if it is of that world.
     pub instances: u32,
+    /// Most requests that an instance serves, one after the other, if it is of that world.
+    pub requests_per_instance: u32,
+    /// How long an instance that serves nobody is kept, if it serves several.
+    pub instance_idle: Period,
     /// What becomes of its state.
     pub state: State,
     /// Bytes of the state region, a multiple of 65,536; 0 without one.
@@ -111,6 +119,11 @@ impl FunctionUse {
             deadline: self.deadline.or(manifest.deadline).unwrap_or(defaults::DEADLINE),
             timeout: self.timeout.unwrap_or(defaults::TIMEOUT),
             instances: self.instances.unwrap_or(defaults::INSTANCES),
+            requests_per_instance: self
+                .requests_per_instance
+                .or(manifest.requests_per_instance)
+                .unwrap_or(defaults::REQUESTS_PER_INSTANCE),
+            instance_idle: self.instance_idle.unwrap_or(defaults::INSTANCE_IDLE),
             state,
             state_bytes: state_bytes.next_multiple_of(WASM_PAGE),
             state_shared,
@@ -151,16 +164,20 @@ mod tests {
             memory: Some(Size::mebibytes(1)),
             deadline: Some(Period::milliseconds(2)),
             on_fault: Some(OnFault::FailOpen),
+            requests_per_instance: Some(100),
             ..Manifest::default()
         };
         let bare = resolve(&named(), &Manifest::default()).unwrap();
         assert_eq!((bare.memory, bare.deadline), (defaults::MEMORY, defaults::DEADLINE));
-        assert_eq!(bare.config, "{}");
+        assert_eq!((bare.config.as_str(), bare.requests_per_instance), ("{}", 1));
         let chain = FunctionUse { memory: Some(Size::mebibytes(3)), ..named() };
         let both = resolve(&chain, &manifest).unwrap();
         assert_eq!(both.memory, Size::mebibytes(3));
         assert_eq!(both.deadline, Period::milliseconds(2));
         assert_eq!(both.on_fault, OnFault::FailOpen);
+        assert_eq!(both.requests_per_instance, 100);
+        let once = FunctionUse { requests_per_instance: Some(1), ..named() };
+        assert_eq!(resolve(&once, &manifest).unwrap().requests_per_instance, 1);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Engine for Planes {
             return self.packets.compile(wasm);
         }
         let started = Instant::now();
-        let compiled = self.sandbox.compile(&admitted.component, admitted.hash);
+        let compiled = self.messages.compile(&admitted);
         compiled.map(|_| started.elapsed()).map_err(|error| refused(&error))
     }
 

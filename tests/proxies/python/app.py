@@ -1,6 +1,8 @@
-"""A component of the world `wasi:http/proxy` in Python: answers `/answer` itself, and sends all else on."""
+"""A component of the world `wasi:http/proxy` in Python: answers `/answer` itself, and `/count` with the number
+of such requests that its instance has had, and sends all else on."""
 
 import asyncio
+import itertools
 
 import poll_loop
 from componentize_py_types import Ok
@@ -18,6 +20,9 @@ from wit_world.imports.types import (
 )
 
 
+counted = itertools.count(1)
+
+
 class IncomingHandler(exports.IncomingHandler):
     def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
         loop = PollLoop()
@@ -28,9 +33,9 @@ class IncomingHandler(exports.IncomingHandler):
 async def handle(request: IncomingRequest, response_out: ResponseOutparam) -> None:
     path = request.path_with_query() or "/"
     print(path, flush=True)
-    if path == "/answer":
+    if path in ("/answer", "/count"):
         sink = Sink(begin(response_out, 200, [("content-type", b"text/plain")]))
-        await sink.send(b"hello from Python\n")
+        await sink.send(b"hello from Python\n" if path == "/answer" else b"counted %d" % next(counted))
         sink.close()
         return
     onward = OutgoingRequest(Fields.from_list([*request.headers().entries(), ("x-probe", b"python")]))

@@ -309,6 +309,7 @@ fn function_status(function: &ResolvedFunction) -> FunctionStatus {
         counters: BTreeMap::from([("flows".to_owned(), 2)]),
         gauges: BTreeMap::from([("load".to_owned(), 0.5)]),
         times: Vec::new(),
+        instances: None,
         sample: Sample { calls: 2, packets: 64, nanoseconds: 6400 },
     }
 }

@@ -49,7 +49,8 @@ pub fn serve() -> Result<(), String> {
     let (lane, table) = (open(lane)?, open(table)?);
     let lane = Lane::new(lane, Side::Worker).map_err(|error| error.to_string())?;
     let control = Arc::new(Control { socket: UnixStream::from(control), writing: Mutex::new(()) });
-    let sandbox = Sandbox::new(SandboxConfig::default()).map_err(|error| error.to_string())?;
+    let sandbox = Sandbox::new(SandboxConfig { shut_in: true, ..SandboxConfig::default() })
+        .map_err(|error| error.to_string())?;
     let sandbox = Arc::new(sandbox);
     let alarm = Arc::new(Alarm::new().map_err(|error| error.to_string())?);
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);

@@ -65,7 +65,7 @@ impl Ordered {
             None => return Err(broken(format!("function {} comes without code", image.name))),
             // SAFETY: the gateway made it by `Sandbox::share`: it started this very program, and nobody else has the socket
             // that the file came by.
-            Some(file) => unsafe { self.sandbox.load_shared(owned(file)?) }
+            Some(file) => unsafe { self.sandbox.load_shared(owned(file)?, image.proxy.is_some()) }
                 .map_err(|source| MessageError::Compile { name: image.name.clone(), source })?,
         };
         let region = |file: Arc<OwnedFd>| {
@@ -128,6 +128,8 @@ impl Ordered {
             deadline: Duration::from_nanos(image.deadline),
             timeout: Duration::from_nanos(proxy.timeout),
             instances: proxy.instances,
+            requests_per_instance: proxy.requests_per_instance,
+            instance_idle: Duration::from_nanos(proxy.instance_idle),
             config: image.config.clone(),
             upstreams: self.site.upstreams().to_vec(),
             telemetry: Arc::clone(telemetry),
@@ -142,7 +144,7 @@ impl Ordered {
                 Arc::clone(self.runners.insert(Arc::new(started)))
             }
         };
-        let function = ProxyFunction::new(linked, Arc::clone(&self.sandbox), runners);
+        let function = ProxyFunction::new(linked, &self.sandbox, runners);
         Ok(Proxy::Here(function.map_err(wrong)?))
     }
 

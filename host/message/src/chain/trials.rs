@@ -157,7 +157,12 @@ impl Chain {
         self.0.interests.set(version.interests());
         // With the next event, the clock of deadlines is the new version's.
         self.0.ticking.borrow_mut().take();
-        *self.0.version.borrow_mut() = Rc::new(version);
+        let before = self.0.version.replace(Rc::new(version));
+        let now = self.0.version.borrow();
+        let goes = |function: &&Rc<Function>| !now.all().any(|other| Rc::ptr_eq(function, other));
+        before.all().filter(goes).for_each(|function| function.runs(false));
+        now.all().for_each(|function| function.runs(true));
+        drop(now);
         self.0.wake.notify_one();
     }
 }

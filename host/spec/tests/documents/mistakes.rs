@@ -16,7 +16,7 @@ unknown key `verison`
 5 | verison = "1.2.0"
   | ^^^^^^^
   = key: function[0].verison
-  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, timeout, instances, state, flow-verdicts, targets, state-shared, config, per-worker
+  = did you mean `version`? allowed: use, path, name, version, access, on-fault, memory, deadline, timeout, instances, requests-per-instance, instance-idle, state, flow-verdicts, targets, state-shared, config, per-worker
 "#,
     );
     refused::<HostConfig>(

@@ -58,6 +58,7 @@ fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Resu
             arguments: vec!["__compile".to_owned()],
             timeout: config.api.compile_timeout.get(),
         },
+        ..SandboxConfig::default()
     })?;
     let sandbox = Arc::new(sandbox);
     let packets = PlaneEngine::start(config, Arc::clone(&sandbox), nics.macs());

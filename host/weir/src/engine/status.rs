@@ -224,6 +224,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             counters: own,
             gauges,
             times: Vec::new(),
+            instances: None,
             sample: sample(counters.functions.get(place)),
         })
     });

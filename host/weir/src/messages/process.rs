@@ -292,8 +292,13 @@ fn images(
         let proxy = plan.proxy.as_ref().map(|proxy| {
             let linked = proxy.linked();
             longest = longest.max(linked.compiled_in());
-            let instances = linked.instances();
-            ProxyImage { timeout: nanoseconds(linked.timeout()), instances }
+            let config = linked.config();
+            ProxyImage {
+                timeout: nanoseconds(config.timeout),
+                instances: config.instances,
+                requests_per_instance: config.requests_per_instance,
+                instance_idle: nanoseconds(config.instance_idle),
+            }
         });
         Ok(FunctionImage {
             hash: admitted.hash,

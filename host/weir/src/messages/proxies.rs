@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir_control::engine::{ChainId, EngineError};
 use weir_message::{FunctionPlan, MessageError, Proxy};
 use weir_proxy_function::{Linked, ProxyConfig, ProxyFunction, Runners};
+use weir_sandbox::{Admitted, CompileError, Compiled, World};
 use weir_spec::listener::Protocol;
 use weir_spec::{Access, ResolvedFunction};
 
@@ -34,6 +35,18 @@ impl Proxies {
 }
 
 impl Messages {
+    /// Machine code for a function, where it will run.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub(crate) fn compile(&self, admitted: &Admitted) -> Result<Compiled, CompileError> {
+        let Admitted { component, hash, .. } = admitted;
+        if admitted.world == World::Proxy && self.hub.is_none() {
+            return self.sandbox.compile_service(component, *hash);
+        }
+        self.sandbox.compile(component, *hash)
+    }
+
     /// Makes a function ready for a part of a chain with these upstreams.
     pub(super) fn proxy(
         &self,
@@ -57,8 +70,8 @@ impl Messages {
         if function.state_bytes > 0 {
             return wrong("it has no state region: leave `state` out");
         }
-        let compiled = self.sandbox.compile(&plan.admitted.component, plan.admitted.hash);
-        let compiled = compiled
+        let compiled = self
+            .compile(&plan.admitted)
             .map_err(|source| refused(MessageError::Compile { name: name.clone(), source }))?;
         let config = ProxyConfig {
             name: name.clone(),
@@ -68,6 +81,8 @@ impl Messages {
             deadline: plan.deadline,
             timeout: function.timeout.get(),
             instances: function.instances,
+            requests_per_instance: function.requests_per_instance,
+            instance_idle: function.instance_idle.get(),
             config: plan.config.clone(),
             upstreams: upstreams.to_vec(),
             telemetry: Arc::clone(&plan.telemetry),
@@ -78,7 +93,7 @@ impl Messages {
         if self.hub.is_some() {
             return Ok(Proxy::Elsewhere(Arc::new(linked)));
         }
-        let (sandbox, runners) = (Arc::clone(&self.sandbox), self.proxies.runners()?);
-        Ok(Proxy::Here(ProxyFunction::new(linked, sandbox, runners).map_err(wrong)?))
+        let runners = self.proxies.runners()?;
+        Ok(Proxy::Here(ProxyFunction::new(linked, &self.sandbox, runners).map_err(wrong)?))
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus,
-    MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
+    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, InstanceStatus,
+    ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
 };
 use weir_exchange::Times;
 use weir_gateway::{FAILURES, ListenerStatistics};
@@ -153,6 +153,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
     let mut verdicts = BTreeMap::new();
     let mut times = Times::default();
     let (mut events, mut faults) = (0, 0);
+    let mut instances = InstanceStatus::default();
     let mut state = Health::Running;
     for part in &deployed.parts {
         let counters = part.function(label);
@@ -167,6 +168,8 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         }
         times.add(&counters.times);
         events += counters.events();
+        instances.made += counters.instances_made.get();
+        instances.reused += counters.instances_reused.get();
         faults += load(&counters.faults);
         state = match (counters.health(), state) {
             ("quarantined", _) | (_, Health::Quarantined) => Health::Quarantined,
@@ -185,6 +188,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         counters: telemetry.counters(),
         gauges: telemetry.gauges(),
         times: buckets(&times),
+        instances: (instances != InstanceStatus::default()).then_some(instances),
         sample: Sample::default(),
     }
 }

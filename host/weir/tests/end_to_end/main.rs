@@ -17,6 +17,7 @@ mod middleboxes;
 mod names;
 mod ports;
 mod proxies;
+mod reuse;
 mod schema;
 mod services;
 mod sriov;

@@ -66,7 +66,7 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 "#;
 
-fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
+pub(crate) fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
     let upstreams: Vec<String> =
         upstreams.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
     format!(
@@ -78,13 +78,13 @@ fn config(mode: &str, protocol: &str, upstreams: &[u16]) -> String {
 }
 
 /// A chain of the component, between functions before and after it.
-fn chain(before: &str, keys: &str, after: &str) -> String {
+pub(crate) fn chain(before: &str, keys: &str, after: &str) -> String {
     format!(
         "name = \"web\"\nplane = \"message\"\n{before}\n[[function]]\nuse = \"probe\"\n{keys}\n{after}\n"
     )
 }
 
-const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.config]\nrules = [ { request = { set = { x-before = \"yes\" } }, \
+pub(crate) const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.config]\nrules = [ { request = { set = { x-before = \"yes\" } }, \
                        response = { set = { x-after = \"yes\" } } } ]\n";
 const WAF: &str = "[[function]]\nuse = \"waf\"\n";
 
@@ -115,13 +115,13 @@ in_both_modes! {
 }
 
 /// A host with the component, which is pushed as what it is, in this chain.
-fn host(mode: &str, server: &Server, chain: &str) -> (Host, String) {
+pub(crate) fn host(mode: &str, server: &Server, chain: &str) -> (Host, String) {
     let host = Host::start(&config(mode, "http", &[server.port]));
     let web = begin(&host, chain);
     (host, web)
 }
 
-fn begin(host: &Host, chain: &str) -> String {
+pub(crate) fn begin(host: &Host, chain: &str) -> String {
     push(host, "1.0.0");
     for name in ["rewrite", "waf"] {
         push_built(host, name);
@@ -131,18 +131,18 @@ fn begin(host: &Host, chain: &str) -> String {
     format!("http://{}", address(host, 0))
 }
 
-fn push(host: &Host, version: &str) {
+pub(crate) fn push(host: &Host, version: &str) {
     let file = built_file("proxy-probe");
     let file = file.to_str().expect("text");
     host.ok(&["function", "push", file, "--name", "probe", "--version", version]);
 }
 
-fn push_built(host: &Host, name: &str) {
+pub(crate) fn push_built(host: &Host, name: &str) {
     host.ok(&["function", "push", built_file(name).to_str().expect("text"), "--name", name]);
 }
 
 /// What `weir status` says of the component.
-fn probe(host: &Host) -> serde_json::Value {
+pub(crate) fn probe(host: &Host) -> serde_json::Value {
     let status = host.json(&["status"]);
     let functions = status["chains"][0]["functions"].as_array().expect("a list").clone();
     functions.into_iter().find(|function| function["name"] == "probe").expect("it is there")

@@ -74,6 +74,49 @@ fn serves_in(language: &str, mode: &str, wasm: &Path, directory: &Path) {
     assert!(status == 200 && text.contains(&long), "{language}: {} bytes", text.len());
     let functions = host.json(&["status"])["chains"][0]["functions"].clone();
     assert_eq!(functions[0]["faults"], 0, "{functions}");
+    serves_several(language, host, &web);
+}
+
+/// Instances that serve several requests: Python's do, and of JavaScript's each request has one again after the first fault.
+fn serves_several(language: &str, mut host: Host, web: &str) {
+    host.write(
+        "c.toml",
+        "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\nrequests-per-instance = 10\ninstance-idle = \"1m\"\n\
+         [function.config]\nprivate = \"/admin\"\n",
+    );
+    host.ok(&["chain", "apply", "c.toml"]);
+    let seen = |host: &Host| {
+        let function = host.json(&["status"])["chains"][0]["functions"][0].clone();
+        let of = |key: &str| function["instances"][key].as_u64().unwrap_or(0);
+        (of("made"), of("reused"), function["faults"].as_u64().unwrap_or(0))
+    };
+    let (made, reused, _) = seen(&host);
+    let mut statuses = Vec::new();
+    for n in 1..=5 {
+        // One without a body, and one with a body that is sent on.
+        let (status, text) = match n {
+            3 => curl(&["--data", "hello", &format!("{web}/open")]),
+            _ => curl(&[&format!("{web}/admin")]),
+        };
+        assert!(n != 3 || status != 200 || text.to_lowercase().contains("x-guard"), "{text}");
+        statuses.push(status);
+        host.wait_for("it has ended", |host| {
+            let (made_now, reused_now, _) = seen(host);
+            made_now + reused_now == made + reused + n
+        });
+        // It is out of order for a moment after a fault.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let log = host.ok(&["function", "log", "path-guard"]);
+    let now = seen(&host);
+    if language == "python" {
+        assert_eq!(statuses, [403, 403, 200, 403, 403], "{log}");
+        assert_eq!(now, (made + 1, reused + 4, 0), "{log}");
+    } else {
+        assert_eq!(statuses, [403, 503, 200, 403, 403], "{log}");
+        assert_eq!(now, (made + 4, reused + 1, 1), "{log}");
+        assert!(log.contains("an instance that had served others faulted"), "{log}");
+    }
 }
 
 #[test]

@@ -99,7 +99,7 @@ def before_call(context, case, kwargs):
         for number, use in enumerate(uses):
             use["use"] = "gate"
             use["name"] = f"f{number}"
-            for limit in ("memory", "deadline", "timeout", "instances", "state", "state-shared", "per-worker", "version"):
+            for limit in ("memory", "deadline", "timeout", "instances", "requests-per-instance", "instance-idle", "state", "state-shared", "per-worker", "version"):
                 use.pop(limit, None)
         if name == "edge":
             uses = [{**uses[0], "use": "gate", "name": "gate"}]

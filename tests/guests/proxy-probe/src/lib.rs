@@ -5,6 +5,7 @@
 //! | `/answer` | answers itself, with what it knows of the request, and the variable `GREETING` |
 //! | `/to/AUTHORITY/...` | calls that authority, and answers with what it was told if that failed |
 //! | `/twice` | calls twice, and answers with both statuses |
+//! | `/count`, `/keep`, `/grow` | answers with the number of such requests that its instance has had, and keeps nothing, the request, or 8 MiB of memory |
 //! | `/trap`, `/half` | panics at once, or in the middle of its response's body |
 //! | `/read-and-trap` | reads the request's body, expects it to be whole, then panics |
 //! | `/spin`, `/sleep` | goes on forever, busy or waiting |
@@ -13,6 +14,8 @@
 //! | `/error` | gives an error for a response |
 //! | `/files` | answers with the number of preopened directories, and whether a socket can be had |
 //! | all others | sends the request on with `x-probe`, as it comes, and gives the response back with `x-probe-response` |
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use wasip2::cli::{environment, stdout};
 use wasip2::clocks::monotonic_clock;
@@ -28,6 +31,8 @@ struct Probe;
 
 wasip2::http::proxy::export!(Probe);
 
+/// Requests that wanted to be counted.
+static COUNTED: AtomicU32 = AtomicU32::new(0);
 const CHUNK: u64 = 64 << 10;
 
 impl Guest for Probe {
@@ -36,6 +41,15 @@ impl Guest for Probe {
         say(&format!("{path}\n"));
         match path.as_str() {
             "/answer" => answer(outparam, 200, &about(&request)),
+            "/count" | "/keep" | "/grow" => {
+                match path.as_str() {
+                    "/keep" => std::mem::forget(request),
+                    "/grow" => std::mem::forget(std::hint::black_box(vec![1u8; 8 << 20])),
+                    _ => {}
+                }
+                let counted = COUNTED.fetch_add(1, Relaxed) + 1;
+                answer(outparam, 200, &format!("counted {counted}"));
+            }
             "/twice" => {
                 let status = |_| match call(&request, "upstream", "/counted") {
                     Ok(response) => response.status().to_string(),
