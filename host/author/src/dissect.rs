@@ -3,10 +3,10 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices};
 
 use crate::captures::{self, Frame};
+use crate::in_short::in_short;
 
 /// Differences that are shown.
 const SHOWN: usize = 8;
@@ -68,7 +68,7 @@ impl<'a> Dissected<'a> {
 
     /// In one line.
     pub(crate) fn summary(&self) -> String {
-        self.summary.clone().unwrap_or_else(|| short(self.frame))
+        self.summary.clone().unwrap_or_else(|| in_short(&self.frame.bytes, self.frame.bytes.len()))
     }
 
     /// The lines in which what it became differs, below the headers that they belong to.
@@ -86,8 +86,8 @@ impl<'a> Dissected<'a> {
         };
         format!(
             "  - {}\n  + {}\n  from byte {at} on:\n  - {}\n  + {}",
-            short(old),
-            short(new),
+            in_short(&old.bytes, old.bytes.len()),
+            in_short(&new.bytes, new.bytes.len()),
             hex(old),
             hex(new)
         )
@@ -196,46 +196,6 @@ fn tshark(frames: &[&Frame]) -> Result<Option<String>> {
     Ok(text.filter(|text| text.matches(SEPARATOR).count() == frames.len()))
 }
 
-/// A packet in one line.
-fn short(frame: &Frame) -> String {
-    let length = frame.bytes.len();
-    let Ok(packet) = SlicedPacket::from_ethernet(&frame.bytes) else {
-        return format!("{length} bytes that are no packet");
-    };
-    let ports = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => Some(("TCP", tcp.source_port(), tcp.destination_port())),
-        Some(TransportSlice::Udp(udp)) => Some(("UDP", udp.source_port(), udp.destination_port())),
-        _ => None,
-    };
-    let addresses = match &packet.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            let header = ip.header();
-            (
-                header.source_addr().to_string(),
-                header.destination_addr().to_string(),
-                header.protocol().0,
-            )
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            let header = ip.header();
-            (
-                header.source_addr().to_string(),
-                header.destination_addr().to_string(),
-                header.next_header().0,
-            )
-        }
-        Some(NetSlice::Arp(_)) => return format!("ARP, {length} bytes"),
-        None => return format!("not IP, {length} bytes"),
-    };
-    let (source, destination, protocol) = addresses;
-    match ports {
-        Some((name, from, to)) => {
-            format!("{source} → {destination} {name} {from} → {to}, {length} bytes")
-        }
-        None => format!("{source} → {destination} protocol {protocol}, {length} bytes"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
@@ -248,13 +208,6 @@ mod tests {
         let mut bytes = Vec::new();
         builder.udp(1000, port).write(&mut bytes, b"weir").unwrap();
         Frame { time: 1, bytes, cut: 0 }
-    }
-
-    #[test]
-    fn a_packet_in_short() {
-        assert_eq!(short(&frame(64, 53)), "10.0.0.1 → 10.0.0.2 UDP 1000 → 53, 46 bytes");
-        let arp = Frame { time: 0, bytes: vec![0; 9], cut: 0 };
-        assert_eq!(short(&arp), "9 bytes that are no packet");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod connections;
 mod dissect;
 mod exchanges;
 mod function;
+mod in_short;
 mod listener;
 mod packets;
 pub mod project;
@@ -20,3 +21,5 @@ pub mod suite;
 pub mod tests;
 pub mod trace;
 mod upstream;
+
+pub use in_short::in_short;

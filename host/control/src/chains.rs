@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
     Chain, ChainTrace, Check as _, FunctionUse, Invalid, Listener, Name, Plane, ResolvedFunction,
-    TraceRequest, VersionSchema, World,
+    TapRequest, TraceRequest, VersionSchema, World,
 };
 
 use crate::control::Control;
-use crate::engine::{Deployment, EngineError, Published, TrialKind};
+use crate::engine::{Deployment, EngineError, Published, Tap, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
@@ -103,6 +103,18 @@ impl Control {
             return Err(no_chain(&id.name));
         }
         Ok(self.engine.trace(id, request)?)
+    }
+
+    /// Begins to copy packets of a chain. Whoever changes it meanwhile does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::trace`].
+    pub fn tap(&self, id: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, ControlError> {
+        request.check()?;
+        if !self.store.state().chains.contains_key(id) {
+            return Err(no_chain(&id.name));
+        }
+        Ok(self.engine.tap(id, request)?)
     }
 
     /// Deploys a chain, or changes the one of the same name to this.

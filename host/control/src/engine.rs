@@ -11,8 +11,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
-    Chain, ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TraceRequest,
-    VersionSchema,
+    Chain, ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TapRequest,
+    TraceRequest, VersionSchema,
 };
 
 pub use crate::store::ChainId;
@@ -123,6 +123,13 @@ pub enum EngineEvent {
 /// Takes events; must not block.
 pub type EventSink = Box<dyn Fn(EngineEvent) + Send + Sync>;
 
+/// Packets of a chain that are copied; see [`Engine::tap`].
+pub trait Tap: Send {
+    /// Takes those since the last time, in the form that was asked for; perhaps none. None when it has ended: there were as many packets as were
+    /// asked for, the time is up, or the chain was taken down or got other functions.
+    fn take(&mut self) -> Option<Vec<u8>>;
+}
+
 /// The data plane.
 pub trait Engine: Send + Sync + 'static {
     /// Looks at an upload without running anything of it.
@@ -206,6 +213,12 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When the chain has no functions for packets, or is being traced.
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError>;
+
+    /// Begins to copy packets of a running chain. It ends when the answer is dropped.
+    ///
+    /// # Errors
+    /// When the chain has no functions for packets, not this one, or enough taps.
+    fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError>;
 
     /// How everything is now.
     fn status(&self) -> EngineStatus;

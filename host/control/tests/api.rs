@@ -193,6 +193,35 @@ async fn a_chain_is_traced() {
 }
 
 #[tokio::test]
+async fn a_chain_is_tapped() {
+    let host = Host::new();
+    host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
+    let chain = json!({"name": "edge", "from": "in", "to": "out", "function": [{"use": "f"}]});
+    host.ask("PUT", "/v1/chains/edge", Some(chain)).await;
+    host.engine.calls();
+    let which = json!({"function": "f", "only": {"proto": "udp", "dport": "53"}});
+    let answer = host.ask("POST", "/v1/chains/edge/tap", Some(which)).await;
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, "onetwo"));
+    assert_eq!(answer.headers[header::CONTENT_TYPE], "application/x-pcapng");
+    assert_eq!(host.engine.calls(), ["tap default/edge:f Pcapng proto=udp dport=53"]);
+    let answer = host.ask("POST", "/v1/chains/edge/tap", Some(json!({"format": "json"}))).await;
+    assert_eq!(answer.headers[header::CONTENT_TYPE], "application/x-ndjson");
+    host.engine.calls();
+
+    host.ask("POST", "/v1/chains/none/tap", Some(json!({}))).await.problem(404);
+    for (wrong, part) in [
+        (json!({"packets": 0}), "packets"),
+        (json!({"snap-length": 70000}), "snap-length"),
+        (json!({"only": {"proto": "icmp", "dport": 53}}), "only.dport"),
+        (json!({"proto": "udp"}), "proto"),
+    ] {
+        let (_, problem) = host.ask("POST", "/v1/chains/edge/tap", Some(wrong)).await.problem(422);
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert_eq!(host.engine.calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_chain_is_said() {
     let host = Host::new();
     let put = |body: Value| host.ask("PUT", "/v1/chains/edge", Some(body));

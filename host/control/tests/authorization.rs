@@ -28,7 +28,7 @@ enum Needs {
 }
 
 /// All routes. One that is not here, or not there any more, fails the test.
-const ROUTES: [(&str, &str, Needs); 29] = [
+const ROUTES: [(&str, &str, Needs); 30] = [
     ("get", "/openapi.json", Needs::Nothing),
     ("get", "/metrics", Needs::Token),
     ("get", "/v1/tenants", Needs::Token),
@@ -50,8 +50,9 @@ const ROUTES: [(&str, &str, Needs); 29] = [
     ("delete", "/v1/functions/{name}/versions/{version}", Needs::Operator),
     ("delete", "/v1/functions/{name}", Needs::Operator),
     ("put", "/v1/chains/{name}", Needs::Operator),
-    // It shows what packets carry.
+    // They show what packets carry.
     ("post", "/v1/chains/{name}/trace", Needs::Operator),
+    ("post", "/v1/chains/{name}/tap", Needs::Operator),
     ("put", "/v1/steering", Needs::Operator),
     ("delete", "/v1/chains/{name}", Needs::Operator),
     ("put", "/v1/tenants/{tenant}", Needs::Admin),
@@ -143,7 +144,7 @@ fn request(method: &str, path: &str, who: Who) -> Request<Body> {
         }
         ("post", "/v1/functions/{name}/swap") => json!({"to": "2.0.0"}),
         ("put", "/v1/chains/{name}") => json!({"name": "edge", "function": [{"use": "f"}]}),
-        ("post", "/v1/chains/{name}/trace") => json!({"packets": 1}),
+        ("post", "/v1/chains/{name}/trace" | "/v1/chains/{name}/tap") => json!({"packets": 1}),
         ("put", "/v1/steering") => json!({"rule": [{"to": "drop"}]}),
         ("put", "/v1/tenants/{tenant}") => json!({"description": "changed"}),
         ("post", "/v1/tenants/{tenant}/tokens") => json!({"role": "operator"}),

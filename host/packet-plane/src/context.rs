@@ -123,8 +123,8 @@ pub(crate) struct Context {
     to_kernel: Vec<Vec<Packet>>,
     /// Belongs to a station, which sees to [`Self::moves`].
     pub(crate) stationed: bool,
-    /// Of what `transmit` and `to_kernel` have, so much was counted.
-    counted: [usize; 2],
+    /// Of what `transmit` and `to_kernel` have for each port, so much was counted.
+    counted: Vec<[usize; 2]>,
     /// Ports are not asked: only packets that are under way go on.
     pub(crate) closed: bool,
     /// For each packet of the burst its flow: a number that whoever filled the burst knows. Empty: nobody wants to know what
@@ -182,7 +182,7 @@ impl Context {
             transmit: ports.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect(),
             to_kernel: ports.iter().map(|_| Vec::new()).collect(),
             stationed: false,
-            counted: [0; 2],
+            counted: vec![[0; 2]; ports.len()],
             closed: false,
             flows: Vec::new(),
             conclusions: Vec::new(),

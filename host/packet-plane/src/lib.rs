@@ -2,7 +2,7 @@
 //!
 //! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet
 //! passes ([`Station`]), a flow's staying on its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
-//! new version at a burst boundary, canary and shadow, looking at what functions do ([`Observer`], [`Trace`]), what at a chain's end goes up to the kernel's stack ([`Upward`]), and the worker threads. Must not know: configuration files, the API, the
+//! new version at a burst boundary, canary and shadow, looking at what functions do ([`Observer`], [`Trace`], [`Tap`]), what at a chain's end goes up to the kernel's stack ([`Upward`]), and the worker threads. Must not know: configuration files, the API, the
 //! store, where components come from.
 //!
 //! ```text
@@ -24,6 +24,7 @@ mod shadow;
 mod spread;
 mod station;
 mod steering;
+mod tap;
 mod trace;
 mod trial;
 mod upward;
@@ -38,6 +39,7 @@ pub use shadow::{ShadowReport, Side, verdict_in_words};
 pub use spread::spread;
 pub use station::Station;
 pub use steering::Rules;
+pub use tap::{Heading, Tap, TapConfig, TapPick, TapPlace, Tapped};
 pub use trace::{Followed, Outcome, Pick, Sighted, Step, Trace};
 pub use trial::{TrialKind, TrialStatus};
 pub use upward::Upward;

@@ -1,13 +1,28 @@
-//! Who looks at what each function of a chain does, packet by packet: shadows, traces.
+//! Who looks at what comes to a chain, what its functions do and what leaves it, packet by packet: shadows, traces, taps.
 
-use weir_pool::Memory;
+use weir_pool::{Memory, Packet};
 
-/// Looks at bursts before and after each function. It is called on the worker's thread, which waits for it.
+/// Looks at bursts before and after each function, and at the chain's ends. It is called on the worker's thread, which waits for it.
 pub trait Observer: Send {
     /// Function `place` is about to see the first `count` packets of the window's vectors.
-    fn before(&mut self, place: usize, window: &Memory, count: usize);
+    fn before(&mut self, place: usize, window: &Memory, count: usize) {
+        let _ = (place, window, count);
+    }
+
     /// It has seen them; its verdicts stand in the window. Not called if it faulted.
-    fn after(&mut self, place: usize, window: &Memory, count: usize);
+    fn after(&mut self, place: usize, window: &Memory, count: usize) {
+        let _ = (place, window, count);
+    }
+
+    /// These packets have come to the chain, whether its functions will see them or not.
+    fn came(&mut self, window: &Memory, packets: &[Packet]) {
+        let _ = (window, packets);
+    }
+
+    /// These packets leave the chain by the port with this number, or to the kernel's stack by it.
+    fn leaving(&mut self, port: u16, to_kernel: bool, window: &Memory, packets: &[Packet]) {
+        let _ = (port, to_kernel, window, packets);
+    }
 }
 
 /// Names an observer of a lane.
@@ -47,6 +62,24 @@ impl Observers {
             } else {
                 observer.before(place, window, count);
             }
+        }
+    }
+
+    #[cold]
+    pub(crate) fn came(&mut self, window: &Memory, packets: &[Packet]) {
+        self.all.iter_mut().for_each(|(_, observer)| observer.came(window, packets));
+    }
+
+    #[cold]
+    pub(crate) fn leaving(
+        &mut self,
+        port: usize,
+        to_kernel: bool,
+        window: &Memory,
+        packets: &[Packet],
+    ) {
+        for (_, observer) in &mut self.all {
+            observer.leaving(port as u16, to_kernel, window, packets);
         }
     }
 }

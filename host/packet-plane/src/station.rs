@@ -4,11 +4,12 @@
 //! a matter of [`Steering`], and its bytes stay where the port put them. Pool and ports are lent to the lane whose turn it is. A
 //! station with one chain that takes everything is that lane, and costs nothing more.
 
+use std::mem;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_pool::Accounting;
+use weir_pool::{Accounting, Packet};
 use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
 use weir_steering::{Key, Target};
@@ -140,7 +141,7 @@ impl Station {
 
     /// Other rules hold from the next burst on. Those before are given back, to be dropped off the data path.
     pub fn steer(&mut self, rules: Arc<Rules>) -> Arc<Rules> {
-        let before = std::mem::replace(&mut self.rules, rules);
+        let before = mem::replace(&mut self.rules, rules);
         self.arrange();
         before
     }
@@ -263,8 +264,8 @@ impl Station {
             context.flows.extend(0..context.burst.len() as u32);
             self.take(way, reverse, &mut steering);
         } else {
-            let mut burst = std::mem::take(&mut steering.aside);
-            std::mem::swap(&mut burst, &mut self.context_mut().burst);
+            let mut burst = mem::take(&mut steering.aside);
+            mem::swap(&mut burst, &mut self.context_mut().burst);
             while let Some(way) = steering.next_way() {
                 let context = self.context_mut();
                 context.flows.clear();
@@ -294,7 +295,7 @@ impl Station {
         if way.destination == Destination::Answer {
             return context.send_for_kernel();
         }
-        context.ledger.counters.packets_in += context.burst.len() as u64;
+        context.count_in();
         let index = match way.destination {
             Destination::Lane(index) => index,
             Destination::Final(verdict) => {
@@ -337,7 +338,7 @@ impl Station {
         if member.lane.context_mut().conclusions.is_empty() {
             return;
         }
-        let mut conclusions = std::mem::take(&mut member.lane.context_mut().conclusions);
+        let mut conclusions = mem::take(&mut member.lane.context_mut().conclusions);
         steering.conclude(index, &member.lane.plan().functions, reverse, &conclusions);
         conclusions.clear();
         member.lane.context_mut().conclusions = conclusions;
@@ -349,7 +350,7 @@ impl Station {
             return;
         }
         self.seat(index);
-        let mut moves = std::mem::take(&mut self.context_mut().moves);
+        let mut moves = mem::take(&mut self.context_mut().moves);
         for Move { packet, function, target, flow, reverse } in moves.drain(..) {
             let destination = self.destination(index, function, target);
             if let (Some(steering), Some(flow)) = (steering.as_deref_mut(), flow)
@@ -376,6 +377,7 @@ impl Station {
                     let start = if reverse { last } else { 0 };
                     ledger.entries.push_back(Entry { packet, start, reverse });
                     self.members[to].touched = true;
+                    self.show_moved(to, packet);
                 }
                 Some(_) => context.give_to_kernel(packet),
                 None => context.discard(packet.buffer, DropReason::NoTarget),
@@ -386,6 +388,15 @@ impl Station {
         match steering {
             Some(steering) => self.note_answers(None, steering),
             None => self.context_mut().answers.clear(),
+        }
+    }
+
+    /// Shows a packet that comes to a lane from another one to those who look at that lane.
+    fn show_moved(&mut self, to: usize, packet: Packet) {
+        if self.members[to].lane.ledger().observers.watch() {
+            let mut observers = mem::take(&mut self.members[to].lane.ledger_mut().observers);
+            observers.came(self.context().pool.memory(), &[packet]);
+            self.members[to].lane.ledger_mut().observers = observers;
         }
     }
 

@@ -28,6 +28,7 @@ mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
 mod steering;
+mod tap;
 mod target;
 mod text;
 mod trace;
@@ -59,6 +60,7 @@ pub use schema::{
 };
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
+pub use tap::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket};
 pub use target::{NoTarget, Target};
 pub use trace::{Base64, ChainTrace, FollowedPacket, FollowedStep, TraceRequest};
 pub use workers::WorkerCount;

@@ -6,11 +6,12 @@ mod tests;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use semver::Version;
-use weir_spec::{IpPrefix, IpProtocol, Name, PortRange};
+use weir_spec::{InvalidName, IpPrefix, IpProtocol, Name, PortRange};
 
 pub(crate) use sriov::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
 
@@ -123,6 +124,9 @@ pub(crate) enum Command {
     /// Follow packets through a chain while it runs: which functions saw them, what each decided, and what it changed. Headers are shown
     /// as tshark shows them, if it is installed here.
     Trace(TraceArgs),
+    /// Copy packets of a chain while it runs, to a capture or as text: those that come to it and leave it, or to and from one of its
+    /// functions, with what that decided.
+    Tap(TapArgs),
     /// Show what happened: pushes, swaps, faults, roll-backs.
     Events(EventsArgs),
     /// Measure a chain between a generator and a sink in memory.
@@ -461,7 +465,6 @@ pub(crate) struct TopArgs {
     pub(crate) count: Option<u32>,
 }
 
-/// What is named of a packet has to be so, as in a steering rule.
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
     /// The chain.
@@ -473,6 +476,65 @@ pub(crate) struct TraceArgs {
     /// Seconds to wait for them.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub(crate) seconds: u32,
+    #[command(flatten)]
+    pub(crate) only: ConditionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TapArgs {
+    /// The chain, or one of its functions.
+    #[arg(value_name = "CHAIN[:FUNCTION]")]
+    pub(crate) place: TapPlace,
+    /// Write them to this file, as a capture (pcapng); `-` is standard output. Without it they are shown, one a line.
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Packets after which it ends; without it, when interrupted.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) packets: Option<u32>,
+    /// Seconds after which it ends.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: Option<u32>,
+    /// Only packets that go to the chain or function, or from it.
+    #[arg(short = 'Q', long, value_name = "DIRECTION")]
+    pub(crate) direction: Option<TapSide>,
+    /// Bytes of each packet at most.
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) snap_length: u32,
+    #[command(flatten)]
+    pub(crate) only: ConditionArgs,
+}
+
+/// Where `weir tap` looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TapPlace {
+    pub(crate) chain: Name,
+    pub(crate) function: Option<Name>,
+}
+
+impl FromStr for TapPlace {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (chain, function) = match text.split_once(':') {
+            Some((chain, function)) => (chain, Some(function.parse()?)),
+            None => (text, None),
+        };
+        Ok(Self { chain: chain.parse()?, function })
+    }
+}
+
+/// Which way packets of a tap go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TapSide {
+    /// To the chain or function.
+    In,
+    /// From it.
+    Out,
+}
+
+/// What is named of a packet has to be so, as in a steering rule.
+#[derive(Debug, Args)]
+pub(crate) struct ConditionArgs {
     /// Only packets that come in by this port.
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<Name>,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -141,6 +142,35 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Sends JSON and gives what comes to `each`, piece by piece. The answer is whether the host ended it; otherwise the user did, by
+    /// interrupting it.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and what `each` says.
+    pub(crate) fn stream(
+        &self,
+        path: &[&str],
+        body: &impl Serialize,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let request = self.request(Method::POST, path)?.timeout(FOREVER).json(body);
+        let mut response = self.send(request)?;
+        let mut interrupted = pin!(tokio::signal::ctrl_c());
+        loop {
+            let more = self.runtime.block_on(async {
+                tokio::select! {
+                    more = response.chunk() => Some(more),
+                    _ = &mut interrupted => None,
+                }
+            });
+            let Some(more) = more else { return Ok(false) };
+            match self.wait(std::future::ready(more))? {
+                Some(bytes) => each(&bytes)?,
+                None => return Ok(true),
+            }
+        }
     }
 
     /// Waits for more of an answer.

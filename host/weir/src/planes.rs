@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
-    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, TrialKind,
+    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{
-    ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TraceRequest,
+    ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TapRequest, TraceRequest,
 };
 
 use crate::engine::PlaneEngine;
@@ -180,6 +180,10 @@ impl Engine for Planes {
 
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
         self.packets.trace(chain, request)
+    }
+
+    fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError> {
+        self.packets.tap(chain, request)
     }
 
     fn status(&self) -> EngineStatus {

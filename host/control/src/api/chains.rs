@@ -1,14 +1,14 @@
 //! `/v1/chains`
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use weir_spec::{Chain, ChainTrace, Name, TraceRequest};
+use weir_spec::{Chain, ChainTrace, Name, TapFormat, TapRequest, TappedPacket, TraceRequest};
 
 use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
-use super::{Api, List, OfTenant};
+use super::{Api, List, OfTenant, tap};
 use crate::auth::Caller;
 use crate::chains::{Applied, ChainView};
 use crate::store::ChainId;
@@ -79,6 +79,27 @@ pub(super) async fn trace(
 ) -> Result<Json<ChainTrace>, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
     api.run(move |control| control.trace(&id, &request)).await.map(Json)
+}
+
+/// Copies packets of a chain while it runs, until the client goes: those that come to it and leave it, or to and from one of its functions.
+#[utoipa::path(post, path = "/v1/chains/{name}/tap", tag = "chains", operation_id = "tap_chain",
+    params(("name" = Name, Path, description = "The chain."), OfTenant), request_body = TapRequest,
+    responses((status = 200, description = "The packets, as they come.", content(
+        (String = "application/x-pcapng"), (TappedPacket = "application/x-ndjson")))))]
+pub(super) async fn tap(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    InPath(name): InPath<Name>,
+    InQuery(query): InQuery<OfTenant>,
+    extract::Json(request): extract::Json<TapRequest>,
+) -> Result<Response, Problem> {
+    let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
+    let kind = match request.format {
+        TapFormat::Pcapng => "application/x-pcapng",
+        TapFormat::Json => "application/x-ndjson",
+    };
+    let tap = api.run(move |control| control.tap(&id, &request)).await?;
+    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, api.stopping)).into_response())
 }
 
 /// Takes a chain down and forgets it.

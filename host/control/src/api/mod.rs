@@ -13,6 +13,7 @@ mod problem;
 mod server;
 mod steering;
 mod system;
+mod tap;
 mod tenants;
 
 use std::collections::BTreeMap;
@@ -122,6 +123,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(chains::list))
         .routes(routes!(chains::show, chains::apply, chains::remove))
         .routes(routes!(chains::trace))
+        .routes(routes!(chains::tap))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::show, tenants::put, tenants::remove))
         .routes(routes!(tenants::tokens, tenants::make_token))

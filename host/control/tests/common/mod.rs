@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, TrialKind, TrialStatus,
-    UpstreamStatus,
+    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Tap, TrialKind,
+    TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{
     ChainTrace, CheckReport, Document, FollowedPacket, FollowedStep, HostConfig, Name, Plane,
-    ResolvedFunction, SteeringRule, TraceRequest, World,
+    ResolvedFunction, SteeringRule, TapRequest, TraceRequest, World,
 };
 
 /// The beginning of a core module.
@@ -82,6 +82,15 @@ fn shown(function: &ResolvedFunction) -> String {
 
 fn published(microseconds: u64) -> Published {
     Published { pause: Duration::from_micros(microseconds), ..Published::default() }
+}
+
+/// What a tap takes, one after the other.
+struct FakeTap(VecDeque<&'static str>);
+
+impl Tap for FakeTap {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.0.pop_front().map(|text| text.as_bytes().to_vec())
+    }
 }
 
 impl Engine for FakeEngine {
@@ -176,6 +185,13 @@ impl Engine for FakeEngine {
         let step = FollowedStep { function: "filter".into(), ..FollowedStep::default() };
         let packet = FollowedPacket { steps: vec![step], ..FollowedPacket::default() };
         Ok(ChainTrace { packets: vec![packet], seen: 2 })
+    }
+
+    fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError> {
+        let function = request.function.as_ref().map_or("", Name::as_str);
+        let conditions = request.only.rule().conditions();
+        self.call(format!("tap {chain}:{function} {:?} {conditions}", request.format))?;
+        Ok(Box::new(FakeTap(VecDeque::from(["one", "", "two"]))))
     }
 
     fn status(&self) -> EngineStatus {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use weir_layout::{FLAG_REVERSE, Metadata};
-use weir_pool::Packet;
 use weir_port::{PortError, Received, monotonic};
 
 use super::{Clock, Context, Entry, FROM, Got, Pause};
@@ -21,7 +20,7 @@ impl Context {
     #[inline]
     pub(crate) fn flush(&mut self) {
         self.count_out();
-        self.counted = [0; 2];
+        self.counted.fill([0; 2]);
         for (port, packets) in self.ports.iter_mut().zip(&mut self.transmit) {
             if packets.is_empty() {
                 continue;
@@ -40,15 +39,31 @@ impl Context {
         }
     }
 
+    /// Counts the burst as come to the chain.
+    #[inline]
+    pub(crate) fn count_in(&mut self) {
+        self.ledger.counters.packets_in += self.burst.len() as u64;
+        if self.ledger.observers.watch() {
+            self.ledger.observers.came(self.pool.memory(), &self.burst);
+        }
+    }
+
     /// Counts what has to leave and was not counted yet: it is this ledger's.
     #[inline]
     pub(crate) fn count_out(&mut self) {
-        let waiting = |all: &[Vec<Packet>]| all.iter().map(Vec::len).sum::<usize>();
-        let now = [waiting(&self.transmit), waiting(&self.to_kernel)];
-        let [out, kernel] = [now[0] - self.counted[0], now[1] - self.counted[1]];
-        self.ledger.counters.packets_out += out as u64;
-        self.ledger.counters.packets_to_kernel += kernel as u64;
-        self.counted = now;
+        let watched = self.ledger.observers.watch();
+        let leaving = self.transmit.iter().zip(&self.to_kernel).zip(&mut self.counted);
+        for (port, ((transmit, to_kernel), counted)) in leaving.enumerate() {
+            let now = [transmit.len(), to_kernel.len()];
+            if watched {
+                let (observers, window) = (&mut self.ledger.observers, self.pool.memory());
+                observers.leaving(port, false, window, &transmit[counted[0]..]);
+                observers.leaving(port, true, window, &to_kernel[counted[1]..]);
+            }
+            self.ledger.counters.packets_out += (now[0] - counted[0]) as u64;
+            self.ledger.counters.packets_to_kernel += (now[1] - counted[1]) as u64;
+            *counted = now;
+        }
     }
 
     /// Has the ports write out what they have, and give back their buffers.
@@ -101,7 +116,7 @@ impl Context {
             got = Got::Others;
         }
         if got == Got::Burst {
-            self.ledger.counters.packets_in += self.burst.len() as u64;
+            self.count_in();
             let start = self.start();
             if self.ledger.timer != 0 && self.ledger.timer <= self.now {
                 // The functions' timers come first; the burst waits among the entries.

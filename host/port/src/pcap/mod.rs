@@ -1,11 +1,12 @@
 //! The `pcap` port: packets come from one capture file and leave into another.
 //!
-//! Owns: reading ([`CaptureReader`]), writing ([`CaptureWriter`]) and looking through ([`scan`])
+//! Owns: reading ([`CaptureReader`]), writing ([`CaptureWriter`], [`Blocks`]) and looking through ([`scan`])
 //! captures of both formats, and the pace of a replay. Must not know what packets mean.
 //!
 //! A burst never spans more than [`BURST_SPAN`] of the capture's time, so that functions that
 //! measure time see a clock that is right for every packet of it.
 
+mod blocks;
 mod classic;
 mod ng;
 mod reader;
@@ -24,6 +25,7 @@ use weir_pool::{Packet, Pool};
 use crate::statistics::{PortCounts, PortStatistics};
 use crate::{Port, PortError, Received};
 
+pub use blocks::{Blocks, Direction, PacketBlock};
 pub use reader::{CaptureReader, Captured};
 pub use scan::{CaptureInfo, scan};
 pub use writer::{CaptureFormat, CaptureWriter};

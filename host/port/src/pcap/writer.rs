@@ -89,7 +89,7 @@ impl CaptureWriter {
 }
 
 /// Puts 32-bit words together, little-endian.
-fn words<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
+pub(super) fn words<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
     const { assert!(BYTES == WORDS * 4) };
     let mut bytes = [0; BYTES];
     for (to, word) in bytes.chunks_exact_mut(4).zip(words) {

@@ -13,6 +13,7 @@ mod replay;
 mod run;
 mod sriov;
 mod steer;
+mod tap;
 mod tenant;
 mod test;
 mod top;
@@ -70,6 +71,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Status => host::status(&Client::new(&global)?, output)?,
         Command::Top(args) => top::run(&args, &Client::new(&global)?, output)?,
         Command::Trace(args) => trace::run(&args, &Client::new(&global)?, output)?,
+        Command::Tap(args) => tap::run(&args, &Client::new(&global)?, output)?,
         Command::Events(args) => events::run(&args, &Client::new(&global)?, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

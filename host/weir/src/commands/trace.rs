@@ -13,12 +13,12 @@ pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<(
     let request = TraceRequest {
         packets: args.packets,
         seconds: args.seconds,
-        port: args.port.clone(),
-        src: args.src,
-        dst: args.dst,
-        proto: args.proto,
-        sport: args.sport,
-        dport: args.dport,
+        port: args.only.port.clone(),
+        src: args.only.src,
+        dst: args.only.dst,
+        proto: args.only.proto,
+        sport: args.only.sport,
+        dport: args.only.dport,
     };
     let waiting = output.wait(format!("waiting for packets of chain {}", args.chain));
     let path = ["chains", args.chain.as_str(), "trace"];

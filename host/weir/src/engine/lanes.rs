@@ -4,6 +4,7 @@
 //! changes. When a lane refuses at its burst boundary, those before it are brought back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(super) struct Deployed {
     turn: Mutex<()>,
     /// Whoever traces the chain has it.
     pub(super) traced: Mutex<()>,
+    /// How many taps it has.
+    pub(super) taps: Arc<AtomicUsize>,
 }
 
 /// What is known about a lane outside its worker.
@@ -56,7 +59,14 @@ pub(super) struct DeployedLane {
 
 impl Deployed {
     pub(super) fn new(key: String, crossing: Arc<Crossing>, lanes: Vec<DeployedLane>) -> Self {
-        Self { key, crossing, lanes, turn: Mutex::default(), traced: Mutex::default() }
+        Self {
+            key,
+            crossing,
+            lanes,
+            turn: Mutex::default(),
+            traced: Mutex::default(),
+            taps: Arc::default(),
+        }
     }
 
     /// Keeps everybody else from changing the chain.

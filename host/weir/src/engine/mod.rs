@@ -10,6 +10,7 @@ mod lanes;
 mod ports;
 mod status;
 mod steering;
+mod tap;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -20,12 +21,13 @@ use anyhow::{Context as _, Result};
 use weir_chain::ChainError;
 use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
-    Published, RuleStatus, TrialKind,
+    Published, RuleStatus, Tap, TrialKind,
 };
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
 use weir_spec::{
-    ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TraceRequest,
+    ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TapRequest,
+    TraceRequest,
 };
 
 use self::keeper::Keeper;
@@ -251,6 +253,10 @@ impl Engine for PlaneEngine {
 
     fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
         self.trace_chain(chain, request)
+    }
+
+    fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError> {
+        self.tap_chain(chain, request)
     }
 
     fn status(&self) -> EngineStatus {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{ChainId, EngineError};
 use weir_packet_plane::{Lane, Sighted, Trace, Watch};
-use weir_spec::{ChainTrace, TraceRequest};
-use weir_steering::Key;
+use weir_spec::{ChainTrace, SteeringRule, TraceRequest};
+use weir_steering::{Key, Rule};
 
 use super::PlaneEngine;
 use super::lanes::Deployed;
@@ -72,18 +72,23 @@ fn trace_of(
     functions: usize,
     request: &TraceRequest,
 ) -> Result<Trace, EngineError> {
+    let rule = conditions(chain, &request.rule())?;
+    let pick = move |it: Sighted<'_>| rule.matches(&Key::read(it.bytes, it.port));
+    Ok(Trace::new(request.packets as usize, functions, Box::new(pick)))
+}
+
+/// What a rule says of packets of the chain.
+pub(super) fn conditions(chain: &Deployed, rule: &SteeringRule) -> Result<Rule, EngineError> {
     let ports = chain.lanes[0].site.ports();
     let number = |port: &weir_spec::Name| {
         ports.iter().position(|other| other == port.as_str()).and_then(|n| u16::try_from(n).ok())
     };
-    let compiled = weir_assembly::compile_steering(&[request.rule()], number, |_| false);
-    let Some(rule) = compiled.rules.into_iter().next() else {
-        let port = request.port.as_ref().map(ToString::to_string).unwrap_or_default();
+    let compiled = weir_assembly::compile_steering(std::slice::from_ref(rule), number, |_| false);
+    compiled.rules.into_iter().next().ok_or_else(|| {
+        let port = rule.port.as_ref().map(ToString::to_string).unwrap_or_default();
         let text = format!("the chain has no port {port}; it has {}", ports.join(", "));
-        return Err(EngineError::Refused(text));
-    };
-    let pick = move |it: Sighted<'_>| rule.matches(&Key::read(it.bytes, it.port));
-    Ok(Trace::new(request.packets as usize, functions, Box::new(pick)))
+        EngineError::Refused(text)
+    })
 }
 
 /// Waits until it is complete, for at most this long.

@@ -21,6 +21,7 @@ mod schema;
 mod services;
 mod sriov;
 mod steering;
+mod taps;
 mod tcp_policy;
 mod traces;
 mod uploads;
