@@ -56,12 +56,19 @@ type Ender interface {
 type Events uint32
 
 const (
+	// OnRequestHead is for RequestHead.
 	OnRequestHead Events = 1 << iota
+	// OnRequestBody is for RequestBody.
 	OnRequestBody
+	// OnResponseHead is for ResponseHead.
 	OnResponseHead
+	// OnResponseBody is for ResponseBody.
 	OnResponseBody
+	// OnEnded is for Ended.
 	OnEnded
+	// OnOpened is for Opened.
 	OnOpened
+	// OnData is for Data.
 	OnData
 )
 
