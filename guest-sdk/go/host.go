@@ -6,10 +6,15 @@ import "fmt"
 type Level uint8
 
 const (
+	// Trace is for single packets.
 	Trace Level = iota
+	// Debug is for who develops the function.
 	Debug
+	// Info is for what happens seldom and is as it should be.
 	Info
+	// Warn is for what may be wrong.
 	Warn
+	// Error is for what is wrong.
 	Error
 )
 

@@ -8,9 +8,13 @@ import (
 
 // Numbers of protocols (IANA).
 const (
-	ICMP   = 1
-	TCP    = 6
-	UDP    = 17
+	// ICMP is the control protocol of IPv4 (RFC 792).
+	ICMP = 1
+	// TCP is the transmission control protocol (RFC 9293).
+	TCP = 6
+	// UDP is the user datagram protocol (RFC 768).
+	UDP = 17
+	// ICMPv6 is the control protocol of IPv6 (RFC 4443).
 	ICMPv6 = 58
 )
 
@@ -27,7 +31,8 @@ type Headers struct {
 	// L3, L4 and End are where the IP header begins, the transport header does (of a later fragment: its payload), and where
 	// the packet ends; padding may follow.
 	L3, L4, End int
-	Src, Dst    netip.Addr
+	// Src and Dst are the packet's addresses.
+	Src, Dst netip.Addr
 	// Protocol is that behind all extension headers.
 	Protocol uint8
 	// SrcPort and DstPort are those of TCP and UDP, if HasPorts.

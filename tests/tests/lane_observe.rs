@@ -198,3 +198,36 @@ fn who_looks_does_not_use_up_a_functions_time() {
     assert_eq!(counts.functions.iter().map(|f| f.faults).sum::<u64>(), 0);
     assert_eq!(counts.packets_out, 6);
 }
+
+#[test]
+fn what_functions_cost_is_told_by_a_sample() {
+    // The second one has a thousand rounds of a loop to do for each packet.
+    let slow = each(
+        "(local.set $d (i32.const 1000))
+         (loop $rounds (br_if $rounds (local.tee $d (i32.sub (local.get $d) (i32.const 1)))))",
+    );
+    let mut rig = Rig::new(plan(vec![passes("a"), function("slow", wat_guest::admitted(&slow))]));
+    // By the capture's clock: a hundred bursts of 32 within 100 ms, then one after that time.
+    for n in 0..3200 {
+        assert!(rig.inside.push_at(frame(n), u64::from(n / 32) * 1_000_000));
+        if n % 32 == 31 {
+            rig.settle();
+            assert_eq!(Rig::drain(&rig.outside).len(), 32);
+        }
+    }
+    let sample = |rig: &mut Rig, place: usize| rig.counts().functions[place].sample;
+    assert_eq!(sample(&mut rig, 0).calls, 0, "too few bursts, too early");
+    assert!(rig.inside.push_at(frame(1), 200_000_000));
+    rig.settle();
+    let (first, second) = (sample(&mut rig, 0), sample(&mut rig, 1));
+    assert_eq!((first.calls, first.packets), (1, 1));
+    assert_eq!((second.calls, second.packets), (1, 1));
+    assert!(second.nanoseconds > 100, "{second:?}");
+    // 251 bursts later, whatever the time.
+    for n in 0..251 {
+        assert!(rig.inside.push_at(frame(n), 200_000_001));
+        rig.settle();
+    }
+    assert_eq!(sample(&mut rig, 1).calls, 2);
+    rig.finish();
+}

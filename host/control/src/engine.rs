@@ -512,6 +512,21 @@ pub struct FunctionStatus {
     /// Times that its events took; only on the message plane.
     #[serde(default)]
     pub times: Vec<Bucket>,
+    /// Those of its calls that were timed; only on the packet plane.
+    #[serde(default)]
+    pub sample: Sample,
+}
+
+/// Calls of a function that were timed: one burst of some hundreds, and ten a second where there are few.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sample {
+    /// Calls, each with a burst.
+    pub calls: u64,
+    /// Packets that it was given in them.
+    pub packets: u64,
+    /// How long they took, in nanoseconds of time. The way from the host to the function and back is in it.
+    pub nanoseconds: u64,
 }
 
 /// Whether a function is called.

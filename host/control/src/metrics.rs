@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use weir_spec::Plane;
 
 use crate::control::Status;
 use crate::engine::{Bucket, Health};
@@ -32,6 +33,21 @@ impl Counters {
 
     fn add(&self, labels: &[(&str, &str)], value: u64) {
         self.0.get_or_create(&owned(labels)).inc_by(value);
+    }
+}
+
+/// A counter of seconds with all its label sets.
+struct Seconds(Family<Labels, Counter<f64, AtomicU64>>);
+
+impl Seconds {
+    fn new(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let family = Family::default();
+        registry.register(name, help, family.clone());
+        Self(family)
+    }
+
+    fn add_nanoseconds(&self, labels: &[(&str, &str)], value: u64) {
+        self.0.get_or_create(&owned(labels)).inc_by(value as f64 / 1e9);
     }
 }
 
@@ -179,6 +195,9 @@ fn functions(registry: &mut Registry, status: &Status) {
     let faults = Counters::new(registry, "function_faults", "Times that a function faulted");
     let running = "Whether a function is called: 0 in back-off or quarantine";
     let running = Gauges::new(registry, "function_running", running);
+    let calls = Counters::new(registry, "function_sampled_calls", "Calls that were timed");
+    let sampled = Counters::new(registry, "function_sampled_packets", "Packets of those calls");
+    let seconds = Seconds::new(registry, "function_sampled_seconds", "How long those calls took");
     let counters = Counters::new(registry, "function_counter", "A function's own counters");
     let gauges = Gauges::new(registry, "function_gauge", "A function's own gauges");
     for chain in &status.engine.chains {
@@ -191,6 +210,11 @@ fn functions(registry: &mut Registry, status: &Status) {
             packets.add(&[tenant, name, label], function.packets);
             faults.add(&[tenant, name, label], function.faults);
             running.set(&[tenant, name, label, ("version", &version)], called);
+            if function.plane == Plane::Packet {
+                calls.add(&[tenant, name, label], function.sample.calls);
+                sampled.add(&[tenant, name, label], function.sample.packets);
+                seconds.add_nanoseconds(&[tenant, name, label], function.sample.nanoseconds);
+            }
             for (verdict, count) in &function.verdicts {
                 verdicts.add(&[tenant, name, label, ("verdict", verdict)], *count);
             }

@@ -219,7 +219,8 @@ impl Context {
     #[inline]
     pub(crate) fn fill(&mut self, board: &mut Memory) {
         board::fill(board, self.pool.memory_mut(), &self.burst, self.now, self.wall);
-        board::set_watched(board, self.ledger.observers.watch());
+        let timed = self.ledger.sampler.next(self.now);
+        board::set_watched(board, timed || self.ledger.observers.watch());
     }
 
     /// Where the pool and the rest stand, for everybody to read.

@@ -71,6 +71,19 @@ pub struct FunctionCounts {
     pub undecided: u64,
     /// Faults: traps, and bursts with bad verdicts or descriptors.
     pub faults: u64,
+    /// Those of its calls that were timed.
+    pub sample: Sample,
+}
+
+/// Calls of a function that were timed: one burst of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Calls.
+    pub calls: u64,
+    /// Packets that it was given in them.
+    pub packets: u64,
+    /// How long they took.
+    pub nanoseconds: u64,
 }
 
 impl Default for FunctionCounts {
@@ -82,6 +95,7 @@ impl Default for FunctionCounts {
             drops: [0; REASONS],
             undecided: 0,
             faults: 0,
+            sample: Sample::default(),
         }
     }
 }
@@ -141,6 +155,9 @@ impl Counters {
             each(&mut ours.drops, &theirs.drops);
             ours.undecided += theirs.undecided;
             ours.faults += theirs.faults;
+            ours.sample.calls += theirs.sample.calls;
+            ours.sample.packets += theirs.sample.packets;
+            ours.sample.nanoseconds += theirs.sample.nanoseconds;
         }
     }
 

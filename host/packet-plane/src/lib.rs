@@ -20,6 +20,7 @@ mod owned;
 mod owners;
 mod plan;
 mod roster;
+mod sampler;
 mod shadow;
 mod spread;
 mod station;
@@ -31,7 +32,7 @@ mod upward;
 mod worker;
 
 pub use context::Clock;
-pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Shared};
+pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
 pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn};
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};

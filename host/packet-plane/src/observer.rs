@@ -55,14 +55,12 @@ impl Observers {
         !self.all.is_empty()
     }
 
-    pub(crate) fn look(&mut self, place: usize, window: &Memory, count: usize, done: bool) {
-        for (_, observer) in &mut self.all {
-            if done {
-                observer.after(place, window, count);
-            } else {
-                observer.before(place, window, count);
-            }
-        }
+    pub(crate) fn before(&mut self, place: usize, window: &Memory, count: usize) {
+        self.all.iter_mut().for_each(|(_, observer)| observer.before(place, window, count));
+    }
+
+    pub(crate) fn after(&mut self, place: usize, window: &Memory, count: usize) {
+        self.all.iter_mut().for_each(|(_, observer)| observer.after(place, window, count));
     }
 
     #[cold]

@@ -62,8 +62,9 @@ uint8_t weir_head_version(const weir_head *head);
 uint8_t weir_head_flags(const weir_head *head);
 /* The client's address, 16 bytes; IPv4 as ::ffff:a.b.c.d. */
 const uint8_t *weir_head_client(const weir_head *head);
-/* The client's port, and the one that it connected to. */
+/* The client's port. */
 uint16_t weir_head_client_port(const weir_head *head);
+/* The port that the client connected to. */
 uint16_t weir_head_local_port(const weir_head *head);
 /* Bytes of the body, or -1 if they are not known. */
 int64_t weir_head_body(const weir_head *head);
@@ -111,13 +112,17 @@ bool weir_text_begins(weir_text text, weir_text with);
 bool weir_configure(const weir_setup *setup, weir_json config, weir_error *error);
 /* Events that it wants; asked after `weir_configure`. It is not called for others. */
 uint32_t weir_wants(void);
-/* Events of functions for messages. */
+/* Functions for messages: a request's head has come. */
 weir_outcome weir_request_head(uint32_t exchange, weir_head *head);
+/* Functions for messages: a piece of the request's body has come. */
 weir_outcome weir_request_body(uint32_t exchange, weir_piece *piece);
+/* Functions for messages: a response's head has come, or the host made one. */
 weir_outcome weir_response_head(uint32_t exchange, weir_head *head);
+/* Functions for messages: a piece of the response's body has come. */
 weir_outcome weir_response_body(uint32_t exchange, weir_piece *piece);
-/* Events of functions for connections. */
+/* Functions for connections: a client has connected. `head` has addresses, and what TLS said; no method, no fields. */
 weir_outcome weir_opened(uint32_t exchange, weir_head *head);
+/* Functions for connections: bytes have come, from the client or from the upstream. */
 weir_outcome weir_data(uint32_t exchange, bool from_upstream, weir_piece *piece);
 
 /* What was asked for under this token is there (wit/message.md, "Statuses of resume"); `head` is NULL without a response's head. What
@@ -130,8 +135,9 @@ void weir_tick(uint64_t now);
 
 /* Sends the exchange to this upstream, a place in `setup->ports`. */
 weir_refusal weir_route(uint32_t exchange, uint32_t upstream);
-/* Whether an upstream may have requests, and how many it has. */
+/* Whether an upstream, a place in `setup->ports`, may have requests. */
 bool weir_healthy(uint32_t upstream);
+/* Requests and connections that an upstream has. */
 uint32_t weir_active(uint32_t upstream);
 
 /* A field of an answer. */
@@ -143,8 +149,10 @@ typedef struct weir_field {
 /* Answers the exchange: return WEIR_ANSWER if it gives WEIR_DONE. Its bytes are copied. */
 weir_refusal weir_answer(uint32_t exchange, uint16_t status, const weir_field *fields, uint32_t count, weir_text body);
 
-/* Ask the tenant's key-value store, and wait; `weir_resume` brings the value under the token. */
+/* Asks the tenant's key-value store for a value, and waits; `weir_resume` brings it under the token. */
 weir_refusal weir_store_get(uint32_t exchange, weir_text key, uint32_t *token);
+/* Adds to a number there (8 bytes, little-endian; 0 if there is none, and then it lives for so many milliseconds), and waits; `weir_resume`
+ * brings the sum under the token. */
 weir_refusal weir_store_add(uint32_t exchange, weir_text key, int64_t delta, uint64_t milliseconds, uint32_t *token);
 /* Writes a value that lives for so long (0: until memory is short). */
 weir_refusal weir_store_set(uint32_t exchange, weir_text key, weir_text value, uint64_t milliseconds);

@@ -20,7 +20,7 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Tap, TrialKind,
+    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Sample, Tap, TrialKind,
     TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
@@ -309,6 +309,7 @@ fn function_status(function: &ResolvedFunction) -> FunctionStatus {
         counters: BTreeMap::from([("flows".to_owned(), 2)]),
         gauges: BTreeMap::from([("load".to_owned(), 0.5)]),
         times: Vec::new(),
+        sample: Sample { calls: 2, packets: 64, nanoseconds: 6400 },
     }
 }
 

@@ -9,6 +9,7 @@ use weir_pool::Packet;
 use crate::counters::{Counters, DropReason, Shared};
 use crate::observer::Observers;
 use crate::owned::Ownership;
+use crate::sampler::Sampler;
 use crate::upward::Upward;
 
 /// What becomes of the packets that a function holds when its instance ends. Buffers that it had allocated and not
@@ -53,6 +54,8 @@ pub(crate) struct Ledger {
     pub(crate) upward: Option<Arc<Upward>>,
     /// Who looks at what its functions do.
     pub(crate) observers: Observers,
+    /// What its functions cost.
+    pub(crate) sampler: Sampler,
 }
 
 impl Ledger {
@@ -68,6 +71,7 @@ impl Ledger {
             timer: 0,
             upward: None,
             observers: Observers::default(),
+            sampler: Sampler::default(),
         }
     }
 }

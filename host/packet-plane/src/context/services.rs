@@ -5,7 +5,7 @@ use weir_layout::{Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Metadata, Verdi
 use weir_pool::{BufferIndex, Memory, Packet};
 use weir_sandbox::{Refusal, Requests, Services};
 
-use super::{Clock, Context, Entry, NO_PORT, copy_of};
+use super::{Clock, Context, Entry, Ledger, NO_PORT, copy_of};
 use crate::counters::DropReason;
 use crate::owned::Owned;
 
@@ -102,7 +102,15 @@ impl Services for Box<Context> {
     }
 
     fn look(&mut self, place: usize, count: usize, done: bool) {
-        self.ledger.observers.look(place, self.pool.memory(), count, done);
+        let Ledger { observers, sampler, counters, .. } = &mut self.ledger;
+        // What observers take is not the function's.
+        if done {
+            sampler.end(place, count, &mut counters.functions[place].sample);
+            observers.after(place, self.pool.memory(), count);
+        } else {
+            observers.before(place, self.pool.memory(), count);
+            sampler.begin(place);
+        }
     }
 
     fn next_burst(&mut self, board: &mut Memory) -> u64 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 use weir_control::Status;
-use weir_control::engine::{ChainStatus, FunctionStatus, PortStatus};
+use weir_control::engine::{ChainStatus, FunctionStatus, PortStatus, Sample};
 use weir_spec::Name;
 
 use super::host::health;
@@ -58,6 +58,12 @@ struct FunctionRate {
     state: &'static str,
     packets: f64,
     drops: f64,
+    /// Packets in a call, of the calls that were timed since the last look; only on the packet plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets_per_call: Option<f64>,
+    /// What a packet took of those, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns_per_packet: Option<f64>,
     /// Since the chain was deployed.
     faults: u64,
 }
@@ -107,12 +113,21 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
         let function = |now: &FunctionStatus| {
             let before = before.and_then(|b| b.functions.iter().find(|f| f.name == now.name));
             let of = |count: fn(&FunctionStatus) -> u64| rate(before.map_or(0, count), count(now));
+            let timed = |count: fn(&Sample) -> u64| {
+                let then = before.map_or(0, |before| count(&before.sample));
+                let more = count(&now.sample).checked_sub(then).unwrap_or(count(&now.sample));
+                (more > 0).then_some(more as f64)
+            };
+            let packets = timed(|sample| sample.packets);
+            let over = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
             FunctionRate {
                 name: now.name.clone(),
                 version: or_dash(now.version.as_ref()),
                 state: health(now.state),
                 packets: of(|function| function.packets),
                 drops: of(|function| function.verdicts.get("drop").copied().unwrap_or(0)),
+                packets_per_call: over(packets, timed(|sample| sample.calls)),
+                ns_per_packet: over(timed(|sample| sample.nanoseconds), packets),
                 faults: now.faults,
             }
         };
@@ -171,10 +186,14 @@ fn text(rates: &Rates, status: &Status) -> String {
                 function.state.to_owned(),
                 short(function.packets),
                 short(function.drops),
+                or_dash(function.packets_per_call.map(|packets| format!("{packets:.1}"))),
+                or_dash(function.ns_per_packet.map(|ns| format!("{ns:.1}"))),
                 function.faults.to_string(),
             ]
         });
-        let header = ["function", "version", "state", "#packets", "#drops", "#faults"];
+        let header = [
+            "function", "version", "state", "#packets", "#drops", "#a call", "#ns each", "#faults",
+        ];
         text.push_str(&render::table(header, rows));
     }
     text
@@ -206,7 +225,8 @@ mod tests {
                 "drops": {"fw:1": drop}, "pool": {"total": 8, "free": 6, "out": 2}, "trial": null,
                 "functions": [{
                     "name": "fw", "version": "1.2.0", "state": "running", "packets": packets_in,
-                    "verdicts": {"drop": drop}, "faults": 3, "counters": {}, "gauges": {}
+                    "verdicts": {"drop": drop}, "faults": 3, "counters": {}, "gauges": {},
+                    "sample": {"calls": drop / 10, "packets": drop * 3, "nanoseconds": drop * 40}
                 }]
             }]
         });
@@ -225,8 +245,8 @@ PORT     RX   RX BIT  TX  TX BIT  DROPPED
 in    1.00M  512.00M   0       0        0
 
 chain edge (tenant default): in 25, out 0, drops 10; 2 buffers in use
-FUNCTION  VERSION  STATE    PACKETS  DROPS  FAULTS
-fw        1.2.0    running       25     10       3
+FUNCTION  VERSION  STATE    PACKETS  DROPS  A CALL  NS EACH  FAULTS
+fw        1.2.0    running       25     10    30.0     13.3       3
 ";
         assert_eq!(text(&rates, &now), expected);
     }

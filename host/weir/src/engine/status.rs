@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use weir_control::engine::{
     ChainId, ChainStatus, EngineStatus, FunctionLog, FunctionStatus, Health, PoolStatus,
-    PortStatus, QueueStatus, TrialStatus, WorkerStatus,
+    PortStatus, QueueStatus, Sample, TrialStatus, WorkerStatus,
 };
 use weir_packet_plane::TrialKind;
 use weir_port::{Details, PortCounts, PortStatistics};
@@ -159,6 +159,11 @@ fn health(health: weir_packet_plane::Health) -> Health {
     }
 }
 
+fn sample(counts: Option<&weir_packet_plane::FunctionCounts>) -> Sample {
+    let sample = counts.map(|counts| counts.sample).unwrap_or_default();
+    Sample { calls: sample.calls, packets: sample.packets, nanoseconds: sample.nanoseconds }
+}
+
 /// A chain is as the sum of its lanes; its functions are as the worst of them.
 fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let mut counters = weir_packet_plane::Counters::default();
@@ -219,6 +224,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             counters: own,
             gauges,
             times: Vec::new(),
+            sample: sample(counters.functions.get(place)),
         })
     });
     ChainStatus {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
     Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, ListenerStatus,
-    MemberStatus, PoolStatus, TrialStatus, UpstreamStatus,
+    MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
 };
 use weir_exchange::Times;
 use weir_gateway::{FAILURES, ListenerStatistics};
@@ -185,6 +185,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         counters: telemetry.counters(),
         gauges: telemetry.gauges(),
         times: buckets(&times),
+        sample: Sample::default(),
     }
 }
 
