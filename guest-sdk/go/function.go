@@ -65,19 +65,24 @@ func (s *Setup) Port(name string) (uint16, error) {
 var exported struct {
 	configure func(*Setup, []byte) error
 	process   func(*Burst)
+	handlers  handlers
 	function  any
 }
 
 // Export makes this the module's function. Call it once, in an init function.
 func Export[C any](function Function[C]) {
-	exported.function = function
 	exported.process = function.Process
+	exportAs(function, function.Configure)
+}
+
+func exportAs[C any](function any, configure func(*Setup, *C) error) {
+	exported.function = function
 	exported.configure = func(setup *Setup, text []byte) error {
 		config := new(C)
 		if err := decode(text, config); err != nil {
 			return err
 		}
-		return function.Configure(setup, config)
+		return configure(setup, config)
 	}
 }
 
@@ -100,7 +105,7 @@ func decode(text []byte, config any) error {
 func configure(setup *Setup, text []byte) error {
 	defer logPanic()
 	if exported.configure == nil {
-		return errors.New("the module exports no function: call weir.Export in an init function")
+		return errors.New("the module exports no function: call weir.Export, ExportMessage or ExportConnection in an init function")
 	}
 	return exported.configure(setup, text)
 }

@@ -130,9 +130,9 @@ func fail(err error) unsafe.Pointer {
 	return unsafe.Pointer(&answer)
 }
 
-//go:wasmexport weir:net/packet@0.1.0#configure
-func exportConfigure(windowBytes, windowAlign, roomBytes, stateBytes, stateAlign, stateKept uint32, seed uint64,
-	ports, portsLength, functions, functionsLength, position, config, configLength uint32) unsafe.Pointer {
+// What `configure` is given, as the canonical ABI has it.
+func begin(windowBytes, windowAlign, roomBytes, stateBytes, stateAlign, stateKept uint32, seed uint64,
+	ports, portsLength, functions, functionsLength, position, config, configLength uint32) error {
 	used = 0
 	setup := Setup{
 		Ports:     handedStrings(ports, portsLength),
@@ -155,23 +155,8 @@ func exportConfigure(windowBytes, windowAlign, roomBytes, stateBytes, stateAlign
 	if dirty {
 		flush()
 	}
-	return fail(err)
+	return err
 }
-
-//go:wasmexport weir:net/packet@0.1.0#process
-func exportProcess(count uint32) {
-	burst.count = int(count)
-	process()
-	afterBurst(burst.Now())
-}
-
-func process() {
-	defer logPanic()
-	exported.process(&burst)
-}
-
-//go:wasmexport weir:net/packet@0.1.0#tick
-func exportTick(now uint64) { tick(now) }
 
 // Saved is what the function saves, for package weir/snapshot: the address of a list.
 func Saved() unsafe.Pointer {

@@ -88,9 +88,24 @@ pub fn probe(language: &str) -> PathBuf {
     project(language, "tests/probe").join("probe.wasm")
 }
 
+/// The function for tests of messages in a language, built as [`example`].
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn message_probe(language: &str) -> PathBuf {
+    project(language, "tests/message-probe").join("message-probe.wasm")
+}
+
 /// Builds a project in a language's folder.
 fn project(language: &str, path: &str) -> PathBuf {
     let project = workspace().join("guest-sdk").join(language).join(path);
+    build(language, &project);
+    project
+}
+
+/// Runs a project's `build`, with a language's SDK and the tools that `scripts/setup` installed.
+fn build(language: &str, project: &Path) {
     let tools = workspace().join("target/languages/bin");
     let path = std::env::var("PATH").unwrap_or_default();
     let status = Command::new(project.join("build"))
@@ -99,7 +114,6 @@ fn project(language: &str, path: &str) -> PathBuf {
         .env("PATH", format!("{}:{path}", tools.display()))
         .status();
     assert!(status.expect("a shell").success(), "{}/build failed", project.display());
-    project
 }
 
 /// A new project of a language in this directory, as `weir new` makes it from the template, built.
@@ -108,19 +122,37 @@ fn project(language: &str, path: &str) -> PathBuf {
 /// When it cannot be made or built.
 #[must_use]
 pub fn from_template(language: &str, plane: &str, name: &str, directory: &Path) -> PathBuf {
-    let sdk = workspace().join("guest-sdk").join(language);
+    changed_template(language, plane, name, directory, &[])
+}
+
+/// The same with some of its files' texts replaced: file, what stands there, and what shall; all of the file if nothing is said to stand
+/// there.
+///
+/// # Panics
+/// When it cannot be made or built, or what is to be replaced is not there.
+#[must_use]
+pub fn changed_template(
+    language: &str,
+    plane: &str,
+    name: &str,
+    directory: &Path,
+    changes: &[(&str, &str, &str)],
+) -> PathBuf {
+    let template = workspace().join("guest-sdk").join(language).join("template").join(plane);
     let project = directory.join(name);
     std::fs::create_dir(&project).expect("a new directory");
-    for file in std::fs::read_dir(sdk.join("template").join(plane)).expect("a template") {
+    for file in std::fs::read_dir(template).expect("a template") {
         let file = file.expect("an entry").path();
         let target = project.join(file.file_name().expect("a name"));
         // With its permissions.
         std::fs::copy(&file, &target).expect("a copy");
-        let text = std::fs::read_to_string(&file).expect("text").replace("{{name}}", name);
+        let mut text = std::fs::read_to_string(&file).expect("text").replace("{{name}}", name);
+        for (_, from, to) in changes.iter().filter(|(file, ..)| target.ends_with(file)) {
+            assert!(text.contains(from), "{from:?} is not in {}", file.display());
+            text = if from.is_empty() { (*to).to_owned() } else { text.replace(from, to) };
+        }
         std::fs::write(&target, text).expect("written");
     }
-    let mut build = Command::new(project.join("build"));
-    let status = build.env("WEIR", weir()).env("WEIR_SDK", sdk).status();
-    assert!(status.expect("a shell").success(), "{}/build failed", project.display());
+    build(language, &project);
     project.join(format!("{name}.wasm"))
 }

@@ -1,8 +1,8 @@
 //! A small function for messages in every language that has a template for one: what a request costs through it, beside no chain at all.
 //!
-//! It is what `weir new --plane message` makes: requests for private paths are refused, the others get one more field and go on. In Rust, C, C++ and
-//! Zig it is a function of events, called once a request; in JavaScript, TypeScript and Python a component of wasi:http, an instance for
-//! each request, and for Python also one for 1000 of them. HTTP/1.1 with keep-alive, a response of 13 bytes; the gateway has one core, client and server the other.
+//! It is what `weir new --plane message` makes: requests for private paths are refused, the others get one more field and go on. In JavaScript,
+//! TypeScript and Python it is a component of wasi:http, an instance for each request, and for Python also one for 1000 of them; in the others a
+//! function of events, called once a request. HTTP/1.1 with keep-alive, a response of 13 bytes; the gateway has one core, client and server the other.
 //!
 //! Arguments name the languages, all without. One whose tools are missing is told, and left out. Needs the Debian packages nginx and wrk.
 
@@ -24,11 +24,14 @@ const OTHERS: &str = "1";
 /// What makes the templates refuse `/admin`, and nothing else.
 const PATHS: &str = "private = [\"/admin\"]";
 const TEXT: &str = "private = \"/admin\"";
-const LANGUAGES: [(&str, &str); 7] = [
+const LANGUAGES: [(&str, &str); 10] = [
     ("rust", PATHS),
     ("c", PATHS),
     ("cpp", PATHS),
     ("zig", PATHS),
+    ("wat", PATHS),
+    ("assemblyscript", PATHS),
+    ("go", PATHS),
     ("js", TEXT),
     ("ts", TEXT),
     ("python", TEXT),
@@ -79,7 +82,7 @@ fn main() {
          of no chain), then medians"
     );
     println!(
-        "{:10} {:>8} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}",
+        "{:14} {:>8} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}",
         "chain", "size KB", "least", "median", "function", "requests/s", "p50 ms", "p99 ms"
     );
     let cpu = |seen: &[Seen]| median(seen.iter().map(|s| s.cpu).collect());
@@ -87,7 +90,7 @@ fn main() {
     for ((gateway, bytes), seen) in gateways.iter().zip(&all) {
         let of = |value: fn(&Seen) -> f64| median(seen.iter().map(value).collect());
         println!(
-            "{:10} {:8.0} {:9.1} {:9.1} {:9.1} {:11.0} {:9.2} {:9.2}",
+            "{:14} {:8.0} {:9.1} {:9.1} {:9.1} {:11.0} {:9.2} {:9.2}",
             gateway.name,
             *bytes as f64 / 1000.0,
             seen.iter().map(|s| s.cpu).fold(f64::INFINITY, f64::min),

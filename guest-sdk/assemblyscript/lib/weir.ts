@@ -12,188 +12,8 @@
  * some. What this file has for packets takes none.
  */
 
-@external("weir:net/host@0.1.0", "attach-window")
-declare function importAttachWindow(region: usize, length: usize): u32;
-@external("weir:net/host@0.1.0", "attach-state")
-declare function importAttachState(region: usize, length: usize): u32;
-@external("weir:net/host@0.1.0", "log")
-declare function importLog(level: u32, text: usize, length: usize): void;
-@external("weir:net/host@0.1.0", "now")
-declare function importNow(): u64;
-@external("weir:net/host@0.1.0", "counter-add")
-declare function importCounterAdd(name: usize, length: usize, delta: u64): void;
-@external("weir:net/host@0.1.0", "set-timer")
-declare function importSetTimer(at: u64): void;
-
-/** How much a log line matters. */
-export enum Level {
-  Trace,
-  Debug,
-  Info,
-  Warn,
-  Error,
-}
-
-/** Writes a line to the function's log. Takes memory: not for every packet. */
-export function log(level: Level, line: string): void {
-  const bytes = String.UTF8.encode(line);
-  importLog(level, changetype<usize>(bytes), bytes.byteLength);
-}
-
-/** Monotonic nanoseconds, by a call; within `process`, `Burst.now` is the same for free. */
-export function now(): u64 {
-  return importNow();
-}
-
-/** Asks for one call of what `onTick` was given at or soon after this time; 0 cancels. */
-export function setTimer(at: u64): void {
-  importSetTimer(at);
-}
-
-/** A counter, shown in `/metrics`. What was added is handed over when a burst is over. */
-@final
-export class Counter {
-  private name: ArrayBuffer;
-  private count: u64 = 0;
-
-  /** Its name: 1 to 64 of `a-z0-9_`. Make it in `configure`. */
-  constructor(name: string) {
-    this.name = String.UTF8.encode(name);
-    counters.push(this);
-  }
-
-  /** A few instructions, no call. */
-  @inline add(delta: u64): void {
-    this.count += delta;
-  }
-
-  /** For this file. */
-  flush(): void {
-    if (this.count == 0) return;
-    importCounterAdd(changetype<usize>(this.name), this.name.byteLength, this.count);
-    this.count = 0;
-  }
-}
-const counters: Counter[] = [];
-
-/** What a function is told when it is configured. */
-@final
-export class Setup {
-  /** Bytes of a buffer's room, a power of two. */
-  roomBytes: u32 = 0;
-  /** A random number for hash seeds. */
-  seed: u64 = 0;
-  /** Address of the state region, 0 without one; it outlives the instance. */
-  state: usize = 0;
-  /** Its bytes. */
-  stateBytes: u32 = 0;
-  /** It holds what an earlier instance left there; then it can be read, but not written, until `configure` returns. */
-  stateKept: bool = false;
-  /** Names of the ports; a port's number is its place. */
-  ports: string[] = [];
-  /** Names of the chain's functions, in order, and this one's place among them. */
-  functions: string[] = [];
-  position: u32 = 0;
-}
-
-/** A value of the configuration, which the host hands over as JSON. */
-@final
-export class Json {
-  constructor(private at: usize, private end: usize) {
-    this.at = skip(at, end);
-  }
-
-  private get first(): u8 {
-    return this.at < this.end ? load<u8>(this.at) : 0;
-  }
-
-  /** Whether it is an object. */
-  get isObject(): bool {
-    return this.first == 0x7b;
-  }
-  /** Whether it is a list. */
-  get isList(): bool {
-    return this.first == 0x5b;
-  }
-  /** Whether it is a text. */
-  get isString(): bool {
-    return this.first == 0x22;
-  }
-
-  /** Members of an object, elements of a list; nothing of other values. */
-  members(): Member[] {
-    const all: Member[] = [];
-    if (!this.isObject && !this.isList) return all;
-    const keyed = this.isObject;
-    let at = skip(this.at + 1, this.end);
-    while (at < this.end && load<u8>(at) != 0x7d && load<u8>(at) != 0x5d) {
-      let key = "";
-      if (keyed) {
-        const behind = valueEnd(at, this.end);
-        key = new Json(at, behind).text();
-        at = skip(skip(behind, this.end) + 1, this.end);
-      }
-      const behind = valueEnd(at, this.end);
-      all.push(new Member(key, new Json(at, behind)));
-      at = skip(behind, this.end);
-      if (at < this.end && load<u8>(at) == 0x2c) at = skip(at + 1, this.end);
-    }
-    return all;
-  }
-
-  /** A whole number from `least` to `most`; -1 if it is something else, so `least` must not be negative. */
-  integer(least: i64, most: i64): i64 {
-    let number: i64 = 0;
-    if (this.at == this.end) return -1;
-    for (let at = this.at; at < this.end; at++) {
-      const digit = <i64>load<u8>(at) - 48;
-      if (digit < 0 || digit > 9 || number > i64.MAX_VALUE / 10 - 1) return -1;
-      number = number * 10 + digit;
-    }
-    return number >= least && number <= most ? number : -1;
-  }
-
-  /** A string as it is written: escapes are not replaced. Empty if it is something else. */
-  text(): string {
-    return this.isString ? String.UTF8.decodeUnsafe(this.at + 1, this.end - this.at - 2) : "";
-  }
-}
-
-/** A member of an object, or an element of a list, which has no key. */
-@final
-export class Member {
-  constructor(public key: string, public value: Json) {}
-}
-
-function skip(at: usize, end: usize): usize {
-  while (at < end && load<u8>(at) <= 0x20) at++;
-  return at;
-}
-
-/** The end of the value that begins here. */
-function valueEnd(at: usize, end: usize): usize {
-  let depth = 0;
-  while (at < end) {
-    const byte = load<u8>(at++);
-    if (byte == 0x22) {
-      while (at < end && load<u8>(at) != 0x22) at += load<u8>(at) == 0x5c ? 2 : 1;
-      at++;
-    } else if (byte == 0x7b || byte == 0x5b) {
-      depth++;
-      continue;
-    } else if (byte == 0x7d || byte == 0x5d) {
-      depth--;
-    } else {
-      while (at < end && load<u8>(at) > 0x20 && load<u8>(at) != 0x2c && load<u8>(at) != 0x7d && load<u8>(at) != 0x5d) at++;
-    }
-    at = skip(at, end);
-    if (depth > 0 && at < end && (load<u8>(at) == 0x2c || load<u8>(at) == 0x3a)) at = skip(at + 1, end);
-    if (depth <= 0) break;
-  }
-  // Without blanks behind it.
-  while (at > 0 && load<u8>(at - 1) <= 0x20) at--;
-  return at < end ? at : end;
-}
+import { begin, flush, ticked, windowStart } from "./host";
+export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, setTimer, cabi_realloc } from "./host";
 
 /** Decisions about packets. */
 export namespace Verdict {
@@ -362,67 +182,23 @@ function parseIpv6(frame: usize, length: u32): Frame {
 }
 
 const burst = new Burst();
-let configure: (setup: Setup, config: Json) => string | null = (_setup, _config) => null;
 let process: (burst: Burst) => void = (_burst) => {};
-let tick: (now: u64) => void = (_now) => {};
 
-/** What is called to configure the function; it answers why it refuses, beginning with the key, or null. */
-export function onConfigure(call: (setup: Setup, config: Json) => string | null): void {
-  configure = call;
-}
 /** What is called with each burst. */
 export function onProcess(call: (burst: Burst) => void): void {
   process = call;
 }
-/** What is called when a timer is due. */
-export function onTick(call: (now: u64) => void): void {
-  tick = call;
-}
-
-/** Room for what the host hands over. */
-export function cabi_realloc(_old: usize, _oldSize: usize, _align: usize, size: usize): usize {
-  return heap.alloc(size);
-}
-
-/** A region for the host, of the heap's, so that the heap goes on behind it. */
-function region(bytes: usize): usize {
-  return (heap.alloc(bytes + 0x10000) + 0xffff) & ~0xffff;
-}
-
-function texts(at: usize, count: u32): string[] {
-  const all: string[] = [];
-  for (let i: u32 = 0; i < count; i++) all.push(String.UTF8.decodeUnsafe(load<usize>(at + 8 * i), load<usize>(at + 8 * i, 4)));
-  return all;
-}
-
-const answer = memory.data(12);
 
 /** The export `configure`, as the canonical ABI has it. */
 export function packet_configure(
-  windowBytes: u32, windowAlign: u32, roomBytes: u32, stateBytes: u32, stateAlign: u32, stateKept: u32, seed: u64,
+  windowBytes: u32, windowAlign: u32, room: u32, stateBytes: u32, stateAlign: u32, stateKept: u32, seed: u64,
   ports: usize, portCount: u32, functions: usize, functionCount: u32, position: u32, config: usize, configLength: u32
 ): usize {
-  const setup = new Setup();
-  setup.roomBytes = roomBytes;
-  setup.seed = seed;
-  setup.stateBytes = stateBytes;
-  setup.stateKept = stateKept != 0;
-  setup.ports = texts(ports, portCount);
-  setup.functions = texts(functions, functionCount);
-  setup.position = position;
-  const forWindow = region(windowBytes + windowAlign);
-  burst.window = forWindow + importAttachWindow(forWindow, windowBytes + windowAlign);
-  if (stateBytes != 0) {
-    const forState = region(stateBytes + stateAlign);
-    setup.state = forState + importAttachState(forState, stateBytes + stateAlign);
-  }
-  const refused = configure(setup, new Json(config, config + configLength));
-  store<u32>(answer, refused == null ? 0 : 1);
-  if (refused != null) {
-    const text = String.UTF8.encode(refused);
-    store<usize>(answer, changetype<usize>(text), 4);
-    store<usize>(answer, text.byteLength, 8);
-  }
+  const answer = begin(
+    windowBytes, windowAlign, room, stateBytes, stateAlign, stateKept, seed,
+    ports, portCount, functions, functionCount, position, config, configLength
+  );
+  burst.window = windowStart;
   return answer;
 }
 
@@ -430,11 +206,10 @@ export function packet_configure(
 export function packet_process(count: u32): void {
   burst.count = count;
   process(burst);
-  for (let i = 0; i < counters.length; i++) unchecked(counters[i]).flush();
+  flush();
 }
 
 /** The export `tick`. */
 export function packet_tick(at: u64): void {
-  tick(at);
-  for (let i = 0; i < counters.length; i++) unchecked(counters[i]).flush();
+  ticked(at);
 }

@@ -120,7 +120,7 @@ mod tests {
         let tagged = ethernet().single_vlan(VlanId::try_new(7).unwrap());
         let tcp = tagged.ipv6([1; 16], [2; 16], 64).tcp(1000, 80, 7, 1024).syn().ack(1);
         tcp.write(&mut bytes, &[]).unwrap();
-        let address = |byte: &str| [byte; 8].map(|part| part.to_owned()).join(":");
+        let address = |byte: &str| [byte; 8].map(str::to_owned).join(":");
         let (from, to) = (address("101"), address("202"));
         let expected = format!("VLAN 7 {from} → {to} TCP 1000 → 80 [SYN, ACK], 78 bytes");
         assert_eq!(in_short(&bytes, bytes.len()), expected);

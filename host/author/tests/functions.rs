@@ -5,10 +5,14 @@ use std::path::Path;
 use weir_author::suite::Suite;
 use weir_author::tests::{Report, Tester};
 use weir_spec::Document;
-use weir_tests::built::built_file;
+use weir_tests::built::{built_file, changed_template, message_probe};
 
 fn run(function: &str, tests: &str) -> Report {
-    let mut tester = Tester::new(&built_file(function), None, None).unwrap();
+    run_file(&built_file(function), tests)
+}
+
+fn run_file(function: &Path, tests: &str) -> Report {
+    let mut tester = Tester::new(function, None, None).unwrap();
     let suite =
         Document::<Suite>::parse("weir-test.toml", tests).unwrap_or_else(|error| panic!("{error}"));
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
@@ -215,4 +219,110 @@ fn mistakes_about_connections_are_told() {
     let suite = Document::<Suite>::parse("weir-test.toml", suite).unwrap();
     let told = tester.suite(&suite, Path::new("")).unwrap_err().to_string();
     assert!(told.contains("the function is for messages"), "{told}");
+}
+
+/// All that an SDK for messages has, by what a function made with it does.
+fn messages_in(language: &str) {
+    let report =
+        run_file(&message_probe(language), include_str!("../../../guest-sdk/tests/messages.toml"));
+    assert_eq!((report.passed, report.failed), (4, 0), "{language}: {}", problems(&report));
+    assert_eq!(report.coverage.verdicts["wait"], 5);
+}
+
+#[test]
+fn messages_in_go() {
+    messages_in("go");
+}
+
+#[test]
+fn messages_in_assemblyscript() {
+    messages_in("assemblyscript");
+}
+
+/// A function for connections lets go of what comes from the upstream line by line, and takes no connection from 127.0.0.9.
+fn connections_in(language: &str, changes: &[(&str, &str, &str)]) {
+    let directory = tempfile::tempdir().unwrap();
+    let wasm = changed_template(language, "message", "lines", directory.path(), changes);
+    let report = run_file(
+        &wasm,
+        r#"
+        [[test]]
+        name = "x"
+        expect.counters = { ended = 3 }
+        expect.verdicts = { hold = 2, reset = 1 }
+        [[test.connection]]
+        steps = [
+            { client = "hello" },
+            { upstream = "a li", arrives = false },
+            { upstream = "ne", arrives = false },
+            { upstream = "\nan", arrives = "a line\nan" },
+        ]
+        [[test.connection]]
+        steps = [ { upstream = "a\n" }, { client = "b\n" } ]
+        [[test.connection]]
+        from = "127.0.0.9"
+        expect.upstream = false
+        "#,
+    );
+    assert_eq!((report.passed, report.failed), (1, 0), "{language}: {}", problems(&report));
+}
+
+#[test]
+fn connections_in_go() {
+    const SOURCE: &str = r#"package main
+
+import (
+	"bytes"
+
+	"weir"
+)
+
+type lines struct{ ended *weir.Counter }
+
+func (l *lines) Configure(*weir.Setup, *struct{}) error {
+	l.ended = weir.NewCounter("ended")
+	return nil
+}
+
+func (l *lines) Opened(_ weir.Exchange, head *weir.Head) weir.Outcome {
+	if head.Client().Addr().String() == "127.0.0.9" {
+		return weir.Reset
+	}
+	return weir.Continue
+}
+
+func (l *lines) Data(_ weir.Exchange, fromUpstream bool, piece *weir.Piece) weir.Outcome {
+	if fromUpstream && !piece.Last() && !bytes.ContainsRune(piece.Data(), '\n') {
+		return weir.HoldPiece
+	}
+	return weir.Continue
+}
+
+func (l *lines) Ended(weir.Exchange, weir.End) { l.ended.Add(1) }
+
+func init() { weir.ExportConnection[struct{}](&lines{}) }
+
+func main() {}
+"#;
+    connections_in("go", &[("build", "tag=message", "tag=connection"), ("main.go", "", SOURCE)]);
+}
+
+#[test]
+fn connections_in_assemblyscript() {
+    const SOURCE: &str = r#"
+import { Counter, End, Exchange, Head, Outcome, Piece, onData, onEnded, onOpened } from "message";
+export * from "exports/connection";
+
+const ended = new Counter("ended");
+
+onOpened((exchange: Exchange, head: Head): Outcome => (load<u8>(head.client, 15) == 9 ? Outcome.Reset : Outcome.Continue));
+
+onData((exchange: Exchange, fromUpstream: bool, piece: Piece): Outcome =>
+  fromUpstream && !piece.last && piece.toString().indexOf("\n") < 0 ? Outcome.HoldPiece : Outcome.Continue
+);
+
+onEnded((exchange: Exchange, end: End): void => ended.add(1));
+"#;
+    let changes = [("build", "world=message", "world=connection"), ("main.ts", "", SOURCE)];
+    connections_in("assemblyscript", &changes);
 }

@@ -26,6 +26,7 @@ mod compile;
 mod exchange;
 mod fault;
 mod function_cache;
+mod golang;
 mod guard;
 mod guest;
 mod host;

@@ -1,4 +1,4 @@
-//! Line tables (DWARF) of a component's core modules, to find the line of a place in their code.
+//! Line tables (DWARF, or Go's own) of a component's core modules, to find the line of a place in their code.
 //!
 //! They come from tenants, so what is read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and
 //! `addr2line`, which wasmtime uses, too.
@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use addr2line::Context;
 use addr2line::gimli::{Dwarf, EndianSlice, LittleEndian, SectionId};
-use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
+use wasmparser::{DataKind, KnownCustom, Name, Operator, Parser, Payload, TypeRef};
+
+use crate::golang;
 
 /// Bytes of a line program that are read: a byte can make a row.
 const PROGRAM_MAX: usize = 4 << 20;
@@ -32,12 +34,19 @@ struct Module<'a> {
     sections: Vec<(&'a str, &'a [u8])>,
     /// Its tables, once they are asked for; none if there are none that can be read.
     tables: OnceCell<Option<Context<Slice<'a>>>>,
+    /// Whether Go's own compiler made it; then its data, and the component that its bodies are in.
+    is_go: bool,
+    data: Vec<(u32, &'a [u8])>,
+    component: &'a [u8],
+    go: OnceCell<Option<golang::Tables>>,
 }
 
 /// A line, and the function that it is in if the tables name it.
 pub(crate) struct Place {
     pub(crate) function: Option<String>,
     pub(crate) line: String,
+    /// The language says that the file is not the author's.
+    pub(crate) foreign: bool,
 }
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -51,12 +60,14 @@ impl<'a> Lines<'a> {
             let Ok(payload) = payload else { break };
             let Some(module) = modules.last_mut() else {
                 if let Payload::ModuleSection { .. } = payload {
-                    modules.push(Module::default());
+                    modules.push(Module { component, ..Module::default() });
                 }
                 continue;
             };
             match payload {
-                Payload::ModuleSection { .. } => modules.push(Module::default()),
+                Payload::ModuleSection { .. } => {
+                    modules.push(Module { component, ..Module::default() });
+                }
                 Payload::ImportSection(imports) => {
                     let functions = imports.into_imports().flatten();
                     let functions = functions.filter(|import| {
@@ -77,9 +88,23 @@ impl<'a> Lines<'a> {
                         });
                         // A component has such a section, too, which is none of a module's.
                         module.name = name.unwrap_or_default();
+                    } else if custom.name() == "go:buildid" {
+                        module.is_go = true;
                     } else if custom.name().starts_with(".debug_") {
                         module.sections.push((custom.name(), custom.data()));
                     }
+                }
+                Payload::DataSection(data) if module.is_go => {
+                    let active = data.into_iter().flatten().filter_map(|data| {
+                        let DataKind::Active { offset_expr, .. } = data.kind else { return None };
+                        match offset_expr.get_operators_reader().read() {
+                            Ok(Operator::I32Const { value }) => {
+                                Some((value.cast_unsigned(), data.data))
+                            }
+                            _ => None,
+                        }
+                    });
+                    module.data = active.collect();
                 }
                 _ => {}
             }
@@ -106,7 +131,13 @@ impl<'a> Lines<'a> {
 
 impl<'a> Module<'a> {
     fn lines(&self, function: u32, offset: u32) -> Option<Vec<Place>> {
-        let body = self.bodies.get(function.checked_sub(self.imported)? as usize)?;
+        let own = function.checked_sub(self.imported)?;
+        let body = self.bodies.get(own as usize)?;
+        if self.is_go {
+            let tables = self.go.get_or_init(|| golang::Tables::read(&self.data)).as_ref()?;
+            let (start, end) = (usize::try_from(body.start).ok()?, usize::try_from(body.end).ok()?);
+            return tables.places(own, self.component.get(start..end)?, offset);
+        }
         let at = body.start.checked_add(u64::from(offset)).filter(|at| body.contains(at))?;
         let tables = self.tables.get_or_init(|| self.read_tables()).as_ref()?;
         // Addresses are relative to the code section.
@@ -117,15 +148,16 @@ impl<'a> Module<'a> {
             let (Some(file), Some(line)) = (location.file, location.line) else { continue };
             let name = frame.function.as_ref().and_then(|name| name.raw_name().ok());
             let function = name.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
-            places.push(Place { function, line: told(file, line, location.column) });
+            let line = told(file, line, location.column);
+            places.push(Place { function, line, foreign: false });
         }
         if places.is_empty() {
             // A trap before a function's first line, as of one that has no stack left: its first line.
             let (start, end) =
                 (body.start.checked_sub(self.code)?, body.end.checked_sub(self.code)?);
             let (_, _, first) = tables.find_location_range(start, end).ok()?.next()?;
-            places
-                .push(Place { function: None, line: told(first.file?, first.line?, first.column) });
+            let line = told(first.file?, first.line?, first.column);
+            places.push(Place { function: None, line, foreign: false });
         }
         Some(places)
     }

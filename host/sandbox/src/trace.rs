@@ -165,32 +165,31 @@ fn frame(text: &str) -> Option<Frame<'_>> {
 fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
     // Frames of other modules are those of the chain around the function.
     let own = frames.iter().filter(|frame| lines.is_empty() || lines.has(frame.module));
-    let mut all: Vec<(String, Option<String>)> = Vec::new();
+    // A function, its line, and whether that may be the author's.
+    let mut all: Vec<(String, Option<String>, bool)> = Vec::new();
     for frame in own {
         let places = lines.of_place(frame.module, frame.function, frame.offset);
         if places.is_empty() {
-            all.push((frame.name.to_owned(), None));
+            all.push((frame.name.to_owned(), None, false));
         }
         for place in places {
-            all.push((place.function.unwrap_or_else(|| frame.name.to_owned()), Some(place.line)));
+            let function = place.function.unwrap_or_else(|| frame.name.to_owned());
+            let own = !place.foreign
+                && !OTHERS.iter().any(|other| place.line.contains(other))
+                && !function.contains(MACROS);
+            all.push((function, Some(place.line), own));
         }
     }
-    let is_authors = |place: &(String, Option<String>)| {
-        let (function, line) = place;
-        let line =
-            line.as_ref().is_some_and(|line| !OTHERS.iter().any(|other| line.contains(other)));
-        line && !function.contains(MACROS)
-    };
-    if all.iter().any(is_authors) {
-        all.retain(is_authors);
+    if all.iter().any(|(.., own)| *own) {
+        all.retain(|(.., own)| *own);
         if all.len() > 1
-            && let Some((outermost, _)) = all.last()
+            && let Some((outermost, ..)) = all.last()
             && EXPORTS.iter().any(|export| outermost.starts_with(export))
         {
             all.pop();
         }
     }
-    let all = all.into_iter().take(SHOWN_MAX).map(|(function, line)| match line {
+    let all = all.into_iter().take(SHOWN_MAX).map(|(function, line, _)| match line {
         Some(line) => format!("{function} at {line}"),
         None => function,
     });

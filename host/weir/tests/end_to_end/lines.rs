@@ -115,19 +115,25 @@ fn packets(language: &str, file: &'static str, after: &str, line: &str) {
     let line = log.lines().find(|line| faulty.is_fault(line)).unwrap();
     faulty.is_told_in(line);
     // No frame but the author's function.
-    assert!(line.contains("fault: trap: ") && line.contains("process"), "{line}");
+    let function = line.to_lowercase().contains("process");
+    assert!(line.contains("fault: trap: ") && function, "{line}");
     assert!(!line.contains(" < "), "{line}");
     host.wait_for("the line is in the host's log", |host| host.log().contains(&faulty.place));
 
     // Without a host, too.
-    let wasm = faulty.wasm.to_str().unwrap();
-    let chain = BLOCK.replace("use = \"gate\"", &format!("path = \"{wasm}\""));
-    fs::write(directory.path().join("c.toml"), chain).unwrap();
+    faulty.is_told_in(&replayed(&faulty.wasm));
+}
+
+/// The function alone over a capture, without a host: what that says of its fault.
+fn replayed(wasm: &Path) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let chain = format!("path = \"{}\"", wasm.display());
+    fs::write(directory.path().join("c.toml"), BLOCK.replace("use = \"gate\"", &chain)).unwrap();
     let capture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/sample.pcap");
     let replay = ["replay", "--chain", "c.toml", "--in", capture, "--out", "out.pcap"];
     let replayed = weir(directory.path(), &replay);
     assert_eq!(replayed.status, Some(0), "{}", replayed.err);
-    faulty.is_told_in(&replayed.err);
+    replayed.err
 }
 
 /// A chain of port-block, which blocks nothing.
@@ -142,6 +148,42 @@ fn of_a_function_in_rust() {
 #[test]
 fn of_a_function_in_c() {
     packets("c", "main.c", "weir_headers headers;", FIRST_PACKET);
+}
+
+/// The SDK's function that panics is inlined into the author's.
+#[test]
+fn of_a_function_in_go() {
+    let line = "\t\t_ = burst.Packet(i + burst.Len())";
+    packets("go", "main.go", "packet := burst.Packet(i)", line);
+}
+
+/// In Go's library, in a function of the author's that another one calls, and in a loop that does not end.
+#[test]
+fn of_other_faults_in_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gate = Project::new(&directory.path().join("gate"), &["--lang", "go"], "main.go");
+    gate.source.push_str("\nfunc (f *portBlock) deep(n int) int {\n\treturn 1 / n\n}\n");
+    let deep = gate.source.lines().position(|line| line == "\treturn 1 / n").unwrap() + 1;
+    let process = "packet := burst.Packet(i)";
+    for (line, more) in [
+        ("\t\tvar none *portBlock; none.count = nil", None),
+        ("\t\tf.deep(len(packet.Data()) - len(packet.Data()))", Some(deep)),
+        ("\t\t_ = fmt.Sprint(f.blocked); var set map[int]int; set[i] = 1", None),
+    ] {
+        let faulty = gate.faulty(process, line);
+        let told = replayed(&faulty.wasm);
+        faulty.is_told_in(&told);
+        let within = more.map(|line| {
+            format!("main.(*portBlock).deep at gate/main.go:{} < main.(*port", line + 1)
+        });
+        assert!(told.contains(&within.unwrap_or_default()), "{told}");
+    }
+    // Out of time: the turns of a loop all pass the function's beginning.
+    let faulty = gate.faulty(process, "\t\tfor n := i; ; n++ { if n < i { break } }");
+    let begins = gate.source.lines().position(|line| line.contains(") Process(")).unwrap() + 1;
+    let told = replayed(&faulty.wasm);
+    let place = format!("in main.(*portBlock).Process at gate/main.go:{begins}\n");
+    assert!(told.contains("deadline: ") && told.contains(&place), "{told}");
 }
 
 /// What hands private state over faults: `restore` of the first, `save` of the second.

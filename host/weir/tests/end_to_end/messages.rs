@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
-use weir_tests::built::{built_file, from_template};
+use weir_tests::built::{built_file, changed_template, from_template};
 
 use crate::host::Host;
 
@@ -522,10 +522,10 @@ fn a_worker_that_is_silent_is_ended_and_what_waited_for_it_is_answered() {
     assert!(host.ok(&["status"]).contains("workers ended for silence: 3"));
 }
 
-#[test]
-fn a_function_in_c_guards_requests() {
+/// The function that a new project in a language is guards requests.
+fn guards_requests(language: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let wasm = from_template("c", "message", "path-guard", directory.path());
+    let wasm = from_template(language, "message", "path-guard", directory.path());
     for mode in [Mode::Thread, Mode::Process] {
         let server = Server::start();
         let host = Host::start(&config(mode, server.port));
@@ -533,27 +533,83 @@ fn a_function_in_c_guards_requests() {
         host.ok(&["function", "push", wasm.to_str().unwrap()]);
         let chain = |private: &str| {
             format!(
-                "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = [\"{private}\"]\n"
+                "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"path-guard\"\n[function.config]\nprivate = [{private}]\n"
             )
         };
-        host.write("c.toml", chain("/admin"));
+        host.write("c.toml", chain("\"/admin\", \"/internal/\""));
         host.ok(&["chain", "apply", "c.toml"]);
-        let (status, text) = curl(&[&format!("{web}/admin/users")]);
-        assert!(status == 403 && text.ends_with("This is private.\n"), "{text}");
+        for path in ["/admin/users", "/admin", "/internal/x?y"] {
+            let (status, text) = curl(&[&format!("{web}{path}")]);
+            assert!(status == 403 && text.ends_with("This is private.\n"), "{text}");
+            assert!(text.contains("content-type: text/plain; charset=utf-8"), "{text}");
+        }
+        assert_eq!(curl(&[&format!("{web}/internal")]).0, 200);
         // What a client says of itself does not count.
         let (status, text) =
-            curl(&["--data", "hello", "--header", "x-guard: forged", &format!("{web}/open")]);
+            curl(&["--data", "hello", "--header", "X-Guard: forged", &format!("{web}/open")]);
         assert_eq!(status, 200);
         assert!(text.contains("[\"x-guard\", \"passed\"]") && !text.contains("forged"), "{text}");
         assert!(text.contains("\"body\": \"hello\""), "{text}");
-        host.write("c.toml", chain("admin"));
+        host.write("c.toml", chain("\"admin\""));
         let refused = host.fails(&["chain", "apply", "c.toml"]);
-        assert!(refused.contains("a path must begin with /"), "{refused}");
+        assert!(refused.contains("begin with /"), "{refused}");
+        host.write("c.toml", chain("").replace("private", "privat"));
+        let refused = host.fails(&["chain", "apply", "c.toml"]);
+        assert!(refused.contains("privat"), "{refused}");
+        host.write("c.toml", chain(""));
+        host.ok(&["chain", "apply", "c.toml"]);
+        assert_eq!(curl(&[&format!("{web}/admin")]).0, 200);
     }
 }
 
-/// Changes bytes of a connection in place.
-const SUBSTITUTE: &str = r#"
+#[test]
+fn a_function_in_c_guards_requests() {
+    guards_requests("c");
+}
+
+#[test]
+fn a_function_in_go_guards_requests() {
+    guards_requests("go");
+}
+
+#[test]
+fn a_function_in_assemblyscript_guards_requests() {
+    guards_requests("assemblyscript");
+}
+
+#[test]
+fn a_function_in_wat_guards_requests() {
+    guards_requests("wat");
+}
+
+/// The template's project of a language, with other texts so that it is of the world `connection-function`, changes bytes of a connection in place:
+/// each `q` from the client becomes a `z`.
+fn changes_what_connections_carry(language: &str, changes: &[(&str, &str, &str)]) {
+    let directory = tempfile::tempdir().unwrap();
+    let wasm = changed_template(language, "message", "substitute", directory.path(), changes);
+    for mode in [Mode::Thread, Mode::Process] {
+        let server = Server::start();
+        let text = config(mode, server.port).replace("\"tcp\"", "\"tcp\"\nchain = \"raw\"");
+        let host = Host::start(&text);
+        host.ok(&["function", "push", wasm.to_str().unwrap()]);
+        host.write(
+            "c.toml",
+            "name = \"raw\"\nplane = \"message\"\n[[function]]\nuse = \"substitute\"\n",
+        );
+        host.ok(&["chain", "apply", "c.toml"]);
+        let (status, text) =
+            curl(&["--data", "quiet", &format!("http://{}/a/q", address(&host, 1))]);
+        assert_eq!(status, 200);
+        assert!(
+            text.contains("\"path\": \"/a/z\"") && text.contains("\"body\": \"zuiet\""),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_function_in_c_changes_what_connections_carry() {
+    const SOURCE: &str = r#"
 #include <weir/message.h>
 static weir_counter pieces;
 bool weir_configure(const weir_setup *setup, weir_json config, weir_error *error) {
@@ -573,33 +629,68 @@ weir_outcome weir_data(uint32_t exchange, bool from_upstream, weir_piece *piece)
     return WEIR_CONTINUE;
 }
 "#;
+    changes_what_connections_carry(
+        "c",
+        &[
+            ("build", "src/message.c", "src/connection.c"),
+            ("build", "message_function", "connection_function"),
+            ("main.c", "", SOURCE),
+        ],
+    );
+}
 
 #[test]
-fn a_function_in_c_changes_what_connections_carry() {
-    let directory = tempfile::tempdir().unwrap();
-    // The template's project, with another function of another world.
-    let _ = from_template("c", "message", "substitute", directory.path());
-    let project = directory.path().join("substitute");
-    let script = std::fs::read_to_string(project.join("build")).unwrap();
-    let script = script.replace("src/message.c", "src/connection.c");
-    let script = script.replace("message_function", "connection_function");
-    std::fs::write(project.join("build"), script).unwrap();
-    std::fs::write(project.join("main.c"), SUBSTITUTE).unwrap();
-    let sdk = weir_tests::built::workspace().join("guest-sdk/c");
-    let mut build = Command::new(project.join("build"));
-    let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("WEIR_SDK", sdk).status();
-    assert!(built.unwrap().success());
+fn a_function_in_go_changes_what_connections_carry() {
+    const SOURCE: &str = r#"package main
 
-    let server = Server::start();
-    let text = config(Mode::Thread, server.port).replace("\"tcp\"", "\"tcp\"\nchain = \"raw\"");
-    let host = Host::start(&text);
-    host.ok(&["function", "push", project.join("substitute.wasm").to_str().unwrap()]);
-    host.write(
-        "c.toml",
-        "name = \"raw\"\nplane = \"message\"\n[[function]]\nuse = \"substitute\"\n",
-    );
-    host.ok(&["chain", "apply", "c.toml"]);
-    let (status, text) = curl(&["--data", "quiet", &format!("http://{}/a/q", address(&host, 1))]);
-    assert_eq!(status, 200);
-    assert!(text.contains("\"path\": \"/a/z\"") && text.contains("\"body\": \"zuiet\""), "{text}");
+import "weir"
+
+type substitute struct{ pieces *weir.Counter }
+
+func (s *substitute) Configure(*weir.Setup, *struct{}) error {
+	s.pieces = weir.NewCounter("pieces")
+	return nil
+}
+
+func (s *substitute) Data(_ weir.Exchange, fromUpstream bool, piece *weir.Piece) weir.Outcome {
+	if !fromUpstream {
+		for i, b := range piece.Data() {
+			if b == 'q' {
+				piece.Data()[i] = 'z'
+			}
+		}
+		piece.Changed()
+		s.pieces.Add(1)
+	}
+	return weir.Continue
+}
+
+func init() { weir.ExportConnection[struct{}](&substitute{}) }
+
+func main() {}
+"#;
+    let changes = [("build", "tag=message", "tag=connection"), ("main.go", "", SOURCE)];
+    changes_what_connections_carry("go", &changes);
+}
+
+#[test]
+fn a_function_in_assemblyscript_changes_what_connections_carry() {
+    const SOURCE: &str = r#"
+import { Counter, Exchange, Outcome, Piece, onData } from "message";
+export * from "exports/connection";
+
+const pieces = new Counter("pieces");
+
+onData((exchange: Exchange, fromUpstream: bool, piece: Piece): Outcome => {
+  if (fromUpstream) return Outcome.Continue;
+  for (let i: u32 = 0; i < piece.length; i++) {
+    if (load<u8>(piece.start + i) == 0x71) store<u8>(piece.start + i, 0x7a);
+  }
+  piece.changed = true;
+  pieces.add(1);
+  return Outcome.Continue;
+});
+"#;
+    let changes = [("build", "world=message", "world=connection"), ("main.ts", "", SOURCE)];
+    changes_what_connections_carry("assemblyscript", &changes);
 }

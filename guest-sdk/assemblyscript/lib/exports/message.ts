@@ -1,0 +1,52 @@
+/** The exports of world `message-function`, as the canonical ABI has them. */
+
+import { beginEvents, exchangeOf, headAt, ofHead, ofPiece, onOver, onResumed, pieceAt } from "../dispatch";
+import { ticked } from "../host";
+import { events } from "../message";
+export { cabi_realloc } from "../host";
+
+/** The export `configure`. */
+export function message_configure(
+  windowBytes: u32, windowAlign: u32, room: u32, stateBytes: u32, stateAlign: u32, stateKept: u32, seed: u64,
+  ports: usize, portCount: u32, functions: usize, functionCount: u32, position: u32, config: usize, configLength: u32
+): usize {
+  return beginEvents(
+    31, windowBytes, windowAlign, room, stateBytes, stateAlign, stateKept, seed,
+    ports, portCount, functions, functionCount, position, config, configLength
+  );
+}
+
+/** The export `request-head`. */
+export function message_request_head(exchange: u32, head: u32): u64 {
+  return ofHead(events.requestHead(exchangeOf(exchange), headAt(head)));
+}
+
+/** The export `request-body`. */
+export function message_request_body(exchange: u32, offset: u32, length: u32, last: u32): u64 {
+  return ofPiece(events.requestBody(exchangeOf(exchange), pieceAt(offset, length, last)));
+}
+
+/** The export `response-head`. */
+export function message_response_head(exchange: u32, head: u32): u64 {
+  return ofHead(events.responseHead(exchangeOf(exchange), headAt(head)));
+}
+
+/** The export `response-body`. */
+export function message_response_body(exchange: u32, offset: u32, length: u32, last: u32): u64 {
+  return ofPiece(events.responseBody(exchangeOf(exchange), pieceAt(offset, length, last)));
+}
+
+/** The export `resume`. */
+export function message_resume(exchange: u32, token: u32, status: u32, _head: u32, body: u32, length: u32): u64 {
+  return onResumed(exchange, token, status, body, length);
+}
+
+/** The export `ended`. */
+export function message_ended(exchange: u32, how: u32, upstream: u32, nanoseconds: u64): void {
+  onOver(exchange, how, upstream, nanoseconds);
+}
+
+/** The export `tick`. */
+export function message_tick(at: u64): void {
+  ticked(at);
+}

@@ -1,0 +1,35 @@
+// Refuses requests for private paths, and marks those that pass.
+
+import { Counter, Exchange, Field, Head, Json, Outcome, Setup, onConfigure, onRequestHead } from "message";
+export * from "exports/message";
+
+// Beginnings of paths that are refused.
+const privatePaths: string[] = [];
+const refused = new Counter("refused");
+
+onConfigure((setup: Setup, config: Json): string | null => {
+  let there = false;
+  const keys = config.members();
+  for (let i = 0; i < keys.length; i++) {
+    if (keys[i].key != "private") return "unknown key " + keys[i].key + "; allowed: private";
+    there = keys[i].value.isList;
+    const paths = keys[i].value.members();
+    for (let j = 0; j < paths.length; j++) {
+      const path = paths[j].value.text();
+      if (!path.startsWith("/")) return "private: a path must begin with /";
+      privatePaths.push(path);
+    }
+  }
+  return there ? null : "private: a list of paths is needed";
+});
+
+onRequestHead((exchange: Exchange, head: Head): Outcome => {
+  const path = head.path;
+  for (let i = 0; i < privatePaths.length; i++) {
+    if (!path.startsWith(privatePaths[i])) continue;
+    refused.add(1);
+    return exchange.answer(403, [new Field("content-type", "text/plain; charset=utf-8")], "This is private.\n");
+  }
+  if (!head.set("x-guard", "passed")) return exchange.answer(431, [], "The request's head is too large.\n");
+  return Outcome.Continue;
+});
