@@ -165,7 +165,7 @@ fn proxy(
         upstreams: vec![UPSTREAM.to_owned()],
         telemetry: Arc::clone(&plan.telemetry),
     };
-    let linked = match Linked::new(config, &compiled.component, Duration::ZERO) {
+    let linked = match Linked::new(config, &[compiled.component], Duration::ZERO) {
         Err(ProxyError::Environment(message)) => return Ok(Err(message)),
         linked => linked?,
     };

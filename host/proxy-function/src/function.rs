@@ -74,18 +74,20 @@ pub enum ProxyError {
 pub struct Linked {
     pub(crate) config: ProxyConfig,
     pub(crate) environment: Vec<(String, String)>,
-    pub(crate) pre: ProxyPre<Guest>,
+    /// In each engine in which there can be instances of it: in the first one if there is room, else in the next.
+    pub(crate) places: Vec<ProxyPre<Guest>>,
     compiled_in: Duration,
 }
 
 impl Linked {
-    /// Links a component. `compiled_in`: time spent compiling it; 0 if its code came from a cache.
+    /// Links a component, given for each engine in which it may run, the best one first. `compiled_in`: time spent compiling it; 0 if its
+    /// code came from a cache.
     ///
     /// # Errors
     /// When its configuration, its memory or its types are no good.
     pub fn new(
         config: ProxyConfig,
-        component: &Component,
+        components: &[Component],
         compiled_in: Duration,
     ) -> Result<Self, ProxyError> {
         let environment = environment(&config.config).map_err(ProxyError::Environment)?;
@@ -94,11 +96,14 @@ impl Linked {
             return Err(ProxyError::Memory { needs, limit });
         }
         let wrong = |error: wasmtime::Error| ProxyError::Link(format!("{error:#}"));
-        let mut linker = Linker::new(component.engine());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(wrong)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(wrong)?;
-        let pre = linker.instantiate_pre(component).and_then(ProxyPre::new).map_err(wrong)?;
-        Ok(Self { config, environment, pre, compiled_in })
+        let link = |component: &Component| {
+            let mut linker = Linker::new(component.engine());
+            wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+            wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+            linker.instantiate_pre(component).and_then(ProxyPre::new)
+        };
+        let places = components.iter().map(link).collect::<Result<_, _>>().map_err(wrong)?;
+        Ok(Self { config, environment, places, compiled_in })
     }
 
     /// Time spent compiling; 0 if its code came from a cache.
@@ -117,8 +122,8 @@ impl Linked {
 /// See the module.
 pub struct ProxyFunction {
     pub(crate) linked: Arc<Linked>,
-    /// Its engine's.
-    pub(crate) ticker: Ticker,
+    /// Those of its engines, by place.
+    pub(crate) tickers: Vec<Ticker>,
     pub(crate) runners: Arc<Runners>,
     pub(crate) instances: Arc<Semaphore>,
     /// Instances that wait for their next exchange, if they may serve several.
@@ -139,9 +144,10 @@ impl ProxyFunction {
         let instances = Arc::new(Semaphore::new(linked.config.instances.max(1) as usize));
         let idle = (linked.config.requests_per_instance > 1)
             .then(|| Idle::new(linked.config.instance_idle, runners.handle().clone()));
-        let ticker = sandbox.ticker_of(linked.pre.engine()).clone();
+        let places = linked.places.iter();
+        let tickers = places.map(|pre| sandbox.ticker_of(pre.engine()).clone()).collect();
         let linked = Arc::new(linked);
-        let function = Arc::new(Self { linked, ticker, runners, instances, idle });
+        let function = Arc::new(Self { linked, tickers, runners, instances, idle });
         let (say, said) = mpsc::channel();
         let rehearsed = rehearse(Arc::clone(&function));
         function.runners.handle().spawn(async move {

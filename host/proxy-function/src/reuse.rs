@@ -22,6 +22,8 @@ pub(crate) struct Instance {
     served: u32,
     /// Of which [`Idle`] it is: instances of another one do not come back.
     generation: u64,
+    /// The place of its engine among those of the function.
+    pub(crate) place: usize,
 }
 
 /// What it was when it had been instantiated.
@@ -32,14 +34,15 @@ struct Started {
 
 impl Instance {
     /// One that has not been instantiated.
-    pub(crate) fn new(store: Store<Guest>, generation: u64) -> Self {
-        Self { store, started: None, served: 0, generation }
+    pub(crate) fn new(store: Store<Guest>, generation: u64, place: usize) -> Self {
+        Self { store, started: None, served: 0, generation, place }
     }
 
     /// Instantiates it, if it is not.
     pub(crate) async fn start(&mut self, function: &ProxyFunction) -> wasmtime::Result<()> {
         if self.started.is_none() {
-            let exports = function.linked.pre.instantiate_async(&mut self.store).await?;
+            let exports =
+                function.linked.places[self.place].instantiate_async(&mut self.store).await?;
             let memory = self.store.data().memory.taken.bytes();
             self.started = Some(Started { exports, memory });
         }

@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE};
+use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE, Ticking};
 
 use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
@@ -68,18 +68,17 @@ impl Run {
     /// The instance, if it may serve another exchange.
     pub(crate) async fn run(self) -> Option<Instance> {
         let Self { function, request, authority, tls, calls, given, shared, instance } = self;
-        let _ticking = function.ticker.tick_for(function.config().deadline);
-        let mut instance = instance.unwrap_or_else(|| {
-            let generation = function.idle.as_ref().map_or(0, |idle| idle.generation());
-            Instance::new(store(&function), generation)
-        });
-        watch(&mut instance.store, &shared, function.config().deadline);
-        let progress = Arc::clone(&shared.progress);
-        instance.store.data_mut().begins(Exchange { authority, calls, progress });
+        let mut instance = instance.unwrap_or_else(|| fresh(&function, 0));
+        let mut ticking = begin(&function, &mut instance, &shared);
+        let exchange = Exchange { authority, calls, progress: Arc::clone(&shared.progress) };
         // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
-        let entered = enter(&function, &mut instance, request, tls, outparam);
+        let entered = async {
+            start(&function, &mut instance, &shared, &mut ticking).await?;
+            instance.store.data_mut().begins(exchange);
+            enter(&mut instance, request, tls, outparam).await
+        };
         let timed = tokio::time::timeout(function.config().timeout, shared.meter.measure(entered));
         let ended = timed.await;
         let answered = used.load(Relaxed);
@@ -144,23 +143,60 @@ impl Run {
 /// # Errors
 /// Why there cannot be an instance.
 pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
-    let _ticking = function.ticker.tick_for(SETUP_DEADLINE);
+    let _ticking = function.tickers[0].tick_for(SETUP_DEADLINE);
     let shared = Arc::<Shared>::default();
     // What the host does for it is in its time, the image of the memory above all, and takes a machine that has just started many times
     // what it takes later: the deadline of functions would not do.
-    let mut store = store(&function);
+    let mut store = store(&function, 0);
     watch(&mut store, &shared, SETUP_DEADLINE);
-    let made = shared.meter.measure(function.linked.pre.instantiate_async(&mut store));
+    let made = shared.meter.measure(function.linked.places[0].instantiate_async(&mut store));
     match tokio::time::timeout(function.config().timeout, made).await {
         Ok(Ok(_)) => Ok(()),
+        // Others have all of the room: that says nothing of this one.
+        Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => Ok(()),
         Ok(Err(error)) => Err(fault(&function, &store, &error).message),
         Err(_) => Err(format!("it took longer than {:?}", function.config().timeout)),
     }
 }
 
-/// A store for an instance.
-fn store(function: &ProxyFunction) -> Store<Guest> {
-    let mut store = Store::new(function.linked.pre.engine(), Guest::new(function));
+/// An instance in this place, which has not been started.
+fn fresh(function: &ProxyFunction, place: usize) -> Instance {
+    let generation = function.idle.as_ref().map_or(0, |idle| idle.generation());
+    Instance::new(store(function, place), generation, place)
+}
+
+/// Has an instance looked at, for an exchange, as long as the answer lives.
+fn begin(function: &ProxyFunction, instance: &mut Instance, shared: &Arc<Shared>) -> Ticking {
+    let deadline = function.config().deadline;
+    watch(&mut instance.store, shared, deadline);
+    function.tickers[instance.place].tick_for(deadline)
+}
+
+/// Instantiates it, if it is not: in the first place that has room.
+async fn start(
+    function: &ProxyFunction,
+    instance: &mut Instance,
+    shared: &Arc<Shared>,
+    ticking: &mut Ticking,
+) -> wasmtime::Result<()> {
+    loop {
+        let next = instance.place + 1;
+        match instance.start(function).await {
+            Err(error)
+                if error.is::<PoolConcurrencyLimitError>()
+                    && next < function.linked.places.len() =>
+            {
+                *instance = fresh(function, next);
+                *ticking = begin(function, instance, shared);
+            }
+            started => return started,
+        }
+    }
+}
+
+/// A store for an instance in this place.
+fn store(function: &ProxyFunction, place: usize) -> Store<Guest> {
+    let mut store = Store::new(function.linked.places[place].engine(), Guest::new(function));
     store.set_hostcall_fuel(ARGUMENTS_MAX);
     store.limiter(|guest| &mut guest.memory);
     store
@@ -197,7 +233,6 @@ struct Outparam<'a> {
 }
 
 async fn enter(
-    function: &ProxyFunction,
     instance: &mut Instance,
     request: Request<Read>,
     tls: bool,
@@ -205,7 +240,6 @@ async fn enter(
 ) -> wasmtime::Result<()> {
     let (to_head, progress) = (request.method() == Method::HEAD, Arc::clone(progress));
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
-    instance.start(function).await?;
     let (Some(exports), store) = instance.parts() else { return Ok(()) };
     let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
     let give = move |response: Given| {

@@ -17,7 +17,7 @@ use crate::code_cache::CodeCache;
 use crate::function_cache::FunctionCache;
 use crate::guest::{Guest, Running};
 use crate::host::Requests;
-use crate::serving::Serving;
+use crate::serving::{MEMORIES, Serving};
 use crate::ticker::Ticker;
 
 /// Bytes of stack a guest may use.
@@ -53,6 +53,8 @@ pub struct SandboxConfig {
     pub compiler: Compiler,
     /// The process is shut in: it can open no files, and ask the kernel for little.
     pub shut_in: bool,
+    /// Memories that are used again, for components that get an instance for each request; 1,024 if it is not said.
+    pub service_memories: Option<u32>,
 }
 
 /// Why compiled code could not be had.
@@ -155,7 +157,9 @@ impl Sandbox {
     fn serving(&self) -> Option<&Serving> {
         let start = || {
             let config = config(&self.functions);
-            let started = config.and_then(|config| Serving::start(config, !self.config.shut_in));
+            let memories = self.config.service_memories.unwrap_or(MEMORIES);
+            let scans = !self.config.shut_in;
+            let started = config.and_then(|config| Serving::start(config, memories, scans));
             started
                 .inspect_err(|error| {
                     tracing::warn!(
@@ -249,6 +253,21 @@ impl Sandbox {
         hash: [u8; 32],
     ) -> Result<Compiled, CompileError> {
         self.obtain(component, hash, &self.config.compiler, true)
+    }
+
+    /// Where instances of such a component can be made: in memories that are used again and, when all of those are taken, in others.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn service_places(
+        &self,
+        component: &[u8],
+        hash: [u8; 32],
+    ) -> Result<Vec<Component>, CompileError> {
+        let best = self.compile_service(component, hash)?.component;
+        let other = self.compile(component, hash)?.component;
+        let same = Engine::same(best.engine(), other.engine());
+        Ok(if same { vec![best] } else { vec![best, other] })
     }
 
     /// The same for a component that we composed around an upload that may never have been compiled before.

@@ -10,8 +10,9 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 use crate::guest::{MEMORIES_MAX, TABLES_MAX};
 use crate::ticker::Ticker;
 
-/// Instances of all components at a time. Address space is reserved for as many memories: 4 GiB and a guard for each.
-const COMPONENTS: u32 = 1024;
+/// Instances of all components at a time, unless it is said otherwise. Address space is reserved for as many memories: 4 GiB and a guard for
+/// each. Further ones are for the first engine.
+pub(crate) const MEMORIES: u32 = 1024;
 /// Core instances of a component, as most have them: Python has some dozens.
 const CORE_INSTANCES: u32 = 40;
 /// Tables of a component, as most have them.
@@ -32,14 +33,15 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts it, with these settings for everything else. `scans`: the process may ask the kernel which pages were written.
-    pub(crate) fn start(mut config: Config, scans: bool) -> wasmtime::Result<Self> {
+    /// Starts it with so many memories, and these settings for everything else. `scans`: the process may ask the kernel which pages were
+    /// written.
+    pub(crate) fn start(mut config: Config, memories: u32, scans: bool) -> wasmtime::Result<Self> {
         let mut pool = PoolingAllocationConfig::new();
-        pool.total_component_instances(COMPONENTS)
-            .total_core_instances(COMPONENTS * CORE_INSTANCES)
-            .total_memories(COMPONENTS)
-            .total_tables(COMPONENTS * TABLES)
-            .total_stacks(COMPONENTS)
+        pool.total_component_instances(memories)
+            .total_core_instances(memories * CORE_INSTANCES)
+            .total_memories(memories)
+            .total_tables(memories * TABLES)
+            .total_stacks(memories)
             .max_memories_per_module(MEMORIES_MAX as u32)
             .max_tables_per_module(TABLES_MAX as u32)
             .table_elements(TABLE_ELEMENTS)

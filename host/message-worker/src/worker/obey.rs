@@ -135,7 +135,8 @@ impl Ordered {
             telemetry: Arc::clone(telemetry),
         };
         let wrong = |source| MessageError::Proxy { name: image.name.clone(), source };
-        let linked = Linked::new(config, code, Duration::ZERO).map_err(wrong)?;
+        let linked =
+            Linked::new(config, std::slice::from_ref(code), Duration::ZERO).map_err(wrong)?;
         let runners = match &self.runners {
             Some(runners) => Arc::clone(runners),
             None => {

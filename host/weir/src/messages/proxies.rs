@@ -70,9 +70,14 @@ impl Messages {
         if function.state_bytes > 0 {
             return wrong("it has no state region: leave `state` out");
         }
-        let compiled = self
-            .compile(&plan.admitted)
-            .map_err(|source| refused(MessageError::Compile { name: name.clone(), source }))?;
+        let failed = |source| refused(MessageError::Compile { name: name.clone(), source });
+        let compiled = self.compile(&plan.admitted).map_err(failed)?;
+        let components = if self.hub.is_some() {
+            vec![compiled.component]
+        } else {
+            let Admitted { component, hash, .. } = &*plan.admitted;
+            self.sandbox.service_places(component, *hash).map_err(failed)?
+        };
         let config = ProxyConfig {
             name: name.clone(),
             hash: plan.admitted.hash,
@@ -89,7 +94,7 @@ impl Messages {
         };
         let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
         let wrong = |source| refused(MessageError::Proxy { name: name.clone(), source });
-        let linked = Linked::new(config, &compiled.component, compiled_in).map_err(wrong)?;
+        let linked = Linked::new(config, &components, compiled_in).map_err(wrong)?;
         if self.hub.is_some() {
             return Ok(Proxy::Elsewhere(Arc::new(linked)));
         }
