@@ -120,7 +120,7 @@ fn what_a_function_is_given_and_what_it_makes_of_it() {
     rig.settle();
     let mut seen = Vec::new();
     left.drain(|packet| seen.push((packet.heading, packet.length, packet.bytes.to_vec())));
-    assert_eq!(seen, [(Heading::Out, 60, marked(6)[..9].to_vec())]);
+    assert_eq!(seen, [(Heading::Out, 64, marked(6)[..9].to_vec())]);
     rig.finish();
 }
 

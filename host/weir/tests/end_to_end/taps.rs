@@ -130,12 +130,13 @@ fn a_tap_ends_with_its_client_and_leaves_a_whole_capture() {
     assert_eq!(said(&host), format!("{packets} packets\n"));
 
     // Four at a time; those of clients that were killed end.
-    let mut taps: Vec<Child> = (0..4).map(|_| tap(&host, &["edge"])).collect();
-    let full = |host: &Host| {
-        let answer = host.weir(&["tap", "edge", "-n", "1"]);
-        answer.status == Some(1) && answer.err.contains("chain edge has 4 taps")
+    let files = ["1.pcapng", "2.pcapng", "3.pcapng", "4.pcapng"];
+    let mut taps: Vec<Child> = files.iter().map(|file| tap(&host, &["edge", "-w", file])).collect();
+    let begun = |host: &Host, file: &str| {
+        std::fs::metadata(host.path(file)).is_ok_and(|file| file.len() > 0)
     };
-    host.wait_for("there are four", full);
+    host.wait_for("there are four", |host| files.iter().all(|file| begun(host, file)));
+    assert!(host.fails(&["tap", "edge", "-n", "1"]).contains("chain edge has 4 taps"));
     for tap in &mut taps {
         tap.kill().expect("it lives");
         tap.wait().expect("it is our child");
