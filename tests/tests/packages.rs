@@ -62,20 +62,46 @@ fn a_static_library_for_c() {
     }
 }
 
+/// The package of a function that uses the SDK's.
+const PACKAGE: &str = r#".{ .name = .gate, .version = "0.1.0", .fingerprint = 0xb82b989451774395, .minimum_zig_version = "0.17.0",
+    .dependencies = .{ .weir = .{ .path = "../sdk/zig" } }, .paths = .{""} }
+"#;
+
+/// A function in Zig that lets connections pass.
+const CONNECTION: &str = r#"const weir = @import("weir");
+const message = @import("message");
+
+comptime {
+    message.function(@This());
+}
+
+pub fn configure(_: *const weir.Setup, _: weir.Json, _: *weir.Refusal) weir.Refused!void {}
+
+pub fn wants() u32 {
+    return message.opened;
+}
+
+pub fn opened(_: message.Exchange, _: *message.Head) message.Outcome {
+    return .proceed;
+}
+"#;
+
 #[test]
 fn a_package_for_zig() {
     let directory = tempfile::tempdir().unwrap();
     // A path of a dependency has to be relative.
     std::os::unix::fs::symlink(workspace().join("guest-sdk"), directory.path().join("sdk"))
         .unwrap();
-    for (plane, fingerprint, modules, expected) in [
-        ("packet", "0xb82b989451774395", "weir", World::Window),
-        ("message", "0xb82b989451774395", "weir message", World::Message),
+    for (plane, modules, expected) in [
+        ("packet", "weir", World::Window),
+        ("message", "weir message", World::Message),
+        ("connection", "weir message", World::Connection),
     ] {
         let project = directory.path().join(plane);
         fs::create_dir(&project).unwrap();
         let template = sdk("zig").join("template").join(plane);
-        fs::copy(template.join("main.zig"), project.join("main.zig")).unwrap();
+        let source = fs::read_to_string(template.join("main.zig"));
+        fs::write(project.join("main.zig"), source.unwrap_or(CONNECTION.to_owned())).unwrap();
         let imports: String = modules
             .split(' ')
             .map(|module| {
@@ -104,14 +130,13 @@ pub fn build(b: *std.Build) void {{
 "#
         );
         fs::write(project.join("build.zig"), build).unwrap();
-        let package = format!(
-            ".{{ .name = .gate, .version = \"0.1.0\", .fingerprint = {fingerprint}, .minimum_zig_version = \"0.17.0\", \
-             .dependencies = .{{ .weir = .{{ .path = \"../sdk/zig\" }} }}, .paths = .{{\"\"}} }}\n"
-        );
-        fs::write(project.join("build.zig.zon"), package).unwrap();
+        fs::write(project.join("build.zig.zon"), PACKAGE).unwrap();
         run(&project, "zig build");
         let module = project.join("zig-out/bin/gate.wasm");
-        assert_eq!(world(&module, &template.join("function.toml")), expected);
+        // There is no template for connections.
+        let manifest =
+            if template.exists() { template } else { sdk("zig").join("template/message") };
+        assert_eq!(world(&module, &manifest.join("function.toml")), expected);
     }
 }
 
