@@ -68,7 +68,7 @@ impl<'a> Dissected<'a> {
 
     /// In one line.
     pub(crate) fn summary(&self) -> String {
-        self.summary.clone().unwrap_or_else(|| in_short(&self.frame.bytes, self.frame.bytes.len()))
+        self.summary.clone().unwrap_or_else(|| short(self.frame))
     }
 
     /// The lines in which what it became differs, below the headers that they belong to.
@@ -86,8 +86,8 @@ impl<'a> Dissected<'a> {
         };
         format!(
             "  - {}\n  + {}\n  from byte {at} on:\n  - {}\n  + {}",
-            in_short(&old.bytes, old.bytes.len()),
-            in_short(&new.bytes, new.bytes.len()),
+            short(old),
+            short(new),
             hex(old),
             hex(new)
         )
@@ -194,6 +194,11 @@ fn tshark(frames: &[&Frame]) -> Result<Option<String>> {
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     // Text that is in a packet is shown indented; should it look like the separator nevertheless, nobody is told of another packet.
     Ok(text.filter(|text| text.matches(SEPARATOR).count() == frames.len()))
+}
+
+/// A packet in one line, without tshark.
+fn short(frame: &Frame) -> String {
+    in_short(&frame.bytes, frame.bytes.len())
 }
 
 #[cfg(test)]

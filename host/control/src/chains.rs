@@ -99,9 +99,7 @@ impl Control {
     /// When there is none of that name, the request is wrong, or the data plane refuses it.
     pub fn trace(&self, id: &ChainId, request: &TraceRequest) -> Result<ChainTrace, ControlError> {
         request.check()?;
-        if !self.store.state().chains.contains_key(id) {
-            return Err(no_chain(&id.name));
-        }
+        self.chain_exists(id)?;
         Ok(self.engine.trace(id, request)?)
     }
 
@@ -111,10 +109,13 @@ impl Control {
     /// As [`Self::trace`].
     pub fn tap(&self, id: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, ControlError> {
         request.check()?;
-        if !self.store.state().chains.contains_key(id) {
-            return Err(no_chain(&id.name));
-        }
+        self.chain_exists(id)?;
         Ok(self.engine.tap(id, request)?)
+    }
+
+    fn chain_exists(&self, id: &ChainId) -> Result<(), ControlError> {
+        let is_there = self.store.state().chains.contains_key(id);
+        is_there.then_some(()).ok_or_else(|| no_chain(&id.name))
     }
 
     /// Deploys a chain, or changes the one of the same name to this.

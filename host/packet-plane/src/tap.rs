@@ -65,8 +65,6 @@ pub struct Tapped<'a> {
     pub heading: Heading,
     /// It passes the chain from the last function to the first.
     pub reverse: bool,
-    /// A function made it.
-    pub made: bool,
     /// What the function decided, as it was written (`wit/window.md`): of what leaves a function.
     pub verdict: Option<u32>,
     /// The same for what a function was given and what it made of that; counted from 1 in each lane, 0 at a chain's ends.
@@ -185,7 +183,6 @@ impl Tap {
                     port: record.port,
                     heading: record.heading,
                     reverse: record.flags & layout::FLAG_REVERSE != 0,
-                    made: record.flags & layout::FLAG_MADE != 0,
                     verdict: record.verdict,
                     id: record.id,
                     lane,

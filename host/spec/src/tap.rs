@@ -172,7 +172,8 @@ impl Check for TapRequest {
 pub struct TappedPacket {
     /// When it came in, in nanoseconds since 1970.
     pub time: u64,
-    /// The port by which it came in; of what leaves the chain, by which it leaves. None if a function made it.
+    /// The port by which it came in; of what leaves the chain, by which it leaves. None if a function made it
+    /// without a packet that came in, in a timer for instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Where it goes.

@@ -2,12 +2,13 @@
 //! its bytes. [`super::CaptureWriter`] writes files, of one interface.
 
 use super::ETHERNET;
+use super::ng::{BLOCK_FRAME, ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
 use super::writer::words;
 
-const SECTION_HEADER: u32 = 0x0a0d_0d0a;
-const INTERFACE_DESCRIPTION: u32 = 1;
 const INTERFACE_STATISTICS: u32 = 5;
-const ENHANCED_PACKET: u32 = 6;
+/// In a block of statistics, as [`Blocks::statistics`] writes it, where the packets that were lost are: behind type, length, interface, time, and the option
+/// before.
+const DROPPED_AT: usize = 36;
 
 /// Options, by the block that has them; `COMMENT` is in all.
 const COMMENT: u16 = 1;
@@ -121,6 +122,38 @@ impl Blocks {
     }
 }
 
+/// What is in a stream of [`Blocks`], counted as it arrives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Packets.
+    pub packets: u64,
+    /// Packets that were lost, by the interfaces' statistics.
+    pub lost: u64,
+}
+
+impl BlockCounts {
+    /// Counts the blocks that are there from end to end; the answer is where the last one ends.
+    pub fn count(&mut self, bytes: &[u8]) -> usize {
+        let word = |at: usize| {
+            bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes)
+        };
+        let mut at = 0;
+        while let (Some(kind), Some(length)) = (word(at), word(at + 4)) {
+            let length = length as usize;
+            if length < BLOCK_FRAME || bytes.len() - at < length {
+                break;
+            }
+            match kind {
+                ENHANCED_PACKET => self.packets += 1,
+                INTERFACE_STATISTICS => self.lost += u64::from(word(at + DROPPED_AT).unwrap_or(0)),
+                _ => {}
+            }
+            at += length;
+        }
+        at
+    }
+}
+
 fn halves(time: u64) -> [u32; 2] {
     [(time >> 32) as u32, (time & 0xffff_ffff) as u32]
 }
@@ -206,5 +239,35 @@ mod tests {
             "wan\t{time}\t61\t0x00000001\t7\t\t\nlan\t{time}\t61\t0x00000002\t7\t3\tdrop 1\n"
         );
         assert_eq!(text, expected, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn blocks_are_counted_when_they_are_whole() {
+        let mut blocks = Blocks::default();
+        blocks.section("weir", &["in".to_owned()], 65_536);
+        let packet = PacketBlock {
+            interface: 0,
+            time: 1,
+            direction: Direction::Inbound,
+            bytes: &[1; 61],
+            length: 61,
+            id: 0,
+            lost: 0,
+            comment: "",
+        };
+        blocks.packet(&packet);
+        blocks.statistics(0, 1, 8, 7);
+        let bytes = blocks.take();
+        // However they arrive, each is counted once.
+        for step in [1, 7, 64, bytes.len()] {
+            let (mut seen, mut rest, mut written) = (BlockCounts::default(), Vec::new(), 0);
+            for part in bytes.chunks(step) {
+                rest.extend_from_slice(part);
+                let whole = seen.count(&rest);
+                rest.drain(..whole);
+                written += whole;
+            }
+            assert_eq!((seen.packets, seen.lost, written), (1, 7, bytes.len()));
+        }
     }
 }

@@ -25,7 +25,7 @@ use weir_pool::{Packet, Pool};
 use crate::statistics::{PortCounts, PortStatistics};
 use crate::{Port, PortError, Received};
 
-pub use blocks::{Blocks, Direction, PacketBlock};
+pub use blocks::{BlockCounts, Blocks, Direction, PacketBlock};
 pub use reader::{CaptureReader, Captured};
 pub use scan::{CaptureInfo, scan};
 pub use writer::{CaptureFormat, CaptureWriter};

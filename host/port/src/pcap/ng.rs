@@ -17,11 +17,11 @@ use super::ETHERNET;
 use super::record::{Flaw, PACKET_MAX, Record};
 use super::source::Source;
 
-const SECTION_HEADER: u32 = 0x0a0d_0d0a;
-const INTERFACE_DESCRIPTION: u32 = 1;
+pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+pub(super) const INTERFACE_DESCRIPTION: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
-const ENHANCED_PACKET: u32 = 6;
+pub(super) const ENHANCED_PACKET: u32 = 6;
 
 /// The byte-order magic of a section whose integers are little-endian, as it lies in the file.
 const LITTLE: [u8; 4] = [0x4d, 0x3c, 0x2b, 0x1a];
@@ -29,7 +29,7 @@ const LITTLE: [u8; 4] = [0x4d, 0x3c, 0x2b, 0x1a];
 const BIG: [u8; 4] = [0x1a, 0x2b, 0x3c, 0x4d];
 
 /// Bytes around a block's body: type, length, and the length again.
-const BLOCK_FRAME: usize = 12;
+pub(super) const BLOCK_FRAME: usize = 12;
 /// Longest block that is held in memory: a packet with its options, an interface with its filter.
 const BLOCK_MAX: u32 = 1 << 20;
 

@@ -6,17 +6,12 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use weir_port::pcap::BlockCounts;
 use weir_spec::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket};
 
 use crate::cli::{Format, TapArgs, TapSide};
 use crate::client::Client;
 use crate::render::{self, Output};
-
-/// Kinds of pcapng's blocks that are counted.
-const STATISTICS: u32 = 5;
-const PACKET: u32 = 6;
-/// Bytes of a block before what it has to say, and behind it.
-const BLOCK_FRAME: usize = 12;
 
 pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()> {
     let request = TapRequest {
@@ -43,7 +38,7 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         Some(file) => Sink::capture(file)?,
         None => Sink::Lines { function: args.place.function.is_some(), format: output.format },
     };
-    let mut seen = Seen::default();
+    let mut seen = BlockCounts::default();
     let mut rest = Vec::new();
     let by_host = client.stream(&path, &request, |bytes| {
         rest.extend_from_slice(bytes);
@@ -54,7 +49,7 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
     if output.quiet || output.format == Format::Json {
         return Ok(());
     }
-    let Seen { packets, lost } = seen;
+    let BlockCounts { packets, lost } = seen;
     let mut told = format!("{packets} packets");
     if lost > 0 {
         told += &format!(", {lost} were not copied: they came faster than they were taken");
@@ -64,14 +59,6 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
     }
     eprintln!("{told}");
     Ok(())
-}
-
-/// What came.
-#[derive(Default)]
-struct Seen {
-    packets: u64,
-    /// Packets that were not copied.
-    lost: u64,
 }
 
 /// Where packets go.
@@ -92,10 +79,10 @@ impl Sink {
     }
 
     /// Takes what is whole of this; the answer is how much.
-    fn take(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<usize> {
+    fn take(&mut self, bytes: &[u8], seen: &mut BlockCounts) -> Result<usize> {
         match self {
             Self::Capture(to) => {
-                let whole = whole_blocks(bytes, seen);
+                let whole = seen.count(bytes);
                 to.write_all(&bytes[..whole]).context("writing the capture")?;
                 to.flush().context("writing the capture")?;
                 Ok(whole)
@@ -123,29 +110,6 @@ impl Sink {
     }
 }
 
-/// Counts the blocks of pcapng that are there from end to end; the answer is where the last one ends. They are as the host writes them:
-/// little-endian, statistics with the two counts that it knows.
-fn whole_blocks(bytes: &[u8], seen: &mut Seen) -> usize {
-    let word = |at: usize| {
-        bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes)
-    };
-    let mut at = 0;
-    while let (Some(kind), Some(length)) = (word(at), word(at + 4)) {
-        let length = length as usize;
-        if length < BLOCK_FRAME || bytes.len() - at < length {
-            break;
-        }
-        match kind {
-            PACKET => seen.packets += 1,
-            // Behind interface and time: one option of 8 bytes, and the head of the next.
-            STATISTICS => seen.lost += u64::from(word(at + 36).unwrap_or(0)),
-            _ => {}
-        }
-        at += length;
-    }
-    at
-}
-
 /// A packet in a line.
 fn told(packet: &TappedPacket, function: bool) -> String {
     let time = humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(packet.time));
@@ -161,39 +125,4 @@ fn told(packet: &TappedPacket, function: bool) -> String {
     };
     let short = weir_author::in_short(&packet.bytes.0, packet.length as usize);
     format!("{lost}{time}  {direction}  {port}{turned}  {short}{verdict}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_counted_when_they_are_whole() {
-        let mut blocks = weir_port::pcap::Blocks::default();
-        blocks.section("weir", &["in".to_owned()], 65_536);
-        let packet = weir_port::pcap::PacketBlock {
-            interface: 0,
-            time: 1,
-            direction: weir_port::pcap::Direction::Inbound,
-            bytes: &[1; 61],
-            length: 61,
-            id: 0,
-            lost: 0,
-            comment: "",
-        };
-        blocks.packet(&packet);
-        blocks.statistics(0, 1, 8, 7);
-        let bytes = blocks.take();
-        // However they arrive, each is counted once.
-        for step in [1, 7, 64, bytes.len()] {
-            let (mut seen, mut rest, mut written) = (Seen::default(), Vec::new(), 0);
-            for part in bytes.chunks(step) {
-                rest.extend_from_slice(part);
-                let whole = whole_blocks(&rest, &mut seen);
-                rest.drain(..whole);
-                written += whole;
-            }
-            assert_eq!((seen.packets, seen.lost, written), (1, 7, bytes.len()));
-        }
-    }
 }

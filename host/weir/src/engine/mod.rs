@@ -12,6 +12,7 @@ mod status;
 mod steering;
 mod tap;
 mod trace;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -5,16 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use weir_control::engine::{ChainId, EngineError};
-use weir_packet_plane::{
-    Heading, Lane, Observer, Tap, TapConfig, TapPick, TapPlace, Tapped, Watch, verdict_in_words,
-};
+use weir_packet_plane::{Heading, Tap, TapConfig, TapPick, TapPlace, Tapped, verdict_in_words};
 use weir_port::pcap::{Blocks, Direction, PacketBlock};
 use weir_spec::{Base64, TapDirection, TapFormat, TapRequest, TappedPacket};
 use weir_steering::Key;
 
 use super::PlaneEngine;
-use super::lanes::{Deployed, Plane};
-use super::trace::conditions;
+use super::lanes::Deployed;
+use super::watching::{Watching, conditions, function_names};
 
 /// Taps of a chain at the same time: each copies what it shows.
 const TAPS_MAX: usize = 4;
@@ -31,9 +29,7 @@ struct OpenTap {
     left: u64,
     until: Option<Instant>,
     has_ended: bool,
-    plane: Arc<Plane>,
-    chain: Arc<Deployed>,
-    watches: Vec<Watch>,
+    _watching: Watching,
     _place: Place,
 }
 
@@ -81,32 +77,22 @@ impl PlaneEngine {
         let observers = (0..chain.lanes.len()).map(|_| Ok(tap.observer(pick(&chain, request)?)));
         let observers: Vec<_> = observers.collect::<Result<_, EngineError>>()?;
         let ports = chain.lanes[0].site.ports().to_vec();
-        let mut open = OpenTap {
+        let watching = Watching::begin(&self.plane, &chain, observers)?;
+        let time = request.seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(Box::new(OpenTap {
             tap,
             writer: Writer::new(request, ports),
             left: request.packets.map_or(u64::MAX, u64::from),
-            until: None,
+            until: time.map(|time| Instant::now() + time),
             has_ended: false,
-            plane: Arc::clone(&self.plane),
-            watches: Vec::with_capacity(chain.lanes.len()),
-            chain,
+            _watching: watching,
             _place: place,
-        };
-        // Should one be gone, those before end with `open`.
-        for (n, observer) in observers.into_iter().enumerate() {
-            open.watch(n, observer)?;
-        }
-        let time = request.seconds.map(|seconds| Duration::from_secs(seconds.into()));
-        open.until = time.map(|time| Instant::now() + time);
-        Ok(Box::new(open))
+        }))
     }
 
     fn tap_place(&self, chain: &Deployed, request: &TapRequest) -> Result<TapPlace, EngineError> {
         let Some(function) = &request.function else { return Ok(TapPlace::Chain) };
-        // Names only: the worker waits for it, and configurations can have megabytes.
-        let names: Vec<_> = self.plane.with_lane(chain, 0, |lane| {
-            lane.plan().functions.iter().map(|function| function.name.clone()).collect()
-        })?;
+        let names = function_names(&self.plane, chain)?;
         let place = names.iter().position(|name| name == function.as_str());
         place.map(TapPlace::Function).ok_or_else(|| {
             let names = names.join(", ");
@@ -124,15 +110,6 @@ fn pick(chain: &Deployed, request: &TapRequest) -> Result<Option<TapPick>, Engin
     }
     let rule = conditions(chain, &request.only.rule())?;
     Ok(Some(Box::new(move |bytes: &[u8], port: u16| rule.matches(&Key::read(bytes, port)))))
-}
-
-impl OpenTap {
-    /// Has it look at a lane.
-    fn watch(&mut self, lane: usize, observer: Box<dyn Observer>) -> Result<(), EngineError> {
-        let observe = move |lane: &mut Lane| lane.observe(observer);
-        self.watches.push(self.plane.with_lane(&self.chain, lane, observe)?);
-        Ok(())
-    }
 }
 
 impl weir_control::engine::Tap for OpenTap {
@@ -153,15 +130,6 @@ impl weir_control::engine::Tap for OpenTap {
             self.writer.end(self.tap.lost());
         }
         Some(self.writer.take())
-    }
-}
-
-impl Drop for OpenTap {
-    fn drop(&mut self) {
-        for (n, watch) in self.watches.drain(..).enumerate() {
-            // It has ended if the chain was taken down, or has other functions now.
-            drop(self.plane.with_lane(&self.chain, n, move |lane| lane.end_observing(watch)));
-        }
     }
 }
 
@@ -199,6 +167,7 @@ impl Writer {
             Heading::ToKernel => Some("to-kernel".to_owned()),
             Heading::In | Heading::Out => packet.verdict.map(verdict_in_words),
         };
+        let comes = packet.heading == Heading::In;
         let id = if packet.id == 0 { 0 } else { packet.id | (packet.lane as u64) << LANE_SHIFT };
         match self {
             Self::Pcapng { blocks, counts, ports, whole_chain } => {
@@ -212,10 +181,7 @@ impl Writer {
                 blocks.packet(&PacketBlock {
                     interface: interface as u32,
                     time: packet.time,
-                    direction: match packet.heading {
-                        Heading::In => Direction::Inbound,
-                        Heading::Out | Heading::ToKernel => Direction::Outbound,
-                    },
+                    direction: if comes { Direction::Inbound } else { Direction::Outbound },
                     bytes: packet.bytes,
                     length: packet.length,
                     id,
@@ -227,10 +193,7 @@ impl Writer {
                 let packet = TappedPacket {
                     time: packet.time,
                     port: ports.get(usize::from(packet.port)).cloned(),
-                    direction: match packet.heading {
-                        Heading::In => TapDirection::In,
-                        Heading::Out | Heading::ToKernel => TapDirection::Out,
-                    },
+                    direction: if comes { TapDirection::In } else { TapDirection::Out },
                     reverse: packet.reverse,
                     verdict,
                     id: (id != 0).then_some(id),

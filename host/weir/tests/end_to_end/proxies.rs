@@ -100,6 +100,8 @@ macro_rules! in_both_modes {
     };
 }
 
+pub(crate) use in_both_modes;
+
 in_both_modes! {
     it_stands_among_functions_and_sees_what_they_leave,
     bodies_stream_both_ways_to_the_byte,

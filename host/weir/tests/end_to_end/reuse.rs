@@ -9,18 +9,7 @@ use weir_tests::built::workspace;
 
 use crate::host::Host;
 use crate::messages::{Server, address, curl};
-use crate::proxies::{SERVER, chain, config, host, pattern, probe, push};
-
-macro_rules! in_both_modes {
-    ($($name:ident),* $(,)?) => {
-        mod in_threads {
-            $(#[test] fn $name() { super::$name("thread"); })*
-        }
-        mod in_processes {
-            $(#[test] fn $name() { super::$name("process"); })*
-        }
-    };
-}
+use crate::proxies::{SERVER, chain, config, host, in_both_modes, pattern, probe, push};
 
 in_both_modes! {
     an_instance_serves_as_many_as_it_may,
