@@ -387,7 +387,9 @@ impl Parts {
             Part::Service(place) => {
                 let function = Rc::clone(version.function(place, first.canary));
                 let origin = first.origin.clone();
-                ExchangePart::Service(Rc::new(Station { chain, function, place, origin }))
+                let shadow = version.shadow.as_ref().filter(|shadow| shadow.place == place);
+                let shadow = shadow.cloned();
+                ExchangePart::Service(Rc::new(Station { chain, function, place, origin, shadow }))
             }
         })
     }

@@ -30,9 +30,11 @@ mod instance;
 mod orders;
 mod passage;
 mod plan;
+mod replay;
 mod service;
 mod shadow;
 mod store;
+mod tape;
 mod telling;
 mod words;
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 use weir_exchange::{Broken, CallFault, Onward, Origin, Pieces, Service, Stream};
 use weir_layout::message::Action;
 use weir_proxy_function::{Ended, How, ProxyFunction, Unserved};
@@ -17,6 +18,8 @@ use crate::chain::{Chain, Inner};
 use crate::exchange::{out_of_order, plain};
 use crate::function::{Called, Function};
 use crate::plan::Proxy;
+use crate::shadow::Shadow;
+use crate::tape::Tape;
 
 /// See the module.
 pub(crate) struct Station {
@@ -24,6 +27,8 @@ pub(crate) struct Station {
     pub(crate) function: Rc<Function>,
     pub(crate) place: usize,
     pub(crate) origin: Origin,
+    /// A version on trial that is shown what becomes of its visits.
+    pub(crate) shadow: Option<Rc<Shadow>>,
 }
 
 impl Service for Station {
@@ -52,18 +57,41 @@ impl Station {
     ) -> LocalBoxFuture<'static, Response<Stream>> {
         let fails_open = self.function.fails_open();
         let environment = Rc::clone(self.chain.environment());
-        let serving =
-            proxy.serve(request, &self.origin, fails_open, Rc::clone(&onward), environment);
+        let visit = self.shadow.as_ref().and_then(Shadow::visit);
+        let (tape, request, onward) = match &visit {
+            Some(_) => {
+                let (tape, request, onward) = Tape::begin(request, onward);
+                (Some(tape), request, onward)
+            }
+            None => (None, request, onward),
+        };
+        let serving = proxy.serve(
+            request,
+            &self.origin,
+            fails_open,
+            Rc::clone(&onward),
+            Rc::clone(&environment),
+        );
         let (chain, function, place) = (self.chain.weak(), Rc::clone(&self.function), self.place);
+        let (take, taken) = oneshot::channel();
+        let (kept, origin) = (visit.zip(tape.clone()), self.origin.clone());
         self.chain.behind(Box::pin(async move {
-            if let Some(ended) = serving.ended.await {
-                settle(&chain, &function, place, &ended);
+            let Some(ended) = serving.ended.await else { return };
+            settle(&chain, &function, place, &ended);
+            if let Some((visit, tape)) = kept
+                && matches!(ended.how, Some(How::Finished))
+                && taken.await.is_ok()
+            {
+                visit.compare(&tape, &origin, &environment).await;
             }
         }));
         let name = self.function.plan.name.clone();
         Box::pin(async move {
             match serving.head.await {
-                Ok(response) => response,
+                Ok(response) => match tape {
+                    Some(tape) => tape.respond(response, take),
+                    None => response,
+                },
                 Err(Unserved::Busy(request)) if fails_open => pass_by(request, onward).await,
                 Err(Unserved::Fault(Some(request))) if fails_open => pass_by(request, onward).await,
                 Err(Unserved::Busy(_) | Unserved::Full) => {

@@ -1,6 +1,7 @@
 //! A version that sees copies of a function's events and decides nothing: where would it have decided otherwise?
 //!
-//! What it asks for is not carried out, so an event in which it waits is not compared.
+//! What it asks for is not carried out, so an event in which it waits is not compared. A service is shown visits that are over
+//! ([`crate::replay`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,19 +9,25 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use weir_exchange::{Environment, Origin};
 use weir_layout::message::{Action, Head, Outcome, Part};
 use weir_pool::{Room, Rooms};
 
 use crate::function::{Called, Function, Seat};
 use crate::instance::Event;
+use crate::plan::Proxy;
+use crate::replay::{Shown, replay};
+use crate::tape::Tape;
 
 /// Differences that are told in full.
 const SAMPLES: usize = 16;
+/// Visits to a service that are kept at a time, on one thread.
+const VISITS: u32 = 64;
 
 /// What a trial has shown.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Events that the version on trial was told.
+    /// Events that the version on trial was told, or visits that it was shown.
     pub events: AtomicU64,
     /// Those that it answered with another action.
     pub actions_differ: AtomicU64,
@@ -72,8 +79,13 @@ pub(crate) struct Shadow {
     pub(crate) findings: Arc<Findings>,
     /// Exchanges that it was told of from the first event on, with what it remembers of them.
     seats: RefCell<HashMap<u32, Seat>>,
+    /// Visits that are kept now.
+    visits: Cell<u32>,
     over: Cell<bool>,
 }
+
+/// A visit to a service that is kept for its shadow.
+pub(crate) struct Visit(Rc<Shadow>);
 
 /// What the shadow did with its copy.
 pub(crate) struct Done {
@@ -84,8 +96,8 @@ pub(crate) struct Done {
 
 impl Shadow {
     pub(crate) fn new(place: usize, function: Rc<Function>, findings: Arc<Findings>) -> Self {
-        let (seats, over) = (RefCell::default(), Cell::new(false));
-        Self { place, function, findings, seats, over }
+        let (seats, visits) = (RefCell::default(), Cell::default());
+        Self { place, function, findings, seats, visits, over: Cell::new(false) }
     }
 
     /// Shows it a copy of an event before the function itself has it; none if there is nothing to compare.
@@ -160,11 +172,59 @@ impl Shadow {
         }
     }
 
+    /// A visit to the service that it shadows begins: none if as many are kept as may be.
+    pub(crate) fn visit(self: &Rc<Self>) -> Option<Visit> {
+        let visits = self.visits.get();
+        if self.over.get() || visits == VISITS {
+            return None;
+        }
+        self.visits.set(visits + 1);
+        Some(Visit(Rc::clone(self)))
+    }
+
     /// Forgets an exchange.
     pub(crate) fn ended(&self, exchange: u32, how: (u32, u32, u64)) {
         if let Some(seat) = self.seats.borrow_mut().remove(&exchange) {
             self.function.ended(exchange, &seat, how);
         }
+    }
+}
+
+impl Visit {
+    /// The visit is over: what does the version on trial do?
+    pub(crate) async fn compare(
+        &self,
+        tape: &Tape,
+        origin: &Origin,
+        environment: &Rc<dyn Environment>,
+    ) {
+        let Self(shadow) = self;
+        let Some(proxy) = shadow.function.plan.proxy.as_ref().and_then(Proxy::here) else { return };
+        if tape.is_torn() || shadow.over.get() {
+            return;
+        }
+        let shown = replay(tape, proxy, origin, environment).await;
+        let findings = &shadow.findings;
+        if !matches!(shown, Shown::Nothing) {
+            findings.events.fetch_add(1, Ordering::Relaxed);
+        }
+        match shown {
+            Shown::Nothing | Shown::Same => {}
+            Shown::Otherwise(what) => findings.differs(&findings.actions_differ, what),
+            Shown::Bytes(what) => findings.differs(&findings.bytes_differ, what.into()),
+            Shown::Fault(fault) => {
+                shadow.over.set(true);
+                shadow.function.guest_fault(&fault);
+                findings.differs(&findings.actions_differ, format!("fault: {fault}"));
+            }
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let Self(shadow) = self;
+        shadow.visits.set(shadow.visits.get() - 1);
     }
 }
 

@@ -108,10 +108,10 @@ impl Chain {
         Ok(())
     }
 
-    /// Shows another version of a function copies of its events.
+    /// Shows another version of a function copies of its events, or what becomes of visits to a service.
     ///
     /// # Errors
-    /// As for [`Self::begin_canary`].
+    /// As for [`Self::begin_canary`], or when only one of both is a service.
     pub fn begin_shadow(
         &self,
         staged: StagedFunction,
@@ -119,9 +119,9 @@ impl Chain {
     ) -> Result<(), MessageError> {
         let place = self.place(&staged.plan.name)?;
         let before = self.without_trial()?;
-        if staged.plan.proxy.is_some() || before.functions[place].is_service() {
-            let message = "a wasi:http function cannot be tried in the shadow of another, because a request is handed over once: \
-                           try it with a canary";
+        if staged.plan.proxy.is_some() != before.functions[place].is_service() {
+            let message = "a wasi:http function and one that is told of events cannot be compared, so neither can be in the shadow of the \
+                           other: try it with a canary";
             return Err(MessageError::Trial(message.into()));
         }
         let function = Rc::new(self.function(place, staged));

@@ -20,6 +20,7 @@ mod proxies;
 mod reuse;
 mod schema;
 mod services;
+mod shadows;
 mod sriov;
 mod steering;
 mod taps;
