@@ -8,7 +8,7 @@ use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 use weir_sandbox::{
     Fault, Guest, Running, SETUP_DEADLINE, Sandbox, Services, Setup, Shared, World, link_function,
-    link_runner,
+    link_runner, one_line,
 };
 
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
@@ -251,7 +251,7 @@ pub(crate) fn call_configure<S: Services>(
     answer.map_err(|message| ChainError::Refused {
         name: store.data().functions[place].name.clone(),
         what: "configuration",
-        message,
+        message: one_line(&message).into_owned(),
     })
 }
 
@@ -292,7 +292,7 @@ pub(crate) fn restore<S: Services>(
     answer.map_err(|message| ChainError::Refused {
         name: store.data().functions[place].name.clone(),
         what: "saved state",
-        message,
+        message: one_line(&message).into_owned(),
     })
 }
 

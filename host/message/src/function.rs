@@ -241,6 +241,7 @@ impl Function {
         match next.restore(saved) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => {
+                let message = weir_sandbox::one_line(&message).into_owned();
                 Err(MessageError::Refused { name: name(), what: "saved state", message })
             }
             Err(fault) => Err(MessageError::Fault { name: name(), call: "restore", fault }),

@@ -177,7 +177,7 @@ impl Instance {
         self.wants = answer.map(Wants).map_err(|message| MessageError::Refused {
             name: name(),
             what: "configuration",
-            message,
+            message: weir_sandbox::one_line(&message).into_owned(),
         })?;
         Ok(())
     }

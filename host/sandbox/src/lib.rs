@@ -33,6 +33,7 @@ mod host;
 mod lines;
 mod manifest;
 mod policy;
+mod said;
 mod serving;
 mod shared_code;
 mod state;
@@ -53,6 +54,7 @@ pub use guest::{
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 pub use manifest::embedded_manifest;
 pub use policy::{Health, OnFault, Record, Treatment};
+pub use said::one_line;
 pub use shared_code::CODE_MAX;
 pub use state::{State, States, seed_of};
 pub use telemetry::{Level, LogLine, Said, Telemetry};

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::said::one_line;
 use crate::trace::{explain, is_tagged};
 
 /// Log lines kept of a function.
 const LINES_KEPT: usize = 1000;
-/// Bytes kept of a line.
-const LINE_MAX: usize = 4096;
 /// Lines a function may write in a second, after [`LINES_BURST`] at once.
 const LINES_PER_SECOND: u64 = 100;
 const LINES_BURST: u64 = 200;
@@ -188,9 +187,7 @@ impl Inner {
         if self.lines.len() == LINES_KEPT {
             self.lines.pop_front();
         }
-        let end = message.floor_char_boundary(LINE_MAX);
-        let message =
-            message[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let message = one_line(message).into_owned();
         self.lines.push_back(LogLine { time, level, message });
     }
 

@@ -6,6 +6,7 @@
 //! that `..., in check at src/lib.rs:38:36 < process at src/lib.rs:71:9`. Machine code has no line tables in it: they are
 //! read from the uploaded component, for this. Start code of a linked chain may belong to any of its functions; then all are named.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,10 +15,11 @@ use wasmtime::WasmBacktrace;
 
 use crate::admit::Admitted;
 use crate::lines::Lines;
+use crate::said::one_line;
 
 /// Frames that are shown.
 const SHOWN_MAX: usize = 8;
-/// Bytes of a function's name in a text.
+/// Bytes of a function's or a module's name in a text.
 const NAME_MAX: usize = 160;
 
 /// Before the frames, between them, and before the component's name.
@@ -51,25 +53,33 @@ struct Frame<'a> {
 
 /// What wasmtime says of an error: its causes, and the frames as places.
 pub(crate) fn text(error: &wasmtime::Error) -> String {
-    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return format!("{error:#}") };
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return one_line(&format!("{error:#}")).into_owned();
+    };
     let told = trace.to_string();
     let causes = error.chain().map(ToString::to_string).filter(|cause| *cause != told);
     let causes: Vec<String> = causes
         .map(|cause| cause.strip_prefix("wasm trap: ").map_or(cause.clone(), str::to_owned))
         .collect();
-    let mut text = causes.join(": ");
+    // What a guest broke a rule with is told, too.
+    let mut text = one_line(&causes.join(": ")).into_owned();
     let mut before = IN;
     for frame in trace.frames() {
         let name = frame.func_name().map(|name| format!("{:#}", rustc_demangle::demangle(name)));
         let name = name.unwrap_or_else(|| format!("function {}", frame.func_index()));
-        let module = frame.module().name().unwrap_or_default();
+        let module = part(frame.module().name().unwrap_or_default());
         let (function, offset) = (frame.func_index(), frame.func_offset().unwrap_or_default());
-        let name = &name[..name.floor_char_boundary(NAME_MAX)];
+        let name = part(&name);
         // Writing to a string does not fail.
         let _ = write!(text, "{before}{name} [{module}#{function}+{offset:#x}]");
         before = CALLED_BY;
     }
     text
+}
+
+/// A name that the upload has for something: as much of it as fits, without control characters.
+fn part(name: &str) -> Cow<'_, str> {
+    one_line(&name[..name.floor_char_boundary(NAME_MAX)])
 }
 
 /// What wasmtime says of an error in the code of one of these components, for [`explain`]: for errors that are no [`crate::Fault`],
@@ -137,7 +147,7 @@ pub fn explain(text: &str) -> String {
         lines.retain(|lines| frames.iter().any(|frame| lines.has(frame.module)));
     }
     let lines = if lines.len() == 1 { lines.remove(0) } else { Lines::default() };
-    let explained = format!("{cause}{IN}{}", shown(&frames, &lines));
+    let explained = format!("{cause}{IN}{}", one_line(&shown(&frames, &lines)));
     if !lines.is_empty() {
         let mut told = told();
         told.truncate(TOLD_MAX - 1);

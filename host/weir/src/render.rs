@@ -1,5 +1,6 @@
 //! Writing results: tables for people, JSON for programs, on standard output; everything else on standard error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ impl Output {
     ) -> Result<()> {
         let mut text = match self.format {
             Format::Json => serde_json::to_string_pretty(value)?,
-            Format::Table => text(value),
+            Format::Table => plain(&text(value)).into_owned(),
         };
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
@@ -64,7 +65,7 @@ impl Output {
         if self.quiet || self.format == Format::Json {
             return Ok(());
         }
-        print(format!("{text}\n").as_bytes())
+        print(format!("{}\n", plain(text)).as_bytes())
     }
 
     /// Shows that something takes its time, on a terminal only, until the answer is dropped.
@@ -91,6 +92,23 @@ impl Drop for Waiting {
     }
 }
 
+/// A text in which nothing moves a cursor or colours a terminal: what hosts tell comes from authors of functions, too.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if commands(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Writes to standard output.
 ///
 /// # Errors
@@ -113,7 +131,7 @@ pub(crate) fn complain(error: &anyhow::Error, color: Color) {
     };
     let (on, off) = if colored { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     // Nobody is left to be told when this fails.
-    drop(writeln!(io::stderr(), "{on}error:{off} {}", causes(error)));
+    drop(writeln!(io::stderr(), "{on}error:{off} {}", plain(&causes(error))));
 }
 
 /// An error with its causes; many say what their cause said, which is not said twice.
@@ -187,6 +205,12 @@ mod tests {
             "NAME       PACKETS\nfw               7\nratelimit       12\n"
         );
         assert_eq!(table(["name"], []), "NAME\n");
+    }
+
+    #[test]
+    fn what_is_shown_commands_no_terminal() {
+        assert_eq!(plain("two\nlines\tand \u{e4}"), "two\nlines\tand \u{e4}");
+        assert_eq!(plain("a\x1b[2Jb\r\u{9b}"), "a\\u{1b}[2Jb\\u{d}\\u{9b}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) fn run(args: &EventsArgs, client: &Client, output: Output) -> Result<
                 .context("an event is not as expected: is the host's version of Weir another?")?;
             let Event { id, time, kind, message, .. } = event;
             let line = format!("{id:<5} {time}  {:<14} {message}\n", kind.name());
-            render::print(line.as_bytes())
+            render::print(render::plain(&line).as_bytes())
         }
     })
 }

@@ -221,7 +221,7 @@ impl Session<'_> {
 
     fn say(&self, text: &str) {
         if !self.output.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", render::plain(text));
         }
     }
 }

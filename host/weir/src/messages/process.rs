@@ -334,11 +334,15 @@ fn exhausted(error: std::io::Error) -> EngineError {
     EngineError::Exhausted(error.to_string())
 }
 
+/// What a worker says, which may be anything.
 fn wrong(reply: Reply) -> EngineError {
+    let said = |message: String| weir_sandbox::one_line(&message).into_owned();
     match reply {
-        Reply::Configuration(function, message) => EngineError::Configuration { function, message },
-        Reply::Conflict(message) => EngineError::Conflict(message),
-        Reply::Refused(message) => EngineError::Refused(message),
+        Reply::Configuration(function, message) => {
+            EngineError::Configuration { function: said(function), message: said(message) }
+        }
+        Reply::Conflict(message) => EngineError::Conflict(said(message)),
+        Reply::Refused(message) => EngineError::Refused(said(message)),
         _ => EngineError::Internal("a worker answers what it was not asked".into()),
     }
 }
