@@ -160,7 +160,7 @@ impl ChainError {
     /// trap's backtrace names the functions of its module.
     pub(crate) fn start(error: wasmtime::Error, functions: &[FunctionSpec]) -> Self {
         let Some(failed) = start_failure(&error) else {
-            return Self::Instantiate(format!("{error:#}"));
+            return Self::Instantiate(weir_sandbox::one_line(&format!("{error:#}")).into_owned());
         };
         let told = weir_sandbox::told(&error, functions.iter().map(|function| &*function.admitted));
         let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
@@ -218,8 +218,12 @@ impl Prepared {
                 let functions: Vec<_> =
                     spec.functions.iter().map(|f| (&*f.admitted, f.writes)).collect();
                 let composed = compose::compose(&functions);
-                let compiled = sandbox.compile_composed(&composed).map_err(ChainError::Link)?;
-                Code::Linked(count(compiled))
+                let alone = || functions.iter().map(|f| compose::compose(&[*f])).collect();
+                let compiled = match functions.len() {
+                    1 => sandbox.compile_untried(&composed),
+                    _ => sandbox.compile_composed(&composed, alone),
+                };
+                Code::Linked(count(compiled.map_err(ChainError::Link)?))
             }
             Mode::Separate => {
                 let compile = |f: &FunctionSpec| {
@@ -288,7 +292,7 @@ impl Prepared {
 }
 
 /// Compiles an upload for the first time: as the chain that has nothing but it. Such a chain has nothing left to compile then,
-/// and longer ones find the upload's functions in the sandbox's cache.
+/// and for longer ones the upload's functions are known to the sandbox.
 ///
 /// # Errors
 /// When it does not compile, or takes too long.

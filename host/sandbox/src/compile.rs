@@ -1,6 +1,6 @@
 //! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,9 +14,10 @@ use wasmtime::{Config, Engine, Store};
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::code_cache::CodeCache;
-use crate::function_cache::FunctionCache;
+use crate::function_cache::{self, FunctionCache, Hash, Known, Pieces};
 use crate::guest::{Guest, Running};
 use crate::host::Requests;
+use crate::said::one_line;
 use crate::serving::{MEMORIES, Serving};
 use crate::ticker::Ticker;
 
@@ -31,9 +32,9 @@ pub enum Compiler {
     /// This process, without a time limit: for tools that run what their user gives them.
     #[default]
     InProcess,
-    /// A child process that reads a component from standard input and writes what
+    /// A child process that reads what it is to compile from standard input and writes what
     /// [`Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
-    /// upload that takes forever to compile costs nothing but itself.
+    /// upload that takes forever to compile costs nothing but itself. This process then compiles nothing.
     Child {
         /// The program.
         program: PathBuf,
@@ -100,6 +101,7 @@ pub struct Sandbox {
     /// Goes into the names of cached files: code of another wasmtime or processor is never loaded.
     compatibility: String,
     functions: Arc<FunctionCache>,
+    known: Known,
     loaded: Mutex<Loaded>,
     /// For services, from the first one on; none if the machine has no room for it.
     serving: OnceLock<Option<Serving>>,
@@ -133,6 +135,7 @@ impl Sandbox {
             config,
             compatibility,
             functions,
+            known: Known::default(),
             loaded: Mutex::default(),
             serving: OnceLock::new(),
             admissions: Admissions::default(),
@@ -240,7 +243,7 @@ impl Sandbox {
     /// # Errors
     /// When it does not compile, or takes too long.
     pub fn compile(&self, component: &[u8], hash: [u8; 32]) -> Result<Compiled, CompileError> {
-        self.obtain(component, hash, &self.config.compiler, false)
+        self.obtain(hash, false, || Ok(self.run_compiler(component, &[])?.0))
     }
 
     /// The same for a component that gets an instance for each request: memories of those are used again.
@@ -252,7 +255,7 @@ impl Sandbox {
         component: &[u8],
         hash: [u8; 32],
     ) -> Result<Compiled, CompileError> {
-        self.obtain(component, hash, &self.config.compiler, true)
+        self.obtain(hash, true, || Ok(self.run_compiler(component, &[])?.0))
     }
 
     /// Where instances of such a component can be made: in memories that are used again and, when all of those are taken, in others.
@@ -270,29 +273,69 @@ impl Sandbox {
         Ok(if same { vec![best] } else { vec![best, other] })
     }
 
-    /// The same for a component that we composed around an upload that may never have been compiled before.
+    /// The same for a component that we composed around one upload. The code of its functions is remembered for when it is composed
+    /// with others.
     ///
     /// # Errors
     /// As for [`Self::compile`].
     pub fn compile_untried(&self, component: &[u8]) -> Result<Compiled, CompileError> {
-        self.compile(component, Sha256::digest(component).into())
+        let hash = Sha256::digest(component).into();
+        self.obtain(hash, false, || Ok(self.compile_part(component, hash)?.0))
     }
 
-    /// The same for a component that we composed of components that were compiled before: in this
-    /// process, function by function from the cache.
+    /// The same for a component that we composed of several uploads. `parts` gives what [`Self::compile_untried`] has of each: its
+    /// functions are not compiled again if they are known, and each of those that are not, after a start or because there were
+    /// too many since, is compiled with the time that an upload has.
     ///
     /// # Errors
-    /// When it does not compile, which is a bug of ours.
-    pub fn compile_composed(&self, component: &[u8]) -> Result<Compiled, CompileError> {
-        self.obtain(component, Sha256::digest(component).into(), &Compiler::InProcess, false)
-    }
-
-    fn obtain(
+    /// As for [`Self::compile`].
+    pub fn compile_composed(
         &self,
         component: &[u8],
+        parts: impl FnOnce() -> Vec<Vec<u8>>,
+    ) -> Result<Compiled, CompileError> {
+        let hash = Sha256::digest(component).into();
+        self.obtain(hash, false, || {
+            if matches!(self.config.compiler, Compiler::InProcess) {
+                return Ok(self.run_compiler(component, &[])?.0);
+            }
+            let mut known = BTreeMap::new();
+            for part in parts() {
+                let hash: Hash = Sha256::digest(&part).into();
+                if known.contains_key(&hash) {
+                    continue;
+                }
+                let pieces = match self.known.get(&hash) {
+                    Some(pieces) => pieces,
+                    None => self.compile_part(&part, hash)?.1,
+                };
+                known.insert(hash, pieces);
+            }
+            let parts = known.keys().copied().collect();
+            let known: Vec<_> = known.into_values().chain(self.known.like(&parts)).collect();
+            let (code, pieces) = self.run_compiler(component, &known)?;
+            self.known.keep(hash, parts, Arc::new(pieces));
+            Ok(code)
+        })
+    }
+
+    fn compile_part(
+        &self,
+        component: &[u8],
+        hash: Hash,
+    ) -> Result<(Vec<u8>, Arc<Pieces>), CompileError> {
+        let (code, pieces) = self.run_compiler(component, &[])?;
+        let pieces = Arc::new(pieces);
+        self.known.keep(hash, BTreeSet::new(), Arc::clone(&pieces));
+        Ok((code, pieces))
+    }
+
+    /// What memory or disk has, or else this makes.
+    fn obtain(
+        &self,
         hash: [u8; 32],
-        compiler: &Compiler,
         serves: bool,
+        compile: impl FnOnce() -> Result<Vec<u8>, CompileError>,
     ) -> Result<Compiled, CompileError> {
         let started = Instant::now();
         if let Some(component) = self.loaded().get((hash, serves)) {
@@ -306,7 +349,7 @@ impl Sandbox {
         let compiled = match from_disk {
             Some(compiled) => compiled,
             None => {
-                let code = self.run_compiler(component, compiler)?;
+                let code = compile()?;
                 if let Some(cache) = cache {
                     cache.keep(&name, &code);
                 }
@@ -323,30 +366,40 @@ impl Sandbox {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run_compiler(&self, component: &[u8], compiler: &Compiler) -> Result<Vec<u8>, CompileError> {
-        match compiler {
+    /// The component's code, and that of its functions, of which some are `known`, if a child compiles.
+    fn run_compiler(
+        &self,
+        component: &[u8],
+        known: &[Arc<Pieces>],
+    ) -> Result<(Vec<u8>, Pieces), CompileError> {
+        match &self.config.compiler {
             Compiler::InProcess => self
                 .engine
                 .precompile_component(component)
+                .map(|code| (code, Pieces::new()))
                 .map_err(|e| CompileError::Component(format!("{e:#}"))),
             Compiler::Child { program, arguments, timeout } => {
-                let answer = run_child(program, arguments, *timeout, component)?;
-                let code = self.functions.take_over(&answer).ok_or_else(|| {
+                let order = function_cache::order(component, known);
+                let answer = run_child(program, arguments, *timeout, &order)?;
+                let (code, pieces) = function_cache::read_answer(&answer).ok_or_else(|| {
                     let program = program.display();
                     CompileError::Component(format!("{program} did not answer with compiled code"))
                 })?;
-                Ok(code.to_vec())
+                Ok((code.to_vec(), pieces))
             }
         }
     }
 
-    /// What the child of [`Compiler::Child`] does: component in, machine code out, for the component as a whole and
-    /// for each of its functions.
+    /// What the child of [`Compiler::Child`] does with what it is given: a component, with what is known of its functions, in,
+    /// machine code out, for the component as a whole and for each of its functions.
     ///
     /// # Errors
     /// When the component does not compile.
-    pub fn precompile(component: &[u8]) -> Result<Vec<u8>, CompileError> {
+    pub fn precompile(order: &[u8]) -> Result<Vec<u8>, CompileError> {
         let functions = Arc::new(FunctionCache::default());
+        let component = functions.take_order(order).ok_or_else(|| {
+            CompileError::Component("what it was given to compile is cut off".to_owned())
+        })?;
         engine(&functions)
             .and_then(|engine| engine.precompile_component(component))
             .map(|code| functions.answer(&code))
@@ -414,7 +467,7 @@ fn run_child(
     program: &Path,
     arguments: &[String],
     timeout: Duration,
-    component: &[u8],
+    order: &[u8],
 ) -> Result<Vec<u8>, CompileError> {
     let failed = |source| CompileError::Io {
         what: format!("running the compiler {}", program.display()),
@@ -432,7 +485,7 @@ fn run_child(
     let mut errors = child.stderr.take().expect("piped");
     let ended = std::thread::scope(|scope| {
         // A child that dies early closes its end: that error is told by its exit status.
-        scope.spawn(move || drop(input.write_all(component)));
+        scope.spawn(move || drop(input.write_all(order)));
         let code = scope.spawn(move || {
             let mut code = Vec::new();
             output.read_to_end(&mut code).map(|_| code)
@@ -463,7 +516,7 @@ fn run_child(
     });
     match ended.map_err(failed)? {
         (Some(status), code, _) if status.success() => Ok(code),
-        (Some(_), _, said) => Err(CompileError::Component(said.trim().to_owned())),
+        (Some(_), _, said) => Err(CompileError::Component(one_line(said.trim()).into_owned())),
         (None, ..) => Err(CompileError::TooLong(timeout)),
     }
 }
@@ -474,4 +527,77 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module whose types are not those of the others, with a call by table.
+    fn module(name: &str, parameters: usize) -> String {
+        let parameters = "(param i32) ".repeat(parameters);
+        format!(
+            r#"(core module ${name}
+              (type $first (func {parameters}(result i32)))
+              (type $second (func (param i64) {parameters}(result i64)))
+              (table 1 funcref)
+              (memory 1)
+              (func $a (type $first) (i32.load (i32.mul (local.get 0) (local.get 0))))
+              (func (type $second) (call_indirect (type $second) {} (i32.const 0)))
+              (elem (i32.const 0) $a))
+            (core instance (instantiate ${name}))"#,
+            (0..=parameters.matches("i32").count())
+                .map(|n| format!("(local.get {n}) "))
+                .collect::<String>()
+        )
+    }
+
+    fn component(modules: &[String]) -> Vec<u8> {
+        wat::parse_str(format!("(component {})", modules.concat())).unwrap()
+    }
+
+    /// What a child answers, and how many functions it had to compile.
+    fn child(component: &[u8], known: &[Arc<Pieces>]) -> (Arc<Pieces>, usize) {
+        let functions = Arc::new(FunctionCache::default());
+        let order = function_cache::order(component, known);
+        let code = engine(&functions)
+            .and_then(|engine| engine.precompile_component(functions.take_order(&order).unwrap()));
+        let answer = functions.answer(&code.unwrap());
+        (Arc::new(function_cache::read_answer(&answer).unwrap().1), functions.made())
+    }
+
+    #[test]
+    fn what_is_known_of_its_parts_or_of_one_like_it_is_not_compiled_again() {
+        let [a, b, c] = [("a", 1), ("b", 3), ("c", 2)].map(|(name, n)| module(name, n));
+        let [of_a, of_b, of_c] =
+            [&a, &b, &c].map(|module| child(&component(std::slice::from_ref(module)), &[]).0);
+        assert_eq!([of_a.len(), of_b.len(), of_c.len()], [2, 2, 2]);
+        let (before, made) = child(&component(&[a.clone(), b]), &[Arc::clone(&of_a), of_b]);
+        assert!(before.len() == 4 && made < 2, "{made}");
+        // Another one in its place: those beside it are known.
+        let (_, made) = child(&component(&[a, c]), &[of_a, of_c, before]);
+        assert!(made < 2, "{made}");
+    }
+
+    #[test]
+    fn where_a_child_compiles_this_process_does_not() {
+        let compiler = Compiler::Child {
+            program: "/bin/false".into(),
+            arguments: Vec::new(),
+            timeout: Duration::from_secs(60),
+        };
+        let sandbox = Sandbox::new(SandboxConfig { compiler, ..SandboxConfig::default() }).unwrap();
+        let (a, b) = (module("a", 1), module("b", 3));
+        let parts = [component(&[a.clone()]), component(&[b.clone()])];
+        let whole = component(&[a, b]);
+        // As if they had just been pushed.
+        for part in &parts {
+            let pieces = child(part, &[]).0;
+            sandbox.known.keep(Sha256::digest(part).into(), BTreeSet::new(), pieces);
+        }
+        assert!(sandbox.compile_composed(&whole, || parts.to_vec()).is_err());
+        assert!(sandbox.compile_composed(&whole, Vec::new).is_err());
+        assert!(sandbox.compile_untried(&parts[0]).is_err());
+        assert!(sandbox.compile(&parts[1], [1; 32]).is_err());
+    }
 }
