@@ -1,6 +1,7 @@
 //! Chains: applying, removing, and bringing back at the start.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,6 @@ pub struct Applied {
 
 impl Control {
     fn view(&self, state: &State, id: &ChainId, record: &ChainRecord) -> ChainView {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let running = record.running.iter().enumerate();
         ChainView {
             chain: record.chain.clone(),
@@ -71,7 +71,7 @@ impl Control {
                 })
                 .collect(),
             applied: time::text(record.applied),
-            failed: failed.get(id).cloned(),
+            failed: self.failed().get(id).cloned(),
         }
     }
 
@@ -154,7 +154,14 @@ impl Control {
             None => quota::check_chain(&self.quota(), &state, tenant)?,
         }
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
-        let published = self.engine.deploy(deployment).map_err(|error| match error {
+        let deployed = self.engine.deploy(deployment).map_err(|error| match error {
+            EngineError::Lost(error) => {
+                self.put_back(&state, &id);
+                *error
+            }
+            error => error,
+        });
+        let published = deployed.map_err(|error| match error {
             EngineError::Configuration { function, message } => {
                 chain.refused_configuration(&function, &message).into()
             }
@@ -173,7 +180,7 @@ impl Control {
             self.put_back(&state, &id);
             return Err(error);
         }
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.failed().remove(&id);
         let new = before.is_none();
         let message = format!("chain {} was {}", id.name, if new { "deployed" } else { "changed" });
         self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
@@ -197,7 +204,9 @@ impl Control {
         let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
         self.check_no_trial(&state, id, record)?;
         steering::check_still_possible(&state, id, None)?;
-        self.engine.undeploy(id)?;
+        self.engine.undeploy(id).inspect_err(|error| {
+            self.failed().insert(id.clone(), format!("it was taken down: {error}"));
+        })?;
         let removed = self.store.change(|state| {
             state.chains.remove(id);
             Ok::<_, ControlError>(())
@@ -206,7 +215,7 @@ impl Control {
             self.put_back(&state, id);
             return Err(error);
         }
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.failed().remove(id);
         let message = format!("chain {} was removed", id.name);
         self.events.emit(EventKind::ChainRemoved, Some(&id.tenant), id.name.as_str(), message);
         Ok(())
@@ -224,8 +233,7 @@ impl Control {
                 .and_then(|deployment| Ok(self.engine.deploy(deployment)?));
             if let Err(error) = deployed {
                 self.note(id, format!("chain {} cannot be deployed: {error}", id.name));
-                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.insert(id.clone(), error.to_string());
+                self.failed().insert(id.clone(), error.to_string());
             }
         }
         for (id, record) in &state.functions {
@@ -238,6 +246,9 @@ impl Control {
     fn restore_trial(&self, state: &State, id: &FunctionId, trial: &Trial) {
         let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
         for (chain, index, _) in state.users(id) {
+            if self.is_down(chain) {
+                continue;
+            }
             let begun = self
                 .resolve(state, chain, index, &trial.version)
                 .and_then(|function| Ok(self.engine.begin_trial(chain, function, kind)?));
@@ -250,7 +261,8 @@ impl Control {
         }
     }
 
-    /// Puts the data plane back to what the store says, because it could not be written.
+    /// Puts the data plane back to what the store says: that could not be written, or the data plane came only halfway to
+    /// something else.
     fn put_back(&self, state: &State, id: &ChainId) {
         let redeploy = |record: &ChainRecord| {
             let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
@@ -262,9 +274,24 @@ impl Control {
             None => self.engine.undeploy(id).map_err(ControlError::from),
             Some(record) => redeploy(record),
         };
-        if let Err(error) = back {
-            self.note(id, format!("chain {} is not as the store says: {error}", id.name));
+        match back {
+            Ok(()) => drop(self.failed().remove(id)),
+            Err(error) => {
+                self.note(id, format!("chain {} is not as the store says: {error}", id.name));
+                if state.chains.contains_key(id) {
+                    self.failed().insert(id.clone(), error.to_string());
+                }
+            }
         }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<ChainId, String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a chain that is stored does not run.
+    pub(crate) fn is_down(&self, id: &ChainId) -> bool {
+        self.failed().contains_key(id)
     }
 
     pub(crate) fn note(&self, chain: &ChainId, message: String) {

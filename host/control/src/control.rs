@@ -35,7 +35,8 @@ pub struct Control {
     pub(crate) listeners: Vec<Listener>,
     /// Swaps whose new version is watched.
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
-    /// Chains that are stored, but could not be deployed at the start.
+    /// Chains that are stored and do not run, and why: they could not be deployed at the start, or not again after a change that
+    /// failed.
     pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,

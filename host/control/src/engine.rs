@@ -50,7 +50,7 @@ pub enum TrialKind {
     Shadow,
 }
 
-/// Why the data plane did not do what it was asked to. Nothing has changed then.
+/// Why the data plane did not do what it was asked to. Nothing has changed then, but for [`EngineError::Lost`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
@@ -73,6 +73,10 @@ pub enum EngineError {
     /// A bug of ours.
     #[error("internal error: {0}")]
     Internal(String),
+    /// [`Engine::deploy`] did not come to its end, and what the chain was before does not run any more, or not all of it: whoever asked
+    /// deploys that again.
+    #[error(transparent)]
+    Lost(Box<Self>),
 }
 
 /// Something that the data plane has to tell, as it happens.
@@ -144,13 +148,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Deploys a chain, or replaces the one of the same id.
     ///
     /// # Errors
-    /// When it cannot be made ready; what ran before still runs.
+    /// When it cannot be made ready; what ran before still runs, unless it is [`EngineError::Lost`].
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError>;
 
     /// Takes a chain down; its packets are sent or counted as dropped. Does nothing when there is none.
     ///
     /// # Errors
-    /// When its ports cannot write what they have.
+    /// When its ports cannot write what they have; it is down nevertheless.
     fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError>;
 
     /// Replaces one function of a running chain.

@@ -5,7 +5,7 @@ use weir_spec::Invalid;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 
-/// See each variant. Nothing has changed when one of these is given back.
+/// See each variant. Nothing has changed when one of these is given back; where that could not be, an event says so.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// There is no such thing, or it is another tenant's.

@@ -11,18 +11,20 @@ use std::time::Duration;
 use weir_chain::Tick;
 use weir_chain::board;
 use weir_layout::Verdict;
-use weir_pool::{Accounting, Pool, PoolConfig};
+use weir_pool::{Accounting, PoolConfig};
 use weir_port::{Port, PortError};
-use weir_sandbox::{Record, Sandbox, Shared, States};
+use weir_sandbox::{Record, Sandbox, States};
 
 pub use self::status::{EventSink, LaneEvent, LaneStatus};
 use self::swap::Probation;
 pub use self::swap::{Published, Retired};
 use crate::context::{Clock, Context, Disown, Ledger, Pause};
 use crate::counters::{self, Counters, DropReason};
+use crate::ground::Ground;
 use crate::observer::{Observer, Watch};
 use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged};
 use crate::trial::Trial;
+use crate::upward::Upward;
 
 /// Bursts a lane handles before its worker looks at other lanes and at commands.
 pub(crate) const TURN: u32 = 64;
@@ -144,6 +146,13 @@ impl Lane {
         };
         lane.report();
         Ok(lane)
+    }
+
+    /// Has what is for this machine go up to the kernel's stack at the chain's end: for a lane that was made ready before the
+    /// way there was.
+    pub fn goes_up(&mut self, upward: Arc<Upward>) {
+        self.ledger_mut().upward = Some(Arc::clone(&upward));
+        self.version.staged.plan.upward = Some(upward);
     }
 
     /// Lends it pool and ports. It has none.
@@ -410,21 +419,9 @@ pub(crate) fn foundation(
     name: &str,
     mut config: LaneConfig,
 ) -> Result<(Context, LaneSite), PlaneError> {
-    let mut pool = Pool::new(name, &config.pool)?;
-    for port in &mut config.ports {
-        port.attach(&mut pool)?;
-    }
-    let site = LaneSite {
-        sandbox,
-        window: Shared::new(pool.memory())?,
-        room_bytes: pool.room_bytes(),
-        huge: config.pool.huge,
-        ports: config.ports.iter().map(|port| port.name().to_owned()).collect(),
-        seed: config.seed,
-        rooms: pool.rooms() as usize,
-    };
-    let context = Context::new(pool, config.ports, config.symmetric, config.clock, config.burst);
-    Ok((context, site))
+    let ports = std::mem::take(&mut config.ports);
+    let names = ports.iter().map(|port| port.name().to_owned()).collect();
+    Ground::new(sandbox, name, config, names)?.with_ports(ports)
 }
 
 fn records(plan: &ChainPlan) -> Vec<Record> {

@@ -1,7 +1,7 @@
 //! The packet plane: ports, chains and the workers that run them.
 //!
 //! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet
-//! passes ([`Station`]), a flow's staying on its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
+//! passes ([`Station`]), what both stand on ([`Ground`]), a flow's staying on its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
 //! new version at a burst boundary, canary and shadow, looking at what functions do ([`Observer`], [`Trace`], [`Tap`]), what at a chain's end goes up to the kernel's stack ([`Upward`]), and the worker threads. Must not know: configuration files, the API, the
 //! store, where components come from.
 //!
@@ -13,6 +13,7 @@
 
 mod context;
 mod counters;
+mod ground;
 mod handoff;
 mod lane;
 mod observer;
@@ -33,6 +34,7 @@ mod worker;
 
 pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
+pub use ground::Ground;
 pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn};
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};

@@ -16,6 +16,7 @@ use weir_steering::{Key, Target};
 
 use crate::context::{Context, Entry, Got, Move};
 use crate::counters::{DropReason, Shared};
+use crate::ground::Ground;
 use crate::lane::{self, Lane, LaneConfig, TURN, Turn};
 use crate::plan::{LaneSite, PlaneError};
 use crate::steering::{Destination, Rules, Steering, Way, other_port};
@@ -59,10 +60,21 @@ impl Station {
         config: LaneConfig,
         flows: usize,
     ) -> Result<Self, PlaneError> {
-        let (mut context, site) = lane::foundation(sandbox, name, config)?;
+        Ok(Self::over(lane::foundation(sandbox, name, config)?, flows))
+    }
+
+    /// The same where the pool is there already, with lanes that were made for it.
+    ///
+    /// # Errors
+    /// When a port cannot work with the pool.
+    pub fn on(ground: Ground, ports: Vec<Box<dyn Port>>, flows: usize) -> Result<Self, PlaneError> {
+        Ok(Self::over(ground.with_ports(ports)?, flows))
+    }
+
+    fn over((mut context, site): (Context, LaneSite), flows: usize) -> Self {
         context.stationed = true;
         let shared = Arc::clone(&context.ledger.shared);
-        Ok(Self {
+        Self {
             site,
             context: Some(Box::new(context)),
             seated: None,
@@ -71,7 +83,7 @@ impl Station {
             rules: Arc::default(),
             flows,
             shared,
-        })
+        }
     }
 
     /// What is needed to make a lane for this station elsewhere.

@@ -39,10 +39,15 @@ fn explain(event: EngineEvent) -> EngineEvent {
 
 /// The same for what was refused because code failed while it was made ready.
 fn explained<T>(result: Result<T, EngineError>) -> Result<T, EngineError> {
-    result.map_err(|error| match error {
+    result.map_err(explained_error)
+}
+
+fn explained_error(error: EngineError) -> EngineError {
+    match error {
         EngineError::Refused(message) => EngineError::Refused(weir_sandbox::explain(&message)),
+        EngineError::Lost(error) => EngineError::Lost(Box::new(explained_error(*error))),
         other => other,
-    })
+    }
 }
 
 /// See the module.
@@ -80,6 +85,9 @@ impl Engine for Planes {
         let listeners = ready.as_ref().map(|_| self.messages.addresses_of(&id));
         let packets = Deployment { id: id.clone(), chain, functions };
         let is_new = !self.packets.has(&id);
+        let was_there = !is_new || self.messages.has(&id);
+        // Of what ran before not all does any more.
+        let lost = |error| if was_there { EngineError::Lost(Box::new(error)) } else { error };
         let mut published = Published::default();
         if !packets.functions.is_empty() {
             published = explained(self.packets.deploy_chain(&packets, listeners.as_deref()))?;
@@ -87,17 +95,18 @@ impl Engine for Planes {
         match ready {
             Some(ready) => match self.messages.publish(&id, ready) {
                 Ok(other) => published = both(published, other),
-                Err(error) if is_new => {
-                    // Nobody could go on where its packets go.
-                    self.packets.undeploy(&id)?;
-                    return Err(error);
+                Err(error) => {
+                    if is_new {
+                        // Nobody could go on where its packets go; the first error is what is told.
+                        drop(self.packets.undeploy(&id));
+                    }
+                    return Err(lost(error));
                 }
-                Err(error) => return Err(error),
             },
             None => self.messages.undeploy(&id),
         }
         if packets.functions.is_empty() {
-            self.packets.undeploy(&id)?;
+            self.packets.undeploy(&id).map_err(lost)?;
         }
         Ok(published)
     }

@@ -86,9 +86,8 @@ impl From<ControlError> for Problem {
             ControlError::Store(StoreError::Full { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "store-full")
             }
-            ControlError::Engine(EngineError::Internal(_)) | ControlError::Store(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
-            }
+            ControlError::Engine(EngineError::Internal(_) | EngineError::Lost(_))
+            | ControlError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         Self::new(status, code, detail)
     }

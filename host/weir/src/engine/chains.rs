@@ -1,11 +1,13 @@
 //! Deploying chains: their lanes, at which stations, on which workers and with which ports.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Station, Upward, spread};
+use weir_packet_plane::{
+    ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, Station, Upward, spread,
+};
 use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
 
@@ -34,28 +36,22 @@ impl PlaneEngine {
             self.check_way_up(chain)?;
         }
         let existing = self.plane.chains().get(id).cloned();
-        if let Some(existing) = existing {
-            let turn = existing.turn();
-            let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
-            if existing.crossing.shape == shape {
-                existing.crossing.check(&id.name, &shape, !chain.steered)?;
-                let plans = self.chain_plans(id, functions, &telemetries)?;
-                let plans = self.with_way_up(plans, chain, listeners);
-                // A new deployment replaces whatever was being tried.
-                self.plane.with_lanes(&existing, Lane::end_canary)?;
-                let staged = self.plane.stage(&existing, plans)?;
-                let published = self.plane.publish(&existing, staged, None)?;
-                self.set_takes_rest(&existing, &id.name, !chain.steered)?;
-                return Ok(published);
-            }
-            // Other ports or workers: everything that can fail is tried before the old lanes go.
-            let lanes = (0..shape.workers).map(|lane| telemetries[lane % telemetries.len()]);
-            self.chain_plans(id, functions, &lanes.collect::<Vec<_>>())?;
-            self.check_crossing(id, chain, &shape)?;
-            drop(turn);
-            self.undeploy_chain(id)?;
-        }
-        self.new_lanes(deployment, shape, listeners)
+        let Some(existing) = existing.filter(|existing| existing.crossing.shape == shape) else {
+            return self.new_lanes(deployment, &shape, listeners);
+        };
+        let _turn = existing.turn();
+        let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
+        existing.crossing.check(&id.name, &shape, !chain.steered)?;
+        let mut plans = self.chain_plans(id, functions, &telemetries)?;
+        // It has its ports: the interface to the kernel was made with them.
+        let upward = self.way_up(chain, listeners);
+        plans.iter_mut().for_each(|plan| plan.upward.clone_from(&upward));
+        // A new deployment replaces whatever was being tried.
+        self.plane.with_lanes(&existing, Lane::end_canary)?;
+        let staged = self.plane.stage(&existing, plans)?;
+        let published = self.plane.publish(&existing, staged, None)?;
+        self.set_takes_rest(&existing, &id.name, !chain.steered).map_err(lost)?;
+        Ok(published)
     }
 
     /// Whether what leaves a chain's end can become messages.
@@ -70,20 +66,10 @@ impl PlaneEngine {
         )))
     }
 
-    /// The same plans, of which what is for this machine goes up to the kernel's stack, where these listeners are. The chain has its
-    /// ports already: the interface to the kernel is made with them.
-    fn with_way_up(
-        &self,
-        mut plans: Vec<ChainPlan>,
-        chain: &Chain,
-        listeners: Option<&[SocketAddr]>,
-    ) -> Vec<ChainPlan> {
-        let kernel = chain.from.as_ref().and_then(|port| self.ports().kernel_beside(port));
-        if let (Some(listeners), Some(kernel)) = (listeners, kernel) {
-            let upward = Arc::new(Upward::new(kernel, listeners.iter().copied()));
-            plans.iter_mut().for_each(|plan| plan.upward = Some(Arc::clone(&upward)));
-        }
-        plans
+    /// What of a chain is for this machine goes up to the kernel's stack, where these listeners are.
+    fn way_up(&self, chain: &Chain, listeners: Option<&[SocketAddr]>) -> Option<Arc<Upward>> {
+        let kernel = self.ports().kernel_beside(chain.from.as_ref()?)?;
+        Some(Arc::new(Upward::new(kernel, listeners?.iter().copied())))
     }
 
     /// What the chain is deployed with.
@@ -100,25 +86,32 @@ impl PlaneEngine {
         Ok(Shape { from, to, symmetric: chain.symmetric, workers })
     }
 
-    /// Whether a chain could have lanes between its ports, if it gave back what it has.
-    fn check_crossing(
-        &self,
-        id: &ChainId,
-        chain: &Chain,
-        shape: &Shape,
-    ) -> Result<(), EngineError> {
+    /// What a chain's lanes can be made for, if it gives back what it has.
+    fn footing(&self, id: &ChainId, chain: &Chain, shape: &Shape) -> Result<Footing, EngineError> {
         let key = crossing::key(&id.tenant, &id.name, shape);
         let there = self.plane.crossings().get(&key).cloned();
-        match there {
-            Some(there) if there.shape == *shape || !there.has(&id.name) => {
-                there.check(&id.name, shape, !chain.steered)
+        if let Some(there) = there {
+            there.check(&id.name, shape, !chain.steered)?;
+            if there.shape == *shape {
+                return Ok(Footing::There(there));
             }
-            Some(there) => {
-                there.check(&id.name, shape, !chain.steered)?;
-                self.ports().check(chain, Some(&id.name), shape.workers)
-            }
-            None => self.ports().check(chain, Some(&id.name), shape.workers),
         }
+        self.ports().check(chain, &id.tenant, Some(&id.name), shape.workers)?;
+        let ports = self.ports().lane_ports(chain);
+        let ground = |_| {
+            let config = LaneConfig {
+                pool: self.pool,
+                symmetric: chain.symmetric && ports.len() > 1,
+                ports: Vec::new(),
+                clock: Clock::Monotonic,
+                burst: BURST,
+                seed: self.seed,
+                on_event: None,
+            };
+            let sandbox = Arc::clone(&self.plane.sandbox);
+            Ground::new(sandbox, &key, config, ports.clone()).map_err(refused)
+        };
+        (0..shape.workers).map(ground).collect::<Result<_, _>>().map(Footing::New)
     }
 
     /// Whether the chain has what no rule claims.
@@ -148,14 +141,24 @@ impl PlaneEngine {
         &self,
         id: &ChainId,
         chain: &Chain,
-        shape: Shape,
+        shape: &Shape,
+        footing: Footing,
     ) -> Result<Arc<Crossing>, EngineError> {
-        let key = crossing::key(&id.tenant, &id.name, &shape);
+        let key = crossing::key(&id.tenant, &id.name, shape);
         let there = self.plane.crossings().get(&key).cloned();
-        if let Some(there) = there {
-            there.check(&id.name, &shape, !chain.steered)?;
-            return Ok(there);
-        }
+        let grounds = match (footing, there) {
+            (Footing::There(those), Some(there)) if Arc::ptr_eq(&those, &there) => {
+                there.check(&id.name, shape, !chain.steered)?;
+                return Ok(there);
+            }
+            (Footing::New(grounds), None) => grounds,
+            _ => {
+                return Err(EngineError::Conflict(format!(
+                    "while chain {} was made ready another one came or went between its ports: apply it again",
+                    id.name
+                )));
+            }
+        };
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
         let before: Vec<_> = ports.iter().map(|ports| deciders(ports)).collect();
@@ -165,25 +168,16 @@ impl PlaneEngine {
         // Where packets come in by one port only, there is nothing that belongs together.
         let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
         let ports = ports.map_err(|error| {
-            self.ports().reopen(chain);
+            self.ports().release(chain);
             EngineError::Exhausted(error.to_string())
         })?;
         let workers = self.least_used_workers(shape.workers);
         let mut deployed = Vec::with_capacity(shape.workers);
         let mut stations = Vec::with_capacity(shape.workers);
         let known = statistics.into_iter().zip(before);
-        for ((worker, ports), (statistics, before)) in workers.iter().zip(ports).zip(known) {
-            let config = LaneConfig {
-                pool: self.pool,
-                symmetric: chain.symmetric && ports.len() > 1,
-                ports,
-                clock: Clock::Monotonic,
-                burst: BURST,
-                seed: self.seed,
-                on_event: None,
-            };
-            let sandbox = Arc::clone(&self.plane.sandbox);
-            match Station::new(sandbox, &key, config, FLOWS) {
+        let grounds = workers.iter().zip(grounds).zip(ports);
+        for (((worker, ground), ports), (statistics, before)) in grounds.zip(known) {
+            match Station::on(ground, ports, FLOWS) {
                 Ok(station) => {
                     deployed.push(DeployedStation {
                         worker: *worker,
@@ -197,12 +191,13 @@ impl PlaneEngine {
                 Err(error) => {
                     // Whatever went wrong, that is what is told.
                     drop(self.finish(stations));
-                    self.ports().reopen(chain);
+                    self.ports().release(chain);
                     return Err(refused(error));
                 }
             }
         }
-        let crossing = Arc::new(Crossing::new(key.clone(), id.tenant.clone(), shape, deployed));
+        let crossing =
+            Arc::new(Crossing::new(key.clone(), id.tenant.clone(), shape.clone(), deployed));
         for (station, worker) in stations.into_iter().zip(workers) {
             self.plane.workers[worker]
                 .add_station(&key, station)
@@ -212,28 +207,48 @@ impl PlaneEngine {
         Ok(crossing)
     }
 
+    /// Lanes for a chain that has none, or between other ports or on other workers than those that it has: these go.
     fn new_lanes(
         &self,
         deployment: &Deployment,
-        shape: Shape,
+        shape: &Shape,
         listeners: Option<&[SocketAddr]>,
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
         let all: Vec<_> = telemetries.iter().collect();
         let plans = self.chain_plans(id, functions, &all)?;
-        // One chain at a time comes and goes between the same ports.
-        let _turn = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        let crossing = self.crossing(id, chain, shape)?;
-        let plans = self.with_way_up(plans, chain, listeners);
-        let lanes = match self.make_lanes(id, &crossing, plans) {
-            Ok(lanes) => lanes,
-            Err(error) => {
-                // Whatever goes wrong now, the first error is what is told.
-                drop(self.leave(&crossing, &id.name));
-                return Err(error);
-            }
-        };
+        // What takes long and what can be refused comes first. Code of the tenant's runs here: nobody else waits for it.
+        let footing = self.footing(id, chain, shape)?;
+        let lanes = self.make_lanes(id, &footing.sites(), plans)?;
+        let is_new = !self.has(id);
+        if let Footing::New(_) = footing {
+            self.ports().open(chain, shape.workers)?;
+        }
+        let moved = self.undeploy_chain(id).and_then(|()| {
+            self.arrive(deployment, shape, footing, (lanes, telemetries), listeners)
+        });
+        moved.map_err(|error| {
+            self.ports().let_go_of_vfs(chain);
+            if is_new { error } else { lost(error) }
+        })
+    }
+
+    /// Brings lanes that are ready to stations between the chain's ports.
+    fn arrive(
+        &self,
+        deployment: &Deployment,
+        shape: &Shape,
+        footing: Footing,
+        (mut lanes, telemetries): (Vec<Lane>, Vec<Telemetries>),
+        listeners: Option<&[SocketAddr]>,
+    ) -> Result<Published, EngineError> {
+        let Deployment { id, chain, .. } = deployment;
+        let _turn = self.arrivals();
+        let crossing = self.crossing(id, chain, shape, footing)?;
+        if let Some(upward) = self.way_up(chain, listeners) {
+            lanes.iter_mut().for_each(|lane| lane.goes_up(Arc::clone(&upward)));
+        }
         let takes_rest = !chain.steered;
         let key = lane_key(&id.tenant, &id.name);
         let shared_ports = !takes_rest;
@@ -260,27 +275,38 @@ impl PlaneEngine {
         Ok(Published { compiled_in, ..Published::default() })
     }
 
-    /// A lane for each station.
+    /// A lane for each station that is there or is to be.
     fn make_lanes(
         &self,
         id: &ChainId,
-        crossing: &Crossing,
+        sites: &[LaneSite],
         plans: Vec<ChainPlan>,
     ) -> Result<Vec<Lane>, EngineError> {
         let mut lanes: Vec<Lane> = Vec::with_capacity(plans.len());
-        for (n, (plan, station)) in plans.into_iter().zip(&crossing.stations).enumerate() {
+        for (n, (plan, site)) in plans.into_iter().zip(sites).enumerate() {
             let beside = lanes.first().map(Lane::states).unwrap_or_default();
             let ear = self.keeper.ear(id, n);
-            let lane = Lane::aside(station.site.clone(), plan, Some(ear), &beside);
+            let lane = Lane::aside(site.clone(), plan, Some(ear), &beside);
             lanes.push(lane.map_err(refused)?);
         }
         Ok(lanes)
     }
 
+    /// One chain at a time comes and goes between ports. For no longer than that takes: no code of a chain that is made ready runs
+    /// meanwhile.
+    fn arrivals(&self) -> MutexGuard<'_, ()> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
         let Some(deployed) = self.plane.chains().remove(id) else { return Ok(()) };
         let _turn = deployed.turn();
-        let _arrival = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take_down(id, &deployed)
+    }
+
+    /// The same for whoever has the chain's turn, when it is not in the list any more.
+    pub(super) fn take_down(&self, id: &ChainId, deployed: &Deployed) -> Result<(), EngineError> {
+        let _arrival = self.arrivals();
         let _ticking = self.plane.sandbox.ticker().tick();
         for n in 0..deployed.lanes.len() {
             let key = deployed.key.clone();
@@ -393,6 +419,30 @@ impl PlaneEngine {
         workers.sort_unstable();
         workers
     }
+}
+
+/// What new lanes are made for.
+enum Footing {
+    /// Stations that are there.
+    There(Arc<Crossing>),
+    /// Stations that are to be, for which there are no ports yet.
+    New(Vec<Ground>),
+}
+
+impl Footing {
+    fn sites(&self) -> Vec<LaneSite> {
+        match self {
+            Self::There(crossing) => {
+                crossing.stations.iter().map(|station| station.site.clone()).collect()
+            }
+            Self::New(grounds) => grounds.iter().map(Ground::site).collect(),
+        }
+    }
+}
+
+/// What ran before does not run any more.
+fn lost(error: EngineError) -> EngineError {
+    EngineError::Lost(Box::new(error))
 }
 
 /// The name of a chain's lanes at their stations.

@@ -44,7 +44,7 @@ pub(crate) struct PlaneEngine {
     steering: steering::Steering,
     /// Addresses that rules name, at NICs.
     macs: VfMacs,
-    /// Whoever has a chain come or go has it.
+    /// Whoever has a chain come to its ports or go from there has it.
     arrivals: Mutex<()>,
     pool: weir_pool::PoolConfig,
     seed: u64,
@@ -282,7 +282,16 @@ impl Engine for PlaneEngine {
                 drained.problems.push(format!("chain {} was not drained in time", id.name));
                 continue;
             }
-            match self.undeploy_chain(&id) {
+            // Whoever changes it may run code of the tenant's: what is over by then is waited for.
+            let Ok(deployed) = self.plane.deployed(&id) else { continue };
+            let Some(_turn) = deployed.turn_until(until) else {
+                drained
+                    .problems
+                    .push(format!("chain {} is being changed, and was not drained", id.name));
+                continue;
+            };
+            self.plane.chains().remove(&id);
+            match self.take_down(&id, &deployed) {
                 Ok(()) => drained.chains += 1,
                 Err(error) => drained.problems.push(format!("chain {}: {error}", id.name)),
             }

@@ -14,6 +14,9 @@ use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 use super::crossing::Shape;
 
+/// The port of a chain that has none.
+const NONE: &str = "none";
+
 /// All ports.
 pub(super) struct Ports {
     /// In the configuration's order.
@@ -97,11 +100,10 @@ impl Slot {
     }
 
     /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
-    fn let_go_of_vf(mut self) -> Self {
+    fn let_go_of_vf(&mut self) {
         if self.config.kind == PortKind::Dpdk && self.config.device.as_deref().is_some_and(is_vf) {
             self.ports.clear();
         }
-        self
     }
 
     /// Queues of which each lane needs one; none: as many as there are lanes.
@@ -155,7 +157,8 @@ impl Ports {
         let open_slot = |(index, config): (usize, &weir_spec::Port)| {
             // Each queue of an interface is looked at; another device knows how many it has.
             let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
-            let opened = Slot::open(config, room_bytes, lanes.into()).map(Slot::let_go_of_vf);
+            let mut opened = Slot::open(config, room_bytes, lanes.into());
+            opened.iter_mut().for_each(Slot::let_go_of_vf);
             opened.map_err(|error| {
                 let message = format!("port {}: {error}", config.name);
                 let invalid = match config.kind {
@@ -173,10 +176,11 @@ impl Ports {
         self.slots.iter()
     }
 
-    /// Whether a chain could have its ports for so many lanes; those that `holder` has now count as free.
+    /// Whether a tenant's chain could have its ports for so many lanes; those that `holder` has now count as free.
     pub(super) fn check(
         &self,
         chain: &Chain,
+        tenant: &Name,
         holder: Option<&Name>,
         lanes: usize,
     ) -> Result<(), EngineError> {
@@ -188,6 +192,9 @@ impl Ports {
                     "there is no port {name}: the host's ports are {all}"
                 )));
             };
+            if slot.config.tenant != *tenant {
+                return Err(EngineError::Refused(format!("port {name} is not tenant {tenant}'s")));
+            }
             if let Some(other) = &slot.chain
                 && Some(other) != holder
             {
@@ -215,7 +222,68 @@ impl Ports {
         from.into_iter().chain(to.filter(|to| Some(*to) != from)).chain(kernel).cloned().collect()
     }
 
+    /// The names of the ports that each lane of a chain is to have, by number.
+    pub(super) fn lane_ports(&self, chain: &Chain) -> Vec<String> {
+        let ends = self.names(chain.from.as_ref(), chain.to.as_ref());
+        let mut ports: Vec<String> = ends.iter().map(Name::to_string).collect();
+        // Behind the other ports: chains may go up to it.
+        ports.extend(self.slot(chain.from.as_ref()).and_then(|slot| slot.config.kernel.clone()));
+        if ports.is_empty() {
+            ports.push(NONE.to_owned());
+        }
+        ports
+    }
+
+    fn slot(&self, name: Option<&Name>) -> Option<&Slot> {
+        self.slots.iter().find(|slot| Some(&slot.config.name) == name)
+    }
+
+    /// Opens those of a chain's ports that no chain has. The answer is the link to the kernel's interface, if a port leads there.
+    ///
+    /// # Errors
+    /// When a device is not there; every port is then whose it was.
+    pub(super) fn open(
+        &mut self,
+        chain: &Chain,
+        lanes: usize,
+    ) -> Result<Option<Addresses>, EngineError> {
+        let opened = self.try_open(chain, lanes);
+        if opened.is_err() {
+            self.let_go_of_vfs(chain);
+        }
+        opened
+    }
+
+    fn try_open(&mut self, chain: &Chain, lanes: usize) -> Result<Option<Addresses>, EngineError> {
+        let wanted = self.names(chain.from.as_ref(), chain.to.as_ref());
+        let room_bytes = self.room_bytes;
+        for name in &wanted {
+            let free = |slot: &&mut Slot| slot.config.name == *name && slot.chain.is_none();
+            for slot in self.slots.iter_mut().filter(free) {
+                if slot.ports.len() != lanes {
+                    let opened = slot.reopen(room_bytes, lanes);
+                    opened.map_err(|e| EngineError::Refused(format!("{e:#}")))?;
+                }
+            }
+        }
+        let wire = self.slot(chain.from.as_ref()).and_then(|slot| slot.kernel);
+        let mut slots = wanted.iter().filter_map(|name| self.slot(Some(name)));
+        let link = slots.find_map(|slot| Some((slot, slot.config.peer.as_ref()?)));
+        link.map(|(slot, peer)| slot.addresses(peer, wire)).transpose()
+    }
+
+    /// A chain did not get the ports that were opened for it.
+    pub(super) fn let_go_of_vfs(&mut self, chain: &Chain) {
+        for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
+            let free = |slot: &&mut Slot| slot.config.name == name && slot.chain.is_none();
+            self.slots.iter_mut().filter(free).for_each(Slot::let_go_of_vf);
+        }
+    }
+
     /// Gives a chain its ports: for each lane `from`, then `to`.
+    ///
+    /// # Errors
+    /// When it cannot have one of them; it has none then.
     pub(super) fn take(
         &mut self,
         chain: &Chain,
@@ -223,30 +291,15 @@ impl Ports {
         id: &Name,
         lanes: usize,
     ) -> Result<Vec<Vec<Box<dyn Port>>>, EngineError> {
-        self.check(chain, None, lanes)?;
+        self.check(chain, tenant, None, lanes)?;
+        let link = self.open(chain, lanes)?;
         let wanted = self.names(chain.from.as_ref(), chain.to.as_ref());
-        for name in &wanted {
-            if let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name)
-                && slot.config.tenant != *tenant
-            {
-                return Err(EngineError::Refused(format!("port {name} is not tenant {tenant}'s")));
-            }
-        }
         let mut all: Vec<Vec<Box<dyn Port>>> = (0..lanes).map(|_| Vec::new()).collect();
         let mut stacks: Vec<Box<dyn Port>> = Vec::with_capacity(lanes);
-        let mut wire = None;
         for name in &wanted {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == *name) {
-                if slot.ports.len() != lanes {
-                    slot.reopen(self.room_bytes, lanes)
-                        .map_err(|e| EngineError::Refused(format!("{e:#}")))?;
-                }
                 slot.chain = Some(id.clone());
-                if Some(name) == chain.from.as_ref() {
-                    wire = slot.kernel;
-                }
-                if let Some(peer) = &slot.config.peer {
-                    let addresses = slot.addresses(peer, wire)?;
+                if let Some(addresses) = link.filter(|_| slot.config.peer.is_some()) {
                     let neighbours = Arc::new(Mutex::new(Neighbours::default()));
                     for port in slot.ports.drain(..) {
                         let neighbours = Arc::clone(&neighbours);
@@ -274,7 +327,7 @@ impl Ports {
         }
         for ports in all.iter_mut().filter(|ports| ports.is_empty()) {
             // Deployed and idle: nothing comes in.
-            ports.push(Box::new(MemoryPort::new("none", None, Keep::Nothing)));
+            ports.push(Box::new(MemoryPort::new(NONE, None, Keep::Nothing)));
         }
         Ok(all)
     }
@@ -305,8 +358,8 @@ impl Ports {
         }
     }
 
-    /// A chain could not be made: its ports are free, and are opened anew for the next one.
-    pub(super) fn reopen(&mut self, chain: &Chain) {
+    /// A chain that has its ports could not be made: they are free, and are opened anew for the next one.
+    pub(super) fn release(&mut self, chain: &Chain) {
         for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == name) {
                 slot.chain = None;

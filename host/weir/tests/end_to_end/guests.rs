@@ -17,6 +17,18 @@ pub(crate) fn trap() -> Vec<u8> {
     wat_guest::upload(&wat_guest::module(&wat_guest::each("      unreachable")), "packet-function")
 }
 
+/// Refuses its configuration, in two lines, of which the second clears the terminal.
+pub(crate) fn refuse() -> Vec<u8> {
+    let module = wat_guest::module(wat_guest::NULL)
+        .replace("name_in_memory", "no\\0a\\1b[2Jway")
+        .replace(
+            "(i32.store8 (i32.const 0x10) (i32.const 0))",
+            "(i32.store8 (i32.const 0x10) (i32.const 1))
+             (i32.store (i32.const 0x14) (i32.const 0x8000)) (i32.store (i32.const 0x18) (i32.const 10))",
+        );
+    wat_guest::upload(&module, "packet-function")
+}
+
 /// Small, good, and slow to compile: one loop in which very many values live at the same time. The number makes it
 /// another content.
 pub(crate) fn slow_to_compile(number: u32) -> Vec<u8> {

@@ -3,8 +3,9 @@
 use std::fs;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
-use crate::guests::{self, pass};
+use crate::guests::{self, pass, refuse};
 use crate::host::{Host, weir};
 
 const HEAD: &str = "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n";
@@ -119,4 +120,78 @@ fn an_output_that_cannot_be_written_is_named_and_other_chains_go_on() {
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
     host.fails(&["chain", "remove", "offline"]);
+}
+
+/// A chain between `in` and `out`, with packets, and the capture `file` in a folder that can be away.
+fn beside_a_capture() -> Host {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("there")).unwrap();
+    let port = "[[port]]\nname = \"file\"\nkind = \"pcap\"\noutput = \"there/copy.pcap\"\n";
+    let mut host = Host::start_in(directory, &format!("{}{port}", guests::TRAFFIC));
+    guests::deploy(&host, "1.0.0", &pass(1));
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    host
+}
+
+fn to_file(keys: &str) -> String {
+    let chain = guests::CHAIN.replace("\"out\"", &format!("\"file\"\n{keys}"));
+    chain + "version = \"1.0.0\"\n"
+}
+
+#[test]
+fn a_chain_that_is_refused_its_new_ports_runs_on_between_the_old_ones() {
+    let mut host = beside_a_capture();
+    guests::push(&host, "2.0.0", &refuse());
+    let runs_on = |host: &mut Host| {
+        let view = host.json(&["chain", "show", "edge"]);
+        assert_eq!(
+            (&view["failed"], &view["chain"]["to"]),
+            (&Value::Null, &"out".into()),
+            "{view}"
+        );
+        let before = host.packets_out("edge");
+        host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+    };
+    host.write("c.toml", guests::CHAIN.replace("\"out\"", "\"file\""));
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("function gate refused its configuration: no  [2Jway"), "{error:?}");
+    runs_on(&mut host);
+    fs::rename(host.path("there"), host.path("away")).unwrap();
+    host.write("c.toml", to_file(""));
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("cannot create the capture there/copy.pcap"), "{error}");
+    runs_on(&mut host);
+    fs::rename(host.path("away"), host.path("there")).unwrap();
+    assert_eq!(host.json(&["chain", "apply", "c.toml"])["new"], false);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    let (status, directory, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    assert!(fs::read(directory.path().join("there/copy.pcap")).unwrap().len() > 24);
+}
+
+#[test]
+fn a_port_is_not_lost_with_the_other_one_that_cannot_be_opened() {
+    let mut host = beside_a_capture();
+    host.write("c.toml", to_file(""));
+    host.ok(&["chain", "apply", "c.toml"]);
+    host.ok(&["chain", "remove", "edge"]);
+    let away = |host: &Host| fs::rename(host.path("there"), host.path("away")).unwrap();
+    let back = |host: &Host| fs::rename(host.path("away"), host.path("there")).unwrap();
+    away(&host);
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("cannot create the capture there/copy.pcap"), "{error}");
+    back(&host);
+    host.ok(&["chain", "apply", "c.toml"]);
+    // One that the chain itself has can be opened only when it was given back; then it is known that the chain does not run.
+    away(&host);
+    host.write("c.toml", to_file("symmetric = true"));
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("cannot create the capture there/copy.pcap"), "{error}");
+    let failed = host.json(&["status"])["failed"]["default/edge"].to_string();
+    assert!(failed.contains("cannot create the capture there/copy.pcap"), "{failed}");
+    assert!(host.ok(&["events"]).contains("chain edge is not as the store says"));
+    back(&host);
+    host.ok(&["chain", "apply", "c.toml"]);
+    assert_eq!(host.json(&["chain", "show", "edge"])["failed"], Value::Null);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
 }

@@ -99,3 +99,60 @@ fn a_swap_to_what_fails_while_it_is_made_ready_leaves_what_runs() {
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
+
+#[test]
+fn what_takes_long_to_configure_holds_up_no_other_tenant() {
+    let host = Host::start(&config());
+    host.ok(&["tenant", "add", "acme"]);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let text = wat_guest::module(wat_guest::NULL)
+        .replace("(local $region i32)\n", "(local $region i32) (loop $again (br $again))\n");
+    host.write("f.wasm", wat_guest::upload(&text, "packet-function"));
+    host.ok(&["--tenant", "acme", "function", "push", "f.wasm", "--name", "spin"]);
+    host.write("spin.toml", "name = \"spin\"\n[[function]]\nuse = \"spin\"\n");
+    let mut cycles = 0;
+    std::thread::scope(|scope| {
+        let host = &host;
+        let spin =
+            scope.spawn(move || host.fails(&["--tenant", "acme", "chain", "apply", "spin.toml"]));
+        // It uses 10 s of CPU time, and these do not.
+        while !spin.is_finished() {
+            host.ok(&["chain", "remove", "edge"]);
+            host.ok(&["chain", "apply", "c.toml"]);
+            cycles += 1;
+        }
+        let error = spin.join().unwrap();
+        assert!(error.contains("function spin failed in `configure`: deadline"), "{error}");
+    });
+    assert!(cycles > 5, "chains came and went {cycles} times meanwhile");
+}
+
+#[test]
+fn what_was_uploaded_before_the_code_was_lost_runs_alone_and_linked() {
+    let host = Host::start(guests::TRAFFIC);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    host.write("f.wasm", pass(2));
+    host.ok(&["function", "push", "f.wasm", "--name", "next"]);
+    let (_, directory, _) = host.end(rustix::process::Signal::KILL);
+    std::fs::remove_dir_all(directory.path().join("store/cache")).unwrap();
+    let mut host = Host::start_in(directory, guests::TRAFFIC);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    host.write("c.toml", format!("{}[[function]]\nuse = \"next\"\n", guests::CHAIN));
+    assert!(host.json(&["chain", "apply", "c.toml"])["compile_ms"].as_f64() > Some(0.0));
+    let before = host.packets_out("edge");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > before);
+    assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
+}
+
+#[test]
+fn names_in_an_upload_command_no_terminal() {
+    let mut host = Host::start(guests::TRAFFIC);
+    let module = wat_guest::module(&wat_guest::each("      unreachable")).replace(
+        "(func (export \"weir:net/packet@0.1.0#process\")",
+        "(func (@name \"\\1b[2Jcls\\0aid\") (export \"weir:net/packet@0.1.0#process\")",
+    );
+    guests::deploy(&host, "1.0.0", &wat_guest::upload(&module, "packet-function"));
+    host.wait_for("the fault is told", |host| host.ok(&["events"]).contains("[2Jcls id"));
+    let events = host.ok(&["--output", "json", "events"]);
+    assert!(events.contains("[2Jcls id") && !events.contains("\\u001b"), "{events}");
+}
