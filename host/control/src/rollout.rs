@@ -12,8 +12,9 @@
 //! ```
 //!
 //! A function is swapped in all chains that use it. When one of them refuses, those that were swapped before
-//! are swapped back, and nothing has changed. A version that was rolled back is *withdrawn*: chains that
-//! ask for the newest do not get it, until it is asked for by name.
+//! are swapped back, and nothing has changed. When a version faults, the data plane goes back wherever it can. A chain that
+//! is stored and does not run holds up neither: it comes back with the new version. A version that was rolled back is
+//! *withdrawn*: chains that ask for the newest do not get it, until it is asked for by name.
 
 mod trial;
 mod watch;
@@ -50,16 +51,8 @@ struct Place {
     index: usize,
     running: Version,
     previous: Option<Version>,
-}
-
-fn places(state: &State, id: &FunctionId) -> Vec<Place> {
-    let each = state.users(id).map(|(chain, index, running)| Place {
-        chain: chain.clone(),
-        index,
-        running: running.version.clone(),
-        previous: running.previous.clone(),
-    });
-    each.collect()
+    /// Its chain is stored, but does not run.
+    down: bool,
 }
 
 /// What was published in all places together.
@@ -108,6 +101,17 @@ fn micros(duration: Duration) -> f64 {
 }
 
 impl Control {
+    fn places(&self, state: &State, id: &FunctionId) -> Vec<Place> {
+        let each = state.users(id).map(|(chain, index, running)| Place {
+            chain: chain.clone(),
+            index,
+            running: running.version.clone(),
+            previous: running.previous.clone(),
+            down: self.is_down(chain),
+        });
+        each.collect()
+    }
+
     /// Replaces the running version of a function in all chains that use it, or starts to try one.
     ///
     /// # Errors
@@ -126,7 +130,7 @@ impl Control {
         if !record.versions.contains_key(to) {
             return Err(no_version(id, record, to));
         }
-        let places = places(&state, id);
+        let places = self.places(&state, id);
         let other = places.iter().find(|place| place.running != *to);
         let Some(from) = other.or(places.first()).map(|place| place.running.clone()) else {
             return Err(ControlError::Conflict(format!(
@@ -152,7 +156,7 @@ impl Control {
         match mode {
             SwapMode::Full if other.is_none() => Ok(Tally::new(from, to.clone()).report),
             SwapMode::Full => {
-                let published = self.swap_places(&state, &places, |_| Some(to), None)?;
+                let published = self.swap_places(&state, &places, |_| Some(to))?;
                 self.swapped(id, from, to, &places, &published)
             }
             SwapMode::Canary(percent) => {
@@ -172,18 +176,18 @@ impl Control {
         self.roll_back(id, None, "it was rolled back", None)
     }
 
-    /// Goes back from this version, or else from the one on trial, or from the newest that can be gone back from.
-    /// `already`: the chain that went back by itself. The tenant's turn is taken.
+    /// Goes back from this version, because it faulted, or else from the one on trial, or from the newest that can be gone back
+    /// from. `already`: the place that went back by itself, by chain and number. The tenant's turn is taken.
     fn roll_back(
         &self,
         id: &FunctionId,
         version: Option<&Version>,
         why: &str,
-        already: Option<&ChainId>,
+        already: Option<(&ChainId, usize)>,
     ) -> Result<SwapReport, ControlError> {
         let state = self.store.state();
         let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
-        let places = places(&state, id);
+        let places = self.places(&state, id);
         let Some(first) = places.first() else {
             return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
         };
@@ -217,16 +221,39 @@ impl Control {
             let previous = place.previous.as_ref().filter(|_| place.running == *from)?;
             record.versions.get_key_value(previous).map(|(version, _)| version)
         };
-        let published = self.swap_places(&state, &places, back, already)?;
+        let mut refused = Vec::new();
+        let published = match version {
+            None => self.swap_places(&state, &places, back)?,
+            // One place that refuses does not have the others keep what faults.
+            Some(_) => {
+                let back = |place: &Place| {
+                    back(place).filter(|_| already != Some((&place.chain, place.index)))
+                };
+                let (published, errors) = self.swap_what_can(&state, &places, back);
+                refused = errors.iter().map(|(number, _)| *number).collect();
+                for (number, error) in errors {
+                    let error = in_chain(error, &places[number].chain.name);
+                    if published.is_empty() && already.is_none() {
+                        return Err(error);
+                    }
+                    let message = format!("function {} could not be rolled back: {error}", id.name);
+                    self.note(&places[number].chain, message);
+                }
+                published
+            }
+        };
         let mut tally = Tally::new(from.clone(), to.clone());
         published.iter().for_each(|(index, published)| tally.add(&places[*index].chain, published));
         self.stop_watching(id);
         let stored = self.store.change(|state| {
-            for place in &places {
+            for (number, place) in places.iter().enumerate() {
                 let (Some(chain), Some(to)) = (state.chains.get_mut(&place.chain), back(place))
                 else {
                     continue;
                 };
+                if refused.contains(&number) {
+                    continue;
+                }
                 let running = &mut Arc::make_mut(chain).running[place.index];
                 *running = Running { version: to.clone(), previous: None };
                 pin(state, place);
@@ -243,26 +270,17 @@ impl Control {
         Ok(tally.report)
     }
 
-    /// Swaps every place to the version that `to` says, if it says one and another runs; or none of them. The
+    /// Swaps every place that runs to the version that `to` says, if it says one and another runs; or none of them. The
     /// answer has what was published, by place.
     fn swap_places<'v>(
         &self,
         state: &State,
         places: &[Place],
         to: impl Fn(&Place) -> Option<&'v Version>,
-        already: Option<&ChainId>,
     ) -> Result<Vec<(usize, Published)>, ControlError> {
         let mut done = Vec::new();
         for (number, place) in places.iter().enumerate() {
-            let Some(version) = to(place).filter(|version| **version != place.running) else {
-                continue;
-            };
-            if already == Some(&place.chain) {
-                continue;
-            }
-            let swapped = self
-                .resolve(state, &place.chain, place.index, version)
-                .and_then(|function| Ok(self.engine.swap(&place.chain, function)?));
+            let Some(swapped) = self.swap_place(state, place, to(place)) else { continue };
             match swapped {
                 Ok(published) => done.push((number, published)),
                 Err(error) => {
@@ -272,6 +290,36 @@ impl Control {
             }
         }
         Ok(done)
+    }
+
+    /// The same for as many of them as go; the second list has those that do not.
+    fn swap_what_can<'v>(
+        &self,
+        state: &State,
+        places: &[Place],
+        to: impl Fn(&Place) -> Option<&'v Version>,
+    ) -> (Vec<(usize, Published)>, Vec<(usize, ControlError)>) {
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        for (number, place) in places.iter().enumerate() {
+            match self.swap_place(state, place, to(place)) {
+                Some(Ok(published)) => done.push((number, published)),
+                Some(Err(error)) => refused.push((number, error)),
+                None => {}
+            }
+        }
+        (done, refused)
+    }
+
+    /// None: there is nothing to swap.
+    fn swap_place(
+        &self,
+        state: &State,
+        place: &Place,
+        to: Option<&Version>,
+    ) -> Option<Result<Published, ControlError>> {
+        let to = to.filter(|to| **to != place.running && !place.down)?;
+        let function = self.resolve(state, &place.chain, place.index, to);
+        Some(function.and_then(|function| Ok(self.engine.swap(&place.chain, function)?)))
     }
 
     /// Swaps back to what ran before.

@@ -304,3 +304,128 @@ async fn what_cannot_be_swapped_is_said() {
         assert_eq!(answer.json()["key"], "canary");
     }
 }
+
+#[tokio::test]
+async fn one_chain_that_refuses_does_not_have_the_others_keep_what_faults() {
+    let host = Host::new();
+    host.with_chains(&["a", "b", "c"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.engine.calls();
+    host.engine.fail("swap default/b", EngineError::Exhausted("no memory".into()));
+    let now = host.last_event();
+    host.engine.emit(fault("c", "2.0.0"));
+    host.wait_for("rolled-back", now);
+    let expected = ["swap default/a f@1.0.0", "swap default/b f@1.0.0", "swap default/c f@1.0.0"];
+    assert_eq!(host.engine.calls(), expected);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=2.0.0", "c=1.0.0"]);
+    let note = host.wait_for("note", now);
+    assert_eq!(note, "function f could not be rolled back: chain b: no memory");
+    // Which is done when it can be.
+    host.ask("POST", ROLLBACK, None).await;
+    assert_eq!(host.engine.calls(), ["swap default/b f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0", "c=1.0.0"]);
+}
+
+#[tokio::test]
+async fn of_a_chain_that_uses_a_function_twice_only_one_place_went_back_by_itself() {
+    let host = Host::new();
+    host.with_chains(&[]).await;
+    let uses = |label: &str| json!({"use": "f", "version": "1.0.0", "name": label});
+    let twice = json!({"name": "twice", "function": [uses("first"), uses("second")]});
+    let answer = host.ask("PUT", "/v1/chains/twice", Some(twice)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.engine.calls();
+    let now = host.last_event();
+    host.engine.emit(EngineEvent::RolledBack {
+        chain: chain("twice"),
+        function: "second".parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        message: "it faulted".into(),
+    });
+    host.wait_for("rolled-back", now);
+    assert_eq!(host.engine.calls(), ["swap default/twice first@1.0.0"]);
+    let view = host.ask("GET", "/v1/chains/twice", None).await.json();
+    let versions = [&view["running"][0]["version"], &view["running"][1]["version"]];
+    assert_eq!(versions, ["1.0.0", "1.0.0"]);
+}
+
+/// Chain `b` is there, and does not run.
+async fn lose_b(host: &Host) {
+    let lost = || EngineError::Lost(Box::new(EngineError::Refused("port out is gone".into())));
+    host.engine.fail("deploy default/b", lost());
+    host.engine.fail("deploy default/b", EngineError::Refused("port out is gone".into()));
+    let b = json!({"name": "b", "function": [{"use": "f", "version": "1.0.0"}], "symmetric": true});
+    let (_, detail) = host.ask("PUT", "/v1/chains/b", Some(b)).await.problem(422);
+    assert_eq!(detail, "port out is gone");
+    assert_eq!(host.engine.calls(), ["deploy default/b f@1.0.0", "deploy default/b f@1.0.0"]);
+    let view = host.ask("GET", "/v1/chains/b", None).await.json();
+    assert_eq!(
+        (&view["failed"], &view["chain"]["symmetric"]),
+        (&json!("port out is gone"), &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn a_chain_that_does_not_run_keeps_nobody_from_another_version() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    lose_b(&host).await;
+    let swap = |how: serde_json::Value| host.ask("POST", SWAP, Some(how));
+    assert_eq!(swap(json!({"to": "2.0.0"})).await.json()["chains"], json!(["a"]));
+    host.ask("POST", ROLLBACK, None).await;
+    assert_eq!(host.engine.calls(), ["swap default/a f@2.0.0", "swap default/a f@1.0.0"]);
+    for canary in [5, 50] {
+        swap(json!({"to": "2.0.0", "canary": canary})).await;
+    }
+    swap(json!({"to": "2.0.0"})).await;
+    let expected = [
+        "begin_trial default/a f@2.0.0 Canary(5)",
+        "change_canary default/a f 50",
+        "promote default/a f",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    let now = host.last_event();
+    host.engine.emit(fault("a", "2.0.0"));
+    host.wait_for("rolled-back", now);
+    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0"]);
+    // It comes back with the version that the others have.
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+    swap(json!({"to": "2.0.0"})).await;
+    let host = host.restart();
+    assert_eq!(host.engine.calls(), ["deploy default/a f@2.0.0", "deploy default/b f@2.0.0"]);
+}
+
+#[tokio::test]
+async fn where_nothing_runs_nothing_can_be_tried() {
+    let host = Host::new();
+    host.with_chains(&["b"]).await;
+    lose_b(&host).await;
+    let canary = json!({"to": "2.0.0", "canary": 5});
+    let (_, detail) = host.ask("POST", SWAP, Some(canary)).await.problem(409);
+    assert!(detail.starts_with("no chain that uses function f runs"), "{detail}");
+    assert_eq!(host.engine.calls(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_apply_that_took_the_chain_down_puts_it_back() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let lost = EngineError::Lost(Box::new(EngineError::Refused("port out is gone".into())));
+    host.engine.fail("deploy default/a", lost);
+    let newer = json!({"name": "a", "function": [{"use": "f", "version": "2.0.0"}]});
+    let apply = || host.ask("PUT", "/v1/chains/a", Some(newer.clone()));
+    let (code, detail) = apply().await.problem(422);
+    assert_eq!((code.as_str(), detail.as_str()), ("refused", "port out is gone"));
+    assert_eq!(host.engine.calls(), ["deploy default/a f@2.0.0", "deploy default/a f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0"]);
+    let failed = async || host.ask("GET", "/v1/chains/a", None).await.json()["failed"].take();
+    assert_eq!(failed().await, json!(null));
+    // A chain that could not be put back, or was taken down without a word, is not said to run; until it does.
+    let down = EngineError::Exhausted("writing the capture failed".into());
+    host.engine.fail("undeploy default/a", down);
+    host.ask("DELETE", "/v1/chains/a", None).await.problem(503);
+    assert_eq!(failed().await, "it was taken down: writing the capture failed");
+    assert_eq!(apply().await.status, StatusCode::OK);
+    assert_eq!(failed().await, json!(null));
+}

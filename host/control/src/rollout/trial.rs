@@ -30,8 +30,14 @@ impl Control {
                 id.name
             )));
         }
+        if places.iter().all(|place| place.down) {
+            return Err(ControlError::Conflict(format!(
+                "no chain that uses function {} runs: there is nothing to try it with (`weir chain list` says why)",
+                id.name
+            )));
+        }
         let mut tally = Tally::new(from, to.clone());
-        for (number, place) in places.iter().enumerate() {
+        for (number, place) in running(places) {
             let begun = self
                 .resolve(state, &place.chain, place.index, to)
                 .and_then(|function| Ok(self.engine.begin_trial(&place.chain, function, kind)?));
@@ -110,7 +116,7 @@ impl Control {
 
     /// Gives a canary this share of the flows everywhere.
     fn set_shares(&self, state: &State, places: &[Place], percent: u8) -> Result<(), ControlError> {
-        for place in places {
+        for (_, place) in running(places) {
             let function = label(state, &place.chain, place.index);
             self.engine
                 .change_canary(&place.chain, &function, percent)
@@ -149,11 +155,11 @@ impl Control {
     ) -> Result<SwapReport, ControlError> {
         if !canary {
             self.end_trials(state, places);
-            let published = self.swap_places(state, places, |_| Some(to), None)?;
+            let published = self.swap_places(state, places, |_| Some(to))?;
             return self.swapped(id, from, to, places, &published);
         }
         let mut done = Vec::new();
-        for (number, place) in places.iter().enumerate() {
+        for (number, place) in running(places) {
             match self.engine.promote(&place.chain, &label(state, &place.chain, place.index)) {
                 Ok(published) => done.push((number, published)),
                 Err(error) => {
@@ -168,7 +174,7 @@ impl Control {
     }
 
     pub(super) fn end_trials(&self, state: &State, places: &[Place]) {
-        for place in places {
+        for (_, place) in running(places) {
             let function = label(state, &place.chain, place.index);
             if let Err(error) = self.engine.end_trial(&place.chain, &function) {
                 self.note(
@@ -178,4 +184,9 @@ impl Control {
             }
         }
     }
+}
+
+/// Those whose chains run, with their numbers.
+fn running(places: &[Place]) -> impl Iterator<Item = (usize, &Place)> {
+    places.iter().enumerate().filter(|(_, place)| !place.down)
 }

@@ -85,6 +85,7 @@ impl Control {
         if !(canary || went_back || on_watch) {
             return;
         }
+        let already = already.map(|chain| (chain, index));
         if let Err(error) = self.roll_back(&id, version, why, already) {
             self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
         }
