@@ -351,6 +351,10 @@ async fn upgrade(
     if let Some(step) = response_head(site, finish, &mut parts, Some(0)).await {
         return step;
     }
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        // A function made another response of it.
+        return Outcome::Response(parts, Source::Empty);
+    }
     let (stream, early, open) = link.upgraded().await;
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {

@@ -111,7 +111,7 @@ impl<'a> Laid<'a, request::Parts> {
 
 impl<'a> Laid<'a, response::Parts> {
     pub(crate) fn response(head: &'a mut Bytes) -> Self {
-        Self { head, check: |left, _| head::check_status(left).map(drop), kind: PhantomData }
+        Self { head, check: head::check_status_line, kind: PhantomData }
     }
 }
 

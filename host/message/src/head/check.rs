@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::StatusCode;
 use weir_layout::message::{Head, Part};
 
-use super::take::request_line;
+use super::take::{new_authority, request_line};
 use super::{Broken, broken};
 
 /// Whether functions may have left these entries in a head's table; who takes the head over looks at the rest, and at all of
@@ -64,24 +64,31 @@ const NAME: [bool; 256] = {
     allowed
 };
 
-/// The status, if functions may have left it.
-pub(crate) fn check_status(room: &[u8]) -> Result<StatusCode, Broken> {
+/// The status, if functions may have left it where this was: what a server says is no fault of theirs.
+pub(super) fn check_status(room: &[u8], before: u16) -> Result<StatusCode, Broken> {
     let status = head(room)?.status();
     match StatusCode::from_u16(status) {
-        Ok(code) if (200..600).contains(&status) => Ok(code),
+        Ok(code) if status == before || (200..600).contains(&status) => Ok(code),
         _ => broken(format!("its status is {status}, allowed are 200 to 599")),
     }
 }
 
+/// Whether functions may have left this as the status of a response that was laid out as `before`.
+pub(crate) fn check_status_line(room: &[u8], before: &[u8]) -> Result<(), Broken> {
+    check_status(room, head(before)?.status()).map(drop)
+}
+
 /// Whether functions may have left this as method, target and authority of a request that was laid out as `before`.
 pub(crate) fn check_request_line(room: &[u8], before: &[u8]) -> Result<(), Broken> {
-    if let (Some(head), Some(before)) = (Head::new(room), Head::new(before)) {
-        let same = |part| head.part(part).is_some_and(|now| before.part(part) == Some(now));
-        if [Part::Method, Part::Path, Part::Authority].into_iter().all(same) {
-            return Ok(());
-        }
+    let (now, before) = (head(room)?, head(before)?);
+    let same = |part| now.part(part).is_some_and(|now| before.part(part) == Some(now));
+    if ![Part::Method, Part::Path].into_iter().all(same) {
+        request_line(room)?;
     }
-    request_line(room).map(drop)
+    if !same(Part::Authority) {
+        new_authority(room)?;
+    }
+    Ok(())
 }
 
 /// What is used of a room with a head in it.

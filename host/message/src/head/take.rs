@@ -25,14 +25,14 @@ pub fn take_request(room: &[u8], parts: &mut http::request::Parts) -> Result<(),
     if is_addressed_as(room, parts) {
         return take_fields(room, &mut parts.headers);
     }
-    let (method, target, authority) = request_line(room)?;
+    let (method, target) = request_line(room)?;
+    // One that functions left alone is the client's own, whatever it is.
+    let stays = head(room)?.part(Part::Authority) == Some(authority(parts));
+    let moved = if stays { None } else { new_authority(room)? };
     let headers = fields(room, &parts.headers)?;
-    let before = parts.uri.authority().map(|a| a.as_str().as_bytes());
-    let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
-    let moved = authority.as_ref().filter(|a| Some(a.as_str().as_bytes()) != before.or(host));
     let mut uri = parts.uri.clone().into_parts();
     uri.path_and_query = Some(target);
-    if let (Some(authority), Some(_)) = (moved, &uri.authority) {
+    if let (Some(authority), Some(_)) = (&moved, &uri.authority) {
         uri.authority = Some(authority.clone());
     }
     // An origin-form target has neither; an authority alone is CONNECT's, which keeps its own.
@@ -68,7 +68,8 @@ fn is_addressed_as(room: &[u8], parts: &http::request::Parts) -> bool {
 /// # Errors
 /// When what lies there is no head of a request.
 pub fn new_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
-    let (method, target, authority) = request_line(room)?;
+    let (method, target) = request_line(room)?;
+    let authority = new_authority(room)?;
     let headers = fields(room, &HeaderMap::new())?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     (parts.method, parts.headers) = (method, headers);
@@ -160,30 +161,37 @@ fn read_length(room: &[u8], headers: &mut HeaderMap) {
     }
 }
 
-pub(super) fn request_line(
-    room: &[u8],
-) -> Result<(Method, PathAndQuery, Option<Authority>), Broken> {
-    let head = head(room)?;
-    let part = |part, what: &str| match head.part(part) {
+/// A part of a head.
+fn part<'a>(head: &'a Head<&[u8]>, part: Part, what: &str) -> Result<&'a [u8], Broken> {
+    match head.part(part) {
         Some(bytes) => Ok(bytes),
         None => broken(format!("its {what} does not lie within the room")),
-    };
-    let method = Method::from_bytes(part(Part::Method, "method")?);
+    }
+}
+
+/// Method and target.
+pub(super) fn request_line(room: &[u8]) -> Result<(Method, PathAndQuery), Broken> {
+    let head = head(room)?;
+    let method = Method::from_bytes(part(&head, Part::Method, "method")?);
     let method = method.map_err(|_| Broken("its method is no token".into()))?;
-    let path = part(Part::Path, "path")?;
+    let path = part(&head, Part::Path, "path")?;
     let rooted = path.first() == Some(&b'/') || path == b"*" || path.is_empty();
     let target = PathAndQuery::try_from(path).ok().filter(|_| rooted);
     let target = target.ok_or_else(|| {
         Broken("its path does not begin with / or has characters that a path may not have".into())
     })?;
-    let authority = part(Part::Authority, "authority")?;
-    let authority = if authority.is_empty() {
-        None
-    } else {
-        let parsed = Authority::try_from(authority);
-        Some(parsed.map_err(|_| Broken("its authority is no host and port".into()))?)
-    };
-    Ok((method, target, authority))
+    Ok((method, target))
+}
+
+/// The authority, if a function named one.
+pub(super) fn new_authority(room: &[u8]) -> Result<Option<Authority>, Broken> {
+    let head = head(room)?;
+    let authority = part(&head, Part::Authority, "authority")?;
+    if authority.is_empty() {
+        return Ok(None);
+    }
+    let parsed = Authority::try_from(authority);
+    parsed.map(Some).map_err(|_| Broken("its authority is no host and port".into()))
 }
 
 /// Takes a response over that a function changed. Nothing has changed on an error.
@@ -191,7 +199,7 @@ pub(super) fn request_line(
 /// # Errors
 /// When what lies there is no head of a response.
 pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(), Broken> {
-    let code = check_status(room)?;
+    let code = check_status(room, parts.status.as_u16())?;
     take_fields(room, &mut parts.headers)?;
     parts.status = code;
     Ok(())
@@ -265,7 +273,7 @@ pub(crate) fn take_known_response(
     parts: &mut http::response::Parts,
 ) -> Result<(), Broken> {
     let Some(new) = known.added() else { return take_response(room, parts) };
-    let code = check_status(known.bytes())?;
+    let code = check_status(known.bytes(), parts.status.as_u16())?;
     add_fields(&head(known.bytes())?, new, &mut parts.headers)?;
     parts.status = code;
     Ok(())

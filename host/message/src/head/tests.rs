@@ -209,3 +209,47 @@ fn a_changed_authority_moves_host_with_it() {
     take_request(&room, &mut parts).unwrap();
     assert_eq!(parts.headers["host"], "other:8080");
 }
+
+#[test]
+fn what_a_function_leaves_alone_is_not_its_fault() {
+    // A server's status, and a client's host, whatever they are.
+    for status in [101, 600, 999] {
+        let response = || Response::builder().status(status).body(()).unwrap().into_parts().0;
+        let mut room = vec![0; ROOM];
+        lay_out_response(&mut room, &response(), &origin(), None, false).unwrap();
+        let before = used(&room).unwrap().to_vec();
+        let mut known = Known::of(&room, Vec::new());
+        Head::new(&mut room[..]).unwrap().add(b"x-a", b"b").unwrap();
+        known.follow(&room).unwrap();
+        let (mut one, mut other) = (response(), response());
+        take_known_response(&known, &room, &mut one).unwrap();
+        take_response(&room, &mut other).unwrap();
+        check_status_line(&room, &before).unwrap();
+        for parts in [one, other] {
+            assert_eq!(parts.status, status);
+            assert_eq!(parts.headers["x-a"], "b");
+        }
+        Head::new(&mut room[..]).unwrap().set_status(status ^ 1);
+        assert!(take_response(&room, &mut response()).is_err());
+        assert!(check_status_line(&room, &before).is_err());
+    }
+    for host in ["a:b:c", "[", "::1", "a%62"] {
+        let request = || {
+            let mut request = request(&[]);
+            request.headers.insert("host", host.parse().unwrap());
+            request
+        };
+        let mut room = vec![0; ROOM];
+        lay_out_request(&mut room, &request(), &origin(), None).unwrap();
+        let before = used(&room).unwrap().to_vec();
+        Head::new(&mut room[..]).unwrap().set_part(Part::Path, b"/other").unwrap();
+        let mut parts = request();
+        take_request(&room, &mut parts).unwrap();
+        check_request_line(&room, &before).unwrap();
+        assert_eq!(parts.uri.path(), "/other");
+        assert_eq!(parts.headers["host"], host);
+        Head::new(&mut room[..]).unwrap().set_part(Part::Authority, b"x:y:z").unwrap();
+        assert!(take_request(&room, &mut request()).is_err());
+        assert!(check_request_line(&room, &before).is_err());
+    }
+}

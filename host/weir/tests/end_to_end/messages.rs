@@ -1,6 +1,6 @@
 //! The message plane: real clients and servers with a chain between them.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -209,6 +209,62 @@ fn faults(mode: Mode) {
     assert_eq!(curl(&[&format!("{web}/x")]).0, 200);
     host.wait_for("the old version runs", |host| host.running() == "1.0.0");
     assert!(host.ok(&["function", "log", "probe"]).contains("fault"));
+}
+
+/// Agrees to speak another protocol, and has a status of its own for everybody else.
+const ODD: &str = r#"
+import http.server
+class Odd(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if "upgrade" not in self.headers:
+            self.send_response(999, "Odd")
+            self.send_header("content-length", "3")
+            self.end_headers()
+            self.wfile.write(b"odd")
+            return
+        self.send_response(101)
+        self.send_header("connection", "upgrade")
+        self.send_header("upgrade", "echo")
+        self.end_headers()
+        self.wfile.write(b"echo " + self.rfile.readline())
+        self.close_connection = True
+    def log_message(self, *arguments): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+#[test]
+fn what_a_server_says_is_no_fault_of_functions_that_change_its_response() {
+    changes_of_odd_responses(Mode::Thread);
+}
+
+#[test]
+fn in_processes_what_a_server_says_is_no_fault_of_functions_that_change_its_response() {
+    changes_of_odd_responses(Mode::Process);
+}
+
+fn changes_of_odd_responses(mode: Mode) {
+    let server = Server::of(ODD);
+    let host = Host::start(&config(mode, server.port));
+    host.ok(&["function", "push", built_file("rewrite").to_str().expect("text")]);
+    let chain = format!("name = \"web\"\nplane = \"message\"\n{}", crate::proxies::REWRITE);
+    host.write("c.toml", chain);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let web = address(&host, 0);
+    let (status, text) = curl(&[&format!("http://{web}/")]);
+    assert!(status == 999 && text.contains("x-after: yes") && text.ends_with("odd"), "{text}");
+    let mut stream = std::net::TcpStream::connect(&web).expect("it listens");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a timeout");
+    let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello\n";
+    stream.write_all(ask.as_bytes()).expect("it is sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an end");
+    assert!(text.starts_with("HTTP/1.1 101 ") && text.contains("x-after: yes"), "{text}");
+    assert!(text.ends_with("echo hello\n"), "{text}");
+    let function = host.json(&["status"])["chains"][0]["functions"][0].clone();
+    assert_eq!(function["faults"], 0, "{function}");
 }
 
 #[test]
