@@ -6,7 +6,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, Version, request, response};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -100,7 +100,8 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
 }
 
 fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=%".contains(b))
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=%".contains(b);
+    host.is_empty() || (host.iter().all(allowed) && Authority::try_from(host).is_ok())
 }
 
 fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
@@ -263,7 +264,8 @@ pub(crate) fn address<B>(
     if http2 {
         let headers = request.headers_mut();
         headers.remove(CONNECTION);
-        let host = headers.remove(HOST).unwrap_or_else(|| default_host.clone());
+        let host = headers.remove(HOST).filter(|host| !host.is_empty());
+        let host = host.unwrap_or_else(|| default_host.clone());
         let target = request.uri().path_and_query().cloned();
         let uri = Uri::builder().scheme(if tls { "https" } else { "http" });
         let uri = match authority {
