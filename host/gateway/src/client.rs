@@ -64,10 +64,11 @@ impl Client {
         }
         let site = self.listener.site();
         let timeouts = &site.plan.config.timeouts;
-        let (period, stop) = if self.pulse.heard.get() {
-            (timeouts.header, Stop::SlowHead)
-        } else {
-            (timeouts.idle, Stop::Idle)
+        let quiet_since = self.pulse.quiet_since.get();
+        let (at, stop) = match self.pulse.heard.get() {
+            // What came while an exchange was under way has its time from the end of that.
+            Some(heard) => (heard.max(quiet_since) + timeouts.header, Stop::SlowHead),
+            None => (quiet_since + timeouts.idle, Stop::Idle),
         };
         deadline.expired(cx, self.pulse.quiet_since.get() + period).then_some(stop)
     }
@@ -146,7 +147,7 @@ impl Client {
             if let Poll::Ready(done) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
-            self.pulse.heard.set(false);
+            self.pulse.heard.set(None);
             if moves != self.pulse.moves.get() {
                 (moves, moved) = (self.pulse.moves.get(), Instant::now());
             }

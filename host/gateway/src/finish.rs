@@ -62,7 +62,7 @@ impl Finish {
         pulse.active.set(pulse.active.get() + 1);
         pulse.moved();
         // What comes from now on is the request's body, or the next head.
-        pulse.heard.set(false);
+        pulse.heard.set(None);
         let (began, how) = (Instant::now(), Ended::ClientGone);
         let whole = Ended::Delivered;
         Self {
@@ -136,7 +136,7 @@ impl Drop for Finish {
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
         if self.uploads {
-            self.pulse.heard.set(false);
+            self.pulse.heard.set(None);
         }
         self.pulse.moved();
         if self.how == Ended::ClientGone {

@@ -22,8 +22,8 @@ use crate::timer::Deadline;
 
 /// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
 pub(crate) struct Pulse {
-    /// Bytes came since the last exchange ended.
-    pub(crate) heard: Cell<bool>,
+    /// When bytes came first since the last exchange ended.
+    pub(crate) heard: Cell<Option<Instant>>,
     /// Exchanges under way.
     pub(crate) active: Cell<u32>,
     /// When the last one ended, or the connection began.
@@ -39,7 +39,7 @@ pub(crate) struct Pulse {
 impl Pulse {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
-            heard: Cell::new(false),
+            heard: Cell::new(None),
             active: Cell::new(0),
             quiet_since: Cell::new(Instant::now()),
             moves: Cell::new(0),
@@ -234,7 +234,9 @@ impl AsyncRead for Stream {
         }
         if let Some(pulse) = &this.pulse {
             if bytes > 0 {
-                pulse.heard.set(true);
+                if pulse.heard.get().is_none() {
+                    pulse.heard.set(Some(Instant::now()));
+                }
             } else if buffer.remaining() > 0 {
                 pulse.ended.set(true);
             }

@@ -136,6 +136,26 @@ fn a_client_that_is_slow_with_its_head_is_told_so() {
 }
 
 #[test]
+fn a_head_has_its_time_from_its_first_byte_however_long_the_connection_was_idle() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.header = Duration::from_secs(2);
+    });
+    let mut stream = connect(address);
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let head = String::from_utf8(read_head(&mut stream).unwrap()).unwrap();
+    let length = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    stream.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    stream.write_all(b"GET / HTTP/1.1\r\nHo").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    stream.write_all(b"st: a\r\nConnection: close\r\n\r\n").unwrap();
+    let answer = read_all(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
 fn a_head_that_begins_before_the_response_has_ended_must_go_on_too() {
     // The response's end comes after the beginning of the next head.
     let (asked, go) = channel::<()>();
