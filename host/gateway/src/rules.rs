@@ -3,7 +3,7 @@
 //! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Uri};
@@ -64,7 +64,18 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     if seen.expect {
         parts.headers.remove(EXPECT);
     }
+    if seen.cookies > 1 && parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     Ok(asked)
+}
+
+/// Joins cookies, which an HTTP/2 client may send in several fields (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookies) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookies);
+    }
 }
 
 /// Puts the one authority that counts into `host` (RFC 9112 section 3.2).
@@ -99,6 +110,8 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
     }
 }
 
+/// Whether it is a host, with a port or without, for all that take it for one; a client may say that there is none (RFC 9112
+/// section 3.2).
 fn is_authority(host: &[u8]) -> bool {
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=%".contains(b);
     host.is_empty() || (host.iter().all(allowed) && Authority::try_from(host).is_ok())
@@ -151,6 +164,7 @@ struct Seen {
     expect: bool,
     /// Others of one hop.
     others: bool,
+    cookies: usize,
     hosts: u8,
     /// A host is none.
     bad_host: bool,
@@ -171,6 +185,8 @@ impl Seen {
                 seen.te = true;
             } else if name == UPGRADE {
                 seen.upgrade = true;
+            } else if name == COOKIE {
+                seen.cookies += 1;
             } else if name == EXPECT {
                 seen.expect = true;
             } else if name == TRANSFER_ENCODING
