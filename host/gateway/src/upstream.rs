@@ -189,7 +189,12 @@ impl Upstream {
         let mut response = pin!(sender.try_send_request(message));
         let response = poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                return Poll::Ready(response.map_err(|error| Failed::of(error, request)));
+                return Poll::Ready(response.map_err(|error| {
+                    let failed = Failed::of(error, request);
+                    // hyper resets the stream then, and says no more than that.
+                    let broke_off = progress.is_some_and(|progress| progress.fault.get().is_some());
+                    if broke_off { Failed::new(Unanswered::Body) } else { failed }
+                }));
             }
             let since = progress.map_or(began, |progress| progress.latest.get().max(began));
             if deadline.expired(cx, since + self.timeouts.response) {
