@@ -136,7 +136,8 @@ impl fmt::Display for Target {
 pub struct UpstreamConfig {
     /// Where it is.
     pub address: Target,
-    /// Its share of what is balanced, against the others' weights. 0: only what a function sends there.
+    /// Its share of what is balanced, against the others' weights. 0: only what a function sends there, which no other gets in its
+    /// place.
     pub weight: u32,
     /// TLS towards it.
     pub tls: Option<UpstreamTls>,

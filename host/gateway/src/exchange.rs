@@ -20,6 +20,7 @@ use crate::forward::{self, Forwarding};
 use crate::journey::{Journey, Passing, Stop};
 use crate::link::{Link, Unanswered};
 use crate::listener::Site;
+use crate::place::Choice;
 use crate::request_body::{Progress, RequestBody, Upload};
 use crate::response_body::{Download, ResponseBody, Source};
 use crate::rules::{self, Asked};
@@ -169,7 +170,7 @@ async fn pass(
     let method = parts.method.clone();
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
     let mut request = Some(Request::from_parts(parts, body));
-    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
+    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream).map(Choice::preferred);
     match forward::send(&forwarding, chosen, |upstream| finish.at(upstream), &mut request).await {
         Ok((upstream, answered)) => {
             respond(client, site, finish, &asked, &method, upstream, answered).await

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
-use crate::place::Tried;
+use crate::place::{Choice, Tried};
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
 use crate::spare::Spare;
@@ -29,7 +29,7 @@ pub(crate) struct Forwarding<'a> {
 /// Why the last attempt failed.
 pub(crate) async fn send(
     forwarding: &Forwarding<'_>,
-    chosen: Option<usize>,
+    chosen: Option<Choice>,
     mut at: impl FnMut(&Rc<Upstream>),
     request: &mut Unsent,
 ) -> Result<(Rc<Upstream>, Answered), Unanswered> {
@@ -81,7 +81,7 @@ pub(crate) async fn send(
             let copy = spare.as_ref().map(Spare::parts);
             *request = copy.map(|parts| Request::from_parts(parts, RequestBody::Empty));
         }
-        let following = if left == 0 { None } else { site.next(None, &tried) };
+        let following = if left == 0 { None } else { site.next(chosen, &tried) };
         let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
         upstream = following;
         left -= 1;

@@ -29,6 +29,7 @@ use crate::flow::{BoxFlow, Flow, Nothing, from_afar, hand_over};
 use crate::forward::{self, Forwarding};
 use crate::link::Unanswered;
 use crate::listener::Site;
+use crate::place::Choice;
 use crate::request_body::{Progress, RequestBody};
 use crate::response_body::Download;
 use crate::rules::{self, Asked};
@@ -63,7 +64,7 @@ pub(crate) struct Passing {
     /// Bytes of the body, if that is known.
     pub(crate) length: Option<u64>,
     /// The upstream that somebody chose.
-    pub(crate) upstream: Option<usize>,
+    pub(crate) upstream: Option<Choice>,
 }
 
 impl Journey {
@@ -100,7 +101,7 @@ impl Journey {
             Step::Answer(answer) => return Ok(ending.answered(answer)),
             Step::Reset => return Err(Stop::Reset),
         }
-        upstream = exchange.upstream().or(upstream);
+        upstream = exchange.upstream().map(Choice::preferred).or(upstream);
         let answer = Answer::default();
         if length != Some(0) && !exchange.done(Direction::Request) {
             let mut filtered = self.filtered(body, &exchange, Direction::Request, &answer);
@@ -228,7 +229,7 @@ struct Behind {
     journey: Rc<Journey>,
     place: usize,
     /// The upstream that was chosen before the service.
-    upstream: Option<usize>,
+    upstream: Option<Choice>,
 }
 
 impl Onward for Behind {
@@ -249,7 +250,7 @@ impl Onward for Behind {
         }
         let body = from_afar(stream);
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
-        let upstream = upstream.or(self.upstream);
+        let upstream = upstream.map(Choice::only).or(self.upstream);
         let passing = Passing { parts, body, length, upstream };
         let passed = Rc::clone(&self.journey).pass(self.place, passing);
         Box::pin(async move {

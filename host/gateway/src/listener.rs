@@ -20,7 +20,7 @@ use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
 use crate::environment::ListenerEnvironment;
 use crate::members::Members;
-use crate::place::{Place, Tried};
+use crate::place::{Choice, Place, Tried};
 use crate::thread::LocalExecutor;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
@@ -99,15 +99,18 @@ impl Site {
         }))
     }
 
-    /// The next member to try: of the upstream that was chosen, or of the one whose turn it is.
-    pub(crate) fn next(&self, chosen: Option<usize>, tried: &Tried) -> Option<Rc<Upstream>> {
-        let chosen = chosen.and_then(|chosen| self.places.get(chosen));
-        let place = chosen.or_else(|| {
-            let untried = |i: usize| self.places[i].is_untried(tried);
-            let next = self.balance.next(untried, |i| self.places[i].healthy())?;
-            self.places.get(next)
-        })?;
-        place.next(tried)
+    /// The next member to try: of the upstream that was chosen, or of the one whose turn it is. When all members of a chosen one
+    /// were tried, others take its place only if it is one of those that are balanced.
+    pub(crate) fn next(&self, chosen: Option<Choice>, tried: &Tried) -> Option<Rc<Upstream>> {
+        let untried = |i: usize| self.places[i].is_untried(tried);
+        let weight = |i: usize| self.plan.config.upstreams[i].weight;
+        let chosen = chosen.filter(|chosen| chosen.upstream < self.places.len());
+        let next = match chosen {
+            Some(Choice { upstream, .. }) if untried(upstream) => upstream,
+            Some(choice) if choice.only || weight(choice.upstream) == 0 => return None,
+            _ => self.balance.next(untried, |i| self.places[i].healthy())?,
+        };
+        self.places[next].next(tried)
     }
 
     /// What an upstream is told of the client's address.

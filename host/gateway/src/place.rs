@@ -16,6 +16,26 @@ use crate::upstream::Upstream;
 /// Members that a request was at already: the place, and the address.
 pub(crate) type Tried = SmallVec<[(usize, SocketAddr); 2]>;
 
+/// The upstream that somebody chose for a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice {
+    pub(crate) upstream: usize,
+    /// No other one will do.
+    pub(crate) only: bool,
+}
+
+impl Choice {
+    /// A function's: another one may be taken if this one fails, as among those that are balanced.
+    pub(crate) fn preferred(upstream: usize) -> Self {
+        Self { upstream, only: false }
+    }
+
+    /// The one that is meant, and no other.
+    pub(crate) fn only(upstream: usize) -> Self {
+        Self { upstream, only: true }
+    }
+}
+
 /// See the module.
 pub(crate) struct Place {
     index: usize,

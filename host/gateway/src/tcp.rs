@@ -19,7 +19,7 @@ use crate::copying::poll_piece;
 use crate::finish::Finish;
 use crate::link::{Open, Unanswered};
 use crate::listener::{Admission, Listener, Site, unless_killed};
-use crate::place::Tried;
+use crate::place::{Choice, Tried};
 use crate::relay::Relay;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
@@ -119,11 +119,11 @@ async fn begin(
 
 /// A connection to the upstream that the chain chose, or whose turn it is.
 async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(Stream, Open)> {
-    let mut chosen = finish.exchange.as_ref().and_then(Exchange::upstream);
+    let chosen = finish.exchange.as_ref().and_then(Exchange::upstream).map(Choice::preferred);
     let retry = &site.plan.config.retry;
     let (mut tried, mut left) = (Tried::new(), if retry.connect { retry.attempts } else { 0 });
     loop {
-        let upstream = site.next(chosen.take(), &tried)?;
+        let upstream = site.next(chosen, &tried)?;
         finish.at(&upstream);
         upstream.counters.requests.add(1);
         match upstream.connect(site.told(origin)).await {

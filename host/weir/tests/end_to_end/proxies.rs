@@ -104,6 +104,7 @@ pub(crate) use in_both_modes;
 
 in_both_modes! {
     it_stands_among_functions_and_sees_what_they_leave,
+    the_upstream_that_it_names_is_the_only_one_that_is_asked,
     bodies_stream_both_ways_to_the_byte,
     a_slow_reader_holds_a_body_back_instead_of_filling_memory,
     what_it_does_wrong_is_one_answer_and_does_not_hold_others_up,
@@ -231,6 +232,23 @@ fn it_stands_among_functions_and_sees_what_they_leave(mode: &str) {
         .lines()
         .any(|line| line.starts_with("weir_function_seconds_count") && line.contains("\"probe\""));
     assert!(counted, "{metrics}");
+}
+
+fn the_upstream_that_it_names_is_the_only_one_that_is_asked(mode: &str) {
+    let server = Server::of(SERVER);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let gone = nobody.local_addr().expect("an address").port();
+    drop(nobody);
+    let host = Host::start(&config(mode, "http", &[server.port, gone]));
+    let web = begin(&host, &chain("", "", ""));
+    for _ in 0..3 {
+        let (status, text) = curl(&["--data", "secret", &format!("{web}/to/127.0.0.1:{gone}/")]);
+        assert!(status == 200 && text.contains("DestinationUnavailable"), "{text}");
+    }
+    // Where the listener chooses, another one is as good.
+    for _ in 0..2 {
+        assert!(curl(&[&format!("{web}/to/upstream/path")]).1.contains("GET /path "));
+    }
 }
 
 /// Bytes that tell where they are.
