@@ -63,8 +63,10 @@ pub(crate) async fn handle(
     client.requests.set(requests);
     let (parts, incoming) = request.into_parts();
     let http1 = parts.version != Version::HTTP_2;
+    let method = parts.method.clone();
     let mut close = requests >= site.plan.config.limits.requests_per_connection;
-    let (mut parts, source) = match pass(&client, &site, &mut finish, parts, incoming).await {
+    client.spent.set(close);
+    let (mut parts, mut source) = match pass(&client, &site, &mut finish, parts, incoming).await {
         Outcome::Response(parts, source) => (parts, source),
         Outcome::Answer(answer) => {
             finish.whole_is(Ended::Answered);
@@ -91,6 +93,9 @@ pub(crate) async fn handle(
             return Err(Fault::Reset);
         }
     };
+    if rules::bodiless(&method, parts.status) {
+        source.leave_out(&method, &mut parts.headers);
+    }
     finish.answered(parts.status);
     if close && http1 {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -105,9 +110,10 @@ fn status_parts(status: StatusCode) -> response::Parts {
     parts
 }
 
+/// A line that says so, in reverse order.
 fn status_text(status: StatusCode) -> Pieces {
     let reason = status.canonical_reason().unwrap_or("Error");
-    Pieces::from_iter([Bytes::from_static(reason.as_bytes()), Bytes::from_static(b"\n")])
+    Pieces::from_iter([Bytes::from_static(b"\n"), Bytes::from_static(reason.as_bytes())])
 }
 
 async fn pass(

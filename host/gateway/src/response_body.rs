@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -131,6 +133,22 @@ pub(crate) enum Source {
     Filtered(Box<Filtered<Download>>),
     /// Out of a chain with services.
     Flow(BoxFlow),
+}
+
+impl Source {
+    /// Nothing of it is sent: the response has no body, whatever function or gateway made one. To HEAD its length is said
+    /// (RFC 9110 section 8.6).
+    pub(crate) fn leave_out(&mut self, method: &Method, headers: &mut HeaderMap) {
+        let length = match std::mem::replace(self, Self::Empty) {
+            Self::Empty => return,
+            Self::Pieces(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            _ => 0,
+        };
+        headers.remove(CONTENT_LENGTH);
+        if method == Method::HEAD && length > 0 {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
 }
 
 /// See the module.
