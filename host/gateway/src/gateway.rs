@@ -113,16 +113,33 @@ impl Gateway {
         let mut bound: Vec<(SocketAddr, SocketAddr)> =
             old.map(|old| old.bound.clone()).unwrap_or_default();
         bound.retain(|(asked, _)| config.addresses.contains(asked));
+        let others = listeners.iter().filter(|(name, _)| **name != listener);
+        let taken = others.flat_map(|(name, entry)| {
+            let device = entry.plan.config.device.as_deref();
+            entry.bound.iter().map(move |(_, got)| (name, *got, device))
+        });
+        let taken: Vec<(&String, SocketAddr, Option<&str>)> = taken.collect();
         let mut sockets: Vec<Vec<(SocketAddr, TcpListener)>> =
             self.threads.iter().map(|_| Vec::new()).collect();
         for &asked in &config.addresses {
             if bound.iter().any(|(address, _)| *address == asked) {
                 continue;
             }
+            let device = config.device.as_deref();
+            if let Some((other, ..)) = taken.iter().find(|(_, a, d)| (*a, *d) == (asked, device)) {
+                let what = format!("{asked} is where listener {other} listens: name another");
+                return Err(GatewayError::Config { listener, what });
+            }
+            let ours = taken.iter().map(|(_, address, _)| address);
+            let mut ours = ours.chain(bound.iter().map(|(_, got)| got));
+            // The kernel tells whether somebody else listens there, as long as that cannot be the gateway itself.
+            let mut alone =
+                !ours.any(|a| a.port() == asked.port() && a.is_ipv4() == asked.is_ipv4());
             let mut address = asked;
             for sockets in &mut sockets {
-                let listened = listen(address, config.device.as_deref(), config.transparent)
-                    .and_then(|s| s.local_addr().map(|a| (s, a)));
+                let listened =
+                    listen(address, device, config.transparent, std::mem::take(&mut alone))
+                        .and_then(|s| s.local_addr().map(|a| (s, a)));
                 let (socket, got) = listened.map_err(|error| GatewayError::Listen {
                     listener: listener.clone(),
                     address,
@@ -356,15 +373,21 @@ impl Drop for Gateway {
     }
 }
 
-/// A socket that listens beside others at the same address, to connections from this interface only, if one is named.
-fn listen(address: SocketAddr, device: Option<&str>, transparent: bool) -> io::Result<TcpListener> {
+/// A socket that listens beside others of the gateway at the same address, to connections from this interface only, if one is
+/// named. `alone`: there must be no other yet.
+fn listen(
+    address: SocketAddr,
+    device: Option<&str>,
+    transparent: bool,
+    alone: bool,
+) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
         Some(SocketProtocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(!alone)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -378,6 +401,7 @@ fn listen(address: SocketAddr, device: Option<&str>, transparent: bool) -> io::R
         })?;
     }
     socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

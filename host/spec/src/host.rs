@@ -351,6 +351,9 @@ impl Check for HostConfig {
         self.gateway.check().map_err(|e| e.within("gateway"))?;
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.check().map_err(|e| e.within_array("listener", index))?;
+            for other in &self.listeners[..index] {
+                listener.check_beside(other).map_err(|e| e.within_array("listener", index))?;
+            }
         }
         for (index, nic) in self.nics.iter().enumerate() {
             nic.check().map_err(|e| e.within_array("nic", index))?;

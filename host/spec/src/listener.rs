@@ -410,6 +410,19 @@ defaults! {
 }
 
 impl Listener {
+    /// Whether it can listen beside another one.
+    pub(crate) fn check_beside(&self, other: &Self) -> Result<(), Invalid> {
+        let taken = |address: &&SocketAddr| address.port() != 0 && other.address.contains(address);
+        match self.address.iter().find(taken) {
+            Some(address) if self.device == other.device => {
+                let message = format!("{address} is where listener {} listens, too", other.name);
+                Err(Invalid::at("address", message)
+                    .help("give each listener an address of its own"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Paths of files that it names.
     pub(crate) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);

@@ -54,6 +54,12 @@ fn what_cannot_be_is_said_and_changes_nothing() {
     let at = taken.local_addr().unwrap();
     let error = gateway.set(listener(&[server.address], |c| c.addresses.push(at))).unwrap_err();
     assert!(error.to_string().contains(&format!("cannot listen at {at}")), "{error}");
+    let error = gateway
+        .set(listener(&[server.address], |c| {
+            (c.name, c.addresses) = ("other".to_owned(), vec![address]);
+        }))
+        .unwrap_err();
+    assert!(error.to_string().contains("is where listener test listens"), "{error}");
     let error = gateway.set(listener(&[], |_| ())).unwrap_err();
     assert!(error.to_string().contains("neither an upstream nor a chain"), "{error}");
     let error = gateway.set(listener(&[server.address; 2], |_| ())).unwrap_err();
@@ -63,6 +69,27 @@ fn what_cannot_be_is_said_and_changes_nothing() {
     assert!(error.to_string().contains("timeouts.idle"), "{error}");
     assert!(talk(address, GET).starts_with("HTTP/1.1 200"));
     assert!(Gateway::start(GatewayConfig { threads: 0, ..GatewayConfig::default() }).is_err());
+}
+
+#[test]
+fn nobody_else_listens_where_a_gateway_does() {
+    let server = Server::echo();
+    let threads = || Gateway::start(GatewayConfig { threads: 3, ..GatewayConfig::default() });
+    let (one, two) = (threads().unwrap(), threads().unwrap());
+    one.set(listener(&[server.address], |_| ())).unwrap();
+    let address = one.addresses("test")[0];
+    let there = || listener(&[server.address], |c| c.addresses = vec![address]);
+    let error = two.set(there()).unwrap_err();
+    assert!(error.to_string().contains(&format!("cannot listen at {address}")), "{error}");
+    // Its own other listeners may, at an address that is more, or less, particular.
+    let everywhere = (std::net::Ipv4Addr::UNSPECIFIED, address.port()).into();
+    let beside = listener(&[server.address], |c| {
+        (c.name, c.addresses) = ("beside".to_owned(), vec![everywhere]);
+    });
+    one.set(beside).unwrap();
+    one.drain(Duration::ZERO);
+    two.set(there()).unwrap();
+    assert!(talk(address, GET).starts_with("HTTP/1.1 200"));
 }
 
 /// A server that waits for a word from the test before it answers, and says when it has a request.

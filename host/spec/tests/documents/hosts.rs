@@ -71,6 +71,8 @@ interval = "1s""#,
         (name, Period::milliseconds(5000))
     );
     assert_eq!(full.health.unwrap().timeout, Period::milliseconds(2000));
+    let other = "[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\nchain = \"d\"\naddress = \"127.0.0.1:80\"\ndevice = \"eth1\"";
+    listener(&format!("chain = \"c\"\n{other}")).unwrap();
     for (keys, message) in [
         ("", "neither an upstream nor a chain"),
         ("upstream = [\"127.0.0.1:1\", \"127.0.0.1:1\"]", "named twice"),
@@ -83,6 +85,10 @@ interval = "1s""#,
         ("chain = \"c\"\n[listener.timeouts]\nheader = \"0s\"", "period is 0"),
         ("chain = \"c\"\n[listener.retry]\non = [200]", "400 to 599"),
         ("chain = \"c\"\n[listener.limits]\nfeilds = 3", "feilds"),
+        (
+            "chain = \"c\"\n[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\naddress = [\"[::]:80\", \"127.0.0.1:80\"]\nchain = \"d\"",
+            "127.0.0.1:80 is where listener web listens, too",
+        ),
     ] {
         let error = listener(keys).unwrap_err();
         assert!(error.contains(message), "{keys}: {error}");
