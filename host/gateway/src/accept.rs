@@ -99,6 +99,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         origin,
         forwarded,
         requests: Cell::new(0),
+        spent: Cell::new(false),
         upgraded: RefCell::new(None),
     });
     if http2 {

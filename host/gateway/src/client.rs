@@ -41,6 +41,8 @@ pub(crate) struct Client {
     pub(crate) requests: Cell<u64>,
     /// What the connection is to become after the response that is being sent.
     pub(crate) upgraded: RefCell<Option<Upgraded>>,
+    /// There have been as many as may be.
+    pub(crate) spent: Cell<bool>,
 }
 
 /// Why the task stops driving the connection.
@@ -140,7 +142,7 @@ impl Client {
         // Bytes between exchanges are the protocol's own: only time without an exchange counts.
         let stop = poll_fn(|cx| {
             admission.task(cx);
-            if self.listener.draining() && !told {
+            if (self.listener.draining() || self.spent.get()) && !told {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }

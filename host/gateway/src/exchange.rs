@@ -133,6 +133,12 @@ async fn pass(
             return Outcome::Status(refused.status);
         }
     };
+    // hyper sees to those of HTTP/1.1.
+    if version == Version::HTTP_2 && parts.headers.len() > site.plan.config.limits.fields {
+        finish.failed(Failure::Refused);
+        finish.whole_is(Ended::Answered);
+        return Outcome::Status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
     let length = if incoming.is_end_stream() { Some(0) } else { incoming.size_hint().exact() };
     if let (Some(length), Some(limit)) = (length, site.plan.config.limits.body)
         && length > limit
