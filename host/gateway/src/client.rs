@@ -17,10 +17,12 @@ use tokio::time::Instant;
 
 use crate::chain::Origin;
 use crate::exchange;
+use crate::fault::Fault;
 use crate::listener::{Admission, Listener};
 use crate::rules::Forwarded;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
+use crate::stream_body::StreamBodies;
 use crate::timer::Deadline;
 use crate::upgrade::Upgraded;
 
@@ -39,10 +41,10 @@ pub(crate) struct Client {
     pub(crate) forwarded: Forwarded,
     /// Requests so far.
     pub(crate) requests: Cell<u64>,
-    /// What the connection is to become after the response that is being sent.
-    pub(crate) upgraded: RefCell<Option<Upgraded>>,
     /// There have been as many as may be.
     pub(crate) spent: Cell<bool>,
+    /// What the connection is to become after the response that is being sent.
+    pub(crate) upgraded: RefCell<Option<Upgraded>>,
 }
 
 /// Why the task stops driving the connection.
@@ -72,7 +74,7 @@ impl Client {
             Some(heard) => (heard.max(quiet_since) + timeouts.header, Stop::SlowHead),
             None => (quiet_since + timeouts.idle, Stop::Idle),
         };
-        deadline.expired(cx, self.pulse.quiet_since.get() + period).then_some(stop)
+        deadline.expired(cx, at).then_some(stop)
     }
 
     /// Serves HTTP/1.
@@ -132,13 +134,22 @@ impl Client {
     pub(crate) async fn http2(self: Rc<Self>, stream: Stream, admission: Admission) {
         let site = self.listener.site();
         let this = Rc::clone(&self);
-        let service = service_fn(move |request| exchange::handle(Rc::clone(&this), request));
+        let bodies = Rc::new(StreamBodies::default());
+        let of_streams = Rc::clone(&bodies);
+        let service = service_fn(move |request| {
+            let (this, bodies) = (Rc::clone(&this), Rc::clone(&of_streams));
+            async move {
+                let response = exchange::handle(this, request).await?;
+                Ok::<_, Fault>(response.map(|body| bodies.add(body)))
+            }
+        });
         let mut connection = pin!(site.http2.serve_connection(TokioIo::new(stream), service));
         let (mut deadline, mut told) = (Deadline::default(), false);
         let timeouts = &site.plan.config.timeouts;
         // No exchange may take as long as this without that anything moves; so it is the client that takes nothing.
         let stall = timeouts.connect + timeouts.response + timeouts.body;
         let (mut moves, mut moved) = (0, Instant::now());
+        let (mut watch, mut watched) = (Deadline::default(), Instant::now());
         // Bytes between exchanges are the protocol's own: only time without an exchange counts.
         let stop = poll_fn(|cx| {
             admission.task(cx);
@@ -153,8 +164,13 @@ impl Client {
             if moves != self.pulse.moves.get() {
                 (moves, moved) = (self.pulse.moves.get(), Instant::now());
             }
-            if self.pulse.active.get() > 0 && deadline.expired(cx, moved + stall) {
+            let busy = self.pulse.active.get() > 0 || !bodies.is_empty();
+            if busy && deadline.expired(cx, moved + stall) {
                 return Poll::Ready(Stop::Stalled);
+            }
+            while !bodies.is_empty() && watch.expired(cx, watched + timeouts.body / 4) {
+                watched = Instant::now();
+                bodies.give_up(timeouts.body);
             }
             match self.stop(&mut deadline, cx) {
                 Some(Stop::Killed) => Poll::Ready(Stop::Killed),
@@ -174,7 +190,10 @@ impl Client {
             Stop::Done(Err(error)) => {
                 tracing::debug!(client = %self.origin.client, %error, "a connection ended");
             }
-            Stop::Stalled => site.counters.failures.count(Failure::ClientSlow),
+            // Bodies that were given up are counted.
+            Stop::Stalled if self.pulse.active.get() > 0 => {
+                site.counters.failures.count(Failure::ClientSlow);
+            }
             _ => (),
         }
     }

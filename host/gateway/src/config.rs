@@ -188,7 +188,7 @@ pub enum ProxyHeader {
 pub struct Timeouts {
     /// For a request's head from its first byte, for a TLS handshake, for a PROXY protocol header.
     pub header: Duration,
-    /// Between two pieces of a request's body, and for the client to take a piece of the response.
+    /// Between two pieces of a request's body, and for the client to take a piece of a response.
     pub body: Duration,
     /// For a connection to an upstream, TLS included.
     pub connect: Duration,

@@ -6,7 +6,7 @@ use std::fmt;
 /// exchange off so that the client sees that something is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The client sent nothing for too long.
+    /// The client sent nothing, or took nothing, for too long.
     ClientSlow,
     /// The client's body is longer than the limit.
     TooLarge,
@@ -25,7 +25,7 @@ pub(crate) enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ClientSlow => "the client sent nothing for too long",
+            Self::ClientSlow => "the client sent or took nothing for too long",
             Self::TooLarge => "the request's body is longer than the limit",
             Self::Client => "the request's body broke off",
             Self::Upstream => "the response's body broke off",

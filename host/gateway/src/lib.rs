@@ -48,6 +48,7 @@ mod rules;
 mod spare;
 mod statistics;
 mod stream;
+mod stream_body;
 mod tcp;
 mod thread;
 mod timer;

@@ -172,6 +172,13 @@ impl ResponseBody {
         Self { source: Source::Empty, finish: None }
     }
 
+    /// The client does not take it.
+    pub(crate) fn not_taken(self) {
+        if let Some(finish) = &self.finish {
+            finish.failed(Failure::ClientSlow);
+        }
+    }
+
     fn delivered(&mut self) {
         if let Some(mut finish) = self.finish.take() {
             finish.delivered();

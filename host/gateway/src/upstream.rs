@@ -22,13 +22,16 @@ use crate::counters::UpstreamCounters;
 use crate::dial::{Route, Told};
 use crate::health::Standing;
 use crate::link::{Failed, Link, Open, Unanswered, Unsent};
-use crate::listener::{HYPERS_FIELDS, Plan};
+use crate::listener::{HTTP2_WINDOW_MAX, HYPERS_FIELDS, Plan};
 use crate::members::Member;
 use crate::place::Tried;
 use crate::request_body::{Progress, RequestBody};
 use crate::stream::Stream;
 use crate::thread::LocalExecutor;
 use crate::timer::Deadline;
+
+/// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
+const STREAM_WINDOW: u32 = 256 * 1024;
 
 type Http2 = http2::SendRequest<RequestBody>;
 
@@ -73,6 +76,9 @@ impl Upstream {
         let mut http2_builder = http2::Builder::new(LocalExecutor);
         http2_builder
             .timer(TokioTimer::new())
+            // The connection is everybody's: whoever takes nothing of a response holds up that one only.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_WINDOW_MAX)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
             .keep_alive_interval(timeouts.upstream_idle)
             .keep_alive_timeout(timeouts.response);

@@ -14,6 +14,7 @@ use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
     Origin, Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
+use weir_gateway::{ListenerConfig, UpstreamConfig};
 
 /// What the tests' middleware does, by the request's path.
 struct Busy {
@@ -142,6 +143,9 @@ impl Passage for One {
         _body: Option<u64>,
     ) -> Reply<'a, Step> {
         parts.headers.insert("x-seen", "yes".parse().unwrap());
+        if self.on("/no-upgrade") {
+            parts.status = StatusCode::FORBIDDEN;
+        }
         let replaced = self.on("/replace");
         Reply::Now(match replaced {
             true => Step::Answer(answer(200, "something else")),
@@ -187,6 +191,11 @@ struct Laboratory {
 }
 
 fn laboratory() -> Laboratory {
+    laboratory_with(|_| ())
+}
+
+/// One whose listener was changed so.
+fn laboratory_with(change: impl FnOnce(&mut ListenerConfig)) -> Laboratory {
     let (first, second) =
         (Server::echo(), Server::says("HTTP/1.1 202 Second\r\nContent-Length: 6\r\n\r\nsecond"));
     let (sender, ended) = mpsc::channel();
@@ -195,6 +204,7 @@ fn laboratory() -> Laboratory {
     let (gateway, address) = gateway_with(&[first.address, second.address], |config| {
         config.upstreams[1].weight = 0;
         config.chain = Some(Arc::new(ways));
+        change(config);
     });
     Laboratory { gateway, address, first, ended, opened }
 }
@@ -326,6 +336,64 @@ fn a_response_is_replaced_by_its_head_or_by_its_first_piece() {
     assert!(answer.ends_with("something else") && answer.contains("x-from"), "{answer}");
     let answer = laboratory.talk(&get("/leak"));
     assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("kept back"), "{answer}");
+}
+
+#[test]
+fn a_change_of_protocol_that_a_function_makes_another_response_of_is_none() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let changes = "HTTP/1.1 101 Changes\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello";
+        let _ = stream.write_all(changes.as_bytes());
+        let _ = support::read_head(&mut stream);
+    });
+    let upstream = UpstreamConfig::new(server.address);
+    let laboratory = laboratory_with(|config| config.upstreams[0] = upstream);
+    let ask = "GET /no-upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let answer = laboratory.talk(&format!("{ask}{}", get("/forbidden")));
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(!answer.contains("hello") && !answer.contains("upgrade"), "{answer}");
+    // It is HTTP that is spoken on.
+    assert!(answer.ends_with("\r\n\r\nno") && answer.contains("x-from: function"), "{answer}");
+}
+
+#[test]
+fn a_request_stays_with_the_upstream_that_was_chosen_for_it() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let second = |weight, address| UpstreamConfig { weight, ..UpstreamConfig::new(address) };
+    // One that is not balanced has no equals.
+    let laboratory = laboratory_with(|config| config.upstreams[1] = second(0, nobody));
+    assert!(laboratory.talk(&get("/second")).starts_with("HTTP/1.1 502"));
+    assert_eq!(laboratory.first.connections(), 0);
+    let laboratory = laboratory_with(|config| config.upstreams[1] = second(1, nobody));
+    assert!(laboratory.talk(&get("/second")).starts_with("HTTP/1.1 200"));
+    // That an idle connection has ended says nothing about the upstream.
+    let ends = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nchosen";
+        if stream.write_all(answer).is_ok() {
+            let _ = support::read_request(&mut stream);
+        }
+    });
+    let laboratory = laboratory_with(|config| config.upstreams[1] = second(1, ends.address));
+    for _ in 0..5 {
+        let answer = laboratory.talk(&get("/second"));
+        assert!(answer.ends_with("chosen"), "{answer}");
+    }
+    assert!(laboratory.gateway.statistics().listeners[0].retries > 0);
+}
+
+#[test]
+fn a_function_answers_to_head_and_to_an_upstream_of_http2() {
+    let upstream = crate::http2::http2_server(crate::http2::patient);
+    let upstream = UpstreamConfig { http2: true, ..UpstreamConfig::new(upstream) };
+    let laboratory = laboratory_with(|config| config.upstreams[0] = upstream);
+    let url = format!("http://{}/forbidden", laboratory.address);
+    let answer = support::curl_text(&["--http2-prior-knowledge", "-I", &url]);
+    assert!(answer.starts_with("HTTP/2 403"), "{answer}");
+    assert!(answer.contains("content-length: 2\r\n"), "{answer}");
+    // The upstream has begun to read, and waits for the rest.
+    let answer = laboratory.talk(&post("/inspect", &format!("{}evil", "x".repeat(100_000))));
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("evil"), "{answer}");
 }
 
 #[test]

@@ -66,8 +66,10 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// An HTTP/2 server that answers each request with its body, its target, and trailers: as gRPC does.
-fn grpc_server() -> std::net::SocketAddr {
+/// An HTTP/2 server that does this with every request.
+pub(crate) fn http2_server<F: Future<Output = ()> + Send + 'static>(
+    serve: fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F,
+) -> std::net::SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
@@ -78,13 +80,18 @@ fn grpc_server() -> std::net::SocketAddr {
                 tokio::spawn(async move {
                     let mut connection = h2::server::handshake(stream).await.unwrap();
                     while let Some(Ok((request, respond))) = connection.accept().await {
-                        tokio::spawn(grpc(request, respond));
+                        tokio::spawn(serve(request, respond));
                     }
                 });
             }
         });
     });
     address
+}
+
+/// A server that answers each request with its body, its target, and trailers: as gRPC does.
+fn grpc_server() -> std::net::SocketAddr {
+    http2_server(grpc)
 }
 
 async fn grpc(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
@@ -160,6 +167,180 @@ fn a_connection_to_an_upstream_is_shared_and_made_again() {
     let answer = curl_text(&["--http1.1", "-i", "-d", "hello", &url]);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("hello"), "{answer}");
     assert!(answer.contains(&format!("x-target: http://{address}/\r\n")), "{answer}");
+}
+
+/// Answers when it has all of the request's body.
+pub(crate) async fn patient(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
+    let mut body = request.into_body();
+    while let Some(data) = body.data().await {
+        let Ok(data) = data else { return };
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    let _ = respond.send_response(Response::new(()), true);
+}
+
+#[test]
+fn a_body_that_ends_early_is_the_clients_fault_whatever_the_upstream_speaks() {
+    let upstream = http2_server(patient);
+    let (gateway, address) = gateway_with(&[upstream], |config| {
+        config.upstreams[0].http2 = true;
+        config.limits.body = Some(10);
+        config.timeouts.body = Duration::from_millis(300);
+    });
+    let post =
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let long = support::talk(address, format!("{post}6\r\nabcdef\r\n6\r\nabcdef\r\n0\r\n\r\n"));
+    assert!(long.starts_with("HTTP/1.1 413 "), "{long}");
+    let slow = support::talk(address, format!("{post}6\r\nabcdef\r\n"));
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow}");
+    let fits = support::talk(address, format!("{post}6\r\nabcdef\r\n0\r\n\r\n"));
+    assert!(fits.starts_with("HTTP/1.1 200 "), "{fits}");
+    let statistics = gateway.statistics();
+    assert_eq!(statistics.listeners[0].upstreams[0].failed(weir_gateway::Failure::Reset), 0);
+}
+
+#[test]
+fn a_client_that_names_no_host_is_served_by_an_http2_upstream_too() {
+    let upstream = http2_server(grpc);
+    let (_gateway, address) = gateway_with(&[upstream], |config| config.upstreams[0].http2 = true);
+    let answer = support::talk(address, "GET /a HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains(&format!("x-target: http://{upstream}/a\r\n")), "{answer}");
+}
+
+#[test]
+fn cookies_in_several_fields_are_one_for_the_upstream() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let cookies = ["-H", "cookie: a=1", "-H", "cookie: b=2; c=3", "-H", "cookie: d=4"];
+    let all = [&["--http2-prior-knowledge"], &cookies[..], &[&url]].concat();
+    let answer = curl_text(&all);
+    assert!(answer.contains("cookie: a=1; b=2; c=3; d=4\r\n"), "{answer}");
+    assert_eq!(answer.matches("cookie: ").count(), 1, "{answer}");
+}
+
+#[test]
+fn a_response_without_a_body_ends_with_its_head() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_gateway, address) = gateway(&[nobody]);
+    let url = format!("http://{address}/");
+    let got = curl_text(&["--http2-prior-knowledge", "-i", &url]);
+    assert!(got.starts_with("HTTP/2 502") && got.ends_with("\r\n\r\nBad Gateway\n"), "{got}");
+    let answer = curl_text(&["--http2-prior-knowledge", "-I", &url]);
+    assert!(answer.starts_with("HTTP/2 502"), "{answer}");
+    assert!(answer.contains("content-length: 12\r\n"), "{answer}");
+}
+
+#[test]
+fn heads_have_no_more_fields_than_the_limit() {
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| config.limits.fields = 20);
+    let url = format!("http://{address}/");
+    let fields: Vec<String> = (0..30).map(|n| format!("x-{n}: {n}")).collect();
+    let curl = |number: usize| {
+        let fields = fields[..number].iter().flat_map(|field| ["-H", field.as_str()]);
+        let all: Vec<&str> =
+            ["--http2-prior-knowledge", "-i"].into_iter().chain(fields).chain([&*url]).collect();
+        curl_text(&all)
+    };
+    assert!(curl(10).starts_with("HTTP/2 200"));
+    assert!(curl(30).starts_with("HTTP/2 431"));
+    assert_eq!(gateway.statistics().listeners[0].failed(weir_gateway::Failure::Refused), 1);
+    assert_eq!(server.connections(), 1);
+}
+
+/// A client's side of HTTP/2, driven until the gateway ends the connection.
+async fn client(
+    address: std::net::SocketAddr,
+) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    (client.ready().await.unwrap(), tokio::spawn(connection))
+}
+
+fn get(path: &str) -> Request<()> {
+    Request::get(format!("http://a{path}")).body(()).unwrap()
+}
+
+#[test]
+fn a_connection_ends_after_as_many_requests_as_it_may_have() {
+    let server = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.limits.requests_per_connection = 2);
+    runtime().block_on(async move {
+        let (mut client, connection) = client(address).await;
+        for _ in 0..2 {
+            let (response, _) = client.send_request(get("/"), true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+        // It waits for nobody to let it go.
+        let ended = tokio::time::timeout(support::LONG, connection).await;
+        ended.unwrap().unwrap().unwrap();
+        drop(client);
+    });
+}
+
+#[test]
+fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
+    let upstream = grpc_server();
+    let (gateway, address) = gateway_with(&[upstream], |config| {
+        config.upstreams[0].http2 = true;
+        config.timeouts.body = Duration::from_secs(2);
+    });
+    runtime().block_on(async move {
+        let (client, _connection) = client(address).await;
+        let mut stalled = Vec::new();
+        for _ in 0..4 {
+            let request = Request::post("http://a/").body(()).unwrap();
+            let (response, mut send) = client.clone().send_request(request, false).unwrap();
+            // More than all windows on the way hold; the client has one of 64 KiB and takes nothing.
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    let piece = 32_768;
+                    send.reserve_capacity(piece);
+                    while send.capacity() < piece {
+                        if std::future::poll_fn(|cx| send.poll_capacity(cx)).await.is_none() {
+                            return;
+                        }
+                    }
+                    if send.send_data(Bytes::from(vec![0; piece]), false).is_err() {
+                        return;
+                    }
+                }
+                let _ = send.send_data(Bytes::new(), true);
+            });
+            stalled.push(response.await.unwrap().into_body());
+        }
+        // Others go on, at the same upstream, and by the same connection.
+        for round in 0.. {
+            let url = format!("http://{address}/");
+            let other = move || curl_text(&["--http1.1", "-d", &"x".repeat(100_000), &url]);
+            assert_eq!(tokio::task::spawn_blocking(other).await.unwrap().len(), 100_000);
+            let (response, _) = client.clone().send_request(get("/"), true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+            let statistics = gateway.statistics();
+            if statistics.listeners[0].failed(weir_gateway::Failure::ClientSlow) == 4 {
+                break;
+            }
+            assert!(round < 100, "it is never given up");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(gateway.statistics().listeners[0].upstreams[0].active, 0);
+        // What it did not take is not the end of a response.
+        let mut body = stalled.remove(0);
+        let broke_off = loop {
+            match body.data().await {
+                Some(Ok(data)) => body.flow_control().release_capacity(data.len()).unwrap(),
+                Some(Err(_)) => break true,
+                None => break false,
+            }
+        };
+        assert!(broke_off);
+    });
 }
 
 /// A frame's bytes.
