@@ -1,5 +1,6 @@
 //! Known flows of one version of IP, in the state region.
 
+use weir_sdk::host::Counter;
 use weir_sdk::parse::protocol;
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -49,12 +50,18 @@ pub(crate) enum Known {
 pub(crate) struct Flows<K> {
     map: StateMap<K, Entry>,
     cursor: StateArray<u64>,
+    given_up: Counter,
 }
 
 impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
-    pub(crate) fn new(region: &mut StateRegion, name: &str, most: usize) -> Result<Self, String> {
+    pub(crate) fn new(
+        region: &mut StateRegion,
+        name: &str,
+        most: usize,
+        given_up: Counter,
+    ) -> Result<Self, String> {
         let cursor = region.array(&format!("{name}-cursor"), 1)?;
-        Ok(Self { map: region.map(name, most)?, cursor })
+        Ok(Self { map: region.map(name, most)?, cursor, given_up })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -146,8 +153,32 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         if self.map.insert(hash, sight.key, entry).is_ok() {
             return true;
         }
-        self.map.retain_near(hash, |_, entry| clock.alive(now, entry.deadline));
+        if self.map.retain_near(hash, |_, entry| clock.alive(now, entry.deadline)) == 0 {
+            self.give_one_up(hash, now, clock);
+        }
         self.map.insert(hash, sight.key, entry).is_ok()
+    }
+
+    /// Forgets a flow near this hash that is not under way, if there is one: the one that has been silent for longest. Those who
+    /// send nothing but first packets must not keep others out.
+    #[cold]
+    fn give_one_up(&mut self, hash: u64, now: u32, clock: &Clock) {
+        let silence = |entry: &Entry| {
+            let stage = Stage::from_number(entry.stage).filter(|stage| !stage.is_under_way())?;
+            Some(clock.silence(now, entry.deadline, stage))
+        };
+        let mut longest = None;
+        self.map.retain_near(hash, |_, entry| {
+            longest = longest.max(silence(entry));
+            true
+        });
+        let mut found = longest.is_none();
+        let ended = self.map.retain_near(hash, |_, entry| {
+            let keep = found || silence(entry) != longest;
+            found |= !keep;
+            keep
+        });
+        self.given_up.add(ended as u64);
     }
 
     /// Forgets flows whose time is over, a few at a time.

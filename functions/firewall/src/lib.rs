@@ -188,11 +188,12 @@ impl Function for Firewall {
             Rules::compile(config.default, config.rules).map_err(|e| format!("config: {e}"))?;
         let clock = Clock::new(&config.state).map_err(|e| format!("config: {e}"))?;
         let mut region = setup.region();
+        let given_up = host::counter("given_up");
         Ok(Self {
             rules,
             clock,
-            v4: Flows::new(&mut region, "flows-v4", config.max_flows)?,
-            v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6)?,
+            v4: Flows::new(&mut region, "flows-v4", config.max_flows, given_up)?,
+            v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6, given_up)?,
             fragments: region.map("fragments", FRAGMENTED)?,
             hasher: Hasher::new(setup.seed),
             swept: 0,
@@ -319,10 +320,8 @@ impl Firewall {
             _ if icmp => return Decision::Drop(reason::MALFORMED),
             _ => None,
         };
-        if is_icmp_error(frame, &headers) && self.is_related_v4(frame, &headers, now)
-            || message.is_some_and(|(kind, ..)| kind < 128)
-                && headers.protocol == protocol::ICMPV6
-                && self.is_related_v6(frame, &headers, now)
+        if message.is_some_and(|(kind, ..)| is_error(kind, headers.protocol))
+            && self.is_related(frame, &headers, now)
         {
             self.counters.related.add(1);
             return Decision::Pass;
@@ -353,16 +352,13 @@ impl Firewall {
         decision
     }
 
-    /// The flow that a packet belongs to. ICMP queries and their answers have an identifier in place of ports; other
-    /// ICMP messages stand for themselves.
+    /// The flow that a packet belongs to. ICMP messages that are neither queries nor their answers stand for themselves.
     fn sight(&self, headers: &Headers, message: Option<(u8, u8, u16)>) -> Sighted {
-        let v6 = headers.protocol == protocol::ICMPV6;
-        let (from_port, to_port) = match message {
-            Some((0 | 8 | 13 | 14 | 17 | 18, _, id)) if !v6 => (id, id),
-            Some((128 | 129, _, id)) if v6 => (id, id),
-            Some(_) => return Sighted::Alone,
-            None => (headers.source_port, headers.destination_port),
+        let ports = match message {
+            Some((kind, _, id)) => query_ports(headers.protocol, kind, id),
+            None => Some((headers.source_port, headers.destination_port)),
         };
+        let Some((from_port, to_port)) = ports else { return Sighted::Alone };
         let (protocol, flags) = (headers.protocol, headers.tcp_flags);
         match headers.addresses {
             Addresses::V4 { source, destination } => {
@@ -485,47 +481,29 @@ impl Firewall {
     }
 
     fn not_ip(&self, frame: &[u8]) -> Decision {
-        let arp = frame.get(12..14) == Some(&ethertype::ARP.to_be_bytes());
         match self.non_ip {
             NonIp::Allow => Decision::Pass,
-            NonIp::Arp if arp => Decision::Pass,
+            NonIp::Arp if is_arp(frame) => Decision::Pass,
             _ => Decision::Drop(reason::NON_IP),
         }
     }
 
-    /// Whether an ICMP error quotes a packet of a known flow.
-    fn is_related_v4(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
-        let Some(quoted) = Quoted::of(frame, headers) else { return false };
-        let (from, to) = match quoted.protocol {
-            protocol::ICMP => {
-                let id = quoted.source_port.max(quoted.destination_port);
-                ((quoted.source, id), (quoted.destination, id))
-            }
-            _ => {
-                ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port))
-            }
-        };
-        let (key, _) = FlowV4::canonical(from, to, quoted.protocol);
-        self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
-    }
-
-    /// The same for ICMPv6, whose quotation is read as if it were a frame of its own.
-    fn is_related_v6(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
-        let Some(quoted) = frame.get(headers.l4 + 8..headers.end) else { return false };
-        let Some(address) = quoted.get(8..40) else { return false };
-        let number = |bytes: &[u8]| bytes.iter().fold(0u128, |n, b| n << 8 | u128::from(*b));
-        let (source, destination) = (number(&address[..16]), number(&address[16..]));
-        // Errors quote what was sent: without extension headers in all but rare cases.
-        let protocol = quoted[6];
-        let Some(ports) = quoted.get(40..48) else { return false };
-        let word = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-        let (from, to) = if protocol == protocol::ICMPV6 {
-            ((source, word(4)), (destination, word(4)))
-        } else {
-            ((source, word(0)), (destination, word(2)))
-        };
-        let (key, _) = FlowV6::canonical(from, to, protocol);
-        self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
+    /// Whether an ICMP error is about a known flow, and goes to who sent the packet that it quotes: to anybody else, it would
+    /// be a way in for whatever stands behind the quotation.
+    fn is_related(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
+        match (headers.addresses, headers.protocol) {
+            (Addresses::V4 { destination, .. }, protocol::ICMP) => quoted_v4(frame, headers)
+                .is_some_and(|(key, sender)| {
+                    sender == destination
+                        && self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
+                }),
+            (Addresses::V6 { destination, .. }, protocol::ICMPV6) => quoted_v6(frame, headers)
+                .is_some_and(|(key, sender)| {
+                    sender == destination
+                        && self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
+                }),
+            _ => false,
+        }
     }
 
     fn note_fragment(&mut self, headers: &Headers, nanos: u64) {
@@ -617,6 +595,64 @@ fn fragment_key(headers: &Headers) -> Option<FragmentKey> {
         identification: fragment.identification,
         protocol: headers.protocol.into(),
     })
+}
+
+/// Whether an ICMP message of this type is an error. Redirects, which quote packets, too, are none: they change a host's
+/// routes, and are nobody's business behind a router.
+fn is_error(kind: u8, protocol: u8) -> bool {
+    match protocol {
+        protocol::ICMP => matches!(kind, 3 | 4 | 11 | 12),
+        _ => matches!(kind, 1..=4),
+    }
+}
+
+/// What stands for the ports of an ICMP query or an answer to one: its identifier on the side that asks, the query's type on
+/// the other. So an answer is of the query's flow, and a query the other way is not.
+fn query_ports(protocol: u8, kind: u8, id: u16) -> Option<(u16, u16)> {
+    match (protocol, kind) {
+        (protocol::ICMP, 8 | 13 | 17) | (protocol::ICMPV6, 128) => Some((id, kind.into())),
+        (protocol::ICMP, 0) => Some((8, id)),
+        (protocol::ICMP, 14 | 18) | (protocol::ICMPV6, 129) => Some((u16::from(kind) - 1, id)),
+        _ => None,
+    }
+}
+
+/// The flow of the packet that an ICMP error quotes, and who sent that.
+fn quoted_v4(frame: &[u8], headers: &Headers) -> Option<(FlowV4, u32)> {
+    let quoted = Quoted::of(frame, headers)?;
+    let (from, to) = match quoted.protocol {
+        protocol::ICMP => {
+            let at = headers.l4 + 8;
+            let kind = frame[at + usize::from(frame[at] & 0xf) * 4];
+            query_ports(quoted.protocol, kind, quoted.source_port.max(quoted.destination_port))?
+        }
+        _ => (quoted.source_port, quoted.destination_port),
+    };
+    let (from, to) = ((quoted.source, from), (quoted.destination, to));
+    Some((FlowV4::canonical(from, to, quoted.protocol).0, quoted.source))
+}
+
+/// The same for ICMPv6, whose quotation is read as if it were a frame of its own.
+fn quoted_v6(frame: &[u8], headers: &Headers) -> Option<(FlowV6, u128)> {
+    let quoted = frame.get(headers.l4 + 8..headers.end)?.first_chunk::<48>()?;
+    let address = |at: usize| quoted[at..at + 16].iter().fold(0, |n, b| n << 8 | u128::from(*b));
+    let word = |at: usize| u16::from_be_bytes([quoted[at], quoted[at + 1]]);
+    // Errors quote what was sent: without extension headers in all but rare cases.
+    let protocol = quoted[6];
+    let (from, to) = match protocol {
+        protocol::ICMPV6 => query_ports(protocol, quoted[40], word(44))?,
+        _ => (word(40), word(42)),
+    };
+    let (source, destination) = (address(8), address(24));
+    Some((FlowV6::canonical((source, from), (destination, to), protocol).0, source))
+}
+
+/// Whether a frame is ARP, behind up to two tags.
+fn is_arp(frame: &[u8]) -> bool {
+    let words = frame.get(12..).unwrap_or_default().chunks_exact(4).take(3);
+    let mut kinds = words.map(|word| u16::from_be_bytes([word[0], word[1]]));
+    let tag = |kind: &u16| matches!(*kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD);
+    kinds.find(|kind| !tag(kind)) == Some(ethertype::ARP)
 }
 
 /// Router and neighbour solicitations, advertisements and redirects that no router has forwarded (RFC 4861).

@@ -129,7 +129,121 @@ fn pings_and_errors_about_known_flows_pass() {
     assert_eq!(back(&mut fw, error(&asked)), DENIED, "about nothing we know");
     out(&mut fw, asked.clone());
     assert_eq!(back(&mut fw, error(&asked)), Verdict::Next);
+    assert_eq!(back(&mut fw, error(&tcp((IN, 4000), (OUT, 53), "S"))), DENIED);
     assert_eq!(fw.counter("related"), 1);
+}
+
+/// An ICMP error of this type, to this host, about a frame.
+fn about(frame: &[u8], kind: u8, to: [u8; 4]) -> Vec<u8> {
+    let mut error = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([9, 9, 9, 9], to, 64);
+    step.icmpv4_raw(kind, 0, [0; 4]).write(&mut error, &frame[14..]).unwrap();
+    error
+}
+
+fn about_v6(frame: &[u8], kind: u8, to: [u8; 16]) -> Vec<u8> {
+    let mut error = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([9; 16], to, 64);
+    step.icmpv6_raw(kind, 0, [0; 4]).write(&mut error, &frame[14..]).unwrap();
+    error
+}
+
+#[test]
+fn errors_pass_to_who_sent_what_they_quote_and_to_nobody_else() {
+    let mut fw = firewall(RULES);
+    let (a, b) = ((IN, 4000), (OUT, 443));
+    let sent = tcp(a, b, "S");
+    out(&mut fw, sent.clone());
+    let answer = tcp(b, a, "SA");
+    back(&mut fw, answer.clone());
+    for kind in [3, 4, 11, 12] {
+        assert_eq!(back(&mut fw, about(&sent, kind, IN)), Verdict::Next, "{kind}");
+        assert_eq!(out(&mut fw, about(&answer, kind, OUT)), Verdict::Next, "{kind}");
+        // By the quotation of one connection, nobody else is reached.
+        assert_eq!(back(&mut fw, about(&sent, kind, [10, 0, 0, 5])), DENIED, "{kind}");
+        assert_eq!(back(&mut fw, about(&answer, kind, IN)), DENIED, "{kind}");
+        assert_eq!(out(&mut fw, about(&sent, kind, OUT)), DENIED, "{kind}");
+    }
+    assert_eq!(back(&mut fw, about(&sent, 5, IN)), DENIED, "a redirect");
+    // Nor by another version's messages.
+    let mut odd = about(&sent, 3, IN);
+    odd[23] = 58;
+    assert_eq!(back(&mut fw, odd), DENIED);
+    let (from, to) = ([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9], [9; 16]);
+    let mut sent = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from, to, 64);
+    step.tcp(4000, 443, 1, 1).syn().write(&mut sent, &[]).unwrap();
+    out(&mut fw, sent.clone());
+    for kind in 0..128 {
+        let passes = if (1..=4).contains(&kind) { Verdict::Next } else { DENIED };
+        assert_eq!(back(&mut fw, about_v6(&sent, kind, from)), passes, "{kind}");
+        assert_eq!(back(&mut fw, about_v6(&sent, kind, [8; 16])), DENIED, "{kind}");
+    }
+}
+
+#[test]
+fn who_is_asked_may_answer_and_not_ask() {
+    let mut fw = firewall(RULES);
+    let query = |from, to, kind: u8| {
+        let mut frame = Vec::new();
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
+        step.icmpv4_raw(kind, 0, [0, 5, 0, 6]).write(&mut frame, &[0; 12]).unwrap();
+        frame
+    };
+    let ping = query(IN, OUT, 8);
+    assert_eq!(out(&mut fw, ping.clone()), Verdict::Next);
+    assert_eq!(back(&mut fw, query(OUT, IN, 0)), Verdict::Next);
+    for kind in [8, 13, 14, 17, 18] {
+        assert_eq!(back(&mut fw, query(OUT, IN, kind)), DENIED, "{kind}");
+    }
+    assert_eq!(out(&mut fw, query(IN, OUT, 13)), DENIED, "the rule is about another query");
+    assert_eq!(back(&mut fw, about(&ping, 11, IN)), Verdict::Next);
+    assert_eq!(back(&mut fw, about(&query(IN, OUT, 13), 11, IN)), DENIED);
+}
+
+#[test]
+fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
+    let config = RULES.replacen('{', r#"{"max-flows": 64, "#, 1);
+    let mut fw = firewall(&config);
+    let open = |fw: &mut Harness<Firewall>, port| {
+        let (a, b) = ((IN, port), (OUT, 443));
+        let verdicts =
+            [out(fw, tcp(a, b, "S")), back(fw, tcp(b, a, "SA")), out(fw, tcp(a, b, "A"))];
+        assert_eq!(verdicts, [Verdict::Next; 3], "{port}");
+    };
+    for port in 0..20 {
+        open(&mut fw, 1000 + port);
+    }
+    // Far more than there is room for, of all kinds that wait for something.
+    for n in 0..2000 {
+        fw.advance(1_000_000_000 / 100);
+        let from = ([10, 1, (n >> 8) as u8, n as u8], 5000);
+        let first = match n % 4 {
+            0 => udp(from, (OUT, 53)),
+            _ => tcp(from, (OUT, 443), "S"),
+        };
+        assert_eq!(out(&mut fw, first), Verdict::Next, "{n}");
+        if n % 4 == 1 {
+            back(&mut fw, tcp((OUT, 443), from, "SA"));
+        }
+    }
+    assert!(fw.counter("given_up") > 1500);
+    for port in 0..20 {
+        assert_eq!(out(&mut fw, tcp((IN, 1000 + port), (OUT, 443), "A")), Verdict::Next);
+    }
+    open(&mut fw, 2000);
+    // The one that waits for longest goes first: that which has just begun is still there.
+    assert_eq!(out(&mut fw, tcp((IN, 3000), (OUT, 443), "S")), Verdict::Next);
+    assert_eq!(out(&mut fw, udp((IN, 3001), (OUT, 53))), Verdict::Next);
+    assert_eq!(back(&mut fw, tcp((OUT, 443), (IN, 3000), "SA")), Verdict::Next);
+    // When all are open, there is no room.
+    for port in 4000..4200 {
+        let (a, b) = ((IN, port), (OUT, 443));
+        out(&mut fw, tcp(a, b, "S"));
+        back(&mut fw, tcp(b, a, "SA"));
+        out(&mut fw, tcp(a, b, "A"));
+    }
+    assert!(fw.counter("table_full") > 0);
 }
 
 #[test]
@@ -142,7 +256,14 @@ fn ipv6_neighbours_arp_and_the_rest() {
     assert_eq!(out(&mut fw, syn), Verdict::Next);
     let mut arp = vec![0; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
-    assert_eq!(out(&mut fw, arp), Verdict::Next);
+    for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100], &[0x9100, 0x8100]] {
+        let tags = tags.iter().flat_map(|kind: &u16| [(kind >> 8) as u8, *kind as u8, 0, 7]);
+        let tagged: Vec<u8> =
+            arp[..12].iter().copied().chain(tags).chain(arp[12..].to_vec()).collect();
+        assert_eq!(out(&mut fw, tagged), Verdict::Next);
+    }
+    let hidden = [&[0; 12][..], &[0x81, 0, 8, 6, 0x88, 0xb5], &[0; 40]].concat();
+    assert_eq!(out(&mut fw, hidden), Verdict::Drop(reason::NON_IP), "a tag of number 0x806");
     assert_eq!(out(&mut fw, vec![0; 60]), Verdict::Drop(reason::NON_IP));
     let mut solicitation = Vec::new();
     let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 255);

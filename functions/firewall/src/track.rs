@@ -57,6 +57,16 @@ impl Stage {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         STAGES.get(usize::from(number)).copied()
     }
+
+    /// Whether both sides have to do with the flow, now: else it may be given up for another one when there is no room.
+    /// Of other protocols nothing is known.
+    pub(crate) fn is_under_way(self) -> bool {
+        match self {
+            Self::Established | Self::FinWait | Self::UdpStream | Self::Generic => true,
+            Self::SynSent | Self::SynReceived | Self::TimeWait | Self::Closed => false,
+            Self::Udp | Self::Icmp => false,
+        }
+    }
 }
 
 /// The table `state` of the configuration: seconds that a flow is remembered after its last packet.
@@ -147,6 +157,11 @@ impl Clock {
     /// When a flow that is in this stage now is forgotten.
     pub(crate) fn deadline(&self, now: u32, stage: Stage) -> u32 {
         now.wrapping_add(self.ticks[stage as usize])
+    }
+
+    /// Ticks since the last packet of a flow that is in this stage and has this deadline.
+    pub(crate) fn silence(&self, now: u32, deadline: u32, stage: Stage) -> u32 {
+        now.wrapping_sub(deadline.wrapping_sub(self.ticks[stage as usize]))
     }
 
     /// True when the deadline lies ahead, and not further than any timeout could put it: a deadline
