@@ -33,7 +33,7 @@ pub mod reason {
     pub const UNMATCHED: u32 = 2;
     /// No external port is free.
     pub const PORTS: u32 = 3;
-    /// There are as many flows as there may be.
+    /// There are as many flows as there may be, in all or of one mapping.
     pub const FLOWS: u32 = 4;
     /// A later fragment of a packet whose first was not seen.
     pub const FRAGMENT: u32 = 5;
@@ -114,7 +114,6 @@ impl Function for Nat {
                     ));
                 }
             };
-            // What a predecessor left is read-only now, and has the same forwards or is laid out anew.
             let to = (u32::from(*forward.to.ip()), forward.to.port());
             table.forward(protocol, forward.port, to)?;
         }
@@ -138,6 +137,7 @@ impl Function for Nat {
     fn process(&mut self, burst: &mut Burst) {
         // The clock starts at an arbitrary point; a flow's end is kept in whole seconds of it.
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
+        self.table.settle();
         // First all keys and hashes, so that fetching the flows' entries overlaps. Both lists are taken out, so that no look
         // at them waits for what is written to entries.
         let (mut keys, mut probes) = (mem::take(&mut self.keys), mem::take(&mut self.probes));
@@ -258,12 +258,9 @@ impl Nat {
             }
         } else if self.is_internal(source) {
             self.outbound(frame, &headers, now)
-        } else if is_error(frame, &headers) {
+        } else if is_error(frame, &headers) && self.quoted_out(frame, &headers, now).is_some() {
             // A router inside may have an address of another range, and quote one that is translated.
-            match self.error_out(frame, &headers, now) {
-                Decision::Drop(_) => Decision::Pass,
-                translated => translated,
-            }
+            self.error_out(frame, &headers, now)
         } else {
             Decision::Pass
         }
@@ -408,15 +405,7 @@ impl Nat {
     /// inside.
     fn error_out(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
         let Addresses::V4 { destination, .. } = headers.addresses else { return Decision::Pass };
-        let Some(quoted) = Quoted::of(frame, headers) else {
-            return Decision::Drop(reason::UNMATCHED);
-        };
-        let key = FlowV4::directed(
-            (quoted.destination, quoted.destination_port),
-            (quoted.source, quoted.source_port),
-            quoted.protocol,
-        );
-        let Some((address, port)) = self.table.outside_of(&key, now) else {
+        let Some((quoted, (address, port))) = self.quoted_out(frame, headers, now) else {
             return Decision::Drop(reason::UNMATCHED);
         };
         rewrite::icmp_body(frame, headers.l4, headers.end, |frame| {
@@ -432,6 +421,22 @@ impl Nat {
         }
         self.counters.errors.add(1);
         Decision::Translated
+    }
+
+    /// What an ICMP error from the inside quotes, and the external end of the flow that it is about.
+    fn quoted_out(
+        &self,
+        frame: &[u8],
+        headers: &Headers,
+        now: u32,
+    ) -> Option<(Quoted, (u32, u16))> {
+        let quoted = Quoted::of(frame, headers)?;
+        let key = FlowV4::directed(
+            (quoted.destination, quoted.destination_port),
+            (quoted.source, quoted.source_port),
+            quoted.protocol,
+        );
+        Some((quoted, self.table.outside_of(&key, now)?))
     }
 
     fn later_fragment(
@@ -459,6 +464,7 @@ impl Nat {
                 rewrite::address(frame, headers.l3, End::Destination, inside);
                 Decision::Hairpin
             }
+            None if reverse && self.config.unmatched_inbound == Unmatched::Pass => Decision::Pass,
             None => Decision::Drop(reason::FRAGMENT),
         }
     }
@@ -467,7 +473,7 @@ impl Nat {
 fn no_flow(why: NoFlow) -> Decision {
     Decision::Drop(match why {
         NoFlow::Ports => reason::PORTS,
-        NoFlow::Flows => reason::FLOWS,
+        NoFlow::Flows | NoFlow::Mapping => reason::FLOWS,
     })
 }
 

@@ -6,7 +6,10 @@
 //! mapping's use with one peer; a packet from the inside finds everything it needs in its flow's entry. A
 //! mapping lives as long as it has flows, or for ever if it is a static forward.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use weir_sdk::flow::{FlowV4, Hasher};
+use weir_sdk::host;
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use weir_translate::{Difference, End};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -21,7 +24,8 @@ const PORTS: usize = 65_536;
 const SWEEP: usize = 16;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
-/// Slots looked at in a burst when there is no room: some 10 µs.
+/// Slots looked at in a burst when there is no room, for flows that have ended and for those that may be given up: some 10 µs
+/// each.
 const SWEEP_MAX: usize = 2048;
 
 /// Bits of [`Flow::state`].
@@ -36,7 +40,7 @@ pub(crate) mod bits {
     pub(crate) const FIN_IN: u8 = 8;
     /// Somebody sent RST.
     pub(crate) const RESET: u8 = 16;
-    /// Somebody sent what follows a handshake.
+    /// Somebody sent what follows a handshake; of UDP, something after both sides had.
     pub(crate) const OPEN: u8 = 32;
 }
 
@@ -119,6 +123,16 @@ pub(crate) enum NoFlow {
     Ports,
     /// There are as many flows as there may be.
     Flows,
+    /// Its mapping has as many flows as it can count.
+    Mapping,
+}
+
+/// A port of the first external address that leads inside for good.
+#[derive(Clone, Copy, Debug)]
+struct Forward {
+    /// The protocol's place, and the port.
+    at: (usize, u16),
+    mapping: Mapping,
 }
 
 /// See the module.
@@ -134,8 +148,14 @@ pub(crate) struct Table {
     external: Vec<u32>,
     ports: (u16, u16),
     timeouts: Timeouts,
-    /// Slots that may still be looked at in this burst.
+    /// In the configuration's order.
+    forwards: Vec<Forward>,
+    /// The region has them.
+    settled: bool,
+    /// Slots that may still be looked at in this burst: for flows that have ended, and for those that may be given up.
     patience: usize,
+    generosity: usize,
+    given_up: host::Counter,
 }
 
 fn protocol_place(protocol: u8) -> Option<usize> {
@@ -175,7 +195,11 @@ impl Table {
             external,
             ports,
             timeouts,
+            forwards: Vec::new(),
+            settled: false,
             patience: SWEEP_MAX,
+            generosity: SWEEP_MAX,
+            given_up: host::counter("given_up"),
         })
     }
 
@@ -229,7 +253,9 @@ impl Table {
         now: u32,
     ) -> Result<Flow, NoFlow> {
         match self.try_open(hash, key, flags, now) {
-            Err(_) if self.make_room(now) => self.try_open(hash, key, flags, now),
+            Err(why) => {
+                self.try_again(why, now, &mut |table| table.try_open(hash, key, flags, now))
+            }
             opened => opened,
         }
     }
@@ -269,7 +295,7 @@ impl Table {
         new: bool,
     ) -> Result<Option<(u32, u16)>, NoFlow> {
         match self.try_inbound(arrival, now, new) {
-            Err(_) if self.make_room(now) => self.try_inbound(arrival, now, new),
+            Err(why) => self.try_again(why, now, &mut |table| table.try_inbound(arrival, now, new)),
             found => found,
         }
     }
@@ -336,7 +362,10 @@ impl Table {
         (flow.expires > now).then_some((flow.address, flow.port))
     }
 
-    /// A port that leads inside for good.
+    /// Adds a port that leads inside for good; see [`Table::settle`].
+    ///
+    /// # Errors
+    /// When it leads elsewhere already.
     pub(crate) fn forward(
         &mut self,
         protocol: u8,
@@ -345,24 +374,76 @@ impl Table {
     ) -> Result<(), String> {
         let place = protocol_place(protocol)
             .ok_or_else(|| format!("config: forward: protocol {protocol} has no ports"))?;
-        let wanted = Mapping { address: to.0, port: to.1, flows: FIXED };
-        let found = *self.mapping(0, place, port);
-        if found == wanted {
-            return Ok(());
+        let mapping = Mapping { address: to.0, port: to.1, flows: FIXED };
+        let forward = Forward { at: (place, port), mapping };
+        match self.forwards.iter().find(|other| other.at == forward.at) {
+            Some(other) if other.mapping == mapping => return Ok(()),
+            Some(_) => return Err(format!("config: forward: port {port} is forwarded twice")),
+            None => self.forwards.push(forward),
         }
-        if found != Mapping::default() && found.flows == FIXED {
-            return Err(format!("config: forward: port {port} is forwarded twice"));
+        if self.forwards.len() > self.endpoints.capacity() {
+            return Err("config: max-flows: there are more forwards than flows".to_owned());
         }
-        *self.mapping_mut(0, place, port) = wanted;
-        if (self.ports.0..=self.ports.1).contains(&port) {
-            self.used_mut(0, place).ports += 1;
+        Ok(())
+    }
+
+    /// Call it before each burst: before the first, the region's forwards become those of this configuration. Not earlier,
+    /// because what a predecessor left is its own until then.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        if !self.settled {
+            self.settled = true;
+            self.set_forwards();
         }
-        let endpoint = Endpoint { address: to.0, port: to.1, protocol: protocol.into() };
-        let outside = Outside { external: 0, port };
-        self.endpoints
-            .insert(self.hasher.hash(&endpoint), endpoint, outside)
-            .map(|_| ())
-            .map_err(|_| "config: max-flows: there are more forwards than flows".to_owned())
+    }
+
+    /// What used a port that leads elsewhere from now on, or nowhere, ends.
+    #[cold]
+    fn set_forwards(&mut self) {
+        let forwards = std::mem::take(&mut self.forwards);
+        let wanted: BTreeMap<_, _> = forwards.iter().map(|f| (f.at, f.mapping)).collect();
+        let places = 0..PROTOCOLS.len();
+        let all = places.flat_map(|place| (0..=u16::MAX).map(move |port| (place, port)));
+        let left = all.filter(|(place, port)| self.mapping(0, *place, *port).flows == FIXED);
+        let changed: BTreeSet<_> = left
+            .chain(wanted.keys().copied())
+            .filter(|at| wanted.get(at) != Some(self.mapping(0, at.0, at.1)))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        for slot in 0..self.flows.slots() {
+            let Some((key, flow)) = self.flows.at(slot) else { continue };
+            let Some(place) = protocol_place(key.protocol()) else { continue };
+            let at = (place, flow.port);
+            let stays = wanted.get(&at).is_some_and(|to| (to.address, to.port) == key.source());
+            if flow.external == 0 && !stays && changed.contains(&at) {
+                self.flows.remove_at(slot);
+            }
+        }
+        for at @ (place, port) in changed {
+            let old = *self.mapping(0, place, port);
+            let new = wanted.get(&at).copied().unwrap_or_default();
+            *self.mapping_mut(0, place, port) = new;
+            if old != Mapping::default() {
+                self.forget_endpoint((old.address, old.port), place, Outside { external: 0, port });
+            }
+            if (self.ports.0..=self.ports.1).contains(&port) {
+                let used = self.used_mut(0, place);
+                let before = used.ports - u32::from(old != Mapping::default()).min(used.ports);
+                used.ports = before + u32::from(new != Mapping::default());
+            }
+        }
+        for Forward { at: (place, port), mapping } in forwards {
+            let Mapping { address, port: inside, .. } = mapping;
+            let endpoint = Endpoint { address, port: inside, protocol: PROTOCOLS[place].into() };
+            let hash = self.hasher.hash(&endpoint);
+            if self.endpoints.insert(hash, endpoint, Outside { external: 0, port }).is_err() {
+                host::warn!(
+                    "forward: there is no room to remember that what its target opens leaves by port {port}"
+                );
+            }
+        }
     }
 
     /// Ends flows whose time is over, a few at a time. Call it once for each burst, with its time in nanoseconds and in
@@ -373,7 +454,26 @@ impl Table {
             self.swept = nanos;
             self.sweep_slots(SWEEP, now);
         }
-        self.patience = SWEEP_MAX;
+        (self.patience, self.generosity) = (SWEEP_MAX, SWEEP_MAX);
+    }
+
+    /// Tries once more when there was no room and some could be made: of flows whose time is over, or of one that is not under
+    /// way.
+    #[cold]
+    fn try_again<T>(
+        &mut self,
+        why: NoFlow,
+        now: u32,
+        attempt: &mut dyn FnMut(&mut Self) -> Result<T, NoFlow>,
+    ) -> Result<T, NoFlow> {
+        let mut tried = Err(why);
+        if self.make_room(now) {
+            tried = attempt(self);
+        }
+        if matches!(tried, Err(NoFlow::Flows)) && self.give_one_up(now) {
+            tried = attempt(self);
+        }
+        tried
     }
 
     /// Looks further for flows whose time is over, because there is no room; whether it found some.
@@ -402,6 +502,31 @@ impl Table {
         ended
     }
 
+    /// Ends a flow that is not under way, for another: of the slots that are looked at together, the one that has been silent
+    /// for longest. Who sends nothing but first packets must not keep others out. Whether there was one.
+    fn give_one_up(&mut self, now: u32) -> bool {
+        let slots = self.flows.slots();
+        while self.generosity > 0 {
+            let count = SWEEP.min(self.generosity);
+            self.generosity -= count;
+            let from = usize::try_from(self.cursor[0]).unwrap_or(0) % slots;
+            let looked_at = (from..from + count).map(|slot| slot % slots);
+            let idle = looked_at.filter_map(|slot| {
+                let (key, flow) = self.flows.at(slot)?;
+                let timeout = timeout_unless_under_way(flow, key.protocol(), &self.timeouts)?;
+                Some((timeout.saturating_sub(flow.expires.saturating_sub(now)), *key))
+            });
+            let longest = idle.max_by_key(|(silence, _)| *silence);
+            self.cursor[0] = ((from + count) % slots) as u64;
+            if let Some((_, key)) = longest {
+                self.close(self.hasher.hash(&key), &key);
+                self.given_up.add(1);
+                return true;
+            }
+        }
+        false
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of a flow")]
     fn insert(
         &mut self,
@@ -425,8 +550,10 @@ impl Table {
         };
         advance(&mut flow, key.protocol(), outbound, flags, now, &self.timeouts);
         let users = self.mapping(external, place, outside.port).flows;
-        // No room for a flow, or the mapping can count no more.
-        let full = self.flows.len() >= self.flows.capacity() || users == FIXED - 1;
+        if users == FIXED - 1 {
+            return Err(NoFlow::Mapping);
+        }
+        let full = self.flows.len() >= self.flows.capacity();
         if full || self.flows.insert(hash, key, flow).is_err() {
             self.drop_mapping_if_unused(key, place, outside);
             return Err(NoFlow::Flows);
@@ -462,9 +589,16 @@ impl Table {
         *self.mapping_mut(external, place, outside.port) = Mapping::default();
         let used = self.used_mut(external, place);
         used.ports = used.ports.saturating_sub(1);
-        let (address, port) = key.source();
-        let endpoint = Endpoint { address, port, protocol: key.protocol().into() };
-        self.endpoints.remove(self.hasher.hash(&endpoint), &endpoint);
+        self.forget_endpoint(key.source(), place, outside);
+    }
+
+    /// An inside endpoint has no mapping any more, unless it has another one by now.
+    fn forget_endpoint(&mut self, (address, port): (u32, u16), place: usize, outside: Outside) {
+        let endpoint = Endpoint { address, port, protocol: PROTOCOLS[place].into() };
+        let hash = self.hasher.hash(&endpoint);
+        if self.endpoints.find(hash, &endpoint) == Some(&outside) {
+            self.endpoints.remove(hash, &endpoint);
+        }
     }
 
     /// A free port: the inside one if it is free (port preservation), else a random one (RFC 6056, algorithm 1).
@@ -521,11 +655,15 @@ fn advance(
     now: u32,
     timeouts: &Timeouts,
 ) {
+    let answered = flow.state & BOTH == BOTH;
     flow.state |= if outbound { bits::OUT } else { bits::IN };
     // Only TCP's number is even; a `match` becomes a jump table, which costs more than what is behind it.
     let seconds = if protocol & 1 == 0 {
         follow(flow, outbound, flags, timeouts)
     } else if protocol == 17 {
+        if answered {
+            flow.state |= bits::OPEN;
+        }
         timeouts.udp
     } else {
         timeouts.icmp
@@ -540,10 +678,9 @@ fn follow(flow: &mut Flow, outbound: bool, flags: u8, timeouts: &Timeouts) -> u3
     const SYN: u8 = 2;
     const RST: u8 = 4;
     const ACK: u8 = 16;
-    let closing = bits::FIN_OUT | bits::FIN_IN;
-    if flags & SYN != 0 && (flow.state & closing == closing || flow.state & bits::RESET != 0) {
+    if flags & SYN != 0 && is_over(flow.state) {
         // The ports are used for a new connection.
-        flow.state &= bits::OUT | bits::IN;
+        flow.state &= BOTH;
     }
     if flags & FIN != 0 {
         flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
@@ -554,11 +691,35 @@ fn follow(flow: &mut Flow, outbound: bool, flags: u8, timeouts: &Timeouts) -> u3
     if flags & (SYN | ACK) == ACK {
         flow.state |= bits::OPEN;
     }
-    let all = bits::OUT | bits::IN | bits::OPEN;
-    let over = flow.state & closing == closing || flow.state & bits::RESET != 0;
-    if flow.state & all == all && !over {
+    if is_open(flow.state) && !is_over(flow.state) {
         timeouts.tcp_established
     } else {
         timeouts.tcp_transitory
+    }
+}
+
+/// Both sides have sent something.
+const BOTH: u8 = bits::OUT | bits::IN;
+
+/// Whether both sides are in it.
+#[inline]
+fn is_open(state: u8) -> bool {
+    const ALL: u8 = BOTH | bits::OPEN;
+    state & ALL == ALL
+}
+
+/// Whether a TCP connection was closed or reset.
+#[inline]
+fn is_over(state: u8) -> bool {
+    const CLOSED: u8 = bits::FIN_OUT | bits::FIN_IN;
+    state & CLOSED == CLOSED || state & bits::RESET != 0
+}
+
+/// The seconds that a flow is remembered for after a packet, if it may be given up: half-open, closed or a query.
+fn timeout_unless_under_way(flow: &Flow, protocol: u8, timeouts: &Timeouts) -> Option<u32> {
+    match protocol {
+        6 => (!is_open(flow.state) || is_over(flow.state)).then_some(timeouts.tcp_transitory),
+        17 => (!is_open(flow.state)).then_some(timeouts.udp),
+        _ => Some(timeouts.icmp),
     }
 }

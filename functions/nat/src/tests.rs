@@ -308,6 +308,137 @@ fn a_new_instance_goes_on_with_the_flows() {
     assert_eq!(ends(&out(&mut nat, udp((OTHER, 5000), (PEER, 53))).bytes).0, second);
 }
 
+fn forwards(list: &str) -> String {
+    format!(r#"{{"external": ["203.0.113.1"], "ports": "1-65535", "forward": [{list}]}}"#)
+}
+
+const WEB: &str = r#"{"proto": "tcp", "port": 80, "to": "10.0.0.3:8080"}"#;
+
+#[test]
+fn a_port_is_closed_when_its_forward_is_taken_out() {
+    let both = format!(r#"{WEB}, {{"proto": "tcp", "port": 81, "to": "10.0.0.3:8080"}}"#);
+    let mut nat = nat(&format!(r#", "ports": "1-65535", "forward": [{both}]"#));
+    let [first, second] = [80, 81].map(|port| tcp((PEER, 900 + port), (EXTERNAL, port), "S"));
+    for syn in [&first, &second] {
+        assert_eq!(ends(&back(&mut nat, syn.clone()).bytes).1, (OTHER, 8080));
+    }
+    out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
+    assert!(nat.swap(forwards(WEB)).unwrap(), "the state was taken over");
+    assert_eq!(ends(&back(&mut nat, first.clone()).bytes).1, (OTHER, 8080));
+    assert_eq!(back(&mut nat, second.clone()).verdict, Verdict::Drop(reason::UNMATCHED));
+    // What the target opens leaves by the forward that is left.
+    let opened = out(&mut nat, tcp((OTHER, 8080), (PEER, 7), "S"));
+    assert_eq!(ends(&opened.bytes).0, (EXTERNAL, 80));
+    assert!(nat.swap(forwards("")).unwrap());
+    for syn in [first, second, tcp(([192, 0, 2, 1], 1), (EXTERNAL, 80), "S")] {
+        assert_eq!(back(&mut nat, syn).verdict, Verdict::Drop(reason::UNMATCHED));
+    }
+    let answer = out(&mut nat, tcp((OTHER, 8080), (PEER, 980), "SA"));
+    assert_eq!(ends(&answer.bytes).0, (EXTERNAL, 8080), "it is a host as any other");
+    let answer = back(&mut nat, udp((PEER, 53), (EXTERNAL, 5000)));
+    assert_eq!(ends(&answer.bytes).1, (INSIDE, 5000), "other flows go on");
+    // All ports can be had again.
+    assert_eq!(ends(&out(&mut nat, tcp((INSIDE, 80), (PEER, 7), "S")).bytes).0, (EXTERNAL, 80));
+}
+
+#[test]
+fn a_forward_may_lead_elsewhere() {
+    let mut nat = nat(&format!(r#", "ports": "1-65535", "forward": [{WEB}]"#));
+    let syn = tcp((PEER, 999), (EXTERNAL, 80), "S");
+    assert_eq!(ends(&back(&mut nat, syn.clone()).bytes).1, (OTHER, 8080));
+    assert!(nat.swap(forwards(&WEB.replace("0.3", "0.2"))).unwrap(), "the state was taken over");
+    assert_eq!(ends(&back(&mut nat, syn).bytes).1, (INSIDE, 8080));
+    let answer = out(&mut nat, tcp((INSIDE, 8080), (PEER, 999), "SA"));
+    assert_eq!(ends(&answer.bytes).0, (EXTERNAL, 80));
+    // The old target's packets are not mixed up with the new one's.
+    assert_ne!(ends(&out(&mut nat, tcp((OTHER, 8080), (PEER, 999), "SA")).bytes).0.1, 80);
+    let two = format!("{WEB}, {}", WEB.replace("0.3", "0.2"));
+    assert!(nat.swap(forwards(&two)).unwrap_err().contains("port 80 is forwarded twice"));
+    assert!(nat.swap(forwards(&format!("{WEB}, {WEB}"))).unwrap());
+}
+
+#[test]
+fn a_new_forward_gets_its_port_and_ends_only_what_had_it() {
+    let mut nat = nat(r#", "ports": "1-65535""#);
+    out(&mut nat, tcp((INSIDE, 80), (PEER, 443), "S"));
+    out(&mut nat, tcp((INSIDE, 5000), (PEER, 443), "S"));
+    out(&mut nat, udp((INSIDE, 80), (PEER, 53)));
+    // The target has another port so far, and goes on with it there.
+    assert_eq!(ends(&out(&mut nat, tcp((OTHER, 8080), (PEER, 443), "S")).bytes).0.1, 8080);
+    assert!(nat.swap(forwards(WEB)).unwrap(), "the state was taken over");
+    for _ in 0..2 {
+        let got = back(&mut nat, tcp((PEER, 999), (EXTERNAL, 80), "S"));
+        assert_eq!(ends(&got.bytes).1, (OTHER, 8080));
+        let got = back(&mut nat, tcp((PEER, 443), (EXTERNAL, 5000), "SA"));
+        assert_eq!(ends(&got.bytes).1, (INSIDE, 5000));
+        let got = back(&mut nat, tcp((PEER, 443), (EXTERNAL, 8080), "SA"));
+        assert_eq!(ends(&got.bytes).1, (OTHER, 8080));
+        let got = back(&mut nat, udp((PEER, 53), (EXTERNAL, 80)));
+        assert_eq!(ends(&got.bytes).1, (INSIDE, 80));
+        assert_ne!(ends(&out(&mut nat, tcp((INSIDE, 80), (PEER, 443), "A")).bytes).0.1, 80);
+    }
+    // When its own port has ended, it still leaves by the forwarded one.
+    nat.advance(241_000_000_000);
+    for _ in 0..20 {
+        out(&mut nat, udp((INSIDE, 9), (PEER, 9)));
+        nat.advance(1_000_000_000);
+    }
+    let opened = out(&mut nat, tcp((OTHER, 8080), (PEER, 444), "S"));
+    assert_eq!(ends(&opened.bytes).0, (EXTERNAL, 80));
+}
+
+#[test]
+fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
+    let mut nat = nat(&format!(
+        r#", "max-flows": 64, "forward": [{WEB}, {{"proto": "udp", "port": 53, "to": "10.0.0.3:53"}}]"#
+    ));
+    let open = |nat: &mut Harness<Nat>, port| {
+        let (a, b) = ((INSIDE, port), (PEER, 443));
+        assert_eq!(out(nat, tcp(a, b, "S")).verdict, Verdict::Next, "{port}");
+        assert_eq!(back(nat, tcp(b, (EXTERNAL, port), "SA")).verdict, Verdict::Next, "{port}");
+        assert_eq!(out(nat, tcp(a, b, "A")).verdict, Verdict::Next, "{port}");
+    };
+    for port in 2000..2010 {
+        open(&mut nat, port);
+    }
+    let talk = |nat: &mut Harness<Nat>| {
+        out(nat, udp((INSIDE, 3000), (PEER, 443)));
+        back(nat, udp((PEER, 443), (EXTERNAL, 3000)))
+    };
+    talk(&mut nat);
+    talk(&mut nat);
+    // To the forwards, from everywhere, some with an answer; and from inside to everywhere.
+    for n in 0..2000_u32 {
+        nat.advance(10_000_000);
+        let peer = ((PEER_BASE + n).to_be_bytes(), 1000);
+        let (first, answer) = match n % 3 {
+            0 => (tcp(peer, (EXTERNAL, 80), "S"), tcp((OTHER, 8080), peer, "SA")),
+            1 => (udp(peer, (EXTERNAL, 53)), udp((OTHER, 53), peer)),
+            _ => (udp(peer, (EXTERNAL, 53)), echo(OTHER, peer.0, 7, false)),
+        };
+        assert_eq!(back(&mut nat, first).verdict, Verdict::Next, "{n}");
+        assert_eq!(out(&mut nat, answer).verdict, Verdict::Next, "{n}");
+        if n % 100 == 0 {
+            open(&mut nat, 4000);
+            out(&mut nat, tcp((INSIDE, 4000), (PEER, 443), "RA"));
+        }
+    }
+    assert!(nat.counter("given_up") > 1500);
+    for port in 2000..2010 {
+        let got = back(&mut nat, tcp((PEER, 443), (EXTERNAL, port), "A"));
+        assert_eq!(ends(&got.bytes).1, (INSIDE, port));
+    }
+    assert_eq!(ends(&talk(&mut nat).bytes).1, (INSIDE, 3000));
+    // When all are open, there is no room.
+    for port in 5000..5100 {
+        out(&mut nat, tcp((INSIDE, port), (PEER, 443), "S"));
+        back(&mut nat, tcp((PEER, 443), (EXTERNAL, port), "SA"));
+        out(&mut nat, tcp((INSIDE, port), (PEER, 443), "A"));
+    }
+    let refused = out(&mut nat, tcp((INSIDE, 6000), (PEER, 443), "S"));
+    assert_eq!(refused.verdict, Verdict::Drop(reason::FLOWS));
+}
+
 #[test]
 fn what_is_not_ours_passes_untouched() {
     let mut nat = nat("");
@@ -353,6 +484,29 @@ fn later_fragments_follow_their_first() {
     let later = out(&mut nat, fragment(16, false, whole));
     assert_eq!(later.bytes[26..30], EXTERNAL);
     assert_eq!(weir_sdk::checksum::internet(&later.bytes[14..34]), 0);
+    // Where a first one of nobody's passes, the others do.
+    let of_nobody = fragment(16, false, udp((PEER, 53), (EXTERNAL, 5000)));
+    assert_eq!(back(&mut nat, of_nobody.clone()).verdict, Verdict::Drop(reason::FRAGMENT));
+    let mut open = self::nat(r#", "unmatched-inbound": "pass""#);
+    let passed = back(&mut open, of_nobody.clone());
+    assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, of_nobody));
+}
+
+#[test]
+fn an_error_that_cannot_be_hairpinned_is_dropped() {
+    let mut nat = nat("");
+    out(&mut nat, udp((INSIDE, 5000), (EXTERNAL, 6000)));
+    let asked = out(&mut nat, udp((INSIDE, 5000), (PEER, 53)));
+    let answered = back(&mut nat, udp((PEER, 53), ends(&asked.bytes).0)).bytes;
+    let unreachable =
+        Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+    // A router of another range says something of the answer, but not to who sent that.
+    let router = [192, 0, 2, 99];
+    let error = icmp(router, EXTERNAL, unreachable.clone(), &answered[14..]);
+    assert_eq!(out(&mut nat, error).verdict, Verdict::Drop(reason::UNMATCHED));
+    let about_nobody = icmp(router, EXTERNAL, unreachable, &udp((PEER, 1), (OTHER, 2))[14..]);
+    let passed = out(&mut nat, about_nobody.clone());
+    assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, about_nobody));
 }
 
 proptest! {
