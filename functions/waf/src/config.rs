@@ -1,7 +1,6 @@
 //! The configuration, and its checks.
 
 use serde::Deserialize;
-use weir_sdk::message::Head;
 
 use crate::engine::{Action, Custom, KINDS, RULES_MAX};
 use crate::text::Transform;
@@ -127,8 +126,9 @@ impl Exclude {
         Ok(Self { rules: config.rules, on, of, path_prefix })
     }
 
-    pub(crate) fn is_for_path(&self, head: &Head<'_>) -> bool {
-        self.path_prefix.as_ref().is_none_or(|prefix| head.path().starts_with(prefix))
+    /// `climbs`: the path may be another one than it begins as.
+    pub(crate) fn is_for_path(&self, path: &[u8], climbs: bool) -> bool {
+        self.path_prefix.as_ref().is_none_or(|prefix| !climbs && path.starts_with(prefix))
     }
 
     pub(crate) fn is_for_text(&self, on: u16, name: &[u8]) -> bool {

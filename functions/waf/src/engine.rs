@@ -91,7 +91,7 @@ pub(crate) struct Engine {
     rules_of: Vec<Set>,
     /// Rules without literals.
     always: Set,
-    /// Whether a rule of the operator's is asked about plain texts of this kind.
+    /// Kinds of texts that the operator's rules are about: they need not have literals.
     plain_too: u16,
     canonical: Vec<u8>,
     own: Vec<u8>,
@@ -174,9 +174,19 @@ impl Engine {
         })
     }
 
+    /// Whether a plain text has a literal of any rule. Most have none, and need no canonical form.
+    fn has_literal(&self, text: &[u8]) -> bool {
+        let mut state = self.start;
+        text.iter().any(|byte| {
+            state = self.literals.next_state(Anchored::No, state, byte.to_ascii_lowercase());
+            self.literals.is_special(state) && self.literals.is_match(state)
+        })
+    }
+
     /// Looks at a text: numbers of the rules that match it are given to `found`, but those in `skip`.
     pub(crate) fn look(&mut self, text: Text<'_>, skip: &Set, mut found: impl FnMut(usize)) {
-        if text.value.is_empty() || self.plain_too & text.on == 0 && text::is_plain(text.value) {
+        let plain = self.plain_too & text.on == 0 && text::is_plain(text.value);
+        if text.value.is_empty() || plain && !self.has_literal(text.value) {
             return;
         }
         text::canonical(text.value, text.plus, &mut self.canonical, &mut self.own);

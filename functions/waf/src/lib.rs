@@ -151,8 +151,10 @@ impl MessageFunction for Waf {
     fn request_head(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {
         self.requests.add(1);
         let state = &mut *exchange.state;
+        let (path, _) = head.path_and_query();
+        let climbs = !self.excludes.is_empty() && text::climbs(path);
         for (number, exclude) in (0..).zip(&self.excludes) {
-            if exclude.is_for_path(head) {
+            if exclude.is_for_path(path, climbs) {
                 state.excludes.push(number);
             }
         }
@@ -161,18 +163,24 @@ impl MessageFunction for Waf {
         if self.is_attack(state) {
             return self.attack(exchange);
         }
-        if head.no_body() || self.config.body_limit == 0 || head.upgrade() {
+        if head.no_body() || self.config.body_limit == 0 {
             return self.passed(exchange);
         }
-        let encoded = head.field("content-encoding").is_some_and(|coding| coding != b"identity");
+        // A body is looked at as it came: most applications know nothing of codings of requests.
+        let identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+        let encoded = head.all("content-encoding").any(|coding| !identity(coding));
         if encoded {
             violated(&self.config, exchange.state, protocol::ENCODED_BODY);
-            if self.is_attack(exchange.state) {
-                return self.attack(exchange);
-            }
         }
-        let kind = Kind::of(head.field("content-type").unwrap_or_default());
-        match kind.filter(|_| !encoded) {
+        let (kind, sound) = Kind::of(head.field("content-type").unwrap_or_default());
+        if !sound {
+            violated(&self.config, exchange.state, protocol::ODD_TYPE);
+        }
+        if self.is_attack(exchange.state) {
+            return self.attack(exchange);
+        }
+        self.unseen.add((encoded || kind.is_none()).into());
+        match kind {
             Some(kind) => {
                 let known = head.body_length().is_some_and(|n| n as usize > self.config.body_limit);
                 if known && self.config.on_long_body == OnLong::Reject {
@@ -181,10 +189,7 @@ impl MessageFunction for Waf {
                 exchange.state.body = Some((kind, Vec::new()));
                 Outcome::Continue
             }
-            None => {
-                self.unseen.add(1);
-                self.passed(exchange)
-            }
+            None => self.passed(exchange),
         }
     }
 
@@ -208,7 +213,7 @@ impl MessageFunction for Waf {
             return self.too_long(exchange);
         }
         self.long.add(long.into());
-        self.look_at_body(exchange.state);
+        self.look_at_body(exchange.state, !long);
         if self.is_attack(exchange.state) {
             return self.attack(exchange);
         }
@@ -266,7 +271,8 @@ impl Waf {
         self.look(state, Text { on, name, value, plus: encoded });
     }
 
-    fn look_at_body(&mut self, state: &mut State) {
+    /// `whole`: this is all of it.
+    fn look_at_body(&mut self, state: &mut State, whole: bool) {
         let Some((kind, body)) = state.body.take() else { return };
         let mut count = 0;
         match &kind {
@@ -288,7 +294,11 @@ impl Waf {
             }
             Kind::Multipart(boundary) => {
                 let each = |part: Part<'_>| self.look_at_part(state, part, false);
-                count = body::multipart(&body, boundary, each);
+                let (parts, sound) = body::multipart(&body, boundary, whole, each);
+                count = parts;
+                if !sound {
+                    violated(&self.config, state, protocol::ODD_FORM);
+                }
             }
             Kind::Text => self.look_at_part(state, Part::Value(&body, b""), false),
         }

@@ -33,8 +33,11 @@ pub(crate) const TWO_TYPES: Violation = violation(1013, "two-content-types", 1, 
 pub(crate) const UTF8: Violation = violation(1014, "no-utf-8", 3, 3);
 pub(crate) const CONTROLS: Violation = violation(1015, "control-characters", 1, 5);
 
+pub(crate) const ODD_TYPE: Violation = violation(1016, "ambiguous-content-type", 1, 5);
+pub(crate) const ODD_FORM: Violation = violation(1017, "ambiguous-multipart", 1, 5);
+
 /// All of them, for checking what is disabled.
-pub(crate) const ALL: [Violation; 15] = [
+pub(crate) const ALL: [Violation; 17] = [
     METHOD,
     NULL_BYTE,
     ENCODING,
@@ -50,6 +53,8 @@ pub(crate) const ALL: [Violation; 15] = [
     TWO_TYPES,
     UTF8,
     CONTROLS,
+    ODD_TYPE,
+    ODD_FORM,
 ];
 
 /// Most ranges of a request.

@@ -55,8 +55,15 @@ fn post(kind: &str, body: impl AsRef<[u8]>) -> Message {
 fn attacks_are_found_in_arguments_at_level_1() {
     let mut harness = waf(json!({}));
     let mut missed = Vec::new();
-    for payload in [attacks::SQL, attacks::SCRIPT, attacks::FILES, attacks::COMMANDS].concat() {
+    let all = [attacks::SQL, attacks::SCRIPT, attacks::FILES, attacks::COMMANDS, attacks::PLAIN];
+    for payload in all.concat() {
         if status(&mut harness, &browser(format!("/x?q={}", encode(payload)))) != 403 {
+            missed.push(payload);
+        }
+    }
+    // As they are.
+    for payload in attacks::PLAIN {
+        if status(&mut harness, &browser(format!("/x?q={payload}"))) != 403 {
             missed.push(payload);
         }
     }
@@ -111,12 +118,14 @@ fn attacks_are_found_in_paths_and_fields() {
         "/$%7Bjndi:ldap://x/a%7D",
         "/index.php?a[$ne]=1",
         "/?__proto__[x]=1",
+        "/?__proto__=1",
     ] {
         assert_eq!(status(&mut harness, &browser(path)), 403, "{path}");
     }
     for (name, value) in [
         ("user-agent", "() { :; }; /bin/bash -c id"),
         ("user-agent", "sqlmap/1.7"),
+        ("user-agent", "Nikto"),
         ("user-agent", "${jndi:ldap://x/a}"),
         ("referer", "https://a/?q=<script>alert(1)</script>"),
         ("x-api-version", "${jndi:dns://x}"),
@@ -181,8 +190,8 @@ fn every_text_that_a_rule_matches_has_one_of_its_literals() {
         .collect();
     let mut matched = std::collections::BTreeSet::new();
     let mut missing = Vec::new();
-    let all = [attacks::SQL, attacks::SCRIPT, attacks::FILES, attacks::COMMANDS, honest::VALUES];
-    for payload in all.concat() {
+    let all = [attacks::SQL, attacks::SCRIPT, attacks::FILES, attacks::COMMANDS, attacks::PLAIN];
+    for payload in [all.concat(), honest::VALUES.to_vec()].concat() {
         let (mut canonical, mut scratch) = (Vec::new(), Vec::new());
         text::canonical(payload.as_bytes(), true, &mut canonical, &mut scratch);
         let text = String::from_utf8_lossy(&canonical);
@@ -269,6 +278,11 @@ fn exclusions_switch_rules_off_where_they_say() {
         ("/cms/edit?text=%3Csvg%3E", 403),
         ("/edit?html=%3Csvg%3E", 403),
         ("/cms/edit?html=%27%20or%201=1--", 403),
+        ("/cms/edit?html=%3Csvg%3E&back=..", 200),
+        ("/cms/../edit?html=%3Csvg%3E", 403),
+        ("/cms/.%2e/edit?html=%3Csvg%3E", 403),
+        ("/cms/..%252fedit?html=%3Csvg%3E", 403),
+        ("/cms/..;/edit?html=%3Csvg%3E", 403),
     ] {
         assert_eq!(status(&mut harness, &browser(path)), expected, "{path}");
     }
@@ -356,6 +370,45 @@ fn files_and_other_types_are_not_looked_into() {
     assert_eq!(harness.counter("bodies_not_looked_at"), 1);
 }
 
+/// What a client says of a body must not take it out of sight: upstreams read it all the same.
+#[test]
+fn a_body_is_looked_at_whatever_is_said_of_it() {
+    let mut harness = waf(json!({"disable": [1016, 1017]}));
+    let mut strict = waf(json!({}));
+    let form = |text: &str| format!("a=1&q={}", encode(text));
+    let attack = || form("' or 1=1--");
+    let parts = |head: &str| format!("--b\r\n{head}\r\n\r\n<script>\r\n--b--\r\n");
+    let field = "Content-Disposition: form-data; name=\"q\"";
+    let with = |name, value| post("application/x-www-form-urlencoded", attack()).field(name, value);
+    for (request, sound) in [
+        (with("content-encoding", "x"), true),
+        (with("content-encoding", "gzip"), true),
+        (with("content-encoding", "Identity"), true),
+        (with("connection", "upgrade").field("upgrade", "x").upgrade(), true),
+        (post("application/x-www-form-urlencoded, x", attack()), false),
+        (post("application/x-www-form-urlencoded x", attack()), false),
+        (post("multipart/form-data; xboundary=A; boundary=b", parts(field)), false),
+        (post("multipart/form-data; boundary=A", parts(field)), false),
+        (
+            post("multipart/form-data; boundary=b", parts(&format!("{field}\r\nX: y; filename=z"))),
+            true,
+        ),
+    ] {
+        assert_eq!(status(&mut harness, &request), 403, "{:?}", request.fields);
+        if !sound {
+            let harmless = Message { body: b"a=1".to_vec(), ..request };
+            assert_eq!(status(&mut strict, &harmless), 403, "{:?}", harmless.fields);
+        }
+    }
+    for harmless in [
+        post("application/x-www-form-urlencoded", form("x")).field("content-encoding", "gzip"),
+        post("multipart/form-data; boundary=b", parts(field).replace("<script>", "x")),
+    ] {
+        assert_eq!(status(&mut strict, &harmless), 200);
+    }
+    assert_eq!(strict.counter("bodies_not_looked_at"), 1);
+}
+
 #[test]
 fn mistakes_are_named() {
     let refused = |config: Value| MessageHarness::<Waf>::new(config).unwrap_err();
@@ -385,6 +438,14 @@ proptest! {
             let request = Message { path: path.clone().into_bytes(), ..post(kind, &body) }.field("x", value.trim());
             status(&mut harness, &request);
         }
+        // Bytes that are no UTF-8, before what is looked for.
+        let odd = post("x", &body);
+        let kind = [&b"multipart/form-data;"[..], &[0xff; 8][..path.len() % 9], b" boundary=x"].concat();
+        let fields = odd.fields.into_iter().map(|(name, value)| match &name[..] {
+            "content-type" => (name, kind.clone()),
+            _ => (name, value),
+        });
+        status(&mut harness, &Message { fields: fields.collect(), ..odd });
     }
 
     #[test]

@@ -203,3 +203,27 @@ pub(super) const COMMANDS: &[&str] = &[
     "x%0d%0aLocation: http://evil.example",
     "http://169.254.169.254/",
 ];
+
+/// Texts that have nothing in them that would have to be decoded.
+pub(super) const PLAIN: &[&str] = &[
+    "__proto__",
+    "__class__",
+    "__globals__",
+    ".env",
+    ".htpasswd",
+    ".git",
+    "id_rsa",
+    "wp-config.php",
+    "Web.config",
+    "boot.ini",
+    "win.ini",
+    "@@version",
+    "information_schema",
+    "sqlite_master",
+    "mysql.user",
+    "javascript:location=name",
+    "onerror=alert",
+    "allow_url_include=1",
+    "process.env",
+    "child_process",
+];
