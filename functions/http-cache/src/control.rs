@@ -39,6 +39,11 @@ impl Control {
         control
     }
 
+    /// Whether a response to a request with `authorization` is for others, too (RFC 9111, section 3.5).
+    pub(crate) fn for_all(&self) -> bool {
+        self.public || self.shared_max_age.is_some() || self.must_revalidate
+    }
+
     fn directive(&mut self, directive: &[u8]) {
         let equals = directive.iter().position(|c| *c == b'=');
         let (name, value) = match equals {

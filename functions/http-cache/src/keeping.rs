@@ -1,5 +1,7 @@
 //! What comes into the store, what is freshened there, and what has to leave it.
 
+use std::rc::Rc;
+
 use weir_sdk::hash;
 use weir_sdk::message::prelude::*;
 
@@ -59,13 +61,12 @@ impl Cache {
         let explicit = control.max_age.is_some()
             || control.shared_max_age.is_some()
             || head.field("expires").is_some();
-        let for_all = control.public || control.shared_max_age.is_some() || control.must_revalidate;
         let too_long = head.body_length().is_some_and(|n| n as usize > self.config.max_body);
         if head.made()
             || matches!(status, 206 | 304)
             || control.no_store
             || control.private
-            || state.authorized && !for_all
+            || state.authorized && !control.for_all()
             || !(explicit || control.public || is_heuristic(status))
             || head.field("set-cookie").is_some() && !(self.config.store_set_cookie && explicit)
             || head.field("content-range").is_some()
@@ -86,7 +87,7 @@ impl Cache {
             vary,
             status,
             fields: fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
-            body: Vec::new(),
+            body: Rc::default(),
             freshness,
             asking_since: 0,
         })
@@ -116,7 +117,8 @@ impl Cache {
         self.counters.responses.set(self.store.len() as f64);
     }
 
-    /// A 304 is about a stored response, which is fresh again (RFC 9111, section 4.3.4). False if it is about another.
+    /// A 304 is about a stored response, which is fresh again (RFC 9111, section 4.3.4). False if it is about another. See
+    /// [`Cache::forget_private`].
     pub(crate) fn freshen(&mut self, place: Place, head: &Head<'_>, asked: u64, now: u64) -> bool {
         let Some(stored) = self.store.get_mut(place) else { return false };
         if let (Some(told), Some(have)) = (head.field("etag"), stored.field("etag"))
@@ -140,44 +142,40 @@ impl Cache {
         let Freshness { initial_age, received, .. } = told;
         stored.freshness =
             if explicit { told } else { Freshness { initial_age, received, ..stored.freshness } };
-        if stored.freshness.control.no_store || stored.freshness.control.private {
-            let key = stored.key.clone();
-            let hash = hash::bytes(&key, self.seed);
-            self.store.invalidate(hash, &key);
-            self.count();
-            return false;
-        }
         self.store.changed(place);
         true
     }
 
-    /// What was asked for beside is another response.
+    /// Removes a response of which a 304 said that it is not for everybody any more: who asked has got it then.
+    pub(crate) fn forget_private(&mut self, place: Place) {
+        if let Some(stored) = self.store.get(place)
+            && (stored.freshness.control.no_store || stored.freshness.control.private)
+        {
+            let key = stored.key.clone();
+            self.store.invalidate(hash::bytes(&key, self.seed), &key);
+            self.count();
+        }
+    }
+
+    /// What was asked for beside, by this request, is another response.
     pub(crate) fn replace(
         &mut self,
         place: Place,
+        request: &State,
         head: &Head<'_>,
         body: &[u8],
-        asked: u64,
         now: u64,
     ) {
-        let Some(old) = self.store.get(place) else { return };
-        let vary = old.vary.iter();
-        let state = State {
-            hash: hash::bytes(&old.key, self.seed),
-            key: old.key.clone(),
-            asked,
-            fields: vary
-                .filter_map(|(name, value)| Some((name.clone().into_bytes(), value.clone()?)))
-                .collect(),
-            ..State::default()
-        };
-        match self.storable(&state, head, now) {
+        if self.store.get(place).is_none() {
+            return;
+        }
+        match self.storable(request, head, now) {
             Some(new) if body.len() <= self.config.max_body => {
-                self.store.insert(state.hash, Stored { body: body.to_vec(), ..new });
+                self.store.insert(request.hash, Stored { body: Rc::new(body.to_vec()), ..new });
                 self.counters.stored.add(1);
             }
             _ => {
-                self.store.invalidate(state.hash, &state.key);
+                self.store.invalidate(request.hash, &request.key);
             }
         }
         self.count();

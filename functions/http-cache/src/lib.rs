@@ -13,6 +13,7 @@ mod store;
 mod usable;
 mod variant;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use weir_sdk::hash;
@@ -34,6 +35,8 @@ weir_sdk::export_message!(Cache);
 const SECOND: u64 = 1_000_000_000;
 /// How long asking beside may take.
 const BESIDE: Duration = Duration::from_secs(10);
+/// As a part of the store's size, the bodies that validations hold.
+const HELD_PART: usize = 4;
 /// Bytes of a request's fields that are remembered for `vary`.
 const REQUEST_MAX: usize = 16 * 1024;
 /// The function.
@@ -47,6 +50,8 @@ pub struct Cache {
     next: usize,
     /// Bytes of bodies that are coming in.
     filling: usize,
+    /// Bytes of bodies that validations hold, whether they are still stored or not.
+    held: usize,
     key: Vec<u8>,
     /// Responses that are asked for beside, by token: none is waited for.
     beside: Vec<(Token, Beside)>,
@@ -69,7 +74,8 @@ struct Counters {
 #[derive(Debug)]
 struct Beside {
     place: Place,
-    asked: u64,
+    /// What is remembered of it, as of one that a client waits for.
+    request: State,
 }
 
 /// What is remembered of an exchange.
@@ -82,6 +88,8 @@ pub struct State {
     asked: u64,
     fields: Vec<Field>,
     authorized: bool,
+    /// What a 304 will be about, though it may leave the store before that comes.
+    validated: Option<Box<Stored>>,
     /// A response that comes in.
     filling: Option<Box<Stored>>,
     expected: Option<u32>,
@@ -134,6 +142,7 @@ impl MessageFunction for Cache {
             upstreams: setup.ports.len(),
             next: 0,
             filling: 0,
+            held: 0,
             key: Vec::new(),
             beside: Vec::new(),
             counters: Counters {
@@ -155,7 +164,7 @@ impl MessageFunction for Cache {
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {
         let now = exchange.wall() / SECOND;
-        if now == 0 || head.upgrade() {
+        if now == 0 {
             return Outcome::Done;
         }
         write_key(&mut self.key, head);
@@ -175,6 +184,7 @@ impl MessageFunction for Cache {
         let control = Control::read(head.all("cache-control"));
         let unusual = ["range", "if-match", "if-unmodified-since", "if-range"];
         if control.no_store
+            || head.upgrade()
             || unusual.iter().any(|name| head.field(name).is_some())
             || !head.no_body()
         {
@@ -200,6 +210,12 @@ impl MessageFunction for Cache {
                 answer(exchange, stored, &conditions, &self.config.name, now, "")
                     .unwrap_or(Outcome::Done)
             }
+            // What is asked for with somebody's authorization is somebody's own, unless it says that it is not.
+            Use::AskBeside
+                if head.field("authorization").is_some() && !stored.freshness.control.for_all() =>
+            {
+                self.validate(exchange, head, place, head_only, now)
+            }
             Use::AskBeside => {
                 self.counters.hits.add(1);
                 self.counters.stale.add(1);
@@ -222,6 +238,7 @@ impl MessageFunction for Cache {
     ) -> Outcome {
         let now = exchange.wall() / SECOND;
         let status = head.status();
+        let validated = self.release(exchange.state);
         match std::mem::take(&mut exchange.state.kind) {
             Kind::Pass => Outcome::Done,
             Kind::Invalidate => {
@@ -235,12 +252,19 @@ impl MessageFunction for Cache {
                 if let Some(stored) = self.store.get_mut(place) {
                     stored.asking_since = 0;
                 }
-                if status == 304 && self.freshen(place, head, exchange.state.asked, now) {
-                    self.counters.revalidated.add(1);
-                    let Some(stored) = self.store.get(place) else { return Outcome::Done };
+                if status == 304 {
+                    // It confirms what it was asked about, also when it says too little, or too much, to freshen that.
+                    if self.freshen(place, head, exchange.state.asked, now) {
+                        self.counters.revalidated.add(1);
+                    }
                     let detail = ["; fwd=", why.text(), "; fwd-status=304"].concat();
-                    return answer(exchange, stored, &conditions, &self.config.name, now, &detail)
-                        .unwrap_or_else(|| exchange.answer(&Response::new(503)));
+                    let name = &self.config.name;
+                    let stored = self.store.get(place).or(validated.as_deref());
+                    let answered = stored.and_then(|stored| {
+                        answer(exchange, stored, &conditions, name, now, &detail)
+                    });
+                    self.forget_private(place);
+                    return answered.unwrap_or_else(|| exchange.answer(&Response::new(503)));
                 }
                 let failed = matches!(status, 500 | 502 | 503 | 504);
                 if failed
@@ -252,8 +276,8 @@ impl MessageFunction for Cache {
                     return answer(exchange, stored, &conditions, &self.config.name, now, detail)
                         .unwrap_or(Outcome::Done);
                 }
-                if status == 304 || conditions.head_only {
-                    // Nothing that could be stored: a 304 about something else, or no body.
+                if conditions.head_only {
+                    // No body that could be stored.
                     return self.tell(head, why, false);
                 }
                 self.take_in(exchange, head, why, now)
@@ -274,7 +298,7 @@ impl MessageFunction for Cache {
             self.let_go(state);
             return Outcome::Done;
         }
-        filling.body.extend_from_slice(piece.bytes());
+        Rc::make_mut(&mut filling.body).extend_from_slice(piece.bytes());
         self.filling += piece.len();
         if piece.is_last() {
             self.complete(state);
@@ -292,19 +316,20 @@ impl MessageFunction for Cache {
         let Some(at) = self.beside.iter().position(|(token, _)| *token == resumed.token()) else {
             return Outcome::Continue;
         };
-        let (_, Beside { place, asked }) = self.beside.swap_remove(at);
+        let (_, Beside { place, request }) = self.beside.swap_remove(at);
         let now = exchange.wall() / SECOND;
         if let Some(stored) = self.store.get_mut(place) {
             stored.asking_since = 0;
         }
         match (resumed.status(), resumed.head()) {
             (Some(304), Some(head)) => {
-                if self.freshen(place, head, asked, now) {
+                if self.freshen(place, head, request.asked, now) {
                     self.counters.revalidated.add(1);
+                    self.forget_private(place);
                 }
             }
             (Some(status), Some(head)) if status < 500 => {
-                self.replace(place, head, resumed.body(), asked, now);
+                self.replace(place, &request, head, resumed.body(), now);
             }
             _ => debug!("asking beside failed: {:?}", resumed.failure()),
         }
@@ -314,6 +339,7 @@ impl MessageFunction for Cache {
     fn ended(&mut self, exchange: &mut Exchange<'_, State>, _: End) {
         // A body that did not come to its end is not stored.
         self.let_go(exchange.state);
+        self.release(exchange.state);
         if let Kind::Validate(place, ..) = exchange.state.kind
             && let Some(stored) = self.store.get_mut(place)
         {
@@ -376,6 +402,10 @@ impl Cache {
             return Outcome::Done;
         };
         let fresh = stored.freshness.lifetime > stored.freshness.age(now);
+        if self.held + stored.body.len() <= self.config.size / HELD_PART {
+            self.held += stored.body.len();
+            exchange.state.validated = Some(Box::new(stored.clone()));
+        }
         let validators = [("if-none-match", "etag"), ("if-modified-since", "last-modified")];
         let mut edited = Ok(());
         for (condition, validator) in validators {
@@ -394,6 +424,13 @@ impl Cache {
         Outcome::Continue
     }
 
+    /// Takes what a validation held.
+    fn release(&mut self, state: &mut State) -> Option<Box<Stored>> {
+        let validated = state.validated.take()?;
+        self.held -= validated.body.len();
+        Some(validated)
+    }
+
     /// Asks beside whether a stored response still holds; the client has it already (RFC 5861, section 3).
     fn ask_beside(
         &mut self,
@@ -402,6 +439,10 @@ impl Cache {
         place: Place,
         now: u64,
     ) {
+        let mut state = State { hash: exchange.state.hash, ..State::default() };
+        if !self.remember(&mut state, head, now) {
+            return;
+        }
         let Some(stored) = self.store.get_mut(place) else { return };
         let conditions = [&b"if-none-match"[..], b"if-modified-since", b"cache-control", b"pragma"];
         let mut request = Request::of_bytes(&b"GET"[..], head.authority(), head.path());
@@ -421,8 +462,8 @@ impl Cache {
         match exchange.call(upstream, &request, BESIDE) {
             Ok(token) => {
                 stored.asking_since = now;
-                self.beside.retain(|(_, other)| now < other.asked + 4 * BESIDE.as_secs());
-                self.beside.push((token, Beside { place, asked: now }));
+                self.beside.retain(|(_, other)| now < other.request.asked + 4 * BESIDE.as_secs());
+                self.beside.push((token, Beside { place, request: state }));
             }
             Err(refusal) => debug!("nobody can be asked beside: {refusal}"),
         }

@@ -3,6 +3,8 @@
 //! Owns: finding them by key and variant, and bounded memory: the one that was used longest ago goes first. Must not know: when
 //! a response may be used.
 
+use std::rc::Rc;
+
 use weir_sdk::hash::ByHash;
 
 use crate::control::Freshness;
@@ -23,7 +25,8 @@ pub(crate) struct Stored {
     pub(crate) vary: Vec<(String, Option<Vec<u8>>)>,
     pub(crate) status: u16,
     pub(crate) fields: Vec<Field>,
-    pub(crate) body: Vec<u8>,
+    /// Those who ask whether it still holds have it, too.
+    pub(crate) body: Rc<Vec<u8>>,
     pub(crate) freshness: Freshness,
     /// Since when somebody asks whether it still holds, in seconds; 0 if nobody does.
     pub(crate) asking_since: u64,
@@ -268,7 +271,7 @@ mod tests {
             vary: vec![("accept".into(), Some(vec![variant]))],
             status: 200,
             fields: vec![(b"n".to_vec(), vec![variant])],
-            body: vec![0; bytes],
+            body: Rc::new(vec![0; bytes]),
             freshness: Freshness {
                 control: Control::default(),
                 lifetime: 0,

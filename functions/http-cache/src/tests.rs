@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use weir_sdk::testing::{Message, MessageHarness};
+use weir_sdk::testing::{Message, MessageHarness, Step};
 
 use super::*;
 
@@ -345,6 +345,10 @@ fn unsafe_methods_invalidate() {
     assert_eq!(stored(&mut harness), [true, true, true], "another origin's word does not count");
     send(&mut harness, &Message::request("OPTIONS", "/x"), |_| Message::response(204));
     assert_eq!(stored(&mut harness), [true, true, true]);
+    // Upstreams ignore protocols that they do not know.
+    let odd = Message::request("POST", "/x").field("upgrade", "x").upgrade();
+    send(&mut harness, &odd, |_| Message::response(204));
+    assert_eq!(stored(&mut harness), [false, true, true]);
 }
 
 #[test]
@@ -392,6 +396,106 @@ fn a_stale_response_is_used_while_it_is_asked_beside() {
     assert!(send(&mut harness, &get, |_| page("no-store")).1, "too stale");
     assert_eq!(seen.borrow().len(), 3);
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
+}
+
+#[test]
+fn what_is_somebodys_own_is_not_stored_when_it_is_asked_beside() {
+    const SHORT: &str = "max-age=1, stale-while-revalidate=60";
+    let get = || Message::get("/me");
+    let alice = || get().field("authorization", "Bearer A");
+    for (first, own, shared) in [
+        (SHORT, "max-age=60", false),
+        ("public, max-age=1, stale-while-revalidate=60", "max-age=60", false),
+        ("public, max-age=1, stale-while-revalidate=60", "public, max-age=60", true),
+    ] {
+        let mut harness = cache(json!({}));
+        harness.on_call(move |_, request| {
+            assert_eq!(request.get_field("authorization"), Some("Bearer A"));
+            Ok(page(own).body("alice's"))
+        });
+        send(&mut harness, &get(), |_| page(first));
+        harness.advance(2 * SECOND);
+        send(&mut harness, &alice(), |_| page(own).body("alice's"));
+        harness.on_call(|_, _| Err(1));
+        let (seen, _) = send(&mut harness, &get(), |_| page("max-age=60"));
+        assert_eq!(seen.body == b"alice's", shared, "{first}; {own}");
+    }
+    // Nor what is kept by guess, of requests with cookies.
+    let mut harness = cache(json!({}));
+    harness
+        .on_call(|_, _| Ok(Message::response(200).field("last-modified", ago(1000)).body("own")));
+    send(&mut harness, &get(), |_| page(SHORT));
+    harness.advance(2 * SECOND);
+    send(&mut harness, &get().field("cookie", "id=1"), |_| panic!("it may be used"));
+    assert!(send(&mut harness, &get(), |_| page("max-age=60")).0.body == b"page");
+}
+
+#[test]
+fn what_is_asked_beside_is_stored_for_those_who_ask_the_same() {
+    let mut harness = cache(json!({}));
+    harness.on_call(|_, _| Ok(page("max-age=60").field("vary", "accept-language").body("de")));
+    let get = |language: &str| Message::get("/x").field("accept-language", language);
+    send(&mut harness, &get("de"), |_| page("max-age=1, stale-while-revalidate=60"));
+    harness.advance(2 * SECOND);
+    send(&mut harness, &get("de"), |_| panic!("it may be used"));
+    harness.on_call(|_, _| Err(1));
+    assert_eq!(send(&mut harness, &get("de"), |_| panic!("it is stored")).0.body, b"de");
+    assert_eq!(send(&mut harness, &Message::get("/x"), |_| page("")).0.body, b"page");
+    assert_eq!(send(&mut harness, &get("en"), |_| page("")).0.body, b"page");
+}
+
+#[test]
+fn a_client_without_a_condition_never_gets_a_304() {
+    let validated = || page("max-age=1").field("etag", "\"1\"");
+    let not_modified = || Message::response(304).field("etag", "\"1\"");
+    let get = Message::get("/x");
+    // One that says it is for one client only; one with the tag of another coding.
+    for (answer, stays) in [
+        (not_modified().field("cache-control", "private"), false),
+        (not_modified().field("cache-control", "no-store"), false),
+        (Message::response(304).field("etag", "\"1-gzip\""), true),
+    ] {
+        let mut harness = cache(json!({}));
+        send(&mut harness, &get, |_| validated());
+        harness.advance(5 * SECOND);
+        let (got, _) = send(&mut harness, &get, |_| answer.clone());
+        assert_eq!((got.status, &got.body[..]), (200, &b"page"[..]), "{:?}", answer.fields);
+        let own = Message::get("/x").field("if-none-match", "\"0\"");
+        let (again, _) = send(&mut harness, &own, |request| {
+            let asked = request.get_field("if-none-match");
+            assert_eq!(asked, Some(if stays { "\"1\"" } else { "\"0\"" }));
+            validated().body("new")
+        });
+        assert_eq!(again.body, b"new");
+    }
+    // One that comes when what it is about has been removed, replaced, or pushed out.
+    for gone in 0..3 {
+        let mut harness = cache(json!({"size": 20_000, "max-body": 10_000}));
+        send(&mut harness, &get, |_| validated());
+        harness.advance(5 * SECOND);
+        let exchange = harness.open();
+        harness.request_head(exchange, &get);
+        match gone {
+            0 => {
+                send(&mut harness, &Message::request("POST", "/x"), |_| Message::response(204));
+            }
+            1 => {
+                send(&mut harness, &get, |_| validated().body("other"));
+            }
+            _ => {
+                for n in 0..5 {
+                    send(&mut harness, &Message::get(format!("/{n}")), |_| {
+                        page("max-age=60").body(vec![0; 9000])
+                    });
+                }
+            }
+        }
+        let step = harness.response_head(exchange, &not_modified());
+        let Step::Answer(answer) = step else { panic!("{gone}: {step:?}") };
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"page"[..]), "{gone}");
+        harness.end(exchange, How::Answered, None);
+        assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
+    }
 }
 
 #[test]
