@@ -48,6 +48,8 @@ impl Algorithm {
 #[derive(Debug)]
 pub(crate) struct Key {
     pub(crate) id: Option<String>,
+    /// Whose it is; without one, it signs for all.
+    pub(crate) issuer: Option<String>,
     material: Material,
 }
 
@@ -74,6 +76,7 @@ impl std::fmt::Debug for Material {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct KeyConfig {
     id: Option<String>,
+    pub(crate) issuer: Option<String>,
     secret: Option<String>,
     secret_base64: Option<String>,
     pem: Option<String>,
@@ -90,8 +93,8 @@ impl std::fmt::Debug for KeyConfig {
 impl Key {
     /// Reads a key of the configuration.
     pub(crate) fn read(config: KeyConfig) -> Result<Self, String> {
-        let KeyConfig { id, secret, secret_base64, pem, jwk } = config;
-        match (secret, secret_base64, pem, jwk) {
+        let KeyConfig { id, issuer, secret, secret_base64, pem, jwk } = config;
+        let key = match (secret, secret_base64, pem, jwk) {
             (Some(secret), None, None, None) => Self::secret(id, secret.as_bytes()),
             (None, Some(text), None, None) => {
                 let secret = STANDARD.decode(text.trim());
@@ -104,7 +107,12 @@ impl Key {
                 None => Err("jwk: it is not for verifying with an algorithm known here".into()),
             },
             _ => Err("a key is one of secret, secret-base64, pem, jwk".into()),
-        }
+        };
+        Ok(Self { issuer, ..key? })
+    }
+
+    fn new(id: Option<String>, material: Material) -> Self {
+        Self { id, issuer: None, material }
     }
 
     fn secret(id: Option<String>, secret: &[u8]) -> Result<Self, String> {
@@ -115,7 +123,7 @@ impl Key {
             ));
         }
         let mac = Hmac::new_from_slice(secret).map_err(|error| format!("secret: {error}"))?;
-        Ok(Self { id, material: Material::Secret(mac) })
+        Ok(Self::new(id, Material::Secret(mac)))
     }
 
     /// A public key as `BEGIN PUBLIC KEY` (RFC 7468, section 13).
@@ -126,13 +134,13 @@ impl Key {
         let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
         let der = STANDARD.decode(text).map_err(|error| format!("pem: {error}"))?;
         if let Ok(key) = rsa::PublicKey::from_public_key_der(&der) {
-            return Ok(Self { id, material: rsa_key(key)? });
+            return Ok(Self::new(id, rsa_key(key)?));
         }
         if let Ok(key) = p256::ecdsa::VerifyingKey::from_public_key_der(&der) {
-            return Ok(Self { id, material: Material::P256(key) });
+            return Ok(Self::new(id, Material::P256(key)));
         }
         match ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
-            Ok(key) => Ok(Self { id, material: Material::Ed25519(key) }),
+            Ok(key) => Ok(Self::new(id, Material::Ed25519(key))),
             Err(_) => Err("pem: the key is none of RSA, P-256 and Ed25519".into()),
         }
     }
@@ -162,20 +170,20 @@ impl Key {
                 let n = BoxedUint::from_be_slice_vartime(&n);
                 let e = BoxedUint::from_be_slice_vartime(&e);
                 let key = rsa::PublicKey::new(n, e).map_err(|error| format!("jwk: {error}"))?;
-                Self { id, material: rsa_key(key)? }
+                Self::new(id, rsa_key(key)?)
             }
             (Some("EC"), Some("P-256")) => {
                 let point = [&[4][..], &bytes("x")?, &bytes("y")?].concat();
                 let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&point);
                 let key = key.map_err(|_| "jwk: x and y are no point of P-256".to_owned())?;
-                Self { id, material: Material::P256(key) }
+                Self::new(id, Material::P256(key))
             }
             (Some("OKP"), Some("Ed25519")) => {
                 let x: [u8; 32] =
                     bytes("x")?.try_into().map_err(|_| "jwk: x has to have 32 bytes".to_owned())?;
                 let key = ed25519_dalek::VerifyingKey::from_bytes(&x);
                 let key = key.map_err(|_| "jwk: x is no point of Ed25519".to_owned())?;
-                Self { id, material: Material::Ed25519(key) }
+                Self::new(id, Material::Ed25519(key))
             }
             (Some(_), _) => return Ok(None),
             (None, _) => return Err("jwk: `kty` is missing".into()),
@@ -189,13 +197,14 @@ impl Key {
 
     /// The keys of a set that are of use here (RFC 7517, section 5: others are left out). Secrets are not taken from a
     /// set, which is public.
-    pub(crate) fn jwks(set: &Value) -> Result<Vec<Self>, String> {
+    pub(crate) fn jwks(set: &Value, issuer: Option<&String>) -> Result<Vec<Self>, String> {
         let keys = set.get("keys").and_then(Value::as_array).ok_or("there is no list `keys`")?;
         if keys.len() > KEYS_MAX {
             return Err(format!("{} keys are too many, {KEYS_MAX} at most", keys.len()));
         }
         let keys = keys.iter().filter(|key| key.get("kty").is_none_or(|kind| kind != "oct"));
-        Ok(keys.filter_map(|key| Self::jwk(key).ok().flatten()).collect())
+        let keys = keys.filter_map(|key| Self::jwk(key).ok().flatten());
+        Ok(keys.map(|key| Self { issuer: issuer.cloned(), ..key }).collect())
     }
 
     pub(crate) fn algorithm(&self) -> Algorithm {

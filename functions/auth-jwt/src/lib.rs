@@ -76,6 +76,8 @@ struct JwksConfig {
     upstream: String,
     authority: String,
     path: String,
+    /// Whose keys they are.
+    issuer: Option<String>,
     /// Seconds after which it is fetched again.
     #[serde(default = "refresh")]
     refresh: u64,
@@ -165,6 +167,7 @@ impl MessageFunction for Auth {
         if config.keys.len() > KEYS_MAX {
             return Err(format!("keys: {} are too many, {KEYS_MAX} at most", config.keys.len()));
         }
+        check_issuers(&config)?;
         let keys = config.keys.into_iter().enumerate();
         let keys =
             keys.map(|(n, key)| Key::read(key).map_err(|error| format!("keys[{n}]: {error}")));
@@ -228,9 +231,7 @@ impl MessageFunction for Auth {
     }
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {
-        for (_, field) in &self.claims {
-            head.remove(field);
-        }
+        self.take_off(head);
         self.decide(exchange, head)
     }
 
@@ -260,6 +261,19 @@ impl MessageFunction for Auth {
 }
 
 impl Auth {
+    /// Takes off what a client says in the fields that carry claims, also under names that applications cannot tell from them:
+    /// CGI, WSGI, Rack and PHP make `HTTP_X_USER` of `x_user`, too (RFC 3875, section 4.1.18).
+    fn take_off(&self, head: &mut Head<'_>) {
+        let carries_claim =
+            |name: &[u8]| self.claims.iter().any(|(_, field)| is_alike(name, field.as_bytes()));
+        loop {
+            let found = head.fields().find(|(name, _)| carries_claim(name));
+            let name = found.and_then(|(name, _)| String::from_utf8(name.to_vec()).ok());
+            let Some(name) = name else { break };
+            head.remove(&name);
+        }
+    }
+
     fn decide(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {
         let wall = exchange.wall();
         if wall == 0 {
@@ -454,7 +468,7 @@ impl Auth {
         let keys = match resumed.status() {
             Some(200) => serde_json::from_slice(resumed.body())
                 .map_err(|error| error.to_string())
-                .and_then(|value| Key::jwks(&value)),
+                .and_then(|value| Key::jwks(&value, set.config.issuer.as_ref())),
             Some(status) => Err(format!("the answer has status {status}")),
             None => Err(format!("{:?}", resumed.failure())),
         };
@@ -475,6 +489,35 @@ impl Auth {
             }
         }
     }
+}
+
+/// Whether a name of a field is this one, to those who tell letters and digits only.
+fn is_alike(name: &[u8], field: &[u8]) -> bool {
+    let alike =
+        |(a, b): (&u8, &u8)| a == b || !a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
+    name.len() == field.len() && name.iter().zip(field).all(alike)
+}
+
+/// Keys belong to issuers that are accepted. Where there are several, keys of nobody sign for each of them: that is what one
+/// issuer with several names needs, and what lets each of several speak for the others.
+fn check_issuers(config: &Config) -> Result<(), String> {
+    let fetched = config.jwks.iter().map(|jwks| ("jwks".to_owned(), &jwks.issuer));
+    let known =
+        (0..).zip(&config.keys).map(|(n, key): (u32, _)| (format!("keys[{n}]"), &key.issuer));
+    for (whose, issuer) in known.chain(fetched) {
+        match issuer {
+            Some(issuer) if !config.issuers.is_empty() && !config.issuers.contains(issuer) => {
+                return Err(format!("{whose}: issuer: \"{issuer}\" is none of `issuers`"));
+            }
+            None if config.issuers.len() > 1 => {
+                warn!(
+                    "{whose} has no `issuer`: it signs for every one of `issuers` (RFC 8725, section 3.8)"
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The token of an `authorization` field (RFC 6750, section 2.1).

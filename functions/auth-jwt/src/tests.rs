@@ -272,6 +272,64 @@ fn pem_keys_and_names_of_keys() {
 }
 
 #[test]
+fn a_key_of_one_issuer_signs_for_no_other() {
+    const PARTNERS: &str = "a secret that the partner has for HS256";
+    let own = json!({"secret": SECRET, "issuer": "https://corp/"});
+    let partners = json!({"secret": PARTNERS, "issuer": "https://partner/"});
+    let issuers = json!(["https://corp/", "https://partner/"]);
+    let both = json!({"issuers": issuers, "keys": [own, partners]});
+    for config in [both.clone(), json!({"keys": [own, partners]})] {
+        let mut harness = auth(config);
+        let mut with = |secret: &str, issuer: Value| {
+            let claims = json!({"iss": issuer, "sub": "admin", "exp": NOW + 100});
+            let token = signed_with(secret.as_bytes(), &json!({"alg": "HS256"}), &claims);
+            status(&mut harness, &with_token(&token))
+        };
+        assert_eq!(with(SECRET, json!("https://corp/")), 200);
+        assert_eq!(with(PARTNERS, json!("https://partner/")), 200);
+        assert_eq!(with(SECRET, json!("https://partner/")), 401);
+        for forged in [json!("https://corp/"), json!(["https://corp/"]), json!("x"), json!(null)] {
+            assert_eq!(with(PARTNERS, forged.clone()), 401, "{forged}");
+        }
+    }
+    let (mut harness, ..) = with_jwks(ed25519_set(), Some("https://partner/"));
+    for (issuer, expected) in [("https://partner/", 200), ("https://corp/", 401)] {
+        let token = signed_ed25519("k1", &json!({"iss": issuer, "exp": NOW + 100}));
+        assert_eq!(status(&mut harness, &with_token(&token)), expected, "{issuer}");
+    }
+    // Of keys that sign for all of several, the log tells.
+    let warnings = |config: Value| auth(config).log().len();
+    assert_eq!(warnings(json!({"issuers": issuers, "keys": [own, {"secret": PARTNERS}]})), 1);
+    assert_eq!(warnings(both), 0);
+    assert_eq!(warnings(json!({"issuers": ["https://corp/"], "keys": [{"secret": SECRET}]})), 0);
+}
+
+#[test]
+fn a_client_cannot_say_what_a_claim_does_by_a_name_that_looks_alike() {
+    for config in [json!({"optional": true}), json!({"public": ["/x"]}), json!({})] {
+        let mut config = config;
+        config["claims"] = json!({"sub": "x-user", "roles": "x_roles"});
+        let token = signed(json!({"sub": "alice", "roles": ["a"], "exp": NOW + 100}));
+        let harmless = ["x-users", "xuser", "x-use-r"];
+        let forged = ["x-user", "x_user", "x.user", "x_roles", "x-roles", "x!roles"];
+        let mut request = if config["public"].is_null() && config["optional"].is_null() {
+            with_token(&token)
+        } else {
+            Message::get("/x")
+        };
+        for name in [&forged[..], &harmless, &forged].concat() {
+            request = request.field(name, "root");
+        }
+        let seen = send(&mut auth(config), &request);
+        let named = |text: &str| {
+            let of_client = seen.fields.iter().filter(|(_, value)| value == text.as_bytes());
+            of_client.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((seen.status, named("root")), (200, harmless.map(String::from).to_vec()));
+    }
+}
+
+#[test]
 fn some_requests_need_no_token() {
     let mut harness = auth(json!({"public": ["/health", "/static/"], "claims": {"sub": "x-user"}}));
     for (path, expected) in [
@@ -308,8 +366,11 @@ fn claims_that_no_field_can_carry_are_refused() {
     assert_eq!(send(&mut harness, &with_token(&text)).get_field("x-user"), Some("{\"n\":1}"));
 }
 
-fn with_jwks(harness_keys: Value) -> (MessageHarness<Auth>, Rc<Cell<usize>>, Rc<Cell<bool>>) {
-    let config = json!({"keys": [], "jwks": {"upstream": "b", "authority": "auth.example", "path": "/jwks.json", "refresh": 100}});
+fn with_jwks(
+    harness_keys: Value,
+    issuer: Option<&str>,
+) -> (MessageHarness<Auth>, Rc<Cell<usize>>, Rc<Cell<bool>>) {
+    let config = json!({"keys": [], "jwks": {"upstream": "b", "authority": "auth.example", "path": "/jwks.json", "refresh": 100, "issuer": issuer}});
     let mut harness = auth(config);
     let (calls, works) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
     let (count, up) = (calls.clone(), works.clone());
@@ -338,7 +399,7 @@ fn ed25519_set() -> Value {
 
 #[test]
 fn keys_are_fetched_when_needed_and_again_when_they_are_old() {
-    let (mut harness, calls, works) = with_jwks(ed25519_set());
+    let (mut harness, calls, works) = with_jwks(ed25519_set(), None);
     let good = with_token(&signed_ed25519("k1", &json!({"exp": NOW + 10_000})));
     assert_eq!(status(&mut harness, &good), 200);
     assert_eq!(status(&mut harness, &good), 200);
@@ -374,7 +435,7 @@ fn keys_are_fetched_when_needed_and_again_when_they_are_old() {
 
 #[test]
 fn keys_that_are_fetched_beside_may_come_when_their_request_is_over() {
-    let (mut harness, calls, _) = with_jwks(ed25519_set());
+    let (mut harness, calls, _) = with_jwks(ed25519_set(), None);
     let good = with_token(&signed_ed25519("k1", &json!({"exp": NOW + 10_000})));
     assert_eq!(status(&mut harness, &good), 200);
     harness.advance(100 * SECOND);
@@ -392,7 +453,7 @@ fn keys_that_are_fetched_beside_may_come_when_their_request_is_over() {
 
 #[test]
 fn a_key_server_that_is_down_refuses_and_is_not_flooded() {
-    let (mut harness, calls, works) = with_jwks(ed25519_set());
+    let (mut harness, calls, works) = with_jwks(ed25519_set(), None);
     works.set(false);
     let good = with_token(&signed_ed25519("k1", &json!({"exp": NOW + 10_000})));
     for _ in 0..5 {
@@ -433,6 +494,10 @@ fn mistakes_are_named() {
         ),
         (json!({"keys": [{"secret": SECRET}], "claims": {"sub": "X-User"}}), "X-User"),
         (json!({"keys": [{"secret": SECRET}], "realm": "a\"b"}), "realm"),
+        (
+            json!({"keys": [{"secret": SECRET, "issuer": "b"}], "issuers": ["a"]}),
+            "keys[0]: issuer: \"b\" is none of `issuers`",
+        ),
     ] {
         let error = refused(config);
         assert!(error.contains(part), "{error}");

@@ -93,7 +93,11 @@ pub(crate) fn verified<'k>(
     keys: impl Iterator<Item = &'k Key> + Clone,
 ) -> Result<Vec<u8>, Invalid> {
     let parts = parts(token)?;
-    let of_algorithm = keys.filter(|key| key.algorithm() == parts.algorithm);
+    let has_issuers = keys.clone().any(|key| key.issuer.is_some());
+    let issuer = if has_issuers { issuer(&parts.payload) } else { None };
+    // What a token says of its issuer only chooses among keys, too: each signs for its own (RFC 8725, section 3.8).
+    let of_issuer = keys.filter(|key| key.issuer.is_none() || key.issuer == issuer);
+    let of_algorithm = of_issuer.filter(|key| key.algorithm() == parts.algorithm);
     // A key with a name is only for tokens that name it, or none.
     let mut candidates = of_algorithm.filter(|key| match (&key.id, &parts.key_id) {
         (Some(have), Some(want)) => have == want,
@@ -104,6 +108,12 @@ pub(crate) fn verified<'k>(
         .chain(candidates)
         .any(|key| key.verifies(parts.signed, &parts.signature));
     if verified { Ok(parts.payload) } else { Err(Invalid::Signature) }
+}
+
+/// Who made a token, as it says itself.
+fn issuer(payload: &[u8]) -> Option<String> {
+    let claims: Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    claims.get("iss")?.as_str().map(String::from)
 }
 
 /// Claims that passed their checks, and the second from which on they no longer do.
