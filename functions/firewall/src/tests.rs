@@ -254,7 +254,7 @@ fn ipv6_neighbours_arp_and_the_rest() {
     let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), [9; 16], 64);
     step.tcp(4000, 443, 1, 1).syn().write(&mut syn, &[]).unwrap();
     assert_eq!(out(&mut fw, syn), Verdict::Next);
-    let mut arp = vec![0; 42];
+    let mut arp = [0; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
     for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100], &[0x9100, 0x8100]] {
         let tags = tags.iter().flat_map(|kind: &u16| [(kind >> 8) as u8, *kind as u8, 0, 7]);
