@@ -6,7 +6,7 @@
 //! mapping's use with one peer; a packet from the inside finds everything it needs in its flow's entry. A
 //! mapping lives as long as it has flows, or for ever if it is a static forward.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use weir_sdk::flow::{FlowV4, Hasher};
 use weir_sdk::host;
@@ -27,6 +27,9 @@ const SWEEP_EVERY: u64 = 1_000_000;
 /// Slots looked at in a burst when there is no room, for flows that have ended and for those that may be given up: some 10 µs
 /// each.
 const SWEEP_MAX: usize = 2048;
+
+/// Slots looked at in a burst after a change of forwards: a table of the default size takes two, one of the largest eighty.
+const SETTLE: usize = 65_536;
 
 /// Bits of [`Flow::state`].
 pub(crate) mod bits {
@@ -76,6 +79,8 @@ pub(crate) struct Mapping {
 
 /// Flows of a mapping that stays.
 const FIXED: u16 = u16::MAX;
+/// A port that is no longer forwarded, until no flow has it any more: it leads nowhere and is not given out.
+const CLOSED: Mapping = Mapping { address: 0, port: 0, flows: FIXED };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -135,6 +140,17 @@ struct Forward {
     mapping: Mapping,
 }
 
+/// How far the region's forwards are those of the configuration.
+#[derive(Debug)]
+enum Settling {
+    /// The region may still be a predecessor's.
+    Not,
+    /// Mappings are. Flows are from this slot on looked at for those that have a port that is another's now; then these ports
+    /// are free.
+    From(usize, Vec<(usize, u16)>),
+    Done,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -150,8 +166,7 @@ pub(crate) struct Table {
     timeouts: Timeouts,
     /// In the configuration's order.
     forwards: Vec<Forward>,
-    /// The region has them.
-    settled: bool,
+    settling: Settling,
     /// Slots that may still be looked at in this burst: for flows that have ended, and for those that may be given up.
     patience: usize,
     generosity: usize,
@@ -196,7 +211,7 @@ impl Table {
             ports,
             timeouts,
             forwards: Vec::new(),
-            settled: false,
+            settling: Settling::Not,
             patience: SWEEP_MAX,
             generosity: SWEEP_MAX,
             given_up: host::counter("given_up"),
@@ -310,7 +325,7 @@ impl Table {
         let Arrival { external, port, peer, protocol, flags } = *arrival;
         let Some(place) = protocol_place(protocol) else { return Ok(None) };
         let mapping = *self.mapping(external, place, port);
-        if mapping == Mapping::default() {
+        if mapping.address == 0 {
             return Ok(None);
         }
         let inside = (mapping.address, mapping.port);
@@ -331,7 +346,7 @@ impl Table {
         }
         // Closing an expired flow may have ended its mapping.
         let mapping = *self.mapping(external, place, port);
-        if mapping == Mapping::default() || !(new || mapping.flows == FIXED) {
+        if mapping.address == 0 || !(new || mapping.flows == FIXED) {
             return Ok(None);
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
@@ -387,51 +402,65 @@ impl Table {
         Ok(())
     }
 
-    /// Call it before each burst: before the first, the region's forwards become those of this configuration. Not earlier,
-    /// because what a predecessor left is its own until then.
+    /// Call it before each burst. With the first, the region's forwards become those of this configuration; not earlier, because
+    /// what a predecessor left is its own until then. What used a port that leads elsewhere from now on, or nowhere, ends.
     #[inline]
     pub(crate) fn settle(&mut self) {
-        if !self.settled {
-            self.settled = true;
-            self.set_forwards();
+        if !matches!(self.settling, Settling::Done) {
+            self.go_on_settling();
         }
     }
 
-    /// What used a port that leads elsewhere from now on, or nowhere, ends.
     #[cold]
-    fn set_forwards(&mut self) {
+    fn go_on_settling(&mut self) {
+        let (from, closed) = match std::mem::replace(&mut self.settling, Settling::Done) {
+            Settling::Not => match self.set_forwards() {
+                Some(closed) => (0, closed),
+                None => return,
+            },
+            Settling::From(slot, closed) => (slot, closed),
+            Settling::Done => return,
+        };
+        let end = self.flows.slots().min(from + SETTLE);
+        for slot in from..end {
+            let Some((key, flow)) = self.flows.at(slot) else { continue };
+            let Some(place) = protocol_place(key.protocol()) else { continue };
+            let mapping = self.mapping(0, place, flow.port);
+            let another = (mapping.address, mapping.port) != key.source();
+            if flow.external == 0 && mapping.flows == FIXED && another {
+                self.flows.remove_at(slot);
+            }
+        }
+        if end < self.flows.slots() {
+            self.settling = Settling::From(end, closed);
+            return;
+        }
+        for (place, port) in closed {
+            *self.mapping_mut(0, place, port) = Mapping::default();
+            self.count_port(place, port, false);
+        }
+    }
+
+    /// Writes the mappings of all forwards: the ports that are none any more, or `None` if there are and were no forwards. (What a
+    /// predecessor has written may not have been settled by it.)
+    fn set_forwards(&mut self) -> Option<Vec<(usize, u16)>> {
         let forwards = std::mem::take(&mut self.forwards);
         let wanted: BTreeMap<_, _> = forwards.iter().map(|f| (f.at, f.mapping)).collect();
         let places = 0..PROTOCOLS.len();
         let all = places.flat_map(|place| (0..=u16::MAX).map(move |port| (place, port)));
-        let left = all.filter(|(place, port)| self.mapping(0, *place, *port).flows == FIXED);
-        let changed: BTreeSet<_> = left
-            .chain(wanted.keys().copied())
-            .filter(|at| wanted.get(at) != Some(self.mapping(0, at.0, at.1)))
-            .collect();
-        if changed.is_empty() {
-            return;
+        let fixed = all.filter(|(place, port)| self.mapping(0, *place, *port).flows == FIXED);
+        let closed: Vec<_> = fixed.filter(|at| !wanted.contains_key(at)).collect();
+        let new = wanted.iter().filter(|(at, mapping)| self.mapping(0, at.0, at.1) != *mapping);
+        let new: Vec<_> = new.map(|(at, mapping)| (*at, *mapping)).collect();
+        if closed.is_empty() && wanted.is_empty() {
+            return None;
         }
-        for slot in 0..self.flows.slots() {
-            let Some((key, flow)) = self.flows.at(slot) else { continue };
-            let Some(place) = protocol_place(key.protocol()) else { continue };
-            let at = (place, flow.port);
-            let stays = wanted.get(&at).is_some_and(|to| (to.address, to.port) == key.source());
-            if flow.external == 0 && !stays && changed.contains(&at) {
-                self.flows.remove_at(slot);
-            }
-        }
-        for at @ (place, port) in changed {
-            let old = *self.mapping(0, place, port);
-            let new = wanted.get(&at).copied().unwrap_or_default();
-            *self.mapping_mut(0, place, port) = new;
-            if old != Mapping::default() {
+        for ((place, port), mapping) in closed.iter().map(|at| (*at, CLOSED)).chain(new) {
+            let old = std::mem::replace(self.mapping_mut(0, place, port), mapping);
+            if old == Mapping::default() {
+                self.count_port(place, port, true);
+            } else {
                 self.forget_endpoint((old.address, old.port), place, Outside { external: 0, port });
-            }
-            if (self.ports.0..=self.ports.1).contains(&port) {
-                let used = self.used_mut(0, place);
-                let before = used.ports - u32::from(old != Mapping::default()).min(used.ports);
-                used.ports = before + u32::from(new != Mapping::default());
             }
         }
         for Forward { at: (place, port), mapping } in forwards {
@@ -443,6 +472,15 @@ impl Table {
                     "forward: there is no room to remember that what its target opens leaves by port {port}"
                 );
             }
+        }
+        Some(closed)
+    }
+
+    /// A port of the first external address is in use from now on, or not any more.
+    fn count_port(&mut self, place: usize, port: u16, used: bool) {
+        if (self.ports.0..=self.ports.1).contains(&port) {
+            let count = &mut self.used_mut(0, place).ports;
+            *count = if used { *count + 1 } else { count.saturating_sub(1) };
         }
     }
 

@@ -312,6 +312,11 @@ fn forwards(list: &str) -> String {
     format!(r#"{{"external": ["203.0.113.1"], "ports": "1-65535", "forward": [{list}]}}"#)
 }
 
+/// What belongs to no flow that is looked at.
+fn a_burst(nat: &mut Harness<Nat>) {
+    nat.run_burst::<Frame>(&[]);
+}
+
 const WEB: &str = r#"{"proto": "tcp", "port": 80, "to": "10.0.0.3:8080"}"#;
 
 #[test]
@@ -333,6 +338,7 @@ fn a_port_is_closed_when_its_forward_is_taken_out() {
     for syn in [first, second, tcp(([192, 0, 2, 1], 1), (EXTERNAL, 80), "S")] {
         assert_eq!(back(&mut nat, syn).verdict, Verdict::Drop(reason::UNMATCHED));
     }
+    a_burst(&mut nat);
     let answer = out(&mut nat, tcp((OTHER, 8080), (PEER, 980), "SA"));
     assert_eq!(ends(&answer.bytes).0, (EXTERNAL, 8080), "it is a host as any other");
     let answer = back(&mut nat, udp((PEER, 53), (EXTERNAL, 5000)));
@@ -347,6 +353,7 @@ fn a_forward_may_lead_elsewhere() {
     let syn = tcp((PEER, 999), (EXTERNAL, 80), "S");
     assert_eq!(ends(&back(&mut nat, syn.clone()).bytes).1, (OTHER, 8080));
     assert!(nat.swap(forwards(&WEB.replace("0.3", "0.2"))).unwrap(), "the state was taken over");
+    a_burst(&mut nat);
     assert_eq!(ends(&back(&mut nat, syn).bytes).1, (INSIDE, 8080));
     let answer = out(&mut nat, tcp((INSIDE, 8080), (PEER, 999), "SA"));
     assert_eq!(ends(&answer.bytes).0, (EXTERNAL, 80));
@@ -366,6 +373,7 @@ fn a_new_forward_gets_its_port_and_ends_only_what_had_it() {
     // The target has another port so far, and goes on with it there.
     assert_eq!(ends(&out(&mut nat, tcp((OTHER, 8080), (PEER, 443), "S")).bytes).0.1, 8080);
     assert!(nat.swap(forwards(WEB)).unwrap(), "the state was taken over");
+    a_burst(&mut nat);
     for _ in 0..2 {
         let got = back(&mut nat, tcp((PEER, 999), (EXTERNAL, 80), "S"));
         assert_eq!(ends(&got.bytes).1, (OTHER, 8080));
