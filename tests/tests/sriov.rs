@@ -76,6 +76,14 @@ fn guest_functions_are_created_set_bound_and_removed_by_hand() {
     rig.refused("sriov remove eth0", &["virtual function 1 of eth0", "is up with 192.0.2.1/24"]);
     rig.refused("sriov bind eth0 1 vfio-pci", &["is in use"]);
     rig.sh(&format!("ip address flush dev {}", name(1)));
+    // So is one without an address of its own that another interface lies on.
+    rig.sh(&format!("ip link add link {0} name on-it type vlan id 7", name(1)));
+    rig.refused("sriov bind eth0 1 vfio-pci", &["is in use", "on-it lies on the interface"]);
+    rig.refused(
+        "sriov remove eth0",
+        &["virtual function 1 of eth0", "on-it lies on the interface"],
+    );
+    rig.sh("ip link delete on-it");
     // Somebody has the other one by vfio.
     let group = vf(0)["iommu_group"].as_u64().expect("a number");
     let holder = format!("sleep 100 < /dev/vfio/{group}");

@@ -45,7 +45,15 @@ fn of_interface(kernel: &dyn Kernel, interface: &str, xdp: bool) -> Vec<String> 
     if link.up && !given.is_empty() {
         users.push(format!("the interface {interface} is up with {}", given.join(", ")));
     }
-    if link.enslaved {
+    // Those that lie on it go with it, whether or not it is a part of them.
+    let place = kernel.sys().join("class/net").join(interface);
+    let upper: Vec<String> = sysfs::names(&place)
+        .iter()
+        .filter_map(|name| name.strip_prefix("upper_").map(str::to_owned))
+        .collect();
+    if !upper.is_empty() {
+        users.push(format!("{} lies on the interface {interface}", upper.join(", ")));
+    } else if link.enslaved {
         users.push(format!("the interface {interface} is part of another one (a bridge, a bond)"));
     }
     if xdp && link.has_xdp {

@@ -142,6 +142,12 @@ fn refusals_say_what_to_do() {
     );
     refused(bind(&model, &pf(), 0, vfio, false), &["is in use"]);
     model.state.lock().unwrap().faces.insert("ens1f0v0".to_owned(), Face::default());
+    // In use: another interface lies on it, as a VLAN does without being its master.
+    let upper = model.sys().join("class/net/ens1f0v0/upper_web.7");
+    fs::create_dir(&upper).unwrap();
+    refused(remove(&model, &pf()), &["web.7 lies on the interface ens1f0v0"]);
+    refused(bind(&model, &pf(), 0, vfio, false), &["is in use", "web.7"]);
+    fs::remove_dir(upper).unwrap();
     // In use: a process has it by vfio.
     bind(&model, &pf(), 0, vfio, false).unwrap();
     let process = model.proc().join("77");
