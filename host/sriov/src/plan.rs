@@ -200,7 +200,9 @@ impl Maker<'_> {
         }
         self.keep_up(device)?;
         let driver = Setting::Driver { device, driver: None, only: None }.now(self.kernel);
-        if let (Some(journal), Some(driver)) = (&mut self.journal, driver) {
+        if let (Some(journal), Some(driver @ Setting::Driver { driver: Some(_), .. })) =
+            (&mut self.journal, driver)
+        {
             // The driver stays, but it has the device not all of the time.
             journal.push(Change { before: driver.clone(), after: driver })?;
         }
@@ -247,13 +249,13 @@ impl Maker<'_> {
             probes = self.create(pf, count).map_err(whole)?;
         }
         for vf in &wish.functions {
-            self.function(pf, &wish.pf, vf, probes).map_err(|error| (Some(vf.index), error))?;
+            self.function(pf, &wish.pf, vf).map_err(|error| (Some(vf.index), error))?;
         }
         if probes && self.journal.is_some() {
-            // The others get the drivers that they would have got.
-            for index in
-                (0..count).filter(|index| wish.functions.iter().all(|vf| vf.index != *index))
-            {
+            // Those that are for nobody here get the drivers that they would have got.
+            let is_ours =
+                |index| wish.functions.iter().any(|vf| vf.index == index && vf.purpose.is_some());
+            for index in (0..count).filter(|index| !is_ours(*index)) {
                 if let Some(device) = sysfs::vf_address(self.kernel, pf.address, index) {
                     let probe = self.kernel.sys().join("bus/pci/drivers_probe");
                     // Without a driver nobody misses it.
@@ -326,7 +328,6 @@ impl Maker<'_> {
         pf: &PhysicalFunction,
         called: &str,
         wish: &VfWish,
-        probes: bool,
     ) -> Result<(), SriovError> {
         let device = match sysfs::vf_address(self.kernel, pf.address, wish.index) {
             Some(device) => device,
@@ -348,14 +349,8 @@ impl Maker<'_> {
                 self.change(setting)?;
             }
         }
-        match (wish.purpose, probes) {
-            (Some(purpose), _) => {
-                self.change_driver(device, purpose == Purpose::Vfio)?;
-            }
-            (None, true) => {
-                self.change_driver(device, false)?;
-            }
-            (None, false) => {}
+        if let Some(purpose) = wish.purpose {
+            self.change_driver(device, purpose == Purpose::Vfio)?;
         }
         let mut interface = sysfs::interface(self.kernel, device);
         if wish.purpose == Some(Purpose::Kernel) && self.journal.is_some() {

@@ -239,6 +239,19 @@ fn what_others_changed_or_use_stays() {
     assert_eq!(model.driver(&vf_address(1)).as_deref(), Some("igbvf"));
 }
 
+/// A function of which only a VLAN is said is for somebody else, who may not want the kernel's driver.
+#[test]
+fn a_function_that_nobody_here_has_needs_no_driver() {
+    let model = Model::new();
+    fs::remove_dir(model.sys().join("bus/pci/drivers/igbvf")).unwrap();
+    let mut wish = wish(Some(2), vec![vf(0, Some(Purpose::Vfio)), vf(1, None)]);
+    wish.nics[0].functions[1].settings.vlan = Some(10);
+    apply(&model, &wish, &mut journal(&model)).unwrap();
+    assert_eq!(model.driver(&vf_address(0)).as_deref(), Some("vfio-pci"));
+    assert_eq!(model.driver(&vf_address(1)), None);
+    assert_eq!(model.state.lock().unwrap().vfs[&1].vlan, 10);
+}
+
 fn settings() -> impl Strategy<Value = NewSettings> {
     let rates = proptest::option::of((0..5u32, 5..10u32));
     (any::<Option<bool>>(), proptest::option::of(0..100u16), any::<Option<bool>>(), rates).prop_map(

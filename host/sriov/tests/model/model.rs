@@ -154,8 +154,10 @@ impl Model {
     fn probe(&self, address: &str) {
         let only = self.get(address, "driver_override");
         let may = only != "(null)" || self.get(PF, "sriov_drivers_autoprobe") == "1";
-        if self.driver(address).is_none() && may {
-            self.bind(address, if only == "(null)" { "igbvf" } else { &only });
+        let driver = if only == "(null)" { "igbvf" } else { &only };
+        let loaded = self.sys.join("bus/pci/drivers").join(driver).exists();
+        if self.driver(address).is_none() && may && loaded {
+            self.bind(address, driver);
         }
     }
 
