@@ -4,8 +4,8 @@
 //! grows, and is emptied when nothing is left to undo. What another boot of the machine was changed in is gone.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ enum Record {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Bytes of its lines. What lies behind them was not written whole.
+    length: u64,
     boot: String,
     /// None: settled.
     changes: Vec<Option<Change>>,
@@ -97,7 +99,8 @@ impl Journal {
         let directory =
             path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|d| d.sync_all()).map_err(at("kept"))?;
-        let mut journal = Self { path: path.to_owned(), file, boot, changes: Vec::new() };
+        let mut journal =
+            Self { path: path.to_owned(), file, length: 0, boot, changes: Vec::new() };
         journal.read()?;
         Ok(journal)
     }
@@ -135,8 +138,8 @@ impl Journal {
         if self.changes.iter().all(Option::is_none) {
             return self.empty();
         }
-        self.file.set_len(whole as u64).map_err(|e| self.io("cut", e))?;
-        self.file.seek(SeekFrom::End(0)).map(drop).map_err(|e| self.io("read", e))
+        self.length = whole as u64;
+        Ok(())
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> JournalError {
@@ -145,11 +148,8 @@ impl Journal {
 
     fn empty(&mut self) -> Result<(), JournalError> {
         self.changes.clear();
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .and_then(|()| self.file.sync_all())
-            .map_err(|e| self.io("emptied", e))
+        self.length = 0;
+        self.file.set_len(0).and_then(|()| self.file.sync_all()).map_err(|e| self.io("emptied", e))
     }
 
     /// Writes a change down: it may be made when this returns. The answer is its number.
@@ -169,9 +169,12 @@ impl Journal {
         let mut line = serde_json::to_vec(record).map_err(|e| self.io("written", e.into()))?;
         line.push(b'\n');
         self.file
-            .write_all(&line)
+            .set_len(self.length)
+            .and_then(|()| self.file.write_all_at(&line, self.length))
             .and_then(|()| self.file.sync_data())
-            .map_err(|e| self.io("written", e))
+            .map_err(|e| self.io("written", e))?;
+        self.length += line.len() as u64;
+        Ok(())
     }
 
     /// Changes that are not settled, with their numbers, the first one first.

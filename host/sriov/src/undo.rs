@@ -53,21 +53,30 @@ impl Undone {
     }
 }
 
-/// Undoes all that can be undone; what fails stays in the journal.
+/// Undoes all that can be undone; what fails stays in the journal. A full disk keeps nothing from being undone.
 ///
 /// # Errors
-/// When the journal cannot be written; changes before that are undone.
+/// When the journal could not be written: it says of changes that are undone that they are not, which does no harm.
 pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, JournalError> {
     let changes: Vec<(usize, Change)> = journal.changes().map(|(n, c)| (n, c.clone())).collect();
     let mut all = Vec::with_capacity(changes.len());
+    let mut unwritten = None;
     for (number, change) in changes.into_iter().rev() {
         let outcome = take_back(kernel, &change);
         if !matches!(outcome, Outcome::Failed { .. }) {
-            journal.settle(number)?;
+            match journal.settle(number) {
+                Err(error) => drop(unwritten.get_or_insert(error)),
+                // It was emptied, and says nothing wrong any more.
+                Ok(()) if journal.changes().next().is_none() => unwritten = None,
+                Ok(()) => {}
+            }
         }
         all.push(Undone { change, outcome });
     }
-    Ok(all)
+    match unwritten {
+        Some(error) => Err(error),
+        None => Ok(all),
+    }
 }
 
 fn take_back(kernel: &dyn Kernel, change: &Change) -> Outcome {

@@ -256,7 +256,11 @@ impl Nics {
         for last in (0..TRIES).rev() {
             let undone = match weir_sriov::undo(&self.kernel, journal) {
                 Ok(undone) => undone,
-                Err(error) => return tracing::error!("{error}"),
+                Err(error) if last == 0 => return tracing::error!("{error}"),
+                Err(_) => {
+                    sleep(PAUSE);
+                    continue;
+                }
             };
             let failed = |undone: &Undone| matches!(undone.outcome, Outcome::Failed { .. });
             let again = last > 0 && undone.iter().any(failed);

@@ -5,6 +5,7 @@ mod model;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use model::{Crash, Face, Model, PF, PF_INTERFACE, TOTAL, vf_address};
 use proptest::prelude::*;
@@ -250,6 +251,51 @@ fn a_function_that_nobody_here_has_needs_no_driver() {
     assert_eq!(model.driver(&vf_address(0)).as_deref(), Some("vfio-pci"));
     assert_eq!(model.driver(&vf_address(1)), None);
     assert_eq!(model.state.lock().unwrap().vfs[&1].vlan, 10);
+}
+
+/// What a full disk has torn off is no line, and everything can be undone on it.
+#[test]
+fn a_full_disk_is_not_in_the_way_of_undoing() {
+    const CHILD: &str = "WEIR_TEST_FULL_DISK";
+    if std::env::var_os(CHILD).is_none() {
+        // The largest size of a file does for a full disk, in a process that does not mind the signal.
+        let script = "trap '' XFSZ; exec \"$0\" --exact a_full_disk_is_not_in_the_way_of_undoing";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(std::env::current_exe().unwrap()).env(CHILD, "1");
+        let output = shell.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let most = |bytes: &str| {
+        let process = std::process::id().to_string();
+        let limit = format!("--fsize={bytes}:");
+        let mut prlimit = Command::new("prlimit");
+        assert!(prlimit.args(["--pid", &process, &limit]).status().unwrap().success());
+    };
+    let model = Model::new();
+    let before = model.snapshot();
+    let path = model.directory.path().join("journal");
+    let length = || fs::metadata(&path).unwrap().len();
+    let mut journal = journal(&model);
+    let functions = vec![vf(0, Some(Purpose::Vfio)), vf(1, Some(Purpose::Kernel))];
+    apply(&model, &wish(None, functions), &mut journal).unwrap();
+    let (_, change) = journal.changes().next().unwrap();
+    let change = change.clone();
+    let whole = length();
+    most(&(whole + 20).to_string());
+    journal.push(change.clone()).unwrap_err();
+    assert_eq!(length(), whole + 20, "a part of it is there");
+    most("unlimited");
+    journal.push(change).unwrap();
+    let changes = journal.changes().count();
+    drop(journal);
+    let mut journal = Journal::open(&path, &model).unwrap();
+    assert_eq!(journal.changes().count(), changes);
+    most(&length().to_string());
+    undo(&model, &mut journal).unwrap();
+    assert_eq!(model.snapshot(), before);
+    assert!(!Journal::is_left_at(&path));
 }
 
 fn settings() -> impl Strategy<Value = NewSettings> {
