@@ -15,12 +15,12 @@ use crate::kernel_drops::KernelDrops;
 use crate::sockets::{self, Socket};
 use crate::{interface, log};
 
-/// Kernel drivers that leave a PCI device to DPDK, or share it (the last two).
-const USABLE_DRIVERS: [&str; 6] =
-    ["vfio-pci", "uio_pci_generic", "igb_uio", "nfp_uio", "mlx5_core", "mlx4_core"];
-/// Drivers that need frames to lie in their own memory: the first makes its mempool's objects the kernel's
-/// umem, the second tells its peer only of DPDK's memory.
-const COPYING_DRIVERS: [&str; 2] = ["net_af_xdp", "net_virtio_user"];
+/// Kernel drivers that leave a PCI device to DPDK, or share it (the last two). Those of uio would have it write to physical
+/// addresses, and it is given addresses of the process.
+const USABLE_DRIVERS: [&str; 3] = ["vfio-pci", "mlx5_core", "mlx4_core"];
+/// Drivers that need frames to lie in their mempool's own memory: the first makes its objects the kernel's umem, the second tells its
+/// peer only of DPDK's memory, the others receive only into memory that they have found behind the mempool's objects.
+const COPYING_DRIVERS: [&str; 4] = ["net_af_xdp", "net_virtio_user", "mlx5_pci", "net_mlx4"];
 /// Drivers that need to be root, or to have CAP_NET_ADMIN and CAP_NET_RAW.
 const PRIVILEGED_DRIVERS: [&str; 3] = ["net_tap", "net_af_packet", "net_af_xdp"];
 

@@ -15,8 +15,8 @@
 //! any port of the lane can leave by this one, and nothing is copied. What lies in a device's ring or in DPDK's
 //! per-thread cache counts as out. See `docs/adr/0010-dpdk.md`.
 //!
-//! Two drivers insist on memory of their own (`net_af_xdp`, `net_virtio_user`): frames are copied between their
-//! memory and the rooms, and the port's details say `memory: copied`.
+//! Some drivers insist on memory of their own (`net_af_xdp`, `net_virtio_user`, mlx4 and mlx5): frames are copied between
+//! their memory and the rooms, and the port's details say `memory: copied`.
 //!
 //! When libdpdk was not there at build time, [`DpdkPort::open`] says so.
 
