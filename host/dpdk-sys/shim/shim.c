@@ -521,6 +521,13 @@ int weir_dpdk_stop(uint16_t port)
 	return rte_eth_dev_stop(port);
 }
 
+bool weir_dpdk_scatters(uint16_t port, uint16_t queue)
+{
+	struct rte_eth_rxq_info info;
+
+	return rte_eth_rx_queue_info_get(port, queue, &info) == 0 && info.scattered_rx;
+}
+
 static struct rte_device *device_of(uint16_t port)
 {
 	struct rte_eth_dev_info dev;

@@ -115,7 +115,10 @@ int weir_dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, stru
 int weir_dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
 int weir_dpdk_start(uint16_t port);
 int weir_dpdk_stop(uint16_t port);
-/* Lets a device write to this memory by itself; only those on a real bus need it. */
+/* Whether it puts frames that are longer than one of its buffers into several. For a started device. */
+bool weir_dpdk_scatters(uint16_t port, uint16_t queue);
+/* Lets a device of vfio write to this memory by itself, and with it all others: they share their mappings. So this is
+ * for the first of them, and the other for the last one, once all are stopped. */
 int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes);
 int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes);
 int weir_dpdk_set_promiscuous(uint16_t port, bool on);

@@ -249,7 +249,22 @@ impl SharedDevice {
 
     fn tell(&self, (rx, tx): (u16, u16)) {
         let device = &self.device;
-        device.note("memory", if device.copies() { "copied" } else { "the pool" }.to_owned());
+        // SAFETY: asks the driver of a started device.
+        let scatters = !device.copies() && unsafe { sys::weir_dpdk_scatters(device.number, 0) };
+        let memory = match (device.copies(), scatters) {
+            (true, _) => "copied",
+            (false, true) => "the pool, long frames copied",
+            (false, false) => "the pool",
+        };
+        device.note("memory", memory.to_owned());
+        if scatters {
+            tracing::warn!(
+                "the device {} puts its longest frames into several buffers, from which they are copied: raise [pool] room, which is {} \
+                 bytes",
+                device.address,
+                self.config.room_bytes
+            );
+        }
         device.note("queues", self.queues.to_string());
         if self.queues > 1 {
             let rss = match (self.is_symmetric(), device.info.rss) {
