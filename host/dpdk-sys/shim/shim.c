@@ -539,26 +539,28 @@ int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes)
 {
 	struct rte_device *device = device_of(port);
 	size_t page = 4096;
+	int result;
 
 	if (device == NULL)
 		return -ENODEV;
 	if (rte_eal_iova_mode() != RTE_IOVA_VA)
 		return -ENOTSUP;
-	/* Another device of the same pool may have registered it. */
-	if (rte_extmem_register(start, bytes, NULL, 0, page) < 0 && rte_errno != EEXIST)
+	if (rte_extmem_register(start, bytes, NULL, 0, page) < 0)
 		return -rte_errno;
-	return rte_dev_dma_map(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
+	if (rte_dev_dma_map(device, start, (uint64_t)(uintptr_t)start, bytes) == 0)
+		return 0;
+	result = -rte_errno;
+	rte_extmem_unregister(start, bytes);
+	return result;
 }
 
 int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes)
 {
 	struct rte_device *device = device_of(port);
-	int result;
+	int result = -ENODEV;
 
-	if (device == NULL)
-		return -ENODEV;
-	result = rte_dev_dma_unmap(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
-	/* Another device of the same pool may have done it. */
+	if (device != NULL)
+		result = rte_dev_dma_unmap(device, start, (uint64_t)(uintptr_t)start, bytes) < 0 ? -rte_errno : 0;
 	rte_extmem_unregister(start, bytes);
 	return result;
 }

@@ -11,6 +11,11 @@
 //!
 //! A device that several lanes share is started, and closed, by one of them. What it then takes of the others' pools are
 //! rooms that these set apart before ([`SplitPool::set_apart`]); what it gives back are strays.
+//!
+//! # Devices that reach it by themselves
+//!
+//! All devices on `vfio-pci` of a process share one IOMMU domain: what one is given all others reach, and what is taken from one is taken
+//! from all. So the mempool is mapped with the first such device ([`SplitPool::map`]) and unmapped with the last.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -32,6 +37,10 @@ pub(crate) struct SplitPool {
     raw: *mut sys::Pool,
     /// Where the pool has its window: what tells pools apart.
     window: *mut u8,
+    /// Bytes of the window.
+    bytes: usize,
+    /// Devices that reach it by themselves.
+    mapped: Mutex<u32>,
     /// Its address is known to the mempool.
     lender: Box<Lender>,
 }
@@ -100,9 +109,35 @@ impl SplitPool {
                 log::explain(made)
             ));
         }
-        let this = Arc::new(Self { raw, window, lender });
+        let bytes = pool.memory().len();
+        let this = Arc::new(Self { raw, window, bytes, mapped: Mutex::default(), lender });
         all.push(Arc::downgrade(&this));
         Ok(this)
+    }
+
+    /// Lets the device of this port write to the memory by itself, until [`Self::unmap`]. The answer is DPDK's.
+    pub(crate) fn map(&self, port: u16) -> i32 {
+        let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if *devices == 0 {
+            // SAFETY: a device writes to the rooms that it is given; the memory is taken from it before the pool goes, by the
+            // last of those that have it.
+            let result = unsafe { sys::weir_dpdk_dma_map(port, self.window, self.bytes) };
+            if result < 0 {
+                return result;
+            }
+        }
+        *devices += 1;
+        0
+    }
+
+    /// Takes the memory from a device that is stopped, but not closed: mappings go with the last device.
+    pub(crate) fn unmap(&self, port: u16) {
+        let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        *devices -= 1;
+        if *devices == 0 {
+            // SAFETY: what was mapped; every device that had it is stopped, and writes nothing any more.
+            unsafe { sys::weir_dpdk_dma_unmap(port, self.window, self.bytes) };
+        }
     }
 
     /// Lends the pool for the time of a call to a driver.

@@ -54,8 +54,8 @@ pub(crate) struct Part {
     pub(crate) pool: Arc<SplitPool>,
     /// For drivers that need memory of their own.
     pub(crate) bounce: Option<Arc<Bounce>>,
-    /// The memory that the device may write to, to take that back: address and bytes.
-    mapped: Option<(usize, usize)>,
+    /// The device writes to the pool by itself.
+    mapped: bool,
     queues: Vec<u16>,
 }
 
@@ -165,17 +165,13 @@ impl SharedDevice {
             None
         };
         let mut part =
-            Part { pool: SplitPool::of(pool)?, bounce, mapped: None, queues: queues.to_vec() };
+            Part { pool: SplitPool::of(pool)?, bounce, mapped: false, queues: queues.to_vec() };
         if device.address.is_pci() && !device.copies() {
-            let (start, bytes) = (pool.memory().as_ptr(), pool.memory().len());
-            // SAFETY: the device may write to the rooms that it is given; the memory is taken from it again
-            // before the pool goes (`close`).
-            let mapped = unsafe { sys::weir_dpdk_dma_map(number, start, bytes) };
             device.did(
                 "be given the pool's memory (may this user lock so much, `ulimit -l`?)",
-                mapped,
+                part.pool.map(number),
             )?;
-            part.mapped = Some((start.addr(), bytes));
+            part.mapped = true;
         }
         Ok(part)
     }
@@ -291,13 +287,10 @@ impl SharedDevice {
             // This driver forgets what lies in its rings.
             setup.parts.iter().for_each(|part| self.drain(part));
         }
-        for (start, bytes) in setup.parts.iter().filter_map(|part| part.mapped) {
-            let start = ptr::without_provenance_mut(start);
-            // SAFETY: what was mapped; the device is stopped first, so that it writes nothing any more.
-            unsafe {
-                sys::weir_dpdk_stop(self.device.number);
-                sys::weir_dpdk_dma_unmap(self.device.number, start, bytes);
-            }
+        for part in setup.parts.iter().filter(|part| part.mapped) {
+            // SAFETY: the owner stops it, and nobody uses a queue. It writes nothing any more.
+            unsafe { sys::weir_dpdk_stop(self.device.number) };
+            part.pool.unmap(self.device.number);
         }
         self.device.close();
         setup.parts.clear();

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Sends numbered datagrams to a NIC's function in frames that are made by hand, and tells which came back and how.
 
-frames.py INTERFACE MAC COUNT PAUSE SOURCE DESTINATION
-The datagrams are from ports 20000 on to port 7. What it prints is JSON: a list of the frames that carry one of its numbers and were
+frames.py INTERFACE MAC COUNT PAUSE SOURCE DESTINATION PADDING
+The datagrams are from ports 20000 on to port 7, with so many bytes behind the number. What it prints is JSON: a list of the frames that carry one of its numbers and were
 not sent by itself.
 """
 
@@ -14,8 +14,8 @@ import time
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.all import IP, UDP, AsyncSniffer, Ether, Raw, conf, get_if_hwaddr  # noqa: E402
 
-interface, mac, count, pause, source, destination = sys.argv[1:]
-count, pause = int(count), float(pause)
+interface, mac, count, pause, source, destination, padding = sys.argv[1:]
+count, pause, padding = int(count), float(pause), int(padding)
 mine = get_if_hwaddr(interface)
 conf.verb = 0
 
@@ -47,7 +47,7 @@ time.sleep(0.5)
 socket = conf.L2socket(iface=interface)
 for n in range(count):
     datagram = IP(src=source, dst=destination) / UDP(sport=20000 + n % 100, dport=7)
-    socket.send(Ether(src=mine, dst=mac) / datagram / Raw(b"weir %05d" % n + bytes(30)))
+    socket.send(Ether(src=mine, dst=mac) / datagram / Raw(b"weir %05d" % n + bytes(padding)))
     time.sleep(pause)
 time.sleep(1.5)
 frames = [p for p in sniffer.stop() if UDP in p and number(p) is not None and p.dst != mac]

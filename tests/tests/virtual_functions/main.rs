@@ -1,5 +1,6 @@
 //! Both planes on the virtual functions of one NIC, in a guest (`tests/vm`): real frames and real requests from outside of it.
 
+mod reset;
 mod rig;
 mod switch;
 

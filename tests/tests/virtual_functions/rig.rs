@@ -108,17 +108,23 @@ impl Rig {
     }
 
     /// Sends so many numbered datagrams to a function of the NIC, one each `pause` seconds.
-    pub(crate) fn frames(
+    pub(crate) fn frames(&self, mac: &str, count: u32, pause: f32, addresses: [&str; 2]) -> Frames {
+        self.padded_frames(mac, count, pause, addresses, 30)
+    }
+
+    /// The same with so many bytes behind the number.
+    pub(crate) fn padded_frames(
         &self,
         mac: &str,
         count: u32,
         pause: f32,
         [source, destination]: [&str; 2],
+        padding: u32,
     ) -> Frames {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/virtual_functions/frames.py");
         let script = script.display();
-        let arguments = format!("wire {mac} {count} {pause} {source} {destination}");
+        let arguments = format!("wire {mac} {count} {pause} {source} {destination} {padding}");
         // Its own Python: the one that has scapy.
         let mut command = self.outside().command(&format!("/usr/bin/python3 {script} {arguments}"));
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
