@@ -646,21 +646,35 @@ bool weir_dpdk_is_removed(uint16_t port)
 	return rte_eth_dev_is_removed(port) == 1;
 }
 
-static int note_removal(uint16_t port, enum rte_eth_event_type type, void *flag, void *value)
+static int note_event(uint16_t port, enum rte_eth_event_type type, void *flag, void *value)
 {
+	uint8_t nothing = 0;
+
 	(void)port;
-	(void)type;
 	(void)value;
-	__atomic_store_n((uint8_t *)flag, 1, __ATOMIC_RELEASE);
+	if (type == RTE_ETH_EVENT_INTR_RMV || type == RTE_ETH_EVENT_DESTROY)
+		__atomic_store_n((uint8_t *)flag, WEIR_DPDK_REMOVED, __ATOMIC_RELEASE);
+	else
+		__atomic_compare_exchange_n((uint8_t *)flag, &nothing, WEIR_DPDK_RESET, false, __ATOMIC_RELEASE,
+					    __ATOMIC_RELAXED);
 	return 0;
 }
+
+/* Of a virtual function's physical one when it is reset, and of a device that could not mend itself: it receives nothing any
+ * more. */
+static const enum rte_eth_event_type fates[] = {
+	RTE_ETH_EVENT_INTR_RMV,
+	RTE_ETH_EVENT_DESTROY,
+	RTE_ETH_EVENT_INTR_RESET,
+	RTE_ETH_EVENT_RECOVERY_FAILED,
+};
 
 /* The kernel wants a device back that user space has by vfio. */
 static void note_request(const char *name, enum rte_dev_event_type event, void *flag)
 {
 	(void)name;
 	if (event == RTE_DEV_EVENT_REMOVE)
-		__atomic_store_n((uint8_t *)flag, 1, __ATOMIC_RELEASE);
+		__atomic_store_n((uint8_t *)flag, WEIR_DPDK_REMOVED, __ATOMIC_RELEASE);
 }
 
 /* The name of a port's device, by which the bus tells of it; NULL if it has none. */
@@ -675,11 +689,12 @@ static const char *device_name(uint16_t port)
 
 int weir_dpdk_watch(uint16_t port, uint8_t *flag)
 {
-	int result = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
 	const char *name = device_name(port);
+	unsigned int i;
+	int result = 0;
 
-	if (result == 0)
-		result = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+	for (i = 0; result == 0 && i < RTE_DIM(fates); i++)
+		result = rte_eth_dev_callback_register(port, fates[i], note_event, flag);
 	if (result == 0 && name != NULL)
 		result = rte_dev_event_callback_register(name, note_request, flag);
 	return result;
@@ -688,11 +703,12 @@ int weir_dpdk_watch(uint16_t port, uint8_t *flag)
 void weir_dpdk_unwatch(uint16_t port, uint8_t *flag)
 {
 	const char *name = device_name(port);
+	unsigned int i;
 
 	if (name != NULL)
 		rte_dev_event_callback_unregister(name, note_request, flag);
-	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_RMV, note_removal, flag);
-	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_DESTROY, note_removal, flag);
+	for (i = 0; i < RTE_DIM(fates); i++)
+		rte_eth_dev_callback_unregister(port, fates[i], note_event, flag);
 }
 
 /* Receive interrupts. */

@@ -130,7 +130,10 @@ int weir_dpdk_link(uint16_t port, struct weir_dpdk_link *link);
 int weir_dpdk_stats(uint16_t port, struct weir_dpdk_stats *stats);
 int weir_dpdk_xstats(uint16_t port, void *context, weir_dpdk_value each);
 bool weir_dpdk_is_removed(uint16_t port);
-/* Writes 1 to `flag` when the device goes away. */
+/* What weir_dpdk_watch writes: the device went away, or was reset and has to be set up anew. */
+#define WEIR_DPDK_REMOVED 1
+#define WEIR_DPDK_RESET 2
+/* Writes to `flag`, which is 0, what becomes of the device. */
 int weir_dpdk_watch(uint16_t port, uint8_t *flag);
 void weir_dpdk_unwatch(uint16_t port, uint8_t *flag);
 

@@ -24,6 +24,10 @@ mod shim {
 
     /// `WEIR_DPDK_BURST`
     pub const BURST: usize = 256;
+    /// `WEIR_DPDK_REMOVED`
+    pub const REMOVED: u8 = 1;
+    /// `WEIR_DPDK_RESET`
+    pub const RESET: u8 = 2;
 
     pub type Log = unsafe extern "C" fn(level: u32, text: *const c_char, length: usize);
     pub type Value = unsafe extern "C" fn(context: *mut c_void, name: *const c_char, value: u64);

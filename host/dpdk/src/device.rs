@@ -34,8 +34,8 @@ pub(crate) struct Device {
     driver: String,
     bus: CString,
     name: CString,
-    /// Written by DPDK when the device goes away.
-    removed: Box<AtomicU8>,
+    /// Written by DPDK when the device goes away ([`sys::REMOVED`]) or was reset ([`sys::RESET`]).
+    fate: Box<AtomicU8>,
     /// Facts that the port found out.
     facts: Mutex<Vec<(&'static str, String)>>,
     started: AtomicBool,
@@ -82,7 +82,7 @@ impl Device {
             driver,
             bus,
             name,
-            removed: Box::default(),
+            fate: Box::default(),
             facts: Mutex::default(),
             started: AtomicBool::new(false),
             kernel_drops,
@@ -92,7 +92,7 @@ impl Device {
         };
         device.did("say what it can do", told)?;
         // SAFETY: the flag lives in a box until `close` took it away.
-        let watched = unsafe { sys::weir_dpdk_watch(number, device.removed.as_ptr()) };
+        let watched = unsafe { sys::weir_dpdk_watch(number, device.fate.as_ptr()) };
         device.did("be watched", watched)?;
         Ok(device)
     }
@@ -107,14 +107,19 @@ impl Device {
         COPYING_DRIVERS.contains(&self.driver.as_str())
     }
 
-    /// Whether it went away.
+    /// Whether it works no more: it went away, or was reset.
     #[inline]
-    pub(crate) fn is_removed(&self) -> bool {
-        self.removed.load(Relaxed) != 0
+    pub(crate) fn is_gone(&self) -> bool {
+        self.fate.load(Relaxed) != 0
     }
 
-    /// Asks whether it went away, which DPDK does not always say by itself.
-    pub(crate) fn look_for_removal(&self) -> Option<String> {
+    /// Whether it went away.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.fate.load(Relaxed) == sys::REMOVED
+    }
+
+    /// Why it works no more. Asks whether it went away, which DPDK does not always say by itself.
+    pub(crate) fn problem(&self) -> Option<String> {
         if let Some(name) = self.interface()
             && !interface::exists(name)
         {
@@ -122,7 +127,24 @@ impl Device {
         }
         // SAFETY: asks the driver; the port is not closed, because its owner asks.
         let removed = self.is_removed() || unsafe { sys::weir_dpdk_is_removed(self.number) };
-        removed.then(|| format!("its device {} was removed", self.address))
+        removed.then(|| self.removed()).or_else(|| self.told())
+    }
+
+    fn removed(&self) -> String {
+        format!("its device {} was removed", self.address)
+    }
+
+    /// Why it works no more, as far as DPDK says it by itself.
+    fn told(&self) -> Option<String> {
+        match self.fate.load(Relaxed) {
+            0 => None,
+            sys::RESET => Some(format!(
+                "its device {} was reset, by the driver of its physical function or by its own, and has to be set up anew: remove the \
+                 chain, and apply it again",
+                self.address
+            )),
+            _ => Some(self.removed()),
+        }
     }
 
     /// The kernel's interface that it lies on.
@@ -202,7 +224,7 @@ impl Device {
         *last = Some(self.details());
         // SAFETY: the owner says that nobody uses a queue; behind `last` nobody asks for details either.
         let removed = unsafe {
-            sys::weir_dpdk_unwatch(self.number, self.removed.as_ptr());
+            sys::weir_dpdk_unwatch(self.number, self.fate.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
         };
         // The driver forgets to close them, and nobody else could open the queue.
@@ -225,8 +247,10 @@ impl Device {
         facts.push(("device", self.address.to_string()));
         facts.push(("driver", self.driver.clone()));
         facts.extend(self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
-        if self.is_removed() {
-            facts.push(("link", "removed".to_owned()));
+        if self.is_gone() {
+            let link = if self.is_removed() { "removed" } else { "reset" };
+            facts.push(("link", link.to_owned()));
+            details.problem = self.told();
             return details;
         }
         if !self.started.load(Relaxed) {

@@ -3,6 +3,8 @@
 mod opening;
 
 use std::mem::{MaybeUninit, offset_of};
+#[cfg(test)]
+mod reset;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,7 +98,7 @@ impl DpdkPort {
 
     /// Gives a device back that somebody wants, who waits for it: the kernel takes a device of vfio away only then.
     fn let_go<T>(&mut self, pool: &mut Pool, told: Result<T, PortError>) -> Result<T, PortError> {
-        if told.is_err() && self.device.is_removed() {
+        if told.is_err() && self.device.is_gone() {
             self.finish(pool)?;
         }
         told
@@ -113,7 +115,7 @@ impl DpdkPort {
     fn look_at_device(&mut self) -> Result<(), PortError> {
         self.looks = 0;
         self.idling.looked = Instant::now();
-        match self.device.look_for_removal() {
+        match self.device.problem() {
             Some(problem) => {
                 self.statistics.add(&PortCounts { rx_errors: 1, ..PortCounts::default() });
                 Err(self.broken(problem))
@@ -248,7 +250,7 @@ impl DpdkPort {
         into: &mut Vec<Packet>,
         max: usize,
     ) -> Result<Received, PortError> {
-        if self.device.is_removed() {
+        if self.device.is_gone() {
             self.look_at_device()?;
         }
         if self.attached.is_none() {
@@ -302,7 +304,7 @@ impl DpdkPort {
     /// As [`Port::send`], within the gate.
     #[inline]
     fn send_within(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        if self.attached.is_none() || self.device.is_removed() {
+        if self.attached.is_none() || self.device.is_gone() {
             let tx_errors = packets.len() as u64;
             pool.give_all(packets.drain(..).map(|packet| packet.buffer));
             self.statistics.add(&PortCounts { tx_errors, ..PortCounts::default() });

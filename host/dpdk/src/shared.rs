@@ -85,7 +85,7 @@ impl SharedDevice {
     /// Does something to the device that it can be asked while its queues are used; none: it is not started, or closed.
     pub(crate) fn while_started<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
         let setup = self.setup();
-        (self.is_started() && !setup.closed && !self.device.is_removed()).then(act)
+        (self.is_started() && !setup.closed && !self.device.is_gone()).then(act)
     }
 
     /// Sets a port's queues up over its pool, and starts the device with the last port's: whether it did.
@@ -283,7 +283,7 @@ impl SharedDevice {
         }
         setup.closed = true;
         self.gates.iter().for_each(|gate| gate.close());
-        if self.device.driver() == "net_ring" && !self.device.is_removed() && self.is_started() {
+        if self.device.driver() == "net_ring" && !self.device.is_gone() && self.is_started() {
             // This driver forgets what lies in its rings.
             setup.parts.iter().for_each(|part| self.drain(part));
         }

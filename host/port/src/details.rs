@@ -17,6 +17,8 @@ pub struct Details {
     pub tx_dropped: Vec<(&'static str, u64)>,
     /// The driver's own counters, under its names.
     pub counters: Vec<(String, u64)>,
+    /// Why it works no more.
+    pub problem: Option<String>,
 }
 
 impl Details {

@@ -8,6 +8,10 @@ use crate::kernel::Kernel;
 use crate::plan::VfName;
 use crate::setting::{Change, Setting, VfValue};
 
+/// Drivers of physical functions that reset a virtual one when it is given an address: whoever has it by vfio would receive nothing
+/// any more.
+const RESETTING_DRIVERS: [&str; 2] = ["i40e", "ice"];
+
 /// Why a virtual function does not get an address, or keeps it.
 #[derive(Debug, thiserror::Error)]
 pub enum LentError {
@@ -30,7 +34,7 @@ pub struct Lent {
 /// it: this is for those that receive whatever they are brought. In the journal before it is done.
 ///
 /// # Errors
-/// When the functions are none that this journal has made, or the function has been given an address, or the new one is a group's or another function's, or the driver or this user's rights do not allow it.
+/// When the functions are none that this journal has made, or the function has been given an address, or the new one is a group's or another function's, or the driver would reset the function, or the driver or this user's rights do not allow it.
 pub fn lend_mac(
     kernel: &dyn Kernel,
     name: &VfName,
@@ -41,6 +45,12 @@ pub fn lend_mac(
     let conflict = |text: String| LentError::from(SriovError::Conflict(text));
     if !mac.is_of_one() {
         return Err(conflict(format!("the MAC address {mac} is no single function's")));
+    }
+    if let Some(driver) = pf.driver.as_deref().filter(|driver| RESETTING_DRIVERS.contains(driver)) {
+        let text = format!(
+            "the driver {driver} resets a function that is given an address, and ends its port: set `mac` in [[nic.vf]]"
+        );
+        return Err(SriovError::Unsupported(text).into());
     }
     let has = |index: u16| pf.vf(index).ok().and_then(|vf| vf.settings.as_ref()?.mac);
     if has(name.index) == Some(mac) {

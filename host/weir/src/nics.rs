@@ -87,7 +87,7 @@ impl InUse {
                     if problem.is_some() {
                         port.device.insert("link".to_owned(), "lost".to_owned());
                     }
-                    port.problem.clone_from(&problem);
+                    port.problem = problem.clone().or_else(|| port.problem.take());
                 }
             }
         }

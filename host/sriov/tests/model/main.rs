@@ -417,6 +417,22 @@ fn an_address_is_lent_and_taken_back() {
     assert_eq!(find(&model, PF_INTERFACE).unwrap().numvfs, 0);
 }
 
+/// Whoever had the function by vfio would receive nothing any more.
+#[test]
+fn no_address_is_lent_where_the_driver_resets_the_function() {
+    let model = Model::new();
+    let mut journal = journal(&model);
+    apply(&model, &wish(Some(1), vec![vf(0, Some(Purpose::Vfio))]), &mut journal).unwrap();
+    let driver = model.device(PF).join("driver");
+    fs::remove_file(&driver).unwrap();
+    symlink(model.sys().join("bus/pci/drivers/i40e"), driver).unwrap();
+    let changes = journal.changes().count();
+    let name = VfName { pf: PF_INTERFACE.to_owned(), index: 0 };
+    let refused = lend_mac(&model, &name, MAC, &mut journal).unwrap_err().to_string();
+    assert!(refused.contains("the driver i40e resets") && refused.contains("[[nic.vf]]"));
+    assert_eq!(journal.changes().count(), changes);
+}
+
 /// Somebody else's functions may have addresses that somebody knows.
 #[test]
 fn functions_of_others_keep_their_addresses() {

@@ -69,7 +69,7 @@ fn port_status(slot: &Slot) -> PortStatus {
         drops,
         device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         device_counters: device.counters.into_iter().collect(),
-        problem: None,
+        problem: device.problem,
         queues: if each.len() > 1 { each.iter().map(queue_status).collect() } else { Vec::new() },
     }
 }
@@ -86,6 +86,7 @@ fn queue_status(counts: &PortCounts) -> QueueStatus {
 
 /// Two queues of an interface as one device: counters add up, facts that differ stand side by side.
 fn both(mut one: Details, other: Details) -> Details {
+    one.problem = one.problem.or(other.problem);
     for (name, value) in other.facts {
         match one.facts.iter_mut().find(|fact| fact.0 == name) {
             Some((_, known)) if known.split(", ").any(|known| known == value) => {}
