@@ -209,6 +209,11 @@ fn swap_on(rig: &InGuest, port: &str) {
 fn guest_the_host_leaves_functions_as_it_found_them() {
     let rig = boot(true);
     let found = devices(&rig);
+    // One that cannot start takes everything back, though DPDK has opened its device.
+    let failing = "[store]\npath = \"/run/failing\"\n[[port]]\nname = \"missing\"\nkind = \"pcap\"\nfile = \"missing.pcap\"\n";
+    rig.write("weir.toml", &format!("{failing}{CONFIG}"));
+    rig.refused("run", &["missing.pcap"]);
+    assert_eq!(devices(&rig), found);
     let host = rig.host(CONFIG);
     let made = devices(&rig);
     for part in

@@ -102,7 +102,7 @@ typedef void (*weir_dpdk_value)(void *context, const char *name, uint64_t value)
 
 /* Adds a device and gives its port's number. */
 int weir_dpdk_probe(const char *bus, const char *name, const char *arguments, uint16_t *port);
-/* Stops and closes a port and takes its device away. */
+/* Stops and closes a port and takes its device away; UINT16_MAX: a device that is nobody's port. */
 int weir_dpdk_remove(const char *bus, const char *name, uint16_t port);
 int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info);
 int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup);

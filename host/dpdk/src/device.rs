@@ -301,6 +301,20 @@ impl Drop for Device {
     }
 }
 
+/// Takes a device from DPDK, which has it since it started, if no port does.
+pub(crate) fn release(address: &Address) {
+    /// The number of no port.
+    const NO_PORT: u16 = u16::MAX;
+    let names = (CString::new(address.bus()), CString::new(address.name.as_str()));
+    let ((Ok(bus), Ok(name)), Ok(_claim)) = (names, Claim::of(address)) else { return };
+    log::forget();
+    // SAFETY: DPDK runs, as the caller has seen; two texts that end with a zero. Nobody has the device.
+    let removed = unsafe { sys::weir_dpdk_remove(bus.as_ptr(), name.as_ptr(), NO_PORT) };
+    if removed < 0 {
+        tracing::debug!("device {address}: removing: {}", log::explain(removed));
+    }
+}
+
 /// A device's name as long as a port of this process has it.
 #[derive(Debug)]
 struct Claim(String);

@@ -47,13 +47,15 @@ pub struct Eal {
     huge: bool,
 }
 
+/// The one of this process, once somebody has started it.
+static EAL: OnceLock<Result<Eal, String>> = OnceLock::new();
+
 impl Eal {
     /// Starts DPDK with this configuration if it does not run yet.
     ///
     /// # Errors
     /// When DPDK did not start, now or before: it tries once in a process.
     pub fn start(config: &EalConfig) -> Result<&'static Self, String> {
-        static EAL: OnceLock<Result<Eal, String>> = OnceLock::new();
         EAL.get_or_init(|| {
             let config = config.clone();
             // DPDK pins the thread that starts it, and keeps it as its own main thread.
@@ -68,6 +70,11 @@ impl Eal {
         })
         .as_ref()
         .map_err(Clone::clone)
+    }
+
+    /// Whether it runs.
+    pub(crate) fn runs() -> bool {
+        matches!(EAL.get(), Some(Ok(_)))
     }
 
     /// Whether its own memory lies in huge pages.

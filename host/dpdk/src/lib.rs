@@ -76,11 +76,7 @@ pub const BUILT_IN: bool = cfg!(dpdk);
 pub fn start<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), String> {
     #[cfg(dpdk)]
     {
-        let pci = devices
-            .filter_map(|device| device.parse::<address::Address>().ok())
-            .filter(address::Address::is_pci)
-            .map(|address| address.to_string())
-            .collect();
+        let pci = pci(devices).map(|address| address.to_string()).collect();
         Eal::start(&EalConfig { pci, ..EalConfig::default() }).map(drop)
     }
     #[cfg(not(dpdk))]
@@ -88,4 +84,21 @@ pub fn start<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), String> {
         drop(devices);
         Err(absent::ABSENT.to_owned())
     }
+}
+
+/// Takes from DPDK those of these devices that it has opened when it started and no port has: a host that does not open
+/// them leaves them to others.
+pub fn release<'a>(devices: impl Iterator<Item = &'a str>) {
+    #[cfg(dpdk)]
+    if Eal::runs() {
+        pci(devices).for_each(|address| device::release(&address));
+    }
+    #[cfg(not(dpdk))]
+    drop(devices);
+}
+
+/// The PCI devices among these.
+#[cfg(dpdk)]
+fn pci<'a>(devices: impl Iterator<Item = &'a str>) -> impl Iterator<Item = address::Address> {
+    devices.filter_map(|device| device.parse().ok()).filter(address::Address::is_pci)
 }

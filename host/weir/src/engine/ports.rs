@@ -168,8 +168,12 @@ impl Ports {
                 invalid.within_array("port", index)
             })
         };
-        let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>()?;
-        Ok(Self { slots, room_bytes })
+        let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>();
+        #[cfg(feature = "dpdk")]
+        if slots.is_err() {
+            weir_dpdk::release(dpdk_devices(configs));
+        }
+        Ok(Self { slots: slots?, room_bytes })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -377,12 +381,18 @@ fn is_vf(device: &str) -> bool {
 /// DPDK must know all PCI devices when it starts.
 #[cfg(feature = "dpdk")]
 fn start_dpdk(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
-    let ports = configs.iter().filter(|config| config.kind == PortKind::Dpdk);
-    let mut devices = ports.filter_map(|config| config.device.as_deref()).peekable();
+    let mut devices = dpdk_devices(configs).peekable();
     if weir_dpdk::BUILT_IN && devices.peek().is_some() {
         weir_dpdk::start(devices).map_err(Invalid::whole)?;
     }
     Ok(())
+}
+
+/// The devices of ports that DPDK has.
+#[cfg(feature = "dpdk")]
+fn dpdk_devices(configs: &[weir_spec::Port]) -> impl Iterator<Item = &str> {
+    let ports = configs.iter().filter(|config| config.kind == PortKind::Dpdk);
+    ports.filter_map(|config| config.device.as_deref())
 }
 
 #[cfg(feature = "dpdk")]
