@@ -418,7 +418,7 @@ int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info)
 	info->rx_checksums = (dev.rx_offload_capa & rx_checksums) == rx_checksums;
 	info->tx_checksums = (dev.tx_offload_capa & tx_checksums) == tx_checksums;
 	info->rss_table = takes_key(&dev) ? dev.reta_size : 0;
-	info->rss = (dev.flow_type_rss_offloads & rss_of_flows) != 0;
+	info->rss_fields = dev.flow_type_rss_offloads & rss_of_flows;
 	info->min_rx_bytes = dev.min_rx_bufsize;
 	info->max_rx_bytes = dev.max_rx_pktlen;
 	info->min_mtu = dev.min_mtu;

@@ -73,7 +73,7 @@ struct weir_dpdk_info {
 	uint16_t rss_table; /* entries of the table from hash to queue; 0: it does not say, or takes no key of ours */
 	bool rx_checksums; /* it verifies those of IPv4, TCP and UDP */
 	bool tx_checksums; /* it fills them in */
-	bool rss;	   /* it spreads IP flows over queues */
+	uint64_t rss_fields; /* RTE_ETH_RSS_*: by what of IP flows it spreads them over queues; 0: it does not */
 	uint8_t mac[6];	   /* its hardware address; zeroes: it has none */
 };
 

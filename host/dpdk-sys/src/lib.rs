@@ -111,7 +111,7 @@ mod shim {
         pub rss_table: u16,
         pub rx_checksums: bool,
         pub tx_checksums: bool,
-        pub rss: bool,
+        pub rss_fields: u64,
         pub mac: [u8; 6],
     }
 

@@ -433,7 +433,8 @@ impl Port for DpdkPort {
         // The table is as long as a power of two, so with as many queues its length does not matter.
         let queues = shared.queues;
         let table = if queues.is_power_of_two() { 0 } else { shared.device.info.rss_table };
-        Spreading::Symmetric { rule: "toeplitz", queues, table }
+        let fields = shared.device.info.rss_fields;
+        Spreading::Symmetric { rule: "toeplitz", queues, table, fields }
     }
 
     fn hardware_address(&self) -> Option<[u8; 6]> {

@@ -263,7 +263,7 @@ impl SharedDevice {
         }
         device.note("queues", self.queues.to_string());
         if self.queues > 1 {
-            let rss = match (self.is_symmetric(), device.info.rss) {
+            let rss = match (self.is_symmetric(), device.info.rss_fields != 0) {
                 (true, _) => "symmetric",
                 (false, true) => "not symmetric",
                 (false, false) => "none",

@@ -181,6 +181,8 @@ pub enum Spreading {
         queues: u16,
         /// Whatever else the queue depends on.
         table: u16,
+        /// What of packets is hashed, in the words of whoever hashes.
+        fields: u64,
     },
     /// Answers come to the queue that sent what they answer.
     Follows,

@@ -88,7 +88,7 @@ impl Port for MemoryPort {
     fn spreading(&self) -> Spreading {
         match self.generator {
             // Whoever divided the flows gave each to one port.
-            Some(_) => Spreading::Symmetric { rule: "generator", queues: 0, table: 0 },
+            Some(_) => Spreading::Symmetric { rule: "generator", queues: 0, table: 0, fields: 0 },
             None => Spreading::Nothing,
         }
     }
