@@ -987,9 +987,43 @@ static inline void put_packet(struct weir_dpdk_packet *packet, const struct plac
 	memcpy(packet, words, sizeof(words));
 }
 
+/* What of a frame has checksums that a device fills in: IPv4 and IPv6 without extension headers, TCP and UDP. */
+static uint32_t find_checksums(const struct rte_mbuf *m, struct rte_net_hdr_lens *lengths)
+{
+	uint32_t type = rte_net_get_ptype(m, lengths, RTE_PTYPE_L2_MASK | RTE_PTYPE_L3_MASK | RTE_PTYPE_L4_MASK);
+
+	return RTE_ETH_IS_IPV4_HDR(type) || (type & RTE_PTYPE_L3_MASK) == RTE_PTYPE_L3_IPV6 ? type : 0;
+}
+
+/* Whether those of a frame that lies in one piece are right: what the device did not verify is not filled in by another
+ * one unseen. */
+static __attribute__((noinline)) bool is_right(const struct rte_mbuf *m)
+{
+	struct rte_net_hdr_lens lengths;
+	uint32_t type = find_checksums(m, &lengths);
+	uint32_t transport = type & RTE_PTYPE_L4_MASK;
+	uint16_t start = lengths.l2_len + lengths.l3_len;
+	const void *ip;
+
+	if (type == 0 || start > m->data_len)
+		return true;
+	ip = rte_pktmbuf_mtod_offset(m, const void *, lengths.l2_len);
+	if (RTE_ETH_IS_IPV4_HDR(type) && rte_raw_cksum(ip, lengths.l3_len) != 0xffff)
+		return false;
+	if (transport == RTE_PTYPE_L4_UDP) {
+		/* None, which stays so on its way. */
+		if (rte_pktmbuf_mtod_offset(m, const struct rte_udp_hdr *, start)->dgram_cksum == 0)
+			return true;
+	} else if (transport != RTE_PTYPE_L4_TCP) {
+		return true;
+	}
+	return RTE_ETH_IS_IPV4_HDR(type) ? rte_ipv4_udptcp_cksum_mbuf_verify(m, ip, start) == 0
+					 : rte_ipv6_udptcp_cksum_mbuf_verify(m, ip, start) == 0;
+}
+
 /* The frames of a burst one by one: some do not lie in one room of the pool, or have a checksum that may be wrong. */
 static __attribute__((noinline)) uint16_t sort_out(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t n,
-						   uint64_t metadata, uint64_t time,
+						   uint64_t metadata, uint64_t time, bool verify,
 						   struct weir_dpdk_packet *packets,
 						   struct weir_dpdk_said *said)
 {
@@ -997,14 +1031,21 @@ static __attribute__((noinline)) uint16_t sort_out(struct weir_dpdk_pool *pool, 
 
 	for (i = 0; i < n; i++) {
 		struct rte_mbuf *m = frames[i];
+		uint64_t network = m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+		uint64_t transport = m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+		bool bad = network == RTE_MBUF_F_RX_IP_CKSUM_BAD || transport == RTE_MBUF_F_RX_L4_CKSUM_BAD;
 
-		said->bad_checksum +=
-			(m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD ||
-			(m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_BAD;
 		if (m->nb_segs != 1 || m->pool != pool->mempool) {
 			m = adopt(pool, m, said);
 			if (m == NULL)
 				continue;
+		}
+		if (verify && transport == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN)
+			bad = bad || !is_right(m);
+		said->bad_checksum += bad;
+		if (bad && verify) {
+			rte_pktmbuf_free(m);
+			continue;
 		}
 		said->bytes += m->data_len;
 		put_packet(&packets[out++], &pool->at, m, metadata, time);
@@ -1018,7 +1059,7 @@ uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct rte_mbuf **fram
 }
 
 uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t count, uint64_t metadata,
-			uint64_t time, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said)
+			uint64_t time, bool verify, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said)
 {
 	const uint64_t bad = RTE_MBUF_F_RX_IP_CKSUM_BAD | RTE_MBUF_F_RX_L4_CKSUM_BAD;
 	/* Locals: what is written to packets could be the pool's, for all the compiler knows. */
@@ -1031,11 +1072,12 @@ uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, u
 		const struct rte_mbuf *m = frames[i];
 
 		strange |= (m->ol_flags & bad) | (m->nb_segs ^ 1) | ((uintptr_t)m->pool ^ (uintptr_t)mempool);
+		strange |= verify && (m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN;
 		bytes += m->data_len;
 		put_packet(&packets[i], &at, m, metadata, time);
 	}
 	if (unlikely(strange != 0))
-		return sort_out(pool, frames, count, metadata, time, packets, said);
+		return sort_out(pool, frames, count, metadata, time, verify, packets, said);
 	said->bytes = bytes;
 	return count;
 }
@@ -1044,18 +1086,17 @@ uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, u
 static void ask_for_checksums(struct rte_mbuf *m)
 {
 	struct rte_net_hdr_lens lengths;
-	uint32_t type = rte_net_get_ptype(m, &lengths, RTE_PTYPE_L2_MASK | RTE_PTYPE_L3_MASK | RTE_PTYPE_L4_MASK);
+	uint32_t type = find_checksums(m, &lengths);
 
+	if (type == 0)
+		return;
 	m->l2_len = lengths.l2_len;
 	m->l3_len = lengths.l3_len;
 	m->l4_len = lengths.l4_len;
-	if (RTE_ETH_IS_IPV4_HDR(type)) {
+	if (RTE_ETH_IS_IPV4_HDR(type))
 		m->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM;
-	} else if (RTE_ETH_IS_IPV6_HDR(type)) {
+	else
 		m->ol_flags |= RTE_MBUF_F_TX_IPV6;
-	} else {
-		return;
-	}
 	if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_TCP) {
 		m->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM;
 	} else if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_UDP) {

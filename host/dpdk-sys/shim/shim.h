@@ -211,9 +211,10 @@ struct rte_mbuf;
 /* Receives at most `max` frames, which weir_dpdk_take has to be given then. */
 uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t max);
 /* Makes packets of frames, all with this metadata and time; how many there are. Those frames that do not lie in one room of
- * the pool (several segments, or a driver with memory of its own) are copied into one. */
+ * the pool (several segments, or a driver with memory of its own) are copied into one. If `verify`, those with a wrong
+ * checksum are freed: the device says which, or does not know and they are looked at. */
 uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t count, uint64_t metadata,
-			uint64_t time, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said);
+			uint64_t time, bool verify, struct weir_dpdk_packet *packets, struct weir_dpdk_said *said);
 
 struct weir_dpdk_sending {
 	uint32_t shortest; /* bytes of a frame */

@@ -217,11 +217,11 @@ mod shim {
         pub fn weir_dpdk_tx_queue(port: u16, queue: u16, descriptors: u16) -> c_int;
         pub fn weir_dpdk_start(port: u16) -> c_int;
         pub fn weir_dpdk_stop(port: u16) -> c_int;
+        pub fn weir_dpdk_scatters(port: u16, queue: u16) -> bool;
         pub fn weir_dpdk_dma_map(port: u16, start: *mut u8, bytes: usize) -> c_int;
         pub fn weir_dpdk_dma_unmap(port: u16, start: *mut u8, bytes: usize) -> c_int;
         pub fn weir_dpdk_set_promiscuous(port: u16, on: bool) -> c_int;
         pub fn weir_dpdk_set_multicast(port: u16, on: bool) -> c_int;
-        pub fn weir_dpdk_scatters(port: u16, queue: u16) -> bool;
         pub fn weir_dpdk_is_promiscuous(port: u16) -> bool;
         pub fn weir_dpdk_set_mtu(port: u16, mtu: u16) -> c_int;
         pub fn weir_dpdk_mtu(port: u16, mtu: *mut u16) -> c_int;
@@ -256,6 +256,7 @@ mod shim {
             count: u16,
             metadata: u64,
             time: u64,
+            verify: bool,
             packets: *mut Packet,
             said: *mut Said,
         ) -> u16;

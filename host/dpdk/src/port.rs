@@ -1,10 +1,12 @@
 //! The port: bursts between a device's queues and a lane's pool.
 
+#[cfg(test)]
+mod checksums;
 mod opening;
-
-use std::mem::{MaybeUninit, offset_of};
 #[cfg(test)]
 mod reset;
+
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -135,6 +137,7 @@ impl DpdkPort {
     ) -> usize {
         let Some(attached) = &self.attached else { return 0 };
         let (number, metadata, clock) = (self.device.number, self.metadata.word(), &mut self.clock);
+        let verify = self.shared.config.checksum_offload;
         let max = max.min(sys::BURST);
         into.reserve(max);
         let packets = into.spare_capacity_mut().as_mut_ptr().cast::<sys::Packet>();
@@ -151,7 +154,7 @@ impl DpdkPort {
                     n => {
                         let time = clock.read();
                         let said = &raw mut *said;
-                        sys::weir_dpdk_take(raw, frames, n, metadata, time, packets, said)
+                        sys::weir_dpdk_take(raw, frames, n, metadata, time, verify, packets, said)
                     }
                 }
             });
@@ -274,12 +277,14 @@ impl DpdkPort {
         }
         let Some(attached) = &self.attached else { return Ok(Received::End) };
         let rx_waits_for_buffer = attached.pool.found_empty();
-        let dropped = said.too_large + said.no_room;
+        let bad = if self.shared.config.checksum_offload { said.bad_checksum } else { 0 };
+        let dropped = said.too_large + said.no_room + bad;
         if dropped + said.bad_checksum > 0 || rx_waits_for_buffer > 0 {
             self.statistics.add(&PortCounts {
                 rx_dropped_too_large: said.too_large.into(),
                 rx_dropped_no_buffer: said.no_room.into(),
                 rx_bad_checksum: said.bad_checksum.into(),
+                rx_dropped_bad_checksum: bad.into(),
                 rx_waits_for_buffer,
                 ..PortCounts::default()
             });

@@ -308,7 +308,7 @@ impl SharedDevice {
                     let (number, packets) = (self.device.number, packets.as_mut_ptr());
                     let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);
                     let said = &raw mut said;
-                    sys::weir_dpdk_take(part.pool.raw(), frames, count, 0, 0, packets, said)
+                    sys::weir_dpdk_take(part.pool.raw(), frames, count, 0, 0, false, packets, said)
                 };
                 if count == 0 {
                     break;

@@ -74,8 +74,10 @@ counters! {
     /// Times that the device found no free buffer to receive into: its packets wait, and what it cannot keep it drops
     /// and counts itself.
     rx_waits_for_buffer,
-    /// Packets handed to the worker although the device found a checksum in them wrong.
+    /// Packets in which the device found a checksum wrong.
     rx_bad_checksum,
+    /// Those among them that were dropped, because a device that fills in checksums would have made them right.
+    rx_dropped_bad_checksum,
     /// Packets dropped because the link was down or the device gone.
     tx_dropped_down,
     /// Packets given to the kernel's stack by the port's way there.

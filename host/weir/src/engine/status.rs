@@ -118,6 +118,7 @@ fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<
     let drops = [
         ("rx-too-large", counts.rx_dropped_too_large),
         ("rx-no-buffer", counts.rx_dropped_no_buffer),
+        ("rx-bad-checksum", counts.rx_dropped_bad_checksum),
         ("rx-overrun", counts.rx_dropped_overrun),
         ("rx-handoff-full", counts.rx_dropped_handoff_full),
         ("rx-not-peer", counts.rx_dropped_not_peer),
