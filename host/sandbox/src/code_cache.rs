@@ -55,7 +55,8 @@ impl CodeCache {
             .truncate(true)
             .mode(0o600)
             .open(&partial)
-            .and_then(|mut file| file.write_all(code))
+            // On disk before it has its name, or a power loss could leave the name with something else behind it.
+            .and_then(|mut file| file.write_all(code).and_then(|()| file.sync_data()))
             .and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = written {
             drop(fs::remove_file(&partial));
