@@ -30,6 +30,11 @@ impl Caller {
         Self { role: Role::Admin, tenant: None }
     }
 
+    /// The tenant that it belongs to; none: it is an administrator.
+    pub(crate) fn own_tenant(&self) -> Option<&Name> {
+        self.tenant.as_ref()
+    }
+
     /// The tenant whose thing is meant: that of the request, or the caller's own.
     ///
     /// # Errors

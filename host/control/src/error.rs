@@ -31,6 +31,9 @@ pub enum ControlError {
     /// The caller may not do that.
     #[error("{0}")]
     Forbidden(String),
+    /// The host ends its chains, and takes no changes any more.
+    #[error("the host stops, and takes no changes any more: ask again when it has started")]
+    Stopping,
     /// The data plane refuses.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -1,17 +1,15 @@
-//! Events: what happened, numbered, the last of it kept, and sent to whoever listens.
+//! Events: what happened, numbered, and the last of it kept for whoever listens or comes later.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 use weir_spec::Name;
 
-/// Events kept for those who come later.
+/// Events kept of each tenant, and of the host's own: whoever makes many loses none but their own.
 const KEPT: usize = 1024;
-/// Events that a slow listener may be behind before it loses some.
-const BEHIND: usize = 256;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -92,16 +90,18 @@ impl EventKind {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Events {
-    kept: Mutex<(u64, VecDeque<Event>)>,
-    sender: broadcast::Sender<Event>,
+    kept: Mutex<Kept>,
+    /// The number of the last one.
+    last: watch::Sender<u64>,
 }
 
-impl Default for Events {
-    fn default() -> Self {
-        Self { kept: Mutex::default(), sender: broadcast::channel(BEHIND).0 }
-    }
+#[derive(Debug, Default)]
+struct Kept {
+    last: u64,
+    /// By whose things they are about, oldest first.
+    events: BTreeMap<Option<Name>, VecDeque<Event>>,
 }
 
 impl Events {
@@ -121,47 +121,41 @@ impl Events {
             _ => tracing::info!(kind = kind.name(), subject, "{message}"),
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.0 += 1;
+        kept.last += 1;
         let event = Event {
-            id: kept.0,
+            id: kept.last,
             time: crate::time::now(),
             kind,
             tenant: tenant.cloned(),
             subject,
             message,
         };
-        if kept.1.len() == KEPT {
-            kept.1.pop_front();
+        let last = kept.last;
+        let events = kept.events.entry(event.tenant.clone()).or_default();
+        if events.len() == KEPT {
+            events.pop_front();
         }
-        kept.1.push_back(event.clone());
-        // Nobody need listen.
-        drop(self.sender.send(event));
+        events.push_back(event);
+        self.last.send_replace(last);
     }
 
-    /// The events kept after this number, and those to come.
+    /// The events kept after this number: all, or those of one tenant. A number that none has yet is from before a restart, since when
+    /// they begin at 1 again: then all that are kept come after it.
     #[must_use]
-    pub fn after(&self, id: u64) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub fn after(&self, tenant: Option<&Name>, id: u64) -> Vec<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let past = kept.1.iter().filter(|event| event.id > id).cloned().collect();
-        (past, self.sender.subscribe())
+        let id = if id > kept.last { 0 } else { id };
+        let mine = kept.events.iter().filter(|(of, _)| tenant.is_none() || of.as_ref() == tenant);
+        let new = mine.flat_map(|(_, events)| {
+            events.range(events.partition_point(|event| event.id <= id)..).cloned()
+        });
+        let mut new: Vec<Event> = new.collect();
+        new.sort_unstable_by_key(|event| event.id);
+        new
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn latecomers_get_what_was_kept_and_then_what_comes() {
-        let events = Events::default();
-        for n in 0..KEPT + 10 {
-            events.emit(EventKind::Note, None, "test", n.to_string());
-        }
-        let (past, mut coming) = events.after(0);
-        assert_eq!(past.len(), KEPT);
-        assert_eq!(past[0].id, 11);
-        events.emit(EventKind::Note, None, "test", "new");
-        assert_eq!(coming.try_recv().unwrap().message, "new");
-        assert_eq!(events.after(KEPT as u64 + 10).0.len(), 1);
+    /// Tells whoever waits for events that there is a further one, of whomever.
+    pub(crate) fn coming(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
     }
 }

@@ -61,7 +61,7 @@ pub(super) async fn apply(
         );
         return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
     }
-    let applied = api.run(move |control| control.apply(&tenant, chain)).await?;
+    let applied = api.change(&caller, move |control| control.apply(&tenant, chain)).await?;
     let status = if applied.new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(applied)).into_response())
 }
@@ -78,7 +78,12 @@ pub(super) async fn trace(
     extract::Json(request): extract::Json<TraceRequest>,
 ) -> Result<Json<ChainTrace>, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
-    api.run(move |control| control.trace(&id, &request)).await.map(Json)
+    let place = api.places.trace(&caller).await;
+    let trace = api.run(move |control| {
+        let _place = place;
+        control.trace(&id, &request)
+    });
+    trace.await.map(Json)
 }
 
 /// Copies packets of a chain while it runs, until the client goes: those that come to it and leave it, or to and from one of its functions.
@@ -98,8 +103,9 @@ pub(super) async fn tap(
         TapFormat::Pcapng => "application/x-pcapng",
         TapFormat::Json => "application/x-ndjson",
     };
+    let place = api.places.stream(&caller)?;
     let tap = api.run(move |control| control.tap(&id, &request)).await?;
-    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, api.stopping)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, place, api.stopping)).into_response())
 }
 
 /// Takes a chain down and forgets it.
@@ -113,6 +119,6 @@ pub(super) async fn remove(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<StatusCode, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
-    api.run(move |control| control.remove_chain(&id)).await?;
+    api.change(&caller, move |control| control.remove_chain(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

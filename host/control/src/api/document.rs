@@ -97,6 +97,7 @@ fn add_problems(operation: &mut Operation, changes: bool) {
     };
     let (query, path) = (takes(ParameterIn::Query), takes(ParameterIn::Path));
     let body = operation.request_body.is_some();
+    let streams = matches!(operation.operation_id.as_deref(), Some("events" | "tap_chain"));
     let mut add = |status: &str, description: &str| {
         let schema = Ref::from_schema_name(Problem::name());
         let content = ContentBuilder::new().schema(Some(schema)).build();
@@ -122,10 +123,13 @@ fn add_problems(operation: &mut Operation, changes: bool) {
         add("413", "The body is too large.");
         add("415", "The body has another type.");
     }
+    if streams {
+        add("429", "There are too many such streams already.");
+    }
     if changes {
         add("409", "It does not fit with what there is.");
         add("422", "What is asked for cannot be, or the data plane refuses it.");
-        add("503", "The machine has no memory or threads for it.");
+        add("503", "The machine has no memory or threads for it, or the host stops.");
         add("507", "The store's disk is full.");
     }
 }

@@ -61,7 +61,7 @@ pub(super) async fn remove(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<StatusCode, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    api.run(move |control| control.remove_function(&id)).await?;
+    api.change(&caller, move |control| control.remove_function(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn remove_version(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<StatusCode, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    api.run(move |control| control.remove_version(&id, &version)).await?;
+    api.change(&caller, move |control| control.remove_version(&id, &version)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -159,9 +159,13 @@ pub(super) async fn push(
 ) -> Result<(StatusCode, [(header::HeaderName, String); 1], Json<Pushed>), Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
     extract::require_type(&headers, &WASM)?;
-    let _place = api.upload_place(&id.tenant).await;
+    let place = api.places.upload(&id.tenant).await;
     let wasm = extract::read(body, api.limits().upload).await?;
-    let pushed = api.run(move |control| control.push(&id, query.version, &wasm)).await?;
+    let pushed = api.change(&caller, move |control| {
+        let _place = place;
+        control.push(&id, query.version, &wasm)
+    });
+    let pushed = pushed.await?;
     let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
     let location = format!("/v1/functions/{name}/versions/{}", pushed.version.version);
     Ok((status, [(header::LOCATION, location)], Json(pushed)))
@@ -222,7 +226,7 @@ pub(super) async fn swap(
 ) -> Result<Json<SwapReport>, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
     let mode = request.mode().map_err(|invalid| Problem::invalid(&invalid))?;
-    Ok(Json(api.run(move |control| control.swap(&id, &request.to, mode)).await?))
+    Ok(Json(api.change(&caller, move |control| control.swap(&id, &request.to, mode)).await?))
 }
 
 /// Ends a trial, or brings back the version that ran before.
@@ -236,7 +240,7 @@ pub(super) async fn rollback(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<Json<SwapReport>, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    Ok(Json(api.run(move |control| control.rollback(&id)).await?))
+    Ok(Json(api.change(&caller, move |control| control.rollback(&id)).await?))
 }
 
 /// What the function wrote to its log, in all chains.

@@ -9,6 +9,7 @@ mod document;
 mod extract;
 mod functions;
 mod guard;
+mod places;
 mod problem;
 mod server;
 mod steering;
@@ -16,31 +17,29 @@ mod system;
 mod tap;
 mod tenants;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use weir_spec::Name;
 
+use crate::auth::Caller;
 use crate::control::Control;
 use crate::error::ControlError;
 pub use document::document;
 pub use extract::TOML_MAX;
 pub use functions::SwapRequest;
 pub use guard::Peer;
+use places::Places;
 pub use problem::Problem;
 pub use server::{ServeError, Server, bind_unix};
 pub use tenants::{TenantRequest, TokenRequest};
-
-/// Uploads of one tenant that are read and compiled at the same time; its others wait, and nobody else's.
-const UPLOADS: usize = 2;
 
 /// What may be changed while the API runs.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +55,7 @@ pub struct Limits {
 pub struct Api {
     control: Arc<Control>,
     limits: Arc<RwLock<Limits>>,
-    /// Places for uploads, by tenant.
-    uploads: Arc<Mutex<BTreeMap<Name, Arc<Semaphore>>>>,
+    places: Places,
     /// True when the host stops; streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -67,7 +65,7 @@ impl Api {
     #[must_use]
     pub fn new(control: Arc<Control>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
         let limits = Arc::new(RwLock::new(limits));
-        Self { control, limits, uploads: Arc::default(), stopping }
+        Self { control, limits, places: Places::default(), stopping }
     }
 
     /// Takes other limits.
@@ -79,17 +77,21 @@ impl Api {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until this tenant may upload.
-    async fn upload_place(&self, tenant: &Name) -> OwnedSemaphorePermit {
-        let places = {
-            let mut all = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Semaphore::new(UPLOADS));
-            Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
-        };
-        places.acquire_owned().await.expect("nobody closes these semaphores")
+    /// Changes something for this caller. What blocks goes on when its client has gone, and has its place until it is done.
+    async fn change<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let place = self.places.change(caller).await;
+        self.run(move |control| {
+            let _place = place;
+            act(control)
+        })
+        .await
     }
 
-    /// Does something that blocks.
+    /// Does something that blocks, but waits for nobody: changes have [`Self::change`].
     async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,

@@ -23,7 +23,8 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`, `unauthorized`,
-    /// `forbidden`, `method`, `media-type`, `too-large`, `syntax`, `timeout`, `exhausted`, `store-full`, `internal`.
+    /// `forbidden`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `stopping`, `store-full`,
+    /// `internal`.
     pub code: String,
     /// For people: what was wrong, and what to do.
     pub detail: String,
@@ -80,6 +81,7 @@ impl From<ControlError> for Problem {
             ControlError::Engine(EngineError::Refused(_) | EngineError::Configuration { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused")
             }
+            ControlError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ControlError::Engine(EngineError::Exhausted(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "exhausted")
             }

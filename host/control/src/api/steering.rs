@@ -46,5 +46,5 @@ pub(super) async fn apply(
     extract::FileBody(steering): extract::FileBody<Steering, BODY_MAX>,
 ) -> Result<Json<Steered>, Problem> {
     let tenant = caller.tenant(query.tenant)?;
-    api.run(move |control| control.steer(&tenant, steering)).await.map(Json)
+    api.change(&caller, move |control| control.steer(&tenant, steering)).await.map(Json)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,15 +11,16 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::{Extension, Json};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 use weir_spec::Name;
 
 use super::extract::InQuery;
+use super::places::Place;
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
-use crate::control::Status;
+use crate::control::{Control, Status};
 use crate::engine::PortStatus;
 use crate::events::{Event, EventKind};
 
@@ -94,36 +96,55 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    let (past, coming) = api.control.events().after(after(&headers, query.after)?);
-    let follow = query.follow.unwrap_or(true).then_some((coming, api.stopping));
-    let visible = move |event: &Event| tenant.is_none() || event.tenant == tenant;
-    let past: VecDeque<Event> = past.into_iter().filter(&visible).collect();
-    let events = stream::unfold((past, follow), move |(mut past, mut follow)| {
-        let visible = visible.clone();
-        async move {
-            if let Some(event) = past.pop_front() {
-                return Some((Ok::<_, Infallible>(sent(&event)), (past, follow)));
-            }
-            let (coming, stopping) = follow.as_mut()?;
-            loop {
-                // What has happened is told even when the host stops.
-                let event = tokio::select! {
-                    biased;
-                    event = coming.recv() => event,
-                    _ = stopping.wait_for(|stopping| *stopping) => return None,
-                };
-                match event {
-                    Ok(event) if visible(&event) => {
-                        return Some((Ok(sent(&event)), (past, follow)));
-                    }
-                    // A listener that is too slow finds out by the gap in the numbers.
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return None,
-                }
-            }
-        }
+    let last = after(&headers, query.after)?;
+    let place = api.places.stream(&caller)?;
+    // First this: what happens from now on is not missed.
+    let coming = api.control.events().coming();
+    let listener = Listener {
+        past: api.control.events().after(tenant.as_ref(), last).into(),
+        control: api.control,
+        tenant,
+        last,
+        coming: query.follow.unwrap_or(true).then_some((coming, api.stopping)),
+        _place: place,
+    };
+    let events = stream::unfold(listener, async |mut listener| {
+        let event = listener.next().await?;
+        Some((Ok::<_, Infallible>(sent(&event)), listener))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// Somebody who is told events.
+struct Listener {
+    control: Arc<Control>,
+    tenant: Option<Name>,
+    past: VecDeque<Event>,
+    /// The number of the last one that was told.
+    last: u64,
+    /// None: there is an end to it, behind those of the past.
+    coming: Option<(watch::Receiver<u64>, watch::Receiver<bool>)>,
+    _place: [Place; 2],
+}
+
+impl Listener {
+    /// The next event; one that is too slow finds out by the gap in the numbers.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.past.pop_front() {
+                self.last = event.id;
+                return Some(event);
+            }
+            let (coming, stopping) = self.coming.as_mut()?;
+            // What has happened is told even when the host stops.
+            tokio::select! {
+                biased;
+                changed = coming.changed() => changed.ok()?,
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
+            }
+            self.past = self.control.events().after(self.tenant.as_ref(), self.last).into();
+        }
+    }
 }
 
 /// The number that events have to come after: that of the header, else that of the query.

@@ -8,6 +8,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use super::places::Place;
 use crate::engine::Tap;
 
 /// How often it is looked for packets.
@@ -27,9 +28,9 @@ impl Drop for Open {
 
 /// What a tap takes, until it has ended, the client goes, or the host stops. While a client takes nothing, nothing is taken: then packets
 /// are lost, and counted.
-pub(super) fn body(tap: Box<dyn Tap>, stopping: watch::Receiver<bool>) -> Body {
-    let open = (Open(Some(tap)), stopping);
-    Body::from_stream(stream::unfold(open, async |(mut open, mut stopping)| {
+pub(super) fn body(tap: Box<dyn Tap>, place: [Place; 2], stopping: watch::Receiver<bool>) -> Body {
+    let open = (Open(Some(tap)), place, stopping);
+    Body::from_stream(stream::unfold(open, async |(mut open, place, mut stopping)| {
         loop {
             let mut tap = open.0.take()?;
             // Should nobody wait any more, it ends on that thread.
@@ -41,7 +42,7 @@ pub(super) fn body(tap: Box<dyn Tap>, stopping: watch::Receiver<bool>) -> Body {
             (open.0, bytes) = taken.await.ok().map(|(tap, bytes)| (Some(tap), bytes))?;
             let bytes = bytes?;
             if !bytes.is_empty() {
-                return Some((Ok::<_, Infallible>(Bytes::from(bytes)), (open, stopping)));
+                return Some((Ok::<_, Infallible>(Bytes::from(bytes)), (open, place, stopping)));
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}

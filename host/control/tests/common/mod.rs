@@ -486,7 +486,7 @@ impl Host {
     /// Waits until an event of this kind comes, and gives its message.
     pub(crate) fn wait_for(&self, kind: &str, after: u64) -> String {
         for _ in 0..500 {
-            let (past, _) = self.control.events().after(after);
+            let past = self.control.events().after(None, after);
             if let Some(event) = past.iter().find(|event| event.kind.name() == kind) {
                 return event.message.clone();
             }
@@ -497,7 +497,7 @@ impl Host {
 
     /// The number of the last event.
     pub(crate) fn last_event(&self) -> u64 {
-        self.control.events().after(0).0.last().map_or(0, |event| event.id)
+        self.control.events().after(None, 0).last().map_or(0, |event| event.id)
     }
 }
 

@@ -1,0 +1,109 @@
+//! How much of what the API has a tenant may take at the same time, so that others get some. Administrators are not counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use weir_spec::Name;
+
+use super::problem::Problem;
+use crate::auth::Caller;
+
+/// Uploads that are read and compiled; further ones wait.
+const UPLOADS: usize = 2;
+/// Changes that have a thread, on which all but one may wait for their turn; further ones wait without.
+const CHANGES: usize = 4;
+/// Traces, which have a thread as long as they last; further ones wait without.
+const TRACES: usize = 2;
+/// Streams of events and taps, which last as long as their client likes; further ones are refused.
+const STREAMS: usize = 16;
+/// Streams of all tenants together. Each has a connection, and some must be left for requests.
+const STREAMS_IN_ALL: usize = 256;
+
+/// A tenant's place, held until it is dropped; an administrator needs none.
+pub(super) type Place = Option<OwnedSemaphorePermit>;
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Places {
+    uploads: ByTenant,
+    changes: ByTenant,
+    traces: ByTenant,
+    streams: ByTenant,
+    all_streams: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            uploads: ByTenant::new(UPLOADS),
+            changes: ByTenant::new(CHANGES),
+            traces: ByTenant::new(TRACES),
+            streams: ByTenant::new(STREAMS),
+            all_streams: Arc::new(Semaphore::new(STREAMS_IN_ALL)),
+        }
+    }
+}
+
+impl Places {
+    /// Waits until something may be uploaded for this tenant, by whomever.
+    pub(super) async fn upload(&self, tenant: &Name) -> Place {
+        self.uploads.wait(Some(tenant)).await
+    }
+
+    /// Waits until this caller may change something.
+    pub(super) async fn change(&self, caller: &Caller) -> Place {
+        self.changes.wait(caller.own_tenant()).await
+    }
+
+    /// Waits until this caller may trace.
+    pub(super) async fn trace(&self, caller: &Caller) -> Place {
+        self.traces.wait(caller.own_tenant()).await
+    }
+
+    /// Lets this caller have one stream more.
+    ///
+    /// # Errors
+    /// When there are too many.
+    #[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
+    pub(super) fn stream(&self, caller: &Caller) -> Result<[Place; 2], Problem> {
+        let Some(tenant) = caller.own_tenant() else { return Ok([None, None]) };
+        let too_many = |detail| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many", detail);
+        let own = self.streams.of(tenant).try_acquire_owned().map_err(|_| {
+            too_many(format!(
+                "tenant {tenant} has {STREAMS} streams of events and taps already: end one first"
+            ))
+        })?;
+        let any = Arc::clone(&self.all_streams).try_acquire_owned().map_err(|_| {
+            too_many(format!(
+                "tenants have {STREAMS_IN_ALL} streams of events and taps already: try again later"
+            ))
+        })?;
+        Ok([Some(own), Some(any)])
+    }
+}
+
+/// So many places for each tenant.
+#[derive(Clone)]
+struct ByTenant {
+    each: usize,
+    all: Arc<Mutex<BTreeMap<Name, Arc<Semaphore>>>>,
+}
+
+impl ByTenant {
+    fn new(each: usize) -> Self {
+        Self { each, all: Arc::default() }
+    }
+
+    fn of(&self, tenant: &Name) -> Arc<Semaphore> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Semaphore::new(self.each));
+        Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
+    }
+
+    async fn wait(&self, tenant: Option<&Name>) -> Place {
+        let places = self.of(tenant?);
+        Some(places.acquire_owned().await.expect("nobody closes these semaphores"))
+    }
+}
