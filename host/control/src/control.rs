@@ -4,7 +4,7 @@
 //! tenant whose uploads take long to link holds up nobody else. Each change is first made on the data plane,
 //! then written to the store; if that fails, the data plane is put back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::auth::{Caller, Tokens};
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
-use crate::rollout::Watch;
+use crate::rollout::{Faulted, Watch};
 use crate::steering::SteeringStatus;
 use crate::store::{ChainId, FunctionId, Store};
 
@@ -40,6 +40,8 @@ pub struct Control {
     pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
+    /// What faulted and is yet to be looked at, by tenant.
+    pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<Faulted>>>,
     turns: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
     started: Instant,
 }
@@ -86,6 +88,7 @@ impl Control {
             watches: Mutex::default(),
             failed: Mutex::default(),
             steered: Mutex::default(),
+            faults: Mutex::default(),
             turns: Mutex::default(),
             started: Instant::now(),
         });

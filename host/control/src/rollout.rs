@@ -32,7 +32,7 @@ use crate::events::EventKind;
 use crate::functions::{no_function, no_version};
 use crate::store::{FunctionId, Running, State};
 
-pub(crate) use watch::Watch;
+pub(crate) use watch::{Faulted, Watch};
 
 /// How a new version comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Watching a new version, and going back when it faults.
 
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use semver::Version;
@@ -19,6 +20,17 @@ pub(crate) struct Watch {
     pub(super) until: Instant,
 }
 
+/// A fault of a version, which may call for the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Faulted {
+    chain: ChainId,
+    function: Name,
+    version: Option<Version>,
+    why: String,
+    /// The data plane has gone back in this chain by itself.
+    already: bool,
+}
+
 impl Control {
     pub(super) fn stop_watching(&self, id: &FunctionId) {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -31,7 +43,7 @@ impl Control {
     }
 
     /// Looks at what the data plane has to tell, and acts on it.
-    pub(crate) fn engine_event(&self, event: EngineEvent) {
+    pub(crate) fn engine_event(self: &Arc<Self>, event: EngineEvent) {
         match event {
             EngineEvent::Note { chain, message } => self.note(&chain, message),
             EngineEvent::PortDown { tenant, port, message } => {
@@ -45,21 +57,57 @@ impl Control {
                 );
                 let subject = format!("{}:{function}", chain.name);
                 self.events.emit(EventKind::Fault, Some(&chain.tenant), subject, text);
-                self.faulted(
-                    &chain,
-                    &function,
-                    version.as_ref(),
-                    &format!("it faulted ({kind})"),
-                    None,
-                );
+                let why = format!("it faulted ({kind})");
+                self.look_at(Faulted { chain, function, version, why, already: false });
             }
-            EngineEvent::RolledBack { chain, function, version, message } => {
-                self.faulted(&chain, &function, version.as_ref(), &message, Some(&chain));
+            EngineEvent::RolledBack { chain, function, version, message: why } => {
+                self.look_at(Faulted { chain, function, version, why, already: true });
             }
         }
     }
 
-    /// Brings the version before back where the fault calls for it.
+    /// Has a fault looked at when its tenant's turn comes, by a thread that the tenant has as long as there are some: others' faults do not
+    /// wait for that.
+    fn look_at(self: &Arc<Self>, faulted: Faulted) {
+        let tenant = faulted.chain.tenant.clone();
+        let mut faults = self.faults();
+        if let Some(waiting) = faults.get_mut(&tenant) {
+            if !waiting.contains(&faulted) {
+                waiting.push_back(faulted);
+            }
+            return;
+        }
+        faults.insert(tenant.clone(), VecDeque::from([faulted]));
+        drop(faults);
+        let control = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
+        let of = tenant.clone();
+        if let Err(error) = thread.spawn(move || control.look_at_faults(&of)) {
+            tracing::warn!("no thread for the faults of tenant {tenant}: {error}");
+            self.look_at_faults(&tenant);
+        }
+    }
+
+    fn look_at_faults(&self, tenant: &Name) {
+        let turn = self.turn(tenant);
+        loop {
+            let _turn = turn.take();
+            let mut faults = self.faults();
+            let Some(faulted) = faults.get_mut(tenant).and_then(VecDeque::pop_front) else {
+                faults.remove(tenant);
+                return;
+            };
+            drop(faults);
+            let Faulted { chain, function, version, why, already } = &faulted;
+            self.faulted(chain, function, version.as_ref(), why, already.then_some(chain));
+        }
+    }
+
+    fn faults(&self) -> MutexGuard<'_, BTreeMap<Name, VecDeque<Faulted>>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the version before back where the fault calls for it. The tenant's turn is taken.
     fn faulted(
         &self,
         chain: &ChainId,
@@ -68,8 +116,6 @@ impl Control {
         why: &str,
         already: Option<&ChainId>,
     ) {
-        let turn = self.turn(&chain.tenant);
-        let _turn = turn.take();
         let state = self.store.state();
         let Some(record) = state.chains.get(chain) else { return };
         let index =

@@ -39,15 +39,28 @@ impl Keeper {
     }
 }
 
-fn keep(told: &Receiver<Told>, plane: &Weak<Plane>, sink: &OnceLock<EventSink>) {
+fn keep(told: &Receiver<Told>, plane: &Weak<Plane>, sink: &Arc<OnceLock<EventSink>>) {
     for (chain, lane, event) in told {
-        if let LaneEvent::RolledBack { function, version, .. } = &event
-            && let Some(plane) = plane.upgrade()
-        {
-            plane.follow_back(&chain, lane, function, version);
+        let rolled_back = matches!(event, LaneEvent::RolledBack { .. });
+        let (plane, sink) = (plane.clone(), Arc::clone(sink));
+        let tell = move || {
+            if let LaneEvent::RolledBack { function, version, .. } = &event
+                && let Some(plane) = plane.upgrade()
+            {
+                plane.follow_back(&chain, lane, function, version);
+            }
+            if let Some(sink) = sink.get() {
+                sink(translated(chain, event));
+            }
+        };
+        if !rolled_back {
+            tell();
+            continue;
         }
-        if let Some(sink) = sink.get() {
-            sink(translated(chain, event));
+        // Others may be changing that chain, and other chains have something to tell meanwhile.
+        let thread = std::thread::Builder::new().name("weir-follow".to_owned());
+        if let Err(error) = thread.spawn(tell) {
+            tracing::error!("lanes cannot be kept alike: no thread: {error}");
         }
     }
 }

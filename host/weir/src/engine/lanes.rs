@@ -319,6 +319,9 @@ impl Plane {
     /// A lane has gone back from this version by itself; the others follow.
     pub(super) fn follow_back(&self, id: &ChainId, first: usize, function: &str, version: &str) {
         let Ok(chain) = self.deployed(id) else { return };
+        if chain.lanes.len() == 1 {
+            return;
+        }
         let _turn = chain.turn();
         for n in (0..chain.lanes.len()).filter(|n| *n != first) {
             if let Err(error) = self.follow_one(&chain, n, first, function, version) {
