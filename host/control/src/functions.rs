@@ -213,6 +213,8 @@ impl Control {
         let wanted = version.or(manifest.version);
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
+        // Compiling took its time; the tenant may have been removed.
+        self.tenant_exists(&id.tenant)?;
         let quota = self.quota();
         let pushed = self.store.add_wasm(wasm, |state, digest| {
             let allowed = quota::check_version(&quota, state, id, wasm.len() as u64);

@@ -135,10 +135,10 @@ impl Control {
     /// When a rule is wrong, or names a chain or port that the tenant does not have, with the rule's place; or when the
     /// data plane refuses. Then those before are still in force.
     pub fn steer(&self, tenant: &Name, steering: Steering) -> Result<Steered, ControlError> {
-        self.tenant_exists(tenant)?;
         steering.check()?;
         let turn = self.turn(tenant);
         let _turn = turn.take();
+        self.tenant_exists(tenant)?;
         let state = self.store.state();
         self.check_names(&state, tenant, &steering.rules)?;
         let rules = steering.rules.len();
