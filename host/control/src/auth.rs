@@ -98,13 +98,9 @@ impl Tokens {
     }
 
     /// Takes others instead.
-    ///
-    /// # Errors
-    /// As [`Self::new`]; then nothing has changed.
-    pub fn replace(&self, tokens: &[Token]) -> Result<(), ControlError> {
-        let new = read(tokens)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
+    pub(crate) fn replace(&self, others: Self) {
+        let others = others.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = others;
     }
 
     /// Who holds this token.

@@ -1,7 +1,7 @@
 //! Chains: applying, removing, and bringing back at the start.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,13 @@ use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
 use crate::quota;
 use crate::steering;
-use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, Trial};
+use crate::store::{ChainId, ChainRecord, FunctionId, Running, State};
 use crate::time;
+
+/// Tenants whose chains are deployed at the same time when the host starts: what is compiled takes memory.
+const RESTORED_AT_ONCE: usize = 16;
+/// Why a chain does not run whose turn is still to come.
+const NOT_YET: &str = "it is not deployed yet: the host is starting";
 
 /// A chain, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -123,7 +128,6 @@ impl Control {
     /// # Errors
     /// When it is wrong, names functions or ports that are not there, or the data plane refuses it.
     pub fn apply(&self, tenant: &Name, mut chain: Chain) -> Result<Applied, ControlError> {
-        self.tenant_exists(tenant)?;
         if let Some(of) = chain.tenant.as_ref().filter(|of| *of != tenant) {
             return Err(ControlError::Conflict(format!(
                 "the chain says that it is tenant {of}'s, and is applied for tenant {tenant}: leave `tenant` out, or apply it for that tenant"
@@ -141,6 +145,8 @@ impl Control {
         let id = ChainId::new(tenant, &chain.name);
         let turn = self.turn(tenant);
         let _turn = turn.take();
+        self.takes_changes()?;
+        self.tenant_exists(tenant)?;
         let state = self.store.state();
         let versions = choose_versions(&state, tenant, &chain)?;
         chain.settle(&of_messages(&state, tenant, &chain, &versions))?;
@@ -221,41 +227,91 @@ impl Control {
         Ok(())
     }
 
-    /// Deploys what the store holds, at the start. Rules come first, so that no packet passes where they do not want it.
-    pub(crate) fn restore(&self) {
+    /// At the start: what the store holds is not deployed yet. Rules are in force from now on, so that no packet passes where they do
+    /// not want it.
+    pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
         self.restore_steering(&state);
-        for (id, record) in &state.chains {
-            let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
-            let deployed = self
-                .check_ports(&state, id, &record.chain)
-                .and_then(|()| self.deployment(&state, id, &record.chain, &versions))
-                .and_then(|deployment| Ok(self.engine.deploy(deployment)?));
-            if let Err(error) = deployed {
+        let not_yet = |id: &ChainId| (id.clone(), NOT_YET.to_owned());
+        self.failed().extend(state.chains.keys().map(not_yet));
+    }
+
+    /// Deploys what the store holds, and comes back when that is done. Tenants are served side by side, and what of theirs is changed
+    /// meanwhile waits for one chain at most. A chain that cannot be deployed is reported, and holds up nothing.
+    pub fn restore(&self) {
+        let state = self.store.state();
+        let mut tenants = BTreeMap::<&Name, VecDeque<&ChainId>>::new();
+        for id in state.chains.keys() {
+            tenants.entry(&id.tenant).or_default().push_back(id);
+        }
+        let threads = tenants.len().min(RESTORED_AT_ONCE);
+        let waiting: Mutex<VecDeque<_>> = Mutex::new(tenants.into_values().collect());
+        // A tenant has one thread at most, for one chain after the other; then others have theirs.
+        let work = || {
+            let waiting = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                let Some(mut chains) = waiting().pop_front() else { return };
+                let Some(id) = chains.pop_front() else { continue };
+                self.restore_chain(id);
+                waiting().push_back(chains);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                let thread = std::thread::Builder::new().name("weir-restore".to_owned());
+                // Without it the others take longer.
+                if let Err(error) = thread.spawn_scoped(scope, work) {
+                    tracing::warn!("chains are deployed by fewer threads: {error}");
+                }
+            }
+            work();
+        });
+    }
+
+    fn restore_chain(&self, id: &ChainId) {
+        let turn = self.turn(&id.tenant);
+        let _turn = turn.take();
+        let state = self.store.state();
+        // It may have been applied or removed meanwhile.
+        let Some(record) = state.chains.get(id).filter(|_| self.is_down(id)) else {
+            return;
+        };
+        if self.takes_changes().is_err() {
+            return;
+        }
+        let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
+        let deployed = self
+            .check_ports(&state, id, &record.chain)
+            .and_then(|()| self.deployment(&state, id, &record.chain, &versions))
+            .and_then(|deployment| Ok(self.engine.deploy(deployment)?));
+        match deployed {
+            Ok(_) => {
+                self.failed().remove(id);
+                self.restore_trials(&state, id, record);
+            }
+            Err(error) => {
                 self.note(id, format!("chain {} cannot be deployed: {error}", id.name));
                 self.failed().insert(id.clone(), error.to_string());
             }
         }
-        for (id, record) in &state.functions {
-            if let Some(trial) = &record.trial {
-                self.restore_trial(&state, id, trial);
-            }
-        }
     }
 
-    fn restore_trial(&self, state: &State, id: &FunctionId, trial: &Trial) {
-        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
-        for (chain, index, _) in state.users(id) {
-            if self.is_down(chain) {
+    /// Goes on with what is being tried in a chain.
+    fn restore_trials(&self, state: &State, id: &ChainId, record: &ChainRecord) {
+        for (index, function) in record.chain.functions.iter().enumerate() {
+            let Some(name) = &function.function else { continue };
+            let function = state.functions.get(&FunctionId::new(&id.tenant, name));
+            let Some(trial) = function.and_then(|function| function.trial.as_ref()) else {
                 continue;
-            }
+            };
+            let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
             let begun = self
-                .resolve(state, chain, index, &trial.version)
-                .and_then(|function| Ok(self.engine.begin_trial(chain, function, kind)?));
+                .resolve(state, id, index, &trial.version)
+                .and_then(|function| Ok(self.engine.begin_trial(id, function, kind)?));
             if let Err(error) = begun {
                 self.note(
-                    chain,
-                    format!("the trial of {} {} cannot go on: {error}", id.name, trial.version),
+                    id,
+                    format!("the trial of {name} {} cannot go on: {error}", trial.version),
                 );
             }
         }

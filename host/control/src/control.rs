@@ -5,8 +5,9 @@
 //! then written to the store; if that fails, the data plane is put back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -35,14 +36,16 @@ pub struct Control {
     pub(crate) listeners: Vec<Listener>,
     /// Swaps whose new version is watched.
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
-    /// Chains that are stored and do not run, and why: they could not be deployed at the start, or not again after a change that
-    /// failed.
+    /// Chains that are stored and do not run, and why: they could not be deployed at the start, or are not yet, or not again after a change
+    /// that failed.
     pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
     /// What faulted and is yet to be looked at, by tenant.
     pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<Faulted>>>,
-    turns: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
+    turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
+    /// The host stops.
+    stopping: AtomicBool,
     started: Instant,
 }
 
@@ -66,8 +69,7 @@ pub struct Status {
 }
 
 impl Control {
-    /// Starts with what the store holds: deploys its chains. A chain that cannot be deployed is reported, and holds
-    /// up nothing.
+    /// Starts with what the store holds. Its chains are there, but none is deployed before [`Self::restore`] is called.
     ///
     /// # Errors
     /// When there is no thread for it, or a token's file cannot be read.
@@ -90,6 +92,7 @@ impl Control {
             steered: Mutex::default(),
             faults: Mutex::default(),
             turns: Mutex::default(),
+            stopping: AtomicBool::new(false),
             started: Instant::now(),
         });
         let (sender, receiver) = mpsc::channel();
@@ -109,17 +112,18 @@ impl Control {
             format!("weir {}", env!("CARGO_PKG_VERSION")),
         );
         control.know_tenants(config)?;
-        control.restore();
+        control.expect_chains();
         Ok(control)
     }
 
     /// Takes over what may be changed while running.
     ///
     /// # Errors
-    /// When a token's file cannot be read; then nothing has changed.
+    /// When a token's file cannot be read, or the store cannot take new tenants; then nothing has changed.
     pub fn reload(&self, config: &HostConfig) -> Result<(), ControlError> {
-        self.tokens.replace(&config.api.tokens)?;
+        let tokens = Tokens::new(&config.api.tokens)?;
         self.know_tenants(config)?;
+        self.tokens.replace(tokens);
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
@@ -132,19 +136,35 @@ impl Control {
         let tokens = config.api.tokens.iter().filter_map(|token| token.tenant.as_ref());
         let ports = config.ports.iter().map(|port| &port.tenant);
         let listeners = config.listeners.iter().map(|listener| &listener.tenant);
-        for tenant in tokens.chain(ports).chain(listeners) {
-            if !self.store.state().tenants.contains_key(tenant) {
-                self.put_tenant(tenant, String::new())?;
-            }
+        let named: Vec<&Name> = tokens.chain(ports).chain(listeners).collect();
+        if named.iter().all(|tenant| self.store.state().tenants.contains_key(*tenant)) {
+            return Ok(());
         }
-        Ok(())
+        self.store.change(|state| {
+            for tenant in named {
+                state.tenants.entry(tenant.clone()).or_default();
+            }
+            Ok(())
+        })
     }
 
-    /// Ends all chains in order.
+    /// Ends all chains in order, and takes no changes any more.
     #[must_use]
     pub fn drain(&self, deadline: Duration) -> Drained {
+        self.stopping.store(true, Ordering::SeqCst);
         self.events.emit(EventKind::Draining, None, "host", "the host stops");
         self.engine.drain(deadline)
+    }
+
+    /// Whether anything may still be changed.
+    ///
+    /// # Errors
+    /// When the host stops.
+    pub(crate) fn takes_changes(&self) -> Result<(), ControlError> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(ControlError::Stopping);
+        }
+        Ok(())
     }
 
     /// Who holds this token.
@@ -198,12 +218,12 @@ impl Control {
     }
 }
 
-/// A tenant's turn; [`Turn::take`] waits for it.
-pub(crate) struct Turn(Arc<Mutex<()>>);
+/// A tenant's turn; [`Turn::take`] waits for it. Who came first gets it first, also when one asks again and again.
+pub(crate) struct Turn(Arc<tokio::sync::Mutex<()>>);
 
 impl Turn {
-    pub(crate) fn take(&self) -> MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn take(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.blocking_lock()
     }
 }
 

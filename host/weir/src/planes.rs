@@ -234,9 +234,10 @@ impl Engine for Planes {
     }
 
     fn drain(&self, deadline: Duration) -> Drained {
-        let started = Instant::now();
-        let messages = self.messages.drain(deadline);
-        let mut drained = self.packets.drain(deadline.saturating_sub(started.elapsed()));
+        let until = Instant::now() + deadline;
+        // Messages first, because packet chains may bring what they are made of. But a client that stays must not take all of the time.
+        let messages = self.messages.drain(deadline * 3 / 4);
+        let mut drained = self.packets.drain(until.saturating_duration_since(Instant::now()));
         drained.chains += messages;
         drained
     }

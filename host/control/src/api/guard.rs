@@ -62,9 +62,9 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
     match caller {
         Some(caller) => {
             if !request.method().is_safe()
-                && let Err(forbidden) = caller.may_change()
+                && let Err(refused) = caller.may_change().and_then(|()| api.control.takes_changes())
             {
-                return Problem::from(forbidden).into_response();
+                return Problem::from(refused).into_response();
             }
             request.extensions_mut().insert(caller);
         }

@@ -5,12 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -36,6 +37,9 @@ pub(crate) const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     calls: Mutex<Vec<String>>,
+    /// Calls that begin so do not come back until they are let go.
+    held: Mutex<Vec<String>>,
+    let_go: Condvar,
     /// What the next call that begins so ends with.
     failures: Mutex<Vec<(String, EngineError)>>,
     deployed: Mutex<BTreeMap<ChainId, Deployment>>,
@@ -47,11 +51,35 @@ impl FakeEngine {
     fn call(&self, call: String) -> Result<(), EngineError> {
         let mut failures = self.failures.lock().unwrap();
         let failure = failures.iter().position(|(begins, _)| call.starts_with(begins));
-        self.calls.lock().unwrap().push(call);
-        match failure {
-            Some(index) => Err(failures.remove(index).1),
-            None => Ok(()),
+        self.calls.lock().unwrap().push(call.clone());
+        let failure = failure.map(|index| failures.remove(index).1);
+        drop(failures);
+        let is_held = |held: &mut Vec<String>| held.iter().any(|begins| call.starts_with(begins));
+        drop(self.let_go.wait_while(self.held.lock().unwrap(), is_held).unwrap());
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Lets calls that begin so not come back, until the answer is dropped.
+    pub(crate) fn hold(&self, begins: &str) -> Held<'_> {
+        self.held.lock().unwrap().push(begins.to_owned());
+        Held(self)
+    }
+
+    /// Waits until it was asked so many things that begin so since the last time of [`Self::calls`].
+    pub(crate) fn wait_for(&self, begins: &str, times: usize) {
+        for _ in 0..3000 {
+            if self.asked(begins) == times {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
+        panic!("{begins}: asked {} times, not {times}", self.asked(begins));
+    }
+
+    /// How often it was asked what begins so.
+    pub(crate) fn asked(&self, begins: &str) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.starts_with(begins)).count()
     }
 
     /// What it was asked since the last time.
@@ -73,6 +101,17 @@ impl FakeEngine {
         let functions = &mut deployed.get_mut(chain).unwrap().functions;
         let place = functions.iter().position(|f| f.label == function.label).unwrap();
         functions[place] = function;
+    }
+}
+
+/// Calls that do not come back as long as this is there.
+#[must_use]
+pub(crate) struct Held<'a>(&'a FakeEngine);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.lock().unwrap().clear();
+        self.0.let_go.notify_all();
     }
 }
 
@@ -344,6 +383,10 @@ kind = "memory"
 tenant = "acme"
 "#;
 
+fn config(text: &str) -> HostConfig {
+    Document::<HostConfig>::parse("weir.toml", text).unwrap().value
+}
+
 /// A host as it is between start and stop.
 pub(crate) struct Host {
     pub(crate) engine: Arc<FakeEngine>,
@@ -360,10 +403,21 @@ impl Host {
     }
 
     pub(crate) fn on(directory: tempfile::TempDir, config: &str) -> Self {
-        Self::with(directory, &Document::<HostConfig>::parse("weir.toml", config).unwrap().value)
+        Self::with(directory, &self::config(config))
     }
 
     pub(crate) fn with(directory: tempfile::TempDir, config: &HostConfig) -> Self {
+        Self::starting(directory, config).restored()
+    }
+
+    fn restored(self) -> Self {
+        // It blocks, which is not for a test's own thread.
+        std::thread::scope(|scope| scope.spawn(|| self.control.restore()).join()).unwrap();
+        self
+    }
+
+    /// One that has deployed nothing yet.
+    pub(crate) fn starting(directory: tempfile::TempDir, config: &HostConfig) -> Self {
         let store = Store::open(&directory.path().join("store")).unwrap();
         let engine = Arc::new(FakeEngine::default());
         let control = Control::start(store, Arc::clone(&engine) as _, config).unwrap();
@@ -376,6 +430,11 @@ impl Host {
 
     /// As after SIGKILL: nothing is said to the control plane.
     pub(crate) fn restart(self) -> Self {
+        self.restart_only().restored()
+    }
+
+    /// The same; it has deployed nothing yet.
+    pub(crate) fn restart_only(self) -> Self {
         let Self { engine, control, api, router, stop, directory } = self;
         drop((engine, api, router, stop));
         // The rollout thread ends with the engine's sink.
@@ -383,7 +442,7 @@ impl Host {
             std::thread::yield_now();
         }
         drop(control);
-        Self::on(directory, CONFIG)
+        Self::starting(directory, &config(CONFIG))
     }
 
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
@@ -433,6 +492,15 @@ impl Host {
             None => request.body(Body::empty()),
         };
         self.raw(request.unwrap()).await
+    }
+
+    /// Asks for a stream, and does not read it.
+    pub(crate) async fn open(&self, token: &str, path: &str) -> Response {
+        let request = Request::get(path)
+            .extension(Peer::Remote)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Body::empty());
+        self.router.clone().oneshot(request.unwrap()).await.unwrap()
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Answer {

@@ -1,15 +1,17 @@
 //! `weir run`: the host.
 //!
-//! Start: configuration, sandbox, store, data plane, control plane (which deploys what the store holds), API. Stop: chains
-//! are drained, then requests that are under way are answered.
+//! Start: configuration, signals, store, sandbox, data plane, control plane, API; then chains are deployed that the store holds, and the
+//! host is ready. Stop: chains are drained, then requests that are under way are answered.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use weir_control::api::{Api, Limits, Server};
 use weir_control::auth::Tokens;
 use weir_control::store::Store;
@@ -25,15 +27,32 @@ use crate::planes::Planes;
 use crate::render::Output;
 use crate::{log, manager};
 
+/// The host is ready when all chains are deployed, or after this time: below the 90 s that systemd gives a service to start.
+const READY_AFTER: Duration = Duration::from_secs(60);
 /// Time for chains to finish what is under way when the host stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time after that for what is just being done with a chain.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// Threads for requests that block. One tenant has a few at most; unused ones are not there.
+const API_THREADS: usize = 4096;
 /// Where the configuration is looked for.
 const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     log::start(global);
     allow_files();
-    let mut read = Configuration::read(args)?;
+    let mut read = Configuration::read(args.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(API_THREADS)
+        .thread_name("weir-api")
+        // On a busy machine a thread that is started for a request waits for a CPU longer than one that has slept.
+        .thread_keep_alive(Duration::from_secs(3600))
+        .enable_all()
+        .build()
+        .context("starting the API's threads")?;
+    // Before anything is changed that has to be undone.
+    let signals = runtime.block_on(async { Signals::new() })?;
     // First of all the store, because it tells whether there is another host.
     let store = Store::open(&read.config.store.path).context(
         "the store cannot be opened; `[store] path` in the configuration says where it is",
@@ -42,11 +61,20 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     let mut nics = Nics::new(&read.config.store.path)?;
     let prepared = nics.prepare(&mut read.config);
     prepared.map_err(|error| read.locate(error))?;
-    host(store, &read, args, &nics)
+    let ended = host(&runtime, signals, store, &read, &nics);
+    // A compilation, say, that nobody waits for any more does not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Puts the host together and runs it, until it is told to stop.
-fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Result<()> {
+fn host(
+    runtime: &Runtime,
+    signals: Signals,
+    store: Store,
+    read: &Configuration,
+    nics: &Nics,
+) -> Result<()> {
     let config = &read.config;
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(CodeCache {
@@ -69,15 +97,7 @@ fn host(store: Store, read: &Configuration, args: &RunArgs, nics: &Nics) -> Resu
     let engine = Planes { packets, messages: Arc::clone(&messages), sandbox, functions };
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("weir-api")
-        // On a busy machine a thread that is started for a request waits for a CPU longer than one that has slept.
-        .thread_keep_alive(Duration::from_secs(3600))
-        .enable_all()
-        .build()
-        .context("starting the API's threads")?;
-    runtime.block_on(serve(&control, &messages, read, args))
+    runtime.block_on(serve(&control, &messages, read, signals))
 }
 
 /// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
@@ -92,7 +112,7 @@ fn allow_files() {
 
 /// Says whether a host would start with this configuration, as far as that can be told without starting it.
 pub(super) fn check(args: &RunArgs, output: Output) -> Result<()> {
-    let read = Configuration::read(args)?;
+    let read = Configuration::read(args.config.as_deref())?;
     Tokens::new(&read.config.api.tokens).map_err(|error| read.locate(error.into()))?;
     let file = read.file.as_ref().map_or_else(
         || "no configuration file: the defaults".to_owned(),
@@ -107,7 +127,7 @@ pub(super) fn check(args: &RunArgs, output: Output) -> Result<()> {
 
 /// Where the store is of a host with this configuration.
 pub(super) fn store_of(config: Option<PathBuf>) -> Result<PathBuf> {
-    let read = Configuration::read(&RunArgs { config, check: true })?;
+    let read = Configuration::read(config.as_deref())?;
     Ok(read.config.store.path)
 }
 
@@ -120,9 +140,10 @@ struct Configuration {
 }
 
 impl Configuration {
-    fn read(args: &RunArgs) -> Result<Self> {
+    /// Reads this file, or else one that is where it is looked for.
+    fn read(file: Option<&Path>) -> Result<Self> {
         let there = || CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists());
-        let Some(file) = args.config.clone().or_else(there) else {
+        let Some(file) = file.map(Path::to_owned).or_else(there) else {
             tracing::info!("no configuration file: the defaults hold");
             return Ok(Self { config: HostConfig::default(), file: None, document: None });
         };
@@ -174,14 +195,12 @@ async fn serve(
     control: &Arc<Control>,
     messages: &Arc<Messages>,
     read: &Configuration,
-    args: &RunArgs,
+    mut signals: Signals,
 ) -> Result<()> {
     let config = &read.config;
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(Arc::clone(control), limits(config), stopping.clone());
     let server = Server::bind(&api, &config.api.socket, config.api.listen).await?;
-    let mut signals = Signals::new()?;
-    tracing::info!(socket = %config.api.socket.display(), "ready");
     if let Some(address) = server.address() {
         tracing::info!(%address, "the API is reachable by TCP, with a token");
         if !address.ip().is_loopback() {
@@ -190,11 +209,30 @@ async fn serve(
             );
         }
     }
-    let serving = tokio::spawn(server.serve(stopping));
-    manager::tell("READY=1");
-    while let Asked::Reload = signals.next().await {
-        reload(control, &api, args).await;
-        messages.reload();
+    let mut serving = tokio::spawn(server.serve(stopping));
+    let mut restored = std::pin::pin!(timeout(READY_AFTER, restore(control)));
+    let mut is_ready = false;
+    loop {
+        tokio::select! {
+            restored = &mut restored, if !is_ready => {
+                is_ready = true;
+                match restored {
+                    Ok(restored) => restored?,
+                    Err(_) => tracing::warn!(
+                        "chains are not all deployed yet, and the host does not wait for them any longer: `weir status` says which"
+                    ),
+                }
+                tracing::info!(socket = %config.api.socket.display(), "ready");
+                manager::tell("READY=1");
+            }
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => {
+                    reload(control, &api, read).await;
+                    messages.reload();
+                }
+            },
+        }
     }
     manager::tell("STOPPING=1");
     // A second signal ends the host at once.
@@ -203,31 +241,40 @@ async fn serve(
         () = signals.stop() => anyhow::bail!("stopped before all chains were drained"),
     }
     stop.send_replace(true);
-    serving.await.context("the API ended in a bug")?;
-    Ok(())
+    tokio::select! {
+        served = &mut serving => served.context("the API ended in a bug"),
+        () = signals.stop() => anyhow::bail!("stopped before requests under way were answered"),
+    }
+}
+
+/// Deploys the chains that the store holds.
+async fn restore(control: &Arc<Control>) -> Result<()> {
+    let control = Arc::clone(control);
+    aside("weir-restore", move || control.restore()).await
 }
 
 async fn drain(control: &Arc<Control>) {
     let control = Arc::clone(control);
-    let drained = tokio::task::spawn_blocking(move || control.drain(DRAIN_TIMEOUT)).await;
-    match drained {
-        Ok(drained) => {
+    let draining = aside("weir-drain", move || control.drain(DRAIN_TIMEOUT));
+    match timeout(DRAIN_TIMEOUT + DRAIN_GRACE, draining).await {
+        Ok(Ok(drained)) => {
             for problem in &drained.problems {
                 tracing::warn!("{problem}");
             }
             tracing::info!(chains = drained.chains, "drained");
         }
-        Err(error) => tracing::error!("draining ended in a bug: {error}"),
+        Ok(Err(error)) => tracing::error!("draining: {error:#}"),
+        Err(_) => tracing::warn!("a chain is being changed, and chains are not drained in time"),
     }
 }
 
-/// Reads the configuration again. What is wrong with it changes nothing.
-async fn reload(control: &Arc<Control>, api: &Api, args: &RunArgs) {
+/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing.
+async fn reload(control: &Arc<Control>, api: &Api, before: &Configuration) {
     let again = async {
-        let read = Configuration::read(args)?;
+        let read = Configuration::read(before.file.as_deref())?;
         let (limits, config) = (limits(&read.config), read.config.clone());
         let control = Arc::clone(control);
-        tokio::task::spawn_blocking(move || control.reload(&config))
+        aside("weir-reload", move || control.reload(&config))
             .await?
             .map_err(|error| read.locate(error.into()))?;
         api.set_limits(limits);
@@ -239,6 +286,20 @@ async fn reload(control: &Arc<Control>, api: &Api, args: &RunArgs) {
         ),
         Err(error) => tracing::error!("the configuration was not taken: {error:#}"),
     }
+}
+
+/// Does something that blocks on a thread of its own: the API's may all be busy.
+async fn aside<T: Send + 'static>(
+    name: &str,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (done, is_done) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        // When nobody waits for it any more, it is done all the same.
+        .spawn(move || drop(done.send(act())))
+        .context("starting a thread")?;
+    is_done.await.with_context(|| format!("the thread {name} ended in a bug"))
 }
 
 /// What a signal asks for.

@@ -29,6 +29,15 @@ pub(crate) fn refuse() -> Vec<u8> {
     wat_guest::upload(&module, "packet-function")
 }
 
+/// Lets every packet pass, and thinks for about a second of CPU before it takes its configuration.
+pub(crate) fn slow_to_configure() -> Vec<u8> {
+    const SLOW: &str = "(local $region i32) (local $n i32)
+    (local.set $n (i32.const -1000000000))
+    (loop $on (br_if $on (local.tee $n (i32.add (local.get $n) (i32.const 1)))))\n";
+    let text = wat_guest::module(wat_guest::NULL);
+    wat_guest::upload(&text.replace("(local $region i32)\n", SLOW), "packet-function")
+}
+
 /// Small, good, and slow to compile: one loop in which very many values live at the same time. The number makes it
 /// another content.
 pub(crate) fn slow_to_compile(number: u32) -> Vec<u8> {

@@ -56,6 +56,14 @@ impl Host {
         Self::start_with(directory, config, &[])
     }
 
+    /// The same, but it may not be ready yet.
+    pub(crate) fn begin_in(directory: TempDir, config: &str) -> Self {
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let mut command = Command::new(WEIR);
+        command.arg("run");
+        Self::begun(directory, command)
+    }
+
     /// The same with these variables in its environment.
     pub(crate) fn start_with(
         directory: TempDir,
@@ -87,7 +95,13 @@ impl Host {
         Self::started(directory, command)
     }
 
-    fn started(directory: TempDir, mut command: Command) -> Self {
+    fn started(directory: TempDir, command: Command) -> Self {
+        let mut host = Self::begun(directory, command);
+        host.wait_for("it is ready", |host| host.log().contains("ready"));
+        host
+    }
+
+    fn begun(directory: TempDir, mut command: Command) -> Self {
         let log = fs::File::create(directory.path().join("log")).expect("the log");
         let child = command
             .current_dir(directory.path())
@@ -97,9 +111,7 @@ impl Host {
             .stderr(log)
             .spawn()
             .expect("weir starts");
-        let mut host = Self { directory, child };
-        host.wait_for("it is ready", |host| host.log().contains("ready"));
-        host
+        Self { directory, child }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
+use crate::guests::{self, pass, slow_to_compile, slow_to_configure};
 use crate::host::{Host, weir};
+use crate::messages::address;
 
 /// A host with its socket and store in its directory.
 const CONFIG: &str = "[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n";
@@ -115,6 +120,108 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     let status =
         weir(host.directory.path(), &["--api", &url, "--token", "0123456789abcdef-new", "status"]);
     assert_eq!(status.status, Some(0));
+    // A file that is away for a moment does not stand for the defaults, which know no tokens.
+    fs::rename(host.path("weir.toml"), host.path("away.toml")).unwrap();
+    host.signal(Signal::HUP);
+    host.wait_for("it has refused", |host| host.log().contains("cannot read the file"));
+    let status =
+        weir(host.directory.path(), &["--api", &url, "--token", "0123456789abcdef-new", "status"]);
+    assert_eq!(status.status, Some(0));
+}
+
+#[test]
+fn the_api_and_signals_do_not_wait_for_chains_that_are_slow_to_come_back() {
+    let host = Host::start(guests::TRAFFIC);
+    guests::push(&host, "1.0.0", &slow_to_configure());
+    let one = |n: u32| format!("[[function]]\nuse = \"gate\"\nname = \"gate{n}\"\n");
+    host.write("slow.toml", format!("name = \"slow\"\n{}{}", one(1), one(2)));
+    host.ok(&["chain", "apply", "slow.toml"]);
+    let (_, directory, _) = host.end(Signal::KILL);
+    let mut host = Host::begin_in(directory, guests::TRAFFIC);
+    let mut first = None;
+    host.wait_for("the API answers", |host| {
+        let answer = host.weir(&["--output", "json", "status"]);
+        let status = || serde_json::from_str::<serde_json::Value>(&answer.out).unwrap();
+        first = (answer.status == Some(0)).then(status);
+        first.is_some()
+    });
+    let why = "it is not deployed yet: the host is starting";
+    assert_eq!(first.unwrap()["failed"], json!({ "default/slow": why }));
+    host.wait_for("it is ready", |host| host.log().contains("ready"));
+    assert_eq!(host.json(&["status"])["failed"], json!({}));
+    // Told to stop before it is ready it stops in order.
+    let (_, directory, _) = host.end(Signal::KILL);
+    let mut host = Host::begin_in(directory, guests::TRAFFIC);
+    host.wait_for("it starts", |host| host.weir(&["status"]).status == Some(0));
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    assert!(log.contains("drained"), "{log}");
+}
+
+/// A host with an upload that compiles, by a process with this number.
+fn compiling() -> (Host, i32) {
+    let mut host = Host::start(&CONFIG.replace("[store]", "compile-timeout = \"10m\"\n[store]"));
+    host.write("slow.wasm", slow_to_compile(1));
+    let directory = host.directory.path().to_owned();
+    // It is told that the connection broke, if there is still somebody to be told.
+    std::thread::spawn(move || {
+        weir(
+            &directory,
+            &["--api", "unix:api.sock", "function", "push", "slow.wasm", "--name", "slow"],
+        )
+    });
+    host.wait_for("it compiles", |host| !host.children().is_empty());
+    let compiler = host.children()[0].parse().unwrap();
+    (host, compiler)
+}
+
+/// Whether this process is still there; it is ended.
+fn was_there(process: i32) -> bool {
+    let was_there = Path::new(&format!("/proc/{process}")).exists();
+    // It may end by itself.
+    let _ = kill_process(Pid::from_raw(process).unwrap(), Signal::KILL);
+    was_there
+}
+
+#[test]
+fn an_upload_that_compiles_does_not_hold_up_the_end() {
+    let (host, compiler) = compiling();
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(was_there(compiler), "it was waited for:\n{log}");
+    assert!(status.success(), "{log}");
+    assert!(log.contains("still under way are cut off"), "{log}");
+}
+
+#[test]
+fn a_second_signal_ends_a_host_at_once() {
+    let (mut host, compiler) = compiling();
+    host.signal(Signal::TERM);
+    // Now it waits some seconds for the request.
+    host.wait_for("it stops", |host| host.log().contains("drained"));
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(was_there(compiler), "it was waited for:\n{log}");
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("stopped before requests under way were answered"), "{log}");
+}
+
+#[test]
+fn a_client_that_stays_leaves_packet_chains_time_to_end() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut host = Host::start(&format!(
+        "{}[[listener]]\nname = \"raw\"\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nupstream = [\"{}\"]\n",
+        guests::TRAFFIC,
+        upstream.local_addr().unwrap()
+    ));
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let mut client = TcpStream::connect(address(&host, 0)).unwrap();
+    client.write_all(b"hello").unwrap();
+    let server = upstream.accept().unwrap();
+    host.wait_for("it has a client", |host| host.json(&["status"])["listeners"][0]["open"] == 1);
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    assert!(log.contains("drained chains=1"), "{log}");
+    assert!(!log.contains("in time"), "{log}");
+    drop((client, server));
 }
 
 /// What systemd sees of a service with `Type=notify`.

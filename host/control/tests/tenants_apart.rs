@@ -1,0 +1,228 @@
+//! What one tenant does keeps no other from anything: requests that block, uploads, streams, chains that are slow to come back, faults.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use common::{Answer, Host, MAGIC};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use weir_control::api::Peer;
+use weir_control::engine::{ChainId, EngineEvent};
+
+const OPERATOR: &str = "acme-operator-token";
+const VIEWER: &str = "acme-viewer-token";
+/// Longer than anything takes that is not held up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn chain(name: &str) -> Value {
+    json!({"name": name, "function": [{"use": "f"}]})
+}
+
+/// A host where the tenants acme and default have a function `f`, and chains `a` and `b` of it.
+async fn host() -> Arc<Host> {
+    let host = Host::new();
+    for tenant in ["acme", "default"] {
+        for version in ["1.0.0", "2.0.0"] {
+            let path = format!("/v1/functions/f/versions?tenant={tenant}&version={version}");
+            assert_eq!(host.push(&path, version).await.status, StatusCode::CREATED);
+        }
+        for name in ["a", "b"] {
+            let path = format!("/v1/chains/{name}?tenant={tenant}");
+            let answer = host.ask("PUT", &path, Some(chain(name))).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        }
+    }
+    host.engine.calls();
+    Arc::new(host)
+}
+
+/// Sends a request for acme, and does not wait for the answer.
+fn begin(
+    host: &Arc<Host>,
+    method: &'static str,
+    path: &'static str,
+    body: Value,
+) -> JoinHandle<Answer> {
+    let host = Arc::clone(host);
+    tokio::spawn(async move { host.ask_with(OPERATOR, method, path, Some(body)).await })
+}
+
+/// Pushes for acme, and does not wait for the answer.
+fn begin_push(host: &Arc<Host>, path: &'static str, content: &str) -> JoinHandle<Answer> {
+    let (host, wasm) = (Arc::clone(host), [MAGIC, content.as_bytes()].concat());
+    tokio::spawn(async move {
+        let request = Request::post(path)
+            .extension(Peer::Remote)
+            .header(header::AUTHORIZATION, format!("Bearer {OPERATOR}"))
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .body(Body::from(wasm));
+        host.raw(request.unwrap()).await
+    })
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it is held up")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_wait_leave_threads_for_others() {
+    let host = host().await;
+    let requests = [
+        ("deploy acme/a", "PUT", "/v1/chains/a", chain("a")),
+        ("trace acme/a", "POST", "/v1/chains/a/trace", json!({"packets": 1, "seconds": 60})),
+    ];
+    for (held, method, path, body) in requests {
+        let waiting = host.engine.hold(held);
+        // More than the runtime has threads for what blocks.
+        let all: Vec<_> = (0..600).map(|_| begin(&host, method, path, body.clone())).collect();
+        host.engine.wait_for(held, if method == "PUT" { 1 } else { 2 });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = in_time(host.ask("GET", "/v1/status", None)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        let answer = in_time(host.ask("PUT", "/v1/chains/a", Some(chain("a")))).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        all.iter().for_each(JoinHandle::abort);
+        drop(waiting);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_has_its_place_until_it_is_compiled_whether_its_client_waits_or_not() {
+    let host = host().await;
+    let path = "/v1/functions/g/versions";
+    let compiling = host.engine.hold("compile 13");
+    let gone = ["aaaaa", "bbbbb"].map(|content| begin_push(&host, path, content));
+    host.engine.wait_for("compile 13", 2);
+    for client in gone {
+        client.abort();
+        assert!(client.await.is_err_and(|error| error.is_cancelled()));
+    }
+    let third = begin_push(&host, path, "ccccc");
+    // Others' are compiled meanwhile, one after the other.
+    for content in ["1", "2", "3"] {
+        let answer = in_time(host.push("/v1/functions/h/versions", content)).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    }
+    assert_eq!(host.engine.asked("compile 13"), 2);
+    drop(compiling);
+    assert_eq!(in_time(third).await.unwrap().status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_tenant_has_a_few_streams_and_others_have_theirs() {
+    let host = Host::new();
+    let mut open = Vec::new();
+    let refused = loop {
+        let response = host.open(VIEWER, "/v1/events").await;
+        if response.status() != StatusCode::OK {
+            break response.status();
+        }
+        open.push(response);
+        assert!(open.len() < 100, "there is no end to it");
+    };
+    assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
+    let (code, detail) =
+        host.ask_with(VIEWER, "GET", "/v1/events?follow=false", None).await.problem(429);
+    assert_eq!(code, "too-many");
+    assert!(detail.contains("tenant acme has 16 streams"), "{detail}");
+    // Nobody else is concerned, nor are other requests.
+    let other = host.open("everybodys-admin-token", "/v1/events").await;
+    assert_eq!(other.status(), StatusCode::OK);
+    assert_eq!(host.ask_with(VIEWER, "GET", "/v1/status", None).await.status, StatusCode::OK);
+    // With one less there is room for another.
+    open.pop();
+    assert_eq!(host.open(VIEWER, "/v1/events").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_that_are_slow_to_come_back_hold_up_no_other_tenants() {
+    let host = Arc::into_inner(host().await).unwrap().restart_only();
+    // The API is there before any chain is, and what it changes is not changed back.
+    let failed = async |path: &str| {
+        host.ask("GET", path, None).await.json()["failed"].as_str().map(str::to_owned)
+    };
+    assert_eq!(
+        failed("/v1/chains/b").await.as_deref(),
+        Some("it is not deployed yet: the host is starting")
+    );
+    let removed = host.ask("DELETE", "/v1/chains/b?tenant=acme", None).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
+    let applied = host.ask("PUT", "/v1/chains/b", Some(chain("b"))).await;
+    assert_eq!(applied.status, StatusCode::OK, "{}", applied.text);
+    host.engine.calls();
+    let slow = host.engine.hold("deploy acme/a");
+    let control = Arc::clone(&host.control);
+    let restoring = std::thread::spawn(move || control.restore());
+    host.engine.wait_for("deploy acme/a", 1);
+    host.engine.wait_for("deploy default/a", 1);
+    while failed("/v1/chains/a").await.is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(failed("/v1/chains/a?tenant=acme").await.unwrap().contains("not deployed yet"));
+    assert!(!restoring.is_finished());
+    drop(slow);
+    in_time(tokio::task::spawn_blocking(move || restoring.join().unwrap())).await.unwrap();
+    assert_eq!(failed("/v1/chains/a?tenant=acme").await, None);
+    let mut calls = host.engine.calls();
+    calls.sort();
+    assert_eq!(calls, ["deploy acme/a f@2.0.0", "deploy default/a f@2.0.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_is_acted_on_while_another_tenants_change_takes_long() {
+    let host = host().await;
+    let fault = |tenant: &str| EngineEvent::Fault {
+        chain: ChainId::new(&tenant.parse().unwrap(), &"a".parse().unwrap()),
+        function: "f".parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        kind: "trap".into(),
+        message: "unreachable".into(),
+    };
+    for to in ["1.0.0", "2.0.0"] {
+        let swapped = host.ask("POST", "/v1/functions/f/swap", Some(json!({ "to": to }))).await;
+        assert_eq!(swapped.status, StatusCode::OK, "{}", swapped.text);
+    }
+    host.engine.calls();
+    let applying = host.engine.hold("deploy acme/b");
+    let slow = begin(&host, "PUT", "/v1/chains/b", chain("b"));
+    host.engine.wait_for("deploy acme/b", 1);
+    let now = host.last_event();
+    host.engine.emit(fault("acme"));
+    host.engine.emit(fault("default"));
+    let message = host.wait_for("rolled-back", now);
+    assert!(message.contains("from version 2.0.0 to 1.0.0"), "{message}");
+    assert!(!slow.is_finished());
+    drop(applying);
+    assert_eq!(in_time(slow).await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_removed_gets_nothing_that_was_still_compiled() {
+    let host = Arc::new(Host::new());
+    let compiling = host.engine.hold("compile");
+    let push = begin_push(&host, "/v1/functions/f/versions", "late");
+    host.engine.wait_for("compile", 1);
+    let removed = host.ask("DELETE", "/v1/tenants/acme", None).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
+    drop(compiling);
+    let (_, detail) = in_time(push).await.unwrap().problem(404);
+    assert_eq!(detail, "there is no tenant acme");
+    assert_eq!(host.ask("GET", "/v1/functions", None).await.json()["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_host_that_stops_takes_no_changes_and_deploys_nothing_more() {
+    let host = Arc::into_inner(host().await).unwrap().restart_only();
+    assert!(host.control.drain(Duration::ZERO).problems.is_empty());
+    let (code, _) = host.ask("PUT", "/v1/chains/a", Some(chain("a"))).await.problem(503);
+    assert_eq!(code, "stopping");
+    assert_eq!(host.ask("GET", "/v1/status", None).await.status, StatusCode::OK);
+    std::thread::scope(|scope| scope.spawn(|| host.control.restore()).join()).unwrap();
+    assert_eq!(host.engine.calls(), Vec::<String>::new());
+}
