@@ -91,7 +91,7 @@ impl Api {
         .await
     }
 
-    /// Does something that blocks, but waits for nobody: changes have [`Self::change`].
+    /// Does something that blocks. What can make a tenant wait for long has a place first, as in [`Self::change`].
     async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
