@@ -516,6 +516,9 @@ pub struct FunctionStatus {
     /// Times that its events took; only on the message plane.
     #[serde(default)]
     pub times: Vec<Bucket>,
+    /// Their sum in nanoseconds.
+    #[serde(default)]
+    pub times_sum_ns: u64,
     /// Its requests by the instance that they had; only of the world `wasi:http/proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

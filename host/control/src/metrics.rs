@@ -300,21 +300,21 @@ fn times(registry: &mut Registry, status: &Status) {
     let mut upstreams = Times::new("upstream_seconds", "Until the head of an upstream's response");
     for listener in &status.engine.listeners {
         let name = ("listener", listener.name.as_str());
-        latency.add(&[name], &listener.latency, Some(listener.latency_sum_ns));
+        latency.add(&[name], &listener.latency, listener.latency_sum_ns);
         for upstream in &listener.upstreams {
             let labels = [name, ("upstream", upstream.address.as_str())];
-            upstreams.add(&labels, &upstream.latency, Some(upstream.latency_sum_ns));
+            upstreams.add(&labels, &upstream.latency, upstream.latency_sum_ns);
         }
     }
     let mut functions = Times::new("function_seconds", "Time that a function took for an event");
     for chain in &status.engine.chains {
-        for function in chain.functions.iter().filter(|f| !f.times.is_empty()) {
+        for function in chain.functions.iter().filter(|f| f.plane == Plane::Message) {
             let labels = [
                 ("tenant", chain.tenant.as_str()),
                 ("chain", chain.name.as_str()),
                 ("function", function.name.as_str()),
             ];
-            functions.add(&labels, &function.times, None);
+            functions.add(&labels, &function.times, function.times_sum_ns);
         }
     }
     for times in [latency, upstreams, functions] {
@@ -322,10 +322,16 @@ fn times(registry: &mut Registry, status: &Status) {
     }
 }
 
+/// Bounds of buckets in nanoseconds: powers of two from 1 µs to 137 s. Status has finer ones; each of these is one of them.
+fn bounds() -> impl Iterator<Item = u64> {
+    (10..=37).map(|power| 1 << power)
+}
+
 /// Labels, the sum of all times in seconds, and how many there are below each bound.
 type Series = (Labels, f64, Vec<(f64, u64)>);
 
-/// A histogram with all its label sets, of buckets that were filled elsewhere.
+/// A histogram with all its label sets. Each of them has all bounds, also those below which there is nothing: whoever adds up
+/// series, or looks at how they grow, needs the same ones in all, always.
 #[derive(Debug)]
 struct Times {
     name: &'static str,
@@ -338,17 +344,14 @@ impl Times {
         Self { name, help, all: Vec::new() }
     }
 
-    /// `sum` is in nanoseconds; without it, each time counts as its bucket's bound.
-    fn add(&mut self, labels: &[(&str, &str)], buckets: &[Bucket], sum: Option<u64>) {
-        let bounds = || buckets.iter().map(|b| b.below_ns as f64 * b.count as f64);
-        let sum = sum.map_or_else(|| bounds().sum(), |sum| sum as f64) / 1e9;
-        let open = |ns: u64| if ns == u64::MAX { f64::INFINITY } else { ns as f64 / 1e9 };
-        let mut buckets: Vec<_> = buckets.iter().map(|b| (open(b.below_ns), b.count)).collect();
-        // The last bucket is the one without a bound.
-        if buckets.last().is_none_or(|(bound, _)| *bound < f64::INFINITY) {
-            buckets.push((f64::INFINITY, 0));
+    fn add(&mut self, labels: &[(&str, &str)], times: &[Bucket], sum_ns: u64) {
+        let mut buckets: Vec<(f64, u64)> =
+            bounds().map(|bound| (bound as f64 / 1e9, 0)).chain([(f64::INFINITY, 0)]).collect();
+        for bucket in times {
+            let place = bounds().take_while(|bound| bucket.below_ns > *bound).count();
+            buckets[place].1 += bucket.count;
         }
-        self.all.push((owned(labels), sum, buckets));
+        self.all.push((owned(labels), sum_ns as f64 / 1e9, buckets));
     }
 }
 

@@ -376,8 +376,12 @@ async fn tokens_open_what_is_theirs() {
     let metrics = acme("GET", "/metrics", None).await.text;
     assert!(!metrics.contains("tenant=\"default\""), "{metrics}");
     for line in [
-        "weir_listener_seconds_bucket{le=\"0.001\",listener=\"acme-web\"} 3",
-        "weir_listener_seconds_bucket{le=\"+Inf\",listener=\"acme-web\"} 3",
+        "weir_listener_seconds_bucket{le=\"0.000001024\",listener=\"acme-web\"} 0",
+        "weir_listener_seconds_bucket{le=\"0.000002048\",listener=\"acme-web\"} 1",
+        "weir_listener_seconds_bucket{le=\"0.001048576\",listener=\"acme-web\"} 4",
+        "weir_listener_seconds_bucket{le=\"137.438953472\",listener=\"acme-web\"} 4",
+        "weir_listener_seconds_bucket{le=\"+Inf\",listener=\"acme-web\"} 6",
+        "weir_listener_seconds_sum{listener=\"acme-web\"} 0.002",
         "weir_upstream_healthy{listener=\"acme-web\",upstream=\"api.example:9000\"} 1.0",
         "weir_upstream_members{listener=\"acme-web\",upstream=\"api.example:9000\",state=\"healthy\"} 1.0",
         "weir_upstream_lookup_failures_total{listener=\"acme-web\",upstream=\"api.example:9000\"} 1",

@@ -277,7 +277,9 @@ impl Engine for FakeEngine {
             queues: Vec::new(),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
-        let listeners = vec![listener("acme-web", "acme")];
+        let idle =
+            ListenerStatus { latency: Vec::new(), latency_sum_ns: 0, ..listener("web", "default") };
+        let listeners = vec![listener("acme-web", "acme"), idle];
         EngineStatus { listeners, workers: 1, ports, chains: chains.collect() }
     }
 
@@ -301,7 +303,8 @@ impl Engine for FakeEngine {
 }
 
 fn listener(name: &str, tenant: &str) -> ListenerStatus {
-    let latency = vec![Bucket { below_ns: 1_000_000, count: 3 }];
+    let bucket = |(below_ns, count)| Bucket { below_ns, count };
+    let latency = [(1280, 1), (1_000_000, 3), (u64::MAX, 2)].map(bucket).to_vec();
     ListenerStatus {
         problem: None,
         name: name.parse().unwrap(),
@@ -348,6 +351,7 @@ fn function_status(function: &ResolvedFunction) -> FunctionStatus {
         counters: BTreeMap::from([("flows".to_owned(), 2)]),
         gauges: BTreeMap::from([("load".to_owned(), 0.5)]),
         times: Vec::new(),
+        times_sum_ns: 0,
         instances: None,
         sample: Sample { calls: 2, packets: 64, nanoseconds: 6400 },
     }

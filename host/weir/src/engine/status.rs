@@ -226,6 +226,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             counters: own,
             gauges,
             times: Vec::new(),
+            times_sum_ns: 0,
             instances: None,
             sample: sample(counters.functions.get(place)),
         })

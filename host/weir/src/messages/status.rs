@@ -188,6 +188,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         counters: telemetry.counters(),
         gauges: telemetry.gauges(),
         times: buckets(&times),
+        times_sum_ns: nanoseconds(times.sum),
         instances: (instances != InstanceStatus::default()).then_some(instances),
         sample: Sample::default(),
     }

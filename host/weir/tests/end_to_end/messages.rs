@@ -173,6 +173,18 @@ fn swapped_under_load(mode: Mode) {
         curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
     assert!(metrics.contains("weir_listener_requests_total{listener=\"web\"}"), "{metrics}");
     assert!(metrics.contains("weir_function_seconds_bucket{"), "{metrics}");
+    // The sum is of the times themselves: less than if each were as long as its bucket allows.
+    let status = host.json(&["status"]);
+    let function = &status["chains"][0]["functions"][0];
+    let sum = function["times_sum_ns"].as_u64().expect("a sum");
+    let buckets = function["times"].as_array().expect("times").iter();
+    let most: u64 = buckets
+        .map(|b| b["below_ns"].as_u64().expect("a bound") * b["count"].as_u64().expect("a count"))
+        .sum();
+    assert!(0 < sum && sum < most, "{status}");
+    let told = format!(" {:?}", sum as f64 / 1e9);
+    let sums = metrics.lines().filter(|line| line.starts_with("weir_function_seconds_sum{"));
+    assert!(sums.clone().any(|line| line.ends_with(&told)), "{told}: {metrics}");
 
     let (_, directory, _) = host.end(Signal::KILL);
     let host = Host::start_in(directory, &config(mode, server.port));
