@@ -557,6 +557,57 @@ async fn the_openapi_document_is_whole() {
     }
 }
 
+#[tokio::test]
+async fn all_series_of_a_histogram_have_the_same_bounds() {
+    let metrics = Host::new().ask("GET", "/metrics", None).await.text;
+    let bounds = |listener: &str| -> Vec<String> {
+        let end = format!("\",listener=\"{listener}\"}}");
+        let of = |line: &str| {
+            let (bound, _) =
+                line.strip_prefix("weir_listener_seconds_bucket{le=\"")?.split_once(&end)?;
+            Some(bound.to_owned())
+        };
+        metrics.lines().filter_map(of).collect()
+    };
+    // One of them has had no request.
+    assert_eq!(bounds("web").len(), 29, "{metrics}");
+    assert_eq!(bounds("web"), bounds("acme-web"));
+}
+
+#[test]
+fn the_guide_says_what_each_metric_means() {
+    let page = include_str!("../../../docs/guide/operate.md");
+    // Only what has a value is written, so names are taken from where they are given.
+    let source = include_str!("../src/metrics.rs");
+    let mut all = 0;
+    for (made, total) in [
+        ("Counters::new(registry, \"", "_total"),
+        ("Seconds::new(registry, \"", "_total"),
+        ("Gauges::new(registry, \"", ""),
+        ("Times::new(\"", ""),
+    ] {
+        for rest in source.split(made).skip(1) {
+            let name = rest.split('"').next().unwrap();
+            assert!(page.contains(&format!("`weir_{name}{total}`")), "weir_{name}{total}");
+            all += 1;
+        }
+    }
+    assert!(all > 40, "names are given otherwise: {all}");
+}
+
+#[tokio::test]
+async fn the_guide_says_what_each_kind_of_event_means() {
+    let document = Host::new().ask("GET", "/openapi.json", None).await.json();
+    let kinds = document["components"]["schemas"]["EventKind"]["enum"].as_array().unwrap();
+    assert!(kinds.len() > 10, "{kinds:?}");
+    let page = include_str!("../../../docs/guide/operate.md");
+    let (_, table) = page.split_once("| kind | what happened |").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    for kind in kinds {
+        assert!(table.contains(&format!("`{}`", kind.as_str().unwrap())), "{kind}");
+    }
+}
+
 fn collect_references(value: &Value, into: &mut Vec<String>) {
     match value {
         Value::Object(table) => {

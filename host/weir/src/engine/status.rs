@@ -115,7 +115,12 @@ fn both(mut one: Details, other: Details) -> Details {
 
 /// Packets dropped at a port, by direction and reason; those that there are.
 fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<> {
-    let drops = [
+    let drops = all_port_drops(counts).into_iter().filter(|(_, n)| *n > 0);
+    drops.map(|(reason, n)| (reason.to_owned(), n))
+}
+
+fn all_port_drops(counts: &PortCounts) -> [(&'static str, u64); 14] {
+    [
         ("rx-too-large", counts.rx_dropped_too_large),
         ("rx-no-buffer", counts.rx_dropped_no_buffer),
         ("rx-bad-checksum", counts.rx_dropped_bad_checksum),
@@ -131,8 +136,7 @@ fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<
         ("tx-length", counts.tx_dropped_length),
         ("tx-down", counts.tx_dropped_down),
         ("tx-error", counts.tx_errors),
-    ];
-    drops.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n))
+    ]
 }
 
 /// The same of what its device dropped by itself.
@@ -273,4 +277,29 @@ fn trial_status(trial: &weir_packet_plane::TrialStatus) -> Option<TrialStatus> {
         samples: shadow.samples,
         fault: shadow.fault.map(|fault| weir_sandbox::explain(&fault)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_says_what_each_reason_means() {
+        let operate = include_str!("../../../../docs/guide/operate.md");
+        let messages = include_str!("../../../../docs/guide/messages.md");
+        let (_, drops) = operate.split_once("## Why packets are dropped").expect("the section");
+        let (drops, _) = drops.split_once("\n## ").expect("another section");
+        for (_, reason) in weir_packet_plane::DROP_REASONS {
+            assert!(drops.contains(&format!("`{reason}`")), "{reason}");
+        }
+        for (reason, _) in all_port_drops(&PortCounts::default()) {
+            // As they are in a chain's status.
+            let reason = reason.strip_prefix("rx-").unwrap_or(reason);
+            assert!(drops.contains(&format!("`{reason}`")), "{reason}");
+        }
+        let (_, failures) = messages.split_once("### What is counted").expect("the section");
+        for (_, reason) in weir_gateway::FAILURES {
+            assert!(failures.contains(&format!("| `{reason}` |")), "{reason}");
+        }
+    }
 }
