@@ -26,7 +26,7 @@ pub struct HostConfig {
     /// Where to keep things.
     #[serde(default)]
     pub store: Store,
-    /// Memory for packets, for each chain.
+    /// Memory for packets.
     #[serde(default)]
     pub pool: Pool,
     /// How new versions are watched.
@@ -113,7 +113,7 @@ impl Default for Store {
     }
 }
 
-/// `[pool]`: memory for packets, for each chain.
+/// `[pool]`: memory for packets; chains of a tenant between the same ports have one together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Pool {
