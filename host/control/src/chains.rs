@@ -399,7 +399,8 @@ impl Control {
         let listens = |listener: &&Listener| {
             listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
         };
-        if !self.listeners.iter().any(|listener| listens(&listener)) {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        if !listeners.iter().any(|listener| listens(&listener)) {
             let message =
                 format!("no listener has chain {}: nothing makes messages for it", id.name);
             return Err(Invalid::at("name", message)

@@ -4,7 +4,7 @@
 //! tenant whose uploads take long to link holds up nobody else. Each change is first made on the data plane,
 //! then written to the store; if that fails, the data plane is put back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -33,7 +33,7 @@ pub struct Control {
     pub(crate) watch_for: RwLock<Duration>,
     quota: RwLock<Quota>,
     pub(crate) ports: Vec<Port>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: RwLock<Vec<Listener>>,
     /// Swaps whose new version is watched.
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
     /// Chains that are stored and do not run, and why: they could not be deployed at the start, or are not yet, or not again after a change
@@ -86,7 +86,7 @@ impl Control {
             watch_for: RwLock::new(config.rollout.watch.get()),
             quota: RwLock::new(config.quota.clone()),
             ports: config.ports.clone(),
-            listeners: config.listeners.clone(),
+            listeners: RwLock::new(config.listeners.clone()),
             watches: Mutex::default(),
             failed: Mutex::default(),
             steered: Mutex::default(),
@@ -116,19 +116,43 @@ impl Control {
         Ok(control)
     }
 
-    /// Takes over what may be changed while running.
+    /// Takes over what may be changed while running. `waiting`: what may not, and differs. Answers with that, and what else does not hold
+    /// yet.
     ///
     /// # Errors
-    /// When a token's file cannot be read, or the store cannot take new tenants; then nothing has changed.
-    pub fn reload(&self, config: &HostConfig) -> Result<(), ControlError> {
+    /// When a token's file cannot be read, the store cannot take new tenants, or a listener cannot be had; then nothing else has changed.
+    pub fn reload(
+        &self,
+        config: &HostConfig,
+        mut waiting: Vec<String>,
+    ) -> Result<Vec<String>, ControlError> {
         let tokens = Tokens::new(&config.api.tokens)?;
         self.know_tenants(config)?;
+        waiting.extend(self.reload_listeners(config)?);
         self.tokens.replace(tokens);
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
-        self.events.emit(EventKind::Reloaded, None, "host", "the configuration was read again");
-        Ok(())
+        let mut message = "the configuration was read again".to_owned();
+        if !waiting.is_empty() {
+            message.push_str("; not taken: ");
+            message.push_str(&waiting.join("; "));
+        }
+        self.events.emit(EventKind::Reloaded, None, "host", message);
+        Ok(waiting)
+    }
+
+    /// Has other listeners, while nobody changes chains that they have.
+    fn reload_listeners(&self, config: &HostConfig) -> Result<Vec<String>, ControlError> {
+        let before = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let tenants: BTreeSet<&Name> =
+            before.iter().chain(&config.listeners).map(|listener| &listener.tenant).collect();
+        let turns: Vec<Turn> = tenants.into_iter().map(|tenant| self.turn(tenant)).collect();
+        let _taken: Vec<_> = turns.iter().map(Turn::take).collect();
+        let waiting = self.engine.reload(config)?;
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        listeners.clone_from(&config.listeners);
+        Ok(waiting)
     }
 
     /// Makes the tenants that the configuration names.

@@ -11,8 +11,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
-    Chain, ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TapRequest,
-    TraceRequest, VersionSchema,
+    Chain, ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule,
+    TapRequest, TraceRequest, VersionSchema,
 };
 
 pub use crate::store::ChainId;
@@ -229,6 +229,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What a function logged, oldest first.
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog;
+
+    /// Has the listeners of a configuration that was read again, and reads certificates again. Answers with what is still to be done for
+    /// it to hold as a whole, for people.
+    ///
+    /// # Errors
+    /// When a listener cannot be as it says; then all are as they were.
+    fn reload(&self, config: &HostConfig) -> Result<Vec<String>, EngineError>;
 
     /// Says where events go, once, before anything is deployed.
     fn subscribe(&self, sink: EventSink);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -229,12 +229,27 @@ impl Gateway {
     /// # Errors
     /// There is none of this name.
     pub fn remove(&self, name: &str, time: Duration) -> Result<(), GatewayError> {
+        for answered in self.begin_remove(name, time)? {
+            // A thread that has ended has no connections either.
+            let _ = answered.recv();
+        }
+        Ok(())
+    }
+
+    /// The same without waiting; each thread says when it has none.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn begin_remove(
+        &self,
+        name: &str,
+        time: Duration,
+    ) -> Result<Vec<Receiver<()>>, GatewayError> {
         if self.listeners().remove(name).is_none() {
             return Err(GatewayError::Unknown(name.to_owned()));
         }
         let _ = self.keeper.errands.send(Errand::Forget(name.to_owned()));
-        self.remove_all(vec![name.to_owned()], time);
-        Ok(())
+        Ok(self.tell_removed(name, Instant::now() + time).collect())
     }
 
     /// Takes all listeners away, as [`Self::remove`] does.
@@ -248,19 +263,21 @@ impl Gateway {
 
     fn remove_all(&self, names: Vec<String>, time: Duration) {
         let deadline = Instant::now() + time;
-        let mut waiting = Vec::new();
-        for name in names {
-            for thread in &self.threads {
-                let (answer, answered) = sync_channel(1);
-                let name = name.clone();
-                let _ = thread.commands.send(Command::Remove { name, deadline, answer });
-                waiting.push(answered);
-            }
-        }
+        let told = |name: &String| self.tell_removed(name, deadline).collect::<Vec<_>>();
+        let waiting: Vec<_> = names.iter().flat_map(told).collect();
         for answered in waiting {
-            // A thread that has ended has no connections either.
             let _ = answered.recv();
         }
+    }
+
+    /// Tells every thread that a listener goes.
+    fn tell_removed(&self, name: &str, deadline: Instant) -> impl Iterator<Item = Receiver<()>> {
+        self.threads.iter().map(move |thread| {
+            let (answer, answered) = sync_channel(1);
+            let name = name.to_owned();
+            let _ = thread.commands.send(Command::Remove { name, deadline, answer });
+            answered
+        })
     }
 
     /// The addresses a listener listens at, with the ports it got.

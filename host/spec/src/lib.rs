@@ -23,6 +23,7 @@ mod port;
 mod quantity;
 mod quota;
 mod refusal;
+mod reload;
 mod report;
 mod resolve;
 #[cfg(feature = "openapi")]

@@ -12,7 +12,8 @@ use weir_control::engine::{
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{
-    ChainTrace, CheckReport, Name, Plane, ResolvedFunction, SteeringRule, TapRequest, TraceRequest,
+    ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule, TapRequest,
+    TraceRequest,
 };
 
 use crate::engine::PlaneEngine;
@@ -53,7 +54,7 @@ fn explained_error(error: EngineError) -> EngineError {
 /// See the module.
 pub(crate) struct Planes {
     pub(crate) packets: PlaneEngine,
-    pub(crate) messages: Arc<Messages>,
+    pub(crate) messages: Messages,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) functions: InUse,
 }
@@ -216,6 +217,15 @@ impl Engine for Planes {
             return self.messages.log(chain, function);
         }
         self.packets.log(chain, function)
+    }
+
+    fn reload(&self, config: &HostConfig) -> Result<Vec<String>, EngineError> {
+        let mut moved = self.messages.reload(&config.listeners)?;
+        moved.retain(|id| self.packets.has(id));
+        let told = moved.into_iter().map(|ChainId { tenant, name }| {
+            format!("chain {tenant}/{name} is to be applied again: its packets go to where its listeners were")
+        });
+        Ok(told.collect())
     }
 
     fn subscribe(&self, sink: EventSink) {

@@ -293,6 +293,10 @@ impl Engine for FakeEngine {
         FunctionLog { lines: vec![line], lost: 1 }
     }
 
+    fn reload(&self, _: &HostConfig) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
     fn subscribe(&self, sink: EventSink) {
         *self.sink.lock().unwrap() = Some(sink);
     }

@@ -92,12 +92,12 @@ fn host(
     let packets = PlaneEngine::start(config, Arc::clone(&sandbox), nics.macs());
     let packets = packets.map_err(|e| read.locate(e))?;
     let messages = Messages::start(config, Arc::clone(&sandbox), random_seed());
-    let messages = Arc::new(messages.map_err(|e| read.locate(e))?);
+    let messages = messages.map_err(|e| read.locate(e))?;
     let functions = nics.in_use.clone();
-    let engine = Planes { packets, messages: Arc::clone(&messages), sandbox, functions };
+    let engine = Planes { packets, messages, sandbox, functions };
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
-    runtime.block_on(serve(&control, &messages, read, signals))
+    runtime.block_on(serve(&control, read, signals))
 }
 
 /// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
@@ -154,6 +154,11 @@ impl Configuration {
         Ok(Self { config, file: Some(file), document: Some(document) })
     }
 
+    /// The configuration as the file has it.
+    fn as_written(&self) -> HostConfig {
+        self.document.as_ref().map(|document| document.value.clone()).unwrap_or_default()
+    }
+
     /// An error that is about a value of the file is shown where the file has it.
     fn locate(&self, error: anyhow::Error) -> anyhow::Error {
         let invalid = match error.downcast_ref::<ControlError>() {
@@ -191,12 +196,7 @@ fn limits(config: &HostConfig) -> Limits {
     }
 }
 
-async fn serve(
-    control: &Arc<Control>,
-    messages: &Arc<Messages>,
-    read: &Configuration,
-    mut signals: Signals,
-) -> Result<()> {
+async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signals) -> Result<()> {
     let config = &read.config;
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(Arc::clone(control), limits(config), stopping.clone());
@@ -227,10 +227,7 @@ async fn serve(
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                Asked::Reload => {
-                    reload(control, &api, read).await;
-                    messages.reload();
-                }
+                Asked::Reload => reload(control, &api, read).await,
             },
         }
     }
@@ -269,21 +266,23 @@ async fn drain(control: &Arc<Control>) {
 }
 
 /// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing.
-async fn reload(control: &Arc<Control>, api: &Api, before: &Configuration) {
+async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
     let again = async {
-        let read = Configuration::read(before.file.as_deref())?;
+        let read = Configuration::read(started.file.as_deref())?;
         let (limits, config) = (limits(&read.config), read.config.clone());
         let control = Arc::clone(control);
-        aside("weir-reload", move || control.reload(&config))
+        let waiting = started.as_written().waits_for_start(&read.as_written());
+        let waiting = aside("weir-reload", move || control.reload(&config, waiting))
             .await?
             .map_err(|error| read.locate(error.into()))?;
         api.set_limits(limits);
-        anyhow::Ok(())
+        anyhow::Ok(waiting)
     };
     match again.await {
-        Ok(()) => tracing::info!(
-            "the configuration was read again: tokens, limits and rollout hold now, the rest from the next start on"
-        ),
+        Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
+        Ok(waiting) => {
+            tracing::warn!("the configuration was read again; not taken: {}", waiting.join("; "))
+        }
         Err(error) => tracing::error!("the configuration was not taken: {error:#}"),
     }
 }

@@ -268,6 +268,11 @@ impl Engine for PlaneEngine {
         self.function_log(chain, function)
     }
 
+    fn reload(&self, _: &HostConfig) -> Result<Vec<String>, EngineError> {
+        // Ports are opened at the start.
+        Ok(Vec::new())
+    }
+
     fn subscribe(&self, sink: EventSink) {
         // A second call is a bug of the caller's; the first sink stays.
         let _ = self.sink.set(sink);

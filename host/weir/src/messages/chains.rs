@@ -13,8 +13,8 @@ use weir_message_worker::RemoteChain;
 use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
-use super::listeners::{Make, Parts};
-use super::parts::{Change, Deployed, Made, Part, Place, Tallies, Trial};
+use super::listeners::{Make, Parts, Seen};
+use super::parts::{At, Change, Deployed, Made, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
 use crate::telemetries::shadow_of;
@@ -45,11 +45,17 @@ pub(crate) struct Prepared {
     what: What,
 }
 
+/// A chain with new parts: for each of its listeners, what their threads make, and the upstreams that they will see.
+pub(super) struct New {
+    pub(super) deployed: Arc<Deployed>,
+    made: Vec<(Listener, Vec<(Arc<Seen>, Made)>)>,
+}
+
 enum What {
     /// Another version of a chain that is deployed; its parts have what is ready.
     Again { existing: Arc<Deployed>, functions: Vec<ResolvedFunction> },
     /// A new one: for each of its listeners, what their threads make.
-    New { deployed: Arc<Deployed>, made: Vec<Vec<Made>> },
+    New(New),
 }
 
 impl Messages {
@@ -65,7 +71,10 @@ impl Messages {
         let existing = self.chains().get(id).cloned();
         match existing {
             Some(existing) => self.prepare_again(id, existing, functions),
-            None => self.prepare_new(id, functions),
+            None => {
+                let (published, new) = self.prepare_new(id, functions, None)?;
+                Ok(Prepared { published, what: What::New(new) })
+            }
         }
     }
 
@@ -93,48 +102,54 @@ impl Messages {
         Ok(Prepared { published, what: What::Again { existing, functions } })
     }
 
-    fn prepare_new(
+    /// Makes a chain ready with a part on each thread of each of its listeners. Parts that take the place of some go on with their state and
+    /// count on.
+    pub(super) fn prepare_new(
         &self,
         id: &ChainId,
         functions: &[ResolvedFunction],
-    ) -> Result<Prepared, EngineError> {
+        before: Option<&Deployed>,
+    ) -> Result<(Published, New), EngineError> {
         let mut published = Published::default();
-        let listeners: Vec<&Listener> = self.listeners_of(id).collect();
+        let listeners = self.listeners_of(id);
         if listeners.is_empty() {
             published.compiled_in = self.try_out(id, functions)?;
         }
-        let threads = self.gateway.as_ref().map_or(0, weir_gateway::Gateway::threads);
+        let threads = self.gateway.get().map_or(0, weir_gateway::Gateway::threads);
         let mut parts = Vec::new();
         let mut made = Vec::new();
-        let telemetry = Deployed::new(Vec::new());
+        let telemetry = Deployed::after(before);
         let itself: Itself = Arc::default();
-        for listener in &listeners {
-            let mut orders_of = Vec::new();
-            let upstreams = upstreams_of(listener);
+        for listener in listeners {
+            let mut made_of = Vec::new();
+            let upstreams = upstreams_of(&listener);
             for thread in 0..threads {
-                let tallies = Tallies::default();
+                let at: At = (listener.name.clone(), thread);
+                let before = before.and_then(|before| before.part(&at));
+                let tallies = before.map(Part::tallies).unwrap_or_default();
                 let counters = |label: &str| tallies.function(label);
                 let of = |label: &str| telemetry.telemetry(label);
                 let plan = self.plan(id, functions, &upstreams, of, counters)?;
-                let place = (*listener, thread);
-                let (part, made) = match &self.hub {
-                    None => self.on_thread(id, place, plan, tallies.clone())?,
+                let seen = Seen::of(&listener);
+                let place = (at, &listener, &seen);
+                let (part, made) = match self.hub.get() {
+                    None => self.on_thread(id, place, plan, tallies.clone(), before)?,
                     Some(hub) => {
                         let known = (&telemetry.telemetries, &itself);
                         self.in_process(id, hub, place, plan, tallies.clone(), known)?
                     }
                 };
                 published.compiled_in = published.compiled_in.max(made.compiled_in());
-                orders_of.push(made);
+                made_of.push((seen, made));
                 parts.push(part);
             }
-            made.push(orders_of);
+            made.push((listener, made_of));
         }
         let deployed = Arc::new(telemetry.with_parts(parts));
         deployed.running().functions = functions.to_vec();
         // There is only this one.
         let _ = itself.set(Arc::downgrade(&deployed));
-        Ok(Prepared { published, what: What::New { deployed, made } })
+        Ok((published, New { deployed, made }))
     }
 
     /// Puts a chain that is ready in force.
@@ -155,25 +170,27 @@ impl Messages {
                 running.functions = functions;
                 (running.trial, running.before) = (None, None);
             }
-            What::New { deployed, made } => self.publish_new(id, &deployed, made)?,
+            What::New(new) => {
+                if let Err(error) = self.publish_new(id, new) {
+                    // Whoever has the chain already loses it again.
+                    self.undeploy(id);
+                    return Err(error);
+                }
+            }
         }
         Ok(published)
     }
 
-    fn publish_new(
-        &self,
-        id: &ChainId,
-        deployed: &Arc<Deployed>,
-        made: Vec<Vec<Made>>,
-    ) -> Result<(), EngineError> {
-        self.chains().insert(id.clone(), Arc::clone(deployed));
+    /// Gives the listeners of a chain its new parts. On an error, some of them have theirs.
+    pub(super) fn publish_new(&self, id: &ChainId, new: New) -> Result<(), EngineError> {
+        let New { deployed, made } = new;
+        self.chains().insert(id.clone(), Arc::clone(&deployed));
         let mut waits = Vec::new();
-        let listeners: Vec<&Listener> = self.listeners_of(id).collect();
-        for (listener, made) in listeners.into_iter().zip(made) {
-            let make = made.into_iter().map(|made| -> Make {
-                match made {
+        for (listener, made) in made {
+            let make = made.into_iter().map(|(seen, made)| -> (Arc<Seen>, Make) {
+                let make: Make = match made {
                     Made::Thread { staged, orders, counters } => {
-                        let notices = self.notices(id, deployed);
+                        let notices = self.notices(id, &deployed);
                         Box::new(move |environment| {
                             let (staged, orders) = (*staged, *orders);
                             let chain =
@@ -190,17 +207,14 @@ impl Messages {
                             chain.passages()
                         })
                     }
-                }
+                };
+                (seen, make)
             });
-            if let Err(error) = self.listen(listener, Some(Parts::new(make.collect()))) {
-                // Whoever has the chain already loses it again.
-                self.undeploy(id);
-                return Err(EngineError::Conflict(format!("{error:#}")));
-            }
+            self.listen(&listener, Some(Parts::new(make.collect())))
+                .map_err(|error| EngineError::Conflict(format!("{error:#}")))?;
         }
         for ready in waits {
             if ready.recv_timeout(READY).is_err() {
-                self.undeploy(id);
                 let message = "a worker is there, and does not take exchanges";
                 return Err(EngineError::Internal(message.into()));
             }
@@ -211,11 +225,11 @@ impl Messages {
     /// Where the listeners of a chain listen.
     pub(crate) fn addresses_of(&self, id: &ChainId) -> Vec<std::net::SocketAddr> {
         let listeners = self.listeners_of(id);
-        let bound = |listener: &Listener| match &self.gateway {
+        let bound = |listener: &Listener| match self.gateway.get() {
             Some(gateway) => gateway.addresses(listener.name.as_str()),
             None => Vec::new(),
         };
-        listeners.flat_map(bound).collect()
+        listeners.iter().flat_map(bound).collect()
     }
 
     /// Whether its part of a chain has this function.
@@ -228,14 +242,20 @@ impl Messages {
     fn on_thread(
         &self,
         id: &ChainId,
-        (listener, thread): (&Listener, usize),
+        (at, listener, seen): (At, &Listener, &Arc<Seen>),
         plan: ChainPlan,
         tallies: Tallies,
+        before: Option<&Part>,
     ) -> Result<(Part, Made), EngineError> {
-        let site = self.site(id, listener, thread)?;
+        let site = self.site(id, listener, seen)?;
         let (remote, orders) = orders();
-        let staged = site.stage(plan, &States::default()).map_err(refused)?;
-        let part = Part::new(Place::on_thread(site, remote), tallies);
+        let states = before.map(Part::states).transpose()?.unwrap_or_default();
+        let staged = site.stage(plan, &states).map_err(refused)?;
+        let part = Part::new(at, Place::on_thread(site, remote), tallies);
+        let part = match before {
+            Some(before) => part.counted(Arc::clone(&before.counters)),
+            None => part,
+        };
         let counters = Arc::clone(&part.counters);
         let (staged, orders) = (Box::new(staged), Box::new(orders));
         Ok((part, Made::Thread { staged, orders, counters }))
@@ -245,7 +265,7 @@ impl Messages {
     pub(crate) fn undeploy(&self, id: &ChainId) {
         let Some(deployed) = self.chains().remove(id) else { return };
         for listener in self.listeners_of(id) {
-            if let Err(error) = self.listen(listener, None) {
+            if let Err(error) = self.listen(&listener, None) {
                 tracing::error!("chain {} was not taken off: {error:#}", id.name);
             }
         }
@@ -378,26 +398,24 @@ impl Messages {
         Ok(published)
     }
 
-    pub(super) fn listeners_of<'a>(
-        &'a self,
-        id: &'a ChainId,
-    ) -> impl Iterator<Item = &'a Listener> {
-        let of = |listener: &&Listener| {
-            listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
-        };
-        self.listeners.iter().filter(of)
+    pub(super) fn listeners_of(&self, id: &ChainId) -> Vec<Listener> {
+        self.listeners()
+            .iter()
+            .filter(|listener| chain_of(listener).as_ref() == Some(id))
+            .cloned()
+            .collect()
     }
 
     /// Where a chain's part on a thread of a listener lives.
-    fn site(&self, id: &ChainId, listener: &Listener, thread: usize) -> Result<Site, EngineError> {
-        let gateway = self.gateway.as_ref();
-        let upstreams = gateway.and_then(|g| g.upstreams(listener.name.as_str(), thread));
-        let upstreams = upstreams.ok_or_else(|| {
-            EngineError::Internal(format!("the gateway has no listener {}", listener.name))
-        })?;
+    fn site(
+        &self,
+        id: &ChainId,
+        listener: &Listener,
+        seen: &Arc<Seen>,
+    ) -> Result<Site, EngineError> {
         let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
         let config = self.site_config(self.config.rooms, hold, upstreams_of(listener));
-        let sandbox = Arc::clone(&self.sandbox);
+        let (sandbox, upstreams) = (Arc::clone(&self.sandbox), Arc::clone(seen));
         Site::new(sandbox, id.name.as_str(), config, upstreams, self.store(&id.tenant))
             .map_err(refused)
     }
@@ -481,6 +499,12 @@ impl Messages {
             })
         }
     }
+}
+
+/// The chain that a listener has.
+pub(super) fn chain_of(listener: &Listener) -> Option<ChainId> {
+    let name = listener.chain.clone()?;
+    Some(ChainId { tenant: listener.tenant.clone(), name })
 }
 
 /// Names of a listener's upstreams, in the order in which functions count them.

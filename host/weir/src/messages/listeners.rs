@@ -1,7 +1,7 @@
 //! Listeners, as the gateway is told of them.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,20 +21,49 @@ use super::Messages;
 /// Makes a chain's part on the thread that it is for.
 pub(super) type Make = Box<dyn FnOnce(Rc<dyn Environment>) -> Chain + Send>;
 
-/// Parts of a chain that are ready, one for each thread.
-pub(super) struct Parts(Mutex<Vec<Option<Make>>>);
+/// A listener's upstreams as the chain's part on a thread sees them. Their number is known when the part is made ready, how they
+/// are when the listener has it.
+pub(super) struct Seen {
+    count: usize,
+    upstreams: OnceLock<Arc<dyn Upstreams>>,
+}
+
+impl Seen {
+    pub(super) fn of(listener: &Listener) -> Arc<Self> {
+        Arc::new(Self { count: listener.upstream.len(), upstreams: OnceLock::new() })
+    }
+}
+
+impl Upstreams for Seen {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn healthy(&self, upstream: usize) -> bool {
+        self.upstreams.get().is_none_or(|upstreams| upstreams.healthy(upstream))
+    }
+
+    fn active(&self, upstream: usize) -> u32 {
+        self.upstreams.get().map_or(0, |upstreams| upstreams.active(upstream))
+    }
+}
+
+/// Parts of a chain that are ready, one for each thread, with the upstreams that they see.
+pub(super) struct Parts(Mutex<Vec<Option<(Arc<Seen>, Make)>>>);
 
 impl Parts {
-    pub(super) fn new(parts: Vec<Make>) -> Arc<Self> {
+    pub(super) fn new(parts: Vec<(Arc<Seen>, Make)>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(parts.into_iter().map(Some).collect())))
     }
 }
 
 impl ChainFactory for Parts {
-    fn stage(&self, thread: usize, _: Arc<dyn Upstreams>) -> Result<Stage, String> {
+    fn stage(&self, thread: usize, upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let make = parts.get_mut(thread).and_then(Option::take);
-        let make = make.ok_or_else(|| format!("thread {thread} has it already"))?;
+        let (seen, make) = make.ok_or_else(|| format!("thread {thread} has it already"))?;
+        // It was not there before.
+        let _ = seen.upstreams.set(upstreams);
         Ok(Box::new(move |lent| Ok(make(lent.environment))))
     }
 }
@@ -72,7 +101,7 @@ impl Passage for Refusal {
 impl Messages {
     /// Tells the gateway of a listener, with its chain's parts.
     pub(super) fn listen(&self, listener: &Listener, chain: Option<Arc<Parts>>) -> Result<()> {
-        let Some(gateway) = &self.gateway else { return Ok(()) };
+        let Some(gateway) = self.gateway.get() else { return Ok(()) };
         let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
             (Some(parts), _) => Some(parts),
             (None, Some(_)) => Some(Arc::new(NotDeployed)),

@@ -8,11 +8,12 @@ mod listeners;
 mod parts;
 mod process;
 mod proxies;
+mod reload;
 mod status;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU16;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -30,9 +31,10 @@ use self::proxies::Proxies;
 /// See the module.
 pub(crate) struct Messages {
     sandbox: Arc<Sandbox>,
-    /// None if no listener is configured: an idle gateway has threads for nothing.
-    gateway: Option<Gateway>,
-    listeners: Vec<Listener>,
+    /// Not there before the first listener is: an idle gateway has threads for nothing.
+    gateway: OnceLock<Gateway>,
+    /// In the order of the configuration.
+    listeners: RwLock<Arc<[Listener]>>,
     config: weir_spec::Gateway,
     chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
     /// By tenant.
@@ -40,42 +42,58 @@ pub(crate) struct Messages {
     seed: u64,
     sink: Arc<OnceLock<EventSink>>,
     /// Where chains have processes of their own.
-    hub: Option<Hub>,
+    hub: OnceLock<Hub>,
     hops: AtomicU16,
     proxies: Proxies,
 }
 
 impl Messages {
-    /// Starts the gateway's threads and listens.
+    /// Starts the gateway's threads, if there is a listener, and listens.
     ///
     /// # Errors
     /// When an address cannot be listened at, or a certificate is no good.
     pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>, seed: u64) -> Result<Self> {
-        let gateway = if config.listeners.is_empty() {
-            None
-        } else {
-            let threads = usize::from(config.gateway.threads);
-            let config = GatewayConfig { threads, ..GatewayConfig::default() };
-            Some(Gateway::start(config).context("starting the gateway")?)
-        };
-        let process = config.gateway.mode == GatewayMode::Process && gateway.is_some();
         let messages = Self {
-            hub: process.then(Hub::new),
+            hub: OnceLock::new(),
             hops: AtomicU16::new(1),
             proxies: Proxies::new(usize::from(config.gateway.threads)),
             sandbox,
-            gateway,
-            listeners: config.listeners.clone(),
+            gateway: OnceLock::new(),
+            listeners: RwLock::new(config.listeners.as_slice().into()),
             config: config.gateway.clone(),
             chains: Mutex::default(),
             stores: Mutex::default(),
             seed,
             sink: Arc::default(),
         };
-        for listener in &messages.listeners {
+        if !config.listeners.is_empty() {
+            messages.start_gateway()?;
+        }
+        for listener in &config.listeners {
             messages.listen(listener, None)?;
         }
         Ok(messages)
+    }
+
+    /// Starts the gateway's threads, unless they run.
+    fn start_gateway(&self) -> Result<()> {
+        if self.gateway.get().is_some() {
+            return Ok(());
+        }
+        let threads = usize::from(self.config.threads);
+        let config = GatewayConfig { threads, ..GatewayConfig::default() };
+        let gateway = Gateway::start(config).context("starting the gateway")?;
+        if self.config.mode == GatewayMode::Process {
+            let _ = self.hub.set(Hub::new());
+        }
+        // Only who starts or changes the host comes here, one after the other.
+        let _ = self.gateway.set(gateway);
+        Ok(())
+    }
+
+    /// The listeners that there are.
+    fn listeners(&self) -> Arc<[Listener]> {
+        Arc::clone(&self.listeners.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Says where events go.
@@ -84,18 +102,9 @@ impl Messages {
         let _ = self.sink.set(sink);
     }
 
-    /// Reads certificates again.
-    pub(crate) fn reload(&self) {
-        if let Some(Err(errors)) = self.gateway.as_ref().map(Gateway::reload) {
-            for error in errors {
-                tracing::error!("a certificate was not taken: {error}");
-            }
-        }
-    }
-
     /// Lets connections end, for at most this long.
     pub(crate) fn drain(&self, time: Duration) -> usize {
-        if let Some(gateway) = &self.gateway {
+        if let Some(gateway) = self.gateway.get() {
             gateway.drain(time);
         }
         let chains = self.chains().len();

@@ -91,16 +91,20 @@ impl Made {
     }
 }
 
+/// The listener that a part belongs to, and the thread.
+pub(super) type At = (Name, usize);
+
 /// A part.
 pub(super) struct Part {
+    at: At,
     place: Place,
     pub(super) counters: Arc<ChainCounters>,
     tallies: Tallies,
 }
 
 impl Part {
-    pub(super) fn new(place: Place, tallies: Tallies) -> Self {
-        Self { place, counters: Arc::default(), tallies }
+    pub(super) fn new(at: At, place: Place, tallies: Tallies) -> Self {
+        Self { at, place, counters: Arc::default(), tallies }
     }
 
     /// The same with these counters.
@@ -111,6 +115,20 @@ impl Part {
     /// A function's counters.
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
         self.tallies.function(label)
+    }
+
+    /// What is counted of its functions; whoever takes its place counts on.
+    pub(super) fn tallies(&self) -> Tallies {
+        self.tallies.clone()
+    }
+
+    /// State regions that whoever takes its place goes on with. Those of a process are not handed over: it ends when its exchanges have
+    /// ended, and until then nobody else may write there.
+    pub(super) fn states(&self) -> Result<States, EngineError> {
+        match &self.place {
+            Place::Thread { remote, .. } => remote.run(Chain::states).map_err(gone),
+            Place::Process(_) => Ok(States::default()),
+        }
     }
 
     /// Names of the upstreams that its functions see. Processes have no functions that would call one by name.
@@ -300,6 +318,12 @@ impl Deployed {
         Self { parts, running, telemetries, turn }
     }
 
+    /// One without parts, whose functions go on with what was said and counted of them.
+    pub(super) fn after(before: Option<&Self>) -> Self {
+        let telemetries = before.map(|before| before.telemetries.clone()).unwrap_or_default();
+        Self { telemetries, ..Self::new(Vec::new()) }
+    }
+
     /// The same with these parts.
     pub(super) fn with_parts(self, parts: Vec<Part>) -> Self {
         Self { parts, ..self }
@@ -312,6 +336,11 @@ impl Deployed {
 
     pub(super) fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its part on a thread of a listener.
+    pub(super) fn part(&self, at: &At) -> Option<&Part> {
+        self.parts.iter().find(|part| part.at == *at)
     }
 
     /// A function's log and counters.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
 use weir_control::engine::{ChainId, EngineError, EngineEvent};
+use weir_exchange::Upstreams;
 use weir_hop::Hub;
 use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
 use weir_message_worker::{
@@ -19,7 +20,8 @@ use weir_sandbox::{OnFault, Sandbox, World};
 use weir_spec::{Listener, Name};
 
 use super::chains::follow;
-use super::parts::{Change, Deployed, Made, Part, Place, Readied, Tallies};
+use super::listeners::Seen;
+use super::parts::{At, Change, Deployed, Made, Part, Place, Readied, Tallies};
 use super::{Messages, refused};
 use crate::telemetries::Telemetries;
 
@@ -163,16 +165,12 @@ impl Messages {
         &self,
         id: &ChainId,
         hub: &Hub,
-        (listener, thread): (&Listener, usize),
+        (at, listener, seen): (At, &Listener, &Arc<Seen>),
         plan: ChainPlan,
         tallies: Tallies,
         (telemetries, itself): (&Telemetries, &Itself),
     ) -> Result<(Part, Made), EngineError> {
-        let gateway = self.gateway.as_ref();
-        let upstreams = gateway.and_then(|g| g.upstreams(listener.name.as_str(), thread));
-        let upstreams = upstreams.ok_or_else(|| {
-            EngineError::Internal(format!("the gateway has no listener {}", listener.name))
-        })?;
+        let upstreams: Arc<dyn Upstreams> = Arc::clone(seen) as _;
         let names = listener.upstream.iter().map(|upstream| upstream.address.to_string());
         let hold = usize::try_from(listener.limits.hold.get()).unwrap_or(usize::MAX);
         let config = self.site_config(self.config.rooms, hold, names.collect());
@@ -221,7 +219,7 @@ impl Messages {
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
         });
-        let part = Part::new(Place::Process(Box::new(Worker { keeper, known })), tallies)
+        let part = Part::new(at, Place::Process(Box::new(Worker { keeper, known })), tallies)
             .counted(counters);
         Ok((part, Made::Process { remote, ready: wait, compiled_in }))
     }

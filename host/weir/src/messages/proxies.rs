@@ -41,7 +41,7 @@ impl Messages {
     /// When it does not compile.
     pub(crate) fn compile(&self, admitted: &Admitted) -> Result<Compiled, CompileError> {
         let Admitted { component, hash, .. } = admitted;
-        if admitted.world == World::Proxy && self.hub.is_none() {
+        if admitted.world == World::Proxy && self.hub.get().is_none() {
             return self.sandbox.compile_service(component, *hash);
         }
         self.sandbox.compile(component, *hash)
@@ -59,7 +59,7 @@ impl Messages {
         let wrong = |what: &str| {
             Err(EngineError::Refused(format!("function {name} is a wasi:http component: {what}")))
         };
-        if self.listeners_of(id).any(|listener| listener.protocol == Protocol::Tcp) {
+        if self.listeners_of(id).iter().any(|listener| listener.protocol == Protocol::Tcp) {
             return wrong(
                 "it serves requests, and a listener of this chain has protocol = \"tcp\"",
             );
@@ -72,7 +72,7 @@ impl Messages {
         }
         let failed = |source| refused(MessageError::Compile { name: name.clone(), source });
         let compiled = self.compile(&plan.admitted).map_err(failed)?;
-        let components = if self.hub.is_some() {
+        let components = if self.hub.get().is_some() {
             vec![compiled.component]
         } else {
             let Admitted { component, hash, .. } = &*plan.admitted;
@@ -95,7 +95,7 @@ impl Messages {
         let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
         let wrong = |source| refused(MessageError::Proxy { name: name.clone(), source });
         let linked = Linked::new(config, &components, compiled_in).map_err(wrong)?;
-        if self.hub.is_some() {
+        if self.hub.get().is_some() {
             return Ok(Proxy::Elsewhere(Arc::new(linked)));
         }
         let runners = self.proxies.runners()?;

@@ -18,14 +18,14 @@ use crate::telemetries::function_log;
 impl Messages {
     /// Its listeners, in the order of the configuration.
     pub(crate) fn listener_statuses(&self) -> Vec<ListenerStatus> {
-        let Some(gateway) = &self.gateway else { return Vec::new() };
+        let Some(gateway) = self.gateway.get() else { return Vec::new() };
         let statistics = gateway.statistics();
         let of = |listener: &Listener| {
             let name = listener.name.as_str();
             let counted = statistics.listeners.iter().find(|counted| counted.name == name)?;
             Some(listener_status(listener, counted, gateway.addresses(name)))
         };
-        self.listeners.iter().filter_map(of).collect()
+        self.listeners().iter().filter_map(of).collect()
     }
 
     /// Its chains.
