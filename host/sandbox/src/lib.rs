@@ -52,6 +52,8 @@ pub use guest::{
     TABLES_MAX, Taken, Window, charged, thread_time,
 };
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
+#[doc(hidden)]
+pub use lines::lines_of;
 pub use manifest::embedded_manifest;
 pub use policy::{Health, OnFault, Record, Treatment};
 pub use said::one_line;

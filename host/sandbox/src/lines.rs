@@ -129,6 +129,16 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// What is told of a place in each core module of a component that nobody has to have admitted. For tests of what strangers' tables may do;
+/// a fault's text is made readable by [`explain`](crate::explain).
+#[doc(hidden)]
+#[must_use]
+pub fn lines_of(component: &[u8], function: u32, offset: u32) -> Vec<String> {
+    let lines = Lines::of(component);
+    let places = lines.0.iter().filter_map(|module| module.lines(function, offset)).flatten();
+    places.map(|place| place.line).collect()
+}
+
 impl<'a> Module<'a> {
     fn lines(&self, function: u32, offset: u32) -> Option<Vec<Place>> {
         let own = function.checked_sub(self.imported)?;
