@@ -17,6 +17,8 @@ mod middleboxes;
 mod names;
 mod ports;
 mod proxies;
+mod readmes;
+mod reload;
 mod reuse;
 mod schema;
 mod services;
