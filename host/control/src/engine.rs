@@ -612,7 +612,7 @@ pub struct FunctionLog {
 }
 
 /// A line of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// When, RFC 3339.
     #[schema(format = DateTime)]

@@ -19,6 +19,13 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     text(nanoseconds / 1_000_000)
 }
 
+/// A time in RFC 3339, in UTC, so much earlier, as all others are written; none if it is none.
+#[must_use]
+pub fn before(time: &str, by: Duration) -> Option<String> {
+    let since = humantime::parse_rfc3339(time).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(text(u64::try_from(since.saturating_sub(by).as_millis()).ok()?))
+}
+
 /// Milliseconds since 1970 as RFC 3339.
 pub(crate) fn text(milliseconds: u64) -> String {
     // The formatter ends with the year 9999.

@@ -481,6 +481,16 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         );
     }
     assert!(answer.text.ends_with("# EOF\n"));
+    let lines = |query: &'static str| {
+        let asked = host.ask("GET", query, None);
+        async { asked.await.json()["lines"].as_array().unwrap().len() }
+    };
+    assert_eq!(lines("/v1/functions/f/log?limit=0").await, 0);
+    assert_eq!(lines("/v1/functions/f/log?since=2026-01-01T00:00:00Z&limit=5").await, 1);
+    assert_eq!(lines("/v1/functions/f/log?since=2026-01-01T00:00:00.001Z").await, 0);
+    let (_, detail) =
+        host.ask("GET", "/v1/functions/f/log?since=yesterday", None).await.problem(400);
+    assert!(detail.contains("2026-11-25T22:13:50.969Z"), "{detail}");
     let log = host.ask("GET", "/v1/functions/f/log", None).await.json();
     assert_eq!(log["lines"][0]["source"], "a:f");
     assert_eq!(log["lost"], 1);

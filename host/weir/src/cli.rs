@@ -11,7 +11,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use semver::Version;
-use weir_spec::{InvalidName, IpPrefix, IpProtocol, Name, PortRange};
+use weir_spec::{InvalidName, IpPrefix, IpProtocol, Name, Period, PortRange};
 
 pub(crate) use sriov::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
 
@@ -317,7 +317,23 @@ pub(crate) enum FunctionCommand {
     /// End the trial of a version, or bring back the version before the running one.
     Rollback(FunctionArgs),
     /// Show what a function logged.
-    Log(FunctionArgs),
+    Log(LogArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// The function.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+    /// Go on with what it logs from now on, until interrupted.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only so many lines, the newest.
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Only lines that are no older than this: "10m".
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) since: Option<Period>,
 }
 
 #[derive(Debug, Args)]

@@ -113,7 +113,19 @@ impl Client {
     /// # Errors
     /// When the host does not answer, or refuses.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
-        let request = self.request(Method::GET, path)?;
+        self.get_with(path, &[])
+    }
+
+    /// The same with a query.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T> {
+        let request = self.request_at(Method::GET, path, query)?;
         self.read(self.send(request)?)
     }
 

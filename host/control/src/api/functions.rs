@@ -1,5 +1,7 @@
 //! `/v1/functions`
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -243,16 +245,50 @@ pub(super) async fn rollback(
     Ok(Json(api.change(&caller, move |control| control.rollback(&id)).await?))
 }
 
+/// Which lines of a log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LogQuery {
+    /// Whose function is meant. Without it: the token's tenant; for an administrator `default`.
+    tenant: Option<Name>,
+    /// Only lines of this time, RFC 3339 in UTC, and later.
+    #[serde(default, deserialize_with = "time")]
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Only so many, the newest.
+    limit: Option<usize>,
+}
+
+/// A time as lines have it, which sorts as text.
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    match crate::time::before(&text, Duration::ZERO) {
+        Some(time) => Ok(Some(time)),
+        None => Err(serde::de::Error::custom(format!(
+            "since = {text:?}: allowed is a time such as 2026-11-25T22:13:50.969Z"
+        ))),
+    }
+}
+
 /// What the function wrote to its log, in all chains.
 #[utoipa::path(get, path = "/v1/functions/{name}/log", tag = "functions", operation_id = "function_log",
-    params(("name" = Name, Path, description = "The function."), OfTenant),
+    params(("name" = Name, Path, description = "The function."), LogQuery),
     responses((status = 200, description = "The lines that are kept, oldest first.", body = FunctionLog)))]
 pub(super) async fn log(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
-    InQuery(query): InQuery<OfTenant>,
+    InQuery(query): InQuery<LogQuery>,
 ) -> Result<Json<FunctionLog>, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    Ok(Json(api.run(move |control| control.function_log(&id)).await?))
+    let mut log = api.run(move |control| control.function_log(&id)).await?;
+    if let Some(since) = query.since {
+        log.lines.retain(|line| line.time >= since);
+    }
+    if let Some(limit) = query.limit {
+        let others = log.lines.len().saturating_sub(limit);
+        log.lines.drain(..others);
+    }
+    Ok(Json(log))
 }

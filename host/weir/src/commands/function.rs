@@ -5,7 +5,6 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use reqwest::Method;
 use weir_control::api::{List, SwapRequest};
-use weir_control::engine::FunctionLog;
 use weir_control::{Function, Pushed};
 use weir_spec::{Document, Manifest, Name, SwapReport};
 
@@ -42,10 +41,7 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
             drop(waiting);
             output.outcome(&report, |report| format!("function {}: {}", args.name, cost(report)))
         }
-        FunctionCommand::Log(args) => {
-            let log: FunctionLog = client.get(&["functions", args.name.as_str(), "log"])?;
-            output.result(&log, log_text)
-        }
+        FunctionCommand::Log(args) => super::log::run(&args, client, output),
     }
 }
 
@@ -187,20 +183,6 @@ pub(super) fn cost(report: &SwapReport) -> String {
     );
     if !report.fresh.is_empty() {
         text.push_str(&format!("\nstarted with an empty state: {}", report.fresh.join(", ")));
-    }
-    text
-}
-
-fn log_text(log: &FunctionLog) -> String {
-    let mut text = String::new();
-    if log.lost > 0 {
-        text.push_str(&format!("({} earlier lines were lost)\n", log.lost));
-    }
-    for line in &log.lines {
-        text.push_str(&format!(
-            "{} {:5} {} {}\n",
-            line.time, line.level, line.source, line.message
-        ));
     }
     text
 }

@@ -8,6 +8,7 @@ mod events;
 mod function;
 mod host;
 mod listener;
+mod log;
 mod new;
 mod replay;
 mod run;

@@ -1,8 +1,11 @@
 //! Functions and chains over a host's whole life: pushed, deployed, swapped, tried, rolled back, found again.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
+use weir_tests::built::built_file;
 use weir_tests::wat_guest;
 
 use crate::guests::{CHAIN, TRAFFIC, pass, push, trap};
@@ -154,4 +157,38 @@ fn a_shadow_changes_no_count_and_then_gets_growing_shares_of_the_flows() {
         assert!(own <= packets + 5000, "{chain}");
         own >= packets * 9 / 10
     });
+}
+
+#[test]
+fn what_a_function_logs_is_followed_while_it_logs() {
+    let mut host = Host::start(TRAFFIC);
+    host.ok(&["function", "push", built_file("monitor").to_str().unwrap()]);
+    let chain = CHAIN.split("[[function]]").next().unwrap();
+    let function =
+        "[[function]]\nuse = \"monitor\"\n[function.config]\nreport-every = 1\ntop = 1\n";
+    host.write("c.toml", format!("{chain}{function}"));
+    host.ok(&["chain", "apply", "c.toml"]);
+    let lines = |host: &Host, more: &[&str]| {
+        let log = host.json(&[&["function", "log", "monitor"], more].concat());
+        log["lines"].as_array().unwrap().len()
+    };
+    host.wait_for("it has reported twice", |host| lines(host, &[]) >= 4);
+    assert_eq!(lines(&host, &["--tail", "2"]), 2);
+    assert!(lines(&host, &["--since", "1h"]) >= 4);
+    let mut follows = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["--output", "json", "--api", host.path("api.sock").to_str().unwrap()])
+        .args(["function", "log", "monitor", "-f", "--tail", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(follows.stdout.take().unwrap());
+    let followed: Vec<serde_json::Value> =
+        out.lines().take(6).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    follows.kill().unwrap();
+    follows.wait().unwrap();
+    // What came was not there before, and none is there twice: all that the host has from the first of them on.
+    let log = host.json(&["function", "log", "monitor"]);
+    let all = log["lines"].as_array().unwrap();
+    let first = all.iter().rposition(|line| *line == followed[0]).unwrap();
+    assert_eq!(all[first..first + followed.len()], followed);
 }
