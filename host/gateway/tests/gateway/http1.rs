@@ -1,11 +1,15 @@
 //! HTTP/1.1 through the gateway: what a proxy must do to messages, connections, bodies.
 
 use std::io::Write as _;
+use std::net::Shutdown;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 use crate::support::{
     self, Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk,
 };
+use weir_gateway::Failure;
 
 #[test]
 fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() {
@@ -206,4 +210,36 @@ fn a_listener_ends_a_connection_after_as_many_requests_as_it_may_have() {
     let answer = talk(address, request.repeat(3));
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
+}
+
+/// As nginx has it. Whoever shuts down a request's connection and waits cannot be told from who went.
+#[test]
+fn a_client_that_closes_its_side_before_it_has_its_response_is_gone() {
+    let ((asked, has), (go, goes)) = (channel(), channel::<()>());
+    let shared = Mutex::new((asked, goes));
+    let server = Server::start(move |mut stream, _| {
+        while support::read_request(&mut stream).is_some() {
+            let shared = shared.lock().unwrap();
+            shared.0.send(()).unwrap();
+            // The test says when, or is over.
+            let _ = shared.1.recv();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
+        }
+    });
+    let (gateway, address) = gateway(&[server.address]);
+    let mut client = connect(address);
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+    has.recv().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(support::read_all(&mut client), "");
+    let gone = || gateway.statistics().listeners[0].failed(Failure::ClientGone);
+    support::until("it counts as gone", || gone() == 1);
+    go.send(()).unwrap();
+    // The next one waits with both sides open.
+    let mut client = connect(address);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    has.recv().unwrap();
+    go.send(()).unwrap();
+    assert!(support::read_all(&mut client).ends_with("late"));
+    assert_eq!(gone(), 1);
 }
