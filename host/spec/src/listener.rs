@@ -101,7 +101,7 @@ impl Gateway {
         let timeout = self.worker_timeout.get();
         if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&timeout) {
             let message = format!("a worker that is silent for {}", self.worker_timeout);
-            return Err(Invalid::at("worker-timeout", message).help("allowed: 100ms to 10min"));
+            return Err(Invalid::at("worker-timeout", message).help("allowed: 100ms to 10m"));
         }
         Ok(())
     }

@@ -302,11 +302,17 @@ impl Port {
         if !interface.starts_with("vf:") {
             check_interface("interface", interface)?;
         }
-        /// Queues of an interface at most.
-        const QUEUES_MAX: u16 = 1024;
-        if let Some(queues) = self.queues.filter(|n| !(1..=QUEUES_MAX).contains(n)) {
+        /// Queues of an interface that the XDP program knows (`weir_xdp_layout::QUEUES`).
+        const QUEUES: u32 = 64;
+        let first = self.queue.unwrap_or(0);
+        if first >= QUEUES {
+            return Err(Invalid::at("queue", format!("`queue` is {first}"))
+                .help(format!("allowed: 0 to {}", QUEUES - 1)));
+        }
+        let most = QUEUES - first;
+        if let Some(queues) = self.queues.filter(|n| !(1..=most).contains(&u32::from(*n))) {
             return Err(Invalid::at("queues", format!("`queues` is {queues}"))
-                .help(format!("allowed: 1 to {QUEUES_MAX}")));
+                .help(format!("allowed: 1 to {most}, from queue {first} on")));
         }
         if let Some(period) =
             self.busy_poll.filter(|p| !(1..=10_000).contains(&p.get().as_micros()))

@@ -157,10 +157,14 @@ fn find(config: &XdpConfig) -> Result<Interface, String> {
     if !interface.up {
         return Err(error::down(name));
     }
-    let queues = interface.queues.min(program::queues());
-    if config.queue >= queues {
-        let last = queues.saturating_sub(1);
-        return Err(format!("{name} has no queue {}: its queues are 0 to {last}", config.queue));
+    let queue = config.queue;
+    if queue >= interface.queues {
+        let last = interface.queues.saturating_sub(1);
+        return Err(format!("{name} has no queue {queue}: its queues are 0 to {last}"));
+    }
+    if queue >= program::queues() {
+        let last = program::queues() - 1;
+        return Err(format!("this host does not reach queue {queue} of {name}: only 0 to {last}"));
     }
     Ok(interface)
 }
