@@ -11,6 +11,7 @@ mod log;
 mod manager;
 mod messages;
 mod nics;
+mod numa;
 mod planes;
 mod render;
 mod telemetries;

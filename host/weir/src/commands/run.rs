@@ -25,7 +25,7 @@ use crate::messages::Messages;
 use crate::nics::{self, Nics};
 use crate::planes::Planes;
 use crate::render::Output;
-use crate::{log, manager};
+use crate::{log, manager, numa};
 
 /// The host is ready when all chains are deployed, or after this time: below the 90 s that systemd gives a service to start.
 const READY_AFTER: Duration = Duration::from_secs(60);
@@ -61,6 +61,9 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     let mut nics = Nics::new(&read.config.store.path)?;
     let prepared = nics.prepare(&mut read.config);
     prepared.map_err(|error| read.locate(error))?;
+    for warning in numa::warnings(&read.config, Path::new("/sys")) {
+        tracing::warn!("{warning}");
+    }
     let ended = host(&runtime, signals, store, &read, &nics);
     // A compilation, say, that nobody waits for any more does not hold up the end.
     runtime.shutdown_background();
