@@ -218,5 +218,5 @@ fn several_queues_are_for_xdp_and_dpdk() {
     let error = parse(&port("kind = \"memory\"")).unwrap_err().to_string();
     assert!(error.contains("a port of kind \"memory\" has no `queues`"), "{error}");
     let none = port("kind = \"xdp\"\ninterface = \"eth0\"").replace("= 2", "= 0");
-    assert!(parse(&none).unwrap_err().to_string().contains("allowed: 1 to 1024"));
+    assert!(parse(&none).unwrap_err().to_string().contains("allowed: 1 to 64, from queue 0 on"));
 }
