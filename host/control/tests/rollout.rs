@@ -355,14 +355,15 @@ async fn lose_b(host: &Host) {
     let lost = || EngineError::Lost(Box::new(EngineError::Refused("port out is gone".into())));
     host.engine.fail("deploy default/b", lost());
     host.engine.fail("deploy default/b", EngineError::Refused("port out is gone".into()));
-    let b = json!({"name": "b", "function": [{"use": "f", "version": "1.0.0"}], "symmetric": true});
+    let b =
+        json!({"name": "b", "function": [{"use": "f", "version": "1.0.0"}], "symmetric": false});
     let (_, detail) = host.ask("PUT", "/v1/chains/b", Some(b)).await.problem(422);
     assert_eq!(detail, "port out is gone");
     assert_eq!(host.engine.calls(), ["deploy default/b f@1.0.0", "deploy default/b f@1.0.0"]);
     let view = host.ask("GET", "/v1/chains/b", None).await.json();
     assert_eq!(
         (&view["failed"], &view["chain"]["symmetric"]),
-        (&json!("port out is gone"), &json!(null))
+        (&json!("port out is gone"), &json!(true))
     );
 }
 

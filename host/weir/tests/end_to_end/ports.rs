@@ -141,6 +141,11 @@ fn to_file(keys: &str) -> String {
 #[test]
 fn a_chain_that_is_refused_its_new_ports_runs_on_between_the_old_ones() {
     let mut host = beside_a_capture();
+    // A port that a chain has had is opened anew for the next one.
+    host.write("c.toml", to_file(""));
+    host.ok(&["chain", "apply", "c.toml"]);
+    host.write("c.toml", guests::CHAIN);
+    host.ok(&["chain", "apply", "c.toml"]);
     guests::push(&host, "2.0.0", &refuse());
     let runs_on = |host: &mut Host| {
         let view = host.json(&["chain", "show", "edge"]);
@@ -184,7 +189,7 @@ fn a_port_is_not_lost_with_the_other_one_that_cannot_be_opened() {
     host.ok(&["chain", "apply", "c.toml"]);
     // One that the chain itself has can be opened only when it was given back; then it is known that the chain does not run.
     away(&host);
-    host.write("c.toml", to_file("symmetric = true"));
+    host.write("c.toml", to_file("symmetric = false"));
     let error = host.fails(&["chain", "apply", "c.toml"]);
     assert!(error.contains("cannot create the capture there/copy.pcap"), "{error}");
     let failed = host.json(&["status"])["failed"]["default/edge"].to_string();
