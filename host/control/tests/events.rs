@@ -1,7 +1,5 @@
 //! Events: what is kept, for whom, and from which number on.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use weir_control::{EventKind, Events};
 
 /// Those that are kept of a tenant, or of the host itself.
