@@ -34,8 +34,10 @@ pub(crate) fn of_flow(flow: Flow, length: usize, seed: u64) -> u32 {
         ),
         Flow::V6 { source, destination, ports, protocol } => {
             let end = |address: (u64, u64), port: u16| {
+                // Both factors with the seed: who knew one that is 0 would have a hash for any other.
                 let high = address.0 ^ seed ^ SECRET[0];
-                fold(high, address.1 ^ SECRET[1]).wrapping_add(fold_port(port))
+                let low = address.1 ^ seed.rotate_left(32) ^ SECRET[1];
+                fold(high, low).wrapping_add(fold_port(port))
             };
             (end(source, ports.0), end(destination, ports.1), 0x100 | u64::from(protocol))
         }
@@ -139,6 +141,16 @@ mod tests {
     }
 
     const ENDS: [([u8; 16], u16); 2] = [([10; 16], 1234), ([11; 16], 443)];
+
+    #[test]
+    fn no_half_of_an_address_hides_the_other() {
+        let address =
+            |high: u64, low: u64| (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+        let hash = |from| flow_hash(&frame([(from, 1234), ENDS[1]], true, true, 0), 7);
+        // What they have in common is no secret.
+        let [one, other] = [1, 2].map(|high| address(high, super::SECRET[1]));
+        assert_ne!(hash(one), hash(other));
+    }
 
     #[test]
     fn everything_that_names_a_flow_counts() {
