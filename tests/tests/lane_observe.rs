@@ -141,7 +141,9 @@ fn a_trace_goes_on_when_versions_come_and_ends_with_the_chain() {
     rig.lane.publish(staged, None).unwrap();
     push(&mut rig, 4);
     assert_eq!(trace.recorded().1, 3);
-    assert!(rig.lane.end_observing(watch).is_none());
+    let other = rig.lane.observe(trace.observer(2048));
+    assert!(rig.lane.end_observing(watch).is_none(), "it has ended, and is nobody else");
+    assert!(rig.lane.end_observing(other).is_some());
     rig.finish();
 }
 

@@ -1,5 +1,7 @@
 //! Who looks at what comes to a chain, what its functions do and what leaves it, packet by packet: shadows, traces, taps.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use weir_pool::{Memory, Packet};
 
 /// Looks at bursts before and after each function, and at the chain's ends. It is called on the worker's thread, which waits for it.
@@ -25,7 +27,7 @@ pub trait Observer: Send {
     }
 }
 
-/// Names an observer of a lane.
+/// Names an observer; no other one has the same name, on whatever lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch(u64);
 
@@ -33,13 +35,12 @@ pub struct Watch(u64);
 #[derive(Default)]
 pub(crate) struct Observers {
     all: Vec<(Watch, Box<dyn Observer>)>,
-    made: u64,
 }
 
 impl Observers {
     pub(crate) fn add(&mut self, observer: Box<dyn Observer>) -> Watch {
-        self.made += 1;
-        let watch = Watch(self.made);
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let watch = Watch(MADE.fetch_add(1, Ordering::Relaxed));
         self.all.push((watch, observer));
         watch
     }
