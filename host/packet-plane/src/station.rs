@@ -233,7 +233,13 @@ impl Station {
         if self.steering.is_none() && self.members.len() == 1 {
             self.seat(0);
             let turn = self.members[0].lane.turn();
-            self.note_moves(0, None);
+            if !self.context().moves.is_empty() {
+                self.note_moves(0, None);
+                // The lane may be about to sleep.
+                let context = self.context_mut();
+                context.flush();
+                context.publish();
+            }
             return turn;
         }
         if self.members.is_empty() {
@@ -290,6 +296,7 @@ impl Station {
             burst.clear();
             steering.aside = burst;
         }
+        steering.forget_if_stale();
         self.context_mut().flows.clear();
         self.steering = Some(steering);
     }
@@ -432,12 +439,12 @@ impl Station {
         }
     }
 
-    /// A version that is gone has nothing to say about flows any more.
+    /// A version that is gone has nothing to say about flows any more, from the next burst on.
     fn forget_if_changed(&mut self, index: usize, steering: &mut Steering) {
         let member = &mut self.members[index];
         if member.instance != member.lane.version.instance {
             member.instance = member.lane.version.instance;
-            steering.forget();
+            steering.forget_later();
         }
     }
 
@@ -463,6 +470,7 @@ impl Station {
                     self.note_answers(Some(index), &mut steering);
                     self.note_moves(index, Some(&mut steering));
                     self.forget_if_changed(index, &mut steering);
+                    steering.forget_if_stale();
                     self.steering = Some(steering);
                 }
             }

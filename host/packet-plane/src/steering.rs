@@ -88,6 +88,8 @@ pub(crate) struct Steering {
     /// about flows since. There if one of the ports is the kernel's stack.
     answers: Option<FlowCache>,
     finals: Vec<Final>,
+    /// What is known about flows is not to be believed any more, once the burst is done with.
+    stale: bool,
     /// Of the burst: by packet.
     keys: Vec<Key>,
     hashes: Vec<u64>,
@@ -109,6 +111,7 @@ impl Steering {
             rest: None,
             cache: FlowCache::new(flows, seed),
             finals: Vec::new(),
+            stale: false,
             keys: Vec::with_capacity(BURST_MAX),
             hashes: Vec::with_capacity(BURST_MAX),
             ways: Vec::with_capacity(BURST_MAX),
@@ -139,8 +142,21 @@ impl Steering {
         self.forget();
     }
 
-    /// Forgets all flows.
-    pub(crate) fn forget(&mut self) {
+    /// Forgets all flows, once the burst is done with: until then the ways of its packets are needed.
+    pub(crate) fn forget_later(&mut self) {
+        self.stale = true;
+    }
+
+    /// Forgets all flows if that was put off. Between two bursts.
+    #[inline]
+    pub(crate) fn forget_if_stale(&mut self) {
+        if self.stale {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.stale = false;
         self.cache.clear();
         self.finals.clear();
     }

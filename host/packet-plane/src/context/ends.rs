@@ -51,10 +51,9 @@ impl Context {
             }
             End::Verdict { function, verdict, whole_flow } => {
                 self.ledger.counters.verdict(function, verdict);
-                if whole_flow {
+                if self.decide(function, packet, verdict) && whole_flow {
                     self.conclude(origin, Decision::Verdict(function, verdict));
                 }
-                self.decide(function, packet, verdict);
             }
             End::Fault { function, kind } => {
                 self.violations.push((function, kind));
@@ -86,7 +85,8 @@ impl Context {
         if reverse { FROM } else { self.to }
     }
 
-    pub(super) fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) {
+    /// Does what a function decided; false if that cannot be done, and is a violation.
+    pub(super) fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Drop(reason) => {
                 self.ledger.counters.function_drop(function, reason);
@@ -107,8 +107,10 @@ impl Context {
             _ => {
                 self.violations.push((function, FaultKind::BadVerdict));
                 self.discard(packet.buffer, DropReason::BadVerdict);
+                return false;
             }
         }
+        true
     }
 
     /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.

@@ -152,7 +152,9 @@ impl Context {
             Verdict::Jump(to) => {
                 self.ledger.entries.push_back(Entry { packet, start: usize::from(to), reverse });
             }
-            other => self.decide(function, packet, other),
+            other => {
+                self.decide(function, packet, other);
+            }
         }
     }
 
