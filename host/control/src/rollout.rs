@@ -55,6 +55,24 @@ struct Place {
     down: bool,
 }
 
+/// Functions in the same chains of which a version is a canary, with that version. It was made for the chain as it runs, and would bring
+/// that back.
+fn canaries_beside(state: &State, id: &FunctionId, places: &[Place]) -> Vec<(FunctionId, Version)> {
+    let chains = places.iter().filter_map(|place| state.chains.get(&place.chain));
+    let used = chains.flat_map(|chain| &chain.chain.functions);
+    let mut others: Vec<_> = used
+        .filter_map(|used| Some(FunctionId::new(&id.tenant, used.function.as_ref()?)))
+        .filter(|other| other != id)
+        .filter_map(|other| {
+            let trial = state.functions.get(&other)?.trial.as_ref()?;
+            trial.canary.map(|_| (other, trial.version.clone()))
+        })
+        .collect();
+    others.sort();
+    others.dedup();
+    others
+}
+
 /// What was published in all places together.
 struct Tally {
     report: SwapReport,
@@ -138,6 +156,14 @@ impl Control {
                 id.name
             )));
         };
+        if mode == SwapMode::Full
+            && let Some((other, version)) = canaries_beside(&state, id, &places).first()
+        {
+            return Err(ControlError::Conflict(format!(
+                "version {version} of function {} is a canary in a chain that has function {}, too: make it the running one (`weir function swap {} --to {version}`) or end that (`weir function rollback {}`) first",
+                other.name, id.name, other.name, other.name
+            )));
+        }
         match (&record.trial, mode) {
             (Some(trial), SwapMode::Full) if trial.version == *to => {
                 return self.end_with(&state, id, &places, from, to, trial.canary.is_some());
@@ -221,6 +247,7 @@ impl Control {
             let previous = place.previous.as_ref().filter(|_| place.running == *from)?;
             record.versions.get_key_value(previous).map(|(version, _)| version)
         };
+        self.end_canaries_beside(&state, id, &places)?;
         let mut refused = Vec::new();
         let published = match version {
             None => self.swap_places(&state, &places, back)?,

@@ -430,3 +430,38 @@ async fn an_apply_that_took_the_chain_down_puts_it_back() {
     assert_eq!(apply().await.status, StatusCode::OK);
     assert_eq!(failed().await, json!(null));
 }
+
+#[tokio::test]
+async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
+    let host = Host::new();
+    host.with_chains(&[]).await;
+    for version in ["1.0.0", "2.0.0"] {
+        host.push(&format!("/v1/functions/g/versions?version={version}"), version).await;
+    }
+    let both = [("f", "1.0.0"), ("g", "1.0.0")];
+    let both = both.map(|(name, version)| json!({"use": name, "version": version}));
+    host.ask("PUT", "/v1/chains/a", Some(json!({"name": "a", "function": both}))).await;
+    let swap_g = "/v1/functions/g/swap";
+    host.ask("POST", swap_g, Some(json!({"to": "2.0.0"}))).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    host.engine.calls();
+    // Nobody replaces another function beside it; it can still be made the running version, or be ended.
+    let (_, detail) = host.ask("POST", swap_g, Some(json!({"to": "1.0.0"}))).await.problem(409);
+    assert!(detail.starts_with("version 2.0.0 of function f is a canary in a chain"), "{detail}");
+    assert!(host.engine.calls().is_empty());
+    // What goes back does so nevertheless, and the canary is over; its version is as good as before.
+    let now = host.last_event();
+    host.engine.emit(EngineEvent::Fault {
+        chain: chain("a"),
+        function: "g".parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        kind: "trap".into(),
+        message: "unreachable".into(),
+    });
+    let message = host.wait_for("trial-ended", now);
+    assert_eq!(message, "the trial of version 2.0.0 of function f is over: function g goes back");
+    host.wait_for("rolled-back", now);
+    assert_eq!(host.engine.calls(), ["end_trial default/a f", "swap default/a g@1.0.0"]);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!((&function["trial"], &function["newest"]), (&json!(null), &json!("2.0.0")));
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use semver::Version;
 use weir_spec::SwapReport;
 
-use super::{Place, SwapMode, Tally, in_chain};
+use super::{Place, SwapMode, Tally, canaries_beside, in_chain};
 use crate::control::Control;
 use crate::engine::TrialKind;
 use crate::error::ControlError;
@@ -132,6 +132,25 @@ impl Control {
             Arc::make_mut(function).trial = None;
             Ok(())
         })
+    }
+
+    /// Ends the canaries of other functions in these chains: one of the chains' functions goes back.
+    pub(super) fn end_canaries_beside(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        beside: &[Place],
+    ) -> Result<(), ControlError> {
+        for (other, version) in canaries_beside(state, id, beside) {
+            self.end_trials(state, &self.places(state, &other));
+            self.forget_trial(&other)?;
+            let message = format!(
+                "the trial of version {version} of function {} is over: function {} goes back",
+                other.name, id.name
+            );
+            self.events.emit(EventKind::TrialEnded, Some(&id.tenant), other.name.as_str(), message);
+        }
+        Ok(())
     }
 
     fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
