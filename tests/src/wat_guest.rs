@@ -110,6 +110,44 @@ pub fn admitted(functions: &str) -> Arc<Admitted> {
     Arc::new(admit(&upload(&module(functions), "packet-function")).expect("a good guest"))
 }
 
+/// The same with a state region, which refuses its configuration while the region's first word is not 0.
+///
+/// # Panics
+/// When it is refused.
+#[must_use]
+pub fn refusing(functions: &str) -> Arc<Admitted> {
+    configured(
+        functions,
+        "(i32.store8 (i32.const 0x10) (i32.ne (i32.load (global.get $state)) (i32.const 0)))
+         (i32.store (i32.const 0x14) (i32.const 0x8000))
+         (i32.store (i32.const 0x18) (i32.const 14))",
+    )
+}
+
+/// An admitted window function with these fields, whose `configure` ends with this; its answer is at 0x10.
+///
+/// # Panics
+/// When it is refused.
+#[must_use]
+pub fn configured(functions: &str, end: &str) -> Arc<Admitted> {
+    let text = module_configured(functions, end);
+    Arc::new(admit(&upload(&text, "packet-function")).expect("a good guest"))
+}
+
+/// A [`module`] whose `configure` ends with this; its answer is at 0x10.
+#[must_use]
+pub fn module_configured(functions: &str, end: &str) -> String {
+    const GOOD: &str = "(i32.store8 (i32.const 0x10) (i32.const 0))\n    (i32.const 0x10))";
+    module(functions).replacen(GOOD, &format!("{end}\n    (i32.const 0x10))"), 1)
+}
+
+/// The end of a `configure` that takes some ten milliseconds while the first word of the state region is not 0.
+pub const SLOW_AGAIN: &str = "(if (i32.load (global.get $state)) (then
+      (local.set $kept (i32.const 100000000))
+      (loop $more (br_if $more
+        (local.tee $kept (i32.sub (local.get $kept) (i32.const 1)))))))
+    (i32.store8 (i32.const 0x10) (i32.const 0))";
+
 /// An upload of the world that gets bursts by value, of which it wants so many bytes of each packet. A packet's verdict is
 /// its first four bytes (without 4 bytes: `next`). If the fifth is odd the packet loses as many bytes as its sixth says; if it is
 /// even and not 0, so many zeros are put in front. If the first packet's fifth is 5, the answer has a verdict too few.

@@ -1,5 +1,7 @@
 //! Hostile and broken functions: each costs at most its own packets, is named, and hurts nobody else.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use weir_packet_plane::{FunctionPlan, Health, OnFault};
@@ -331,4 +333,132 @@ fn writes_that_the_host_makes_for_a_guest_cannot_crash_it_nor_reach_read_only_me
         assert!(events.iter().any(|(_, e)| e.contains("may only read")), "{events:?}");
         rig.finish();
     }
+}
+
+/// With a state region, whose first word it sets before it traps on the packet with this number.
+fn sets_and_traps_on(n: u32) -> String {
+    each(&format!(
+        "(if (i32.eq (i32.load (local.get $p)) (i32.const {n})) (then
+           (i32.store (global.get $state) (i32.const 1)) unreachable))"
+    ))
+}
+
+fn with_state(plan: FunctionPlan) -> FunctionPlan {
+    FunctionPlan { state_bytes: 65_536, state_layout: "1".into(), ..plan }
+}
+
+#[test]
+fn a_chain_that_cannot_be_instantiated_again_waits_for_another_version() {
+    for on_fault in [OnFault::FailClosed, OnFault::FailOpen] {
+        let picky = function("picky", wat_guest::refusing(&sets_and_traps_on(40)));
+        let picky = with_state(FunctionPlan { on_fault, ..picky });
+        let last =
+            FunctionPlan { on_fault, ..function("last", wat_guest::admitted(wat_guest::NULL)) };
+        let mut rig = Rig::new(plan(vec![picky.clone(), last.clone()]));
+        push(&mut rig, 0, 96);
+        // It is tried now and then, in vain, and said once.
+        for second in 1..10 {
+            push(&mut rig, second, 1);
+        }
+        let events = rig.lane.status().lock().unwrap().events.clone();
+        let said = "the chain cannot be instantiated again: function picky refused its configuration: name_in_memory";
+        assert_eq!(events.iter().filter(|(_, event)| event == said).count(), 1, "{events:?}");
+        let counts = rig.counts();
+        if on_fault == OnFault::FailOpen {
+            assert_eq!(Rig::drain(&rig.outside).len(), 96 + 9, "nobody looks at them");
+        } else {
+            assert_eq!(Rig::drain(&rig.outside).len(), 32);
+            assert_eq!(dropped_by_reason(&counts), [("fault", 32), ("out-of-order", 32 + 9)]);
+        }
+        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [1, 0]);
+        for place in [0, 1] {
+            assert!(matches!(health(&rig, place), Health::BackOff { .. }));
+        }
+        // Another layout has a fresh region.
+        let other = FunctionPlan { state_layout: "2".into(), version: "2".into(), ..picky };
+        let staged = rig.lane.site().stage(plan(vec![other, last]), &rig.lane.states()).unwrap();
+        rig.lane.publish(staged, None).unwrap();
+        push(&mut rig, 20, 32);
+        assert_eq!(Rig::drain(&rig.outside).len(), 32);
+        assert_eq!((health(&rig, 0), health(&rig, 1)), (Health::Running, Health::Running));
+        rig.finish();
+    }
+}
+
+#[test]
+fn slow_instances_are_made_elsewhere() {
+    let slow = wat_guest::configured(&sets_and_traps_on(0), wat_guest::SLOW_AGAIN);
+    let mut rig = Rig::new(plan(vec![with_state(function("slow", slow))]));
+    let asked = Arc::new(AtomicU32::new(0));
+    let ask = Arc::clone(&asked);
+    rig.lane.restored_by(Arc::new(move || {
+        ask.fetch_add(1, Ordering::Relaxed);
+    }));
+    push(&mut rig, 1, 5);
+    push(&mut rig, 2, 5);
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "it asks once");
+    assert_eq!(dropped_by_reason(&rig.counts()), [("fault", 5), ("out-of-order", 5)]);
+    let missing = rig.lane.missing().expect("it has no instances");
+    let made = missing.make();
+    assert!(rig.lane.restore(made).is_some());
+    assert!(rig.lane.missing().is_none());
+    let passes = |rig: &mut Rig, second: u64| {
+        rig.inside.push_at(frame(1), second * SECOND);
+        rig.settle();
+        Rig::drain(&rig.outside).len()
+    };
+    assert_eq!(passes(&mut rig, 3), 1);
+    // The next time it is known to be slow. If somebody publishes another version meanwhile, that one stays.
+    push(&mut rig, 4, 1);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let made = rig.lane.missing().expect("it has no instances").make();
+    let other = FunctionPlan { version: "2".into(), ..guest(wat_guest::NULL) };
+    let staged = rig.lane.site().stage(plan(vec![other]), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, None).unwrap();
+    assert!(rig.lane.restore(made).is_some(), "to be dropped");
+    assert_eq!(rig.lane.plan().functions[0].version, "2");
+    assert_eq!(passes(&mut rig, 5), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_function_in_quarantine_is_not_ticked() {
+    let text = module(wat_guest::NULL)
+        .replace(
+            "(func (export \"weir:net/packet@0.1.0#tick\") (param i64))",
+            "(func (export \"weir:net/packet@0.1.0#tick\") (param i64) unreachable)",
+        )
+        .replace(
+            "(i32.store8 (i32.const 0x10) (i32.const 0))",
+            "(call $set-timer (i64.const 1)) (i32.store8 (i32.const 0x10) (i32.const 0))",
+        );
+    let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+    let mut rig = Rig::new(plan(vec![function("ticks", admitted.into())]));
+    for second in 1..12 {
+        push(&mut rig, second, 1);
+    }
+    assert_eq!(health(&rig, 0), Health::Quarantined);
+    assert_eq!(rig.finish().functions[0].faults, 5);
+}
+
+#[test]
+fn a_chain_that_is_applied_again_has_its_policies_and_begins_anew() {
+    let faulty = |on_fault| FunctionPlan { on_fault, ..guest(&traps_on(0)) };
+    let apply = |rig: &mut Rig, on_fault| {
+        let staged = rig.lane.site().stage(plan(vec![faulty(on_fault)]), &rig.lane.states());
+        rig.lane.publish(staged.unwrap(), None).unwrap();
+    };
+    let mut rig = Rig::new(plan(vec![faulty(OnFault::FailOpen)]));
+    for second in 0..8 {
+        push(&mut rig, second, 1);
+    }
+    assert_eq!(health(&rig, 0), Health::Quarantined);
+    assert_eq!(Rig::drain(&rig.outside).len(), 8);
+    apply(&mut rig, OnFault::FailClosed);
+    assert_eq!(health(&rig, 0), Health::Running);
+    push(&mut rig, 9, 1);
+    assert!(Rig::drain(&rig.outside).is_empty());
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].faults, 6);
+    assert_eq!(dropped_by_reason(&counts), [("fault", 1)]);
 }

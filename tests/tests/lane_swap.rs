@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_packet_plane::{FunctionPlan, TrialKind, Worker};
+use etherparse::{Icmpv4Type, PacketBuilder, icmpv4};
+use weir_packet_plane::{ChainPlan, FunctionPlan, Health, OnFault, TrialKind, Worker};
 use weir_sandbox::{Admitted, admit};
 use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
 use weir_tests::wat_guest::{self, each, module, upload};
@@ -139,34 +140,44 @@ fn a_function_that_writes_to_kept_state_while_configured_gets_a_fresh_region() {
     rig.finish();
 }
 
-#[test]
-fn private_state_goes_through_save_and_restore() {
-    let saving = |version: u8| {
-        let text = module(&format!(
-            "{}
+/// As [`counting`], but with the number in memory of its own, which goes from version to version by `save` and `restore`, whose first
+/// instructions these are; `verdict` is that of each packet.
+fn saving(version: u8, save: &str, restored: u32, verdict: u32) -> FunctionPlan {
+    let text = module(&format!(
+        "{}
   (global $count (mut i32) (i32.const 0))
   (func (export \"weir:net/snapshot@0.1.0#save\") (result i32)
+    {save}
     (i32.store (i32.const 0x40) (global.get $count))
     (i32.store (i32.const 0x20) (i32.const 0x40))
     (i32.store (i32.const 0x24) (i32.const 4))
     (i32.const 0x20))
   (func (export \"weir:net/snapshot@0.1.0#restore\") (param i32 i32) (result i32)
     (global.set $count (i32.load (local.get 0)))
-    (i32.store8 (i32.const 0x10) (i32.const 0))
+    (i32.store8 (i32.const 0x10) (i32.const {restored}))
+    (i32.store (i32.const 0x14) (i32.const 0x8000))
+    (i32.store (i32.const 0x18) (i32.const 14))
     (i32.const 0x10))",
-            each(&format!(
-                "(global.set $count (i32.add (global.get $count) (i32.const 1)))
-                 (i32.store offset=4 (local.get $p) (global.get $count))
-                 (i32.store8 offset=8 (local.get $p) (i32.const {version}))"
-            ))
-        ));
-        let admitted = admit(&upload(&text, "packet-function-saving")).unwrap();
-        assert!(admitted.saves);
-        function("counter", Arc::new(admitted))
-    };
-    let mut rig = Rig::new(plan(vec![saving(1)]));
+        each(&format!(
+            "(global.set $count (i32.add (global.get $count) (i32.const 1)))
+             (i32.store offset=4 (local.get $p) (global.get $count))
+             (i32.store8 offset=8 (local.get $p) (i32.const {version}))
+             (local.set $verdict (i32.const {verdict}))"
+        ))
+    ));
+    let admitted = admit(&upload(&text, "packet-function-saving")).unwrap();
+    assert!(admitted.saves);
+    FunctionPlan { version: version.to_string(), ..function("counter", Arc::new(admitted)) }
+}
+
+const HOLD: u32 = 6;
+
+#[test]
+fn private_state_goes_through_save_and_restore() {
+    let mut rig = Rig::new(plan(vec![saving(1, "", 0, 0)]));
     push(&mut rig, 0, 10);
-    let staged = rig.lane.site().stage(plan(vec![saving(2)]), &rig.lane.states()).unwrap();
+    let staged =
+        rig.lane.site().stage(plan(vec![saving(2, "", 0, 0)]), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
     push(&mut rig, 10, 1);
     let out = Rig::drain(&rig.outside);
@@ -291,4 +302,246 @@ fn a_chain_can_get_longer_while_packets_flow() {
     assert_eq!(out.iter().map(|f| count_in(f)).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
     let counts = rig.finish();
     assert_eq!(counts.functions.iter().map(|f| f.packets).collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+#[test]
+fn a_function_that_faults_in_save_gets_new_instances() {
+    let mut rig = Rig::new(plan(vec![saving(1, "unreachable", 0, 0)]));
+    push(&mut rig, 0, 10);
+    let staged =
+        rig.lane.site().stage(plan(vec![saving(2, "", 0, 0)]), &rig.lane.states()).unwrap();
+    let refused = rig.lane.publish(staged, Some(0)).err().unwrap();
+    assert!(refused.to_string().starts_with("function counter failed in `save`"), "{refused}");
+    assert!(rig.inside.push_at(frame(10), SECOND));
+    rig.settle();
+    let out = Rig::drain(&rig.outside);
+    assert_eq!((out.len(), count_in(&out[10]), out[10][8]), (11, 1, 1), "version 1, anew");
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].faults, 1);
+    assert!(dropped_by_reason(&counts).is_empty());
+}
+
+#[test]
+fn a_canary_that_is_not_promoted_loses_nothing() {
+    let mut rig = Rig::new(plan(vec![saving(1, "", 0, 0)]));
+    let staged = rig.lane.site().stage(plan(vec![saving(2, "", 1, HOLD)]), &rig.lane.states());
+    rig.lane.begin_canary(staged.unwrap(), 0, 100).unwrap();
+    push(&mut rig, 0, 10);
+    assert!(Rig::drain(&rig.outside).is_empty(), "it holds them");
+    let refused = rig.lane.promote().err().unwrap();
+    assert_eq!(refused.to_string(), "function counter refused its saved state: name_in_memory");
+    push(&mut rig, 10, 1);
+    assert_eq!(Rig::drain(&rig.outside).len(), 11);
+    let counts = rig.finish();
+    assert_eq!(counts.functions[0].packets, 11);
+    assert!(dropped_by_reason(&counts).is_empty());
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What the function does to its packets, and to the one with this number.
+fn acts(name: &str, version: &str, body: &str) -> FunctionPlan {
+    FunctionPlan { version: version.into(), ..function(name, wat_guest::admitted(&each(body))) }
+}
+
+fn begin_canary(rig: &mut Rig, chain: ChainPlan, place: usize) {
+    let staged = rig.lane.site().stage(chain, &rig.lane.states()).unwrap();
+    rig.lane.begin_canary(staged, place, 100).unwrap();
+}
+
+fn faults_and_health(rig: &mut Rig) -> Vec<(u64, Health)> {
+    let counts = rig.counts();
+    let status = rig.lane.status();
+    let functions = &status.lock().unwrap().functions;
+    counts.functions.iter().zip(functions).map(|(counts, known)| (counts.faults, known.2)).collect()
+}
+
+fn said(rig: &Rig, text: &str) -> bool {
+    rig.lane.status().lock().unwrap().events.iter().any(|(_, event)| event.contains(text))
+}
+
+#[test]
+fn what_a_canary_violates_is_not_the_running_versions_fault() {
+    let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
+    let bad = acts("f", "2", "(local.set $verdict (i32.const 0x77))");
+    begin_canary(&mut rig, plan(vec![bad]), 0);
+    push(&mut rig, 0, 96);
+    assert_eq!(Rig::drain(&rig.outside).len(), 64, "its first burst is lost");
+    assert!(rig.lane.status().lock().unwrap().trial.is_none());
+    assert!(said(&rig, "f 2 was rolled back: as a canary: bad-verdict"));
+    assert_eq!(faults_and_health(&mut rig), [(1, Health::Running)]);
+    assert_eq!(dropped_by_reason(&rig.finish()), [("bad-verdict", 32)]);
+}
+
+#[test]
+fn a_canary_goes_on_when_another_function_faults_in_it() {
+    let trap = "(if (i32.eq (i32.load (local.get $p)) (i32.const 40)) (then unreachable))";
+    let rest = |open| FunctionPlan {
+        on_fault: if open { OnFault::FailOpen } else { OnFault::FailClosed },
+        ..acts("g", "1", trap)
+    };
+    for open in [false, true] {
+        let mut rig = Rig::new(plan(vec![acts("f", "1", ""), rest(open)]));
+        let new = acts("f", "2", "(i32.store8 offset=8 (local.get $p) (i32.const 2))");
+        begin_canary(&mut rig, plan(vec![new, rest(open)]), 0);
+        push(&mut rig, 0, 96);
+        let out = Rig::drain(&rig.outside);
+        assert!(out.iter().all(|f| f[8] == 2));
+        assert_eq!(out.len(), if open { 96 } else { 32 });
+        let seen = faults_and_health(&mut rig);
+        assert_eq!(seen[0], (0, Health::Running));
+        assert!(matches!(seen[1], (1, Health::BackOff { .. })), "{seen:?}");
+        // It is back, and the trial goes on.
+        rig.inside.push_at(frame(1), SECOND);
+        rig.settle();
+        assert_eq!(Rig::drain(&rig.outside)[0][8], 2);
+        let trial = rig.lane.status().lock().unwrap().trial.clone();
+        assert_eq!(trial.unwrap().version, "2");
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_canary_passes_by_what_is_out_of_order() {
+    let trap = FunctionPlan { on_fault: OnFault::FailOpen, ..acts("g", "1", "unreachable") };
+    let mut rig = Rig::new(plan(vec![acts("f", "1", ""), trap.clone()]));
+    for second in 0..5 {
+        rig.inside.push_at(frame(1), second * SECOND);
+        rig.settle();
+    }
+    assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Quarantined));
+    begin_canary(&mut rig, plan(vec![acts("f", "2", ""), trap]), 0);
+    rig.inside.push_at(frame(1), 5 * SECOND);
+    rig.settle();
+    assert!(rig.lane.status().lock().unwrap().trial.is_some());
+    assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Quarantined));
+    rig.finish();
+}
+
+#[test]
+fn packets_that_had_passed_a_version_when_it_was_found_out_leave() {
+    // By a bulk operation, which the host carries out: it is found out at the end of the burst.
+    let write = "(memory.fill (i32.add (global.get $window) (i32.const 0x2000)) (i32.const 7) (i32.const 8))";
+    let mut rig = Rig::new(plan(vec![acts("f", "1", ""), acts("g", "1", "")]));
+    begin_canary(&mut rig, plan(vec![acts("f", "2", write), acts("g", "1", "")]), 0);
+    push(&mut rig, 0, 40);
+    assert!(said(&rig, "f 2 was rolled back"));
+    let out = Rig::drain(&rig.outside);
+    assert_eq!(out.iter().map(|f| number(f)).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+    let counts = rig.finish();
+    assert_eq!(counts.functions[1].packets, 40, "none passed the chain twice");
+}
+
+#[test]
+fn a_canary_is_ticked_and_flushed() {
+    let new = wat_guest::module(wat_guest::NULL)
+        .replace(
+            "(func (export \"weir:net/packet@0.1.0#tick\") (param i64))",
+            "(func (export \"weir:net/packet@0.1.0#tick\") (param i64)
+               (call $counter-add (i32.const 0x8000) (i32.const 14) (i64.const 1)))",
+        )
+        .replace(
+            "(i32.store8 (i32.const 0x10) (i32.const 0))",
+            "(call $set-timer (i64.const 5)) (i32.store8 (i32.const 0x10) (i32.const 0))",
+        );
+    let new = Arc::new(admit(&upload(&new, "packet-function")).unwrap());
+    let new = FunctionPlan { version: "2".into(), ..function("f", new) };
+    let ticks = {
+        let telemetry = Arc::clone(&new.telemetry);
+        move || telemetry.counters().get("name_in_memory").copied().unwrap_or(0)
+    };
+    let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
+    begin_canary(&mut rig, plan(vec![new]), 0);
+    rig.inside.push_at(frame(1), 10);
+    rig.settle();
+    assert_eq!(ticks(), 1, "its time has come");
+    let canary = rig.lane.end_canary().expect("there is one");
+    canary.end(&rig.sandbox);
+    assert_eq!(ticks(), 2);
+    rig.finish();
+}
+
+#[test]
+fn what_is_swapped_beside_a_canary_does_not_come_back_with_it() {
+    let chain = |f: &str, g: &str| plan(vec![acts("f", f, ""), acts("g", g, "")]);
+    let mut rig = Rig::new(chain("1", "1"));
+    let stale = rig.lane.site().stage(chain("2", "1"), &rig.lane.states()).unwrap();
+    let again = rig.lane.site().stage(chain("2", "1"), &rig.lane.states()).unwrap();
+    begin_canary(&mut rig, chain("2", "1"), 0);
+    let staged = rig.lane.site().stage(chain("1", "2"), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(1)).unwrap();
+    assert!(said(&rig, "the canary of f 2 ends: other functions of the chain are replaced"));
+    assert!(rig.lane.promote().is_err());
+    // Nor with what was made ready before.
+    assert!(rig.lane.begin_canary(stale, 0, 5).is_err());
+    assert!(rig.lane.publish(again, Some(0)).is_err());
+    push(&mut rig, 0, 10);
+    let versions: Vec<_> = rig.lane.plan().functions.iter().map(|f| f.version.clone()).collect();
+    assert_eq!(versions, ["1", "2"]);
+    rig.finish();
+}
+
+#[test]
+fn a_version_that_goes_back_takes_a_canary_beside_it_along() {
+    let trap = "(if (i32.eq (i32.load (local.get $p)) (i32.const 5)) (then unreachable))";
+    let old = || acts("g", "1", "");
+    let bad = || acts("g", "2", trap);
+    let mut rig = Rig::new(plan(vec![acts("f", "1", ""), old()]));
+    let staged = rig.lane.site().stage(plan(vec![acts("f", "1", ""), bad()]), &rig.lane.states());
+    rig.lane.publish(staged.unwrap(), Some(1)).unwrap();
+    let staged = rig.lane.site().stage(plan(vec![acts("f", "2", ""), bad()]), &rig.lane.states());
+    rig.lane.begin_canary(staged.unwrap(), 0, 0).unwrap();
+    push(&mut rig, 0, 40);
+    assert_eq!(Rig::drain(&rig.outside).len(), 40);
+    assert!(said(&rig, "g 2 was rolled back"));
+    assert!(rig.lane.promote().is_err(), "it has the version that went back");
+    rig.finish();
+}
+
+#[test]
+fn packets_held_one_after_the_other_leave_a_chain_that_is_replaced() {
+    let holds = |name: &str| acts(name, "1", "(local.set $verdict (i32.const 6))");
+    let mut rig = Rig::new(plan(vec![holds("a"), holds("b"), holds("c")]));
+    push(&mut rig, 0, 10);
+    let mark = "(i32.store8 offset=8 (local.get $p) (i32.const 1))";
+    let other = plan(["x", "y", "z"].map(|name| acts(name, "1", mark)).into());
+    let staged = rig.lane.site().stage(other, &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, None).unwrap();
+    rig.settle();
+    let out = Rig::drain(&rig.outside);
+    assert_eq!(out.len(), 10);
+    assert!(out.iter().all(|f| f[8] == 0), "the new chain is for those that come after it");
+    rig.finish();
+}
+
+#[test]
+fn errors_go_where_the_flow_is_that_they_quote() {
+    let mark = |version: u8| format!("(i32.store8 offset=8 (local.get $p) (i32.const {version}))");
+    let mut rig = Rig::new(plan(vec![acts("f", "1", &mark(1))]));
+    let staged = rig.lane.site().stage(plan(vec![acts("f", "2", &mark(2))]), &rig.lane.states());
+    rig.lane.begin_canary(staged.unwrap(), 0, 50).unwrap();
+    let ends = ([10, 0, 0, 1], [192, 0, 2, 7]);
+    for flow in 1..=64 {
+        let mut request = Vec::new();
+        let ethernet = || PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        ethernet().ipv4(ends.0, ends.1, 64).udp(flow, 53).write(&mut request, &[0; 8]).unwrap();
+        let kind = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+        let mut error = Vec::new();
+        let quoting = ethernet().ipv4([203, 0, 113, 1], ends.0, 64).icmpv4(kind);
+        quoting.write(&mut error, &request[14..]).unwrap();
+        rig.inside.push_at(request, u64::from(flow));
+        rig.outside.push_at(error, u64::from(flow));
+    }
+    rig.settle();
+    // The flow's port, where it is in a request or in an error, and the version.
+    let versions = |wire, at: usize| {
+        let seen = Rig::drain(wire);
+        let seen = seen.iter().map(|f| (u16::from_be_bytes([f[at], f[at + 1]]), f[8]));
+        seen.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (requests, errors) = (versions(&rig.outside, 34), versions(&rig.inside, 62));
+    assert_eq!(requests.len(), 64);
+    assert!([1, 2].iter().all(|version| requests.values().any(|by| by == version)));
+    assert_eq!(requests, errors);
+    rig.finish();
 }

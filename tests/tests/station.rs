@@ -110,6 +110,14 @@ impl Rig {
         drain(&self.outside)
     }
 
+    /// Sends datagrams in, as one burst that came at this time.
+    fn push_at(&mut self, time: u64, frames: &[Vec<u8>]) {
+        for frame in frames {
+            assert!(self.inside.push_at(frame.clone(), time));
+        }
+        self.settle();
+    }
+
     /// The same in the other direction.
     fn back(&mut self, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
         for frame in frames {
@@ -368,5 +376,73 @@ fn held_packets_and_timers_of_a_chain_beside_another_are_not_forgotten() {
     assert_eq!(rig.forth(&[datagram(1, &[0])]).len(), 1);
     rig.station.remove("holds").expect("the lane");
     assert_eq!(dropped_by_reason(&rig.counts(2)), [("held-at-end", 1)]);
+    rig.finish();
+}
+
+/// As [`obeys`] the payload's first word, and decides about flows; traps if it is [`TRAP`]. While the first word of its state region is
+/// not 0 it refuses its configuration; a packet whose second word is not 0 sets it.
+fn traps() -> FunctionPlan {
+    let body = each(&format!(
+        "(local.set $verdict (i32.load offset={PAYLOAD} (local.get $p)))
+         (if (i32.eq (local.get $verdict) (i32.const {TRAP})) (then
+           (i32.store (global.get $state) (i32.load offset={} (local.get $p)))
+           unreachable))",
+        PAYLOAD + 4
+    ));
+    FunctionPlan {
+        flow_verdicts: true,
+        state_bytes: 65_536,
+        state_layout: "1".into(),
+        ..function("traps", wat_guest::refusing(&body))
+    }
+}
+
+const TRAP: u32 = 0x7f;
+
+#[test]
+fn a_fault_in_a_burst_leaves_the_ways_of_its_other_packets() {
+    let mut rig = Rig::new();
+    rig.add("chain", vec![traps()], true);
+    rig.push_at(1, &[datagram(1, &[DROP | VERDICT_FINAL, 0])]);
+    let other = Verdict::Drop(3).encode() | VERDICT_FINAL;
+    // One flow makes the function trap, which makes void what it had decided about the other one, in the same burst.
+    rig.push_at(2, &[datagram(2, &[TRAP, 0]), datagram(1, &[other, 0])]);
+    let counts = rig.counts(1);
+    assert_eq!(dropped_by_reason(&counts), [("fault", 1), ("flow-verdict", 1)]);
+    assert_eq!(counts.functions[0].drops[0], 1);
+    // From the next burst on it is asked again, when it is back: behind the burst that tells the time.
+    rig.push_at(1_000_000_000, &[datagram(3, &[NEXT, 0])]);
+    rig.push_at(1_000_000_001, &[datagram(1, &[NEXT, 0])]);
+    assert_eq!(drain(&rig.outside).len(), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_verdict_for_a_flow_that_cannot_be_carried_out_is_not_remembered() {
+    let mut rig = Rig::new();
+    rig.add("chain", two(), true);
+    let nowhere = datagram(1, &[Verdict::Forward(9999).encode() | VERDICT_FINAL, NEXT]);
+    rig.push_at(1, &[nowhere]);
+    assert_eq!(dropped_by_reason(&rig.counts(1)), [("bad-verdict", 1)]);
+    // Behind the burst that tells the time it is asked again.
+    rig.push_at(1_000_000_000, &[datagram(2, &[NEXT, NEXT])]);
+    rig.push_at(1_000_000_001, &[datagram(1, &[NEXT, NEXT])]);
+    assert_eq!(drain(&rig.outside).len(), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_chain_without_instances_does_not_touch_another() {
+    let mut rig = Rig::new();
+    rig.add("good", vec![marks("a", PAYLOAD, 1)], true);
+    rig.add("bad", vec![traps()], false);
+    rig.steer(&[by_source_port(2..=2, Target::Chain(0))], &["bad"]);
+    let bad = || datagram(2, &[TRAP, 1]);
+    rig.push_at(1, &[bad(), bad(), bad()]);
+    for n in 1..=5 {
+        rig.push_at(n * 1_000_000_000, &[bad(), datagram(1, &[0])]);
+        assert_eq!(drain(&rig.outside).len(), 1);
+    }
+    assert_eq!(dropped_by_reason(&rig.counts(2)), [("fault", 3), ("out-of-order", 5)]);
     rig.finish();
 }

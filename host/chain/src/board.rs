@@ -200,6 +200,11 @@ pub fn usage(board: &Memory, function: usize) -> Usage {
     }
 }
 
+/// Whether the function at this place is called.
+pub(crate) fn runs(board: &Memory, function: usize) -> bool {
+    board.get::<u8>(at::MODES + function) == at::RUN
+}
+
 /// Sets whether the function at this place is called.
 pub fn set_treatment(board: &mut Memory, function: usize, treatment: Treatment) {
     assert!(function < FUNCTIONS_MAX, "a chain has at most {FUNCTIONS_MAX} functions");

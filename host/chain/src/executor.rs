@@ -7,8 +7,8 @@ use wasmtime::component::Component;
 use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, Sandbox, Services, Setup,
-    Shared, Telemetry, Treatment, Window, World, start_failure,
+    Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, SETUP_DEADLINE, Sandbox,
+    Services, Setup, Shared, Telemetry, Treatment, Window, World, start_failure,
 };
 
 use crate::board;
@@ -277,14 +277,28 @@ impl Prepared {
         window: &Shared,
         room_bytes: u32,
     ) -> Result<Executor<S>, ChainError> {
+        self.instantiate_within(sandbox, window, room_bytes, SETUP_DEADLINE)
+    }
+
+    /// The same with this much CPU time for the start code and for each `configure`.
+    ///
+    /// # Errors
+    /// As [`Self::instantiate`].
+    pub fn instantiate_within<S: Services>(
+        &self,
+        sandbox: &Sandbox,
+        window: &Shared,
+        room_bytes: u32,
+        deadline: Duration,
+    ) -> Result<Executor<S>, ChainError> {
         let _ticking = sandbox.ticker().tick();
         match &self.code {
             Code::Linked(component) => {
-                Linked::new(sandbox, &self.spec, component, window, room_bytes)
+                Linked::new(sandbox, &self.spec, component, window, room_bytes, deadline)
                     .map(|linked| Executor::Linked(Box::new(linked)))
             }
             Code::Separate(components) => {
-                Separate::new(sandbox, &self.spec, components, window, room_bytes)
+                Separate::new(sandbox, &self.spec, components, window, room_bytes, deadline)
                     .map(|separate| Executor::Separate(Box::new(separate)))
             }
         }
@@ -358,7 +372,7 @@ impl<S: Services> Executor<S> {
         }
     }
 
-    /// The earliest time at which a function wants its `tick`; 0 when none does.
+    /// The earliest time at which a function that is called wants its `tick`; 0 when none does.
     #[must_use]
     pub fn next_timer(&self) -> u64 {
         match self {
@@ -368,7 +382,7 @@ impl<S: Services> Executor<S> {
     }
 
     /// Calls `tick` of the functions whose time has come, or of every one (so that they flush their
-    /// counters before they end).
+    /// counters before they end), except of those that are not called now.
     ///
     /// # Errors
     /// As [`Self::run`].

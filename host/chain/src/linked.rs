@@ -7,10 +7,11 @@ use wasmtime::component::{Component, Instance, TypedFunc};
 use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 use weir_sandbox::{
-    Fault, Guest, Running, SETUP_DEADLINE, Sandbox, Services, Setup, Shared, World, link_function,
+    Fault, FaultKind, Guest, Running, Sandbox, Services, Setup, Shared, World, link_function,
     link_runner, one_line,
 };
 
+use crate::board::runs;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
 use crate::{compose, control};
 
@@ -33,6 +34,9 @@ pub(crate) struct Snapshot {
     pub(crate) restore: TypedFunc<(Vec<u8>,), (Result<(), String>,)>,
 }
 
+/// CPU time for `save` and `restore` of functions that have less for a burst.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_millis(10);
+
 pub(crate) type Configure = TypedFunc<(Setup,), (Result<(), String>,)>;
 
 impl<S: Services> Linked<S> {
@@ -42,10 +46,12 @@ impl<S: Services> Linked<S> {
         component: &Component,
         window: &Shared,
         room_bytes: u32,
+        setup_deadline: Duration,
     ) -> Result<Self, ChainError> {
         let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
         let functions = spec.functions.iter().map(|f| guest_function(f, window)).collect();
         let mut guest = Guest::new(functions);
+        guest.setup = setup_deadline;
         let board = new_board(room_bytes)?;
         guest.set_board(board, window.clone(), control::POSITION, control::SEQUENCE);
         let mut linker = sandbox.linker();
@@ -116,7 +122,13 @@ impl<S: Services> Linked<S> {
     }
 
     pub(crate) fn next_timer(&self) -> u64 {
-        self.store.data().next_timer
+        let guest = self.store.data();
+        if guest.next_timer == 0 {
+            return 0;
+        }
+        let timers = guest.functions.iter().map(|function| function.timer).enumerate();
+        let timers = timers.filter(|(place, timer)| *timer != 0 && runs(guest.board(), *place));
+        timers.map(|(_, timer)| timer).min().unwrap_or(0)
     }
 
     pub(crate) fn tick(
@@ -126,6 +138,9 @@ impl<S: Services> Linked<S> {
         who: Tick,
     ) -> Result<(), Fault> {
         for place in 0..self.functions.len() {
+            if !runs(self.board(), place) {
+                continue;
+            }
             tick(&mut self.store, services, place, &self.functions[place].tick, now, who)?;
         }
         Ok(())
@@ -237,12 +252,16 @@ pub(crate) fn call_configure<S: Services>(
     place: usize,
     setup: Setup,
 ) -> Result<(), ChainError> {
+    let deadline = store.data().setup;
     let called =
-        prepare(store, place, "configure", SETUP_DEADLINE, |store| configure.call(store, (setup,)));
+        prepare(store, place, "configure", deadline, |store| configure.call(store, (setup,)));
     let guest = store.data_mut();
     let (answer,) = match called {
         Ok(answer) => answer,
-        Err(ChainError::Fault { name, .. }) if guest.state_is_kept(place) => {
+        // Who took too long has written nothing.
+        Err(ChainError::Fault { name, fault, .. })
+            if fault.kind != FaultKind::Deadline && guest.state_is_kept(place) =>
+        {
             return Err(ChainError::State { name, place });
         }
         Err(error) => return Err(error),
@@ -263,9 +282,14 @@ pub(crate) fn head_bytes<S: Services>(
     place: usize,
 ) -> Result<u32, ChainError> {
     let ask: TypedFunc<(), (u32,)> = typed(store, instance, export, "head-bytes")?;
-    let (bytes,) =
-        prepare(store, place, "head-bytes", SETUP_DEADLINE, |store| ask.call(store, ()))?;
+    let deadline = store.data().setup;
+    let (bytes,) = prepare(store, place, "head-bytes", deadline, |store| ask.call(store, ()))?;
     Ok(bytes)
+}
+
+/// CPU time for `save` and `restore`: packets wait for them.
+fn snapshot_deadline<S>(store: &Store<Guest<S>>, place: usize) -> Duration {
+    store.data().functions[place].limits.deadline.max(SNAPSHOT_DEADLINE)
 }
 
 pub(crate) fn save<S: Services>(
@@ -274,8 +298,8 @@ pub(crate) fn save<S: Services>(
     snapshot: Option<&Snapshot>,
 ) -> Result<Option<Vec<u8>>, ChainError> {
     let Some(snapshot) = snapshot else { return Ok(None) };
-    let (saved,) =
-        prepare(store, place, "save", SETUP_DEADLINE, |store| snapshot.save.call(store, ()))?;
+    let deadline = snapshot_deadline(store, place);
+    let (saved,) = prepare(store, place, "save", deadline, |store| snapshot.save.call(store, ()))?;
     Ok(Some(saved))
 }
 
@@ -286,7 +310,8 @@ pub(crate) fn restore<S: Services>(
     saved: &[u8],
 ) -> Result<(), ChainError> {
     let Some(snapshot) = snapshot else { return Ok(()) };
-    let (answer,) = prepare(store, place, "restore", SETUP_DEADLINE, |store| {
+    let deadline = snapshot_deadline(store, place);
+    let (answer,) = prepare(store, place, "restore", deadline, |store| {
         snapshot.restore.call(store, (saved.to_vec(),))
     })?;
     answer.map_err(|message| ChainError::Refused {

@@ -3,12 +3,15 @@
 //! Does in Rust what `runner.wat` does in Wasm, over the same control area; a property test holds the
 //! two to the same output. Slower: an entry into Wasm for each function and burst.
 
+use std::time::Duration;
+
 use wasmtime::Store;
 use wasmtime::component::{Component, ComponentType, Lift, TypedFunc};
 use weir_layout::{self as layout, BURST_AREA, Descriptor, HEADROOM, Metadata, Verdict};
 use weir_pool::Memory;
 use weir_sandbox::{Fault, Guest, Running, Sandbox, Services, Shared, World, link_function};
 
+use crate::board::runs;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
 use crate::linked::{
     Exports, call_configure, head_bytes, restore, save, snapshot, standard_exports, tick, typed,
@@ -51,6 +54,7 @@ impl<S: Services> Separate<S> {
         components: &[Component],
         window: &Shared,
         room_bytes: u32,
+        setup_deadline: Duration,
     ) -> Result<Self, ChainError> {
         let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
         let mut functions = Vec::new();
@@ -59,7 +63,9 @@ impl<S: Services> Separate<S> {
             let guests = spec.functions.iter().map(|f| guest_function(f, window)).collect();
             let mut linker = sandbox.linker();
             link_function(&mut linker, "weir:net/host@0.1.0", place).map_err(wrong)?;
-            let mut store = sandbox.store(Guest::new(guests));
+            let mut guest = Guest::new(guests);
+            guest.setup = setup_deadline;
+            let mut store = sandbox.store(guest);
             let instance = sandbox
                 .instantiate(&linker, &mut store, component)
                 .map_err(|error| ChainError::start(error, std::slice::from_ref(function)))?;
@@ -150,8 +156,9 @@ impl<S: Services> Separate<S> {
     }
 
     pub(crate) fn next_timer(&self) -> u64 {
-        let timers = self.functions.iter().map(|f| f.store.data().next_timer);
-        timers.filter(|timer| *timer != 0).min().unwrap_or(0)
+        let timers = self.functions.iter().map(|f| f.store.data().next_timer).enumerate();
+        let timers = timers.filter(|(place, timer)| *timer != 0 && runs(&self.board, *place));
+        timers.map(|(_, timer)| timer).min().unwrap_or(0)
     }
 
     pub(crate) fn tick(
@@ -161,6 +168,9 @@ impl<S: Services> Separate<S> {
         who: Tick,
     ) -> Result<(), Fault> {
         for (place, function) in self.functions.iter_mut().enumerate() {
+            if !runs(&self.board, place) {
+                continue;
+            }
             tick(&mut function.store, services, place, &function.exports.tick, now, who)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! A lane: one chain, its ports and its pool, driven by one worker.
 
 mod faults;
+mod outage;
 mod status;
 mod swap;
 
@@ -13,8 +14,10 @@ use weir_chain::board;
 use weir_layout::Verdict;
 use weir_pool::{Accounting, PoolConfig};
 use weir_port::{Port, PortError};
-use weir_sandbox::{Record, Sandbox, States};
+use weir_sandbox::{Fault, Record, Sandbox, States};
 
+use self::outage::Outage;
+pub use self::outage::{Made, Missing, Restorer};
 pub use self::status::{EventSink, LaneEvent, LaneStatus};
 use self::swap::Probation;
 pub use self::swap::{Published, Retired};
@@ -57,6 +60,9 @@ pub struct Lane {
     pub(crate) version: Version,
     pub(crate) trial: Option<Trial>,
     records: Vec<Record>,
+    /// The version's instances have trapped, and there are no others yet.
+    outage: Option<Outage>,
+    restorer: Option<Restorer>,
     probation: Option<Probation>,
     instances: u64,
     /// Usage of executors that are gone, by function.
@@ -137,6 +143,8 @@ impl Lane {
             version: Version { staged, instance: 0 },
             trial: None,
             records,
+            outage: None,
+            restorer: None,
             probation: None,
             instances: 0,
             used: vec![board::Usage::default(); functions],
@@ -247,7 +255,8 @@ impl Lane {
         context.idle_for = None;
         loop {
             self.wake_functions();
-            let ran = if self.trial.as_ref().is_some_and(Trial::splits) {
+            let splits = self.trial.as_ref().is_some_and(Trial::splits);
+            let ran = if splits || self.outage.is_some() {
                 self.split_turn()
             } else {
                 self.context_mut().ledger.instance = self.version.instance;
@@ -257,7 +266,7 @@ impl Lane {
                 self.handle_fault(&fault, false);
                 continue;
             }
-            self.handle_violations();
+            self.handle_violations(false);
             if self.context().pause != Pause::Timer {
                 break;
             }
@@ -308,18 +317,21 @@ impl Lane {
             self.handle_fault(&fault, false);
         }
         self.set_skips(skip, false);
-        self.handle_violations();
+        self.handle_violations(false);
     }
 
-    /// Calls the functions' `tick`.
+    /// Calls the functions' `tick`, of the running version and of the canary.
     fn tick(&mut self, who: Tick) {
-        let instance = self.version.instance;
-        let context = self.context_mut();
-        context.ledger.instance = instance;
-        context.reverse = false;
-        let now = context.now;
-        if let Err(fault) = self.version.staged.executor.tick(&mut self.context, now, who) {
+        self.context_mut().reverse = false;
+        if self.outage.is_none()
+            && let Err(fault) = tick(&mut self.context, &mut self.version, who)
+        {
             self.handle_fault(&fault, false);
+        }
+        if let Some(Trial::Canary { version, .. }) = &mut self.trial
+            && let Err(fault) = tick(&mut self.context, version, who)
+        {
+            self.handle_fault(&fault, true);
         }
     }
 
@@ -405,6 +417,13 @@ impl Lane {
     pub(crate) fn add_usage(&mut self, board: &weir_pool::Memory) {
         add_usage(&mut self.used, board);
     }
+}
+
+fn tick(lent: &mut Option<Box<Context>>, version: &mut Version, who: Tick) -> Result<(), Fault> {
+    let context = lent.as_mut().expect("the context is home between calls");
+    context.ledger.instance = version.instance;
+    let now = context.now;
+    version.staged.executor.tick(lent, now, who)
 }
 
 fn add_usage(used: &mut [board::Usage], board: &weir_pool::Memory) {

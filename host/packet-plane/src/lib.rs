@@ -35,7 +35,10 @@ mod worker;
 pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
 pub use ground::Ground;
-pub use lane::{EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Published, Retired, Turn};
+pub use lane::{
+    EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Published, Restorer,
+    Retired, Turn,
+};
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};
 pub use shadow::{ShadowReport, Side, verdict_in_words};

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use weir_chain::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared};
 use weir_pool::{HugePages, Memory, PoolError};
-use weir_sandbox::{Admitted, OnFault, Sandbox, Shared, State, States, Telemetry, seed_of};
+use weir_sandbox::{
+    Admitted, OnFault, SETUP_DEADLINE, Sandbox, Shared, State, States, Telemetry, seed_of,
+    thread_time,
+};
 
 use crate::context::Context;
 use crate::shadow::Aside;
@@ -45,6 +48,12 @@ pub struct FunctionPlan {
 }
 
 impl FunctionPlan {
+    /// Whether it is another of the same name: another version, or otherwise configured.
+    fn differs(&self, other: &Self) -> bool {
+        (&self.name, &self.version, self.admitted.hash, &self.config)
+            != (&other.name, &other.version, other.admitted.hash, &other.config)
+    }
+
     /// The state region among these that it could go on with.
     fn state_of<'a>(&self, states: &'a States) -> Option<&'a Arc<State>> {
         states.of(&self.name, self.state_bytes, &self.state_layout)
@@ -63,6 +72,15 @@ pub struct ChainPlan {
     /// What at its end goes up to the kernel's stack instead of out; none: nothing does. With it, what the kernel sends passes the
     /// chain in reverse. Only for chains one of whose ports is the kernel's stack.
     pub upward: Option<Arc<Upward>>,
+}
+
+impl ChainPlan {
+    /// Whether it has the functions of another chain but for the one at this place.
+    pub(crate) fn differs_only_in(&self, place: usize, other: &Self) -> bool {
+        let mut both = self.functions.iter().zip(&other.functions).enumerate();
+        self.functions.len() == other.functions.len()
+            && both.all(|(n, (one, other))| n == place || !one.differs(other))
+    }
 }
 
 /// Why a lane could not be made or changed.
@@ -108,6 +126,8 @@ pub struct Staged {
     pub(crate) states: Vec<Option<Arc<State>>>,
     /// Which functions go on with their predecessor's state region.
     pub(crate) kept: Vec<bool>,
+    /// CPU time that making the instances took.
+    pub(crate) set_up_in: Duration,
 }
 
 impl Staged {
@@ -170,6 +190,17 @@ impl LaneSite {
         before: &States,
         beside: &States,
     ) -> Result<Staged, PlaneError> {
+        self.stage_within(plan, before, beside, SETUP_DEADLINE)
+    }
+
+    /// The same with this much CPU time for the start code and for each `configure`.
+    pub(crate) fn stage_within(
+        &self,
+        plan: ChainPlan,
+        before: &States,
+        beside: &States,
+        deadline: Duration,
+    ) -> Result<Staged, PlaneError> {
         let mut states = Vec::new();
         let mut kept = Vec::new();
         let mut shared = Vec::new();
@@ -185,6 +216,7 @@ impl LaneSite {
         }
         let spec = self.spec(&plan, &states, &kept);
         let prepared = Prepared::new(&self.sandbox, spec, plan.mode)?;
+        let started = thread_time();
         loop {
             let all: Vec<_> = states
                 .iter()
@@ -192,10 +224,13 @@ impl LaneSite {
                 .map(|(state, kept)| (state.as_ref().map(|s| s.shared().clone()), *kept))
                 .collect();
             let with_states = prepared.with_states(&all);
-            match with_states.instantiate(&self.sandbox, &self.window, self.room_bytes) {
+            let room_bytes = self.room_bytes;
+            match with_states.instantiate_within(&self.sandbox, &self.window, room_bytes, deadline)
+            {
                 Ok(executor) => {
-                    let prepared = with_states;
-                    return Ok(Staged { plan, prepared, executor, states, kept });
+                    let (prepared, set_up_in) =
+                        (with_states, thread_time().saturating_sub(started));
+                    return Ok(Staged { plan, prepared, executor, states, kept, set_up_in });
                 }
                 Err(ChainError::State { place, .. }) if kept[place] && !shared[place] => {
                     kept[place] = false;

@@ -1,17 +1,19 @@
 //! Trying a new version beside the running one: canary (a share of the flows is really its) and shadow
 //! (it sees copies and decides nothing).
 
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use weir_chain::board;
 use weir_pool::{Memory, Packet};
 use weir_sandbox::Fault;
-use weir_steering::flow_hash;
+use weir_steering::affinity_hash;
 
-use crate::context::{Context, Disown, Entry};
+use crate::context::{Context, Disown};
+use crate::counters::DropReason;
 use crate::lane::{Lane, LaneEvent, Published, Retired, Version};
 use crate::observer::{Observer, Watch};
-use crate::plan::{PlaneError, Staged};
+use crate::plan::{ChainPlan, PlaneError, Staged};
 use crate::shadow::{ShadowReport, Side};
 
 /// Which kind of trial.
@@ -54,6 +56,14 @@ impl Trial {
         }
     }
 
+    /// The earliest time at which a function wants its `tick`; 0 when none does.
+    pub(crate) fn next_timer(&self) -> u64 {
+        match self {
+            Self::Canary { version, .. } => version.staged.executor.next_timer(),
+            Self::Shadow { .. } => 0,
+        }
+    }
+
     pub(crate) fn instance(&self) -> u64 {
         match self {
             Self::Canary { version, .. } => version.instance,
@@ -90,7 +100,7 @@ impl Lane {
     /// by itself when that version faults; its packets then go to the running one.
     ///
     /// # Errors
-    /// When another trial runs, or the chains do not have the same functions.
+    /// When another trial runs, or the chains differ in another function.
     pub fn begin_canary(
         &mut self,
         staged: Staged,
@@ -98,13 +108,14 @@ impl Lane {
         percent: u8,
     ) -> Result<(), PlaneError> {
         self.no_trial()?;
-        if staged.plan.functions.len() != self.plan().functions.len() {
-            return Err(PlaneError::Trial("a canary must have the chain's functions".into()));
+        if !staged.plan.differs_only_in(function, self.plan()) {
+            return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
         }
         let instance = self.next_instance();
         let aside = Vec::with_capacity(weir_layout::BURST_MAX);
         let version = Box::new(Version { staged, instance });
         self.trial = Some(Trial::Canary { version, function, percent, aside, packets: 0 });
+        self.treat_all();
         self.report();
         Ok(())
     }
@@ -127,12 +138,17 @@ impl Lane {
     /// # Errors
     /// When there is no canary, or a function refuses the saved state; then the trial is over.
     pub fn promote(&mut self) -> Result<(Published, Retired), PlaneError> {
-        let Some(Trial::Canary { version, function, .. }) = self.take_canary() else {
+        let started = Instant::now();
+        let Some(Trial::Canary { mut version, function, .. }) = self.take_canary() else {
             return Err(PlaneError::Trial("no canary is running".into()));
         };
+        if let Err(error) = self.hand_over_saved(&mut version.staged) {
+            drop(self.let_go(*version));
+            return Err(error);
+        }
         let trial_instance = version.instance;
         let functions = version.staged.plan.functions.len();
-        let published = self.publish(version.staged, Some(function))?;
+        let published = self.replace(version.staged, Some(function), started);
         let to = self.version.instance;
         for place in 0..functions {
             self.context_mut().disown(place, trial_instance, Disown::HandOver { to });
@@ -156,15 +172,74 @@ impl Lane {
         }
     }
 
-    /// Ends a canary; its flows go back to the running version. False if there was none.
-    pub fn end_canary(&mut self) -> bool {
-        let Some(Trial::Canary { version, .. }) = self.take_canary() else { return false };
+    /// Ends a canary; its flows go back to the running version. It is given back, to be ended off the data path. None: there was none.
+    pub fn end_canary(&mut self) -> Option<Retired> {
+        let Some(Trial::Canary { version, .. }) = self.take_canary() else { return None };
+        Some(self.let_go(*version))
+    }
+
+    /// A canary runs no more; what it holds goes on in the running version.
+    fn let_go(&mut self, version: Version) -> Retired {
         self.add_usage(version.staged.executor.board());
         for place in 0..version.staged.plan.functions.len() {
             self.context_mut().disown(place, version.instance, Disown::Pass);
         }
         self.report();
-        true
+        Retired::of(version.staged)
+    }
+
+    /// Ends a canary whose other functions are not those of the chain that is about to run: it would bring the old ones back.
+    pub(crate) fn end_canary_beside(&mut self, plan: &ChainPlan) {
+        if let Some(Trial::Canary { version, function, .. }) = &self.trial
+            && !plan.differs_only_in(*function, &version.staged.plan)
+        {
+            self.abandon_canary("other functions of the chain are replaced");
+        }
+    }
+
+    /// Ends a canary for a reason that says nothing about its version.
+    fn abandon_canary(&mut self, why: &str) {
+        let Some(TrialStatus { function, version, .. }) = self.trial.as_ref().map(Trial::status)
+        else {
+            return;
+        };
+        drop(self.end_canary());
+        self.event(LaneEvent::Note(format!("the canary of {function} {version} ends: {why}")));
+    }
+
+    /// The place of the function of which a version is a canary.
+    pub(crate) fn on_trial(&self) -> Option<usize> {
+        match &self.trial {
+            Some(Trial::Canary { function, .. }) => Some(*function),
+            _ => None,
+        }
+    }
+
+    fn treat_all(&mut self) {
+        for place in 0..self.plan().functions.len() {
+            self.treat(place);
+        }
+    }
+
+    /// Another function than the one on trial faulted in it: new instances of the canary, as of the running version.
+    pub(crate) fn renew_canary(&mut self) {
+        let Some(Trial::Canary { version, .. }) = &self.trial else { return };
+        let Some(staged) = self.again(&version.staged) else {
+            return self.abandon_canary("new instances after a fault take too long, or fail");
+        };
+        let (kept, instance) = (staged.kept.clone(), self.next_instance());
+        let Some(Trial::Canary { version, .. }) = &mut self.trial else { return };
+        let old = mem::replace(&mut **version, Version { staged, instance });
+        self.add_usage(old.staged.executor.board());
+        for (place, kept) in kept.into_iter().enumerate() {
+            let how = if kept {
+                Disown::HandOver { to: instance }
+            } else {
+                Disown::Discard(DropReason::LostInFault)
+            };
+            self.context_mut().disown(place, old.instance, how);
+        }
+        self.treat_all();
     }
 
     /// Has a new version of one function see copies of what that function sees.
@@ -216,29 +291,33 @@ impl Lane {
         let percent = u64::from(*percent);
         context.burst.retain(|packet| {
             let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
-            let chosen = (u64::from(flow_hash(bytes, seed)) * 100) >> 32 < percent;
+            let chosen = (u64::from(affinity_hash(bytes, seed)) * 100) >> 32 < percent;
             if chosen {
                 aside.push(*packet);
             }
             !chosen
         });
         *packets += aside.len() as u64;
-        let mut others = std::mem::take(aside);
+        let mut others = mem::take(aside);
         let main = if context.burst.is_empty() { Ok(()) } else { self.run_main(start) };
         if let Err(fault) = main {
             self.handle_fault(&fault, false);
         }
+        self.handle_violations(false);
         let context = self.context_mut();
         context.burst.append(&mut others);
         if context.burst.is_empty() {
             self.put_aside_back(others);
             return Ok(());
         }
+        // It may have ended with the running version's fault.
+        let in_trial = self.on_trial().is_some();
         let ran = self.run_trial(start);
         self.put_aside_back(others);
         if let Err(fault) = ran {
-            self.handle_fault(&fault, true);
+            self.handle_fault(&fault, in_trial);
         }
+        self.handle_violations(in_trial);
         Ok(())
     }
 
@@ -249,6 +328,10 @@ impl Lane {
     }
 
     pub(crate) fn run_main(&mut self, start: usize) -> Result<(), Fault> {
+        if self.is_out() {
+            self.do_without();
+            return Ok(());
+        }
         run(&mut self.context, &mut self.version, start)
     }
 
@@ -259,37 +342,21 @@ impl Lane {
         }
     }
 
-    /// The canary faulted: it ends, and its packets go to the running version, from where they were.
-    pub(crate) fn end_trial_by(&mut self, fault: &Fault) {
+    /// The canary faulted: it ends, and its flows go to the running version.
+    pub(crate) fn end_trial_by(&mut self, message: &str) {
         let Some(Trial::Canary { version, function, .. }) = self.take_canary() else { return };
-        let context = self.context.as_mut().expect("the context is home between calls");
-        let board = version.staged.executor.board();
-        board::departed(board, &mut |origin, descriptor, end| {
-            context.end(origin, descriptor, end);
-        });
-        let reverse = context.reverse;
-        board::stranded(board, |stranded| {
-            let mut packet = context.burst[stranded.origin];
-            packet.descriptor = stranded.descriptor;
-            context.ledger.entries.push_back(Entry { packet, start: stranded.function, reverse });
-        });
-        context.burst.clear();
-        for place in 0..version.staged.plan.functions.len() {
-            context.disown(place, version.instance, Disown::Pass);
-        }
-        if let Some(guilty) = fault.function {
-            context.ledger.counters.functions[guilty].faults += 1;
-        }
+        let context = self.context_mut();
+        context.ledger.counters.functions[function].faults += 1;
+        context.violations.retain(|(violator, _)| *violator != function);
         let plan = &version.staged.plan.functions[function];
-        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {fault}"));
+        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {message}"));
         let event = LaneEvent::RolledBack {
             function: plan.name.clone(),
             version: plan.version.clone(),
-            message: format!("as a canary: {fault}"),
+            message: format!("as a canary: {message}"),
         };
-        self.add_usage(version.staged.executor.board());
+        drop(self.let_go(*version));
         self.event(event);
-        self.report();
     }
 }
 

@@ -213,7 +213,7 @@ impl Sandbox {
     }
 
     /// Makes an instance in a store of [`Self::store`]. Start code of the component's modules runs here, as long as
-    /// [`SETUP_DEADLINE`](crate::SETUP_DEADLINE) and with the memory of the store's functions; a [`Ticker`] must be ticking.
+    /// [`Guest::setup`](crate::Guest::setup) says and with the memory of the store's functions; a [`Ticker`] must be ticking.
     ///
     /// # Errors
     /// When types do not fit, or start code traps or does not end.

@@ -169,8 +169,8 @@ impl GuestFunction {
     }
 }
 
-/// CPU time for what is called once, before a function sees anything: its start code, `configure`, `save` and `restore`. Big tables are
-/// read there.
+/// CPU time for what is called once, before a function sees anything: its start code and `configure`, unless [`Guest::setup`] says
+/// otherwise. Big tables are read there.
 pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's.
@@ -268,6 +268,8 @@ pub struct Guest<S> {
     pub services: Option<S>,
     /// The earliest of the functions' timers, 0 when none is set.
     pub next_timer: u64,
+    /// CPU time for start code, and for each `configure`.
+    pub setup: Duration,
     running: Running,
     board: Option<Board>,
     watched: Option<Watched>,
@@ -295,6 +297,7 @@ impl<S> Guest<S> {
             functions,
             services: None,
             next_timer: 0,
+            setup: SETUP_DEADLINE,
             running: Running::Nobody,
             board: None,
             watched: None,
@@ -427,7 +430,7 @@ impl<S> Guest<S> {
         let guest = context.data_mut();
         let who = guest.who();
         let (limit, burst) = match (&guest.running, who) {
-            (Running::Start, _) => (SETUP_DEADLINE, 0),
+            (Running::Start, _) => (guest.setup, 0),
             (Running::Function { deadline, .. }, _) => (*deadline, 0),
             (Running::Chain, Some(place)) => {
                 let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));

@@ -3,7 +3,6 @@
 use weir_chain::board;
 use weir_sandbox::{Fault, Health, OnFault, Treatment};
 
-use super::swap::Disowner;
 use super::{Lane, LaneEvent};
 use crate::context::Entry;
 use crate::counters::DropReason;
@@ -12,11 +11,12 @@ use crate::trial::Trial;
 impl Lane {
     /// Brings functions back whose back-off is over, and learns when to look again.
     pub(super) fn wake_functions(&mut self) {
+        self.try_to_restore();
         let now = self.context().now;
         let mut changed = false;
-        for (place, record) in self.records.iter_mut().enumerate() {
-            if record.recover(now) {
-                self.version.staged.executor.set_treatment(place, record.treatment());
+        for place in 0..self.records.len() {
+            if self.records[place].recover(now) {
+                self.treat(place);
                 changed = true;
             }
         }
@@ -27,7 +27,11 @@ impl Lane {
             Health::BackOff { until } => Some(until),
             _ => None,
         });
-        let timers = back.chain([self.version.staged.executor.next_timer()]);
+        let own = match &self.outage {
+            Some(outage) => outage.next(),
+            None => self.version.staged.executor.next_timer(),
+        };
+        let timers = back.chain([own, self.trial.as_ref().map_or(0, Trial::next_timer)]);
         self.context_mut().ledger.timer = timers.filter(|timer| *timer != 0).min().unwrap_or(0);
         if let Some(probation) = &self.probation
             && now > probation.until
@@ -36,86 +40,120 @@ impl Lane {
         }
     }
 
+    /// Has a function treated as its record says, also beside a canary of another one. That is called, whatever the running version
+    /// has done.
+    pub(crate) fn treat(&mut self, place: usize) {
+        let treatment = self.records[place].treatment();
+        self.version.staged.executor.set_treatment(place, treatment);
+        if let Some(Trial::Canary { version, function, .. }) = &mut self.trial {
+            let treatment = if *function == place { Treatment::Run } else { treatment };
+            version.staged.executor.set_treatment(place, treatment);
+        }
+    }
+
     pub(super) fn set_skips(&mut self, mut skip: u64, on: bool) {
         while skip != 0 {
             let place = skip.trailing_zeros() as usize;
             skip &= skip - 1;
-            let mode = if on { Treatment::Skip } else { self.records[place].treatment() };
-            self.version.staged.executor.set_treatment(place, mode);
+            if !on {
+                self.treat(place);
+                continue;
+            }
+            self.version.staged.executor.set_treatment(place, Treatment::Skip);
             if let Some(Trial::Canary { version, .. }) = &mut self.trial {
-                let mode = if on { Treatment::Skip } else { Treatment::Run };
-                version.staged.executor.set_treatment(place, mode);
+                version.staged.executor.set_treatment(place, Treatment::Skip);
             }
         }
     }
 
-    /// A function trapped. Its packets get what its policy says, the others go on; the chain gets new instances.
+    /// A function trapped, of the running version or of the canary (`in_trial`). Its packets get what its policy says, or are run again
+    /// by the version before if it goes; the others go on; the chain gets new instances.
     pub(crate) fn handle_fault(&mut self, fault: &Fault, in_trial: bool) {
-        if in_trial {
-            return self.end_trial_by(fault);
-        }
         let guilty = fault.function;
-        let executor = &self.version.staged.executor;
-        let context = self.context.as_mut().expect("the context is home between calls");
-        let in_burst = !context.burst.is_empty();
-        let returns_to_previous = match (&self.probation, guilty) {
-            (Some(probation), Some(k)) => probation.function == k,
-            _ => false,
+        let suspect = if in_trial { self.on_trial() } else { None };
+        let goes_back = match (suspect, &self.probation) {
+            // Of what failed outside of any function the canary is what is new.
+            (Some(function), _) => guilty.is_none_or(|guilty| guilty == function),
+            (None, Some(probation)) => guilty == Some(probation.function),
+            (None, None) => false,
         };
-        if in_burst {
-            board::departed(executor.board(), &mut |origin, descriptor, end| {
-                context.end(origin, descriptor, end);
-            });
-            let reverse = context.reverse;
-            let records = &self.records;
-            board::stranded(executor.board(), |stranded| {
-                let mut packet = context.burst[stranded.origin];
-                packet.descriptor = stranded.descriptor;
-                let place = stranded.function;
-                if !stranded.reached || returns_to_previous {
-                    context.ledger.entries.push_back(Entry { packet, start: place, reverse });
-                    return;
-                }
-                if place < records.len() {
-                    context.ledger.counters.functions[place].undecided += 1;
-                }
-                match records.get(place).map(|record| record.policy) {
-                    Some(OnFault::FailOpen) => context.continue_behind(packet, place, reverse),
-                    _ => context.discard(packet.buffer, DropReason::Fault),
-                }
-            });
-            context.burst.clear();
+        self.settle_burst(in_trial, goes_back);
+        if in_trial && goes_back {
+            return self.end_trial_by(&fault.to_string());
         }
         if let Some(k) = guilty {
             self.note_fault(k, &fault.to_string());
         } else {
             self.note(format!("the chain failed outside of any function: {fault}"));
         }
-        if returns_to_previous {
+        if in_trial {
+            self.renew_canary();
+        } else if goes_back {
             self.roll_back(&fault.to_string());
         } else {
             self.reinstantiate();
         }
     }
 
-    /// Bad verdicts and descriptors in the last burst are faults too, one for each function and burst.
-    pub(super) fn handle_violations(&mut self) {
+    /// Ends the burst in which a function trapped; `again`: its packets are run again.
+    fn settle_burst(&mut self, in_trial: bool, again: bool) {
+        let context = self.context.as_mut().expect("the context is home between calls");
+        if context.burst.is_empty() {
+            return;
+        }
+        let board = match &self.trial {
+            Some(Trial::Canary { version, .. }) if in_trial => version.staged.executor.board(),
+            _ => self.version.staged.executor.board(),
+        };
+        board::departed(board, &mut |origin, descriptor, end| {
+            context.end(origin, descriptor, end);
+        });
+        let (reverse, records) = (context.reverse, &self.records);
+        board::stranded(board, |stranded| {
+            let mut packet = context.burst[stranded.origin];
+            packet.descriptor = stranded.descriptor;
+            let place = stranded.function;
+            match records.get(place) {
+                // It had passed all functions when one was found out.
+                None if again => context.leave(packet, reverse),
+                Some(_) if again || !stranded.reached => {
+                    context.ledger.entries.push_back(Entry { packet, start: place, reverse });
+                }
+                Some(record) => {
+                    context.ledger.counters.functions[place].undecided += 1;
+                    match record.policy {
+                        OnFault::FailOpen => context.continue_behind(packet, place, reverse),
+                        OnFault::FailClosed => context.discard(packet.buffer, DropReason::Fault),
+                    }
+                }
+                None => context.discard(packet.buffer, DropReason::Fault),
+            }
+        });
+        context.burst.clear();
+    }
+
+    /// Bad verdicts and descriptors in the last burst are faults too, one for each function and burst. `in_trial`: it was a canary's.
+    pub(crate) fn handle_violations(&mut self, in_trial: bool) {
         if self.context().violations.is_empty() {
             return;
         }
+        let suspect = if in_trial { self.on_trial() } else { None };
         let mut violations = std::mem::take(&mut self.context_mut().violations);
         violations.sort_unstable();
         violations.dedup();
         for (function, kind) in violations.drain(..) {
             let message = format!("{}: see wit/window.md for what may be written", kind.name());
+            if suspect == Some(function) {
+                self.end_trial_by(&message);
+                continue;
+            }
             self.note_fault(function, &message);
-            let mode = self.records[function].treatment();
-            self.version.staged.executor.set_treatment(function, mode);
+            self.treat(function);
         }
         self.context_mut().violations = violations;
     }
 
-    fn note_fault(&mut self, function: usize, message: &str) {
+    pub(super) fn note_fault(&mut self, function: usize, message: &str) {
         let now = self.context().now;
         self.context_mut().ledger.counters.functions[function].faults += 1;
         self.records[function].fault(now);
@@ -133,20 +171,6 @@ impl Lane {
 
     /// New instances of the same version, over the same state regions.
     pub(super) fn reinstantiate(&mut self) {
-        let states = self.states();
-        match self.site.stage_beside(self.version.staged.plan.clone(), &states, &states) {
-            Ok(staged) => {
-                self.install(staged, Disowner::AfterFault);
-            }
-            Err(error) => {
-                // It was instantiated before, so this is memory or a configuration that its kept state
-                // does not go with: without instances nothing can pass.
-                self.note(format!("the chain cannot be instantiated again: {error}"));
-                for record in &mut self.records {
-                    record.health = Health::Quarantined;
-                }
-                self.report();
-            }
-        }
+        self.renew(self.version.staged.plan.clone(), None);
     }
 }

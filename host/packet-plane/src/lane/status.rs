@@ -84,7 +84,11 @@ impl Lane {
 
     pub(crate) fn report(&mut self) {
         let functions = self.version.staged.plan.functions.iter().zip(&self.records);
-        let functions = functions.map(|(f, r)| (f.name.clone(), f.version.clone(), r.health));
+        let out = self.outage.as_ref().map(|outage| Health::BackOff { until: outage.next() });
+        let health =
+            |health| if health == Health::Running { out.unwrap_or(health) } else { health };
+        let functions =
+            functions.map(|(f, r)| (f.name.clone(), f.version.clone(), health(r.health)));
         let functions = functions.collect();
         let trial = self.trial.as_ref().map(Trial::status);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);

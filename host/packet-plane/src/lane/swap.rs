@@ -40,6 +40,12 @@ pub struct Retired {
 }
 
 impl Retired {
+    /// A version that runs no more, or never did.
+    pub(crate) fn of(staged: Staged) -> Self {
+        let Staged { plan, prepared, executor, states, .. } = staged;
+        Self { executor, plans: vec![plan], _rest: (prepared, states, Observers::default()) }
+    }
+
     /// Has the old instances flush their counters, then ends them.
     pub fn end(mut self, sandbox: &Sandbox) {
         let _ticking = sandbox.ticker().tick();
@@ -64,44 +70,53 @@ impl Lane {
     /// Back to the version before the last swap.
     pub(super) fn roll_back(&mut self, why: &str) {
         let Some(probation) = self.probation.take() else { return };
-        let states = self.states();
         let faulty = &self.version.staged.plan.functions[probation.function];
         let event = LaneEvent::RolledBack {
             function: faulty.name.clone(),
             version: faulty.version.clone(),
             message: why.to_owned(),
         };
-        match self.site.stage_beside(probation.previous, &states, &states) {
-            Ok(staged) => {
-                self.install(staged, Disowner::AfterFault);
-                self.forgive(probation.function);
-                self.event(event);
-                self.report();
-            }
-            Err(error) => {
-                self.note(format!("rolling back failed: {error}"));
-                self.reinstantiate();
-            }
-        }
+        self.renew(probation.previous, Some((probation.function, event)));
     }
 
     /// Publishes a version that was staged elsewhere, at this burst boundary. With `swapped`, the place of the
-    /// one function that is new, a fault of it within ten seconds brings the old version back.
+    /// one function that is new, a fault of it within ten seconds brings the old version back. Without, it is a chain as an operator
+    /// wants it: policies are those that it says, and faults are forgotten. A canary beside other functions ends.
     /// What is replaced is given back, to be dropped off the data path.
     ///
     /// # Errors
-    /// When a function refuses the state its predecessor saved; then nothing has changed.
+    /// When another function than the swapped one is not what runs, or one refuses the state that its predecessor saved; then nothing
+    /// has changed. When a function faults in `save`; then the chain has new instances, without what that one kept privately.
     pub fn publish(
         &mut self,
         mut staged: Staged,
         swapped: Option<usize>,
     ) -> Result<(Published, Retired), PlaneError> {
         let started = Instant::now();
-        let same_shape = self.same_names(&staged.plan);
-        if same_shape {
+        if let Some(place) = swapped
+            && !staged.plan.differs_only_in(place, self.plan())
+        {
+            return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
+        }
+        self.end_canary_beside(&staged.plan);
+        if self.same_names(&staged.plan) {
             self.hand_over_saved(&mut staged)?;
         } else {
             self.run_dry();
+        }
+        Ok(self.replace(staged, swapped, started))
+    }
+
+    /// Makes a version the running one that has what it needs of the one before.
+    pub(crate) fn replace(
+        &mut self,
+        staged: Staged,
+        swapped: Option<usize>,
+        started: Instant,
+    ) -> (Published, Retired) {
+        let same_shape = self.same_names(&staged.plan);
+        if swapped.is_none() {
+            self.records = records(&staged.plan);
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
@@ -115,7 +130,7 @@ impl Lane {
             self.probation = Some(Probation { previous, function, until });
         }
         self.report();
-        Ok((Published { pause: started.elapsed(), fresh }, retired))
+        (Published { pause: started.elapsed(), fresh }, retired)
     }
 
     /// The chain before the last swap, if that brought this version of the function and it is still on probation.
@@ -128,7 +143,7 @@ impl Lane {
     }
 
     /// Forgets a function's faults: it is another version now.
-    fn forgive(&mut self, function: usize) {
+    pub(super) fn forgive(&mut self, function: usize) {
         let record = Record::new(self.version.staged.plan.functions[function].on_fault);
         self.version.staged.executor.set_treatment(function, record.treatment());
         self.records[function] = record;
@@ -140,12 +155,23 @@ impl Lane {
     }
 
     /// What functions keep privately goes through `save` and `restore`.
-    fn hand_over_saved(&mut self, staged: &mut Staged) -> Result<(), PlaneError> {
+    pub(crate) fn hand_over_saved(&mut self, staged: &mut Staged) -> Result<(), PlaneError> {
+        if self.outage.is_some() {
+            // It went with the instances.
+            return Ok(());
+        }
         for place in 0..staged.plan.functions.len() {
-            if staged.plan.functions[place].admitted.saves
-                && let Some(saved) = self.version.staged.executor.save(place)?
-            {
-                staged.executor.restore(place, &saved)?;
+            if !staged.plan.functions[place].admitted.saves {
+                continue;
+            }
+            match self.version.staged.executor.save(place) {
+                Ok(Some(saved)) => staged.executor.restore(place, &saved)?,
+                Ok(None) => {}
+                Err(error) => {
+                    self.note_fault(place, &error.to_string());
+                    self.reinstantiate();
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
@@ -153,14 +179,18 @@ impl Lane {
 
     /// Lets packets that are on their way between functions finish, because places are about to change.
     fn run_dry(&mut self) {
-        for function in 0..self.version.staged.plan.functions.len() {
-            let instance = self.version.instance;
-            self.context_mut().disown(function, instance, Disown::Pass);
-        }
         let ended = self.context().ended.clone();
         self.context_mut().ended.fill(true);
-        while self.context().has_entries() {
-            self.turn();
+        let functions = self.version.staged.plan.functions.len();
+        // What functions behind them take meanwhile they let go of in the next round.
+        for _ in 0..=functions {
+            for function in 0..functions {
+                let instance = self.version.instance;
+                self.context_mut().disown(function, instance, Disown::Pass);
+            }
+            while self.context().has_entries() {
+                self.turn();
+            }
         }
         self.context_mut().ended = ended;
     }
@@ -168,6 +198,7 @@ impl Lane {
     /// Makes a version the running one.
     pub(super) fn install(&mut self, staged: Staged, disowner: Disowner) -> Retired {
         add_usage(&mut self.used, self.version.staged.executor.board());
+        self.outage = None;
         self.instances += 1;
         let instance = self.instances;
         let kept = staged.kept.clone();
@@ -176,8 +207,9 @@ impl Lane {
             let keeps = kept.get(function).copied().unwrap_or(false);
             let how = match disowner {
                 _ if keeps && disowner.same_shape() => Disown::HandOver { to: instance },
-                Disowner::AtSwap { .. } => Disown::Pass,
-                Disowner::AfterFault => Disown::Discard(DropReason::LostInFault),
+                Disowner::AtSwap { same_shape: true } => Disown::Pass,
+                // Of another chain their places mean nothing in this one.
+                _ => Disown::Discard(DropReason::LostInFault),
             };
             self.context_mut().disown(function, old.instance, how);
         }
@@ -195,8 +227,9 @@ impl Lane {
         }
         let upward = self.version.staged.plan.upward.clone();
         self.ledger_mut().upward = upward;
-        let Staged { plan, prepared, executor, states, .. } = old.staged;
-        Retired { executor, plans: vec![plan], _rest: (prepared, states, observers) }
+        let mut retired = Retired::of(old.staged);
+        retired._rest.2 = observers;
+        retired
     }
 
     pub(crate) fn next_instance(&mut self) -> u64 {

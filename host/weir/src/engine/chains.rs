@@ -47,7 +47,7 @@ impl PlaneEngine {
         let upward = self.way_up(chain, listeners);
         plans.iter_mut().for_each(|plan| plan.upward.clone_from(&upward));
         // A new deployment replaces whatever was being tried.
-        self.plane.with_lanes(&existing, Lane::end_canary)?;
+        self.plane.end_canaries(&existing)?;
         let staged = self.plane.stage(&existing, plans)?;
         let published = self.plane.publish(&existing, staged, None)?;
         self.set_takes_rest(&existing, &id.name, !chain.steered).map_err(lost)?;
@@ -287,7 +287,9 @@ impl PlaneEngine {
             let beside = lanes.first().map(Lane::states).unwrap_or_default();
             let ear = self.keeper.ear(id, n);
             let lane = Lane::aside(site.clone(), plan, Some(ear), &beside);
-            lanes.push(lane.map_err(refused)?);
+            let mut lane = lane.map_err(refused)?;
+            lane.restored_by(self.keeper.restorer(id, n));
+            lanes.push(lane);
         }
         Ok(lanes)
     }

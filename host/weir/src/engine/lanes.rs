@@ -276,7 +276,9 @@ impl Plane {
             if let Err(error) = begun {
                 for n in 0..n {
                     // A lane that is gone has no canary.
-                    drop(self.with_lane(chain, n, Lane::end_canary));
+                    if let Ok(Some(canary)) = self.with_lane(chain, n, Lane::end_canary) {
+                        canary.end(&self.sandbox);
+                    }
                 }
                 return Err(error);
             }
@@ -312,8 +314,26 @@ impl Plane {
 
     /// Ends whatever is on trial.
     pub(super) fn end_trial(&self, chain: &Deployed) -> Result<(), EngineError> {
-        self.with_lanes(chain, Lane::end_canary)?;
+        self.end_canaries(chain)?;
         self.with_lanes(chain, Lane::end_shadow).map(drop)
+    }
+
+    /// Ends the canary on each lane that has one.
+    pub(super) fn end_canaries(&self, chain: &Deployed) -> Result<(), EngineError> {
+        let canaries = self.with_lanes(chain, Lane::end_canary)?;
+        canaries.into_iter().flatten().for_each(|canary| canary.end(&self.sandbox));
+        Ok(())
+    }
+
+    /// Makes the instances that a lane's chain is without, on this thread.
+    pub(super) fn restore(&self, id: &ChainId, lane: usize) -> Result<(), EngineError> {
+        let chain = self.deployed(id)?;
+        let Some(missing) = self.with_lane(&chain, lane, |lane| lane.missing())? else {
+            return Ok(());
+        };
+        let made = missing.make();
+        drop(self.with_lane(&chain, lane, move |lane| lane.restore(made))?);
+        Ok(())
     }
 
     /// A lane has gone back from this version by itself; the others follow.
@@ -343,12 +363,13 @@ impl Plane {
         version: &str,
     ) -> Result<(), EngineError> {
         let (f, v) = (function.to_owned(), version.to_owned());
-        let before = self.with_lane(chain, lane, move |lane| {
-            if on_canary(lane, &f, &v) {
-                lane.end_canary();
-            }
-            lane.before_swap(&f, &v)
+        let (before, canary) = self.with_lane(chain, lane, move |lane| {
+            let canary = on_canary(lane, &f, &v).then(|| lane.end_canary()).flatten();
+            (lane.before_swap(&f, &v), canary)
         })?;
+        if let Some(canary) = canary {
+            canary.end(&self.sandbox);
+        }
         let Some(before) = before else { return Ok(()) };
         let beside = self.with_lane(chain, first, |lane| lane.states())?;
         let staged = self.stage_one(chain, lane, before, &beside)?;

@@ -65,6 +65,26 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
 }
 
 #[test]
+fn a_chain_whose_instances_take_long_to_make_comes_back_after_a_fault() {
+    let once = wat_guest::each(
+        "(if (i32.eqz (i32.load (global.get $state))) (then
+           (i32.store (global.get $state) (i32.const 1)) unreachable))",
+    );
+    let module = wat_guest::module_configured(&once, wat_guest::SLOW_AGAIN);
+    let mut host = Host::start(TRAFFIC);
+    push(&host, "1.0.0", &wat_guest::upload(&module, "packet-function"));
+    host.write("c.toml", format!("{CHAIN}state = \"64KiB\"\n"));
+    host.ok(&["chain", "apply", "c.toml"]);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 100);
+    let chain = &host.json(&["status"])["chains"][0];
+    assert_eq!(
+        (&chain["functions"][0]["faults"], &chain["functions"][0]["state"]),
+        (&1.into(), &"running".into())
+    );
+    assert!(chain["drops"]["out-of-order"].as_u64().unwrap() > 0, "{chain}");
+}
+
+#[test]
 fn a_canary_gets_a_share_and_becomes_the_running_version() {
     let mut host = Host::start(TRAFFIC);
     push(&host, "1.0.0", &pass(1));
