@@ -26,11 +26,14 @@ fn versions() -> [FunctionPlan; 2] {
     // A custom section named `v2`.
     wasm.extend_from_slice(b"\0\x03\x02v2");
     let second = Arc::new(admit(&wasm).unwrap());
+    // Each has another forward, which costs the flows nothing.
     [("1", first), ("2", second)].map(|(version, admitted)| FunctionPlan {
         version: version.into(),
         state_bytes: 8 << 20,
         state_layout: "1".into(),
-        config: r#"{"external": ["203.0.113.1"]}"#.into(),
+        config: format!(
+            r#"{{"external": ["203.0.113.1"], "forward": [{{"proto": "tcp", "port": 8{version}, "to": "10.0.0.1:80"}}]}}"#
+        ),
         ..function("nat", admitted)
     })
 }
