@@ -164,8 +164,9 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     #[cold]
     fn give_one_up(&mut self, hash: u64, now: u32, clock: &Clock) {
         let silence = |entry: &Entry| {
-            let stage = Stage::from_number(entry.stage).filter(|stage| !stage.is_under_way())?;
-            Some(clock.silence(now, entry.deadline, stage))
+            let stage = Stage::from_number(entry.stage)?;
+            let life = Life { stage, marks: entry.marks };
+            (!life.is_under_way()).then(|| clock.silence(now, entry.deadline, stage))
         };
         let mut longest = None;
         self.map.retain_near(hash, |_, entry| {

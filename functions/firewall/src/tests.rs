@@ -214,6 +214,10 @@ fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
     for port in 0..20 {
         open(&mut fw, 1000 + port);
     }
+    for _ in 0..2 {
+        out(&mut fw, udp((IN, 1000), (OUT, 53)));
+        back(&mut fw, udp((OUT, 53), (IN, 1000)));
+    }
     // Far more than there is room for, of all kinds that wait for something.
     for n in 0..2000 {
         fw.advance(1_000_000_000 / 100);
@@ -223,14 +227,17 @@ fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
             _ => tcp(from, (OUT, 443), "S"),
         };
         assert_eq!(out(&mut fw, first), Verdict::Next, "{n}");
-        if n % 4 == 1 {
-            back(&mut fw, tcp((OUT, 443), from, "SA"));
-        }
+        match n % 8 {
+            0 => back(&mut fw, udp((OUT, 53), from)),
+            1 => back(&mut fw, tcp((OUT, 443), from, "SA")),
+            _ => Verdict::Next,
+        };
     }
     assert!(fw.counter("given_up") > 1500);
     for port in 0..20 {
         assert_eq!(out(&mut fw, tcp((IN, 1000 + port), (OUT, 443), "A")), Verdict::Next);
     }
+    assert_eq!(back(&mut fw, udp((OUT, 53), (IN, 1000))), Verdict::Next);
     open(&mut fw, 2000);
     // The one that waits for longest goes first: that which has just begun is still there.
     assert_eq!(out(&mut fw, tcp((IN, 3000), (OUT, 443), "S")), Verdict::Next);

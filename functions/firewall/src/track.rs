@@ -57,16 +57,6 @@ impl Stage {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         STAGES.get(usize::from(number)).copied()
     }
-
-    /// Whether both sides have to do with the flow, now: else it may be given up for another one when there is no room.
-    /// Of other protocols nothing is known.
-    pub(crate) fn is_under_way(self) -> bool {
-        match self {
-            Self::Established | Self::FinWait | Self::UdpStream | Self::Generic => true,
-            Self::SynSent | Self::SynReceived | Self::TimeWait | Self::Closed => false,
-            Self::Udp | Self::Icmp => false,
-        }
-    }
 }
 
 /// The table `state` of the configuration: seconds that a flow is remembered after its last packet.
@@ -184,7 +174,7 @@ pub(crate) struct Life {
 const FIN_SEEN: u8 = 1;
 /// In stage closed: the side that sent RST was the responder.
 const RESET_BY_RESPONDER: u8 = 4;
-/// The handshake was completed.
+/// The handshake was completed; of UDP, something came after an answer.
 const OPENED: u8 = 8;
 
 /// Who sent a packet of a flow.
@@ -302,8 +292,21 @@ impl Life {
 
     /// Moves a flow of another protocol on.
     pub(crate) fn datagram(&mut self, side: Side) {
-        if self.stage == Stage::Udp && side == Side::Responder {
-            self.stage = Stage::UdpStream;
+        match (self.stage, side) {
+            (Stage::Udp, Side::Responder) => self.stage = Stage::UdpStream,
+            (Stage::UdpStream, _) => self.marks |= OPENED,
+            _ => {}
+        }
+    }
+
+    /// Whether both sides have to do with the flow, now: else it may be given up for another one when there is no room. One
+    /// question and one answer are over; of other protocols nothing is known.
+    pub(crate) fn is_under_way(self) -> bool {
+        match self.stage {
+            Stage::Established | Stage::FinWait | Stage::Generic => true,
+            Stage::UdpStream => self.marks & OPENED != 0,
+            Stage::SynSent | Stage::SynReceived | Stage::TimeWait | Stage::Closed => false,
+            Stage::Udp | Stage::Icmp => false,
         }
     }
 }
