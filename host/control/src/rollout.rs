@@ -55,6 +55,9 @@ struct Place {
     down: bool,
 }
 
+/// What was published, by place.
+type Done = Vec<(usize, Published)>;
+
 /// Functions in the same chains of which a version is a canary, with that version. It was made for the chain as it runs, and would bring
 /// that back.
 fn canaries_beside(state: &State, id: &FunctionId, places: &[Place]) -> Vec<(FunctionId, Version)> {
@@ -325,7 +328,7 @@ impl Control {
         state: &State,
         places: &[Place],
         to: impl Fn(&Place) -> Option<&'v Version>,
-    ) -> (Vec<(usize, Published)>, Vec<(usize, ControlError)>) {
+    ) -> (Done, Vec<(usize, ControlError)>) {
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         for (number, place) in places.iter().enumerate() {
             match self.swap_place(state, place, to(place)) {

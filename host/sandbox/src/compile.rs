@@ -542,10 +542,14 @@ mod tests {
               (type $second (func (param i64) {parameters}(result i64)))
               (table 1 funcref)
               (memory 1)
-              (func $a (type $first) (i32.load (i32.mul (local.get 0) (local.get 0))))
+              (global $calls (mut i32) (i32.const 0))
+              (func $a (type $first)
+                (global.set $calls (i32.add (global.get $calls) (i32.const {})))
+                (i32.load (i32.mul (local.get 0) (local.get 0))))
               (func (type $second) (call_indirect (type $second) {} (i32.const 0)))
               (elem (i32.const 0) $a))
             (core instance (instantiate ${name}))"#,
+            parameters.len(),
             (0..=parameters.matches("i32").count())
                 .map(|n| format!("(local.get {n}) "))
                 .collect::<String>()
@@ -571,12 +575,16 @@ mod tests {
         let [a, b, c] = [("a", 1), ("b", 3), ("c", 2)].map(|(name, n)| module(name, n));
         let [of_a, of_b, of_c] =
             [&a, &b, &c].map(|module| child(&component(std::slice::from_ref(module)), &[]).0);
-        assert_eq!([of_a.len(), of_b.len(), of_c.len()], [2, 2, 2]);
-        let (before, made) = child(&component(&[a.clone(), b]), &[Arc::clone(&of_a), of_b]);
-        assert!(before.len() == 4 && made < 2, "{made}");
-        // Another one in its place: those beside it are known.
-        let (_, made) = child(&component(&[a, c]), &[of_a, of_c, before]);
-        assert!(made < 2, "{made}");
+        let whole = component(&[a, b.clone()]);
+        let (_, all) = child(&whole, &[]);
+        let (before, made) = child(&whole, &[of_a, Arc::clone(&of_b)]);
+        assert!(made < all, "{made} of {all}");
+        assert_eq!(child(&whole, std::slice::from_ref(&before)).1, 0);
+        // Another one in place of the first: the second has the same number as before.
+        let other = component(&[c, b]);
+        let (_, made) = child(&other, &[Arc::clone(&of_b), Arc::clone(&of_c)]);
+        let (_, made_beside) = child(&other, &[of_b, of_c, before]);
+        assert!(made_beside < made, "{made_beside} of {made}");
     }
 
     #[test]
