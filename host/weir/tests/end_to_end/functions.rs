@@ -181,23 +181,24 @@ fn a_shadow_changes_no_count_and_then_gets_growing_shares_of_the_flows() {
 
 #[test]
 fn what_a_function_logs_is_followed_while_it_logs() {
-    let mut host = Host::start(TRAFFIC);
-    host.ok(&["function", "push", built_file("monitor").to_str().unwrap()]);
+    // Always some new flows, of which the firewall writes ten lines a second at most.
+    let mut host =
+        Host::start(&TRAFFIC.replace("flows = 100, rate = 20000", "flows = 1000000, rate = 500"));
+    host.ok(&["function", "push", built_file("firewall").to_str().unwrap()]);
     let chain = CHAIN.split("[[function]]").next().unwrap();
-    let function =
-        "[[function]]\nuse = \"monitor\"\n[function.config]\nreport-every = 1\ntop = 1\n";
+    let function = "[[function]]\nuse = \"firewall\"\n[function.config]\nrules = [{ action = \"allow\", log = true }]\n";
     host.write("c.toml", format!("{chain}{function}"));
     host.ok(&["chain", "apply", "c.toml"]);
     let lines = |host: &Host, more: &[&str]| {
-        let log = host.json(&[&["function", "log", "monitor"], more].concat());
+        let log = host.json(&[&["function", "log", "firewall"], more].concat());
         log["lines"].as_array().unwrap().len()
     };
-    host.wait_for("it has reported twice", |host| lines(host, &[]) >= 4);
+    host.wait_for("it has logged", |host| lines(host, &[]) >= 4);
     assert_eq!(lines(&host, &["--tail", "2"]), 2);
     assert!(lines(&host, &["--since", "1h"]) >= 4);
     let mut follows = Command::new(env!("CARGO_BIN_EXE_weir"))
         .args(["--output", "json", "--api", host.path("api.sock").to_str().unwrap()])
-        .args(["function", "log", "monitor", "-f", "--tail", "1"])
+        .args(["function", "log", "firewall", "-f", "--tail", "1"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -207,7 +208,7 @@ fn what_a_function_logs_is_followed_while_it_logs() {
     follows.kill().unwrap();
     follows.wait().unwrap();
     // What came was not there before, and none is there twice: all that the host has from the first of them on.
-    let log = host.json(&["function", "log", "monitor"]);
+    let log = host.json(&["function", "log", "firewall"]);
     let all = log["lines"].as_array().unwrap();
     let first = all.iter().rposition(|line| *line == followed[0]).unwrap();
     assert_eq!(all[first..first + followed.len()], followed);
