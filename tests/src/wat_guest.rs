@@ -57,7 +57,7 @@ pub fn module(functions: &str) -> String {
 }
 
 /// A `process` that runs this body for each packet, with locals `$i` (its index), `$p` (address of its
-/// first byte), `$length`, and `$verdict`, which is stored behind the body.
+/// first byte), `$length`, and `$verdict`, which is stored behind the body unless it is `next`, as verdicts are before the call.
 #[must_use]
 pub fn each(body: &str) -> String {
     format!(
@@ -69,8 +69,9 @@ pub fn each(body: &str) -> String {
       (local.set $length (i32.load offset=4 (local.get $d)))
       (local.set $verdict (i32.const 0))
 {body}
-      (i32.store offset=0x1000 (i32.add (global.get $window)
-        (i32.shl (local.get $i) (i32.const 2))) (local.get $verdict))
+      (if (local.get $verdict) (then
+        (i32.store offset=0x1000 (i32.add (global.get $window)
+          (i32.shl (local.get $i) (i32.const 2))) (local.get $verdict))))
       (br_if $packets (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
         (local.get $count)))))"#
     )

@@ -64,6 +64,82 @@ fn a_fail_open_function_is_passed_by() {
     assert_eq!(counts.functions[1].packets, 96);
 }
 
+/// Takes its verdict from a packet's second word, and traps on one whose third is not 0.
+fn obeys_until_it_traps() -> FunctionPlan {
+    guest(&each(
+        "(if (i32.load offset=8 (local.get $p)) (then unreachable))
+         (local.set $verdict (i32.load offset=4 (local.get $p)))",
+    ))
+}
+
+/// Frames with these words after their number.
+fn push_words(rig: &mut Rig, start: u64, words: impl IntoIterator<Item = [u32; 2]>) {
+    for (i, [second, third]) in words.into_iter().enumerate() {
+        let mut bytes = frame(i as u32);
+        bytes[4..8].copy_from_slice(&second.to_le_bytes());
+        bytes[8..12].copy_from_slice(&third.to_le_bytes());
+        assert!(rig.inside.push_at(bytes, start * SECOND + i as u64));
+    }
+    rig.settle();
+}
+
+#[test]
+fn verdicts_that_a_function_had_given_when_it_trapped_are_nobody_elses() {
+    // Drop, drop for the whole flow, hold, and what means nothing.
+    for verdict in [0x301, 0x381, 6, 0xff] {
+        let half_done = (0..12).map(|_| [verdict, 0]).chain([[0, 1]]);
+        let null = |name| function(name, wat_guest::admitted(wat_guest::NULL));
+        // The next burst meets another function first.
+        let mut rig = Rig::new(plan(vec![null("first"), obeys_until_it_traps()]));
+        push_words(&mut rig, 0, half_done.clone());
+        push(&mut rig, 10, 32);
+        assert_eq!(Rig::drain(&rig.outside).len(), 32, "{verdict:#x}");
+        let counts = rig.finish();
+        assert_eq!(dropped_by_reason(&counts), [("fault", 13)], "{verdict:#x}");
+        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [0, 1]);
+        // The very packets go on to another one.
+        let open = FunctionPlan { on_fault: OnFault::FailOpen, ..obeys_until_it_traps() };
+        let mut rig = Rig::new(plan(vec![open, null("last")]));
+        push_words(&mut rig, 0, half_done);
+        assert_eq!(Rig::drain(&rig.outside).len(), 13, "{verdict:#x}");
+        let counts = rig.finish();
+        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [1, 0]);
+    }
+}
+
+#[test]
+fn verdicts_for_packets_that_a_function_was_not_given_are_nobody_elses() {
+    let null = |name| function(name, wat_guest::admitted(wat_guest::NULL));
+    let stray = "(i32.store offset=0x1050 (global.get $window) (i32.const 0xff))";
+    let strays = || guest(&each(stray));
+    // In a longer burst.
+    let mut rig = Rig::new(plan(vec![null("first"), strays()]));
+    push(&mut rig, 0, 8);
+    push(&mut rig, 1, 16);
+    push(&mut rig, 2, 31);
+    assert_eq!(Rig::drain(&rig.outside).len(), 55 - 1, "its own it has in a burst of 21 and more");
+    assert_eq!(rig.finish().functions[0].faults, 0);
+    // Among packets that come to a later function by a jump.
+    let jumps = guest(&each("(local.set $verdict (i32.load offset=4 (local.get $p)))"));
+    let mut rig = Rig::new(plan(vec![jumps, strays(), null("passed-by"), null("last")]));
+    push_words(&mut rig, 0, (0..32).map(|i| [if i < 8 { 0 } else { 0x305 }, 0]));
+    assert_eq!(Rig::drain(&rig.outside).len(), 32);
+    assert_eq!(rig.finish().functions[3].faults, 0);
+    // When it was called for another reason.
+    let wakes = each("(call $set-timer (i64.const 1))");
+    let text = module(&wakes).replace(
+        r#"#tick") (param i64))"#,
+        &format!(r#"#tick") (param i64) {stray})"#),
+    );
+    let ticks = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+    let mut rig = Rig::new(plan(vec![null("first"), function("ticks", ticks.into())]));
+    for second in 0..3 {
+        push(&mut rig, second, 32);
+    }
+    assert_eq!(Rig::drain(&rig.outside).len(), 96);
+    assert_eq!(rig.finish().functions[0].faults, 0);
+}
+
 #[test]
 fn a_function_that_keeps_faulting_is_quarantined() {
     let mut rig = Rig::new(plan(vec![guest(&traps_on(0))]));

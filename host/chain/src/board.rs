@@ -81,6 +81,9 @@ const ORIGINS: [u32; BURST_MAX] = {
     origins
 };
 
+/// Verdicts of packets that no function has seen.
+const NEXT: [u32; BURST_MAX] = [0; BURST_MAX];
+
 /// Puts a burst of at most [`BURST_MAX`] packets into board and window, `clock` and `wall` in
 /// nanoseconds.
 ///
@@ -92,7 +95,14 @@ pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: 
     if board.get::<u32>(at::EVEN) == 0 {
         // The burst before left them in disorder.
         board.copy_in(at::ORIGINS, &ORIGINS);
+        forget_verdicts(window);
     }
+    // Most bursts are no longer than the one before, and find nothing to do.
+    let seen = packets.len().next_multiple_of(at::TOGETHER);
+    if (window.get::<u32>(at::CLEAN) as usize) < seen {
+        window.copy_in(layout::VERDICTS, &NEXT[..seen]);
+    }
+    window.set(at::CLEAN, seen as u32);
     board.set_columns([at::KEPT], packets.iter().map(|packet| [packet.descriptor.word()]));
     window.set_columns(
         [layout::DESCRIPTORS, layout::METADATA],
@@ -101,6 +111,11 @@ pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: 
     window.set(layout::CLOCK, clock);
     window.set(layout::WALL, wall);
     board.set(at::SEQUENCE, board.get::<u32>(at::SEQUENCE).wrapping_add(1));
+}
+
+/// A function may have written verdicts that nobody has applied: the next burst in this window begins with none.
+pub fn forget_verdicts(window: &mut Memory) {
+    window.set(at::CLEAN, 0u32);
 }
 
 /// Whether [`Services::look`](weir_sandbox::Services::look) is to be told of the burst.

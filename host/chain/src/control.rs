@@ -4,7 +4,7 @@
 //! function, so whatever stands in it was written by code we trust. A trap in a function leaves it
 //! as it was: that is how the host knows which function it was and which packets had reached it.
 
-use weir_layout::{BURST_MAX, Descriptor, FUNCTIONS_MAX, Metadata};
+use weir_layout::{BURST_AREA, BURST_MAX, Descriptor, FUNCTIONS_MAX, Metadata, WALL};
 use weir_pool::Memory;
 
 /// Bytes of the control area.
@@ -53,6 +53,12 @@ pub(crate) const FINALS: usize = 0x7000;
 /// Bytes of a record of either list.
 pub(crate) const RECORD: usize = 24;
 
+/// In the window, where no function can write: `u32`, the verdicts below this one are `next`, as a burst finds them. A function may
+/// leave others behind: when it traps, from `tick`, and behind the packets that it was given. All chains over a window share it.
+pub(crate) const CLEAN: usize = WALL + 8;
+/// Verdicts that the runner looks at together.
+pub(crate) const TOGETHER: usize = 16;
+
 /// `POSITION` when no function runs.
 pub(crate) const NOBODY: u32 = u32::MAX;
 /// Mode: call the function.
@@ -69,6 +75,7 @@ pub(crate) const BAD_VERDICT: u32 = 0xffff_ff02;
 /// The function is out of order and its policy is fail-closed.
 pub(crate) const REFUSED: u32 = 0xffff_ff03;
 
+const _: () = assert!(CLEAN + 4 <= BURST_AREA && BURST_MAX.is_multiple_of(TOGETHER));
 const _: () = assert!(HEADS + FUNCTIONS_MAX * 4 <= ORIGINS);
 const _: () = assert!(DONE_LIST + BURST_MAX * RECORD <= FINALS);
 const _: () = assert!(FINALS + BURST_MAX * 8 <= CONTROL_BYTES);

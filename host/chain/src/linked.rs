@@ -13,7 +13,7 @@ use weir_sandbox::{
 
 use crate::board::runs;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
-use crate::{compose, control};
+use crate::{board, compose, control};
 
 /// The linked chain of one worker.
 pub struct Linked<S: 'static> {
@@ -176,10 +176,16 @@ pub(crate) fn with_services<S: Services>(
     *services = guest.services.take();
     let result = result.map_err(|error| guest.fault(&error));
     guest.set_running(Running::Nobody);
-    match (result, guest.trespasser()) {
+    let result = match (result, guest.trespasser()) {
         (Ok(()), Some(trespass)) => Err(trespass),
         (result, _) => result,
+    };
+    if result.is_err()
+        && let Some(services) = services
+    {
+        board::forget_verdicts(services.window());
     }
+    result
 }
 
 /// `configure` and `tick` of an exported instance.
@@ -336,5 +342,8 @@ pub(crate) fn tick<S: Services>(
     }
     let running = Running::Function { place, deadline: function.limits.deadline };
     store.data_mut().set_timer(place, 0);
+    if let Some(services) = services {
+        board::forget_verdicts(services.window());
+    }
     with_services(store, services, running, |store| tick.call(store, (now,)))
 }

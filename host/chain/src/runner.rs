@@ -245,6 +245,7 @@ fn value(expression: &str) -> i64 {
         "VERDICTS" => BURST + layout::VERDICTS,
         "METADATA" => BURST + layout::METADATA,
         "CLOCK" => BURST + layout::CLOCK,
+        "CLEAN" => BURST + control::CLEAN,
         "HEADER" => bursting::HEADER,
         "ROW" => bursting::ROW,
         "STAGED-MAX" => bursting::STAGED_MAX,

@@ -150,6 +150,8 @@
       (local $i i32) (local $j i32) (local $verdict i32) (local $argument i32) (local $origin i32)
       (local $kept i64) (local $now i64)
       (i32.store (i32.const {EVEN}) (i32.const 0))
+      ;; Functions after this one see fewer packets, and what they write behind those is not looked at.
+      (i32.store (i32.const {CLEAN}) (i32.const 0))
       (block $end (loop $packets
         (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
         (local.set $verdict (i32.load offset={VERDICTS} (i32.shl (local.get $i) (i32.const 2))))
@@ -277,6 +279,8 @@
             (call $set (local.get $slot) (local.get $origin)
               (i64.load offset={PARKED-LIST+8} (local.get $from))
               (i64.load offset={PARKED-LIST+16} (local.get $from)))
+            ;; A function before may have written behind the packets that it was given.
+            (i32.store offset={VERDICTS} (i32.shl (local.get $n) (i32.const 2)) (i32.const 0))
             (local.set $n (i32.add (local.get $n) (i32.const 1))))
           (else
             (memory.copy
@@ -293,6 +297,7 @@
     (func $refuse (param $k i32) (param $n i32)
       (local $i i32)
       (i32.store (i32.const {EVEN}) (i32.const 0))
+      (i32.store (i32.const {CLEAN}) (i32.const 0))
       (block $end (loop $packets
         (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
         (call $finish

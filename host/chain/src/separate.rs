@@ -17,7 +17,7 @@ use crate::linked::{
     Exports, call_configure, head_bytes, restore, save, snapshot, standard_exports, tick, typed,
     with_services, word,
 };
-use crate::{bursting, control as at};
+use crate::{board, bursting, control as at};
 
 /// The separate chain of one worker.
 pub struct Separate<S: 'static> {
@@ -108,6 +108,7 @@ impl<S: Services> Separate<S> {
         place: usize,
         count: usize,
     ) -> Result<(), Fault> {
+        board::forget_verdicts(lent(services).window());
         self.call(services, place, count)
     }
 
@@ -129,6 +130,7 @@ impl<S: Services> Separate<S> {
         self.board.set(at::DONE, 0u32);
         self.board.set(at::PARKED, 0u32);
         self.board.set(at::EVEN, 0u32);
+        board::forget_verdicts(lent(services).window());
         let mut active = count;
         if reverse {
             for place in (0..=start.min(self.functions.len() - 1)).rev() {
@@ -414,6 +416,8 @@ impl<S: Services> Separate<S> {
                 slot -= 1;
             }
             self.put(window, slot, record.origin, record.descriptor, record.metadata);
+            // A function before may have written behind the packets that it was given.
+            window.set(layout::VERDICTS + count * 4, 0u32);
             count += 1;
         }
         self.board.set(at::PARKED, word(left));

@@ -239,9 +239,6 @@ impl Observer for Side {
         let wall = window.get::<u64>(layout::WALL);
         let aside = self.aside.as_mut().expect("home between calls");
         aside.now = clock;
-        for slot in 0..BURST_MAX {
-            aside.pool.memory_mut().set(layout::VERDICTS + slot * 4, 0u32);
-        }
         board::fill(self.executor.board_mut(), aside.pool.memory_mut(), &burst, clock, wall);
     }
 

@@ -160,6 +160,7 @@ impl Lane {
             // It went with the instances.
             return Ok(());
         }
+        board::forget_verdicts(self.context_mut().pool.memory_mut());
         for place in 0..staged.plan.functions.len() {
             if !staged.plan.functions[place].admitted.saves {
                 continue;
