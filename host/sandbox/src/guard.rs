@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
 
 use weir_layout::PAGE;
 
@@ -23,6 +23,9 @@ const SLOTS: usize = 16_384;
 
 struct Slot {
     taken: AtomicBool,
+    /// Odd while the range is being changed. Whoever reads the range reads this before and after it: the two are the same and even, or what
+    /// it has read is of two ranges.
+    version: AtomicUsize,
     start: AtomicUsize,
     end: AtomicUsize,
     fd: AtomicI32,
@@ -32,6 +35,7 @@ struct Slot {
 static TABLE: [Slot; SLOTS] = [const {
     Slot {
         taken: AtomicBool::new(false),
+        version: AtomicUsize::new(0),
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
         fd: AtomicI32::new(-1),
@@ -43,6 +47,29 @@ static TABLE: [Slot; SLOTS] = [const {
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// Some range is marked.
 static ANYBODY: AtomicBool = AtomicBool::new(false);
+
+impl Slot {
+    /// For whoever has taken the slot.
+    fn set(&self, range: Range<usize>, fd: i32) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.start.store(range.start, Ordering::Relaxed);
+        self.end.store(range.end, Ordering::Relaxed);
+        self.fd.store(fd, Ordering::Relaxed);
+        self.version.store(version.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Its range and file, unless they are being changed: then it is not the slot of whoever asks, whose store lives.
+    fn get(&self) -> Option<(Range<usize>, i32)> {
+        let version = self.version.load(Ordering::Acquire);
+        let range = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
+        let fd = self.fd.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let whole = version.is_multiple_of(2) && version == self.version.load(Ordering::Relaxed);
+        whole.then_some((range, fd))
+    }
+}
 
 /// A range in the table, as long as this lives.
 #[derive(Debug)]
@@ -65,9 +92,7 @@ impl Guard {
         };
         let slot = &TABLE[at];
         slot.trespassed.store(false, Ordering::Relaxed);
-        slot.fd.store(memory.fd().as_raw_fd(), Ordering::Relaxed);
-        slot.start.store(range.start, Ordering::Relaxed);
-        slot.end.store(range.end, Ordering::Release);
+        slot.set(range, memory.fd().as_raw_fd());
         USED.fetch_max(at + 1, Ordering::AcqRel);
         Ok(Self { slot: at, _memory: memory.clone() })
     }
@@ -81,8 +106,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let slot = &TABLE[self.slot];
-        slot.end.store(0, Ordering::Release);
-        slot.start.store(0, Ordering::Relaxed);
+        slot.set(0..0, -1);
         slot.taken.store(false, Ordering::Release);
     }
 }
@@ -122,8 +146,8 @@ extern "C" fn handle(
 ) {
     // SAFETY: the kernel passes a valid siginfo for SIGSEGV.
     let address = unsafe { (*info).si_addr() } as usize;
-    if let Some(slot) = slot_of(address)
-        && make_private(slot, address & !(PAGE - 1))
+    if let Some((slot, start, fd)) = slot_of(address)
+        && make_private(address & !(PAGE - 1), start, fd)
     {
         slot.trespassed.store(true, Ordering::Release);
         ANYBODY.store(true, Ordering::Relaxed);
@@ -136,16 +160,17 @@ extern "C" fn handle(
     }
 }
 
-fn slot_of(address: usize) -> Option<&'static Slot> {
-    TABLE[..USED.load(Ordering::Acquire)].iter().find(|slot| {
-        let end = slot.end.load(Ordering::Acquire);
-        address < end && slot.start.load(Ordering::Relaxed) <= address
+/// The slot of the range that an address is in, the range's start, and its file.
+fn slot_of(address: usize) -> Option<(&'static Slot, usize, i32)> {
+    TABLE[..USED.load(Ordering::Acquire)].iter().find_map(|slot| {
+        let (range, fd) = slot.get()?;
+        range.contains(&address).then_some((slot, range.start, fd))
     })
 }
 
-/// Replaces a page by a private copy of itself that can be written.
-fn make_private(slot: &Slot, page: usize) -> bool {
-    let offset = page - slot.start.load(Ordering::Relaxed);
+/// Replaces a page by a private copy of itself that can be written: of a range that starts there, mapped from this file.
+fn make_private(page: usize, start: usize, fd: i32) -> bool {
+    let offset = page - start;
     // SAFETY: the page lies in a range that a live store has mapped from this file, at this offset; its owner runs on
     // this thread, in the middle of a write to the page. mmap is a mere system call.
     let mapped = unsafe {
@@ -154,9 +179,39 @@ fn make_private(slot: &Slot, page: usize) -> bool {
             PAGE,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_FIXED,
-            slot.fd.load(Ordering::Relaxed),
+            fd,
             offset as libc::off_t,
         )
     };
     mapped != libc::MAP_FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, Memory};
+
+    use super::*;
+
+    #[test]
+    fn a_range_that_comes_and_goes_has_no_other_addresses_meanwhile() {
+        let memory = Memory::new("guarded", 16 * PAGE, HugePages::Never).unwrap();
+        let memory = Shared::new(&memory).unwrap();
+        // Nothing is mapped at either: no handler looks for these.
+        let (below, at) = (PAGE, 1 << 40);
+        std::thread::scope(|scope| {
+            let comes_and_goes = scope.spawn(|| {
+                for _ in 0..200_000 {
+                    let guard = Guard::new(at..at + 16 * PAGE, &memory).unwrap();
+                    assert_eq!(slot_of(at + 1).map(|(_, start, _)| start), Some(at));
+                    drop(guard);
+                }
+            });
+            while !comes_and_goes.is_finished() {
+                assert!(slot_of(below).is_none());
+                if let Some((_, start, fd)) = slot_of(at) {
+                    assert_eq!((start, fd), (at, memory.fd().as_raw_fd()));
+                }
+            }
+        });
+    }
 }
