@@ -463,7 +463,7 @@ fn compatibility(engine: &Engine) -> String {
 }
 
 /// Feeds the child and waits for it, for as long as it has.
-fn run_child(
+pub(crate) fn run_child(
     program: &Path,
     arguments: &[String],
     timeout: Duration,

@@ -173,13 +173,13 @@ fn bytes(pieces: &Pieces) -> usize {
 }
 
 /// Appends bytes, behind their number as eight bytes.
-fn put(to: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend((bytes.len() as u64).to_le_bytes());
     to.extend(bytes);
 }
 
 /// Takes what [`put`] appended off the front.
-fn take<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn take<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = from.split_first_chunk()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     let (bytes, rest) = rest.split_at_checked(length)?;

@@ -1,7 +1,8 @@
 //! Line tables (DWARF, or Go's own) of a component's core modules, to find the line of a place in their code.
 //!
 //! They come from tenants, so what is read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and
-//! `addr2line`, which wasmtime uses, too.
+//! `addr2line`, which wasmtime uses, too. Those trust what they read: few bytes can stand for gigabytes of rows, ranges and paths, or nest
+//! deeper than a stack; so a host has children read ([`crate::read_lines_in_children`]).
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -14,6 +15,8 @@ use crate::golang;
 
 /// Bytes of a line program that are read: a byte can make a row.
 const PROGRAM_MAX: usize = 4 << 20;
+/// Bytes of a file's path that are told.
+const FILE_MAX: usize = 1024;
 /// Bytes of all debug sections of a module that are read.
 const SECTIONS_MAX: usize = 32 << 20;
 
@@ -191,6 +194,8 @@ impl<'a> Module<'a> {
 }
 
 fn told(file: &str, line: u32, column: Option<u32>) -> String {
+    // Its end says most.
+    let file = &file[file.ceil_char_boundary(file.len().saturating_sub(FILE_MAX))..];
     let column = column.map_or_else(String::new, |column| format!(":{column}"));
     format!("{file}:{line}{column}")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::said::one_line;
 use crate::trace::{explain, is_tagged};
@@ -12,6 +12,8 @@ const LINES_KEPT: usize = 1000;
 /// Lines a function may write in a second, after [`LINES_BURST`] at once.
 const LINES_PER_SECOND: u64 = 100;
 const LINES_BURST: u64 = 200;
+/// Time after which no more lines are explained for one who looks; a function can write what looks like faults.
+const EXPLAINING: Duration = Duration::from_secs(5);
 /// Names of counters and gauges a function may have, together.
 const NAMES_MAX: usize = 64;
 /// Characters of a name.
@@ -103,8 +105,12 @@ impl Telemetry {
             .map(|line| line.message.clone())
             .collect();
         // Without the lock, for whoever logs meanwhile; the next one to look finds it done.
-        let explained: BTreeMap<String, String> =
-            tagged.into_iter().map(|text| (text.clone(), explain(&text))).collect();
+        let until = Instant::now() + EXPLAINING;
+        let explained: BTreeMap<String, String> = tagged
+            .into_iter()
+            .take_while(|_| Instant::now() < until)
+            .map(|text| (text.clone(), explain(&text)))
+            .collect();
         let mut inner = self.inner();
         for line in &mut inner.lines {
             if let Some(text) = explained.get(&line.message) {

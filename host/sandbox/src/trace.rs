@@ -9,11 +9,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use wasmtime::WasmBacktrace;
 
 use crate::admit::Admitted;
+use crate::compile::{CompileError, run_child};
+use crate::function_cache::{put, take};
 use crate::lines::Lines;
 use crate::said::one_line;
 
@@ -21,6 +25,10 @@ use crate::said::one_line;
 const SHOWN_MAX: usize = 8;
 /// Bytes of a function's or a module's name in a text.
 const NAME_MAX: usize = 160;
+/// Bytes of components that a child is given.
+const GIVEN_MAX: usize = 256 << 20;
+/// Time that a child has.
+const READING: Duration = Duration::from_secs(10);
 
 /// Before the frames, between them, and before the component's name.
 const IN: &str = ", in ";
@@ -36,7 +44,23 @@ const MACROS: &str = "weir_sdk::export";
 const EXPORTS: [&str; 2] = ["export_", "weir:net/"];
 
 /// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
-static KNOWN: Mutex<Option<HashMap<String, Weak<Admitted>>>> = Mutex::new(None);
+static KNOWN: Mutex<Option<HashMap<String, Known>>> = Mutex::new(None);
+
+struct Known {
+    admitted: Weak<Admitted>,
+    /// A child that read its line tables came to grief.
+    unreadable: bool,
+}
+
+/// Who reads line tables, if not this process: the program, and its arguments.
+static READER: OnceLock<(PathBuf, Vec<String>)> = OnceLock::new();
+
+/// From now on, has children of this process read line tables: this program, which answers on its standard output what [`read_lines`] makes
+/// of its standard input, and limits its own memory and time. For who explains faults of code that others uploaded.
+pub fn read_lines_in_children(program: PathBuf, arguments: Vec<String>) {
+    // Who said it first has said it.
+    drop(READER.set((program, arguments)));
+}
 
 /// Texts that were explained lately, with what became of them, the newest first: a status is asked for again and again.
 static TOLD: Mutex<VecDeque<(String, String)>> = Mutex::new(VecDeque::new());
@@ -120,48 +144,121 @@ fn key(hash: [u8; 32]) -> String {
 pub(crate) fn remember(admitted: &Arc<Admitted>) {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get_or_insert_default();
-    known.retain(|_, admitted| admitted.strong_count() > 0);
-    known.insert(key(admitted.hash), Arc::downgrade(admitted));
+    known.retain(|_, known| known.admitted.strong_count() > 0);
+    let unreadable = known.get(&key(admitted.hash)).is_some_and(|known| known.unreadable);
+    known.insert(key(admitted.hash), Known { admitted: Arc::downgrade(admitted), unreadable });
 }
 
 /// Makes lines of source of the places in a fault's text, as far as the component has line tables: the author's own lines, if there
-/// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds: not for
-/// threads that carry packets or messages.
+/// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds if children read
+/// ([`read_lines_in_children`]): not for threads that carry packets or messages.
 #[must_use]
 pub fn explain(text: &str) -> String {
-    let Some((before, codes)) = text.rsplit_once(CODE) else { return text.to_owned() };
-    let Some((cause, frames)) = before.rsplit_once(IN) else { return text.to_owned() };
-    let frames: Vec<Option<Frame<'_>>> = frames.split(CALLED_BY).map(frame).collect();
-    let Some(frames) = frames.into_iter().collect::<Option<Vec<_>>>() else {
-        return text.to_owned();
-    };
-    let told = || TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, explained)) = told().iter().find(|(before, _)| before == text) {
+    let Some(places) = Places::of(text) else { return text.to_owned() };
+    if let Some((_, explained)) = told_before().iter().find(|(before, _)| before == text) {
         return explained.clone();
     }
-    let components = known(codes);
-    let mut lines: Vec<Lines<'_>> =
-        components.iter().map(|admitted| Lines::of(&admitted.component)).collect();
-    if lines.len() > 1 {
-        // Functions of a chain whose modules have the same names cannot be told from each other.
-        lines.retain(|lines| frames.iter().any(|frame| lines.has(frame.module)));
+    let components = known(places.codes);
+    let components: Vec<&[u8]> = components.iter().map(|known| &*known.component).collect();
+    if components.is_empty() {
+        return places.explained(&[]);
     }
-    let lines = if lines.len() == 1 { lines.remove(0) } else { Lines::default() };
-    let explained = format!("{cause}{IN}{}", one_line(&shown(&frames, &lines)));
-    if !lines.is_empty() {
-        let mut told = told();
-        told.truncate(TOLD_MAX - 1);
-        told.push_front((text.to_owned(), explained.clone()));
-    }
+    let explained = match READER.get() {
+        None => places.explained(&components),
+        Some(reader) => read_in_child(reader, text, places.codes, &components)
+            .unwrap_or_else(|| places.explained(&[])),
+    };
+    let mut told = told_before();
+    told.truncate(TOLD_MAX - 1);
+    told.push_front((text.to_owned(), explained.clone()));
     explained
 }
 
-/// The components that a text names; none if one of them is gone.
+/// What a child of [`read_lines_in_children`] does: what the host asks in, what [`explain`] is to answer out. None: nobody asks that.
+#[must_use]
+pub fn read_lines(mut question: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(take(&mut question)?).ok()?;
+    let mut components = Vec::new();
+    while !question.is_empty() {
+        components.push(take(&mut question)?);
+    }
+    Some(Places::of(text)?.explained(&components))
+}
+
+fn read_in_child(
+    (program, arguments): &(PathBuf, Vec<String>),
+    text: &str,
+    codes: &str,
+    components: &[&[u8]],
+) -> Option<String> {
+    let bytes: usize = components.iter().map(|component| component.len()).sum();
+    let mut why = format!("it has {bytes} bytes, and at most {GIVEN_MAX} are read");
+    if bytes <= GIVEN_MAX {
+        let mut question = Vec::new();
+        put(&mut question, text.as_bytes());
+        components.iter().for_each(|component| put(&mut question, component));
+        why = match run_child(program, arguments, READING, &question) {
+            Ok(answer) => return Some(String::from_utf8_lossy(&answer).into_owned()),
+            Err(error @ CompileError::Io { .. }) => {
+                tracing::warn!("line tables are not read: {error}");
+                return None;
+            }
+            Err(_) => "that takes too much memory or time".to_owned(),
+        };
+    }
+    tracing::warn!("line tables of the component {codes} are not read: {why}");
+    if let [_] = components {
+        bar(codes);
+    }
+    None
+}
+
+fn told_before() -> MutexGuard<'static, VecDeque<(String, String)>> {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A text with places in it, taken apart.
+struct Places<'a> {
+    cause: &'a str,
+    frames: Vec<Frame<'a>>,
+    codes: &'a str,
+}
+
+impl<'a> Places<'a> {
+    fn of(text: &'a str) -> Option<Self> {
+        let (before, codes) = text.rsplit_once(CODE)?;
+        let (cause, frames) = before.rsplit_once(IN)?;
+        let frames = frames.split(CALLED_BY).map(frame).collect::<Option<_>>()?;
+        Some(Self { cause, frames, codes })
+    }
+
+    /// The text with lines of these components; with names only, if there are none.
+    fn explained(&self, components: &[&[u8]]) -> String {
+        let mut lines: Vec<Lines<'_>> =
+            components.iter().map(|component| Lines::of(component)).collect();
+        if lines.len() > 1 {
+            // Functions of a chain whose modules have the same names cannot be told from each other.
+            lines.retain(|lines| self.frames.iter().any(|frame| lines.has(frame.module)));
+        }
+        let lines = if lines.len() == 1 { lines.remove(0) } else { Lines::default() };
+        format!("{}{IN}{}", self.cause, one_line(&shown(&self.frames, &lines)))
+    }
+}
+
+/// The components that a text names; none if one of them is gone, or cannot be read.
 fn known(codes: &str) -> Vec<Arc<Admitted>> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(known) = known.as_ref() else { return Vec::new() };
-    let codes = codes.split(',').map(|code| known.get(code)?.upgrade());
-    codes.collect::<Option<_>>().unwrap_or_default()
+    let readable = |code| known.get(code).filter(|known| !known.unreadable)?.admitted.upgrade();
+    codes.split(',').map(readable).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// Has nobody read the line tables of this component again. Of several it is not known whose they were.
+fn bar(code: &str) {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known.as_mut().and_then(|known| known.get_mut(code)) {
+        known.unreadable = true;
+    }
 }
 
 fn frame(text: &str) -> Option<Frame<'_>> {
@@ -199,9 +296,9 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
             all.pop();
         }
     }
-    let all = all.into_iter().take(SHOWN_MAX).map(|(function, line, _)| match line {
-        Some(line) => format!("{function} at {line}"),
-        None => function,
+    let all = all.into_iter().take(SHOWN_MAX).map(|(function, line, _)| {
+        let function = &function[..function.floor_char_boundary(NAME_MAX)];
+        line.map_or_else(|| function.to_owned(), |line| format!("{function} at {line}"))
     });
     all.collect::<Vec<_>>().join(CALLED_BY)
 }

@@ -141,6 +141,9 @@ pub(crate) enum Command {
     /// Compile a component from standard input to standard output, for the host.
     #[command(name = "__compile", hide = true)]
     Compile,
+    /// Find lines of source in a component, both from standard input, for the host.
+    #[command(name = "__lines", hide = true)]
+    Lines,
     /// Run a chain of message functions, for the host.
     #[command(name = "__message-worker", hide = true)]
     MessageWorker,

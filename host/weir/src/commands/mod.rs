@@ -81,6 +81,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         }
         Command::Man => render::print(&manual()?)?,
         Command::Compile => compile()?,
+        Command::Lines => lines()?,
         Command::MessageWorker => weir_message_worker::serve().map_err(anyhow::Error::msg)?,
     }
     Ok(true)
@@ -133,17 +134,35 @@ const COMPILE_TIME: u64 = 300;
 /// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
 /// takes only this process with it.
 fn compile() -> Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    for (resource, limit) in
-        [(Resource::As, COMPILE_MEMORY), (Resource::Cpu, COMPILE_TIME), (Resource::Core, 0)]
-    {
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
-            .with_context(|| format!("limiting {resource:?} to {limit}"))?;
-    }
+    limit(COMPILE_MEMORY, COMPILE_TIME)?;
     let mut component = Vec::new();
     std::io::stdin().read_to_end(&mut component).context("reading the component")?;
     let code = weir_sandbox::Sandbox::precompile(&component)?;
     std::io::stdout().write_all(&code).context("writing the code")?;
+    Ok(())
+}
+
+/// Bytes of address space for the child that reads line tables, and seconds of CPU time.
+const LINES_MEMORY: u64 = 1 << 30;
+const LINES_TIME: u64 = 5;
+
+/// The child of [`weir_sandbox::read_lines_in_children`].
+fn lines() -> Result<()> {
+    limit(LINES_MEMORY, LINES_TIME)?;
+    let mut question = Vec::new();
+    std::io::stdin().read_to_end(&mut question).context("reading the question")?;
+    let answer = weir_sandbox::read_lines(&question).context("that is no question")?;
+    std::io::stdout().write_all(answer.as_bytes()).context("writing the answer")?;
+    Ok(())
+}
+
+/// Limits this process.
+fn limit(memory: u64, time: u64) -> Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    for (resource, limit) in [(Resource::As, memory), (Resource::Cpu, time), (Resource::Core, 0)] {
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
+            .with_context(|| format!("limiting {resource:?} to {limit}"))?;
+    }
     Ok(())
 }
 

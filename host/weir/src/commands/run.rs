@@ -79,13 +79,15 @@ fn host(
     nics: &Nics,
 ) -> Result<()> {
     let config = &read.config;
+    let program = std::env::current_exe().context("finding the weir program itself")?;
+    weir_sandbox::read_lines_in_children(program.clone(), vec!["__lines".to_owned()]);
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(CodeCache {
             directory: config.store.path.join("cache"),
             most: config.store.compiled.get(),
         }),
         compiler: Compiler::Child {
-            program: std::env::current_exe().context("finding the weir program itself")?,
+            program,
             arguments: vec!["__compile".to_owned()],
             timeout: config.api.compile_timeout.get(),
         },

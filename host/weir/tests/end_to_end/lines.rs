@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::guests::TRAFFIC;
 use crate::host::{Host, weir};
@@ -355,4 +356,66 @@ fn of_private_state_of_a_function_for_messages() {
         host.write("c.toml", GUARD);
         handed_over(&host, &restore, &save);
     }
+}
+
+/// A unit of `.debug_info` with this content; abbreviations are those of [`with_tables`].
+fn unit(content: &[u8]) -> Vec<u8> {
+    let mut unit = (content.len() as u32 + 7).to_le_bytes().to_vec();
+    unit.extend([4, 0, 0, 0, 0, 0, 4]);
+    unit.extend(content);
+    unit
+}
+
+/// A function with DWARF of these units, and a line program of so many rows, which all are of `crafted.c:7`; and a fault in it.
+fn with_tables(units: &[u8], rows: usize) -> (Arc<weir_sandbox::Admitted>, String) {
+    // Units without and with children that have a line program; a function that has a range; an inlined one with children.
+    let abbreviations = b"\x01\x11\x00\x10\x17\0\0\x02\x11\x01\x10\x17\0\0\
+        \x03\x2e\x01\x11\x01\x12\x06\0\0\x04\x1d\x01\0\0\0";
+    let header = b"\x01\x01\x01\x00\x01\x0a\0\x01\x01\x01\x01\0\0\0\x01\0crafted.c\0\0\0\0\0";
+    let mut program = vec![4, 0];
+    program.extend((header.len() as u32).to_le_bytes());
+    program.extend(header);
+    // Address 0, line 7, the rows, each for a byte of code, and their end.
+    program.extend([0, 5, 2, 0, 0, 0, 0, 3, 6, 1]);
+    program.resize(program.len() + rows, 0x0b);
+    program.extend([0, 1, 1]);
+    let lines = [&(program.len() as u32).to_le_bytes()[..], &program].concat();
+    let text = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
+    let mut wasm = weir_tests::wat_guest::upload(&text, "packet-function");
+    for (name, bytes) in
+        [(".debug_abbrev", &abbreviations[..]), (".debug_info", units), (".debug_line", &lines)]
+    {
+        wasm.push(0);
+        let mut size = name.len() + 1 + bytes.len();
+        while size > 0x7f {
+            wasm.push(size as u8 | 0x80);
+            size >>= 7;
+        }
+        wasm.extend([size as u8, name.len() as u8]);
+        wasm.extend(name.as_bytes());
+        wasm.extend(bytes);
+    }
+    let sandbox = weir_sandbox::Sandbox::new(weir_sandbox::SandboxConfig::default()).unwrap();
+    let admitted = sandbox.admit(&wasm).unwrap();
+    let key: String = admitted.hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    (admitted, format!("trap: unreachable, in process [#8+0x1]; code {key}"))
+}
+
+#[test]
+fn line_tables_that_would_take_all_memory_or_the_stack_take_no_more_than_a_child() {
+    let program = env!("CARGO_BIN_EXE_weir").into();
+    weir_sandbox::read_lines_in_children(program, vec!["__lines".to_owned()]);
+    let small = unit(&[1, 0, 0, 0, 0]);
+    let (_good, fault) = with_tables(&small, 1000);
+    let explained = weir_sandbox::explain(&fault);
+    assert!(explained.starts_with("trap: unreachable, in process at crafted.c:7"), "{explained}");
+    // Each unit has rows of its own: 24 bytes for each of the program's, which all of them name.
+    let (_wide, fault) = with_tables(&small.repeat(40), 3 << 20);
+    assert_eq!(weir_sandbox::explain(&fault), "trap: unreachable, in process");
+    // One inlined function in another, a million times.
+    let mut tower = vec![2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1];
+    tower.resize(tower.len() + 1_000_000, 4);
+    tower.resize(tower.len() + 1_000_002, 0);
+    let (_high, fault) = with_tables(&unit(&tower), 1000);
+    assert_eq!(weir_sandbox::explain(&fault), "trap: unreachable, in process");
 }
