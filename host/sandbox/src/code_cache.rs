@@ -1,13 +1,18 @@
 //! Machine code on disk: one file for each component, bounded in bytes.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+/// Bytes behind the code in a file: the SHA-256 of it.
+const SUM: usize = 32;
 
 /// Where compiled code is kept from one start to the next. What was used longest ago goes first when there is too much.
 #[derive(Clone, Debug)]
@@ -24,31 +29,40 @@ impl CodeCache {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)
     }
 
-    /// Loads a component's code; what cannot be read is compiled again.
-    pub(crate) fn load(&self, engine: &Engine, name: &str) -> Option<Component> {
+    /// Loads a component's code with the first engine that can; what cannot be read, or is not what was written, is compiled again.
+    pub(crate) fn load<'a>(
+        &self,
+        engines: impl Iterator<Item = &'a Engine>,
+        name: &str,
+    ) -> Option<Component> {
         let path = self.directory.join(name);
-        if !path.exists() {
-            return None;
-        }
-        // SAFETY: the directory is ours alone (mode 0700), files in it are written whole or not at all,
-        // and their names carry the hash of component, wasmtime version and settings.
-        match unsafe { Component::deserialize_file(engine, &path) } {
-            Ok(component) => {
-                // Only says that it is still used.
-                drop(File::open(&path).and_then(|file| file.set_modified(SystemTime::now())));
-                Some(component)
+        let file = File::open(&path).ok()?;
+        let mut failed = "the file is damaged".to_owned();
+        if is_whole(&file).unwrap_or(false) {
+            for engine in engines {
+                // SAFETY: the directory is ours alone (mode 0700), what lies in the file is what was written, and its name carries the
+                // hash of component, wasmtime version and settings. The sum behind the code is in no part of it.
+                match unsafe { Component::deserialize_file(engine, &path) } {
+                    Ok(component) => {
+                        // Only says that it is still used.
+                        drop(file.set_modified(SystemTime::now()));
+                        return Some(component);
+                    }
+                    Err(error) => failed = format!("{error:#}"),
+                }
             }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), "cached code is unusable, compiling again: {error:#}");
-                None
-            }
         }
+        tracing::warn!(path = %path.display(), "cached code is unusable, compiling again: {failed}");
+        None
     }
 
-    /// Keeps a component's code: there whole or not at all. Without it the component is compiled again at the next start.
+    /// Keeps a component's code: there whole or not at all, whoever else writes the same, and whether the machine goes on or not. Without it
+    /// the component is compiled again at the next start.
     pub(crate) fn keep(&self, name: &str, code: &[u8]) {
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
         let written = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -56,7 +70,11 @@ impl CodeCache {
             .mode(0o600)
             .open(&partial)
             // On disk before it has its name, or a power loss could leave the name with something else behind it.
-            .and_then(|mut file| file.write_all(code).and_then(|()| file.sync_data()))
+            .and_then(|mut file| {
+                file.write_all(code)?;
+                file.write_all(&Sha256::digest(code))?;
+                file.sync_all()
+            })
             .and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = written {
             drop(fs::remove_file(&partial));
@@ -91,8 +109,25 @@ impl CodeCache {
     }
 }
 
+/// Whether a file has the sum of what is in it.
+fn is_whole(file: &File) -> std::io::Result<bool> {
+    let Some(code) = file.metadata()?.len().checked_sub(SUM as u64) else { return Ok(false) };
+    let (mut hasher, mut left, mut file) = (Sha256::new(), code, file);
+    let mut bytes = vec![0; 64 << 10];
+    while left > 0 {
+        let part = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        file.read_exact(&mut bytes[..part])?;
+        hasher.update(&bytes[..part]);
+        left -= part as u64;
+    }
+    let mut sum = [0; SUM];
+    file.read_exact(&mut sum)?;
+    Ok(hasher.finalize()[..] == sum)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
     use std::time::Duration;
 
     use super::*;
@@ -100,7 +135,7 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_makes_room_and_the_newest_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = CodeCache { directory: directory.path().join("cache"), most: 250 };
+        let cache = CodeCache { directory: directory.path().join("cache"), most: 330 };
         cache.make().unwrap();
         let there = || {
             let mut names: Vec<_> = fs::read_dir(&cache.directory)
@@ -122,5 +157,49 @@ mod tests {
         assert_eq!(there(), ["b.cwasm", "c.7.partial", "d.cwasm"]);
         cache.keep("e.cwasm", &[0; 1000]);
         assert_eq!(there(), ["e.cwasm"]);
+    }
+
+    /// An engine, and the code of a component for it.
+    fn compiled() -> (Engine, Vec<u8>) {
+        let engine = Engine::default();
+        let text = "(component (core module $m (func (export \"f\") (result i32) (i32.const 7)))
+            (core instance $i (instantiate $m))
+            (func (export \"f\") (result s32) (canon lift (core func $i \"f\"))))";
+        let code = engine.precompile_component(&wat::parse_str(text).unwrap()).unwrap();
+        (engine, code)
+    }
+
+    #[test]
+    fn code_that_is_not_what_was_written_is_not_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = CodeCache { directory: directory.path().join("cache"), most: 1 << 30 };
+        cache.make().unwrap();
+        let (engine, code) = compiled();
+        let load = |engines: &[&Engine]| cache.load(engines.iter().copied(), "a.cwasm");
+        assert!(load(&[&engine]).is_none());
+        cache.keep("a.cwasm", &code);
+        let component = load(&[&engine]).unwrap();
+        let mut store = wasmtime::Store::new(&engine, ());
+        let linker = wasmtime::component::Linker::new(&engine);
+        let instance = linker.instantiate(&mut store, &component).unwrap();
+        let f = instance.get_typed_func::<(), (i32,)>(&mut store, "f").unwrap();
+        assert_eq!(f.call(&mut store, ()).unwrap(), (7,));
+        // The first engine that can.
+        let other = Engine::new(wasmtime::Config::new().epoch_interruption(true)).unwrap();
+        assert!(load(&[&other]).is_none());
+        assert!(load(&[&other, &engine]).is_some());
+        // As after a power failure: some of it zeros, or cut off, even by whole pages.
+        let path = cache.directory.join("a.cwasm");
+        for (at, length) in [(code.len() / 2, code.len()), (0, code.len() / 2), (0, 10), (0, 0)] {
+            cache.keep("a.cwasm", &code);
+            let file = File::options().write(true).open(&path).unwrap();
+            if at > 0 {
+                file.write_all_at(&[0xa5; 16], at as u64).unwrap();
+            }
+            file.set_len((length + SUM) as u64).unwrap();
+            assert!(load(&[&engine]).is_none(), "{at} {length}");
+        }
+        cache.keep("a.cwasm", &code);
+        assert!(load(&[&engine]).is_some());
     }
 }

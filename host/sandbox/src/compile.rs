@@ -343,8 +343,7 @@ impl Sandbox {
         }
         let name = format!("{}-{}.cwasm", hex(&hash), self.compatibility);
         let cache = self.config.cache.as_ref();
-        let from_disk =
-            cache.and_then(|cache| self.engines(serves).find_map(|e| cache.load(e, &name)));
+        let from_disk = cache.and_then(|cache| cache.load(self.engines(serves), &name));
         let cached = from_disk.is_some();
         let compiled = match from_disk {
             Some(compiled) => compiled,
