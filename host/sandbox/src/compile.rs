@@ -23,8 +23,8 @@ use crate::ticker::Ticker;
 
 /// Bytes of stack a guest may use.
 const STACK_MAX: usize = 512 << 10;
-/// Loaded components kept in memory.
-const LOADED_MAX: usize = 256;
+/// Bytes of loaded components that are kept in memory although nobody may use them any more.
+const LOADED_MAX: usize = 256 << 20;
 
 /// Who compiles.
 #[derive(Clone, Debug, Default)]
@@ -357,7 +357,9 @@ impl Sandbox {
                 unsafe { self.load(&code, serves) }?
             }
         };
-        self.loaded().insert((hash, serves), compiled.clone());
+        let bytes = compiled.image_range();
+        let bytes = bytes.end.addr() - bytes.start.addr();
+        self.loaded().insert((hash, serves), compiled.clone(), bytes, LOADED_MAX);
         Ok(Compiled { component: compiled, took: started.elapsed(), cached })
     }
 
@@ -409,26 +411,36 @@ impl Sandbox {
 /// Its hash, and whether it serves.
 type LoadedBy = ([u8; 32], bool);
 
-/// Components that were loaded lately, so that instances of one function share its code.
-#[derive(Default)]
-struct Loaded {
-    components: HashMap<LoadedBy, Component>,
-    order: VecDeque<LoadedBy>,
+/// Components that were used lately, so that instances of one function share its code. Instances keep theirs alive by themselves.
+struct Loaded<C = Component> {
+    /// With their bytes, the one that was used last behind.
+    components: VecDeque<(LoadedBy, C, usize)>,
 }
 
-impl Loaded {
-    fn get(&self, by: LoadedBy) -> Option<Component> {
-        self.components.get(&by).cloned()
+impl<C> Default for Loaded<C> {
+    fn default() -> Self {
+        Self { components: VecDeque::new() }
+    }
+}
+
+impl<C: Clone> Loaded<C> {
+    fn get(&mut self, by: LoadedBy) -> Option<C> {
+        let at = self.components.iter().position(|(known, ..)| *known == by)?;
+        let found = self.components.remove(at)?;
+        let component = found.1.clone();
+        self.components.push_back(found);
+        Some(component)
     }
 
-    fn insert(&mut self, by: LoadedBy, component: Component) {
-        if self.components.insert(by, component).is_none() {
-            self.order.push_back(by);
-        }
-        if self.order.len() > LOADED_MAX
-            && let Some(oldest) = self.order.pop_front()
+    /// Keeps a component, and lets go of those that were used longest ago until all have `most` bytes.
+    fn insert(&mut self, by: LoadedBy, component: C, bytes: usize, most: usize) {
+        self.components.retain(|(known, ..)| *known != by);
+        self.components.push_back((by, component, bytes));
+        let mut kept: usize = self.components.iter().map(|(.., bytes)| bytes).sum();
+        while kept > most
+            && let Some((.., bytes)) = self.components.pop_front()
         {
-            self.components.remove(&oldest);
+            kept -= bytes;
         }
     }
 }
@@ -606,5 +618,22 @@ mod tests {
         assert!(sandbox.compile_composed(&whole, Vec::new).is_err());
         assert!(sandbox.compile_untried(&parts[0]).is_err());
         assert!(sandbox.compile(&parts[1], [1; 32]).is_err());
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_is_let_go_when_there_are_too_many_bytes() {
+        let mut loaded = Loaded::default();
+        let by = |n: u8| ([n; 32], false);
+        for n in 0..3 {
+            loaded.insert(by(n), n, 30, 100);
+        }
+        assert_eq!(loaded.get(by(0)), Some(0));
+        loaded.insert(by(3), 3, 30, 100);
+        assert_eq!([0, 1, 2, 3].map(|n| loaded.get(by(n)).is_some()), [true, false, true, true]);
+        // Anew, not a second time.
+        loaded.insert(by(0), 7, 40, 100);
+        assert_eq!([0, 2, 3].map(|n| loaded.get(by(n))), [Some(7), Some(2), Some(3)]);
+        loaded.insert(by(4), 4, 101, 100);
+        assert!((0..5).all(|n| loaded.get(by(n)).is_none()));
     }
 }
