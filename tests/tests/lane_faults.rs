@@ -127,10 +127,8 @@ fn verdicts_for_packets_that_a_function_was_not_given_are_nobody_elses() {
     assert_eq!(rig.finish().functions[3].faults, 0);
     // When it was called for another reason.
     let wakes = each("(call $set-timer (i64.const 1))");
-    let text = module(&wakes).replace(
-        r#"#tick") (param i64))"#,
-        &format!(r#"#tick") (param i64) {stray})"#),
-    );
+    let text = module(&wakes)
+        .replace(r#"#tick") (param i64))"#, &format!(r#"#tick") (param i64) {stray})"#));
     let ticks = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
     let mut rig = Rig::new(plan(vec![null("first"), function("ticks", ticks.into())]));
     for second in 0..3 {
@@ -372,6 +370,36 @@ fn a_window_at_a_bad_place_is_refused_when_the_chain_is_made() {
         let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
         let refused = Rig::try_new(plan(vec![function("bad", admitted.into())])).err().unwrap();
         assert!(refused.to_string().contains("attach-window"), "{refused}");
+    }
+}
+
+#[test]
+fn a_window_and_a_state_region_at_the_same_place_are_refused() {
+    let attach_window = "(global.set $window (i32.add (local.get $region) (call $attach-window";
+    for (from, to, import) in [
+        // What opens the state region after `configure` would open a window that may only be read.
+        (
+            attach_window,
+            &format!(
+                "(drop (call $attach-state (local.get $region)
+                   (i32.add (local.get $bytes) (local.get $align))))
+                 {attach_window}"
+            ),
+            "attach-window",
+        ),
+        (
+            "(call $attach-state (local.get $region)",
+            &"(call $attach-state (global.get $window)".to_owned(),
+            "attach-state",
+        ),
+    ] {
+        let text = module(wat_guest::NULL).replace(from, to);
+        assert_ne!(text, module(wat_guest::NULL));
+        let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+        let sly =
+            FunctionPlan { writes: false, state_bytes: 65_536, ..function("sly", admitted.into()) };
+        let refused = Rig::try_new(plan(vec![sly])).err().unwrap().to_string();
+        assert!(refused.contains(import) && refused.contains("overlaps"), "{refused}");
     }
 }
 

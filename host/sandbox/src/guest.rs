@@ -1,6 +1,7 @@
 //! The data of a store: the functions in it, their limits, and who is running.
 
 use std::hash::{Hash as _, Hasher as _};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +62,6 @@ pub struct Window {
     pub writes: bool,
 }
 
-/// Where a state region is mapped in the host's address space: a number, only used to change its protection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StateAddress(pub(crate) usize);
-
 /// What a function may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -97,8 +94,9 @@ pub struct GuestFunction {
     random: u64,
     /// The component that its code is of ([`crate::Admitted::hash`]).
     code: Option<[u8; 32]>,
-    pub(crate) window_attached: bool,
-    pub(crate) state_attached: Option<StateAddress>,
+    /// Where the host has mapped its window and state region, by address: they lie apart.
+    pub(crate) window_attached: Option<Range<usize>>,
+    pub(crate) state_attached: Option<Range<usize>>,
     taken: Taken,
     /// Its read-only pages, see [`crate::guard`].
     pub(crate) guards: Vec<Guard>,
@@ -128,7 +126,7 @@ impl GuestFunction {
             timer: 0,
             random: 0,
             code: None,
-            window_attached: false,
+            window_attached: None,
             state_attached: None,
             taken: Taken::new(limits.memory_at_start),
             guards: Vec::new(),
@@ -350,11 +348,11 @@ impl<S> Guest<S> {
     /// When the kernel refuses.
     pub fn open_state(&mut self, place: usize) -> std::io::Result<()> {
         let function = &mut self.functions[place];
-        match (&function.state, function.state_attached) {
-            (Some(state), Some(address)) if function.state_kept => {
+        match &function.state_attached {
+            Some(range) if function.state_kept => {
                 // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose data
-                // this is; memories never move, and go only with the store.
-                unsafe { crate::window::open(address.0 as *mut u8, state.bytes()) }
+                // this is, and nothing was mapped over it since (`host::map_into`); memories never move, and go only with the store.
+                unsafe { crate::window::open(range.start as *mut u8, range.len()) }
             }
             _ => Ok(()),
         }

@@ -3,6 +3,8 @@
 //! Each function of a store has an import instance of its own, so every call is known to come from that
 //! function. What concerns packets is passed on to [`Services`], unseen.
 
+use std::ops::Range;
+
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, WasmList, WasmStr};
 use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
@@ -10,7 +12,7 @@ use weir_pool::Memory;
 
 use crate::fault::Violation;
 use crate::guard::Guard;
-use crate::guest::{Guest, Shared, StateAddress};
+use crate::guest::{Guest, Shared};
 use crate::telemetry::Level;
 use crate::window;
 
@@ -257,19 +259,21 @@ fn attach_window<S: Requests>(
     let Some(wanted) = function.window.clone() else {
         return violation("attach-window: a function that copies has no window".into());
     };
-    if function.window_attached {
+    if function.window_attached.is_some() {
         return violation("attach-window: called a second time".into());
     }
-    let (start, offset) = map_into(cx, region, &wanted.memory, "window")?;
+    let other = function.state_attached.clone();
+    let (start, offset) = map_into(cx, region, &wanted.memory, "window", other)?;
     let bytes = wanted.memory.bytes();
+    let range = start as usize..start as usize + bytes;
     // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
     unsafe {
         window::protect(start, bytes, wanted.writes)?;
         window::populate(start, wanted.memory.fd(), bytes);
     }
     let function = &mut cx.data_mut().functions[place];
-    function.guards.push(Guard::new(start as usize..start as usize + bytes, &wanted.memory)?);
-    function.window_attached = true;
+    function.guards.push(Guard::new(range.clone(), &wanted.memory)?);
+    function.window_attached = Some(range);
     Ok(offset)
 }
 
@@ -289,8 +293,10 @@ fn attach_state<S: Requests>(
     if function.state_attached.is_some() {
         return violation("attach-state: called a second time".into());
     }
-    let (start, offset) = map_into(cx, region, &state, "state")?;
+    let other = function.window_attached.clone();
+    let (start, offset) = map_into(cx, region, &state, "state", other)?;
     let bytes = state.bytes();
+    let range = start as usize..start as usize + bytes;
     let function = &mut cx.data_mut().functions[place];
     if kept {
         // SAFETY: `map_into` has just mapped the state region there, of a store that is ours by `&mut`.
@@ -298,19 +304,21 @@ fn attach_state<S: Requests>(
             window::close(start, bytes)?;
             window::populate(start, state.fd(), bytes);
         }
-        function.guards.push(Guard::new(start as usize..start as usize + bytes, &state)?);
+        function.guards.push(Guard::new(range.clone(), &state)?);
     }
-    function.state_attached = Some(StateAddress(start as usize));
+    function.state_attached = Some(range);
     Ok(offset)
 }
 
 /// Maps memory into the region of linear memory that a guest hands over, where its alignment calls for: the address,
-/// and the offset from the region's start. `what` is the import's name behind `attach-`.
+/// and the offset from the region's start. `what` is the import's name behind `attach-`. `other` is what the guest has attached already:
+/// its pages keep what they are and the protection that they have.
 fn map_into<S: 'static>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     region: &WasmList<u8>,
     memory: &Shared,
     what: &str,
+    other: Option<Range<usize>>,
 ) -> wasmtime::Result<(*mut u8, u32)> {
     let (address, length) = locate(cx, region);
     let (bytes, align) = (memory.bytes(), memory.align());
@@ -320,6 +328,12 @@ fn map_into<S: 'static>(
              ({bytes}) plus {what}-align ({align}) bytes at a multiple of 65,536"
         ));
     };
+    let first = address as usize + offset;
+    if other.is_some_and(|other| first < other.end && other.start < first + bytes) {
+        return violation(format!(
+            "attach-{what}: the region overlaps what is attached already: grow the memory by a region for each"
+        ));
+    }
     // SAFETY: `place` checked that the range is page-aligned and within the region, which wasmtime
     // checked to be within the guest's linear memory; memories never move; the store is ours by `&mut`,
     // and no reference into the memory is alive here.
@@ -362,7 +376,7 @@ fn attach_rooms<S: Services>(
     let Some(window) = cx.data().runner_board().map(|board| board.window.clone()) else {
         return violation("attach-rooms: there is no board".into());
     };
-    let (start, offset) = map_into(cx, region, &window, "window")?;
+    let (start, offset) = map_into(cx, region, &window, "window", None)?;
     // SAFETY: `map_into` has just mapped the window there.
     unsafe { window::populate(start, window.fd(), window.bytes()) };
     Ok(offset)
