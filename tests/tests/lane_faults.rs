@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use weir_packet_plane::{FunctionPlan, Health, OnFault};
+use weir_chain::Mode;
+use weir_packet_plane::{ChainPlan, FunctionPlan, Health, OnFault};
 use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
 use weir_tests::wat_guest::{self, each, module, upload};
 
@@ -183,6 +184,21 @@ fn memory_beyond_the_limit_is_refused_and_named() {
         "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
     );
     let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 1);
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("memory:")), "{events:?}");
+    rig.finish();
+}
+
+#[test]
+fn memory_that_start_code_takes_is_the_functions() {
+    // 8 MiB before `configure`, and 9 MiB more, of 16 MiB and the window.
+    let body = format!(
+        "(func $start (drop (memory.grow (i32.const 128)))) (start $start) {}",
+        each("(if (i32.eq (memory.grow (i32.const 144)) (i32.const -1)) (then unreachable))")
+    );
+    let chain = ChainPlan { mode: Mode::Separate, ..plan(vec![guest(&body)]) };
+    let mut rig = Rig::new(chain);
     push(&mut rig, 0, 1);
     let events = rig.lane.status().lock().unwrap().events.clone();
     assert!(events.iter().any(|(_, e)| e.contains("memory:")), "{events:?}");

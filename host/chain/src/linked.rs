@@ -61,7 +61,7 @@ impl<S: Services> Linked<S> {
         link_runner(&mut linker, compose::RUNNER_IMPORT).map_err(wrong)?;
         let mut store = sandbox.store(guest);
         let instance = sandbox
-            .instantiate(&linker, &mut store, component)
+            .instantiate(&linker, &mut store, component, None)
             .map_err(|error| ChainError::start(error, &spec.functions))?;
 
         let copies = spec.functions.iter().any(|f| f.admitted.world != World::Window);

@@ -67,7 +67,7 @@ impl<S: Services> Separate<S> {
             guest.setup = setup_deadline;
             let mut store = sandbox.store(guest);
             let instance = sandbox
-                .instantiate(&linker, &mut store, component)
+                .instantiate(&linker, &mut store, component, Some(place))
                 .map_err(|error| ChainError::start(error, std::slice::from_ref(function)))?;
             let export = function.admitted.world.interface();
             let (configure, tick) = standard_exports(&mut store, &instance, export)?;

@@ -115,7 +115,8 @@ impl Instance {
         link_function(&mut linker, "weir:net/host@0.1.0", 0).map_err(wrong)?;
         link_exchange(&mut linker).map_err(wrong)?;
         let mut store = site.sandbox.store(guest);
-        let wasm = site.sandbox.instantiate(&linker, &mut store, component).map_err(start)?;
+        let wasm =
+            site.sandbox.instantiate(&linker, &mut store, component, Some(0)).map_err(start)?;
         let world = plan.admitted.world;
         let exports = Exports { wasm, interface: world.interface() };
         let s = &mut store;

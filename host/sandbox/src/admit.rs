@@ -10,6 +10,8 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
 };
 
+use crate::starts::Starts;
+
 /// Bytes of an upload.
 pub const UPLOAD_MAX: usize = 64 << 20;
 /// Linear memory a function may be instantiated with, all its memories together, in bytes.
@@ -208,7 +210,7 @@ fn features() -> WasmFeatures {
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     let mut found = Refused::default();
     let mut exports = Vec::new();
-    let mut memory_at_start = 0u64;
+    let mut starts = Starts::default();
     let mut modules = 0usize;
     // How deep we are in nested modules and components; the component's own imports are at 1.
     let mut depth = 0usize;
@@ -219,18 +221,13 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
                 return Err(Refused::because(format!("it is not a valid component: {error}")));
             }
         };
+        starts.read(&payload);
         match payload {
             Payload::Version { encoding, .. } => {
                 depth += 1;
                 modules += usize::from(encoding == Encoding::Module);
             }
             Payload::End(_) => depth -= 1,
-            Payload::MemorySection(section) => {
-                for memory in section.into_iter().flatten() {
-                    let bytes = memory.initial.saturating_mul(weir_layout::WASM_PAGE as u64);
-                    memory_at_start = memory_at_start.saturating_add(bytes);
-                }
-            }
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section.into_iter().flatten() {
                     if !matches!(import.ty, ComponentTypeRef::Instance(_)) {
@@ -249,6 +246,7 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             _ => {}
         }
     }
+    let memory_at_start = starts.bytes();
     let has = |name: &str| exports.iter().any(|export| export == name);
     let exported = |world: &World| exports.iter().any(|export| world.is_exported_as(export));
     let mut worlds = World::ALL.into_iter().filter(exported);

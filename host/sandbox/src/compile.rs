@@ -1,6 +1,6 @@
 //! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -212,8 +212,9 @@ impl Sandbox {
         store
     }
 
-    /// Makes an instance in a store of [`Self::store`]. Start code of the component's modules runs here, as long as
-    /// [`Guest::setup`](crate::Guest::setup) says and with the memory of the store's functions; a [`Ticker`] must be ticking.
+    /// Makes an instance in a store of [`Self::store`], of the function at `place`, or of all of the store's linked together. Start code of
+    /// the component's modules runs here, as long as [`Guest::setup`](crate::Guest::setup) says and with the memory of whom it is of; a
+    /// [`Ticker`] must be ticking.
     ///
     /// # Errors
     /// When types do not fit, or start code traps or does not end.
@@ -222,8 +223,9 @@ impl Sandbox {
         linker: &Linker<Guest<S>>,
         store: &mut Store<Guest<S>>,
         component: &Component,
+        place: Option<usize>,
     ) -> wasmtime::Result<Instance> {
-        store.data_mut().set_running(Running::Start);
+        store.data_mut().set_running(Running::Start { place });
         let instance = linker.instantiate(&mut *store, component);
         store.data_mut().set_running(Running::Nobody);
         instance

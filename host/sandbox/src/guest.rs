@@ -67,7 +67,7 @@ pub struct Window {
 pub struct Limits {
     /// Bytes of linear memory, window and state region not counted.
     pub memory: usize,
-    /// Bytes of linear memory that it is instantiated with.
+    /// Bytes of linear memory that it is instantiated with, for when others are instantiated with it.
     pub memory_at_start: usize,
     /// CPU time for one burst.
     pub deadline: Duration,
@@ -171,7 +171,8 @@ impl GuestFunction {
 /// otherwise. Big tables are read there.
 pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's.
+/// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's, and tables
+/// of a function whose memory is all that it may have.
 const RUNNER_MEMORY: usize = 1 << 20;
 
 /// Bytes of an element of a table.
@@ -234,8 +235,11 @@ pub enum Running {
     /// Nobody: a call now is a host bug, and is not bounded by a deadline.
     #[default]
     Nobody,
-    /// Start code, while the store's functions are instantiated: of one of them, not known which.
-    Start,
+    /// Start code, while the store's functions are instantiated.
+    Start {
+        /// Whose; none: of one of those that are linked together, not known which.
+        place: Option<usize>,
+    },
     /// This function, called by itself, with this much CPU time.
     Function {
         /// Its place.
@@ -384,6 +388,10 @@ impl<S> Guest<S> {
     /// Says who is about to run.
     #[inline]
     pub fn set_running(&mut self, running: Running) {
+        if let Running::Start { place: Some(place) } = running {
+            // All that there is at the start is counted as it is made.
+            self.functions[place].taken = Taken::default();
+        }
         self.running = running;
         self.watched = None;
     }
@@ -392,7 +400,7 @@ impl<S> Guest<S> {
     #[must_use]
     pub fn who(&self) -> Option<usize> {
         match self.running {
-            Running::Nobody | Running::Start => None,
+            Running::Nobody | Running::Start { .. } => None,
             Running::Function { place, .. } => Some(place),
             Running::Chain => {
                 let board = self.board.as_ref()?;
@@ -413,7 +421,12 @@ impl<S> Guest<S> {
 
     /// Who takes memories and tables now, and how many bytes there may be; nobody while nobody runs.
     fn taking(&mut self) -> Option<(&mut Taken, usize)> {
-        if matches!(self.running, Running::Start) {
+        if let Running::Start { place: Some(place) } = self.running {
+            let function = &mut self.functions[place];
+            let limit = function.memory_limit().saturating_add(RUNNER_MEMORY);
+            return Some((&mut function.taken, limit));
+        }
+        if matches!(self.running, Running::Start { .. }) {
             let limits = self.functions.iter().map(GuestFunction::memory_limit);
             return Some((&mut self.at_start, limits.fold(RUNNER_MEMORY, usize::saturating_add)));
         }
@@ -428,7 +441,7 @@ impl<S> Guest<S> {
         let guest = context.data_mut();
         let who = guest.who();
         let (limit, burst) = match (&guest.running, who) {
-            (Running::Start, _) => (guest.setup, 0),
+            (Running::Start { .. }, _) => (guest.setup, 0),
             (Running::Function { deadline, .. }, _) => (*deadline, 0),
             (Running::Chain, Some(place)) => {
                 let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));

@@ -36,6 +36,7 @@ mod policy;
 mod said;
 mod serving;
 mod shared_code;
+mod starts;
 mod state;
 mod telemetry;
 mod ticker;
