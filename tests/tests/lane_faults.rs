@@ -164,6 +164,34 @@ fn a_function_that_spins_is_stopped_by_its_deadline() {
 }
 
 #[test]
+fn a_function_that_has_the_engine_fill_its_memory_again_and_again_is_stopped() {
+    // Much more than the deadline each time, but no code of its own runs for long: neither way is looked at in between.
+    for fills in [1, 4] {
+        let fill = "(memory.fill (i32.const 0x10000) (i32.const 7) (i32.const 0x8000000))";
+        let text = module(&each(&fill.repeat(fills)))
+            .replace(r#"(memory (export "memory") 2)"#, r#"(memory (export "memory") 2064)"#);
+        let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+        let mut rig = Rig::new(plan(vec![FunctionPlan {
+            memory: 160 << 20,
+            deadline: Duration::from_millis(1),
+            ..function("fills", admitted.into())
+        }]));
+        let told = |rig: &Rig| {
+            let status = rig.lane.status();
+            let status = status.lock().unwrap();
+            status.events.iter().any(|(_, event)| event.contains("deadline"))
+        };
+        // All at one time, so that hardly any burst is timed: in those nobody is looked at behind a function.
+        let bursts = (0..500).take_while(|_| {
+            push(&mut rig, 0, 1);
+            !told(&rig)
+        });
+        assert!(bursts.count() < 500, "{fills}");
+        rig.finish();
+    }
+}
+
+#[test]
 fn endless_recursion_is_a_stack_fault() {
     let body = format!(
         "(func $deeper (param i64) (result i64) (i64.add (local.get 0)

@@ -1,5 +1,6 @@
 //! The data of a store: the functions in it, their limits, and who is running.
 
+use std::cell::Cell;
 use std::hash::{Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -98,6 +99,7 @@ pub struct GuestFunction {
     pub(crate) window_attached: Option<Range<usize>>,
     pub(crate) state_attached: Option<Range<usize>>,
     taken: Taken,
+    lateness: Lateness,
     /// Its read-only pages, see [`crate::guard`].
     pub(crate) guards: Vec<Guard>,
 }
@@ -129,6 +131,7 @@ impl GuestFunction {
             window_attached: None,
             state_attached: None,
             taken: Taken::new(limits.memory_at_start),
+            lateness: Lateness::default(),
             guards: Vec::new(),
         }
     }
@@ -275,6 +278,10 @@ pub struct Guest<S> {
     running: Running,
     board: Option<Board>,
     watched: Option<Watched>,
+    /// The burst that began last while there were [`Self::doubts`], and the thread's CPU time then.
+    begun: Option<(u32, Duration)>,
+    /// Bursts of which the beginning is still to be noted.
+    doubts: u32,
     /// What was made or grown while functions were instantiated.
     at_start: Taken,
 }
@@ -289,6 +296,8 @@ struct Watched {
     at: Duration,
     /// What it has used up of its time.
     used: Duration,
+    /// What it has run, as far as is known, charged or not.
+    ran: Duration,
 }
 
 impl<S> Guest<S> {
@@ -303,6 +312,8 @@ impl<S> Guest<S> {
             running: Running::Nobody,
             board: None,
             watched: None,
+            begun: None,
+            doubts: 0,
             at_start: Taken::default(),
         }
     }
@@ -394,6 +405,25 @@ impl<S> Guest<S> {
         }
         self.running = running;
         self.watched = None;
+        self.begun = None;
+        self.begin_burst();
+    }
+
+    /// A burst, or a call, begins. Costs a comparison, unless there is a doubt whether somebody runs long without being looked at.
+    #[inline]
+    pub(crate) fn begin_burst(&mut self) {
+        if self.doubts > 0 {
+            self.doubts -= 1;
+            self.begun = Some((self.burst(), thread_time()));
+        }
+    }
+
+    /// Number of the burst of a linked chain; 0 in a call that is not the runner's.
+    fn burst(&self) -> u32 {
+        match (&self.running, &self.board) {
+            (Running::Chain, Some(board)) => board.memory.get::<u32>(board.sequence),
+            _ => 0,
+        }
     }
 
     /// The place of the function that is running.
@@ -440,35 +470,76 @@ impl<S> Guest<S> {
     pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
         let guest = context.data_mut();
         let who = guest.who();
-        let (limit, burst) = match (&guest.running, who) {
-            (Running::Start { .. }, _) => (guest.setup, 0),
-            (Running::Function { deadline, .. }, _) => (*deadline, 0),
-            (Running::Chain, Some(place)) => {
-                let burst = guest.board.as_ref().map_or(0, |b| b.memory.get::<u32>(b.sequence));
-                (guest.functions[place].limits.deadline, burst)
-            }
+        let limit = match (&guest.running, who) {
+            (Running::Start { .. }, _) => guest.setup,
+            (Running::Function { deadline, .. }, _) => *deadline,
+            (Running::Chain, Some(place)) => guest.functions[place].limits.deadline,
             (Running::Chain, None) | (Running::Nobody, _) => {
                 return Ok(UpdateDeadline::Continue(1));
             }
         };
+        let burst = guest.burst();
         let at = thread_time();
-        match &mut guest.watched {
-            Some(watched) if watched.who == who && watched.burst == burst => {
-                watched.used += charged(at.saturating_sub(watched.at), limit);
-                watched.at = at;
-                if watched.used > limit {
-                    return Err(wasmtime::Error::new(Overdue { limit }));
+        let anybody = LOOKED.replace(at);
+        let looked = guest.watched.as_ref().filter(|watched| watched.burst == burst);
+        let begun = guest.begun.filter(|(begun, _)| *begun == burst);
+        let time = match (looked, begun) {
+            (Some(watched), _) => at.saturating_sub(watched.at),
+            (None, Some((_, begun))) => at.saturating_sub(begun),
+            (None, None) => {
+                // When the burst began is not known. If nobody was looked at for long, the next bursts tell whether it was this one.
+                let time = at.saturating_sub(anybody);
+                if charged(time, limit) < time / 2 {
+                    guest.doubts = DOUBTS;
                 }
+                Duration::ZERO
             }
-            _ => guest.watched = Some(Watched { who, burst, at, used: Duration::ZERO }),
+        };
+        let (mut used, mut ran) = (Duration::ZERO, Duration::ZERO);
+        if let Some(watched) = looked.filter(|watched| watched.who == who) {
+            used = watched.used + charged(time, limit);
+            ran = watched.ran;
+        }
+        let late = (ran + time).saturating_sub(limit) - ran.saturating_sub(limit);
+        guest.watched = Some(Watched { who, burst, at, used, ran: ran + time });
+        let mut over = used > limit;
+        if let Some(place) = who {
+            over |= guest.functions[place].lateness.add(late, limit);
+        }
+        if over {
+            return Err(wasmtime::Error::new(Overdue { limit }));
         }
         Ok(UpdateDeadline::Continue(1))
     }
 }
 
+thread_local! {
+    /// CPU time of this thread when a guest was looked at last.
+    static LOOKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Bursts of which the beginning is noted, once somebody may have run long without being looked at.
+const DOUBTS: u32 = 256;
+/// Deadlines that a guest may be late without being charged for it, before it is held against it.
+const LATE_MAX: u32 = 16;
+
+/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). Now and then that is nobody's fault; a guest to which
+/// it happens again and again has the engine fill or copy megabytes, which nobody can look at before it is done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lateness(Duration);
+
+impl Lateness {
+    /// Takes in how late a look found a guest that has `limit`; true when it has become a habit. One look counts as a whole limit at
+    /// most, and each forgives a part of one.
+    fn add(&mut self, late: Duration, limit: Duration) -> bool {
+        self.0 = (self.0 + late.min(limit)).saturating_sub(limit / LATE_MAX);
+        self.0 > limit * LATE_MAX
+    }
+}
+
 /// What a guest that has this much time is charged for CPU time between two looks at it: at most a quarter of what it has, or an epoch.
 /// A virtual CPU that was taken away for long, and a page fault that had the host work for long, look like CPU time of
-/// the guest; but then nobody has looked in the meantime.
+/// the guest; but then nobody has looked in the meantime. Functions of chains that are late so again and again are at fault all the same.
 #[must_use]
 pub fn charged(time: Duration, limit: Duration) -> Duration {
     time.min((limit / LOOKS).max(TICK))
@@ -510,5 +581,29 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
 
     fn memories(&self) -> usize {
         MEMORIES_MAX * (self.functions.len() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn being_late_uncharged_is_held_against_a_guest_when_it_is_a_habit() {
+        let limit = Duration::from_millis(1);
+        let looks = |times: &[u64]| {
+            let mut lateness = Lateness::default();
+            let looks = times.iter().cycle().take(10_000);
+            looks
+                .map(|late| lateness.add(Duration::from_micros(*late), limit))
+                .position(|over| over)
+        };
+        // Taken away for 10 ms at one look of 20.
+        let mut storms = [0; 20];
+        storms[7] = 10_000;
+        assert_eq!(looks(&storms), None);
+        // Filling 16 MiB again and again.
+        assert!(looks(&[2000]).is_some_and(|first| first < 20));
+        assert!(looks(&[0, 2000]).is_some_and(|first| first < 40));
     }
 }

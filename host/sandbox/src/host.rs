@@ -235,8 +235,11 @@ pub fn link_runner<S: Services>(
         Ok(())
     })?;
     host.func_wrap("next", |mut cx: Context<'_, S>, (): ()| {
-        let (board, services) = cx.data_mut().board_mut();
-        Ok((services.as_mut().map_or(0, |s| s.next_burst(board)),))
+        let guest = cx.data_mut();
+        let (board, services) = guest.board_mut();
+        let burst = services.as_mut().map_or(0, |s| s.next_burst(board));
+        guest.begin_burst();
+        Ok((burst,))
     })
 }
 
