@@ -89,11 +89,12 @@ fn listeners_come_change_and_go_with_the_file() {
     let answer = get(port, "/few");
     assert!(by(&answer, &two), "{answer:?}");
     assert_eq!(get(port, "/few").0, 429);
-    // Counters reach the host ten times a second.
+    // Counters reach the host ten times a second, with the next request.
     host.wait_for("its counters go on", |host| {
+        get(port, "/");
         let status = host.json(&["status"]);
         let counters = &status["chains"][0]["functions"][0]["counters"];
-        (&counters["allowed"], &counters["limited"]) == (&3.into(), &1.into())
+        counters["limited"] == 1 && counters["allowed"].as_u64().is_some_and(|n| n >= 3)
     });
     let (name, other) = &now[1];
     assert_eq!(name, "plain");
