@@ -419,20 +419,6 @@ fn a_canary_passes_by_what_is_out_of_order() {
 }
 
 #[test]
-fn packets_that_had_passed_a_version_when_it_was_found_out_leave() {
-    // By a bulk operation, which the host carries out: it is found out at the end of the burst.
-    let write = "(memory.fill (i32.add (global.get $window) (i32.const 0x2000)) (i32.const 7) (i32.const 8))";
-    let mut rig = Rig::new(plan(vec![acts("f", "1", ""), acts("g", "1", "")]));
-    begin_canary(&mut rig, plan(vec![acts("f", "2", write), acts("g", "1", "")]), 0);
-    push(&mut rig, 0, 40);
-    assert!(said(&rig, "f 2 was rolled back"));
-    let out = Rig::drain(&rig.outside);
-    assert_eq!(out.iter().map(|f| number(f)).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
-    let counts = rig.finish();
-    assert_eq!(counts.functions[1].packets, 40, "none passed the chain twice");
-}
-
-#[test]
 fn a_canary_is_ticked_and_flushed() {
     let new = wat_guest::module(wat_guest::NULL)
         .replace(

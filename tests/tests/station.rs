@@ -446,3 +446,22 @@ fn a_chain_without_instances_does_not_touch_another() {
     assert_eq!(dropped_by_reason(&rig.counts(2)), [("fault", 3), ("out-of-order", 5)]);
     rig.finish();
 }
+
+#[test]
+fn packets_that_had_passed_a_canary_when_it_was_found_out_leave() {
+    // By a bulk operation, which the host carries out: it is found out at the end of the burst.
+    let write = "(memory.fill (i32.add (global.get $window) (i32.const 0x2000)) (i32.const 7) (i32.const 8))";
+    let bad = function("first", wat_guest::admitted(&each(write)));
+    let second = || two().remove(1);
+    let mut rig = Rig::new();
+    rig.add("chain", vec![two().remove(0), second()], true);
+    let (site, bad) = (rig.station.site(), FunctionPlan { version: "2".into(), ..bad });
+    let staged = site.stage(plan(vec![bad, second()]), &States::default()).expect("staged");
+    let begun = rig.station.with("chain", move |lane| lane.begin_canary(staged, 0, 100));
+    begun.expect("the lane").expect("a canary");
+    rig.push_at(1, &[datagram(1, &[NEXT, NEXT]), datagram(1, &[NEXT, NEXT])]);
+    assert_eq!(drain(&rig.outside).len(), 2);
+    assert_eq!(rig.counts(1).functions[0].faults, 1);
+    assert_eq!(given(&rig, 1), [2, 2], "none passed the chain twice");
+    rig.finish();
+}
