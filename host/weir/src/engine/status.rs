@@ -119,7 +119,7 @@ fn port_drops(counts: &PortCounts) -> impl Iterator<Item = (String, u64)> + use<
     drops.map(|(reason, n)| (reason.to_owned(), n))
 }
 
-fn all_port_drops(counts: &PortCounts) -> [(&'static str, u64); 14] {
+fn all_port_drops(counts: &PortCounts) -> [(&'static str, u64); 15] {
     [
         ("rx-too-large", counts.rx_dropped_too_large),
         ("rx-no-buffer", counts.rx_dropped_no_buffer),
