@@ -230,7 +230,23 @@ impl End {
 
     /// Grants back what was read, if it is time: in front of what waits, because the program looks at the first.
     fn put_grant(&mut self) {
-        if self.read < GRANT_AT || self.under_way >= WINDOW + GRANTS {
+        if self.read < GRANT_AT {
+            return;
+        }
+        // Behind a descriptor that has been sent in part.
+        let at = self.sent.next_multiple_of(DESCRIPTOR);
+        let waiting = self.out.get_mut(at..at + DESCRIPTOR).and_then(|out| out.first_chunk_mut());
+        if let Some(bytes) = waiting {
+            let waiting = Descriptor::from_bytes(*bytes);
+            if waiting.kind == KIND_GRANT {
+                // The program counts one of a message.
+                let grant = Descriptor { length: waiting.length + self.read, ..waiting };
+                *bytes = grant.to_bytes();
+                self.read = 0;
+                return;
+            }
+        }
+        if self.under_way >= WINDOW + GRANTS {
             return;
         }
         let grant = Descriptor {
@@ -240,8 +256,6 @@ impl End {
             length: self.read,
             ..Descriptor::default()
         };
-        // Behind a descriptor that has been sent in part.
-        let at = self.sent.next_multiple_of(DESCRIPTOR);
         self.out.splice(at..at, grant.to_bytes());
         self.read = 0;
         self.under_way += 1;
@@ -359,5 +373,26 @@ mod tests {
         let (mut gateway, _worker) = Hub::unix().connect_worker(1, 0).unwrap();
         let grant = Descriptor { kind: KIND_GRANT, ..Descriptor::default() };
         assert_eq!(gateway.send(&[grant]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn two_grants_that_wait_go_as_one() {
+        let (mut gateway, worker) = Hub::unix().connect_worker(1, 0).unwrap();
+        let mut worker = worker.open();
+        assert_eq!(worker.send(&numbered(0..WINDOW)).unwrap(), WINDOW as usize);
+        worker.flush().unwrap();
+        gateway.send(&numbered(0..3)).unwrap();
+        for _ in 0..2 {
+            // As if the socket had been full.
+            gateway.read = GRANT_AT;
+            gateway.put_grant();
+        }
+        let grant = Descriptor::from_bytes(*gateway.out.first_chunk().unwrap());
+        assert_eq!((grant.kind, grant.length), (KIND_GRANT, 2 * GRANT_AT));
+        assert_eq!(gateway.out.len(), 4 * DESCRIPTOR);
+        gateway.flush().unwrap();
+        let mut got = Vec::new();
+        while read(&mut worker, &mut got).unwrap() < 3 {}
+        assert_eq!((got.len(), worker.room()), (3, 2 * GRANT_AT as usize));
     }
 }

@@ -21,6 +21,7 @@ use weir_hop_layout::{COUNTS_WORDS, Counts, ENDS_MAX, ROLE_GATEWAY, ROLE_WORKER}
 
 use crate::end::End;
 use crate::kernel;
+use crate::numbers::{Number, Numbers};
 
 /// Strangers that may connect to the listener of a pair before it is given up.
 const STRANGERS: usize = 16;
@@ -52,6 +53,9 @@ pub enum HubError {
     /// The program cannot be had.
     #[error("hops by sk_msg: {0}")]
     Program(String),
+    /// There are too many.
+    #[error("a hub has at most 65,535 workers at a time")]
+    Numbers,
     /// There are too many.
     #[error("hop {hop}: a hub has at most {max} ends at a time; disconnect workers that are gone")]
     Full {
@@ -94,6 +98,7 @@ pub struct HopCounts {
 pub struct Hub {
     carrier: Arc<Carrier>,
     kernel: Option<Arc<Kernel>>,
+    numbers: Arc<Mutex<Numbers>>,
 }
 
 impl fmt::Debug for Hub {
@@ -158,7 +163,7 @@ impl Hub {
         Self::sk_msg().unwrap_or_else(|error| {
             tracing::info!("{error}: Unix sockets are used");
             let carrier = Arc::new(Carrier::Unix { why: error.to_string() });
-            Self { carrier, kernel: None }
+            Self { carrier, kernel: None, numbers: Arc::default() }
         })
     }
 
@@ -168,20 +173,29 @@ impl Hub {
     /// Without the program, CAP_BPF and CAP_NET_ADMIN, or with an old kernel.
     pub fn sk_msg() -> Result<Self, HubError> {
         let kernel = Kernel::load().map_err(HubError::Program)?;
-        Ok(Self { carrier: Arc::new(Carrier::SkMsg), kernel: Some(Arc::new(kernel)) })
+        let (carrier, kernel) = (Arc::new(Carrier::SkMsg), Some(Arc::new(kernel)));
+        Ok(Self { carrier, kernel, numbers: Arc::default() })
     }
 
     /// A hub by Unix sockets.
     #[must_use]
     pub fn unix() -> Self {
         let carrier = Carrier::Unix { why: "as asked for".into() };
-        Self { carrier: Arc::new(carrier), kernel: None }
+        Self { carrier: Arc::new(carrier), kernel: None, numbers: Arc::default() }
     }
 
     /// What carries descriptors.
     #[must_use]
     pub fn carrier(&self) -> &Carrier {
         &self.carrier
+    }
+
+    /// A number for a worker and those that come after it.
+    ///
+    /// # Errors
+    /// When none is free.
+    pub fn number(&self) -> Result<Number, HubError> {
+        Numbers::take(&self.numbers).ok_or(HubError::Numbers)
     }
 
     /// A pair of ends for the worker of this number: the gateway's, and what its process is to get. If there was one with

@@ -26,6 +26,7 @@ mod hub;
 mod join;
 mod kernel;
 mod ledger;
+mod numbers;
 mod process;
 #[cfg(feature = "tokio")]
 mod relay;
@@ -35,6 +36,7 @@ pub use end::{Discarded, End};
 pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use ledger::Ledger;
+pub use numbers::Number;
 pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
     WorkerProcess,

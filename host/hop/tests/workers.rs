@@ -4,9 +4,9 @@
 //! cannot be had is said.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -277,9 +277,18 @@ fn as_the_kernel_sees_it() {
         eprintln!("skipped: needs root");
         return;
     }
-    probed(&plan("probe", vec![memory()]), |worker| {
+    let (reads, writes) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let plan = Plan { output: Some(Arc::new(writes)), ..plan("probe", vec![memory()]) };
+    probed(&plan, |worker| {
         let proc = format!("/proc/{}", worker.id());
         assert_eq!(worker.namespaces(), Namespaces::ALL);
+        // What it writes to is a pipe, and nothing that this process has.
+        let pipe = std::fs::read_link(format!("/proc/self/fd/{}", reads.as_raw_fd())).unwrap();
+        for fd in [1, 2] {
+            assert_eq!(std::fs::read_link(format!("{proc}/fd/{fd}")).unwrap(), pipe);
+        }
+        let first_to_go = std::fs::read_to_string(format!("{proc}/oom_score_adj")).unwrap();
+        assert_eq!(first_to_go.trim(), "1000");
         for namespace in ["user", "mnt", "net", "ipc", "uts", "pid"] {
             let of = |proc: &str| std::fs::read_link(format!("{proc}/ns/{namespace}")).unwrap();
             assert_ne!(of(&proc), of("/proc/self"), "{namespace}");
@@ -306,6 +315,10 @@ fn as_the_kernel_sees_it() {
         let limits = std::fs::read_to_string(format!("{proc}/limits")).unwrap();
         assert!(limits.lines().any(|line| line.starts_with("Max open files            64 ")));
     });
+    drop(plan);
+    let mut written = String::new();
+    std::fs::File::from(reads).read_to_string(&mut written).unwrap();
+    assert!(written.starts_with("worker: user namespace, "), "{written}");
 }
 
 fn inherits_nothing_else() {

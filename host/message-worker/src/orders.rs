@@ -206,6 +206,9 @@ pub enum Reply {
     Refused(String),
 }
 
+/// [`News::kind`] of what concerns the worker itself: its death, and how it is shut in.
+pub(crate) const WORKER: &str = "worker";
+
 /// What an operator should hear of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct News {
@@ -213,7 +216,7 @@ pub struct News {
     pub function: String,
     /// Its version.
     pub version: String,
-    /// The name of the kind of fault ([`weir_sandbox::FaultKind::name`]); for a worker's death, `worker`.
+    /// The name of the kind of fault ([`weir_sandbox::FaultKind::name`]), or [`WORKER`].
     pub kind: String,
     /// What happened.
     pub message: String,

@@ -140,21 +140,29 @@ fn drop_capabilities(namespaces: Namespaces) -> io::Result<()> {
         // SAFETY: takes numbers; says that it does not know one, or that there is nothing to drop.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
     }
-    if !namespaces.user && rustix::process::geteuid().is_root() {
-        // SAFETY: these take numbers, and no groups.
-        let changed = unsafe {
-            libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) == 0
-                && libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0
-                && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
-        };
-        if !changed {
-            return Err(io::Error::last_os_error());
-        }
-        // Changing users took back what ends it with its starter.
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    }
+    let changed = if !namespaces.user && rustix::process::geteuid().is_root() {
+        become_nobody()
+    } else {
+        Ok(())
+    };
+    // Above all of one that could not become somebody else.
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
     rustix::thread::set_capabilities(None, sets)?;
+    changed
+}
+
+fn become_nobody() -> io::Result<()> {
+    // SAFETY: these take numbers, and no groups.
+    let changed = unsafe {
+        libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) == 0
+            && libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0
+            && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
+    };
+    if !changed {
+        return Err(io::Error::last_os_error());
+    }
+    // Changing users took back what ends it with its starter.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())
 }

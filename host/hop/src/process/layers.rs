@@ -75,8 +75,14 @@ pub struct Confined {
     pub system_calls: bool,
 }
 
-impl fmt::Display for Confined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Confined {
+    /// Names of the layers that are not in force.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.names(false)
+    }
+
+    fn names(&self, in_force: bool) -> Vec<&'static str> {
         let of = self.namespaces;
         let layers = [
             ("user namespace", of.user),
@@ -91,13 +97,16 @@ impl fmt::Display for Confined {
             ("limits", self.limits),
             ("system calls", self.system_calls),
         ];
-        let names = |there: bool| {
-            let of = layers.iter().filter(|(_, is)| *is == there).map(|(name, _)| *name);
-            of.collect::<Vec<_>>().join(", ")
-        };
-        match (names(true), names(false)) {
-            (there, missing) if missing.is_empty() => f.write_str(&there),
-            (there, missing) => write!(f, "{there}; without {missing}"),
+        layers.into_iter().filter(|(_, is)| *is == in_force).map(|(name, _)| name).collect()
+    }
+}
+
+impl fmt::Display for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let there = self.names(true).join(", ");
+        match self.missing() {
+            missing if missing.is_empty() => f.write_str(&there),
+            missing => write!(f, "{there}; without {}", missing.join(", ")),
         }
     }
 }

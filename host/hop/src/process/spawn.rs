@@ -22,6 +22,9 @@ use crate::hub::WorkerSocket;
 /// Whom root's workers are outside of their user namespace.
 const NOBODY: u32 = 65534;
 
+/// For `oom_score_adj`: before all others.
+const FIRST_TO_GO: &str = "1000";
+
 /// What a worker is.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -33,6 +36,8 @@ pub struct Plan {
     pub environment: Vec<(OsString, OsString)>,
     /// The memories it shares: memfds that are sealed against shrinking, or files that have no size.
     pub memories: Vec<Arc<OwnedFd>>,
+    /// Where its standard output and errors go. None: where this process's go, whose files it shares then: for programs that are trusted.
+    pub output: Option<Arc<OwnedFd>>,
     /// The namespaces it is to have. Those that cannot be had are left out, and said: [`WorkerProcess::namespaces`].
     pub namespaces: Namespaces,
 }
@@ -46,6 +51,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             memories: Vec::new(),
+            output: None,
             namespaces: Namespaces::ALL,
         }
     }
@@ -64,7 +70,7 @@ pub struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts it. Its standard input is empty; its output and errors go where this process's go.
+    /// Starts it. Its standard input is empty. When memory is short, the kernel ends it before others.
     ///
     /// # Errors
     /// If the program cannot be run, or a memory could be shrunk by the worker.
@@ -179,6 +185,7 @@ enum Failed {
 struct Prepared {
     program: OwnedFd,
     empty: OwnedFd,
+    output: Option<RawFd>,
     /// The child waits until it is closed or written.
     go: (OwnedFd, OwnedFd),
     /// The child writes an error number, or closes it with its program's start.
@@ -212,7 +219,14 @@ fn start(
         child(&prepared, &arguments, &environment, &mut moved);
     }
     if id < 0 {
-        return Err(Failed::Namespaces(io::Error::last_os_error()));
+        let error = io::Error::last_os_error();
+        return Err(match error.raw_os_error() {
+            Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::ENOSPC | libc::EUSERS) => {
+                Failed::Namespaces(error)
+            }
+            // It may be there the next time, with all of them.
+            _ => Failed::Step("a new process", error),
+        });
     }
     // SAFETY: the kernel wrote the number of a new file, which is nobody else's.
     let process = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -222,6 +236,8 @@ fn start(
     let worker = WorkerProcess { process, id, namespaces, ended: None, generation };
     let Prepared { go, report, .. } = prepared;
     drop((go.0, report.1));
+    // A process may always be made more likely to go.
+    let _ = std::fs::write(format!("/proc/{id}/oom_score_adj"), FIRST_TO_GO);
     if namespaces.user {
         map_users(id).map_err(Failed::Namespaces)?;
     }
@@ -268,6 +284,7 @@ fn prepare(plan: &Plan, socket: &WorkerSocket, namespaces: Namespaces) -> Result
     Ok(Prepared {
         program,
         empty: empty.map_err(step("/dev/null"))?,
+        output: plan.output.as_ref().map(AsRawFd::as_raw_fd),
         go: pipe().map_err(step("a pipe"))?,
         report: pipe().map_err(step("a pipe"))?,
         arguments,
@@ -321,11 +338,13 @@ fn child(
             libc::write(report, ptr::from_ref(&problem).cast(), size_of_val(&problem));
             libc::_exit(127);
         };
+        // Whoever started it may be gone already, or go while this waits: then nobody has the other end of `go`.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        libc::close(prepared.go.1.as_raw_fd());
         let mut go = 0_u8;
         if libc::read(prepared.go.0.as_raw_fd(), ptr::from_mut(&mut go).cast(), 1) != 1 {
             libc::_exit(127);
         }
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         if prepared.user {
             // Where groups cannot be set, there are none that count.
             libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>());
@@ -349,6 +368,7 @@ fn child(
         let report = away(prepared.report.1.as_raw_fd());
         let program = away(prepared.program.as_raw_fd());
         let empty = away(prepared.empty.as_raw_fd());
+        let output = prepared.output.map_or(-1, away);
         for fd in moved.iter_mut() {
             *fd = away(*fd);
         }
@@ -356,6 +376,9 @@ fn child(
             libc::_exit(127);
         }
         if program < 0 || libc::dup2(empty, 0) < 0 {
+            fail(report);
+        }
+        if prepared.output.is_some() && (libc::dup2(output, 1) < 0 || libc::dup2(output, 2) < 0) {
             fail(report);
         }
         for (place, fd) in (FIRST..).zip(moved.iter()) {

@@ -3,6 +3,7 @@
 //! What runs is remembered here, as files and text, so that a new worker begins where the last one was, with the same state
 //! regions. Each worker has a lane of its own: nothing of a dead one's reaches the next.
 
+mod output;
 mod running;
 mod turns;
 
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
-use weir_hop::{Hub, Plan, Restart, Supervisor};
+use weir_hop::{Hub, Number, Plan, Restart, Supervisor};
 use weir_pool::{HugePages, Memory};
 
 use self::turns::State;
@@ -28,15 +29,13 @@ use crate::orders::{FunctionImage, News, Order, Reply, Report, SiteImage};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a worker may take to listen.
 const DEAF: Duration = Duration::from_secs(10);
-/// [`News::kind`] of a worker's death.
-const KIND: &str = "worker";
 
 /// How a chain's worker is to be looked after.
 pub struct KeeperConfig {
     /// The hub of all workers.
     pub hub: Hub,
     /// The worker's number.
-    pub hop: u16,
+    pub hop: Number,
     /// The program, which is to call [`crate::serve`].
     pub program: PathBuf,
     /// Its arguments.
@@ -158,7 +157,7 @@ impl Keeper {
         let thread = std::thread::Builder::new().name("weir-keeper".into()).spawn(move || {
             let supervisor = Supervisor::new(
                 config.hub.clone(),
-                config.hop,
+                config.hop.get(),
                 Plan::new(&config.program),
                 Restart::default(),
                 Instant::now(),

@@ -13,16 +13,18 @@ use rustix::event::{PollFd, PollFlags, poll};
 use weir_hop::{End, Plan, Supervisor, Turn};
 use weir_pool::Memory;
 
-use super::{Bell, Command, DEAF, KIND, KeeperConfig, PATIENCE, Shown};
+use super::output::Output;
+use super::{Bell, Command, DEAF, KeeperConfig, PATIENCE, Shown};
 use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
 use crate::lane;
-use crate::orders::{FromWorker, FunctionImage, News, Order, Reply};
+use crate::orders::{FromWorker, FunctionImage, News, Order, Reply, WORKER};
 
 /// A worker that runs.
 pub(super) struct Running {
     pub(super) generation: u64,
     pub(super) control: UnixStream,
+    pub(super) output: Output,
     pub(super) frames: Frames,
     /// Until it is ready.
     pub(super) link: Option<(Box<End>, Memory)>,
@@ -32,6 +34,16 @@ pub(super) struct Running {
     pub(super) next: VecDeque<Order>,
     /// Why it is being ended.
     pub(super) condemned: Option<String>,
+}
+
+/// What a worker and its keeper have in common: a lane, a control socket, and what the worker writes.
+struct Sides {
+    memory: Memory,
+    control: UnixStream,
+    output: Output,
+    /// The worker's: lane and control socket.
+    theirs: Vec<Arc<OwnedFd>>,
+    writes: Arc<OwnedFd>,
 }
 
 pub(super) struct State {
@@ -79,12 +91,13 @@ impl State {
         let mut sides = None;
         if self.supervisor.due().is_some_and(|due| due <= now) {
             match self.sides() {
-                Ok((memory, ours, theirs)) => {
+                Ok(Sides { memory, control, output, theirs, writes }) => {
                     let mut plan = Plan::new(&self.config.program);
                     plan.arguments = self.config.arguments.iter().map(Into::into).collect();
                     plan.memories = theirs;
+                    plan.output = Some(writes);
                     self.supervisor.set_plan(plan);
-                    sides = Some((memory, ours));
+                    sides = Some((memory, control, output));
                 }
                 Err(error) => {
                     tracing::error!(
@@ -98,7 +111,7 @@ impl State {
             }
         }
         match (self.supervisor.turn(now), sides) {
-            (Turn::Started(end), Some((memory, control))) => {
+            (Turn::Started(end), Some((memory, control, output))) => {
                 let generation = self.supervisor.generation();
                 // Its files are its own now: when it closes them, they are closed.
                 self.supervisor.set_plan(Plan::new(&self.config.program));
@@ -118,6 +131,7 @@ impl State {
                 self.live = Some(Running {
                     generation,
                     control,
+                    output,
                     frames: Frames::default(),
                     link: Some((end, memory)),
                     ordered: None,
@@ -145,14 +159,15 @@ impl State {
         }
     }
 
-    /// A lane and a control socket: ours, and the files of the worker's.
-    fn sides(&self) -> io::Result<(Memory, UnixStream, Vec<Arc<OwnedFd>>)> {
+    fn sides(&self) -> io::Result<Sides> {
         let memory = lane::memory(&self.config.chain).map_err(io::Error::other)?;
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        ours.set_write_timeout(Some(DEAF))?;
+        let (control, theirs) = UnixStream::pair()?;
+        control.set_nonblocking(true)?;
+        control.set_write_timeout(Some(DEAF))?;
         let lane = memory.fd().try_clone_to_owned()?;
-        Ok((memory, ours, vec![Arc::new(lane), Arc::new(theirs.into())]))
+        let theirs = vec![Arc::new(lane), Arc::new(theirs.into())];
+        let (output, writes) = Output::new()?;
+        Ok(Sides { memory, control, output, theirs, writes })
     }
 
     fn not_begun(&mut self, why: &str) {
@@ -172,6 +187,10 @@ impl State {
             Some(why) => format!("{how}: {why}"),
             None => how,
         };
+        let how = match dead.output.last_words() {
+            Some(words) => format!("{how}; it wrote: {words}"),
+            None => how,
+        };
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
         if let Some((_, Some(answer), _)) = dead.ordered.take() {
@@ -185,7 +204,7 @@ impl State {
         (self.config.news)(News {
             function,
             version,
-            kind: KIND.into(),
+            kind: WORKER.into(),
             message: format!("the chain's worker died: {how}"),
             rolled_back: false,
         });
@@ -265,6 +284,7 @@ impl State {
     fn hear(&mut self) {
         let Some(live) = self.live.as_mut() else { return };
         let generation = live.generation;
+        live.output.hear();
         let late = live.ordered.as_ref().is_some_and(|(_, _, since)| since.elapsed() > PATIENCE);
         let there = loop {
             match live.frames.fill(&live.control) {

@@ -26,7 +26,7 @@ use self::obey::{Ordered, refused};
 use self::serving::run;
 use crate::control;
 use crate::lane::{Lane, Side, Table};
-use crate::orders::{FromWorker, Order};
+use crate::orders::{FromWorker, News, Order, WORKER};
 
 /// What a worker may have open: two files for each state region, and what the engine keeps of each component.
 const LIMITS: Limits = Limits { files: 4096, threads: 64 };
@@ -39,7 +39,7 @@ const QUESTIONS_MAX: usize = 4096;
 /// When it was not started as one, cannot be shut in, or the gateway breaks off.
 pub fn serve() -> Result<(), String> {
     let inherited = Inherited::take().map_err(|error| error.to_string())?;
-    inherited.confine(&LIMITS, &[]).map_err(|error| error.to_string())?;
+    let confined = inherited.confine(&LIMITS, &[]).map_err(|error| error.to_string())?;
     let Inherited { end, memories, .. } = inherited;
     let Ok([lane, control]) = <[OwnedFd; 2]>::try_from(memories) else {
         return Err("a worker is given a lane and a control socket".into());
@@ -49,6 +49,10 @@ pub fn serve() -> Result<(), String> {
     let (lane, table) = (open(lane)?, open(table)?);
     let lane = Lane::new(lane, Side::Worker).map_err(|error| error.to_string())?;
     let control = Arc::new(Control { socket: UnixStream::from(control), writing: Mutex::new(()) });
+    let missing = confined.missing();
+    if !missing.is_empty() {
+        control.say(&FromWorker::News(without(&missing.join(", "))));
+    }
     let sandbox = Sandbox::new(SandboxConfig { shut_in: true, ..SandboxConfig::default() })
         .map_err(|error| error.to_string())?;
     let sandbox = Arc::new(sandbox);
@@ -66,6 +70,19 @@ pub fn serve() -> Result<(), String> {
         broken: Cell::new(None),
     });
     run(&line, &control, begun, asked)
+}
+
+/// Tells operators that a worker is not shut in by all that there is for it.
+fn without(layers: &str) -> News {
+    News {
+        function: String::new(),
+        version: String::new(),
+        kind: WORKER.into(),
+        message: format!(
+            "the chain's worker is shut in without {layers}: run the host as root, or let its user make user namespaces"
+        ),
+        rolled_back: false,
+    }
 }
 
 /// The control socket as both threads write to it.

@@ -12,7 +12,6 @@ mod reload;
 mod status;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -43,7 +42,6 @@ pub(crate) struct Messages {
     sink: Arc<OnceLock<EventSink>>,
     /// Where chains have processes of their own.
     hub: OnceLock<Hub>,
-    hops: AtomicU16,
     proxies: Proxies,
 }
 
@@ -55,7 +53,6 @@ impl Messages {
     pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>, seed: u64) -> Result<Self> {
         let messages = Self {
             hub: OnceLock::new(),
-            hops: AtomicU16::new(1),
             proxies: Proxies::new(usize::from(config.gateway.threads)),
             sandbox,
             gateway: OnceLock::new(),

@@ -190,7 +190,7 @@ impl Messages {
         let known: Arc<Mutex<Known>> = Arc::default();
         let keeper = KeeperConfig {
             hub: hub.clone(),
-            hop: self.hops.fetch_add(1, Ordering::Relaxed),
+            hop: hub.number().map_err(exhausted)?,
             program: PROGRAM.into(),
             arguments: vec!["__message-worker".into()],
             chain: id.name.to_string(),
@@ -328,7 +328,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn exhausted(error: std::io::Error) -> EngineError {
+fn exhausted(error: impl std::fmt::Display) -> EngineError {
     EngineError::Exhausted(error.to_string())
 }
 
