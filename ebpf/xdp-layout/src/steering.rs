@@ -14,7 +14,8 @@ pub const FLOWS: &str = "FLOWS";
 
 /// Different sets of fields that the rules of a queue look at, at most.
 pub const TUPLES_MAX: usize = 64;
-/// Entries of the table: rules of all queues, those in force and those that are to replace them.
+/// Entries of the table of an interface with one queue: rules in force, and as many that are to replace them. The host makes it larger
+/// for more queues.
 pub const TABLE_MAX: u32 = 1 << 18;
 /// Entries of each of the caches.
 pub const FLOWS_MAX: u32 = 1 << 15;

@@ -15,7 +15,8 @@ impl Numbers {
     /// The next one that is free; none if all are taken. One that was given back is not given out again at once.
     pub(crate) fn take(numbers: &Arc<Mutex<Self>>) -> Option<Number> {
         let mut all = numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = (1..=u16::MAX).map(|step| all.last.wrapping_add(step));
+        // All others first, then the last one itself.
+        let mut next = (1..=u16::MAX).chain([0]).map(|step| all.last.wrapping_add(step));
         let free = next.find(|number| !all.taken.contains(number))?;
         all.taken.insert(free);
         all.last = free;
@@ -58,7 +59,7 @@ mod tests {
             assert_ne!(Numbers::take(&numbers).unwrap().get(), kept.get());
         }
         let all: Vec<_> = std::iter::from_fn(|| Numbers::take(&numbers)).collect();
-        assert_eq!(all.len(), 65_534);
+        assert_eq!(all.len(), 65_535);
         let given_back = kept.get();
         drop(kept);
         assert_eq!(Numbers::take(&numbers).map(|number| number.get()), Some(given_back));

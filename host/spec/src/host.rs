@@ -189,6 +189,32 @@ impl HostConfig {
         }
     }
 
+    /// Whether each queue of an interface is one `xdp` port's.
+    fn check_xdp_queues(&self) -> Result<(), Invalid> {
+        let taken = |port: &Port| {
+            let first = port.queue.unwrap_or(0);
+            first..first.saturating_add(port.queues.map_or(1, u32::from))
+        };
+        for (index, port) in self.ports.iter().enumerate() {
+            let mine = taken(port);
+            let other = self.ports[..index].iter().find(|other| {
+                let theirs = taken(other);
+                port.interface.is_some()
+                    && other.interface == port.interface
+                    && mine.start < theirs.end
+                    && theirs.start < mine.end
+            });
+            if let (Some(other), Some(interface)) = (other, &port.interface) {
+                let queue = mine.start.max(taken(other).start);
+                let message = format!("port {} has queue {queue} of {interface}, too", other.name);
+                return Err(Invalid::at("interface", message)
+                    .help("give each port its own queues (`queue`, `queues`)")
+                    .within_array("port", index));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether ways to the kernel that are ports of their own are such, and one port's each.
     fn check_kernel_ports(&self) -> Result<(), Invalid> {
         let named = |port: &Port| port.kernel_port.clone();
@@ -365,6 +391,7 @@ impl Check for HostConfig {
         }
         nic::check_names(&self.nics, self.namings())?;
         unique("port", self.ports.iter().map(|p| &p.name))?;
+        self.check_xdp_queues()?;
         self.check_kernel_ports()?;
         self.check_peers()?;
         unique("listener", self.listeners.iter().map(|l| &l.name))

@@ -85,7 +85,9 @@ pub(crate) fn of_program(refused: &Refused, name: &str, interface: &Interface) -
             };
             format!(
                 "another XDP program is on {name} ({owner}): `ip -details link show dev {name}` and `bpftool net` tell more, \
-                 `ip link set dev {name} xdp off` removes one that no process holds"
+                 `ip link set dev {name} xdp off` removes one \
+                 that was set that way; one of a link (`bpftool link`) goes with who holds it, or with its pin: a host of Weir's that crashed may have \
+                 left one in /sys/fs/bpf/weir, which a port without `pin = false` takes over"
             )
         }
         Refused::Attach(_, error) if is_permission(error) => {
@@ -100,6 +102,9 @@ pub(crate) fn of_program(refused: &Refused, name: &str, interface: &Interface) -
         Refused::Held => format!(
             "another host has the XDP program on {name}: stop that one, or give the port another interface"
         ),
+        Refused::Queue(queue) => {
+            format!("queue {queue} of {name} is in use by another port of this host: give each port its own queues")
+        }
         Refused::OtherMode(mode) => format!(
             "another port has {name} in mode \"{}\": ports of one interface have one mode",
             mode_name(*mode)

@@ -78,7 +78,11 @@ impl Inspect for Inspector {
         let link = match Interface::find(&self.interface) {
             Ok(Some(interface)) => {
                 details.facts.push(("mtu", interface.mtu.to_string()));
-                if interface.up { "up" } else { "down" }
+                match (interface.up, interface.carrier) {
+                    (true, true) => "up",
+                    (true, false) => "no carrier",
+                    (false, _) => "down",
+                }
             }
             Ok(None) => "gone",
             Err(_) => "unknown",

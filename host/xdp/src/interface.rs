@@ -17,6 +17,8 @@ const ATTRIBUTE: usize = 4;
 /// Larger than any message about a link without its statistics; what is longer is read in part.
 const ANSWER: usize = 32 << 10;
 
+/// See netdevice(7).
+const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 /// Values of `IFLA_XDP_ATTACHED`.
@@ -29,6 +31,8 @@ pub(crate) struct Interface {
     pub(crate) index: u32,
     /// Set up by the operator (`IFF_UP`).
     pub(crate) up: bool,
+    /// Something is at the other end (`IFF_LOWER_UP`).
+    pub(crate) carrier: bool,
     /// Bytes of a packet behind the Ethernet header at most.
     pub(crate) mtu: u32,
     /// Receive queues that it has at most; fewer may be in use.
@@ -42,7 +46,9 @@ pub(crate) struct Interface {
 /// What became of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Up,
+    /// It can send and receive packets of so many bytes behind the Ethernet header.
+    Up { mtu: u32 },
+    /// It was set down, or has no carrier.
     Down,
     Gone,
 }
@@ -51,6 +57,15 @@ impl Interface {
     /// Asks for an interface by its name; `None` when there is none.
     pub(crate) fn find(name: &str) -> io::Result<Option<Self>> {
         Self::ask(0, name)
+    }
+
+    /// Whether packets can leave and come.
+    pub(crate) fn is_live(&self) -> bool {
+        self.up && self.carrier
+    }
+
+    fn change(&self) -> Change {
+        if self.is_live() { Change::Up { mtu: self.mtu } } else { Change::Down }
     }
 
     /// `index` 0: by its name.
@@ -99,11 +114,8 @@ impl Watch {
                 Err(Errno::INTR) => continue,
                 // Too much happened on the machine at once, and news were lost.
                 Err(Errno::NOBUFS) => {
-                    change = Some(match Interface::ask(self.index, "")? {
-                        None => Change::Gone,
-                        Some(interface) if interface.up => Change::Up,
-                        Some(_) => Change::Down,
-                    });
+                    let now = Interface::ask(self.index, "")?;
+                    change = Some(now.map_or(Change::Gone, |interface| interface.change()));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -115,7 +127,7 @@ impl Watch {
                 if kind == libc::RTM_DELLINK {
                     change = Some(Change::Gone);
                 } else if kind == libc::RTM_NEWLINK && change != Some(Change::Gone) {
-                    change = Some(if interface.up { Change::Up } else { Change::Down });
+                    change = Some(interface.change());
                 }
             }
         }
@@ -197,6 +209,7 @@ fn parse(body: &[u8]) -> Option<Interface> {
     let mut interface = Interface {
         index: read_u32(link, 4),
         up: read_u32(link, 8) & libc::IFF_UP as u32 != 0,
+        carrier: read_u32(link, 8) & IFF_LOWER_UP != 0,
         ..Interface::default()
     };
     for (kind, value) in attributes(&body[LINK..]) {

@@ -21,7 +21,7 @@ use crate::error;
 use crate::inspector::Inspector;
 use crate::interface::{Change, Interface, Watch};
 use crate::maps::Maps;
-use crate::program::{self, Program};
+use crate::program::{self, Claim, Program};
 use crate::socket::{self, Socket};
 use crate::steering::Steering;
 
@@ -66,7 +66,7 @@ pub struct XdpPort {
 #[derive(Debug)]
 struct Live {
     socket: Socket,
-    program: Arc<Program>,
+    claim: Claim,
     watch: Watch,
     holders: Vec<Holder>,
     /// Rooms to keep with the kernel to receive into, and how many it has.
@@ -76,11 +76,12 @@ struct Live {
     short: bool,
     /// Rooms on their way to the fill ring; empty between calls.
     buffers: Vec<BufferIndex>,
-    /// Bytes of a frame that may be sent.
+    /// Bytes of a frame that may be sent: as the interface allows, and as a room could hold.
     frame_max: u32,
+    frame_most: u32,
     /// Packets of the queue come to the socket.
     claiming: bool,
-    /// The link is down: nothing is sent.
+    /// The link is down, or has no carrier: nothing is sent.
     down: bool,
     /// Whether to ask the kernel to poll the device.
     busy_poll: bool,
@@ -184,8 +185,10 @@ impl Live {
         pool: &mut Pool,
     ) -> Result<Self, String> {
         let name = &config.interface;
-        let watch = Watch::new(interface.index)
-            .map_err(|error| format!("the kernel does not tell what becomes of {name}: {error}"))?;
+        let untold = |error| format!("the kernel does not tell what becomes of {name}: {error}");
+        let watch = Watch::new(interface.index).map_err(untold)?;
+        // From here on it is told what changes.
+        let down = Interface::find(name).map_err(untold)?.is_none_or(|now| !now.is_live());
         let (table, mut not_taken) = (steering.table(), None);
         let prepare = |maps: &Maps| {
             // What is steered is decided from the first packet on, also before anybody reads the port.
@@ -194,16 +197,18 @@ impl Live {
                 not_taken = claimed.and_then(|()| maps.steer(config.queue, table)).err();
             }
         };
-        let program = Program::on(interface, config, prepare)
+        let claim = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
-        steering.opened(&program, table.as_ref(), not_taken);
-        let socket = Socket::new(interface.index, config, pool)
-            .map_err(|failed| error::of_socket(&failed, config, Some(pool)))?;
+        steering.opened(claim.program(), table.as_ref(), not_taken);
+        let socket = Socket::new(interface.index, config, pool).map_err(|failed| {
+            steering.closing();
+            error::of_socket(&failed, config, Some(pool))
+        })?;
         let rooms = pool.rooms();
         let fill_target = config.rx_ring.min(rooms / 4).max(1);
         Ok(Self {
             socket,
-            program,
+            claim,
             watch,
             holders: vec![Holder::Other; rooms as usize],
             fill_target,
@@ -211,8 +216,9 @@ impl Live {
             short: false,
             buffers: Vec::with_capacity(fill_target as usize),
             frame_max: interface.mtu + ETHERNET_MAX,
+            frame_most: pool.room_bytes() - KERNEL_HEADROOM,
             claiming: false,
-            down: false,
+            down,
             busy_poll: config.busy_poll.is_some(),
             calls: 0,
             seen: XdpStatistics {
@@ -228,9 +234,9 @@ impl Live {
 
     /// Closes the socket, so that the kernel lets go of every room; the answer is which it had.
     fn close(self) -> Vec<Holder> {
-        let Self { socket, program, holders, .. } = self;
+        let Self { socket, claim, holders, .. } = self;
         drop(socket);
-        drop(program);
+        drop(claim);
         holders
     }
 
@@ -364,8 +370,9 @@ impl Live {
         match self.watch.change() {
             Ok(Some(Change::Gone)) => return false,
             Ok(Some(Change::Down)) => self.down = true,
-            Ok(Some(Change::Up)) => {
+            Ok(Some(Change::Up { mtu })) => {
                 self.down = false;
+                self.frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
                 // What waited for the link.
                 return self.transmit(pool, counts).is_ok();
             }
@@ -413,7 +420,7 @@ impl Port for XdpPort {
                 self.config.queue
             );
         }
-        self.inspector.opened(&live.program, live.socket.zero_copy);
+        self.inspector.opened(live.claim.program(), live.socket.zero_copy);
         self.live = Some(Box::new(live));
         Ok(())
     }
@@ -429,7 +436,7 @@ impl Port for XdpPort {
             // A port that nobody reads claims nothing: the kernel keeps those packets.
             live.refill(pool);
             let claimed =
-                live.program.maps().claim(self.config.queue, &self.rules, live.socket.as_fd());
+                live.claim.program().maps().claim(self.config.queue, &self.rules, live.socket.as_fd());
             if let Err(error) = claimed {
                 return Err(
                     self.broken(pool, format!("the XDP program does not take the socket: {error}"))
@@ -568,7 +575,7 @@ impl Port for XdpPort {
 
     fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
         let live = self.live.as_ref();
-        live.is_some_and(|live| live.program.maps().place(self.config.queue, flow, target))
+        live.is_some_and(|live| live.claim.program().maps().place(self.config.queue, flow, target))
     }
 
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

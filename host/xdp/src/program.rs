@@ -4,7 +4,7 @@
 //! decided, packets for sockets go to the kernel, and the next host puts its own program in the place of this one without a
 //! gap. Unpinned, it goes with the process. See docs/adr/0011-xdp-ports.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::{fmt, io};
@@ -12,18 +12,20 @@ use std::{fmt, io};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
-use aya::{Ebpf, EbpfError};
-use weir_xdp_layout::{PROGRAM, QUEUES};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use weir_xdp_layout::{PROGRAM, QUEUES, TABLE};
 
 use crate::config::{Mode, XdpConfig};
 use crate::interface::Interface;
 use crate::maps::{Maps, Written, quiesce};
 use crate::pin::{self, Pin, Pinning, Unpinned};
-use crate::steering::Table;
+use crate::steering::{ENTRIES_MAX, Table};
 
 /// What `scripts/build-ebpf` made; empty if it had not run when this was built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-redirect.o"));
 
+/// Entries of the largest map of rules. The kernel has 16 bytes for each place of it, used or not.
+const TABLE_MOST: u32 = 1 << 21;
 /// Entries that are taken out of the maps in one go.
 const CLEARED_AT_ONCE: usize = 256;
 
@@ -43,6 +45,8 @@ pub(crate) enum Refused {
     Attach(Mode, io::Error),
     /// The link is of the old kind, which outlives the process.
     OldKernel,
+    /// Another port has this queue.
+    Queue(u32),
     /// Other ports have it in another mode.
     OtherMode(Mode),
     /// It cannot be pinned where it is to be.
@@ -55,6 +59,8 @@ pub(crate) enum Refused {
 pub(crate) struct Program {
     mode: Mode,
     maps: Arc<Maps>,
+    /// Queues that ports have.
+    taken: Mutex<BTreeSet<u32>>,
     /// Takes out what the last table left, once no packet looks at it.
     clearing: Mutex<Option<JoinHandle<()>>>,
     /// Held for its drop, which detaches the program. Behind the maps: sockets leave their map when they are closed.
@@ -70,6 +76,37 @@ impl fmt::Debug for Program {
     }
 }
 
+/// A queue's place in the program, one port's alone. Dropped, what the queue claims and what steers it are taken back.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    program: Arc<Program>,
+    queue: u32,
+}
+
+impl Claim {
+    fn new(program: &Arc<Program>, queue: u32) -> Result<Self, Refused> {
+        let mut taken = program.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if !taken.insert(queue) {
+            return Err(Refused::Queue(queue));
+        }
+        Ok(Self { program: Arc::clone(program), queue })
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Without it the queue's packets go on to be steered until the program goes.
+        let _ = self.program.maps.forget(self.queue);
+        let mut taken = self.program.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.remove(&self.queue);
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         if let Ok(pin) = &self.pin {
@@ -79,13 +116,13 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// The program on this interface: the one that other ports have, or a new one. `prepare` fills its maps before a
-    /// packet comes to it.
+    /// A queue of the program on this interface: of the one that other ports have, or of a new one. `prepare` fills its maps before
+    /// a packet of the queue comes to it.
     pub(crate) fn on(
         interface: &Interface,
         config: &XdpConfig,
         prepare: impl FnOnce(&Maps),
-    ) -> Result<Arc<Self>, Refused> {
+    ) -> Result<Claim, Refused> {
         let key = (namespace(), interface.index);
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         attached.retain(|_, program| program.strong_count() > 0);
@@ -93,12 +130,13 @@ impl Program {
             if config.mode != Mode::Auto && config.mode != program.mode {
                 return Err(Refused::OtherMode(program.mode));
             }
+            let claim = Claim::new(&program, config.queue)?;
             prepare(&program.maps);
-            return Ok(program);
+            return Ok(claim);
         }
         let program = Arc::new(Self::attach(interface, config, key.0, prepare)?);
         attached.insert(key, Arc::downgrade(&program));
-        Ok(program)
+        Claim::new(&program, config.queue)
     }
 
     /// Whether the program on this interface is this process's, or was left by a host that has crashed.
@@ -120,8 +158,10 @@ impl Program {
         if OBJECT.is_empty() {
             return Err(Refused::NotBuilt);
         }
-        let mut ebpf =
-            Ebpf::load(OBJECT).map_err(|error| Refused::Load(of_load(&error), chain(&error)))?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(TABLE, table_entries(interface.queues))
+            .load(OBJECT)
+            .map_err(|error| Refused::Load(of_load(&error), chain(&error)))?;
         let maps = Maps::of(&mut ebpf).map_err(|what| Refused::Load(None, what))?;
         let program = xdp(&mut ebpf)?;
         program.load().map_err(|error| match error {
@@ -160,7 +200,8 @@ impl Program {
             (None, Err(note)) => (attach(program, interface.index, config.mode)?, Err(note)),
         };
         let maps = Arc::new(maps);
-        Ok(Self { mode, maps, clearing: Mutex::default(), pin, _link: link, _ebpf: ebpf })
+        let (taken, clearing) = (Mutex::default(), Mutex::default());
+        Ok(Self { mode, maps, taken, clearing, pin, _link: link, _ebpf: ebpf })
     }
 
     /// Where it runs: never `Auto`.
@@ -173,7 +214,7 @@ impl Program {
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = clearing.take() {
-            // There is room for two tables. What it did not take out stays until the program goes.
+            // There is room for one table more than there are queues. What it did not take out stays until the program goes.
             let _ = last.join();
         }
         let steered = self.maps.steer(queue, table);
@@ -213,6 +254,12 @@ impl Program {
             Err(why) => format!("no: {why}"),
         }
     }
+}
+
+/// Rules that the program of an interface with so many queues has room for: a table for each queue, and one that replaces another.
+fn table_entries(queues: u32) -> u32 {
+    let tables = queues.clamp(1, QUEUES) + 1;
+    (tables * ENTRIES_MAX as u32).min(TABLE_MOST)
 }
 
 /// The program of the object.

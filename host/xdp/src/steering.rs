@@ -14,7 +14,7 @@ use crate::error;
 use crate::program::Program;
 
 /// Entries of one table: another may replace it while it is in force.
-const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
+pub(crate) const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
 
 /// An entry of a table: the masked fields, the tuple that they belong to, the rule's number, its action.
 pub(crate) type Entry = (Fields, u32, u32, u16);

@@ -44,7 +44,7 @@ impl Output {
         self.hear();
         let text = String::from_utf8_lossy(&self.last);
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let said = lines.collect::<Vec<_>>().join(" | ").replace(char::is_control, " ");
+        let said = weir_sandbox::one_line(&lines.collect::<Vec<_>>().join(" | ")).into_owned();
         (!said.is_empty()).then_some(said)
     }
 }
@@ -64,7 +64,7 @@ mod tests {
         output.hear();
         rustix::io::write(&theirs, b"\nthread 'main' panicked\n\x1b[31mat once\n").unwrap();
         let words = output.last_words().unwrap();
-        assert!(words.len() <= KEPT, "{words}");
+        assert!(words.len() <= KEPT + 2 * 2, "a line's end is shown as {words}");
         assert!(words.ends_with("x | thread 'main' panicked |  [31mat once"), "{words}");
         assert_eq!(Output::new().unwrap().0.last_words(), None);
     }

@@ -46,7 +46,7 @@ pub(crate) fn wait_until_up(interface: &str) {
 
 /// A pair, up: `NAME` for the port, `NAME-far`.
 pub(crate) fn pair(name: &str) {
-    pair_of(name, 2);
+    pair_of(name, 1);
 }
 
 /// A pair of so many queues each.

@@ -5,7 +5,10 @@ use std::process::Command;
 use aya::programs::{Xdp, XdpMode};
 use weir_xdp::{Match, Mode, XdpConfig, XdpPort};
 
-use crate::far::{ip, namespace, pair, pool, port};
+use weir_port::Port as _;
+use weir_steering::{Rule, Target};
+
+use crate::far::{Far, finish, frame, ip, namespace, pair_of, pool, port, receive};
 
 fn refusal(config: XdpConfig) -> String {
     port(config, &mut pool(256, 2048)).unwrap_err().to_string()
@@ -19,7 +22,7 @@ fn netns_interfaces_that_cannot_be_used_are_named_with_what_to_do() {
         error,
         "port \"lan\": there is no interface none in this network namespace: `ip link` lists them"
     );
-    pair("a");
+    pair_of("a", 2);
     ip("link set dev a down");
     let error = refusal(XdpConfig::new("a"));
     assert_eq!(error, "port \"lan\": interface a is down: `ip link set dev a up`");
@@ -58,14 +61,11 @@ fn netns_interfaces_that_cannot_be_used_are_named_with_what_to_do() {
 #[test]
 fn netns_an_interface_or_queue_in_use_says_whose_it_is() {
     namespace();
-    pair("a");
+    pair_of("a", 2);
     let mut pool = pool(256, 2048);
     let first = port(XdpConfig::new("a"), &mut pool).unwrap();
     let error = refusal(XdpConfig::new("a"));
-    assert!(
-        error.contains("queue 0 of a is in use by another AF_XDP socket: `ss --xdp"),
-        "{error}"
-    );
+    assert!(error.contains("queue 0 of a is in use by another port of this host"), "{error}");
     let error = refusal(XdpConfig { mode: Mode::Generic, queue: 1, ..XdpConfig::new("a") });
     assert!(error.contains("another port has a in mode \"native\""), "{error}");
     drop(first);
@@ -79,8 +79,32 @@ fn netns_an_interface_or_queue_in_use_says_whose_it_is() {
     assert!(error.contains("another XDP program is on a (number "), "{error}");
     assert!(error.contains("\"weir_xdp\")"), "{error}");
     assert!(error.contains("`ip link set dev a xdp off` removes"), "{error}");
+    assert!(error.contains("`bpftool link`") && error.contains("/sys/fs/bpf/weir"), "{error}");
     drop(other);
     port(XdpConfig::new("a"), &mut pool).unwrap();
+}
+
+#[test]
+fn netns_a_port_that_is_refused_takes_nothing_from_the_one_that_has_the_queue() {
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(256, 2048);
+    let mut first = port(XdpConfig::new("a"), &mut pool).unwrap();
+    first.receive(&mut pool, &mut Vec::new(), 1).unwrap();
+    let mut second = XdpPort::open("other", XdpConfig::new("a")).unwrap();
+    second.steering().unwrap().replace(&[Rule::all(Target::Kernel)], 0).unwrap();
+    let mut others = self::pool(256, 2048);
+    let error = second.attach(&mut others).unwrap_err().to_string();
+    assert!(error.contains("in use by another port"), "{error}");
+    drop(second);
+    far.send(&frame(1, 60));
+    let packets = receive(&mut first, &mut pool, 1);
+    pool.give_all(packets.iter().map(|packet| packet.buffer));
+    finish(first, &mut pool);
+    // Now the queue is free.
+    let again = port(XdpConfig::new("a"), &mut others).unwrap();
+    finish(again, &mut others);
 }
 
 /// As a user without privileges: this test runs itself again.

@@ -21,7 +21,7 @@ fn config(mode: Mode) -> XdpConfig {
 }
 
 /// A UDP packet of this flow.
-fn udp(source: u32, destination_port: u16) -> Vec<u8> {
+pub(crate) fn udp(source: u32, destination_port: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(MACS[1], MACS[0])
         .ipv4(source.to_be_bytes(), [192, 0, 2, 1], 64)
@@ -400,6 +400,31 @@ fn netns_a_hundred_thousand_rules_decide_and_are_replaced() {
         counters.wait_dropped(before + drops as u64);
     }
     finish(port, &mut pool);
+}
+
+#[test]
+fn netns_each_queue_of_an_interface_has_room_for_as_many_rules_and_those_that_replace_them() {
+    const RULES: u32 = 100_000;
+    namespace();
+    pair_of("a", 2);
+    let (mut one, mut two) = (pool(256, 2048), pool(256, 2048));
+    let (first, steers_first, _) = steered(config(Mode::Auto), &mut one);
+    let (second, steers_second, _) =
+        steered(XdpConfig { queue: 1, ..config(Mode::Auto) }, &mut two);
+    for round in 0..2 {
+        let rules: Vec<_> =
+            (0..RULES).map(|n| from(0x0a00_0000 + round * RULES + n, Target::Drop)).collect();
+        for steering in [&steers_first, &steers_second] {
+            let all = Taken { rules: RULES as usize, of: RULES as usize };
+            assert_eq!(steering.replace(&rules, 0).unwrap(), all);
+        }
+    }
+    for inspector in [first.inspector(), second.inspector()] {
+        let details = inspector.unwrap().inspect();
+        assert_eq!(details.fact("steering"), Some("100000 of 100000 rules in XDP"));
+    }
+    finish(first, &mut one);
+    finish(second, &mut two);
 }
 
 /// Far more flows than the caches hold: decisions are the same, and flows that a function placed stay where they are.
