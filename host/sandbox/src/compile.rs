@@ -609,7 +609,7 @@ mod tests {
         };
         let sandbox = Sandbox::new(SandboxConfig { compiler, ..SandboxConfig::default() }).unwrap();
         let (a, b) = (module("a", 1), module("b", 3));
-        let parts = [component(&[a.clone()]), component(&[b.clone()])];
+        let parts = [component(std::slice::from_ref(&a)), component(std::slice::from_ref(&b))];
         let whole = component(&[a, b]);
         // As if they had just been pushed.
         for part in &parts {

@@ -47,7 +47,9 @@ pub(crate) struct Interface {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It can send and receive packets of so many bytes behind the Ethernet header.
-    Up { mtu: u32 },
+    Up {
+        mtu: u32,
+    },
     /// It was set down, or has no carrier.
     Down,
     Gone,

@@ -435,8 +435,11 @@ impl Port for XdpPort {
         if !live.claiming {
             // A port that nobody reads claims nothing: the kernel keeps those packets.
             live.refill(pool);
-            let claimed =
-                live.claim.program().maps().claim(self.config.queue, &self.rules, live.socket.as_fd());
+            let claimed = live.claim.program().maps().claim(
+                self.config.queue,
+                &self.rules,
+                live.socket.as_fd(),
+            );
             if let Err(error) = claimed {
                 return Err(
                     self.broken(pool, format!("the XDP program does not take the socket: {error}"))

@@ -29,7 +29,7 @@ pub(super) fn run(args: &LogArgs, client: &Client, output: Output) -> Result<()>
     }
     let mut log = ask(None, None)?;
     let mut known = Known::default();
-    let lines = known.new(&log.lines);
+    let lines = known.take(&log.lines);
     let wanted = lines.iter().filter(|line| since.as_ref().is_none_or(|since| line.time >= *since));
     let wanted: Vec<_> = wanted.collect();
     let others = args.tail.map_or(0, |tail| wanted.len().saturating_sub(tail));
@@ -38,7 +38,7 @@ pub(super) fn run(args: &LogArgs, client: &Client, output: Output) -> Result<()>
         std::thread::sleep(LOOK);
         let newest = log.lines.last().and_then(|line| time::before(&line.time, LATE));
         let next = ask(newest, None)?;
-        known.new(&next.lines).into_iter().try_for_each(|line| print(line, output))?;
+        known.take(&next.lines).into_iter().try_for_each(|line| print(line, output))?;
         if next.lost > log.lost {
             tracing::warn!("{} lines were lost: it writes too many", next.lost - log.lost);
         }
@@ -59,7 +59,7 @@ struct Known(HashMap<LogLine, usize>);
 
 impl Known {
     /// Those of the next answer that were not in the last one.
-    fn new<'a>(&mut self, lines: &'a [LogLine]) -> Vec<&'a LogLine> {
+    fn take<'a>(&mut self, lines: &'a [LogLine]) -> Vec<&'a LogLine> {
         let mut before = std::mem::take(&mut self.0);
         let new = lines.iter().filter(|line| {
             *self.0.entry((*line).clone()).or_default() += 1;
@@ -109,10 +109,10 @@ mod tests {
         };
         let (a, b, c) = (line("1", "a"), line("2", "b"), line("1", "c"));
         let mut known = Known::default();
-        assert_eq!(known.new(&[a.clone(), a.clone()]), [&a, &a]);
+        assert_eq!(known.take(&[a.clone(), a.clone()]), [&a, &a]);
         // The same text in the same millisecond again; one that came late; one that is no longer asked for.
         let next = [a.clone(), a.clone(), a.clone(), c.clone(), b.clone()];
-        assert_eq!(known.new(&next), [&a, &c, &b]);
-        assert_eq!(known.new(&[b.clone()]), Vec::<&LogLine>::new());
+        assert_eq!(known.take(&next), [&a, &c, &b]);
+        assert_eq!(known.take(std::slice::from_ref(&b)), Vec::<&LogLine>::new());
     }
 }

@@ -286,7 +286,7 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
     match again.await {
         Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
         Ok(waiting) => {
-            tracing::warn!("the configuration was read again; not taken: {}", waiting.join("; "))
+            tracing::warn!("the configuration was read again; not taken: {}", waiting.join("; "));
         }
         Err(error) => tracing::error!("the configuration was not taken: {error:#}"),
     }

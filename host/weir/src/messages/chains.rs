@@ -45,10 +45,13 @@ pub(crate) struct Prepared {
     what: What,
 }
 
+/// What a listener's threads make, each with the upstreams that it will see.
+type Ready = Vec<(Arc<Seen>, Made)>;
+
 /// A chain with new parts: for each of its listeners, what their threads make, and the upstreams that they will see.
 pub(super) struct New {
     pub(super) deployed: Arc<Deployed>,
-    made: Vec<(Listener, Vec<(Arc<Seen>, Made)>)>,
+    made: Vec<(Listener, Ready)>,
 }
 
 enum What {

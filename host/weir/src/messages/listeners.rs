@@ -21,6 +21,9 @@ use super::Messages;
 /// Makes a chain's part on the thread that it is for.
 pub(super) type Make = Box<dyn FnOnce(Rc<dyn Environment>) -> Chain + Send>;
 
+/// The same, and what it was made for.
+type MakeFor = (Arc<Seen>, Make);
+
 /// A listener's upstreams as the chain's part on a thread sees them. Their number is known when the part is made ready, how they
 /// are when the listener has it.
 pub(super) struct Seen {
@@ -49,10 +52,10 @@ impl Upstreams for Seen {
 }
 
 /// Parts of a chain that are ready, one for each thread, with the upstreams that they see.
-pub(super) struct Parts(Mutex<Vec<Option<(Arc<Seen>, Make)>>>);
+pub(super) struct Parts(Mutex<Vec<Option<MakeFor>>>);
 
 impl Parts {
-    pub(super) fn new(parts: Vec<(Arc<Seen>, Make)>) -> Arc<Self> {
+    pub(super) fn new(parts: Vec<MakeFor>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(parts.into_iter().map(Some).collect())))
     }
 }

@@ -338,9 +338,7 @@ fn netns_a_link_without_carrier_is_down() {
     ip("link set dev a-far down");
     assert!(wait(&port, PATIENCE), "the news wake the worker");
     port.settle(&mut pool).unwrap();
-    let link = |port: &XdpPort| {
-        port.inspector().unwrap().inspect().fact("link").map(str::to_owned)
-    };
+    let link = |port: &XdpPort| port.inspector().unwrap().inspect().fact("link").map(str::to_owned);
     assert_eq!(link(&port).as_deref(), Some("no carrier"));
     let mut packets = vec![place(&mut pool, &frame(1, 60))];
     port.send(&mut pool, &mut packets).unwrap();
