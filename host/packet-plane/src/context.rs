@@ -15,7 +15,7 @@ use std::time::Duration;
 use weir_chain::board;
 use weir_layout::{BURST_MAX, Descriptor, Verdict};
 use weir_pool::{Memory, Packet, Pool};
-use weir_port::{Port, PortError, monotonic};
+use weir_port::{Port, PortError};
 use weir_sandbox::FaultKind;
 use weir_steering::Key;
 
@@ -135,8 +135,6 @@ pub(crate) struct Context {
     /// Packets that leave for another chain.
     pub(crate) moves: Vec<Move>,
     clock: Clock,
-    /// When it was made, ns of the monotonic clock.
-    started: u64,
     /// The time of the burst, ns.
     pub(crate) now: u64,
     wall: u64,
@@ -189,7 +187,6 @@ impl Context {
             moves: Vec::new(),
             ledger: Ledger::new(pool.rooms() as usize, 0),
             clock,
-            started: monotonic(),
             now: 0,
             wall: 0,
             budget: 0,

@@ -212,7 +212,8 @@ impl Context {
     fn set_clock(&mut self, read: Option<u64>) {
         match self.clock {
             Clock::Monotonic => {
-                self.now = read.unwrap_or_else(monotonic).saturating_sub(self.started) + 1;
+                // The machine's, as functions are told it while they are configured: timers that they set there are in its time.
+                self.now = read.unwrap_or_else(monotonic);
                 self.wall = self.burst.first().map_or(self.wall, |packet| packet.time);
             }
             Clock::Capture => {

@@ -213,3 +213,16 @@ fn what_a_function_logs_is_followed_while_it_logs() {
     let first = all.iter().rposition(|line| *line == followed[0]).unwrap();
     assert_eq!(all[first..first + followed.len()], followed);
 }
+
+#[test]
+fn a_timer_that_was_set_in_configure_is_due_when_it_says() {
+    let mut host = Host::start(TRAFFIC);
+    host.ok(&["function", "push", built_file("monitor").to_str().unwrap()]);
+    let chain = CHAIN.split("[[function]]").next().unwrap();
+    let function = "[[function]]\nuse = \"monitor\"\n[function.config]\nreport-every = 1\n";
+    host.write("c.toml", format!("{chain}{function}"));
+    host.ok(&["chain", "apply", "c.toml"]);
+    host.wait_for("reports", |host| {
+        host.json(&["function", "log", "monitor"])["lines"].as_array().unwrap().len() > 1
+    });
+}
