@@ -142,8 +142,9 @@ fn compile() -> Result<()> {
     Ok(())
 }
 
-/// Bytes of address space for the child that reads line tables, and seconds of CPU time.
-const LINES_MEMORY: u64 = 1 << 30;
+/// Bytes of address space for the child that reads line tables, of which the allocator reserves the first half at once, and seconds of
+/// CPU time.
+const LINES_MEMORY: u64 = 2 << 30;
 const LINES_TIME: u64 = 5;
 
 /// The child of [`weir_sandbox::read_lines_in_children`].
