@@ -76,7 +76,8 @@ impl fmt::Debug for Program {
     }
 }
 
-/// A queue's place in the program, one port's alone. Dropped, what the queue claims and what steers it are taken back.
+/// A queue's place in the program, one port's alone until this is dropped. What the queue claims and what steers it its port takes back
+/// before ([`Steering::closing`](crate::steering::Steering::closing)).
 #[derive(Debug)]
 pub(crate) struct Claim {
     program: Arc<Program>,
@@ -100,8 +101,6 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Without it the queue's packets go on to be steered until the program goes.
-        let _ = self.program.maps.forget(self.queue);
         let mut taken = self.program.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.remove(&self.queue);
     }
