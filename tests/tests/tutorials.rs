@@ -82,6 +82,8 @@ fn follow(page: &Path) -> Result<(), Failed> {
         .current_dir(directory.path())
         .env("PATH", std::env::join_paths(path)?)
         .env("NO_COLOR", "1")
+        // Rust's own library may have to be built, too, which takes a minute: once for all projects.
+        .env("CARGO_BUILD_BUILD_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-projects"))
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);

@@ -1,14 +1,13 @@
 //! The API: what it answers to good requests, and to every kind of bad one.
 
-mod common;
-
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use common::{Host, MAGIC};
 use serde_json::{Value, json};
 use weir_control::api::Peer;
 use weir_control::engine::EngineError;
 use weir_spec::Manifest;
+
+use crate::common::{Host, MAGIC};
 
 fn edge() -> Value {
     json!({
@@ -73,7 +72,7 @@ async fn a_manifest_counts() {
 #[tokio::test]
 async fn a_tenant_keeps_no_more_than_its_quota() {
     let quota = "[quota]\nfunctions = 2\nversions = 2\nwasm = \"100B\"\nchains = 1\n[rollout]";
-    let quota = common::CONFIG.replace("[rollout]", quota);
+    let quota = crate::common::CONFIG.replace("[rollout]", quota);
     let host = Host::on(tempfile::tempdir().unwrap(), &quota);
     let forbidden = async |path: &str, content: &str| {
         let (code, detail) = host.push(path, content).await.problem(403);
@@ -586,9 +585,9 @@ async fn all_series_of_a_histogram_have_the_same_bounds() {
 
 #[test]
 fn the_guide_says_what_each_metric_means() {
-    let page = include_str!("../../../docs/guide/operate.md");
+    let page = include_str!("../../../../docs/guide/operate.md");
     // Only what has a value is written, so names are taken from where they are given.
-    let source = include_str!("../src/metrics.rs");
+    let source = include_str!("../../src/metrics.rs");
     let mut all = 0;
     for (made, total) in [
         ("Counters::new(registry, \"", "_total"),
@@ -610,7 +609,7 @@ async fn the_guide_says_what_each_kind_of_event_means() {
     let document = Host::new().ask("GET", "/openapi.json", None).await.json();
     let kinds = document["components"]["schemas"]["EventKind"]["enum"].as_array().unwrap();
     assert!(kinds.len() > 10, "{kinds:?}");
-    let page = include_str!("../../../docs/guide/operate.md");
+    let page = include_str!("../../../../docs/guide/operate.md");
     let (_, table) = page.split_once("| kind | what happened |").unwrap();
     let (table, _) = table.split_once("\n## ").unwrap();
     for kind in kinds {

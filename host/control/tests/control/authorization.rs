@@ -1,16 +1,13 @@
 //! Every route, asked by everybody: nobody gets at what is not theirs, and what is refused has changed nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use common::{Answer, Host, MAGIC};
 use serde_json::{Value, json};
 use weir_control::api::Peer;
+
+use crate::common::{Answer, Host, MAGIC};
 
 /// What a route takes to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +154,7 @@ fn request(method: &str, path: &str, who: Who) -> Request<Body> {
 /// A host on which acme has a function with two versions and a chain.
 async fn host() -> Host {
     let beta = "[[api.token]]\nname = \"beta\"\ntoken = \"beta-operator-token\"\nrole = \"operator\"\ntenant = \"beta\"\n[rollout]";
-    let config = common::CONFIG.replace("[rollout]", beta);
+    let config = crate::common::CONFIG.replace("[rollout]", beta);
     let host = Host::on(tempfile::tempdir().unwrap(), &config);
     for version in ["1.0.0", "2.0.0"] {
         let path = format!("/v1/functions/f/versions?tenant=acme&version={version}");

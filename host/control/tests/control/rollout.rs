@@ -1,15 +1,12 @@
 //! Rolling out versions: what the data plane is asked, in which order, and what is remembered, when all goes well
 //! and when something fails at any point.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod common;
-
 use axum::http::StatusCode;
-use common::Host;
 use serde_json::json;
 use weir_control::engine::{ChainId, EngineError, EngineEvent};
 use weir_spec::{Document, HostConfig, Name, Period};
+
+use crate::common::Host;
 
 fn chain(name: &str) -> ChainId {
     ChainId::new(&Name::default_tenant(), &name.parse().unwrap())
@@ -148,7 +145,8 @@ async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
 
 #[tokio::test]
 async fn faults_of_old_versions_and_after_the_watch_change_nothing() {
-    let mut config = Document::<HostConfig>::parse("weir.toml", common::CONFIG).unwrap().value;
+    let mut config =
+        Document::<HostConfig>::parse("weir.toml", crate::common::CONFIG).unwrap().value;
     // Shorter than a file may say.
     config.rollout.watch = Period::milliseconds(1);
     let host = Host::with(tempfile::tempdir().unwrap(), &config);

@@ -1,17 +1,14 @@
 //! Listening for real: the Unix socket and TCP, with a client that speaks HTTP by hand.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use common::Host;
 use weir_control::api::{ServeError, Server, bind_unix};
+
+use crate::common::Host;
 
 fn talk(stream: &mut (impl std::io::Read + std::io::Write), request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();

@@ -1,15 +1,14 @@
 //! Steering rules: applied as a whole, kept, and told where they are wrong.
 
-mod common;
-
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use common::Host;
 use serde_json::{Value, json};
 use weir_control::api::{Peer, TOML_MAX};
 use weir_control::engine::EngineError;
+
+use crate::common::Host;
 
 /// A host with the chain `edge` from `in` to `out`, and an idle one.
 async fn host() -> Host {

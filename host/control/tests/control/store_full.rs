@@ -1,20 +1,17 @@
 //! The store's disk is full: a clear refusal, nothing that was accepted is lost, and when there is room again
 //! it goes on. The disk is a tmpfs of a few megabytes; mounting it needs root.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::Host;
 use semver::Version;
 use serde_json::json;
 use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
 use weir_spec::{CheckReport, Name};
+
+use crate::common::Host;
 
 struct Disk(tempfile::TempDir);
 
@@ -143,7 +140,7 @@ fn when_there_is_room_again_it_goes_on() {
 #[tokio::test]
 async fn the_data_plane_is_put_back_when_nothing_can_be_written() {
     let disk = Disk::new("16m");
-    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), common::CONFIG);
+    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), crate::common::CONFIG);
     host.with_chains(&["a", "b"]).await;
     disk.fill(4096);
     let (code, detail) = host.push("/v1/functions/g/versions", "g").await.problem(507);

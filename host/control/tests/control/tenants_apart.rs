@@ -1,19 +1,16 @@
 //! What one tenant does keeps no other from anything: requests that block, uploads, streams, chains that are slow to come back, faults.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use common::{Answer, Host, MAGIC};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use weir_control::api::Peer;
 use weir_control::engine::{ChainId, EngineEvent};
+
+use crate::common::{Answer, Host, MAGIC};
 
 const OPERATOR: &str = "acme-operator-token";
 const VIEWER: &str = "acme-viewer-token";

@@ -127,7 +127,9 @@ pub(crate) fn host(mode: &str, server: &Server, chain: &str) -> (Host, String) {
 pub(crate) fn begin(host: &Host, chain: &str) -> String {
     push(host, "1.0.0");
     for name in ["rewrite", "waf"] {
-        push_built(host, name);
+        if chain.contains(&format!("use = \"{name}\"")) {
+            push_built(host, name);
+        }
     }
     host.write("c.toml", chain);
     host.ok(&["chain", "apply", "c.toml"]);
@@ -712,6 +714,7 @@ fn functions_of_events_and_components_take_each_others_place_in_a_worker() {
     let file = built_file("message-probe");
     let arguments = ["function", "push", file.to_str().expect("text"), "--name", "probe"];
     host.ok(&[&arguments[..], &["--version", "2.0.0"]].concat());
+    push_built(&host, "rewrite");
     let (over, failed) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -1,9 +1,6 @@
 //! A control plane on a store in a temporary directory, over a data plane that does nothing but note what it is
 //! asked to do, and fails when told to.
 
-#![allow(dead_code, reason = "each test program uses its own part of this")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
