@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::flow::Hasher;
 use weir_sdk::lpm::Lpm;
-use weir_sdk::parse::{Addresses, Plain, parse};
+use weir_sdk::parse::{Addresses, Plain, addresses, parse};
 use weir_sdk::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -68,10 +68,10 @@ const fn max_buckets() -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFull {
-    /// The packet passes.
+    /// The packet passes if its bucket has enough: the one that is full the soonest makes room for it.
     #[default]
     Pass,
-    /// It is dropped.
+    /// The packet is dropped.
     Drop,
 }
 
@@ -123,10 +123,18 @@ struct Take {
     tokens: u32,
 }
 
+/// What a packet does to a bucket: when that would have been full, if it was not, and when it will be.
+#[derive(Clone, Copy)]
+struct Taken {
+    before: Option<Moment>,
+    after: Moment,
+}
+
 #[derive(Debug)]
 struct Counters {
     passed: host::Counter,
     limited: host::Counter,
+    evicted: host::Counter,
     buckets: host::Gauge,
 }
 
@@ -174,11 +182,15 @@ impl Rules<'_> {
 
     #[inline(never)]
     fn take_any(&self, frame: &[u8]) -> Option<Take> {
-        // What cannot be read has no address; others drop it.
-        let headers = parse(frame).ok()?;
-        let length = (headers.end - headers.l3) as u32;
+        let (addresses, length) = match parse(frame) {
+            Ok(headers) => (headers.addresses, headers.end - headers.l3),
+            // Routers forward what is broken behind the IP header, so it has to be limited. What has no such header
+            // gets past none.
+            Err(_) => addresses(frame).map(|(addresses, l3)| (addresses, frame.len() - l3))?,
+        };
+        let length = length as u32;
         let by_source = self.side == Side::Src;
-        match headers.addresses {
+        match addresses {
             Addresses::V4 { source, destination } => {
                 self.take_v4(if by_source { source } else { destination }, length)
             }
@@ -243,6 +255,7 @@ impl Function for RateLimit {
             counters: Counters {
                 passed: host::counter("passed"),
                 limited: host::counter("limited"),
+                evicted: host::counter("evicted"),
                 buckets: host::gauge("buckets"),
             },
             swept: 0,
@@ -276,7 +289,9 @@ impl Function for RateLimit {
             match stop {
                 None => passed += 1,
                 Some(reason) => {
-                    self.counters.limited.add(1);
+                    if reason == reason::LIMITED {
+                        self.counters.limited.add(1);
+                    }
                     burst.set_verdict(i, Verdict::Drop(reason));
                 }
             }
@@ -314,28 +329,46 @@ impl RateLimit {
             return Some(reason::LIMITED);
         };
         let kept = self.begin(take.key, probe.hash(), after, now);
-        (!kept && self.when_full == WhenFull::Drop).then_some(reason::TABLE_FULL)
+        (!kept).then_some(reason::TABLE_FULL)
     }
 
     /// Whether packet `i` is dropped, and why. It takes from both buckets or from none.
     fn both(&mut self, sides: &[Limited], i: usize, now: Moment) -> Option<u32> {
-        let mut after = [None; 2];
-        for (side, after) in sides.iter().zip(&mut after) {
+        let mut taken = [None; 2];
+        for (side, taken) in sides.iter().zip(&mut taken) {
             let (Some(take), probe) = (side.takes[i], side.probes[i]) else { continue };
-            let full = self.buckets.find(probe, &take.key).map_or(now, |full| Moment(*full));
-            match take.meter(&self.limits).offer(full, now, take.tokens) {
-                Some(moment) => *after = Some(moment),
+            let before = self.buckets.find(probe, &take.key).map(|full| Moment(*full));
+            match take.meter(&self.limits).offer(before.unwrap_or(now), now, take.tokens) {
+                Some(after) => *taken = Some(Taken { before, after }),
                 None => return Some(reason::LIMITED),
             }
         }
-        for (side, after) in sides.iter().zip(after) {
-            let (Some(take), Some(after)) = (side.takes[i], after) else { continue };
-            let kept = self.store(take.key, side.probes[i], after, now);
-            if !kept && self.when_full == WhenFull::Drop {
+        for (n, (side, taken_here)) in sides.iter().zip(taken).enumerate() {
+            let (Some(take), Some(Taken { after, .. })) = (side.takes[i], taken_here) else {
+                continue;
+            };
+            if !self.store(take.key, side.probes[i], after, now) {
+                self.give_back(&sides[..n], &taken, i, now);
                 return Some(reason::TABLE_FULL);
             }
         }
         None
+    }
+
+    /// Makes these sides' buckets what they were before packet `i`.
+    #[cold]
+    fn give_back(&mut self, sides: &[Limited], taken: &[Option<Taken>], i: usize, now: Moment) {
+        for (side, taken) in sides.iter().zip(taken) {
+            let (Some(take), Some(taken)) = (side.takes[i], taken) else { continue };
+            match taken.before {
+                Some(before) => {
+                    self.store(take.key, side.probes[i], before, now);
+                }
+                None => {
+                    self.buckets.remove(side.probes[i].hash(), &take.key);
+                }
+            }
+        }
     }
 
     /// Remembers when a bucket will be full. False when there is no room.
@@ -348,22 +381,44 @@ impl RateLimit {
         true
     }
 
-    /// A bucket that is not full any more.
+    /// A bucket that is not full any more. False when there is no room, and none may be made.
     #[cold]
     fn begin(&mut self, key: Key, hash: u64, after: Moment, now: Moment) -> bool {
-        let mut kept = self.buckets.insert(hash, key, after.0).is_ok();
-        if !kept {
-            self.buckets.retain_near(hash, |_, full| !Meter::is_full(Moment(*full), now));
-            kept = self.buckets.insert(hash, key, after.0).is_ok();
+        if self.buckets.insert(hash, key, after.0).is_ok() {
+            return true;
         }
-        self.counters.buckets.set(self.buckets.len() as f64);
-        kept
+        // The one that is full the soonest loses the least.
+        let mut soonest: Option<(i64, Key)> = None;
+        let limits = &self.limits;
+        let freed = self.buckets.retain_near(hash, |key, full| {
+            let wait = wait(limits, key, *full, now);
+            if soonest.is_none_or(|(least, _)| wait < least) {
+                soonest = Some((wait, *key));
+            }
+            wait > 0
+        });
+        if freed == 0 {
+            let Some((_, gone)) = soonest.filter(|_| self.when_full == WhenFull::Pass) else {
+                return false;
+            };
+            self.buckets.retain_near(hash, |key, _| *key != gone);
+            self.counters.evicted.add(1);
+        }
+        self.buckets.insert(hash, key, after.0).is_ok()
     }
 
     /// A bucket that is full needs no entry.
     fn sweep(&mut self, now: Moment) {
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % self.buckets.slots();
-        let next = self.buckets.sweep(from, SWEEP, |_, full| !Meter::is_full(Moment(*full), now));
-        self.cursor[0] = next as u64;
+        let limits = &self.limits;
+        let keep = |key: &Key, full: &mut u64| wait(limits, key, *full, now) > 0;
+        self.cursor[0] = self.buckets.sweep(from, SWEEP, keep) as u64;
+        self.counters.buckets.set(self.buckets.len() as f64);
     }
+}
+
+/// Time until a bucket is full; that of a rule which is no more is as good as full.
+fn wait(limits: &[Limit], key: &Key, full: u64, now: Moment) -> i64 {
+    let limit = usize::try_from(key.limit).ok().and_then(|limit| limits.get(limit));
+    limit.map_or(0, |limit| limit.meter.wait(Moment(full), now))
 }

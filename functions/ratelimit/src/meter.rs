@@ -68,19 +68,16 @@ impl Meter {
     pub(crate) fn offer(&self, full: Moment, now: Moment, tokens: u32) -> Option<Moment> {
         let tokens = u64::from(tokens).min(PACKET);
         let taken = (tokens * self.cost + (1 << (COST_BITS - 1))) >> COST_BITS;
-        let mut ahead = full.ahead_of(now);
-        // Past: full. Further ahead than a burst: written by another clock or another burst.
-        if ahead < 0 || ahead > self.burst {
-            ahead = 0;
-        }
-        let after = ahead.checked_add_unsigned(taken)?;
+        let after = self.wait(full, now).checked_add_unsigned(taken)?;
         (after <= self.burst).then_some(Moment(now.0.wrapping_add_signed(after)))
     }
 
-    /// True when the bucket is full, so that forgetting it changes nothing.
+    /// Time until the bucket is full; when it is 0, forgetting the bucket changes nothing.
     #[inline]
-    pub(crate) fn is_full(full: Moment, now: Moment) -> bool {
-        full.ahead_of(now) <= 0
+    pub(crate) fn wait(&self, full: Moment, now: Moment) -> i64 {
+        let ahead = full.ahead_of(now);
+        // Past: full. Further ahead than a burst: written by another clock or another burst.
+        if ahead < 0 || ahead > self.burst { 0 } else { ahead }
     }
 }
 

@@ -58,6 +58,99 @@ fn a_packet_takes_from_both_buckets_or_from_none() {
 }
 
 #[test]
+fn nobody_is_free_whose_transport_header_is_broken() {
+    let mut limiter = limiter(r#"{"default": {"rate": "8kbit", "burst": "1000 bytes"}}"#);
+    let mut no_length = udp([1; 4], [2; 4]);
+    no_length[38..40].fill(0);
+    assert_eq!(passed(&mut limiter, 50, &no_length), 10, "100 bytes each");
+    let mut few_words = udp([1, 1, 1, 2], [2; 4]);
+    few_words[23] = 6;
+    few_words[46] = 0;
+    assert_eq!(passed(&mut limiter, 50, &few_words), 10);
+    let mut v6 = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 64);
+    step.udp(1, 2).write(&mut v6, &[0; 52]).unwrap();
+    v6[58..60].fill(0);
+    assert_eq!(passed(&mut limiter, 50, &v6), 10);
+    // What no router takes for IP.
+    assert_eq!(passed(&mut limiter, 50, &no_length[..30]), 50);
+    no_length[14] = 0x65;
+    assert_eq!(passed(&mut limiter, 50, &no_length), 50);
+}
+
+fn source(n: u16) -> Vec<u8> {
+    let [high, low] = n.to_be_bytes();
+    udp([11, 0, high, low], [9; 4])
+}
+
+#[test]
+fn when_the_table_is_full_the_bucket_that_is_full_the_soonest_makes_room() {
+    let mut limiter =
+        limiter(r#"{"default": {"rate": "1pps", "burst": "10 packets"}, "max-buckets": 64}"#);
+    let heavy = udp([10, 0, 0, 1], [9; 4]);
+    assert_eq!(passed(&mut limiter, 20, &heavy), 10);
+    for n in 0..300 {
+        assert_eq!(passed(&mut limiter, 1, &source(n)), 1);
+    }
+    assert!(limiter.counter("evicted") > 150, "{}", limiter.counter("evicted"));
+    assert_eq!(passed(&mut limiter, 20, &heavy), 0, "a flood of others does not help it");
+    assert_eq!(passed(&mut limiter, 50, &udp([10, 0, 0, 2], [9; 4])), 10, "those that come new");
+}
+
+#[test]
+fn packets_that_find_no_room_take_nothing_and_are_not_limited() {
+    let mut limiter = limiter(
+        r#"{"rules": [{"prefix": "0.0.0.0/0", "rate": "1pps", "burst": "100 packets"},
+                      {"prefix": "20.0.0.0/8", "key": "dst", "rate": "1pps", "burst": "100 packets"}],
+            "max-buckets": 64, "when-full": "drop"}"#,
+    );
+    let (first, beyond) = (udp([10, 0, 0, 1], [9; 4]), udp([10, 0, 0, 1], [20, 1, 1, 1]));
+    assert_eq!(passed(&mut limiter, 1, &first), 1);
+    for n in 0..200_u16 {
+        let [high, low] = n.to_be_bytes();
+        let before = limiter.gauge("buckets");
+        limiter.advance(SWEEP_EVERY);
+        let full = passed(&mut limiter, 1, &udp([11, 0, high, low], [20, 0, high, low])) == 0;
+        assert!(
+            !full || limiter.gauge("buckets") == before,
+            "a bucket of a packet that was dropped"
+        );
+    }
+    // And singly, so that no place is left.
+    for n in 0..200 {
+        limiter.run(source(n + 1000));
+    }
+    assert_eq!(limiter.run(beyond.clone()).verdict, Verdict::Drop(reason::TABLE_FULL));
+    assert_eq!(passed(&mut limiter, 200, &beyond), 0);
+    assert_eq!(passed(&mut limiter, 200, &first), 99);
+    assert_eq!(limiter.counter("limited"), 101, "of the last ones");
+}
+
+#[test]
+fn buckets_of_rules_that_are_gone_make_room_at_once() {
+    let mut limiter =
+        limiter(r#"{"default": {"rate": "1pps", "burst": "1000 packets"}, "max-buckets": 64}"#);
+    for n in 0..20 {
+        assert_eq!(passed(&mut limiter, 900, &source(n)), 900);
+    }
+    let settle = |limiter: &mut Harness<RateLimit>| {
+        for _ in 0..10 {
+            limiter.advance(SWEEP_EVERY);
+            limiter.run(vec![0; 60]);
+        }
+        limiter.gauge("buckets")
+    };
+    assert_eq!(settle(&mut limiter), Some(20.0));
+    let faster = r#"{"default": {"rate": "1kpps", "burst": "1000 packets"}, "max-buckets": 64}"#;
+    assert!(limiter.swap(faster).unwrap());
+    assert_eq!(settle(&mut limiter), Some(0.0), "further ahead than a burst of now");
+    assert_eq!(passed(&mut limiter, 900, &source(0)), 900);
+    assert_eq!(settle(&mut limiter), Some(1.0));
+    assert!(limiter.swap(r#"{"max-buckets": 64}"#).unwrap());
+    assert_eq!(settle(&mut limiter), Some(0.0));
+}
+
+#[test]
 fn buckets_outlive_the_instance() {
     let config = r#"{"default": {"rate": "1pps", "burst": "4 packets"}}"#;
     let mut limiter = limiter(config);

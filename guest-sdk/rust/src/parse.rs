@@ -281,6 +281,21 @@ fn parse_any(frame: &[u8]) -> Result<Headers, Unreadable> {
     }
 }
 
+/// The addresses of a frame, and where its IP header begins, whatever is wrong behind them: routers look no further. For
+/// functions that care who sends and to whom, also of what [`parse`] says is malformed. `None` when the frame is not IP, or not even
+/// IP's fixed header is there.
+#[must_use]
+pub fn addresses(frame: &[u8]) -> Option<(Addresses, usize)> {
+    let (kind, l3) = link(frame)?;
+    let packet = frame.get(l3..)?;
+    let addresses = match (kind, packet.first()? >> 4) {
+        (IPV4, 4) => addresses_v4(packet.first_chunk()?),
+        (IPV6, 6) => addresses_v6(packet.first_chunk()?),
+        _ => return None,
+    };
+    Some((addresses, l3))
+}
+
 /// Type of what follows Ethernet's header and up to two tags, and where.
 fn link(frame: &[u8]) -> Option<(u16, usize)> {
     let mut kind = u16_at(frame, 12)?;
@@ -309,12 +324,17 @@ fn parse_v4(frame: &[u8], l3: usize) -> Option<Headers> {
         more: word & 0x2000 != 0,
         identification: u16::from_be_bytes([header[4], header[5]]).into(),
     });
-    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-    let addresses = Addresses::V4 {
-        source: u32::from_be_bytes([s0, s1, s2, s3]),
-        destination: u32::from_be_bytes([d0, d1, d2, d3]),
-    };
-    transport(&frame[..end], l3, l4, addresses, header[9], fragment)
+    transport(&frame[..end], l3, l4, addresses_v4(header), header[9], fragment)
+}
+
+fn addresses_v4(header: &[u8; IPV4_HEADER]) -> Addresses {
+    let word = |at: usize| u32::from_be_bytes(bytes(header, at));
+    Addresses::V4 { source: word(12), destination: word(16) }
+}
+
+fn addresses_v6(header: &[u8; IPV6_HEADER]) -> Addresses {
+    let half = |at: usize| u128::from_be_bytes(bytes(header, at));
+    Addresses::V6 { source: half(8), destination: half(24) }
 }
 
 fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
@@ -363,9 +383,7 @@ fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
             }
         }
     }
-    let half = |at: usize| header[at..at + 16].first_chunk().map(|half| u128::from_be_bytes(*half));
-    let addresses = Addresses::V6 { source: half(8)?, destination: half(24)? };
-    transport(packet, l3, l4, addresses, protocol, fragment)
+    transport(packet, l3, l4, addresses_v6(header), protocol, fragment)
 }
 
 /// Reads the transport header of a packet that ends where `packet` does.

@@ -6,7 +6,9 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use super::{Addresses, Fragment, Headers, Plain, Unreadable, link, parse, parse_any, protocol};
+use super::{
+    Addresses, Fragment, Headers, Plain, Unreadable, addresses, link, parse, parse_any, protocol,
+};
 
 const ETHERNET: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
 
@@ -177,6 +179,7 @@ fn what_contradicts_itself_is_malformed() {
     for end in 0..good.len() {
         let expected = if end < 14 { Unreadable::NotIp } else { Unreadable::Malformed };
         assert_eq!(parse(&good[..end]), Err(expected), "{end} bytes");
+        assert_eq!(addresses(&good[..end]).is_some(), end >= 34, "{end} bytes");
     }
     let mut datagram = udp(2);
     datagram[5] = 7;
@@ -255,6 +258,7 @@ proptest! {
     fn whole_frames_are_read_as_etherparse_reads_them(frame in frame()) {
         let headers = parse(&frame).unwrap();
         prop_assert!(within(&frame, &headers));
+        prop_assert_eq!(addresses(&frame), Some((headers.addresses, headers.l3)));
         if let Some((l4, protocol, ports)) = oracle(&frame)
             // It goes on behind later fragment headers as if the payload were headers.
             && headers.fragment.is_none()
