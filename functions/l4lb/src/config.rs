@@ -81,10 +81,10 @@ pub struct BackendConfig {
     /// Its MAC, for `mode = "l2"`.
     #[serde(default)]
     pub mac: Option<String>,
-    /// Its share, relative to others.
+    /// Its share of new connections, relative to others.
     #[serde(default = "one")]
     pub weight: u32,
-    /// Whether it gets connections.
+    /// Whether it serves: if not, not even connections that it has stay there.
     #[serde(default = "yes")]
     pub healthy: bool,
 }
@@ -116,7 +116,7 @@ pub(crate) struct Backend {
     pub(crate) ip: IpAddr,
     pub(crate) port: Option<u16>,
     pub(crate) mac: [u8; 6],
-    pub(crate) usable: bool,
+    pub(crate) healthy: bool,
 }
 
 impl Config {
@@ -197,15 +197,15 @@ impl Config {
             };
             let name = name(service, backend, protocol);
             let hash = |seed: u64| Hasher::new(seed).hash(&name);
-            let usable = backend.healthy && backend.weight > 0;
-            let weight = if usable { backend.weight } else { 0 };
+            // Without weight it is drained: what it has stays.
+            let weight = if backend.healthy { backend.weight } else { 0 };
             preferences.push(Preference::new((hash(1), hash(2)), self.table, weight));
             backends.push(Backend {
                 id: hash(3) as u32,
                 ip: backend.ip,
                 port: backend.port,
                 mac,
-                usable,
+                healthy: backend.healthy,
             });
         }
         let table = maglev::populate(&preferences, self.table);

@@ -75,7 +75,7 @@ pub(crate) enum Way {
     Pass,
     /// To this backend.
     To(Place),
-    /// The service has no usable backend.
+    /// The service has no backend for new connections.
     Nobody,
 }
 
@@ -153,7 +153,7 @@ impl<K: Flow> Family<K> {
         let place = pool.place(self.connections.find(probe, key, now, self.idle)?)?;
         pool.targets
             .get(place as usize)
-            .filter(|target| target.usable)
+            .filter(|target| target.healthy)
             .map(|target| (place, target))
     }
 
@@ -180,8 +180,8 @@ impl<K: Flow> Family<K> {
     /// Where an ICMP error about a client's connection goes: as its packets do, but it opens none.
     pub(crate) fn about(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
         let known = self.connections.find(self.hash(&key), &key, now, self.idle);
-        let usable = |place: &Place| pool.targets[*place as usize].usable;
-        known.and_then(|id| pool.place(id)).filter(usable).or_else(|| {
+        let healthy = |place: &Place| pool.targets[*place as usize].healthy;
+        known.and_then(|id| pool.place(id)).filter(healthy).or_else(|| {
             let service = self.service(&key)?;
             pool.choose(service, self.choice.hash(&key))
         })

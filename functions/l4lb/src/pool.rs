@@ -20,8 +20,8 @@ pub(crate) struct Target {
     /// The same in every configuration that has this backend in this service.
     pub(crate) id: u32,
     pub(crate) service: usize,
-    /// Gets connections.
-    pub(crate) usable: bool,
+    /// Connections that it has stay.
+    pub(crate) healthy: bool,
     pub(crate) mode: Mode,
     pub(crate) mac: [u8; 6],
     /// How plain packets of IPv4 are translated inwards, which is worth a shorter way; none in mode `l2`.
@@ -99,7 +99,7 @@ impl Pool {
                 pool.targets.push(Target {
                     id: backend.id,
                     service: n,
-                    usable: backend.usable,
+                    healthy: backend.healthy,
                     mode: service.mode,
                     mac: backend.mac,
                     plain: Plain::new(service.mode, vip, end),
@@ -144,7 +144,7 @@ impl Pool {
         }
     }
 
-    /// Maglev's choice for a flow; none when the service has no usable backend.
+    /// Maglev's choice for a flow; none when none of the service's backends gets new ones.
     pub(crate) fn choose(&self, service: usize, hash: u64) -> Option<Place> {
         let (first, table) = &self.services[service];
         // An entry by multiplication, without a division (Lemire 2019).

@@ -146,13 +146,14 @@ pub(crate) struct Quoted {
 }
 
 impl Quoted {
-    /// What the packet with these headers quotes, if it is an ICMP error about TCP or UDP that quotes the ports.
+    /// What the packet with these headers quotes, if it is an ICMP error about TCP or UDP that quotes the ports. A redirect is
+    /// none: it tells the sender of a packet, not who is behind it, about the way.
     pub(crate) fn of(frame: &[u8], headers: &Headers) -> Option<Self> {
         let kind = *frame.get(headers.l4)?;
         let l3 = headers.l4 + ICMP;
         let packet = frame.get(l3..headers.end)?;
         let (length, protocol, source, destination) = match headers.protocol {
-            protocol::ICMP if matches!(kind, 3 | 4 | 5 | 11 | 12) => {
+            protocol::ICMP if matches!(kind, 3 | 4 | 11 | 12) => {
                 let header = packet.first_chunk::<IPV4>()?;
                 let later = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
                 let length = usize::from(header[0] & 0xf) * 4;

@@ -85,6 +85,25 @@ fn connections_stay_when_the_set_changes_and_only_those_of_a_lost_backend_move()
 }
 
 #[test]
+fn a_backend_without_weight_keeps_what_it_has_and_gets_nothing_new() {
+    let mut balancer = balancer(THREE);
+    let open = |balancer: &mut Harness<LoadBalancer>, ports: std::ops::Range<u16>| {
+        ports.map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1).collect()
+    };
+    let before: Vec<_> = open(&mut balancer, 1000..1100);
+    assert!(before.contains(&([10, 0, 0, 1], 8080)));
+    let drained = THREE.replacen("8080", r#"8080, "weight": 0"#, 1);
+    assert!(balancer.swap(config(&drained)).unwrap());
+    assert_eq!(open(&mut balancer, 1000..1100), before);
+    assert!(!open(&mut balancer, 2000..2100).contains(&([10, 0, 0, 1], 8080)));
+    let all = THREE.replace("8080", r#"8080, "weight": 0"#);
+    assert!(balancer.swap(config(&all)).unwrap());
+    assert_eq!(open(&mut balancer, 1000..1100), before);
+    let new = balancer.run(tcp((CLIENT, 3000), (VIP, 80)));
+    assert_eq!(new.verdict, Verdict::Drop(reason::NO_BACKEND));
+}
+
+#[test]
 fn without_a_healthy_backend_packets_are_dropped_and_others_pass() {
     let mut balancer = balancer(r#"{"ip": "10.0.0.1", "healthy": false}"#);
     let dropped = balancer.run(tcp((CLIENT, 1), (VIP, 80)));
@@ -151,6 +170,18 @@ fn an_icmp_error_follows_its_connection() {
     quoted[12] = 8;
     quoted.extend_from_slice(icmp.payload());
     assert_eq!(ends(&quoted), (backend, (CLIENT, 1000)), "the packet as the backend sent it");
+}
+
+#[test]
+fn a_redirect_is_left_alone() {
+    let mut balancer = balancer(THREE);
+    balancer.run(tcp((CLIENT, 1000), (VIP, 80)));
+    let mut redirect = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
+    let kind = Icmpv4Type::Unknown { type_u8: 5, code_u8: 1, bytes5to8: [192, 0, 2, 66] };
+    step.icmpv4(kind).write(&mut redirect, &tcp((VIP, 80), (CLIENT, 1000))[14..42]).unwrap();
+    let passed = balancer.run(redirect.clone());
+    assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, redirect));
 }
 
 /// ICMPv6's checksum covers the addresses too.
