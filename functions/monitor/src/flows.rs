@@ -3,7 +3,8 @@
 //! Owns: counting, and who makes place when there is none. As long as there is room each flow has an entry. Then the
 //! entry with the fewest bytes, of those that the new flow's could lie in, becomes the new flow's, and its bytes are
 //! kept as a possible error: Space-Saving (Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent
-//! and Top-k Elements in Data Streams", ICDT 2005) within each set of 32. Must not know: packets.
+//! and Top-k Elements in Data Streams", ICDT 2005) within sets of 32, which overlap: what it promises holds for one set. Must not
+//! know: packets.
 
 use std::fmt::Debug;
 
@@ -37,8 +38,36 @@ pub(crate) struct Tally {
     pub(crate) now: u32,
 }
 
-/// A flow in a report: bytes since the last one, and a line about it.
-pub(crate) type Talker = (u64, String);
+/// Flows with the most bytes since the last report, as they were when their entries were looked at.
+#[derive(Debug)]
+pub(crate) struct Heaviest<K> {
+    most: usize,
+    flows: Vec<(u64, K, Entry)>,
+}
+
+impl<K: Debug> Heaviest<K> {
+    /// So many at most.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, flows: Vec::with_capacity(most + 1) }
+    }
+
+    fn consider(&mut self, bytes: u64, flow: impl FnOnce() -> (K, Entry)) {
+        let heavy = self.flows.len() < self.most
+            || self.flows.last().is_some_and(|(least, ..)| bytes > *least);
+        if bytes > 0 && heavy {
+            let (key, entry) = flow();
+            let place = self.flows.partition_point(|(other, ..)| *other >= bytes);
+            self.flows.insert(place, (bytes, key, entry));
+            self.flows.truncate(self.most);
+        }
+    }
+
+    /// Each flow's bytes, and a line about it; none is left.
+    pub(crate) fn take_lines(&mut self) -> impl Iterator<Item = (u64, String)> {
+        let line = |(bytes, key, entry)| (bytes, format!("{key:?}: {bytes} bytes; {entry}"));
+        self.flows.drain(..).map(line)
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -55,6 +84,8 @@ const CURSOR: usize = 2;
 
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
+/// Slots looked at for a report in one go: some 60 microseconds if all are taken.
+const REPORT: usize = 4096;
 
 impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
     /// Flows without a packet for `idle` seconds are forgotten.
@@ -142,25 +173,17 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
         self.totals[EXPIRED] += before.saturating_sub(self.map.len()) as u64;
     }
 
-    /// The flows with the most bytes since the last report.
-    pub(crate) fn report(&mut self, most: usize) -> Vec<Talker> {
-        let mut best: Vec<(u64, usize)> = Vec::with_capacity(most + 1);
-        for slot in 0..self.map.slots() {
-            let Some((_, entry)) = self.map.at_mut(slot) else { continue };
+    /// Looks for flows with the most bytes since the last report in the slots from this one on, and gives the next one, or none
+    /// after the last.
+    pub(crate) fn report(&mut self, from: usize, heaviest: &mut Heaviest<K>) -> Option<usize> {
+        let end = (from + REPORT).min(self.map.slots());
+        for slot in from..end {
+            let Some((key, entry)) = self.map.at_mut(slot) else { continue };
             let bytes = entry.bytes.wrapping_sub(entry.reported);
             entry.reported = entry.bytes;
-            let heavy = best.len() < most || best.last().is_some_and(|(least, _)| bytes > *least);
-            if bytes > 0 && heavy {
-                best.insert(best.partition_point(|(other, _)| *other >= bytes), (bytes, slot));
-                best.truncate(most);
-            }
+            heaviest.consider(bytes, || (*key, *entry));
         }
-        let line = |(bytes, slot)| {
-            self.map
-                .at(slot)
-                .map(|(key, entry)| (bytes, format!("{key:?}: {bytes} bytes; {entry}")))
-        };
-        best.into_iter().filter_map(line).collect()
+        (end < self.map.slots()).then_some(end)
     }
 }
 

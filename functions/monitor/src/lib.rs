@@ -11,7 +11,7 @@ use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
 
-use flows::{Flows, Tally};
+use flows::{Flows, Heaviest, Tally};
 pub use period::Period;
 
 #[cfg(test)]
@@ -35,6 +35,8 @@ const SIZES: [&str; 7] = [
     "size_jumbo",
 ];
 const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds from one part of a report to the next, so that packets do not wait for all of it.
+const REPORT_PAUSE: u64 = 500_000;
 /// Bytes of the frame check sequence, which ports take away.
 const FCS: usize = 4;
 
@@ -65,11 +67,22 @@ pub struct Monitor {
     v6: Flows<FlowV6>,
     hasher: Hasher,
     swept: u64,
+    /// When the next report is due, and how far the one at hand is.
+    due: u64,
+    looked: Looked,
+    heaviest: (Heaviest<FlowV4>, Heaviest<FlowV6>),
     config: Config,
     counters: Counters,
     /// Of the burst at hand: what plain packets count for which flow, and where the flows' entries are.
     sights: Vec<Option<(FlowV4, Tally)>>,
     probes: Vec<Probe>,
+}
+
+/// Up to which slot of which table a report has got.
+#[derive(Clone, Copy, Debug)]
+enum Looked {
+    V4(usize),
+    V6(usize),
 }
 
 /// What is counted beside flows.
@@ -128,14 +141,19 @@ impl Function for Monitor {
         let v4 = Flows::new(&mut region, "flows-v4", config.max_flows, config.idle.0)?;
         // IPv6 gets a quarter.
         let v6 = Flows::new(&mut region, "flows-v6", config.max_flows / 4, config.idle.0)?;
+        let due = host::now() + config.report_every.nanos();
         if config.report_every != Period(0) {
-            host::set_timer(host::now() + u64::from(config.report_every.0) * SECOND);
+            host::set_timer(due);
         }
+        let heaviest = (Heaviest::new(config.top), Heaviest::new(config.top));
         Ok(Self {
             v4,
             v6,
             hasher: Hasher::new(setup.seed),
             swept: 0,
+            due,
+            looked: Looked::V4(0),
+            heaviest,
             config,
             counters: Counters {
                 packets: host::counter("packets"),
@@ -190,8 +208,24 @@ impl Function for Monitor {
     }
 
     fn tick(&mut self, now: u64) {
-        self.report();
-        host::set_timer(now + u64::from(self.config.report_every.0) * SECOND);
+        let more = match self.looked {
+            Looked::V4(from) => {
+                if from == 0 {
+                    self.due = now + self.config.report_every.nanos();
+                }
+                let next = self.v4.report(from, &mut self.heaviest.0);
+                Some(next.map_or(Looked::V6(0), Looked::V4))
+            }
+            Looked::V6(from) => self.v6.report(from, &mut self.heaviest.1).map(Looked::V6),
+        };
+        if let Some(looked) = more {
+            self.looked = looked;
+            host::set_timer(now + REPORT_PAUSE);
+            return;
+        }
+        self.looked = Looked::V4(0);
+        self.log_heaviest();
+        host::set_timer(self.due.max(now + 1));
     }
 }
 
@@ -247,12 +281,11 @@ impl Monitor {
     }
 
     /// Logs the flows with the most bytes since the last time.
-    fn report(&mut self) {
-        let most = self.config.top;
-        let mut talkers = self.v4.report(most);
-        talkers.append(&mut self.v6.report(most));
+    fn log_heaviest(&mut self) {
+        let (v4, v6) = &mut self.heaviest;
+        let mut talkers: Vec<_> = v4.take_lines().chain(v6.take_lines()).collect();
         talkers.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        for (_, line) in talkers.into_iter().take(most) {
+        for (_, line) in talkers.into_iter().take(self.config.top) {
             host::info!("{line}");
         }
     }

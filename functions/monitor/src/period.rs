@@ -8,6 +8,12 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(pub u32);
 
+impl Period {
+    pub(crate) fn nanos(self) -> u64 {
+        u64::from(self.0) * 1_000_000_000
+    }
+}
+
 struct Reader;
 
 impl<'de> Deserialize<'de> for Period {

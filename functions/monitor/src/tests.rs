@@ -22,6 +22,12 @@ fn tcp6() -> Vec<u8> {
     frame
 }
 
+/// Lines of the next report of one that reports each second.
+fn report(monitor: &mut Harness<Monitor>) -> Vec<String> {
+    monitor.advance(SECOND + 20_000_000);
+    monitor.log().into_iter().map(|(_, line)| line).collect()
+}
+
 #[test]
 fn it_counts_by_kind_and_size_and_decides_nothing() {
     let mut monitor = monitor("{}");
@@ -56,18 +62,42 @@ fn the_report_names_the_heaviest_first() {
             monitor.run(udp(port, 53, 100));
         }
     }
-    monitor.advance(1_000_000_000);
-    let lines: Vec<String> = monitor.log().into_iter().map(|(_, line)| line).collect();
+    let lines = report(&mut monitor);
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains("200") && lines[0].contains("9 packets"), "{lines:?}");
     assert!(lines[1].contains("300") && lines[1].contains("5 packets"), "{lines:?}");
     monitor.run(udp(300, 53, 100));
-    monitor.advance(1_000_000_000);
-    let lines = monitor.log();
+    let lines = report(&mut monitor);
     assert_eq!(lines.len(), 1, "who was silent since is left out: {lines:?}");
-    assert!(lines[0].1.contains(": 142 bytes; in all 852 bytes, 6 packets"), "{lines:?}");
-    monitor.advance(1_000_000_000);
-    assert!(monitor.log().is_empty());
+    assert!(lines[0].contains(": 142 bytes; in all 852 bytes, 6 packets"), "{lines:?}");
+    assert!(report(&mut monitor).is_empty());
+}
+
+#[test]
+fn a_report_is_made_in_parts_between_which_packets_are_counted() {
+    // Bytes since the report before, of the one flow of IPv4.
+    let bytes = |lines: &[String]| -> u64 {
+        let line = lines.iter().find(|line| !line.contains("TCP")).unwrap();
+        line.split_once(": ").unwrap().1.split_once(' ').unwrap().0.parse().unwrap()
+    };
+    let mut monitor = monitor(r#"{"report-every": 1, "max-flows": 65536}"#);
+    monitor.run(tcp6());
+    monitor.run(udp(1, 2, 100));
+    monitor.advance(SECOND);
+    let (mut sent, mut lines) = (1, Vec::new());
+    while lines.is_empty() {
+        monitor.run(udp(1, 2, 100));
+        sent += 1;
+        monitor.advance(REPORT_PAUSE);
+        lines.extend(monitor.log().into_iter().map(|(_, line)| line));
+    }
+    assert!((20..30).contains(&sent), "{sent} packets in about as many parts");
+    assert_eq!(lines.len(), 2, "both versions of IP: {lines:?}");
+    monitor.advance(SECOND - sent * REPORT_PAUSE);
+    assert!(monitor.log().is_empty(), "the next one is due a second after this one began");
+    let first = bytes(&lines);
+    let second: Vec<String> = report(&mut monitor);
+    assert_eq!(first + bytes(&second), sent * 142, "{lines:?} {second:?}");
 }
 
 #[test]
@@ -77,8 +107,7 @@ fn tcp_flags_are_gathered() {
     monitor.run(frame.clone());
     frame[67] = 0x11;
     monitor.run(frame);
-    monitor.advance(1_000_000_000);
-    assert!(monitor.log()[0].1.ends_with("2 packets in 0 s, TCP FSA"));
+    assert!(report(&mut monitor)[0].ends_with("2 packets in 0 s, TCP FSA"));
 }
 
 #[test]
@@ -123,10 +152,9 @@ fn a_heavy_flow_stays_when_thousands_of_small_ones_come() {
         monitor.run(udp(60_000, 443, 20));
     }
     assert!(monitor.gauge("flows_evicted").unwrap() > 10_000.0);
-    monitor.advance(1_000_000_000);
-    let log = monitor.log();
-    assert!(log[0].1.contains("60000"), "{log:?}");
-    assert!(log[0].1.contains("20000 packets"), "{log:?}");
+    let log = report(&mut monitor);
+    assert!(log[0].contains("60000"), "{log:?}");
+    assert!(log[0].contains("20000 packets"), "{log:?}");
 }
 
 #[test]
