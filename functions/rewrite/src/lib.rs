@@ -5,6 +5,7 @@
 
 mod rules;
 mod stream;
+mod target;
 mod template;
 
 use regex::bytes::CaptureLocations;
@@ -15,6 +16,7 @@ use weir_sdk::message::prelude::*;
 
 use rules::{Edit, PathMatch, RULES_MAX, Rule, RuleConfig};
 use stream::{Buffers, Stream};
+use target::{is_authority, is_target};
 use template::{Captured, split_query};
 
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub struct Rewrite {
 struct Counters {
     matched: Counter,
     redirected: Counter,
+    refused: Counter,
     replaced: Counter,
     left: Counter,
 }
@@ -100,6 +103,7 @@ impl MessageFunction for Rewrite {
             counters: Counters {
                 matched: host::counter("matched"),
                 redirected: host::counter("redirected"),
+                refused: host::counter("refused"),
                 replaced: host::counter("replaced"),
                 left: host::counter("left"),
             },
@@ -135,15 +139,23 @@ impl MessageFunction for Rewrite {
                 let redirect = Response::new(*status).field_bytes(&b"location"[..], &text[..]);
                 return exchange.answer(&redirect);
             }
-            let edited = edit_request(rule, head, &captured, text);
-            if let Err(full) = edited {
-                return exchange.fail(&full);
+            match edit_request(rule, head, &captured, text) {
+                Ok(()) => {}
+                Err(Unedited::Full(full)) => return exchange.fail(&full),
+                Err(Unedited::Target) => {
+                    debug!("rules[{number}] would make a target of a request that is none");
+                    counters.refused.add(1);
+                    return exchange.answer(&Response::new(400));
+                }
             }
-            if rule.request.searches(head) && !head.no_body() {
-                exchange
-                    .state
-                    .request_body
-                    .get_or_insert_with(|| Box::new((number, Stream::default())));
+            if rule.request.searches(head)
+                && !head.no_body()
+                && exchange.state.request_body.is_none()
+            {
+                exchange.state.request_body = Some(Box::new((number, Stream::default())));
+                for name in DIGESTS {
+                    head.remove(name);
+                }
             }
             if rule.response.body.is_some() || !rule.response.leaves_heads() {
                 exchange.state.response.push(number);
@@ -226,13 +238,27 @@ fn path_matches(
     }
 }
 
+/// Why a request's head is not what a rule says.
+enum Unedited {
+    /// There is no room.
+    Full(HeadFull),
+    /// With what its client sent, path or authority would be none.
+    Target,
+}
+
+impl From<HeadFull> for Unedited {
+    fn from(full: HeadFull) -> Self {
+        Self::Full(full)
+    }
+}
+
 /// Does to a request's head what a rule says.
 fn edit_request(
     rule: &Rule,
     head: &mut Head<'_>,
     captured: &Captured<'_>,
     text: &mut Vec<u8>,
-) -> Result<(), HeadFull> {
+) -> Result<(), Unedited> {
     edit(&rule.request, head, captured, text)?;
     // The target before the authority: templates see the request as it came.
     if let Some(rewrite) = &rule.rewrite {
@@ -256,9 +282,15 @@ fn edit_request(
     }
     let (target, authority) = text.split_at(rewritten.unwrap_or(0));
     if rewritten.is_some() {
+        if !is_target(target) {
+            return Err(Unedited::Target);
+        }
         head.set_path(target)?;
     }
     if rule.authority.is_some() {
+        if !is_authority(authority) {
+            return Err(Unedited::Target);
+        }
         head.set_authority(authority)?;
     }
     if rule.response.body.is_some() && head.field("accept-encoding").is_some() {
@@ -289,9 +321,12 @@ fn edit(
     Ok(())
 }
 
+/// Fields with a hash of the body (RFC 9530; RFC 3230 and RFC 2616 before it).
+const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
 /// Takes back what a response says about exactly the bytes of its body (RFC 9110, sections 8.8.1 and 14.3; RFC 9530).
 fn describes_no_more(head: &mut Head<'_>) -> Result<(), HeadFull> {
-    for name in ["content-length", "content-md5", "content-digest", "digest", "accept-ranges"] {
+    for name in ["content-length", "accept-ranges"].into_iter().chain(DIGESTS) {
         head.remove(name);
     }
     match head.field("etag") {

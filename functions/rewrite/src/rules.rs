@@ -9,7 +9,8 @@ use serde::Deserialize;
 use weir_sdk::message::Head;
 
 use crate::stream::Replacements;
-use crate::template::{Template, split_query};
+use crate::target::{is_authority, is_target, may_be_in_authority};
+use crate::template::{Template, split_query, without_port};
 
 /// Largest compiled expression, in bytes.
 const REGEX_MAX: usize = 1 << 20;
@@ -170,6 +171,33 @@ impl Rule {
         }
         let rewrite = template("rewrite", config.rewrite)?;
         let authority = template("authority", config.authority)?;
+        // Where a query begins may be known only when all is filled in.
+        let whole = rewrite.as_ref().is_some_and(|text| text.literal().is_some());
+        let before: &[&[u8]] = if whole { &[b"/"] } else { &[b"/", b"/?"] };
+        for text in rewrite.iter().flat_map(Template::literals) {
+            if !before.iter().any(|before| is_target(&[before, text].concat())) {
+                return Err(format!(
+                    "rewrite: \"{}\" has a character that no path has",
+                    text.escape_ascii()
+                ));
+            }
+        }
+        for text in authority.iter().flat_map(Template::literals) {
+            if !text.iter().all(may_be_in_authority) {
+                return Err(format!(
+                    "authority: \"{}\" has a character that neither a host nor a port has",
+                    text.escape_ascii()
+                ));
+            }
+        }
+        if let Some(text) = authority.as_ref().and_then(Template::literal)
+            && !is_authority(text)
+        {
+            return Err(format!(
+                "authority: \"{}\" is no host, nor a host and port such as \"backend:8080\"",
+                text.escape_ascii()
+            ));
+        }
         let redirect = template("redirect", config.redirect)?;
         let redirect = match (redirect, config.status.unwrap_or(302)) {
             (Some(to), status) if REDIRECTS.contains(&status) => Some((to, status)),
@@ -301,14 +329,6 @@ impl Edit {
             && self.types.iter().any(|prefix| {
                 kind.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix.as_bytes()))
             })
-    }
-}
-
-/// The host of an authority, without its port.
-pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
-    match authority.iter().rposition(|c| *c == b':') {
-        Some(colon) if authority[colon + 1..].iter().all(u8::is_ascii_digit) => &authority[..colon],
-        _ => authority,
     }
 }
 

@@ -23,6 +23,7 @@ enum Part {
 enum Variable {
     Client,
     Host,
+    Authority,
     Path,
     Query,
     Scheme,
@@ -30,9 +31,10 @@ enum Variable {
     ServerName,
 }
 
-const VARIABLES: [(&str, Variable); 7] = [
+const VARIABLES: [(&str, Variable); 8] = [
     ("client", Variable::Client),
     ("host", Variable::Host),
+    ("authority", Variable::Authority),
     ("path", Variable::Path),
     ("query", Variable::Query),
     ("scheme", Variable::Scheme),
@@ -128,6 +130,14 @@ impl Template {
         }
     }
 
+    /// The parts that are the same for each request.
+    pub(crate) fn literals(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(&text[..]),
+            _ => None,
+        })
+    }
+
     /// The text: as it is if there is nothing to be filled in, else written to `out`.
     pub(crate) fn filled<'a>(
         &'a self,
@@ -161,7 +171,8 @@ fn fill(variable: Variable, out: &mut Vec<u8>, head: &Head<'_>) {
     let (path, query) = split_query(head.path());
     match variable {
         Variable::Client => write_address(out, head.client()),
-        Variable::Host => out.extend_from_slice(head.authority()),
+        Variable::Host => out.extend_from_slice(without_port(head.authority())),
+        Variable::Authority => out.extend_from_slice(head.authority()),
         Variable::Path => out.extend_from_slice(path),
         Variable::Query => out.extend_from_slice(query),
         Variable::Scheme if head.tls() => out.extend_from_slice(b"https"),
@@ -174,6 +185,14 @@ fn fill(variable: Variable, out: &mut Vec<u8>, head: &Head<'_>) {
 fn write_address(out: &mut Vec<u8>, address: IpAddr) {
     use std::io::Write;
     write!(out, "{address}").expect("a vector takes everything");
+}
+
+/// The host of an authority, without its port.
+pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|c| *c == b':') {
+        Some(colon) if authority[colon + 1..].iter().all(u8::is_ascii_digit) => &authority[..colon],
+        _ => authority,
+    }
 }
 
 /// Path, and query with its question mark.

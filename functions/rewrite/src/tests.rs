@@ -45,6 +45,23 @@ fn the_part_of_the_path_that_matched_is_replaced_and_the_query_kept() {
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
 }
 
+/// What the gateway would not take of the function is not handed to it: that would be a fault.
+#[test]
+fn a_request_that_would_have_no_target_is_answered_with_400() {
+    let mut harness = rewrite(json!([
+        {"path-regex": "^/tenant/([^/]*)/", "rewrite": "/", "authority": "$1.internal"},
+        {"path-regex": "^/(..)", "rewrite": "/shard/$1/"},
+        {"path-prefix": "/", "authority": "$1"},
+    ]));
+    let good = sent(&mut harness, &Message::get("/tenant/a1/x"));
+    assert_eq!((&good.authority[..], &good.path[..]), ("x", &b"/x"[..]));
+    for bad in ["/tenant/%41/", "/tenant/a\"b/", "/tenant/a@b/", "/tenant/[/", "/aé", "/ab"] {
+        let answer = harness.exchange(&Message::get(bad), |_| panic!("{bad} is passed on"));
+        assert_eq!(answer.status, 400, "{bad}");
+    }
+    assert_eq!((harness.counter("refused"), harness.free_rooms()), (6, 64));
+}
+
 #[test]
 fn rules_are_applied_one_after_the_other_until_one_is_the_last() {
     let mut harness = rewrite(json!([
@@ -97,14 +114,16 @@ fn redirects_answer_at_once() {
         (answer.status, answer.get_field("location")),
         (302, Some("https://example.com/p?q"))
     );
-    assert_eq!(harness.counter("redirected"), 2);
+    let answer = harness.exchange(&plain.authority("[::1]:8080"), none);
+    assert_eq!(answer.get_field("location"), Some("https://[::1]/p?q"));
+    assert_eq!(harness.counter("redirected"), 3);
 }
 
 #[test]
 fn fields_of_requests_and_responses_are_removed_set_and_added() {
     let mut harness = rewrite(json!([{
         "authority": "backend.internal",
-        "request": {"remove": ["cookie"], "set": {"x-real-ip": "${client}", "x-host": "${host}"}, "add": {"via": "1.1 weir"}},
+        "request": {"remove": ["cookie"], "set": {"x-real-ip": "${client}", "x-host": "${authority}"}, "add": {"via": "1.1 weir"}},
         "response": {"remove": ["server"], "set": {"strict-transport-security": "max-age=63072000"}, "add": {"vary": "cookie"}},
     }]));
     let request = Message::get("/")
@@ -193,8 +212,14 @@ fn bodies_of_requests_are_searched_too() {
     );
     let request = Message::request("POST", "/")
         .field("content-type", "application/x-www-form-urlencoded")
+        .field("content-digest", "sha-256=:AAAA:")
+        .field("repr-digest", "sha-256=:AAAA:")
         .body("a=a");
-    assert_eq!(sent(&mut harness, &request).body, b"bb=bb");
+    let got = sent(&mut harness, &request);
+    assert_eq!(got.body, b"bb=bb");
+    assert_eq!((got.get_field("content-digest"), got.get_field("repr-digest")), (None, None));
+    let other = Message { body: b"a=a".to_vec(), ..request }.field("content-encoding", "br");
+    assert!(sent(&mut harness, &other).get_field("content-digest").is_some(), "not searched");
 }
 
 #[test]
@@ -220,6 +245,13 @@ fn mistakes_name_rule_and_key() {
         (json!({"path-regex": "(a{1000}){1000}"}), "path-regex"),
         (json!({"rewrite": "/x"}), "rewrite needs"),
         (json!({"path": "/a", "rewrite": "/x y"}), "' '"),
+        (json!({"path": "/a", "rewrite": "/a<b"}), "no path has"),
+        (json!({"path": "/a", "rewrite": "/a`b"}), "no path has"),
+        (json!({"path": "/a", "rewrite": "/x#y${query}"}), "no path has"),
+        (json!({"authority": "http://backend:8080"}), "neither a host nor"),
+        (json!({"path": "/a", "authority": "a/$1"}), "neither a host nor"),
+        (json!({"authority": "a:b:c"}), "is no host"),
+        (json!({"authority": ""}), "is no host"),
         (json!({"path-regex": "(a)", "rewrite": "$2"}), "$2"),
         (json!({"redirect": "/", "status": 200}), "200 is no redirect"),
         (json!({"status": 301}), "status needs redirect"),
@@ -267,14 +299,21 @@ proptest! {
         prop_assert_eq!(got, expected);
     }
 
+    /// A request as the gateway lets it in is one when it goes on, too.
     #[test]
-    fn no_request_panics(path in "/[!-~]{0,30}", host in "[!-~]{0,20}", value in "[ -~]{0,20}") {
+    fn every_request_goes_on_as_one(path in "/[!-~éü]{0,30}", host in "[!-~]{0,20}", value in "[ -~]{0,20}") {
+        prop_assume!(is_target(path.as_bytes()));
+        let host = if is_authority(host.as_bytes()) { &host } else { "a.a" };
         let mut harness = rewrite(json!([
             {"path-prefix": "/a", "rewrite": "/${query}$1"},
             {"host": "*a", "path-regex": "(.)(.*)", "rewrite": "$2$1"},
+            {"path-regex": "(..)[^/]*$", "rewrite": "", "authority": "$1${host}:8${server-name}"},
             {"fields": {"x": "~a|b"}, "redirect": "$1${host}"},
         ]));
-        let value = value.trim();
-        sent(&mut harness, &Message::get(path).authority(&host).field("x", value));
+        let request = Message::get(&path).authority(host).field("x", value.trim());
+        harness.exchange(&request, |request| {
+            assert!(is_target(&request.path) && is_authority(request.authority.as_bytes()), "{request:?}");
+            Message::response(200)
+        });
     }
 }
