@@ -274,35 +274,38 @@ impl Balancer {
         !ejected && healthy(self.upstreams[upstream].place)
     }
 
-    /// An upstream that is well; if nobody is, one as if all were.
+    /// The policy's choice of those who are well; if nobody is, of those who are not down; if all are down, of all.
     fn choose(&mut self, head: &Head<'_>, now: u64) -> usize {
         let first = self.propose(head);
         if self.is_well(first, now) {
             return self.chosen(first);
         }
         self.tried.fill(false);
-        self.set_aside(first);
-        for _ in 1..self.upstreams.len() {
-            let Some(next) = self.propose_next(head) else { break };
-            if self.is_well(next, now) {
-                return self.chosen(next);
+        let (mut well, mut up) = (None, None);
+        let mut next = Some(first);
+        while let Some(at) = next {
+            if self.is_well(at, now) {
+                well = Some(at);
+                break;
             }
-            self.set_aside(next);
+            if up.is_none() && healthy(self.upstreams[at].place) {
+                up = Some(at);
+            }
+            self.tried[at] = true;
+            next = self.propose_next(head);
         }
-        // Those who fail are better than those who are known to be down.
-        let up = (0..self.upstreams.len()).find(|at| healthy(self.upstreams[*at].place));
-        if up.is_none() {
+        if self.policy == Policy::RoundRobin {
+            // Who gets nothing saves up no turns for later.
+            for (upstream, tried) in self.upstreams.iter_mut().zip(&self.tried) {
+                if *tried && (well.is_some() || !healthy(upstream.place)) {
+                    upstream.credit = 0;
+                }
+            }
+        }
+        if well.or(up).is_none() {
             self.nobody.add(1);
         }
-        self.chosen(up.unwrap_or(first))
-    }
-
-    /// It is not well. It does not save up turns for later.
-    fn set_aside(&mut self, at: usize) {
-        self.tried[at] = true;
-        if self.policy == Policy::RoundRobin {
-            self.upstreams[at].credit = 0;
-        }
+        self.chosen(well.or(up).unwrap_or(first))
     }
 
     /// What the policy would choose.

@@ -231,6 +231,32 @@ fn no_more_than_a_share_is_ejected() {
 }
 
 #[test]
+fn when_all_are_ejected_requests_spread_over_those_who_are_not_down() {
+    let outlier = json!({"consecutive-failures": 1, "max-percent": 100});
+    for (policy, evenly) in [("round-robin", 12), ("least-requests", 12), ("hash", 4)] {
+        let mut config = json!({"policy": policy, "outlier": outlier});
+        if policy == "hash" {
+            config["hash"] = "client".into();
+        }
+        let mut harness = balancer(4, config);
+        harness.set_healthy(1, false);
+        let mut counts = [0; 4];
+        let mut turn = 0;
+        while turn < 36 {
+            let client = Message::get("/").from(&format!("192.0.2.{turn}"));
+            let (upstream, _) = send(&mut harness, &client, 0);
+            if harness.counter("ejections") == 3 {
+                counts[upstream] += 1;
+                turn += 1;
+            }
+        }
+        let spread = counts[1] == 0 && [0, 2, 3].iter().all(|at| counts[*at] >= evenly - 1);
+        assert!(spread, "{policy} {counts:?}");
+        assert_eq!(harness.counter("nobody_healthy"), 0);
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     let refused = |config: Value| MessageHarness::<Balancer>::new(config).unwrap_err();
     for (config, part) in [

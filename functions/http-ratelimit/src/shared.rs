@@ -1,4 +1,4 @@
-//! Counting in the tenant's store, which all threads and hosts of the gateway share.
+//! Counting in the tenant's store, which all threads of the gateway share.
 //!
 //! Owns: a sliding window made of two fixed ones: requests of this period, and of the last one as far as it is not over a
 //! period ago. Must not know: rules' conditions.
