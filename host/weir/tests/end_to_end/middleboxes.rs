@@ -79,9 +79,16 @@ fn rewrite_changes_targets_and_fields_and_redirects() {
     let config = r#"rules = [
     { path = "/old", redirect = "/new${query}", status = 308 },
     { path-regex = "^/item/([0-9]+)$", rewrite = "/items?id=$1", request = { set = { x-client = "${client}" } } },
+    { path-regex = "^/tenant/([^/]*)/", rewrite = "/", authority = "$1.internal" },
     { response = { remove = ["server"], set = { x-frame-options = "DENY" } } },
 ]"#;
     let host = host_with("rewrite", config, "http", &[&server]);
+    // More of them than faults that a function may have.
+    for _ in 0..6 {
+        assert_eq!(curl(&[&url(&host, "/tenant/%41/x")]).0, 400, "no host has a percent sign");
+    }
+    let (status, text) = curl(&[&url(&host, "/tenant/a/x")]);
+    assert!(status == 200 && text.contains("[\"host\", \"a.internal\"]"), "{text}");
     let (status, text) = curl(&[&url(&host, "/old?a=b")]);
     assert!(status == 308 && text.contains("location: /new?a=b"), "{text}");
     let (status, text) = curl(&[&url(&host, "/item/77")]);
