@@ -115,9 +115,10 @@ impl<H: Handler> Dispatch<H> {
         length: u32,
     ) -> u64 {
         let mut over = Slot::default();
-        let slot = match self.slots.get(exchange) {
-            Some(slot) if slot.asked_for(token) => slot,
-            _ => &mut over,
+        // What this exchange did not ask for is no reason to forget what it waits for.
+        let (slot, its_own) = match self.slots.get(exchange) {
+            Some(slot) if slot.asked_for(token) => (slot, true),
+            _ => (&mut over, false),
         };
         let mut waiting = slot.resumed(token);
         let mut resumed = Resumed {
@@ -159,9 +160,14 @@ impl<H: Handler> Dispatch<H> {
                 waiting.asked.append(&mut self.asked);
                 slot.wait(waiting);
             }
-            _ => {
+            waiting => {
                 slot.asked_beside(&mut self.asked);
-                if size_of::<H::State>() == 0 && slot.waits_for_nothing() {
+                if let Some(mut waiting) = waiting {
+                    // The rest of what the event asked for is still the exchange's.
+                    waiting.asked.retain(|other| *other != token);
+                    slot.asked_beside(&mut waiting.asked);
+                }
+                if its_own && size_of::<H::State>() == 0 && slot.waits_for_nothing() {
                     self.slots.remove(exchange);
                 }
             }

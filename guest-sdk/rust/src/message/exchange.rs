@@ -125,7 +125,7 @@ impl<'a, S> Exchange<'a, S> {
         let upstream = u32::try_from(upstream).map_err(|_| Refusal::BadVerdict)?;
         let made = self.lay_out(request.size(), request.content(), |room| request.lay_out(room));
         let (head, body) = made.ok_or(Refusal::Exhausted)?;
-        let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let timeout = u32::try_from(milliseconds(timeout)).unwrap_or(u32::MAX);
         let token = sys::call(self.number, upstream, head, &body, timeout);
         if token.is_err() {
             give_back(head, &body);
@@ -241,6 +241,7 @@ fn give_back(head: u32, body: &[(u32, u32)]) {
     }
 }
 
-fn milliseconds(life: Duration) -> u64 {
-    u64::try_from(life.as_millis()).unwrap_or(u64::MAX)
+/// Rounded up: 0 means something else than a short time.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

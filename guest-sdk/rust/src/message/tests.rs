@@ -12,6 +12,7 @@ struct Puppet;
 struct Memory {
     seen: usize,
     token: Option<Token>,
+    other: Option<Token>,
 }
 
 impl MessageFunction for Puppet {
@@ -46,6 +47,16 @@ impl MessageFunction for Puppet {
             }
             b"/count" => {
                 exchange.state.token = exchange.store_add(b"count", 2, second).ok();
+                return Outcome::Wait;
+            }
+            b"/brief" => {
+                let life = Duration::from_micros(400);
+                exchange.state.token = exchange.store_add(b"brief", 2, life).ok();
+                return Outcome::Wait;
+            }
+            b"/both" => {
+                exchange.state.token = exchange.store_add(b"both", 1, second).ok();
+                exchange.state.other = exchange.store_get(b"nothing").ok();
                 return Outcome::Wait;
             }
             b"/sleep" => {
@@ -92,6 +103,10 @@ impl MessageFunction for Puppet {
         resumed: &mut Resumed<'_>,
         pending: &mut Pending<'_>,
     ) -> Outcome {
+        if exchange.state.other == Some(resumed.token()) {
+            host::counter("other").add(1);
+            return Outcome::Continue;
+        }
         if exchange.state.token != Some(resumed.token()) {
             host::counter("late").add(1);
             return Outcome::Continue;
@@ -145,6 +160,10 @@ fn what_was_asked_for_comes_back_into_the_event_that_waits() {
     assert_eq!(resumed(&mut harness, "/count"), "4");
     harness.advance(1_000_000_000);
     assert_eq!(resumed(&mut harness, "/count"), "2", "it has expired");
+    assert_eq!(resumed(&mut harness, "/brief"), "2");
+    harness.advance(1_000_000);
+    assert_eq!(resumed(&mut harness, "/brief"), "2", "a short life is not an endless one");
+    assert_eq!((resumed(&mut harness, "/both").as_str(), harness.counter("other")), ("1", 1));
     let before = harness.now();
     assert_eq!(resumed(&mut harness, "/sleep"), "there");
     assert_eq!(harness.now() - before, 1_000_000_000);
@@ -169,6 +188,56 @@ fn what_comes_after_the_end_is_never_anothers() {
     assert_eq!((harness.counter("late"), harness.counter("beside")), (1, 1));
     harness.end(exchange, How::Delivered, None);
     assert_eq!(harness.remembered(), 0);
+}
+
+/// Remembers nothing: asks for something beside with a head, and waits with each piece to refuse it.
+struct Scanner;
+
+impl MessageFunction for Scanner {
+    type Config = NoConfig;
+    type State = ();
+
+    fn configure(_: Setup, _: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn wants(&self) -> Wants {
+        Wants::REQUEST_HEAD.and(Wants::REQUEST_BODY).and(Wants::ENDED)
+    }
+
+    fn request_head(&mut self, exchange: &mut Exchange<'_, ()>, _: &mut Head<'_>) -> Outcome {
+        exchange.store_get(b"beside").expect("a token");
+        Outcome::Continue
+    }
+
+    fn request_body(&mut self, exchange: &mut Exchange<'_, ()>, _: &mut Piece<'_>) -> Outcome {
+        exchange.store_add(b"pieces", 1, Duration::ZERO).expect("a token");
+        Outcome::Wait
+    }
+
+    fn resume(
+        &mut self,
+        exchange: &mut Exchange<'_, ()>,
+        _: &mut Resumed<'_>,
+        pending: &mut Pending<'_>,
+    ) -> Outcome {
+        match pending {
+            Pending::RequestBody(_) => exchange.answer(&Response::new(403)),
+            _ => Outcome::Continue,
+        }
+    }
+}
+
+#[test]
+fn what_comes_beside_does_not_end_what_waits() {
+    let mut harness = MessageHarness::<Scanner>::new("{}").unwrap();
+    harness.set_late(true);
+    let exchange = harness.open();
+    harness.request_head(exchange, &Message::get("/"));
+    // What was asked for with the head comes first.
+    let step = harness.request_body(exchange, b"a virus", true);
+    let PieceStep::Answer(answer) = step else { panic!("{step:?}") };
+    assert_eq!((answer.status, harness.remembered()), (403, 0));
 }
 
 #[test]

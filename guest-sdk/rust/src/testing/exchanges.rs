@@ -40,7 +40,8 @@ pub(crate) struct Exchanges {
     pub(super) asked: VecDeque<Asked>,
     /// Values, and when they expire.
     pub(super) store: BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>,
-    tokens: u32,
+    /// The last token that was given.
+    pub(super) tokens: u32,
 }
 
 const KEY_MAX: usize = 256;

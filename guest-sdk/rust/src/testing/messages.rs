@@ -174,8 +174,8 @@ impl<H: Handler> Exchanging<H> {
         self.piece_bytes = bytes;
     }
 
-    /// From now on, what is asked for and not waited for is brought by [`Exchanging::bring_late`] only, and not dropped when its
-    /// exchange ends: as a host does whose upstreams are slow.
+    /// From now on, what is asked for and not waited for is brought by [`Exchanging::bring_late`], or while an event waits, and not
+    /// dropped when its exchange ends: as a host does whose upstreams are slow.
     pub fn set_late(&mut self, late: bool) {
         self.late = late;
     }
@@ -303,8 +303,8 @@ impl<H: Handler> Exchanging<H> {
         message.lay_out(&mut bytes);
         let (_, memory) = self.host.window.clone().expect("a window");
         memory.write(room as usize, &bytes);
-        let word = self.serve(|dispatch| dispatch.event(event, exchange, room, 0, false));
-        let word = self.settle(exchange, word);
+        let (word, own) = self.asking(|dispatch| dispatch.event(event, exchange, room, 0, false));
+        let word = self.settle(exchange, word, own);
         assert!(!word.replaced, "a head cannot be left out");
         let length = self.options.room_bytes;
         let now = self.host.read(Descriptor { offset: room, length });
@@ -341,8 +341,9 @@ impl<H: Handler> Exchanging<H> {
         assert!(length <= self.options.room_bytes - HEADROOM as u32, "{length} bytes are no piece");
         let (_, memory) = self.host.window.clone().expect("a window");
         memory.write(offset as usize, bytes);
-        let word = self.serve(|dispatch| dispatch.event(event, exchange, offset, length, last));
-        let word = self.settle(exchange, word);
+        let (word, own) =
+            self.asking(|dispatch| dispatch.event(event, exchange, offset, length, last));
+        let word = self.settle(exchange, word, own);
         let length = if word.changed { word.length } else { length };
         let descriptor = Descriptor { offset, length };
         assert!(descriptor.lies_in(room, self.options.room_bytes), "a piece left its room");
@@ -375,15 +376,26 @@ impl<H: Handler> Exchanging<H> {
         answer.expect("an outcome `answer` needs an answer")
     }
 
-    /// Brings what was asked for, until this exchange's event has an outcome.
-    fn settle(&mut self, exchange: u32, word: u64) -> Word {
+    /// Serves, and gives the tokens of what was asked for meanwhile, too.
+    fn asking(&mut self, work: impl FnOnce(&mut Dispatch<H>) -> u64) -> (u64, Vec<u32>) {
+        let before = self.host.exchanges.tokens;
+        let word = self.serve(work);
+        (word, (before + 1..=self.host.exchanges.tokens).collect())
+    }
+
+    /// Brings what was asked for, until this exchange's event, which asked for `own`, has an outcome.
+    fn settle(&mut self, exchange: u32, word: u64, mut own: Vec<u32>) -> Word {
         let read =
             |word: u64| Word::decode(word).unwrap_or_else(|| panic!("{word:#x} is no outcome"));
         let mut word = read(word);
         while word.action == Action::Wait {
-            let asked = self.next_asked().expect("a function that waits has asked for something");
-            let (of, resumed) = self.bring(asked);
-            if of == exchange {
+            assert!(!own.is_empty(), "a function that waits has asked for something");
+            let asked = self.next_asked().expect("what is waited for is to come");
+            let token = asked.token;
+            let (resumed, more) = self.bring(asked);
+            if let Some(at) = own.iter().position(|other| *other == token) {
+                own.swap_remove(at);
+                own.extend(more);
                 word = read(resumed);
             }
         }
@@ -417,7 +429,8 @@ impl<H: Handler> Exchanging<H> {
         asked.remove(at)
     }
 
-    fn bring(&mut self, asked: Asked) -> (u32, u64) {
+    /// Resumes the function with something: what it answers, and the tokens of what it asked for.
+    fn bring(&mut self, asked: Asked) -> (u64, Vec<u32>) {
         let Asked { token, exchange, wish } = asked;
         let mut rooms = Vec::new();
         let (mut head, mut body, mut length) = (0, 0, 0);
@@ -454,9 +467,9 @@ impl<H: Handler> Exchanging<H> {
                 }
             }
         };
-        let word = self.serve(|d| d.resume(exchange, token, status, head, body, length));
+        let answered = self.asking(|d| d.resume(exchange, token, status, head, body, length));
         self.host.free.append(&mut rooms);
-        (exchange, word)
+        answered
     }
 
     /// An exchange ends.
