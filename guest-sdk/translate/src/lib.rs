@@ -198,9 +198,11 @@ impl Quoted {
     #[must_use]
     pub fn of(frame: &[u8], headers: &Headers) -> Option<Self> {
         let l3 = headers.l4 + 8;
-        let header = frame.get(l3..)?.first_chunk::<20>()?;
+        // What lies behind the packet in its frame is padding.
+        let quoted = frame.get(l3..headers.end)?;
+        let header = quoted.first_chunk::<20>()?;
         let l4 = l3 + usize::from(header[0] & 0xf) * 4;
-        let ports = frame.get(l4..)?.first_chunk::<8>()?;
+        let ports = quoted.get(l4 - l3..)?.first_chunk::<8>()?;
         if header[0] >> 4 != 4
             || l4 < l3 + 20
             || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0
