@@ -240,3 +240,48 @@ pub fn copying() -> Vec<u8> {
   (func (export "weir:net/packet-copy@0.1.0#tick") (param i64)))"#;
     upload(text, "packet-function-copy")
 }
+
+/// An upload of a function for requests that changes what it sees and waits, and says nothing of that any more when it goes on: paths begin
+/// with `/w`, pieces are half as long, and those that begin with `x` are left out.
+#[must_use]
+pub fn changes_and_waits() -> Vec<u8> {
+    const TEXT: &str = r#"(module
+  (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
+  (import "weir:net/exchange@0.1.0" "sleep" (func $sleep (param i32 i64 i32)))
+  (memory (export "memory") 1)
+  (global $top (mut i32) (i32.const 0x1000))
+  (global $window (mut i32) (i32.const 0))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+    (global.get $top)
+    (global.set $top (i32.add (global.get $top) (local.get 3))))
+  (func (export "weir:net/message@0.1.0#configure")
+    (param $bytes i32) (param $align i32) (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (local $region i32)
+    (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
+      (i32.shr_u (i32.add (local.get $bytes) (local.get $align)) (i32.const 16)))) (i32.const 16)))
+    (global.set $window (i32.add (local.get $region) (call $attach-window (local.get $region)
+      (i32.add (local.get $bytes) (local.get $align)))))
+    ;; It wants the heads and bodies of requests.
+    (i32.store (i32.const 4) (i32.const 3))
+    (i32.const 0))
+  (func (export "weir:net/message@0.1.0#request-head") (param $exchange i32) (param $offset i32) (result i64)
+    (local $head i32)
+    (local.set $head (i32.add (global.get $window) (local.get $offset)))
+    (i32.store8 offset=1 (i32.add (local.get $head) (i32.load16_u offset=16 (local.get $head))) (i32.const 0x77))
+    (call $sleep (local.get $exchange) (i64.const 1) (i32.const 16))
+    (i64.const 0x103))
+  (func (export "weir:net/message@0.1.0#request-body")
+    (param $exchange i32) (param $offset i32) (param $length i32) (param $last i32) (result i64)
+    (call $sleep (local.get $exchange) (i64.const 1) (i32.const 16))
+    (if (i32.eq (i32.load8_u (i32.add (global.get $window) (local.get $offset))) (i32.const 0x78))
+      (then (return (i64.const 0x203))))
+    (i64.or (i64.const 0x103)
+      (i64.shl (i64.extend_i32_u (i32.shr_u (local.get $length) (i32.const 1))) (i64.const 32))))
+  (func (export "weir:net/message@0.1.0#response-head") (param i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#response-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#resume") (param i32 i32 i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#ended") (param i32 i32 i32 i64))
+  (func (export "weir:net/message@0.1.0#tick") (param i64)))"#;
+    upload(TEXT, "message-function")
+}

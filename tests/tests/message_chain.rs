@@ -16,8 +16,9 @@ use weir_message::{
     Chain, ChainPlan, Exchange, Findings, FunctionCounters, FunctionPlan, MessageError, Notice,
     Remote, Site, SiteConfig, States, Store,
 };
-use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry};
+use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry, admit};
 use weir_tests::built::built;
+use weir_tests::wat_guest::changes_and_waits;
 
 struct Two;
 
@@ -302,6 +303,23 @@ async fn send(exchange: &Exchange, pieces: &[&[u8]]) -> Result<Vec<u8>, Response
         }
     }
     Ok(passed)
+}
+
+#[test]
+fn what_was_changed_before_waiting_goes_on_changed() {
+    run(|| async {
+        let guest = Arc::new(admit(&changes_and_waits()).unwrap());
+        let rig = Rig::with(&["one"], |plan| plan.admitted = Arc::clone(&guest));
+        let exchange = rig.open();
+        let mut parts = request("/path");
+        let step = exchange.request_head(&mut parts, None).await;
+        assert!(matches!(step, Step::Continue), "{step:?}");
+        assert_eq!(parts.uri.path(), "/wath");
+        let sent = send(&exchange, &[b"half of it", b"x is left out", b"12"]).await.unwrap();
+        assert_eq!(sent, b"half 1");
+        drop(exchange);
+        rig.check();
+    });
 }
 
 async fn begin(rig: &Rig, path: &str) -> Exchange {

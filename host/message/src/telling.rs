@@ -24,6 +24,23 @@ pub(crate) struct Waits {
     direction: Direction,
     /// What it has answered already.
     answer: Option<Box<http::Response<Pieces>>>,
+    /// The last outcome that said something of changes.
+    said: Outcome,
+}
+
+/// The outcome of an event in which a function has `said` something of changes before it waited: that holds, too, if it lets the head or
+/// piece go on and says nothing else.
+fn with_changes(said: Outcome, outcome: Outcome) -> Outcome {
+    let goes_on = matches!(outcome.action, Action::Continue | Action::Done | Action::Hold);
+    if !goes_on || tells_changes(outcome) {
+        return outcome;
+    }
+    let Outcome { changed, replaced, length, .. } = said;
+    Outcome { changed, replaced, length, ..outcome }
+}
+
+fn tells_changes(outcome: Outcome) -> bool {
+    outcome.changed || outcome.replaced
 }
 
 impl Inner {
@@ -48,7 +65,8 @@ impl Inner {
         if let (Some(shadow), Some(shown), Called::Outcome(outcome, _)) = (shadow, shown, &called) {
             shadow.compare(&shown, *outcome, bytes);
         }
-        self.heed(Waits { place, direction, answer: None }, called)
+        let said = Outcome::default();
+        self.heed(Waits { place, direction, answer: None, said }, called)
     }
 
     /// Waits as long as the function does.
@@ -98,6 +116,9 @@ impl Inner {
             Called::Fault(fault) => return Ok(self.failed(place, &fault)),
         };
         if outcome.action == Action::Wait {
+            if tells_changes(outcome) {
+                waits.said = outcome;
+            }
             return Err(waits);
         }
         if outcome.action == Action::Answer && waits.answer.is_none() {
@@ -108,7 +129,7 @@ impl Inner {
         self.background(place, direction);
         match (outcome.action, waits.answer) {
             (Action::Answer, Some(response)) => Ok(Told::Answer(response)),
-            _ => Ok(Told::Outcome(outcome)),
+            _ => Ok(Told::Outcome(with_changes(waits.said, outcome))),
         }
     }
 
