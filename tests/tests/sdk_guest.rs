@@ -79,6 +79,12 @@ fn a_function_without_a_window_does_the_same() {
     let expected = (0..40).map(|number| (number..number + 64).collect()).chain([vec![1; 12]]);
     assert_eq!(out, expected.collect::<Vec<Vec<u8>>>(), "swapped twice");
     assert!((38..=41).contains(&telemetry.counters()["swapped"]));
+    let copying = function("copy-swap", built("copy-swap"));
+    let telemetry = Arc::clone(&copying.telemetry);
+    let again = plan(vec![function("macswap", built("macswap")), copying]);
+    let staged = rig.lane.site().stage(again, &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(1)).unwrap();
+    assert_eq!(telemetry.lines().0[0].message, "41 were swapped before");
     rig.finish();
 }
 

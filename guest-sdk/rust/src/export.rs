@@ -38,12 +38,17 @@ macro_rules! export {
 }
 
 /// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
-/// [`export!`](crate::export!) does for functions with a window.
+/// [`export!`](crate::export!) does for functions with a window; `export_copy!(Type, snapshot)` also its
+/// [`Snapshot`](crate::Snapshot).
 #[cfg(not(target_arch = "wasm32"))]
 #[macro_export]
 macro_rules! export_copy {
     ($function:ty) => {
         const _: fn() = $crate::export::copy_function::<$function>;
+    };
+    ($function:ty, snapshot) => {
+        const _: fn() = $crate::export::copy_function::<$function>;
+        const _: fn() = $crate::export::saving::<$function>;
     };
 }
 
@@ -151,42 +156,58 @@ macro_rules! __export {
 }
 
 /// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
-/// [`export!`](crate::export!) does for functions with a window.
+/// [`export!`](crate::export!) does for functions with a window; `export_copy!(Type, snapshot)` also its
+/// [`Snapshot`](crate::Snapshot).
 #[cfg(target_arch = "wasm32")]
 #[macro_export]
 macro_rules! export_copy {
     ($function:ty) => {
         const _: () = {
-            static INSTANCE: $crate::export::CopyInstance<$function> =
-                $crate::export::CopyInstance::new();
-
-            struct Exported;
-
-            impl $crate::export::bindings::copying::exports::weir::net::packet_copy::Guest
-                for Exported
-            {
-                fn configure(
-                    setup: $crate::export::bindings::weir::net::types::Setup,
-                ) -> Result<(), String> {
-                    INSTANCE.configure(setup)
-                }
-                fn process(
-                    packet: Vec<u8>,
-                    port: u32,
-                    now: u64,
-                ) -> $crate::export::bindings::copying::exports::weir::net::packet_copy::Outcome
-                {
-                    INSTANCE.process(packet, port, now)
-                }
-                fn tick(now: u64) {
-                    INSTANCE.tick(now);
-                }
-            }
-            $crate::export::bindings::copying::export_packet_copy!(
-                Exported with_types_in $crate::export::bindings::copying
-            );
-            $crate::__manifest!();
+            $crate::__export_copy!($function);
         };
+    };
+    ($function:ty, snapshot) => {
+        const _: () = {
+            $crate::__export_copy!($function);
+            $crate::__export_snapshot!();
+        };
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_copy {
+    ($function:ty) => {
+        static INSTANCE: $crate::export::CopyInstance<$function> =
+            $crate::export::CopyInstance::new();
+
+        struct Exported;
+
+        impl $crate::export::bindings::copying::exports::weir::net::packet_copy::Guest
+            for Exported
+        {
+            fn configure(
+                setup: $crate::export::bindings::weir::net::types::Setup,
+            ) -> Result<(), String> {
+                INSTANCE.configure(setup)
+            }
+            fn process(
+                packet: Vec<u8>,
+                port: u32,
+                now: u64,
+            ) -> $crate::export::bindings::copying::exports::weir::net::packet_copy::Outcome
+            {
+                INSTANCE.process(packet, port, now)
+            }
+            fn tick(now: u64) {
+                INSTANCE.tick(now);
+            }
+        }
+        $crate::export::bindings::copying::export_packet_copy!(
+            Exported with_types_in $crate::export::bindings::copying
+        );
+        $crate::__manifest!();
     };
 }
 

@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use super::bindings::copying::exports::weir::net::packet_copy::Outcome as HostOutcome;
 use super::start::{self, HostSetup};
 use crate::copy::{CopyFunction, Outcome};
-use crate::function::read_config;
+use crate::function::{Snapshot, read_config};
 use crate::host;
 
 /// Where the function lives.
@@ -53,5 +53,18 @@ impl<F: CopyFunction> CopyInstance<F> {
             self.function().tick(now);
         }
         host::after_tick(now);
+    }
+}
+
+impl<F: CopyFunction + Snapshot> CopyInstance<F> {
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        self.function().save()
+    }
+
+    /// # Errors
+    /// What the operator is to read.
+    pub fn restore(&self, saved: &[u8]) -> Result<(), String> {
+        self.function().restore(saved)
     }
 }

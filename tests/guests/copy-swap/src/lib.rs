@@ -10,13 +10,15 @@ pub const SHORT: u32 = 1;
 #[derive(Debug)]
 pub struct CopySwap {
     swapped: Counter,
+    /// The same in all, also by those before it.
+    in_all: u64,
 }
 
 impl CopyFunction for CopySwap {
     type Config = NoConfig;
 
     fn configure(_: Setup, _: NoConfig) -> Result<Self, String> {
-        Ok(Self { swapped: host::counter("swapped") })
+        Ok(Self { swapped: host::counter("swapped"), in_all: 0 })
     }
 
     fn process(&mut self, mut packet: Vec<u8>, _: u16, _: u64) -> Outcome {
@@ -27,11 +29,25 @@ impl CopyFunction for CopySwap {
         };
         destination.swap_with_slice(source);
         self.swapped.add(1);
+        self.in_all += 1;
         Outcome { verdict: Verdict::Next, packet: Some(packet) }
     }
 }
 
-export_copy!(CopySwap);
+impl Snapshot for CopySwap {
+    fn save(&self) -> Vec<u8> {
+        self.in_all.to_le_bytes().to_vec()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
+        let saved = saved.try_into().map_err(|_| "no number was saved")?;
+        self.in_all = u64::from_le_bytes(saved);
+        info!("{} were swapped before", self.in_all);
+        Ok(())
+    }
+}
+
+export_copy!(CopySwap, snapshot);
 
 #[cfg(test)]
 mod tests {
