@@ -363,13 +363,46 @@ fn held_packets_come_back_later_and_nothing_can_be_sent_twice() {
 }
 
 #[test]
-fn a_function_that_never_lets_go_cannot_drain_the_pool() {
-    let mut rig = Rig::new(plan(vec![guest(&each("(local.set $verdict (i32.const 6))"))]));
+fn a_function_that_never_lets_go_cannot_drain_the_pool_and_can_learn_so() {
+    // Holds every packet, and asks before each burst about those of the one before: a `send` that cannot be says first whose
+    // they are. Its own come first.
+    let body = r#"  (global $noted (mut i32) (i32.const 0))
+  (func (export "weir:net/packet@0.1.0#process") (param $count i32)
+    (local $i i32) (local $d i32) (local $lost i32)
+    (block $end (loop $held
+      (br_if $end (i32.eq (local.get $i) (global.get $noted)))
+      (call $send (i32.load offset=0xa000 (i32.shl (local.get $i) (i32.const 2)))
+        (i32.const 64) (i32.const 6) (i32.const 0x40))
+      (if (i32.eqz (i32.load8_u (i32.const 0x40))) (then (unreachable)))
+      (if (i32.load8_u (i32.const 0x41))
+        (then
+          (if (local.get $lost) (then (unreachable)))
+          (call $counter-add (i32.const 0x8000) (i32.const 4) (i64.const 1)))
+        (else
+          (local.set $lost (i32.const 1))
+          (call $counter-add (i32.const 0x8008) (i32.const 6) (i64.const 1))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $held)))
+    (local.set $i (i32.const 0))
+    (loop $packets
+      (local.set $d (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))
+      (i32.store offset=0xa000 (i32.shl (local.get $i) (i32.const 2)) (i32.load (local.get $d)))
+      (i32.store offset=0x1000 (i32.add (global.get $window)
+        (i32.shl (local.get $i) (i32.const 2))) (i32.const 6))
+      (br_if $packets (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+        (local.get $count))))
+    (global.set $noted (local.get $count)))"#;
+    let holder = guest(body);
+    let telemetry = Arc::clone(&holder.telemetry);
+    let mut rig = Rig::new(plan(vec![holder]));
     push(&mut rig, 0, 400);
     let counts = rig.counts();
     assert_eq!(dropped_by_reason(&counts), [("hold-limit", 400 - 128)]);
+    push(&mut rig, 1, 1);
+    let known = telemetry.counters();
+    assert_eq!((known["name"], known["memory"]), (128, 272), "owned, and not owned");
     let counts = rig.finish();
-    assert_eq!(dropped_by_reason(&counts), [("hold-limit", 272), ("held-at-end", 128)]);
+    assert_eq!(dropped_by_reason(&counts), [("hold-limit", 273), ("held-at-end", 128)]);
 }
 
 #[test]

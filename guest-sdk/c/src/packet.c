@@ -86,6 +86,9 @@ weir_refusal weir_send(weir_buffer buffer, weir_verdict verdict) {
     return refusal(answer);
 }
 
+/* With this verdict nothing can be sent, and the host says first whose the buffer is. */
+bool weir_owns(weir_buffer buffer) { return weir_send(buffer, WEIR_HOLD) != WEIR_NOT_OWNED; }
+
 weir_refusal weir_send_copy(const uint8_t *bytes, uint32_t length, weir_verdict verdict) {
     uint8_t answer[2] = {0, 0};
     weir_import_send_copy(bytes, length, verdict, answer);

@@ -1,9 +1,8 @@
 //! Bursts and packets: the window as a function sees it.
 //!
-//! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its room.
-//! Must not know: protocols. Layout: `wit/window.md`.
+//! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its room. Must not know: protocols, and
+//! which packets are held. Layout: `wit/window.md`.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -14,15 +13,9 @@ use weir_layout::{
     VERDICT_FINAL, VERDICTS, WALL,
 };
 
-use crate::host::{self, Refusal};
-use crate::{Verdict, window::Window};
+use crate::{Verdict, buffer, host, window::Window};
 
-thread_local! {
-    /// Bursts that are over.
-    static BURSTS: Cell<u64> = const { Cell::new(0) };
-    /// Packets of the burst under way that were held: their places, and whether they still are to be.
-    static HELD: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
-}
+pub use crate::buffer::Buffer;
 
 /// The packets that came at once, 1 to 256 of them.
 pub struct Burst {
@@ -53,12 +46,9 @@ impl Burst {
     /// now on the packets' bytes are reached through [`Buffer`]s.
     #[inline]
     pub(crate) fn finish(&mut self) {
-        BURSTS.set(BURSTS.get() + 1);
-        HELD.with_borrow_mut(|held| {
-            for (index, wanted) in held.drain(..) {
-                let verdict = if wanted { Verdict::Hold } else { Verdict::Drop(0) };
-                write_verdict(self.window.base(), index, verdict.encode());
-            }
+        buffer::finish(|index, verdict| {
+            write_verdict(self.window.base(), index, verdict.encode());
+            self.descriptor(index)
         });
         host::after_burst(self.now());
     }
@@ -329,7 +319,8 @@ impl<'a> Packet<'a> {
         self.metadata().hash
     }
 
-    /// Decides about it; the last decision counts, none is [`Verdict::Next`].
+    /// Decides about it; the last decision counts, none is [`Verdict::Next`]. Not [`Verdict::Hold`], which loses the packet: only
+    /// [`Packet::hold`] gives what it can be sent or freed by.
     #[inline]
     pub fn set_verdict(&mut self, verdict: Verdict) {
         write_verdict(self.base, self.index, verdict.encode());
@@ -406,17 +397,14 @@ impl<'a> Packet<'a> {
 
     /// Keeps it beyond the burst; verdicts that are set afterwards do not count.
     ///
+    /// A function may own a quarter of the pool's buffers. The host drops what is held beyond that (`hold-limit`), which
+    /// [`Buffer::is_owned`] tells when the burst is over.
+    ///
     /// # Panics
     /// When it is held already.
     #[must_use = "a held packet that is dropped is freed"]
     pub fn hold(self) -> Buffer {
-        HELD.with_borrow_mut(|held| {
-            let again = held.iter().any(|(index, _)| *index == self.index);
-            assert!(!again, "packet {} is held already", self.index);
-            held.push((self.index, true));
-        });
-        let kept = Kept::Since { burst: BURSTS.get(), index: self.index };
-        Buffer { window: self.window.clone(), descriptor: self.descriptor, kept }
+        Buffer::hold(self.window.clone(), self.descriptor, self.index)
     }
 
     #[inline]
@@ -444,109 +432,5 @@ impl<'a> Packet<'a> {
 impl fmt::Debug for Packet<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packet").field("index", &self.index).field("data", &self.data()).finish()
-    }
-}
-
-/// A packet that the function owns: held, or allocated. Dropping it frees it.
-///
-/// One that was held belongs to the function only when its burst is over: keep it until then.
-pub struct Buffer {
-    window: Window,
-    descriptor: Descriptor,
-    kept: Kept,
-}
-
-/// What the host thinks of a buffer.
-#[derive(Clone, Copy, Debug)]
-enum Kept {
-    /// It is the function's.
-    Owned,
-    /// It was a packet of this burst, at this place, and is the function's when that is over.
-    Since { burst: u64, index: usize },
-    /// It is not the function's any more.
-    Released,
-}
-
-impl Kept {
-    /// The place in the burst that is still under way, if it was held just now.
-    fn in_burst(self) -> Option<usize> {
-        match self {
-            Self::Since { burst, index } if burst == BURSTS.get() => Some(index),
-            _ => None,
-        }
-    }
-}
-
-impl Buffer {
-    /// The buffer whose first byte lies at `offset`.
-    ///
-    /// # Safety
-    /// This side must own it, and no other handle to it may exist.
-    pub(crate) unsafe fn new(window: Window, offset: u32, length: u32) -> Self {
-        Self { window, descriptor: Descriptor { offset, length }, kept: Kept::Owned }
-    }
-
-    /// Its bytes.
-    ///
-    /// # Panics
-    /// When it was held in the burst that is still under way.
-    #[must_use]
-    pub fn data(&self) -> &[u8] {
-        let (start, len) = self.bytes();
-        // SAFETY: the host gave these bytes to this side, whose only handle this is.
-        unsafe { slice::from_raw_parts(start.as_ptr(), len) }
-    }
-
-    /// Its bytes, to be changed; takes `access = "read-write"`.
-    ///
-    /// # Panics
-    /// As [`Buffer::data`].
-    #[must_use]
-    pub fn data_mut(&mut self) -> &mut [u8] {
-        let (start, len) = self.bytes();
-        // SAFETY: as for `data`, and borrowed mutably.
-        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
-    }
-
-    /// Lets go of it: `Next` continues with the following function, `Reply`, `Forward`, `ToKernel`,
-    /// `Jump` and `Drop` mean what they mean for packets of a burst.
-    ///
-    /// # Errors
-    /// Why the host refused, [`Refusal::NotOwned`] when it was held in the burst that is still under
-    /// way; the packet is freed then.
-    pub fn send(mut self, verdict: Verdict) -> Result<(), Refusal> {
-        if self.kept.in_burst().is_some() {
-            return Err(Refusal::NotOwned);
-        }
-        host::release(self.descriptor, verdict)?;
-        self.kept = Kept::Released;
-        Ok(())
-    }
-
-    fn bytes(&self) -> (NonNull<u8>, usize) {
-        let early = self.kept.in_burst().is_some();
-        assert!(!early, "a held packet is the function's when its burst is over, not before");
-        // SAFETY: descriptors name bytes within the window.
-        let start = unsafe { self.window.base().add(self.descriptor.offset as usize) };
-        (start, self.descriptor.length as usize)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        match (self.kept, self.kept.in_burst()) {
-            (Kept::Released, _) => {}
-            (_, Some(index)) => HELD.with_borrow_mut(|held| {
-                held.iter_mut().filter(|entry| entry.0 == index).for_each(|entry| entry.1 = false);
-            }),
-            // Refused only if the host does not know the buffer; then there is nothing to free.
-            _ => _ = host::release(self.descriptor, Verdict::Drop(0)),
-        }
-    }
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("descriptor", &self.descriptor).finish_non_exhaustive()
     }
 }

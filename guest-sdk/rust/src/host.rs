@@ -10,7 +10,7 @@ use std::fmt;
 
 use weir_layout::Descriptor;
 
-use crate::burst::Buffer;
+use crate::buffer::{self, Buffer};
 use crate::{Verdict, sys};
 
 pub use crate::{debug, error, info, trace, warn};
@@ -90,6 +90,7 @@ pub fn set_timer(at: u64) {
 pub fn allocate(length: usize) -> Option<Buffer> {
     let length = u32::try_from(length).ok()?;
     let window = sys::window()?;
+    buffer::settle();
     let offset = sys::allocate(length)?;
     // SAFETY: the host has just given this buffer, once.
     Some(unsafe { Buffer::new(window, offset, length) })
@@ -101,6 +102,12 @@ pub fn allocate(length: usize) -> Option<Buffer> {
 /// Why the host refused; nothing was sent.
 pub fn send_copy(packet: &[u8], verdict: Verdict) -> Result<(), Refusal> {
     sys::send_copy(packet, verdict.encode())
+}
+
+/// Whether the function owns a buffer, which stays as it is: with this verdict nothing can be sent, and the host says first whether the
+/// buffer is the function's.
+pub(crate) fn owns(packet: Descriptor) -> bool {
+    release(packet, Verdict::Hold) != Err(Refusal::NotOwned)
 }
 
 /// Lets go of a buffer.
@@ -327,10 +334,10 @@ pub(crate) fn after_tick(now: u64) {
     });
 }
 
-/// What one instance has not handed over; the thread's functions take turns.
+/// What one instance has not handed over, and what it holds; the thread's functions take turns.
 #[cfg(not(target_arch = "wasm32"))]
 #[derive(Debug, Default)]
-pub(crate) struct Parked(State);
+pub(crate) struct Parked(State, buffer::Holds);
 
 /// Exchanges the current instance's with another's.
 #[cfg(not(target_arch = "wasm32"))]
@@ -348,6 +355,7 @@ pub(crate) fn exchange(parked: &Parked) {
         state.own_timer.swap(&other.own_timer);
         state.armed.swap(&other.armed);
     });
+    buffer::exchange(&parked.1);
 }
 
 /// Hands everything over now, for tests that look at it.

@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod bucket;
+mod buffer;
 pub mod burst;
 pub mod checksum;
 pub mod copy;

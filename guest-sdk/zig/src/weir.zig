@@ -152,6 +152,7 @@ extern fn weir_prefix_read(text: [*]const u8, length: usize, prefix: *Prefix) bo
 extern fn weir_now() u64;
 extern fn weir_set_timer(at: u64) void;
 extern fn weir_allocate(answer: *Buffer, length: u32) void;
+extern fn weir_owns(buffer: *const Buffer) bool;
 extern fn weir_send(buffer: *const Buffer, verdict: u32) c_int;
 extern fn weir_send_copy(bytes: [*]const u8, length: u32, verdict: u32) c_int;
 extern var weir_values: extern struct { value: [64]u64, dirty: u64 };
@@ -213,7 +214,7 @@ pub const Verdict = enum(u32) {
     reply = 2,
     /// Give it to the kernel's stack.
     to_kernel = 4,
-    /// Keep it: it can be sent when its burst is over.
+    /// Keep it: it can be sent when its burst is over, if `Buffer.isOwned` says that the function got it.
     hold = 6,
     _,
 
@@ -285,6 +286,12 @@ pub const Buffer = extern struct {
     /// Its bytes.
     pub fn data(buffer: Buffer) []u8 {
         return buffer.start.?[0..buffer.length];
+    }
+    /// Whether it is the function's, by a call. A function may own a quarter of the pool's buffers; the host drops what it holds beyond
+    /// that. To be asked about what was held in a burst before the next one ends, and before the function allocates: what was dropped is
+    /// soon another packet's buffer, which the function may get as well.
+    pub fn isOwned(buffer: Buffer) bool {
+        return weir_owns(&buffer);
     }
     /// Lets go of it. False if the host refused.
     pub fn send(buffer: Buffer, verdict: Verdict) bool {

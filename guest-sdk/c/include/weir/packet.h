@@ -41,7 +41,8 @@ enum {
     WEIR_REPLY = 2,
     /* Give it to the kernel's stack. */
     WEIR_TO_KERNEL = 4,
-    /* Keep it: it is the function's when its burst is over, to be sent by `weir_send`. */
+    /* Keep it: it is the function's when its burst is over, to be sent by `weir_send`. A function may own a quarter of the pool's
+     * buffers; the host drops what it holds beyond that, and only `weir_owns` tells. */
     WEIR_HOLD = 6,
 };
 
@@ -136,6 +137,10 @@ weir_buffer weir_allocate(uint32_t length);
 /* Lets go of a buffer: `weir_drop` frees it, WEIR_NEXT continues with the following function, and so on. A packet with the verdict
  * WEIR_HOLD can be sent when its burst is over. */
 weir_refusal weir_send(weir_buffer buffer, weir_verdict verdict);
+
+/* Whether the function owns a buffer, by a call. To be asked about what was held in a burst before the next one ends, and before the function
+ * allocates: what the host dropped is soon another packet's buffer, which the function may get as well. */
+bool weir_owns(weir_buffer buffer);
 
 /* Copies bytes into a new packet and sends it: for rare packets such as ICMP errors. */
 weir_refusal weir_send_copy(const uint8_t *bytes, uint32_t length, weir_verdict verdict);

@@ -35,7 +35,7 @@ public:
     static constexpr Verdict to_kernel() { return Verdict(4); }
     // Continue with this function, which must come later in the packet's direction.
     static constexpr Verdict jump(std::uint32_t function) { return Verdict(5 | function << 8); }
-    // Keep it: it can be sent by `weir_send` when its burst is over.
+    // Keep it: it can be sent by `weir_send` when its burst is over, if `weir_owns` says that the function got it.
     static constexpr Verdict hold() { return Verdict(6); }
     // As `next`, and a copy leaves by this port.
     static constexpr Verdict clone(std::uint32_t port) { return Verdict(7 | port << 8); }

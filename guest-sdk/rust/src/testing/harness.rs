@@ -15,6 +15,9 @@ use crate::memory::Chunk;
 use crate::region::StateRegion;
 use crate::{Verdict, window::Window};
 
+/// A function's share of the rooms: one of so many.
+const SHARE: usize = 4;
+
 /// What the host gives to the function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -189,6 +192,7 @@ impl<F: Function> Harness<F> {
         let host = TestHost {
             window: Some((window, memory)),
             free,
+            share: options.rooms / SHARE,
             ports: options.ports.len(),
             functions: options.functions.len(),
             now: options.now,
@@ -269,7 +273,8 @@ impl<F: Function> Harness<F> {
         });
     }
 
-    /// Takes the packets out of the window and tells what became of them.
+    /// Takes the packets out of the window and tells what became of them. What exceeds the function's share, a quarter of the rooms,
+    /// is not held but freed, as by a real host.
     ///
     /// # Panics
     /// When a verdict is one that the host would take for a fault.
@@ -300,7 +305,7 @@ impl<F: Function> Harness<F> {
                 _ => {}
             }
             let bytes = self.host.read(descriptor);
-            if verdict == Verdict::Hold {
+            if verdict == Verdict::Hold && self.host.has_share() {
                 self.host.owned.insert(room);
             } else {
                 self.host.free.push(room);
@@ -466,7 +471,9 @@ impl<F: Function> Drop for Harness<F> {
     /// The function may let go of buffers.
     fn drop(&mut self) {
         test_host::exchange(&mut self.host);
+        host::exchange(&self.parked);
         self.function = None;
+        host::exchange(&self.parked);
         test_host::exchange(&mut self.host);
     }
 }

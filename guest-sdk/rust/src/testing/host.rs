@@ -32,6 +32,8 @@ pub(crate) struct TestHost {
     pub(crate) free: Vec<u32>,
     /// Rooms that the function owns.
     pub(crate) owned: BTreeSet<u32>,
+    /// Most of them.
+    pub(crate) share: usize,
     pub(crate) ports: usize,
     pub(crate) functions: usize,
     pub(crate) now: u64,
@@ -49,6 +51,11 @@ impl TestHost {
         let (window, memory) = self.window.as_ref()?;
         let inside = (BURST_AREA..memory.len()).contains(&(offset as usize));
         inside.then_some(offset & !(window.room_bytes() - 1))
+    }
+
+    /// Whether the function may own one more room.
+    pub(crate) fn has_share(&self) -> bool {
+        self.owned.len() < self.share
     }
 
     /// Copies bytes out of the window.
@@ -109,7 +116,7 @@ pub(crate) fn window() -> Option<Window> {
 pub(crate) fn allocate(length: u32) -> Option<u32> {
     CURRENT.with_borrow_mut(|host| {
         let room_bytes = host.window.as_ref()?.0.room_bytes();
-        if length > room_bytes - HEADROOM as u32 {
+        if length > room_bytes - HEADROOM as u32 || !host.has_share() {
             return None;
         }
         let room = host.free.pop()?;

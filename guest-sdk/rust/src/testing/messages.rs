@@ -104,6 +104,7 @@ impl<H: Handler> Exchanging<H> {
         let host = TestHost {
             window: Some((window.clone(), memory)),
             free,
+            share: options.rooms,
             ports: options.ports.len(),
             functions: options.functions.len(),
             now: options.now,

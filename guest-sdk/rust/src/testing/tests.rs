@@ -158,6 +158,32 @@ fn held_packets_are_sent_or_freed() {
     assert_eq!((harness.held(), harness.free_rooms()), (0, rooms));
 }
 
+#[test]
+fn what_is_held_beyond_the_share_is_not_the_functions() {
+    let options = Options { rooms: 32, ..Options::default() };
+    let mut harness = Harness::<Puppet>::with(options, "{}").unwrap();
+    let frames: Vec<[u8; 2]> = (0..10).map(|n| [b'h', n]).collect();
+    harness.run_burst(&frames);
+    assert_eq!((harness.held(), harness.free_rooms()), (8, 24));
+    // The rooms of the last two are other packets' in the next burst. One of these can be held: another instance, which
+    // has the same share, let go of something meanwhile.
+    harness.host.share += 1;
+    harness.run_burst(&[b"h!", b"h?"]);
+    assert_eq!((harness.held(), harness.free_rooms()), (9, 23));
+    harness.enter(|puppet| {
+        let owned: Vec<bool> = puppet.held.iter().map(Buffer::is_owned).collect();
+        assert_eq!(owned[..8], [true; 8]);
+        assert_eq!(owned[8..], [false, false, true, false]);
+        assert!(puppet.held[8].data_mut().is_empty() && puppet.held[9].data().is_empty());
+        assert_eq!(puppet.held.remove(8).send(Verdict::Next), Err(Refusal::Exhausted));
+        drop(puppet.held.remove(8));
+        assert_eq!((puppet.held.len(), puppet.held[8].data()), (10, &b"h!"[..]));
+    });
+    assert_eq!((harness.held(), harness.free_rooms()), (9, 23));
+    harness.enter(|puppet| puppet.held.clear());
+    assert_eq!((harness.held(), harness.free_rooms()), (0, 32));
+}
+
 /// Tries what its packet names with a packet that it just held.
 struct Hasty(Option<Buffer>);
 
@@ -249,14 +275,19 @@ fn buffers_are_allocated_until_there_is_none() {
             buffer.data_mut().copy_from_slice(b"new");
             puppet.held.push(buffer);
         }
-        assert_eq!(puppet.held.len(), 32);
-        assert_eq!(host::send_copy(b"copy", Verdict::Next), Err(Refusal::Exhausted));
+        assert_eq!(puppet.held.len(), 8, "a quarter of the rooms");
         puppet.held.pop().unwrap().send(Verdict::Next).unwrap();
         assert_eq!(host::send_copy(&[0; 2000], Verdict::Next), Err(Refusal::OutOfBounds));
         assert_eq!(host::send_copy(b"copy", Verdict::Hold), Err(Refusal::BadVerdict));
     });
     assert_eq!(harness.sent()[0].bytes, b"new");
     harness.enter(|puppet| puppet.held.clear());
+    harness.load(&[b"x"; 32]);
+    harness.enter(|_| {
+        assert_eq!(host::send_copy(b"copy", Verdict::Next), Err(Refusal::Exhausted));
+        assert!(host::allocate(3).is_none());
+    });
+    harness.unload();
     assert_eq!(harness.run(b"copy").verdict, Verdict::Next);
     assert_eq!(harness.sent()[0], Sent { bytes: b"copy".to_vec(), verdict: Verdict::Reply });
 }

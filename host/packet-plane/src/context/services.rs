@@ -40,6 +40,7 @@ impl Requests for Box<Context> {
         length: u32,
         verdict: u32,
     ) -> Result<(), Refusal> {
+        // Whose it is comes first: so functions learn what they were let hold.
         let buffer = self.pool.index_of(offset).ok_or(Refusal::NotOwned)?;
         let owned = *self
             .ledger
