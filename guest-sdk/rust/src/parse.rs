@@ -157,6 +157,19 @@ impl Headers {
     pub fn is_later_fragment(&self) -> bool {
         matches!(self.fragment, Some(Fragment { offset: 1.., .. }))
     }
+
+    /// Where the part of the packet begins that its fragments are pieces of, and that their offsets are counted from. In IPv6, what
+    /// lies between that and `l4` are extension headers, which only the first piece has.
+    #[must_use]
+    pub fn fragmentable(&self, frame: &[u8]) -> usize {
+        let found = match self.addresses {
+            Addresses::V4 { .. } => None,
+            Addresses::V6 { .. } => frame
+                .get(..self.end)
+                .and_then(|packet| extensions(packet, self.l3, *packet.get(self.l3 + 6)?)),
+        };
+        found.map_or(self.l4, |found| found.fragmentable)
+    }
 }
 
 impl From<Plain> for Headers {
@@ -271,6 +284,45 @@ pub fn parse(frame: &[u8]) -> Result<Headers, Unreadable> {
     }
 }
 
+/// Reads the start of a packet, from its IP header on, that may be cut off anywhere behind its headers, as ICMP errors quote it (RFC
+/// 792; RFC 4443, section 2.4 (c)): where headers lie is told from there, and `end` is the end of what was given. Of the transport header
+/// there need be no more than the ports, so that `tcp_flags` is 0.
+///
+/// `None` when it is neither IPv4 nor IPv6, contradicts itself, or is cut off before that.
+#[must_use]
+pub fn quoted(packet: &[u8]) -> Option<Headers> {
+    let (protocol, l4, addresses, fragment) = match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<IPV4_HEADER>()?;
+            let l4 = usize::from(header[0] & 0xf) * 4;
+            let fits = (IPV4_HEADER..=packet.len()).contains(&l4);
+            fits.then(|| (header[9], l4, addresses_v4(header), fragment_v4(header)))?
+        }
+        6 => {
+            let header = packet.first_chunk::<IPV6_HEADER>()?;
+            let found = extensions(packet, 0, header[6])?;
+            (found.protocol, found.l4, addresses_v6(header), found.fragment)
+        }
+        _ => return None,
+    };
+    let mut headers = Headers {
+        l3: 0,
+        l4,
+        end: packet.len(),
+        addresses,
+        protocol,
+        tcp_flags: 0,
+        source_port: 0,
+        destination_port: 0,
+        fragment,
+    };
+    if has_ports(protocol) && !headers.is_later_fragment() {
+        headers.source_port = u16_at(packet, l4)?;
+        headers.destination_port = u16_at(packet, l4 + 2)?;
+    }
+    Some(headers)
+}
+
 /// Reads a frame of any kind.
 fn parse_any(frame: &[u8]) -> Result<Headers, Unreadable> {
     let (kind, l3) = link(frame).ok_or(Unreadable::NotIp)?;
@@ -318,13 +370,27 @@ fn parse_v4(frame: &[u8], l3: usize) -> Option<Headers> {
     if header[0] >> 4 != 4 || length < IPV4_HEADER || l4 > end || end > frame.len() {
         return None;
     }
+    transport(&frame[..end], l3, l4, addresses_v4(header), header[9], fragment_v4(header))
+}
+
+fn fragment_v4(header: &[u8; IPV4_HEADER]) -> Option<Fragment> {
     let word = u16::from_be_bytes([header[6], header[7]]);
-    let fragment = (word & 0x3fff != 0).then(|| Fragment {
+    (word & 0x3fff != 0).then(|| Fragment {
         offset: (word & 0x1fff) << 3,
         more: word & 0x2000 != 0,
         identification: u16::from_be_bytes([header[4], header[5]]).into(),
-    });
-    transport(&frame[..end], l3, l4, addresses_v4(header), header[9], fragment)
+    })
+}
+
+fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
+    let header = frame.get(l3..)?.first_chunk::<IPV6_HEADER>()?;
+    let end = l3 + IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    if header[0] >> 4 != 6 || end > frame.len() {
+        return None;
+    }
+    let packet = &frame[..end];
+    let Extensions { protocol, l4, fragment, .. } = extensions(packet, l3, header[6])?;
+    transport(packet, l3, l4, addresses_v6(header), protocol, fragment)
 }
 
 fn addresses_v4(header: &[u8; IPV4_HEADER]) -> Addresses {
@@ -337,16 +403,23 @@ fn addresses_v6(header: &[u8; IPV6_HEADER]) -> Addresses {
     Addresses::V6 { source: half(8), destination: half(24) }
 }
 
-fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
-    let header = frame.get(l3..)?.first_chunk::<IPV6_HEADER>()?;
+/// What IPv6 has between its header and the transport header.
+struct Extensions {
+    /// What follows.
+    protocol: u8,
+    /// Where it does.
+    l4: usize,
+    fragment: Option<Fragment>,
+    /// Where the part begins that fragments are pieces of: behind the fragment header, if there is one.
+    fragmentable: usize,
+}
+
+/// Follows the extension headers of an IPv6 packet, of which the first is of this kind.
+#[inline]
+fn extensions(packet: &[u8], l3: usize, first: u8) -> Option<Extensions> {
     let mut l4 = l3 + IPV6_HEADER;
-    let end = l4 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if header[0] >> 4 != 6 || end > frame.len() {
-        return None;
-    }
-    let packet = &frame[..end];
-    let mut protocol = header[6];
-    let mut fragment = None;
+    let mut protocol = first;
+    let (mut fragment, mut fragmentable) = (None, l4);
     for count in 0.. {
         let units = match protocol {
             HOP_BY_HOP if count == 0 => 8,
@@ -364,12 +437,13 @@ fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
             AUTHENTICATION => (usize::from(extension[1]) + 2) * units,
             _ => (usize::from(extension[1]) + 1) * units,
         };
-        if l4 > end {
+        if l4 > packet.len() {
             return None;
         }
         let was_fragment = protocol == FRAGMENT;
         protocol = extension[0];
         if was_fragment {
+            fragmentable = l4;
             let word = u16::from_be_bytes([extension[2], extension[3]]);
             if word & 0xfff9 != 0 {
                 let [.., a, b, c, d] = *extension;
@@ -383,7 +457,7 @@ fn parse_v6(frame: &[u8], l3: usize) -> Option<Headers> {
             }
         }
     }
-    transport(packet, l3, l4, addresses_v6(header), protocol, fragment)
+    Some(Extensions { protocol, l4, fragment, fragmentable })
 }
 
 /// Reads the transport header of a packet that ends where `packet` does.
@@ -420,7 +494,7 @@ fn transport(
     if payload.len() < least {
         return None;
     }
-    if !matches!(protocol, TCP | UDP | UDP_LITE | SCTP | DCCP) {
+    if !has_ports(protocol) {
         return Some(headers);
     }
     headers.source_port = u16_at(payload, 0)?;
@@ -438,6 +512,12 @@ fn transport(
         }
         _ => Some(headers),
     }
+}
+
+/// Whether ports are the first four bytes of the transport header.
+#[inline]
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | UDP_LITE | SCTP | DCCP)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

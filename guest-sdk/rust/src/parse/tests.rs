@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     Addresses, Fragment, Headers, Plain, Unreadable, addresses, link, parse, parse_any, protocol,
+    quoted,
 };
 
 const ETHERNET: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -135,7 +136,7 @@ fn extension_headers_of_ipv6() {
         options(60, 0),
         options(43, 2),
         fragment(0),
-        authentication,
+        authentication.clone(),
         options(60, 0),
     ];
     let headers = read(&all, 17, &udp(2)).unwrap();
@@ -150,6 +151,10 @@ fn extension_headers_of_ipv6() {
     let later = read(&[options(0, 0), fragment(8)], 60, &[1, 2, 3]).unwrap();
     assert_eq!(later.fragment, Some(Fragment { offset: 8, more: false, identification: 9 }));
     assert_eq!((later.l4, later.protocol), (54 + 16, 60));
+    let inner = [options(0, 1), fragment(1), authentication, options(60, 0)];
+    let frame = framed(0, 0x86dd, &v6(&inner, 6, &tcp(2, 0)));
+    let first = parse(&frame).unwrap();
+    assert_eq!((first.fragmentable(&frame), first.l4), (54 + 24, 54 + 24 + 32));
 
     assert_eq!(read(&[options(60, 0), options(0, 0)], 17, &udp(0)), Err(Unreadable::Malformed));
     assert!(read(&vec![options(60, 0); 8], 17, &udp(0)).is_ok());
@@ -255,10 +260,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn whole_frames_are_read_as_etherparse_reads_them(frame in frame()) {
+    fn whole_frames_are_read_as_etherparse_reads_them(
+        frame in frame(), cut in any::<prop::sample::Index>(),
+    ) {
         let headers = parse(&frame).unwrap();
         prop_assert!(within(&frame, &headers));
         prop_assert_eq!(addresses(&frame), Some((headers.addresses, headers.l3)));
+        // And quotations of them as they are.
+        let packet = &frame[headers.l3..headers.end];
+        for packet in [packet, &packet[..cut.index(packet.len())]] {
+            let (l4, end) = (headers.l4 - headers.l3, packet.len());
+            match quoted(packet) {
+                Some(read) => {
+                    prop_assert_eq!(read, Headers { l3: 0, l4, end, tcp_flags: 0, ..headers });
+                }
+                None => prop_assert!(end < l4 + 4),
+            }
+        }
         if let Some((l4, protocol, ports)) = oracle(&frame)
             // It goes on behind later fragment headers as if the payload were headers.
             && headers.fragment.is_none()
@@ -297,6 +315,11 @@ proptest! {
         }
         if let Ok(headers) = parse(&frame) {
             prop_assert!(within(&frame, &headers));
+            prop_assert!((headers.l3..=headers.l4).contains(&headers.fragmentable(&frame)));
+        }
+        let packet = frame.get(14..).unwrap_or_default();
+        if let Some(headers) = quoted(packet) {
+            prop_assert!((20..=packet.len()).contains(&headers.l4) && headers.end == packet.len());
         }
     }
 }

@@ -199,7 +199,7 @@ where
     /// Puts a value there, in place of an earlier one of the same key.
     ///
     /// # Errors
-    /// [`Full`]: both of the key's buckets are. [`StateMap::retain_near`] may make room.
+    /// [`Full`]: both of the key's buckets are. [`StateMap::retain_near`] or [`StateMap::evict_near`] may make room.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: K, value: V) -> Result<&mut V, Full> {
         let slot = match self.locate(hash.into(), &key) {
@@ -290,6 +290,22 @@ where
             self.sweep(bucket * SLOTS, SLOTS, &mut keep);
         }
         before.saturating_sub(self.len())
+    }
+
+    /// Frees that one slot, of the 32 that this hash's key could lie in, whose entry has the lowest `rank`, and tells whether there
+    /// was one; an entry without a rank stays. For when `insert` says [`Full`], and what is oldest may go.
+    pub fn evict_near<R: Ord>(
+        &mut self,
+        hash: u64,
+        mut rank: impl FnMut(&K, &V) -> Option<R>,
+    ) -> bool {
+        let buckets = [self.first(hash), self.second(hash)].into_iter();
+        let slots = buckets.flat_map(|bucket| bucket * SLOTS..(bucket + 1) * SLOTS);
+        let ranked = slots.filter_map(|slot| {
+            let (key, value) = self.at(slot)?;
+            Some((rank(key, value)?, slot))
+        });
+        ranked.min().is_some_and(|(_, slot)| self.remove_at(slot))
     }
 
     /// Frees all slots.

@@ -193,4 +193,19 @@ fn a_full_map_says_so_and_room_can_be_made() {
     assert!((1..=32).contains(&freed));
     assert!(map.insert(hash, key, key).is_ok());
     assert_eq!(map.at(map.slot(hash, &key).unwrap()), Some((&key, &key)));
+    // One goes at a time, the lowest first; what has no rank stays.
+    let rank = |key: &u64, _: &u64| key.is_multiple_of(4).then_some(*key);
+    let mut ranked = Vec::new();
+    map.retain_near(hash, |key, _| {
+        ranked.extend(rank(key, key));
+        true
+    });
+    ranked.sort_unstable();
+    assert!(ranked.len() > 1);
+    for gone in ranked {
+        assert!(map.evict_near(hash, rank));
+        assert_eq!(map.find(hasher.hash(&gone), &gone), None);
+    }
+    let left = map.len();
+    assert!(!map.evict_near(hash, rank) && map.len() == left);
 }
