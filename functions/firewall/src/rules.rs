@@ -17,9 +17,9 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 
 /// Most areas that one rule's comma-separated lists may multiply to.
-const AREAS_PER_RULE: usize = 4_096;
+const AREAS_PER_RULE: u64 = 4_096;
 /// Most areas of all rules together; bounds the memory of the compiled rules.
-const AREAS: usize = 1 << 18;
+const AREAS: u64 = 1 << 18;
 
 /// What happens to a packet that starts a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -145,17 +145,20 @@ fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
     let sport = list("sport", written.sport.as_ref(), range::<{ u16::MAX }>)?;
     let dport = list("dport", written.dport.as_ref(), range::<{ u16::MAX }>)?;
     let kind = list("icmp-type", written.icmp_type.as_ref(), range::<{ u8::MAX as u16 }>)?;
-    let headers = headers(protocols.as_deref(), sport, dport, kind)?;
+    let headers = Headers::read(protocols, sport, dport, kind)?;
 
     let before = areas.v4.len() + areas.v6.len();
-    let many = headers.len() * (src.v4.len() * dst.v4.len() + src.v6.len() * dst.v6.len());
-    if many > AREAS_PER_RULE || before + many > AREAS {
+    let families = [(src.v4.len(), dst.v4.len()), (src.v6.len(), dst.v6.len())];
+    let pairs = families.map(|(src, dst)| product(&[src, dst]));
+    let many = product(&headers.lengths()).saturating_mul(pairs[0].saturating_add(pairs[1]));
+    let all = many.saturating_add(before as u64);
+    if many > AREAS_PER_RULE || all > AREAS {
         return Err(format!(
-            "its lists multiply to {many} combinations, {} with the rules before; at most \
-             {AREAS_PER_RULE} in a rule and {AREAS} in all are possible: use prefixes and ranges",
-            before + many
+            "its lists multiply to {many} combinations, {all} with the rules before; at most \
+             {AREAS_PER_RULE} in a rule and {AREAS} in all are possible: use prefixes and ranges"
         ));
     }
+    let headers = headers.combined();
     let rule = u32::try_from(at).map_err(|e| e.to_string())?;
     let v4: Vec<_> = headers.iter().filter(|h| h.proto != only(ICMPV6)).collect();
     let v6: Vec<_> = headers.iter().filter(|h| h.proto != only(ICMP)).collect();
@@ -181,42 +184,67 @@ struct Header {
     destination: Range,
 }
 
-/// Combines protocols with ports or ICMP types.
-fn headers(
-    protocols: Option<&[Range]>,
-    sport: Option<Vec<Range>>,
-    dport: Option<Vec<Range>>,
-    kind: Option<Vec<Range>>,
-) -> Result<Vec<Header>, String> {
-    const ALL: Range = (0, u16::MAX);
-    const BOTH: [Range; 2] = [(TCP as u16, TCP as u16), (UDP as u16, UDP as u16)];
-    const EVERY: [Range; 1] = [(0, u8::MAX as u16)];
-    let ports = sport.is_some() || dport.is_some();
-    let protocols = match protocols {
-        Some(list) if list != EVERY => list,
-        _ if ports => &BOTH,
-        _ => &EVERY,
-    };
-    if ports && !protocols.iter().all(|p| BOTH.contains(p)) {
-        return Err("sport and dport: only \"tcp\" and \"udp\" have ports; set proto to one of \
-                    them, or leave it out to mean both"
-            .into());
+/// Lists of them, to be combined.
+struct Headers {
+    protocols: Vec<Range>,
+    sources: Vec<Range>,
+    destinations: Vec<Range>,
+}
+
+impl Headers {
+    /// From protocols, and ports or ICMP types.
+    fn read(
+        protocols: Option<Vec<Range>>,
+        sport: Option<Vec<Range>>,
+        dport: Option<Vec<Range>>,
+        kind: Option<Vec<Range>>,
+    ) -> Result<Self, String> {
+        const ALL: Range = (0, u16::MAX);
+        const BOTH: [Range; 2] = [(TCP as u16, TCP as u16), (UDP as u16, UDP as u16)];
+        const EVERY: [Range; 1] = [(0, u8::MAX as u16)];
+        let ports = sport.is_some() || dport.is_some();
+        let protocols = match protocols {
+            Some(list) if list != EVERY => list,
+            _ if ports => BOTH.to_vec(),
+            _ => EVERY.to_vec(),
+        };
+        if ports && !protocols.iter().all(|p| BOTH.contains(p)) {
+            return Err(
+                "sport and dport: only \"tcp\" and \"udp\" have ports; set proto to one of \
+                        them, or leave it out to mean both"
+                    .into(),
+            );
+        }
+        let icmp = [only(ICMP), only(ICMPV6)];
+        if kind.is_some() && (ports || !protocols.iter().all(|p| icmp.contains(p))) {
+            return Err("icmp-type: it needs proto = \"icmp\" or \"icmpv6\", and no ports".into());
+        }
+        let sources = kind.or(sport).unwrap_or_else(|| vec![ALL]);
+        let destinations = dport.unwrap_or_else(|| vec![ALL]);
+        Ok(Self { protocols, sources, destinations })
     }
-    let icmp = [only(ICMP), only(ICMPV6)];
-    if kind.is_some() && (ports || !protocols.iter().all(|p| icmp.contains(p))) {
-        return Err("icmp-type: it needs proto = \"icmp\" or \"icmpv6\", and no ports".into());
+
+    fn lengths(&self) -> [usize; 3] {
+        [self.protocols.len(), self.sources.len(), self.destinations.len()]
     }
-    let sources = kind.or(sport).unwrap_or_else(|| vec![ALL]);
-    let destinations = dport.unwrap_or_else(|| vec![ALL]);
-    let mut headers = Vec::new();
-    for &proto in protocols {
-        for &source in &sources {
-            for &destination in &destinations {
-                headers.push(Header { proto, source, destination });
+
+    /// Every combination: look at their number first.
+    fn combined(&self) -> Vec<Header> {
+        let mut headers = Vec::new();
+        for &proto in &self.protocols {
+            for &source in &self.sources {
+                for &destination in &self.destinations {
+                    headers.push(Header { proto, source, destination });
+                }
             }
         }
+        headers
     }
-    Ok(headers)
+}
+
+/// How many combinations lists of these lengths have; not in `usize`, which has 32 bits in a guest.
+fn product(lengths: &[usize]) -> u64 {
+    lengths.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }
 
 /// Adds every combination.
@@ -424,5 +452,9 @@ mod tests {
         let ports = (1..100).map(|p| p.to_string()).collect::<Vec<_>>().join(",");
         let error = rules(json!([{ "action": "allow", "sport": ports, "dport": ports }])).err();
         assert!(error.unwrap().contains("multiply to"));
+        // Nor are they multiplied to find that out.
+        let ports = (0..=u16::MAX).map(|p| p.to_string()).collect::<Vec<_>>().join(",");
+        let rule = json!([{ "action": "allow", "proto": "tcp", "sport": ports, "dport": ports }]);
+        assert!(rules(rule).err().unwrap().contains("multiply to 8589934592 combinations"));
     }
 }
