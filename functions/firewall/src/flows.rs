@@ -1,5 +1,7 @@
 //! Known flows of one version of IP, in the state region.
 
+use std::cmp::Reverse;
+
 use weir_sdk::host::Counter;
 use weir_sdk::parse::protocol;
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
@@ -137,7 +139,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     ) -> bool {
         let stage = match sight.protocol {
             protocol::TCP if opens(sight.flags) => Stage::SynSent,
-            protocol::TCP => Stage::Established,
+            protocol::TCP => Stage::Midway,
             protocol::UDP => Stage::Udp,
             protocol::ICMP | protocol::ICMPV6 => Stage::Icmp,
             _ => Stage::Generic,
@@ -163,32 +165,29 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
     /// send nothing but first packets must not keep others out.
     #[cold]
     fn give_one_up(&mut self, hash: u64, now: u32, clock: &Clock) {
-        let silence = |entry: &Entry| {
+        let ended = self.map.evict_near(hash, |_, entry| {
             let stage = Stage::from_number(entry.stage)?;
             let life = Life { stage, marks: entry.marks };
-            (!life.is_under_way()).then(|| clock.silence(now, entry.deadline, stage))
-        };
-        let mut longest = None;
-        self.map.retain_near(hash, |_, entry| {
-            longest = longest.max(silence(entry));
-            true
+            let silence = clock.silence(now, entry.deadline, stage);
+            (!life.is_under_way()).then_some(Reverse(silence))
         });
-        let mut found = longest.is_none();
-        let ended = self.map.retain_near(hash, |_, entry| {
-            let keep = found || silence(entry) != longest;
-            found |= !keep;
-            keep
-        });
-        self.given_up.add(ended as u64);
+        self.given_up.add(ended.into());
     }
 
-    /// Forgets flows whose time is over, a few at a time.
+    /// Forgets flows whose time is over, a few at a time. Shortens that of those that were given more than they get by now: shorter
+    /// timeouts hold for flows that are silent, too.
     pub(crate) fn sweep(&mut self, now: u32, clock: &Clock) {
         if self.map.is_empty() {
             return;
         }
         let from = usize::try_from(self.cursor[0]).unwrap_or(0) % self.map.slots();
-        let next = self.map.sweep(from, SWEEP, |_, entry| clock.alive(now, entry.deadline));
+        let next = self.map.sweep(from, SWEEP, |_, entry| {
+            let alive = clock.alive(now, entry.deadline);
+            if let Some(stage) = Stage::from_number(entry.stage).filter(|_| alive) {
+                entry.deadline = clock.shortened(now, entry.deadline, stage);
+            }
+            alive
+        });
         self.cursor[0] = next as u64;
     }
 }

@@ -50,6 +50,25 @@ fn back(fw: &mut Harness<Firewall>, frame: Vec<u8>) -> Verdict {
     fw.run(Frame::new(frame).port(1).reverse()).verdict
 }
 
+fn connect(fw: &mut Harness<Firewall>, a: ([u8; 4], u16), b: ([u8; 4], u16)) {
+    let verdicts = [out(fw, tcp(a, b, "S")), back(fw, tcp(b, a, "SA")), out(fw, tcp(a, b, "A"))];
+    assert_eq!(verdicts, [Verdict::Next; 3], "{a:?}");
+}
+
+/// A packet of any protocol, with this behind its header.
+fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
+    step.write(&mut frame, protocol.into(), payload).unwrap();
+    frame
+}
+
+fn ipv6(next: u8, from: [u8; 16], to: [u8; 16], payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    let header = [0x60, 0, 0, 0, length[0], length[1], next, 64];
+    [&[2; 12][..], &[0x86, 0xdd], &header, &from, &to, payload].concat()
+}
+
 const DENIED: Verdict = Verdict::Drop(reason::DENIED);
 const INVALID: Verdict = Verdict::Drop(reason::INVALID);
 
@@ -205,14 +224,8 @@ fn who_is_asked_may_answer_and_not_ask() {
 fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
     let config = RULES.replacen('{', r#"{"max-flows": 64, "#, 1);
     let mut fw = firewall(&config);
-    let open = |fw: &mut Harness<Firewall>, port| {
-        let (a, b) = ((IN, port), (OUT, 443));
-        let verdicts =
-            [out(fw, tcp(a, b, "S")), back(fw, tcp(b, a, "SA")), out(fw, tcp(a, b, "A"))];
-        assert_eq!(verdicts, [Verdict::Next; 3], "{port}");
-    };
     for port in 0..20 {
-        open(&mut fw, 1000 + port);
+        connect(&mut fw, (IN, 1000 + port), (OUT, 443));
     }
     for _ in 0..2 {
         out(&mut fw, udp((IN, 1000), (OUT, 53)));
@@ -238,7 +251,7 @@ fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
         assert_eq!(out(&mut fw, tcp((IN, 1000 + port), (OUT, 443), "A")), Verdict::Next);
     }
     assert_eq!(back(&mut fw, udp((OUT, 53), (IN, 1000))), Verdict::Next);
-    open(&mut fw, 2000);
+    connect(&mut fw, (IN, 2000), (OUT, 443));
     // The one that waits for longest goes first: that which has just begun is still there.
     assert_eq!(out(&mut fw, tcp((IN, 3000), (OUT, 443), "S")), Verdict::Next);
     assert_eq!(out(&mut fw, udp((IN, 3001), (OUT, 53))), Verdict::Next);
@@ -251,6 +264,47 @@ fn flows_that_nobody_answers_make_room_and_open_ones_stay() {
         out(&mut fw, tcp(a, b, "A"));
     }
     assert!(fw.counter("table_full") > 0);
+}
+
+#[test]
+fn what_only_one_side_speaks_of_makes_room() {
+    let mut fw = firewall(
+        r#"{"max-flows": 64, "loose": true, "rules": [
+            {"action": "allow", "proto": "tcp", "dport": 443},
+            {"action": "allow", "proto": 253, "direction": "out"}]}"#,
+    );
+    let b = (OUT, 443);
+    // Both sides speak of these, one of them with FIN.
+    let open = [1000, 1001].map(|port| (IN, port));
+    for (a, flags) in open.into_iter().zip(["A", "FA"]) {
+        assert_eq!(out(&mut fw, tcp(a, b, flags)), Verdict::Next);
+        assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next);
+        assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    }
+    assert_eq!(out(&mut fw, ipv4(253, IN, OUT, b"question")), Verdict::Next);
+    assert_eq!(back(&mut fw, ipv4(253, OUT, IN, b"answer")), Verdict::Next);
+    for n in 0..1000_u32 {
+        let from = [10, 1, (n >> 8) as u8, n as u8];
+        let frame = match n % 3 {
+            0 => ipv4(253, from, OUT, b"question"),
+            1 => tcp((from, 5000), b, "A"),
+            _ => tcp((from, 5000), b, "FA"),
+        };
+        for _ in 0..2 {
+            assert_eq!(out(&mut fw, frame.clone()), Verdict::Next, "{n}");
+        }
+    }
+    assert!(fw.counter("given_up") > 800);
+    for a in open {
+        assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next);
+    }
+    assert_eq!(back(&mut fw, ipv4(253, OUT, IN, b"answer")), Verdict::Next);
+    // Nor is it remembered for long.
+    let unheard = (IN, 1002);
+    assert_eq!(out(&mut fw, tcp(unheard, b, "A")), Verdict::Next);
+    fw.advance(302_000_000_000);
+    assert_eq!(back(&mut fw, tcp(b, unheard, "A")), DENIED);
+    assert_eq!(back(&mut fw, tcp(b, open[0], "A")), Verdict::Next);
 }
 
 #[test]

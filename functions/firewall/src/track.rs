@@ -37,9 +37,11 @@ pub(crate) enum Stage {
     Icmp,
     /// Any other protocol.
     Generic,
+    /// TCP: picked up in its middle; the other side has sent nothing yet.
+    Midway,
 }
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::SynSent,
     Stage::SynReceived,
     Stage::Established,
@@ -50,6 +52,7 @@ const STAGES: [Stage; 10] = [
     Stage::UdpStream,
     Stage::Icmp,
     Stage::Generic,
+    Stage::Midway,
 ];
 
 impl Stage {
@@ -75,6 +78,8 @@ pub struct Timeouts {
     pub tcp_time_wait: u32,
     /// One side sent RST.
     pub tcp_close: u32,
+    /// Picked up in its middle, and the other side has sent nothing yet.
+    pub tcp_unacknowledged: u32,
     /// UDP, nothing came back yet.
     pub udp: u32,
     /// UDP, both sides sent.
@@ -94,6 +99,7 @@ impl Default for Timeouts {
             tcp_fin_wait: 120,
             tcp_time_wait: 120,
             tcp_close: 10,
+            tcp_unacknowledged: 300,
             udp: 30,
             udp_stream: 120,
             icmp: 30,
@@ -109,16 +115,20 @@ const TICK_BITS: u32 = 27;
 
 /// A moment in ticks, modulo 2^32 (18 years).
 #[must_use]
-pub(crate) fn ticks(now: u64) -> u32 {
+pub(crate) const fn ticks(now: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "moments are compared modulo 2^32")]
     let ticks = (now >> TICK_BITS) as u32;
     ticks
 }
 
+/// So many seconds in ticks. One tick more: the moment is rounded down, the timeout must not be shorter than asked.
+const fn timeout(seconds: u32) -> u32 {
+    ticks(seconds as u64 * 1_000_000_000) + 2
+}
+
 /// Timeouts in ticks.
 pub(crate) struct Clock {
     ticks: [u32; STAGES.len()],
-    longest: u32,
 }
 
 impl Clock {
@@ -135,13 +145,12 @@ impl Clock {
             ("udp-stream", timeouts.udp_stream),
             ("icmp", timeouts.icmp),
             ("generic", timeouts.generic),
+            ("tcp-unacknowledged", timeouts.tcp_unacknowledged),
         ];
         if let Some((key, value)) = named.iter().find(|(_, value)| !(1..=LONGEST).contains(value)) {
             return Err(format!("state.{key}: {value} is not from 1 to {LONGEST} seconds"));
         }
-        // One tick more: the moment is rounded down, the timeout must not be shorter than asked.
-        let ticks = named.map(|(_, value)| ticks(u64::from(value) * 1_000_000_000) + 2);
-        Ok(Self { ticks, longest: ticks.into_iter().max().unwrap_or(0) })
+        Ok(Self { ticks: named.map(|(_, value)| timeout(value)) })
     }
 
     /// When a flow that is in this stage now is forgotten.
@@ -149,15 +158,23 @@ impl Clock {
         now.wrapping_add(self.ticks[stage as usize])
     }
 
-    /// Ticks since the last packet of a flow that is in this stage and has this deadline.
+    /// A deadline that lies ahead, or the latest that a flow in this stage may have.
+    pub(crate) fn shortened(&self, now: u32, deadline: u32, stage: Stage) -> u32 {
+        now.wrapping_add(self.ticks[stage as usize].min(deadline.wrapping_sub(now)))
+    }
+
+    /// Ticks since the last packet of a flow that is in this stage and has this deadline, which lies ahead. None when it lies further
+    /// ahead than the stage's timeout is long: that was longer once.
     pub(crate) fn silence(&self, now: u32, deadline: u32, stage: Stage) -> u32 {
-        now.wrapping_sub(deadline.wrapping_sub(self.ticks[stage as usize]))
+        self.ticks[stage as usize].saturating_sub(deadline.wrapping_sub(now))
     }
 
     /// True when the deadline lies ahead, and not further than any timeout could put it: a deadline
-    /// beyond that is from another clock (a restarted machine, another capture).
+    /// beyond that is from another clock (a restarted machine, another capture). Not than the timeouts of this configuration: those
+    /// before it may have been longer.
     pub(crate) fn alive(&self, now: u32, deadline: u32) -> bool {
-        deadline.wrapping_sub(now).wrapping_sub(1) < self.longest
+        const AHEAD: u32 = timeout(LONGEST);
+        deadline.wrapping_sub(now).wrapping_sub(1) < AHEAD
     }
 }
 
@@ -174,7 +191,7 @@ pub(crate) struct Life {
 const FIN_SEEN: u8 = 1;
 /// In stage closed: the side that sent RST was the responder.
 const RESET_BY_RESPONDER: u8 = 4;
-/// The handshake was completed; of UDP, something came after an answer.
+/// The handshake was completed; of UDP, something came after an answer; of other protocols, both sides sent.
 const OPENED: u8 = 8;
 
 /// Who sent a packet of a flow.
@@ -239,6 +256,11 @@ impl Life {
             (Stage::SynSent, Side::Originator) => return Step::Invalid,
             (Stage::SynSent, Side::Responder) => return Step::Pass,
             (Stage::SynReceived, Side::Originator) => *self = Self::begin(Stage::Established),
+            // Only now it is known that there is a connection, and not only somebody who speaks of one.
+            (Stage::Midway, Side::Responder) => {
+                self.marks |= OPENED;
+                self.stage = self.stage_by_fins();
+            }
             (Stage::Closed, _) if self.marks & OPENED != 0 && self.reset_by(side) => {
                 // Who has really sent RST has no connection left to speak for: it was forged.
                 self.stage = self.stage_by_fins();
@@ -247,7 +269,9 @@ impl Life {
         }
         if flags & FIN != 0 && self.stage != Stage::Closed {
             self.marks |= FIN_SEEN << side as u8;
-            self.stage = self.stage_by_fins();
+            if self.stage != Stage::Midway {
+                self.stage = self.stage_by_fins();
+            }
         }
         Step::Pass
     }
@@ -266,7 +290,7 @@ impl Life {
 
     fn synchronize(&mut self, side: Side, ack: bool) -> Step {
         match (self.stage, side, ack) {
-            (Stage::TimeWait | Stage::Closed, _, false) => Step::Again,
+            (Stage::TimeWait | Stage::Closed | Stage::Midway, _, false) => Step::Again,
             // Also a SYN from the other side: both open at once (RFC 9293, figure 8).
             (Stage::SynSent, Side::Responder, _) => {
                 self.stage = Stage::SynReceived;
@@ -294,19 +318,19 @@ impl Life {
     pub(crate) fn datagram(&mut self, side: Side) {
         match (self.stage, side) {
             (Stage::Udp, Side::Responder) => self.stage = Stage::UdpStream,
-            (Stage::UdpStream, _) => self.marks |= OPENED,
+            (Stage::UdpStream, _) | (Stage::Generic, Side::Responder) => self.marks |= OPENED,
             _ => {}
         }
     }
 
     /// Whether both sides have to do with the flow, now: else it may be given up for another one when there is no room. One
-    /// question and one answer are over; of other protocols nothing is known.
+    /// question and one answer are over; of other protocols it is known only whether both sides sent.
     pub(crate) fn is_under_way(self) -> bool {
         match self.stage {
-            Stage::Established | Stage::FinWait | Stage::Generic => true,
-            Stage::UdpStream => self.marks & OPENED != 0,
+            Stage::Established | Stage::FinWait => true,
+            Stage::UdpStream | Stage::Generic => self.marks & OPENED != 0,
             Stage::SynSent | Stage::SynReceived | Stage::TimeWait | Stage::Closed => false,
-            Stage::Udp | Stage::Icmp => false,
+            Stage::Udp | Stage::Icmp | Stage::Midway => false,
         }
     }
 }
@@ -380,6 +404,29 @@ mod tests {
     }
 
     #[test]
+    fn who_is_picked_up_midway_is_believed_when_the_other_side_speaks() {
+        let picked_up = |steps: &[(Side, u8)]| {
+            let mut life = Life::begin(Stage::Midway);
+            for (side, flags) in steps {
+                assert_eq!(life.segment(*side, *flags), Step::Pass);
+            }
+            (life.stage, life.is_under_way())
+        };
+        let spoken = [(Originator, ACK), (Originator, FIN | ACK), (Responder, SYN | ACK)];
+        assert_eq!(picked_up(&spoken[..1]), (Stage::Midway, false));
+        assert_eq!(picked_up(&spoken), (Stage::Midway, false));
+        assert_eq!(picked_up(&[(Responder, RST)]), (Stage::Closed, false));
+        assert_eq!(picked_up(&[(Responder, RST), (Responder, ACK)]), (Stage::Closed, false));
+        assert_eq!(picked_up(&[(Responder, ACK)]), (Stage::Established, true));
+        assert_eq!(picked_up(&[spoken[1], (Responder, ACK)]), (Stage::FinWait, true));
+        let both = [spoken[1], (Responder, FIN | ACK)];
+        assert_eq!(picked_up(&both), (Stage::TimeWait, false));
+        for side in [Originator, Responder] {
+            assert_eq!(Life::begin(Stage::Midway).segment(side, SYN), Step::Again);
+        }
+    }
+
+    #[test]
     fn only_flags_that_make_sense_are_sane() {
         let sane: Vec<u8> = (0..32).filter(|&flags| sane(flags) && flags & 8 == 0).collect();
         assert_eq!(sane, [SYN, RST, ACK, FIN | ACK, SYN | ACK, RST | ACK]);
@@ -399,7 +446,7 @@ mod tests {
     #[test]
     fn a_deadline_of_another_clock_is_over() {
         let clock = Clock::new(&Timeouts::default()).unwrap();
-        let deadline = clock.deadline(ticks(20_000_000_000_000_000), Stage::Established);
+        let deadline = clock.deadline(ticks(50_000_000_000_000_000), Stage::Established);
         assert!(!clock.alive(ticks(5), deadline));
     }
 
