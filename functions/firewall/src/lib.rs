@@ -5,6 +5,8 @@
 
 mod classifier;
 mod flows;
+mod fragments;
+mod quotation;
 mod reject;
 mod rules;
 mod track;
@@ -16,11 +18,12 @@ use serde_json::Value;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol};
 use weir_sdk::prelude::*;
-use weir_translate::{Quoted, is_icmp_error};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use weir_translate::is_icmp_error;
 
 use classifier::Fields;
 use flows::{Flows, Known, Sight};
+use fragments::{Fragments, Later};
+use quotation::Quotation;
 use reject::{Budget, Rejected};
 pub use rules::Action;
 use rules::{Rule, Rules};
@@ -52,9 +55,6 @@ pub mod reason {
 const BURST: usize = 256;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
-/// Packets whose later fragments may pass, and for how many seconds.
-const FRAGMENTED: usize = 1024;
-const FRAGMENT_SECONDS: u32 = 30;
 /// Lines a second that rules may log.
 const LOGS_PER_SECOND: u32 = 10;
 
@@ -126,7 +126,7 @@ pub struct Firewall {
     clock: Clock,
     v4: Flows<FlowV4>,
     v6: Flows<FlowV6>,
-    fragments: StateMap<FragmentKey, [u32; 2]>,
+    fragments: Fragments,
     hasher: Hasher,
     swept: u64,
     budget: Budget,
@@ -140,15 +140,6 @@ pub struct Firewall {
     sights: Vec<Option<Sight<FlowV4>>>,
     /// Where their flows' entries are.
     probes: Vec<Probe>,
-}
-
-/// What fragments of one packet have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct FragmentKey {
-    ends: [u64; 4],
-    identification: u32,
-    protocol: u32,
 }
 
 struct Counters {
@@ -194,7 +185,7 @@ impl Function for Firewall {
             clock,
             v4: Flows::new(&mut region, "flows-v4", config.max_flows, given_up)?,
             v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6, given_up)?,
-            fragments: region.map("fragments", FRAGMENTED)?,
+            fragments: Fragments::new(&mut region)?,
             hasher: Hasher::new(setup.seed),
             swept: 0,
             budget: Budget::default(),
@@ -277,6 +268,7 @@ impl Function for Firewall {
             self.swept = nanos;
             self.v4.sweep(now, &self.clock);
             self.v6.sweep(now, &self.clock);
+            self.show_flows();
         }
     }
 }
@@ -296,6 +288,10 @@ impl Firewall {
         burst.set_verdict(i, Verdict::Drop(reason));
     }
 
+    fn show_flows(&self) {
+        self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
+    }
+
     /// Everything that is not plain TCP or UDP over IPv4.
     #[inline(never)]
     fn any(&mut self, frame: &[u8], reverse: bool, nanos: u64) -> Decision {
@@ -310,7 +306,11 @@ impl Firewall {
             return Decision::Drop(reason::FRAGMENT);
         }
         if headers.is_later_fragment() {
-            return self.later_fragment(&headers, nanos);
+            return match self.fragments.judge(&self.hasher, &headers, nanos) {
+                Later::Follows => Decision::Pass,
+                Later::Overlaps => Decision::Drop(reason::MALFORMED),
+                Later::Unknown => Decision::Drop(reason::FRAGMENT),
+            };
         }
         let icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
         let message = match frame.get(headers.l4..headers.end) {
@@ -347,7 +347,7 @@ impl Firewall {
             Known::New => self.begin(&headers, fields, direction, sighted, nanos),
         };
         if decision == Decision::Pass {
-            self.note_fragment(&headers, nanos);
+            self.fragments.note(&self.hasher, frame, &headers, nanos);
         }
         decision
     }
@@ -425,20 +425,20 @@ impl Firewall {
         }
         let inspect = action == Action::Inspect;
         let now = ticks(nanos);
-        // An answer that nobody asked for begins nothing.
-        let answer = icmp && matches!(message.0, 0 | 14 | 18 | 129);
+        let decision = if inspect { Decision::Inspect } else { Decision::Pass };
         let kept = match sighted {
-            _ if answer => true,
+            // An answer that nobody asked for begins nothing.
+            _ if icmp && matches!(message.0, 0 | 14 | 18 | 129) => return decision,
+            Sighted::Alone => return decision,
             Sighted::V4(sight, hash) => self.v4.open(&sight, hash, now, &self.clock, inspect),
             Sighted::V6(sight, hash) => self.v6.open(&sight, hash, now, &self.clock, inspect),
-            Sighted::Alone => true,
         };
         if !kept {
             return Decision::Drop(reason::TABLE_FULL);
         }
         self.counters.new.add(1);
-        self.counters.flows.set((self.v4.len() + self.v6.len()) as f64);
-        if inspect { Decision::Inspect } else { Decision::Pass }
+        self.show_flows();
+        decision
     }
 
     /// The rule for a packet from the first of the addresses to the second.
@@ -491,52 +491,26 @@ impl Firewall {
     /// Whether an ICMP error is about a known flow, and goes to who sent the packet that it quotes: to anybody else, it would
     /// be a way in for whatever stands behind the quotation.
     fn is_related(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
-        match (headers.addresses, headers.protocol) {
-            (Addresses::V4 { destination, .. }, protocol::ICMP) => quoted_v4(frame, headers)
-                .is_some_and(|(key, sender)| {
-                    sender == destination
-                        && self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
-                }),
-            (Addresses::V6 { destination, .. }, protocol::ICMPV6) => quoted_v6(frame, headers)
-                .is_some_and(|(key, sender)| {
-                    sender == destination
-                        && self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
-                }),
+        match (headers.addresses, Quotation::of(frame, headers)) {
+            (Addresses::V4 { destination, .. }, Some(Quotation::V4(key, sender))) => {
+                sender == destination
+                    && self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
+            }
+            (Addresses::V6 { destination, .. }, Some(Quotation::V6(key, sender))) => {
+                sender == destination
+                    && self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
+            }
             _ => false,
-        }
-    }
-
-    fn note_fragment(&mut self, headers: &Headers, nanos: u64) {
-        let Some(key) = fragment_key(headers) else { return };
-        let hash = self.hasher.hash(&key);
-        let seconds = (nanos / 1_000_000_000) as u32;
-        let until = [seconds.saturating_add(FRAGMENT_SECONDS), 0];
-        if self.fragments.insert(hash, key, until).is_err() {
-            self.fragments.retain_near(hash, |_, until| until[0] > seconds);
-            // Still full: the packet's other fragments are dropped, and counted.
-            let _ = self.fragments.insert(hash, key, until);
-        }
-    }
-
-    fn later_fragment(&self, headers: &Headers, nanos: u64) -> Decision {
-        let seconds = (nanos / 1_000_000_000) as u32;
-        // A fragment that would overlap the first one's TCP header (RFC 1858, RFC 3128).
-        let overlaps = headers.fragment.is_some_and(|f| f.offset < 16);
-        let known = fragment_key(headers).is_some_and(|key| {
-            self.fragments
-                .find(self.hasher.hash(&key), &key)
-                .is_some_and(|until| until[0] > seconds)
-        });
-        match (overlaps, known) {
-            (true, _) => Decision::Drop(reason::MALFORMED),
-            (false, true) => Decision::Pass,
-            (false, false) => Decision::Drop(reason::FRAGMENT),
         }
     }
 
     /// Answers a rejected packet, if that may be done.
     #[inline(never)]
     fn tell(&mut self, packet: &Packet<'_>, nanos: u64) {
+        // Before all work: of a flood hardly anything is answered.
+        if self.budget.is_used_up(nanos) {
+            return;
+        }
         let frame = packet.data();
         let Ok(headers) = parse(frame) else { return };
         let Headers { l3, l4, end, .. } = headers;
@@ -582,21 +556,6 @@ impl Firewall {
     }
 }
 
-fn fragment_key(headers: &Headers) -> Option<FragmentKey> {
-    let fragment = headers.fragment?;
-    let halves = |n: u128| [n as u64, (n >> 64) as u64];
-    let (source, destination) = match headers.addresses {
-        Addresses::V4 { source, destination } => (source.into(), destination.into()),
-        Addresses::V6 { source, destination } => (source, destination),
-    };
-    let ([a, b], [c, d]) = (halves(source), halves(destination));
-    Some(FragmentKey {
-        ends: [a, b, c, d],
-        identification: fragment.identification,
-        protocol: headers.protocol.into(),
-    })
-}
-
 /// Whether an ICMP message of this type is an error. Redirects, which quote packets, too, are none: they change a host's
 /// routes, and are nobody's business behind a router.
 fn is_error(kind: u8, protocol: u8) -> bool {
@@ -615,36 +574,6 @@ fn query_ports(protocol: u8, kind: u8, id: u16) -> Option<(u16, u16)> {
         (protocol::ICMP, 14 | 18) | (protocol::ICMPV6, 129) => Some((u16::from(kind) - 1, id)),
         _ => None,
     }
-}
-
-/// The flow of the packet that an ICMP error quotes, and who sent that.
-fn quoted_v4(frame: &[u8], headers: &Headers) -> Option<(FlowV4, u32)> {
-    let quoted = Quoted::of(frame, headers)?;
-    let (from, to) = match quoted.protocol {
-        protocol::ICMP => {
-            let at = headers.l4 + 8;
-            let kind = frame[at + usize::from(frame[at] & 0xf) * 4];
-            query_ports(quoted.protocol, kind, quoted.source_port.max(quoted.destination_port))?
-        }
-        _ => (quoted.source_port, quoted.destination_port),
-    };
-    let (from, to) = ((quoted.source, from), (quoted.destination, to));
-    Some((FlowV4::canonical(from, to, quoted.protocol).0, quoted.source))
-}
-
-/// The same for ICMPv6, whose quotation is read as if it were a frame of its own.
-fn quoted_v6(frame: &[u8], headers: &Headers) -> Option<(FlowV6, u128)> {
-    let quoted = frame.get(headers.l4 + 8..headers.end)?.first_chunk::<48>()?;
-    let address = |at: usize| quoted[at..at + 16].iter().fold(0, |n, b| n << 8 | u128::from(*b));
-    let word = |at: usize| u16::from_be_bytes([quoted[at], quoted[at + 1]]);
-    // Errors quote what was sent: without extension headers in all but rare cases.
-    let protocol = quoted[6];
-    let (from, to) = match protocol {
-        protocol::ICMPV6 => query_ports(protocol, quoted[40], word(44))?,
-        _ => (word(40), word(42)),
-    };
-    let (source, destination) = (address(8), address(24));
-    Some((FlowV6::canonical((source, from), (destination, to), protocol).0, source))
 }
 
 /// Whether a frame is ARP, behind up to two tags.

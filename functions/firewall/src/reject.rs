@@ -27,6 +27,11 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    /// Whether [`Self::take`] would give none.
+    pub(crate) fn is_used_up(&self, now: u64) -> bool {
+        now / 1_000_000_000 == self.second && self.sent >= ANSWERS_PER_SECOND
+    }
+
     /// Takes one; false when this second's are used up.
     pub(crate) fn take(&mut self, now: u64) -> bool {
         let second = now / 1_000_000_000;

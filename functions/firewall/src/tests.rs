@@ -152,6 +152,106 @@ fn pings_and_errors_about_known_flows_pass() {
     assert_eq!(fw.counter("related"), 1);
 }
 
+/// Protocols without ports, and IPv6 packets with extension headers, above all pieces of them: whose path is narrower learns
+/// that by errors (RFC 1191, RFC 8201).
+#[test]
+fn errors_about_any_protocol_and_about_fragments_pass() {
+    let mut fw =
+        firewall(r#"{"default": "deny", "rules": [{"action": "allow", "direction": "out"}]}"#);
+    let (from, to) = ([1; 16], [9; 16]);
+    let port = |at: u8| [0x10, at, 0, 53];
+    let datagram = [&port(1)[..], &[0, 200, 0, 0], &[7; 40]].concat();
+    let fragment = |next: u8, word: u8, rest: &[u8]| {
+        let header = [next, 0, 0, word, 0, 0, 0, 5];
+        ipv6(44, from, to, &[&header[..], rest].concat())
+    };
+    let options = [&[17, 1, 1, 12][..], &[0; 12], &datagram].concat();
+    let sctp = [&port(2)[..], &[3; 24]].concat();
+    let sent = [50, 47, 4].map(|protocol| ipv4(protocol, IN, OUT, &[0xab; 32]));
+    for sent in sent.into_iter().chain([ipv4(132, IN, OUT, &sctp)]) {
+        // Eight bytes behind the header are enough.
+        let told = about(&sent[..14 + 28], 3, IN);
+        assert_eq!(back(&mut fw, told.clone()), DENIED, "it was not sent");
+        assert_eq!(out(&mut fw, sent.clone()), Verdict::Next);
+        assert_eq!(back(&mut fw, told), Verdict::Next, "protocol {}", sent[23]);
+        assert_eq!(back(&mut fw, about(&sent, 3, [10, 0, 0, 5])), DENIED);
+        let mut later = sent.clone();
+        later[21] = 3;
+        assert_eq!(back(&mut fw, about(&later, 3, IN)), DENIED, "it says nothing of its flow");
+    }
+    let sent = [50, 47].map(|protocol| ipv6(protocol, from, to, &[0xab; 32])).into_iter();
+    let sent = sent.chain([ipv6(132, from, to, &sctp), fragment(17, 1, &datagram)]);
+    for sent in sent.chain([fragment(60, 1, &options)]) {
+        assert_eq!(out(&mut fw, sent.clone()), Verdict::Next);
+        assert_eq!(back(&mut fw, about_v6(&sent, 2, from)), Verdict::Next, "{sent:?}");
+        assert_eq!(back(&mut fw, about_v6(&sent, 2, [8; 16])), DENIED);
+    }
+    assert_eq!(back(&mut fw, about_v6(&fragment(17, 8, &datagram), 2, from)), DENIED);
+    // Errors begin no flows, whatever lets them pass.
+    let begun = fw.counter("new");
+    assert_eq!(out(&mut fw, about(&ipv4(51, OUT, IN, &[0; 32]), 3, OUT)), Verdict::Next);
+    assert_eq!((fw.counter("new"), fw.counter("related")), (begun, 9));
+}
+
+/// A piece of an IPv4 datagram.
+fn piece(id: u16, offset: u16, more: bool) -> Vec<u8> {
+    let mut frame = udp((IN, 4000), (OUT, 53));
+    let word = (offset / 8) | if more { 0x2000 } else { 0 };
+    frame[18..20].copy_from_slice(&id.to_be_bytes());
+    frame[20..22].copy_from_slice(&word.to_be_bytes());
+    frame
+}
+
+#[test]
+fn fragments_follow_their_first_however_many_packets_are_fragmented() {
+    let mut fw = firewall(RULES);
+    let unknown = Verdict::Drop(reason::FRAGMENT);
+    // A link's whole load of them, for longer than any is remembered. They overtake each other a little.
+    for (n, pause) in (0..6000_u16).zip([20_000_000, 5_000].into_iter().cycle()) {
+        assert_eq!(out(&mut fw, piece(n, 0, true)), Verdict::Next, "{n}");
+        fw.advance(pause);
+        if let Some(n) = n.checked_sub(20) {
+            assert_eq!(out(&mut fw, piece(n, 72, false)), Verdict::Next, "{n}");
+        }
+    }
+    assert_eq!(out(&mut fw, piece(6001, 72, false)), unknown);
+    // What the first has told cannot be told once more.
+    for offset in [8, 16, 64] {
+        assert_eq!(out(&mut fw, piece(5999, offset, true)), Verdict::Drop(reason::MALFORMED));
+    }
+    fw.advance(31_000_000_000);
+    assert_eq!(out(&mut fw, piece(5999, 72, false)), unknown);
+}
+
+#[test]
+fn fragments_of_ipv6_follow_behind_extension_headers_and_do_not_replace_ports() {
+    let mut fw = firewall(r#"{"rules": [{"action": "allow", "proto": "tcp", "dport": 443}]}"#);
+    let fragment = |first: &[(u8, usize)], word: u16, payload: &[u8]| {
+        // Those before the fragment header, which all pieces have, and it.
+        let word = word.to_be_bytes();
+        let mut bytes = Vec::new();
+        for (n, (_, length)) in first.iter().enumerate() {
+            let next = first.get(n + 1).map_or(44, |(kind, _)| *kind);
+            bytes.extend([next, (length / 8 - 1) as u8]);
+            bytes.resize(bytes.len() + length - 2, 0);
+        }
+        bytes.extend([60, 0, word[0], word[1], 0, 0, 0, 5]);
+        bytes.extend(payload);
+        ipv6(first.first().map_or(44, |(kind, _)| *kind), [1; 16], [9; 16], &bytes)
+    };
+    let tcp = [0x10, 0, 1, 187, 0, 0, 0, 7, 0, 0, 0, 0, 0x60, 2, 0, 0, 0, 0, 0, 0, 2, 4, 5, 0xb4];
+    let head = [&[6, 2][..], &[0; 22], &tcp].concat();
+    for first in [&[][..], &[(0, 16), (43, 24)]] {
+        let mut send = |word, payload: &[u8]| out(&mut fw, fragment(first, word, payload));
+        assert_eq!(send(48, &[0; 16]), Verdict::Drop(reason::FRAGMENT), "none has come yet");
+        assert_eq!(send(1, &head), Verdict::Next);
+        assert_eq!(send(48, &[0; 16]), Verdict::Next);
+        // Where the ports lie is behind the options.
+        assert_eq!(send(25, &[0; 16]), Verdict::Drop(reason::MALFORMED));
+        fw.advance(31_000_000_000);
+    }
+}
+
 /// An ICMP error of this type, to this host, about a frame.
 fn about(frame: &[u8], kind: u8, to: [u8; 4]) -> Vec<u8> {
     let mut error = Vec::new();
@@ -344,6 +444,14 @@ fn a_rejected_connection_is_reset() {
     let Some(etherparse::TransportSlice::Tcp(reset)) = &packet.transport else { panic!("no TCP") };
     assert!(reset.rst() && reset.ack() && reset.acknowledgment_number() == 7 + 1 + 4);
     assert_eq!((reset.source_port(), reset.destination_port()), (25, 4000));
+    // A hundred a second.
+    for second in 1..3 {
+        fw.advance(1_000_000_000);
+        for _ in 0..150 {
+            assert_eq!(out(&mut fw, tcp((IN, 4000), (OUT, 25), "S")), DENIED);
+        }
+        assert_eq!((fw.sent().len(), fw.counter("rejected")), (100, 1 + second * 100));
+    }
 }
 
 #[test]
@@ -355,6 +463,34 @@ fn flows_outlive_the_instance() {
     assert!(fw.swap(r#"{"default": "deny"}"#).unwrap(), "the state was taken over");
     assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
     assert_eq!(out(&mut fw, tcp((IN, 4001), b, "S")), DENIED);
+}
+
+#[test]
+fn shorter_timeouts_end_no_connection_that_goes_on() {
+    const SECOND: u64 = 1_000_000_000;
+    let config = |seconds: u32| {
+        let changed = format!(r#"{{"max-flows": 64, "state": {{"tcp-established": {seconds}}}, "#);
+        RULES.replacen('{', &changed, 1)
+    };
+    let mut fw = firewall(&config(432_000));
+    let (a, silent, b) = ((IN, 4000), (IN, 4001), (OUT, 443));
+    connect(&mut fw, a, b);
+    connect(&mut fw, silent, b);
+    assert!(fw.swap(config(7200)).unwrap(), "the state was taken over");
+    // In a full table neither is in the way of the other, nor given up.
+    for n in 0..200 {
+        out(&mut fw, udp(([10, 1, 0, n], 5000), (OUT, 53)));
+    }
+    for _ in 0..10 {
+        fw.advance(720 * SECOND);
+        assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    }
+    assert_eq!(fw.gauge("flows"), Some(2.0), "those that ended were swept");
+    for _ in 0..7 {
+        fw.advance(720 * SECOND);
+        assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    }
+    assert_eq!(out(&mut fw, tcp(silent, b, "A")), INVALID);
 }
 
 #[test]
