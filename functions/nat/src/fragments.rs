@@ -5,7 +5,7 @@ use weir_sdk::parse::{Addresses, Headers};
 use weir_sdk::region::{StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Packets whose fragments are remembered.
+/// Packets whose fragments are remembered: the latest.
 const PACKETS: usize = 1024;
 /// Seconds for which they are (RFC 791 suggests 15 for reassembly, Linux takes 30).
 const SECONDS: u32 = 30;
@@ -34,11 +34,14 @@ struct Entry {
 pub(crate) struct Fragments {
     packets: StateMap<Key, Entry>,
     hasher: Hasher,
+    /// Counts those that made room for others.
+    turn: u32,
 }
 
 impl Fragments {
     pub(crate) fn new(region: &mut StateRegion, seed: u64) -> Result<Self, String> {
-        Ok(Self { packets: region.map("fragments", PACKETS)?, hasher: Hasher::new(seed) })
+        let packets = region.map("fragments", PACKETS)?;
+        Ok(Self { packets, hasher: Hasher::new(seed), turn: 0 })
     }
 
     /// Remembers how a first fragment was translated: to which address, and if hairpinned to which destination. Does
@@ -55,8 +58,13 @@ impl Fragments {
         let expires = now.saturating_add(SECONDS);
         let entry = Entry { address, turned: turned.unwrap_or(0), expires };
         if self.packets.insert(hash, key, entry).is_err() {
-            self.packets.retain_near(hash, |_, entry| entry.expires > now);
-            // Still full: the packet's other fragments are dropped, and counted.
+            // A packet's fragments follow each other closely: the oldest have long passed, or never will. Of those of one second it
+            // is any, or the latest would go again and again.
+            self.turn = self.turn.wrapping_add(1);
+            let turn = self.turn;
+            self.packets.evict_near(hash, |key, entry| {
+                Some((entry.expires, (key.identification ^ turn).wrapping_mul(0x9e37_79b9)))
+            });
             let _ = self.packets.insert(hash, key, entry);
         }
     }
