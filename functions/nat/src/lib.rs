@@ -61,10 +61,8 @@ pub struct Nat {
 #[derive(Debug)]
 struct Counters {
     translated: host::Counter,
-    opened: host::Counter,
     hairpins: host::Counter,
     errors: host::Counter,
-    flows: host::Gauge,
 }
 
 /// What becomes of a packet.
@@ -124,10 +122,8 @@ impl Function for Nat {
             config,
             counters: Counters {
                 translated: host::counter("translated"),
-                opened: host::counter("flows_opened"),
                 hairpins: host::counter("hairpins"),
                 errors: host::counter("icmp_errors"),
-                flows: host::gauge("flows"),
             },
             keys: vec![None; BURST],
             probes: vec![0.into(); BURST],
@@ -209,25 +205,11 @@ impl Nat {
     /// A plain packet from the inside that no flow is known for.
     #[inline(never)]
     fn begin(&mut self, frame: &mut [u8], key: FlowV4, hash: u64, flags: u8, now: u32) -> Decision {
-        match self.open(hash, key, flags, now) {
+        match self.table.open(hash, key, flags, now) {
             Ok(flow) => flow.translate(frame, key.protocol()),
-            Err(decision) => return decision,
+            Err(why) => return no_flow(why),
         }
         Decision::Translated
-    }
-
-    #[inline(never)]
-    fn open(
-        &mut self,
-        hash: u64,
-        key: FlowV4,
-        flags: u8,
-        now: u32,
-    ) -> Result<table::Flow, Decision> {
-        let flow = self.table.open(hash, key, flags, now).map_err(no_flow)?;
-        self.counters.opened.add(1);
-        self.counters.flows.set(self.table.len() as f64);
-        Ok(flow)
     }
 
     /// Everything that is not plain: other protocols, options, tags, fragments, and all from the outside.
@@ -283,9 +265,9 @@ impl Nat {
         let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
-            None => match self.open(hash, key, headers.tcp_flags, now) {
+            None => match self.table.open(hash, key, headers.tcp_flags, now) {
                 Ok(flow) => flow,
-                Err(decision) => return decision,
+                Err(why) => return no_flow(why),
             },
         };
         self.fragments.note(headers, true, (flow.address, None), now);
@@ -353,9 +335,9 @@ impl Nat {
         let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
-            None => match self.open(hash, key, headers.tcp_flags, now) {
+            None => match self.table.open(hash, key, headers.tcp_flags, now) {
                 Ok(flow) => flow,
-                Err(decision) => return decision,
+                Err(why) => return no_flow(why),
             },
         };
         let anybody = self.config.filtering == Filtering::EndpointIndependent;
@@ -472,7 +454,8 @@ impl Nat {
 
 fn no_flow(why: NoFlow) -> Decision {
     Decision::Drop(match why {
-        NoFlow::Ports => reason::PORTS,
+        NoFlow::Protocol => reason::PROTOCOL,
+        NoFlow::Ports(_) => reason::PORTS,
         NoFlow::Flows | NoFlow::Mapping => reason::FLOWS,
     })
 }

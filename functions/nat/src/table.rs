@@ -121,11 +121,31 @@ pub(crate) struct Arrival {
     pub(crate) flags: u8,
 }
 
+/// The ports of an external address for a protocol: the places of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pool {
+    external: usize,
+    place: usize,
+}
+
+impl Pool {
+    /// They are numbered as they lie in the mappings' array.
+    fn of_number(number: usize) -> Self {
+        Self { external: number / PROTOCOLS.len(), place: number % PROTOCOLS.len() }
+    }
+
+    fn number(self) -> usize {
+        self.external * PROTOCOLS.len() + self.place
+    }
+}
+
 /// Why there is no flow for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoFlow {
+    /// Its protocol has no ports.
+    Protocol,
     /// All ports of the external address are in use.
-    Ports,
+    Ports(Pool),
     /// There are as many flows as there may be.
     Flows,
     /// Its mapping has as many flows as it can count.
@@ -148,6 +168,8 @@ enum Settling {
     /// Mappings are. Flows are from this slot on looked at for those that have a port that is another's now; then these ports
     /// are free.
     From(usize, Vec<(usize, u16)>),
+    /// Forwards are. From this pool on, the ports in use are counted: a predecessor may have counted others, those of its range.
+    Count(usize),
     Done,
 }
 
@@ -170,8 +192,13 @@ pub(crate) struct Table {
     /// Slots that may still be looked at in this burst: for flows that have ended, and for those that may be given up.
     patience: usize,
     generosity: usize,
+    opened: host::Counter,
     given_up: host::Counter,
+    shown: host::Gauge,
 }
+
+/// Something that may find no room; it is told of a port that is free.
+type Attempt<'a, T> = dyn FnMut(&mut Table, Option<u16>) -> Result<T, NoFlow> + 'a;
 
 fn protocol_place(protocol: u8) -> Option<usize> {
     PROTOCOLS.iter().position(|p| *p == protocol)
@@ -214,13 +241,14 @@ impl Table {
             settling: Settling::Not,
             patience: SWEEP_MAX,
             generosity: SWEEP_MAX,
+            opened: host::counter("flows_opened"),
             given_up: host::counter("given_up"),
+            shown: host::gauge("flows"),
         })
     }
 
-    /// Flows that are known.
-    pub(crate) fn len(&self) -> usize {
-        self.flows.len()
+    fn show_flows(&self) {
+        self.shown.set(self.flows.len() as f64);
     }
 
     #[inline]
@@ -267,33 +295,43 @@ impl Table {
         flags: u8,
         now: u32,
     ) -> Result<Flow, NoFlow> {
-        match self.try_open(hash, key, flags, now) {
-            Err(why) => {
-                self.try_again(why, now, &mut |table| table.try_open(hash, key, flags, now))
-            }
+        match self.try_open(hash, key, flags, now, None) {
+            Err(why) => self.try_again(why, now, &mut |table, free| {
+                table.try_open(hash, key, flags, now, free)
+            }),
             opened => opened,
         }
     }
 
-    fn try_open(&mut self, hash: u64, key: FlowV4, flags: u8, now: u32) -> Result<Flow, NoFlow> {
+    /// `free` is a port that is known to be.
+    fn try_open(
+        &mut self,
+        hash: u64,
+        key: FlowV4,
+        flags: u8,
+        now: u32,
+        free: Option<u16>,
+    ) -> Result<Flow, NoFlow> {
         if self.flows.find(hash, &key).is_some() {
             self.close(hash, &key);
         }
         let (address, port) = key.source();
-        let place = protocol_place(key.protocol()).ok_or(NoFlow::Ports)?;
+        let place = protocol_place(key.protocol()).ok_or(NoFlow::Protocol)?;
         let endpoint = Endpoint { address, port, protocol: key.protocol().into() };
         let endpoint_hash = self.hasher.hash(&endpoint);
         let known = self.endpoints.find(endpoint_hash, &endpoint).copied();
         let outside = match known {
             Some(outside) => outside,
             None => {
-                let outside = self.allocate(place, address, port).ok_or(NoFlow::Ports)?;
+                let external = self.hasher.hash(&address) as usize % self.external.len();
+                let pool = Pool { external, place };
+                let outside = self.allocate(pool, (address, port), free)?;
                 if self.endpoints.insert(endpoint_hash, endpoint, outside).is_err() {
                     return Err(NoFlow::Flows);
                 }
-                *self.mapping_mut(usize::from(outside.external), place, outside.port) =
+                *self.mapping_mut(external, place, outside.port) =
                     Mapping { address, port, flows: 0 };
-                self.used_mut(usize::from(outside.external), place).ports += 1;
+                self.count_port(pool, outside.port, true);
                 outside
             }
         };
@@ -310,7 +348,9 @@ impl Table {
         new: bool,
     ) -> Result<Option<(u32, u16)>, NoFlow> {
         match self.try_inbound(arrival, now, new) {
-            Err(why) => self.try_again(why, now, &mut |table| table.try_inbound(arrival, now, new)),
+            Err(why) => {
+                self.try_again(why, now, &mut |table, _| table.try_inbound(arrival, now, new))
+            }
             found => found,
         }
     }
@@ -416,9 +456,16 @@ impl Table {
         let (from, closed) = match std::mem::replace(&mut self.settling, Settling::Done) {
             Settling::Not => match self.set_forwards() {
                 Some(closed) => (0, closed),
-                None => return,
+                None => {
+                    self.settling = Settling::Count(0);
+                    return;
+                }
             },
             Settling::From(slot, closed) => (slot, closed),
+            Settling::Count(pool) => {
+                self.count_ports(pool);
+                return;
+            }
             Settling::Done => return,
         };
         let end = self.flows.slots().min(from + SETTLE);
@@ -437,8 +484,26 @@ impl Table {
         }
         for (place, port) in closed {
             *self.mapping_mut(0, place, port) = Mapping::default();
-            self.count_port(place, port, false);
+            self.count_port(Pool { external: 0, place }, port, false);
         }
+        self.settling = Settling::Count(0);
+    }
+
+    /// Counts the ports of a pool that are in use, and goes on with the next one.
+    fn count_ports(&mut self, number: usize) {
+        let pool = Pool::of_number(number);
+        let ports = self.in_use(pool);
+        self.used_mut(pool).ports = ports;
+        let next = number + 1;
+        self.settling = if next < self.used.len() { Settling::Count(next) } else { Settling::Done };
+    }
+
+    /// Ports within the range that lead inside, or are closed for now.
+    fn in_use(&self, Pool { external, place }: Pool) -> u32 {
+        let (first, last) = self.ports;
+        let all = Self::index(external, place, first)..=Self::index(external, place, last);
+        let used = self.mappings[all].iter().filter(|mapping| **mapping != Mapping::default());
+        used.fold(0, |count, _| count + 1)
     }
 
     /// Writes the mappings of all forwards: the ports that are none any more, or `None` if there are and were no forwards. (What a
@@ -458,7 +523,7 @@ impl Table {
         for ((place, port), mapping) in closed.iter().map(|at| (*at, CLOSED)).chain(new) {
             let old = std::mem::replace(self.mapping_mut(0, place, port), mapping);
             if old == Mapping::default() {
-                self.count_port(place, port, true);
+                self.count_port(Pool { external: 0, place }, port, true);
             } else {
                 self.forget_endpoint((old.address, old.port), place, Outside { external: 0, port });
             }
@@ -476,10 +541,15 @@ impl Table {
         Some(closed)
     }
 
-    /// A port of the first external address is in use from now on, or not any more.
-    fn count_port(&mut self, place: usize, port: u16, used: bool) {
-        if (self.ports.0..=self.ports.1).contains(&port) {
-            let count = &mut self.used_mut(0, place).ports;
+    fn may_be_given_out(&self, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port)
+    }
+
+    /// A port is in use from now on, or not any more. Counted are those that may be given out: a predecessor may have had another
+    /// range.
+    fn count_port(&mut self, pool: Pool, port: u16, used: bool) {
+        if self.may_be_given_out(port) {
+            let count = &mut self.used_mut(pool).ports;
             *count = if used { *count + 1 } else { count.saturating_sub(1) };
         }
     }
@@ -491,27 +561,43 @@ impl Table {
         if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
             self.swept = nanos;
             self.sweep_slots(SWEEP, now);
+            self.show_flows();
         }
         (self.patience, self.generosity) = (SWEEP_MAX, SWEEP_MAX);
     }
 
+    /// Whether all ports in use are counted, and no others.
+    #[cfg(test)]
+    pub(crate) fn counts_right(&self) -> bool {
+        let mut counts = self.used.iter().map(|used| used.ports).enumerate();
+        matches!(self.settling, Settling::Done)
+            && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n)))
+    }
+
     /// Tries once more when there was no room and some could be made: of flows whose time is over, or of one that is not under
-    /// way.
+    /// way. The attempt is told which port that one had, if a port was asked for: to look for a single free one takes long.
     #[cold]
     fn try_again<T>(
         &mut self,
         why: NoFlow,
         now: u32,
-        attempt: &mut dyn FnMut(&mut Self) -> Result<T, NoFlow>,
+        attempt: &mut Attempt<'_, T>,
     ) -> Result<T, NoFlow> {
         let mut tried = Err(why);
         if self.make_room(now) {
-            tried = attempt(self);
+            tried = attempt(self, None);
         }
-        if matches!(tried, Err(NoFlow::Flows)) && self.give_one_up(now) {
-            tried = attempt(self);
+        match tried {
+            Err(NoFlow::Flows) if self.give_one_up(now, None).is_some() => attempt(self, None),
+            // Before that it is not known how many are in use.
+            Err(NoFlow::Ports(pool)) if matches!(self.settling, Settling::Done) => {
+                match self.give_one_up(now, Some(pool)) {
+                    Some(port) => attempt(self, Some(port)),
+                    None => tried,
+                }
+            }
+            tried => tried,
         }
-        tried
     }
 
     /// Looks further for flows whose time is over, because there is no room; whether it found some.
@@ -541,8 +627,9 @@ impl Table {
     }
 
     /// Ends a flow that is not under way, for another: of the slots that are looked at together, the one that has been silent
-    /// for longest. Who sends nothing but first packets must not keep others out. Whether there was one.
-    fn give_one_up(&mut self, now: u32) -> bool {
+    /// for longest. Who sends nothing but first packets must not keep others out. With a pool, it is one with whose end a port of that
+    /// is free. The port that it had, if there was one.
+    fn give_one_up(&mut self, now: u32, pool: Option<Pool>) -> Option<u16> {
         let slots = self.flows.slots();
         while self.generosity > 0 {
             let count = SWEEP.min(self.generosity);
@@ -552,17 +639,27 @@ impl Table {
             let idle = looked_at.filter_map(|slot| {
                 let (key, flow) = self.flows.at(slot)?;
                 let timeout = timeout_unless_under_way(flow, key.protocol(), &self.timeouts)?;
-                Some((timeout.saturating_sub(flow.expires.saturating_sub(now)), *key))
+                let silence = timeout.saturating_sub(flow.expires.saturating_sub(now));
+                let wanted = pool.is_none_or(|pool| self.frees(key, flow, pool));
+                wanted.then_some((silence, *key, flow.port))
             });
-            let longest = idle.max_by_key(|(silence, _)| *silence);
+            let longest = idle.max_by_key(|(silence, ..)| *silence);
             self.cursor[0] = ((from + count) % slots) as u64;
-            if let Some((_, key)) = longest {
+            if let Some((_, key, port)) = longest {
                 self.close(self.hasher.hash(&key), &key);
                 self.given_up.add(1);
-                return true;
+                return Some(port);
             }
         }
-        false
+        None
+    }
+
+    /// Whether a port of the pool is free when this flow ends.
+    fn frees(&self, key: &FlowV4, flow: &Flow, pool: Pool) -> bool {
+        usize::from(flow.external) == pool.external
+            && protocol_place(key.protocol()) == Some(pool.place)
+            && self.may_be_given_out(flow.port)
+            && self.mapping(pool.external, pool.place, flow.port).flows == 1
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a flow")]
@@ -600,6 +697,8 @@ impl Table {
         if mapping.flows != FIXED {
             mapping.flows += 1;
         }
+        self.opened.add(1);
+        self.show_flows();
         Ok(flow)
     }
 
@@ -625,8 +724,7 @@ impl Table {
             return;
         }
         *self.mapping_mut(external, place, outside.port) = Mapping::default();
-        let used = self.used_mut(external, place);
-        used.ports = used.ports.saturating_sub(1);
+        self.count_port(Pool { external, place }, outside.port, false);
         self.forget_endpoint(key.source(), place, outside);
     }
 
@@ -639,15 +737,20 @@ impl Table {
         }
     }
 
-    /// A free port: the inside one if it is free (port preservation), else a random one (RFC 6056, algorithm 1).
-    /// An inside host always gets the same external address (paired pooling, RFC 4787 REQ-2).
-    fn allocate(&mut self, place: usize, address: u32, port: u16) -> Option<Outside> {
-        let external = self.hasher.hash(&address) as usize % self.external.len();
+    /// A free port: the inside one if it is free (port preservation), else the one that is known to be, else a random one (RFC
+    /// 6056, algorithm 1). An inside host always gets the same external address (paired pooling, RFC 4787 REQ-2).
+    fn allocate(
+        &mut self,
+        pool: Pool,
+        (address, port): (u32, u16),
+        known: Option<u16>,
+    ) -> Result<Outside, NoFlow> {
+        let Pool { external, place } = pool;
         let (first, last) = self.ports;
         let range = u32::from(last - first) + 1;
-        let used = self.used_mut(external, place);
+        let used = self.used_mut(pool);
         if used.ports >= range {
-            return None;
+            return Err(NoFlow::Ports(pool));
         }
         used.random = used.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let random = used.random ^ (self.hasher.hash(&used_key(address, port)) >> 32) as u32;
@@ -655,10 +758,11 @@ impl Table {
             |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
         let start = random % range;
         let candidates = (0..range).map(|n| first + ((start + n) % range) as u16);
-        let preserved = Some(port).filter(|port| (first..=last).contains(port));
-        let port = preserved.into_iter().chain(candidates).find(|port| free(self, *port))?;
+        let preserved = Some(port).filter(|port| self.may_be_given_out(*port));
+        let mut all = preserved.into_iter().chain(known).chain(candidates);
+        let port = all.find(|port| free(self, *port)).ok_or(NoFlow::Ports(pool))?;
         #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
-        Some(Outside { external: external as u16, port })
+        Ok(Outside { external: external as u16, port })
     }
 
     #[inline]
@@ -675,8 +779,8 @@ impl Table {
         &mut self.mappings[Self::index(external, place, port)]
     }
 
-    fn used_mut(&mut self, external: usize, place: usize) -> &mut Used {
-        &mut self.used[external * PROTOCOLS.len() + place]
+    fn used_mut(&mut self, pool: Pool) -> &mut Used {
+        &mut self.used[pool.number()]
     }
 }
 

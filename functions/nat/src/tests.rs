@@ -226,8 +226,12 @@ fn errors_from_inside_are_translated_with_what_they_quote() {
 #[test]
 fn when_ports_run_out_packets_are_dropped_and_never_mixed_up() {
     let mut nat = nat(r#", "ports": "2000-2003", "max-flows": 1000"#);
-    for port in 0..4 {
-        assert_eq!(out(&mut nat, udp((INSIDE, 7000 + port), (PEER, 53))).verdict, Verdict::Next);
+    settled(&mut nat);
+    for port in 7000..7004 {
+        let sent = out(&mut nat, udp((INSIDE, port), (PEER, 53)));
+        // Under way, or it would be given up for another.
+        back(&mut nat, udp((PEER, 53), ends(&sent.bytes).0));
+        assert_eq!(out(&mut nat, udp((INSIDE, port), (PEER, 53))).verdict, Verdict::Next);
     }
     let refused = out(&mut nat, udp((INSIDE, 7004), (PEER, 53)));
     assert_eq!(refused.verdict, Verdict::Drop(reason::PORTS));
@@ -236,6 +240,87 @@ fn when_ports_run_out_packets_are_dropped_and_never_mixed_up() {
     assert_eq!(out(&mut nat, tcp((INSIDE, 7004), (PEER, 53), "S")).verdict, Verdict::Next);
     nat.advance(301_000_000_000);
     assert_eq!(out(&mut nat, udp((INSIDE, 7004), (PEER, 53))).verdict, Verdict::Next);
+}
+
+#[test]
+fn flows_that_nobody_answers_make_room_when_ports_run_out() {
+    let mut nat = nat(r#", "ports": "2000-2063", "max-flows": 1000"#);
+    settled(&mut nat);
+    let open = |nat: &mut Harness<Nat>, port| {
+        let (a, b) = ((INSIDE, port), (PEER, 443));
+        let external = ends(&out(nat, tcp(a, b, "S")).bytes).0;
+        assert_eq!(ends(&back(nat, tcp(b, external, "SA")).bytes).1, a);
+        assert_eq!(out(nat, tcp(a, b, "A")).verdict, Verdict::Next);
+        (a, external)
+    };
+    let flows: Vec<_> = (2000..2020).map(|port| open(&mut nat, port)).collect();
+    // One of these has its port with two flows: to give up either would give nothing.
+    let twice = [PEER, [198, 51, 100, 8]].map(|peer| {
+        let peer = (peer, 80);
+        (peer, ends(&out(&mut nat, tcp((INSIDE, 1999), peer, "S")).bytes).0)
+    });
+    for n in 0..3000_u32 {
+        nat.advance(1_000_000);
+        let from = ([10, 1, (n >> 8) as u8, n as u8], 40_000);
+        let sent = out(&mut nat, tcp(from, (PEER, 443), "S"));
+        assert_eq!(sent.verdict, Verdict::Next, "{n}");
+        let (external, _) = ends(&sent.bytes);
+        assert!(
+            (2000..=2063).contains(&external.1) && flows.iter().all(|(_, had)| *had != external)
+        );
+        if n % 100 == 0 {
+            // Somebody opens a connection meanwhile, and closes it again.
+            let (a, _) = open(&mut nat, 4000);
+            out(&mut nat, tcp(a, (PEER, 443), "RA"));
+        }
+    }
+    assert!(nat.counter("given_up") > 2900);
+    assert!(nat.function().table.counts_right());
+    for (a, external) in &flows {
+        assert_eq!(ends(&back(&mut nat, tcp((PEER, 443), *external, "A")).bytes).1, *a);
+    }
+    for (peer, external) in twice {
+        assert_eq!(ends(&back(&mut nat, tcp(peer, external, "SA")).bytes).1, (INSIDE, 1999));
+    }
+    // When all are open, there is no port.
+    for port in 5000..5100 {
+        let sent = ends(&out(&mut nat, tcp((INSIDE, port), (PEER, 443), "S")).bytes).0;
+        back(&mut nat, tcp((PEER, 443), sent, "SA"));
+        out(&mut nat, tcp((INSIDE, port), (PEER, 443), "A"));
+    }
+    let refused = out(&mut nat, tcp((INSIDE, 6000), (PEER, 443), "S"));
+    assert_eq!(refused.verdict, Verdict::Drop(reason::PORTS));
+}
+
+#[test]
+fn with_another_range_ports_are_given_out_at_once() {
+    let config = |ports: &str| format!(r#"{{"external": ["203.0.113.1"], "ports": "{ports}"}}"#);
+    let mut nat = nat(r#", "ports": "2000-2063""#);
+    settled(&mut nat);
+    let talk = |nat: &mut Harness<Nat>, port| {
+        let sent = out(nat, udp((INSIDE, port), (PEER, 53)));
+        if sent.verdict == Verdict::Next {
+            back(nat, udp((PEER, 53), ends(&sent.bytes).0));
+            out(nat, udp((INSIDE, port), (PEER, 53)));
+        }
+        sent.verdict
+    };
+    for port in 3000..3064 {
+        assert_eq!(talk(&mut nat, port), Verdict::Next);
+    }
+    let refused = Verdict::Drop(reason::PORTS);
+    assert_eq!(talk(&mut nat, 4000), refused);
+    for (ports, free) in [("2060-2069", 6), ("2050-2079", 10), ("2000-2079", 0)] {
+        assert!(nat.swap(config(ports)).unwrap(), "the state was taken over");
+        settled(&mut nat);
+        let first = 5000 + free * 100;
+        for port in first..first + free {
+            assert_eq!(talk(&mut nat, port), Verdict::Next, "{port} of {ports}");
+        }
+        assert_eq!(talk(&mut nat, first + free), refused, "{ports}");
+    }
+    // Those that had a port go on with it.
+    assert_eq!(talk(&mut nat, 3000), Verdict::Next);
 }
 
 #[test]
@@ -257,6 +342,7 @@ fn a_forwarded_port_is_open_to_everybody() {
     assert_eq!(ends(&got.bytes), ((PEER, 999), (OTHER, 5353)));
     let answer = out(&mut nat, udp((OTHER, 5353), (PEER, 999)));
     assert_eq!(ends(&answer.bytes), ((EXTERNAL, 53), (PEER, 999)));
+    assert_eq!((nat.counter("flows_opened"), nat.gauge("flows")), (1, Some(1.0)));
 }
 
 #[test]
@@ -292,7 +378,7 @@ fn a_mapping_has_as_many_flows_as_it_can_count() {
         nat.advance(10_000_000);
         nat.run_burst::<Frame>(&[]);
     }
-    assert_eq!(nat.gauge("flows"), Some(f64::from(MOST)));
+    assert_eq!(nat.gauge("flows"), Some(1.0));
     assert_ne!(ends(&out(&mut nat, udp((OTHER, 5000), peer(7))).bytes).0.1, 5000);
     assert_eq!(nat.gauge("flows"), Some(2.0));
     assert_eq!(ends(&back(&mut nat, udp(peer(7), (EXTERNAL, 5000))).bytes).1, (INSIDE, 5000));
@@ -310,6 +396,14 @@ fn a_new_instance_goes_on_with_the_flows() {
 
 fn forwards(list: &str) -> String {
     format!(r#"{{"external": ["203.0.113.1"], "ports": "1-65535", "forward": [{list}]}}"#)
+}
+
+/// So many bursts that the table is all this configuration's.
+fn settled(nat: &mut Harness<Nat>) {
+    for _ in 0..6 {
+        a_burst(nat);
+    }
+    assert!(nat.function().table.counts_right());
 }
 
 /// What belongs to no flow that is looked at.
@@ -473,19 +567,38 @@ fn a_udp_checksum_of_zero_stays() {
     assert_eq!(out(&mut nat, frame).bytes[40..42], [0, 0]);
 }
 
+fn piece(id: u16, offset: u16, more: bool, mut frame: Vec<u8>) -> Vec<u8> {
+    let word = (offset / 8) | if more { 0x2000 } else { 0 };
+    frame[18..20].copy_from_slice(&id.to_be_bytes());
+    frame[20..22].copy_from_slice(&word.to_be_bytes());
+    frame[24..26].copy_from_slice(&[0, 0]);
+    let sum = weir_sdk::checksum::internet(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn fragments_follow_their_first_however_many_packets_are_fragmented() {
+    let mut nat = nat("");
+    let whole = udp((INSIDE, 5000), (PEER, 53));
+    let mut lost = 0;
+    // A hundred a second for a minute, then many at once.
+    for n in 0..12_000 {
+        nat.advance(if n < 6000 { 10_000_000 } else { 1000 });
+        assert_eq!(out(&mut nat, piece(n, 0, true, whole.clone())).verdict, Verdict::Next, "{n}");
+        let Some(n) = n.checked_sub(4) else { continue };
+        let later = out(&mut nat, piece(n, 16, false, whole.clone()));
+        lost += u32::from(later.verdict != Verdict::Next);
+    }
+    // Of those of one second it is any that goes.
+    assert!(lost < 120, "{lost}");
+}
+
 #[test]
 fn later_fragments_follow_their_first() {
     let mut nat = nat("");
     let whole = udp((INSIDE, 5000), (PEER, 53));
-    let fragment = |offset: u16, more: bool, mut frame: Vec<u8>| {
-        let word = (offset / 8) | if more { 0x2000 } else { 0 };
-        frame[18..20].copy_from_slice(&77u16.to_be_bytes());
-        frame[20..22].copy_from_slice(&word.to_be_bytes());
-        frame[24..26].copy_from_slice(&[0, 0]);
-        let sum = weir_sdk::checksum::internet(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame
-    };
+    let fragment = |offset, more, frame: Vec<u8>| piece(77, offset, more, frame);
     let orphan = out(&mut nat, fragment(16, false, whole.clone()));
     assert_eq!(orphan.verdict, Verdict::Drop(reason::FRAGMENT));
     assert_eq!(out(&mut nat, fragment(0, true, whole.clone())).bytes[26..30], EXTERNAL);
@@ -515,6 +628,38 @@ fn an_error_that_cannot_be_hairpinned_is_dropped() {
     let about_nobody = icmp(router, EXTERNAL, unreachable, &udp((PEER, 1), (OTHER, 2))[14..]);
     let passed = out(&mut nat, about_nobody.clone());
     assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, about_nobody));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn ports_in_use_are_counted_whatever_the_range_was(
+        steps in prop::collection::vec((0usize..4, 0usize..3, prop::collection::vec(75u16..90, 0..12)), 1..8)) {
+        let config = |(ports, forwards): (usize, usize)| {
+            let ports = ["70-79", "80-82", "75-85", "1-65535"][ports];
+            let forward = [String::new(), WEB.to_owned(), WEB.replace("80,", "81,")];
+            let limits = r#""max-flows": 256, "hairpin": false"#;
+            format!(r#"{{"external": ["203.0.113.1"], "ports": "{ports}", "forward": [{}], {limits}}}"#, forward[forwards])
+        };
+        let mut nat = Harness::<Nat>::new(config((0, 0))).unwrap();
+        for (ports, forwards, hosts) in steps {
+            prop_assert!(nat.swap(config((ports, forwards))).unwrap());
+            settled(&mut nat);
+            // What began two steps ago ends, what began with the last one stays.
+            nat.advance(150_000_000_000);
+            for _ in 0..30 {
+                nat.advance(1_000_000);
+                a_burst(&mut nat);
+            }
+            prop_assert!(nat.function().table.counts_right());
+            for port in hosts {
+                out(&mut nat, tcp((INSIDE, port), (PEER, 443), "S"));
+                back(&mut nat, tcp((PEER, 443), (EXTERNAL, port), "S"));
+            }
+            prop_assert!(nat.function().table.counts_right());
+        }
+    }
 }
 
 proptest! {

@@ -87,6 +87,24 @@ fn a_forwarded_endpoint_has_its_external_port_as_a_client_too() {
 }
 
 #[test]
+fn who_waits_for_an_answer_makes_room_when_ports_run_out() {
+    let setup = Setup { ports: (2000, 2003), max_flows: 64, ..Setup::default() };
+    let mut both = Both::new(&setup);
+    let asked = |n: u8| {
+        let host = ([10, 0, 0, n], 5000);
+        let syn = tcp(host, (PEER, 80), &Segment::bare("S", 1));
+        [udp(host, (PEER, 53), b"question"), syn, query(host.0, PEER, 8, 5000, b"ping")]
+    };
+    for frame in (0..4).flat_map(asked) {
+        both.one(Inside, &frame);
+    }
+    for frame in asked(4) {
+        let left = only_ours(&mut both, Inside, &frame);
+        assert_eq!(left[26..30], EXTERNAL);
+    }
+}
+
+#[test]
 fn connections_are_not_judged() {
     let mut both = Both::new(&Setup::default());
     let mut connection = Connection::open(&mut both, (HOST, 40_000), (PEER, 443), 1000);
