@@ -1,6 +1,9 @@
 /* The window and the state region. */
 
 #include "attach.h"
+#include "utf8.h"
+
+#include <string.h>
 
 #define PAGE 65536u
 
@@ -36,6 +39,8 @@ bool weir_begin(weir_setup *setup, const char *text, size_t length, weir_error *
         return weir_refuse(error, "configuration: it cannot be read, or there is no memory for it");
     }
     bool done = weir_configure(setup, config, error);
+    /* Whoever wrote it. */
+    if (!done) weir_utf8_mend(error->text, strlen(error->text));
     weir_document_free(config);
     return done;
 }

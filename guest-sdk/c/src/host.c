@@ -1,6 +1,7 @@
 /* Log, time, counters and gauges. */
 
 #include "imports.h"
+#include "utf8.h"
 #include "values.h"
 
 #include <stdarg.h>
@@ -26,10 +27,21 @@ static struct {
     uint64_t armed;
 } state;
 
-static void log_line(weir_level level, const char *text) { weir_import_log(level, text, strlen(text)); }
+void weir_log_text(weir_level level, weir_text text) {
+    char line[WEIR_LINE_MAX];
+    size_t length = text.length < sizeof line ? text.length : sizeof line;
+    memcpy(line, text.bytes, length);
+    weir_utf8_mend(line, length);
+    weir_import_log(level, line, length);
+}
+
+static void log_line(weir_level level, const char *text) {
+    weir_text line = {text, strlen(text)};
+    weir_log_text(level, line);
+}
 
 void weir_log(weir_level level, const char *format, ...) {
-    char line[1024];
+    char line[WEIR_LINE_MAX];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);

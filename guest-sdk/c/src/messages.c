@@ -1,6 +1,7 @@
 /* Heads and pieces in the window, and what functions ask of interface `exchange`. */
 
 #include "messages.h"
+#include "utf8.h"
 
 #include <string.h>
 
@@ -25,6 +26,9 @@ enum {
 };
 
 enum { CHANGED = 256, REPLACED = 512 };
+
+/* Of the window (wit/window.md). */
+enum { CLOCK = 0x3000 };
 
 static uint16_t get(const weir_head *head, uint32_t at) {
     uint16_t number;
@@ -170,9 +174,13 @@ weir_piece weir_piece_at(uint32_t offset, uint32_t length, bool last) {
     return piece;
 }
 
-void weir_after_event(void) {
-    if (weir_values.dirty != 0) weir_hand_over(weir_now());
+uint64_t weir_event_now(void) {
+    uint64_t now;
+    memcpy(&now, weir_window + CLOCK, 8);
+    return now;
 }
+
+void weir_after_event(void) { weir_after_burst(weir_event_now()); }
 
 uint64_t weir_of_head(weir_outcome outcome, const weir_head *head) {
     weir_after_event();
@@ -252,6 +260,12 @@ bool weir_healthy(uint32_t upstream) { return import_healthy(upstream) != 0; }
 uint32_t weir_active(uint32_t upstream) { return import_active(upstream); }
 
 weir_refusal weir_answer(uint32_t exchange, uint16_t status, const weir_field *fields, uint32_t count, weir_text body) {
+    for (uint32_t at = 0; at < count; at++) {
+        const weir_field *field = &fields[at];
+        if (!weir_utf8_is(field->name.bytes, field->name.length) || !weir_utf8_is(field->value.bytes, field->value.length)) {
+            return WEIR_OUT_OF_BOUNDS;
+        }
+    }
     uint8_t answer[2];
     import_answer_copy(exchange, status, fields, count, body.bytes, body.length, answer);
     return done(answer);

@@ -1,10 +1,12 @@
-/* Parts of the SDK that need no host, natively: checksums with the examples of their RFCs, prefixes against inet_pton, JSON. Run by
- * tests/tests/languages.rs. */
+/* Parts of the SDK that need no host, natively: checksums with the examples of their RFCs, prefixes against inet_pton, JSON, UTF-8
+ * against iconv. Run by tests/tests/languages.rs. */
 
 #include "../src/document.h"
+#include "../src/utf8.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <iconv.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,10 +139,40 @@ static void frames(void) {
     }
 }
 
+static void utf8(void) {
+    iconv_t reader = iconv_open("UCS-4LE", "UTF-8");
+    assert(reader != (iconv_t)-1);
+    int good = 0;
+    for (int round = 0; round < 1000000; round++) {
+        /* Bytes at which something begins or ends. */
+        static const uint8_t bytes[] = {'a', 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff};
+        size_t length = (size_t)rand() % 6;
+        char *text = malloc(length == 0 ? 1 : length);
+        for (size_t at = 0; at < length; at++) text[at] = (char)bytes[(size_t)rand() % sizeof bytes];
+        char *from = text, out[32], *to = out;
+        size_t left = length, room = sizeof out;
+        bool is = iconv(reader, &from, &left, &to, &room) != (size_t)-1;
+        iconv(reader, NULL, NULL, NULL, NULL);
+        assert(weir_utf8_is(text, length) == is);
+        good += is && length > 1;
+        char mended[6];
+        memcpy(mended, text, length);
+        weir_utf8_mend(mended, length);
+        assert(weir_utf8_is(mended, length) && (!is || memcmp(mended, text, length) == 0));
+        free(text);
+    }
+    assert(good > 1000);
+    iconv_close(reader);
+    char cut[] = "a\xffz\xc3\xa4\xe2\x82";
+    weir_utf8_mend(cut, strlen(cut));
+    assert(strcmp(cut, "a?z\xc3\xa4??") == 0);
+}
+
 int main(void) {
     checksums();
     prefixes();
     json();
     frames();
+    utf8();
     return 0;
 }

@@ -38,7 +38,7 @@ pub const Outcome = enum(c_int) {
     answer,
     /// The stream or connection is ended without an answer.
     reset,
-    /// Nothing of this exchange in this direction moves until `resume`.
+    /// Nothing of this exchange in this direction moves until `resume`, which something has to have been asked for.
     wait,
     /// Of a body's piece: it stays where it is, and the function wants to see the next one.
     hold_piece,
@@ -62,6 +62,13 @@ extern fn weir_head_set_status(head: *Head, status: u16) void;
 extern fn weir_piece_resize(piece: *Piece, length: u32) bool;
 extern fn weir_answer(exchange: u32, status: u16, fields: [*]const Field, count: u32, body: *const Text) c_int;
 extern fn weir_route(exchange: u32, upstream: u32) c_int;
+extern fn weir_store_get(exchange: u32, key: *const Text, token: *u32) c_int;
+extern fn weir_store_add(exchange: u32, key: *const Text, delta: i64, milliseconds: u64, token: *u32) c_int;
+extern fn weir_store_set(exchange: u32, key: *const Text, value: *const Text, milliseconds: u64) c_int;
+extern fn weir_sleep(exchange: u32, nanoseconds: u64, token: *u32) c_int;
+/// The time of the event that is being handled: that of `weir.now`, without a call.
+pub const eventNow = weir_event_now;
+extern fn weir_event_now() u64;
 
 fn text(bytes: []const u8) Text {
     return .{ .bytes = bytes.ptr, .length = bytes.len };
@@ -169,7 +176,7 @@ pub const Field = extern struct {
 pub const Exchange = struct {
     number: u32,
 
-    /// Answers it; `return` what this gives back. Bytes are copied.
+    /// Answers it; `return` what this gives back: `.reset` if the host refused, or a field is no UTF-8. Bytes are copied.
     pub fn answer(exchange: Exchange, status: u16, fields: []const Field, body: []const u8) Outcome {
         const why = weir_answer(exchange.number, status, fields.ptr, @intCast(fields.len), &text(body));
         return if (why < 0) .answer else .reset;
@@ -177,6 +184,27 @@ pub const Exchange = struct {
     /// Sends it to this upstream, a place in `Setup.ports`. False if the host refused.
     pub fn route(exchange: Exchange, upstream: u32) bool {
         return weir_route(exchange.number, upstream) < 0;
+    }
+    /// Asks the tenant's key-value store for a value, which `resume` brings under this token. Null if the host refused; so for the
+    /// others.
+    pub fn storeGet(exchange: Exchange, key: []const u8) ?u32 {
+        var token: u32 = undefined;
+        return if (weir_store_get(exchange.number, &text(key), &token) < 0) token else null;
+    }
+    /// Adds to a number there (8 bytes, little-endian; 0 if there is none, and then it lives for so many milliseconds); `resume` brings
+    /// the sum under this token.
+    pub fn storeAdd(exchange: Exchange, key: []const u8, delta: i64, milliseconds: u64) ?u32 {
+        var token: u32 = undefined;
+        return if (weir_store_add(exchange.number, &text(key), delta, milliseconds, &token) < 0) token else null;
+    }
+    /// Writes a value that lives for so long (0: until memory is short). False if the host refused.
+    pub fn storeSet(exchange: Exchange, key: []const u8, value: []const u8, milliseconds: u64) bool {
+        return weir_store_set(exchange.number, &text(key), &text(value), milliseconds) < 0;
+    }
+    /// Asks to be resumed after so long, under this token.
+    pub fn sleep(exchange: Exchange, nanoseconds: u64) ?u32 {
+        var token: u32 = undefined;
+        return if (weir_sleep(exchange.number, nanoseconds, &token) < 0) token else null;
     }
 };
 

@@ -59,10 +59,10 @@ pub const Refused = error{Refused};
 pub const Refusal = extern struct {
     text: [512]u8,
 
-    /// Says why, as by std.fmt, beginning with the key; what is too long is cut. `return refusal.because(...)` refuses.
+    /// Says why, as by std.fmt, beginning with the key; what is too long is cut, and each byte that is no UTF-8 becomes a `?`.
+    /// `return refusal.because(...)` refuses.
     pub fn because(refusal: *Refusal, comptime format: []const u8, arguments: anytype) Refused {
-        const room = refusal.text[0 .. refusal.text.len - 1];
-        const said = std.fmt.bufPrint(room, format, arguments) catch room;
+        const said = print(refusal.text[0 .. refusal.text.len - 1], format, arguments);
         refusal.text[said.len] = 0;
         return error.Refused;
     }
@@ -130,6 +130,13 @@ pub const Json = extern struct {
         var text: Text = undefined;
         return if (weir_json_string(&value, &text)) text.slice() else null;
     }
+
+    /// A copy of a string with its escapes replaced, which lies in `into`. Null if it is something else, or does not fit with a 0
+    /// behind it.
+    pub fn copy(value: Json, into: []u8) ?[]u8 {
+        if (!weir_json_copy(&value, into.ptr, into.len)) return null;
+        return into[0..std.mem.indexOfScalar(u8, into, 0).?];
+    }
 };
 
 // The canonical forms of C's functions: Wasm's C ABI passes structures by reference.
@@ -139,9 +146,8 @@ extern fn weir_json_first(answer: *Json.Member, value: *const Json) void;
 extern fn weir_json_following(answer: *Json.Member, member: *const Json.Member) void;
 extern fn weir_json_integer(value: *const Json, least: i64, most: i64, number: *i64) bool;
 extern fn weir_json_string(value: *const Json, text: *Text) bool;
-const host = struct {
-    extern "weir:net/host@0.1.0" fn log(level: Level, text: [*]const u8, length: usize) void;
-};
+extern fn weir_json_copy(value: *const Json, into: [*]u8, room: usize) bool;
+extern fn weir_log_text(level: Level, text: *const Text) void;
 extern fn weir_counter_named(name: [*:0]const u8) u8;
 extern fn weir_gauge_named(name: [*:0]const u8) u8;
 extern fn weir_packet_prepend(burst: *Burst, packet: *Packet, bytes: u32) bool;
@@ -160,11 +166,19 @@ extern var weir_values: extern struct { value: [64]u64, dirty: u64 };
 /// How much a log line matters.
 pub const Level = enum(c_int) { trace, debug, info, warn, err };
 
-/// Writes a line to the function's log, as by std.fmt; what is longer than 1,024 bytes is cut.
+/// As much of a text as there is room for.
+fn print(room: []u8, comptime format: []const u8, arguments: anytype) []u8 {
+    var writer: std.Io.Writer = .fixed(room);
+    writer.print(format, arguments) catch {};
+    return writer.buffered();
+}
+
+/// Writes a line to the function's log, as by std.fmt; what is longer than 1,024 bytes is cut. Bytes of clients may be in it: each that is
+/// no UTF-8 becomes a `?`.
 pub fn log(level: Level, comptime format: []const u8, arguments: anytype) void {
     var line: [1024]u8 = undefined;
-    const said = std.fmt.bufPrint(&line, format, arguments) catch &line;
-    host.log(level, said.ptr, said.len);
+    const said = print(&line, format, arguments);
+    weir_log_text(level, &.{ .bytes = said.ptr, .length = said.len });
 }
 
 /// Monotonic nanoseconds, by a call; within `process`, `Burst.now` is the same for free.

@@ -21,8 +21,24 @@ typedef enum weir_level {
     WEIR_ERROR = 4,
 } weir_level;
 
-/* Writes a line to the function's log (`weir function log`), as by printf. A line has at most 1,023 bytes. */
+/* Text that is not terminated. */
+typedef struct weir_text {
+    const char *bytes;
+    size_t length;
+} weir_text;
+
+/* Whether two texts are the same. */
+bool weir_text_is(weir_text text, const char *other);
+
+/* Bytes of a line of the log. */
+#define WEIR_LINE_MAX 1024
+
+/* Writes a line to the function's log (`weir function log`), as by printf. It is cut at 1,023 bytes. Bytes of clients may be in it: each that
+ * is no UTF-8 becomes a `?`. */
 void weir_log(weir_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The same of a text, which is cut at WEIR_LINE_MAX bytes. */
+void weir_log_text(weir_level level, weir_text text);
 
 /* Why a configuration is refused: filled in by `weir_refuse`, shown to whoever deploys the chain. */
 typedef struct weir_error {
@@ -30,10 +46,11 @@ typedef struct weir_error {
 } weir_error;
 
 /* Says why, as by printf, beginning with the key: "blocked: 0 is no port; allowed are 1 to 65535". Always false, so that
- * `return weir_refuse(...)` refuses. */
+ * `return weir_refuse(...)` refuses. It is cut at 511 bytes; each byte that is no UTF-8 becomes a `?`. */
 bool weir_refuse(weir_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Monotonic nanoseconds, by a call; within `weir_process`, `weir_burst_now` is the same for free. */
+/* Monotonic nanoseconds, by a call; within `weir_process`, `weir_burst_now` is the same for free, and within an event of a message or connection
+ * `weir_event_now`. */
 uint64_t weir_now(void);
 
 /* Asks for one call of `weir_tick` at or soon after this time, in nanoseconds of `weir_now`. A later call replaces an
@@ -72,15 +89,6 @@ static inline void weir_gauge_set(weir_gauge gauge, double value) {
     weir_values.value[gauge & 63].level = value;
     weir_values.dirty |= (uint64_t)1 << (gauge & 63);
 }
-
-/* Text that is not terminated. */
-typedef struct weir_text {
-    const char *bytes;
-    size_t length;
-} weir_text;
-
-/* Whether two texts are the same. */
-bool weir_text_is(weir_text text, const char *other);
 
 /* What a function is told when it is configured; valid until `weir_configure` returns, but for the state region. */
 typedef struct weir_setup {

@@ -133,6 +133,9 @@ void weir_ended(uint32_t exchange, uint32_t how, uint32_t upstream, uint64_t nan
 /* A timer is due. */
 void weir_tick(uint64_t now);
 
+/* The time of the event that is being handled: that of `weir_now`, without a call. */
+uint64_t weir_event_now(void);
+
 /* Sends the exchange to this upstream, a place in `setup->ports`. */
 weir_refusal weir_route(uint32_t exchange, uint32_t upstream);
 /* Whether an upstream, a place in `setup->ports`, may have requests. */
@@ -146,7 +149,8 @@ typedef struct weir_field {
     weir_text value;
 } weir_field;
 
-/* Answers the exchange: return WEIR_ANSWER if it gives WEIR_DONE. Its bytes are copied. */
+/* Answers the exchange: return WEIR_ANSWER if it gives WEIR_DONE. Its bytes are copied. Fields must be UTF-8, which those of a client need
+ * not be: WEIR_OUT_OF_BOUNDS if one is not. */
 weir_refusal weir_answer(uint32_t exchange, uint16_t status, const weir_field *fields, uint32_t count, weir_text body);
 
 /* Asks the tenant's key-value store for a value, and waits; `weir_resume` brings it under the token. */
