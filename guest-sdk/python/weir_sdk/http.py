@@ -44,6 +44,15 @@ class Headers:
     def __init__(self, fields: list[tuple[str, bytes]] | dict[str, str] = ()):
         pairs = fields.items() if isinstance(fields, dict) else fields
         self.fields = [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
+        self._came: tuple[AsyncIterator[bytes], str | None] | None = None
+
+    def came_with(self, body: AsyncIterator[bytes]) -> None:
+        """For this module: that these are the fields of this body."""
+        self._came = body, self.get("content-length")
+
+    def is_of_another(self, body: AsyncIterator[bytes]) -> bool:
+        """For this module: whether the length that they say is that of a body in whose place this one is now."""
+        return self._came is not None and self._came[0] is not body and self._came[1] == self.get("content-length")
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of this name."""
@@ -86,7 +95,7 @@ class Request(_Message):
     headers: Headers = field(default_factory=Headers)
     """Its fields."""
     body: Body = b""
-    """Bytes, or pieces that come one after the other."""
+    """Bytes, or pieces that come one after the other. Its length is said for it, if it is bytes or the body that came."""
 
 
 @dataclass
@@ -98,19 +107,23 @@ class Response(_Message):
     headers: Headers | dict[str, str] = field(default_factory=Headers)
     """Its fields."""
     body: Body = b""
-    """Bytes, or pieces that come one after the other."""
+    """Bytes, or pieces that come one after the other. Its length is said for it, if it is bytes or the body that came."""
 
 
 async def send_on(request: Request) -> Response:
     """Sends a request on through the rest of the chain, and gives its response as soon as its head is there."""
-    onward = _types.OutgoingRequest(_types.Fields.from_list(_sendable(request.headers)))
+    headers = request.headers
+    fields = _sendable(headers, request.body, headers.get("content-length") is not None)
+    onward = _types.OutgoingRequest(_types.Fields.from_list(fields))
     onward.set_method(_METHODS.get(request.method, _types.Method_Other)(*_other(request.method)))
     onward.set_path_with_query(request.path)
     onward.set_scheme(_types.Scheme_Http())
     onward.set_authority(request.authority)
     sent = onward.body()
     response, _ = await asyncio.gather(poll_loop.send(onward), _write(request.body, sent))
-    return Response(response.status(), Headers(response.headers().entries()), _pieces(response.consume()))
+    headers, body = Headers(response.headers().entries()), _pieces(response.consume())
+    headers.came_with(body)
+    return Response(response.status(), headers, body)
 
 
 def serve(handle: Callable[[Request], Awaitable[Response]]):
@@ -135,11 +148,13 @@ async def _answer(handle, told, response_out) -> None:
             Headers(told.headers().entries()),
             _pieces(told.consume()),
         )
+        request.headers.came_with(request.body)
+        is_head = request.method == "HEAD"
         response = await handle(request)
         headers = response.headers if isinstance(response.headers, Headers) else Headers(response.headers)
-        if isinstance(response.body, bytes) and headers.get("content-length") is None:
-            headers.set("content-length", str(len(response.body)))
-        answer = _types.OutgoingResponse(_types.Fields.from_list(_sendable(headers)))
+        # Others say how long a body would be that they have not.
+        has_body = not is_head and response.status not in (204, 304)
+        answer = _types.OutgoingResponse(_types.Fields.from_list(_sendable(headers, response.body, has_body)))
         answer.set_status_code(response.status)
         body = answer.body()
         _types.ResponseOutparam.set(response_out, Ok(answer))
@@ -177,8 +192,16 @@ async def _write(source: Body, body) -> None:
 _HOPS = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host", "http2-settings"}
 
 
-def _sendable(headers: Headers) -> list[tuple[str, bytes]]:
-    return [(name, value) for name, value in headers.fields if name.lower() not in _HOPS]
+def _sendable(headers: Headers, body: Body, must_fit: bool) -> list[tuple[str, bytes]]:
+    """The fields that are sent with a body. What they say of its length is true: the host breaks off a body that is another length."""
+    length = headers.get("content-length")
+    if isinstance(body, bytes):
+        if must_fit or (length is None and body):
+            length = str(len(body))
+    elif headers.is_of_another(body):
+        length = None
+    fields = [(name, value) for name, value in headers.fields if name.lower() not in _HOPS and name.lower() != "content-length"]
+    return fields if length is None else [*fields, ("content-length", length.encode())]
 
 
 if _base is not object:
