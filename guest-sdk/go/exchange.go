@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"time"
+	"unicode/utf8"
 )
 
 // An Exchange is a request with its response, or a connection, by its number, which is given out again only after Ended.
@@ -16,8 +17,13 @@ type Token uint32
 type Field struct{ Name, Value string }
 
 // Answer answers the exchange itself; return what it returns: Answered, or Reset if the host refuses, because the response's head has
-// left or no room is free. The content's length need not be told in a field.
+// left or no room is free, or if a field is no UTF-8, as those of a client need not be. The content's length need not be told in a field.
 func (e Exchange) Answer(status int, fields []Field, body []byte) Outcome {
+	for _, field := range fields {
+		if !utf8.ValidString(field.Name) || !utf8.ValidString(field.Value) {
+			return Reset
+		}
+	}
 	if err := hostAnswer(uint32(e), status, fields, body); err != nil {
 		return Reset
 	}
@@ -31,19 +37,33 @@ func (e Exchange) Route(upstream int) error { return hostRoute(uint32(e), uint32
 // StoreGet asks the tenant's key-value store, which all workers and functions of the tenant share. A key has at most 256 bytes.
 func (e Exchange) StoreGet(key []byte) (Token, error) { return hostStoreGet(uint32(e), key) }
 
-// StoreAdd adds to a number of the store, 0 if there is none, and gives it so long to live if it is new. Resumed.Number has the sum.
+// StoreAdd adds to a number of the store, 0 if there is none, and gives it so long to live if it is new, as StoreSet. Resumed.Number has the
+// sum.
 func (e Exchange) StoreAdd(key []byte, delta int64, life time.Duration) (Token, error) {
-	return hostStoreAdd(uint32(e), key, delta, uint64(life.Milliseconds()))
+	return hostStoreAdd(uint32(e), key, delta, milliseconds(life))
 }
 
-// StoreSet writes a value of at most a room that lives for so long; 0: until memory is short.
+// StoreSet writes a value of at most a room that lives for so long, in milliseconds, of which one that has begun counts. 0: until memory is
+// short; a life that is over before is a millisecond.
 func (e Exchange) StoreSet(key, value []byte, life time.Duration) error {
-	return hostStoreSet(uint32(e), key, value, uint64(life.Milliseconds()))
+	return hostStoreSet(uint32(e), key, value, milliseconds(life))
 }
 
-// Sleep asks to be resumed after so long.
+// Rounded up: what is below a millisecond is not 0, which is for ever.
+func milliseconds(life time.Duration) uint64 {
+	if life < 0 {
+		return 1
+	}
+	whole := uint64(life / time.Millisecond)
+	if life%time.Millisecond != 0 {
+		whole++
+	}
+	return whole
+}
+
+// Sleep asks to be resumed after so long; at once, if it is below 0.
 func (e Exchange) Sleep(after time.Duration) (Token, error) {
-	return hostSleep(uint32(e), uint64(after))
+	return hostSleep(uint32(e), uint64(max(after, 0)))
 }
 
 // Healthy says whether health checks and failures of late let this upstream have requests.

@@ -1,6 +1,9 @@
 package weir
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Level says how much a log line matters.
 type Level uint8
@@ -18,13 +21,17 @@ const (
 	Error
 )
 
-// Log writes a line to the function's log. What is printed to standard output and error gets there, too.
-func Log(level Level, message string) { hostLog(level, message) }
+// Log writes a line to the function's log; bytes that are no UTF-8, as those of a client need not be, are shown as `?`. What is printed to
+// standard output and error gets there, too.
+func Log(level Level, message string) { hostLog(level, valid(message)) }
 
 // Logf is Log with fmt.Sprintf.
 func Logf(level Level, format string, arguments ...any) {
-	hostLog(level, fmt.Sprintf(format, arguments...))
+	Log(level, fmt.Sprintf(format, arguments...))
 }
+
+// The host takes UTF-8 only: another string is a trap.
+func valid(text string) string { return strings.ToValidUTF8(text, "?") }
 
 // Now is the time in nanoseconds, monotonic, by a call of the host. In a replay it is the capture's own. Burst.Now is free.
 func Now() uint64 { return hostNow() }
@@ -57,13 +64,15 @@ var (
 	dirty    bool
 )
 
-// NewCounter is a counter of this name: 1 to 64 of a-z0-9_. A function may have 64 counters and gauges. Make it in Configure.
+// NewCounter is a counter of this name: 1 to 64 of a-z0-9_. A function may have 64 counters and gauges. Make it in Configure: another name,
+// and one too many, panic.
 func NewCounter(name string) *Counter {
 	for _, counter := range counters {
 		if counter.name == name {
 			return counter
 		}
 	}
+	checkName(name)
 	counter := &Counter{name: name}
 	counters = append(counters, counter)
 	return counter
@@ -76,9 +85,20 @@ func NewGauge(name string) *Gauge {
 			return gauge
 		}
 	}
+	checkName(name)
 	gauge := &Gauge{name: name}
 	gauges = append(gauges, gauge)
 	return gauge
+}
+
+// The host takes no other: that would be a fault when it is told, after the first packets.
+func checkName(name string) {
+	if len(name) == 0 || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+		panic(fmt.Sprintf("weir: a counter or gauge cannot be named %q: allowed are 1 to 64 of a-z0-9_", name))
+	}
+	if len(counters)+len(gauges) == 64 {
+		panic(fmt.Sprintf("weir: there are 64 counters and gauges without %q: no more are allowed", name))
+	}
 }
 
 // Add costs no call: the host is told ten times a second.

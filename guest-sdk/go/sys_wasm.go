@@ -124,7 +124,7 @@ func address(bytes []byte) uint32 {
 func fail(err error) unsafe.Pointer {
 	answer = [3]uint32{}
 	if err != nil {
-		kept = []byte(err.Error())
+		kept = []byte(valid(err.Error()))
 		answer = [3]uint32{1, address(kept), uint32(len(kept))}
 	}
 	return unsafe.Pointer(&answer)

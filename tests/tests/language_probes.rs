@@ -1,6 +1,7 @@
 //! What the SDKs without Rust offer beside deciding: changing packets, state over a swap, log, counters, and that what goes
 //! wrong in a function is a fault that its log explains. Linked and one by one.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use weir_chain::board::{self, End};
@@ -25,9 +26,14 @@ struct Running {
 
 impl Probe {
     fn new(language: &str) -> Self {
-        let wasm = std::fs::read(built::probe(language)).unwrap();
-        let admitted = Arc::new(weir_sandbox::admit(&wasm).unwrap());
-        assert!(admitted.saves && admitted.manifest.is_some());
+        let probe = Self::of(&built::probe(language));
+        assert!(probe.admitted.saves);
+        probe
+    }
+
+    fn of(wasm: &Path) -> Self {
+        let admitted = Arc::new(weir_sandbox::admit(&std::fs::read(wasm).unwrap()).unwrap());
+        assert!(admitted.manifest.is_some());
         assert!(admitted.imports.iter().all(|import| import.starts_with("weir:net/")));
         let sandbox = Sandbox::new(SandboxConfig::default()).unwrap();
         Self { sandbox, admitted }
@@ -228,6 +234,55 @@ fn go() {
         }
     }
     has_what_the_adapter_has_of_wasi(&probe);
+    // Not first when the host is told, after the first packets.
+    assert!(probe.start("name", Mode::Linked).is_err(), "a name that the host does not take");
+}
+
+/// What C's library prints, and what is logged, are whole lines of UTF-8.
+#[test]
+fn c() {
+    const SOURCE: &str = r#"
+        #include <stdio.h>
+        #include <string.h>
+        #include <weir/packet.h>
+        bool weir_configure(const weir_setup *setup, weir_json config, weir_error *error) {
+            (void)setup;
+            weir_text mode;
+            weir_json_string(weir_json_first(config).value, &mode);
+            if (weir_text_is(mode, "refuse")) return weir_refuse(error, "refused \xff");
+            printf("port %d", 23);
+            printf(" blocked\nsecond\n\n");
+            fprintf(stderr, "%s and %s\n", "one", "\xfe");
+            for (int n = 0; n < 300; n++) printf("1234\u00e9");
+            printf("\nnot ended");
+            char line[1100] = "";
+            memset(line, 'a', 1022);
+            strcat(line, "\u00e9");
+            weir_log(WEIR_WARN, "%s", line);
+            weir_log(WEIR_WARN, "agent %s", "x\xed\xa0\x80y");
+            return true;
+        }
+        void weir_process(weir_burst *burst) { (void)burst; }
+    "#;
+    let directory = tempfile::tempdir().unwrap();
+    let changes = &[("main.c", "", SOURCE)];
+    let wasm = built::changed_template("c", "packet", "probe", directory.path(), changes);
+    let probe = Probe::of(&wasm);
+    for mode in BOTH {
+        let log = probe.start("print", mode).unwrap().log();
+        let lines: Vec<(Level, &str)> = log.iter().map(|(at, line)| (*at, &line[..])).collect();
+        let [first, second, error, begins, ends, cut, agent] = lines[..] else {
+            panic!("{lines:?}")
+        };
+        assert_eq!(first, (Level::Info, "port 23 blocked"));
+        assert_eq!(second, (Level::Info, "second"));
+        assert_eq!(error, (Level::Error, "one and ?"));
+        assert_eq!([begins.1, ends.1].concat(), "1234é".repeat(300));
+        assert_eq!(cut, (Level::Warn, &*format!("{}?", "a".repeat(1022))));
+        assert_eq!(agent, (Level::Warn, "agent x???y"));
+        let error = probe.start("refuse", mode).err().expect("it refuses").to_string();
+        assert!(error.contains("refused ?"), "{error}");
+    }
 }
 
 fn has_what_the_adapter_has_of_wasi(probe: &Probe) {

@@ -1,7 +1,7 @@
 /** What the exports of functions for messages and for connections have in common. */
 
 import { Text } from "./head";
-import { begin, flush, roomBytes, windowStart } from "./host";
+import { afterEvent, begin, roomBytes, windowStart } from "./host";
 import { End, Exchange, Head, Outcome, Piece, Resumed, events } from "./message";
 
 const CHANGED: u64 = 256;
@@ -39,14 +39,14 @@ export function pieceAt(offset: u32, length: u32, last: u32): Piece {
 
 /** The end of an event with a head: the outcome as the host reads it. */
 export function ofHead(outcome: Outcome): u64 {
-  flush();
+  afterEvent();
   const passes = outcome == Outcome.Continue || outcome == Outcome.Finished || outcome == Outcome.Wait;
   return <u64>outcome | (head.changed && passes ? CHANGED : 0);
 }
 
 /** The end of an event with a piece. */
 export function ofPiece(outcome: Outcome): u64 {
-  flush();
+  afterEvent();
   if (outcome == Outcome.Answered || outcome == Outcome.Reset) return <u64>outcome;
   if (piece.dropped) return <u64>outcome | REPLACED;
   return <u64>outcome | (piece.changed ? CHANGED | (<u64>piece.length << 32) : 0);
@@ -58,7 +58,7 @@ export function onResumed(number: u32, token: u32, status: u32, body: u32, lengt
   resumed.status = status;
   resumed.body = new Text(windowStart + body, length);
   const outcome = events.resumed(exchangeOf(number), resumed);
-  flush();
+  afterEvent();
   return <u64>outcome;
 }
 
@@ -68,7 +68,7 @@ export function onOver(number: u32, how: u32, upstream: u32, nanoseconds: u64): 
   end.upstream = <i32>upstream;
   end.nanoseconds = nanoseconds;
   events.ended(exchangeOf(number), end);
-  flush();
+  afterEvent();
 }
 
 const answer = memory.data(12, 4);

@@ -26,9 +26,28 @@ export enum Level {
   Error,
 }
 
-/** Writes a line to the function's log. Takes memory: not for every packet or message. */
+/** Whether it can be UTF-8: it has no halves of pairs, which strings that were made of any bytes may have. The host takes no other. */
+export function isWhole(text: string): bool {
+  for (let i = 0; i < text.length; i++) {
+    const unit = <u32>text.charCodeAt(i);
+    if ((unit & 0xf800) != 0xd800) continue;
+    if (unit >= 0xdc00 || i + 1 == text.length || (<u32>text.charCodeAt(i + 1) & 0xfc00) != 0xdc00) return false;
+    i++;
+  }
+  return true;
+}
+
+/** As UTF-8 in any case: halves of pairs become U+FFFD. */
+function told(text: string): ArrayBuffer {
+  return String.UTF8.encode(text, false, String.UTF8.ErrorMode.REPLACE);
+}
+
+/**
+ * Writes a line to the function's log. Takes memory: not for every packet or message. What is not Unicode, as a string of a client's bytes need not be,
+ * is shown as U+FFFD.
+ */
 export function log(level: Level, line: string): void {
-  const bytes = String.UTF8.encode(line);
+  const bytes = told(line);
   importLog(level, changetype<usize>(bytes), bytes.byteLength);
 }
 
@@ -37,36 +56,87 @@ export function now(): u64 {
   return importNow();
 }
 
-/** Asks for one call of what `onTick` was given at or soon after this time; 0 cancels. */
-export function setTimer(at: u64): void {
+// The timer that the function and its counters share; 0 is none.
+let ownTimer: u64 = 0;
+let flushAt: u64 = 0;
+let armed: u64 = 0;
+
+/** Tells the host the earlier of both times, if it does not know it. */
+function arm(): void {
+  const at = ownTimer == 0 || (flushAt != 0 && flushAt < ownTimer) ? flushAt : ownTimer;
+  if (at == armed) return;
+  armed = at;
   importSetTimer(at);
 }
 
-/** A counter, shown in `/metrics`. What was added is handed over when a burst or event is over. */
+/** Asks for one call of what `onTick` was given at or soon after this time; 0 cancels. */
+export function setTimer(at: u64): void {
+  ownTimer = at;
+  arm();
+}
+
+/** Counters are handed over when they are so old, in nanoseconds. */
+const FLUSH_EVERY: u64 = 100000000;
+/** Whether something was counted since they were. */
+let counted = false;
+
+/** A counter, shown in `/metrics`. What was added is handed over ten times a second. */
 @final
 export class Counter {
-  private name: ArrayBuffer;
   private count: u64 = 0;
+  private bytes: ArrayBuffer;
 
-  /** Its name: 1 to 64 of `a-z0-9_`. Make it in `configure`. */
-  constructor(name: string) {
-    this.name = String.UTF8.encode(name);
+  /**
+   * Its name: 1 to 64 of `a-z0-9_`; there may be 64 of them. Make it in `configure`, or when the module starts: with a wrong name the function's
+   * configuration is refused.
+   */
+  constructor(private name: string) {
+    this.bytes = String.UTF8.encode(name);
     counters.push(this);
   }
 
   /** A few instructions, no call. */
   @inline add(delta: u64): void {
     this.count += delta;
+    counted = true;
   }
 
   /** For this file. */
   flush(): void {
     if (this.count == 0) return;
-    importCounterAdd(changetype<usize>(this.name), this.name.byteLength, this.count);
+    importCounterAdd(changetype<usize>(this.bytes), this.bytes.byteLength, this.count);
     this.count = 0;
+  }
+
+  /** For this file: whether the host takes its name. */
+  isNamed(): bool {
+    const name = this.name;
+    for (let i = 0; i < name.length; i++) {
+      const letter = <u32>name.charCodeAt(i);
+      if (letter - 97 >= 26 && letter - 48 >= 10 && letter != 95) return false;
+    }
+    return name.length >= 1 && name.length <= 64;
+  }
+
+  /** For this file: whether it is the first one of its name. */
+  isFirst(): bool {
+    let at = 0;
+    while (unchecked(counters[at]).name != this.name) at++;
+    return unchecked(counters[at]) == this;
   }
 }
 const counters: Counter[] = [];
+
+/** What is wrong with the counters. The host would say so when it is told, after the first packets, and that is a fault. */
+function wrongCounters(): string | null {
+  let names = 0;
+  for (let i = 0; i < counters.length; i++) {
+    const counter = counters[i];
+    if (!counter.isNamed()) return "a counter has a name that is not allowed: allowed are 1 to 64 of a-z0-9_";
+    if (counter.isFirst()) names++;
+  }
+  return names > 64 ? "there are more than 64 counters" : null;
+}
 
 /** What a function is told when it is configured. */
 @final
@@ -149,6 +219,29 @@ export class Json {
   text(): string {
     return this.isString ? String.UTF8.decodeUnsafe(this.at + 1, this.end - this.at - 2) : "";
   }
+
+  /** A string with its escapes replaced. Empty if it is something else. */
+  string(): string {
+    const parts = this.text().split("\\");
+    let whole = parts[0];
+    for (let i = 1; i < parts.length; i++) {
+      const part = parts[i];
+      if (part.length == 0) {
+        // The second one of two, and what follows it, which is no escape.
+        i++;
+        whole += "\\" + (i < parts.length ? parts[i] : "");
+        continue;
+      }
+      const escape = part.charAt(0);
+      if (escape == "u") {
+        whole += String.fromCharCode(<i32>parseInt(part.substr(1, 4), 16)) + part.substring(5);
+        continue;
+      }
+      const place = "bfnrt".indexOf(escape);
+      whole += (place < 0 ? escape : "\b\f\n\r\t".charAt(place)) + part.substring(1);
+    }
+    return whole;
+  }
 }
 
 /** A member of an object, or an element of a list, which has no key. */
@@ -204,15 +297,33 @@ export let windowStart: usize = 0;
 /** Bytes of a room of the pool, a power of two. */
 export let roomBytes: u32 = 0;
 
-/** Hands counters over. */
-export function flush(): void {
+function flush(): void {
   for (let i = 0; i < counters.length; i++) unchecked(counters[i]).flush();
+  counted = false;
+  flushAt = 0;
+}
+
+/** Behind a burst or an event: hands counters over when it is time to. */
+export function afterEvent(): void {
+  if (!counted) return;
+  // Of the window: its time.
+  const time = load<u64>(windowStart, 0x3000);
+  if (flushAt == 0) flushAt = time + FLUSH_EVERY;
+  else if (time >= flushAt) flush();
+  else return;
+  arm();
 }
 
 /** The event `tick`. */
 export function ticked(at: u64): void {
-  tick(at);
+  armed = 0;
+  const due = ownTimer != 0 && ownTimer <= at;
+  if (due) {
+    ownTimer = 0;
+    tick(at);
+  }
   flush();
+  arm();
 }
 
 /** Room for what the host hands over. */
@@ -254,10 +365,15 @@ export function begin(
     const forState = region(stateBytes + stateAlign);
     setup.state = forState + importAttachState(forState, stateBytes + stateAlign);
   }
-  const refused = configure(setup, new Json(config, config + configLength));
+  let refused = configure(setup, new Json(config, config + configLength));
+  if (refused == null) refused = wrongCounters();
+  if (refused == null) {
+    flush();
+    arm();
+  }
   store<u32>(answer, refused == null ? 0 : 1);
   if (refused != null) {
-    const text = String.UTF8.encode(refused);
+    const text = told(refused);
     // The host reads it when this has returned.
     refusal = text;
     store<usize>(answer, changetype<usize>(text), 4);

@@ -12,7 +12,7 @@
  * some. What this file has for packets takes none.
  */
 
-import { begin, flush, ticked, windowStart } from "./host";
+import { afterEvent, begin, ticked, windowStart } from "./host";
 export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, setTimer, cabi_realloc } from "./host";
 
 /** Decisions about packets. */
@@ -206,7 +206,7 @@ export function packet_configure(
 export function packet_process(count: u32): void {
   burst.count = count;
   process(burst);
-  flush();
+  afterEvent();
 }
 
 /** The export `tick`. */

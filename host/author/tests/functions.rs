@@ -222,21 +222,98 @@ fn mistakes_about_connections_are_told() {
 }
 
 /// All that an SDK for messages has, by what a function made with it does.
-fn messages_in(language: &str) {
-    let report =
-        run_file(&message_probe(language), include_str!("../../../guest-sdk/tests/messages.toml"));
-    assert_eq!((report.passed, report.failed), (4, 0), "{language}: {}", problems(&report));
-    assert_eq!(report.coverage.verdicts["wait"], 5);
+fn messages_in(language: &str, more: &str) {
+    let common = include_str!("../../../guest-sdk/tests/messages.toml");
+    let report = run_file(&message_probe(language), &format!("{common}{more}"));
+    assert!(report.passed >= 4 && report.failed == 0, "{language}: {}", problems(&report));
+    assert_eq!(report.coverage.verdicts["wait"], 7);
 }
 
 #[test]
 fn messages_in_go() {
-    messages_in("go");
+    messages_in("go", "");
 }
 
 #[test]
 fn messages_in_assemblyscript() {
-    messages_in("assemblyscript");
+    const COUNTERS: &str = r#"
+        [[test]]
+        name = "a counter's name that is not allowed"
+        config = { counter = "no-name" }
+        expect.refused = "a counter has a name that is not allowed"
+        [[test]]
+        name = "what escapes in the configuration mean"
+        config = { say = 'C:\new "one"\\' }
+        expect.refused = 'C:\new "one"\\'
+    "#;
+    messages_in("assemblyscript", COUNTERS);
+}
+
+/// What a function waits for in Zig, and C's answers, logs and times beneath.
+#[test]
+fn messages_in_zig() {
+    const SOURCE: &str = r#"
+        const std = @import("std");
+        const weir = @import("weir");
+        const message = @import("message");
+        comptime { message.function(@This()); }
+        var tokens: [8]u32 = undefined;
+        var count: usize = 0;
+        var begun: u64 = 0;
+        pub fn configure(_: *const weir.Setup, config: weir.Json, refusal: *weir.Refusal) weir.Refused!void {
+            var members = config.members();
+            const say = members.next() orelse return;
+            var room: [64]u8 = undefined;
+            const said = say.value.copy(&room) orelse return refusal.because("{s}\u{e9}{s}", .{ "r" ** 508, "\xff" });
+            return refusal.because("it says {s}", .{said});
+        }
+        pub fn wants() u32 { return message.request_head; }
+        fn ask(token: ?u32) message.Outcome {
+            tokens[count] = token orelse return .reset;
+            count += 1;
+            return .wait;
+        }
+        pub fn requestHead(exchange: message.Exchange, _: *message.Head) message.Outcome {
+            weir.log(.info, "{s}\u{e9}{s}", .{ "a" ** 1023, "\xff" });
+            if (exchange.answer(200, &.{.of("x-a", "\xff")}, "") != .reset) return .proceed;
+            begun = message.eventNow();
+            if (begun == 0 or begun > weir.now()) return .reset;
+            if (!exchange.storeSet("key", "kept", 0)) return .reset;
+            return ask(exchange.sleep(1000));
+        }
+        pub fn @"resume"(exchange: message.Exchange, token: u32, status: u32, _: ?*message.Head, body: []const u8) message.Outcome {
+            if (status != 0 or token != tokens[count - 1] or message.eventNow() < begun + 1000) return .reset;
+            if (count == 1) return ask(exchange.storeAdd("sum", 3, 60000));
+            if (count == 2) {
+                if (std.mem.readInt(i64, body[0..8], .little) != 3) return .reset;
+                return ask(exchange.storeGet("key"));
+            }
+            return exchange.answer(200, &.{.of("x-a", "\u{e4}")}, body);
+        }
+    "#;
+    let directory = tempfile::tempdir().unwrap();
+    let changes = &[("main.zig", "", SOURCE)];
+    let wasm = changed_template("zig", "message", "asks", directory.path(), changes);
+    let report = run_file(
+        &wasm,
+        r#"
+        [[test]]
+        name = "x"
+        [[test.exchange]]
+        request = { path = "/" }
+        expect.body = "kept"
+        expect.fields = { x-a = "ä" }
+        [[test]]
+        name = "y"
+        config = { wrong = true }
+        expect.refused = "rré?"
+        [[test]]
+        name = "z"
+        config = { say = 'C:\new "one"\\' }
+        expect.refused = 'it says C:\new "one"\\'
+        "#,
+    );
+    assert_eq!((report.passed, report.failed), (3, 0), "{}", problems(&report));
 }
 
 /// A function for connections lets go of what comes from the upstream line by line, and takes no connection from 127.0.0.9.

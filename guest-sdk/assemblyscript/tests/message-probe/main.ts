@@ -1,7 +1,7 @@
 // Does what a request's path says, for guest-sdk/tests/messages.toml.
 
 import {
-  Counter, End, Exchange, Field, Head, Json, Outcome, Piece, Resumed, Setup, active, healthy, onConfigure, onEnded, onRequestBody, onRequestHead,
+  Counter, End, Exchange, Field, Head, Json, Level, Outcome, Piece, Resumed, Setup, active, healthy, log, onConfigure, onEnded, onRequestBody, onRequestHead,
   onResponseBody, onResponseHead, onResume,
 } from "message";
 export * from "exports/message";
@@ -9,7 +9,14 @@ export * from "exports/message";
 const paths = new Map<u32, string>();
 const ended = new Counter("ended");
 
-onConfigure((setup: Setup, config: Json): string | null => (config.members().length > 0 ? "configured to refuse" : null));
+onConfigure((setup: Setup, config: Json): string | null => {
+  const keys = config.members();
+  if (keys.length == 0) return null;
+  if (keys[0].key == "say") return keys[0].value.string();
+  if (keys[0].key != "counter") return "configured to refuse";
+  new Counter(keys[0].value.string());
+  return null;
+});
 
 function field(head: Head, name: string): string {
   const value = head.field(name);
@@ -64,6 +71,13 @@ onRequestHead((exchange: Exchange, head: Head): Outcome => {
     return wait(exchange.storeGet("key"));
   } else if (path == "/none") {
     return wait(exchange.storeGet("nothing"));
+  } else if (path == "/life") {
+    if (!exchange.storeSet("short", "kept", 1)) return Outcome.Reset;
+    return wait(exchange.sleep(50000000));
+  } else if (path == "/bytes") {
+    log(Level.Info, "bytes \ud800");
+    if (exchange.answer(200, [new Field("x-a", "\udfff")], "") != Outcome.Reset) return Outcome.Continue;
+    return exchange.answer(200, [], "refused");
   } else if (path == "/sleep") {
     return wait(exchange.sleep(1000000));
   }
@@ -74,7 +88,8 @@ onResume((exchange: Exchange, resumed: Resumed): Outcome => {
   const path = paths.get(exchange.number);
   if (path == "/add") return exchange.answer(200, [], "sum " + resumed.number.toString());
   if (path == "/store") return exchange.answer(200, [], "value " + resumed.body.toString());
-  if (path == "/none" && resumed.status == 1) return exchange.answer(200, [], "no such key");
+  if (path == "/life" && resumed.status == 0) return wait(exchange.storeGet("short"));
+  if ((path == "/none" || path == "/life") && resumed.status == 1) return exchange.answer(200, [], "no such key");
   return Outcome.Continue;
 });
 

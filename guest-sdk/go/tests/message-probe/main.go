@@ -83,6 +83,17 @@ func (p *probe) RequestHead(exchange weir.Exchange, head *weir.Head) weir.Outcom
 		return wait(exchange.StoreGet([]byte("key")))
 	case "/none":
 		return wait(exchange.StoreGet([]byte("nothing")))
+	case "/life":
+		if exchange.StoreSet([]byte("short"), []byte("kept"), 400*time.Microsecond) != nil {
+			return weir.Reset
+		}
+		return wait(exchange.Sleep(50 * time.Millisecond))
+	case "/bytes":
+		weir.Logf(weir.Info, "bytes %s", "\xff")
+		if exchange.Answer(200, []weir.Field{{Name: "x-a", Value: "\xff"}}, nil) != weir.Reset {
+			return weir.Continue
+		}
+		return exchange.Answer(200, nil, []byte("refused"))
 	case "/sleep":
 		return wait(exchange.Sleep(time.Millisecond))
 	}
@@ -104,6 +115,13 @@ func (p *probe) Resume(exchange weir.Exchange, resumed *weir.Resumed) weir.Outco
 	case "/store":
 		text = fmt.Sprintf("value %s", resumed.Body)
 	case "/none":
+		if resumed.Err == weir.ErrNoSuchKey {
+			text = "no such key"
+		}
+	case "/life":
+		if resumed.Err == nil && len(resumed.Body) == 0 {
+			return wait(exchange.StoreGet([]byte("short")))
+		}
 		if resumed.Err == weir.ErrNoSuchKey {
 			text = "no such key"
 		}

@@ -32,6 +32,8 @@ func (p *probe) Configure(setup *weir.Setup, config *Config) error {
 	fmt.Println("printed", "by", p.mode)
 	weir.Logf(weir.Warn, "ports %s, function %s", strings.Join(setup.Ports, " "), setup.Functions[setup.Position])
 	switch p.mode {
+	case "name":
+		weir.NewGauge("no-name")
 	case "refuse":
 		return errors.New("configured to refuse")
 	case "wasi":
