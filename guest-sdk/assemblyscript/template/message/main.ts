@@ -15,7 +15,7 @@ onConfigure((setup: Setup, config: Json): string | null => {
     there = keys[i].value.isList;
     const paths = keys[i].value.members();
     for (let j = 0; j < paths.length; j++) {
-      const path = paths[j].value.text();
+      const path = paths[j].value.string();
       if (!path.startsWith("/")) return "private: a path must begin with /";
       privatePaths.push(path);
     }

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include <weir/host.h>
@@ -54,6 +56,16 @@ public:
     std::optional<std::string_view> string() const {
         weir_text text;
         return weir_json_string(value_, &text) ? std::optional(std::string_view(text.bytes, text.length)) : std::nullopt;
+    }
+    // A copy of a string with its escapes replaced.
+    std::optional<std::string> copy() const {
+        weir_text text;
+        if (!weir_json_string(value_, &text)) return std::nullopt;
+        // It becomes no longer.
+        std::string copy(text.length + 1, 0);
+        if (!weir_json_copy(value_, copy.data(), copy.size())) return std::nullopt;
+        copy.resize(std::strlen(copy.data()));
+        return copy;
     }
 
 private:

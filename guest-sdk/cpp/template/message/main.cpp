@@ -1,6 +1,7 @@
 // Refuses requests for private paths, and marks those that pass.
 
 #include <string>
+#include <utility>
 #include <vector>
 #include <weir/message.hpp>
 
@@ -14,9 +15,9 @@ public:
             }
             there = key.value().kind() == WEIR_JSON_LIST;
             for (auto one : key.value()) {
-                auto path = one.value().string();
+                auto path = one.value().copy();
                 if (!path || !path->starts_with('/')) return error.refuse("private: a path must begin with /");
-                private_.emplace_back(*path);
+                private_.push_back(*std::move(path));
             }
         }
         return there || error.refuse("private: a list of paths is needed");

@@ -23,13 +23,13 @@ pub fn configure(_: *const weir.Setup, config: weir.Json, refusal: *weir.Refusal
         there = key.value.kind() == .list;
         var paths = key.value.members();
         while (paths.next()) |one| {
-            const path = one.value.string() orelse "";
+            // The text of the configuration is gone when this returns, and has escapes.
+            const room = allocator.alloc(u8, 1024) catch return refusal.because("private: no memory for so many", .{});
+            const path = one.value.copy(room) orelse "";
             if (!std.mem.startsWith(u8, path, "/")) {
-                return refusal.because("private: a path must begin with /", .{});
+                return refusal.because("private: a path must begin with / and have less than 1024 bytes", .{});
             }
-            // The text of the configuration is gone when this returns.
-            const kept = allocator.dupe(u8, path) catch return refusal.because("private: no memory for so many", .{});
-            private.append(allocator, kept) catch return refusal.because("private: no memory for so many", .{});
+            private.append(allocator, path) catch return refusal.because("private: no memory for so many", .{});
         }
     }
     if (!there) return refusal.because("private: a list of paths is needed", .{});
