@@ -47,7 +47,10 @@ export class Packet {
   u16(offset: number): number;
   /** Four bytes, as {@link u16}. */
   u32(offset: number): number;
-  /** Its first bytes, not copied. Writing to them changes nothing; {@link write} does. */
+  /**
+   * Its first bytes, not copied. They are to be read: what is written to them changes the packet only if {@link write} or {@link replace} is
+   * called, too, for these hand over all of them.
+   */
   data(): Uint8Array;
   /** Puts these bytes in the place of as many from `offset` on. */
   write(offset: number, bytes: Uint8Array): void;
@@ -116,7 +119,10 @@ export interface Gauge {
   /** Makes this its value. */
   set(value: number): void;
 }
-/** The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it. */
+/**
+ * The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it. Throws RangeError for
+ * another name, and for one too many.
+ */
 export function counter(name: string): Counter;
 /** The gauge of this name; as {@link counter}. */
 export function gauge(name: string): Gauge;
@@ -140,7 +146,10 @@ export class ConfigError extends Error {}
 
 /** A function. */
 export interface PacketFunction<Config = any> {
-  /** How many bytes of each packet are wanted; all of them without it. Fewer cost less, and enough for the headers is 128. */
+  /**
+   * How many bytes of each packet are wanted; all of them without it. Fewer cost less. 128 are enough for the headers, but for those of IPv6 with
+   * extension headers, which a sender can make as long as it likes: {@link parse} says Malformed of what does not lie within.
+   */
   headBytes?: number;
   /** Prepares the function. What it throws is shown to whoever deploys the chain, which stays as it was. */
   configure?(setup: Setup, config: Config): void;

@@ -236,6 +236,30 @@ fn the_c_sdk_natively() {
     assert!(Command::new(program).status().unwrap().success());
 }
 
+/// Parts of the SDK for JavaScript and TypeScript, and of their templates, that need no host, in Node.
+#[test]
+fn the_javascript_sdk_natively() {
+    let workspace = weir_tests::built::workspace();
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("sdk.mjs");
+    let bundled = Command::new(workspace.join("target/languages/bin/esbuild"))
+        .args(["tests/sdk.js", "--bundle", "--platform=node", "--format=esm"])
+        .args(["--log-level=warning", "--alias:weir-sdk=./index.js"])
+        .arg("--alias:weir:net/host@0.1.0=./tests/host.js")
+        .arg(format!("--outfile={}", bundle.display()))
+        .current_dir(workspace.join("guest-sdk/js"))
+        .status();
+    assert!(bundled.expect("scripts/setup installs it").success());
+    assert!(Command::new("node").arg(bundle).status().unwrap().success());
+}
+
+/// Parts of the SDK for Python, and of its template, that need no host.
+#[test]
+fn the_python_sdk_natively() {
+    let sdk = weir_tests::built::workspace().join("guest-sdk/python");
+    assert!(Command::new("python3").arg(sdk.join("tests/sdk.py")).status().unwrap().success());
+}
+
 /// A toolchain of another version is told with what was found and how to get the right one.
 #[test]
 fn a_wrong_toolchain_is_told() {

@@ -49,8 +49,15 @@ class Gauge {
   }
 }
 
+// The host would refuse another name when it is told, after the first packets, and that is a fault.
 function named(map, Kind, name) {
-  if (!map.has(name)) map.set(name, new Kind(name));
+  if (!map.has(name)) {
+    if (!/^[a-z0-9_]{1,64}$/.test(name)) {
+      throw new RangeError(`a counter or gauge cannot be named ${name}: allowed are 1 to 64 of a-z0-9_`);
+    }
+    if (counters.size + gauges.size === 64) throw new RangeError(`there are 64 counters and gauges without ${name}: no more are allowed`);
+    map.set(name, new Kind(name));
+  }
   return map.get(name);
 }
 

@@ -73,7 +73,7 @@ export class Packet {
   }
 
   check(offset, count) {
-    if (!(offset >= 0 && offset + count <= this.given)) {
+    if (!(offset >= 0 && count >= 0 && offset + count <= this.given)) {
       throw new RangeError(`bytes ${offset} to ${offset + count} do not lie within the ${this.given} that were given`);
     }
   }

@@ -51,7 +51,8 @@ class Function:
     config: type = dict
     """What `[function.config]` of the chain is read into: a dataclass, or dict."""
     head_bytes = ALL
-    """How many bytes of each packet are wanted. Fewer cost less, and enough for the headers is 128."""
+    """How many bytes of each packet are wanted. Fewer cost less. 128 are enough for the headers, but for those of IPv6 with extension headers,
+    which a sender can make as long as it likes: `Packet.headers` raises Malformed of what does not lie within."""
 
     def configure(self, setup: Setup, config) -> None:
         """Prepares the function. An exception's text is shown to whoever deploys the chain, which stays as it was."""

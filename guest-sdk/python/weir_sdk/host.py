@@ -96,18 +96,31 @@ class Gauge:
         self.value = value
 
 
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 _counters: dict[str, Counter] = {}
 _gauges: dict[str, Gauge] = {}
 
 
 def counter(name: str) -> Counter:
-    """The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it."""
-    return _counters.setdefault(name, Counter(name))
+    """The counter of this name, 1 to 64 of a-z0-9_; a function may have 64 counters and gauges. Ask in `configure` and keep it. Raises
+    ValueError for another name, and for one too many."""
+    return _named(_counters, Counter, name)
 
 
 def gauge(name: str) -> Gauge:
     """The gauge of this name; as `counter`."""
-    return _gauges.setdefault(name, Gauge(name))
+    return _named(_gauges, Gauge, name)
+
+
+def _named(known: dict, kind: type, name: str):
+    """Checks what the host would refuse when it is told, after the first packets, and that is a fault."""
+    if name not in known:
+        if not 1 <= len(name) <= 64 or set(name) - _LETTERS:
+            raise ValueError(f"a counter or gauge cannot be named {name!r}: allowed are 1 to 64 of a-z0-9_")
+        if len(_counters) + len(_gauges) == 64:
+            raise ValueError(f"there are 64 counters and gauges without {name!r}: no more are allowed")
+        known[name] = kind(name)
+    return known[name]
 
 
 class _Timer:

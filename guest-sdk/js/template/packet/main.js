@@ -4,15 +4,6 @@ import { ConfigError, Malformed, NEXT, counter, drop, parse, weirFunction } from
 const blocked = new Set();
 const count = counter("blocked");
 
-function headersOf(packet) {
-  try {
-    return parse(packet);
-  } catch (error) {
-    if (error instanceof Malformed) return null;
-    throw error;
-  }
-}
-
 export const packetBurst = weirFunction({
   headBytes: 128,
 
@@ -27,7 +18,14 @@ export const packetBurst = weirFunction({
   },
 
   process(packet) {
-    const headers = headersOf(packet);
+    let headers;
+    try {
+      headers = parse(packet);
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error;
+      // What cannot be read goes on, unless that is because its headers are longer than what was asked for.
+      return packet.given < packet.length ? drop(2) : NEXT;
+    }
     // `dport` is -1 of what is neither TCP nor UDP.
     if (headers === null || !blocked.has(headers.dport)) return NEXT;
     count.add(1);

@@ -25,11 +25,12 @@ class PortBlock(Function):
         self.count = counter("blocked")
 
     def process(self, packet: Packet) -> int:
-        # What cannot be read, and what is neither TCP nor UDP, goes on.
+        # What is neither TCP nor UDP goes on; so does what cannot be read, unless that is because its headers are longer than what was
+        # asked for.
         try:
             headers = packet.headers()
         except Malformed:
-            return NEXT
+            return drop(2) if len(packet.data) < packet.length else NEXT
         if headers and headers.dport in self.blocked:
             self.count.add()
             return drop(1)

@@ -12,15 +12,6 @@ interface Config {
 const blocked = new Set<number>();
 const count = counter("blocked");
 
-function headersOf(packet: Packet): Headers | null {
-  try {
-    return parse(packet);
-  } catch (error) {
-    if (error instanceof Malformed) return null;
-    throw error;
-  }
-}
-
 export const packetBurst = weirFunction<Config>({
   headBytes: 128,
 
@@ -34,7 +25,14 @@ export const packetBurst = weirFunction<Config>({
   },
 
   process(packet: Packet): Verdict {
-    const headers = headersOf(packet);
+    let headers: Headers | null;
+    try {
+      headers = parse(packet);
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error;
+      // What cannot be read goes on, unless that is because its headers are longer than what was asked for.
+      return packet.given < packet.length ? drop(2) : NEXT;
+    }
     // `dport` is -1 of what is neither TCP nor UDP.
     if (headers === null || !blocked.has(headers.dport)) return NEXT;
     count.add(1);

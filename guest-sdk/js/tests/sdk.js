@@ -1,0 +1,66 @@
+// Parts of the SDK and the templates that need no host, in Node. Run by tests/tests/languages.rs, which bundles it.
+import assert from "node:assert";
+import { NEXT, counter, drop, gauge, weirFunction } from "weir-sdk";
+import { packetBurst as javascript } from "../template/packet/main.js";
+import { packetBurst as typescript } from "../../ts/template/packet/main.ts";
+
+// A burst (wit/burst.md) of these frames, of each of which so many bytes are given.
+function burstOf(frames, headBytes) {
+  const rows = 24 + 20 * frames.length;
+  const bytes = new Uint8Array(rows + frames.reduce((sum, frame) => sum + frame.length, 0));
+  const words = new Uint32Array(bytes.buffer, 0, rows >> 2);
+  words[0] = frames.length;
+  let at = rows;
+  frames.forEach((frame, i) => {
+    const given = Math.min(frame.length, headBytes);
+    bytes.set(frame.subarray(0, given), at);
+    words.set([at, given, frame.length], 6 + 5 * i);
+    at += given;
+  });
+  return bytes;
+}
+
+// TCP to port 23 over IPv6, behind destination options of so many bytes that are padding.
+function telnet(options) {
+  const frame = new Uint8Array(14 + 40 + options + 20);
+  frame.set([0x86, 0xdd, 0x60], 12);
+  frame.set([0, options + 20, options > 0 ? 60 : 6, 64], 18);
+  if (options > 0) frame.set([6, options / 8 - 1, 1, options - 4], 54);
+  frame.set([0x90, 0, 0, 23], 54 + options);
+  frame[54 + options + 12] = 0x50;
+  return frame;
+}
+
+// The templates let nothing through whose headers they have not seen, and all else that cannot be read.
+for (const template of [javascript, typescript]) {
+  template.configure({ ports: [], functions: [], position: 0, seed: 0, config: '{"blocked": [23]}' });
+  const cut = telnet(0).subarray(0, 60);
+  const { verdicts } = template.process(burstOf([telnet(0), telnet(48), telnet(64), cut], template.headBytes()));
+  assert.deepStrictEqual([...new Uint32Array(verdicts.buffer)], [drop(1), drop(1), drop(2), NEXT]);
+}
+
+// Names that the host would refuse when it is told.
+for (const name of ["", "dropped-packets", "Dropped", "ä", "x".repeat(65)]) {
+  assert.throws(() => counter(name), RangeError);
+  assert.throws(() => gauge(name), RangeError);
+}
+assert.strictEqual(counter("x".repeat(64)), counter("x".repeat(64)));
+for (let n = 0; n < 62; n++) (n % 2 ? counter : gauge)(`n_${n}`);
+assert.throws(() => counter("one_too_many"), /64/);
+
+// What is replaced is the packet's own.
+const wrong = [
+  (packet) => packet.replace(-5, new Uint8Array(0)),
+  (packet) => packet.replace(61, new Uint8Array(0)),
+  (packet) => packet.write(-1, new Uint8Array(1)),
+  (packet) => packet.write(60, new Uint8Array(1)),
+];
+for (const call of wrong) {
+  const { process } = weirFunction({
+    process(packet) {
+      assert.throws(() => call(packet), RangeError);
+      return NEXT;
+    },
+  });
+  assert.deepStrictEqual(process(burstOf([new Uint8Array(60), new Uint8Array(60)], 60)).changes, []);
+}

@@ -1,0 +1,75 @@
+"""Parts of the SDK and the template that need no host. Run by tests/tests/languages.rs."""
+
+import sys
+from pathlib import Path
+
+sdk = Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(sdk), str(sdk / "template/packet")]
+
+import app
+from weir_sdk import NEXT, Packet, Setup, counter, drop, gauge
+from weir_sdk.http import Headers, _sendable
+
+
+def telnet(options: int) -> bytes:
+    """TCP to port 23 over IPv6, behind destination options of so many bytes that are padding."""
+    header = bytes([0x60, 0, 0, 0, 0, options + 20, 60 if options else 6, 64]) + bytes(32)
+    extension = bytes([6, options // 8 - 1, 1, options - 4]) + bytes(options - 4) if options else b""
+    return bytes(12) + b"\x86\xdd" + header + extension + b"\x90\0\0\x17" + bytes(8) + b"\x50" + bytes(7)
+
+
+def the_template_lets_nothing_through_that_it_has_not_seen():
+    function = app.PortBlock()
+    function.configure(Setup([], [], 0, 0), app.Config([23]))
+    for frame, verdict in ((telnet(0), drop(1)), (telnet(48), drop(1)), (telnet(64), drop(2)), (telnet(0)[:60], NEXT)):
+        packet = Packet.of(frame)
+        packet._given = min(len(frame), function.head_bytes)
+        assert function.process(packet) == verdict, (len(frame), verdict)
+
+
+def names_that_the_host_would_refuse():
+    for make in (counter, gauge):
+        for name in ("", "dropped-packets", "Dropped", "ä", "x" * 65):
+            assert refuses(make, name), name
+    assert counter("x" * 64) is counter("x" * 64)
+    for n in range(62):
+        (counter if n % 2 else gauge)(f"n_{n}")
+    assert refuses(counter, "one_too_many")
+
+
+def refuses(make, name: str) -> bool:
+    try:
+        make(name)
+    except ValueError:
+        return True
+    return False
+
+
+async def pieces():
+    yield b"piece"
+
+
+def lengths_are_those_of_bodies():
+    def sent(headers, body, must_fit=True) -> str | None:
+        return Headers(_sendable(headers, body, must_fit)).get("Content-Length")
+
+    body, other = pieces(), pieces()
+    headers = Headers([("Content-Length", b"5"), ("x-a", b"b")])
+    headers.came_with(body)
+    assert sent(headers, body) == "5"
+    assert sent(headers, b"longer") == "6" and sent(headers, b"") == "0"
+    assert sent(headers, other) is None
+    assert ("x-a", b"b") in _sendable(headers, other, True)
+    # Who says the length of another body himself, and of one of his own.
+    headers.set("content-length", "7")
+    assert sent(headers, other) == "7"
+    assert sent(Headers({"content-length": "5"}), other) == "5"
+    # Responses to HEAD, and requests.
+    assert sent(Headers({"content-length": "5"}), b"", False) == "5"
+    assert sent(Headers(), b"", False) is None and sent(Headers(), b"abc", False) == "3"
+
+
+the_template_lets_nothing_through_that_it_has_not_seen()
+names_that_the_host_would_refuse()
+lengths_are_those_of_bodies()
