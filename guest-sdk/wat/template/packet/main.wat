@@ -1,4 +1,5 @@
-;; Drops TCP and UDP packets to blocked ports.
+;; Drops TCP and UDP packets to blocked ports. Of what it does not read, nothing is dropped: frames with VLAN tags, and IPv6 with extension headers;
+;; nor does it compare lengths within the headers with the frame's. examples/packet-filter of the SDK reads all of these.
 ;;
 ;; Memory: 0x0000 what `configure` answers, 0x0040 texts, 0x2000 a bit for each port, 0x10000 on: what the host hands over.
 (module
@@ -82,6 +83,8 @@
     (local.set $kind (i32.load16_u offset=12 (local.get $p)))
     (if (i32.eq (local.get $kind) (i32.const 0x0008))            ;; IPv4; numbers are read the other way round
       (then
+        ;; Version 4, and a header of at least five words: a shorter one would have the port in it.
+        (if (i32.gt_u (i32.sub (i32.load8_u offset=14 (local.get $p)) (i32.const 0x45)) (i32.const 10)) (then (return (i32.const 0))))
         ;; Later fragments have no ports.
         (if (i32.and (i32.load16_u offset=20 (local.get $p)) (i32.const 0xff1f)) (then (return (i32.const 0))))
         (local.set $protocol (i32.load8_u offset=23 (local.get $p)))
