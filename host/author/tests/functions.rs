@@ -264,7 +264,7 @@ fn messages_in_zig() {
             var members = config.members();
             const say = members.next() orelse return;
             var room: [64]u8 = undefined;
-            const said = say.value.copy(&room) orelse return refusal.because("{s}\u{e9}{s}", .{ "r" ** 508, "\xff" });
+            const said = say.value.copy(&room) orelse return refusal.because("{s}\u{e9}{s}", .{ &@as([508]u8, @splat('r')), "\xff" });
             return refusal.because("it says {s}", .{said});
         }
         pub fn wants() u32 { return message.request_head; }
@@ -274,7 +274,7 @@ fn messages_in_zig() {
             return .wait;
         }
         pub fn requestHead(exchange: message.Exchange, _: *message.Head) message.Outcome {
-            weir.log(.info, "{s}\u{e9}{s}", .{ "a" ** 1023, "\xff" });
+            weir.log(.info, "{s}\u{e9}{s}", .{ &@as([1023]u8, @splat('a')), "\xff" });
             if (exchange.answer(200, &.{.of("x-a", "\xff")}, "") != .reset) return .proceed;
             begun = message.eventNow();
             if (begun == 0 or begun > weir.now()) return .reset;
