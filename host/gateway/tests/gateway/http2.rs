@@ -448,6 +448,33 @@ fn no_more_streams_are_open_than_the_limit() {
     assert!(settings[..bytes].windows(6).any(|w| w == wanted), "{:?}", &settings[..bytes]);
 }
 
+/// What it holds lies in memory.
+#[test]
+fn a_connection_has_no_larger_window_than_the_gateway_has_memory_for() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let mut stream = connect(address);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    let (mut settings, mut window) = (Vec::new(), 65_535);
+    while settings.is_empty() || window == 65_535 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        match head[3] {
+            4 if head[4] == 0 => settings = payload,
+            8 => window += u32::from_be_bytes(payload.try_into().unwrap()),
+            _ => {}
+        }
+    }
+    // SETTINGS_INITIAL_WINDOW_SIZE, and what all 128 streams may send.
+    let of_stream = [0, 4, 0, 4, 0, 0];
+    assert!(settings.windows(6).any(|w| w == of_stream), "{settings:?}");
+    assert_eq!(window, 16 << 20);
+}
+
 #[test]
 fn draining_says_goaway_and_lets_streams_end() {
     let server = Server::start(|mut stream, _| {
