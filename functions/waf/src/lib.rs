@@ -93,6 +93,8 @@ pub struct State {
     /// Exclusions that hold for the path.
     excludes: Vec<u16>,
     body: Option<(Kind, Vec<u8>)>,
+    /// The body has a `content-encoding`, as its client says.
+    encoded: bool,
     pieces: u32,
 }
 
@@ -166,9 +168,10 @@ impl MessageFunction for Waf {
         if head.no_body() || self.config.body_limit == 0 {
             return self.passed(exchange);
         }
-        // A body is looked at as it came: most applications know nothing of codings of requests.
+        // A body is looked at as it came: many applications know nothing of codings of requests.
         let identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
         let encoded = head.all("content-encoding").any(|coding| !identity(coding));
+        exchange.state.encoded = encoded;
         if encoded {
             violated(&self.config, exchange.state, protocol::ENCODED_BODY);
         }
@@ -275,6 +278,8 @@ impl Waf {
     fn look_at_body(&mut self, state: &mut State, whole: bool) {
         let Some((kind, body)) = state.body.take() else { return };
         let mut count = 0;
+        // Then what it is made of says nothing: a bracket is a byte as any other.
+        let compressed = state.encoded && std::str::from_utf8(&body).is_err();
         match &kind {
             Kind::Form => {
                 protocol::check_encoding(&body, &mut |v| violated(&self.config, state, v));
@@ -288,7 +293,7 @@ impl Waf {
                     self.look_at_part(state, part, false);
                 });
                 self.buffer = buffer;
-                if depth > DEPTH_MAX {
+                if depth > DEPTH_MAX && !compressed {
                     violated(&self.config, state, protocol::DEEP_JSON);
                 }
             }
@@ -296,13 +301,14 @@ impl Waf {
                 let each = |part: Part<'_>| self.look_at_part(state, part, false);
                 let (parts, sound) = body::multipart(&body, boundary, whole, each);
                 count = parts;
-                if !sound {
+                // Where there is no part, nobody finds one.
+                if !sound && !(compressed && parts == 0) {
                     violated(&self.config, state, protocol::ODD_FORM);
                 }
             }
             Kind::Text => self.look_at_part(state, Part::Value(&body, b""), false),
         }
-        if count > self.config.max_args {
+        if count > self.config.max_args && !compressed {
             violated(&self.config, state, protocol::MANY_ARGS);
         }
         self.held -= body.len();
