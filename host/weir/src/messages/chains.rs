@@ -168,7 +168,7 @@ impl Messages {
         match what {
             What::Again { existing, functions } => {
                 let _turn = existing.turn();
-                published.pause = existing.change(|_| Change::Publish)?;
+                published.pause = existing.change(|_| Change::Publish, |_| ())?;
                 let mut running = existing.running();
                 running.functions = functions;
                 (running.trial, running.before) = (None, None);
@@ -287,7 +287,9 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         let mut published = self.stage(id, &deployed, &function, false)?;
-        published.pause = deployed.change(|_| Change::Swap)?;
+        let (label, version) = shown(&function);
+        published.pause =
+            deployed.change(|_| Change::Swap, |part| part.go_back(&label, &version))?;
         let mut running = deployed.running();
         running.trial = None;
         running.before = put(&mut running.functions, function);
@@ -309,10 +311,11 @@ impl Messages {
         let shadow = kind == TrialKind::Shadow;
         let mut published = self.stage(id, &deployed, &function, shadow)?;
         let findings: Vec<Arc<Findings>> = deployed.parts.iter().map(|_| Arc::default()).collect();
-        published.pause = deployed.change(|n| match kind {
+        let begin = |n: usize| match kind {
             TrialKind::Canary(percent) => Change::Canary(percent, Arc::clone(&findings[n])),
             TrialKind::Shadow => Change::Shadow(Arc::clone(&findings[n])),
-        })?;
+        };
+        published.pause = deployed.change(begin, |part| part.change_or_tell(Change::EndTrial))?;
         let canary = match kind {
             TrialKind::Canary(percent) => Some(percent),
             TrialKind::Shadow => None,
@@ -330,7 +333,13 @@ impl Messages {
     pub(crate) fn change_canary(&self, id: &ChainId, percent: u8) -> Result<(), EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
-        deployed.change(|_| Change::CanaryShare(percent))?;
+        let before = deployed.running().trial.as_ref().and_then(|trial| trial.canary);
+        let back = |part: &Part| {
+            if let Some(percent) = before {
+                part.change_or_tell(Change::CanaryShare(percent));
+            }
+        };
+        deployed.change(|_| Change::CanaryShare(percent), back)?;
         if let Some(trial) = &mut deployed.running().trial {
             trial.canary = Some(percent);
         }
@@ -345,7 +354,17 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         let trial = deployed.running().trial.take();
-        let pause = deployed.change(|_| Change::Promote)?;
+        let back = |part: &Part| {
+            if let Some((label, version)) = trial.as_ref().map(|trial| shown(&trial.resolved)) {
+                part.go_back(&label, &version);
+            }
+        };
+        let promoted = deployed.change(|_| Change::Promote, back);
+        if promoted.is_err() {
+            // Where it was refused it is over.
+            deployed.change_all(|| Change::EndTrial);
+        }
+        let pause = promoted?;
         if let Some(trial) = trial {
             let mut running = deployed.running();
             running.before = put(&mut running.functions, trial.resolved);
@@ -361,7 +380,7 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         deployed.running().trial = None;
-        deployed.change(|_| Change::EndTrial)?;
+        deployed.change(|_| Change::EndTrial, |_| ())?;
         Ok(())
     }
 
@@ -543,6 +562,12 @@ fn translated(chain: ChainId, notice: Notice) -> EngineEvent {
         }
         Err(_) => EngineEvent::Note { chain, message },
     }
+}
+
+/// A function's name and version, as its chain's parts know them.
+fn shown(function: &ResolvedFunction) -> (String, String) {
+    let version = function.version.as_ref().map(ToString::to_string).unwrap_or_default();
+    (function.label.to_string(), version)
 }
 
 /// Puts a function in the place of the one of the same name, which is given back.

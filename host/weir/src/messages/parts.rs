@@ -259,7 +259,16 @@ impl Part {
         done.map_err(gone)?.map_err(refused)
     }
 
-    fn go_back(&self, label: &str, version: &str) {
+    /// Does what undoes another change.
+    pub(super) fn change_or_tell(&self, change: Change) {
+        if let Err(error) = self.change(change) {
+            let (listener, thread) = &self.at;
+            tracing::error!("listener {listener}, thread {thread}: it is not as before: {error}");
+        }
+    }
+
+    /// Brings back what this version of a function replaced.
+    pub(super) fn go_back(&self, label: &str, version: &str) {
         let (label, version) = (label.to_owned(), version.to_owned());
         match &self.place {
             Place::Thread { remote, .. } => {
@@ -269,6 +278,25 @@ impl Part {
             Place::Process(worker) => worker.go_back(label, version),
         }
     }
+}
+
+/// Does something with each; when that fails with one, it is undone with those before it.
+fn each_or_none<T, R, E>(
+    all: &[T],
+    mut act: impl FnMut(usize, &T) -> Result<R, E>,
+    undo: impl Fn(&T),
+) -> Result<Vec<R>, E> {
+    let mut done = Vec::with_capacity(all.len());
+    for (n, one) in all.iter().enumerate() {
+        match act(n, one) {
+            Ok(result) => done.push(result),
+            Err(error) => {
+                all[..n].iter().for_each(undo);
+                return Err(error);
+            }
+        }
+    }
+    Ok(done)
 }
 
 fn gone(gone: weir_message::Gone) -> EngineError {
@@ -361,16 +389,20 @@ impl Deployed {
         }
     }
 
-    /// Changes each part; the longest time that took where its functions run.
+    /// Changes each part; the longest time that took where its functions run. When one refuses, those that were changed before it are
+    /// undone.
     pub(super) fn change(
         &self,
         mut change: impl FnMut(usize) -> Change,
+        undo: impl Fn(&Part),
     ) -> Result<Duration, EngineError> {
-        let mut pause = Duration::ZERO;
-        for (n, part) in self.parts.iter().enumerate() {
-            pause = pause.max(part.change(change(n))?);
-        }
-        Ok(pause)
+        let pauses = each_or_none(&self.parts, |n, part| part.change(change(n)), undo)?;
+        Ok(pauses.into_iter().max().unwrap_or_default())
+    }
+
+    /// Does the same with each part as far as it can be done, and says what could not.
+    pub(super) fn change_all(&self, change: impl Fn() -> Change) {
+        self.parts.iter().for_each(|part| part.change_or_tell(change()));
     }
 
     /// Nobody begins with it any more: processes end when those under way have, or after a while.
@@ -388,5 +420,30 @@ impl Deployed {
         if let Err(error) = ending {
             tracing::error!("a chain's processes end at once: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::each_or_none;
+
+    #[test]
+    fn what_one_refuses_is_undone_with_those_before_it() {
+        let all = [Cell::new(0), Cell::new(0), Cell::new(0)];
+        let act = |refuses: usize| {
+            each_or_none(
+                &all,
+                |n, one| {
+                    one.set(one.get() + 1);
+                    if n == refuses { Err(n) } else { Ok(n) }
+                },
+                |one| one.set(0),
+            )
+        };
+        assert_eq!(act(2), Err(2));
+        assert_eq!(all.each_ref().map(Cell::get), [0, 0, 1]);
+        assert_eq!(act(3), Ok(vec![0, 1, 2]));
     }
 }
