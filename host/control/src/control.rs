@@ -120,7 +120,8 @@ impl Control {
     /// yet.
     ///
     /// # Errors
-    /// When a token's file cannot be read, the store cannot take new tenants, or a listener cannot be had; then nothing else has changed.
+    /// When a token's file cannot be read, the store cannot take new tenants, a listener cannot be had, or the host stops; then nothing
+    /// else has changed.
     pub fn reload(
         &self,
         config: &HostConfig,
@@ -142,13 +143,17 @@ impl Control {
         Ok(waiting)
     }
 
-    /// Has other listeners, while nobody changes chains that they have.
+    /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes.
     fn reload_listeners(&self, config: &HostConfig) -> Result<Vec<String>, ControlError> {
         let before = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let tenants: BTreeSet<&Name> =
-            before.iter().chain(&config.listeners).map(|listener| &listener.tenant).collect();
-        let turns: Vec<Turn> = tenants.into_iter().map(|tenant| self.turn(tenant)).collect();
+        let of = |one: &[Listener], other: &[Listener]| {
+            let differ = one.iter().filter(|listener| !other.contains(listener));
+            differ.map(|listener| listener.tenant.clone()).collect::<BTreeSet<Name>>()
+        };
+        let tenants = &of(&before, &config.listeners) | &of(&config.listeners, &before);
+        let turns: Vec<Turn> = tenants.iter().map(|tenant| self.turn(tenant)).collect();
         let _taken: Vec<_> = turns.iter().map(Turn::take).collect();
+        self.takes_changes()?;
         let waiting = self.engine.reload(config)?;
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.clone_from(&config.listeners);

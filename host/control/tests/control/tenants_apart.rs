@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use weir_control::api::Peer;
 use weir_control::engine::{ChainId, EngineEvent};
 
-use crate::common::{Answer, Host, MAGIC};
+use crate::common::{Answer, CONFIG, Host, MAGIC, config};
 
 const OPERATOR: &str = "acme-operator-token";
 const VIEWER: &str = "acme-viewer-token";
@@ -197,6 +197,32 @@ async fn a_fault_is_acted_on_while_another_tenants_change_takes_long() {
     assert!(!slow.is_finished());
     drop(applying);
     assert_eq!(in_time(slow).await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_read_again_while_a_tenant_whose_listeners_stay_changes_something() {
+    const ACME: &str = "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\ntenant = \"acme\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:2\"]\n";
+    let host = host().await;
+    let read_again = |listeners: String| {
+        let (host, config) = (Arc::clone(&host), config(&format!("{CONFIG}{listeners}")));
+        tokio::task::spawn_blocking(move || host.control.reload(&config, Vec::new()))
+    };
+    assert!(in_time(read_again(ACME.to_owned())).await.unwrap().is_ok());
+    let applying = host.engine.hold("deploy acme/b");
+    let slow = begin(&host, "PUT", "/v1/chains/b", chain("b"));
+    host.engine.wait_for("deploy acme/b", 1);
+    let others = ACME.replace("\"a\"", "\"d\"").replace("acme", "default").replace(":1", ":3");
+    for listeners in [ACME.to_owned(), format!("{others}{ACME}")] {
+        assert!(in_time(read_again(listeners)).await.unwrap().is_ok());
+    }
+    assert!(!slow.is_finished());
+    // Those of the chain that is being changed wait; and when the host stops meanwhile they stay.
+    let changed = read_again(ACME.replace(":1", ":4"));
+    let stopped = host.control.drain(Duration::ZERO);
+    assert!(stopped.problems.is_empty() && !changed.is_finished());
+    drop(applying);
+    assert!(in_time(changed).await.unwrap().is_err());
+    in_time(slow).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures_util::FutureExt as _;
+use futures_util::future::{Fuse, FusedFuture as _};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -217,6 +219,9 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
     let mut serving = tokio::spawn(server.serve(stopping));
     let mut restored = std::pin::pin!(timeout(READY_AFTER, restore(control)));
     let mut is_ready = false;
+    // It may have to wait for a change that takes long, and signals are heard all the same.
+    let mut reloading = std::pin::pin!(Fuse::terminated());
+    let mut once_more = false;
     loop {
         tokio::select! {
             restored = &mut restored, if !is_ready => {
@@ -232,7 +237,13 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                Asked::Reload => reload(control, &api, read).await,
+                Asked::Reload if reloading.is_terminated() => {
+                    reloading.set(reload(control, &api, read).fuse());
+                }
+                Asked::Reload => once_more = true,
+            },
+            () = &mut reloading => if std::mem::take(&mut once_more) {
+                reloading.set(reload(control, &api, read).fuse());
             },
         }
     }

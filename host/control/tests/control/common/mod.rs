@@ -388,7 +388,7 @@ kind = "memory"
 tenant = "acme"
 "#;
 
-fn config(text: &str) -> HostConfig {
+pub(crate) fn config(text: &str) -> HostConfig {
     Document::<HostConfig>::parse("weir.toml", text).unwrap().value
 }
 
