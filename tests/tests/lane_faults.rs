@@ -643,3 +643,53 @@ fn a_chain_that_is_applied_again_has_its_policies_and_begins_anew() {
     assert_eq!(counts.functions[0].faults, 6);
     assert_eq!(dropped_by_reason(&counts), [("fault", 1)]);
 }
+
+/// Sends so many packets of its own to the next function in each `tick`, and wants the next one at once.
+fn restless(packets: u32) -> FunctionPlan {
+    let tick = format!(
+        r#"#tick") (param $now i64) (local $sent i32)
+    (loop $more
+      (call $send-copy (i32.const 0x8000) (i32.const 14) (i32.const 0) (i32.const 0x40))
+      (br_if $more (i32.lt_u (local.tee $sent (i32.add (local.get $sent) (i32.const 1)))
+        (i32.const {packets}))))
+    (call $set-timer (i64.const 1)))"#
+    );
+    let text = module(wat_guest::NULL).replace(r#"#tick") (param i64))"#, &tick);
+    let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+    function("restless", admitted.into())
+}
+
+#[test]
+fn a_function_that_always_has_something_to_do_keeps_no_chain_from_ending() {
+    let null = |name| function(name, wat_guest::admitted(wat_guest::NULL));
+    let mut rig = Rig::new(plan(vec![restless(1), null("last")]));
+    push(&mut rig, 1, 1);
+    assert_eq!(rig.finish().packets_out, 2);
+    // Nor from being replaced by one whose places are others.
+    let holds = guest(&each("(local.set $verdict (i32.const 6))"));
+    let mut rig = Rig::new(plan(vec![holds, restless(1), null("last")]));
+    push(&mut rig, 1, 1);
+    let staged = rig.lane.site().stage(plan(vec![null("other")]), &rig.lane.states()).unwrap();
+    let _ticking = rig.sandbox.ticker().tick();
+    rig.lane.publish(staged, None).unwrap();
+    rig.finish();
+}
+
+#[test]
+fn what_is_held_by_instances_that_were_made_while_a_chain_ends_is_given_back() {
+    let once = "(if (i32.eqz (i32.load (global.get $state))) (then
+           (i32.store (global.get $state) (i32.const 1)) unreachable))";
+    let traps = FunctionPlan {
+        on_fault: OnFault::FailOpen,
+        state_bytes: 65_536,
+        state_layout: "1".into(),
+        ..guest(&each(once))
+    };
+    let holds = function("holds", wat_guest::admitted(&each("(local.set $verdict (i32.const 6))")));
+    // More than a burst: the second one meets new instances.
+    let mut rig = Rig::new(plan(vec![restless(40), traps, holds]));
+    push(&mut rig, 1, 0);
+    let counts = rig.finish();
+    assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [0, 1, 0]);
+    assert_eq!(dropped_by_reason(&counts).iter().map(|(_, n)| n).sum::<u64>(), 40);
+}

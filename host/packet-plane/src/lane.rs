@@ -60,6 +60,8 @@ pub struct Lane {
     pub(crate) version: Version,
     pub(crate) trial: Option<Trial>,
     records: Vec<Record>,
+    /// What is under way finishes, and nothing else begins.
+    draining: bool,
     /// The version's instances have trapped, and there are no others yet.
     outage: Option<Outage>,
     restorer: Option<Restorer>,
@@ -143,6 +145,7 @@ impl Lane {
             version: Version { staged, instance: 0 },
             trial: None,
             records,
+            draining: false,
             outage: None,
             restorer: None,
             probation: None,
@@ -352,14 +355,13 @@ impl Lane {
     /// packets may come in any more.
     pub(crate) fn close(&mut self) {
         self.tick(Tick::All);
+        self.drain();
+        // A fault meanwhile may have made new instances.
         let instances: Vec<u64> =
             [Some(self.version.instance), self.trial.as_ref().map(Trial::instance)]
                 .into_iter()
                 .flatten()
                 .collect();
-        while self.context().has_entries() {
-            self.turn();
-        }
         for function in 0..self.version.staged.plan.functions.len() {
             for instance in &instances {
                 let how = Disown::Discard(DropReason::HeldAtEnd);
@@ -368,6 +370,16 @@ impl Lane {
         }
         self.context_mut().flush();
         self.publish_counters();
+    }
+
+    /// Has what is under way between functions finish. No function's timer comes due meanwhile: with one that it sets anew each time
+    /// and a packet that it sends it could go on for ever.
+    fn drain(&mut self) {
+        self.draining = true;
+        while self.context().has_entries() {
+            self.turn();
+        }
+        self.draining = false;
     }
 
     /// Takes the ports out, once the lane has ended.

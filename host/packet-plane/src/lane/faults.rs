@@ -32,7 +32,8 @@ impl Lane {
             None => self.version.staged.executor.next_timer(),
         };
         let timers = back.chain([own, self.trial.as_ref().map_or(0, Trial::next_timer)]);
-        self.context_mut().ledger.timer = timers.filter(|timer| *timer != 0).min().unwrap_or(0);
+        let timer = timers.filter(|timer| *timer != 0 && !self.draining).min();
+        self.context_mut().ledger.timer = timer.unwrap_or(0);
         if let Some(probation) = &self.probation
             && now > probation.until
         {

@@ -189,9 +189,7 @@ impl Lane {
                 let instance = self.version.instance;
                 self.context_mut().disown(function, instance, Disown::Pass);
             }
-            while self.context().has_entries() {
-                self.turn();
-            }
+            self.drain();
         }
         self.context_mut().ended = ended;
     }
