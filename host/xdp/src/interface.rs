@@ -46,9 +46,9 @@ pub(crate) struct Interface {
 /// What became of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It can send and receive packets of so many bytes behind the Ethernet header.
+    /// It can send and receive packets of so many bytes behind the Ethernet header, if that was said.
     Up {
-        mtu: u32,
+        mtu: Option<u32>,
     },
     /// It was set down, or has no carrier.
     Down,
@@ -67,7 +67,9 @@ impl Interface {
     }
 
     fn change(&self) -> Change {
-        if self.is_live() { Change::Up { mtu: self.mtu } } else { Change::Down }
+        // Some messages are about other things, and say only whether it is up.
+        let mtu = (self.mtu != 0).then_some(self.mtu);
+        if self.is_live() { Change::Up { mtu } } else { Change::Down }
     }
 
     /// `index` 0: by its name.
@@ -205,9 +207,10 @@ fn read_u32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b))
 }
 
-/// A message about a link.
+/// A message about a link. Not one about its part in something else, such as a bridge's about a port that it loses: that has the
+/// interface's number, but another family.
 fn parse(body: &[u8]) -> Option<Interface> {
-    let link = body.get(..LINK)?;
+    let link = body.get(..LINK).filter(|link| i32::from(link[0]) == libc::AF_UNSPEC)?;
     let mut interface = Interface {
         index: read_u32(link, 4),
         up: read_u32(link, 8) & libc::IFF_UP as u32 != 0,
@@ -248,6 +251,21 @@ mod tests {
         assert!(lo.mtu >= 16_384 && lo.queues >= 1, "{lo:?}");
         assert_eq!(Interface::ask(1, "").unwrap(), Some(lo));
         assert_eq!(Interface::find("weir-none").unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_bridge_says_of_its_port_is_not_about_the_interface() {
+        let of = |family: i32| {
+            let mut body = [0; LINK];
+            body[0] = family as u8;
+            body[4] = 7;
+            body[8..12].copy_from_slice(&(libc::IFF_UP as u32 | IFF_LOWER_UP).to_ne_bytes());
+            parse(&body)
+        };
+        assert_eq!(of(libc::AF_BRIDGE), None);
+        // Without a size: that of before holds.
+        let told = of(libc::AF_UNSPEC).unwrap();
+        assert_eq!((told.index, told.change()), (7, Change::Up { mtu: None }));
     }
 
     #[test]

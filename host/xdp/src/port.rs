@@ -372,7 +372,9 @@ impl Live {
             Ok(Some(Change::Down)) => self.down = true,
             Ok(Some(Change::Up { mtu })) => {
                 self.down = false;
-                self.frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
+                if let Some(mtu) = mtu {
+                    self.frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
+                }
                 // What waited for the link.
                 return self.transmit(pool, counts).is_ok();
             }

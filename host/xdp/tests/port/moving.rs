@@ -320,6 +320,12 @@ fn netns_a_link_that_goes_down_comes_back() {
     let mut packets = vec![place(&mut pool, &frame(2, 60))];
     port.send(&mut pool, &mut packets).unwrap();
     assert_eq!(far.receive(), frame(2, 60));
+    // That a bridge loses it does not mean that it is gone.
+    ip("link add name bridge type bridge");
+    ip("link set dev a master bridge");
+    ip("link set dev a nomaster");
+    assert!(wait(&port, PATIENCE));
+    port.settle(&mut pool).unwrap();
     wait_until_up("a-far");
     far.send(&frame(3, 60));
     let packets = receive(&mut port, &mut pool, 1);
