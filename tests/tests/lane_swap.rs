@@ -531,3 +531,71 @@ fn errors_go_where_the_flow_is_that_they_quote() {
     assert_eq!(requests, errors);
     rig.finish();
 }
+
+#[test]
+fn a_function_that_faults_in_a_canary_is_out_of_order_when_there_are_no_new_instances() {
+    // The second `configure` over the same region fails.
+    let traps = "(i32.store (global.get $state) (i32.const 1)) unreachable";
+    let faulty = FunctionPlan {
+        admitted: wat_guest::refusing(&each(traps)),
+        on_fault: OnFault::FailOpen,
+        state_bytes: 65_536,
+        state_layout: "1".into(),
+        ..acts("g", "1", "")
+    };
+    let mut rig = Rig::new(plan(vec![acts("f", "1", ""), faulty.clone()]));
+    begin_canary(&mut rig, plan(vec![acts("f", "2", ""), faulty]), 0);
+    push(&mut rig, 0, 96);
+    assert!(rig.lane.status().lock().unwrap().trial.is_none());
+    assert!(said(&rig, "the canary of f 2 ends"));
+    let seen = faults_and_health(&mut rig);
+    assert!(matches!(seen[1], (1, Health::BackOff { .. })), "it was not called on: {seen:?}");
+    assert_eq!(Rig::drain(&rig.outside).len(), 96);
+    rig.finish();
+}
+
+#[test]
+fn verdicts_that_a_version_writes_while_it_is_configured_are_nobody_elses() {
+    let strays = wat_guest::configured(
+        &each(""),
+        "(i32.store offset=0x1000 (global.get $window) (i32.const 0x301))
+         (i32.store8 (i32.const 0x10) (i32.const 0))",
+    );
+    let new = || plan(vec![FunctionPlan { version: "2".into(), ..function("f", strays.clone()) }]);
+    for canary in [true, false] {
+        let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
+        push(&mut rig, 0, 32);
+        let staged = rig.lane.site().stage(new(), &rig.lane.states()).unwrap();
+        if canary {
+            rig.lane.begin_canary(staged, 0, 0).unwrap();
+        } else {
+            rig.lane.publish(staged, None).unwrap();
+        }
+        push(&mut rig, 32, 32);
+        assert_eq!(Rig::drain(&rig.outside).len(), 64);
+        rig.finish();
+    }
+}
+
+#[test]
+fn what_goes_back_leaves_other_functions_in_quarantine() {
+    let trap = FunctionPlan { on_fault: OnFault::FailOpen, ..acts("g", "1", "unreachable") };
+    let chain = |version: &str| plan(vec![acts("f", version, ""), trap.clone()]);
+    let mut rig = Rig::new(chain("1"));
+    for second in 0..5 {
+        rig.inside.push_at(frame(1), second * SECOND);
+        rig.settle();
+    }
+    let staged = rig.lane.site().stage(chain("2"), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(0)).unwrap();
+    let staged = rig.lane.site().stage(chain("1"), &rig.lane.states()).unwrap();
+    rig.lane.publish_back(staged).unwrap();
+    rig.inside.push_at(frame(1), 5 * SECOND);
+    rig.settle();
+    assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Quarantined));
+    // What an operator wants anew is tried anew.
+    let staged = rig.lane.site().stage(chain("1"), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, None).unwrap();
+    assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Running));
+    rig.finish();
+}

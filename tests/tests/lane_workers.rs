@@ -128,6 +128,20 @@ impl Lanes {
 }
 
 #[test]
+fn a_version_that_comes_while_its_lane_sleeps_is_on_probation() {
+    let mut lanes = Lanes::new(&function("null", admitted(&each(""))));
+    // They have not looked at the clock since the machine began.
+    for lane in &mut lanes.lanes {
+        let new = FunctionPlan { version: "2".into(), ..lane.plan().functions[0].clone() };
+        let staged = lane.site().stage(plan(vec![new]), &lane.states()).unwrap();
+        lane.publish(staged, Some(0)).unwrap();
+    }
+    lanes.settle();
+    assert!(lanes.lanes.iter().all(|lane| lane.before_swap("null", "2").is_some()));
+    lanes.finish();
+}
+
+#[test]
 fn both_directions_of_a_flow_pass_one_lane_wherever_they_come_in() {
     let mut lanes = Lanes::new(&function("null", admitted(&each(""))));
     let mut owner = [None; 200];

@@ -49,7 +49,7 @@ pub struct FunctionPlan {
 
 impl FunctionPlan {
     /// Whether it is another of the same name: another version, or otherwise configured.
-    fn differs(&self, other: &Self) -> bool {
+    pub(crate) fn differs(&self, other: &Self) -> bool {
         (&self.name, &self.version, self.admitted.hash, &self.config)
             != (&other.name, &other.version, other.admitted.hash, &other.config)
     }

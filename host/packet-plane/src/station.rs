@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_chain::board;
 use weir_pool::{Accounting, Packet};
 use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
@@ -108,6 +109,8 @@ impl Station {
     /// Gives it a lane that was made for its site. With `takes_rest` it gets the packets that no rule claims.
     pub fn add(&mut self, key: String, lane: Lane, takes_rest: bool) {
         let instance = lane.version.instance;
+        // It may have written some while it was configured.
+        board::forget_verdicts(self.context_mut().pool.memory_mut());
         self.members.push(Member { key, lane, takes_rest, touched: true, instance });
         self.arrange();
     }
@@ -119,6 +122,7 @@ impl Station {
         let ended = self.context().ended.clone();
         self.context_mut().ended.fill(true);
         self.members[index].lane.close();
+        self.note_moves(index, None);
         self.context_mut().ended = ended;
         self.unseat();
         let lane = self.members.remove(index).lane;
@@ -505,6 +509,16 @@ impl Station {
         for index in 0..self.members.len() {
             self.seat(index);
             self.members[index].lane.close();
+            self.note_moves(index, None);
+        }
+        for index in 0..self.members.len() {
+            self.seat(index);
+            let context = self.context_mut();
+            // Moved to a lane that had ended.
+            for entry in mem::take(&mut context.ledger.entries) {
+                context.discard(entry.packet.buffer, DropReason::HeldAtEnd);
+            }
+            context.publish();
         }
         self.unseat();
         let context = self.context_mut();

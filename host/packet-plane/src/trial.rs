@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use weir_chain::board;
 use weir_pool::{Memory, Packet};
 use weir_sandbox::Fault;
 use weir_steering::affinity_hash;
@@ -114,6 +115,8 @@ impl Lane {
         let instance = self.next_instance();
         let aside = Vec::with_capacity(weir_layout::BURST_MAX);
         let version = Box::new(Version { staged, instance });
+        // It may have written some while it was configured.
+        board::forget_verdicts(self.context_mut().pool.memory_mut());
         self.trial = Some(Trial::Canary { version, function, percent, aside, packets: 0 });
         self.treat_all();
         self.report();
@@ -139,6 +142,7 @@ impl Lane {
     /// When there is no canary, or a function refuses the saved state; then the trial is over.
     pub fn promote(&mut self) -> Result<(Published, Retired), PlaneError> {
         let started = Instant::now();
+        self.context_mut().read_clock();
         let Some(Trial::Canary { mut version, function, .. }) = self.take_canary() else {
             return Err(PlaneError::Trial("no canary is running".into()));
         };
@@ -148,7 +152,7 @@ impl Lane {
         }
         let trial_instance = version.instance;
         let functions = version.staged.plan.functions.len();
-        let published = self.replace(version.staged, Some(function), started);
+        let published = self.replace_by_canary(version.staged, function, started);
         let to = self.version.instance;
         for place in 0..functions {
             self.context_mut().disown(place, trial_instance, Disown::HandOver { to });

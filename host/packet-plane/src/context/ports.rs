@@ -202,8 +202,9 @@ impl Context {
         start
     }
 
+    /// Takes the time, which is else that of the last burst: a lane may have slept since.
     #[inline]
-    pub(super) fn read_clock(&mut self) {
+    pub(crate) fn read_clock(&mut self) {
         self.set_clock(None);
     }
 

@@ -88,6 +88,10 @@ impl Lane {
             self.note(format!("the chain failed outside of any function: {fault}"));
         }
         if in_trial {
+            // The running version goes on with the instances that it has.
+            if let Some(k) = guilty {
+                self.treat(k);
+            }
             self.renew_canary();
         } else if goes_back {
             self.roll_back(&fault.to_string());

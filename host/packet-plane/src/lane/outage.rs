@@ -89,6 +89,7 @@ impl Lane {
     /// Goes on with instances that somebody else has made. What the lane has no use for is given back, to be dropped off the data path.
     pub fn restore(&mut self, made: Made) -> Option<Retired> {
         let Made { instance, staged } = made;
+        self.context_mut().read_clock();
         let wanted = self.outage.as_ref().is_some_and(|outage| outage.next.is_none());
         let wanted = wanted && instance == self.version.instance;
         match staged {

@@ -24,6 +24,17 @@ pub struct Published {
     pub fresh: Vec<String>,
 }
 
+/// Why a version is made the running one.
+#[derive(Clone, Copy)]
+enum Reason {
+    /// The function at this place is new: a fault of it within ten seconds brings the old version back.
+    Swap(usize),
+    /// It is a chain as an operator wants it: faults are forgotten.
+    Chain,
+    /// It ran before: faults of the functions that stay are not forgotten.
+    Back,
+}
+
 /// What the lane goes back to if the new version faults on probation.
 pub(super) struct Probation {
     previous: ChainPlan,
@@ -89,11 +100,29 @@ impl Lane {
     /// has changed. When a function faults in `save`; then the chain has new instances, without what that one kept privately.
     pub fn publish(
         &mut self,
-        mut staged: Staged,
+        staged: Staged,
         swapped: Option<usize>,
     ) -> Result<(Published, Retired), PlaneError> {
+        self.publish_for(staged, swapped.map_or(Reason::Chain, Reason::Swap))
+    }
+
+    /// As [`Self::publish`], a chain that ran before: because another lane refused the next one, or went back by itself. The functions
+    /// that are the same stay as they are, in back-off and quarantine too.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_back(&mut self, staged: Staged) -> Result<(Published, Retired), PlaneError> {
+        self.publish_for(staged, Reason::Back)
+    }
+
+    fn publish_for(
+        &mut self,
+        mut staged: Staged,
+        reason: Reason,
+    ) -> Result<(Published, Retired), PlaneError> {
         let started = Instant::now();
-        if let Some(place) = swapped
+        self.context_mut().read_clock();
+        if let Reason::Swap(place) = reason
             && !staged.plan.differs_only_in(place, self.plan())
         {
             return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
@@ -104,26 +133,48 @@ impl Lane {
         } else {
             self.run_dry();
         }
-        Ok(self.replace(staged, swapped, started))
+        Ok(self.replace(staged, reason, started))
+    }
+
+    /// Makes the canary's version the running one, which has what it needs of the one before.
+    pub(crate) fn replace_by_canary(
+        &mut self,
+        staged: Staged,
+        function: usize,
+        started: Instant,
+    ) -> (Published, Retired) {
+        self.replace(staged, Reason::Swap(function), started)
     }
 
     /// Makes a version the running one that has what it needs of the one before.
-    pub(crate) fn replace(
+    fn replace(
         &mut self,
         staged: Staged,
-        swapped: Option<usize>,
+        reason: Reason,
         started: Instant,
     ) -> (Published, Retired) {
         let same_shape = self.same_names(&staged.plan);
-        if swapped.is_none() {
-            self.records = records(&staged.plan);
+        match reason {
+            Reason::Swap(_) => {}
+            Reason::Chain => self.records = records(&staged.plan),
+            Reason::Back if same_shape => {
+                let running = &self.version.staged.plan.functions;
+                let both = staged.plan.functions.iter().zip(running);
+                for (record, (new, old)) in self.records.iter_mut().zip(both) {
+                    if new.differs(old) || new.on_fault != record.policy {
+                        *record = Record::new(new.on_fault);
+                    }
+                }
+            }
+            // Places are others; they get new ones.
+            Reason::Back => {}
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
         let now = self.context().now;
         let before = self.probation.take();
         retired.plans.extend(before.map(|probation| probation.previous));
-        if let Some(function) = swapped {
+        if let Reason::Swap(function) = reason {
             self.forgive(function);
             let until = now.saturating_add(PROBATION);
             let previous = retired.plans.swap_remove(0);
@@ -191,7 +242,12 @@ impl Lane {
             }
             self.drain();
         }
-        self.context_mut().ended = ended;
+        let context = self.context_mut();
+        // Their functions' numbers mean nothing in the next chain.
+        for moved in std::mem::take(&mut context.moves) {
+            context.discard(moved.packet.buffer, DropReason::HeldAtEnd);
+        }
+        context.ended = ended;
     }
 
     /// Makes a version the running one.
@@ -202,6 +258,8 @@ impl Lane {
         let instance = self.instances;
         let kept = staged.kept.clone();
         let old = std::mem::replace(&mut self.version, Version { staged, instance });
+        // It may have written some while it was configured.
+        board::forget_verdicts(self.context_mut().pool.memory_mut());
         for function in 0..old.staged.plan.functions.len() {
             let keeps = kept.get(function).copied().unwrap_or(false);
             let how = match disowner {
