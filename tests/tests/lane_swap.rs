@@ -599,3 +599,24 @@ fn what_goes_back_leaves_other_functions_in_quarantine() {
     assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Running));
     rig.finish();
 }
+
+#[test]
+fn a_version_before_is_known_for_longer_than_a_fault_brings_it_back() {
+    let bad = || acts("f", "2", "(if (i32.load (local.get $p)) (then unreachable))");
+    let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
+    let staged = rig.lane.site().stage(plan(vec![bad()]), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(0)).unwrap();
+    for (second, number) in [(11, 0), (12, 0), (13, 1)] {
+        rig.inside.push_at(frame(number), second * SECOND);
+        rig.settle();
+    }
+    assert!(!said(&rig, "was rolled back"));
+    // Another lane may have gone back in time, and says so only now.
+    assert_eq!(rig.lane.before_swap("f", "2").unwrap().functions[0].version, "1");
+    rig.inside.push_at(frame(0), 200 * SECOND);
+    rig.settle();
+    rig.inside.push_at(frame(0), 201 * SECOND);
+    rig.settle();
+    assert!(rig.lane.before_swap("f", "2").is_none());
+    rig.finish();
+}

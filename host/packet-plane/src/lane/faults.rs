@@ -35,7 +35,7 @@ impl Lane {
         let timer = timers.filter(|timer| *timer != 0 && !self.draining).min();
         self.context_mut().ledger.timer = timer.unwrap_or(0);
         if let Some(probation) = &self.probation
-            && now > probation.until
+            && probation.is_over(now)
         {
             self.probation = None;
         }
@@ -75,7 +75,7 @@ impl Lane {
         let goes_back = match (suspect, &self.probation) {
             // Of what failed outside of any function the canary is what is new.
             (Some(function), _) => guilty.is_none_or(|guilty| guilty == function),
-            (None, Some(probation)) => guilty == Some(probation.function),
+            (None, Some(probation)) => probation.is_failed_by(guilty, self.context().now),
             (None, None) => false,
         };
         self.settle_burst(in_trial, goes_back);

@@ -15,6 +15,9 @@ use crate::plan::{ChainPlan, PlaneError, Staged};
 /// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
 const PROBATION: u64 = 10_000_000_000;
 
+/// How long after that the version before is still known, in ns: another lane that went back in time may be long about it.
+const FOLLOWING: u64 = 120_000_000_000;
+
 /// What publishing a version cost.
 #[derive(Clone, Debug)]
 pub struct Published {
@@ -38,8 +41,20 @@ enum Reason {
 /// What the lane goes back to if the new version faults on probation.
 pub(super) struct Probation {
     previous: ChainPlan,
-    pub(super) function: usize,
-    pub(super) until: u64,
+    function: usize,
+    until: u64,
+}
+
+impl Probation {
+    /// Whether a fault of this function has the lane go back.
+    pub(super) fn is_failed_by(&self, function: Option<usize>, now: u64) -> bool {
+        function == Some(self.function) && now <= self.until
+    }
+
+    /// Whether no other lane can ask for the version before any more.
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        now > self.until.saturating_add(FOLLOWING)
+    }
 }
 
 /// What a new version replaced. Dropping it unmaps memory, which is not for the data path.
@@ -184,7 +199,7 @@ impl Lane {
         (Published { pause: started.elapsed(), fresh }, retired)
     }
 
-    /// The chain before the last swap, if that brought this version of the function and it is still on probation.
+    /// The chain before the last swap, if that brought this version of the function, and it is on probation, or was a moment ago.
     #[must_use]
     pub fn before_swap(&self, function: &str, version: &str) -> Option<ChainPlan> {
         let probation = self.probation.as_ref()?;
