@@ -151,7 +151,7 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
 
 /// Makes lines of source of the places in a fault's text, as far as the component has line tables: the author's own lines, if there
 /// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds if children read
-/// ([`read_lines_in_children`]): not for threads that carry packets or messages.
+/// ([`read_lines_in_children`]; when none can be started now, the text stays as it is, too): not for threads that carry packets or messages.
 #[must_use]
 pub fn explain(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
@@ -165,8 +165,14 @@ pub fn explain(text: &str) -> String {
     }
     let explained = match READER.get() {
         None => places.explained(&components),
-        Some(reader) => read_in_child(reader, text, places.codes, &components)
-            .unwrap_or_else(|| places.explained(&[])),
+        Some(reader) => match read_in_child(reader, text, places.codes, &components) {
+            Ok(lines) => lines.unwrap_or_else(|| places.explained(&[])),
+            Err(error) => {
+                // Nobody could be asked. The places stay, so that whoever reads it next asks again.
+                tracing::warn!("line tables are not read: {error}");
+                return text.to_owned();
+            }
+        },
     };
     let mut told = told_before();
     told.truncate(TOLD_MAX - 1);
@@ -185,12 +191,13 @@ pub fn read_lines(mut question: &[u8]) -> Option<String> {
     Some(Places::of(text)?.explained(&components))
 }
 
+/// None: it cannot be read. An error: no child could be started, or asked.
 fn read_in_child(
     (program, arguments): &(PathBuf, Vec<String>),
     text: &str,
     codes: &str,
     components: &[&[u8]],
-) -> Option<String> {
+) -> Result<Option<String>, CompileError> {
     let bytes: usize = components.iter().map(|component| component.len()).sum();
     let mut why = format!("it has {bytes} bytes, and at most {GIVEN_MAX} are read");
     if bytes <= GIVEN_MAX {
@@ -198,11 +205,8 @@ fn read_in_child(
         put(&mut question, text.as_bytes());
         components.iter().for_each(|component| put(&mut question, component));
         why = match run_child(program, arguments, READING, &question) {
-            Ok(answer) => return Some(String::from_utf8_lossy(&answer).into_owned()),
-            Err(error @ CompileError::Io { .. }) => {
-                tracing::warn!("line tables are not read: {error}");
-                return None;
-            }
+            Ok(answer) => return Ok(Some(String::from_utf8_lossy(&answer).into_owned())),
+            Err(error @ CompileError::Io { .. }) => return Err(error),
             Err(_) => "that takes too much memory or time".to_owned(),
         };
     }
@@ -210,7 +214,7 @@ fn read_in_child(
     if let [_] = components {
         bar(codes);
     }
-    None
+    Ok(None)
 }
 
 fn told_before() -> MutexGuard<'static, VecDeque<(String, String)>> {
