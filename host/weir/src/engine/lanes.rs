@@ -245,7 +245,7 @@ impl Plane {
                 if n == 0 {
                     beside = staged.states();
                 }
-                self.with_lane(chain, n, move |lane| lane.publish(staged, None))?.map_err(refused)
+                self.with_lane(chain, n, move |lane| lane.publish_back(staged))?.map_err(refused)
             });
             match back {
                 Ok((_, retired)) => retired.end(&self.sandbox),
@@ -363,19 +363,26 @@ impl Plane {
         version: &str,
     ) -> Result<(), EngineError> {
         let (f, v) = (function.to_owned(), version.to_owned());
-        let (before, canary) = self.with_lane(chain, lane, move |lane| {
+        let (before, runs, canary) = self.with_lane(chain, lane, move |lane| {
             let canary = on_canary(lane, &f, &v).then(|| lane.end_canary()).flatten();
-            (lane.before_swap(&f, &v), canary)
+            (lane.before_swap(&f, &v), runs_version(lane, &f, &v), canary)
         })?;
         if let Some(canary) = canary {
             canary.end(&self.sandbox);
         }
-        let Some(before) = before else { return Ok(()) };
+        let Some(before) = before else {
+            let (f, v) = (function.to_owned(), version.to_owned());
+            if runs && !self.with_lane(chain, first, move |lane| runs_version(lane, &f, &v))? {
+                return Err(EngineError::Conflict(format!(
+                    "it runs {function} {version}, and what it ran before is not known any more: deploy the chain again"
+                )));
+            }
+            return Ok(());
+        };
         let beside = self.with_lane(chain, first, |lane| lane.states())?;
         let staged = self.stage_one(chain, lane, before, &beside)?;
-        let (_, retired) = self
-            .with_lane(chain, lane, move |lane| lane.publish(staged, None))?
-            .map_err(refused)?;
+        let (_, retired) =
+            self.with_lane(chain, lane, move |lane| lane.publish_back(staged))?.map_err(refused)?;
         retired.end(&self.sandbox);
         Ok(())
     }
@@ -390,6 +397,11 @@ fn on_canary(lane: &Lane, function: &str, version: &str) -> bool {
             && trial.function == function
             && trial.version == version
     })
+}
+
+/// Whether the lane runs this version of a function.
+fn runs_version(lane: &Lane, function: &str, version: &str) -> bool {
+    lane.plan().functions.iter().any(|f| f.name == function && f.version == version)
 }
 
 /// Time that was spent compiling for all lanes.
