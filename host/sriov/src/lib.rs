@@ -43,5 +43,5 @@ pub use plan::{
     apply, plan,
 };
 pub use setting::{Change, Interface, LinkState, Setting, VfValue};
-pub use undo::{Outcome, Undone, undo};
+pub use undo::{Outcome, Undone, Unwritten, undo};
 pub use watch::watch;

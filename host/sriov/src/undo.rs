@@ -53,11 +53,22 @@ impl Undone {
     }
 }
 
+/// The journal could not be written: it says of changes that are undone that they are not, which does no harm.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unwritten {
+    /// What became of the changes nevertheless.
+    pub undone: Vec<Undone>,
+    /// Why.
+    #[source]
+    pub error: JournalError,
+}
+
 /// Undoes all that can be undone; what fails stays in the journal. A full disk keeps nothing from being undone.
 ///
 /// # Errors
-/// When the journal could not be written: it says of changes that are undone that they are not, which does no harm.
-pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, JournalError> {
+/// When the journal could not be written.
+pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, Unwritten> {
     let changes: Vec<(usize, Change)> = journal.changes().map(|(n, c)| (n, c.clone())).collect();
     let mut all = Vec::with_capacity(changes.len());
     let mut unwritten = None;
@@ -74,7 +85,7 @@ pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, J
         all.push(Undone { change, outcome });
     }
     match unwritten {
-        Some(error) => Err(error),
+        Some(error) => Err(Unwritten { undone: all, error }),
         None => Ok(all),
     }
 }

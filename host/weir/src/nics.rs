@@ -11,7 +11,7 @@ use weir_control::engine::{EngineEvent, EngineStatus, EventSink};
 use weir_spec::{HostConfig, Invalid, MacAddress, Name, NicVf, PortKind, VfLink, VfName};
 use weir_sriov::{
     Found, InterfaceWish, Journal, Lent, Live, NewSettings, NicWish, Outcome, PciAddress, Purpose,
-    Undone, Unfulfilled, VfWish, Wish,
+    Undone, Unfulfilled, Unwritten, VfWish, Wish,
 };
 
 /// The journal's name in the store's directory.
@@ -254,20 +254,19 @@ impl Nics {
         let mut journal = lock(&self.journal);
         let Some(journal) = &mut *journal else { return };
         for last in (0..TRIES).rev() {
-            let undone = match weir_sriov::undo(&self.kernel, journal) {
-                Ok(undone) => undone,
-                Err(error) if last == 0 => return tracing::error!("{error}"),
-                Err(_) => {
-                    sleep(PAUSE);
-                    continue;
-                }
+            let (undone, unwritten) = match weir_sriov::undo(&self.kernel, journal) {
+                Ok(undone) => (undone, None),
+                Err(Unwritten { undone, error }) => (undone, Some(error)),
             };
             let failed = |undone: &Undone| matches!(undone.outcome, Outcome::Failed { .. });
-            let again = last > 0 && undone.iter().any(failed);
+            let again = last > 0 && (unwritten.is_some() || undone.iter().any(failed));
             for text in undone.iter().filter(|u| !again || !failed(u)).filter_map(Undone::text) {
                 tracing::info!("{text}");
             }
             if !again {
+                if let Some(error) = unwritten {
+                    tracing::error!("{error}");
+                }
                 return;
             }
             sleep(PAUSE);

@@ -293,6 +293,14 @@ fn a_full_disk_is_not_in_the_way_of_undoing() {
     let mut journal = Journal::open(&path, &model).unwrap();
     assert_eq!(journal.changes().count(), changes);
     most(&length().to_string());
+    // What could not be undone is told, whatever becomes of the journal.
+    let process = model.proc().join("77");
+    fs::create_dir_all(process.join("fd")).unwrap();
+    symlink("/dev/vfio/10", process.join("fd/9")).unwrap();
+    let unwritten = undo(&model, &mut journal).unwrap_err();
+    let texts: Vec<String> = unwritten.undone.iter().filter_map(weir_sriov::Undone::text).collect();
+    assert!(texts.iter().any(|text| text.contains("is in use: process 77")), "{texts:?}");
+    fs::remove_dir_all(process).unwrap();
     undo(&model, &mut journal).unwrap();
     assert_eq!(model.snapshot(), before);
     assert!(!Journal::is_left_at(&path));

@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use serde::Serialize;
 use weir_sriov::{
-    BindTo, Bound, LinkState, Live, NewSettings, Outcome, PhysicalFunction, Undone, VirtualFunction,
+    BindTo, Bound, LinkState, Live, NewSettings, Outcome, PhysicalFunction, Undone, Unwritten,
+    VirtualFunction,
 };
 
 use super::{or_dash, run};
@@ -93,7 +94,12 @@ struct Restored {
 }
 
 fn restore(config: Option<std::path::PathBuf>, output: Output) -> Result<()> {
-    let undone = nics::restore(&run::store_of(config)?)?;
+    let undone = nics::restore(&run::store_of(config)?).inspect_err(|error| {
+        let unwritten = error.downcast_ref::<Unwritten>();
+        for text in unwritten.iter().flat_map(|u| &u.undone).filter_map(Undone::text) {
+            eprintln!("{text}");
+        }
+    })?;
     let texts = |restored: bool| {
         let of = undone.iter().filter(|u| (u.outcome == Outcome::Restored) == restored);
         of.filter_map(Undone::text).collect()
