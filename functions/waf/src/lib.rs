@@ -302,7 +302,7 @@ impl Waf {
                 let (parts, sound) = body::multipart(&body, boundary, whole, each);
                 count = parts;
                 // Where there is no part, nobody finds one.
-                if !sound && !(compressed && parts == 0) {
+                if !sound && (parts > 0 || !compressed) {
                     violated(&self.config, state, protocol::ODD_FORM);
                 }
             }

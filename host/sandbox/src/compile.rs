@@ -577,8 +577,11 @@ mod tests {
     fn child(component: &[u8], known: &[Arc<Pieces>]) -> (Arc<Pieces>, usize) {
         let functions = Arc::new(FunctionCache::default());
         let order = function_cache::order(component, known);
-        let code = engine(&functions)
-            .and_then(|engine| engine.precompile_component(functions.take_order(&order).unwrap()));
+        let mut config = config(&functions).unwrap();
+        // On one thread: with several, what a thread compiled before is in some functions' keys, and they may be made again.
+        config.parallel_compilation(false);
+        let engine = Engine::new(&config).unwrap();
+        let code = engine.precompile_component(functions.take_order(&order).unwrap());
         let answer = functions.answer(&code.unwrap());
         (Arc::new(function_cache::read_answer(&answer).unwrap().1), functions.made())
     }
