@@ -387,21 +387,15 @@ impl RateLimit {
         if self.buckets.insert(hash, key, after.0).is_ok() {
             return true;
         }
-        // The one that is full the soonest loses the least.
-        let mut soonest: Option<(i64, Key)> = None;
         let limits = &self.limits;
-        let freed = self.buckets.retain_near(hash, |key, full| {
-            let wait = wait(limits, key, *full, now);
-            if soonest.is_none_or(|(least, _)| wait < least) {
-                soonest = Some((wait, *key));
-            }
-            wait > 0
-        });
-        if freed == 0 {
-            let Some((_, gone)) = soonest.filter(|_| self.when_full == WhenFull::Pass) else {
+        let wait = |key: &Key, full: u64| wait(limits, key, full, now);
+        if self.buckets.retain_near(hash, |key, full| wait(key, *full) > 0) == 0 {
+            // The one that is full the soonest loses the least.
+            let makes_room = self.when_full == WhenFull::Pass
+                && self.buckets.evict_near(hash, |key, full| Some(wait(key, *full)));
+            if !makes_room {
                 return false;
-            };
-            self.buckets.retain_near(hash, |key, _| *key != gone);
+            }
             self.counters.evicted.add(1);
         }
         self.buckets.insert(hash, key, after.0).is_ok()

@@ -151,6 +151,29 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl Headers {
+    /// Of a packet that ends where `packet` does, before its transport header is read.
+    #[inline]
+    fn without_ports(
+        packet: &[u8],
+        l3: usize,
+        l4: usize,
+        addresses: Addresses,
+        protocol: u8,
+        fragment: Option<Fragment>,
+    ) -> Self {
+        Self {
+            l3,
+            l4,
+            end: packet.len(),
+            addresses,
+            protocol,
+            tcp_flags: 0,
+            source_port: 0,
+            destination_port: 0,
+            fragment,
+        }
+    }
+
     /// True when this is a piece of a packet, but not the first: it has no transport header.
     #[must_use]
     #[inline]
@@ -305,17 +328,7 @@ pub fn quoted(packet: &[u8]) -> Option<Headers> {
         }
         _ => return None,
     };
-    let mut headers = Headers {
-        l3: 0,
-        l4,
-        end: packet.len(),
-        addresses,
-        protocol,
-        tcp_flags: 0,
-        source_port: 0,
-        destination_port: 0,
-        fragment,
-    };
+    let mut headers = Headers::without_ports(packet, 0, l4, addresses, protocol, fragment);
     if has_ports(protocol) && !headers.is_later_fragment() {
         headers.source_port = u16_at(packet, l4)?;
         headers.destination_port = u16_at(packet, l4 + 2)?;
@@ -469,17 +482,7 @@ fn transport(
     protocol: u8,
     fragment: Option<Fragment>,
 ) -> Option<Headers> {
-    let mut headers = Headers {
-        l3,
-        l4,
-        end: packet.len(),
-        addresses,
-        protocol,
-        tcp_flags: 0,
-        source_port: 0,
-        destination_port: 0,
-        fragment,
-    };
+    let mut headers = Headers::without_ports(packet, l3, l4, addresses, protocol, fragment);
     if headers.is_later_fragment() {
         return Some(headers);
     }
