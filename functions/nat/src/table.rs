@@ -30,6 +30,9 @@ const SWEEP_MAX: usize = 2048;
 
 /// Slots looked at in a burst after a change of forwards: a table of the default size takes two, one of the largest eighty.
 const SETTLE: usize = 65_536;
+/// Ports looked at in a burst after a change of the range, to count those in use; and as long as they are not counted, those looked at for
+/// a free one. All at once is a page fault for each 512 that nobody has used, which may take longer than the deadline.
+const COUNT: u16 = 4096;
 
 /// Bits of [`Flow::state`].
 pub(crate) mod bits {
@@ -98,13 +101,19 @@ struct Outside {
     port: u16,
 }
 
-/// Counts of ports in use, by external address and protocol, and the sweep's place.
+/// What is known of the ports of an external address for a protocol.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Used {
+    /// How many of the range are in use.
     ports: u32,
     random: u32,
+    /// The range that these are counted of; zeros: nothing has been in use yet.
+    range: [u16; 2],
 }
+
+/// The range of ports in use that are not counted.
+const UNCOUNTED: [u16; 2] = [u16::MAX, 0];
 
 /// A packet from the outside.
 #[derive(Clone, Copy, Debug)]
@@ -168,8 +177,8 @@ enum Settling {
     /// Mappings are. Flows are from this slot on looked at for those that have a port that is another's now; then these ports
     /// are free.
     From(usize, Vec<(usize, u16)>),
-    /// Forwards are. From this pool on, the ports in use are counted: a predecessor may have counted others, those of its range.
-    Count(usize),
+    /// Forwards are. From this port of this pool on, the ports in use are counted, where a predecessor had another range.
+    Count(usize, u16),
     Done,
 }
 
@@ -179,6 +188,8 @@ pub(crate) struct Table {
     flows: StateMap<FlowV4, Flow>,
     endpoints: StateMap<Endpoint, Outside>,
     mappings: StateArray<Mapping>,
+    /// A bit for each port of the first external address: whether its mapping is `FIXED`. So only few pages are read to find those.
+    fixed: StateArray<u64>,
     used: StateArray<Used>,
     cursor: StateArray<u64>,
     hasher: Hasher,
@@ -230,6 +241,7 @@ impl Table {
             flows: region.map("flows", max_flows)?,
             endpoints: region.map("endpoints", max_flows)?,
             mappings: region.array(&name, all * PORTS)?,
+            fixed: region.array("fixed", PROTOCOLS.len() * PORTS / 64)?,
             used: region.array("used", all)?,
             cursor: region.array("cursor", 1)?,
             hasher: Hasher::new(seed),
@@ -454,27 +466,26 @@ impl Table {
     #[cold]
     fn go_on_settling(&mut self) {
         let (from, closed) = match std::mem::replace(&mut self.settling, Settling::Done) {
-            Settling::Not => match self.set_forwards() {
-                Some(closed) => (0, closed),
-                None => {
-                    self.settling = Settling::Count(0);
-                    return;
+            Settling::Not => {
+                self.set_ranges();
+                match self.set_forwards() {
+                    Some(closed) => (0, closed),
+                    None => return self.count_ports(0, 0),
                 }
-            },
-            Settling::From(slot, closed) => (slot, closed),
-            Settling::Count(pool) => {
-                self.count_ports(pool);
-                return;
             }
+            Settling::From(slot, closed) => (slot, closed),
+            Settling::Count(pool, port) => return self.count_ports(pool, port),
             Settling::Done => return,
         };
         let end = self.flows.slots().min(from + SETTLE);
         for slot in from..end {
             let Some((key, flow)) = self.flows.at(slot) else { continue };
             let Some(place) = protocol_place(key.protocol()) else { continue };
+            if flow.external != 0 || !self.is_fixed(place, flow.port) {
+                continue;
+            }
             let mapping = self.mapping(0, place, flow.port);
-            let another = (mapping.address, mapping.port) != key.source();
-            if flow.external == 0 && mapping.flows == FIXED && another {
+            if (mapping.address, mapping.port) != key.source() {
                 self.flows.remove_at(slot);
             }
         }
@@ -484,26 +495,74 @@ impl Table {
         }
         for (place, port) in closed {
             *self.mapping_mut(0, place, port) = Mapping::default();
+            self.set_fixed(place, port, false);
             self.count_port(Pool { external: 0, place }, port, false);
         }
-        self.settling = Settling::Count(0);
+        self.settling = Settling::Count(0, 0);
     }
 
-    /// Counts the ports of a pool that are in use, and goes on with the next one.
-    fn count_ports(&mut self, number: usize) {
-        let pool = Pool::of_number(number);
-        let ports = self.in_use(pool);
-        self.used_mut(pool).ports = ports;
-        let next = number + 1;
-        self.settling = if next < self.used.len() { Settling::Count(next) } else { Settling::Done };
+    /// From now on ports in use are those of this configuration's range. Where others were counted, they are counted anew.
+    fn set_ranges(&mut self) {
+        let range = self.ports.into();
+        for used in self.used.iter_mut().filter(|used| used.range != range) {
+            used.ports = 0;
+            used.range = if used.range == [0; 2] { range } else { UNCOUNTED };
+        }
     }
 
-    /// Ports within the range that lead inside, or are closed for now.
-    fn in_use(&self, Pool { external, place }: Pool) -> u32 {
+    /// Counts ports in use from a pool's port on, so many as may be looked at in a burst.
+    fn count_ports(&mut self, from: usize, port: u16) {
+        let range = self.ports.into();
+        let uncounted = (from..self.used.len()).find(|pool| self.used[*pool].range != range);
+        let Some(number) = uncounted else { return };
         let (first, last) = self.ports;
+        let begin = if number == from { port.max(first) } else { first };
+        let end = last.min(begin.saturating_add(COUNT - 1));
+        let ports = self.in_use(Pool::of_number(number), begin, end);
+        let used = &mut self.used[number];
+        used.ports += ports;
+        self.settling = if end < last {
+            Settling::Count(number, end + 1)
+        } else {
+            used.range = range;
+            Settling::Count(number + 1, 0)
+        };
+    }
+
+    /// Whether the ports of a pool that are in use are counted.
+    fn is_counted(&self, pool: Pool) -> bool {
+        self.used[pool.number()].range == <[u16; 2]>::from(self.ports)
+    }
+
+    /// Ports of a part of the range that lead inside, or are closed for now.
+    fn in_use(&self, Pool { external, place }: Pool, first: u16, last: u16) -> u32 {
         let all = Self::index(external, place, first)..=Self::index(external, place, last);
         let used = self.mappings[all].iter().filter(|mapping| **mapping != Mapping::default());
         used.fold(0, |count, _| count + 1)
+    }
+
+    /// Notes whether a port of the first external address has a mapping that stays.
+    fn set_fixed(&mut self, place: usize, port: u16, is: bool) {
+        let index = Self::index(0, place, port);
+        let (word, bit) = (&mut self.fixed[index / 64], 1 << (index % 64));
+        *word = if is { *word | bit } else { *word & !bit };
+    }
+
+    /// Whether a port of the first external address has a mapping that stays.
+    fn is_fixed(&self, place: usize, port: u16) -> bool {
+        let index = Self::index(0, place, port);
+        self.fixed[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    /// The ports of the first external address whose mappings stay, with their protocols' places.
+    fn fixed(&self) -> Vec<(usize, u16)> {
+        let words = self.fixed.iter().enumerate().filter(|(_, word)| **word != 0);
+        let bits = words.flat_map(|(n, word)| {
+            let bits = (0..64).filter(move |bit| word >> bit & 1 == 1);
+            bits.map(move |bit| n * 64 + bit)
+        });
+        #[expect(clippy::cast_possible_truncation, reason = "it is less than PORTS")]
+        bits.map(|index| (index / PORTS, (index % PORTS) as u16)).collect()
     }
 
     /// Writes the mappings of all forwards: the ports that are none any more, or `None` if there are and were no forwards. (What a
@@ -511,9 +570,7 @@ impl Table {
     fn set_forwards(&mut self) -> Option<Vec<(usize, u16)>> {
         let forwards = std::mem::take(&mut self.forwards);
         let wanted: BTreeMap<_, _> = forwards.iter().map(|f| (f.at, f.mapping)).collect();
-        let places = 0..PROTOCOLS.len();
-        let all = places.flat_map(|place| (0..=u16::MAX).map(move |port| (place, port)));
-        let fixed = all.filter(|(place, port)| self.mapping(0, *place, *port).flows == FIXED);
+        let fixed = self.fixed().into_iter();
         let closed: Vec<_> = fixed.filter(|at| !wanted.contains_key(at)).collect();
         let new = wanted.iter().filter(|(at, mapping)| self.mapping(0, at.0, at.1) != *mapping);
         let new: Vec<_> = new.map(|(at, mapping)| (*at, *mapping)).collect();
@@ -521,6 +578,7 @@ impl Table {
             return None;
         }
         for ((place, port), mapping) in closed.iter().map(|at| (*at, CLOSED)).chain(new) {
+            self.set_fixed(place, port, true);
             let old = std::mem::replace(self.mapping_mut(0, place, port), mapping);
             if old == Mapping::default() {
                 self.count_port(Pool { external: 0, place }, port, true);
@@ -545,10 +603,12 @@ impl Table {
         (self.ports.0..=self.ports.1).contains(&port)
     }
 
-    /// A port is in use from now on, or not any more. Counted are those that may be given out: a predecessor may have had another
-    /// range.
+    /// A port is in use from now on, or not any more. Counted are those that may be given out, and that will not be looked at yet to be
+    /// counted.
     fn count_port(&mut self, pool: Pool, port: u16, used: bool) {
-        if self.may_be_given_out(port) {
+        let was_looked_at = matches!(self.settling, Settling::Count(number, next)
+            if number == pool.number() && port < next);
+        if self.may_be_given_out(port) && (was_looked_at || self.is_counted(pool)) {
             let count = &mut self.used_mut(pool).ports;
             *count = if used { *count + 1 } else { count.saturating_sub(1) };
         }
@@ -566,12 +626,19 @@ impl Table {
         (self.patience, self.generosity) = (SWEEP_MAX, SWEEP_MAX);
     }
 
+    /// Whether the region is this configuration's.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.settling, Settling::Done)
+    }
+
     /// Whether all ports in use are counted, and no others.
     #[cfg(test)]
     pub(crate) fn counts_right(&self) -> bool {
         let mut counts = self.used.iter().map(|used| used.ports).enumerate();
+        let (first, last) = self.ports;
         matches!(self.settling, Settling::Done)
-            && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n)))
+            && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n), first, last))
     }
 
     /// Tries once more when there was no room and some could be made: of flows whose time is over, or of one that is not under
@@ -590,7 +657,7 @@ impl Table {
         match tried {
             Err(NoFlow::Flows) if self.give_one_up(now, None).is_some() => attempt(self, None),
             // Before that it is not known how many are in use.
-            Err(NoFlow::Ports(pool)) if matches!(self.settling, Settling::Done) => {
+            Err(NoFlow::Ports(pool)) if self.is_counted(pool) => {
                 match self.give_one_up(now, Some(pool)) {
                     Some(port) => attempt(self, Some(port)),
                     None => tried,
@@ -748,6 +815,8 @@ impl Table {
         let Pool { external, place } = pool;
         let (first, last) = self.ports;
         let range = u32::from(last - first) + 1;
+        // In a pool that is full it would be a long search.
+        let search = if self.is_counted(pool) { range } else { range.min(COUNT.into()) };
         let used = self.used_mut(pool);
         if used.ports >= range {
             return Err(NoFlow::Ports(pool));
@@ -757,7 +826,7 @@ impl Table {
         let free =
             |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
         let start = random % range;
-        let candidates = (0..range).map(|n| first + ((start + n) % range) as u16);
+        let candidates = (0..search).map(|n| first + ((start + n) % range) as u16);
         let preserved = Some(port).filter(|port| self.may_be_given_out(*port));
         let mut all = preserved.into_iter().chain(known).chain(candidates);
         let port = all.find(|port| free(self, *port)).ok_or(NoFlow::Ports(pool))?;

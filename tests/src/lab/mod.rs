@@ -90,6 +90,15 @@ pub struct Lab {
     queues: u8,
 }
 
+impl Drop for Lab {
+    /// What failed is often told in the host's log only.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the host's log:\n{}", self.log());
+        }
+    }
+}
+
 impl Lab {
     /// Two hosts with a wire to the middle each, and a host of Weir's there whose ports `left` and `right` have these further
     /// keys.
