@@ -297,7 +297,7 @@ impl Balancer {
         if self.policy == Policy::RoundRobin {
             // Who gets nothing saves up no turns for later.
             for (upstream, tried) in self.upstreams.iter_mut().zip(&self.tried) {
-                if *tried && (well.is_some() || !healthy(upstream.place)) {
+                if *tried && (well.is_some() || (up.is_some() && !healthy(upstream.place))) {
                     upstream.credit = 0;
                 }
             }

@@ -257,6 +257,17 @@ fn when_all_are_ejected_requests_spread_over_those_who_are_not_down() {
 }
 
 #[test]
+fn when_all_are_down_the_policy_goes_round_all() {
+    let mut harness = balancer(3, json!({}));
+    (0..3).for_each(|at| harness.set_healthy(at, false));
+    let mut counts = [0; 3];
+    for _ in 0..12 {
+        counts[send(&mut harness, &Message::get("/"), 0).0] += 1;
+    }
+    assert_eq!((counts, harness.counter("nobody_healthy")), ([4; 3], 12));
+}
+
+#[test]
 fn mistakes_are_named() {
     let refused = |config: Value| MessageHarness::<Balancer>::new(config).unwrap_err();
     for (config, part) in [

@@ -37,6 +37,9 @@ const SIZES: [&str; 7] = [
 const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds from one part of a report to the next, so that packets do not wait for all of it.
 const REPORT_PAUSE: u64 = 500_000;
+/// Most parts of a report at the last tick of all, which comes when a replay has ended, or this version is no longer the running one; what they
+/// do not get to is for a successor's report.
+const LAST_PARTS: usize = 64;
 /// Bytes of the frame check sequence, which ports take away.
 const FCS: usize = 4;
 
@@ -208,28 +211,36 @@ impl Function for Monitor {
     }
 
     fn tick(&mut self, now: u64) {
-        let more = match self.looked {
+        let last = now == u64::MAX;
+        if !last && matches!(self.looked, Looked::V4(0)) {
+            self.due = now + self.config.report_every.nanos();
+        }
+        let parts = if last { LAST_PARTS } else { 1 };
+        if (0..parts).all(|_| self.look_on()) && !last {
+            host::set_timer(now + REPORT_PAUSE);
+            return;
+        }
+        self.log_heaviest();
+        if !last {
+            host::set_timer(self.due.max(now + 1));
+        }
+    }
+}
+
+impl Monitor {
+    /// Makes a part of a report; whether there is more.
+    fn look_on(&mut self) -> bool {
+        let next = match self.looked {
             Looked::V4(from) => {
-                if from == 0 {
-                    self.due = now + self.config.report_every.nanos();
-                }
                 let next = self.v4.report(from, &mut self.heaviest.0);
                 Some(next.map_or(Looked::V6(0), Looked::V4))
             }
             Looked::V6(from) => self.v6.report(from, &mut self.heaviest.1).map(Looked::V6),
         };
-        if let Some(looked) = more {
-            self.looked = looked;
-            host::set_timer(now + REPORT_PAUSE);
-            return;
-        }
-        self.looked = Looked::V4(0);
-        self.log_heaviest();
-        host::set_timer(self.due.max(now + 1));
+        self.looked = next.unwrap_or(Looked::V4(0));
+        next.is_some()
     }
-}
 
-impl Monitor {
     #[inline(never)]
     fn any(&mut self, frame: &[u8], now: u32, sums: &mut Sums) {
         let headers = match parse(frame) {

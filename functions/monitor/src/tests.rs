@@ -101,6 +101,22 @@ fn a_report_is_made_in_parts_between_which_packets_are_counted() {
 }
 
 #[test]
+fn what_the_last_tick_reports_is_not_lost_nor_told_twice() {
+    let mut monitor = monitor(r#"{"report-every": 1, "max-flows": 2000}"#);
+    let last = |monitor: &mut Harness<Monitor>| {
+        monitor.enter(|function| function.tick(u64::MAX));
+        monitor.log().into_iter().map(|(_, line)| line).collect::<Vec<_>>()
+    };
+    monitor.run(udp(1, 2, 100));
+    monitor.run(tcp6());
+    assert_eq!(last(&mut monitor).len(), 2, "both versions of IP");
+    assert!(monitor.swap(r#"{"report-every": 1, "max-flows": 2000}"#).unwrap());
+    monitor.run(udp(1, 2, 100));
+    let lines = report(&mut monitor);
+    assert!(lines.len() == 1 && lines[0].contains(": 142 bytes; in all 284 bytes"), "{lines:?}");
+}
+
+#[test]
 fn tcp_flags_are_gathered() {
     let mut monitor = monitor(r#"{"report-every": "1s"}"#);
     let mut frame = tcp6();

@@ -31,8 +31,10 @@ const SWEEP_MAX: usize = 2048;
 /// Slots looked at in a burst after a change of forwards: a table of the default size takes two, one of the largest eighty.
 const SETTLE: usize = 65_536;
 /// Ports looked at in a burst after a change of the range, to count those in use; and as long as they are not counted, those looked at for
-/// a free one. All at once is a page fault for each 512 that nobody has used, which may take longer than the deadline.
-const COUNT: u16 = 4096;
+/// free ones. All at once is a page fault for each 512 that nobody has used, which may take longer than the deadline.
+const COUNT: u32 = 4096;
+/// Most forwards: all are looked at in one burst after a swap.
+const FORWARDS: usize = 4096;
 
 /// Bits of [`Flow::state`].
 pub(crate) mod bits {
@@ -80,6 +82,9 @@ pub(crate) struct Mapping {
     flows: u16,
 }
 
+/// In `cursor`: not 0 while flows are looked at after a change of forwards.
+const UNSETTLED: usize = 1;
+
 /// Flows of a mapping that stays.
 const FIXED: u16 = u16::MAX;
 /// A port that is no longer forwarded, until no flow has it any more: it leads nowhere and is not given out.
@@ -110,10 +115,10 @@ struct Used {
     random: u32,
     /// The range that these are counted of; zeros: nothing has been in use yet.
     range: [u16; 2],
+    /// Ports from the range's begin on that were looked at to count them. It lies here, because a canary counts beside the running
+    /// version, and a version that follows goes on.
+    looked_at: u32,
 }
-
-/// The range of ports in use that are not counted.
-const UNCOUNTED: [u16; 2] = [u16::MAX, 0];
 
 /// A packet from the outside.
 #[derive(Clone, Copy, Debug)]
@@ -177,8 +182,8 @@ enum Settling {
     /// Mappings are. Flows are from this slot on looked at for those that have a port that is another's now; then these ports
     /// are free.
     From(usize, Vec<(usize, u16)>),
-    /// Forwards are. From this port of this pool on, the ports in use are counted, where a predecessor had another range.
-    Count(usize, u16),
+    /// Forwards are. Ports in use are counted, where another range was.
+    Count,
     Done,
 }
 
@@ -203,6 +208,8 @@ pub(crate) struct Table {
     /// Slots that may still be looked at in this burst: for flows that have ended, and for those that may be given up.
     patience: usize,
     generosity: usize,
+    /// Ports that may still be looked at in this burst for a free one, where they are not counted.
+    search: u32,
     opened: host::Counter,
     given_up: host::Counter,
     shown: host::Gauge,
@@ -243,7 +250,7 @@ impl Table {
             mappings: region.array(&name, all * PORTS)?,
             fixed: region.array("fixed", PROTOCOLS.len() * PORTS / 64)?,
             used: region.array("used", all)?,
-            cursor: region.array("cursor", 1)?,
+            cursor: region.array("cursor", 2)?,
             hasher: Hasher::new(seed),
             swept: 0,
             external,
@@ -253,6 +260,7 @@ impl Table {
             settling: Settling::Not,
             patience: SWEEP_MAX,
             generosity: SWEEP_MAX,
+            search: COUNT,
             opened: host::counter("flows_opened"),
             given_up: host::counter("given_up"),
             shown: host::gauge("flows"),
@@ -451,6 +459,9 @@ impl Table {
         if self.forwards.len() > self.endpoints.capacity() {
             return Err("config: max-flows: there are more forwards than flows".to_owned());
         }
+        if self.forwards.len() > FORWARDS {
+            return Err(format!("config: forward: there are more than {FORWARDS}"));
+        }
         Ok(())
     }
 
@@ -465,16 +476,17 @@ impl Table {
 
     #[cold]
     fn go_on_settling(&mut self) {
+        self.search = COUNT;
         let (from, closed) = match std::mem::replace(&mut self.settling, Settling::Done) {
             Settling::Not => {
                 self.set_ranges();
                 match self.set_forwards() {
                     Some(closed) => (0, closed),
-                    None => return self.count_ports(0, 0),
+                    None => return self.count_ports(),
                 }
             }
             Settling::From(slot, closed) => (slot, closed),
-            Settling::Count(pool, port) => return self.count_ports(pool, port),
+            Settling::Count => return self.count_ports(),
             Settling::Done => return,
         };
         let end = self.flows.slots().min(from + SETTLE);
@@ -494,50 +506,81 @@ impl Table {
             return;
         }
         for (place, port) in closed {
-            *self.mapping_mut(0, place, port) = Mapping::default();
-            self.set_fixed(place, port, false);
-            self.count_port(Pool { external: 0, place }, port, false);
+            // A canary does the same in the region, and the port may have been given out since.
+            if *self.mapping(0, place, port) == CLOSED {
+                *self.mapping_mut(0, place, port) = Mapping::default();
+                self.set_fixed(place, port, false);
+                self.count_port(Pool { external: 0, place }, port, false);
+            }
         }
-        self.settling = Settling::Count(0, 0);
+        self.cursor[UNSETTLED] = 0;
+        self.settling = Settling::Count;
     }
 
-    /// From now on ports in use are those of this configuration's range. Where others were counted, they are counted anew.
+    /// From now on ports in use are those of this configuration's range.
     fn set_ranges(&mut self) {
-        let range = self.ports.into();
-        for used in self.used.iter_mut().filter(|used| used.range != range) {
-            used.ports = 0;
-            used.range = if used.range == [0; 2] { range } else { UNCOUNTED };
+        for number in 0..self.used.len() {
+            self.set_range(Pool::of_number(number));
         }
     }
 
-    /// Counts ports in use from a pool's port on, so many as may be looked at in a burst.
-    fn count_ports(&mut self, from: usize, port: u16) {
-        let range = self.ports.into();
-        let uncounted = (from..self.used.len()).find(|pool| self.used[*pool].range != range);
-        let Some(number) = uncounted else { return };
-        let (first, last) = self.ports;
-        let begin = if number == from { port.max(first) } else { first };
-        let end = last.min(begin.saturating_add(COUNT - 1));
-        let ports = self.in_use(Pool::of_number(number), begin, end);
-        let used = &mut self.used[number];
-        used.ports += ports;
-        self.settling = if end < last {
-            Settling::Count(number, end + 1)
-        } else {
-            used.range = range;
-            Settling::Count(number + 1, 0)
-        };
+    /// From now on a pool's ports in use are those of this configuration's range. Where others were counted, they are counted anew.
+    fn set_range(&mut self, pool: Pool) {
+        let (range, all) = (self.ports.into(), self.range());
+        let used = self.used_mut(pool);
+        if used.range != range {
+            used.looked_at = if used.range == [0; 2] { all } else { 0 };
+            (used.ports, used.range) = (0, range);
+            self.settling_again();
+        }
+    }
+
+    /// Ports are to be counted.
+    fn settling_again(&mut self) {
+        if matches!(self.settling, Settling::Done) {
+            self.settling = Settling::Count;
+        }
+    }
+
+    /// Ports that may be given out.
+    fn range(&self) -> u32 {
+        u32::from(self.ports.1 - self.ports.0) + 1
+    }
+
+    /// Counts ports in use, so many as may be looked at in a burst.
+    fn count_ports(&mut self) {
+        let (range, all, mut left) = (<[u16; 2]>::from(self.ports), self.range(), COUNT);
+        for number in 0..self.used.len() {
+            let Used { range: counted, looked_at, .. } = self.used[number];
+            if counted != range || looked_at >= all {
+                continue;
+            }
+            let count = left.min(all - looked_at);
+            let ports = self.in_use(Pool::of_number(number), looked_at, count);
+            let used = &mut self.used[number];
+            used.ports += ports;
+            used.looked_at += count;
+            left -= count;
+            if left == 0 {
+                self.settling = Settling::Count;
+                return;
+            }
+        }
+        self.settling = Settling::Done;
     }
 
     /// Whether the ports of a pool that are in use are counted.
     fn is_counted(&self, pool: Pool) -> bool {
-        self.used[pool.number()].range == <[u16; 2]>::from(self.ports)
+        let used = &self.used[pool.number()];
+        used.range == <[u16; 2]>::from(self.ports) && used.looked_at >= self.range()
     }
 
     /// Ports of a part of the range that lead inside, or are closed for now.
-    fn in_use(&self, Pool { external, place }: Pool, first: u16, last: u16) -> u32 {
-        let all = Self::index(external, place, first)..=Self::index(external, place, last);
-        let used = self.mappings[all].iter().filter(|mapping| **mapping != Mapping::default());
+    fn in_use(&self, Pool { external, place }: Pool, from: u32, count: u32) -> u32 {
+        let first = Self::index(external, place, self.ports.0) + from as usize;
+        let used = self.mappings[first..first + count as usize]
+            .iter()
+            .filter(|mapping| **mapping != Mapping::default());
         used.fold(0, |count, _| count + 1)
     }
 
@@ -565,8 +608,8 @@ impl Table {
         bits.map(|index| (index / PORTS, (index % PORTS) as u16)).collect()
     }
 
-    /// Writes the mappings of all forwards: the ports that are none any more, or `None` if there are and were no forwards. (What a
-    /// predecessor has written may not have been settled by it.)
+    /// Writes the mappings of all forwards: the ports that are none any more, or `None` if these are the forwards that there were. (What
+    /// a predecessor has written may not have been settled by it.)
     fn set_forwards(&mut self) -> Option<Vec<(usize, u16)>> {
         let forwards = std::mem::take(&mut self.forwards);
         let wanted: BTreeMap<_, _> = forwards.iter().map(|f| (f.at, f.mapping)).collect();
@@ -574,9 +617,10 @@ impl Table {
         let closed: Vec<_> = fixed.filter(|at| !wanted.contains_key(at)).collect();
         let new = wanted.iter().filter(|(at, mapping)| self.mapping(0, at.0, at.1) != *mapping);
         let new: Vec<_> = new.map(|(at, mapping)| (*at, *mapping)).collect();
-        if closed.is_empty() && wanted.is_empty() {
+        if closed.is_empty() && new.is_empty() && self.cursor[UNSETTLED] == 0 {
             return None;
         }
+        self.cursor[UNSETTLED] = 1;
         for ((place, port), mapping) in closed.iter().map(|at| (*at, CLOSED)).chain(new) {
             self.set_fixed(place, port, true);
             let old = std::mem::replace(self.mapping_mut(0, place, port), mapping);
@@ -603,12 +647,13 @@ impl Table {
         (self.ports.0..=self.ports.1).contains(&port)
     }
 
-    /// A port is in use from now on, or not any more. Counted are those that may be given out, and that will not be looked at yet to be
-    /// counted.
+    /// A port is in use from now on, or not any more. Counted are those that may be given out; those that are still to be looked at are
+    /// counted then.
     fn count_port(&mut self, pool: Pool, port: u16, used: bool) {
-        let was_looked_at = matches!(self.settling, Settling::Count(number, next)
-            if number == pool.number() && port < next);
-        if self.may_be_given_out(port) && (was_looked_at || self.is_counted(pool)) {
+        let Used { range, looked_at, .. } = self.used[pool.number()];
+        let was_looked_at = range == <[u16; 2]>::from(self.ports)
+            && port.checked_sub(self.ports.0).is_some_and(|place| u32::from(place) < looked_at);
+        if was_looked_at && self.may_be_given_out(port) {
             let count = &mut self.used_mut(pool).ports;
             *count = if used { *count + 1 } else { count.saturating_sub(1) };
         }
@@ -626,6 +671,12 @@ impl Table {
         (self.patience, self.generosity) = (SWEEP_MAX, SWEEP_MAX);
     }
 
+    /// Ports that may still be looked at for a free one.
+    #[cfg(test)]
+    pub(crate) fn search_left(&self) -> u32 {
+        self.search
+    }
+
     /// Whether the region is this configuration's.
     #[cfg(test)]
     pub(crate) fn is_settled(&self) -> bool {
@@ -636,9 +687,8 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn counts_right(&self) -> bool {
         let mut counts = self.used.iter().map(|used| used.ports).enumerate();
-        let (first, last) = self.ports;
         matches!(self.settling, Settling::Done)
-            && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n), first, last))
+            && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n), 0, self.range()))
     }
 
     /// Tries once more when there was no room and some could be made: of flows whose time is over, or of one that is not under
@@ -813,10 +863,12 @@ impl Table {
         known: Option<u16>,
     ) -> Result<Outside, NoFlow> {
         let Pool { external, place } = pool;
-        let (first, last) = self.ports;
-        let range = u32::from(last - first) + 1;
-        // In a pool that is full it would be a long search.
-        let search = if self.is_counted(pool) { range } else { range.min(COUNT.into()) };
+        let (first, range) = (self.ports.0, self.range());
+        // A canary beside this version may have another range.
+        self.set_range(pool);
+        let counted = self.is_counted(pool);
+        // For each packet it would be a long search, if the pool is full.
+        let search = if counted { range } else { range.min(self.search) };
         let used = self.used_mut(pool);
         if used.ports >= range {
             return Err(NoFlow::Ports(pool));
@@ -826,10 +878,23 @@ impl Table {
         let free =
             |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
         let start = random % range;
-        let candidates = (0..search).map(|n| first + ((start + n) % range) as u16);
+        let mut looks = 0;
+        let candidates = (0..search).map(|n| {
+            looks += 1;
+            first + ((start + n) % range) as u16
+        });
         let preserved = Some(port).filter(|port| self.may_be_given_out(*port));
         let mut all = preserved.into_iter().chain(known).chain(candidates);
-        let port = all.find(|port| free(self, *port)).ok_or(NoFlow::Ports(pool))?;
+        let found = all.find(|port| free(self, *port));
+        if !counted {
+            self.search -= looks;
+        }
+        let Some(port) = found else {
+            if counted {
+                self.used_mut(pool).ports = range;
+            }
+            return Err(NoFlow::Ports(pool));
+        };
         #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
         Ok(Outside { external: external as u16, port })
     }

@@ -307,8 +307,38 @@ fn a_swap_counts_ports_only_for_another_range_and_a_few_in_each_burst() {
         nat.function().table.is_settled()
     });
     // 64,511 ports of three protocols, 4,096 at a time.
-    assert_eq!(bursts, Some(49));
+    assert_eq!(bursts, Some(48));
     assert!(nat.function().table.counts_right());
+    // A swap in the middle goes on where the one before was.
+    assert!(nat.swap(config("1026-65535")).unwrap(), "the state was taken over");
+    for _ in 0..40 {
+        a_burst(&mut nat);
+    }
+    assert!(!nat.function().table.is_settled());
+    assert!(nat.swap(config("1026-65535")).unwrap(), "the state was taken over");
+    for _ in 0..9 {
+        a_burst(&mut nat);
+    }
+    assert!(nat.function().table.is_settled() && nat.function().table.counts_right());
+}
+
+/// A flood that has all ports in use costs a burst a bounded search, also when they are counted anew.
+#[test]
+fn a_full_range_is_not_searched_for_each_packet_of_a_burst() {
+    let config = |ports: &str| format!(r#"{{"external": ["203.0.113.1"], "ports": "{ports}"}}"#);
+    let mut nat = nat("");
+    for port in 1024..=65535 {
+        assert_eq!(out(&mut nat, udp((INSIDE, port), (PEER, 53))).verdict, Verdict::Next);
+    }
+    assert!(nat.swap(config("1025-65535")).unwrap(), "the state was taken over");
+    let flood: Vec<_> = (0..200).map(|port| udp((OTHER, 2000 + port), (PEER, 53))).collect();
+    for packet in nat.run_burst(&flood) {
+        assert_eq!(packet.verdict, Verdict::Drop(reason::PORTS));
+    }
+    assert_eq!(nat.function().table.search_left(), 0);
+    settled(&mut nat);
+    // Of flows that nobody answers there is one to give up then.
+    assert_eq!(out(&mut nat, udp((OTHER, 2000), (PEER, 53))).verdict, Verdict::Next);
 }
 
 #[test]
@@ -478,6 +508,9 @@ fn a_forward_may_lead_elsewhere() {
     let two = format!("{WEB}, {}", WEB.replace("0.3", "0.2"));
     assert!(nat.swap(forwards(&two)).unwrap_err().contains("port 80 is forwarded twice"));
     assert!(nat.swap(forwards(&format!("{WEB}, {WEB}"))).unwrap());
+    let many = (1..4100).map(|port| WEB.replace("80,", &format!("{port},")));
+    let many = forwards(&many.collect::<Vec<_>>().join(", "));
+    assert!(nat.swap(many).unwrap_err().contains("more than 4096"));
 }
 
 #[test]
