@@ -620,3 +620,38 @@ fn a_version_before_is_known_for_longer_than_a_fault_brings_it_back() {
     assert!(rig.lane.before_swap("f", "2").is_none());
     rig.finish();
 }
+
+#[test]
+fn new_instances_after_a_fault_are_made_of_the_code_that_is_there() {
+    let traps_on =
+        |n| format!("(if (i32.eq (i32.load (local.get $p)) (i32.const {n})) (then unreachable))");
+    let chain = |version: &str, n: u32| {
+        plan(vec![acts("f", version, &traps_on(n)), acts("g", "1", &traps_on(3))])
+    };
+    let mut rig = Rig::new(chain("1", 1));
+    let fault = |rig: &mut Rig, n: u32| {
+        rig.inside.push_at(frame(n), u64::from(n) * SECOND);
+        rig.settle();
+    };
+    // Code that is asked for again comes from the sandbox's memory, in no time; that may not have it any more.
+    let first = rig.lane.compiled_in();
+    assert!(!first.is_zero());
+    fault(&mut rig, 1);
+    assert_eq!(rig.lane.compiled_in(), first);
+    // The version before.
+    let staged = rig.lane.site().stage(chain("2", 2), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(0)).unwrap();
+    assert_ne!(rig.lane.compiled_in(), first);
+    fault(&mut rig, 2);
+    assert!(said(&rig, "f 2 was rolled back"));
+    assert_eq!(rig.lane.compiled_in(), first);
+    // A canary in which another function faults.
+    let staged = rig.lane.site().stage(chain("3", 0), &rig.lane.states()).unwrap();
+    let third = staged.compiled_in();
+    rig.lane.begin_canary(staged, 0, 100).unwrap();
+    fault(&mut rig, 3);
+    rig.lane.promote().unwrap();
+    assert_eq!(rig.lane.compiled_in(), third);
+    assert_eq!(faults_and_health(&mut rig).iter().map(|seen| seen.0).collect::<Vec<_>>(), [2, 1]);
+    rig.finish();
+}

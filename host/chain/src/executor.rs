@@ -256,15 +256,12 @@ impl Prepared {
         &self.spec
     }
 
-    /// The same code with other state regions: each worker has its own.
-    #[must_use]
-    pub fn with_states(&self, states: &[(Option<Shared>, bool)]) -> Self {
-        let mut prepared = self.clone();
-        for (function, (state, kept)) in prepared.spec.functions.iter_mut().zip(states) {
-            function.state.clone_from(state);
-            function.state_kept = *kept;
+    /// The same code for these state regions: each worker has its own.
+    pub fn set_states(&mut self, states: impl IntoIterator<Item = (Option<Shared>, bool)>) {
+        for (function, (state, kept)) in self.spec.functions.iter_mut().zip(states) {
+            function.state = state;
+            function.state_kept = kept;
         }
-        prepared
     }
 
     /// Instantiates and configures the chain over this window.

@@ -118,6 +118,13 @@ pub struct LaneSite {
     pub(crate) rooms: usize,
 }
 
+/// A chain with its compiled code: nothing is composed, read or compiled to make instances of it.
+#[derive(Clone)]
+pub(crate) struct Ready {
+    pub(crate) plan: ChainPlan,
+    pub(crate) prepared: Prepared,
+}
+
 /// A version of a chain that is instantiated and configured, ready to be published.
 pub struct Staged {
     pub(crate) plan: ChainPlan,
@@ -135,6 +142,11 @@ impl Staged {
     #[must_use]
     pub fn compiled_in(&self) -> Duration {
         self.prepared.compiled_in
+    }
+
+    /// What it was made of.
+    pub(crate) fn ready(&self) -> Ready {
+        Ready { plan: self.plan.clone(), prepared: self.prepared.clone() }
     }
 
     /// Its state regions.
@@ -190,17 +202,20 @@ impl LaneSite {
         before: &States,
         beside: &States,
     ) -> Result<Staged, PlaneError> {
-        self.stage_within(plan, before, beside, SETUP_DEADLINE)
+        let prepared = Prepared::new(&self.sandbox, self.spec(&plan), plan.mode)?;
+        self.instantiate(Ready { plan, prepared }, before, beside, SETUP_DEADLINE)
     }
 
-    /// The same with this much CPU time for the start code and for each `configure`.
-    pub(crate) fn stage_within(
+    /// Instantiates and configures a chain whose code is there, as [`Self::stage_beside`], with this much CPU time for the start code
+    /// and for each `configure`.
+    pub(crate) fn instantiate(
         &self,
-        plan: ChainPlan,
+        ready: Ready,
         before: &States,
         beside: &States,
         deadline: Duration,
     ) -> Result<Staged, PlaneError> {
+        let Ready { plan, mut prepared } = ready;
         let mut states = Vec::new();
         let mut kept = Vec::new();
         let mut shared = Vec::new();
@@ -214,22 +229,16 @@ impl LaneSite {
                 None => self.new_state(function)?,
             });
         }
-        let spec = self.spec(&plan, &states, &kept);
-        let prepared = Prepared::new(&self.sandbox, spec, plan.mode)?;
         let started = thread_time();
         loop {
-            let all: Vec<_> = states
-                .iter()
-                .zip(&kept)
-                .map(|(state, kept)| (state.as_ref().map(|s| s.shared().clone()), *kept))
-                .collect();
-            let with_states = prepared.with_states(&all);
+            let both = states.iter().zip(&kept);
+            prepared.set_states(
+                both.map(|(state, kept)| (state.as_ref().map(|s| s.shared().clone()), *kept)),
+            );
             let room_bytes = self.room_bytes;
-            match with_states.instantiate_within(&self.sandbox, &self.window, room_bytes, deadline)
-            {
+            match prepared.instantiate_within(&self.sandbox, &self.window, room_bytes, deadline) {
                 Ok(executor) => {
-                    let (prepared, set_up_in) =
-                        (with_states, thread_time().saturating_sub(started));
+                    let set_up_in = thread_time().saturating_sub(started);
                     return Ok(Staged { plan, prepared, executor, states, kept, set_up_in });
                 }
                 Err(ChainError::State { place, .. }) if kept[place] && !shared[place] => {
@@ -249,8 +258,7 @@ impl LaneSite {
         window: &Shared,
     ) -> Result<Apart, PlaneError> {
         let state = self.new_state(&plan.functions[place])?;
-        let mut spec =
-            self.spec(plan, &vec![None; plan.functions.len()], &vec![false; plan.functions.len()]);
+        let mut spec = self.spec(plan);
         let names = spec.functions.iter().map(|f| f.name.clone()).collect();
         let mut function = spec.functions.swap_remove(place);
         function.state = state.as_ref().map(|s| s.shared().clone());
@@ -261,17 +269,17 @@ impl LaneSite {
         Ok(Apart { executor, state, compiled_in: prepared.compiled_in })
     }
 
-    fn spec(&self, plan: &ChainPlan, states: &[Option<Arc<State>>], kept: &[bool]) -> ChainSpec {
-        let functions = plan.functions.iter().zip(states).zip(kept);
-        let functions = functions.map(|((function, state), kept)| FunctionSpec {
+    /// The chain without state regions.
+    fn spec(&self, plan: &ChainPlan) -> ChainSpec {
+        let functions = plan.functions.iter().map(|function| FunctionSpec {
             name: function.name.clone(),
             admitted: Arc::clone(&function.admitted),
             writes: function.writes,
             memory: function.memory,
             deadline: function.deadline,
             config: function.config.clone(),
-            state: state.as_ref().map(|s| s.shared().clone()),
-            state_kept: *kept,
+            state: None,
+            state_kept: false,
             seed: seed_of(self.seed, &plan.name, &function.name),
             telemetry: Arc::clone(&function.telemetry),
         });

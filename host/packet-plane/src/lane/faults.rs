@@ -176,6 +176,6 @@ impl Lane {
 
     /// New instances of the same version, over the same state regions.
     pub(super) fn reinstantiate(&mut self) {
-        self.renew(self.version.staged.plan.clone(), None);
+        self.renew(self.version.staged.ready(), None);
     }
 }

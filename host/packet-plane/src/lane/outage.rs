@@ -10,7 +10,7 @@ use weir_sandbox::{OnFault, SETUP_DEADLINE, States};
 use super::swap::{Disowner, Retired};
 use super::{Lane, LaneEvent};
 use crate::counters::DropReason;
-use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged};
+use crate::plan::{LaneSite, PlaneError, Ready, Staged};
 
 /// CPU time that making a chain's instances again may take on its worker, where all others wait for it: less than a function has for a
 /// burst if nobody says otherwise.
@@ -26,7 +26,7 @@ pub type Restorer = Arc<dyn Fn() + Send + Sync>;
 /// See the module.
 pub(super) struct Outage {
     /// What is to run.
-    plan: ChainPlan,
+    chain: Ready,
     /// It is the version before: of this function, and what is told once it runs.
     back: Option<(usize, LaneEvent)>,
     /// When it is tried; none while somebody else is at it.
@@ -39,7 +39,7 @@ pub(super) struct Outage {
 /// The instances that a lane's chain does not have.
 pub struct Missing {
     site: LaneSite,
-    plan: ChainPlan,
+    chain: Ready,
     states: States,
     /// The instance of the chain that faulted.
     instance: u64,
@@ -55,8 +55,8 @@ impl Missing {
     /// Makes them, on the calling thread.
     #[must_use]
     pub fn make(self) -> Made {
-        let Self { site, plan, states, instance } = self;
-        Made { instance, staged: site.stage_beside(plan, &states, &states) }
+        let Self { site, chain, states, instance } = self;
+        Made { instance, staged: site.instantiate(chain, &states, &states, SETUP_DEADLINE) }
     }
 }
 
@@ -80,7 +80,7 @@ impl Lane {
         let outage = self.outage.as_ref().filter(|outage| outage.next.is_none())?;
         Some(Missing {
             site: self.site(),
-            plan: outage.plan.clone(),
+            chain: outage.chain.clone(),
             states: self.states(),
             instance: self.version.instance,
         })
@@ -105,9 +105,9 @@ impl Lane {
     }
 
     /// New instances after a fault, over the same state regions: of the version before if it goes `back`.
-    pub(super) fn renew(&mut self, plan: ChainPlan, back: Option<(usize, LaneEvent)>) {
+    pub(super) fn renew(&mut self, chain: Ready, back: Option<(usize, LaneEvent)>) {
         let next = Some(self.context().now);
-        self.outage = Some(Outage { plan, back, next, failures: 0, why: String::new() });
+        self.outage = Some(Outage { chain, back, next, failures: 0, why: String::new() });
         self.try_to_restore();
     }
 
@@ -122,8 +122,8 @@ impl Lane {
         if self.restorer.is_some() && !quick {
             return self.ask_for_instances();
         }
-        let (plan, states) = (outage.plan.clone(), self.states());
-        match self.site.stage_within(plan, &states, &states, self.here()) {
+        let (chain, states) = (outage.chain.clone(), self.states());
+        match self.site.instantiate(chain, &states, &states, self.here()) {
             // What it replaces has trapped: that is the one thing that is dropped on the worker.
             Ok(staged) => drop(self.end_outage(staged)),
             Err(_) if self.restorer.is_some() => self.ask_for_instances(),
@@ -142,7 +142,7 @@ impl Lane {
             return None;
         }
         let states = staged.states();
-        self.site.stage_within(staged.plan.clone(), &states, &states, self.here()).ok()
+        self.site.instantiate(staged.ready(), &states, &states, self.here()).ok()
     }
 
     fn ask_for_instances(&mut self) {
@@ -171,7 +171,7 @@ impl Lane {
         let why = error.to_string();
         let mut text = None;
         if outage.back.take().is_some() {
-            outage.plan = self.version.staged.plan.clone();
+            outage.chain = self.version.staged.ready();
             outage.next = Some(now);
             text = Some(format!("rolling back failed: {why}"));
         } else {

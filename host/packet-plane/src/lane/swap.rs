@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_chain::{Executor, Prepared, Tick, board};
+use weir_chain::{Executor, Tick, board};
 use weir_sandbox::{Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, records};
 use crate::context::{Context, Disown};
 use crate::counters::DropReason;
 use crate::observer::Observers;
-use crate::plan::{ChainPlan, PlaneError, Staged};
+use crate::plan::{ChainPlan, PlaneError, Ready, Staged};
 
 /// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
 const PROBATION: u64 = 10_000_000_000;
@@ -40,7 +40,7 @@ enum Reason {
 
 /// What the lane goes back to if the new version faults on probation.
 pub(super) struct Probation {
-    previous: ChainPlan,
+    previous: Ready,
     function: usize,
     until: u64,
 }
@@ -61,15 +61,16 @@ impl Probation {
 pub struct Retired {
     executor: Executor<Box<Context>>,
     /// The old version's, and whatever else nobody goes back to. A router's configuration has some megabytes.
-    plans: Vec<ChainPlan>,
-    _rest: (Prepared, Vec<Option<Arc<State>>>, Observers),
+    chains: Vec<Ready>,
+    _rest: (Vec<Option<Arc<State>>>, Observers),
 }
 
 impl Retired {
     /// A version that runs no more, or never did.
     pub(crate) fn of(staged: Staged) -> Self {
         let Staged { plan, prepared, executor, states, .. } = staged;
-        Self { executor, plans: vec![plan], _rest: (prepared, states, Observers::default()) }
+        let chains = vec![Ready { plan, prepared }];
+        Self { executor, chains, _rest: (states, Observers::default()) }
     }
 
     /// Has the old instances flush their counters, then ends them.
@@ -188,11 +189,11 @@ impl Lane {
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
         let now = self.context().now;
         let before = self.probation.take();
-        retired.plans.extend(before.map(|probation| probation.previous));
+        retired.chains.extend(before.map(|probation| probation.previous));
         if let Reason::Swap(function) = reason {
             self.forgive(function);
             let until = now.saturating_add(PROBATION);
-            let previous = retired.plans.swap_remove(0);
+            let previous = retired.chains.swap_remove(0);
             self.probation = Some(Probation { previous, function, until });
         }
         self.report();
@@ -205,7 +206,7 @@ impl Lane {
         let probation = self.probation.as_ref()?;
         let swapped = &self.version.staged.plan.functions[probation.function];
         let same = swapped.name == function && swapped.version == version;
-        same.then(|| probation.previous.clone())
+        same.then(|| probation.previous.plan.clone())
     }
 
     /// Forgets a function's faults: it is another version now.
@@ -300,7 +301,7 @@ impl Lane {
         let upward = self.version.staged.plan.upward.clone();
         self.ledger_mut().upward = upward;
         let mut retired = Retired::of(old.staged);
-        retired._rest.2 = observers;
+        retired._rest.1 = observers;
         retired
     }
 
