@@ -418,8 +418,8 @@ fn a_canary_passes_by_what_is_out_of_order() {
     rig.finish();
 }
 
-#[test]
-fn a_canary_is_ticked_and_flushed() {
+/// Version 2 of function f, which counts its ticks, and how many there were; with this in `configure`.
+fn counts_ticks(configure: &str) -> (FunctionPlan, impl Fn() -> u64) {
     let new = wat_guest::module(wat_guest::NULL)
         .replace(
             "(func (export \"weir:net/packet@0.1.0#tick\") (param i64))",
@@ -428,14 +428,17 @@ fn a_canary_is_ticked_and_flushed() {
         )
         .replace(
             "(i32.store8 (i32.const 0x10) (i32.const 0))",
-            "(call $set-timer (i64.const 5)) (i32.store8 (i32.const 0x10) (i32.const 0))",
+            &format!("{configure} (i32.store8 (i32.const 0x10) (i32.const 0))"),
         );
     let new = Arc::new(admit(&upload(&new, "packet-function")).unwrap());
     let new = FunctionPlan { version: "2".into(), ..function("f", new) };
-    let ticks = {
-        let telemetry = Arc::clone(&new.telemetry);
-        move || telemetry.counters().get("name_in_memory").copied().unwrap_or(0)
-    };
+    let telemetry = Arc::clone(&new.telemetry);
+    (new, move || telemetry.counters().get("name_in_memory").copied().unwrap_or(0))
+}
+
+#[test]
+fn a_canary_is_ticked_and_flushed() {
+    let (new, ticks) = counts_ticks("(call $set-timer (i64.const 5))");
     let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
     begin_canary(&mut rig, plan(vec![new]), 0);
     rig.inside.push_at(frame(1), 10);
@@ -475,12 +478,19 @@ fn a_version_that_goes_back_takes_a_canary_beside_it_along() {
     let mut rig = Rig::new(plan(vec![acts("f", "1", ""), old()]));
     let staged = rig.lane.site().stage(plan(vec![acts("f", "1", ""), bad()]), &rig.lane.states());
     rig.lane.publish(staged.unwrap(), Some(1)).unwrap();
-    let staged = rig.lane.site().stage(plan(vec![acts("f", "2", ""), bad()]), &rig.lane.states());
+    let (new, ticks) = counts_ticks("");
+    let staged = rig.lane.site().stage(plan(vec![new, bad()]), &rig.lane.states());
     rig.lane.begin_canary(staged.unwrap(), 0, 0).unwrap();
     push(&mut rig, 0, 40);
     assert_eq!(Rig::drain(&rig.outside).len(), 40);
     assert!(said(&rig, "g 2 was rolled back"));
     assert!(rig.lane.promote().is_err(), "it has the version that went back");
+    // Its last tick it has where no packets wait.
+    let canary = rig.lane.end_canary().expect("it waits for that");
+    assert_eq!(ticks(), 0);
+    canary.end(&rig.sandbox);
+    assert_eq!(ticks(), 1);
+    assert!(rig.lane.end_canary().is_none());
     rig.finish();
 }
 

@@ -106,6 +106,17 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
+    /// A trial ended by itself where it says, for a reason that tells nothing about its version: it is to be ended everywhere.
+    TrialEnded {
+        /// In which chain.
+        chain: ChainId,
+        /// The function's name there.
+        function: Name,
+        /// The version that was tried.
+        version: Option<Version>,
+        /// For people.
+        message: String,
+    },
     /// A device went away that a port or a listener has.
     PortDown {
         /// Whose port or listener it is.

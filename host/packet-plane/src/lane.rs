@@ -59,6 +59,8 @@ pub struct Lane {
     ledger: Ledger,
     pub(crate) version: Version,
     pub(crate) trial: Option<Trial>,
+    /// A canary that ended by itself, until somebody takes it: its last tick and its memory are not for the data path.
+    pub(crate) spent: Option<Retired>,
     records: Vec<Record>,
     /// What is under way finishes, and nothing else begins.
     draining: bool,
@@ -144,6 +146,7 @@ impl Lane {
             context: None,
             version: Version { staged, instance: 0 },
             trial: None,
+            spent: None,
             records,
             draining: false,
             outage: None,

@@ -147,7 +147,7 @@ impl Lane {
             return Err(PlaneError::Trial("no canary is running".into()));
         };
         if let Err(error) = self.hand_over_saved(&mut version.staged) {
-            drop(self.let_go(*version));
+            self.spent = Some(self.let_go(*version));
             return Err(error);
         }
         let trial_instance = version.instance;
@@ -176,10 +176,13 @@ impl Lane {
         }
     }
 
-    /// Ends a canary; its flows go back to the running version. It is given back, to be ended off the data path. None: there was none.
+    /// Ends a canary; its flows go back to the running version. It is given back, to be ended off the data path, also if it had ended by
+    /// itself. None: there was none.
     pub fn end_canary(&mut self) -> Option<Retired> {
-        let Some(Trial::Canary { version, .. }) = self.take_canary() else { return None };
-        Some(self.let_go(*version))
+        match self.take_canary() {
+            Some(Trial::Canary { version, .. }) => Some(self.let_go(*version)),
+            _ => self.spent.take(),
+        }
     }
 
     /// A canary runs no more; what it holds goes on in the running version.
@@ -207,8 +210,8 @@ impl Lane {
         else {
             return;
         };
-        drop(self.end_canary());
-        self.event(LaneEvent::Note(format!("the canary of {function} {version} ends: {why}")));
+        self.spent = self.end_canary();
+        self.event(LaneEvent::CanaryEnded { function, version, message: why.to_owned() });
     }
 
     /// The place of the function of which a version is a canary.
@@ -359,7 +362,7 @@ impl Lane {
             version: plan.version.clone(),
             message: format!("as a canary: {message}"),
         };
-        drop(self.let_go(*version));
+        self.spent = Some(self.let_go(*version));
         self.event(event);
     }
 }

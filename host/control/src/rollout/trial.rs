@@ -142,14 +142,29 @@ impl Control {
         beside: &[Place],
     ) -> Result<(), ControlError> {
         for (other, version) in canaries_beside(state, id, beside) {
-            self.end_trials(state, &self.places(state, &other));
-            self.forget_trial(&other)?;
-            let message = format!(
-                "the trial of version {version} of function {} is over: function {} goes back",
-                other.name, id.name
-            );
-            self.events.emit(EventKind::TrialEnded, Some(&id.tenant), other.name.as_str(), message);
+            self.trial_is_over(
+                state,
+                &other,
+                &version,
+                &format!("function {} goes back", id.name),
+            )?;
         }
+        Ok(())
+    }
+
+    /// Ends a trial everywhere, for a reason that says nothing about its version.
+    pub(super) fn trial_is_over(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        version: &Version,
+        why: &str,
+    ) -> Result<(), ControlError> {
+        self.end_trials(state, &self.places(state, id));
+        self.forget_trial(id)?;
+        let message =
+            format!("the trial of version {version} of function {} is over: {why}", id.name);
+        self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
         Ok(())
     }
 

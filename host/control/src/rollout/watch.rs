@@ -20,15 +20,25 @@ pub(crate) struct Watch {
     pub(super) until: Instant,
 }
 
-/// A fault of a version, which may call for the one before.
+/// What the data plane has to tell of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It faulted.
+    Fault,
+    /// The data plane has gone back from it in this chain by itself.
+    WentBack,
+    /// Its trial has ended in this chain, not by its fault.
+    TrialEnded,
+}
+
+/// A version that faulted, which may call for the one before, or whose trial is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Faulted {
     chain: ChainId,
     function: Name,
     version: Option<Version>,
     why: String,
-    /// The data plane has gone back in this chain by itself.
-    already: bool,
+    told: Told,
 }
 
 impl Control {
@@ -58,10 +68,13 @@ impl Control {
                 let subject = format!("{}:{function}", chain.name);
                 self.events.emit(EventKind::Fault, Some(&chain.tenant), subject, text);
                 let why = format!("it faulted ({kind})");
-                self.look_at(Faulted { chain, function, version, why, already: false });
+                self.look_at(Faulted { chain, function, version, why, told: Told::Fault });
             }
             EngineEvent::RolledBack { chain, function, version, message: why } => {
-                self.look_at(Faulted { chain, function, version, why, already: true });
+                self.look_at(Faulted { chain, function, version, why, told: Told::WentBack });
+            }
+            EngineEvent::TrialEnded { chain, function, version, message: why } => {
+                self.look_at(Faulted { chain, function, version, why, told: Told::TrialEnded });
             }
         }
     }
@@ -98,8 +111,7 @@ impl Control {
                 return;
             };
             drop(faults);
-            let Faulted { chain, function, version, why, already } = &faulted;
-            self.faulted(chain, function, version.as_ref(), why, already.then_some(chain));
+            self.faulted(&faulted);
         }
     }
 
@@ -107,15 +119,10 @@ impl Control {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the version before back where the fault calls for it. The tenant's turn is taken.
-    fn faulted(
-        &self,
-        chain: &ChainId,
-        function: &Name,
-        version: Option<&Version>,
-        why: &str,
-        already: Option<&ChainId>,
-    ) {
+    /// Brings the version before back where the fault calls for it, or ends the trial. The tenant's turn is taken.
+    fn faulted(&self, faulted: &Faulted) {
+        let Faulted { chain, function, version, why, told } = faulted;
+        let version = version.as_ref();
         let state = self.store.state();
         let Some(record) = state.chains.get(chain) else { return };
         let index =
@@ -124,14 +131,23 @@ impl Control {
         let Some(used) = &record.chain.functions[index].function else { return };
         let id = FunctionId::new(&chain.tenant, used);
         let trial = state.functions.get(&id).and_then(|f| f.trial.as_ref());
-        let canary = trial.is_some_and(|t| t.canary.is_some() && Some(&t.version) == version);
-        // What the data plane has already done has to be noted even when the watch is over.
-        let went_back = already.is_some() && Some(&record.running[index].version) == version;
-        let on_watch = trial.is_none() && self.is_watched(&id, version);
-        if !(canary || went_back || on_watch) {
+        let canary = trial.filter(|t| t.canary.is_some() && Some(&t.version) == version);
+        if *told == Told::TrialEnded {
+            if let Some(trial) = canary
+                && let Err(error) = self.trial_is_over(&state, &id, &trial.version, why)
+            {
+                self.note(chain, format!("the trial of function {} goes on: {error}", id.name));
+            }
             return;
         }
-        let already = already.map(|chain| (chain, index));
+        // What the data plane has already done has to be noted even when the watch is over.
+        let already = *told == Told::WentBack;
+        let went_back = already && Some(&record.running[index].version) == version;
+        let on_watch = trial.is_none() && self.is_watched(&id, version);
+        if !(canary.is_some() || went_back || on_watch) {
+            return;
+        }
+        let already = already.then_some((chain, index));
         if let Err(error) = self.roll_back(&id, version, why, already) {
             self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
         }

@@ -252,6 +252,32 @@ async fn a_canary_that_faults_is_over_at_once() {
 }
 
 #[tokio::test]
+async fn a_canary_that_ends_in_one_chain_is_over_in_all_of_them() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 50}))).await;
+    host.engine.calls();
+    let now = host.last_event();
+    let ended = |version: &str| EngineEvent::TrialEnded {
+        chain: chain("b"),
+        function: "f".parse().unwrap(),
+        version: Some(version.parse().unwrap()),
+        message: "other functions of the chain are replaced".into(),
+    };
+    // One of another version was over before.
+    host.engine.emit(ended("3.0.0"));
+    host.engine.emit(ended("2.0.0"));
+    let message = host.wait_for("trial-ended", now);
+    let expected = "the trial of version 2.0.0 of function f is over: other functions of the chain are replaced";
+    assert_eq!(message, expected);
+    assert_eq!(host.engine.calls(), ["end_trial default/a f", "end_trial default/b f"]);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"], json!(null));
+    assert_eq!(function["newest"], "2.0.0", "it is as good as before");
+    assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+}
+
+#[tokio::test]
 async fn a_shadow_stays_when_it_faults_and_can_be_ended_or_made_real() {
     let host = Host::new();
     host.with_chains(&["a"]).await;

@@ -31,6 +31,15 @@ pub enum LaneEvent {
         /// What happened.
         message: String,
     },
+    /// A canary ended for a reason that says nothing about its version.
+    CanaryEnded {
+        /// Its name in the chain.
+        function: String,
+        /// The version on trial.
+        version: String,
+        /// Why.
+        message: String,
+    },
     /// Anything else.
     Note(String),
 }
@@ -43,6 +52,9 @@ impl fmt::Display for LaneEvent {
             }
             Self::RolledBack { function, version, message } => {
                 write!(f, "function {function} {version} was rolled back: {message}")
+            }
+            Self::CanaryEnded { function, version, message } => {
+                write!(f, "the canary of {function} {version} ends: {message}")
             }
             Self::Note(text) => f.write_str(text),
         }

@@ -143,10 +143,11 @@ impl Lane {
         {
             return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
         }
-        self.end_canary_beside(&staged.plan);
         if self.same_names(&staged.plan) {
             self.hand_over_saved(&mut staged)?;
+            self.end_canary_beside(&staged.plan);
         } else {
+            self.end_canary_beside(&staged.plan);
             self.run_dry();
         }
         Ok(self.replace(staged, reason, started))

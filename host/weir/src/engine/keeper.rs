@@ -121,6 +121,12 @@ fn translated(chain: ChainId, event: LaneEvent) -> EngineEvent {
             }
             Err(_) => EngineEvent::Note { chain, message },
         },
+        LaneEvent::CanaryEnded { function, version, message } => match function.parse() {
+            Ok(function) => {
+                EngineEvent::TrialEnded { chain, function, version: version.parse().ok(), message }
+            }
+            Err(_) => EngineEvent::Note { chain, message },
+        },
         LaneEvent::Note(message) => EngineEvent::Note { chain, message },
     }
 }
