@@ -113,13 +113,16 @@ impl Maps {
     }
 
     /// Replaces a queue's table. Everything of the new one is there before a single word puts it in force. What was of the old
-    /// one is still there: see [`Self::take_old`].
+    /// one is still there: see [`Self::take_old`]. What queues that were closed have left goes first: there may be no room beside it.
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut tables = lock(&self.tables);
         let before = self.now(queue);
         let written = match table.entries.is_empty() {
             true => Ok(Steering::default()),
-            false => tables.write(queue, before, table),
+            false => {
+                tables.clear_old();
+                tables.write(queue, before, table)
+            }
         };
         // Half a table is none: everything comes to the socket.
         let after = written.as_ref().copied().unwrap_or_default();
@@ -157,11 +160,7 @@ impl Maps {
 
     /// Takes out entries of a table that no packet looks at any more.
     pub(crate) fn clear(&self, generation: u32, entries: &[Entry]) {
-        let mut tables = lock(&self.tables);
-        for (fields, tuple, ..) in entries {
-            // One that is not there was not written.
-            let _ = tables.table.remove(&cell(*fields, generation, *tuple));
-        }
+        lock(&self.tables).clear(generation, entries);
     }
 
     /// Leaves a queue to the kernel. What its table had goes with the next table.
@@ -208,6 +207,24 @@ impl Maps {
 }
 
 impl Tables {
+    fn clear(&mut self, generation: u32, entries: &[Entry]) {
+        for (fields, tuple, ..) in entries {
+            // One that is not there was not written.
+            let _ = self.table.remove(&cell(*fields, generation, *tuple));
+        }
+    }
+
+    /// Takes out what tables have left that are not in force any more.
+    fn clear_old(&mut self) {
+        let old = std::mem::take(&mut self.old);
+        if !old.is_empty() {
+            quiesce();
+        }
+        for Written { generation, table, .. } in &old {
+            self.clear(*generation, &table.entries);
+        }
+    }
+
     fn next(&mut self) -> u32 {
         self.generation += 1;
         self.generation

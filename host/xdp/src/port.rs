@@ -147,6 +147,16 @@ impl XdpPort {
     }
 }
 
+impl Drop for XdpPort {
+    fn drop(&mut self) {
+        // Others may keep the program: it is not to go on with this port's rules.
+        if self.live.is_some() {
+            self.inspector.closing();
+            self.steering.closing();
+        }
+    }
+}
+
 /// The interface as it is now, if a port can be on it.
 fn find(config: &XdpConfig) -> Result<Interface, String> {
     let name = &config.interface;

@@ -423,8 +423,49 @@ fn netns_each_queue_of_an_interface_has_room_for_as_many_rules_and_those_that_re
         let details = inspector.unwrap().inspect();
         assert_eq!(details.fact("steering"), Some("100000 of 100000 rules in XDP"));
     }
+    // Nor is there less when a queue is closed, and opened again with as many.
     finish(first, &mut one);
+    let rules: Vec<_> = (0..RULES).map(|n| from(0x0a00_0000 + n, Target::Drop)).collect();
+    for _ in 0..2 {
+        let mut again = XdpPort::open("lan", config(Mode::Auto)).unwrap();
+        again.steering().unwrap().replace(&rules, 0).unwrap();
+        again.attach(&mut one).unwrap();
+        let details = again.inspector().unwrap().inspect();
+        assert_eq!(details.fact("steering"), Some("100000 of 100000 rules in XDP"));
+        finish(again, &mut one);
+    }
     finish(second, &mut two);
+}
+
+#[test]
+fn netns_the_rules_of_a_port_that_is_dropped_go_with_it() {
+    namespace();
+    pair_of("a", 2);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pools = [pool(256, 2048), pool(256, 2048)];
+    let ports = [0, 1].map(|queue| {
+        let pool = &mut pools[queue as usize];
+        let (port, steering, counters) = steered(XdpConfig { queue, ..config(Mode::Auto) }, pool);
+        steering.replace(&[Rule::all(Target::Drop)], 0).unwrap();
+        (port, counters)
+    });
+    // The kernel chooses a queue for each flow, by a hash that differs from boot to boot.
+    let send = || (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
+    send();
+    let [(first, one), (second, two)] = ports;
+    let until = Instant::now() + PATIENCE;
+    while one.dropped() + two.dropped() < 100 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let of_first = one.dropped();
+    assert!(of_first > 0 && of_first + two.dropped() == 100, "{of_first} {}", two.dropped());
+    drop(first);
+    send();
+    for _ in 0..of_first {
+        assert!(kernel.receive().starts_with(&MACS[0]), "{}", two.dropped());
+    }
+    two.wait_dropped(2 * (100 - of_first));
+    finish(second, &mut pools[1]);
 }
 
 /// Far more flows than the caches hold: decisions are the same, and flows that a function placed stay where they are.
