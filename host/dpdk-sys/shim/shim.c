@@ -1082,6 +1082,16 @@ uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, u
 	return count;
 }
 
+/* Whether this is a UDP datagram over IPv4 without a checksum. It stays so: with one that is filled in it would be right whatever has
+ * happened to it. */
+static bool has_none(const struct rte_mbuf *m, const struct rte_net_hdr_lens *lengths, uint32_t type)
+{
+	uint16_t start = lengths->l2_len + lengths->l3_len;
+
+	return RTE_ETH_IS_IPV4_HDR(type) && start + sizeof(struct rte_udp_hdr) <= m->data_len &&
+	       rte_pktmbuf_mtod_offset(m, const struct rte_udp_hdr *, start)->dgram_cksum == 0;
+}
+
 /* Asks the device to fill in the checksums of a frame that it can; others stay as they are. */
 static void ask_for_checksums(struct rte_mbuf *m)
 {
@@ -1099,7 +1109,7 @@ static void ask_for_checksums(struct rte_mbuf *m)
 		m->ol_flags |= RTE_MBUF_F_TX_IPV6;
 	if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_TCP) {
 		m->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM;
-	} else if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_UDP) {
+	} else if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_UDP && !has_none(m, &lengths, type)) {
 		m->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM;
 	}
 	if (m->ol_flags != 0 && rte_net_intel_cksum_prepare(m) != 0)

@@ -199,6 +199,19 @@ fn netns_checksums_are_filled_in_and_verified() {
     let (length, _) = socket.recv_from(&mut buffer).expect("it arrives");
     assert_eq!((length, &buffer[..4]), (20, &[1, 2, 3, 4][..]));
     assert_eq!(rig.counts(0).tx_packets, 1);
+    // One that has none over UDP gets none: whoever receives it knows as much about it as before.
+    let mut none = wrong.clone();
+    none[40..42].fill(0);
+    none[42] = 9;
+    rig.send_frames(0, [none.as_slice()]);
+    let came = loop {
+        let came = rig.collect(1, 1).pop().expect("the kernel's side sees it");
+        if came.get(42) == Some(&9) {
+            break came;
+        }
+    };
+    assert_eq!((&came[..24], &came[26..]), (&none[..24], &none[26..]));
+    assert_ne!(came[24..26], none[24..26], "the header's own is filled in");
     // The same the other way round, out of the kernel's side: it is dropped, or it would leave with right ones. Twice, because a
     // packet socket answers its first call with the error that the interface was down once.
     rig.send_frames(1, [wrong.as_slice()]);
