@@ -132,12 +132,21 @@ fn a_version_that_comes_while_its_lane_sleeps_is_on_probation() {
     let mut lanes = Lanes::new(&function("null", admitted(&each(""))));
     // They have not looked at the clock since the machine began.
     for lane in &mut lanes.lanes {
-        let new = FunctionPlan { version: "2".into(), ..lane.plan().functions[0].clone() };
+        let admitted = admitted(&each("unreachable"));
+        let new =
+            FunctionPlan { version: "2".into(), admitted, ..lane.plan().functions[0].clone() };
         let staged = lane.site().stage(plan(vec![new]), &lane.states()).unwrap();
         lane.publish(staged, Some(0)).unwrap();
     }
+    // Time may pass before there are packets.
     lanes.settle();
-    assert!(lanes.lanes.iter().all(|lane| lane.before_swap("null", "2").is_some()));
+    let version = |lane: &Lane| lane.plan().functions[0].version.clone();
+    assert!(lanes.lanes.iter().all(|lane| version(lane) == "2"));
+    for flow in 0..200 {
+        assert!(lanes.inside[0].push(udp(flow, false)));
+    }
+    lanes.settle();
+    assert!(lanes.lanes.iter().all(|lane| version(lane) != "2"), "the new one traps");
     lanes.finish();
 }
 

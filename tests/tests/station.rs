@@ -347,6 +347,26 @@ fn a_moved_flow_goes_elsewhere_in_both_directions() {
 }
 
 #[test]
+fn what_a_chain_moves_to_itself_while_it_ends_is_not_lost() {
+    let tick = r#"#tick") (param i64)
+    (call $send-copy (i32.const 0x8000) (i32.const 14) (i32.const 0) (i32.const 0x40)))"#;
+    let text = wat_guest::module(wat_guest::NULL).replace(r#"#tick") (param i64))"#, tick);
+    let sends = weir_sandbox::admit(&wat_guest::upload(&text, "packet-function")).unwrap();
+    let again =
+        each(&format!("(local.set $verdict (i32.const {}))", Verdict::Move(1).encode() as i32));
+    let again = FunctionPlan {
+        targets: vec!["ends".into()],
+        ..function("again", wat_guest::admitted(&again))
+    };
+    let mut rig = Rig::new();
+    rig.add("default", vec![marks("a", PAYLOAD, 1)], true);
+    rig.add("ends", vec![function("sends", sends.into()), again], false);
+    rig.station.remove("ends").expect("the lane");
+    assert_eq!(dropped_by_reason(&rig.counts(2)), [("held-at-end", 1)]);
+    rig.finish();
+}
+
+#[test]
 fn a_fault_in_one_chain_does_not_touch_another() {
     let traps =
         each("(if (i32.eq (i32.load offset=42 (local.get $p)) (i32.const 7)) (then unreachable))");

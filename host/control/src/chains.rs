@@ -160,6 +160,7 @@ impl Control {
             None => quota::check_chain(&self.quota(), &state, tenant)?,
         }
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
+        self.store.has_room()?;
         let deployed = self.engine.deploy(deployment).map_err(|error| match error {
             EngineError::Lost(error) => {
                 self.put_back(&state, &id);
@@ -210,6 +211,7 @@ impl Control {
         let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
         self.check_no_trial(&state, id, record)?;
         steering::check_still_possible(&state, id, None)?;
+        self.store.can_shrink()?;
         self.engine.undeploy(id).inspect_err(|error| {
             self.failed().insert(id.clone(), format!("it was taken down: {error}"));
         })?;

@@ -167,6 +167,7 @@ impl Control {
                 other.name, id.name, other.name, other.name
             )));
         }
+        self.store.has_room()?;
         match (&record.trial, mode) {
             (Some(trial), SwapMode::Full) if trial.version == *to => {
                 return self.end_with(&state, id, &places, from, to, trial.canary.is_some());
@@ -220,6 +221,9 @@ impl Control {
         let Some(first) = places.first() else {
             return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
         };
+        if version.is_none() {
+            self.store.can_shrink()?;
+        }
         let trial = record.trial.as_ref();
         if let Some(trial) = trial.filter(|trial| version.is_none_or(|v| trial.version == *v)) {
             let report = Tally::untouched(trial.version.clone(), &first.running, &places);

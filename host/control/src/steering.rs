@@ -142,6 +142,11 @@ impl Control {
         let state = self.store.state();
         self.check_names(&state, tenant, &steering.rules)?;
         let rules = steering.rules.len();
+        if rules == 0 {
+            self.store.can_shrink()?;
+        } else {
+            self.store.has_room()?;
+        }
         let pause = self.engine.steer(tenant, &steering.rules)?;
         let record = Arc::new(SteeringRecord { steering, applied: time::milliseconds() });
         let stored = self.store.change(|state| {

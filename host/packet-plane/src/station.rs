@@ -123,6 +123,8 @@ impl Station {
         self.context_mut().ended.fill(true);
         self.members[index].lane.close();
         self.note_moves(index, None);
+        self.seat(index);
+        self.discard_moved();
         self.context_mut().ended = ended;
         self.unseat();
         let lane = self.members.remove(index).lane;
@@ -513,12 +515,8 @@ impl Station {
         }
         for index in 0..self.members.len() {
             self.seat(index);
-            let context = self.context_mut();
-            // Moved to a lane that had ended.
-            for entry in mem::take(&mut context.ledger.entries) {
-                context.discard(entry.packet.buffer, DropReason::HeldAtEnd);
-            }
-            context.publish();
+            self.discard_moved();
+            self.context_mut().publish();
         }
         self.unseat();
         let context = self.context_mut();
@@ -526,6 +524,14 @@ impl Station {
         let finished = context.finish_ports();
         context.publish();
         finished.map(|()| self.context().pool.accounting())
+    }
+
+    /// Drops what was moved to the seated lane when that had ended.
+    fn discard_moved(&mut self) {
+        let context = self.context_mut();
+        for entry in mem::take(&mut context.ledger.entries) {
+            context.discard(entry.packet.buffer, DropReason::HeldAtEnd);
+        }
     }
 
     /// Takes the ports out, once the station has ended.

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -497,17 +498,26 @@ pub(crate) fn run_child(
     let mut output = child.stdout.take().expect("piped");
     let mut errors = child.stderr.take().expect("piped");
     let ended = std::thread::scope(|scope| {
-        // A child that dies early closes its end: that error is told by its exit status.
-        scope.spawn(move || drop(input.write_all(order)));
-        let code = scope.spawn(move || {
-            let mut code = Vec::new();
-            output.read_to_end(&mut code).map(|_| code)
-        });
-        let said = scope.spawn(move || {
-            let mut said = String::new();
-            drop(errors.read_to_string(&mut said));
-            said
-        });
+        let begun = || {
+            // A child that dies early closes its end: that error is told by its exit status.
+            let write = move || drop(input.write_all(order));
+            Builder::new().spawn_scoped(scope, write)?;
+            let code = Builder::new().spawn_scoped(scope, move || {
+                let mut code = Vec::new();
+                output.read_to_end(&mut code).map(|_| code)
+            })?;
+            let said = Builder::new().spawn_scoped(scope, move || {
+                let mut said = String::new();
+                drop(errors.read_to_string(&mut said));
+                said
+            })?;
+            Ok((code, said))
+        };
+        // There may be a process to be had, but no thread.
+        let (code, said) = begun().inspect_err(|_: &std::io::Error| {
+            drop(child.kill());
+            drop(child.wait());
+        })?;
         let deadline = Instant::now() + timeout;
         let status = loop {
             match child.try_wait() {

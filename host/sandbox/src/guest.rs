@@ -366,7 +366,8 @@ impl<S> Guest<S> {
         match &function.state_attached {
             Some(range) if function.state_kept => {
                 // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose data
-                // this is, and nothing was mapped over it since (`host::map_into`); memories never move, and go only with the store.
+                // this is; nothing else was mapped over it since but private copies of its pages (`guard`), of a function that
+                // wrote there and is stopped for it before this is called. Memories never move, and go only with the store.
                 unsafe { crate::window::open(range.start as *mut u8, range.len()) }
             }
             _ => Ok(()),
@@ -552,13 +553,21 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// More than a memory or table says itself that it may have: wasmtime refuses that once it has asked here, so nothing is taken.
+fn is_refused_anyway(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_some_and(|maximum| desired > maximum)
+}
+
 impl<S: Requests> ResourceLimiter for Guest<S> {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if is_refused_anyway(desired, maximum) {
+            return Ok(true);
+        }
         Ok(self.taking().is_none_or(|(taken, limit)| taken.memory(current, desired, limit)))
     }
 
@@ -566,8 +575,11 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if is_refused_anyway(desired, maximum) {
+            return Ok(true);
+        }
         Ok(self.taking().is_none_or(|(taken, limit)| taken.table(current, desired, limit)))
     }
 

@@ -40,6 +40,8 @@ const FORMAT_KEY: &str = "format";
 const FORMAT: u32 = 2;
 /// Bytes that must stay free on the disk: the database needs room to change anything at all.
 const RESERVE: u64 = 2 << 20;
+/// Bytes by which records may grow with a change that takes no room: what goes, or goes back, is to be had on a full disk, too.
+const SMALL: usize = 1024;
 
 /// See the module. All methods may be called from any thread; they block on the disk.
 #[derive(Debug)]
@@ -110,6 +112,27 @@ impl Store {
         self.commit(&mut database, change)
     }
 
+    /// Whether there is room for changes. Ask before the data plane is changed.
+    ///
+    /// # Errors
+    /// When there is not.
+    pub fn has_room(&self) -> Result<(), StoreError> {
+        self.check_space(0)
+    }
+
+    /// Whether something can be removed: that takes no room that is kept free, but a write that the disk takes. As [`Self::has_room`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn can_shrink(&self) -> Result<(), StoreError> {
+        if self.has_room().is_ok() {
+            return Ok(());
+        }
+        let (mut slot, state) = (self.database(), self.state());
+        let format = Encoded::from([(FORMAT_KEY.to_owned(), FORMAT.to_string().into_bytes())]);
+        self.write(&mut slot, &state, &[], &format).inspect_err(|_| *slot = None)
+    }
+
     /// Stores Wasm, and then changes what is remembered, durably, or not at all. `change` is given the
     /// content's name.
     ///
@@ -150,10 +173,14 @@ impl Store {
         let before = self.state();
         let mut after = State::clone(&before);
         let answer = change(&mut after)?;
-        self.check_space(0)?;
         let (old, new) = before.differences(&after);
         let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
-        let added = new.into_iter().map(|(key, record)| (key, record.encode())).collect();
+        let added: Encoded = new.into_iter().map(|(key, record)| (key, record.encode())).collect();
+        let taken: usize = added.values().map(Vec::len).sum();
+        let given: usize = old.values().map(|record| record.encode().len()).sum();
+        if taken > given + SMALL {
+            self.check_space(0)?;
+        }
         if let Err(error) = self.write(slot, &before, &removed, &added) {
             *slot = None;
             return Err(error.into());
