@@ -277,6 +277,8 @@ impl Nics {
 impl Drop for Nics {
     fn drop(&mut self) {
         self.undo();
+        // A change that is still under way gives no function an address any more.
+        *lock(&self.journal) = None;
     }
 }
 

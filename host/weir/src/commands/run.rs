@@ -277,7 +277,7 @@ async fn drain(control: &Arc<Control>) {
             tracing::info!(chains = drained.chains, "drained");
         }
         Ok(Err(error)) => tracing::error!("draining: {error:#}"),
-        Err(_) => tracing::warn!("a chain is being changed, and chains are not drained in time"),
+        Err(_) => tracing::warn!("chains are not drained in time"),
     }
 }
 

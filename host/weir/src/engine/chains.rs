@@ -245,6 +245,8 @@ impl PlaneEngine {
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, .. } = deployment;
         let _turn = self.arrivals();
+        // Stations that are there take a chain without opening anything.
+        self.ports().check_open()?;
         let crossing = self.crossing(id, chain, shape, footing)?;
         if let Some(upward) = self.way_up(chain, listeners) {
             lanes.iter_mut().for_each(|lane| lane.goes_up(Arc::clone(&upward)));
@@ -296,7 +298,7 @@ impl PlaneEngine {
 
     /// One chain at a time comes and goes between ports. For no longer than that takes: no code of a chain that is made ready runs
     /// meanwhile.
-    fn arrivals(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn arrivals(&self) -> MutexGuard<'_, ()> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

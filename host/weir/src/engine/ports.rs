@@ -23,6 +23,8 @@ pub(super) struct Ports {
     slots: Vec<Slot>,
     /// Bytes of a room of all pools.
     room_bytes: u32,
+    /// The host stops: no chain gets ports any more.
+    closed: bool,
 }
 
 pub(super) struct Slot {
@@ -173,7 +175,7 @@ impl Ports {
         if slots.is_err() {
             weir_dpdk::release(dpdk_devices(configs));
         }
-        Ok(Self { slots: slots?, room_bytes })
+        Ok(Self { slots: slots?, room_bytes, closed: false })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -242,6 +244,27 @@ impl Ports {
         self.slots.iter().find(|slot| Some(&slot.config.name) == name)
     }
 
+    /// The host stops: ports that no chain has are let go of, and no chain gets one from now on. Changes that are still under way then keep
+    /// no device from being left as it was found.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        for slot in &mut self.slots {
+            slot.ports.clear();
+            slot.taps.clear();
+        }
+    }
+
+    /// Whether chains may come to ports.
+    ///
+    /// # Errors
+    /// When the host stops.
+    pub(super) fn check_open(&self) -> Result<(), EngineError> {
+        if self.closed {
+            return Err(EngineError::Conflict("the host stops, and deploys no chain".into()));
+        }
+        Ok(())
+    }
+
     /// Opens those of a chain's ports that no chain has. The answer is the link to the kernel's interface, if a port leads there.
     ///
     /// # Errors
@@ -259,6 +282,7 @@ impl Ports {
     }
 
     fn try_open(&mut self, chain: &Chain, lanes: usize) -> Result<Option<Addresses>, EngineError> {
+        self.check_open()?;
         let wanted = self.names(chain.from.as_ref(), chain.to.as_ref());
         let room_bytes = self.room_bytes;
         for name in &wanted {

@@ -105,6 +105,11 @@ impl Messages {
     /// Tells the gateway of a listener, with its chain's parts.
     pub(super) fn listen(&self, listener: &Listener, chain: Option<Arc<Parts>>) -> Result<()> {
         let Some(gateway) = self.gateway.get() else { return Ok(()) };
+        let drained = self.drained.read().unwrap_or_else(PoisonError::into_inner);
+        if *drained {
+            anyhow::ensure!(chain.is_none(), "the host stops, and does not listen any more");
+            return Ok(());
+        }
         let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
             (Some(parts), _) => Some(parts),
             (None, Some(_)) => Some(Arc::new(NotDeployed)),

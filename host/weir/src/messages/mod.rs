@@ -43,6 +43,8 @@ pub(crate) struct Messages {
     /// Where chains have processes of their own.
     hub: OnceLock<Hub>,
     proxies: Proxies,
+    /// The gateway's listeners are taken away; whoever tells it of one looks here, and keeps it from changing meanwhile.
+    drained: RwLock<bool>,
 }
 
 impl Messages {
@@ -62,6 +64,7 @@ impl Messages {
             stores: Mutex::default(),
             seed,
             sink: Arc::default(),
+            drained: RwLock::default(),
         };
         if !config.listeners.is_empty() {
             messages.start_gateway()?;
@@ -99,8 +102,9 @@ impl Messages {
         let _ = self.sink.set(sink);
     }
 
-    /// Lets connections end, for at most this long.
+    /// Lets connections end, for at most this long. Nobody listens from then on, whatever is still being changed.
     pub(crate) fn drain(&self, time: Duration) -> usize {
+        *self.drained.write().unwrap_or_else(PoisonError::into_inner) = true;
         if let Some(gateway) = self.gateway.get() {
             gateway.drain(time);
         }
