@@ -300,22 +300,28 @@ impl Control {
 
     /// Goes on with what is being tried in a chain.
     fn restore_trials(&self, state: &State, id: &ChainId, record: &ChainRecord) {
-        for (index, function) in record.chain.functions.iter().enumerate() {
-            let Some(name) = &function.function else { continue };
-            let function = state.functions.get(&FunctionId::new(&id.tenant, name));
-            let Some(trial) = function.and_then(|function| function.trial.as_ref()) else {
-                continue;
-            };
-            let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
-            let begun = self
-                .resolve(state, id, index, &trial.version)
-                .and_then(|function| Ok(self.engine.begin_trial(id, function, kind)?));
-            if let Err(error) = begun {
-                self.note(
-                    id,
-                    format!("the trial of {name} {} cannot go on: {error}", trial.version),
-                );
-            }
+        for index in 0..record.chain.functions.len() {
+            self.restore_trial(state, id, record, index);
+        }
+    }
+
+    /// Goes on with what is being tried of one of a chain's functions.
+    pub(crate) fn restore_trial(
+        &self,
+        state: &State,
+        id: &ChainId,
+        record: &ChainRecord,
+        index: usize,
+    ) {
+        let Some(name) = &record.chain.functions[index].function else { return };
+        let function = state.functions.get(&FunctionId::new(&id.tenant, name));
+        let Some(trial) = function.and_then(|function| function.trial.as_ref()) else { return };
+        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
+        let begun = self
+            .resolve(state, id, index, &trial.version)
+            .and_then(|function| Ok(self.engine.begin_trial(id, function, kind)?));
+        if let Err(error) = begun {
+            self.note(id, format!("the trial of {name} {} cannot go on: {error}", trial.version));
         }
     }
 

@@ -19,6 +19,7 @@
 mod trial;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,9 @@ use crate::engine::{ChainId, EngineError, Published, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{no_function, no_version};
-use crate::store::{FunctionId, Running, State};
+use crate::store::{FunctionId, Running, State, Trial};
 
+use trial::forget_trial;
 pub(crate) use watch::{Faulted, Watch};
 
 /// How a new version comes in.
@@ -58,22 +60,22 @@ struct Place {
 /// What was published, by place.
 type Done = Vec<(usize, Published)>;
 
-/// Functions in the same chains of which a version is a canary, with that version. It was made for the chain as it runs, and would bring
-/// that back.
-fn canaries_beside(state: &State, id: &FunctionId, places: &[Place]) -> Vec<(FunctionId, Version)> {
-    let chains = places.iter().filter_map(|place| state.chains.get(&place.chain));
+/// Functions in the chains of these places of which a version is a canary, with that. It was made for the chain as it runs, and would
+/// bring that back.
+fn canaries_beside<'p>(
+    state: &State,
+    id: &FunctionId,
+    places: impl Iterator<Item = &'p Place>,
+) -> BTreeMap<FunctionId, Trial> {
+    let chains = places.filter_map(|place| state.chains.get(&place.chain));
     let used = chains.flat_map(|chain| &chain.chain.functions);
-    let mut others: Vec<_> = used
-        .filter_map(|used| Some(FunctionId::new(&id.tenant, used.function.as_ref()?)))
+    used.filter_map(|used| Some(FunctionId::new(&id.tenant, used.function.as_ref()?)))
         .filter(|other| other != id)
         .filter_map(|other| {
             let trial = state.functions.get(&other)?.trial.as_ref()?;
-            trial.canary.map(|_| (other, trial.version.clone()))
+            trial.canary.is_some().then(|| (other, trial.clone()))
         })
-        .collect();
-    others.sort();
-    others.dedup();
-    others
+        .collect()
 }
 
 /// What was published in all places together.
@@ -160,7 +162,8 @@ impl Control {
             )));
         };
         if mode == SwapMode::Full
-            && let Some((other, version)) = canaries_beside(&state, id, &places).first()
+            && let Some((other, Trial { version, .. })) =
+                canaries_beside(&state, id, places.iter()).first_key_value()
         {
             return Err(ControlError::Conflict(format!(
                 "version {version} of function {} is a canary in a chain that has function {}, too: make it the running one (`weir function swap {} --to {version}`) or end that (`weir function rollback {}`) first",
@@ -254,10 +257,13 @@ impl Control {
             let previous = place.previous.as_ref().filter(|_| place.running == *from)?;
             record.versions.get_key_value(previous).map(|(version, _)| version)
         };
-        self.end_canaries_beside(&state, id, &places)?;
+        let beside = canaries_beside(&state, id, places.iter().filter(|p| back(p).is_some()));
+        self.end_canaries(&state, &beside);
         let mut refused = Vec::new();
         let published = match version {
-            None => self.swap_places(&state, &places, back)?,
+            None => self
+                .swap_places(&state, &places, back)
+                .inspect_err(|_| self.begin_canaries(&state, &beside))?,
             // One place that refuses does not have the others keep what faults.
             Some(_) => {
                 let back = |place: &Place| {
@@ -268,6 +274,7 @@ impl Control {
                 for (number, error) in errors {
                     let error = in_chain(error, &places[number].chain.name);
                     if published.is_empty() && already.is_none() {
+                        self.begin_canaries(&state, &beside);
                         return Err(error);
                     }
                     let message = format!("function {} could not be rolled back: {error}", id.name);
@@ -293,12 +300,17 @@ impl Control {
                 pin(state, place);
             }
             withdraw(state, id, from, why);
+            for other in beside.keys() {
+                forget_trial(state, other)?;
+            }
             Ok::<_, ControlError>(())
         });
         if let Err(error) = stored {
             self.undo(&state, &places, &published);
+            self.begin_canaries(&state, &beside);
             return Err(error);
         }
+        self.canaries_ended(id, &beside);
         let message = format!("function {} went back from version {from} to {to}: {why}", id.name);
         self.events.emit(EventKind::RolledBack, Some(&id.tenant), id.name.as_str(), message);
         Ok(tally.report)

@@ -1,11 +1,12 @@
 //! Trials: a canary or a shadow beside the running version.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use semver::Version;
 use weir_spec::SwapReport;
 
-use super::{Place, SwapMode, Tally, canaries_beside, in_chain};
+use super::{Place, SwapMode, Tally, in_chain};
 use crate::control::Control;
 use crate::engine::TrialKind;
 use crate::error::ControlError;
@@ -107,7 +108,7 @@ impl Control {
                 self.end_trials(state, places);
                 let begun = self.begin_trial(state, id, places, from, to, kind);
                 if begun.is_err() {
-                    self.forget_trial(id)?;
+                    self.store.change(|state| forget_trial(state, id))?;
                 }
                 begun
             }
@@ -125,31 +126,29 @@ impl Control {
         Ok(())
     }
 
-    /// The trial is over, and says nothing about its version.
-    pub(super) fn forget_trial(&self, id: &FunctionId) -> Result<(), ControlError> {
-        self.store.change(|state| {
-            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
-            Arc::make_mut(function).trial = None;
-            Ok(())
-        })
+    /// Ends the canaries of other functions on the data plane: a function that they are beside goes back.
+    pub(super) fn end_canaries(&self, state: &State, beside: &BTreeMap<FunctionId, Trial>) {
+        for other in beside.keys() {
+            self.end_trials(state, &self.places(state, other));
+        }
     }
 
-    /// Ends the canaries of other functions in these chains: one of the chains' functions goes back.
-    pub(super) fn end_canaries_beside(
-        &self,
-        state: &State,
-        id: &FunctionId,
-        beside: &[Place],
-    ) -> Result<(), ControlError> {
-        for (other, version) in canaries_beside(state, id, beside) {
-            self.trial_is_over(
-                state,
-                &other,
-                &version,
-                &format!("function {} goes back", id.name),
-            )?;
+    /// It did not go back, and they are on again.
+    pub(super) fn begin_canaries(&self, state: &State, beside: &BTreeMap<FunctionId, Trial>) {
+        for other in beside.keys() {
+            for (_, place) in running(&self.places(state, other)) {
+                if let Some(record) = state.chains.get(&place.chain) {
+                    self.restore_trial(state, &place.chain, record, place.index);
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// Says that they are over.
+    pub(super) fn canaries_ended(&self, id: &FunctionId, beside: &BTreeMap<FunctionId, Trial>) {
+        for (other, Trial { version, .. }) in beside {
+            self.trial_ended(other, version, &format!("function {} goes back", id.name));
+        }
     }
 
     /// Ends a trial everywhere, for a reason that says nothing about its version.
@@ -161,11 +160,15 @@ impl Control {
         why: &str,
     ) -> Result<(), ControlError> {
         self.end_trials(state, &self.places(state, id));
-        self.forget_trial(id)?;
+        self.store.change(|state| forget_trial(state, id))?;
+        self.trial_ended(id, version, why);
+        Ok(())
+    }
+
+    fn trial_ended(&self, id: &FunctionId, version: &Version, why: &str) {
         let message =
             format!("the trial of version {version} of function {} is over: {why}", id.name);
         self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
-        Ok(())
     }
 
     fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
@@ -199,7 +202,7 @@ impl Control {
                 Err(error) => {
                     self.undo(state, places, &done);
                     self.end_trials(state, &places[number..]);
-                    self.forget_trial(id)?;
+                    self.store.change(|state| forget_trial(state, id))?;
                     return Err(in_chain(error.into(), &place.chain.name));
                 }
             }
@@ -218,6 +221,13 @@ impl Control {
             }
         }
     }
+}
+
+/// The trial is over, and says nothing about its version.
+pub(super) fn forget_trial(state: &mut State, id: &FunctionId) -> Result<(), ControlError> {
+    let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+    Arc::make_mut(function).trial = None;
+    Ok(())
 }
 
 /// Those whose chains run, with their numbers.

@@ -468,12 +468,32 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
     let swap_g = "/v1/functions/g/swap";
     host.ask("POST", swap_g, Some(json!({"to": "2.0.0"}))).await;
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    // Where g has no version before is a canary, too.
+    for version in ["1.0.0", "2.0.0"] {
+        host.push(&format!("/v1/functions/h/versions?version={version}"), version).await;
+    }
+    let other = json!([{"use": "g", "version": "1.0.0"}, {"use": "h", "version": "1.0.0"}]);
+    host.ask("PUT", "/v1/chains/z", Some(json!({"name": "z", "function": other}))).await;
+    let canary = json!({"to": "2.0.0", "canary": 7});
+    host.ask("POST", "/v1/functions/h/swap", Some(canary)).await;
     host.engine.calls();
     // Nobody replaces another function beside it; it can still be made the running version, or be ended.
     let (_, detail) = host.ask("POST", swap_g, Some(json!({"to": "1.0.0"}))).await.problem(409);
     assert!(detail.starts_with("version 2.0.0 of function f is a canary in a chain"), "{detail}");
     assert!(host.engine.calls().is_empty());
-    // What goes back does so nevertheless, and the canary is over; its version is as good as before.
+    // What goes back does so nevertheless, and the canary is over; its version is as good as before. When nothing goes back
+    // after all, the canary goes on; and one beside which nothing does is not touched.
+    let rollback_g = "/v1/functions/g/rollback";
+    host.engine.fail("swap default/a", EngineError::Refused("no".into()));
+    host.ask("POST", rollback_g, None).await.problem(422);
+    let expected = [
+        "end_trial default/a f",
+        "swap default/a g@1.0.0",
+        "begin_trial default/a f@2.0.0 Canary(5)",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"]["canary"], 5);
     let now = host.last_event();
     host.engine.emit(EngineEvent::Fault {
         chain: chain("a"),
@@ -488,4 +508,6 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
     assert_eq!(host.engine.calls(), ["end_trial default/a f", "swap default/a g@1.0.0"]);
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!((&function["trial"], &function["newest"]), (&json!(null), &json!("2.0.0")));
+    let other = host.ask("GET", "/v1/functions/h", None).await.json();
+    assert_eq!(other["trial"]["canary"], 7);
 }
