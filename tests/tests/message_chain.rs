@@ -76,7 +76,7 @@ struct Rig {
     site: Site,
     world: Rc<World>,
     notices: Rc<RefCell<Vec<Notice>>>,
-    /// Without it, nobody could give the chain an order, and it would not be driven.
+    /// Without it, nobody could give the chain an order: another would be in its place.
     _remote: Remote,
 }
 
@@ -429,6 +429,24 @@ fn time_is_short_also_for_events_long_after_the_first() {
         let failed = answer(exchange.response_head(&mut response(), None).await);
         assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
         driven.abort();
+    });
+}
+
+/// As when a listener is changed, and a client's exchange goes on for hours.
+#[test]
+fn a_chain_that_was_replaced_is_driven_until_its_last_exchange_has_ended() {
+    run(|| async {
+        let Rig { chain, _remote: remote, .. } = Rig::new(&["one"]);
+        let open = [chain.open(&origin(1)), chain.open(&origin(2))];
+        let driven = tokio::task::spawn_local(chain.clone().drive());
+        drop((chain, remote));
+        for exchange in open {
+            // Whoever drives has had its turns.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!driven.is_finished());
+            drop(exchange);
+        }
+        tokio::time::timeout(Duration::from_secs(30), driven).await.unwrap().unwrap();
     });
 }
 

@@ -83,6 +83,10 @@ pub(crate) struct Inner {
     /// Numbers that are free, and the next one that never was used.
     numbers: RefCell<(Vec<u32>, u32)>,
     background: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
+    /// Nobody can give orders any more.
+    replaced: Cell<bool>,
+    /// Visits of services whose ends are still to be counted.
+    visits: Cell<usize>,
     wake: Notify,
     ticking: RefCell<Option<Ticking>>,
     /// The timer that `drive` waits for, 0 for none.
@@ -116,6 +120,8 @@ impl Chain {
             counters,
             numbers: RefCell::default(),
             background: RefCell::default(),
+            replaced: Cell::default(),
+            visits: Cell::default(),
             wake: Notify::new(),
             ticking: RefCell::default(),
             timer: Cell::new(0),

@@ -75,7 +75,9 @@ impl Station {
         let (chain, function, place) = (self.chain.weak(), Rc::clone(&self.function), self.place);
         let (take, taken) = oneshot::channel();
         let (kept, origin) = (visit.zip(tape.clone()), self.origin.clone());
+        let visiting = self.chain.visit();
         self.chain.behind(Box::pin(async move {
+            let _visiting = visiting;
             let Some(ended) = serving.ended.await else { return };
             settle(&chain, &function, place, &ended);
             if let Some((visit, tape)) = kept

@@ -26,12 +26,17 @@ impl Chain {
     }
 
     /// Carries out what functions want outside of exchanges (their ticks, and what they asked for and did not wait for) and
-    /// orders from other threads. Ends when nobody can give any.
+    /// orders from other threads. When nobody can give any, another chain is in its place: functions have no ticks any more, and this ends
+    /// with the last exchange and the last visit of a service.
     pub async fn drive(self) {
         let mut running = FuturesUnordered::new();
         let Some(mut orders) = self.0.orders.borrow_mut().take() else { return };
         loop {
             running.extend(self.0.background.borrow_mut().drain(..));
+            let replaced = self.0.replaced.get();
+            if replaced && Rc::strong_count(&self.0) == 1 && self.0.visits.get() == 0 {
+                return;
+            }
             let timeout = self.due();
             let sleep = async {
                 match timeout {
@@ -44,20 +49,26 @@ impl Chain {
                 () = notified => {}
                 Some(()) = running.next(), if !running.is_empty() => {}
                 () = sleep => {}
-                order = orders.next() => match order {
+                order = orders.next(), if !replaced => match order {
                     Some(order) => order(&self),
-                    None => return,
+                    None => self.0.replaced.set(true),
                 },
             }
             self.tick();
         }
     }
 
+    /// A service has a visit, until this is dropped.
+    pub(crate) fn visit(&self) -> Visiting {
+        self.0.visits.set(self.0.visits.get() + 1);
+        Visiting(self.weak())
+    }
+
     /// When [`Self::drive`] has something to do by itself.
     fn due(&self) -> Option<Duration> {
         let version = self.0.version.borrow();
-        let timer =
-            version.all().map(|function| function.timer()).filter(|timer| *timer != 0).min();
+        let ticked = version.all().filter(|_| !self.0.replaced.get());
+        let timer = ticked.map(|function| function.timer()).filter(|timer| *timer != 0).min();
         self.0.timer.set(timer.unwrap_or(0));
         let timer = timer.map(|at| Duration::from_nanos(at.saturating_sub(clock::monotonic())));
         let idle = self.0.ticking.borrow().is_some().then_some(IDLE);
@@ -66,6 +77,15 @@ impl Chain {
 
     fn tick(&self) {
         let now = clock::monotonic();
+        if !self.0.replaced.get() {
+            self.tick_functions(now);
+        }
+        if now.saturating_sub(self.0.last_event.get()) >= IDLE.as_nanos() as u64 {
+            self.0.ticking.borrow_mut().take();
+        }
+    }
+
+    fn tick_functions(&self, now: u64) {
         let version = Rc::clone(&self.0.version.borrow());
         if version.all().any(|function| function.timer() != 0 && function.timer() <= now) {
             self.moment();
@@ -78,9 +98,6 @@ impl Chain {
                 Some(Ok(effects)) => self.nobodys(function, effects),
                 Some(Err(fault)) => self.faulted(place, function, &fault),
             }
-        }
-        if now.saturating_sub(self.0.last_event.get()) >= IDLE.as_nanos() as u64 {
-            self.0.ticking.borrow_mut().take();
         }
     }
 
@@ -159,5 +176,25 @@ impl Chain {
             };
             Ready { token, answer }
         })
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        // The one that is left is `drive`'s, which ends then.
+        if self.0.replaced.get() && Rc::strong_count(&self.0) == 2 {
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+/// A service's visit, whose end is still to be counted.
+pub(crate) struct Visiting(Weak<Inner>);
+
+impl Drop for Visiting {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.visits.set(inner.visits.get() - 1);
+        }
     }
 }
