@@ -190,10 +190,8 @@ impl Client {
             Stop::Done(Err(error)) => {
                 tracing::debug!(client = %self.origin.client, %error, "a connection ended");
             }
-            // Bodies that were given up are counted.
-            Stop::Stalled if self.pulse.active.get() > 0 => {
-                site.counters.failures.count(Failure::ClientSlow);
-            }
+            // What is still under way ends with the connection, which goes now.
+            Stop::Stalled => self.pulse.stalled.set(true),
             _ => (),
         }
     }

@@ -53,6 +53,8 @@ pub(crate) struct Finish {
     whole: Ended,
     /// The request has a body.
     uploads: bool,
+    /// The client went because it was too slow.
+    slow: bool,
 }
 
 impl Finish {
@@ -76,6 +78,7 @@ impl Finish {
             how,
             whole,
             uploads: false,
+            slow: false,
         }
     }
 
@@ -122,6 +125,11 @@ impl Finish {
         self.site.counters.failures.count(failure);
     }
 
+    /// It ends because the client does not take the response.
+    pub(crate) fn not_taken(&mut self) {
+        self.slow = true;
+    }
+
     /// The client must see that something is missing.
     pub(crate) fn cut(&self) {
         self.pulse.cut.set(true);
@@ -140,7 +148,9 @@ impl Drop for Finish {
         }
         self.pulse.moved();
         if self.how == Ended::ClientGone {
-            self.site.counters.failures.count(Failure::ClientGone);
+            let slow = self.slow || self.pulse.stalled.get();
+            let failure = if slow { Failure::ClientSlow } else { Failure::ClientGone };
+            self.site.counters.failures.count(failure);
         }
         if let Some(exchange) = self.exchange.take() {
             let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());

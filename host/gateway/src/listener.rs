@@ -21,7 +21,7 @@ use crate::dial::{Route, Told};
 use crate::environment::ListenerEnvironment;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
-use crate::thread::LocalExecutor;
+use crate::stream_body::StreamExecutor;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
 
@@ -62,7 +62,7 @@ pub(crate) struct Site {
     pub(crate) chain: Option<Chain>,
     pub(crate) counters: Arc<ListenerCounters>,
     pub(crate) http1: http1::Builder,
-    pub(crate) http2: http2::Builder<LocalExecutor>,
+    pub(crate) http2: http2::Builder<StreamExecutor>,
     /// `host` for upstreams when the client named none.
     pub(crate) default_hosts: Vec<HeaderValue>,
 }
@@ -140,8 +140,8 @@ fn http1_builder(config: &ListenerConfig) -> http1::Builder {
     builder
 }
 
-fn http2_builder(config: &ListenerConfig) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
+fn http2_builder(config: &ListenerConfig) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.limits.streams)

@@ -173,9 +173,9 @@ impl ResponseBody {
     }
 
     /// The client does not take it.
-    pub(crate) fn not_taken(self) {
-        if let Some(finish) = &self.finish {
-            finish.failed(Failure::ClientSlow);
+    pub(crate) fn not_taken(mut self) {
+        if let Some(finish) = &mut self.finish {
+            finish.not_taken();
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Pulse {
     pub(crate) moves: Cell<u64>,
     /// An exchange was cut off: the connection must not end as if it were whole.
     pub(crate) cut: Cell<bool>,
+    /// The connection ends because the client takes nothing.
+    pub(crate) stalled: Cell<bool>,
     /// The client has sent all it will.
     pub(crate) ended: Cell<bool>,
 }
@@ -44,6 +46,7 @@ impl Pulse {
             quiet_since: Cell::new(Instant::now()),
             moves: Cell::new(0),
             cut: Cell::new(false),
+            stalled: Cell::new(false),
             ended: Cell::new(false),
         })
     }

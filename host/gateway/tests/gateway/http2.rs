@@ -329,17 +329,23 @@ fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
             assert!(round < 100, "it is never given up");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        assert_eq!(gateway.statistics().listeners[0].upstreams[0].active, 0);
-        // What it did not take is not the end of a response.
-        let mut body = stalled.remove(0);
-        let broke_off = loop {
-            match body.data().await {
-                Some(Ok(data)) => body.flow_control().release_capacity(data.len()).unwrap(),
-                Some(Err(_)) => break true,
-                None => break false,
-            }
-        };
-        assert!(broke_off);
+        let statistics = gateway.statistics();
+        assert_eq!(statistics.listeners[0].upstreams[0].active, 0);
+        assert_eq!(statistics.listeners[0].failed(weir_gateway::Failure::ClientGone), 0);
+        // What it did not take is not the end of a response, which it hears though it still takes nothing.
+        for mut body in stalled {
+            let ended = async {
+                loop {
+                    match body.data().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => break error.reason(),
+                        None => break None,
+                    }
+                }
+            };
+            let ended = tokio::time::timeout(support::LONG, ended).await.unwrap();
+            assert_eq!(ended, Some(h2::Reason::CANCEL));
+        }
     });
 }
 
@@ -415,6 +421,8 @@ fn a_client_that_never_opens_its_window_is_cut_off() {
         config.timeouts.connect = Duration::from_millis(300);
         config.timeouts.response = Duration::from_millis(300);
         config.timeouts.body = Duration::from_millis(100);
+        // Without a stream it is idle.
+        config.timeouts.idle = Duration::from_millis(300);
     });
     let mut stream = connect(address);
     let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -428,6 +436,7 @@ fn a_client_that_never_opens_its_window_is_cut_off() {
     let statistics = &gateway.statistics().listeners[0];
     assert_eq!(statistics.requests, 1);
     assert_eq!(statistics.failed(weir_gateway::Failure::ClientSlow), 1);
+    assert_eq!(statistics.failed(weir_gateway::Failure::ClientGone), 0);
     until("its upstream's connection is closed", || {
         let statistics = gateway.statistics();
         statistics.listeners[0].active == 0 && statistics.listeners[0].upstreams[0].open == 0
