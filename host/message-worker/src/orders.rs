@@ -206,7 +206,7 @@ pub enum Reply {
     Refused(String),
 }
 
-/// [`News::kind`] of what concerns the worker itself: its death, and how it is shut in.
+/// [`News::kind`] of the worker's own death.
 pub(crate) const WORKER: &str = "worker";
 
 /// What an operator should hear of.
@@ -229,4 +229,6 @@ pub struct News {
 pub(crate) enum FromWorker {
     Reply(Reply),
     News(News),
+    /// It is not shut in by these layers.
+    Without(String),
 }

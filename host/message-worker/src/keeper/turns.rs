@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -303,9 +303,22 @@ impl State {
             match live.frames.next::<FromWorker>() {
                 Ok(Some(FromWorker::Reply(reply))) => self.replied(reply),
                 Ok(Some(FromWorker::News(news))) => self.news(news),
+                Ok(Some(FromWorker::Without(layers))) => not_shut_in_by(&layers),
                 Ok(None) => return,
                 Err(_) => return self.kill(generation, "what it says is nothing that there is"),
             }
         }
     }
+}
+
+/// Says in the host's log that workers are not shut in by all that there is for them. All of them are the same in that, and only whoever runs
+/// the host can change it: it is said once, and not to tenants.
+fn not_shut_in_by(layers: &str) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let layers = weir_sandbox::one_line(layers);
+        tracing::warn!(
+            "workers are shut in without {layers}: run the host as root, or let its user make user namespaces"
+        );
+    });
 }

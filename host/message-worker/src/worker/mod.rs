@@ -26,7 +26,7 @@ use self::obey::{Ordered, refused};
 use self::serving::run;
 use crate::control;
 use crate::lane::{Lane, Side, Table};
-use crate::orders::{FromWorker, News, Order, WORKER};
+use crate::orders::{FromWorker, Order};
 
 /// What a worker may have open: two files for each state region, and what the engine keeps of each component.
 const LIMITS: Limits = Limits { files: 4096, threads: 64 };
@@ -51,7 +51,7 @@ pub fn serve() -> Result<(), String> {
     let control = Arc::new(Control { socket: UnixStream::from(control), writing: Mutex::new(()) });
     let missing = confined.missing();
     if !missing.is_empty() {
-        control.say(&FromWorker::News(without(&missing.join(", "))));
+        control.say(&FromWorker::Without(missing.join(", ")));
     }
     let sandbox = Sandbox::new(SandboxConfig { shut_in: true, ..SandboxConfig::default() })
         .map_err(|error| error.to_string())?;
@@ -70,19 +70,6 @@ pub fn serve() -> Result<(), String> {
         broken: Cell::new(None),
     });
     run(&line, &control, begun, asked)
-}
-
-/// Tells operators that a worker is not shut in by all that there is for it.
-fn without(layers: &str) -> News {
-    News {
-        function: String::new(),
-        version: String::new(),
-        kind: WORKER.into(),
-        message: format!(
-            "the chain's worker is shut in without {layers}: run the host as root, or let its user make user namespaces"
-        ),
-        rolled_back: false,
-    }
 }
 
 /// The control socket as both threads write to it.
