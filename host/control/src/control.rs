@@ -231,6 +231,10 @@ impl Control {
     /// Waits for one's turn to change a tenant's things.
     pub(crate) fn turn(&self, tenant: &Name) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if !turns.contains_key(tenant) {
+            // Those that nobody has or waits for are as new ones, and perhaps of tenants that are gone.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
         Turn(Arc::clone(turns.entry(tenant.clone()).or_default()))
     }
 

@@ -248,6 +248,11 @@ pub trait Engine: Send + Sync + 'static {
     /// When a listener cannot be as it says; then all are as they were.
     fn reload(&self, config: &HostConfig) -> Result<Vec<String>, EngineError>;
 
+    /// A tenant is gone, which has no chains and no steering rules: nothing of it is kept.
+    fn forget(&self, tenant: &Name) {
+        let _ = tenant;
+    }
+
     /// Says where events go, once, before anything is deployed.
     fn subscribe(&self, sink: EventSink);
 

@@ -102,6 +102,8 @@ struct Kept {
     last: u64,
     /// By whose things they are about, oldest first.
     events: BTreeMap<Option<Name>, VecDeque<Event>>,
+    /// Those of tenants that are gone, the last to go behind the others. No more than of one that is there.
+    gone: VecDeque<Event>,
 }
 
 impl Events {
@@ -139,6 +141,15 @@ impl Events {
         self.last.send_replace(last);
     }
 
+    /// A tenant is gone: who sees all events still sees its last ones, and whoever has its name next sees none of them.
+    pub(crate) fn forget(&self, tenant: &Name) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = kept.events.remove(&Some(tenant.clone())).unwrap_or_default();
+        kept.gone.extend(gone);
+        let too_many = kept.gone.len().saturating_sub(KEPT);
+        kept.gone.drain(..too_many);
+    }
+
     /// The events kept after this number: all, or those of one tenant. A number that none has yet is from before a restart, since when
     /// they begin at 1 again: then all that are kept come after it.
     #[must_use]
@@ -149,7 +160,8 @@ impl Events {
         let new = mine.flat_map(|(_, events)| {
             events.range(events.partition_point(|event| event.id <= id)..).cloned()
         });
-        let mut new: Vec<Event> = new.collect();
+        let gone = kept.gone.iter().filter(|event| tenant.is_none() && event.id > id).cloned();
+        let mut new: Vec<Event> = new.chain(gone).collect();
         new.sort_unstable_by_key(|event| event.id);
         new
     }
@@ -157,5 +169,28 @@ impl Events {
     /// Tells whoever waits for events that there is a further one, of whomever.
     pub(crate) fn coming(&self) -> watch::Receiver<u64> {
         self.last.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_tenants_that_are_gone_are_for_administrators_and_not_for_the_next_of_that_name() {
+        let events = Events::default();
+        let tenant = |number: usize| -> Name { format!("t{number}").parse().unwrap() };
+        for number in 0..4 {
+            for _ in 0..KEPT / 2 {
+                events.emit(EventKind::Pushed, Some(&tenant(number)), "f", "a version");
+            }
+            events.forget(&tenant(number));
+        }
+        assert!(events.kept.lock().unwrap().events.is_empty());
+        assert!(events.after(Some(&tenant(3)), 0).is_empty());
+        let ids: Vec<u64> = events.after(None, 0).iter().map(|event| event.id).collect();
+        let last = 2 * KEPT as u64;
+        assert_eq!(ids, (last - KEPT as u64 + 1..=last).collect::<Vec<_>>());
+        assert_eq!(events.after(None, last - 1).len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Tenants, and the tokens with which they come.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -135,7 +135,12 @@ impl Control {
             state.tenants.remove(name);
             state.tokens.retain(|_, token| token.tenant != *name);
             Ok(())
-        })
+        })?;
+        // Whoever has the name next finds nothing of this one's.
+        self.engine.forget(name);
+        self.events.forget(name);
+        self.steered.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(())
     }
 
     /// A tenant's tokens.

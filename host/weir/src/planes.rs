@@ -228,6 +228,10 @@ impl Engine for Planes {
         Ok(told.collect())
     }
 
+    fn forget(&self, tenant: &Name) {
+        self.messages.forget(tenant);
+    }
+
     fn subscribe(&self, sink: EventSink) {
         let sink = Arc::new(sink);
         self.functions.watch(Arc::clone(&sink));

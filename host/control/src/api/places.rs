@@ -98,6 +98,10 @@ impl ByTenant {
 
     fn of(&self, tenant: &Name) -> Arc<Semaphore> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(tenant) {
+            // Those that nobody has or waits for are as new ones, and perhaps of tenants that are gone.
+            all.retain(|_, places| Arc::strong_count(places) > 1);
+        }
         let new = || Arc::new(Semaphore::new(self.each));
         Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
     }
@@ -105,5 +109,22 @@ impl ByTenant {
     async fn wait(&self, tenant: Option<&Name>) -> Place {
         let places = self.of(tenant?);
         Some(places.acquire_owned().await.expect("nobody closes these semaphores"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tenants_that_have_a_place_are_remembered() {
+        let places = ByTenant::new(1);
+        let busy = places.of(&"busy".parse().unwrap()).try_acquire_owned().unwrap();
+        for number in 0..10 {
+            drop(places.of(&format!("t{number}").parse().unwrap()));
+        }
+        assert_eq!(places.all.lock().unwrap().len(), 2, "that one, and the last one");
+        assert!(places.of(&"busy".parse().unwrap()).try_acquire_owned().is_err());
+        drop(busy);
     }
 }

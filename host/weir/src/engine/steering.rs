@@ -56,7 +56,11 @@ impl PlaneEngine {
         rules: &[SteeringRule],
     ) -> Result<Duration, EngineError> {
         let hits = rules.iter().map(|_| Arc::default()).collect();
-        self.steering.tenants().insert(tenant.clone(), Tenant { rules: rules.into(), hits });
+        if rules.is_empty() {
+            self.steering.tenants().remove(tenant);
+        } else {
+            self.steering.tenants().insert(tenant.clone(), Tenant { rules: rules.into(), hits });
+        }
         let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
         let mut pause = Duration::ZERO;
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {

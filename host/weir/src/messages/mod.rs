@@ -132,6 +132,11 @@ impl Messages {
         deployed.ok_or_else(|| EngineError::Conflict(format!("chain {} is not deployed", id.name)))
     }
 
+    /// Keeps nothing that functions of this tenant have stored.
+    pub(crate) fn forget(&self, tenant: &Name) {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+    }
+
     /// The store that a tenant's functions share.
     fn store(&self, tenant: &Name) -> Arc<Store> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
