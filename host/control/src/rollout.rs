@@ -235,11 +235,7 @@ impl Control {
                 withdraw(state, id, &trial.version, why);
                 Ok::<_, ControlError>(())
             })?;
-            let message = format!(
-                "the trial of version {} of function {} is over: {why}",
-                trial.version, id.name
-            );
-            self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
+            self.trial_ended(id, &trial.version, why);
             return Ok(report);
         }
         let can = |place: &&Place| {

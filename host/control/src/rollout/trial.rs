@@ -165,7 +165,7 @@ impl Control {
         Ok(())
     }
 
-    fn trial_ended(&self, id: &FunctionId, version: &Version, why: &str) {
+    pub(super) fn trial_ended(&self, id: &FunctionId, version: &Version, why: &str) {
         let message =
             format!("the trial of version {version} of function {} is over: {why}", id.name);
         self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
