@@ -4,9 +4,9 @@
 //! Lanes tell it on their workers, which must not wait; so this has a thread of its own, and another for each lane whose instances are
 //! made: functions may take seconds to be configured.
 
-use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::{io, thread};
 
 use weir_control::engine::{ChainId, EngineEvent, EventSink};
 use weir_packet_plane::{LaneEvent, Restorer};
@@ -31,7 +31,7 @@ impl Keeper {
     pub(super) fn start(plane: &Arc<Plane>, sink: Arc<OnceLock<EventSink>>) -> io::Result<Self> {
         let (sender, told) = mpsc::channel();
         let plane = Arc::downgrade(plane);
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("weir-keeper".to_owned())
             .spawn(move || keep(&told, &plane, &sink))?;
         Ok(Self(sender))
@@ -58,7 +58,7 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
         let event = match told {
             Told::Event(event) => event,
             Told::Out => {
-                restore(plane, &chain, lane);
+                restore(plane, chain, lane);
                 continue;
             }
         };
@@ -79,26 +79,36 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
             continue;
         }
         // Others may be changing that chain, and other chains have something to tell meanwhile.
-        let thread = std::thread::Builder::new().name("weir-follow".to_owned());
-        if let Err(error) = thread.spawn(tell) {
-            tracing::error!("lanes cannot be kept alike: no thread: {error}");
-        }
+        aside(thread::Builder::new().name("weir-follow".to_owned()), tell);
     }
 }
 
-/// Makes instances for a lane, on a thread of its own if the system has one: each lane asks for one at a time.
-fn restore(plane: &Weak<Plane>, chain: &ChainId, lane: usize) {
+/// Makes instances for a lane: each lane asks for one at a time.
+fn restore(plane: &Weak<Plane>, chain: ChainId, lane: usize) {
     let Some(plane) = plane.upgrade() else { return };
-    let (its, of) = (Arc::clone(&plane), chain.clone());
-    let make = move |plane: &Plane, chain: &ChainId| {
-        if let Err(error) = plane.restore(chain, lane) {
+    aside(thread::Builder::new().name("weir-restorer".to_owned()), move || {
+        if let Err(error) = plane.restore(&chain, lane) {
             // It is being taken down, or its worker has ended.
             tracing::debug!(chain = %chain.name, lane, "no new instances: {error}");
         }
-    };
-    let thread = std::thread::Builder::new().name("weir-restorer".to_owned());
-    if thread.spawn(move || make(&its, &of)).is_err() {
-        make(&plane, chain);
+    });
+}
+
+/// Does this on a thread of its own if the system has one, and here if it has none.
+fn aside(thread: thread::Builder, act: impl FnOnce() + Send + 'static) {
+    let act = Arc::new(Mutex::new(Some(act)));
+    let take = |act: &Mutex<Option<_>>| act.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let its = Arc::clone(&act);
+    let spawned = thread.spawn(move || {
+        if let Some(act) = take(&its) {
+            act();
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!("others have to wait for a lane: no thread: {error}");
+        if let Some(act) = take(&act) {
+            act();
+        }
     }
 }
 
@@ -128,5 +138,21 @@ fn translated(chain: ChainId, event: LaneEvent) -> EngineEvent {
             Err(_) => EngineEvent::Note { chain, message },
         },
         LaneEvent::Note(message) => EngineEvent::Note { chain, message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_done_here_when_there_is_no_thread() {
+        let (done, is_done) = mpsc::channel();
+        let by = |done: Sender<_>| move || done.send(thread::current().id()).unwrap();
+        // A stack that no machine has memory for.
+        aside(thread::Builder::new().stack_size(1 << 60), by(done.clone()));
+        assert_eq!(is_done.try_recv(), Ok(thread::current().id()));
+        aside(thread::Builder::new(), by(done));
+        assert!(is_done.recv().is_ok_and(|by| by != thread::current().id()));
     }
 }
