@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why a gateway did not do what it was told. Nothing was changed.
+/// Why a gateway did not do what it was told. Nothing was changed, unless it is [`GatewayError::Partly`].
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// The configuration contradicts itself.
@@ -41,10 +41,18 @@ pub enum GatewayError {
         /// What the chain's maker said.
         what: String,
     },
+    /// A thread does not follow what was changed, and others may do so already.
+    #[error("listener {listener}: a gateway thread does not follow: {what}")]
+    Partly {
+        /// The listener's name.
+        listener: String,
+        /// What keeps it from that.
+        what: String,
+    },
     /// There is no listener of this name.
     #[error("there is no listener {0}")]
     Unknown(String),
-    /// A thread could not be started, or has ended.
+    /// A thread could not be started.
     #[error("gateway thread: {0}")]
     Thread(io::Error),
 }

@@ -46,11 +46,39 @@ impl std::fmt::Debug for Gateway {
 /// A listener.
 struct Entry {
     plan: Arc<Plan>,
-    /// Addresses as they were asked for, with those that were got.
-    bound: Vec<(SocketAddr, SocketAddr)>,
+    bound: Vec<Bound>,
     counters: Vec<Arc<ListenerCounters>>,
     upstreams: BTreeMap<Target, UpstreamEntry>,
 }
+
+/// An address of a listener.
+#[derive(Clone)]
+struct Bound {
+    /// As it was asked for, and as it was got.
+    asked: SocketAddr,
+    got: SocketAddr,
+    device: Option<String>,
+    transparent: bool,
+    /// Each thread's. They are kept here, too, for whoever has the address next: what waits there to be accepted is not lost.
+    sockets: Vec<Arc<TcpListener>>,
+}
+
+impl Bound {
+    /// Whether it is this address.
+    fn is_at(&self, address: SocketAddr, device: Option<&str>) -> bool {
+        self.got == address && self.device.as_deref() == device
+    }
+}
+
+/// A listener as it is to be, and what is not there yet.
+struct Coming {
+    entry: Entry,
+    stages: Vec<Option<Stage>>,
+    sockets: Sockets,
+}
+
+/// By thread: sockets that it does not have, with the addresses as they were asked for.
+type Sockets = Vec<Vec<(SocketAddr, TcpListener)>>;
 
 /// An upstream of a listener. It is kept when the listener changes, and comes back with what was counted.
 #[derive(Clone)]
@@ -84,95 +112,91 @@ impl Gateway {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a listener, or changes the one of this name. Sockets of addresses that stay are kept; connections go on, and their next
-    /// requests follow the new configuration.
+    /// Adds a listener, or changes the one of this name, as [`Self::change`] does.
     ///
     /// # Errors
-    /// What is wrong; then all is as before, except that a thread whose chain was made follows the new configuration already
-    /// when another thread's was not.
+    /// As there.
     pub fn set(&self, config: ListenerConfig) -> Result<(), GatewayError> {
-        check(&config)?;
-        let tls = Certificates::new(&config.certificates, config.protocol)?;
-        let listener = config.name.clone();
-        let mut routes = Vec::new();
-        for upstream in &config.upstreams {
-            routes.push(tls::route(&listener, upstream)?);
+        self.change(vec![config], &[], Duration::ZERO)
+    }
+
+    /// Adds listeners, changes those that there are of these names, and takes others away: all of it or nothing. Sockets of addresses
+    /// that stay are kept, also when another listener has the address from now on; connections go on, and their next requests follow
+    /// the new configuration. Those of listeners that go end as [`Self::remove`] says; nobody waits for that.
+    ///
+    /// # Errors
+    /// What is wrong; then all is as before, unless it is [`GatewayError::Partly`].
+    pub fn change(
+        &self,
+        configs: Vec<ListenerConfig>,
+        gone: &[&str],
+        time: Duration,
+    ) -> Result<(), GatewayError> {
+        let mut ready = Vec::new();
+        for config in configs {
+            check(&config)?;
+            let tls = Certificates::new(&config.certificates, config.protocol)?;
+            let routes = config.upstreams.iter().map(|u| tls::route(&config.name, u));
+            let routes = routes.collect::<Result<Vec<_>, _>>()?;
+            ready.push((config, tls, routes));
         }
         let mut listeners = self.listeners();
-        let old = listeners.get(&listener);
-        let mut upstreams = old.map(|old| old.upstreams.clone()).unwrap_or_default();
-        upstreams.retain(|address, _| config.upstreams.iter().any(|u| u.address == *address));
-        for upstream in &config.upstreams {
-            let new = || self.upstream(&upstream.address);
-            upstreams.entry(upstream.address.clone()).or_insert_with(new);
+        let mut addresses = Addresses::new(&listeners, ready.iter().map(|(c, ..)| c), gone);
+        let mut bound = Vec::new();
+        for (config, ..) in &ready {
+            bound.push(addresses.of(config, listeners.get(&config.name), self.threads.len())?);
         }
-        let counters = match old {
-            Some(old) => old.counters.clone(),
-            None => self.threads.iter().map(|_| Arc::default()).collect(),
-        };
-        let mut bound: Vec<(SocketAddr, SocketAddr)> =
-            old.map(|old| old.bound.clone()).unwrap_or_default();
-        bound.retain(|(asked, _)| config.addresses.contains(asked));
-        let others = listeners.iter().filter(|(name, _)| **name != listener);
-        let taken = others.flat_map(|(name, entry)| {
-            let device = entry.plan.config.device.as_deref();
-            entry.bound.iter().map(move |(_, got)| (name, *got, device))
-        });
-        let taken: Vec<(&String, SocketAddr, Option<&str>)> = taken.collect();
-        let mut sockets: Vec<Vec<(SocketAddr, TcpListener)>> =
-            self.threads.iter().map(|_| Vec::new()).collect();
-        for &asked in &config.addresses {
-            if bound.iter().any(|(address, _)| *address == asked) {
-                continue;
+        let mut coming = Vec::new();
+        for ((config, tls, routes), (bound, sockets)) in ready.into_iter().zip(bound) {
+            let old = listeners.get(&config.name);
+            let mut upstreams = old.map(|old| old.upstreams.clone()).unwrap_or_default();
+            upstreams.retain(|address, _| config.upstreams.iter().any(|u| u.address == *address));
+            for upstream in &config.upstreams {
+                let new = || self.upstream(&upstream.address);
+                upstreams.entry(upstream.address.clone()).or_insert_with(new);
             }
-            let device = config.device.as_deref();
-            if let Some((other, ..)) = taken.iter().find(|(_, a, d)| (*a, *d) == (asked, device)) {
-                let what = format!("{asked} is where listener {other} listens: name another");
-                return Err(GatewayError::Config { listener, what });
-            }
-            let ours = taken.iter().map(|(_, address, _)| address);
-            let mut ours = ours.chain(bound.iter().map(|(_, got)| got));
-            // The kernel tells whether somebody else listens there, as long as that cannot be the gateway itself.
-            let mut alone =
-                !ours.any(|a| a.port() == asked.port() && a.is_ipv4() == asked.is_ipv4());
-            let mut address = asked;
-            for sockets in &mut sockets {
-                let listened =
-                    listen(address, device, config.transparent, std::mem::take(&mut alone))
-                        .and_then(|s| s.local_addr().map(|a| (s, a)));
-                let (socket, got) = listened.map_err(|error| GatewayError::Listen {
-                    listener: listener.clone(),
-                    address,
-                    error,
-                })?;
-                address = got;
-                sockets.push((asked, socket));
-            }
-            bound.push((asked, address));
+            let members = |upstream: &UpstreamConfig| {
+                let entry = upstreams.get(&upstream.address);
+                entry.map_or_else(|| Members::new(&upstream.address), |e| Arc::clone(&e.members))
+            };
+            let plan = Arc::new(Plan {
+                members: config.upstreams.iter().map(members).collect(),
+                routes,
+                tls,
+                connections: match old {
+                    Some(old) => Arc::clone(&old.plan.connections),
+                    None => Arc::new(AtomicUsize::new(0)),
+                },
+                via: self.via.clone(),
+                config,
+            });
+            let counters = match old {
+                Some(old) => old.counters.clone(),
+                None => self.threads.iter().map(|_| Arc::default()).collect(),
+            };
+            coming.push((Entry { plan, bound, counters, upstreams }, sockets));
         }
-        let members = |upstream: &UpstreamConfig| {
-            let entry = upstreams.get(&upstream.address);
-            entry.map_or_else(|| Members::new(&upstream.address), |e| Arc::clone(&e.members))
+        self.look_up(coming.iter().flat_map(|(entry, _)| &entry.plan.members));
+        let stage = |(entry, sockets): (Entry, _)| {
+            let stages = (0..self.threads.len()).map(|thread| entry.stage(thread));
+            Ok(Coming { stages: stages.collect::<Result<_, _>>()?, entry, sockets })
         };
-        let members: Vec<_> = config.upstreams.iter().map(members).collect();
-        self.look_up(&members);
-        let plan = Arc::new(Plan {
-            members,
-            routes,
-            tls,
-            connections: match old {
-                Some(old) => Arc::clone(&old.plan.connections),
-                None => Arc::new(AtomicUsize::new(0)),
-            },
-            via: self.via.clone(),
-            config,
-        });
-        let entry = Entry { plan: Arc::clone(&plan), bound, counters, upstreams };
-        let stages = (0..self.threads.len()).map(|thread| entry.stage(thread));
-        let stages = stages.collect::<Result<_, _>>()?;
-        self.tell(&entry, stages, sockets)?;
-        let _ = self.keeper.errands.send(Errand::Keep(plan));
-        listeners.insert(listener, entry);
+        let coming = coming.into_iter().map(stage).collect::<Result<Vec<_>, _>>()?;
+        for Coming { entry, stages, sockets } in coming {
+            let told = self.tell(&entry, stages, sockets);
+            let _ = self.keeper.errands.send(Errand::Keep(Arc::clone(&entry.plan)));
+            // Also if only some threads have it: it can be changed back, or taken away.
+            listeners.insert(entry.plan.config.name.clone(), entry);
+            told?;
+        }
+        let deadline = Instant::now() + time;
+        for name in gone.iter().filter(|name| listeners.remove(**name).is_some()) {
+            let _ = self.keeper.errands.send(Errand::Forget((*name).to_owned()));
+            for (closed, _) in self.tell_removed(name, deadline) {
+                // A thread that has ended has no sockets either.
+                let _ = closed.recv();
+            }
+        }
         Ok(())
     }
 
@@ -182,8 +206,8 @@ impl Gateway {
     }
 
     /// Has names looked up that never were, so that the first request finds somebody. Whoever is not found in time comes later.
-    fn look_up(&self, members: &[Arc<Members>]) {
-        let unknown: Vec<_> = members.iter().filter(|m| m.is_unknown()).cloned().collect();
+    fn look_up<'m>(&self, members: impl Iterator<Item = &'m Arc<Members>>) {
+        let unknown: Vec<_> = members.filter(|m| m.is_unknown()).cloned().collect();
         if unknown.is_empty() {
             return;
         }
@@ -197,7 +221,7 @@ impl Gateway {
         &self,
         entry: &Entry,
         stages: Vec<Option<Stage>>,
-        sockets: Vec<Vec<(SocketAddr, TcpListener)>>,
+        sockets: Sockets,
     ) -> Result<(), GatewayError> {
         let each = self.threads.iter().zip(stages).zip(sockets).enumerate();
         for (number, ((thread, stage), sockets)) in each {
@@ -211,14 +235,10 @@ impl Gateway {
             let (answer, answered) = sync_channel(1);
             let plan = Arc::clone(&entry.plan);
             let _ = thread.commands.send(Command::Set { plan, stage, counters, sockets, answer });
-            match answered.recv() {
-                Ok(Ok(())) => (),
-                Ok(Err(what)) => {
-                    let listener = entry.plan.config.name.clone();
-                    return Err(GatewayError::Chain { listener, what });
-                }
-                Err(_) => return Err(GatewayError::Thread(io::ErrorKind::BrokenPipe.into())),
-            }
+            let followed = answered.recv();
+            followed.unwrap_or_else(|_| Err("it has ended".to_owned())).map_err(|what| {
+                GatewayError::Partly { listener: entry.plan.config.name.clone(), what }
+            })?;
         }
         Ok(())
     }
@@ -229,27 +249,12 @@ impl Gateway {
     /// # Errors
     /// There is none of this name.
     pub fn remove(&self, name: &str, time: Duration) -> Result<(), GatewayError> {
-        for answered in self.begin_remove(name, time)? {
-            // A thread that has ended has no connections either.
-            let _ = answered.recv();
-        }
-        Ok(())
-    }
-
-    /// The same without waiting; each thread says when it has none.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub fn begin_remove(
-        &self,
-        name: &str,
-        time: Duration,
-    ) -> Result<Vec<Receiver<()>>, GatewayError> {
         if self.listeners().remove(name).is_none() {
             return Err(GatewayError::Unknown(name.to_owned()));
         }
         let _ = self.keeper.errands.send(Errand::Forget(name.to_owned()));
-        Ok(self.tell_removed(name, Instant::now() + time).collect())
+        self.remove_all(vec![name.to_owned()], time);
+        Ok(())
     }
 
     /// Takes all listeners away, as [`Self::remove`] does.
@@ -263,21 +268,23 @@ impl Gateway {
 
     fn remove_all(&self, names: Vec<String>, time: Duration) {
         let deadline = Instant::now() + time;
-        let told = |name: &String| self.tell_removed(name, deadline).collect::<Vec<_>>();
+        let told = |name: &String| self.tell_removed(name, deadline);
         let waiting: Vec<_> = names.iter().flat_map(told).collect();
-        for answered in waiting {
-            let _ = answered.recv();
+        for (_, ended) in waiting {
+            // A thread that has ended has no connections either.
+            let _ = ended.recv();
         }
     }
 
-    /// Tells every thread that a listener goes.
-    fn tell_removed(&self, name: &str, deadline: Instant) -> impl Iterator<Item = Receiver<()>> {
-        self.threads.iter().map(move |thread| {
-            let (answer, answered) = sync_channel(1);
+    /// Tells every thread that a listener goes. Each says when its sockets are closed, and when it has no connections.
+    fn tell_removed(&self, name: &str, deadline: Instant) -> Vec<(Receiver<()>, Receiver<()>)> {
+        let tell = |thread: &Handle| {
+            let ((closed, is_closed), (ended, has_ended)) = (sync_channel(1), sync_channel(1));
             let name = name.to_owned();
-            let _ = thread.commands.send(Command::Remove { name, deadline, answer });
-            answered
-        })
+            let _ = thread.commands.send(Command::Remove { name, deadline, closed, ended });
+            (is_closed, has_ended)
+        };
+        self.threads.iter().map(tell).collect()
     }
 
     /// The addresses a listener listens at, with the ports it got.
@@ -285,7 +292,7 @@ impl Gateway {
     pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
         let listeners = self.listeners();
         let bound = listeners.get(name).map(|entry| entry.bound.as_slice()).unwrap_or_default();
-        bound.iter().map(|(_, got)| *got).collect()
+        bound.iter().map(|bound| bound.got).collect()
     }
 
     /// Reads all certificates again.
@@ -387,6 +394,106 @@ impl Drop for Gateway {
             // One that panicked has said so already.
             let _ = thread.join();
         }
+    }
+}
+
+/// Addresses while listeners change.
+struct Addresses {
+    /// Those that a listener has, with its name.
+    taken: Vec<(String, Bound)>,
+    /// Those whose listeners go, or listen elsewhere.
+    free: Vec<Bound>,
+}
+
+impl Addresses {
+    fn new<'c>(
+        listeners: &BTreeMap<String, Entry>,
+        configs: impl Iterator<Item = &'c ListenerConfig> + Clone,
+        gone: &[&str],
+    ) -> Self {
+        let mut addresses = Self { taken: Vec::new(), free: Vec::new() };
+        for (name, entry) in listeners {
+            let config = configs.clone().find(|config| config.name == *name);
+            for bound in &entry.bound {
+                let stays = config.is_none_or(|config| config.addresses.contains(&bound.asked));
+                if stays && !gone.contains(&name.as_str()) {
+                    addresses.taken.push((name.clone(), bound.clone()));
+                } else {
+                    addresses.free.push(bound.clone());
+                }
+            }
+        }
+        addresses
+    }
+
+    /// A listener's addresses, and the sockets that its threads do not have yet.
+    fn of(
+        &mut self,
+        config: &ListenerConfig,
+        old: Option<&Entry>,
+        threads: usize,
+    ) -> Result<(Vec<Bound>, Sockets), GatewayError> {
+        let listener = || config.name.clone();
+        let device = config.device.as_deref();
+        let mut bound: Vec<Bound> = old.map(|old| old.bound.clone()).unwrap_or_default();
+        bound.retain(|bound| config.addresses.contains(&bound.asked));
+        let mut sockets: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
+        for &asked in &config.addresses {
+            if bound.iter().any(|bound| bound.asked == asked) {
+                continue;
+            }
+            let mut others = self.taken.iter().filter(|(name, _)| *name != config.name);
+            if let Some((other, _)) = others.find(|(_, bound)| bound.is_at(asked, device)) {
+                let what = format!("{asked} is where listener {other} listens: name another");
+                return Err(GatewayError::Config { listener: listener(), what });
+            }
+            let fits =
+                |free: &&Bound| free.is_at(asked, device) && free.transparent == config.transparent;
+            let got = match self.free.iter().find(fits) {
+                Some(free) => Bound { asked, ..free.clone() },
+                None => self.bind(config, asked, threads)?,
+            };
+            for (sockets, socket) in sockets.iter_mut().zip(&got.sockets) {
+                let socket = socket.try_clone().map_err(|error| GatewayError::Listen {
+                    listener: listener(),
+                    address: asked,
+                    error,
+                })?;
+                sockets.push((asked, socket));
+            }
+            self.taken.push((listener(), got.clone()));
+            bound.push(got);
+        }
+        Ok((bound, sockets))
+    }
+
+    /// Listens at an address where no listener does.
+    fn bind(
+        &self,
+        config: &ListenerConfig,
+        asked: SocketAddr,
+        threads: usize,
+    ) -> Result<Bound, GatewayError> {
+        let mut ours = self.taken.iter().map(|(_, bound)| bound).chain(&self.free);
+        let device = config.device.as_deref();
+        // The kernel tells whether somebody else listens there, as long as that cannot be the gateway itself.
+        let mut alone =
+            !ours.any(|a| a.got.port() == asked.port() && a.got.is_ipv4() == asked.is_ipv4());
+        let mut got = asked;
+        let mut sockets = Vec::new();
+        for _ in 0..threads {
+            let listened = listen(got, device, config.transparent, std::mem::take(&mut alone))
+                .and_then(|socket| socket.local_addr().map(|address| (socket, address)));
+            let (socket, address) = listened.map_err(|error| GatewayError::Listen {
+                listener: config.name.clone(),
+                address: got,
+                error,
+            })?;
+            got = address;
+            sockets.push(Arc::new(socket));
+        }
+        let (device, transparent) = (config.device.clone(), config.transparent);
+        Ok(Bound { asked, got, device, transparent, sockets })
     }
 }
 

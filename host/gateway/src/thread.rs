@@ -47,7 +47,7 @@ pub(crate) enum Command {
         answer: SyncSender<Result<(), String>>,
     },
     /// No more of this listener; its connections end when they have done what they are doing, or when the time has come.
-    Remove { name: String, deadline: Instant, answer: SyncSender<()> },
+    Remove { name: String, deadline: Instant, closed: SyncSender<()>, ended: SyncSender<()> },
     /// Something that is done to the chain of this listener.
     WithChain(String, Work),
     /// The end: all connections are cut off.
@@ -104,19 +104,25 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
                 let site = Site::new(Arc::clone(&plan), stage, counters);
                 let set =
                     site.and_then(|site| set(&mut listeners.borrow_mut(), &plan, site, sockets));
+                let set = match set {
+                    Ok(closed) => {
+                        wait_for(closed).await;
+                        Ok(())
+                    }
+                    Err(what) => Err(what),
+                };
                 // Whoever asked may have given up.
                 let _ = answer.send(set);
             }
-            Command::Remove { name, deadline, answer } => {
-                let removed = listeners.borrow_mut().remove(&name);
+            Command::Remove { name, deadline, closed, ended } => {
+                let mut removed = listeners.borrow_mut().remove(&name);
+                wait_for(removed.as_mut().map(|r| r.close(&[])).unwrap_or_default()).await;
+                let _ = closed.send(());
                 tokio::task::spawn_local(async move {
-                    if let Some(mut running) = removed {
-                        for closed in running.close(&[]) {
-                            let _ = closed.await;
-                        }
+                    if let Some(running) = removed {
                         drain(&running.listener, deadline).await;
                     }
-                    let _ = answer.send(());
+                    let _ = ended.send(());
                 });
             }
             Command::WithChain(name, work) => {
@@ -134,12 +140,13 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
     tokio::task::yield_now().await;
 }
 
+/// Puts a plan to work. Answers with the tasks of sockets that are to be closed.
 fn set(
     listeners: &mut HashMap<String, Running>,
     plan: &Plan,
     site: Rc<Site>,
     sockets: Vec<(SocketAddr, TcpListener)>,
-) -> Result<(), String> {
+) -> Result<Vec<JoinHandle<()>>, String> {
     let mut opened = Vec::new();
     for (address, socket) in sockets {
         let socket =
@@ -151,12 +158,20 @@ fn set(
         sockets: HashMap::new(),
     });
     running.listener.follow(site);
-    drop(running.close(&plan.config.addresses));
+    let closed = running.close(&plan.config.addresses);
     for (address, socket) in opened {
         let accepting = accept::run(Rc::clone(&running.listener), socket);
         running.sockets.insert(address, tokio::task::spawn_local(accepting));
     }
-    Ok(())
+    Ok(closed)
+}
+
+/// Waits until sockets are closed whose tasks were told to end.
+async fn wait_for(closed: Vec<JoinHandle<()>>) {
+    for task in closed {
+        // It was cut off, which is an error.
+        let _ = task.await;
+    }
 }
 
 async fn drain(listener: &Listener, deadline: Instant) {

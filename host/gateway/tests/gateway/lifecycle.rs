@@ -72,6 +72,67 @@ fn what_cannot_be_is_said_and_changes_nothing() {
 }
 
 #[test]
+fn an_address_goes_from_one_listener_to_another() {
+    let (one, two) = (
+        Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"),
+        Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo"),
+    );
+    let gateway = Gateway::start(GatewayConfig { threads: 3, ..GatewayConfig::default() }).unwrap();
+    let at = |name: &str, address, server: &Server| {
+        listener(&[server.address], |config| {
+            (config.name, config.addresses) = (name.to_owned(), vec![address]);
+        })
+    };
+    let any = "127.0.0.1:0".parse().unwrap();
+    let both = vec![at("one", any, &one), at("two", any, &two)];
+    gateway.change(both, &[], Duration::ZERO).unwrap();
+    let (first, second) = (gateway.addresses("one")[0], gateway.addresses("two")[0]);
+
+    // Another name, without a moment in which nobody listens.
+    let mut kept = connect(first);
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(read_head(&mut kept).is_some());
+    kept.read_exact(&mut [0; 3]).unwrap();
+    let clients = std::thread::spawn(move || (0..200).all(|_| TcpStream::connect(first).is_ok()));
+    while !clients.is_finished() {
+        for names in [["one", "renamed"], ["renamed", "one"]] {
+            let renamed = vec![at(names[1], first, &one)];
+            gateway.change(renamed, &[names[0]], support::LONG).unwrap();
+        }
+    }
+    assert!(clients.join().unwrap());
+    // What was idle at a listener that went has ended, in order.
+    assert_eq!(read_all(&mut kept), "");
+
+    // Exchanged. Then one leaves for another address, and the other comes in its place, whoever is named first.
+    let exchanged = vec![at("one", second, &one), at("two", first, &two)];
+    gateway.change(exchanged, &[], Duration::ZERO).unwrap();
+    assert!(talk(second, GET).ends_with("one") && talk(first, GET).ends_with("two"));
+    let moved = vec![at("two", second, &two), at("one", any, &one)];
+    gateway.change(moved, &[], Duration::ZERO).unwrap();
+    assert!(talk(second, GET).ends_with("two"));
+    assert!(talk(gateway.addresses("one")[0], GET).ends_with("one"));
+    // The address that nobody has any more can be had by anybody, at once.
+    drop(std::net::TcpListener::bind(first).unwrap());
+
+    // One that cannot be had: all have what they had, also those that could have had it.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let other = std::net::TcpListener::bind(taken).unwrap();
+    let (now, moved) =
+        (gateway.addresses("one")[0], vec![at("two", first, &one), at("no", taken, &one)]);
+    let error = gateway.change(moved, &["one"], Duration::ZERO).unwrap_err();
+    assert!(error.to_string().contains(&format!("cannot listen at {taken}")), "{error}");
+    drop(other);
+    assert_eq!((gateway.addresses("one"), gateway.addresses("two")), (vec![now], vec![second]));
+    assert!(talk(now, GET).ends_with("one") && talk(second, GET).ends_with("two"));
+    drop(std::net::TcpListener::bind(first).unwrap());
+    // Nor does an address have two.
+    let twice = vec![at("a", first, &one), at("b", first, &two)];
+    let error = gateway.change(twice, &[], Duration::ZERO).unwrap_err();
+    assert!(error.to_string().contains("is where listener a listens"), "{error}");
+}
+
+#[test]
 fn nobody_else_listens_where_a_gateway_does() {
     let server = Server::echo();
     let threads = || Gateway::start(GatewayConfig { threads: 3, ..GatewayConfig::default() });

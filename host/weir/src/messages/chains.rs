@@ -1,19 +1,21 @@
 //! Deploying chains, and changing what runs in them.
 
-use std::sync::{Arc, Weak};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, EngineError, EngineEvent, Published, TrialKind};
+use weir_control::engine::{ChainId, EngineError, EngineEvent, EventSink, Published, TrialKind};
 use weir_exchange::Upstreams;
+use weir_gateway::ListenerConfig;
 use weir_message::{
     Chain, ChainPlan, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig, States,
     orders,
 };
-use weir_message_worker::RemoteChain;
+use weir_message_worker::{News, RemoteChain};
 use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
-use super::listeners::{Make, Parts, Seen};
+use super::listeners::{Make, Parts, Seen, config};
 use super::parts::{At, Change, Deployed, Made, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
@@ -23,6 +25,9 @@ use crate::telemetries::shadow_of;
 const TRIAL_ROOMS: u32 = 16;
 /// How long a gateway's thread may take to hear of a worker that is ready.
 const READY: Duration = Duration::from_secs(10);
+
+/// The kind of news that are about a worker.
+const WORKER: &str = "worker";
 
 /// No upstreams: those of a chain without a listener.
 struct Nowhere;
@@ -46,12 +51,12 @@ pub(crate) struct Prepared {
 }
 
 /// What a listener's threads make, each with the upstreams that it will see.
-type Ready = Vec<(Arc<Seen>, Made)>;
+pub(super) type Ready = Vec<(Arc<Seen>, Made)>;
 
 /// A chain with new parts: for each of its listeners, what their threads make, and the upstreams that they will see.
 pub(super) struct New {
     pub(super) deployed: Arc<Deployed>,
-    made: Vec<(Listener, Ready)>,
+    pub(super) made: Vec<(Listener, Ready)>,
 }
 
 enum What {
@@ -171,7 +176,8 @@ impl Messages {
                 published.pause = existing.change(|_| Change::Publish, |_| ())?;
                 let mut running = existing.running();
                 running.functions = functions;
-                (running.trial, running.before) = (None, None);
+                running.trial = None;
+                running.before.clear();
             }
             What::New(new) => {
                 if let Err(error) = self.publish_new(id, new) {
@@ -184,16 +190,43 @@ impl Messages {
         Ok(published)
     }
 
-    /// Gives the listeners of a chain its new parts. On an error, some of them have theirs.
-    pub(super) fn publish_new(&self, id: &ChainId, new: New) -> Result<(), EngineError> {
+    /// Gives the listeners of a chain its new parts.
+    fn publish_new(&self, id: &ChainId, new: New) -> Result<(), EngineError> {
         let New { deployed, made } = new;
-        self.chains().insert(id.clone(), Arc::clone(&deployed));
+        self.take_place(id, &deployed);
         let mut waits = Vec::new();
+        let configs = self.configs(id, &deployed, made, &mut waits);
+        if let Some(gateway) = self.gateway.get() {
+            let _open = self.not_drained()?;
+            gateway
+                .change(configs, &[], Duration::ZERO)
+                .map_err(|error| EngineError::Conflict(error.to_string()))?;
+        }
+        wait_for_workers(waits)
+    }
+
+    /// From now on this is the chain.
+    pub(super) fn take_place(&self, id: &ChainId, deployed: &Arc<Deployed>) {
+        let before = self.chains().insert(id.clone(), Arc::clone(deployed));
+        if let Some(before) = before {
+            before.running().replaced = true;
+        }
+    }
+
+    /// A chain's listeners with their new parts. `waits`: where workers say that they take exchanges.
+    pub(super) fn configs(
+        &self,
+        id: &ChainId,
+        deployed: &Arc<Deployed>,
+        made: Vec<(Listener, Ready)>,
+        waits: &mut Vec<Receiver<()>>,
+    ) -> Vec<ListenerConfig> {
+        let mut configs = Vec::new();
         for (listener, made) in made {
             let make = made.into_iter().map(|(seen, made)| -> (Arc<Seen>, Make) {
                 let make: Make = match made {
                     Made::Thread { staged, orders, counters } => {
-                        let notices = self.notices(id, &deployed);
+                        let notices = self.notices(id, deployed);
                         Box::new(move |environment| {
                             let (staged, orders) = (*staged, *orders);
                             let chain =
@@ -213,16 +246,9 @@ impl Messages {
                 };
                 (seen, make)
             });
-            self.listen(&listener, Some(Parts::new(make.collect())))
-                .map_err(|error| EngineError::Conflict(format!("{error:#}")))?;
+            configs.push(config(&listener, Some(Parts::new(make.collect()))));
         }
-        for ready in waits {
-            if ready.recv_timeout(READY).is_err() {
-                let message = "a worker is there, and does not take exchanges";
-                return Err(EngineError::Internal(message.into()));
-            }
-        }
-        Ok(())
+        configs
     }
 
     /// Where the listeners of a chain listen.
@@ -267,8 +293,9 @@ impl Messages {
     /// Takes a chain down: its listeners let nobody through until it is deployed again.
     pub(crate) fn undeploy(&self, id: &ChainId) {
         let Some(deployed) = self.chains().remove(id) else { return };
+        deployed.running().replaced = true;
         for listener in self.listeners_of(id) {
-            if let Err(error) = self.listen(&listener, None) {
+            if let Err(error) = self.listen(&listener) {
                 tracing::error!("chain {} was not taken off: {error:#}", id.name);
             }
         }
@@ -292,7 +319,7 @@ impl Messages {
             deployed.change(|_| Change::Swap, |part| part.go_back(&label, &version))?;
         let mut running = deployed.running();
         running.trial = None;
-        running.before = put(&mut running.functions, function);
+        running.put(function);
         Ok(published)
     }
 
@@ -366,8 +393,7 @@ impl Messages {
         }
         let pause = promoted?;
         if let Some(trial) = trial {
-            let mut running = deployed.running();
-            running.before = put(&mut running.functions, trial.resolved);
+            deployed.running().put(trial.resolved);
         }
         Ok(Published { pause, ..Published::default() })
     }
@@ -512,12 +538,12 @@ impl Messages {
         let (sink, id, deployed) = (Arc::clone(&self.sink), id.clone(), Arc::downgrade(deployed));
         move || {
             Box::new(move |notice| {
-                if let Notice::RolledBack { function, version, .. } = &notice {
-                    follow(&deployed, function.clone(), version.clone());
-                }
-                if let Some(sink) = sink.get() {
-                    sink(translated(id.clone(), notice));
-                }
+                let rolled_back = matches!(notice, Notice::RolledBack { .. });
+                let (Notice::Fault { function, version, fault }
+                | Notice::RolledBack { function, version, fault }) = notice;
+                let (kind, message) = (fault.kind.name().to_owned(), fault.to_string());
+                let news = News { function, version, kind, message, rolled_back };
+                tell(&sink, &id, &deployed, news);
             })
         }
     }
@@ -534,44 +560,138 @@ fn upstreams_of(listener: &Listener) -> Vec<String> {
     listener.upstream.iter().map(|upstream| upstream.address.to_string()).collect()
 }
 
-/// Has a chain's other parts go back, too. The part that tells it must not wait for the others.
-pub(super) fn follow(deployed: &Weak<Deployed>, function: String, version: String) {
-    let Some(deployed) = deployed.upgrade() else { return };
-    let name = "weir-rollback".to_owned();
-    let followed = std::thread::Builder::new()
-        .name(name)
-        .spawn(move || deployed.went_back(&function, &version));
+/// Waits until workers take exchanges.
+pub(super) fn wait_for_workers(waits: Vec<Receiver<()>>) -> Result<(), EngineError> {
+    for ready in waits {
+        if ready.recv_timeout(READY).is_err() {
+            let message = "a worker is there, and does not take exchanges";
+            return Err(EngineError::Internal(message.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Passes on what a part of a chain tells. When it has gone back to the version before by itself, the others follow: on a thread of their
+/// own, because the part that tells it must not wait for whoever is changing the chain, nor for them.
+pub(super) fn tell(
+    sink: &Arc<OnceLock<EventSink>>,
+    chain: &ChainId,
+    deployed: &Weak<Deployed>,
+    news: News,
+) {
+    let say = |sink: &OnceLock<EventSink>, chain: &ChainId, news| {
+        if let Some(sink) = sink.get() {
+            sink(event(chain.clone(), news));
+        }
+    };
+    if !news.rolled_back {
+        return say(sink, chain, news);
+    }
+    let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
+    let (its, of) = ((Arc::clone(sink), news.clone()), (chain.clone(), Weak::clone(deployed)));
+    let followed = thread.spawn(move || {
+        let ((sink, news), (chain, deployed)) = (its, of);
+        let deployed = deployed.upgrade();
+        let _turn = deployed.as_ref().map(|deployed| deployed.turn());
+        match deployed.as_ref().filter(|deployed| !deployed.running().replaced) {
+            Some(deployed) => {
+                say(&sink, &chain, news.clone());
+                deployed.went_back(&news.function, &news.version);
+            }
+            // Parts that have taken the place of this one run the version that faulted.
+            None => say(&sink, &chain, News { rolled_back: false, ..news }),
+        }
+    });
     if let Err(error) = followed {
-        tracing::error!("a chain's other parts could not be brought back: {error}");
+        tracing::error!("a chain's other parts could not be brought back: no thread: {error}");
+        // So it is a fault like others, after which all parts are brought back.
+        say(sink, chain, News { rolled_back: false, ..news });
     }
 }
 
-fn translated(chain: ChainId, notice: Notice) -> EngineEvent {
-    let (function, version, fault, rolled_back) = match notice {
-        Notice::Fault { function, version, fault } => (function, version, fault, false),
-        Notice::RolledBack { function, version, fault } => (function, version, fault, true),
-    };
-    let (message, version) = (fault.to_string(), version.parse().ok());
+fn event(chain: ChainId, news: News) -> EngineEvent {
+    let News { function, version, kind, message, rolled_back } = news;
+    let version = version.parse().ok();
     match function.parse() {
         Ok(function) if rolled_back => {
             EngineEvent::RolledBack { chain, function, version, message }
         }
-        Ok(function) => {
-            let kind = fault.kind.name().to_owned();
+        Ok(function) if kind != WORKER => {
             EngineEvent::Fault { chain, function, version, kind, message }
         }
-        Err(_) => EngineEvent::Note { chain, message },
+        _ => EngineEvent::Note { chain, message },
     }
 }
 
 /// A function's name and version, as its chain's parts know them.
-fn shown(function: &ResolvedFunction) -> (String, String) {
+pub(super) fn shown(function: &ResolvedFunction) -> (String, String) {
     let version = function.version.as_ref().map(ToString::to_string).unwrap_or_default();
     (function.label.to_string(), version)
 }
 
-/// Puts a function in the place of the one of the same name, which is given back.
-fn put(functions: &mut [ResolvedFunction], function: ResolvedFunction) -> Option<ResolvedFunction> {
-    let place = functions.iter_mut().find(|f| f.label == function.label)?;
-    Some(std::mem::replace(place, function))
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+
+    use weir_spec::{FunctionUse, Manifest};
+
+    use super::*;
+
+    fn version(number: &str) -> ResolvedFunction {
+        let used = FunctionUse { function: "f".parse().ok(), ..FunctionUse::default() };
+        used.resolve(&Manifest::default(), number.parse().ok(), [].into()).unwrap()
+    }
+
+    /// A chain whose function was swapped from 1.0.0 to 2.0.0.
+    fn swapped() -> Arc<Deployed> {
+        let deployed = Arc::new(Deployed::new(Vec::new()));
+        deployed.running().functions = vec![version("1.0.0")];
+        deployed.running().put(version("2.0.0"));
+        deployed
+    }
+
+    #[test]
+    fn a_part_that_goes_back_while_its_chain_is_changed_is_heard_behind_that() {
+        let id = ChainId { tenant: "t".parse().unwrap(), name: "c".parse().unwrap() };
+        for replaced in [false, true] {
+            let deployed = swapped();
+            let (events, told) = channel();
+            let sink: Arc<OnceLock<EventSink>> = Arc::default();
+            assert!(sink.set(Box::new(move |event| events.send(event).unwrap())).is_ok());
+            let turn = deployed.turn();
+            let news = News {
+                function: "f".into(),
+                version: "2.0.0".into(),
+                kind: "trap".into(),
+                message: "it trapped".into(),
+                rolled_back: true,
+            };
+            tell(&sink, &id, &Arc::downgrade(&deployed), news);
+            let early = told.recv_timeout(Duration::from_millis(50));
+            assert_eq!(early.unwrap_err(), RecvTimeoutError::Timeout);
+            assert_eq!(deployed.running().functions, [version("2.0.0")]);
+            deployed.running().replaced = replaced;
+            drop(turn);
+            let event = told.recv().unwrap();
+            drop(deployed.turn());
+            // Whoever took its place runs what faulted: whoever hears of it has to bring the other one back.
+            if replaced {
+                assert!(matches!(event, EngineEvent::Fault { kind, .. } if kind == "trap"));
+                assert_eq!(deployed.running().functions, [version("2.0.0")]);
+            } else {
+                assert!(matches!(event, EngineEvent::RolledBack { .. }));
+                assert_eq!(deployed.running().functions, [version("1.0.0")]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_been_replaced_since_does_not_go_back() {
+        let deployed = swapped();
+        deployed.running().put(version("3.0.0"));
+        deployed.went_back("f", "2.0.0");
+        assert_eq!(deployed.running().functions, [version("3.0.0")]);
+        deployed.went_back("f", "3.0.0");
+        assert_eq!(deployed.running().functions, [version("2.0.0")]);
+    }
 }

@@ -1,11 +1,12 @@
 //! Listeners, as the gateway is told of them.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use http::{Response, StatusCode, request};
+use weir_control::engine::EngineError;
 use weir_exchange::{
     Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Reply, Stage,
     Step, Upstreams,
@@ -102,25 +103,35 @@ impl Passage for Refusal {
 }
 
 impl Messages {
-    /// Tells the gateway of a listener, with its chain's parts.
-    pub(super) fn listen(&self, listener: &Listener, chain: Option<Arc<Parts>>) -> Result<()> {
-        let Some(gateway) = self.gateway.get() else { return Ok(()) };
+    /// As long as the answer is there, the gateway is not drained.
+    ///
+    /// # Errors
+    /// When it was.
+    pub(super) fn not_drained(&self) -> Result<RwLockReadGuard<'_, bool>, EngineError> {
         let drained = self.drained.read().unwrap_or_else(PoisonError::into_inner);
         if *drained {
-            anyhow::ensure!(chain.is_none(), "the host stops, and does not listen any more");
-            return Ok(());
+            let why = "the host stops, and does not listen any more";
+            return Err(EngineError::Conflict(why.to_owned()));
         }
-        let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
-            (Some(parts), _) => Some(parts),
-            (None, Some(_)) => Some(Arc::new(NotDeployed)),
-            (None, None) => None,
-        };
-        let config = config(listener, chain);
+        Ok(drained)
+    }
+
+    /// Tells the gateway of a listener whose chain, if it has one, is not deployed.
+    pub(super) fn listen(&self, listener: &Listener) -> Result<()> {
+        let Some(gateway) = self.gateway.get() else { return Ok(()) };
+        let Ok(_open) = self.not_drained() else { return Ok(()) };
+        let config = config(listener, None);
         gateway.set(config).with_context(|| format!("listener {}", listener.name))
     }
 }
 
-fn config(listener: &Listener, chain: Option<Arc<dyn ChainFactory>>) -> ListenerConfig {
+/// A listener as the gateway is told of it, with its chain's parts.
+pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> ListenerConfig {
+    let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
+        (Some(parts), _) => Some(parts),
+        (None, Some(_)) => Some(Arc::new(NotDeployed)),
+        (None, None) => None,
+    };
     let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let upstreams = listener.upstream.iter().map(|upstream| UpstreamConfig {

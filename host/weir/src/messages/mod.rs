@@ -70,7 +70,7 @@ impl Messages {
             messages.start_gateway()?;
         }
         for listener in &config.listeners {
-            messages.listen(listener, None)?;
+            messages.listen(listener)?;
         }
         Ok(messages)
     }

@@ -15,6 +15,7 @@ use weir_pool::Accounting;
 use weir_sandbox::{Sandbox, Telemetry};
 use weir_spec::{Name, ResolvedFunction, Version};
 
+use super::chains::shown;
 use super::process::Worker;
 use super::refused;
 use crate::telemetries::Telemetries;
@@ -326,8 +327,20 @@ pub(super) struct Trial {
 pub(super) struct Running {
     pub(super) functions: Vec<ResolvedFunction>,
     pub(super) trial: Option<Trial>,
-    /// What the last swap replaced, which a fault brings back.
-    pub(super) before: Option<ResolvedFunction>,
+    /// What the last swap of each function replaced, which a fault brings back.
+    pub(super) before: BTreeMap<Name, ResolvedFunction>,
+    /// Another one has taken its place, and what happens to this one is not what happens to the chain.
+    pub(super) replaced: bool,
+}
+
+impl Running {
+    /// A function takes the place of the one of its name.
+    pub(super) fn put(&mut self, function: ResolvedFunction) {
+        if let Some(place) = self.functions.iter_mut().find(|f| f.label == function.label) {
+            let label = function.label.clone();
+            self.before.insert(label, std::mem::replace(place, function));
+        }
+    }
 }
 
 /// See the module.
@@ -376,15 +389,18 @@ impl Deployed {
         self.telemetries.of(label)
     }
 
-    /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run.
+    /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run. The turn
+    /// is taken.
     pub(super) fn went_back(&self, label: &str, version: &str) {
         for part in &self.parts {
             part.go_back(label, version);
         }
         let mut running = self.running();
-        let Some(before) = running.before.take() else { return };
-        let replaced = running.functions.iter_mut().find(|f| f.label == before.label);
-        if let Some(function) = replaced.filter(|f| f.label.as_str() == label) {
+        let Running { functions, before, .. } = &mut *running;
+        let function = functions.iter_mut().find(|f| f.label.as_str() == label);
+        if let Some(function) = function.filter(|f| shown(f).1 == version)
+            && let Some(before) = before.remove(&function.label)
+        {
             *function = before;
         }
     }

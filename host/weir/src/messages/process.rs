@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
-use weir_control::engine::{ChainId, EngineError, EngineEvent};
+use weir_control::engine::{ChainId, EngineError};
 use weir_exchange::Upstreams;
 use weir_hop::Hub;
 use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
@@ -19,7 +19,7 @@ use weir_pool::Accounting;
 use weir_sandbox::{OnFault, Sandbox, World};
 use weir_spec::{Listener, Name};
 
-use super::chains::follow;
+use super::chains::tell;
 use super::listeners::Seen;
 use super::parts::{At, Change, Deployed, Made, Part, Place, Readied, Tallies};
 use super::{Messages, refused};
@@ -228,21 +228,9 @@ impl Messages {
     fn news(&self, id: &ChainId, itself: &Itself) -> Box<dyn Fn(News) + Send> {
         let (sink, chain, itself) = (Arc::clone(&self.sink), id.clone(), Arc::clone(itself));
         Box::new(move |news| {
-            let News { function, version, kind, message, rolled_back } = news;
-            if let Some(deployed) = itself.get().filter(|_| rolled_back) {
-                follow(deployed, function.clone(), version.clone());
-            }
-            let Some(sink) = sink.get() else { return };
-            let (chain, version) = (chain.clone(), version.parse().ok());
-            sink(match function.parse() {
-                Ok(function) if rolled_back => {
-                    EngineEvent::RolledBack { chain, function, version, message }
-                }
-                Ok(function) if kind != "worker" => {
-                    EngineEvent::Fault { chain, function, version, kind, message }
-                }
-                _ => EngineEvent::Note { chain, message },
-            });
+            // Before it is part of a chain, none is behind it.
+            let deployed = itself.get().cloned().unwrap_or_default();
+            tell(&sink, &chain, &deployed, news);
         })
     }
 }

@@ -1,26 +1,46 @@
 //! Following a configuration that was read again: listeners come, change and go while connections go on.
 //!
 //! A listener that changed gets its chain's parts anew, because functions see its upstreams; so do all listeners of that chain. What keeps
-//! a listener or a chain from being as it should is found before anything is changed, or undone.
+//! a listener or a chain from being as it should is found before anything is changed. Only what a thread or a worker fails at after that
+//! is undone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use weir_control::engine::{ChainId, EngineError};
-use weir_gateway::Gateway;
-use weir_spec::{Listener, Name};
+use weir_gateway::{Gateway, GatewayError, ListenerConfig};
+use weir_spec::Listener;
 
 use super::Messages;
-use super::chains::{New, chain_of};
+use super::chains::{New, chain_of, wait_for_workers};
 use super::parts::Deployed;
 
 /// How long what is under way at a listener that goes may take to end.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Chains that were ready, and what ran before.
-type Before = Vec<(ChainId, Arc<Deployed>)>;
+/// Chains.
+type Chains = Vec<(ChainId, Arc<Deployed>)>;
+
+/// Listeners and chains that are ready to be put in force, or dropped.
+struct Ready {
+    configs: Vec<ListenerConfig>,
+    /// Listeners that go.
+    gone: Vec<String>,
+    chains: Chains,
+    /// Workers say here that they take exchanges.
+    waits: Vec<Receiver<()>>,
+}
+
+/// Why listeners are not as they are to be.
+enum Failed {
+    /// Nothing has changed.
+    Refused(EngineError),
+    /// Some are, with these parts of chains.
+    Partly(EngineError, Chains),
+}
 
 /// The listeners as they are to be. Interfaces are set up at the start, and sockets stay: what a listener has of that, it keeps; one that
 /// comes has none.
@@ -47,19 +67,25 @@ impl Messages {
         let mut moved = Vec::new();
         if wanted[..] != before[..] {
             let addresses = self.addresses_by_chain();
-            let (affected, ready) = match self.ready(&wanted) {
-                Ok(ready) => ready,
-                Err(error) => {
+            let affected = self.affected(&before, &wanted);
+            // Parts that go back by themselves wait until it is clear whether they are still those that count.
+            let turns: Vec<_> = affected.iter().map(|(_, deployed)| deployed.turn()).collect();
+            let changed = self.change(&before, &wanted, &affected);
+            if let Err(Failed::Partly(..)) = &changed {
+                self.go_back(&wanted, &before, &affected);
+            }
+            drop(turns);
+            match changed {
+                Ok(()) => let_end(affected),
+                Err(Failed::Refused(error)) => {
                     self.set_listeners(&before);
                     return Err(error);
                 }
-            };
-            if let Err(error) = self.change(&before, &wanted, ready) {
-                self.go_back(&wanted, &before, affected);
-                return Err(error);
-            }
-            for (_, deployed) in affected {
-                deployed.let_end();
+                Err(Failed::Partly(error, new)) => {
+                    let_end(affected);
+                    let_end(new);
+                    return Err(error);
+                }
             }
             let now = self.addresses_by_chain();
             moved = now
@@ -85,18 +111,57 @@ impl Messages {
         *self.listeners.write().unwrap_or_else(PoisonError::into_inner) = listeners.into();
     }
 
-    /// Makes chains ready for listeners as they are to be: those that have one that changes, comes or goes. Also what runs now.
-    fn ready(&self, wanted: &[Listener]) -> Result<(Before, Vec<(ChainId, New)>), EngineError> {
-        let running = self.listeners();
-        self.set_listeners(wanted);
-        self.start_gateway().map_err(|error| EngineError::Exhausted(format!("{error:#}")))?;
-        let (mut affected, mut ready) = (Vec::new(), Vec::new());
+    /// Chains that have a listener that changes, comes or goes.
+    fn affected(&self, before: &[Listener], wanted: &[Listener]) -> Chains {
         let changed = |one: &[Listener], other: &[Listener]| {
             let changed = one.iter().filter(|listener| !other.contains(listener));
             changed.filter_map(chain_of).collect::<BTreeSet<_>>()
         };
-        for id in &changed(wanted, &running) | &changed(&running, wanted) {
-            let Some(deployed) = self.chains().get(&id).cloned() else { continue };
+        let ids = &changed(wanted, before) | &changed(before, wanted);
+        let chains = self.chains();
+        ids.into_iter().filter_map(|id| Some((id.clone(), chains.get(&id)?.clone()))).collect()
+    }
+
+    /// Has listeners and chains as they are to be. `affected`: chains that get other parts, as they are. Their turns are taken.
+    fn change(
+        &self,
+        before: &[Listener],
+        wanted: &[Listener],
+        affected: &Chains,
+    ) -> Result<(), Failed> {
+        let ready = self.ready(before, wanted, affected).map_err(Failed::Refused)?;
+        let Some(gateway) = self.gateway.get() else { return Ok(()) };
+        let Ready { configs, gone, chains, waits } = ready;
+        let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+        let open = self.not_drained().map_err(Failed::Refused)?;
+        let changed = gateway.change(configs, &gone, LINGER);
+        drop(open);
+        let failed = |error: &GatewayError| EngineError::Conflict(error.to_string());
+        if let Err(error) = &changed
+            && !matches!(error, GatewayError::Partly { .. })
+        {
+            return Err(Failed::Refused(failed(error)));
+        }
+        for (id, deployed) in &chains {
+            self.take_place(id, deployed);
+        }
+        let changed = changed.map_err(|error| failed(&error));
+        changed
+            .and_then(|()| wait_for_workers(waits))
+            .map_err(|error| Failed::Partly(error, chains))
+    }
+
+    /// Makes ready what [`Self::change`] puts in force.
+    fn ready(
+        &self,
+        before: &[Listener],
+        wanted: &[Listener],
+        affected: &Chains,
+    ) -> Result<Ready, EngineError> {
+        self.set_listeners(wanted);
+        self.start_gateway().map_err(|error| EngineError::Exhausted(format!("{error:#}")))?;
+        let (mut configs, mut chains, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, deployed) in affected {
             let functions = {
                 let running = deployed.running();
                 if running.trial.is_some() {
@@ -107,50 +172,33 @@ impl Messages {
                 }
                 running.functions.clone()
             };
-            let (_, new) = self.prepare_new(&id, &functions, Some(&*deployed))?;
-            affected.push((id.clone(), deployed));
-            ready.push((id, new));
+            let (_, New { deployed, made }) =
+                self.prepare_new(id, &functions, Some(&**deployed))?;
+            configs.extend(self.configs(id, &deployed, made, &mut waits));
+            chains.push((id.clone(), deployed));
         }
-        Ok((affected, ready))
-    }
-
-    /// Has listeners and chains as they are to be. On an error, some are.
-    fn change(
-        &self,
-        before: &[Listener],
-        wanted: &[Listener],
-        ready: Vec<(ChainId, New)>,
-    ) -> Result<(), EngineError> {
-        let with_chain: BTreeSet<ChainId> = ready.iter().map(|(id, _)| id.clone()).collect();
         for listener in wanted.iter().filter(|listener| !before.contains(listener)) {
-            if !chain_of(listener).is_some_and(|id| with_chain.contains(&id)) {
-                self.listen(listener, None)
-                    .map_err(|error| EngineError::Conflict(format!("{error:#}")))?;
+            let is_there = |config: &ListenerConfig| config.name == listener.name.as_str();
+            if !configs.iter().any(is_there) {
+                configs.push(super::listeners::config(listener, None));
             }
         }
-        for (id, new) in ready {
-            self.publish_new(&id, new)?;
-        }
-        let stays = |name: &Name| wanted.iter().any(|listener| listener.name == *name);
-        let gone = before.iter().map(|listener| &listener.name).filter(|name| !stays(name));
-        self.end(gone.cloned().collect());
-        Ok(())
+        let stays = |one: &Listener| wanted.iter().any(|listener| listener.name == one.name);
+        let gone = before.iter().filter(|listener| !stays(listener));
+        let gone = gone.map(|listener| listener.name.to_string()).collect();
+        Ok(Ready { configs, gone, chains, waits })
     }
 
-    /// Takes back a change of which something failed.
-    fn go_back(&self, wanted: &[Listener], before: &[Listener], affected: Before) {
-        self.chains().extend(affected);
-        let back = self.ready(before).and_then(|(_, ready)| self.change(wanted, before, ready));
-        if let Err(error) = back {
+    /// Takes back a change of which a part holds. Chains get parts anew, as they were before.
+    fn go_back(&self, wanted: &[Listener], before: &[Listener], affected: &Chains) {
+        let back = self.change(wanted, before, affected);
+        if let Err(Failed::Refused(error) | Failed::Partly(error, _)) = back {
             tracing::error!("listeners are not all as they were: {error}");
         }
     }
+}
 
-    /// Takes listeners away. Nobody waits until their connections have ended.
-    fn end(&self, listeners: Vec<Name>) {
-        for name in listeners {
-            // One that could not be had is not there.
-            let _ = self.gateway.get().map(|gateway| gateway.begin_remove(name.as_str(), LINGER));
-        }
-    }
+/// Nobody begins with these any more.
+fn let_end(chains: Chains) {
+    chains.into_iter().for_each(|(_, deployed)| deployed.let_end());
 }

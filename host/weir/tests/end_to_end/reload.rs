@@ -109,6 +109,13 @@ fn listeners_come_change_and_go_with_the_file() {
     assert!(by(&get(port, "/"), &two) && by(&get(*other, "/"), &one));
     assert_eq!(get(port, "/few").0, 429);
 
+    // Another name for a listener: the same address.
+    let plain = listener("renamed", *other, &to(&one));
+    let renamed = [listener("web", 0, &with_chain(&two)), plain];
+    assert!(read_again(&mut host, &config("thread", &renamed)), "{}", host.log());
+    assert_eq!(listeners(&host)[1], ("renamed".to_owned(), *other));
+    assert!(by(&get(*other, "/"), &one));
+
     // While a version is being tried, its chain has the listeners that it has.
     host.ok(&[
         "function",
@@ -145,7 +152,15 @@ fn in_processes_listeners_follow_the_file() {
     host.write("web.toml", CHAIN);
     host.ok(&["chain", "apply", "web.toml"]);
     let port = listeners(&host)[0].1;
-    assert!(by(&get(port, "/few"), &one));
+    for _ in 0..3 {
+        assert!(by(&get(port, "/few"), &one));
+    }
+    // What cannot be had leaves the process that there is, and what it knows.
+    let processes = host.children();
+    let no = listener("no", two.port, &format!("upstream = [\"127.0.0.1:{}\"]", one.port));
+    assert!(!read_again(&mut host, &config("process", &[web(&two), no])));
+    assert_eq!(host.children(), processes);
+    assert_eq!(get(port, "/few").0, 429);
     assert!(read_again(&mut host, &config("process", &[web(&two)])), "{}", host.log());
     let answer = get(port, "/few");
     assert!(by(&answer, &two), "{answer:?}");
