@@ -3,6 +3,7 @@
 //! Owns: driving hyper's connection within the task that has the exchange: no task of its own, so no handing over between tasks on a
 //! request's way. While idle, nobody drives it; whoever takes it looks first whether it has ended.
 
+use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub(crate) type Unsent = Option<Request<RequestBody>>;
 /// A failed attempt.
 pub(crate) struct Failed {
     pub(crate) why: Unanswered,
-    /// The connection had been idle: that it is lost says nothing about the upstream.
+    /// The connection had been idle, or was to end: that it is lost says nothing about the upstream.
     pub(crate) stale: bool,
 }
 
@@ -70,17 +71,33 @@ impl Failed {
     }
 
     /// What became of the attempt; the request is put back if hyper gives it back.
-    pub(crate) fn of(mut error: TrySendError<Request<RequestBody>>, request: &mut Unsent) -> Self {
+    pub(crate) fn of(
+        mut error: TrySendError<Request<RequestBody>>,
+        request: &mut Unsent,
+        progress: Option<&Progress>,
+    ) -> Self {
         *request = error.take_message();
         let error = error.into_error();
-        Self::new(if error.is_user() {
-            Unanswered::Body
+        // Of HTTP/2 hyper says no more than that the stream was reset then.
+        let broke_off = progress.is_some_and(|progress| progress.fault.get().is_some());
+        if broke_off || error.is_body_write_aborted() {
+            Self::new(Unanswered::Body)
         } else if error.is_parse() || error.is_parse_too_large() {
-            Unanswered::NotHttp
+            Self::new(Unanswered::NotHttp)
         } else {
-            Unanswered::Reset
-        })
+            Self { why: Unanswered::Reset, stale: passed_over(&error) }
+        }
     }
+}
+
+/// Whether an HTTP/2 connection came to its end without this request: it had to wait for a stream, which hyper tells as a mistake of
+/// who sends it, or was on its way when the upstream said that it takes no more.
+fn passed_over(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    error.is_user()
+        || cause.is_some_and(|cause| {
+            cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+        })
 }
 
 /// See the module.
@@ -227,7 +244,7 @@ impl Link {
             match answered {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(error)) => {
-                    let failed = Failed::of(error, request);
+                    let failed = Failed::of(error, request, progress);
                     let stale = used && matches!(failed.why, Unanswered::Reset);
                     return Poll::Ready(Err(Failed { stale, ..failed }));
                 }

@@ -188,19 +188,29 @@ impl Upstream {
         request: &mut Unsent,
         progress: Option<&Progress>,
     ) -> Result<Answered, Failed> {
-        let mut sender = self.shared().await.map_err(Failed::new)?;
+        loop {
+            let (sender, new) = self.shared().await.map_err(Failed::new)?;
+            let outcome = self.send_shared(sender, request, progress).await;
+            // After a GOAWAY a connection takes no more requests. hyper notices when there is one, and hands it back unsent.
+            if new || outcome.is_ok() || request.is_none() {
+                return outcome;
+            }
+        }
+    }
+
+    async fn send_shared(
+        &self,
+        mut sender: Http2,
+        request: &mut Unsent,
+        progress: Option<&Progress>,
+    ) -> Result<Answered, Failed> {
         let Some(mut message) = request.take() else { return Err(Failed::new(Unanswered::Reset)) };
         *message.version_mut() = Version::HTTP_2;
         let (began, mut deadline) = (Instant::now(), Deadline::default());
         let mut response = pin!(sender.try_send_request(message));
         let response = poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                return Poll::Ready(response.map_err(|error| {
-                    let failed = Failed::of(error, request);
-                    // hyper resets the stream then, and says no more than that.
-                    let broke_off = progress.is_some_and(|progress| progress.fault.get().is_some());
-                    if broke_off { Failed::new(Unanswered::Body) } else { failed }
-                }));
+                return Poll::Ready(response.map_err(|error| Failed::of(error, request, progress)));
             }
             let since = progress.map_or(began, |progress| progress.latest.get().max(began));
             if deadline.expired(cx, since + self.timeouts.response) {
@@ -212,12 +222,12 @@ impl Upstream {
         Ok(Answered { response, link: None })
     }
 
-    /// The HTTP/2 connection, which is made if there is none.
-    async fn shared(&self) -> Result<Http2, Unanswered> {
+    /// The HTTP/2 connection, which is made if there is none, and whether it was.
+    async fn shared(&self) -> Result<(Http2, bool), Unanswered> {
         let made = async {
             let mut shared = self.http2.lock().await;
             if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(sender.clone());
+                return Ok((sender.clone(), false));
             }
             let (stream, open) = self.connect(None).await?;
             let handshake = self.http2_builder.handshake(TokioIo::new(stream)).await;
@@ -230,7 +240,7 @@ impl Upstream {
                 drop(open);
             });
             *shared = Some(sender.clone());
-            Ok(sender)
+            Ok((sender, true))
         };
         match tokio::time::timeout(self.timeouts.connect, made).await {
             Ok(made) => made,

@@ -1,7 +1,9 @@
 //! HTTP/2 towards clients and upstreams: multiplexing, trailers, floods, the change between versions.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::{self, Server, connect, curl_text, gateway, gateway_with, until};
@@ -167,6 +169,60 @@ fn a_connection_to_an_upstream_is_shared_and_made_again() {
     let answer = curl_text(&["--http1.1", "-i", "-d", "hello", &url]);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("hello"), "{answer}");
     assert!(answer.contains(&format!("x-target: http://{address}/\r\n")), "{answer}");
+}
+
+/// When an upstream says that its connection takes no more requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Goaway {
+    /// Before the next request comes.
+    Before,
+    /// It crosses the next request.
+    Crossing,
+    /// While the next request waits for a stream.
+    Full,
+}
+
+#[test]
+fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    const POST: &str =
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+    for when in [Goaway::Before, Goaway::Crossing, Goaway::Full] {
+        let (server, requests) = scripted_server(if when == Goaway::Full { 1 } else { 100 });
+        let (gateway, address) = gateway_with(&[server.address], |config| {
+            config.upstreams[0].http2 = true;
+            // What was not begun to be sent needs no second attempt.
+            config.retry.attempts = u32::from(when != Goaway::Before);
+        });
+        let upstream = || gateway.statistics().listeners.remove(0).upstreams.remove(0);
+        let next = || requests.recv_timeout(support::LONG).unwrap();
+        let mut one = connect(address);
+        one.write_all(GET.as_bytes()).unwrap();
+        let (mut connection, 1) = next() else { panic!("the first stream is 1") };
+        if when == Goaway::Before {
+            connection.write_all(&goaway()).unwrap();
+        }
+        connection.write_all(&frame(1, 4, 1, STATUS_200)).unwrap();
+        // The gateway has read all that was sent so far.
+        assert!(support::read_head(&mut one).unwrap().starts_with(b"HTTP/1.1 200"));
+        let request = if when == Goaway::Before { POST } else { GET };
+        let other = std::thread::spawn(move || support::talk(address, request));
+        match when {
+            Goaway::Before => (),
+            Goaway::Crossing => assert_eq!(next().1, 3),
+            Goaway::Full => until("it waits", || upstream().requests == 2),
+        }
+        if when != Goaway::Before {
+            connection.write_all(&goaway()).unwrap();
+        }
+        let other = other.join().unwrap();
+        assert!(other.starts_with("HTTP/1.1 200"), "{when:?}: {other}");
+        // What was under way ends where it began.
+        connection.write_all(&frame(0, 1, 1, b"whole")).unwrap();
+        assert!(support::read_all(&mut one).ends_with("whole\r\n0\r\n\r\n"), "{when:?}");
+        assert_eq!((server.connections(), upstream().connected), (2, 2), "{when:?}");
+        assert!(upstream().healthy);
+    }
 }
 
 /// Answers when it has all of the request's body.
@@ -358,8 +414,51 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     all
 }
 
+/// The next frame: its type, flags, stream and payload. `None` at the end.
+fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let [_, _, _, kind, flags, id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).ok()?;
+    Some((kind, flags, u32::from_be_bytes(id), payload))
+}
+
+/// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number of each stream whose request is
+/// whole. All others answer 200. It allows so many streams at a time.
+fn scripted_server(streams: u8) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
+    let (tell, requests) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let server = Server::start(move |mut stream, number| {
+        let tell = tell.lock().unwrap().clone();
+        stream.read_exact(&mut [0; 24]).unwrap();
+        // SETTINGS_MAX_CONCURRENT_STREAMS.
+        stream.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, streams])).unwrap();
+        while let Some((kind, flags, id, _)) = read_frame(&mut stream) {
+            let ends = flags & 1 != 0;
+            match kind {
+                4 if !ends => stream.write_all(&frame(4, 1, 0, &[])).unwrap(),
+                0 | 1 if ends && number == 0 => {
+                    let _ = tell.send((stream.try_clone().unwrap(), id));
+                }
+                0 | 1 if ends => stream.write_all(&frame(1, 5, id, STATUS_200)).unwrap(),
+                _ => (),
+            }
+        }
+    });
+    (server, requests)
+}
+
+/// No error, and stream 1 was the last one.
+fn goaway() -> Vec<u8> {
+    frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])
+}
+
 /// `:method GET`, `:scheme http`, `:path /`, `:authority a`.
 const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+/// `:status 200`.
+const STATUS_200: &[u8] = &[0x88];
 
 #[test]
 fn a_flood_of_streams_that_are_reset_at_once_ends_the_connection() {
@@ -467,13 +566,9 @@ fn a_connection_has_no_larger_window_than_the_gateway_has_memory_for() {
     stream.write_all(&frame(4, 0, 0, &[])).unwrap();
     let (mut settings, mut window) = (Vec::new(), 65_535);
     while settings.is_empty() || window == 65_535 {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        stream.read_exact(&mut payload).unwrap();
-        match head[3] {
-            4 if head[4] == 0 => settings = payload,
+        let (kind, flags, _, payload) = read_frame(&mut stream).unwrap();
+        match kind {
+            4 if flags == 0 => settings = payload,
             8 => window += u32::from_be_bytes(payload.try_into().unwrap()),
             _ => {}
         }
