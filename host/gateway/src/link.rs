@@ -190,7 +190,7 @@ impl Link {
     }
 
     /// Whether it can have the next request, as far as is known.
-    pub(crate) fn ready(&self) -> bool {
+    fn ready(&self) -> bool {
         !self.over && self.sender.is_ready()
     }
 

@@ -169,7 +169,8 @@ impl Upstream {
 
     /// Keeps a connection for the next request, if it can have one.
     pub(crate) fn keep(self: &Rc<Self>, mut link: Box<Link>, cx: &mut Context<'_>) {
-        if !link.ready() && !link.usable(cx) {
+        // It may have ended while nobody drove it, because its last bytes waited to be taken: that is not noted.
+        if !link.usable(cx) {
             return;
         }
         let mut idle = self.idle.borrow_mut();

@@ -146,6 +146,12 @@ impl Passage for One {
         if self.on("/no-upgrade") {
             parts.status = StatusCode::FORBIDDEN;
         }
+        if self.on("/late") {
+            return Reply::later(async {
+                self.environment.sleep(Duration::from_millis(100)).await;
+                Step::Continue
+            });
+        }
         let replaced = self.on("/replace");
         Reply::Now(match replaced {
             true => Step::Answer(answer(200, "something else")),
@@ -279,6 +285,26 @@ fn a_function_waits_calls_and_routes() {
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
     assert!(laboratory.talk(&get("/second")).ends_with("second"));
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(1)));
+}
+
+#[test]
+fn an_upstreams_connection_that_ends_while_a_function_has_its_response_is_not_used_again() {
+    let (tell, closed) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let server = Server::start(move |mut stream, _| {
+        support::read_request(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        // The gateway has the response by then, but not the function's word.
+        std::thread::sleep(Duration::from_millis(30));
+        drop(stream);
+        tell.lock().unwrap().send(()).unwrap();
+    });
+    let laboratory =
+        laboratory_with(|config| config.upstreams[0] = UpstreamConfig::new(server.address));
+    assert!(laboratory.talk(&get("/late")).ends_with("ok"));
+    closed.recv_timeout(support::LONG).unwrap();
+    let answer = laboratory.talk(&post("/", "hi"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]
