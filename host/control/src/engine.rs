@@ -174,6 +174,16 @@ pub trait Engine: Send + Sync + 'static {
     /// When the new one cannot be made ready or refuses the state; the old one still runs.
     fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError>;
 
+    /// The same with a version that ran before: a fault of it does not bring back what it replaces.
+    ///
+    /// # Errors
+    /// As [`Self::swap`].
+    fn swap_back(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError>;
+
     /// Starts to try a version beside the running one.
     ///
     /// # Errors

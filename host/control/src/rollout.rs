@@ -57,6 +57,15 @@ struct Place {
     down: bool,
 }
 
+/// To which version a function is swapped.
+#[derive(Clone, Copy)]
+enum Way {
+    /// To one whose faults bring back what it replaces.
+    Forward,
+    /// To what ran before.
+    Back,
+}
+
 /// What was published, by place.
 type Done = Vec<(usize, Published)>;
 
@@ -189,7 +198,7 @@ impl Control {
         match mode {
             SwapMode::Full if other.is_none() => Ok(Tally::new(from, to.clone()).report),
             SwapMode::Full => {
-                let published = self.swap_places(&state, &places, |_| Some(to))?;
+                let published = self.swap_places(&state, &places, Way::Forward, |_| Some(to))?;
                 self.swapped(id, from, to, &places, &published)
             }
             SwapMode::Canary(percent) => {
@@ -258,7 +267,7 @@ impl Control {
         let mut refused = Vec::new();
         let published = match version {
             None => self
-                .swap_places(&state, &places, back)
+                .swap_places(&state, &places, Way::Back, back)
                 .inspect_err(|_| self.begin_canaries(&state, &beside))?,
             // One place that refuses does not have the others keep what faults.
             Some(_) => {
@@ -318,11 +327,12 @@ impl Control {
         &self,
         state: &State,
         places: &[Place],
+        way: Way,
         to: impl Fn(&Place) -> Option<&'v Version>,
     ) -> Result<Vec<(usize, Published)>, ControlError> {
         let mut done = Vec::new();
         for (number, place) in places.iter().enumerate() {
-            let Some(swapped) = self.swap_place(state, place, to(place)) else { continue };
+            let Some(swapped) = self.swap_place(state, place, way, to(place)) else { continue };
             match swapped {
                 Ok(published) => done.push((number, published)),
                 Err(error) => {
@@ -334,7 +344,7 @@ impl Control {
         Ok(done)
     }
 
-    /// The same for as many of them as go; the second list has those that do not.
+    /// Goes back in as many of them as take it; the second list has those that do not.
     fn swap_what_can<'v>(
         &self,
         state: &State,
@@ -343,7 +353,7 @@ impl Control {
     ) -> (Done, Vec<(usize, ControlError)>) {
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         for (number, place) in places.iter().enumerate() {
-            match self.swap_place(state, place, to(place)) {
+            match self.swap_place(state, place, Way::Back, to(place)) {
                 Some(Ok(published)) => done.push((number, published)),
                 Some(Err(error)) => refused.push((number, error)),
                 None => {}
@@ -357,11 +367,17 @@ impl Control {
         &self,
         state: &State,
         place: &Place,
+        way: Way,
         to: Option<&Version>,
     ) -> Option<Result<Published, ControlError>> {
         let to = to.filter(|to| **to != place.running && !place.down)?;
         let function = self.resolve(state, &place.chain, place.index, to);
-        Some(function.and_then(|function| Ok(self.engine.swap(&place.chain, function)?)))
+        Some(function.and_then(|function| {
+            Ok(match way {
+                Way::Forward => self.engine.swap(&place.chain, function)?,
+                Way::Back => self.engine.swap_back(&place.chain, function)?,
+            })
+        }))
     }
 
     /// Swaps back to what ran before.
@@ -370,7 +386,7 @@ impl Control {
             let place = &places[*number];
             let back = self
                 .resolve(state, &place.chain, place.index, &place.running)
-                .and_then(|function| Ok(self.engine.swap(&place.chain, function)?));
+                .and_then(|function| Ok(self.engine.swap_back(&place.chain, function)?));
             if let Err(error) = back {
                 self.note(
                     &place.chain,

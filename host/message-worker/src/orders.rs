@@ -136,6 +136,8 @@ pub enum Order {
     EndTrial,
     /// Bring back what this version of this function replaced.
     GoBack(String, String),
+    /// Keep this function, whatever it replaced.
+    Unwatch(String),
     /// What was counted and said.
     Report,
 }

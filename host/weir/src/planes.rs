@@ -126,6 +126,17 @@ impl Engine for Planes {
         explained(self.packets.swap(chain, function))
     }
 
+    fn swap_back(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError> {
+        if self.messages.has_function(chain, &function.label) {
+            return explained(self.messages.swap_back(chain, function));
+        }
+        explained(self.packets.swap_back(chain, function))
+    }
+
     fn begin_trial(
         &self,
         chain: &ChainId,

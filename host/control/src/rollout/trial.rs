@@ -6,7 +6,7 @@ use std::sync::Arc;
 use semver::Version;
 use weir_spec::SwapReport;
 
-use super::{Place, SwapMode, Tally, in_chain};
+use super::{Place, SwapMode, Tally, Way, in_chain};
 use crate::control::Control;
 use crate::engine::TrialKind;
 use crate::error::ControlError;
@@ -192,7 +192,7 @@ impl Control {
     ) -> Result<SwapReport, ControlError> {
         if !canary {
             self.end_trials(state, places);
-            let published = self.swap_places(state, places, |_| Some(to))?;
+            let published = self.swap_places(state, places, Way::Forward, |_| Some(to))?;
             return self.swapped(id, from, to, places, &published);
         }
         let mut done = Vec::new();

@@ -44,7 +44,10 @@ async fn a_swap_reaches_all_chains_and_reports_the_largest_pause() {
     // And goes back.
     let answer = host.ask("POST", ROLLBACK, None).await.json();
     assert_eq!((&answer["from"], &answer["to"]), (&json!("2.0.0"), &json!("1.0.0")));
-    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0", "swap default/longer f@1.0.0"]);
+    assert_eq!(
+        host.engine.calls(),
+        ["swap_back default/a f@1.0.0", "swap_back default/longer f@1.0.0"]
+    );
     let (_, detail) = host.ask("POST", ROLLBACK, None).await.problem(409);
     assert_eq!(detail, "function f has no version before 1.0.0 to go back to");
 }
@@ -94,8 +97,8 @@ async fn when_one_chain_refuses_all_stay_as_they_were() {
         "swap default/a f@2.0.0",
         "swap default/b f@2.0.0",
         "swap default/c f@2.0.0",
-        "swap default/a f@1.0.0",
-        "swap default/b f@1.0.0",
+        "swap_back default/a f@1.0.0",
+        "swap_back default/b f@1.0.0",
     ];
     assert_eq!(host.engine.calls(), expected);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0", "c=1.0.0"]);
@@ -111,7 +114,7 @@ async fn a_fault_in_the_first_seconds_brings_the_old_version_back_everywhere() {
     host.engine.emit(fault("b", "2.0.0"));
     let message = host.wait_for("rolled-back", now);
     assert_eq!(message, "function f went back from version 2.0.0 to 1.0.0: it faulted (trap)");
-    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0", "swap default/b f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap_back default/a f@1.0.0", "swap_back default/b f@1.0.0"]);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!(function["versions"][1]["withdrawn"], "it faulted (trap)");
@@ -139,7 +142,7 @@ async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
         message: "it faulted".into(),
     });
     host.wait_for("rolled-back", now);
-    assert_eq!(host.engine.calls(), ["swap default/b f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap_back default/b f@1.0.0"]);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
 }
 
@@ -335,18 +338,22 @@ async fn one_chain_that_refuses_does_not_have_the_others_keep_what_faults() {
     host.with_chains(&["a", "b", "c"]).await;
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
     host.engine.calls();
-    host.engine.fail("swap default/b", EngineError::Exhausted("no memory".into()));
+    host.engine.fail("swap_back default/b", EngineError::Exhausted("no memory".into()));
     let now = host.last_event();
     host.engine.emit(fault("c", "2.0.0"));
     host.wait_for("rolled-back", now);
-    let expected = ["swap default/a f@1.0.0", "swap default/b f@1.0.0", "swap default/c f@1.0.0"];
+    let expected = [
+        "swap_back default/a f@1.0.0",
+        "swap_back default/b f@1.0.0",
+        "swap_back default/c f@1.0.0",
+    ];
     assert_eq!(host.engine.calls(), expected);
     assert_eq!(host.running().await, ["a=1.0.0", "b=2.0.0", "c=1.0.0"]);
     let note = host.wait_for("note", now);
     assert_eq!(note, "function f could not be rolled back: chain b: no memory");
     // Which is done when it can be.
     host.ask("POST", ROLLBACK, None).await;
-    assert_eq!(host.engine.calls(), ["swap default/b f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap_back default/b f@1.0.0"]);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0", "c=1.0.0"]);
 }
 
@@ -368,7 +375,7 @@ async fn of_a_chain_that_uses_a_function_twice_only_one_place_went_back_by_itsel
         message: "it faulted".into(),
     });
     host.wait_for("rolled-back", now);
-    assert_eq!(host.engine.calls(), ["swap default/twice first@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap_back default/twice first@1.0.0"]);
     let view = host.ask("GET", "/v1/chains/twice", None).await.json();
     let versions = [&view["running"][0]["version"], &view["running"][1]["version"]];
     assert_eq!(versions, ["1.0.0", "1.0.0"]);
@@ -399,7 +406,7 @@ async fn a_chain_that_does_not_run_keeps_nobody_from_another_version() {
     let swap = |how: serde_json::Value| host.ask("POST", SWAP, Some(how));
     assert_eq!(swap(json!({"to": "2.0.0"})).await.json()["chains"], json!(["a"]));
     host.ask("POST", ROLLBACK, None).await;
-    assert_eq!(host.engine.calls(), ["swap default/a f@2.0.0", "swap default/a f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap default/a f@2.0.0", "swap_back default/a f@1.0.0"]);
     for canary in [5, 50] {
         swap(json!({"to": "2.0.0", "canary": canary})).await;
     }
@@ -413,7 +420,7 @@ async fn a_chain_that_does_not_run_keeps_nobody_from_another_version() {
     let now = host.last_event();
     host.engine.emit(fault("a", "2.0.0"));
     host.wait_for("rolled-back", now);
-    assert_eq!(host.engine.calls(), ["swap default/a f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["swap_back default/a f@1.0.0"]);
     // It comes back with the version that the others have.
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
     swap(json!({"to": "2.0.0"})).await;
@@ -484,11 +491,11 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
     // What goes back does so nevertheless, and the canary is over; its version is as good as before. When nothing goes back
     // after all, the canary goes on; and one beside which nothing does is not touched.
     let rollback_g = "/v1/functions/g/rollback";
-    host.engine.fail("swap default/a", EngineError::Refused("no".into()));
+    host.engine.fail("swap_back default/a", EngineError::Refused("no".into()));
     host.ask("POST", rollback_g, None).await.problem(422);
     let expected = [
         "end_trial default/a f",
-        "swap default/a g@1.0.0",
+        "swap_back default/a g@1.0.0",
         "begin_trial default/a f@2.0.0 Canary(5)",
     ];
     assert_eq!(host.engine.calls(), expected);
@@ -505,7 +512,7 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
     let message = host.wait_for("trial-ended", now);
     assert_eq!(message, "the trial of version 2.0.0 of function f is over: function g goes back");
     host.wait_for("rolled-back", now);
-    assert_eq!(host.engine.calls(), ["end_trial default/a f", "swap default/a g@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["end_trial default/a f", "swap_back default/a g@1.0.0"]);
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!((&function["trial"], &function["newest"]), (&json!(null), &json!("2.0.0")));
     let other = host.ask("GET", "/v1/functions/h", None).await.json();

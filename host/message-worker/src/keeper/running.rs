@@ -105,6 +105,9 @@ impl State {
             (Order::Report, Reply::Report(report)) => {
                 (self.config.reports)((**report).clone());
             }
+            (Order::Unwatch(name), _) => {
+                self.before.take_if(|before| before.name == *name);
+            }
             (Order::GoBack(..), Reply::Done) => {
                 if let Some(before) = self.before.take()
                     && let Some(place) = self.functions.iter_mut().find(|f| f.name == before.name)

@@ -267,6 +267,10 @@ fn obeyed(order: Order, ordered: &mut Ordered, ready: &mut Ready, remote: &Remot
             chain.go_back(&name, &version);
             Ok(())
         }),
+        Order::Unwatch(name) => remote.run(move |chain| {
+            chain.unwatch(&name);
+            Ok(())
+        }),
     };
     match done {
         Ok(Ok(())) => Reply::Done,

@@ -60,6 +60,14 @@ impl Chain {
         }
     }
 
+    /// From now on a fault of this function does not bring back what it replaced.
+    pub fn unwatch(&self, name: &str) {
+        let running = Rc::clone(&self.0.version.borrow());
+        if let Some(function) = running.functions.iter().find(|f| f.plan.name == name) {
+            drop(function.before());
+        }
+    }
+
     /// Gives a share of the clients, in percent, another version of a function.
     ///
     /// # Errors

@@ -194,6 +194,18 @@ impl Plane {
         Ok(published)
     }
 
+    /// Publishes a chain of which a function is a version that ran before; no fault brings back what it replaces.
+    pub(super) fn publish_back(
+        &self,
+        chain: &Deployed,
+        staged: Vec<Staged>,
+    ) -> Result<Published, EngineError> {
+        let compiled_in = compiled_in(&staged);
+        let mut published = self.each_or_none(chain, staged, Lane::publish_back)?;
+        published.compiled_in = compiled_in;
+        Ok(published)
+    }
+
     /// Makes the canary the running version.
     pub(super) fn promote(&self, chain: &Deployed) -> Result<Published, EngineError> {
         let all = vec![(); chain.lanes.len()];

@@ -191,6 +191,18 @@ impl Engine for PlaneEngine {
         self.plane.publish(&deployed, staged, Some(place))
     }
 
+    fn swap_back(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError> {
+        let deployed = self.plane.deployed(chain)?;
+        let _turn = deployed.turn();
+        let (plans, _) = self.replaced(&chain.tenant, &deployed, &function, false)?;
+        let staged = self.plane.stage(&deployed, plans)?;
+        self.plane.publish_back(&deployed, staged)
+    }
+
     fn begin_trial(
         &self,
         chain: &ChainId,

@@ -323,6 +323,24 @@ impl Messages {
         Ok(published)
     }
 
+    /// The same with a version that ran before: a fault of it does not bring back what it replaces.
+    ///
+    /// # Errors
+    /// As [`Self::swap`].
+    pub(crate) fn swap_back(
+        &self,
+        id: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError> {
+        let label = function.label.clone();
+        let published = self.swap(id, function)?;
+        let deployed = self.deployed(id)?;
+        let _turn = deployed.turn();
+        deployed.change_all(|| Change::Unwatch(label.to_string()));
+        deployed.running().before.remove(&label);
+        Ok(published)
+    }
+
     /// Starts to try a version beside the running one.
     ///
     /// # Errors

@@ -73,6 +73,8 @@ pub(super) enum Change {
     CanaryShare(u8),
     Promote,
     EndTrial,
+    /// A fault of the function of this name does not bring back what that replaced.
+    Unwatch(String),
 }
 
 /// What a listener's thread makes its part of the chain of.
@@ -252,6 +254,10 @@ impl Part {
                 Change::Promote => chain.promote(),
                 Change::EndTrial => {
                     chain.end_trial();
+                    Ok(())
+                }
+                Change::Unwatch(name) => {
+                    chain.unwatch(&name);
                     Ok(())
                 }
             };

@@ -126,6 +126,7 @@ impl Worker {
             Change::CanaryShare(percent) => Order::ChangeCanary(*percent),
             Change::Promote => Order::Promote,
             Change::EndTrial => Order::EndTrial,
+            Change::Unwatch(name) => Order::Unwatch(name.clone()),
         };
         let started = Instant::now();
         let reply = self.keeper.order(order);
@@ -148,7 +149,7 @@ impl Worker {
                 }
             }
             Change::EndTrial => known.trial = None,
-            Change::CanaryShare(_) => {}
+            Change::CanaryShare(_) | Change::Unwatch(_) => {}
         }
         Ok(started.elapsed())
     }

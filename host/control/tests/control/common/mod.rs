@@ -162,6 +162,16 @@ impl Engine for FakeEngine {
         Ok(published(10 + chain.name.as_str().len() as u64))
     }
 
+    fn swap_back(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+    ) -> Result<Published, EngineError> {
+        self.call(format!("swap_back {chain} {}", shown(&function)))?;
+        self.swap_in(chain, function);
+        Ok(published(10 + chain.name.as_str().len() as u64))
+    }
+
     fn begin_trial(
         &self,
         chain: &ChainId,
