@@ -79,9 +79,43 @@ fn an_idle_host_uses_no_cpu_and_wakes_for_the_first_packet(ports: PortKind) {
     }
 }
 
+/// Whether an event of this kind says this of the port on the right.
+fn told(lab: &Lab, kind: &str, text: &str) -> bool {
+    lab.events().iter().any(|event| {
+        event["kind"] == kind
+            && event["subject"] == "right"
+            && event["message"].as_str().is_some_and(|message| message.contains(text))
+    })
+}
+
+/// The port on the right works no more, whoever is asked.
+fn is_down(lab: &Lab) {
+    let port = lab.port("right");
+    let problem = port["problem"].as_str().unwrap_or_default();
+    assert!(problem.contains("interface right is gone"), "{port}");
+    assert_eq!(port["device"]["link"], "gone");
+    let socket = lab.path("api.sock");
+    let metrics = lab
+        .middle
+        .sh(&format!("curl --silent --unix-socket {} http://weir/metrics", socket.display()));
+    for line in ["weir_port_link_up{port=\"right\"} 0.0", "weir_ports_down 1.0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+}
+
 fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
     let mut lab = lab(ports);
     lab.left.sh("ping -c 3 -i 0.05 10.77.0.1");
+    let is_xdp = ports == PortKind::Xdp;
+    if is_xdp {
+        lab.right.sh("ip link set dev eth0 down");
+        lab.wait("a link that is down is told", |lab| {
+            told(lab, "port-down", "link of right is down")
+        });
+        lab.right.sh("ip link set dev eth0 up");
+        lab.wait("and that it is up again", |lab| told(lab, "port-up", "right"));
+        lab.wait("it flows", flows);
+    }
     lab.right.sh("ip link delete dev eth0");
     lab.wait("the log says so", |lab| {
         lab.log().lines().any(|line| line.contains("right") && line.contains("is gone"))
@@ -94,11 +128,23 @@ fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
         let drops = &lab.port("right")["drops"];
         ["tx-down", "tx-error"].iter().any(|reason| drops[*reason].as_u64() > Some(0))
     });
+    if is_xdp {
+        lab.wait("it is told", |lab| told(lab, "port-down", "no interface right"));
+        is_down(&lab);
+        let refused = lab.refused(&["chain", "apply", "edge.toml"]);
+        assert!(refused.contains("port right is down"), "{refused}");
+    }
     // It comes back, and so does the chain.
     lab.rewire_right();
-    lab.weir(&["chain", "remove", "edge"]);
+    if is_xdp {
+        // Another interface of the same name is not the port's.
+        is_down(&lab);
+    } else {
+        lab.weir(&["chain", "remove", "edge"]);
+    }
     lab.chain("null", "");
     lab.wait("it flows again", flows);
+    assert_eq!(lab.port("right")["problem"], serde_json::Value::Null);
     lab.stop();
 }
 

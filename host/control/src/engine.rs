@@ -117,7 +117,16 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// A device went away that a port or a listener has.
+    /// The link of a port is up, after it was down or the device was away.
+    PortUp {
+        /// Whose port it is.
+        tenant: Name,
+        /// Its name.
+        port: Name,
+        /// For people.
+        message: String,
+    },
+    /// A device went away that a port or a listener has, or its link went down.
     PortDown {
         /// Whose port or listener it is.
         tenant: Name,

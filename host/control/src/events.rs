@@ -55,8 +55,10 @@ pub enum EventKind {
     RolledBack,
     /// A function faulted.
     Fault,
-    /// A device went away that a port or a listener has.
+    /// A device went away that a port or a listener has, or its link went down.
     PortDown,
+    /// A link is up that was down, or a device is there that was away.
+    PortUp,
     /// The configuration file was read again.
     Reloaded,
     /// The host stops.
@@ -82,6 +84,7 @@ impl EventKind {
             Self::RolledBack => "rolled-back",
             Self::Fault => "fault",
             Self::PortDown => "port-down",
+            Self::PortUp => "port-up",
             Self::Reloaded => "reloaded",
             Self::Draining => "draining",
             Self::Note => "note",

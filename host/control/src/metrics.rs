@@ -120,6 +120,9 @@ fn ports(registry: &mut Registry, status: &Status) {
     let handed = "Packets that a queue received and handed over to the worker whose flow it was";
     let handed = Counters::new(registry, "port_queue_handed_over_packets", handed);
     let link = Gauges::new(registry, "port_link_up", "Whether a port's device has a link");
+    let down = Gauges::new(registry, "ports_down", "Ports that do not work any more");
+    let broken = status.engine.ports.iter().filter(|port| port.problem.is_some());
+    down.set(&[], broken.count() as f64);
     for port in &status.engine.ports {
         let name = ("port", port.name.as_str());
         for (reason, n) in &port.drops {
@@ -136,7 +139,8 @@ fn ports(registry: &mut Registry, status: &Status) {
             handed.add(&[name, number], queue.handed_over);
         }
         if let Some(state) = port.device.get("link") {
-            link.set(&[name], f64::from(u8::from(state.starts_with("up"))));
+            let is_up = state.starts_with("up") && port.problem.is_none();
+            link.set(&[name], f64::from(u8::from(is_up)));
         }
         let both = [
             ("rx", port.rx_packets, port.rx_bytes, port.rx_dropped),

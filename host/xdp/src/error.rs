@@ -126,8 +126,8 @@ pub(crate) fn down(interface: &str) -> String {
 
 pub(crate) fn gone(interface: &str) -> String {
     format!(
-        "interface {interface} is gone: it was deleted, or moved to another network namespace; when it is back, remove the \
-         chain and apply it again"
+        "interface {interface} is gone: it was deleted, or moved to another network namespace; when it is back, apply \
+         the chain again"
     )
 }
 

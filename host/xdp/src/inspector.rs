@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use weir_port::{Details, Inspect};
 use weir_xdp_layout::Counts;
 
-use crate::error::mode_name;
+use crate::error::{self, mode_name};
 use crate::interface::Interface;
 use crate::program::Program;
 use crate::steering::Steering;
@@ -27,6 +27,10 @@ struct State {
     program: Weak<Program>,
     /// The queue's counts when the port got the program; without one, what they had come to.
     counts: Counts,
+    /// The interface that the port was attached to, as long as there is the port: another one may have the name by now.
+    index: Option<u32>,
+    /// Why the port works no more.
+    broken: Option<String>,
 }
 
 impl Inspector {
@@ -34,8 +38,8 @@ impl Inspector {
         Self { interface: interface.to_owned(), queue, steering, state: Mutex::default() }
     }
 
-    /// The port has this program and a socket now.
-    pub(crate) fn opened(&self, program: &Arc<Program>, zero_copy: bool) {
+    /// The port has this program on the interface of this number, and a socket now.
+    pub(crate) fn opened(&self, program: &Arc<Program>, index: u32, zero_copy: bool) {
         let (mode, copies) =
             (mode_name(program.mode()), if zero_copy { "zero-copy" } else { "copy" });
         *self.state() = State {
@@ -43,13 +47,27 @@ impl Inspector {
             pinned: Some(program.pinned()),
             program: Arc::downgrade(program),
             counts: program.maps().counts(self.queue),
+            index: Some(index),
+            broken: None,
         };
+    }
+
+    /// The port does not work any more, and does not by itself again.
+    pub(crate) fn broken(&self, problem: &str) {
+        self.state().broken = Some(problem.to_owned());
+    }
+
+    /// There is no such port any more: who asks wants to know of the interface that the next one would be on.
+    pub(crate) fn dropped(&self) {
+        let mut state = self.state();
+        (state.index, state.broken) = (None, None);
     }
 
     /// The port is about to let go of the program.
     pub(crate) fn closing(&self) {
         let mut state = self.state();
-        *state = State { counts: self.counts(&state), ..State::default() };
+        let (index, broken) = (state.index, state.broken.take());
+        *state = State { counts: self.counts(&state), index, broken, ..State::default() };
     }
 
     fn counts(&self, state: &State) -> Counts {
@@ -75,7 +93,12 @@ impl Inspect for Inspector {
         let mut details = Details::default();
         details.facts.push(("interface", self.interface.clone()));
         details.facts.push(("queue", self.queue.to_string()));
-        let link = match Interface::find(&self.interface) {
+        let interface = match state.index {
+            Some(index) => Interface::again(index),
+            None => Interface::find(&self.interface),
+        };
+        details.problem.clone_from(&state.broken);
+        let link = match interface {
             Ok(Some(interface)) => {
                 details.facts.push(("mtu", interface.mtu.to_string()));
                 match (interface.up, interface.carrier) {
@@ -84,7 +107,10 @@ impl Inspect for Inspector {
                     (false, _) => "down",
                 }
             }
-            Ok(None) => "gone",
+            Ok(None) => {
+                details.problem.get_or_insert_with(|| error::gone(&self.interface));
+                "gone"
+            }
             Err(_) => "unknown",
         };
         details.facts.push(("link", link.to_owned()));

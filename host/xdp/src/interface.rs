@@ -61,6 +61,11 @@ impl Interface {
         Self::ask(0, name)
     }
 
+    /// Asks for an interface that was found before, whatever its name is by now; `None` when it is gone.
+    pub(crate) fn again(index: u32) -> io::Result<Option<Self>> {
+        Self::ask(index, "")
+    }
+
     /// Whether packets can leave and come.
     pub(crate) fn is_live(&self) -> bool {
         self.up && self.carrier
@@ -104,7 +109,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(index: u32) -> io::Result<Self> {
-        let socket = open(1 << (libc::RTNLGRP_LINK - 1))?;
+        let socket = news()?;
         Ok(Self { socket, index, buffer: vec![0; ANSWER].into() })
     }
 
@@ -118,7 +123,7 @@ impl Watch {
                 Err(Errno::INTR) => continue,
                 // Too much happened on the machine at once, and news were lost.
                 Err(Errno::NOBUFS) => {
-                    let now = Interface::ask(self.index, "")?;
+                    let now = Interface::again(self.index)?;
                     change = Some(now.map_or(Change::Gone, |interface| interface.change()));
                     continue;
                 }
@@ -142,6 +147,11 @@ impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A routing socket that is told what becomes of all links.
+pub(crate) fn news() -> io::Result<OwnedFd> {
+    open(1 << (libc::RTNLGRP_LINK - 1))
 }
 
 /// A routing socket that is told of these groups' news.
@@ -249,7 +259,7 @@ mod tests {
         let lo = Interface::find("lo").unwrap().unwrap();
         assert_eq!((lo.index, lo.program), (1, None));
         assert!(lo.mtu >= 16_384 && lo.queues >= 1, "{lo:?}");
-        assert_eq!(Interface::ask(1, "").unwrap(), Some(lo));
+        assert_eq!(Interface::again(1).unwrap(), Some(lo));
         assert_eq!(Interface::find("weir-none").unwrap(), None);
     }
 

@@ -24,6 +24,7 @@ mod config;
 mod error;
 mod inspector;
 mod interface;
+mod links;
 mod maps;
 mod pin;
 mod port;
@@ -33,4 +34,5 @@ mod socket;
 mod steering;
 
 pub use config::{Match, Mode, Pinning, XdpConfig};
+pub use links::{Link, watch};
 pub use port::XdpPort;

@@ -127,6 +127,8 @@ impl XdpPort {
 
     /// What a call of the port's gives when it is broken: the socket is closed, the rooms go back.
     fn broken(&mut self, pool: &mut Pool, problem: impl Into<String>) -> PortError {
+        let problem = problem.into();
+        self.inspector.broken(&problem);
         self.close(pool);
         error::device(&self.name, problem)
     }
@@ -154,6 +156,7 @@ impl Drop for XdpPort {
             self.inspector.closing();
             self.steering.closing();
         }
+        self.inspector.dropped();
     }
 }
 
@@ -432,7 +435,7 @@ impl Port for XdpPort {
                 self.config.queue
             );
         }
-        self.inspector.opened(live.claim.program(), live.socket.zero_copy);
+        self.inspector.opened(live.claim.program(), interface.index, live.socket.zero_copy);
         self.live = Some(Box::new(live));
         Ok(())
     }

@@ -280,6 +280,13 @@ impl Lab {
         self.weir(&["chain", "apply", "edge.toml"]);
     }
 
+    /// What happened so far, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Value> {
+        let told = run(&mut self.weir_command(&["events"]));
+        told.lines().map(|event| serde_json::from_str(event).expect("JSON")).collect()
+    }
+
     /// The one chain, as `weir status` has it.
     #[must_use]
     pub fn status(&self) -> Value {

@@ -59,6 +59,9 @@ impl Control {
             EngineEvent::PortDown { tenant, port, message } => {
                 self.events.emit(EventKind::PortDown, Some(&tenant), port.as_str(), message);
             }
+            EngineEvent::PortUp { tenant, port, message } => {
+                self.events.emit(EventKind::PortUp, Some(&tenant), port.as_str(), message);
+            }
             EngineEvent::Fault { chain, function, version, kind, message } => {
                 let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
                 let text = format!(

@@ -36,7 +36,10 @@ impl PlaneEngine {
             self.check_way_up(chain)?;
         }
         let existing = self.plane.chains().get(id).cloned();
-        let Some(existing) = existing.filter(|existing| existing.crossing.shape == shape) else {
+        // A port that works no more is opened anew, for which the stations at it have to go.
+        let ended = self.ports().ended(chain).is_some();
+        let existing = existing.filter(|existing| existing.crossing.shape == shape && !ended);
+        let Some(existing) = existing else {
             return self.new_lanes(deployment, &shape, listeners);
         };
         let _turn = existing.turn();
@@ -93,10 +96,14 @@ impl PlaneEngine {
         if let Some(there) = there {
             there.check(&id.name, shape, !chain.steered)?;
             if there.shape == *shape {
-                return Ok(Footing::There(there));
+                let Some(port) = self.ports().ended(chain) else {
+                    return Ok(Footing::There(there));
+                };
+                there.check_alone(&id.name, &port)?;
             }
         }
         self.ports().check(chain, &id.tenant, Some(&id.name), shape.workers)?;
+        self.ports().check_ended(chain, shape.workers)?;
         let ports = self.ports().lane_ports(chain);
         let ground = |_| {
             let config = LaneConfig {

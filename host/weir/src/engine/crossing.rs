@@ -98,13 +98,11 @@ impl Crossing {
         shape: &Shape,
         takes_rest: bool,
     ) -> Result<(), EngineError> {
-        let others =
-            || self.chains().keys().filter(|name| *name != chain).cloned().collect::<Vec<_>>();
-        if *shape != self.shape && !others().is_empty() {
+        if *shape != self.shape && !self.others(chain).is_empty() {
             return Err(EngineError::Conflict(format!(
                 "chain {} is between the same ports with `workers = {}` and `symmetric = {}`: chains that share ports have both \
                  alike",
-                list(&others()),
+                list(&self.others(chain)),
                 self.shape.workers,
                 self.shape.symmetric
             )));
@@ -121,6 +119,23 @@ impl Crossing {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The other chains that have lanes here.
+    fn others(&self, chain: &Name) -> Vec<Name> {
+        self.chains().keys().filter(|name| *name != chain).cloned().collect()
+    }
+
+    /// Whether no other chain has lanes here, so that the stations can go.
+    pub(super) fn check_alone(&self, chain: &Name, port: &Name) -> Result<(), EngineError> {
+        let others = self.others(chain);
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(EngineError::Conflict(format!(
+            "port {port} works no more, and chain {} is at it, too: remove all chains of the port, then apply them again",
+            list(&others)
+        )))
     }
 
     /// The chain that has what no rule claims.

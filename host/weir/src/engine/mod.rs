@@ -7,6 +7,7 @@ mod chains;
 mod crossing;
 mod keeper;
 mod lanes;
+mod links;
 mod ports;
 mod status;
 mod steering;
@@ -287,7 +288,9 @@ impl Engine for PlaneEngine {
 
     fn subscribe(&self, sink: EventSink) {
         // A second call is a bug of the caller's; the first sink stays.
-        let _ = self.sink.set(sink);
+        if self.sink.set(sink).is_ok() {
+            links::watch(self.ports().iter().map(|slot| &slot.config), &self.sink);
+        }
     }
 
     fn drain(&self, deadline: Duration) -> Drained {

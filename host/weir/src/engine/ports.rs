@@ -108,6 +108,12 @@ impl Slot {
         }
     }
 
+    /// Whether the port works no more, and its device can be opened anew: an interface that went away can come back.
+    fn has_ended(&self) -> bool {
+        self.config.kind == PortKind::Xdp
+            && self.inspectors.iter().any(|inspector| inspector.inspect().problem.is_some())
+    }
+
     /// Queues of which each lane needs one; none: as many as there are lanes.
     fn queues(&self) -> Option<usize> {
         match self.config.kind {
@@ -217,6 +223,27 @@ impl Ports {
                 )));
             }
             slot.check_lanes(lanes)?;
+        }
+        Ok(())
+    }
+
+    /// Of a chain's ports the first that works no more, and is to be opened anew.
+    pub(super) fn ended(&self, chain: &Chain) -> Option<Name> {
+        let names = self.names(chain.from.as_ref(), chain.to.as_ref());
+        let mut slots = names.iter().filter_map(|name| self.slot(Some(name)));
+        slots.find(|slot| slot.has_ended()).map(|slot| slot.config.name.clone())
+    }
+
+    /// Whether those of a chain's ports that work no more could be opened anew for so many lanes.
+    pub(super) fn check_ended(&self, chain: &Chain, lanes: usize) -> Result<(), EngineError> {
+        let names = self.names(chain.from.as_ref(), chain.to.as_ref());
+        let slots = names.iter().filter_map(|name| self.slot(Some(name)));
+        for slot in slots.filter(|slot| slot.has_ended()) {
+            // Nothing is taken from the device before it is attached.
+            drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
+                let name = &slot.config.name;
+                EngineError::Refused(format!("port {name} is down, and stays so: {error:#}"))
+            })?);
         }
         Ok(())
     }
