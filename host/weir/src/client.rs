@@ -156,19 +156,23 @@ impl Client {
         Ok(())
     }
 
-    /// Sends JSON and gives what comes to `each`, piece by piece. The answer is whether the host ended it; otherwise the user did, by
-    /// interrupting it.
+    /// Sends JSON, to which the answer comes piece by piece. When this is back, the host has begun to answer.
     ///
     /// # Errors
-    /// As [`Self::get`], and what `each` says.
+    /// As [`Self::get`].
+    pub(crate) fn begin_stream(&self, path: &[&str], body: &impl Serialize) -> Result<Response> {
+        self.send(self.request(Method::POST, path)?.timeout(FOREVER).json(body))
+    }
+
+    /// Gives what comes to `each`. The answer is whether the host ended it; otherwise the user did, by interrupting it.
+    ///
+    /// # Errors
+    /// When the connection breaks, and what `each` says.
     pub(crate) fn stream(
         &self,
-        path: &[&str],
-        body: &impl Serialize,
+        mut response: Response,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<bool> {
-        let request = self.request(Method::POST, path)?.timeout(FOREVER).json(body);
-        let mut response = self.send(request)?;
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         loop {
             let more = self.runtime.block_on(async {

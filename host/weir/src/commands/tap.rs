@@ -34,13 +34,15 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         },
     };
     let path = ["chains", args.place.chain.as_str(), "tap"];
+    let answer = client.begin_stream(&path, &request)?;
+    // Only now is it known that there is anything to write: what a file had is not lost by a mistake.
     let mut sink = match &args.write {
         Some(file) => Sink::capture(file)?,
         None => Sink::Lines { function: args.place.function.is_some(), format: output.format },
     };
     let mut seen = BlockCounts::default();
     let mut rest = Vec::new();
-    let by_host = client.stream(&path, &request, |bytes| {
+    let by_host = client.stream(answer, |bytes| {
         rest.extend_from_slice(bytes);
         let taken = sink.take(&rest, &mut seen)?;
         rest.drain(..taken);

@@ -178,8 +178,11 @@ fn the_host_stops_in_spite_of_a_tap() {
 #[test]
 fn what_cannot_be_tapped_is_said() {
     let host = host();
-    let refused = host.fails(&["tap", "other", "-n", "1"]);
+    // Before it is known that there is such a chain, a capture of before is left alone.
+    host.write("kept.pcapng", "of before");
+    let refused = host.fails(&["tap", "other", "-n", "1", "-w", "kept.pcapng"]);
     assert!(refused.contains("other"), "{refused}");
+    assert_eq!(std::fs::read(host.path("kept.pcapng")).unwrap(), b"of before");
     let refused = host.fails(&["tap", "edge:nat", "-n", "1"]);
     assert!(refused.contains("no function nat for packets; it has gate"), "{refused}");
     let refused = host.fails(&["tap", "edge", "--port", "elsewhere"]);
