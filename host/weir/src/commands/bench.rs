@@ -15,6 +15,7 @@ use crate::cli::{BenchArgs, BenchMode};
 pub(super) fn run(args: &BenchArgs) -> Result<BenchReport> {
     let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
     let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;
+    super::check_for_packets(&chain, "bench")?;
     let mode = match args.mode {
         BenchMode::Linked => Mode::Linked,
         BenchMode::Separate => Mode::Separate,

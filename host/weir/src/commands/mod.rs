@@ -87,6 +87,16 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
     Ok(true)
 }
 
+/// Refuses what has no part for packets: there is nothing for this command to run.
+fn check_for_packets(chain: &Chain, command: &str) -> Result<()> {
+    anyhow::ensure!(
+        chain.plane() != Plane::Message,
+        "chain {} is for messages, and `weir {command}` runs chains for packets: `weir test` runs functions for messages",
+        chain.name
+    );
+    Ok(())
+}
+
 /// A configuration that its function refused is shown where the chain's file has it.
 fn in_file(error: anyhow::Error, file: &Path) -> anyhow::Error {
     let Some(PlaneError::Chain(ChainError::Refused { name, what: "configuration", message })) =

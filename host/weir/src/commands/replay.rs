@@ -24,6 +24,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         ..SandboxConfig::default()
     })?);
     let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;
+    super::check_for_packets(&chain, "replay")?;
     let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked);
     let names: Vec<_> = plan.functions.iter().map(|function| function.name.clone()).collect();
     let bar = if args.quiet || !std::io::stderr().is_terminal() {

@@ -236,6 +236,24 @@ fn a_trace_shows_what_each_function_did() {
 }
 
 #[test]
+fn a_chain_for_messages_is_neither_replayed_nor_measured_and_what_runs_it_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let chain = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"http-ratelimit\"\n";
+    fs::write(directory.path().join("web.toml"), chain).unwrap();
+    let functions = workspace().join("target/functions");
+    let functions = functions.to_str().unwrap();
+    for command in
+        [&["replay", "--in", "in.pcap", "--out", "out.pcap"][..], &["bench", "--seconds", "1"][..]]
+    {
+        let chain = ["--chain", "web.toml", "--functions", functions];
+        let answer = weir(directory.path(), &[command, &chain].concat());
+        assert_eq!(answer.status, Some(1), "{}", answer.err);
+        assert!(answer.err.contains("chain web is for messages"), "{}", answer.err);
+        assert!(answer.err.contains("`weir test`"), "{}", answer.err);
+    }
+}
+
+#[test]
 fn wrong_wat_is_shown_where_it_is() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("main.wat"), "(module\n  (fnc))").unwrap();
