@@ -1,9 +1,12 @@
 //! `[[listener]]` and `[gateway]`: where connections are accepted, and where they go.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
@@ -181,8 +184,8 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::E
 }
 
 /// An upstream: an address, or a table that says more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "UpstreamText", into = "UpstreamTable")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "UpstreamTable")]
 pub struct Upstream {
     /// Its address, or its name.
     pub address: Target,
@@ -196,17 +199,6 @@ pub struct Upstream {
     pub authorities: Option<PathBuf>,
     /// Whether HTTP/2 is spoken with it.
     pub http2: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected an address like \"127.0.0.1:9000\" or \"api.example:9000\", or a table with `address`, `weight`, `tls`, `server-name`, \
-                 `authorities`, `http2`"
-)]
-enum UpstreamText {
-    Address(Target),
-    Table(UpstreamTable),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -229,22 +221,40 @@ const fn weight() -> u32 {
     1
 }
 
-impl From<UpstreamText> for Upstream {
-    fn from(text: UpstreamText) -> Self {
-        match text {
-            UpstreamText::Address(address) => Self {
-                address,
-                weight: weight(),
-                tls: false,
-                server_name: None,
-                authorities: None,
-                http2: false,
-            },
-            UpstreamText::Table(table) => {
-                let UpstreamTable { address, weight, tls, server_name, authorities, http2 } = table;
-                Self { address, weight, tls, server_name, authorities, http2 }
+/// What is wrong in a table is told with its key, so that not just any of the two is tried.
+impl<'de> Deserialize<'de> for Upstream {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = UpstreamTable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "an address like \"127.0.0.1:9000\" or \"api.example:9000\", or a table with `address`, `weight`, `tls`, \
+                     `server-name`, `authorities`, `http2`",
+                )
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<UpstreamTable, E> {
+                Ok(UpstreamTable {
+                    address: text.parse().map_err(E::custom)?,
+                    weight: weight(),
+                    tls: false,
+                    server_name: None,
+                    authorities: None,
+                    http2: false,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<UpstreamTable, A::Error> {
+                UpstreamTable::deserialize(MapAccessDeserializer::new(table))
             }
         }
+
+        let table = from.deserialize_any(Either)?;
+        let UpstreamTable { address, weight, tls, server_name, authorities, http2 } = table;
+        Ok(Self { address, weight, tls, server_name, authorities, http2 })
     }
 }
 
@@ -384,9 +394,9 @@ impl<'de> Deserialize<'de> for RetryOn {
         };
         match status.filter(|status| (400..600).contains(status)) {
             Some(status) => Ok(Self::Status(status)),
-            None => Err(serde::de::Error::custom(
-                "expected \"connect\", \"reset\" or a status from 400 to 599",
-            )),
+            None => {
+                Err(D::Error::custom("expected \"connect\", \"reset\" or a status from 400 to 599"))
+            }
         }
     }
 }
@@ -522,9 +532,16 @@ impl Check for Listener {
             }
         }
         let l = &self.limits;
-        if l.connections == 0 || l.streams == 0 || l.head.get() == 0 || l.fields == 0 {
-            return Err(Invalid::at("limits", "a limit of 0 lets nothing through")
-                .help("leave it out for the default"));
+        let limits = [
+            ("connections", u64::from(l.connections)),
+            ("streams", u64::from(l.streams)),
+            ("head", l.head.get()),
+            ("fields", u64::from(l.fields)),
+        ];
+        if let Some((key, _)) = limits.iter().find(|(_, limit)| *limit == 0) {
+            return Err(Invalid::at(key, "a limit of 0 lets nothing through")
+                .help("leave it out for the default")
+                .within("limits"));
         }
         Ok(())
     }

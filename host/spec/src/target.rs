@@ -24,7 +24,7 @@ pub enum Target {
 /// What is neither an address nor a name with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is neither an address nor a name with a port: write it like \"127.0.0.1:9000\" or \"api.example:9000\""
+    "{0:?} is neither an address nor a name with a port from 1 to 65535: write it like \"127.0.0.1:9000\" or \"api.example:9000\""
 )]
 pub struct NoTarget(String);
 
