@@ -111,10 +111,10 @@ pub(crate) enum Command {
     /// Virtual functions of this machine's network devices (SR-IOV). Needs no host, but root to change anything.
     #[command(subcommand)]
     Sriov(SriovCommand),
-    /// Tenants: list, add, remove.
+    /// Tenants: list, add, remove. Adding and removing is for the administrator alone.
     #[command(subcommand)]
     Tenant(TenantCommand),
-    /// Tokens of a tenant (`--tenant`): list, add, remove.
+    /// Tokens of a tenant (`--tenant`): list, add, remove. For the administrator alone.
     #[command(subcommand)]
     Token(TokenCommand),
     /// Show how the host is: its chains with their functions and counts.

@@ -1,6 +1,6 @@
 //! `weir tenant`, `weir token`
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use reqwest::Method;
 use weir_control::api::{List, TenantRequest, TokenRequest};
 use weir_control::{NewToken, Tenant, TokenView};
@@ -45,7 +45,7 @@ pub(super) fn tokens(
     client: &Client,
     output: Output,
 ) -> Result<()> {
-    let tenant = tenant.context("whose token? Say it with --tenant NAME")?;
+    let tenant = tenant.unwrap_or_else(Name::default_tenant);
     let path = ["tenants", tenant.as_str(), "tokens"];
     match command {
         TokenCommand::List => {
