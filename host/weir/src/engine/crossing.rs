@@ -133,7 +133,7 @@ impl Crossing {
             return Ok(());
         }
         Err(EngineError::Conflict(format!(
-            "port {port} works no more, and chain {} is at it, too: remove all chains of the port, then apply them again",
+            "port {port} works no more, and other chains are at it, too: remove {}, apply this chain, and then those again",
             list(&others)
         )))
     }
