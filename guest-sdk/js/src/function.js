@@ -1,6 +1,7 @@
 // Making an object a function: the exports of world packet-function-burst (wit/burst.md).
 import { afterBurst, afterTick, beforeTick, flush, logLines } from "./host.js";
 import { Packet } from "./packet.js";
+import { NEXT } from "./verdict.js";
 
 const ALL = 65536;
 const HEADER_WORDS = 6;
@@ -67,6 +68,12 @@ export function weirFunction(made) {
   };
 }
 
+// What is said of a process that returned something else than a verdict; a forgotten `return` must not let packets pass.
+function noVerdict(returned, i) {
+  const what = typeof returned === "string" ? JSON.stringify(returned) : String(returned);
+  return new TypeError(`process returned ${what} for packet ${i} of the burst: it has to return a verdict (NEXT, drop(1), forward(port), ...)`);
+}
+
 function answer(made, packet, burst) {
   // A burst begins its buffer, so it can be read as words.
   const words = new Uint32Array(burst.buffer, burst.byteOffset, burst.byteLength >> 2);
@@ -87,7 +94,8 @@ function answer(made, packet, burst) {
     packet.given = words[row + 1];
     packet.length = words[row + 2];
     const verdict = made.process(packet);
-    if (verdict) {
+    if (verdict !== NEXT) {
+      if (verdict >>> 0 !== verdict) throw noVerdict(verdict, i);
       verdicts ??= new Uint32Array(count);
       verdicts[i] = verdict;
     }

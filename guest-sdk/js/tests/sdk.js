@@ -64,3 +64,10 @@ for (const call of wrong) {
   });
   assert.deepStrictEqual(process(burstOf([new Uint8Array(60), new Uint8Array(60)], 60)).changes, []);
 }
+
+// Who forgets to return something lets nothing through.
+for (const returned of [undefined, null, "drop", false, NaN, 1.5, -1, 2 ** 32]) {
+  const { process } = weirFunction({ process: () => returned });
+  const said = { name: "TypeError", message: /^process returned .* for packet 0 of the burst: it has to return a verdict/ };
+  assert.throws(() => process(burstOf([new Uint8Array(60)], 60)), said);
+}

@@ -9,6 +9,7 @@ sys.path[:0] = [str(sdk), str(sdk / "template/packet")]
 
 import app
 from weir_sdk import NEXT, Packet, Setup, counter, drop, gauge
+from weir_sdk.function import _packed
 from weir_sdk.http import Headers, _sendable
 
 
@@ -46,6 +47,17 @@ def refuses(make, name: str) -> bool:
     return False
 
 
+def what_is_no_verdict_is_told_and_lets_nothing_through():
+    assert _packed([NEXT, drop(1)]) == bytes([0, 0, 0, 0, 1, 1, 0, 0])
+    for returned in (None, "drop", 1.5, -1, 1 << 32):
+        try:
+            _packed([NEXT, returned])
+        except TypeError as error:
+            assert f"process returned {returned!r} for packet 1 of the burst" in str(error), error
+        else:
+            raise AssertionError(returned)
+
+
 async def pieces():
     yield b"piece"
 
@@ -72,4 +84,5 @@ def lengths_are_those_of_bodies():
 
 the_template_lets_nothing_through_that_it_has_not_seen()
 names_that_the_host_would_refuse()
+what_is_no_verdict_is_told_and_lets_nothing_through()
 lengths_are_those_of_bodies()

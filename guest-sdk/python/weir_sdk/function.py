@@ -6,6 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from struct import Struct, pack
+from struct import error as StructError
 from sys import getrefcount
 
 from . import config, host
@@ -187,7 +188,22 @@ def answer(function: Function, burst: bytes):
         elif getrefcount(packet) != unkept:
             packet = Packet(burst, now)
     host.after_burst(now)
-    return Answer(pack(f"<{count}I", *verdicts) if any(verdicts) else b"", changes)
+    return Answer(b"" if verdicts.count(NEXT) == count else _packed(verdicts), changes)
+
+
+def _packed(verdicts: list[int]) -> bytes:
+    try:
+        return pack(f"<{len(verdicts)}I", *verdicts)
+    except StructError:
+        wrong = (place for place, verdict in enumerate(verdicts) if not _is_word(verdict))
+        place = next(wrong)
+        raise TypeError(
+            f"process returned {verdicts[place]!r} for packet {place} of the burst: it has to return a verdict (NEXT, drop(1), forward(port), ...)"
+        ) from None
+
+
+def _is_word(verdict) -> bool:
+    return isinstance(verdict, int) and 0 <= verdict < 1 << 32
 
 
 def export_snapshot():
