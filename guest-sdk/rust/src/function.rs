@@ -58,14 +58,25 @@ pub struct Setup {
     pub functions: Vec<String>,
     /// This function's place in `functions`.
     pub position: usize,
+    /// [`Setup::region`] has given away the host's region.
+    pub(crate) region_taken: bool,
 }
 
 impl Setup {
     /// Takes the state region, or ordinary memory in its place: the function works the same, only
-    /// its successor starts with nothing.
+    /// its successor starts with nothing. To be called once: all containers are carved out of the region that it gives.
+    ///
+    /// # Panics
+    /// When the host's region was taken before: what lay in ordinary memory beside it would be lost with each swap.
     #[must_use]
     pub fn region(&mut self) -> StateRegion {
-        self.state.take().unwrap_or_else(StateRegion::heap)
+        assert!(
+            !self.region_taken,
+            "Setup::region was called a second time: take the region once (`let mut region = setup.region();`) and carve all containers out of it"
+        );
+        let region = self.state.take();
+        self.region_taken = region.is_some();
+        region.unwrap_or_else(StateRegion::heap)
     }
 
     /// The number of the port of this name.

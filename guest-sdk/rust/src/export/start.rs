@@ -28,6 +28,7 @@ pub(super) fn told(setup: HostSetup, state: Option<StateRegion>) -> Setup {
         ports: setup.ports,
         functions: setup.functions,
         position: setup.position as usize,
+        region_taken: false,
     }
 }
 

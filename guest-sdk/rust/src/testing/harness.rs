@@ -68,6 +68,7 @@ impl Options {
             ports: self.ports.clone(),
             functions: self.functions.clone(),
             position: self.position,
+            region_taken: false,
         }
     }
 }

@@ -409,3 +409,30 @@ fn names_are_checked() {
     assert!(refused("one_more"));
     assert!(!refused("counter_63"), "known");
 }
+
+/// Takes its region twice.
+struct Greedy;
+
+impl Function for Greedy {
+    type Config = NoConfig;
+
+    fn configure(mut setup: Setup, _: NoConfig) -> Result<Self, String> {
+        drop(setup.region());
+        drop(setup.region());
+        Ok(Self)
+    }
+
+    fn process(&mut self, _: &mut Burst) {}
+}
+
+#[test]
+#[should_panic(expected = "Setup::region was called a second time")]
+fn a_region_that_is_taken_twice_is_told() {
+    drop(Harness::<Greedy>::new(""));
+}
+
+#[test]
+fn memory_in_place_of_a_region_is_never_used_up() {
+    let options = Options { state_bytes: 0, ..Options::default() };
+    assert!(Harness::<Greedy>::with(options, "").is_ok());
+}
