@@ -10,13 +10,17 @@ use weir_sandbox::Sandbox;
 /// A lane with this chain.
 ///
 /// # Errors
-/// When it cannot be made ready: a configuration that was refused as the [`PlaneError`], anything else as text, in which places
-/// in code are lines of source.
+/// When it cannot be made ready: a configuration that was refused, or a fault while the function was configured, as the
+/// [`PlaneError`], anything else as text. Places in code are lines of source in both.
 pub fn lane(sandbox: &Arc<Sandbox>, plan: ChainPlan, config: LaneConfig) -> Result<Lane> {
     // Lines are found in components that are still there.
     let functions = plan.functions.clone();
     let made = Lane::new(Arc::clone(sandbox), plan, config).map_err(|error| match error {
         PlaneError::Chain(ChainError::Refused { .. }) => error.into(),
+        PlaneError::Chain(ChainError::Fault { name, call, mut fault }) => {
+            fault.message = weir_sandbox::explain(&fault.message);
+            PlaneError::Chain(ChainError::Fault { name, call, fault }).into()
+        }
         failed => anyhow!(weir_sandbox::explain(&failed.to_string())),
     });
     drop(functions);

@@ -40,6 +40,7 @@ pub(crate) fn run(
         Listener::start(sandbox, function, resolved, Protocol::Tcp, upstream.local_addr()?)?;
     let listener = match started {
         Started::Refused(message) => return Ok(Run::Refused(message)),
+        Started::Failed(message) => return Ok(Run::Failed(message)),
         Started::Listens(listener) => listener,
     };
     let mut problems = Vec::new();

@@ -32,6 +32,7 @@ pub(crate) fn run(
     let started = Listener::start(sandbox, function, resolved, Protocol::Http, upstream.address)?;
     let listener = match started {
         Started::Refused(message) => return Ok(Run::Refused(message)),
+        Started::Failed(message) => return Ok(Run::Failed(message)),
         Started::Listens(listener) => listener,
     };
     let mut problems = Vec::new();

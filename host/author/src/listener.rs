@@ -40,6 +40,8 @@ const LATE: Duration = Duration::from_secs(2);
 pub(crate) enum Run {
     /// The function refused its configuration.
     Refused(String),
+    /// It faulted while it was configured.
+    Failed(String),
     /// It ran.
     Done(Ran),
 }
@@ -60,6 +62,8 @@ pub(crate) struct Ran {
 pub(crate) enum Started {
     /// The function refused its configuration.
     Refused(String),
+    /// It faulted while it was configured.
+    Failed(String),
     /// It is there.
     Listens(Box<Listener>),
 }
@@ -108,7 +112,13 @@ impl Listener {
                 Some(MessageError::Refused { what: "configuration", message, .. }) => {
                     Ok(Started::Refused(message))
                 }
-                Some(failed) => bail!(weir_sandbox::explain(&failed.to_string())),
+                Some(failed) => {
+                    let told = weir_sandbox::explain(&failed.to_string());
+                    match failed {
+                        MessageError::Fault { .. } => Ok(Started::Failed(told)),
+                        _ => bail!(told),
+                    }
+                }
                 None => bail!(error),
             };
         }

@@ -26,6 +26,8 @@ const BURST: usize = 32;
 pub(crate) enum Run {
     /// The function refused its configuration.
     Refused(String),
+    /// It faulted while it was configured.
+    Failed(String),
     /// It ran.
     Done(Box<Ran>),
 }
@@ -91,6 +93,9 @@ pub(crate) fn run(
         Err(error) => match error.downcast()? {
             PlaneError::Chain(ChainError::Refused { what: "configuration", message, .. }) => {
                 return Ok(Run::Refused(message));
+            }
+            PlaneError::Chain(fault @ ChainError::Fault { .. }) => {
+                return Ok(Run::Failed(fault.to_string()));
             }
             error => bail!(error),
         },

@@ -136,6 +136,7 @@ impl Tester {
             let ran = packets::run(&self.sandbox, &self.function, &resolved, &test.ports, &frames)?;
             match ran {
                 packets::Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
+                packets::Run::Failed(message) => outcome.problems.push(message),
                 packets::Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
                     self.count(
@@ -166,6 +167,7 @@ impl Tester {
         } else {
             match self.messages(test, &resolved)? {
                 Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
+                Run::Failed(message) => outcome.problems.push(message),
                 Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
                     self.count(&ran.counters, &ran.actions);

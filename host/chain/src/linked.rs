@@ -239,17 +239,23 @@ fn prepare<S: Services, T>(
     deadline: Duration,
     call: impl FnOnce(&mut Store<Guest<S>>) -> wasmtime::Result<T>,
 ) -> Result<T, ChainError> {
-    store.data_mut().set_running(Running::Function { place, deadline });
+    let guest = store.data_mut();
+    guest.set_running(Running::Function { place, deadline });
+    guest.listen();
     let result = call(store);
     let guest = store.data_mut();
-    let name = guest.functions[place].name.clone();
     let result = match (result, guest.trespasser()) {
-        (Ok(_), Some(fault)) => Err(ChainError::Fault { name, call: what, fault }),
+        (Ok(_), Some(fault)) => Err(fault),
         (Ok(value), None) => Ok(value),
-        (Err(error), _) => Err(ChainError::Fault { name, call: what, fault: guest.fault(&error) }),
+        (Err(error), _) => Err(guest.fault(&error)),
     };
+    let said = guest.heard();
     guest.set_running(Running::Nobody);
-    result
+    result.map_err(|fault| ChainError::Fault {
+        name: guest.functions[place].name.clone(),
+        call: what,
+        fault: fault.having_said(&said),
+    })
 }
 
 pub(crate) fn call_configure<S: Services>(

@@ -164,7 +164,7 @@ impl Instance {
         setup: Setup,
     ) -> Result<(), MessageError> {
         let name = || plan.name.clone();
-        let called = self.enter(NOBODY, SETUP_DEADLINE, |s| configure.call(s, (setup,)));
+        let called = self.prepare(|s| configure.call(s, (setup,)));
         let (answer,) = match called {
             Ok(answer) => answer,
             Err(_) if kept && self.store.data().state_is_kept(0) => {
@@ -290,7 +290,7 @@ impl Instance {
     /// When `save` trapped.
     pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(save) = self.snapshot.as_ref().map(|s| s.save) else { return Ok(None) };
-        let (saved,) = self.enter(NOBODY, SETUP_DEADLINE, |s| save.call(s, ()))?;
+        let (saved,) = self.prepare(|s| save.call(s, ()))?;
         Ok(Some(saved))
     }
 
@@ -300,12 +300,23 @@ impl Instance {
     /// When `restore` trapped.
     pub(crate) fn restore(&mut self, saved: Vec<u8>) -> Result<Result<(), String>, Fault> {
         let Some(restore) = self.snapshot.as_ref().map(|s| s.restore) else { return Ok(Ok(())) };
-        let (answer,) = self.enter(NOBODY, SETUP_DEADLINE, |s| restore.call(s, (saved,)))?;
+        let (answer,) = self.prepare(|s| restore.call(s, (saved,)))?;
         Ok(answer)
     }
 
     fn context(&mut self) -> &mut Context {
         self.store.data_mut().services.as_mut().expect("lent for as long as the store lives")
+    }
+
+    /// Calls what is called once; with a fault goes what the function logged meanwhile.
+    fn prepare<T>(
+        &mut self,
+        call: impl FnOnce(&mut Store<Guest<Context>>) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        self.store.data_mut().listen();
+        let result = self.enter(NOBODY, SETUP_DEADLINE, call);
+        let said = self.store.data_mut().heard();
+        result.map_err(|fault| fault.having_said(&said))
     }
 
     fn enter<T>(

@@ -123,6 +123,16 @@ impl Fault {
         self.in_code(Some(admitted.hash))
     }
 
+    /// With what the function logged before ([`crate::Guest::heard`]): a panic's message is there, and nowhere in the trap.
+    #[must_use]
+    pub fn having_said(mut self, lines: &[String]) -> Self {
+        if !lines.is_empty() {
+            // In front: behind the message may be places in code, which `explain` looks for at the end.
+            self.message = format!("it logged \"{}\"; {}", lines.join("\", \""), self.message);
+        }
+        self
+    }
+
     /// The same by the hash of the component.
     #[must_use]
     pub fn in_code(mut self, hash: Option<[u8; 32]>) -> Self {

@@ -1,6 +1,7 @@
 //! The data of a store: the functions in it, their limits, and who is running.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::hash::{Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +14,8 @@ use weir_pool::Memory;
 use crate::fault::{Fault, FaultKind, Overdue};
 use crate::guard::Guard;
 use crate::host::Requests;
-use crate::telemetry::Telemetry;
+use crate::said::one_line;
+use crate::telemetry::{Level, Telemetry};
 use crate::ticker::{LOOKS, TICK};
 
 /// Shared memory that can be mapped into guests, independent of who owns the [`Memory`].
@@ -178,6 +180,10 @@ pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// of a function whose memory is all that it may have.
 const RUNNER_MEMORY: usize = 1 << 20;
 
+/// Lines that [`Guest::heard`] gives, and bytes of each.
+const HEARD_LINES: usize = 8;
+const HEARD_BYTES: usize = 512;
+
 /// Bytes of an element of a table.
 const TABLE_ELEMENT: usize = 8;
 /// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
@@ -284,6 +290,8 @@ pub struct Guest<S> {
     doubts: u32,
     /// What was made or grown while functions were instantiated.
     at_start: Taken,
+    /// The last lines that were logged since [`Self::listen`].
+    heard: Option<VecDeque<String>>,
 }
 
 /// What the epoch callback saw at the last tick.
@@ -315,6 +323,7 @@ impl<S> Guest<S> {
             begun: None,
             doubts: 0,
             at_start: Taken::default(),
+            heard: None,
         }
     }
 
@@ -438,6 +447,29 @@ impl<S> Guest<S> {
                 let place = board.memory.get::<u32>(board.position) as usize;
                 (place < self.functions.len()).then_some(place)
             }
+        }
+    }
+
+    /// Keeps what functions log from now on, as far as a fault's explanation has room for it: of a call for which there is no other
+    /// log yet.
+    pub fn listen(&mut self) {
+        self.heard = Some(VecDeque::new());
+    }
+
+    /// What was logged since [`Self::listen`]: the last lines, oldest first. Nothing more is kept.
+    pub fn heard(&mut self) -> Vec<String> {
+        self.heard.take().unwrap_or_default().into()
+    }
+
+    /// Logs a line of the function at this place.
+    pub(crate) fn log(&mut self, place: usize, level: Level, message: &str) {
+        self.functions[place].telemetry.log(level, message);
+        if let Some(heard) = &mut self.heard {
+            if heard.len() == HEARD_LINES {
+                heard.pop_front();
+            }
+            let message = one_line(message);
+            heard.push_back(message[..message.floor_char_boundary(HEARD_BYTES)].trim().to_owned());
         }
     }
 

@@ -156,9 +156,9 @@ pub fn link_function<S: Requests>(
     host.func_wrap("attach-state", move |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
         attach_state(&mut cx, place, &region).map(|offset| (offset,))
     })?;
-    host.func_wrap("log", move |cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
-        let message = message.to_str(&cx)?;
-        cx.data().functions[place].telemetry.log(level.into(), &message);
+    host.func_wrap("log", move |mut cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
+        let message = message.to_str(&cx)?.into_owned();
+        cx.data_mut().log(place, level.into(), &message);
         Ok(())
     })?;
     host.func_wrap("now", |mut cx: Context<'_, S>, (): ()| {

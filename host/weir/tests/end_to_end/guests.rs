@@ -17,6 +17,19 @@ pub(crate) fn trap() -> Vec<u8> {
     wat_guest::upload(&wat_guest::module(&wat_guest::each("      unreachable")), "packet-function")
 }
 
+/// Logs `name_in_memory` and traps: while it is configured, or on the first packet.
+pub(crate) fn log_and_trap(configured: bool) -> Vec<u8> {
+    const LOGS: &str =
+        "(call $log (i32.const 4) (i32.const 0x8000) (i32.const 14)) (unreachable)\n";
+    let text = if configured {
+        let local = "(local $region i32)\n";
+        wat_guest::module(wat_guest::NULL).replace(local, &format!("{local}{LOGS}"))
+    } else {
+        wat_guest::module(&wat_guest::each(LOGS))
+    };
+    wat_guest::upload(&text, "packet-function")
+}
+
 /// Refuses its configuration, in two lines, of which the second clears the terminal.
 pub(crate) fn refuse() -> Vec<u8> {
     let module = wat_guest::module(wat_guest::NULL)
