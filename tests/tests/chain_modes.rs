@@ -64,7 +64,12 @@ fn run(
     let mut plane = lent.unwrap();
     let mut ends = Vec::new();
     board::ends(executor.board(), |origin, descriptor, end| {
-        ends.push((origin, descriptor, end, plane.pool.bytes(descriptor).unwrap().to_vec()));
+        ends.push((
+            origin,
+            descriptor,
+            end,
+            plane.pool.bytes(descriptor).unwrap_or_default().to_vec(),
+        ));
     });
     let all_passed = board::all_passed(executor.board());
     let mut finals = Vec::new();

@@ -278,9 +278,49 @@ fn garbage_in_descriptors_and_verdicts_costs_only_those_packets() {
     let out = Rig::drain(&rig.outside);
     assert_eq!(out.len(), 8);
     assert!(out.iter().all(|f| number(f).is_multiple_of(4)));
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    for told in [
+        "bad-descriptor: packet 2 (64 bytes): offset 0x",
+        " and length 4294967295: its room begins at offset 0x",
+        "bad-verdict: packet 3 (64 bytes): verdict 0x00000077: there is no kind 119",
+    ] {
+        assert!(events.iter().any(|(_, event)| event.contains(told)), "{told}: {events:?}");
+    }
     let counts = rig.finish();
     assert_eq!(dropped_by_reason(&counts), [("bad-descriptor", 8), ("bad-verdict", 16)]);
     assert!(counts.functions[0].faults >= 1);
+}
+
+#[test]
+fn verdicts_for_which_there_is_nothing_are_told_with_what_there_is() {
+    for (verdict, told) in [
+        ("0x4d03", "verdict 0x00004d03: `forward` to port 77: the chain has 0 ("),
+        (
+            "0x0005",
+            "`jump` to function 0 from function 0: it has to be one that comes later: 1 to 1",
+        ),
+        ("0x0907", "`clone` to port 9: the chain has 0 ("),
+        ("0xffffff03", "verdict 0xffffff03: `forward` to port 16777215: the chain has 0 ("),
+    ] {
+        let body = each(&format!("(local.set $verdict (i32.const {verdict}))"));
+        for mode in [Mode::Linked, Mode::Separate] {
+            let last = function("last", wat_guest::admitted(wat_guest::NULL));
+            let mut rig = Rig::new(ChainPlan { mode, ..plan(vec![guest(&body), last]) });
+            push(&mut rig, 0, 1);
+            let events = rig.lane.status().lock().unwrap().events.clone();
+            let said = |(_, event): &(_, String)| {
+                event.contains("bad-verdict: packet 1 (64 bytes): ") && event.contains(told)
+            };
+            assert!(events.iter().any(said), "{verdict} {mode:?}: {events:?}");
+            assert_eq!(dropped_by_reason(&rig.finish()), [("bad-verdict", 1)]);
+        }
+    }
+    // The greatest reason is one like others.
+    let drops = each("(local.set $verdict (i32.const 0xffffff01))");
+    let mut rig = Rig::new(plan(vec![guest(&drops)]));
+    push(&mut rig, 0, 1);
+    let counts = rig.finish();
+    assert_eq!((counts.functions[0].faults, dropped_by_reason(&counts)), (0, vec![]));
 }
 
 #[test]

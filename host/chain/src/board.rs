@@ -23,12 +23,14 @@ pub enum End {
         /// It holds for the packet's flow.
         whole_flow: bool,
     },
-    /// A function broke the contract for this packet; its bytes are where they were before.
+    /// A function broke the contract for this packet. Its descriptor is what the function wrote, and may lie anywhere.
     Fault {
         /// Place of the function.
         function: usize,
         /// `BadDescriptor` or `BadVerdict`.
         kind: FaultKind,
+        /// What it wrote as the verdict.
+        verdict: u32,
     },
     /// The function is out of order and its policy is fail-closed.
     Refused {
@@ -174,13 +176,15 @@ pub fn departed(board: &Memory, take: &mut impl FnMut(usize, Descriptor, End)) {
     for index in 0..(board.get::<u32>(at::DONE) as usize).min(BURST_MAX) {
         let done = at::done(board, index);
         let function = done.function;
-        let end = match done.verdict {
-            at::BAD_DESCRIPTOR => End::Fault { function, kind: FaultKind::BadDescriptor },
-            at::REFUSED => End::Refused { function },
-            word => match Verdict::decode_final(word) {
+        let fault = |kind| End::Fault { function, kind, verdict: done.verdict };
+        let end = match done.mark {
+            0 => match Verdict::decode_final(done.verdict) {
                 Some((verdict, whole_flow)) => End::Verdict { function, verdict, whole_flow },
-                None => End::Fault { function, kind: FaultKind::BadVerdict },
+                None => fault(FaultKind::BadVerdict),
             },
+            at::BAD_DESCRIPTOR => fault(FaultKind::BadDescriptor),
+            at::REFUSED => End::Refused { function },
+            _ => fault(FaultKind::BadVerdict),
         };
         take(done.origin, done.descriptor, end);
     }

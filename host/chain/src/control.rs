@@ -68,12 +68,14 @@ pub(crate) const SKIP: u8 = 1;
 /// Mode: drop what reaches it (fail-closed while it is out of order).
 pub(crate) const REFUSE: u8 = 2;
 
-/// Verdict words in done records that no guest can produce.
-pub(crate) const BAD_DESCRIPTOR: u32 = 0xffff_ff01;
-/// See [`BAD_DESCRIPTOR`].
-pub(crate) const BAD_VERDICT: u32 = 0xffff_ff02;
-/// The function is out of order and its policy is fail-closed.
-pub(crate) const REFUSED: u32 = 0xffff_ff03;
+/// Added to the function of a done record: the record's descriptor is what the function wrote, and lies outside of the packet's room.
+pub(crate) const BAD_DESCRIPTOR: u32 = 0x100;
+/// Added to the function of a done record: the record's verdict is what the function wrote, and means nothing here.
+pub(crate) const BAD_VERDICT: u32 = 0x200;
+/// Added to the function of a done record: it is out of order, and its policy is fail-closed.
+pub(crate) const REFUSED: u32 = 0x300;
+
+const _: () = assert!(FUNCTIONS_MAX <= BAD_DESCRIPTOR as usize);
 
 const _: () = assert!(CLEAN + 4 <= BURST_AREA && BURST_MAX.is_multiple_of(TOGETHER));
 const _: () = assert!(HEADS + FUNCTIONS_MAX * 4 <= ORIGINS);
@@ -86,6 +88,8 @@ const _: () = assert!(PARKED_LIST + BURST_MAX * RECORD <= DONE_LIST);
 pub(crate) struct Done {
     pub(crate) origin: usize,
     pub(crate) function: usize,
+    /// [`BAD_DESCRIPTOR`], [`BAD_VERDICT`], [`REFUSED`], or 0: the verdict is to be carried out.
+    pub(crate) mark: u32,
     pub(crate) verdict: u32,
     pub(crate) descriptor: Descriptor,
 }
@@ -101,9 +105,11 @@ pub(crate) struct Parked {
 
 pub(crate) fn done(control: &Memory, index: usize) -> Done {
     let at = DONE_LIST + index * RECORD;
+    let function = control.get::<u32>(at + 4);
     Done {
         origin: control.get::<u32>(at) as usize,
-        function: control.get::<u32>(at + 4) as usize,
+        function: (function % BAD_DESCRIPTOR) as usize,
+        mark: function & !(BAD_DESCRIPTOR - 1),
         verdict: control.get::<u32>(at + 8),
         descriptor: control.get(at + 16),
     }
@@ -131,13 +137,13 @@ pub(crate) fn set_done(
     control: &mut Memory,
     index: usize,
     origin: usize,
-    function: usize,
+    function: u32,
     verdict: u32,
     descriptor: Descriptor,
 ) {
     let at = DONE_LIST + index * RECORD;
     control.set(at, origin as u32);
-    control.set(at + 4, function as u32);
+    control.set(at + 4, function);
     control.set(at + 8, verdict);
     control.set(at + 16, descriptor);
 }

@@ -166,8 +166,9 @@
                 (i64.load offset={DESCRIPTORS} (i32.shl (local.get $i) (i32.const 3))))
               (if (i64.ne (local.get $now) (local.get $kept)) (then
                 (if (i32.eqz (call $same-room (local.get $kept) (local.get $now))) (then
-                  (call $finish (local.get $origin) (local.get $k)
-                    (i32.const {BAD-DESCRIPTOR}) (local.get $kept))
+                  (call $finish (local.get $origin)
+                    (i32.or (local.get $k) (i32.const {BAD-DESCRIPTOR}))
+                    (local.get $verdict) (local.get $now))
                   (br $gone)))))))
             ;; Final, for the whole flow: next, drop, reply, forward, to-kernel can be.
             (br_if $bad (i32.and
@@ -217,8 +218,9 @@
             (call $finish (local.get $origin) (local.get $k) (local.get $verdict)
               (local.get $now))
             (br $gone))
-          (call $finish (local.get $origin) (local.get $k) (i32.const {BAD-VERDICT})
-            (local.get $now)))
+          (call $finish (local.get $origin)
+            (i32.or (local.get $k) (i32.const {BAD-VERDICT}))
+            (local.get $verdict) (local.get $now)))
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $packets)))
       ;; All verdicts back to `next`, and what lies behind the vector equal on both sides.
@@ -302,7 +304,7 @@
         (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
         (call $finish
           (i32.load offset={ORIGINS} (i32.shl (local.get $i) (i32.const 2)))
-          (local.get $k) (i32.const {REFUSED})
+          (i32.or (local.get $k) (i32.const {REFUSED})) (i32.const 0)
           (i64.load offset={KEPT} (i32.shl (local.get $i) (i32.const 3))))
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $packets))))

@@ -208,7 +208,7 @@ impl<S: Services> Separate<S> {
             _ => {
                 for slot in 0..count {
                     let (origin, descriptor) = at::kept(&self.board, slot);
-                    self.finish(origin, place, at::REFUSED, descriptor);
+                    self.finish(origin, word(place) | at::REFUSED, 0, descriptor);
                 }
                 return Ok(0);
             }
@@ -312,7 +312,7 @@ impl<S: Services> Separate<S> {
             };
             let room = kept.offset & !(self.room_bytes - 1);
             if now != kept && !now.lies_in(room, self.room_bytes) {
-                self.finish(origin, place, at::BAD_DESCRIPTOR, kept);
+                self.finish(origin, word(place) | at::BAD_DESCRIPTOR, verdict, now);
                 continue;
             }
             let stays = match Verdict::decode_final(verdict) {
@@ -331,7 +331,7 @@ impl<S: Services> Separate<S> {
                         let jumped = at::JUMPED + place * 8;
                         self.board.set(jumped, self.board.get::<u64>(jumped) + 1);
                     } else {
-                        self.finish(origin, place, at::BAD_VERDICT, now);
+                        self.finish(origin, word(place) | at::BAD_VERDICT, verdict, now);
                     }
                     false
                 }
@@ -342,16 +342,16 @@ impl<S: Services> Separate<S> {
                         let cloned = at::CLONED + place * 8;
                         self.board.set(cloned, self.board.get::<u64>(cloned) + 1);
                     } else {
-                        self.finish(origin, place, at::BAD_VERDICT, now);
+                        self.finish(origin, word(place) | at::BAD_VERDICT, verdict, now);
                     }
                     exists
                 }
                 Some(_) => {
-                    self.finish(origin, place, verdict, now);
+                    self.finish(origin, word(place), verdict, now);
                     false
                 }
                 None => {
-                    self.finish(origin, place, at::BAD_VERDICT, now);
+                    self.finish(origin, word(place) | at::BAD_VERDICT, verdict, now);
                     false
                 }
             };
@@ -381,9 +381,9 @@ impl<S: Services> Separate<S> {
         window.set(layout::METADATA + slot * 8, metadata);
     }
 
-    fn finish(&mut self, origin: usize, place: usize, verdict: u32, descriptor: Descriptor) {
+    fn finish(&mut self, origin: usize, function: u32, verdict: u32, descriptor: Descriptor) {
         let index = self.board.get::<u32>(at::DONE);
-        at::set_done(&mut self.board, index as usize, origin, place, verdict, descriptor);
+        at::set_done(&mut self.board, index as usize, origin, function, verdict, descriptor);
         self.board.set(at::DONE, index + 1);
     }
 

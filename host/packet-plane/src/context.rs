@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use weir_chain::board;
 use weir_layout::{BURST_MAX, Descriptor, Verdict};
-use weir_pool::{Memory, Packet, Pool};
+use weir_pool::{BufferIndex, Memory, Packet, Pool};
 use weir_port::{Port, PortError};
-use weir_sandbox::FaultKind;
 use weir_steering::Key;
 
 pub(crate) use self::ledger::{Disown, Entry, Ledger};
 use self::ports::metadata;
+use crate::violation::Violation;
 
 /// Number of the port by which what passed the chain forward leaves, and reverse packets come in.
 pub(crate) const TO: usize = 1;
@@ -146,8 +146,10 @@ pub(crate) struct Context {
     first: usize,
     /// When an idle port said to ask again.
     pub(crate) idle_for: Option<Duration>,
-    /// Bad verdicts and descriptors in the last burst: function and kind.
-    pub(crate) violations: Vec<(usize, FaultKind)>,
+    /// Bad verdicts and descriptors in the last burst.
+    pub(crate) violations: Vec<Violation>,
+    /// The burst that came in last.
+    arrived: Arrived,
 }
 
 impl Context {
@@ -195,6 +197,7 @@ impl Context {
             first: FROM,
             idle_for: None,
             violations: Vec::with_capacity(BURST_MAX),
+            arrived: Arrived::default(),
             pool,
             ports,
         }
@@ -229,6 +232,15 @@ impl Context {
     pub(crate) fn has_entries(&self) -> bool {
         !self.ledger.entries.is_empty()
     }
+}
+
+/// A burst that came in: enough to know it again when it is passed through the chain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrived {
+    first: Option<BufferIndex>,
+    packets: usize,
+    /// Packets that had come before it.
+    before: u64,
 }
 
 /// Another packet with the same bytes, if there is a buffer.

@@ -30,6 +30,7 @@ mod tap;
 mod trace;
 mod trial;
 mod upward;
+mod violation;
 mod worker;
 
 pub use context::Clock;

@@ -354,7 +354,7 @@ impl Lane {
         let Some(Trial::Canary { version, function, .. }) = self.take_canary() else { return };
         let context = self.context_mut();
         context.ledger.counters.functions[function].faults += 1;
-        context.violations.retain(|(violator, _)| *violator != function);
+        context.violations.retain(|violation| violation.function != function);
         let plan = &version.staged.plan.functions[function];
         plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {message}"));
         let event = LaneEvent::RolledBack {

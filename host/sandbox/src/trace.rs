@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn a_text_without_places_stays_as_it_is() {
         for text in [
-            "bad-verdict: see wit/window.md",
+            "bad-verdict: packet 3 (60 bytes): verdict 0x00000063: there is no kind 99",
             "it is, in short, wrong; code 12",
             "trap: x, in f [m#1+0x2]",
             "trap: x, in f [m#1+0x2] < g [; code 000000000000",

@@ -1,13 +1,14 @@
 //! What verdicts do: where packets go when their way through the chain has ended.
 
 use weir_chain::board::{self, End};
-use weir_layout::{Descriptor, FLAG_REVERSE, Verdict};
+use weir_layout::{Descriptor, FLAG_REVERSE, VERDICT_FINAL, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet};
 use weir_sandbox::FaultKind;
 
 use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Move, NO_PORT};
 use crate::counters::DropReason;
 use crate::owned::Owned;
+use crate::violation::Violation;
 
 impl Context {
     /// Ends the burst that the chain has run without a trap.
@@ -51,12 +52,15 @@ impl Context {
             }
             End::Verdict { function, verdict, whole_flow } => {
                 self.ledger.counters.verdict(function, verdict);
-                if self.decide(function, packet, verdict) && whole_flow {
+                if !self.decide(function, packet, verdict) {
+                    let word = verdict.encode() | if whole_flow { VERDICT_FINAL } else { 0 };
+                    self.violate(origin, descriptor, function, FaultKind::BadVerdict, word);
+                } else if whole_flow {
                     self.conclude(origin, Decision::Verdict(function, verdict));
                 }
             }
-            End::Fault { function, kind } => {
-                self.violations.push((function, kind));
+            End::Fault { function, kind, verdict } => {
+                self.violate(origin, descriptor, function, kind, verdict);
                 self.ledger.counters.functions[function].undecided += 1;
                 let reason = if kind == FaultKind::BadDescriptor {
                     DropReason::BadDescriptor
@@ -85,6 +89,21 @@ impl Context {
         if reverse { FROM } else { self.to }
     }
 
+    /// Notes what a function may not do, for the lane to treat.
+    #[cold]
+    fn violate(
+        &mut self,
+        place: usize,
+        wrote: Descriptor,
+        function: usize,
+        kind: FaultKind,
+        verdict: u32,
+    ) {
+        let (packet, wrote) = (self.burst[place], (wrote.offset, wrote.length));
+        let number = self.number(place);
+        self.violations.push(Violation { function, kind, place, number, packet, wrote, verdict });
+    }
+
     /// Does what a function decided; false if that cannot be done, and is a violation.
     pub(super) fn decide(&mut self, function: usize, packet: Packet, verdict: Verdict) -> bool {
         match verdict {
@@ -105,7 +124,6 @@ impl Context {
             }
             Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
             _ => {
-                self.violations.push((function, FaultKind::BadVerdict));
                 self.discard(packet.buffer, DropReason::BadVerdict);
                 return false;
             }

@@ -42,7 +42,7 @@ pub(crate) struct Ledger {
     /// Packets that enter the chain somewhere.
     pub(crate) entries: VecDeque<Entry>,
     pub(super) owned: Ownership,
-    pub(super) functions: usize,
+    pub(crate) functions: usize,
     /// Number of the chain's instance that runs; what one instance holds is not the next one's, unless it
     /// is handed over by [`super::Context::disown`].
     pub(crate) instance: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_layout::{FLAG_REVERSE, Metadata};
 use weir_port::{PortError, Received, monotonic};
 
-use super::{Clock, Context, Entry, FROM, Got, Pause};
+use super::{Arrived, Clock, Context, Entry, FROM, Got, Pause};
 
 /// When to ask a port again that does not say when it has something.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
@@ -42,10 +42,22 @@ impl Context {
     /// Counts the burst as come to the chain.
     #[inline]
     pub(crate) fn count_in(&mut self) {
+        self.arrived = Arrived {
+            first: self.burst.first().map(|packet| packet.buffer),
+            packets: self.burst.len(),
+            before: self.ledger.counters.packets_in,
+        };
         self.ledger.counters.packets_in += self.burst.len() as u64;
         if self.ledger.observers.watch() {
             self.ledger.observers.came(self.pool.memory(), &self.burst);
         }
+    }
+
+    /// Which packet of those that came in is the one at this place of the burst, from 1. None if the burst is not as it came in.
+    pub(super) fn number(&self, place: usize) -> Option<u64> {
+        let Arrived { first, packets, before } = self.arrived;
+        let same = first == Some(self.burst.first()?.buffer) && packets == self.burst.len();
+        same.then_some(before + place as u64 + 1)
     }
 
     /// Counts what has to leave and was not counted yet: it is this ledger's.

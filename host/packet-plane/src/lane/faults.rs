@@ -144,10 +144,11 @@ impl Lane {
         }
         let suspect = if in_trial { self.on_trial() } else { None };
         let mut violations = std::mem::take(&mut self.context_mut().violations);
-        violations.sort_unstable();
-        violations.dedup();
-        for (function, kind) in violations.drain(..) {
-            let message = format!("{}: see wit/window.md for what may be written", kind.name());
+        violations.sort_unstable_by_key(|it| (it.function, it.kind, it.place));
+        violations.dedup_by_key(|it| (it.function, it.kind));
+        for violation in violations.drain(..) {
+            let function = violation.function;
+            let message = violation.told(self.context());
             if suspect == Some(function) {
                 self.end_trial_by(&message);
                 continue;
