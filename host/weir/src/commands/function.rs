@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::Method;
 use weir_control::api::{List, SwapRequest};
 use weir_control::{Function, Pushed};
@@ -47,6 +47,11 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
 
 fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
     let file = args.file.display();
+    if args.file.is_dir() {
+        bail!(
+            "{file} is a directory: push the component that was built in it ({file}/NAME.wasm), or have it built and pushed with --watch"
+        );
+    }
     let mut wasm = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
     let mut manifest = None;
     if let Some(path) = &args.manifest {
@@ -58,9 +63,17 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
     }
     let name = match args.name.clone().or(manifest.and_then(|manifest| manifest.name)) {
         Some(name) => name,
-        None => carried_name(&wasm)?.with_context(|| {
-            format!("{file} carries no manifest that names it: say how it is called with --name")
-        })?,
+        None => {
+            ensure!(
+                wasm.starts_with(b"\0asm"),
+                "{file} is not WebAssembly: push the component that is made of it (*.wasm)"
+            );
+            carried_name(&wasm)?.with_context(|| {
+                format!(
+                    "{file} carries no manifest that names it: say how it is called with --name"
+                )
+            })?
+        }
     };
     let waiting = output.wait(format!("uploading and compiling {name}"));
     let pushed: Pushed =

@@ -85,16 +85,19 @@ fn what_takes_forever_to_compile_is_given_up_and_holds_up_no_other_tenant() {
 fn a_swap_to_what_fails_while_it_is_made_ready_leaves_what_runs() {
     let mut host = Host::start(&config());
     guests::deploy(&host, "1.0.0", &pass(1));
-    // It traps in `configure`.
-    let text = wat_guest::module(wat_guest::NULL)
-        .replace("(local $region i32)\n", "(local $region i32) (unreachable)\n");
-    host.write("f.wasm", wat_guest::upload(&text, "packet-function"));
+    host.write("f.wasm", guests::log_and_trap(true));
     host.ok(&["function", "push", "f.wasm", "--name", "gate", "--version", "2.0.0"]);
     for how in [&["--canary", "10"][..], &["--shadow"], &[]] {
         let swap = [&["function", "swap", "gate", "--to", "2.0.0"][..], how].concat();
         let error = host.fails(&swap);
         assert!(error.contains("chain edge: function gate failed in `configure`"), "{error}");
+        assert!(error.contains("trap: it logged \"name_in_memory\"; wasm `unr"), "{error}");
     }
+    assert!(host.ok(&["function", "log", "gate"]).contains("name_in_memory"));
+    // What is no component at all is told before it is asked how it is called.
+    host.write("main.c", "int main;");
+    assert!(host.fails(&["function", "push", "main.c"]).contains("main.c is not WebAssembly"));
+    assert!(host.fails(&["function", "push", "."]).contains(". is a directory: push"));
     assert_eq!(host.running(), "1.0.0");
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
