@@ -8,7 +8,7 @@ use weir_packet_plane::{ChainPlan, Clock, Counters, DROP_REASONS, LaneConfig, Ob
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::pcap::{PcapConfig, PcapPort, scan};
-use weir_sandbox::Sandbox;
+use weir_sandbox::{LogLine, Sandbox};
 use weir_spec::{ReplayReport, ReplayedFunction};
 
 use crate::lane::lane;
@@ -40,6 +40,8 @@ pub struct ReplayOutcome {
     pub damage: Option<String>,
     /// Notable things that happened (faults).
     pub events: Vec<String>,
+    /// What the functions logged, in the chain's order: a function, and its lines.
+    pub logs: Vec<(String, Vec<LogLine>)>,
 }
 
 /// Runs the packets of `input` forward through the chain; those that reach its end or are forwarded
@@ -66,6 +68,8 @@ pub fn replay(
     let ports: Vec<Box<dyn Port>> = vec![Box::new(PcapPort::open("in", &from)?)];
     let versions: Vec<(String, String)> =
         plan.functions.iter().map(|f| (f.name.clone(), f.version.clone())).collect();
+    let telemetries: Vec<_> =
+        plan.functions.iter().map(|f| (f.name.clone(), Arc::clone(&f.telemetry))).collect();
     let room = (capture.longest.saturating_add(128)).next_power_of_two().clamp(2048, 65_536);
     let config = LaneConfig {
         pool: PoolConfig { rooms: ROOMS, room_bytes: room, huge: HugePages::Never },
@@ -113,7 +117,8 @@ pub fn replay(
     if damage.is_none() {
         finished.context("the replay could not be finished")?;
     }
-    Ok(ReplayOutcome { report, damage, events })
+    let logs = telemetries.into_iter().map(|(name, telemetry)| (name, telemetry.lines().0));
+    Ok(ReplayOutcome { report, damage, events, logs: logs.collect() })
 }
 
 /// Counters as a report; `functions` are names and versions in the chain's order.

@@ -49,7 +49,7 @@ pub(crate) struct Global {
     /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more: the host logs more (twice: all), other commands tell what they asked the host.
+    /// Say more: the host logs more (twice: all), `replay` shows what functions log, other commands tell what they asked the host.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Whether to use colours; `auto`: on a terminal, unless NO_COLOR is set.
@@ -188,6 +188,9 @@ pub(crate) struct ReplayArgs {
     /// Draw no progress bar; set from `--quiet`.
     #[arg(skip)]
     pub(crate) quiet: bool,
+    /// Show what functions log; set from `--verbose`.
+    #[arg(skip)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]

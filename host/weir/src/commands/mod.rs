@@ -45,7 +45,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Run(args) if args.check => run::check(&args, output)?,
         Command::Run(args) => run::run(&args, &global)?,
         Command::Replay(mut args) => {
-            args.quiet = global.quiet;
+            (args.quiet, args.verbose) = (global.quiet, global.verbose > 0);
             let format = args.report.unwrap_or(global.output);
             let report = replay::run(&args).map_err(|error| in_file(error, &args.chain))?;
             Output { format, ..output }.result(&report, replayed)?;

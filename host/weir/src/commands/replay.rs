@@ -9,7 +9,7 @@ use weir_assembly::ReplayOptions;
 use weir_author::trace;
 use weir_chain::Mode;
 use weir_packet_plane::{Observer, Trace};
-use weir_sandbox::{CodeCache, Sandbox, SandboxConfig};
+use weir_sandbox::{CodeCache, LogLine, Sandbox, SandboxConfig};
 use weir_spec::ReplayReport;
 
 use crate::cli::ReplayArgs;
@@ -63,6 +63,23 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         let told = |event: &&String| outcome.damage.as_ref().is_none_or(|d| !event.contains(d));
         for event in outcome.events.iter().filter(told) {
             eprintln!("note: {event}");
+        }
+        // Faults, of which the engine writes into the log too, are told above.
+        let own = |line: &&LogLine| !line.message.starts_with("fault: ");
+        for (function, lines) in &outcome.logs {
+            let lines: Vec<_> = lines.iter().filter(own).collect();
+            if args.verbose {
+                for LogLine { level, message, .. } in lines {
+                    let level = format!("{level:?}").to_lowercase();
+                    eprintln!("log: {function}: {level}: {message}");
+                }
+            } else if !outcome.events.is_empty() && !lines.is_empty() {
+                let shown = match lines.len() {
+                    1 => "1 line: -v shows it".to_owned(),
+                    n => format!("{n} lines: -v shows them"),
+                };
+                eprintln!("note: {function} logged {shown}");
+            }
         }
     }
     if let Some(damage) = &outcome.damage {

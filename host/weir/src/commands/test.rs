@@ -15,6 +15,9 @@ use weir_spec::{Check, Document, Invalid};
 use crate::cli::TestArgs;
 use crate::render::Output;
 
+/// Lines of a function's log that are shown under a test that failed: some exceptions with their stacks.
+const LOG_LINES: usize = 40;
+
 /// Runs tests. The answer is whether all went as expected.
 pub(super) fn run(args: &TestArgs, output: Output) -> Result<bool> {
     let measured = (args.measure > 0).then(|| Duration::from_millis(args.measure));
@@ -110,12 +113,16 @@ fn text(report: &Report) -> String {
             text.push_str(&format!("      {}\n", problem.replace('\n', "\n      ")));
         }
         if !passed && !log.is_empty() {
-            text.push_str("      its log:\n");
-            log.iter()
-                .rev()
-                .take(5)
-                .rev()
-                .for_each(|line| text.push_str(&format!("        {line}\n")));
+            let left_out = log.len().saturating_sub(LOG_LINES);
+            let note = match left_out {
+                0 => String::new(),
+                n => format!(
+                    " (without the first {}: --output json has all)",
+                    counted(n as u64, "line")
+                ),
+            };
+            text.push_str(&format!("      its log{note}:\n"));
+            log[left_out..].iter().for_each(|line| text.push_str(&format!("        {line}\n")));
         }
     }
     text.push('\n');

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::guests::{CHAIN, TRAFFIC, pass, trap};
+use crate::guests::{CHAIN, TRAFFIC, log_and_trap, pass, trap};
 use crate::host::{Host, weir};
 
 /// A project whose source is what it makes.
@@ -179,6 +179,36 @@ fn a_fault_is_a_failure_and_mistakes_in_the_file_are_shown_in_place() {
     assert_eq!(faulted.status, Some(1));
     assert!(faulted.out.contains("faults: expected 0, got "), "{}", faulted.out);
     assert!(faulted.out.contains("unreachable"), "{}", faulted.out);
+    // What it logged is told, and other tests run.
+    let logs = directory.path().join("logs");
+    project(&logs, &log_and_trap(true));
+    fs::write(
+        logs.join("weir-test.toml"),
+        "[[test]]\nname = \"x\"\nin = \"../gate/in.pcap\"\n".repeat(2),
+    )
+    .unwrap();
+    let failed = weir(directory.path(), &["test", "logs"]);
+    assert_eq!((failed.status, failed.err.contains("error")), (Some(1), false), "{}", failed.err);
+    for shown in
+        ["gate failed in `configure`: trap: it logged \"name_in_memory\"; ", "0 passed, 2 failed"]
+    {
+        assert!(failed.out.contains(shown), "{shown:?} is missing in\n{}", failed.out);
+    }
+    fs::write(logs.join("gate.wasm"), log_and_trap(false)).unwrap();
+    fs::write(
+        logs.join("c.toml"),
+        "name = \"c\"\n[[function]]\npath = \"gate.wasm\"\nname = \"gate\"\n",
+    )
+    .unwrap();
+    let replay = ["replay", "--chain", "logs/c.toml", "--in", "gate/in.pcap", "--out", "out.pcap"];
+    let log = "log: gate: error: name_in_memory";
+    let told = weir(directory.path(), &[&replay[..], &["-v"]].concat()).err;
+    assert!(told.contains(log), "{told}");
+    let told = weir(directory.path(), &replay).err;
+    assert!(
+        !told.contains(log) && told.contains("note: gate logged 1 line: -v shows it"),
+        "{told}"
+    );
     for (text, shown) in [
         ("[[test]]\nname = \"x\"\nin = \"in.pcap\"\nexpect.owt = 1\n", "did you mean `out`?"),
         ("[[test]]\nname = \"x\"\n", "the test gives the function nothing"),
