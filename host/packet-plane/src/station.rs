@@ -516,7 +516,6 @@ impl Station {
         for index in 0..self.members.len() {
             self.seat(index);
             self.discard_moved();
-            self.context_mut().publish();
         }
         self.unseat();
         let context = self.context_mut();
@@ -532,6 +531,7 @@ impl Station {
         for entry in mem::take(&mut context.ledger.entries) {
             context.discard(entry.packet.buffer, DropReason::HeldAtEnd);
         }
+        context.publish();
     }
 
     /// Takes the ports out, once the station has ended.

@@ -40,7 +40,8 @@ const FORMAT_KEY: &str = "format";
 const FORMAT: u32 = 2;
 /// Bytes that must stay free on the disk: the database needs room to change anything at all.
 const RESERVE: u64 = 2 << 20;
-/// Bytes by which records may grow with a change that takes no room: what goes, or goes back, is to be had on a full disk, too.
+/// Bytes by which records that are there may grow with a change that takes no room: what goes, or goes back, is to be had on a full
+/// disk, too.
 const SMALL: usize = 1024;
 
 /// See the module. All methods may be called from any thread; they block on the disk.
@@ -175,10 +176,11 @@ impl Store {
         let answer = change(&mut after)?;
         let (old, new) = before.differences(&after);
         let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
+        let adds = new.keys().any(|key| !old.contains_key(key));
         let added: Encoded = new.into_iter().map(|(key, record)| (key, record.encode())).collect();
         let taken: usize = added.values().map(Vec::len).sum();
         let given: usize = old.values().map(|record| record.encode().len()).sum();
-        if taken > given + SMALL {
+        if adds || taken > given + SMALL {
             self.check_space(0)?;
         }
         if let Err(error) = self.write(slot, &before, &removed, &added) {

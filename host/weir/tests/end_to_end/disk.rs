@@ -30,10 +30,9 @@ fn a_full_disk_refuses_changes_and_stops_no_packet() {
     for leave in [1 << 20, 100_000, 0] {
         fill(&host, leave);
         host.write("f.wasm", pass(3));
-        let changes: [&[&str]; 4] = [
+        let changes: [&[&str]; 3] = [
             &["function", "push", "f.wasm", "--name", "gate", "--version", "2.0.0"],
             &["function", "swap", "gate", "--to", "1.0.0"],
-            &["chain", "remove", "edge"],
             &["tenant", "add", "acme"],
         ];
         for change in changes {
@@ -51,4 +50,10 @@ fn a_full_disk_refuses_changes_and_stops_no_packet() {
     guests::push(&host, "2.0.0", &pass(3));
     host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
     assert_eq!(host.running(), "2.0.0");
+    // What takes no room.
+    fill(&host, 100_000);
+    host.ok(&["function", "rollback", "gate"]);
+    assert_eq!(host.running(), "1.0.0");
+    host.ok(&["chain", "remove", "edge"]);
+    host.ok(&["function", "remove", "gate"]);
 }
