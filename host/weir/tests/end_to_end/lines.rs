@@ -252,7 +252,7 @@ fn of_what_cannot_be_made_ready() {
         // In a test of the project as well.
         let project = faulty.wasm.parent().unwrap();
         let tested = weir(project, &["test", "--measure", "0"]);
-        faulty.is_told_in(&tested.out);
+        faulty.is_told_in(&(tested.out + &tested.err));
     }
 }
 
