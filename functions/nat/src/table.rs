@@ -531,14 +531,9 @@ impl Table {
         if used.range != range {
             used.looked_at = if used.range == [0; 2] { all } else { 0 };
             (used.ports, used.range) = (0, range);
-            self.settling_again();
-        }
-    }
-
-    /// Ports are to be counted.
-    fn settling_again(&mut self) {
-        if matches!(self.settling, Settling::Done) {
-            self.settling = Settling::Count;
+            if matches!(self.settling, Settling::Done) {
+                self.settling = Settling::Count;
+            }
         }
     }
 
@@ -549,15 +544,16 @@ impl Table {
 
     /// Counts ports in use, so many as may be looked at in a burst.
     fn count_ports(&mut self) {
-        let (range, all, mut left) = (<[u16; 2]>::from(self.ports), self.range(), COUNT);
+        let (all, mut left) = (self.range(), COUNT);
         for number in 0..self.used.len() {
-            let Used { range: counted, looked_at, .. } = self.used[number];
-            if counted != range || looked_at >= all {
+            let pool = Pool::of_number(number);
+            let from = self.looked_at(pool).unwrap_or(all);
+            if from >= all {
                 continue;
             }
-            let count = left.min(all - looked_at);
-            let ports = self.in_use(Pool::of_number(number), looked_at, count);
-            let used = &mut self.used[number];
+            let count = left.min(all - from);
+            let ports = self.in_use(pool, from, count);
+            let used = self.used_mut(pool);
             used.ports += ports;
             used.looked_at += count;
             left -= count;
@@ -571,8 +567,13 @@ impl Table {
 
     /// Whether the ports of a pool that are in use are counted.
     fn is_counted(&self, pool: Pool) -> bool {
+        self.looked_at(pool).is_some_and(|count| count >= self.range())
+    }
+
+    /// Ports of a pool that were looked at to count them; `None` if another version counts those of its range.
+    fn looked_at(&self, pool: Pool) -> Option<u32> {
         let used = &self.used[pool.number()];
-        used.range == <[u16; 2]>::from(self.ports) && used.looked_at >= self.range()
+        (used.range == <[u16; 2]>::from(self.ports)).then_some(used.looked_at)
     }
 
     /// Ports of a part of the range that lead inside, or are closed for now.
@@ -650,10 +651,8 @@ impl Table {
     /// A port is in use from now on, or not any more. Counted are those that may be given out; those that are still to be looked at are
     /// counted then.
     fn count_port(&mut self, pool: Pool, port: u16, used: bool) {
-        let Used { range, looked_at, .. } = self.used[pool.number()];
-        let was_looked_at = range == <[u16; 2]>::from(self.ports)
-            && port.checked_sub(self.ports.0).is_some_and(|place| u32::from(place) < looked_at);
-        if was_looked_at && self.may_be_given_out(port) {
+        let looked_at = self.looked_at(pool).unwrap_or(0);
+        if self.may_be_given_out(port) && u32::from(port - self.ports.0) < looked_at {
             let count = &mut self.used_mut(pool).ports;
             *count = if used { *count + 1 } else { count.saturating_sub(1) };
         }
@@ -687,7 +686,7 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn counts_right(&self) -> bool {
         let mut counts = self.used.iter().map(|used| used.ports).enumerate();
-        matches!(self.settling, Settling::Done)
+        self.is_settled()
             && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n), 0, self.range()))
     }
 

@@ -231,11 +231,7 @@ impl Control {
     /// Waits for one's turn to change a tenant's things.
     pub(crate) fn turn(&self, tenant: &Name) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if !turns.contains_key(tenant) {
-            // Those that nobody has or waits for are as new ones, and perhaps of tenants that are gone.
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        }
-        Turn(Arc::clone(turns.entry(tenant.clone()).or_default()))
+        Turn(by_tenant(&mut turns, tenant, Default::default))
     }
 
     /// What each tenant may keep.
@@ -249,6 +245,19 @@ impl Control {
         }
         Err(ControlError::NotFound { what: "tenant", name: tenant.to_string() })
     }
+}
+
+/// What a tenant has of its own while somebody has it or waits for it; others are as new ones, and perhaps of tenants that are gone: they
+/// go when another tenant comes.
+pub(crate) fn by_tenant<T>(
+    all: &mut BTreeMap<Name, Arc<T>>,
+    tenant: &Name,
+    new: impl FnOnce() -> T,
+) -> Arc<T> {
+    if !all.contains_key(tenant) {
+        all.retain(|_, one| Arc::strong_count(one) > 1);
+    }
+    Arc::clone(all.entry(tenant.clone()).or_insert_with(|| Arc::new(new())))
 }
 
 /// A tenant's turn; [`Turn::take`] waits for it. Who came first gets it first, also when one asks again and again.

@@ -41,6 +41,15 @@ pub struct Published {
     pub packets_lost: u64,
 }
 
+/// To which version a function is swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To one of which a fault in its first seconds brings back what it replaces.
+    Forward,
+    /// To one that ran before: no fault brings back what it replaces.
+    Back,
+}
+
 /// How a new version is tried beside the running one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialKind {
@@ -181,16 +190,11 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the new one cannot be made ready or refuses the state; the old one still runs.
-    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError>;
-
-    /// The same with a version that ran before: a fault of it does not bring back what it replaces.
-    ///
-    /// # Errors
-    /// As [`Self::swap`].
-    fn swap_back(
+    fn swap(
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
+        way: Way,
     ) -> Result<Published, EngineError>;
 
     /// Starts to try a version beside the running one.

@@ -27,7 +27,7 @@ use semver::Version;
 use weir_spec::{Name, SwapReport};
 
 use crate::control::Control;
-use crate::engine::{ChainId, EngineError, Published, TrialKind};
+use crate::engine::{ChainId, EngineError, Published, TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{no_function, no_version};
@@ -55,15 +55,6 @@ struct Place {
     previous: Option<Version>,
     /// Its chain is stored, but does not run.
     down: bool,
-}
-
-/// To which version a function is swapped.
-#[derive(Clone, Copy)]
-enum Way {
-    /// To one whose faults bring back what it replaces.
-    Forward,
-    /// To what ran before.
-    Back,
 }
 
 /// What was published, by place.
@@ -372,12 +363,7 @@ impl Control {
     ) -> Option<Result<Published, ControlError>> {
         let to = to.filter(|to| **to != place.running && !place.down)?;
         let function = self.resolve(state, &place.chain, place.index, to);
-        Some(function.and_then(|function| {
-            Ok(match way {
-                Way::Forward => self.engine.swap(&place.chain, function)?,
-                Way::Back => self.engine.swap_back(&place.chain, function)?,
-            })
-        }))
+        Some(function.and_then(|function| Ok(self.engine.swap(&place.chain, function, way)?)))
     }
 
     /// Swaps back to what ran before.
@@ -386,7 +372,7 @@ impl Control {
             let place = &places[*number];
             let back = self
                 .resolve(state, &place.chain, place.index, &place.running)
-                .and_then(|function| Ok(self.engine.swap_back(&place.chain, function)?));
+                .and_then(|function| Ok(self.engine.swap(&place.chain, function, Way::Back)?));
             if let Err(error) = back {
                 self.note(
                     &place.chain,

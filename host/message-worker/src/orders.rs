@@ -209,7 +209,7 @@ pub enum Reply {
 }
 
 /// [`News::kind`] of the worker's own death.
-pub(crate) const WORKER: &str = "worker";
+pub const WORKER: &str = "worker";
 
 /// What an operator should hear of.
 #[derive(Clone, Debug, Serialize, Deserialize)]

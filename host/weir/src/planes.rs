@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
-    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind,
+    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind, Way,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{
@@ -119,22 +119,16 @@ impl Engine for Planes {
         packets
     }
 
-    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
-        if self.messages.has_function(chain, &function.label) {
-            return explained(self.messages.swap(chain, function));
-        }
-        explained(self.packets.swap(chain, function))
-    }
-
-    fn swap_back(
+    fn swap(
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
+        way: Way,
     ) -> Result<Published, EngineError> {
         if self.messages.has_function(chain, &function.label) {
-            return explained(self.messages.swap_back(chain, function));
+            return explained(self.messages.swap(chain, function, way));
         }
-        explained(self.packets.swap_back(chain, function))
+        explained(self.packets.swap(chain, function, way))
     }
 
     fn begin_trial(

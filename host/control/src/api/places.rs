@@ -9,6 +9,7 @@ use weir_spec::Name;
 
 use super::problem::Problem;
 use crate::auth::Caller;
+use crate::control::by_tenant;
 
 /// Uploads that are read and compiled; further ones wait.
 const UPLOADS: usize = 2;
@@ -98,12 +99,7 @@ impl ByTenant {
 
     fn of(&self, tenant: &Name) -> Arc<Semaphore> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if !all.contains_key(tenant) {
-            // Those that nobody has or waits for are as new ones, and perhaps of tenants that are gone.
-            all.retain(|_, places| Arc::strong_count(places) > 1);
-        }
-        let new = || Arc::new(Semaphore::new(self.each));
-        Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
+        by_tenant(&mut all, tenant, || Semaphore::new(self.each))
     }
 
     async fn wait(&self, tenant: Option<&Name>) -> Place {

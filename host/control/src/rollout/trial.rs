@@ -6,9 +6,9 @@ use std::sync::Arc;
 use semver::Version;
 use weir_spec::SwapReport;
 
-use super::{Place, SwapMode, Tally, Way, in_chain};
+use super::{Place, SwapMode, Tally, in_chain};
 use crate::control::Control;
-use crate::engine::TrialKind;
+use crate::engine::{TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, no_function};

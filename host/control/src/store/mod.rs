@@ -176,12 +176,13 @@ impl Store {
         let answer = change(&mut after)?;
         let (old, new) = before.differences(&after);
         let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
-        let adds = new.keys().any(|key| !old.contains_key(key));
         let added: Encoded = new.into_iter().map(|(key, record)| (key, record.encode())).collect();
-        let taken: usize = added.values().map(Vec::len).sum();
-        let given: usize = old.values().map(|record| record.encode().len()).sum();
-        if adds || taken > given + SMALL {
-            self.check_space(0)?;
+        if let Err(full) = self.check_space(0) {
+            let taken: usize = added.values().map(Vec::len).sum();
+            let given: usize = old.values().map(|record| record.encode().len()).sum();
+            if taken > given + SMALL || added.keys().any(|key| !old.contains_key(key)) {
+                return Err(full.into());
+            }
         }
         if let Err(error) = self.write(slot, &before, &removed, &added) {
             *slot = None;

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use weir_control::engine::{ChainId, EngineError, Published};
+use weir_control::engine::{ChainId, EngineError, Published, Way};
 use weir_packet_plane::{
     ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Retired, Shared, Side, Staged, States,
     Station, TrialKind, Worker,
@@ -186,22 +186,13 @@ impl Plane {
         chain: &Deployed,
         staged: Vec<Staged>,
         swapped: Option<usize>,
+        way: Way,
     ) -> Result<Published, EngineError> {
         let compiled_in = compiled_in(&staged);
-        let mut published =
-            self.each_or_none(chain, staged, move |lane, staged| lane.publish(staged, swapped))?;
-        published.compiled_in = compiled_in;
-        Ok(published)
-    }
-
-    /// Publishes a chain of which a function is a version that ran before; no fault brings back what it replaces.
-    pub(super) fn publish_back(
-        &self,
-        chain: &Deployed,
-        staged: Vec<Staged>,
-    ) -> Result<Published, EngineError> {
-        let compiled_in = compiled_in(&staged);
-        let mut published = self.each_or_none(chain, staged, Lane::publish_back)?;
+        let mut published = self.each_or_none(chain, staged, move |lane, staged| match way {
+            Way::Forward => lane.publish(staged, swapped),
+            Way::Back => lane.publish_back(staged),
+        })?;
         published.compiled_in = compiled_in;
         Ok(published)
     }

@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result};
 use weir_chain::ChainError;
 use weir_control::engine::{
     ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
-    Published, RuleStatus, Tap, TrialKind,
+    Published, RuleStatus, Tap, TrialKind, Way,
 };
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Sandbox, Telemetry};
@@ -184,24 +184,17 @@ impl Engine for PlaneEngine {
         self.undeploy_chain(chain)
     }
 
-    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
+    fn swap(
+        &self,
+        chain: &ChainId,
+        function: ResolvedFunction,
+        way: Way,
+    ) -> Result<Published, EngineError> {
         let deployed = self.plane.deployed(chain)?;
         let _turn = deployed.turn();
         let (plans, place) = self.replaced(&chain.tenant, &deployed, &function, false)?;
         let staged = self.plane.stage(&deployed, plans)?;
-        self.plane.publish(&deployed, staged, Some(place))
-    }
-
-    fn swap_back(
-        &self,
-        chain: &ChainId,
-        function: ResolvedFunction,
-    ) -> Result<Published, EngineError> {
-        let deployed = self.plane.deployed(chain)?;
-        let _turn = deployed.turn();
-        let (plans, _) = self.replaced(&chain.tenant, &deployed, &function, false)?;
-        let staged = self.plane.stage(&deployed, plans)?;
-        self.plane.publish_back(&deployed, staged)
+        self.plane.publish(&deployed, staged, Some(place), way)
     }
 
     fn begin_trial(

@@ -229,16 +229,18 @@ impl Ports {
 
     /// Of a chain's ports the first that works no more, and is to be opened anew.
     pub(super) fn ended(&self, chain: &Chain) -> Option<Name> {
+        self.all_ended(chain).first().map(|slot| slot.config.name.clone())
+    }
+
+    fn all_ended(&self, chain: &Chain) -> Vec<&Slot> {
         let names = self.names(chain.from.as_ref(), chain.to.as_ref());
-        let mut slots = names.iter().filter_map(|name| self.slot(Some(name)));
-        slots.find(|slot| slot.has_ended()).map(|slot| slot.config.name.clone())
+        let slots = names.iter().filter_map(|name| self.slot(Some(name)));
+        slots.filter(|slot| slot.has_ended()).collect()
     }
 
     /// Whether those of a chain's ports that work no more could be opened anew for so many lanes.
     pub(super) fn check_ended(&self, chain: &Chain, lanes: usize) -> Result<(), EngineError> {
-        let names = self.names(chain.from.as_ref(), chain.to.as_ref());
-        let slots = names.iter().filter_map(|name| self.slot(Some(name)));
-        for slot in slots.filter(|slot| slot.has_ended()) {
+        for slot in self.all_ended(chain) {
             // Nothing is taken from the device before it is attached.
             drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
                 let name = &slot.config.name;

@@ -4,14 +4,16 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, EngineError, EngineEvent, EventSink, Published, TrialKind};
+use weir_control::engine::{
+    ChainId, EngineError, EngineEvent, EventSink, Published, TrialKind, Way,
+};
 use weir_exchange::Upstreams;
 use weir_gateway::ListenerConfig;
 use weir_message::{
     Chain, ChainPlan, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig, States,
     orders,
 };
-use weir_message_worker::{News, RemoteChain};
+use weir_message_worker::{News, RemoteChain, WORKER};
 use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
@@ -25,9 +27,6 @@ use crate::telemetries::shadow_of;
 const TRIAL_ROOMS: u32 = 16;
 /// How long a gateway's thread may take to hear of a worker that is ready.
 const READY: Duration = Duration::from_secs(10);
-
-/// The kind of news that are about a worker.
-const WORKER: &str = "worker";
 
 /// No upstreams: those of a chain without a listener.
 struct Nowhere;
@@ -310,6 +309,7 @@ impl Messages {
         &self,
         id: &ChainId,
         function: ResolvedFunction,
+        way: Way,
     ) -> Result<Published, EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
@@ -319,25 +319,13 @@ impl Messages {
             deployed.change(|_| Change::Swap, |part| part.go_back(&label, &version))?;
         let mut running = deployed.running();
         running.trial = None;
+        let name = function.label.clone();
         running.put(function);
-        Ok(published)
-    }
-
-    /// The same with a version that ran before: a fault of it does not bring back what it replaces.
-    ///
-    /// # Errors
-    /// As [`Self::swap`].
-    pub(crate) fn swap_back(
-        &self,
-        id: &ChainId,
-        function: ResolvedFunction,
-    ) -> Result<Published, EngineError> {
-        let label = function.label.clone();
-        let published = self.swap(id, function)?;
-        let deployed = self.deployed(id)?;
-        let _turn = deployed.turn();
-        deployed.change_all(|| Change::Unwatch(label.to_string()));
-        deployed.running().before.remove(&label);
+        if way == Way::Back {
+            running.before.remove(&name);
+            drop(running);
+            deployed.change_all(|| Change::Unwatch(label.clone()));
+        }
         Ok(published)
     }
 

@@ -19,7 +19,7 @@ use weir_control::engine::{
     Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
     EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
     MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Sample, Tap, TrialKind,
-    TrialStatus, UpstreamStatus,
+    TrialStatus, UpstreamStatus, Way,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -156,18 +156,14 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn swap(&self, chain: &ChainId, function: ResolvedFunction) -> Result<Published, EngineError> {
-        self.call(format!("swap {chain} {}", shown(&function)))?;
-        self.swap_in(chain, function);
-        Ok(published(10 + chain.name.as_str().len() as u64))
-    }
-
-    fn swap_back(
+    fn swap(
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
+        way: Way,
     ) -> Result<Published, EngineError> {
-        self.call(format!("swap_back {chain} {}", shown(&function)))?;
+        let swap = if way == Way::Back { "swap_back" } else { "swap" };
+        self.call(format!("{swap} {chain} {}", shown(&function)))?;
         self.swap_in(chain, function);
         Ok(published(10 + chain.name.as_str().len() as u64))
     }
