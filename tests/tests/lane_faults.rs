@@ -491,6 +491,22 @@ fn a_window_at_a_bad_place_is_refused_when_the_chain_is_made() {
 }
 
 #[test]
+fn a_function_that_is_being_configured_writes_nowhere_in_its_window() {
+    // Verdicts, a descriptor, a room, and a room by the host's hand: others are at work in all of them.
+    for store in [
+        "(i32.store offset=0x1000 (global.get $window) (i32.const 0x301))",
+        "(i32.store offset=0 (global.get $window) (i32.const 1))",
+        "(i32.store offset=0x10000 (global.get $window) (i32.const 1))",
+        "(memory.fill (i32.add (global.get $window) (i32.const 0x10000)) (i32.const 7) (local.get $room))",
+    ] {
+        let end = format!("{store}\n    (i32.store8 (i32.const 0x10) (i32.const 0))");
+        let early = wat_guest::configured(wat_guest::NULL, &end);
+        let refused = Rig::try_new(plan(vec![function("early", early)])).err().unwrap().to_string();
+        assert!(refused.contains("failed in `configure`"), "{store}: {refused}");
+    }
+}
+
+#[test]
 fn a_window_and_a_state_region_at_the_same_place_are_refused() {
     let attach_window = "(global.set $window (i32.add (local.get $region) (call $attach-window";
     for (from, to, import) in [

@@ -432,8 +432,11 @@ pub(crate) fn new_board(room_bytes: u32) -> Result<Memory, PoolError> {
 
 /// The store's record of a function.
 pub(crate) fn guest_function(spec: &FunctionSpec, window: &Shared) -> GuestFunction {
-    let window = (spec.admitted.world == World::Window)
-        .then(|| Window { memory: window.clone(), writes: spec.writes });
+    let window = (spec.admitted.world == World::Window).then(|| Window {
+        memory: window.clone(),
+        writes: spec.writes,
+        in_use: true,
+    });
     GuestFunction::new(
         spec.name.clone(),
         window,

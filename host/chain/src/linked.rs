@@ -278,7 +278,7 @@ pub(crate) fn call_configure<S: Services>(
         }
         Err(error) => return Err(error),
     };
-    guest.open_state(place).map_err(ChainError::Share)?;
+    guest.open(place).map_err(ChainError::Share)?;
     answer.map_err(|message| ChainError::Refused {
         name: store.data().functions[place].name.clone(),
         what: "configuration",

@@ -180,7 +180,7 @@ impl Passing {
                 Direction::Request => Event::RequestBody { offset, length, last },
                 Direction::Response => Event::ResponseBody { offset, length, last },
             };
-            let told = of.tell(place, self.direction, event, part.as_ref(), &mut at);
+            let told = of.tell(place, self.direction, event, || part.as_ref(), &mut at);
             let turn = Turn { turn, part, last };
             match told {
                 Ok(told) => {

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,8 +23,11 @@ use crate::store::{Stored, Values};
 /// The exchange of what is asked outside of exchanges.
 pub const NOBODY: u32 = u32::MAX;
 
-/// Answers, calls and waits that one event may ask for.
+/// Calls, values and waits that one event may ask for.
 const ASKS_MAX: usize = 64;
+/// Those that an instance may wait for at the same time, in all its exchanges and outside of them. Each takes some hundred bytes of the
+/// host's own memory.
+const OPEN_MAX: usize = 4096;
 
 /// What an event asked for.
 #[derive(Debug, Default)]
@@ -42,6 +47,25 @@ pub(crate) struct Ask {
     pub(crate) token: u32,
     /// What it is.
     pub(crate) what: Asked,
+    /// It is under way until this is dropped.
+    pub(crate) open: Open,
+}
+
+/// Something that an instance waits for: it counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn one_more(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What can be asked.
@@ -73,6 +97,8 @@ pub(crate) struct Context {
     exchange: u32,
     /// Most events ask for nothing.
     effects: Option<Box<Effects>>,
+    /// How much it waits for.
+    open: Arc<AtomicUsize>,
     next_token: u32,
     upstreams: Arc<dyn Upstreams>,
     store: Values,
@@ -85,8 +111,9 @@ impl Context {
         upstreams: Arc<dyn Upstreams>,
         store: Values,
     ) -> Self {
-        let (owned, effects) = (HashMap::new(), None);
-        Self { rooms, owned, share, exchange: NOBODY, effects, next_token: 1, upstreams, store }
+        let (owned, effects, open) = (HashMap::new(), None, Arc::default());
+        let (exchange, next_token) = (NOBODY, 1);
+        Self { rooms, owned, share, exchange, effects, open, next_token, upstreams, store }
     }
 
     /// An event for this exchange begins.
@@ -104,9 +131,10 @@ impl Context {
         self.effects.get_or_insert_default()
     }
 
-    /// Whether an event has asked for as much as it may.
+    /// Whether an event has asked for as much as it may, or the instance waits for as much.
     fn asked_enough(&self) -> bool {
         self.effects.as_ref().is_some_and(|effects| effects.asks.len() >= ASKS_MAX)
+            || self.open.load(Relaxed) >= OPEN_MAX
     }
 
     fn check(&self, exchange: u32) -> Result<(), Refusal> {
@@ -122,9 +150,10 @@ impl Context {
         if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
+        let open = Open::one_more(&self.open);
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1).max(1);
-        self.effects().asks.push(Ask { token, what });
+        self.effects().asks.push(Ask { token, what, open });
         Ok(token)
     }
 
@@ -159,7 +188,9 @@ impl Context {
             starts.push(room);
         }
         let Some(room) = self.owned.get(&start) else { return Err(Refusal::NotOwned) };
-        let value = read(room.bytes()).map_err(|_| Refusal::OutOfBounds)?;
+        // A copy, which stays as it was looked at.
+        let head = head::used(room.bytes()).map(<[u8]>::to_vec);
+        let value = head.and_then(|head| read(&head)).map_err(|_| Refusal::OutOfBounds)?;
         self.owned.remove(&start);
         let pieces = laid.body.iter().zip(starts).filter_map(|(span, start)| {
             let from = (span.offset - start) as usize;
@@ -222,6 +253,11 @@ impl Exchanges for Context {
 
     fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Refusal> {
         self.check(exchange)?;
+        // As much of a head as one that lies in a room may be.
+        let head: usize = answer.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if head > self.rooms.room_bytes() {
+            return Err(Refusal::OutOfBounds);
+        }
         let mut headers = HeaderMap::with_capacity(answer.fields.len());
         for (name, value) in &answer.fields {
             let name = HeaderName::from_bytes(name.as_bytes());
@@ -298,4 +334,65 @@ pub(crate) fn into_room(rooms: &Rooms, bytes: &[u8]) -> Option<Part> {
     let mut room = rooms.take()?;
     room.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
     Some(room.part(0..bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, Pool, PoolConfig};
+
+    use super::*;
+    use crate::store::Store;
+
+    struct NoUpstreams;
+
+    impl Upstreams for NoUpstreams {
+        fn count(&self) -> usize {
+            0
+        }
+        fn healthy(&self, _: usize) -> bool {
+            false
+        }
+        fn active(&self, _: usize) -> u32 {
+            0
+        }
+    }
+
+    fn context() -> Context {
+        let config = PoolConfig { rooms: 4, room_bytes: 1024, huge: HugePages::Never };
+        let rooms = Rooms::new(Pool::new("rooms", &config).unwrap());
+        let store = Values::Here(Arc::new(Store::new(1 << 16)));
+        Context::new(rooms, 1, Arc::new(NoUpstreams), store)
+    }
+
+    #[test]
+    fn an_instance_waits_for_so_much_at_the_same_time_and_no_more() {
+        let mut context = context();
+        let mut under_way = Vec::new();
+        while under_way.len() < OPEN_MAX {
+            context.begin(7);
+            let asked = (0..100).filter(|_| context.sleep(7, 1).is_ok()).count();
+            let left = OPEN_MAX - under_way.len();
+            assert_eq!(asked, left.min(ASKS_MAX));
+            under_way.extend(context.end().unwrap().asks);
+        }
+        context.begin(8);
+        assert_eq!(context.sleep(8, 1), Err(Refusal::Exhausted));
+        assert_eq!(context.store_get(8, b"key"), Err(Refusal::Exhausted));
+        under_way.truncate(OPEN_MAX - 2);
+        assert!(context.sleep(8, 1).is_ok() && context.store_get(8, b"key").is_ok());
+        assert_eq!(context.sleep(8, 1), Err(Refusal::Exhausted));
+    }
+
+    #[test]
+    fn an_answer_by_copy_has_a_head_as_long_as_one_in_a_room() {
+        let mut context = context();
+        context.begin(7);
+        let answer = |length: usize| Copied {
+            status: 200,
+            fields: vec![("x-a".into(), "a".repeat(500)), ("x-b".into(), "b".repeat(length))],
+            body: Vec::new(),
+        };
+        assert_eq!(context.answer_copy(7, answer(519)), Err(Refusal::OutOfBounds));
+        assert_eq!(context.answer_copy(7, answer(518)), Ok(()));
+    }
 }

@@ -10,7 +10,7 @@ mod take;
 use http::HeaderName;
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 
-pub(crate) use check::{check_request_line, check_status_line};
+pub(crate) use check::{check_request_line, check_status_line, used};
 pub(crate) use known::Known;
 pub use lay::{lay_out_connection, lay_out_request, lay_out_response, length};
 pub use take::{

@@ -54,8 +54,8 @@ pub(crate) trait Head {
         made: bool,
     ) -> Result<(), TooLarge>;
 
-    /// Takes over what functions made of it in this room.
-    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken>;
+    /// Takes over what functions made of it.
+    fn take(&mut self, known: &Known) -> Result<(), Broken>;
 }
 
 impl Head for &mut request::Parts {
@@ -71,8 +71,8 @@ impl Head for &mut request::Parts {
         head::lay_out_request(room, self, origin, body)
     }
 
-    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
-        head::take_known_request(known, room, self)
+    fn take(&mut self, known: &Known) -> Result<(), Broken> {
+        head::take_known_request(known, self)
     }
 }
 
@@ -89,8 +89,8 @@ impl Head for &mut response::Parts {
         head::lay_out_response(room, self, origin, body, made)
     }
 
-    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
-        head::take_known_response(known, room, self)
+    fn take(&mut self, known: &Known) -> Result<(), Broken> {
+        head::take_known_response(known, self)
     }
 }
 
@@ -129,8 +129,8 @@ impl<K: Kind> Head for Laid<'_, K> {
         Ok(())
     }
 
-    fn take(&mut self, known: &Known, room: &[u8]) -> Result<(), Broken> {
-        (self.check)(room, self.head)?;
+    fn take(&mut self, known: &Known) -> Result<(), Broken> {
+        (self.check)(known.bytes(), self.head)?;
         *self.head = Bytes::copy_from_slice(known.bytes());
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Head for Connection {
         head::lay_out_connection(room, origin)
     }
 
-    fn take(&mut self, _: &Known, _: &[u8]) -> Result<(), Broken> {
+    fn take(&mut self, _: &Known) -> Result<(), Broken> {
         Ok(())
     }
 }
@@ -263,7 +263,7 @@ impl<H: Head> Showing<H> {
                 Direction::Request => Event::RequestHead { head },
                 Direction::Response => Event::ResponseHead { head },
             };
-            match of.tell(place, H::Of::DIRECTION, event, self.room.bytes(), &mut at) {
+            match of.tell(place, H::Of::DIRECTION, event, || self.room.bytes(), &mut at) {
                 Ok(told) => {
                     if let Some((place, step)) = self.told(of, told) {
                         return Shown::Stopped(place, step);
@@ -315,15 +315,13 @@ impl<H: Head> Showing<H> {
     /// What was changed is taken over once, when all have seen it.
     fn take(mut self, of: &Inner) -> (usize, Step) {
         of.changed[H::Of::DIRECTION as usize].set(self.changed.is_some());
-        let step =
-            match self.changed.map(|place| (place, self.head.take(&self.known, self.room.bytes())))
-            {
-                None => (0, Step::Continue),
-                Some((place, Err(broken))) if of.broke(place, broken.to_string()) => {
-                    (place, of.refused(place))
-                }
-                Some((place, _)) => (place, Step::Continue),
-            };
+        let step = match self.changed.map(|place| (place, self.head.take(&self.known))) {
+            None => (0, Step::Continue),
+            Some((place, Err(broken))) if of.broke(place, broken.to_string()) => {
+                (place, of.refused(place))
+            }
+            Some((place, _)) => (place, Step::Continue),
+        };
         of.chain.keep_scratch(self.known.into_bytes());
         step
     }

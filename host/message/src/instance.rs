@@ -101,7 +101,8 @@ impl Instance {
             memory_at_start: usize::try_from(plan.admitted.memory_at_start).unwrap_or(usize::MAX),
             deadline: plan.deadline,
         };
-        let window = Window { memory: site.window.clone(), writes: plan.writes };
+        // In `configure` it may ask for something, in rooms of its own, and so writes there beside those that are at work.
+        let window = Window { memory: site.window.clone(), writes: plan.writes, in_use: false };
         let telemetry = Arc::clone(&plan.telemetry);
         let function =
             GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
@@ -174,7 +175,7 @@ impl Instance {
                 return Err(MessageError::Fault { name: name(), call: "configure", fault });
             }
         };
-        self.store.data_mut().open_state(0)?;
+        self.store.data_mut().open(0)?;
         self.wants = answer.map(Wants).map_err(|message| MessageError::Refused {
             name: name(),
             what: "configuration",

@@ -44,26 +44,27 @@ fn tells_changes(outcome: Outcome) -> bool {
 }
 
 impl Inner {
-    /// Tells a function. `bytes` are the head or piece that the event is about; `at` is when it begins, and then when it has ended.
-    pub(crate) fn tell(
+    /// Tells a function. `bytes` reads the head or piece that the event is about, which the function may write to meanwhile; `at` is when
+    /// it begins, and then when it has ended.
+    pub(crate) fn tell<'r>(
         &self,
         place: usize,
         direction: Direction,
         event: Event,
-        bytes: &[u8],
+        bytes: impl Fn() -> &'r [u8],
         at: &mut u64,
     ) -> Result<Told, Waits> {
         let (function, seat) = (self.function(place), &self.seats[place]);
         let shadow = self.version.shadow.as_ref().filter(|shadow| shadow.place == place);
         let shown =
-            shadow.and_then(|shadow| shadow.show(self.chain.rooms(), self.number, event, bytes));
+            shadow.and_then(|shadow| shadow.show(self.chain.rooms(), self.number, event, bytes()));
         if shadow.is_some() {
             *at = self.chain.moment();
         }
         let called = function.call(self.number, seat, event, at);
         self.chain.note_timer(function.timer());
         if let (Some(shadow), Some(shown), Called::Outcome(outcome, _)) = (shadow, shown, &called) {
-            shadow.compare(&shown, *outcome, bytes);
+            shadow.compare(&shown, *outcome, bytes());
         }
         let said = Outcome::default();
         self.heed(Waits { place, direction, answer: None, said }, called)

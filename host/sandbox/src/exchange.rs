@@ -1,7 +1,7 @@
 //! The interface `weir:net/exchange`: what message functions ask for. All of it is passed on to [`Exchanges`], unseen.
 
 use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentType, Lift, Linker, WasmList};
+use wasmtime::component::{ComponentType, Lift, Linker, WasmList, WasmStr};
 
 use crate::guest::Guest;
 use crate::host::{Refusal, Requests};
@@ -11,7 +11,7 @@ pub const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
 
 /// Bytes of a key.
 const KEY_MAX: usize = 256;
-/// Bytes of a value, an answer or a field that come by copy; what is longer is refused.
+/// Bytes of a value, of a body, or of all names and values of a head that come by copy; what is longer is refused.
 const COPY_MAX: usize = 1 << 20;
 /// Pieces of a body, and fields of a head, in one call.
 const PIECES_MAX: usize = 4096;
@@ -102,11 +102,13 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
     host.func_wrap(
         "answer-copy",
         |mut cx: Context<'_, S>,
-         (exchange, status, fields, body): (u32, u16, WasmList<(String, String)>, Key)| {
+         (exchange, status, fields, body): (u32, u16, WasmList<(WasmStr, WasmStr)>, Key)| {
             if fields.len() > PIECES_MAX || body.len() > COPY_MAX {
                 return Ok((Err(Refusal::OutOfBounds),));
             }
-            let fields = fields.iter(&mut cx)?.collect::<wasmtime::Result<_>>()?;
+            let Some(fields) = strings(&mut cx, &fields)? else {
+                return Ok((Err(Refusal::OutOfBounds),));
+            };
             let answer = Copied { status, fields, body: body.as_le_slice(&cx).to_vec() };
             Ok((asked(&mut cx, |s| s.answer_copy(exchange, answer)),))
         },
@@ -168,6 +170,25 @@ fn laid<S: Exchanges>(
     }
     let body = body.iter(cx)?.collect::<wasmtime::Result<_>>()?;
     Ok(Some(Laid { head, body }))
+}
+
+/// Names and values of a head's fields; none if they are too many bytes. They may all lie in the same memory of the guest, which its limit
+/// does not bound then: each is looked at before it is copied.
+fn strings<S: Exchanges>(
+    cx: &mut StoreContextMut<'_, Guest<S>>,
+    fields: &WasmList<(WasmStr, WasmStr)>,
+) -> wasmtime::Result<Option<Vec<(String, String)>>> {
+    let fields = fields.iter(&mut *cx)?.collect::<wasmtime::Result<Vec<_>>>()?;
+    let (mut copies, mut bytes) = (Vec::with_capacity(fields.len()), 0);
+    for (name, value) in &fields {
+        let (name, value) = (name.to_str(&*cx)?, value.to_str(&*cx)?);
+        bytes += name.len() + value.len();
+        if bytes > COPY_MAX {
+            return Ok(None);
+        }
+        copies.push((name.into_owned(), value.into_owned()));
+    }
+    Ok(Some(copies))
 }
 
 /// A copy of bytes that are not too many.

@@ -63,6 +63,8 @@ pub struct Window {
     pub memory: Shared,
     /// False: the MMU refuses writes to descriptors and rooms.
     pub writes: bool,
+    /// Somebody may be at work in it while the function is configured: all of it is read-only until [`Guest::open`].
+    pub in_use: bool,
 }
 
 /// What a function may use.
@@ -85,7 +87,7 @@ pub struct GuestFunction {
     pub window: Option<Window>,
     /// The state region it may attach.
     pub state: Option<Shared>,
-    /// Its predecessor's content is in the state region: read-only until [`Guest::open_state`].
+    /// Its predecessor's content is in the state region: read-only until [`Guest::open`].
     pub state_kept: bool,
     /// What it may use.
     pub limits: Limits,
@@ -365,13 +367,24 @@ impl<S> Guest<S> {
         function.state_kept && function.state_attached.is_some()
     }
 
-    /// Lets the function write to the state region it took over, from now on: its predecessor has ended, or
-    /// shares it knowingly.
+    /// The function is configured and is not called before those that are at work in its window and state region are done, or share
+    /// them knowingly: lets it write there from now on, where it may.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn open_state(&mut self, place: usize) -> std::io::Result<()> {
+    pub fn open(&mut self, place: usize) -> std::io::Result<()> {
         let function = &mut self.functions[place];
+        if let (Some(range), Some(window)) = (&function.window_attached, &function.window)
+            && window.in_use
+        {
+            let start = range.start as *mut u8;
+            // SAFETY: the range was mapped by `attach_window`; otherwise as for the state region below.
+            unsafe {
+                crate::window::open(start, range.len())?;
+                crate::window::protect(start, range.len(), window.writes)?;
+                crate::window::populate(start, window.memory.fd(), range.len());
+            }
+        }
         match &function.state_attached {
             Some(range) if function.state_kept => {
                 // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose data

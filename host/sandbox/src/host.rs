@@ -271,8 +271,12 @@ fn attach_window<S: Requests>(
     let range = start as usize..start as usize + bytes;
     // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
     unsafe {
-        window::protect(start, bytes, wanted.writes)?;
-        window::populate(start, wanted.memory.fd(), bytes);
+        if wanted.in_use {
+            window::close(start, bytes)?;
+        } else {
+            window::protect(start, bytes, wanted.writes)?;
+            window::populate(start, wanted.memory.fd(), bytes);
+        }
     }
     let function = &mut cx.data_mut().functions[place];
     function.guards.push(Guard::new(range.clone(), &wanted.memory)?);

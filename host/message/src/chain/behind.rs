@@ -160,7 +160,7 @@ impl Chain {
 
     /// Sets about what a function asked for.
     pub(crate) fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Ready> {
-        let Ask { token, what } = ask;
+        let Ask { token, what, open } = ask;
         let environment = Rc::clone(&self.0.environment);
         let body_max = self.0.site.rooms.room_bytes();
         Box::pin(async move {
@@ -174,6 +174,7 @@ impl Chain {
                     Answer::Called(environment.call(upstream, *request, timeout, body_max).await)
                 }
             };
+            drop(open);
             Ready { token, answer }
         })
     }

@@ -92,7 +92,7 @@ pub(crate) fn check_request_line(room: &[u8], before: &[u8]) -> Result<(), Broke
 }
 
 /// What is used of a room with a head in it.
-pub(super) fn used(room: &[u8]) -> Result<&[u8], Broken> {
+pub(crate) fn used(room: &[u8]) -> Result<&[u8], Broken> {
     Ok(&room[..head(room)?.used()])
 }
 

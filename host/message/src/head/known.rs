@@ -29,25 +29,26 @@ impl Known {
         Self { bytes, laid, adds: true }
     }
 
-    /// Looks at what a function left in the room.
+    /// Looks at what a function left in the room: at a copy of it, because other instances that have the room in their windows may be
+    /// running on other threads (one that is being configured, say), and what was looked at has to be what is taken over.
     ///
     /// # Errors
     /// What is wrong with its fields. Nothing is different here then.
     pub(crate) fn follow(&mut self, room: &[u8]) -> Result<(), Broken> {
-        let used = used(room)?;
-        let (now, known) = (head(used)?, head(&self.bytes)?);
-        if now.only_adds_to(&self.bytes) {
-            check_fields(&now, known.entries()..now.entries())?;
-            let (strings, before) = (known.strings(), self.bytes.len());
-            self.bytes.extend_from_slice(&used[before..]);
-            self.bytes[..strings].copy_from_slice(&used[..strings]);
-        } else {
-            check_fields(&now, 0..now.entries())?;
-            self.adds = false;
-            self.bytes.clear();
-            self.bytes.extend_from_slice(used);
+        let before = self.bytes.len();
+        self.bytes.extend_from_slice(used(room)?);
+        let (known, left) = self.bytes.split_at(before);
+        match check(known, left) {
+            Ok(adds) => {
+                self.adds &= adds;
+                self.bytes.drain(..before);
+                Ok(())
+            }
+            Err(broken) => {
+                self.bytes.truncate(before);
+                Err(broken)
+            }
         }
-        Ok(())
     }
 
     /// Puts it back into the room.
@@ -70,4 +71,13 @@ impl Known {
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
+}
+
+/// Whether a function only added to what is known, if it may have left this at all.
+fn check(known: &[u8], left: &[u8]) -> Result<bool, Broken> {
+    let (now, before) = (head(used(left)?)?, head(known)?);
+    let adds = now.only_adds_to(known);
+    let new = if adds { before.entries() } else { 0 };
+    check_fields(&now, new..now.entries())?;
+    Ok(adds)
 }

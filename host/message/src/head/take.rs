@@ -248,18 +248,17 @@ fn add_fields(
     Ok(())
 }
 
-/// Takes a request over that functions changed, and that is known as it lies in the room. Nothing has changed on an error.
+/// Takes a request over that functions changed. Nothing has changed on an error.
 ///
 /// # Errors
 /// When it is no head of a request.
 pub(crate) fn take_known_request(
     known: &Known,
-    room: &[u8],
     parts: &mut http::request::Parts,
 ) -> Result<(), Broken> {
     match known.added() {
         Some(new) => add_fields(&head(known.bytes())?, new, &mut parts.headers),
-        None => take_request(room, parts),
+        None => take_request(known.bytes(), parts),
     }
 }
 
@@ -269,10 +268,9 @@ pub(crate) fn take_known_request(
 /// When it is no head of a response.
 pub(crate) fn take_known_response(
     known: &Known,
-    room: &[u8],
     parts: &mut http::response::Parts,
 ) -> Result<(), Broken> {
-    let Some(new) = known.added() else { return take_response(room, parts) };
+    let Some(new) = known.added() else { return take_response(known.bytes(), parts) };
     let code = check_status(known.bytes(), parts.status.as_u16())?;
     add_fields(&head(known.bytes())?, new, &mut parts.headers)?;
     parts.status = code;
