@@ -16,6 +16,10 @@ pub(crate) enum Kind {
     Text,
 }
 
+/// Charsets in which ASCII is what it is in all others of these.
+const CHARSETS: [&[u8]; 6] =
+    [b"utf-8", b"utf8", b"iso-8859-1", b"iso-8859-15", b"us-ascii", b"windows-1252"];
+
 impl Kind {
     /// What a `content-type` announces, none for what is not looked into; and whether all readers will see the same in it. What
     /// they may not is looked at at least as a text.
@@ -54,8 +58,25 @@ impl Kind {
             other if other.ends_with("+xml") || other.starts_with("text/") => Self::Text,
             _ => return ((!sound).then_some(Self::Text), sound),
         };
-        (Some(kind), sound)
+        (Some(kind), sound && has_plain_charset(parameters))
     }
+}
+
+/// Whether all that some reader may take for a charset is one of [`CHARSETS`]: of others, what is looked for is not seen. Readers
+/// look for a parameter, or for the text `charset=` wherever it stands.
+fn has_plain_charset(mut text: &[u8]) -> bool {
+    const NAME: &[u8] = b"charset";
+    while let Some(at) = text.windows(NAME.len()).position(|w| w.eq_ignore_ascii_case(NAME)) {
+        text = &text[at + NAME.len()..];
+        let Some(value) = text.trim_ascii_start().strip_prefix(b"=") else { return false };
+        let value = value.trim_ascii_start();
+        let value = value.strip_prefix(b"\"").or(value.strip_prefix(b"'")).unwrap_or(value);
+        let end = value.iter().position(|c| b"\"';, \t".contains(c)).unwrap_or(value.len());
+        if !CHARSETS.iter().any(|charset| value[..end].eq_ignore_ascii_case(charset)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The boundary among the parameters of a `content-type` (RFC 2046, section 5.1.1). None if there is not just one, or if some
@@ -288,7 +309,7 @@ fn taken_apart(part: &[u8]) -> Option<(Names<'_>, &[u8])> {
     let end = find(part, b"\r\n\r\n")?;
     let mut head =
         part[..end].strip_prefix(b"\r\n").or(part.starts_with(b"\r\n").then_some(b""))?;
-    let mut disposition = None;
+    let (mut disposition, mut plain_charset) = (None, true);
     while !head.is_empty() {
         let end = find(head, b"\r\n").unwrap_or(head.len());
         let line = &head[..end];
@@ -301,6 +322,9 @@ fn taken_apart(part: &[u8]) -> Option<(Names<'_>, &[u8])> {
         if name.eq_ignore_ascii_case(b"content-disposition") && disposition.replace(value).is_some()
         {
             return None;
+        }
+        if name.eq_ignore_ascii_case(b"content-type") {
+            plain_charset &= has_plain_charset(value);
         }
         // Others are decoded by some.
         let plain = [&b"7bit"[..], b"8bit", b"binary"];
@@ -324,7 +348,9 @@ fn taken_apart(part: &[u8]) -> Option<(Names<'_>, &[u8])> {
             return None;
         }
     }
-    Some((names, &part[end + 4..]))
+    // What is in files is not looked at.
+    let is_file = names.file.is_some_and(|file| !file.is_empty());
+    (plain_charset || is_file).then_some((names, &part[end + 4..]))
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
@@ -408,6 +434,7 @@ mod tests {
             "--b\r\nContent-Disposition: form-data; name=q\r\n ; filename=z\r\n\r\nATTACK\r\n--b--\r\n",
             // Which some decode.
             "--b\r\nContent-Disposition: form-data; name=q\r\nContent-Transfer-Encoding: base64\r\n\r\nATTACK\r\n--b--\r\n",
+            "--b\r\nContent-Disposition: form-data; name=q\r\nContent-Type: text/plain; charset=utf-7\r\n\r\nATTACK\r\n--b--\r\n",
             // Which has another boundary.
             "--c\r\nContent-Disposition: form-data; name=q\r\n\r\nATTACK\r\n--c--\r\n",
         ] {
@@ -420,6 +447,7 @@ mod tests {
             "--b\r\nContent-Disposition: form-data; name=\"q; filename=z\"\r\n\r\nATTACK\r\n--b--\r\n",
             "--b\r\nContent-Disposition: form-data; name=q; filename=\"\"\r\n\r\nATTACK\r\n--b--\r\n",
             "--b\r\nContent-Disposition: form-data; name=q; filename*=utf-8''z\r\n\r\nATTACK\r\n--b--\r\n",
+            "--b\r\nContent-Disposition: form-data; name=q\r\nContent-Type: text/plain; charset=\"UTF-8\"\r\n\r\nATTACK\r\n--b--\r\n",
         ] {
             let (parts, sound) = parts(body.as_bytes(), true);
             assert!(
@@ -460,8 +488,40 @@ mod tests {
             ("multipart/form-data; x=\"; boundary=a\"; boundary=b", Some(Kind::Text), false),
             ("multipart/form-data; boundary=b,c", Some(Kind::Text), false),
             ("multipart/form-data; boundary=\"\"", Some(Kind::Text), false),
+            ("multipart/form-data; charset=utf-16; boundary=b", of_b(), false),
+            ("application/x-www-form-urlencoded; Charset = \"ibm037\"", Some(Kind::Form), false),
+            ("text/xml; charset=utf-7", Some(Kind::Text), false),
+            ("image/png; charset=binary", None, true),
         ] {
             assert_eq!(Kind::of(text.as_bytes()), (kind, sound), "{text}");
+        }
+    }
+
+    #[test]
+    fn charsets_are_those_in_which_ascii_is_plain() {
+        for text in [
+            "",
+            ";charset=utf-8",
+            "; charset=UTF8; x=y",
+            "; charset = \"Iso-8859-15\" ; action=\"urn:x\"",
+            "; charset='us-ascii'",
+            "; charset=windows-1252; charset=utf-8",
+            "; x=\"text/xml; charset=utf-8\"",
+        ] {
+            assert!(has_plain_charset(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "; charset=ibm037",
+            "; charset=utf-8; CHARSET=utf-7",
+            "; x=\"; charset=utf-7\"; charset=utf-8",
+            "; charset*=utf-8''ibm037",
+            "; charset*0=ibm; charset*1=037",
+            "; charset=\"ibm\\037\"",
+            "; charset=utf-8\\",
+            "; charset=\"\"",
+            "; charset",
+        ] {
+            assert!(!has_plain_charset(text.as_bytes()), "{text}");
         }
     }
 
@@ -469,6 +529,7 @@ mod tests {
         #[test]
         fn no_type_panics(before in prop::collection::vec(any::<u8>(), 0..40), after in prop::collection::vec(any::<u8>(), 0..20)) {
             Kind::of(&before);
+            has_plain_charset(&[b"charset", &before[..], b"charset=\"", &after].concat());
             for middle in [&b" boundary="[..], b"; boundary=\"", b""] {
                 Kind::of(&[&b"multipart/form-data;"[..], &before, middle, &after].concat());
             }

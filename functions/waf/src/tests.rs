@@ -392,6 +392,7 @@ fn a_body_is_looked_at_whatever_is_said_of_it() {
         (post("application/x-www-form-urlencoded x", attack()), false),
         (post("multipart/form-data; xboundary=A; boundary=b", parts(field)), false),
         (post("multipart/form-data; boundary=A", parts(field)), false),
+        (post("application/x-www-form-urlencoded; charset=ibm037", attack()), false),
         (
             post("multipart/form-data; boundary=b", parts(&format!("{field}\r\nX: y; filename=z"))),
             true,

@@ -58,6 +58,7 @@ pub(crate) fn is_plain(text: &[u8]) -> bool {
 /// Whether a path has `..` in it, however it is encoded, or with what servers of Java take for a parameter.
 pub(crate) fn climbs(path: &[u8]) -> bool {
     let mut text = path.to_vec();
+    overlong(&mut text);
     for _ in 0..LAYERS {
         if !url_decode(&mut text) {
             break;
@@ -95,6 +96,7 @@ const PERCENT: u8 = 2;
 const AMPERSAND: u8 = 4;
 const STAR: u8 = 8;
 const NULL: u8 = 16;
+const OVERLONG: u8 = 32;
 
 /// Bytes that call for a transformation.
 const MARKS: [u8; 256] = {
@@ -104,6 +106,11 @@ const MARKS: [u8; 256] = {
     table[b'&' as usize] = AMPERSAND;
     table[b'*' as usize] = STAR;
     table[0] = NULL;
+    let mut n = 0;
+    while n < OVERLONG_LEADS.len() {
+        table[OVERLONG_LEADS[n] as usize] = OVERLONG;
+        n += 1;
+    }
     table
 };
 
@@ -111,10 +118,11 @@ fn decode(out: &mut Vec<u8>, marks: u8, plus: bool, scratch: &mut Vec<u8>) {
     if plus && marks & PLUS != 0 {
         out.iter_mut().filter(|c| **c == b'+').for_each(|c| *c = b' ');
     }
+    let long = marks & OVERLONG != 0 && overlong(out);
     // What was encoded may be anything.
-    let all = marks & (PERCENT | AMPERSAND) != 0;
+    let all = long || marks & (PERCENT | AMPERSAND) != 0;
     for _ in 0..LAYERS {
-        if marks & PERCENT == 0 || !out.contains(&b'%') || !url_decode(out) {
+        if !long && marks & PERCENT == 0 || !out.contains(&b'%') || !url_decode(out) {
             break;
         }
     }
@@ -185,24 +193,41 @@ pub(crate) fn url_decode(text: &mut Vec<u8>) -> bool {
     decoded
 }
 
-/// `c0 ae` is an overlong `.`, `c1 9c` an overlong `\`.
-fn overlong(text: &mut Vec<u8>) {
-    if !text.iter().any(|c| matches!(c, 0xc0 | 0xc1)) {
-        return;
+/// First bytes of the overlong forms of ASCII (RFC 2279 had them of up to 6 bytes).
+const OVERLONG_LEADS: [u8; 6] = [0xc0, 0xc1, 0xe0, 0xf0, 0xf8, 0xfc];
+
+/// Takes overlong forms off: `c0 ae` is an overlong `.`, `c1 9c` and `e0 81 9c` are an overlong `\`. Whether there were any.
+fn overlong(text: &mut Vec<u8>) -> bool {
+    if !text.iter().any(|c| OVERLONG_LEADS.contains(c)) {
+        return false;
     }
     let (mut from, mut to) = (0, 0);
     while from < text.len() {
-        let (byte, taken) = match text[from..] {
-            [first @ (0xc0 | 0xc1), second @ 0x80..=0xbf, ..] => {
-                ((first & 1) << 6 | second & 0x3f, 2)
-            }
-            [byte, ..] => (byte, 1),
-            [] => break,
-        };
+        let (byte, taken) = overlong_form(&text[from..]).unwrap_or((text[from], 1));
         text[to] = byte;
         (from, to) = (from + taken, to + 1);
     }
+    let any = to < text.len();
     text.truncate(to);
+    any
+}
+
+/// What the overlong form at the beginning stands for, and its length.
+fn overlong_form(text: &[u8]) -> Option<(u8, usize)> {
+    let length = match text.first()? {
+        0xc0 | 0xc1 => 2,
+        0xe0 => 3,
+        0xf0 => 4,
+        0xf8 => 5,
+        0xfc => 6,
+        _ => return None,
+    };
+    // Of what is overlong, only the last two bytes have bits of the character.
+    let (first, [high, last]) = text.get(..length)?.split_last_chunk()?;
+    let is_ascii = (length == 2 || matches!(high, 0x80 | 0x81))
+        && first.iter().skip(1).all(|c| *c == 0x80)
+        && matches!(last, 0x80..=0xbf);
+    is_ascii.then_some((high << 6 | last & 0x3f, length))
 }
 
 fn hex(digit: u8) -> Option<u32> {
@@ -361,6 +386,10 @@ mod tests {
             ("%2525253C", "%3c"),
             ("%u003cB%uff1e", "<b>"),
             ("..%c0%af..%c1%9c", "../..\\"),
+            ("%e0%80%af%f0%80%81%9C%f8%80%80%80%ae%fc%80%80%80%80%ae", "/\\.."),
+            ("%25e0%2580%25af", "/"),
+            ("%e0%80%a52e", "."),
+            ("\u{e01}\u{915}\u{1f600}%", "\u{e01}\u{915}\u{1f600}%"),
             ("&lt;&#x53;&#99ript&#62;&Tab;", "<script> "),
             ("100%", "100%"),
             ("%zz%4", "%zz%4"),
@@ -372,6 +401,24 @@ mod tests {
         ] {
             assert_eq!(canon(from), to, "{from}");
         }
+    }
+
+    #[test]
+    fn overlong_forms_come_off_without_percent_signs() {
+        for (from, to) in [
+            (&b"..\xc0\xaf..\xe0\x80\xafX"[..], &b"../../x"[..]),
+            (b"\xe0\x80\xbcscript\xc0\xbe", b"<script>"),
+            (b"\xc0\xa53c", b"<"),
+            (b"\xc0\xa6lt;", b"<"),
+            (b"a\xc0\xaf*x*/b", b"a b"),
+            // None, or none that is whole.
+            (b"\xe0\x80\xc0\xf0\x80\x82\x80\xe0\x81", b"\xe0\x80\xc0\xf0\x80\x82\x80\xe0\x81"),
+        ] {
+            let (mut out, mut scratch) = (Vec::new(), Vec::new());
+            canonical(from, true, &mut out, &mut scratch);
+            assert_eq!(out.escape_ascii().to_string(), to.escape_ascii().to_string());
+        }
+        assert!(climbs(b"/a/\xc0\xae.\xe0\x80\xafb") && !climbs(b"/a/\xe0\xb8\x81"));
     }
 
     #[test]
