@@ -26,6 +26,43 @@ const NOT_STORED: [&[u8]; 8] = [
 const NOT_UPDATED: [&[u8]; 5] =
     [b"content-encoding", b"content-length", b"content-range", b"content-type", b"set-cookie"];
 
+/// Removals that are told apart, by their keys' hashes.
+const REMOVALS: usize = 1024;
+
+/// When keys were last removed by requests that changed what they are for. What was asked for before that may be what was
+/// there before.
+#[derive(Debug)]
+pub(crate) struct Removals {
+    count: u64,
+    /// Keys that share a place are taken for one: then a response is not stored that could have been.
+    last: Vec<u64>,
+}
+
+impl Removals {
+    pub(crate) fn new() -> Self {
+        Self { count: 0, last: vec![0; REMOVALS] }
+    }
+
+    /// How many there have been.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn note(&mut self, hash: u64) {
+        self.count += 1;
+        self.last[slot(hash)] = self.count;
+    }
+
+    /// Whether there was one of this key after so many.
+    fn is_after(&self, hash: u64, count: u64) -> bool {
+        self.last[slot(hash)] > count
+    }
+}
+
+fn slot(hash: u64) -> usize {
+    (hash % REMOVALS as u64) as usize
+}
+
 impl Cache {
     /// A response that may be stored came.
     pub(crate) fn take_in(
@@ -97,7 +134,9 @@ impl Cache {
     pub(crate) fn complete(&mut self, state: &mut State) {
         let Some(stored) = state.filling.take() else { return };
         self.filling -= stored.body.len();
-        if state.expected.is_some_and(|expected| expected as usize != stored.body.len()) {
+        self.ask_no_more(state);
+        let is_whole = state.expected.is_none_or(|n| n as usize == stored.body.len());
+        if !is_whole || self.removals.is_after(state.hash, state.removals) {
             return;
         }
         if self.store.insert(state.hash, *stored) {
@@ -157,33 +196,15 @@ impl Cache {
         }
     }
 
-    /// What was asked for beside, by this request, is another response.
-    pub(crate) fn replace(
-        &mut self,
-        place: Place,
-        request: &State,
-        head: &Head<'_>,
-        body: &[u8],
-        now: u64,
-    ) {
-        if self.store.get(place).is_none() {
-            return;
-        }
-        match self.storable(request, head, now) {
-            Some(new) if body.len() <= self.config.max_body => {
-                self.store.insert(request.hash, Stored { body: Rc::new(body.to_vec()), ..new });
-                self.counters.stored.add(1);
-            }
-            _ => {
-                self.store.invalidate(request.hash, &request.key);
-            }
-        }
+    /// Removes a response that is not true any more.
+    pub(crate) fn remove(&mut self, place: Place) {
+        self.store.remove(place);
         self.count();
     }
 
     /// RFC 9111, section 4.4.
     pub(crate) fn invalidate(&mut self, state: &State, head: &Head<'_>) {
-        let mut removed = self.store.invalidate(state.hash, &state.key);
+        let mut removed = self.invalidate_key(state.hash, &state.key);
         let scheme_and_host = state.key.iter().position(|c| *c == b'/').unwrap_or(0);
         let ours = &state.key[..scheme_and_host];
         for name in ["location", "content-location"] {
@@ -196,10 +217,15 @@ impl Cache {
             };
             if let Some(path) = path {
                 let key = [ours, path].concat();
-                removed += self.store.invalidate(hash::bytes(&key, self.seed), &key);
+                removed += self.invalidate_key(hash::bytes(&key, self.seed), &key);
             }
         }
         self.counters.invalidated.add(removed as u64);
         self.count();
+    }
+
+    fn invalidate_key(&mut self, hash: u64, key: &[u8]) -> usize {
+        self.removals.note(hash);
+        self.store.invalidate(hash, key)
     }
 }

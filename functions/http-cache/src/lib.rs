@@ -14,17 +14,16 @@ mod usable;
 mod variant;
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use weir_sdk::hash;
-use weir_sdk::message::healthy;
 use weir_sdk::message::prelude::*;
 
 use answer::{Conditions, answer};
 pub use config::Config;
 use control::Control;
+use keeping::Removals;
 use store::{Field, Place, Store, Stored};
-use usable::{Use, Wanted, may_hide_errors, use_of};
+use usable::{Wanted, hides_errors, is_usable};
 use variant::{is_variant, write_key};
 
 #[cfg(test)]
@@ -33,8 +32,6 @@ mod tests;
 weir_sdk::export_message!(Cache);
 
 const SECOND: u64 = 1_000_000_000;
-/// How long asking beside may take.
-const BESIDE: Duration = Duration::from_secs(10);
 /// As a part of the store's size, the bodies that validations hold.
 const HELD_PART: usize = 4;
 /// Bytes of a request's fields that are remembered for `vary`.
@@ -45,16 +42,12 @@ pub struct Cache {
     config: Config,
     store: Store,
     seed: u64,
-    upstreams: usize,
-    /// The upstream that is asked beside next.
-    next: usize,
+    removals: Removals,
     /// Bytes of bodies that are coming in.
     filling: usize,
     /// Bytes of bodies that validations hold, whether they are still stored or not.
     held: usize,
     key: Vec<u8>,
-    /// Responses that are asked for beside, by token: none is waited for.
-    beside: Vec<(Token, Beside)>,
     counters: Counters,
 }
 
@@ -70,14 +63,6 @@ struct Counters {
     responses: Gauge,
 }
 
-/// A request of the cache's own.
-#[derive(Debug)]
-struct Beside {
-    place: Place,
-    /// What is remembered of it, as of one that a client waits for.
-    request: State,
-}
-
 /// What is remembered of an exchange.
 #[derive(Debug, Default)]
 pub struct State {
@@ -86,8 +71,12 @@ pub struct State {
     key: Vec<u8>,
     /// When the request left, in seconds.
     asked: u64,
+    /// How many removals there had been by then.
+    removals: u64,
     fields: Vec<Field>,
     authorized: bool,
+    /// The stored response that is asked about, until it is known whether it still holds.
+    asks: Option<Place>,
     /// What a 304 will be about, though it may leave the store before that comes.
     validated: Option<Box<Stored>>,
     /// A response that comes in.
@@ -139,12 +128,10 @@ impl MessageFunction for Cache {
             store: Store::new(config.size),
             config,
             seed: setup.seed,
-            upstreams: setup.ports.len(),
-            next: 0,
+            removals: Removals::new(),
             filling: 0,
             held: 0,
             key: Vec::new(),
-            beside: Vec::new(),
             counters: Counters {
                 hits: host::counter("hits"),
                 misses: host::counter("misses"),
@@ -199,36 +186,20 @@ impl MessageFunction for Cache {
         let Some(stored) = self.store.get(place) else { return Outcome::Done };
         let age = stored.freshness.age(now);
         let stale = stored.freshness.lifetime.saturating_sub(age) == 0;
-        match use_of(stored, &control, age, now) {
-            Use::Fresh => {
-                self.counters.hits.add(1);
-                if stale {
-                    self.counters.stale.add(1);
-                }
-                let conditions = Conditions::of(head, head_only);
-                // Without rooms for it, the upstream has to have some.
-                answer(exchange, stored, &conditions, &self.config.name, now, "")
-                    .unwrap_or(Outcome::Done)
-            }
-            // What is asked for with somebody's authorization is somebody's own, unless it says that it is not.
-            Use::AskBeside
-                if head.field("authorization").is_some() && !stored.freshness.control.for_all() =>
-            {
-                self.validate(exchange, head, place, head_only, now)
-            }
-            Use::AskBeside => {
-                self.counters.hits.add(1);
+        if is_usable(stored, &control, age, now) {
+            self.counters.hits.add(1);
+            if stale {
                 self.counters.stale.add(1);
-                self.ask_beside(exchange, head, place, now);
-                let Some(stored) = self.store.get(place) else { return Outcome::Reset };
-                let conditions = Conditions::of(head, head_only);
-                // Without rooms for it, the upstream has to have some.
-                answer(exchange, stored, &conditions, &self.config.name, now, "")
-                    .unwrap_or(Outcome::Done)
             }
-            Use::Not if control.only_if_cached => only_if_cached(exchange),
-            Use::Not => self.validate(exchange, head, place, head_only, now),
+            let conditions = Conditions::of(head, head_only);
+            // Without rooms for it, the upstream has to have some.
+            return answer(exchange, stored, &conditions, &self.config.name, now, "")
+                .unwrap_or(Outcome::Done);
         }
+        if control.only_if_cached {
+            return only_if_cached(exchange);
+        }
+        self.validate(exchange, head, place, head_only, now)
     }
 
     fn response_head(
@@ -249,38 +220,12 @@ impl MessageFunction for Cache {
             }
             Kind::Store(why) => self.take_in(exchange, head, why, now),
             Kind::Validate(place, conditions, why) => {
-                if let Some(stored) = self.store.get_mut(place) {
-                    stored.asking_since = 0;
+                let of = (place, conditions, why);
+                let outcome = self.validated(exchange, head, of, validated.as_deref(), now);
+                if exchange.state.filling.is_none() {
+                    self.ask_no_more(exchange.state);
                 }
-                if status == 304 {
-                    // It confirms what it was asked about, also when it says too little, or too much, to freshen that.
-                    if self.freshen(place, head, exchange.state.asked, now) {
-                        self.counters.revalidated.add(1);
-                    }
-                    let detail = ["; fwd=", why.text(), "; fwd-status=304"].concat();
-                    let name = &self.config.name;
-                    let stored = self.store.get(place).or(validated.as_deref());
-                    let answered = stored.and_then(|stored| {
-                        answer(exchange, stored, &conditions, name, now, &detail)
-                    });
-                    self.forget_private(place);
-                    return answered.unwrap_or_else(|| exchange.answer(&Response::new(503)));
-                }
-                let failed = matches!(status, 500 | 502 | 503 | 504);
-                if failed
-                    && let Some(stored) = self.store.get(place)
-                    && may_hide_errors(stored, now)
-                {
-                    self.counters.stale.add(1);
-                    let detail = "; fwd=stale; detail=stale-if-error";
-                    return answer(exchange, stored, &conditions, &self.config.name, now, detail)
-                        .unwrap_or(Outcome::Done);
-                }
-                if conditions.head_only {
-                    // No body that could be stored.
-                    return self.tell(head, why, false);
-                }
-                self.take_in(exchange, head, why, now)
+                outcome
             }
         }
     }
@@ -296,6 +241,9 @@ impl MessageFunction for Cache {
             || self.filling + piece.len() > self.config.size
         {
             self.let_go(state);
+            if let Some(place) = state.asks {
+                self.remove(place);
+            }
             return Outcome::Done;
         }
         Rc::make_mut(&mut filling.body).extend_from_slice(piece.bytes());
@@ -307,44 +255,11 @@ impl MessageFunction for Cache {
         Outcome::Continue
     }
 
-    fn resume(
-        &mut self,
-        exchange: &mut Exchange<'_, State>,
-        resumed: &mut Resumed<'_>,
-        _: &mut Pending<'_>,
-    ) -> Outcome {
-        let Some(at) = self.beside.iter().position(|(token, _)| *token == resumed.token()) else {
-            return Outcome::Continue;
-        };
-        let (_, Beside { place, request }) = self.beside.swap_remove(at);
-        let now = exchange.wall() / SECOND;
-        if let Some(stored) = self.store.get_mut(place) {
-            stored.asking_since = 0;
-        }
-        match (resumed.status(), resumed.head()) {
-            (Some(304), Some(head)) => {
-                if self.freshen(place, head, request.asked, now) {
-                    self.counters.revalidated.add(1);
-                    self.forget_private(place);
-                }
-            }
-            (Some(status), Some(head)) if status < 500 => {
-                self.replace(place, &request, head, resumed.body(), now);
-            }
-            _ => debug!("asking beside failed: {:?}", resumed.failure()),
-        }
-        Outcome::Continue
-    }
-
     fn ended(&mut self, exchange: &mut Exchange<'_, State>, _: End) {
         // A body that did not come to its end is not stored.
         self.let_go(exchange.state);
         self.release(exchange.state);
-        if let Kind::Validate(place, ..) = exchange.state.kind
-            && let Some(stored) = self.store.get_mut(place)
-        {
-            stored.asking_since = 0;
-        }
+        self.ask_no_more(exchange.state);
     }
 }
 
@@ -374,6 +289,7 @@ impl Cache {
     fn remember(&self, state: &mut State, head: &Head<'_>, now: u64) -> bool {
         state.key.clone_from(&self.key);
         state.asked = now;
+        state.removals = self.removals.count();
         state.authorized = head.field("authorization").is_some();
         let mut size = 0;
         for (name, value) in head.fields() {
@@ -398,7 +314,7 @@ impl Cache {
         self.counters.misses.add(1);
         let conditions = Conditions::of(head, head_only);
         let remembered = self.remember(exchange.state, head, now);
-        let Some(stored) = self.store.get(place).filter(|_| remembered) else {
+        let Some(stored) = self.store.get_mut(place).filter(|_| remembered) else {
             return Outcome::Done;
         };
         let fresh = stored.freshness.lifetime > stored.freshness.age(now);
@@ -419,9 +335,69 @@ impl Cache {
         if let Err(full) = edited {
             return exchange.fail(&full);
         }
+        if !stored.is_asked_about(now) {
+            stored.asking_since = now;
+        }
         let why = if fresh { Forward::Request } else { Forward::Stale };
+        exchange.state.asks = Some(place);
         exchange.state.kind = Kind::Validate(place, conditions, why);
         Outcome::Continue
+    }
+
+    /// What came of a validation; `held` is what it was about.
+    fn validated(
+        &mut self,
+        exchange: &mut Exchange<'_, State>,
+        head: &mut Head<'_>,
+        (place, conditions, why): (Place, Conditions, Forward),
+        held: Option<&Stored>,
+        now: u64,
+    ) -> Outcome {
+        let status = head.status();
+        if status == 304 {
+            // It confirms what it was asked about, also when it says too little, or too much, to freshen that.
+            if self.freshen(place, head, exchange.state.asked, now) {
+                self.counters.revalidated.add(1);
+            }
+            let detail = ["; fwd=", why.text(), "; fwd-status=304"].concat();
+            let name = &self.config.name;
+            let stored = self.store.get(place).or(held);
+            let answered =
+                stored.and_then(|stored| answer(exchange, stored, &conditions, name, now, &detail));
+            self.forget_private(place);
+            return answered.unwrap_or_else(|| exchange.answer(&Response::new(503)));
+        }
+        if matches!(status, 500 | 502 | 503 | 504)
+            && let Some(stored) = self.store.get(place)
+            && let Some(directive) = hides_errors(stored, now)
+        {
+            self.counters.stale.add(1);
+            let detail = ["; fwd=stale; detail=", directive].concat();
+            return answer(exchange, stored, &conditions, &self.config.name, now, &detail)
+                .unwrap_or(Outcome::Done);
+        }
+        if conditions.head_only {
+            // No body that could be stored.
+            return self.tell(head, why, false);
+        }
+        let told = self.take_in(exchange, head, why, now);
+        let state = &*exchange.state;
+        // Others are not to get what is not true any more. What somebody's own is says nothing about theirs.
+        let is_another = matches!(status, 200..400 | 404 | 410) && !head.made();
+        if is_another && why == Forward::Stale && state.filling.is_none() && !state.authorized {
+            self.remove(place);
+        }
+        told
+    }
+
+    /// Whether what is stored still holds is not asked any more by this request.
+    fn ask_no_more(&mut self, state: &mut State) {
+        if let Some(place) = state.asks.take()
+            && let Some(stored) = self.store.get_mut(place)
+            && stored.asking_since == state.asked
+        {
+            stored.asking_since = 0;
+        }
     }
 
     /// Takes what a validation held.
@@ -429,44 +405,6 @@ impl Cache {
         let validated = state.validated.take()?;
         self.held -= validated.body.len();
         Some(validated)
-    }
-
-    /// Asks beside whether a stored response still holds; the client has it already (RFC 5861, section 3).
-    fn ask_beside(
-        &mut self,
-        exchange: &mut Exchange<'_, State>,
-        head: &Head<'_>,
-        place: Place,
-        now: u64,
-    ) {
-        let mut state = State { hash: exchange.state.hash, ..State::default() };
-        if !self.remember(&mut state, head, now) {
-            return;
-        }
-        let Some(stored) = self.store.get_mut(place) else { return };
-        let conditions = [&b"if-none-match"[..], b"if-modified-since", b"cache-control", b"pragma"];
-        let mut request = Request::of_bytes(&b"GET"[..], head.authority(), head.path());
-        for (name, value) in head.fields().filter(|(name, _)| !conditions.contains(name)) {
-            request = request.field_bytes(name, value);
-        }
-        for (condition, validator) in
-            [("if-none-match", "etag"), ("if-modified-since", "last-modified")]
-        {
-            if let Some(value) = stored.field(validator) {
-                request = request.field_bytes(condition.as_bytes(), value.to_vec());
-            }
-        }
-        let after = (self.next..self.upstreams).chain(0..self.next);
-        let Some(upstream) = after.into_iter().find(|upstream| healthy(*upstream)) else { return };
-        self.next = (upstream + 1) % self.upstreams;
-        match exchange.call(upstream, &request, BESIDE) {
-            Ok(token) => {
-                stored.asking_since = now;
-                self.beside.retain(|(_, other)| now < other.request.asked + 4 * BESIDE.as_secs());
-                self.beside.push((token, Beside { place, request: state }));
-            }
-            Err(refusal) => debug!("nobody can be asked beside: {refusal}"),
-        }
     }
 
     /// Says in `cache-status` why the request went on (RFC 9211).

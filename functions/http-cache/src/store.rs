@@ -13,6 +13,8 @@ use crate::control::Freshness;
 const VARIANTS_MAX: usize = 16;
 /// Bytes that an entry takes besides its texts.
 const OVERHEAD: usize = 512;
+/// So many seconds somebody who asks is waited for.
+const ASKING_MAX: u64 = 20;
 
 pub(crate) type Field = (Vec<u8>, Vec<u8>);
 
@@ -35,6 +37,11 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, value)| &value[..])
+    }
+
+    /// Whether somebody asks if it still holds.
+    pub(crate) fn is_asked_about(&self, now: u64) -> bool {
+        self.asking_since != 0 && now < self.asking_since + ASKING_MAX
     }
 
     fn size(&self) -> usize {
@@ -171,7 +178,7 @@ impl Store {
         if let Some(index) =
             equal.or_else(|| variants.first().copied().filter(|_| variants.len() >= VARIANTS_MAX))
         {
-            self.remove(index);
+            self.remove_at(index);
         }
         self.make_room(size);
         self.numbers += 1;
@@ -193,13 +200,20 @@ impl Store {
         true
     }
 
+    /// Removes a response, if it is still there.
+    pub(crate) fn remove(&mut self, place: Place) {
+        if self.get(place).is_some() {
+            self.remove_at(place.index);
+        }
+    }
+
     /// Removes all variants of a key: how many.
     pub(crate) fn invalidate(&mut self, hash: u64, key: &[u8]) -> usize {
         let all: Vec<usize> = self.by_hash.get(&hash).cloned().unwrap_or_default();
         let mut removed = 0;
         for index in all {
             if self.slots[index].as_ref().is_some_and(|slot| slot.stored.key == key) {
-                self.remove(index);
+                self.remove_at(index);
                 removed += 1;
             }
         }
@@ -208,11 +222,11 @@ impl Store {
 
     fn make_room(&mut self, bytes: usize) {
         while self.bytes + bytes > self.limit && self.oldest != NONE {
-            self.remove(self.oldest);
+            self.remove_at(self.oldest);
         }
     }
 
-    fn remove(&mut self, index: usize) {
+    fn remove_at(&mut self, index: usize) {
         self.unlink(index);
         let Some(slot) = self.slots[index].take() else { return };
         self.bytes -= slot.size;
@@ -332,7 +346,10 @@ mod tests {
         store.insert(1, stored(1, 1, 10));
         let (place, _) = store.find(1, &[1], |_| true);
         store.insert(1, stored(1, 1, 20));
-        assert!(store.get(place.unwrap()).is_none());
+        let place = place.unwrap();
+        assert!(store.get(place).is_none());
+        store.remove(place);
+        assert_eq!(store.len(), 1, "another one is at its place");
         assert!(!store.insert(1, stored(1, 1, 10_000)), "too large");
     }
 }

@@ -1,6 +1,3 @@
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weir_sdk::testing::{Message, MessageHarness, Step};
@@ -351,55 +348,115 @@ fn unsafe_methods_invalidate() {
     assert_eq!(stored(&mut harness), [false, true, true]);
 }
 
-#[test]
-fn a_stale_response_is_used_while_it_is_asked_beside() {
+const RENEWED: &str = "max-age=10, stale-while-revalidate=30";
+
+/// A cache with a page that has been stale for 5 seconds.
+fn with_stale_page() -> MessageHarness<Cache> {
     let mut harness = cache(json!({}));
-    let seen = Rc::new(RefCell::new(Vec::new()));
-    let (log, answers) = (
-        seen.clone(),
-        Rc::new(RefCell::new(vec![
-            Ok(Message::response(304)
-                .field("cache-control", "max-age=10, stale-while-revalidate=30")),
-            Err(2),
-            Ok(page("max-age=10, stale-while-revalidate=30").body("new")),
-        ])),
-    );
-    harness.on_call(move |_, request| {
-        log.borrow_mut().push(request.clone());
-        answers.borrow_mut().remove(0)
-    });
-    let get = Message::get("/x").field("cache-control", "max-age=100").field("accept", "x");
-    send(&mut harness, &get, |_| {
-        page("max-age=10, stale-while-revalidate=30").field("etag", "\"1\"")
-    });
+    send(&mut harness, &Message::get("/x"), |_| page(RENEWED).field("etag", "\"1\""));
     harness.advance(15 * SECOND);
-    let (stale, asked) = send(&mut harness, &get, |_| panic!("it may be used"));
-    assert!(stale.body == b"page" && !asked);
-    assert_eq!(stale.fields.iter().filter(|(n, _)| n == "cache-status").count(), 1);
-    assert!(stale.get_field("cache-status").unwrap().contains("ttl=-5"));
-    {
-        let seen = seen.borrow();
-        assert_eq!(
-            (seen[0].get_field("if-none-match"), seen[0].get_field("accept")),
-            (Some("\"1\""), Some("x"))
-        );
-        assert_eq!(seen[0].get_field("cache-control"), None);
-    }
-    let (fresh, _) = send(&mut harness, &get, |_| panic!("it was asked"));
-    assert_eq!(fresh.get_field("age"), Some("0"));
-    for _ in 0..2 {
-        harness.advance(15 * SECOND);
-        assert!(!send(&mut harness, &get, |_| panic!("it may be used")).1);
-    }
-    assert_eq!(send(&mut harness, &get, |_| panic!("it was asked")).0.body, b"new");
+    harness
+}
+
+/// Lets a request go on that asks whether the page still holds.
+fn ask(harness: &mut MessageHarness<Cache>) -> u32 {
+    let exchange = harness.open();
+    let step = harness.request_head(exchange, &Message::get("/x"));
+    let Step::Continue(request) = step else { panic!("{step:?}") };
+    assert_eq!(request.get_field("if-none-match"), Some("\"1\""));
+    exchange
+}
+
+/// What others get without waiting.
+fn others(harness: &mut MessageHarness<Cache>) -> Message {
+    let mut get = |request: &Message| send(harness, request, |_| panic!("another asks")).0;
+    let told = get(&Message::get("/x"));
+    let must_not_ask = Message::get("/x").field("cache-control", "only-if-cached");
+    assert_eq!(get(&must_not_ask).body, told.body);
+    told
+}
+
+#[test]
+fn a_stale_response_is_used_while_one_asks() {
+    let mut harness = with_stale_page();
+    let must_not_ask = Message::get("/x").field("cache-control", "only-if-cached");
+    assert_eq!(send(&mut harness, &must_not_ask, |_| panic!("it must not")).0.body, b"page");
+    let one = ask(&mut harness);
+    let stale = others(&mut harness);
+    assert!(stale.body == b"page" && stale.get_field("cache-status").unwrap().contains("ttl=-5"));
+    let newer = Message::get("/x").field("cache-control", "max-age=10");
+    assert!(send(&mut harness, &newer, |_| Message::response(304)).1, "who wants more has to ask");
+    harness.response_head(one, &Message::response(304).field("cache-control", RENEWED));
+    harness.end(one, How::Answered, Some(0));
+    assert_eq!(others(&mut harness).get_field("age"), Some("0"));
+    // Of a new one, the body has to come, too.
+    harness.advance(15 * SECOND);
+    let one = ask(&mut harness);
+    harness.response_head(one, &page(RENEWED).body("new"));
+    harness.response_body(one, b"n", false);
+    assert_eq!(others(&mut harness).body, b"page");
+    harness.response_body(one, b"ew", true);
+    assert_eq!(others(&mut harness).body, b"new");
+    harness.end(one, How::Delivered, Some(0));
     harness.advance(41 * SECOND);
-    assert!(send(&mut harness, &get, |_| page("no-store")).1, "too stale");
-    assert_eq!(seen.borrow().len(), 3);
+    assert!(send(&mut harness, &Message::get("/x"), |_| page("no-store")).1, "too stale");
+    assert_eq!((harness.counter("stale"), harness.counter("stored")), (5, 2));
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
 }
 
 #[test]
-fn what_is_somebodys_own_is_not_stored_when_it_is_asked_beside() {
+fn who_comes_next_asks_when_one_got_no_answer() {
+    let mut harness = with_stale_page();
+    for step in 0..3 {
+        let one = ask(&mut harness);
+        others(&mut harness);
+        match step {
+            0 => harness.end(one, How::ClientGone, Some(0)),
+            1 => {
+                harness.response_head(one, &page(RENEWED));
+                harness.response_body(one, b"pa", false);
+                harness.end(one, How::UpstreamFailed, Some(0));
+            }
+            _ => {
+                let step = harness.response_head(one, &Message::response(503));
+                let Step::Answer(hidden) = step else { panic!("{step:?}") };
+                let told = hidden.get_field("cache-status").unwrap();
+                assert_eq!(told, "weir; fwd=stale; detail=stale-while-revalidate");
+                assert_eq!(hidden.body, b"page");
+                harness.end(one, How::Answered, Some(0));
+            }
+        }
+    }
+    let late = ask(&mut harness);
+    harness.advance(20 * SECOND);
+    ask(&mut harness);
+    harness.end(late, How::UpstreamFailed, Some(0));
+    others(&mut harness);
+}
+
+#[test]
+fn what_is_not_true_any_more_is_not_told_to_others() {
+    let dated = Message::response(200).field("last-modified", ago(1000)).body("new");
+    for (answer, stays) in [
+        (page("no-store"), false),
+        (page("private, max-age=60"), false),
+        (page(RENEWED).body(vec![0; 300 << 10]), false),
+        (Message { status: 404, ..page("no-store") }, false),
+        (Message { status: 429, ..page("no-store") }, true),
+        // A function made it.
+        (Message { flags: 8, ..page("no-store") }, true),
+    ] {
+        let mut harness = with_stale_page();
+        send(&mut harness, &Message::get("/x"), |_| answer.clone());
+        let one = harness.open();
+        harness.request_head(one, &Message::get("/x"));
+        let (other, asked) = send(&mut harness, &Message::get("/x"), |_| dated.clone());
+        assert_eq!((other.body == b"page", asked), (stays, !stays), "{:?}", answer.fields);
+    }
+}
+
+#[test]
+fn what_is_somebodys_own_is_not_stored_when_it_is_asked_for_in_place_of_what_is_stale() {
     const SHORT: &str = "max-age=1, stale-while-revalidate=60";
     let get = || Message::get("/me");
     let alice = || get().field("authorization", "Bearer A");
@@ -409,39 +466,44 @@ fn what_is_somebodys_own_is_not_stored_when_it_is_asked_beside() {
         ("public, max-age=1, stale-while-revalidate=60", "public, max-age=60", true),
     ] {
         let mut harness = cache(json!({}));
-        harness.on_call(move |_, request| {
-            assert_eq!(request.get_field("authorization"), Some("Bearer A"));
-            Ok(page(own).body("alice's"))
-        });
         send(&mut harness, &get(), |_| page(first));
         harness.advance(2 * SECOND);
         send(&mut harness, &alice(), |_| page(own).body("alice's"));
-        harness.on_call(|_, _| Err(1));
-        let (seen, _) = send(&mut harness, &get(), |_| page("max-age=60"));
+        let one = harness.open();
+        harness.request_head(one, &get());
+        let (seen, _) = send(&mut harness, &get(), |_| panic!("another asks, or it is stored"));
         assert_eq!(seen.body == b"alice's", shared, "{first}; {own}");
     }
     // Nor what is kept by guess, of requests with cookies.
     let mut harness = cache(json!({}));
-    harness
-        .on_call(|_, _| Ok(Message::response(200).field("last-modified", ago(1000)).body("own")));
+    let own = Message::response(200).field("last-modified", ago(1000)).body("own");
     send(&mut harness, &get(), |_| page(SHORT));
     harness.advance(2 * SECOND);
-    send(&mut harness, &get().field("cookie", "id=1"), |_| panic!("it may be used"));
+    send(&mut harness, &get().field("cookie", "id=1"), |_| own.clone());
     assert!(send(&mut harness, &get(), |_| page("max-age=60")).0.body == b"page");
 }
 
+/// What was asked for before something was changed may be what was there before.
 #[test]
-fn what_is_asked_beside_is_stored_for_those_who_ask_the_same() {
+fn what_was_asked_for_before_an_unsafe_method_succeeded_is_not_stored() {
     let mut harness = cache(json!({}));
-    harness.on_call(|_, _| Ok(page("max-age=60").field("vary", "accept-language").body("de")));
-    let get = |language: &str| Message::get("/x").field("accept-language", language);
-    send(&mut harness, &get("de"), |_| page("max-age=1, stale-while-revalidate=60"));
-    harness.advance(2 * SECOND);
-    send(&mut harness, &get("de"), |_| panic!("it may be used"));
-    harness.on_call(|_, _| Err(1));
-    assert_eq!(send(&mut harness, &get("de"), |_| panic!("it is stored")).0.body, b"de");
-    assert_eq!(send(&mut harness, &Message::get("/x"), |_| page("")).0.body, b"page");
-    assert_eq!(send(&mut harness, &get("en"), |_| page("")).0.body, b"page");
+    let change = |harness: &mut MessageHarness<Cache>, path: &str, status| {
+        let put = Message::request("PUT", path).body("b");
+        send(harness, &put, |_| Message::response(status).field("location", "/x"));
+    };
+    for (path, status, stored) in [("/x", 204, false), ("/y", 201, false), ("/x", 500, true)] {
+        let one = harness.open();
+        harness.request_head(one, &Message::get("/x"));
+        harness.response_head(one, &page("max-age=600"));
+        harness.response_body(one, b"pa", false);
+        change(&mut harness, path, status);
+        harness.response_body(one, b"ge", true);
+        harness.end(one, How::Delivered, Some(0));
+        let (_, asked) = send(&mut harness, &Message::get("/x"), |_| page("max-age=600"));
+        assert_eq!(asked, !stored, "{path} {status}");
+        assert!(!send(&mut harness, &Message::get("/x"), |_| panic!("it is stored")).1);
+        change(&mut harness, "/x", 204);
+    }
 }
 
 #[test]
@@ -496,24 +558,6 @@ fn a_client_without_a_condition_never_gets_a_304() {
         harness.end(exchange, How::Answered, None);
         assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
     }
-}
-
-#[test]
-fn what_is_asked_beside_may_come_when_its_client_has_gone() {
-    let mut harness = cache(json!({}));
-    let control = "max-age=10, stale-while-revalidate=30";
-    harness.on_call(move |_, _| Ok(page(control).body("new")));
-    let get = Message::get("/x");
-    send(&mut harness, &get, |_| page(control).body("old"));
-    harness.advance(15 * SECOND);
-    harness.set_late(true);
-    for _ in 0..3 {
-        assert_eq!(send(&mut harness, &get, |_| panic!("it may be used")).0.body, b"old");
-    }
-    harness.bring_late();
-    assert_eq!(send(&mut harness, &get, |_| panic!("it is new")).0.body, b"new");
-    assert_eq!(harness.counter("stored"), 2, "one asked for all");
-    assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
 }
 
 #[test]

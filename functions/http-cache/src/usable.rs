@@ -2,7 +2,6 @@
 
 use weir_sdk::message::prelude::*;
 
-use super::BESIDE;
 use super::control::{Control, Freshness};
 use super::store::Stored;
 
@@ -40,47 +39,41 @@ impl Wanted {
     }
 }
 
-/// Whether a stored response can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// As it is.
-    Fresh,
-    /// As it is, and it has to be asked whether it still holds.
-    AskBeside,
-    /// Not without asking.
-    Not,
-}
-
-pub(crate) fn use_of(stored: &Stored, wanted: &Wanted, age: u64, now: u64) -> Use {
+/// Whether a stored response can be used without asking.
+pub(crate) fn is_usable(stored: &Stored, wanted: &Wanted, age: u64, now: u64) -> bool {
     let Freshness { control, lifetime, .. } = stored.freshness;
     if wanted.no_cache || control.no_cache || age > wanted.max_age {
-        return Use::Not;
+        return false;
     }
     let left = lifetime.saturating_sub(age);
     if left > 0 {
-        return if left >= wanted.min_fresh { Use::Fresh } else { Use::Not };
+        return left >= wanted.min_fresh;
     }
     // RFC 9111, section 4.2.4. What is `s-maxage` is for shared caches, and to be revalidated by them, too.
     if control.must_revalidate
         || control.shared_max_age.is_some_and(|_| control.stale_while_revalidate.is_none())
     {
-        return Use::Not;
+        return false;
     }
     let stale = age - lifetime;
-    if wanted.min_fresh == 0 && stale < control.stale_while_revalidate.unwrap_or(0) {
-        // One asks, the others need not.
-        let asks = stored.asking_since != 0 && now < stored.asking_since + 2 * BESIDE.as_secs();
-        return if asks { Use::Fresh } else { Use::AskBeside };
+    // One asks, the others need not wait for it (RFC 5861, section 3). Nor can who must not ask.
+    let others_ask = stored.is_asked_about(now) || wanted.only_if_cached;
+    if others_ask && wanted.min_fresh == 0 && stale < control.stale_while_revalidate.unwrap_or(0) {
+        return true;
     }
-    if stale <= wanted.max_stale && wanted.max_stale > 0 { Use::Fresh } else { Use::Not }
+    stale <= wanted.max_stale && wanted.max_stale > 0
 }
 
-/// RFC 5861, section 4.
-pub(crate) fn may_hide_errors(stored: &Stored, now: u64) -> bool {
+/// The directive that lets a stored response be used in place of an error (RFC 5861): who asked while others get what is stale
+/// need not fare worse than they do.
+pub(crate) fn hides_errors(stored: &Stored, now: u64) -> Option<&'static str> {
     let Freshness { control, lifetime, .. } = stored.freshness;
+    if control.must_revalidate || control.no_cache {
+        return None;
+    }
     let stale = stored.freshness.age(now).saturating_sub(lifetime);
-    !control.must_revalidate
-        && !control.no_cache
-        && stale <= control.stale_if_error.unwrap_or(0)
-        && control.stale_if_error.is_some()
+    if control.stale_if_error.is_some_and(|most| stale <= most) {
+        return Some("stale-if-error");
+    }
+    (stale < control.stale_while_revalidate.unwrap_or(0)).then_some("stale-while-revalidate")
 }

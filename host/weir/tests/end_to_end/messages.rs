@@ -28,7 +28,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-length", str(len(answer)))
         for name, value in urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query):
-            if name == "cache-control":
+            if name in ("cache-control", "etag"):
                 self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer)

@@ -177,6 +177,13 @@ fn cache_answers_what_is_fresh_and_asks_for_the_rest() {
     curl(&["--data", "x", &url(&host, fresh)]);
     let third = get(fresh);
     assert!(third.contains("fwd="), "an unsafe method invalidates: {third}");
+    // What is asked for in place of what is stale goes the way of any request.
+    let stale = "/n?cache-control=max-age=0,stale-while-revalidate=60&etag=%221%22";
+    for why in ["uri-miss", "stale"] {
+        let text = curl(&["--header", "x-forwarded-host: evil.example", &url(&host, stale)]).1;
+        assert!(text.contains(&format!("weir; fwd={why}; stored")), "{text}");
+        assert!(text.contains("x-forwarded-host") && !text.contains("evil"), "{text}");
+    }
 }
 
 #[test]
