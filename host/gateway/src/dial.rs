@@ -23,8 +23,8 @@ pub(crate) struct Route {
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-/// The client's address and the one it connected to, for an upstream that wants to know.
-pub(crate) type Told = Option<(ProxyHeader, SocketAddr, SocketAddr)>;
+/// For an upstream that wants to know: the client's address and the one it connected to; none if the connection is the gateway's own.
+pub(crate) type Told = Option<(ProxyHeader, Option<(SocketAddr, SocketAddr)>)>;
 
 impl Route {
     /// Connects.
@@ -55,8 +55,8 @@ impl Route {
     ) -> io::Result<Stream> {
         let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        if let Some((version, client, local)) = told {
-            tcp.write_all(&proxy_protocol::header(version, client, local)).await?;
+        if let Some((version, addresses)) = told {
+            tcp.write_all(&proxy_protocol::header(version, addresses)).await?;
         }
         let traffic = Arc::clone(traffic);
         let Some((config, name)) = &self.tls else {

@@ -90,7 +90,8 @@ async fn call(
     rules::own(&mut parts);
     let mut request = Request::from_parts(parts, RequestBody::pieces(pieces));
     rules::address(&mut request, config.http2, config.tls.is_some(), &host);
-    let sent = upstream.send(&mut Some(request), None, None, Instant::now()).await;
+    let told = upstream.told_of_own;
+    let sent = upstream.send(&mut Some(request), None, told, Instant::now()).await;
     let answered = sent.map_err(|failed| match failed.why {
         Unanswered::Connect { slow: true } | Unanswered::Slow => CallFault::Timeout,
         Unanswered::NotHttp => CallFault::NotHttp,
@@ -100,7 +101,7 @@ async fn call(
     upstream.counters.responses.count(parts.status);
     rules::answered(&mut parts);
     let mut body =
-        pin!(Download::new(incoming, answered.link, Rc::clone(&upstream), timeout, true));
+        pin!(Download::new(incoming, answered.link, Rc::clone(&upstream), timeout, told.is_none()));
     let mut all = BytesMut::new();
     std::future::poll_fn(|cx| std::task::Poll::Ready(body.settle(cx))).await;
     while !body.is_end_stream() {

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::config::{HealthCheck, Target};
 use crate::counters::Traffic;
-use crate::dial::Route;
+use crate::dial::{Route, Told};
 use crate::listener::Plan;
 use crate::members::{List, Member, Members};
 use crate::request_body::RequestBody;
@@ -100,7 +100,8 @@ fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
             tasks.push(tokio::task::spawn_local(kept));
         }
         if let Some(check) = &plan.config.health {
-            let all = look_after_all(Arc::clone(route), members.watch(), check.clone());
+            let upstream = (Arc::clone(route), plan.told_of_own());
+            let all = look_after_all(upstream, members.watch(), check.clone());
             tasks.push(tokio::task::spawn_local(all));
         } else {
             for member in members.watch().borrow().iter() {
@@ -121,14 +122,18 @@ impl Drop for Ends {
 }
 
 /// Looks at all members of an upstream, whoever they are.
-async fn look_after_all(route: Arc<Route>, mut members: watch::Receiver<List>, check: HealthCheck) {
+async fn look_after_all(
+    (route, told): (Arc<Route>, Told),
+    mut members: watch::Receiver<List>,
+    check: HealthCheck,
+) {
     let mut looked: HashMap<SocketAddr, Ends> = HashMap::new();
     loop {
         let list = members.borrow_and_update().clone();
         looked.retain(|address, _| list.iter().any(|member| member.address == *address));
         for member in list {
             looked.entry(member.address).or_insert_with(|| {
-                let looking = look_after(Arc::clone(&route), member, check.clone());
+                let looking = look_after(Arc::clone(&route), told, member, check.clone());
                 Ends(tokio::task::spawn_local(looking))
             });
         }
@@ -151,11 +156,11 @@ async fn watch_files(certificates: Arc<Certificates>) {
 }
 
 /// Looks at an upstream, again and again.
-async fn look_after(route: Arc<Route>, member: Arc<Member>, check: HealthCheck) {
+async fn look_after(route: Arc<Route>, told: Told, member: Arc<Member>, check: HealthCheck) {
     let (mut good, mut bad) = (0, 0);
     let Member { address, standing } = &*member;
     loop {
-        let look = look(&route, *address, &check);
+        let look = look(&route, told, *address, &check);
         if matches!(tokio::time::timeout(check.timeout, look).await, Ok(true)) {
             (good, bad) = (good + 1, 0);
             if good == check.healthy {
@@ -173,9 +178,9 @@ async fn look_after(route: Arc<Route>, member: Arc<Member>, check: HealthCheck) 
 }
 
 /// Whether an upstream is well.
-async fn look(route: &Route, address: SocketAddr, check: &HealthCheck) -> bool {
+async fn look(route: &Route, told: Told, address: SocketAddr, check: &HealthCheck) -> bool {
     let traffic = Arc::new(Traffic::default());
-    let connected = route.connect(address, None, &traffic, check.timeout, check.timeout).await;
+    let connected = route.connect(address, told, &traffic, check.timeout, check.timeout).await;
     let Ok(stream) = connected else { return false };
     let Some(path) = &check.path else { return true };
     let host = check.host.clone().unwrap_or_else(|| route.config.address.to_string());

@@ -48,6 +48,13 @@ pub(crate) struct Plan {
     pub(crate) via: [HeaderValue; 3],
 }
 
+impl Plan {
+    /// What an upstream is told of a connection that no client is behind.
+    pub(crate) fn told_of_own(&self) -> Told {
+        self.config.upstream_proxy_protocol.map(|version| (version, None))
+    }
+}
+
 /// What a thread counts into.
 pub(crate) struct ThreadCounters {
     pub(crate) listener: Arc<ListenerCounters>,
@@ -123,7 +130,8 @@ impl Site {
 
     /// What an upstream is told of the client's address.
     pub(crate) fn told(&self, client: &crate::chain::Origin) -> Told {
-        self.plan.config.upstream_proxy_protocol.map(|v| (v, client.client, client.local))
+        let addresses = (client.client, client.local);
+        self.plan.config.upstream_proxy_protocol.map(|version| (version, Some(addresses)))
     }
 }
 

@@ -91,8 +91,18 @@ fn of_v2(addresses: &v2::Addresses) -> Option<(SocketAddr, SocketAddr)> {
     }
 }
 
-/// A header for an upstream.
-pub(crate) fn header(version: ProxyHeader, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+/// A header for an upstream: the client's address and the one it connected to, or that the proxy speaks for itself.
+pub(crate) fn header(version: ProxyHeader, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let Some((client, local)) = addresses else {
+        return match version {
+            ProxyHeader::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+            ProxyHeader::V2 => {
+                let command = v2::Version::Two | v2::Command::Local;
+                let no_family = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
+                v2::Builder::new(command, no_family).build().unwrap_or_default()
+            }
+        };
+    };
     let (client, local) = of_one_family(client, local);
     match version {
         ProxyHeader::V1 => v1::Addresses::from((client, local)).to_string().into_bytes(),
@@ -128,10 +138,10 @@ mod tests {
         let client: SocketAddr = "192.0.2.7:4000".parse().unwrap();
         let local: SocketAddr = "[::ffff:198.51.100.1]:443".parse().unwrap();
         assert_eq!(
-            header(ProxyHeader::V1, client, local),
+            header(ProxyHeader::V1, Some((client, local))),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 443\r\n"
         );
-        let binary = header(ProxyHeader::V2, client, local);
+        let binary = header(ProxyHeader::V2, Some((client, local)));
         let read = v2::Header::try_from(binary.as_slice()).unwrap();
         let told = of_v2(&read.addresses).unwrap();
         assert_eq!(told, (client, "198.51.100.1:443".parse().unwrap()));

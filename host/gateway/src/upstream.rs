@@ -43,6 +43,8 @@ pub(crate) struct Upstream {
     pub(crate) route: Arc<Route>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) counters: Arc<UpstreamCounters>,
+    /// What it is told of connections that no client is behind.
+    pub(crate) told_of_own: Told,
     timeouts: Timeouts,
     idle_max: usize,
     builder: http1::Builder,
@@ -88,6 +90,7 @@ impl Upstream {
             route: Arc::clone(&plan.routes[index]),
             standing: Arc::clone(&member.standing),
             counters: Arc::clone(counters),
+            told_of_own: plan.told_of_own(),
             timeouts: timeouts.clone(),
             idle_max: limits.upstream_idle,
             builder,

@@ -1,11 +1,11 @@
 //! Upstreams that are not there, go away, are slow, or ill.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway, gateway_with, read_request, talk, until};
-use weir_gateway::{Failure, HealthCheck, ListenerStatistics, UpstreamConfig};
+use weir_gateway::{Failure, HealthCheck, ListenerStatistics, ProxyHeader, UpstreamConfig};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
@@ -233,6 +233,61 @@ fn checks_take_an_ill_upstream_out_and_put_it_back() {
     ill.store(false, Ordering::SeqCst);
     until("it is put back", || healthy() == [true, true]);
     assert!((0..6).any(|_| talk(address, GET).ends_with("mine")));
+}
+
+#[test]
+fn checks_begin_with_the_header_that_an_upstream_insists_on() {
+    for (version, header) in [
+        (ProxyHeader::V1, "PROXY UNKNOWN\r\n"),
+        (ProxyHeader::V2, "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+    ] {
+        let server = Server::start(move |mut stream, _| {
+            let mut begin = vec![0; header.len()];
+            if stream.read_exact(&mut begin).is_ok() && begin == header.as_bytes() {
+                let _ = read_request(&mut stream);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        let (gateway, _) = gateway_with(&[server.address], |config| {
+            config.upstream_proxy_protocol = Some(version);
+            config.health = Some(HealthCheck {
+                path: Some("/health".to_owned()),
+                interval: Duration::from_millis(20),
+                timeout: support::LONG,
+                healthy: 1,
+                unhealthy: 1,
+                ..HealthCheck::default()
+            });
+        });
+        until("it was looked at", || server.connections() > 3);
+        assert!(statistics(&gateway).upstreams[0].healthy, "{version:?}");
+    }
+}
+
+/// As gRPC's watches are, and what subscribes.
+#[test]
+fn a_client_may_be_silent_as_long_as_the_response_goes_on() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(50));
+            if stream.write_all(b"4\r\nnews\r\n").is_err() {
+                return;
+            }
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.body = Duration::from_millis(300);
+    });
+    let answer = talk(
+        address,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ntell\r\n",
+    );
+    assert_eq!(answer.matches("news").count(), 20, "{answer}");
+    assert!(answer.ends_with("0\r\n\r\n"), "{answer}");
+    assert_eq!(statistics(&gateway).failures.iter().sum::<u64>(), 0);
 }
 
 #[test]
