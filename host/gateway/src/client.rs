@@ -30,6 +30,9 @@ use crate::upgrade::Upgraded;
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read so at most.
 const LINGER_BYTES: usize = 1 << 20;
+/// An HTTP/2 connection ends when so many requests were given up soon after they began, and they are the most of all: each has cost
+/// an upstream something (CVE-2023-44487).
+const GIVEN_UP: u64 = 200;
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -54,6 +57,8 @@ enum Stop {
     SlowHead,
     /// Exchanges are under way and nothing moves.
     Stalled,
+    /// The client begins requests and gives them up.
+    Flood,
     Killed,
 }
 
@@ -126,7 +131,7 @@ impl Client {
             Stop::Idle => {
                 let _ = stream.shutdown().await;
             }
-            Stop::Stalled | Stop::Killed => stream.abort(),
+            Stop::Stalled | Stop::Flood | Stop::Killed => stream.abort(),
         }
     }
 
@@ -160,6 +165,10 @@ impl Client {
             if let Poll::Ready(done) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
+            let given_up = self.pulse.given_up.get();
+            if given_up > GIVEN_UP && given_up > self.requests.get() / 2 {
+                return Poll::Ready(Stop::Flood);
+            }
             self.pulse.heard.set(None);
             if moves != self.pulse.moves.get() {
                 (moves, moved) = (self.pulse.moves.get(), Instant::now());
@@ -189,6 +198,10 @@ impl Client {
         match stop {
             Stop::Done(Err(error)) => {
                 tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+            }
+            Stop::Flood => {
+                tracing::debug!(client = %self.origin.client, "a connection of requests given up");
+                site.counters.failures.count(Failure::Refused);
             }
             // What is still under way ends with the connection, which goes now.
             Stop::Stalled => self.pulse.stalled.set(true),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::chain::{Ended, Exchange};
 use crate::listener::Site;
 use crate::statistics::Failure;
-use crate::stream::Pulse;
+use crate::stream::{MATURE, Pulse};
 use crate::upstream::Upstream;
 
 /// A request at an upstream, which is counted as active there.
@@ -148,6 +148,9 @@ impl Drop for Finish {
         }
         self.pulse.moved();
         if self.how == Ended::ClientGone {
+            if self.began.elapsed() < MATURE {
+                self.pulse.given_up.set(self.pulse.given_up.get() + 1);
+            }
             let slow = self.slow || self.pulse.stalled.get();
             let failure = if slow { Failure::ClientSlow } else { Failure::ClientGone };
             self.site.counters.failures.count(failure);

@@ -159,7 +159,7 @@ fn http2_builder(config: &ListenerConfig) -> http2::Builder<StreamExecutor> {
             STREAM_WINDOW.saturating_mul(config.limits.streams).min(CONNECTION_WINDOW_MAX),
         )
         .max_header_list_size(u32::try_from(config.limits.head).unwrap_or(u32::MAX))
-        // Floods of streams that are reset at once (CVE-2023-44487) end the connection.
+        // Floods of streams that are reset before they are accepted end the connection; the client's task sees to others.
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(64 * 1024)

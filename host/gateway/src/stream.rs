@@ -20,6 +20,9 @@ use crate::counters::Traffic;
 use crate::outbox::Socket;
 use crate::timer::Deadline;
 
+/// Who gives an exchange up that is younger may not have wanted a response.
+pub(crate) const MATURE: Duration = Duration::from_secs(1);
+
 /// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
 pub(crate) struct Pulse {
     /// When bytes came first since the last exchange ended.
@@ -34,6 +37,8 @@ pub(crate) struct Pulse {
     pub(crate) cut: Cell<bool>,
     /// The connection ends because the client takes nothing.
     pub(crate) stalled: Cell<bool>,
+    /// Exchanges that the client gave up before they were [`MATURE`].
+    pub(crate) given_up: Cell<u64>,
     /// The client has sent all it will.
     pub(crate) ended: Cell<bool>,
 }
@@ -47,6 +52,7 @@ impl Pulse {
             moves: Cell::new(0),
             cut: Cell::new(false),
             stalled: Cell::new(false),
+            given_up: Cell::new(0),
             ended: Cell::new(false),
         })
     }

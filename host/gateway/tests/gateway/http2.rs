@@ -486,6 +486,36 @@ fn a_flood_of_streams_that_are_reset_at_once_ends_the_connection() {
 }
 
 #[test]
+fn a_flood_of_requests_that_are_given_up_when_they_have_begun_ends_the_connection() {
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        let _ = support::read_request(&mut stream);
+    });
+    let (gateway, address) = gateway(&[server.address]);
+    let requests = || gateway.statistics().listeners[0].requests;
+    let mut stream = connect(address);
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    begin.extend(frame(4, 0, 0, &[]));
+    stream.write_all(&begin).unwrap();
+    let over = || gateway.statistics().listeners[0].open == 0;
+    for round in 0..100_u32 {
+        let ids = (60 * round..60 * (round + 1)).map(|n| 2 * n + 1);
+        let before = requests();
+        let begun: Vec<u8> = ids.clone().flat_map(|id| frame(1, 5, id, HEADERS)).collect();
+        let _ = stream.write_all(&begun);
+        until("all have begun", || over() || requests() == before + 60);
+        let given_up: Vec<u8> = ids.flat_map(|id| frame(3, 0, id, &8_u32.to_be_bytes())).collect();
+        let _ = stream.write_all(&given_up);
+        until("all have ended", || over() || gateway.statistics().listeners[0].active == 0);
+        if over() {
+            break;
+        }
+    }
+    assert!(over() && requests() < 1000, "{}", requests());
+    assert_eq!(gateway.statistics().listeners[0].failed(weir_gateway::Failure::Refused), 1);
+}
+
+#[test]
 fn heads_without_end_end_the_connection() {
     let server = Server::echo();
     let (gateway, address) = gateway_with(&[server.address], |config| config.limits.head = 16_384);
