@@ -57,6 +57,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     /// Begin upstream connections with such a header. HTTP connections are then not used for a second request.
     pub upstream_proxy_protocol: Option<ProxyHeader>,
+    /// What becomes of a client's word of where a request comes from.
+    pub forwarded: ForwardedFields,
     /// Periods.
     pub timeouts: Timeouts,
     /// Limits.
@@ -88,6 +90,7 @@ impl ListenerConfig {
             certificates: Vec::new(),
             proxy_protocol: false,
             upstream_proxy_protocol: None,
+            forwarded: ForwardedFields::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             retry: Retry::default(),
@@ -183,16 +186,29 @@ pub enum ProxyHeader {
     V2,
 }
 
+/// What becomes of the fields in which a client says for whom it sends a request: `x-forwarded-for`, `x-forwarded-proto`,
+/// `x-forwarded-host`, and `forwarded`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardedFields {
+    /// The client's address is added to the list in `x-forwarded-for`; the others are the gateway's own.
+    #[default]
+    Append,
+    /// All are the gateway's own: it is the first one.
+    Replace,
+    /// The client is a proxy that is believed: its address is added to the list, and what else it said stays.
+    Keep,
+}
+
 /// Periods of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a request's head from its first byte, for a TLS handshake, for a PROXY protocol header.
     pub header: Duration,
-    /// Between two pieces of a request's body, and for the client to take a piece of a response.
+    /// Between two pieces of a request's body until the response begins, and for the client to take a piece of a response.
     pub body: Duration,
-    /// For a connection to an upstream, TLS included.
+    /// For a connection to an upstream, TLS included, and for its word that one of HTTP/2 is still there.
     pub connect: Duration,
-    /// From the request to the response's head, and between two pieces of the response's body.
+    /// From the request to the response's head, and then without a piece of either body.
     pub response: Duration,
     /// Without a request on a client's connection; without a byte on an L4 connection.
     pub idle: Duration,

@@ -133,6 +133,9 @@ async fn pass(
             return Outcome::Status(refused.status);
         }
     };
+    if asked.last_hop {
+        return Outcome::Answer(Response::new(Pieces::new()));
+    }
     // hyper sees to those of HTTP/1.1.
     if version == Version::HTTP_2 && parts.headers.len() > site.plan.config.limits.fields {
         finish.failed(Failure::Refused);
@@ -178,7 +181,8 @@ async fn pass(
             Err(outcome) => return outcome,
         }
     }
-    rules::forward(&mut parts, version, &asked, &client.forwarded);
+    let policy = site.plan.config.forwarded;
+    rules::forward(&mut parts, version, &asked, &client.forwarded, policy);
     let method = parts.method.clone();
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
     let mut request = Some(Request::from_parts(parts, body));

@@ -159,7 +159,8 @@ impl Journey {
     async fn ask(self: Rc<Self>, passing: Passing) -> Arrived {
         let Passing { mut parts, body, length, upstream } = passing;
         let progress = Progress::new();
-        rules::forward(&mut parts, self.version, &self.asked, &self.client.forwarded);
+        let (forwarded, policy) = (&self.client.forwarded, self.site.plan.config.forwarded);
+        rules::forward(&mut parts, self.version, &self.asked, forwarded, policy);
         let method = parts.method.clone();
         let (body, has_body) = if length == Some(0) || body.is_end_stream() {
             (RequestBody::Empty, false)

@@ -3,11 +3,13 @@
 //! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, Version, request, response};
+
+use crate::config::ForwardedFields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -23,6 +25,8 @@ pub(crate) struct Asked {
     pub(crate) upgrade: Option<HeaderValue>,
     /// It takes trailers.
     trailers: bool,
+    /// It is to go no further than here, and be answered.
+    pub(crate) last_hop: bool,
 }
 
 /// A request that is not forwarded.
@@ -44,9 +48,15 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     if parts.method == Method::CONNECT {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a gateway");
     }
+    if parts.method == Method::TRACE {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show what others added");
+    }
     let seen = Seen::of(&parts.headers);
     authority(parts, seen)?;
     origin_form(parts)?;
+    if !is_framed(&parts.headers) {
+        return refused(StatusCode::NOT_IMPLEMENTED, "an unknown transfer coding");
+    }
     let mut asked = Asked::default();
     if seen.upgrade
         && parts.version == Version::HTTP_11
@@ -58,7 +68,11 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     }
     if seen.te {
         let te = parts.headers.get_all(TE);
-        asked.trailers = te.iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
+        asked.trailers =
+            te.iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case(b"trailers")));
+    }
+    if parts.method == Method::OPTIONS {
+        asked.last_hop = !goes_on(&mut parts.headers);
     }
     seen.strip(&mut parts.headers);
     if seen.expect {
@@ -68,6 +82,27 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
         join_cookies(&mut parts.headers);
     }
     Ok(asked)
+}
+
+/// Whether an OPTIONS may go further than here, of which it is one hop less then (RFC 9110 section 7.6.2).
+fn goes_on(headers: &mut HeaderMap) -> bool {
+    let hops = headers.get(MAX_FORWARDS).and_then(|hops| hops.to_str().ok()?.parse::<u64>().ok());
+    match hops {
+        Some(0) => false,
+        Some(hops) => {
+            headers.insert(MAX_FORWARDS, HeaderValue::from(hops - 1));
+            true
+        }
+        None => true,
+    }
+}
+
+/// Whether a body is framed in a way that is not taken away with the fields of this hop: `transfer-encoding` says nothing but
+/// `chunked`. Another coding would be dropped, and what it coded go on (RFC 9112 section 7).
+pub(crate) fn is_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// Joins cookies, which an HTTP/2 client may send in several fields (RFC 9113 section 8.2.3).
@@ -87,8 +122,11 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
         let differs = |host: &HeaderValue| {
             !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
         };
-        // HTTP/1's target counts instead of the field (RFC 9112 section 3.2.2); with HTTP/2 a client does not say both by accident
-        // (RFC 9113 section 8.3.1).
+        // HTTP/1's target counts instead of the field (RFC 9112 section 3.2.2), which must be there all the same; with HTTP/2 a client
+        // does not say both by accident (RFC 9113 section 8.3.1).
+        if parts.version <= Version::HTTP_11 {
+            one_host(parts.version, seen)?;
+        }
         if parts.version == Version::HTTP_2
             && seen.hosts > 0
             && parts.headers.get_all(HOST).iter().any(differs)
@@ -101,10 +139,15 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
         parts.headers.insert(HOST, host);
         return Ok(());
     }
+    one_host(parts.version, seen)
+}
+
+/// RFC 9112 section 3.2.
+fn one_host(version: Version, seen: Seen) -> Result<(), Refused> {
     match seen.hosts {
         1 if !seen.bad_host => Ok(()),
         1 => refused(StatusCode::BAD_REQUEST, "host is not a host"),
-        0 if parts.version <= Version::HTTP_10 => Ok(()),
+        0 if version <= Version::HTTP_10 => Ok(()),
         0 => refused(StatusCode::BAD_REQUEST, "no host"),
         _ => refused(StatusCode::BAD_REQUEST, "several hosts"),
     }
@@ -141,8 +184,13 @@ fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
     Ok(())
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(|t| t.split(';').next().unwrap_or(t).trim())
+/// What stands between commas, without parameters. Whatever else is in the value, each counts.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let bare = |t: &u8| *t == b';';
+    value
+        .as_bytes()
+        .split(|b| *b == b',')
+        .map(move |t| t.split(bare).next().unwrap_or(t).trim_ascii())
 }
 
 /// Whether `connection` has this option.
@@ -150,7 +198,7 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
     headers
         .get_all(CONNECTION)
         .iter()
-        .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option)))
+        .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option.as_bytes())))
 }
 
 /// Fields that are there and mean something to a proxy, found in one pass: most messages have few of them.
@@ -205,7 +253,7 @@ impl Seen {
                 .get_all(CONNECTION)
                 .iter()
                 .flat_map(tokens)
-                .filter_map(|token| HeaderName::try_from(token).ok())
+                .filter_map(|token| HeaderName::from_bytes(token).ok())
                 .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
                 .collect();
             for name in named {
@@ -245,6 +293,7 @@ pub(crate) fn forward(
     version: Version,
     asked: &Asked,
     forwarded: &Forwarded,
+    policy: ForwardedFields,
 ) {
     let headers = &mut parts.headers;
     headers.reserve(4);
@@ -254,11 +303,7 @@ pub(crate) fn forward(
         _ => 0,
     };
     headers.append(VIA, forwarded.via[via].clone());
-    headers.append(FORWARDED_FOR, forwarded.client.clone());
-    headers.insert(FORWARDED_PROTO, forwarded.scheme.clone());
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(FORWARDED_HOST, host);
-    }
+    tell_client(headers, forwarded, policy);
     if asked.trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -266,6 +311,55 @@ pub(crate) fn forward(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, upgrade.clone());
     }
+}
+
+/// Says for whom a request is forwarded, beside or instead of what the client said.
+fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: ForwardedFields) {
+    if policy != ForwardedFields::Keep {
+        let alike: smallvec::SmallVec<[HeaderName; 4]> =
+            headers.keys().filter(|name| is_like_ours(name)).cloned().collect();
+        for name in alike {
+            headers.remove(name);
+        }
+    }
+    let mut client = forwarded.client.clone();
+    if policy != ForwardedFields::Replace && headers.contains_key(FORWARDED_FOR) {
+        // One list: who looks at one line of several would miss the end of it, which alone is not the client's word.
+        let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let lines: Vec<&[u8]> =
+            lines.filter(|l| !l.is_empty()).chain([client.as_bytes()]).collect();
+        if let Ok(list) = HeaderValue::from_bytes(&lines.join(&b", "[..])) {
+            client = list;
+        }
+    }
+    headers.insert(FORWARDED_FOR, client);
+    let kept =
+        |headers: &HeaderMap, name| policy == ForwardedFields::Keep && headers.contains_key(name);
+    if !kept(headers, FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, forwarded.scheme.clone());
+    }
+    if !kept(headers, FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// Whether an upstream may take it for one of the fields that are set here: RFC 7239's, or another name that CGI and its like write in the
+/// same way.
+fn is_like_ours(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if name.len() == FORWARDED.as_str().len() {
+        return name == FORWARDED.as_str();
+    }
+    let alike = |ours: &HeaderName| {
+        let ours = ours.as_str().bytes();
+        name.len() == ours.len()
+            && ours
+                .zip(name.bytes())
+                .all(|(our, their)| our == their || our == b'-' && their == b'_')
+    };
+    name.contains('_') && [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].iter().any(alike)
 }
 
 /// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;

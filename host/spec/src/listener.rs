@@ -151,6 +151,9 @@ pub struct Listener {
     /// Version of that header towards upstreams.
     #[serde(default)]
     pub upstream_proxy_protocol: ProxyHeader,
+    /// What becomes of a client's word of where its requests come from.
+    #[serde(default)]
+    pub forwarded: ForwardedFields,
     /// Periods.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -291,6 +294,19 @@ pub enum ProxyHeader {
     V2,
 }
 
+/// What becomes of `x-forwarded-for` and its like in requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedFields {
+    /// The client's address is added to the list; the others are the gateway's own.
+    #[default]
+    Append,
+    /// All are the gateway's own.
+    Replace,
+    /// The client is believed: its address is added, and what else it said stays.
+    Keep,
+}
+
 macro_rules! defaults {
     ($(#[$about:meta])* $name:ident { $($(#[$field_about:meta])* $field:ident: $type:ty = $value:expr,)* }) => {
         $(#[$about])*
@@ -311,11 +327,11 @@ defaults! {
     Timeouts {
         /// For a request's head, a TLS handshake, a PROXY protocol header.
         header: Period = Period::milliseconds(10_000),
-        /// Between two pieces of a request's body, and for the client to take a piece of the response.
+        /// Between two pieces of a request's body until the response begins, and for the client to take a piece of that.
         body: Period = Period::milliseconds(30_000),
         /// For a connection to an upstream.
         connect: Period = Period::milliseconds(5_000),
-        /// From the request to the response's head, and between two pieces of its body.
+        /// From the request to the response's head, and then without a piece of either body.
         response: Period = Period::milliseconds(60_000),
         /// Without a request on a client's connection, or without a byte on a TCP one.
         idle: Period = Period::milliseconds(75_000),

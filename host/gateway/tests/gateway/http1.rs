@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use crate::support::{
     self, Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk,
 };
-use weir_gateway::Failure;
+use weir_gateway::{Failure, ForwardedFields};
 
 #[test]
 fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() {
@@ -17,9 +17,9 @@ fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() 
     let (_gateway, address) = gateway(&[server.address]);
     let answer = talk(
         address,
-        "GET /a?b=c HTTP/1.1\r\nHost: example.org\r\nConnection: close, X-Private\r\nX-Private: 1\r\n\
-         Keep-Alive: timeout=5\r\nTE: gzip\r\nProxy-Connection: keep-alive\r\nX-Other: 2\r\n\
-         X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: gopher\r\nVia: 1.0 fred\r\n\r\n",
+        b"GET /a?b=c HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\nConnection: X-Private, \xff\r\n\
+         X-Private: 1\r\n\
+         Keep-Alive: timeout=5\r\nTE: gzip\r\nProxy-Connection: keep-alive\r\nX-Other: 2\r\nVia: 1.0 fred\r\n\r\n",
     );
     let (head, seen) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -28,7 +28,6 @@ fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() 
     for there in [
         "host: example.org\r\n",
         "x-other: 2\r\n",
-        "x-forwarded-for: 192.0.2.1\r\n",
         "x-forwarded-for: 127.0.0.1\r\n",
         "x-forwarded-proto: http\r\n",
         "x-forwarded-host: example.org\r\n",
@@ -37,11 +36,64 @@ fn a_request_is_forwarded_without_the_fields_of_its_hop_and_with_a_proxys_own() 
     ] {
         assert!(seen.contains(there), "{there:?} is not in {seen}");
     }
-    for gone in
-        ["x-private", "keep-alive", "te:", "proxy-connection", "gopher", "connection: close"]
-    {
+    for gone in ["x-private", "keep-alive", "te:", "proxy-connection", "connection: close"] {
         assert!(!seen.contains(gone), "{gone:?} is in {seen}");
     }
+}
+
+#[test]
+fn a_client_is_believed_to_send_for_others_as_far_as_the_listener_says() {
+    let server = Server::echo();
+    let says = "GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n\
+        X-Forwarded-For: 192.0.2.3\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=192.0.2.4\r\n\
+        X_Forwarded_For: 192.0.2.5\r\nX-Forwarded_Host: evil\r\n\r\n";
+    let list = "x-forwarded-for: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1";
+    let own = ["x-forwarded-proto: http", "x-forwarded-host: example.org"];
+    let kept = vec![
+        list,
+        "x-forwarded-proto: https",
+        "x-forwarded-host: evil",
+        "forwarded: for=192.0.2.4",
+        "x_forwarded_for: 192.0.2.5",
+        "x-forwarded_host: evil",
+    ];
+    for (policy, mut fields) in [
+        (ForwardedFields::Append, vec![list, own[0], own[1]]),
+        (ForwardedFields::Replace, vec!["x-forwarded-for: 127.0.0.1", own[0], own[1]]),
+        (ForwardedFields::Keep, kept),
+    ] {
+        let (_gateway, address) =
+            gateway_with(&[server.address], |config| config.forwarded = policy);
+        let answer = talk(address, says);
+        let mut seen: Vec<&str> =
+            answer.lines().filter(|line| line.contains("forwarded")).collect();
+        seen.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(seen, fields, "{policy:?}");
+        let answer = talk(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        for there in ["for: 127.0.0.1\r\n", "proto: http\r\n", "host: a\r\n"] {
+            assert!(answer.contains(&format!("x-forwarded-{there}")), "{policy:?}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn options_go_as_many_hops_as_they_may() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let ask = |hops| {
+        talk(
+            address,
+            format!(
+                "OPTIONS / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nMax-Forwards: {hops}\r\n\r\n"
+            ),
+        )
+    };
+    let answer = ask(3);
+    assert!(answer.contains("max-forwards: 2\r\n"), "{answer}");
+    let answer = ask(0);
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("OPTIONS"), "{answer}");
+    assert_eq!(server.connections(), 1);
 }
 
 #[test]

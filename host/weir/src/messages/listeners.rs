@@ -12,8 +12,8 @@ use weir_exchange::{
     Step, Upstreams,
 };
 use weir_gateway::{
-    Certificate, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader, Retry, Target,
-    Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ForwardedFields, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader,
+    Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
 };
 use weir_spec::listener::{self, Listener, RetryOn};
 
@@ -176,6 +176,11 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
             listener::ProxyHeader::None => None,
             listener::ProxyHeader::V1 => Some(ProxyHeader::V1),
             listener::ProxyHeader::V2 => Some(ProxyHeader::V2),
+        },
+        forwarded: match listener.forwarded {
+            listener::ForwardedFields::Append => ForwardedFields::Append,
+            listener::ForwardedFields::Replace => ForwardedFields::Replace,
+            listener::ForwardedFields::Keep => ForwardedFields::Keep,
         },
         timeouts: Timeouts {
             header: timeouts.header.get(),
