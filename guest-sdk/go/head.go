@@ -73,7 +73,7 @@ func (h *Head) Upgrade() bool { return h.bytes[flagsAt]&2 != 0 }
 // NoBody says whether there is no body.
 func (h *Head) NoBody() bool { return h.bytes[flagsAt]&4 != 0 }
 
-// Made says whether a function made it, in place of a client or an upstream.
+// Made says whether a function made it, in place of a client or an upstream, or the gateway, because no upstream answered.
 func (h *Head) Made() bool { return h.bytes[flagsAt]&8 != 0 }
 
 // Client is the client's address and port.

@@ -101,7 +101,7 @@ export class Head {
   get version(): u32 {
     return load<u8>(this.start, VERSION);
   }
-  /** 1: TLS; 2: an upgrade is asked for; 4: there is no body; 8: made by a function. */
+  /** 1: TLS; 2: an upgrade is asked for; 4: there is no body; 8: made by a function, or by the gateway. */
   get flags(): u32 {
     return load<u8>(this.start, FLAGS);
   }

@@ -31,6 +31,10 @@ pub use service::{Broken, Leg, Legs, Onward, Service, Stream};
 /// Bytes of a body, in order.
 pub type Pieces = SmallVec<[Bytes; 2]>;
 
+/// Among the extensions of a response's head: no upstream sent it, the gateway made it in the place of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Made;
+
 /// Bytes of a body that are told in one event, unless the chain says another number.
 const PIECE: usize = 65_536;
 

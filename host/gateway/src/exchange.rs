@@ -10,12 +10,12 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Pieces, Step};
+use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Made, Pieces, Step};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
-use crate::flow::{BoxFlow, Nothing};
+use crate::flow::{BoxFlow, Flow, Nothing};
 use crate::forward::{self, Forwarding};
 use crate::journey::{Journey, Passing, Stop};
 use crate::link::{Link, Unanswered};
@@ -26,7 +26,7 @@ use crate::response_body::{Download, ResponseBody, Source};
 use crate::rules::{self, Asked};
 use crate::statistics::Failure;
 use crate::upgrade::Upgraded;
-use crate::upstream::{Answered, Upstream};
+use crate::upstream::{Answered, Carrier, Upstream};
 
 /// What becomes of an exchange.
 enum Outcome {
@@ -70,15 +70,14 @@ pub(crate) async fn handle(
         Outcome::Response(parts, source) => (parts, source),
         Outcome::Answer(answer) => {
             finish.whole_is(Ended::Answered);
-            let (parts, mut pieces) = answer.into_parts();
-            pieces.retain(|piece| !piece.is_empty());
-            pieces.reverse();
+            let (parts, pieces) = answer_response(answer);
             (parts, Source::Pieces(pieces))
         }
         Outcome::Status(status) => {
             // After a request that may have been read in another way, or of which some may still come, nothing is read.
-            close |= status.is_client_error();
-            (status_parts(status), Source::Pieces(status_text(status)))
+            close |= status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
+            let (parts, text) = status_response(status);
+            (parts, Source::Pieces(text))
         }
         Outcome::Upgrade(parts, upgrading) => {
             finish.answered(parts.status);
@@ -103,17 +102,15 @@ pub(crate) async fn handle(
     Ok(Response::from_parts(parts, ResponseBody::new(source, finish)))
 }
 
-fn status_parts(status: StatusCode) -> response::Parts {
+/// The gateway's own response with this status: its head, and a line that says so, in reverse order.
+pub(crate) fn status_response(status: StatusCode) -> (response::Parts, Pieces) {
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    parts
-}
-
-/// A line that says so, in reverse order.
-fn status_text(status: StatusCode) -> Pieces {
+    parts.extensions.insert(Made);
     let reason = status.canonical_reason().unwrap_or("Error");
-    Pieces::from_iter([Bytes::from_static(b"\n"), Bytes::from_static(reason.as_bytes())])
+    let text = [Bytes::from_static(b"\n"), Bytes::from_static(reason.as_bytes())];
+    (parts, Pieces::from_iter(text))
 }
 
 async fn pass(
@@ -174,7 +171,6 @@ async fn pass(
     }
     let (mut body, mut progress) = (RequestBody::Empty, None);
     if length != Some(0) {
-        finish.uploads();
         let prepared = Box::pin(request_body(site, finish, &mut parts, incoming)).await;
         match prepared {
             Ok((prepared, of_body)) => (body, progress) = (prepared, Some(of_body)),
@@ -189,9 +185,12 @@ async fn pass(
     let chosen = finish.exchange.as_ref().and_then(Exchange::upstream).map(Choice::preferred);
     match forward::send(&forwarding, chosen, |upstream| finish.at(upstream), &mut request).await {
         Ok((upstream, answered)) => {
-            respond(client, site, finish, &asked, &method, upstream, answered).await
+            respond(client, site, finish, (&asked, progress), &method, upstream, answered).await
         }
-        Err(why) => unanswered(finish, &why, progress.as_deref()),
+        Err(why) => {
+            let outcome = unanswered(finish, &why, progress.as_deref());
+            Box::pin(shown(site, finish, outcome)).await
+        }
     }
 }
 
@@ -209,7 +208,6 @@ async fn travel(
     let body: BoxFlow = if length == Some(0) {
         Box::new(Nothing)
     } else {
-        finish.uploads();
         Box::new(upload(site, finish, incoming, Progress::new()))
     };
     let (client, site, version) = (Rc::clone(client), Rc::clone(site), parts.version);
@@ -224,6 +222,11 @@ async fn travel(
             let bodiless = rules::bodiless(&method, parts.status);
             Outcome::Response(parts, if bodiless { Source::Empty } else { Source::Flow(flow) })
         }
+        Err(Stop::Failed(failed)) => {
+            finish.whole_is(Ended::UpstreamFailed);
+            let (parts, flow) = *failed;
+            Outcome::Response(parts, Source::Flow(flow))
+        }
         Err(Stop::Status(status)) => {
             finish.whole_is(Ended::UpstreamFailed);
             Outcome::Status(status)
@@ -232,7 +235,8 @@ async fn travel(
     }
 }
 
-fn upload(site: &Site, finish: &Finish, incoming: Incoming, progress: Rc<Progress>) -> Upload {
+fn upload(site: &Site, finish: &mut Finish, incoming: Incoming, progress: Rc<Progress>) -> Upload {
+    finish.uploads(Rc::clone(&progress));
     let config = &site.plan.config;
     let (limit, patience) = (config.limits.body, config.timeouts.body);
     Upload::new(incoming, limit, patience, progress, Rc::clone(&finish.pulse))
@@ -304,7 +308,7 @@ async fn respond(
     client: &Client,
     site: &Site,
     finish: &mut Finish,
-    asked: &Asked,
+    (asked, progress): (&Asked, Option<Rc<Progress>>),
     method: &Method,
     upstream: Rc<Upstream>,
     answered: Answered,
@@ -313,14 +317,18 @@ async fn respond(
     let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return match (link, &asked.upgrade) {
-            (Some(link), Some(_)) => Box::pin(upgrade(site, finish, parts, link)).await,
-            _ => unanswered(finish, &Unanswered::NotHttp, None),
+            (Carrier::Link(link), Some(_)) => Box::pin(upgrade(site, finish, parts, link)).await,
+            _ => {
+                let outcome = unanswered(finish, &Unanswered::NotHttp, None);
+                Box::pin(shown(site, finish, outcome)).await
+            }
         };
     }
     rules::answered(&mut parts);
     let (patience, keep) =
         (site.plan.config.timeouts.response, site.told(&client.origin).is_none());
-    let mut download = Download::new(incoming, link, upstream, patience, keep);
+    let mut download =
+        Download::new(incoming, link, upstream, patience, keep).beside(progress.clone());
     let ended = download.is_end_stream() || rules::bodiless(method, parts.status);
     if ended {
         poll_fn(|cx| Poll::Ready(download.settle(cx))).await;
@@ -332,28 +340,71 @@ async fn respond(
     if ended {
         return Outcome::Response(parts, Source::Empty);
     }
-    let wanted = finish
-        .exchange
-        .as_ref()
-        .filter(|exchange| interests(site).response_body && !exchange.done(Direction::Response));
-    let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
-        return Outcome::Response(parts, Source::Download(download));
+    let mut filtered = match filtered(site, finish, download) {
+        Ok(filtered) => Box::new(filtered),
+        Err(download) => return Outcome::Response(parts, Source::Download(download)),
     };
-    let piece_max = chain.piece_max();
-    let filtered = Filtered::new(download, exchange.clone(), Direction::Response, piece_max);
-    let mut filtered = Box::new(filtered);
     if !rules::streams(&parts.headers)
         && let Err(fault) = filtered.prime().await
     {
-        return match (fault, filtered.take_answer()) {
-            (Fault::Answered, Some(answer)) => Outcome::Answer(answer),
-            (Fault::Upstream, _) => unanswered(finish, &Unanswered::Reset, None),
-            (Fault::UpstreamSlow, _) => unanswered(finish, &Unanswered::Slow, None),
-            _ => Outcome::Reset,
+        let of_request = || progress?.answer.borrow_mut().take();
+        let answer = filtered.take_answer().or_else(of_request);
+        return match fault {
+            Fault::Upstream => unanswered(finish, &Unanswered::Reset, None),
+            Fault::UpstreamSlow => unanswered(finish, &Unanswered::Slow, None),
+            fault => fault_outcome(finish, fault, answer),
         };
     }
     parts.headers.remove(CONTENT_LENGTH);
     Outcome::Response(parts, Source::Filtered(filtered))
+}
+
+/// A response's body on its way through the chain; itself if the chain does not want it.
+fn filtered<S: Flow>(site: &Site, finish: &Finish, source: S) -> Result<Filtered<S>, S> {
+    let wanted = finish
+        .exchange
+        .as_ref()
+        .filter(|exchange| interests(site).response_body && !exchange.done(Direction::Response));
+    let (Some(exchange), Some(chain)) = (wanted, &site.chain) else { return Err(source) };
+    let piece_max = chain.piece_max();
+    Ok(Filtered::new(source, exchange.clone(), Direction::Response, piece_max))
+}
+
+/// What the chain makes of it that no upstream answered: it sees what the client is told like a response of one.
+async fn shown(site: &Site, finish: &Finish, outcome: Outcome) -> Outcome {
+    let status = match outcome {
+        Outcome::Status(status) if status.is_server_error() => status,
+        outcome => return outcome,
+    };
+    let (mut parts, text) = status_response(status);
+    let length = text.iter().map(|piece| piece.len() as u64).sum();
+    let answer = match response_head(site, finish, &mut parts, Some(length)).await {
+        Some(Outcome::Answer(answer)) => Some(answer),
+        Some(outcome) => return outcome,
+        None => match filtered(site, finish, RequestBody::Pieces(text)) {
+            Err(body) => return Outcome::Response(parts, Source::Flow(Box::new(body))),
+            Ok(mut filtered) => match filtered.prime().await {
+                Ok(()) => {
+                    parts.headers.remove(CONTENT_LENGTH);
+                    return Outcome::Response(parts, Source::Flow(Box::new(filtered)));
+                }
+                Err(_) => filtered.take_answer(),
+            },
+        },
+    };
+    // It stays true that the upstream failed.
+    answer.map_or(Outcome::Reset, |answer| {
+        let (parts, pieces) = answer_response(answer);
+        Outcome::Response(parts, Source::Pieces(pieces))
+    })
+}
+
+/// A function's answer: its head, and its body in reverse order.
+pub(crate) fn answer_response(answer: Response<Pieces>) -> (response::Parts, Pieces) {
+    let (parts, mut pieces) = answer.into_parts();
+    pieces.retain(|piece| !piece.is_empty());
+    pieces.reverse();
+    (parts, pieces)
 }
 
 /// An upstream's consent to change to another protocol.

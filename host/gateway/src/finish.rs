@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::chain::{Ended, Exchange};
 use crate::listener::Site;
+use crate::request_body::Progress;
 use crate::statistics::Failure;
 use crate::stream::{MATURE, Pulse};
 use crate::upstream::Upstream;
@@ -51,8 +52,8 @@ pub(crate) struct Finish {
     how: Ended,
     /// How it ends if all of the response is delivered.
     whole: Ended,
-    /// The request has a body.
-    uploads: bool,
+    /// The request's body, if it has one.
+    upload: Option<Rc<Progress>>,
     /// The client went because it was too slow.
     slow: bool,
 }
@@ -77,14 +78,22 @@ impl Finish {
             head: None,
             how,
             whole,
-            uploads: false,
+            upload: None,
             slow: false,
         }
     }
 
     /// The request has a body.
-    pub(crate) fn uploads(&mut self) {
-        self.uploads = true;
+    pub(crate) fn uploads(&mut self, progress: Rc<Progress>) {
+        self.upload = Some(progress);
+    }
+
+    /// A piece of the response leaves.
+    pub(crate) fn moved(&self) {
+        self.pulse.moved();
+        if let Some(upload) = &self.upload {
+            upload.moved();
+        }
     }
 
     /// This upstream has it now.
@@ -101,6 +110,9 @@ impl Finish {
     pub(crate) fn answered(&mut self, status: http::StatusCode) {
         let time = self.began.elapsed();
         self.head = Some(time);
+        if let Some(upload) = &self.upload {
+            upload.answers(self.site.plan.config.timeouts.response);
+        }
         self.site.counters.responses.count(status);
         self.site.counters.latency.record(time);
     }
@@ -125,8 +137,8 @@ impl Finish {
         self.site.counters.failures.count(failure);
     }
 
-    /// It ends because the client does not take the response.
-    pub(crate) fn not_taken(&mut self) {
+    /// It ends because the client does not take the response, or does not send the rest of its request.
+    pub(crate) fn slow(&mut self) {
         self.slow = true;
     }
 
@@ -143,7 +155,7 @@ impl Drop for Finish {
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
-        if self.uploads {
+        if self.upload.is_some() {
             self.pulse.heard.set(None);
         }
         self.pulse.moved();

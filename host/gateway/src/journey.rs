@@ -22,6 +22,7 @@ use crate::chain::{
     CallFault, Direction, Ended, Exchange, Leg, Legs, Onward, Pieces, Step, Stream,
 };
 use crate::client::Client;
+use crate::exchange::{answer_response, status_response};
 use crate::fault::Fault;
 use crate::filter::{Answer, Filtered};
 use crate::finish::Visit;
@@ -36,10 +37,11 @@ use crate::rules::{self, Asked};
 use crate::statistics::Failure;
 
 /// Why there is no response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// The gateway says so.
     Status(StatusCode),
+    /// No upstream gave one; what the client is told instead, as the functions leave it.
+    Failed(Box<(response::Parts, BoxFlow)>),
     /// A function does not want one.
     Reset,
 }
@@ -120,7 +122,22 @@ impl Journey {
         if let Some(answer) = answer.take() {
             return Ok(ending.answered(answer));
         }
-        let (mut parts, body) = arrived.inspect_err(|_| ending.how = Ended::UpstreamFailed)?;
+        let (mut parts, body) = match arrived {
+            Ok(arrived) => arrived,
+            Err(Stop::Failed(failed)) => {
+                ending.whole = Ended::UpstreamFailed;
+                *failed
+            }
+            Err(stop) => {
+                ending.how = Ended::UpstreamFailed;
+                return Err(stop);
+            }
+        };
+        let failed = ending.whole == Ended::UpstreamFailed;
+        let arrive = |parts, flow| match failed {
+            true => Err(Stop::Failed(Box::new((parts, flow)))),
+            false => Ok((parts, flow)),
+        };
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         match exchange.response_head(&mut parts, length).get().await {
             Step::Continue => (),
@@ -128,7 +145,7 @@ impl Journey {
             Step::Reset => return Err(Stop::Reset),
         }
         if length == Some(0) || exchange.done(Direction::Response) {
-            return Ok((parts, ending.with(body)));
+            return arrive(parts, ending.with(body));
         }
         let mut filtered = self.filtered(body, &exchange, Direction::Response, &answer);
         if !rules::streams(&parts.headers)
@@ -140,7 +157,7 @@ impl Journey {
             };
         }
         parts.headers.remove(CONTENT_LENGTH);
-        Ok((parts, ending.with(Box::new(filtered))))
+        arrive(parts, ending.with(Box::new(filtered)))
     }
 
     fn filtered(
@@ -192,7 +209,8 @@ impl Journey {
         rules::answered(&mut parts);
         let patience = self.site.plan.config.timeouts.response;
         let keep = self.site.told(&self.client.origin).is_none();
-        let mut download = Download::new(incoming, answered.link, upstream, patience, keep);
+        let mut download = Download::new(incoming, answered.link, upstream, patience, keep)
+            .beside(has_body.then_some(progress));
         if download.is_end_stream() || rules::bodiless(&method, parts.status) {
             poll_fn(|cx| Poll::Ready(download.settle(cx))).await;
             return Ok((parts, Box::new(Nothing)));
@@ -203,7 +221,7 @@ impl Journey {
     fn unanswered(&self, why: &Unanswered) -> Stop {
         let (failure, status) = why.told();
         self.site.counters.failures.count(failure);
-        Stop::Status(status)
+        failed(status)
     }
 
     /// What becomes of an exchange one of whose bodies ended before its time.
@@ -213,12 +231,17 @@ impl Journey {
             Fault::ClientSlow => (Failure::ClientSlow, StatusCode::REQUEST_TIMEOUT),
             Fault::TooLarge => (Failure::Refused, StatusCode::PAYLOAD_TOO_LARGE),
             Fault::Client => (Failure::Refused, StatusCode::BAD_REQUEST),
-            Fault::Upstream => (Failure::Reset, StatusCode::BAD_GATEWAY),
-            Fault::UpstreamSlow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
+            Fault::Upstream => return self.unanswered(&Unanswered::Reset),
+            Fault::UpstreamSlow => return self.unanswered(&Unanswered::Slow),
         };
         self.site.counters.failures.count(failure);
         Stop::Status(status)
     }
+}
+
+fn failed(status: StatusCode) -> Stop {
+    let (parts, text) = status_response(status);
+    Stop::Failed(Box::new((parts, Box::new(RequestBody::Pieces(text)))))
 }
 
 fn made(stream: Stream) -> BoxFlow {
@@ -257,8 +280,10 @@ impl Onward for Behind {
         Box::pin(async move {
             match passed.await {
                 Ok((parts, flow)) => Ok(Response::from_parts(parts, hand_over(flow))),
-                Err(Stop::Status(StatusCode::GATEWAY_TIMEOUT)) => Err(CallFault::Timeout),
-                Err(Stop::Status(_) | Stop::Reset) => Err(CallFault::Unreachable),
+                Err(Stop::Failed(failed)) if failed.0.status == StatusCode::GATEWAY_TIMEOUT => {
+                    Err(CallFault::Timeout)
+                }
+                Err(_) => Err(CallFault::Unreachable),
             }
         })
     }
@@ -277,7 +302,7 @@ impl Keeps for Visit {
 
 impl Keeps for Ending {
     fn ends(&mut self, how: Ended) {
-        self.how = how;
+        self.how = if how == Ended::Delivered { self.whole } else { how };
     }
 }
 
@@ -327,6 +352,8 @@ struct Ending {
     exchange: Exchange,
     tells: bool,
     how: Ended,
+    /// How it ends if all of the response is delivered, whoever made it.
+    whole: Ended,
     upstream: Rc<Cell<Option<usize>>>,
     began: Instant,
     head: Option<Duration>,
@@ -338,6 +365,7 @@ impl Ending {
             exchange,
             tells,
             how: Ended::ClientGone,
+            whole: Ended::Delivered,
             upstream,
             began: Instant::now(),
             head: None,
@@ -346,10 +374,11 @@ impl Ending {
 
     /// A function's own answer is the response.
     fn answered(mut self, answer: Response<Pieces>) -> (response::Parts, BoxFlow) {
-        self.how = Ended::Answered;
-        let (parts, mut pieces) = answer.into_parts();
-        pieces.retain(|piece| !piece.is_empty());
-        pieces.reverse();
+        self.how = match self.whole {
+            Ended::UpstreamFailed => Ended::UpstreamFailed,
+            _ => Ended::Answered,
+        };
+        let (parts, pieces) = answer_response(answer);
         if pieces.is_empty() {
             return (parts, Box::new(Nothing));
         }
@@ -360,7 +389,7 @@ impl Ending {
     fn with(mut self, flow: BoxFlow) -> BoxFlow {
         self.head = Some(self.began.elapsed());
         if flow.is_end_stream() {
-            self.how = Ended::Delivered;
+            self.how = self.whole;
         }
         if self.tells { Box::new(Kept { flow, kept: self }) } else { flow }
     }

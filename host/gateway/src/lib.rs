@@ -45,6 +45,7 @@ mod relay;
 mod request_body;
 mod response_body;
 mod rules;
+mod shared;
 mod spare;
 mod statistics;
 mod stream;

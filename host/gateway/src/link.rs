@@ -90,13 +90,15 @@ impl Failed {
     }
 }
 
-/// Whether an HTTP/2 connection came to its end without this request: it had to wait for a stream, which hyper tells as a mistake of
-/// who sends it, or was on its way when the upstream said that it takes no more.
+/// Whether an HTTP/2 connection passed this request over: it had to wait for a stream, which hyper tells as a mistake of
+/// who sends it, or was on its way when the upstream said that it takes no more, or not so many (RFC 9113 section 8.7).
 fn passed_over(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     error.is_user()
         || cause.is_some_and(|cause| {
-            cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+            let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let ends = cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+            cause.is_remote() && (refused || ends)
         })
 }
 
@@ -253,7 +255,7 @@ impl Link {
             if self.over {
                 return Poll::Ready(Err(Failed { why: Unanswered::Reset, stale: used }));
             }
-            let since = progress.map_or(began, |progress| progress.latest.get().max(began));
+            let since = progress.map_or(began, |progress| progress.since().max(began));
             if self.deadline.expired(cx, since + timeout) {
                 return Poll::Ready(Err(Failed::new(Unanswered::Slow)));
             }

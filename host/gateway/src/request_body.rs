@@ -16,6 +16,7 @@ use crate::chain::Pieces;
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::flow::{BoxFlow, Flow};
+use crate::shared::OpenStream;
 use crate::stream::Pulse;
 use crate::timer::Deadline;
 
@@ -23,8 +24,14 @@ use crate::timer::Deadline;
 pub(crate) struct Progress {
     /// What ended it before its time.
     pub(crate) fault: Cell<Option<Fault>>,
-    /// When a piece came.
+    /// When a piece came, or one of the response left.
     pub(crate) latest: Cell<Instant>,
+    /// The next piece is asked for, and the client has not sent it.
+    awaited: Cell<bool>,
+    /// The response's head has left: from then on it is the exchange that may be silent for so long, not the client alone.
+    answering: Cell<Option<Duration>>,
+    /// The stream of a shared connection that it goes by.
+    pub(crate) stream: RefCell<Option<Rc<OpenStream>>>,
     /// What a function answered to a piece.
     pub(crate) answer: RefCell<Option<Response<Pieces>>>,
 }
@@ -34,8 +41,42 @@ impl Progress {
         Rc::new(Self {
             fault: Cell::new(None),
             latest: Cell::new(Instant::now()),
+            awaited: Cell::new(false),
+            answering: Cell::new(None),
+            stream: RefCell::default(),
             answer: RefCell::new(None),
         })
+    }
+
+    /// Something came, or left.
+    pub(crate) fn moved(&self) {
+        self.latest.set(Instant::now());
+    }
+
+    /// The response's head leaves; without a piece in either direction the exchange may last so long.
+    pub(crate) fn answers(&self, patience: Duration) {
+        self.answering.set(Some(patience));
+        self.moved();
+    }
+
+    /// The time for an answer runs from here: not while the client has not sent the next piece, for which it has a time of its own.
+    pub(crate) fn since(&self) -> Instant {
+        if self.awaited.get() { Instant::now() } else { self.latest.get() }
+    }
+
+    /// Why a response that is silent for too long is given up: as long as its upstream waits for the request, that is not its fault.
+    pub(crate) fn silence(&self) -> Fault {
+        if self.awaited.get() { Fault::ClientSlow } else { Fault::UpstreamSlow }
+    }
+
+    /// Notes what came of asking for the next piece.
+    fn note(&self, frame: &Poll<Option<Result<Frame<Bytes>, Fault>>>) {
+        self.awaited.set(frame.is_pending());
+        match frame {
+            Poll::Ready(Some(Err(fault))) => self.fault.set(Some(*fault)),
+            Poll::Ready(_) => self.moved(),
+            Poll::Pending => (),
+        }
     }
 }
 
@@ -63,9 +104,35 @@ impl Upload {
         Self { incoming, left, patience, waiting: None, deadline, progress, pulse }
     }
 
-    fn fault(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        self.progress.fault.set(Some(fault));
-        Poll::Ready(Some(Err(fault)))
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.waiting = None;
+                self.pulse.moved();
+                if let Some(data) = frame.data_ref() {
+                    match self.left.checked_sub(data.len() as u64) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(Some(Err(Fault::TooLarge))),
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Fault::Client))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let waiting = *self.waiting.get_or_insert_with(Instant::now);
+                let at = match self.progress.answering.get() {
+                    None => waiting + self.patience,
+                    Some(patience) => {
+                        waiting.max(self.progress.latest.get()) + patience.max(self.patience)
+                    }
+                };
+                if self.deadline.expired(cx, at) {
+                    return Poll::Ready(Some(Err(Fault::ClientSlow)));
+                }
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -78,32 +145,9 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.waiting = None;
-                this.pulse.moved();
-                this.progress.latest.set(Instant::now());
-                if let Some(data) = frame.data_ref() {
-                    match this.left.checked_sub(data.len() as u64) {
-                        Some(left) => this.left = left,
-                        None => return this.fault(Fault::TooLarge),
-                    }
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(_))) => this.fault(Fault::Client),
-            Poll::Ready(None) => {
-                this.progress.latest.set(Instant::now());
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let since = *this.waiting.get_or_insert_with(Instant::now);
-                if this.deadline.expired(cx, since + this.patience) {
-                    return this.fault(Fault::ClientSlow);
-                }
-                Poll::Pending
-            }
-        }
+        let frame = this.poll(cx);
+        this.progress.note(&frame);
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -161,11 +205,7 @@ impl Body for RequestBody {
             }
             Self::Flow(flow, progress) => {
                 let frame = Pin::new(flow).poll_frame(cx);
-                match &frame {
-                    Poll::Ready(Some(Err(fault))) => progress.fault.set(Some(*fault)),
-                    Poll::Ready(_) => progress.latest.set(Instant::now()),
-                    Poll::Pending => (),
-                }
+                progress.note(&frame);
                 frame
             }
             Self::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),

@@ -16,16 +16,18 @@ use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
 use crate::flow::BoxFlow;
-use crate::link::Link;
+use crate::request_body::Progress;
 use crate::statistics::Failure;
 use crate::timer::Deadline;
-use crate::upstream::Upstream;
+use crate::upstream::{Carrier, Upstream};
 
 /// An upstream's body. It drives the connection that it comes by, and gives it back when it has ended.
 pub(crate) struct Download {
     incoming: Incoming,
-    link: Option<Box<Link>>,
+    link: Option<Carrier>,
     upstream: Rc<Upstream>,
+    /// What becomes of the request's body meanwhile, if it has one.
+    upload: Option<Rc<Progress>>,
     patience: std::time::Duration,
     waiting: Option<Instant>,
     /// For bodies of shared connections.
@@ -36,13 +38,26 @@ pub(crate) struct Download {
 impl Download {
     pub(crate) fn new(
         incoming: Incoming,
-        link: Option<Box<Link>>,
+        link: Carrier,
         upstream: Rc<Upstream>,
         patience: std::time::Duration,
         keep: bool,
     ) -> Self {
-        let deadline = Deadline::default();
-        Self { incoming, link, upstream, patience, waiting: None, deadline, keep }
+        Self {
+            incoming,
+            link: Some(link),
+            upstream,
+            upload: None,
+            patience,
+            waiting: None,
+            deadline: Deadline::default(),
+            keep,
+        }
+    }
+
+    /// While the request's body still comes: what ends that ends the response, and as long as it moves, the response may be silent.
+    pub(crate) fn beside(self, upload: Option<Rc<Progress>>) -> Self {
+        Self { upload, ..self }
     }
 
     /// Gives the connection back if the body has ended.
@@ -56,13 +71,13 @@ impl Download {
 
     /// Reads and writes what can be by the connection.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(link) = &mut self.link {
+        if let Some(Carrier::Link(link)) = &mut self.link {
             link.drive(cx);
         }
     }
 
     fn release(&mut self, cx: &mut Context<'_>) {
-        if let Some(link) = self.link.take()
+        if let Some(Carrier::Link(link)) = self.link.take()
             && self.keep
         {
             self.upstream.keep(link, cx);
@@ -71,8 +86,8 @@ impl Download {
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         match &mut self.link {
-            Some(link) => link.poll_body(cx, &mut self.incoming),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
+            Some(Carrier::Link(link)) => link.poll_body(cx, &mut self.incoming),
+            _ => Pin::new(&mut self.incoming).poll_frame(cx),
         }
     }
 }
@@ -98,17 +113,22 @@ impl Body for Download {
             }
             Poll::Ready(Some(Err(_))) => {
                 this.link = None;
-                Poll::Ready(Some(Err(Fault::Upstream)))
+                let fault = this.upload.as_ref().and_then(|upload| upload.fault.get());
+                Poll::Ready(Some(Err(fault.unwrap_or(Fault::Upstream))))
             }
             Poll::Pending => {
-                let at = *this.waiting.get_or_insert_with(Instant::now) + this.patience;
+                let waiting = *this.waiting.get_or_insert_with(Instant::now);
+                let upload = this.upload.as_ref();
+                let at = upload.map_or(waiting, |upload| upload.latest.get().max(waiting))
+                    + this.patience;
                 let expired = match &mut this.link {
-                    Some(link) => link.expired(cx, at),
-                    None => this.deadline.expired(cx, at),
+                    Some(Carrier::Link(link)) => link.expired(cx, at),
+                    _ => this.deadline.expired(cx, at),
                 };
                 if expired {
                     this.link = None;
-                    return Poll::Ready(Some(Err(Fault::UpstreamSlow)));
+                    let fault = upload.map_or(Fault::UpstreamSlow, |upload| upload.silence());
+                    return Poll::Ready(Some(Err(fault)));
                 }
                 Poll::Pending
             }
@@ -142,6 +162,7 @@ impl Source {
         let length = match std::mem::replace(self, Self::Empty) {
             Self::Empty => return,
             Self::Pieces(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Self::Flow(flow) => flow.size_hint().exact().unwrap_or(0),
             _ => 0,
         };
         headers.remove(CONTENT_LENGTH);
@@ -175,7 +196,7 @@ impl ResponseBody {
     /// The client does not take it.
     pub(crate) fn not_taken(mut self) {
         if let Some(finish) = &mut self.finish {
-            finish.not_taken();
+            finish.slow();
         }
     }
 
@@ -191,7 +212,11 @@ impl ResponseBody {
         let (how, failure) = match fault {
             Fault::Answered | Fault::Reset => (Ended::Reset, Failure::Function),
             Fault::UpstreamSlow => (Ended::UpstreamFailed, Failure::UpstreamSlow),
-            _ => (Ended::UpstreamFailed, Failure::Broken),
+            Fault::Upstream => (Ended::UpstreamFailed, Failure::Broken),
+            Fault::TooLarge => (Ended::Reset, Failure::Refused),
+            // As if it had gone.
+            Fault::Client => return,
+            Fault::ClientSlow => return finish.slow(),
         };
         finish.failed(failure);
         finish.ends(how);
@@ -217,7 +242,7 @@ impl Body for ResponseBody {
         match &frame {
             Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => {
                 if let Some(finish) = &this.finish {
-                    finish.pulse.moved();
+                    finish.moved();
                 }
             }
             Poll::Ready(Some(Err(fault))) => this.broken(*fault),

@@ -1,7 +1,7 @@
 //! A member of an upstream, as one thread and one listener see it: its connections, idle and shared.
 //!
 //! Owns: which connection a request gets, and how idle ones end. HTTP/1.1 connections are taken out of a stack, the one last used first;
-//! what is at its bottom for too long is closed. An HTTP/2 connection is shared by all requests. Must not know: clients, chains.
+//! what is at its bottom for too long is closed. HTTP/2 connections are shared by requests. Must not know: clients, chains.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
@@ -25,15 +25,15 @@ use crate::link::{Failed, Link, Open, Unanswered, Unsent};
 use crate::listener::{HTTP2_WINDOW_MAX, HYPERS_FIELDS, Plan};
 use crate::members::Member;
 use crate::place::Tried;
-use crate::request_body::{Progress, RequestBody};
+use crate::request_body::Progress;
+use crate::rules;
+use crate::shared::{Connections, OpenStream};
 use crate::stream::Stream;
 use crate::thread::LocalExecutor;
 use crate::timer::Deadline;
 
 /// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
 const STREAM_WINDOW: u32 = 256 * 1024;
-
-type Http2 = http2::SendRequest<RequestBody>;
 
 /// See the module.
 pub(crate) struct Upstream {
@@ -52,14 +52,24 @@ pub(crate) struct Upstream {
     idle: RefCell<Vec<Box<Link>>>,
     /// A task closes idle connections in time.
     swept: Cell<bool>,
-    http2: tokio::sync::Mutex<Option<Http2>>,
+    shared: Connections,
+    /// Whoever opens a shared connection has this.
+    opening: tokio::sync::Mutex<()>,
     http2_builder: http2::Builder<LocalExecutor>,
 }
 
-/// A response, and the connection that its body comes by unless that is shared.
+/// What a response's body comes by.
+pub(crate) enum Carrier {
+    /// A connection of its own.
+    Link(Box<Link>),
+    /// A stream of a shared one.
+    Stream(#[expect(dead_code, reason = "it counts as long as it is there")] Rc<OpenStream>),
+}
+
+/// A response, and what its body comes by.
 pub(crate) struct Answered {
     pub(crate) response: Response<Incoming>,
-    pub(crate) link: Option<Box<Link>>,
+    pub(crate) link: Carrier,
 }
 
 impl Upstream {
@@ -83,7 +93,7 @@ impl Upstream {
             .initial_connection_window_size(HTTP2_WINDOW_MAX)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
             .keep_alive_interval(timeouts.upstream_idle)
-            .keep_alive_timeout(timeouts.response);
+            .keep_alive_timeout(timeouts.connect);
         Rc::new(Self {
             index,
             address: member.address,
@@ -96,7 +106,8 @@ impl Upstream {
             builder,
             idle: RefCell::new(Vec::new()),
             swept: Cell::new(false),
-            http2: tokio::sync::Mutex::new(None),
+            shared: Connections::default(),
+            opening: tokio::sync::Mutex::default(),
             http2_builder,
         })
     }
@@ -108,7 +119,7 @@ impl Upstream {
 
     /// Sends a request and waits for the response's head. It has the form of this upstream's connections. `began`: now.
     pub(crate) async fn send(
-        &self,
+        self: &Rc<Self>,
         request: &mut Unsent,
         progress: Option<&Progress>,
         told: Told,
@@ -121,9 +132,20 @@ impl Upstream {
         if let Some(request) = request {
             *request.version_mut() = Version::HTTP_11;
         }
-        let mut link = self.take(told).await.map_err(Failed::new)?;
-        let response = link.send(request, progress, began, self.timeouts.response).await?;
-        Ok(Answered { response, link: Some(link) })
+        loop {
+            let mut link = self.take(told).await.map_err(Failed::new)?;
+            match link.send(request, progress, began, self.timeouts.response).await {
+                Ok(response) => {
+                    return match rules::is_framed(response.headers()) {
+                        true => Ok(Answered { response, link: Carrier::Link(link) }),
+                        false => Err(Failed::new(Unanswered::NotHttp)),
+                    };
+                }
+                // The connection had ended, and nothing was written: as if it had not been there.
+                Err(failed) if failed.stale && request.is_some() => (),
+                Err(failed) => return Err(failed),
+            }
+        }
     }
 
     /// A connection that is idle, or a new one.
@@ -182,72 +204,86 @@ impl Upstream {
         }
         link.rest();
         idle.push(link);
+        self.swept();
+    }
+
+    /// Idle connections are closed in time from now on.
+    fn swept(self: &Rc<Self>) {
         if !self.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(self)));
         }
     }
 
     async fn send_http2(
-        &self,
+        self: &Rc<Self>,
         request: &mut Unsent,
         progress: Option<&Progress>,
     ) -> Result<Answered, Failed> {
         loop {
-            let (sender, new) = self.shared().await.map_err(Failed::new)?;
-            let outcome = self.send_shared(sender, request, progress).await;
-            // After a GOAWAY a connection takes no more requests. hyper notices when there is one, and hands it back unsent.
-            if new || outcome.is_ok() || request.is_none() {
-                return outcome;
+            let (stream, new) = self.stream().await.map_err(Failed::new)?;
+            let stream = Rc::new(stream);
+            if let Some(progress) = progress {
+                progress.stream.replace(Some(Rc::clone(&stream)));
+            }
+            match self.send_shared(&stream, request, progress).await {
+                Ok(response) => return Ok(Answered { response, link: Carrier::Stream(stream) }),
+                Err(failed) => {
+                    // It may be the connection that is lost; what is under way there has its own time.
+                    if matches!(failed.why, Unanswered::Slow) {
+                        self.shared.retire(&stream);
+                    }
+                    // After a GOAWAY a connection takes no more requests. hyper notices when there is one, and hands it back unsent.
+                    if new || request.is_none() {
+                        return Err(failed);
+                    }
+                }
             }
         }
     }
 
     async fn send_shared(
         &self,
-        mut sender: Http2,
+        stream: &OpenStream,
         request: &mut Unsent,
         progress: Option<&Progress>,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Response<Incoming>, Failed> {
         let Some(mut message) = request.take() else { return Err(Failed::new(Unanswered::Reset)) };
         *message.version_mut() = Version::HTTP_2;
         let (began, mut deadline) = (Instant::now(), Deadline::default());
-        let mut response = pin!(sender.try_send_request(message));
-        let response = poll_fn(|cx| {
+        let mut response = pin!(stream.sender().try_send_request(message));
+        poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(response.map_err(|error| Failed::of(error, request, progress)));
             }
-            let since = progress.map_or(began, |progress| progress.latest.get().max(began));
+            let since = progress.map_or(began, |progress| progress.since().max(began));
             if deadline.expired(cx, since + self.timeouts.response) {
                 return Poll::Ready(Err(Failed::new(Unanswered::Slow)));
             }
             Poll::Pending
         })
-        .await?;
-        Ok(Answered { response, link: None })
+        .await
     }
 
-    /// The HTTP/2 connection, which is made if there is none, and whether it was.
-    async fn shared(&self) -> Result<(Http2, bool), Unanswered> {
-        let made = async {
-            let mut shared = self.http2.lock().await;
-            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok((sender.clone(), false));
+    /// A stream of an HTTP/2 connection, and whether that was made for it: none had a stream left.
+    async fn stream(self: &Rc<Self>) -> Result<(OpenStream, bool), Unanswered> {
+        let opened = async {
+            if let Some(stream) = self.shared.stream() {
+                return Ok((stream, false));
+            }
+            // Who comes meanwhile waits for the new one, and gets one of its streams.
+            let _opening = self.opening.lock().await;
+            if let Some(stream) = self.shared.stream() {
+                return Ok((stream, false));
             }
             let (stream, open) = self.connect(None).await?;
             let handshake = self.http2_builder.handshake(TokioIo::new(stream)).await;
             let (sender, connection) =
                 handshake.map_err(|_| Unanswered::Connect { slow: false })?;
-            tokio::task::spawn_local(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
-                }
-                drop(open);
-            });
-            *shared = Some(sender.clone());
-            Ok((sender, true))
+            self.swept();
+            Ok((self.shared.add(sender, connection, open), true))
         };
-        match tokio::time::timeout(self.timeouts.connect, made).await {
-            Ok(made) => made,
+        match tokio::time::timeout(self.timeouts.connect, opened).await {
+            Ok(opened) => opened,
             Err(_) => Err(Unanswered::Connect { slow: true }),
         }
     }
@@ -261,7 +297,7 @@ async fn sweep(upstream: Weak<Upstream>) {
         let Some(upstream) = upstream.upgrade() else { return };
         let mut idle = upstream.idle.borrow_mut();
         idle.retain(|link| link.idle_since.elapsed() < period && link.rested());
-        if idle.is_empty() {
+        if !upstream.shared.sweep(period) && idle.is_empty() {
             upstream.swept.set(false);
             return;
         }

@@ -58,7 +58,7 @@ weir_text weir_head_server_name(const weir_head *head);
 uint16_t weir_head_status(const weir_head *head);
 /* 10, 11, 20: HTTP/1.0, 1.1, 2; 0 for connections. */
 uint8_t weir_head_version(const weir_head *head);
-/* 1: TLS; 2: an upgrade is asked for; 4: there is no body; 8: made by a function. */
+/* 1: TLS; 2: an upgrade is asked for; 4: there is no body; 8: made by a function, or by the gateway. */
 uint8_t weir_head_flags(const weir_head *head);
 /* The client's address, 16 bytes; IPv4 as ::ffff:a.b.c.d. */
 const uint8_t *weir_head_client(const weir_head *head);

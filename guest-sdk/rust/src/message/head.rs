@@ -114,7 +114,7 @@ impl<'a> Head<'a> {
         self.view.flags() & FLAG_NO_BODY != 0
     }
 
-    /// Whether a function made it.
+    /// Whether a function made it, or the gateway, because no upstream answered.
     #[must_use]
     pub fn made(&self) -> bool {
         self.view.flags() & FLAG_MADE != 0

@@ -222,7 +222,7 @@ impl Message {
         }
     }
 
-    /// Whether a function made it.
+    /// Whether a function made it, or the gateway.
     #[must_use]
     pub fn made(&self) -> bool {
         self.flags & FLAG_MADE != 0

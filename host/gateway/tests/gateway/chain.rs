@@ -11,10 +11,10 @@ use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Middleware,
-    Origin, Passage, Pieces, Reply, Stage, Step, Upstreams,
+    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Made,
+    Middleware, Origin, Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
-use weir_gateway::{ListenerConfig, UpstreamConfig};
+use weir_gateway::{Failure, ListenerConfig, UpstreamConfig};
 
 /// What the tests' middleware does, by the request's path.
 struct Busy {
@@ -143,6 +143,9 @@ impl Passage for One {
         _body: Option<u64>,
     ) -> Reply<'a, Step> {
         parts.headers.insert("x-seen", "yes".parse().unwrap());
+        if parts.extensions.get::<Made>().is_some() {
+            parts.headers.insert("x-made", "yes".parse().unwrap());
+        }
         if self.on("/no-upgrade") {
             parts.status = StatusCode::FORBIDDEN;
         }
@@ -152,7 +155,8 @@ impl Passage for One {
                 Step::Continue
             });
         }
-        let replaced = self.on("/replace");
+        let stale = self.on("/stale") && parts.status.is_server_error();
+        let replaced = self.on("/replace") || stale;
         Reply::Now(match replaced {
             true => Step::Answer(answer(200, "something else")),
             false => Step::Continue,
@@ -406,6 +410,69 @@ fn a_request_stays_with_the_upstream_that_was_chosen_for_it() {
         assert!(answer.ends_with("chosen"), "{answer}");
     }
     assert!(laboratory.gateway.statistics().listeners[0].retries > 0);
+}
+
+#[test]
+fn what_the_client_is_told_of_an_upstream_that_is_down_passes_the_chain() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let laboratory = laboratory_with(|config| config.upstreams[0] = UpstreamConfig::new(nobody));
+    let answer = laboratory.talk(&get("/double"));
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    assert!(answer.contains("x-seen: yes\r\n") && answer.contains("x-made: yes\r\n"), "{answer}");
+    // Once in the status line, and its body twice.
+    assert!(answer.matches("Bad Gateway").count() == 3 && answer.contains("end"), "{answer}");
+    assert_eq!(laboratory.ended(), (Ended::UpstreamFailed, Some(0)));
+    // A function may have something better.
+    let answer = laboratory.talk(&get("/stale"));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("something else"), "{answer}");
+    assert_eq!(laboratory.ended(), (Ended::UpstreamFailed, Some(0)));
+    let answer = laboratory.talk(&get("/leak"));
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("kept back"), "{answer}");
+    assert_eq!(laboratory.ended(), (Ended::UpstreamFailed, Some(0)));
+}
+
+#[test]
+fn what_a_client_does_to_its_body_after_the_response_began_is_not_the_upstreams_fault() {
+    let begins = || {
+        Server::start(|mut stream, _| {
+            let _ = support::read_head(&mut stream);
+            let _ = stream
+                .write_all(b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwhy?\r\n");
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        })
+    };
+    let http2 = crate::http2::http2_server(crate::http2::grpc);
+    for (path, upstream, rest, failure) in [
+        ("/done", UpstreamConfig::new(begins().address), "zz\r\n", Failure::ClientGone),
+        ("/", UpstreamConfig::new(begins().address), "zz\r\n", Failure::ClientGone),
+        ("/", UpstreamConfig::new(begins().address), "", Failure::ClientSlow),
+        (
+            "/",
+            UpstreamConfig { http2: true, ..UpstreamConfig::new(http2) },
+            "zz\r\n",
+            Failure::ClientGone,
+        ),
+    ] {
+        let laboratory = laboratory_with(|config| {
+            config.upstreams[0] = upstream;
+            if rest.is_empty() {
+                config.timeouts.body = Duration::from_secs(1);
+                config.timeouts.response = Duration::from_secs(1);
+            }
+        });
+        let mut stream = connect(laboratory.address);
+        let begin = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+        );
+        stream.write_all(begin.as_bytes()).unwrap();
+        support::read_head(&mut stream).unwrap();
+        stream.write_all(rest.as_bytes()).unwrap();
+        assert_eq!(laboratory.ended(), (Ended::ClientGone, Some(0)), "{path} {failure:?}");
+        let statistics = &laboratory.gateway.statistics().listeners[0];
+        let counted = (statistics.failed(failure), statistics.failures.iter().sum::<u64>());
+        assert_eq!(counted, (1, 1), "{path} {failure:?}");
+        assert!(statistics.upstreams[0].failures.iter().all(|n| *n == 0));
+    }
 }
 
 #[test]

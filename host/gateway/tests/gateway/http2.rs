@@ -96,7 +96,10 @@ fn grpc_server() -> std::net::SocketAddr {
     http2_server(grpc)
 }
 
-async fn grpc(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+pub(crate) async fn grpc(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
     let te = request.headers().get("te").is_some_and(|te| te == "trailers");
     let target = request.uri().to_string();
     let response = Response::builder()
@@ -178,7 +181,7 @@ enum Goaway {
     Before,
     /// It crosses the next request.
     Crossing,
-    /// While the next request waits for a stream.
+    /// When the next request found no stream left on it.
     Full,
 }
 
@@ -192,7 +195,7 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         let (gateway, address) = gateway_with(&[server.address], |config| {
             config.upstreams[0].http2 = true;
             // What was not begun to be sent needs no second attempt.
-            config.retry.attempts = u32::from(when != Goaway::Before);
+            config.retry.attempts = u32::from(when == Goaway::Crossing);
         });
         let upstream = || gateway.statistics().listeners.remove(0).upstreams.remove(0);
         let next = || requests.recv_timeout(support::LONG).unwrap();
@@ -210,7 +213,8 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         match when {
             Goaway::Before => (),
             Goaway::Crossing => assert_eq!(next().1, 3),
-            Goaway::Full => until("it waits", || upstream().requests == 2),
+            // It does not wait for one.
+            Goaway::Full => until("it is answered", || upstream().responses[1] == 2),
         }
         if when != Goaway::Before {
             connection.write_all(&goaway()).unwrap();
@@ -223,6 +227,25 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         assert_eq!((server.connections(), upstream().connected), (2, 2), "{when:?}");
         assert!(upstream().healthy);
     }
+}
+
+#[test]
+fn a_connection_to_an_upstream_that_does_not_answer_or_is_idle_is_not_kept() {
+    let (server, requests) = scripted_server(100);
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.upstreams[0].http2 = true;
+        config.timeouts.response = Duration::from_secs(1);
+        config.timeouts.upstream_idle = Duration::from_millis(300);
+    });
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    // The first connection is as good as lost: nothing comes by it any more.
+    assert!(support::talk(address, get).starts_with("HTTP/1.1 504"));
+    let _lost = requests.recv_timeout(support::LONG).unwrap();
+    assert!(support::talk(address, get).starts_with("HTTP/1.1 200"));
+    let upstream = || gateway.statistics().listeners.remove(0).upstreams.remove(0);
+    until("both are closed", || upstream().open == 0);
+    assert!(support::talk(address, get).starts_with("HTTP/1.1 200"));
+    assert_eq!(upstream().connected, 3);
 }
 
 /// Answers when it has all of the request's body.

@@ -43,7 +43,7 @@ pub(super) fn path(uri: &Uri) -> &[u8] {
     uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes()
 }
 
-/// Lays out a response; `made` if a function made it.
+/// Lays out a response; `made` if a function made it. What the gateway made says so itself.
 ///
 /// # Errors
 /// When it does not fit.
@@ -56,7 +56,7 @@ pub fn lay_out_response(
 ) -> Result<(), TooLarge> {
     let mut head = start(room, &parts.headers, parts.version, origin, body)?;
     head.set_status(parts.status.as_u16());
-    if made {
+    if made || parts.extensions.get::<weir_exchange::Made>().is_some() {
         head.set_version(head.version(), head.flags() | FLAG_MADE);
     }
     fill(head, &parts.headers)

@@ -1,7 +1,7 @@
 use http::{Request, Response};
 use proptest::prelude::*;
 use weir_exchange::Origin;
-use weir_layout::message::{Head, Part};
+use weir_layout::message::{FLAG_MADE, Head, Part};
 
 use super::check::{check_fields, head, used};
 use super::*;
@@ -208,6 +208,20 @@ fn a_changed_authority_moves_host_with_it() {
     let mut parts = request(&[]);
     take_request(&room, &mut parts).unwrap();
     assert_eq!(parts.headers["host"], "other:8080");
+}
+
+#[test]
+fn what_the_gateway_made_is_no_upstreams() {
+    for made in [false, true] {
+        let mut parts = Response::builder().status(502).body(()).unwrap().into_parts().0;
+        if made {
+            parts.extensions.insert(weir_exchange::Made);
+        }
+        let mut room = vec![0; ROOM];
+        lay_out_response(&mut room, &parts, &origin(), Some(12), false).unwrap();
+        let head = Head::new(&mut room[..]).unwrap();
+        assert_eq!(head.flags() & FLAG_MADE != 0, made);
+    }
 }
 
 #[test]
