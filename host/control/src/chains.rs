@@ -1,6 +1,6 @@
 //! Chains: applying, removing, and bringing back at the start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semver::Version;
@@ -17,7 +17,7 @@ use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
 use crate::quota;
-use crate::steering;
+use crate::steering::{self, advice, has};
 use crate::store::{ChainId, ChainRecord, FunctionId, Running, State};
 use crate::time;
 
@@ -146,7 +146,10 @@ impl Control {
         let turn = self.turn(tenant);
         let _turn = turn.take();
         self.takes_changes()?;
-        self.tenant_exists(tenant)?;
+        self.tenant_exists(tenant).map_err(|error| {
+            let invalid = Invalid::at("tenant", error.to_string());
+            ControlError::At { error: Box::new(error), invalid }
+        })?;
         let state = self.store.state();
         let versions = choose_versions(&state, tenant, &chain)?;
         chain.settle(&of_messages(&state, tenant, &chain, &versions))?;
@@ -363,20 +366,15 @@ impl Control {
     }
 
     fn check_ports(&self, state: &State, id: &ChainId, chain: &Chain) -> Result<(), ControlError> {
-        for port in [&chain.from, &chain.to].into_iter().flatten() {
-            let own: Vec<_> =
-                self.ports.iter().filter(|p| p.tenant == id.tenant).map(|p| &p.name).collect();
-            if !own.contains(&port) {
-                let own: Vec<_> = own.iter().map(|name| name.as_str()).collect();
-                let has = if own.is_empty() {
-                    "has none".to_owned()
-                } else {
-                    format!("has {}", own.join(", "))
-                };
-                return Err(ControlError::Conflict(format!(
-                    "there is no port {port}: tenant {} {has}; ports are in the host's configuration file",
-                    id.tenant
-                )));
+        let own = self.ports.iter().filter(|port| port.tenant == id.tenant);
+        let own: BTreeSet<&Name> = own.map(|port| &port.name).collect();
+        for (key, port) in [("from", &chain.from), ("to", &chain.to)] {
+            let Some(port) = port else { continue };
+            if !own.contains(port) {
+                let message =
+                    format!("there is no port {port}: tenant {} {}", id.tenant, has(&own));
+                let help = advice(port, &own, "ports are in the host's configuration file");
+                return Err(ControlError::conflict_at(Invalid::at(key, message).help(help)));
             }
             let there = state.chains.iter().filter(|(other, record)| {
                 *other != id
@@ -390,10 +388,8 @@ impl Control {
                     true => "set `steered = true` in one of the two, or remove that first",
                     false => "remove or change that first",
                 };
-                return Err(ControlError::Conflict(format!(
-                    "port {port} belongs to chain {}: {help}",
-                    other.name
-                )));
+                let message = format!("port {port} belongs to chain {}", other.name);
+                return Err(ControlError::conflict_at(Invalid::at(key, message).help(help)));
             }
         }
         Ok(())
@@ -521,35 +517,38 @@ fn choose_versions(
     tenant: &Name,
     chain: &Chain,
 ) -> Result<Vec<Version>, ControlError> {
-    let choose = |function: &FunctionUse| {
+    let own = state.functions.keys().filter(|id| id.tenant == *tenant).map(|id| &id.name);
+    let own: BTreeSet<&Name> = own.collect();
+    let choose = |(index, function): (usize, &FunctionUse)| {
+        let at = |invalid: Invalid| invalid.within_array("function", index);
         let name = function
             .function
             .as_ref()
-            .ok_or_else(|| Invalid::at("use", "the entry names no function"))?;
+            .ok_or_else(|| at(Invalid::at("use", "the entry names no function")))?;
         let record = state.functions.get(&FunctionId::new(tenant, name)).ok_or_else(|| {
-            ControlError::Conflict(format!(
-                "chain {} uses function {name}, which tenant {tenant} does not have: push it first",
-                chain.name
-            ))
+            let message = format!("there is no function {name}: tenant {tenant} {}", has(&own));
+            let help = advice(name, &own, "push a function first (`weir function push`)");
+            ControlError::conflict_at(at(Invalid::at("use", message).help(help)))
         })?;
         let known =
             || record.versions.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match &function.version {
             Some(version) if record.versions.contains_key(version) => Ok(version.clone()),
-            Some(version) => Err(ControlError::Conflict(format!(
-                "chain {} uses version {version} of function {name}, which has {}: push it first",
-                chain.name,
-                known()
-            ))),
+            Some(version) => {
+                let message =
+                    format!("there is no version {version} of function {name}: it has {}", known());
+                let invalid = Invalid::at("version", message).help("push it first");
+                Err(ControlError::conflict_at(at(invalid)))
+            }
             None => record.newest().cloned().ok_or_else(|| {
-                ControlError::Conflict(format!(
-                    "all versions of function {name} ({}) were rolled back: ask for one with `version`",
-                    known()
-                ))
+                let message =
+                    format!("all versions of function {name} ({}) were rolled back", known());
+                let invalid = Invalid::at("use", message).help("ask for one with `version`");
+                ControlError::conflict_at(at(invalid))
             }),
         }
     };
-    chain.functions.iter().map(choose).collect()
+    chain.functions.iter().enumerate().map(choose).collect()
 }
 
 /// For each of a chain's functions, whether it is for messages.

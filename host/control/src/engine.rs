@@ -65,6 +65,9 @@ pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
     #[error("{0}")]
     Refused(String),
+    /// The same about a value of the chain.
+    #[error("{0}")]
+    At(Invalid),
     /// A function does not take the configuration that the chain has for it.
     #[error("function {function} refused its configuration: {message}")]
     Configuration {

@@ -1,6 +1,8 @@
 //! Why the control plane did not do what it was asked to.
 
-use weir_spec::Invalid;
+use std::collections::BTreeSet;
+
+use weir_spec::{Invalid, Name, did_you_mean};
 
 use crate::engine::EngineError;
 use crate::store::StoreError;
@@ -22,6 +24,14 @@ pub enum ControlError {
     /// What was given cannot be.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// The same as another error, about a value of what was given.
+    #[error("{invalid}")]
+    At {
+        /// What kind of error it is; what it says is said by `invalid`.
+        error: Box<Self>,
+        /// What is wrong, and where.
+        invalid: Invalid,
+    },
     /// An upload is refused.
     #[error("the upload is refused: {}", reasons.join("; "))]
     Upload {
@@ -40,4 +50,50 @@ pub enum ControlError {
     /// The store refuses.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ControlError {
+    /// What was given does not fit with what there is, for this reason.
+    pub(crate) fn conflict_at(invalid: Invalid) -> Self {
+        Self::At { error: Box::new(Self::Conflict(String::new())), invalid }
+    }
+
+    /// There is no such thing among these; what may be told of them is told.
+    pub(crate) fn not_found<'n>(
+        what: &'static str,
+        name: &Name,
+        there: impl IntoIterator<Item = &'n Name>,
+    ) -> Self {
+        let there: BTreeSet<&Name> = there.into_iter().collect();
+        let names: Vec<&str> = there.iter().map(|name| name.as_str()).collect();
+        let mut told = name.to_string();
+        if !names.is_empty() {
+            let meant = did_you_mean(name.as_str(), &names).map(|meant| meant + " ");
+            let there = some(&there);
+            told.push_str(&format!(" ({}there are {there})", meant.unwrap_or_default()));
+        }
+        Self::NotFound { what, name: told }
+    }
+
+    /// Which value of what was given is wrong, if it is about one.
+    #[must_use]
+    pub fn invalid(&self) -> Option<&Invalid> {
+        match self {
+            Self::Invalid(invalid)
+            | Self::At { invalid, .. }
+            | Self::Engine(EngineError::At(invalid)) => Some(invalid),
+            _ => None,
+        }
+    }
+}
+
+/// Names in a message: not more than can be read.
+pub(crate) fn some(names: &BTreeSet<&Name>) -> String {
+    /// Names that are told.
+    const TOLD: usize = 20;
+    let mut told: Vec<_> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
+    if names.len() > TOLD {
+        told.push("...");
+    }
+    told.join(", ")
 }

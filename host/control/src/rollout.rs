@@ -454,7 +454,7 @@ fn in_chain(error: ControlError, chain: &Name) -> ControlError {
     let say = |text: String| format!("chain {chain}: {text}");
     match error {
         ControlError::Engine(EngineError::Refused(text)) => EngineError::Refused(say(text)).into(),
-        ControlError::Engine(error @ EngineError::Configuration { .. }) => {
+        ControlError::Engine(error @ (EngineError::Configuration { .. } | EngineError::At(_))) => {
             EngineError::Refused(say(error.to_string())).into()
         }
         ControlError::Engine(EngineError::Conflict(text)) => {

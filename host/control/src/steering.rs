@@ -5,11 +5,11 @@ use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule};
+use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule, did_you_mean};
 
 use crate::control::Control;
 use crate::engine::RulePlace;
-use crate::error::ControlError;
+use crate::error::{ControlError, some};
 use crate::events::EventKind;
 use crate::store::{ChainId, State, SteeringRecord};
 use crate::time;
@@ -233,14 +233,15 @@ impl Control {
             let at = |invalid: Invalid| ControlError::Invalid(invalid.within_array("rule", index));
             if let Some(port) = rule.port.as_ref().filter(|port| !ports.contains(port)) {
                 let message = format!("there is no port {port}: tenant {tenant} {}", has(&ports));
-                let help = "ports are in the host's configuration file";
+                let help = advice(port, &ports, "ports are in the host's configuration file");
                 return Err(at(Invalid::at("port", message).help(help)));
             }
             let Some(name) = &rule.chain else { continue };
             let Some(chain) = chains.get(name) else {
                 let names = chains.keys().copied().collect();
                 let message = format!("there is no chain {name}: tenant {tenant} {}", has(&names));
-                return Err(at(Invalid::at("chain", message).help("apply the chain first")));
+                let help = advice(name, &names, "apply the chain first");
+                return Err(at(Invalid::at("chain", message).help(help)));
             };
             possible(rule, chain).map_err(at)?;
         }
@@ -248,16 +249,18 @@ impl Control {
     }
 }
 
-fn has(names: &BTreeSet<&Name>) -> String {
-    /// Names that are told.
-    const TOLD: usize = 20;
-    let mut told: Vec<_> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
-    match names.len() {
-        0 => return "has none".to_owned(),
-        n if n > TOLD => told.push("..."),
-        _ => {}
+/// What a tenant has of a kind.
+pub(crate) fn has(names: &BTreeSet<&Name>) -> String {
+    if names.is_empty() { "has none".to_owned() } else { format!("has {}", some(names)) }
+}
+
+/// The same with a guess at what was meant, and what to do if it was not that.
+pub(crate) fn advice(name: &Name, names: &BTreeSet<&Name>, todo: &str) -> String {
+    let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    match did_you_mean(name.as_str(), &names) {
+        Some(meant) => format!("{meant} {todo}"),
+        None => todo.to_owned(),
     }
-    format!("has {}", told.join(", "))
 }
 
 /// Whether packets that a rule means can come to its chain.

@@ -166,6 +166,12 @@ fn plain(expected: &str) -> &str {
     }
 }
 
+/// A guess at what was meant by a name that is not among those that there are, as help.
+#[must_use]
+pub fn did_you_mean(name: &str, there: &[&str]) -> Option<String> {
+    nearest(name, there).map(|meant| format!("did you mean `{meant}`?"))
+}
+
 /// What somebody probably meant.
 fn nearest<'a>(found: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let best = allowed.iter().map(|a| (strsim::damerau_levenshtein(found, a), *a)).min()?;

@@ -40,7 +40,7 @@ pub use api::{Api, Role, Token, TokenSource};
 pub use chain::{Access, Chain, FunctionUse, OnFault, Plane};
 pub use document::{Document, DocumentError, Problem};
 pub use host::{HostConfig, Pool, Rollout, Store, Workers};
-pub use invalid::{Check, Invalid, Segment, explain};
+pub use invalid::{Check, Invalid, Segment, did_you_mean, explain};
 pub use listener::{Gateway, Listener};
 pub use manifest::{Manifest, State};
 pub use name::{InvalidName, Name};

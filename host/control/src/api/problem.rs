@@ -56,10 +56,16 @@ impl Problem {
     /// The body does not say what it must.
     #[must_use]
     pub fn invalid(invalid: &Invalid) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "").at(invalid)
+    }
+
+    /// The same about this value of the body.
+    fn at(self, invalid: &Invalid) -> Self {
         Self {
             key: (!invalid.path.is_empty()).then(|| invalid.key()),
             help: invalid.help.clone(),
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", invalid.to_string())
+            detail: invalid.to_string(),
+            ..self
         }
     }
 }
@@ -69,6 +75,10 @@ impl From<ControlError> for Problem {
         let detail = error.to_string();
         let (status, code) = match error {
             ControlError::Invalid(invalid) => return Self::invalid(&invalid),
+            ControlError::At { error, invalid } => return Self::from(*error).at(&invalid),
+            ControlError::Engine(EngineError::At(invalid)) => {
+                return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", "").at(&invalid);
+            }
             ControlError::Upload { reasons } => {
                 let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "upload-refused", detail);
                 return Self { reasons, ..problem };

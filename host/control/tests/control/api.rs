@@ -227,22 +227,26 @@ async fn what_is_wrong_with_a_chain_is_said() {
     let (_, detail) = put(edge()).await.problem(409);
     assert_eq!(
         detail,
-        "chain edge uses function f, which tenant default does not have: push it first"
+        "function[0].use: there is no function f: tenant default has none (push a function first (`weir function push`))"
     );
+    host.push("/v1/functions/g/versions?version=1.0.0", "other").await;
+    let answer = put(edge()).await;
+    assert_eq!(answer.json()["key"], "function[0].use");
+    assert_eq!(answer.json()["help"].as_str().unwrap().split('?').next(), Some("did you mean `g`"));
     host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
     let mut chain = edge();
     chain["function"][0]["version"] = json!("2.0.0");
     let (_, detail) = put(chain).await.problem(409);
     assert_eq!(
         detail,
-        "chain edge uses version 2.0.0 of function f, which has 1.0.0: push it first"
+        "function[0].version: there is no version 2.0.0 of function f: it has 1.0.0 (push it first)"
     );
     let mut chain = edge();
     chain["to"] = json!("wan");
     let (_, detail) = put(chain).await.problem(409);
     assert_eq!(
         detail,
-        "there is no port wan: tenant default has in, out; ports are in the host's configuration file"
+        "to: there is no port wan: tenant default has in, out (ports are in the host's configuration file)"
     );
     let mut chain = edge();
     chain["from"] = json!("acme-in");
@@ -284,12 +288,13 @@ async fn what_is_wrong_with_a_chain_is_said() {
     assert_eq!(put(edge()).await.status, StatusCode::CREATED);
     let second = json!({"name": "second", "from": "out", "function": [{"use": "f"}]});
     let (_, detail) = host.ask("PUT", "/v1/chains/second", Some(second)).await.problem(409);
-    assert_eq!(detail, "port out belongs to chain edge: remove or change that first");
+    assert_eq!(detail, "from: port out belongs to chain edge (remove or change that first)");
     // Between the same two, several can be, if only one takes what is not steered elsewhere.
     let mut beside = edge();
     beside["name"] = json!("beside");
     let (_, detail) = host.ask("PUT", "/v1/chains/beside", Some(beside.clone())).await.problem(409);
-    assert!(detail.starts_with("port in belongs to chain edge: set `steered = true`"), "{detail}");
+    let refused = "from: port in belongs to chain edge (set `steered = true`";
+    assert!(detail.starts_with(refused), "{detail}");
     beside["steered"] = json!(true);
     let answer = host.ask("PUT", "/v1/chains/beside", Some(beside)).await;
     assert_eq!(answer.status, StatusCode::CREATED);

@@ -231,7 +231,7 @@ async fn a_stranger_does_not_learn_what_others_have() {
     let (_, detail) = answer.problem(409);
     assert_eq!(
         detail,
-        "chain edge uses function f, which tenant beta does not have: push it first"
+        "function[0].use: there is no function f: tenant beta has none (push a function first (`weir function push`))"
     );
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use reqwest::Method;
 use weir_control::api::List;
 use weir_control::{Applied, ChainView, Pushed};
-use weir_spec::{Chain, Document, Name};
+use weir_spec::{Chain, Document, Invalid, Name};
 
 use super::{function, or_dash, plane};
 use crate::cli::ChainCommand;
@@ -35,7 +35,12 @@ pub(super) fn run(command: ChainCommand, client: &Client, output: Output) -> Res
 fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     let document = Document::<Chain>::read(file)?;
     let mut chain = document.value.clone();
-    push_files(&mut chain, file.parent().unwrap_or(Path::new(".")), client, output)?;
+    let located = |error: anyhow::Error| match error.downcast::<Invalid>() {
+        Ok(invalid) => document.locate(invalid).into(),
+        Err(error) => error,
+    };
+    let beside = file.parent().unwrap_or(Path::new("."));
+    push_files(&mut chain, beside, client, output).map_err(located)?;
     let waiting = output.wait(format!("compiling and deploying {}", chain.name));
     let path = ["chains", chain.name.as_str()];
     let applied: Applied = client.send_json(Method::PUT, &path, &chain).map_err(|error| {
@@ -57,11 +62,14 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
 
 /// Pushes the functions that the file gives as `path`, under their names in the chain, and names them instead.
 fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output) -> Result<()> {
-    for function in &mut chain.functions {
+    for (index, function) in chain.functions.iter_mut().enumerate() {
         let Some(path) = &function.path else { continue };
         let path = beside.join(path);
         let name: Name = function.label().parse()?;
-        let wasm = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let wasm = fs::read(&path).map_err(|error| {
+            let message = format!("cannot read {}: {error}", path.display());
+            Invalid::at("path", message).within_array("function", index)
+        })?;
         let waiting = output.wait(format!("uploading and compiling {name}"));
         let pushed: Pushed = client
             .upload(&["functions", name.as_str(), "versions"], function.version.as_ref(), wasm)

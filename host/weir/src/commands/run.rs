@@ -169,8 +169,8 @@ impl Configuration {
     /// An error that is about a value of the file is shown where the file has it.
     fn locate(&self, error: anyhow::Error) -> anyhow::Error {
         let invalid = match error.downcast_ref::<ControlError>() {
-            Some(ControlError::Invalid(invalid)) => Some(invalid),
-            _ => error.downcast_ref::<Invalid>(),
+            Some(error) => error.invalid(),
+            None => error.downcast_ref::<Invalid>(),
         };
         match (&self.document, invalid.cloned()) {
             (Some(document), Some(invalid)) => document.locate(invalid).into(),

@@ -9,7 +9,7 @@ use weir_packet_plane::{
     ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, Station, Upward, spread,
 };
 use weir_port::{Port, PortStatistics};
-use weir_spec::{Chain, Name, ResolvedFunction};
+use weir_spec::{Chain, Invalid, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
@@ -80,9 +80,9 @@ impl PlaneEngine {
         let all = self.plane.workers.len();
         let workers = chain.workers.of(all);
         if workers > all {
-            return Err(EngineError::Refused(format!(
-                "the chain wants {workers} workers, and the host has {all}: lower the chain's `workers`, or raise `count` \
-                 (or name more `cores`) in [workers] of the host's configuration"
+            let message = format!("the chain wants {workers} workers, and the host has {all}");
+            return Err(EngineError::At(Invalid::at("workers", message).help(
+                "lower it, or raise `count` (or name more `cores`) in [workers] of the host's configuration",
             )));
         }
         let (from, to) = (chain.from.clone(), chain.to.clone());

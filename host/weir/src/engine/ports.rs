@@ -126,31 +126,41 @@ impl Slot {
     /// Whether so many lanes can have it.
     fn check_lanes(&self, lanes: usize) -> Result<(), EngineError> {
         let (name, queues) = (&self.config.name, self.queues().unwrap_or(lanes));
-        let problem = match self.config.kind {
-            PortKind::Pcap if lanes > 1 => format!(
-                "port {name} is of kind \"pcap\", which has one queue, but the chain wants {lanes} workers: leave `workers` \
-                 out, or use a port of another kind"
+        let (problem, help) = match self.config.kind {
+            PortKind::Pcap if lanes > 1 => (
+                format!(
+                    "port {name} is of kind \"pcap\", which has one queue, but the chain wants {lanes} workers"
+                ),
+                "leave `workers` out, or use a port of another kind".to_owned(),
             ),
-            _ if lanes > queues => format!(
-                "port {name} has {} (`queues`), but the chain wants {lanes} workers: set `queues = {lanes}` for the port \
-                 if its device has so many, or lower `workers`",
-                if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") }
+            _ if lanes > queues => (
+                format!(
+                    "port {name} has {} (`queues`), but the chain wants {lanes} workers",
+                    if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") }
+                ),
+                format!(
+                    "set `queues = {lanes}` for the port if its device has so many, or lower `workers`"
+                ),
             ),
-            PortKind::Xdp if lanes < queues => format!(
-                "port {name} has {queues} queues, but the chain has {lanes} of `workers`, and each takes one queue: set \
-                 `workers = {queues}`, or lower the port's `queues`"
+            PortKind::Xdp if lanes < queues => (
+                format!(
+                    "port {name} has {queues} queues, but the chain has {lanes} of `workers`, and each takes one queue"
+                ),
+                format!("set `workers = {queues}`, or lower the port's `queues`"),
             ),
             PortKind::Memory
                 if self.config.generate.as_ref().is_some_and(|g| (g.flows as usize) < lanes) =>
             {
-                format!(
-                    "port {name} generates fewer flows than the chain wants workers ({lanes}): raise `flows`, or lower \
-                     `workers`"
+                (
+                    format!(
+                        "port {name} generates fewer flows than the chain wants workers ({lanes})"
+                    ),
+                    "raise `flows`, or lower `workers`".to_owned(),
                 )
             }
             _ => return Ok(()),
         };
-        Err(EngineError::Refused(problem))
+        Err(EngineError::At(Invalid::at("workers", problem).help(help)))
     }
 }
 
@@ -197,6 +207,11 @@ impl Ports {
         lanes: usize,
     ) -> Result<(), EngineError> {
         for name in &self.names(chain.from.as_ref(), chain.to.as_ref()) {
+            let key = if Some(name) == chain.to.as_ref() && Some(name) != chain.from.as_ref() {
+                "to"
+            } else {
+                "from"
+            };
             let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
                 let all: Vec<&str> = self.slots.iter().map(|s| s.config.name.as_str()).collect();
                 let all = if all.is_empty() { "none".into() } else { all.join(", ") };
@@ -217,10 +232,11 @@ impl Ports {
             }
             if slot.config.peer.is_some() && [&chain.from, &chain.to].contains(&&Some(name.clone()))
             {
-                return Err(EngineError::Refused(format!(
-                    "port {name} is a way to the kernel (`peer`), and no place where packets enter and leave: name the port that has \
-                     it as `kernel-port`"
-                )));
+                let message = format!(
+                    "port {name} is a way to the kernel (`peer`), and no place where packets enter and leave"
+                );
+                let help = "name the port that has it as `kernel-port`";
+                return Err(EngineError::At(Invalid::at(key, message).help(help)));
             }
             slot.check_lanes(lanes)?;
         }

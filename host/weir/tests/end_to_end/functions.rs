@@ -108,7 +108,8 @@ fn a_refused_change_leaves_what_runs() {
     push(&host, "1.0.0", &pass(1));
     apply(&host);
     for (text, expected) in [
-        (CHAIN.replace("gate", "nope"), "uses function nope"),
+        (CHAIN.replace("gate", "gat"), "= key: function[0].use\n  = did you mean `gate`?"),
+        (format!("workers = 4\n{CHAIN}"), " --> c.toml:1:11"),
         (CHAIN.replace("\"in\"", "\"lan\""), "there is no port lan: tenant default has in, out"),
         (CHAIN.replace("use", "uses"), "did you mean `use`?"),
         (CHAIN.replace("edge", "edge2"), "port in belongs to chain edge"),
