@@ -94,7 +94,7 @@ impl Control {
     /// When there is none of that name.
     pub fn chain(&self, id: &ChainId) -> Result<ChainView, ControlError> {
         let state = self.store.state();
-        let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
+        let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
         Ok(self.view(&state, id, record))
     }
 
@@ -119,8 +119,8 @@ impl Control {
     }
 
     fn chain_exists(&self, id: &ChainId) -> Result<(), ControlError> {
-        let is_there = self.store.state().chains.contains_key(id);
-        is_there.then_some(()).ok_or_else(|| no_chain(&id.name))
+        let state = self.store.state();
+        state.chains.get(id).map(drop).ok_or_else(|| no_chain(&state, id))
     }
 
     /// Deploys a chain, or changes the one of the same name to this.
@@ -211,7 +211,7 @@ impl Control {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
-        let record = state.chains.get(id).ok_or_else(|| no_chain(&id.name))?;
+        let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
         self.check_no_trial(&state, id, record)?;
         steering::check_still_possible(&state, id, None)?;
         self.store.can_shrink()?;
@@ -507,8 +507,10 @@ impl Control {
     }
 }
 
-pub(crate) fn no_chain(name: &Name) -> ControlError {
-    ControlError::NotFound { what: "chain", name: name.to_string() }
+/// There is no chain of this name; those that the tenant has are told.
+fn no_chain(state: &State, id: &ChainId) -> ControlError {
+    let there = state.chains.keys().filter(|other| other.tenant == id.tenant);
+    ControlError::not_found("chain", &id.name, there.map(|other| &other.name))
 }
 
 /// The versions that a chain asks for, or the newest.

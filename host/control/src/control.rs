@@ -21,6 +21,7 @@ use crate::events::{EventKind, Events};
 use crate::rollout::{Faulted, Watch};
 use crate::steering::SteeringStatus;
 use crate::store::{ChainId, FunctionId, Store};
+use crate::tenants::no_tenant;
 
 /// See the module. What changes something blocks, and must not be called from an
 /// asynchronous task; what only looks at the store does not.
@@ -239,11 +240,21 @@ impl Control {
         self.quota.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn tenant_exists(&self, tenant: &Name) -> Result<(), ControlError> {
-        if self.store.state().tenants.contains_key(tenant) {
+    /// Whether the administrator may ask for things of this tenant.
+    ///
+    /// # Errors
+    /// When there is none of that name; those that there are are told.
+    pub(crate) fn known_tenant(&self, tenant: &Name) -> Result<(), ControlError> {
+        let state = self.store.state();
+        if state.tenants.contains_key(tenant) {
             return Ok(());
         }
-        Err(ControlError::NotFound { what: "tenant", name: tenant.to_string() })
+        Err(ControlError::not_found("tenant", tenant, state.tenants.keys()))
+    }
+
+    pub(crate) fn tenant_exists(&self, tenant: &Name) -> Result<(), ControlError> {
+        let state = self.store.state();
+        state.tenants.get(tenant).map(drop).ok_or_else(|| no_tenant(tenant))
     }
 }
 

@@ -136,8 +136,21 @@ pub(crate) fn label(state: &State, chain: &FunctionId, index: usize) -> Name {
         .expect("stored chains name their functions")
 }
 
-pub(crate) fn no_function(name: &Name) -> ControlError {
-    ControlError::NotFound { what: "function", name: name.to_string() }
+/// There is no function of this name; those that the tenant has are told.
+pub(crate) fn no_function(state: &State, id: &FunctionId) -> ControlError {
+    let there = state.functions.keys().filter(|other| other.tenant == id.tenant);
+    ControlError::not_found("function", &id.name, there.map(|other| &other.name))
+}
+
+/// The function of this name, to be changed.
+pub(crate) fn function_mut<'s>(
+    state: &'s mut State,
+    id: &FunctionId,
+) -> Result<&'s mut Arc<FunctionRecord>, ControlError> {
+    if !state.functions.contains_key(id) {
+        return Err(no_function(state, id));
+    }
+    Ok(state.functions.get_mut(id).expect("it is there"))
 }
 
 /// What there is instead is said too.
@@ -166,7 +179,7 @@ impl Control {
     /// When there is none of that name.
     pub fn function(&self, id: &FunctionId) -> Result<Function, ControlError> {
         let state = self.store.state();
-        let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
+        let record = state.functions.get(id).ok_or_else(|| no_function(&state, id))?;
         Ok(show(&state, id, record))
     }
 
@@ -264,7 +277,7 @@ impl Control {
         self.store.change(|state| {
             let users = users(state, id, None);
             if !state.functions.contains_key(id) {
-                return Err(no_function(&id.name));
+                return Err(no_function(state, id));
             }
             if !users.is_empty() {
                 return Err(ControlError::Conflict(format!(
@@ -289,7 +302,7 @@ impl Control {
         let _turn = turn.take();
         self.store.change(|state| {
             let users = users(state, id, Some(version));
-            let slot = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            let slot = function_mut(state, id)?;
             if !slot.versions.contains_key(version) {
                 return Err(no_version(id, slot, version));
             }
@@ -325,7 +338,7 @@ impl Control {
     pub fn function_log(&self, id: &FunctionId) -> Result<FunctionLog, ControlError> {
         let state = self.store.state();
         if !state.functions.contains_key(id) {
-            return Err(no_function(&id.name));
+            return Err(no_function(&state, id));
         }
         let mut log = FunctionLog::default();
         for (chain, index, _) in state.users(id) {

@@ -30,7 +30,7 @@ use crate::control::Control;
 use crate::engine::{ChainId, EngineError, Published, TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
-use crate::functions::{no_function, no_version};
+use crate::functions::{function_mut, no_function, no_version};
 use crate::store::{FunctionId, Running, State, Trial};
 
 use trial::forget_trial;
@@ -149,7 +149,7 @@ impl Control {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
-        let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
+        let record = state.functions.get(id).ok_or_else(|| no_function(&state, id))?;
         if !record.versions.contains_key(to) {
             return Err(no_version(id, record, to));
         }
@@ -219,7 +219,7 @@ impl Control {
         already: Option<(&ChainId, usize)>,
     ) -> Result<SwapReport, ControlError> {
         let state = self.store.state();
-        let record = state.functions.get(id).ok_or_else(|| no_function(&id.name))?;
+        let record = state.functions.get(id).ok_or_else(|| no_function(&state, id))?;
         let places = self.places(&state, id);
         let Some(first) = places.first() else {
             return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
@@ -403,7 +403,7 @@ impl Control {
                 }
                 pin(state, place);
             }
-            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            let function = function_mut(state, id)?;
             let function = Arc::make_mut(function);
             function.trial = None;
             if let Some(version) = function.versions.get_mut(to) {

@@ -55,7 +55,7 @@ impl std::fmt::Debug for NewToken {
     }
 }
 
-fn no_tenant(name: &Name) -> ControlError {
+pub(crate) fn no_tenant(name: &Name) -> ControlError {
     ControlError::NotFound { what: "tenant", name: name.to_string() }
 }
 

@@ -12,7 +12,7 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
-use weir_control::api::Problem;
+use weir_control::api::{List, Problem};
 use weir_spec::Invalid;
 
 use crate::cli::Global;
@@ -308,8 +308,28 @@ impl Client {
         let status = response.status();
         let text = self.wait(response.text()).unwrap_or_default();
         match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => Err(Refused(problem).into()),
+            Ok(problem) => Err(Refused(self.with_owner(problem, &url)).into()),
             Err(_) => bail!("{} answered {status}: is that a Weir host?", self.place),
+        }
+    }
+
+    /// Who has a chain or a function that `default` has not: lists are of all tenants for an administrator, everything else is not.
+    fn with_owner(&self, problem: Problem, url: &Url) -> Problem {
+        let path: Vec<&str> = url.path_segments().into_iter().flatten().collect();
+        let Some(&["v1", kind @ ("chains" | "functions"), name, ..]) = path.get(..) else {
+            return problem;
+        };
+        if problem.code != "not-found" || self.tenant.is_some() {
+            return problem;
+        }
+        let all = self.get::<List<serde_json::Value>>(&[kind]);
+        let owners = all.map(|all| owners(&all.items, name)).unwrap_or_default();
+        match owners.first() {
+            Some(tenant) => {
+                let has = format!("; tenant {tenant} has one: `--tenant {tenant}`");
+                Problem { detail: problem.detail + &has, ..problem }
+            }
+            None => problem,
         }
     }
 
@@ -345,6 +365,13 @@ impl Client {
         };
         anyhow::anyhow!("no host answers at {}: {cause}; {todo}", self.place)
     }
+}
+
+/// Tenants that have a chain or a function of this name.
+fn owners(all: &[serde_json::Value], name: &str) -> Vec<String> {
+    let things = all.iter().map(|thing| thing.get("chain").unwrap_or(thing));
+    let named = things.filter(|thing| thing["name"] == name);
+    named.filter_map(|thing| Some(thing["tenant"].as_str()?.to_owned())).collect()
 }
 
 /// The innermost cause, which says what the system said.

@@ -116,7 +116,7 @@ fn add_problems(operation: &mut Operation, changes: bool) {
         add("408", "The request took too long.");
         add("500", "A bug, or a broken disk.");
     }
-    if path || (query && changes) {
+    if path || query {
         add("404", "There is no such thing.");
     }
     if body {

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 
 use hyper::body::{Frame, SizeHint};
+use serde::Deserialize;
+use weir_spec::Name;
 
 use super::Api;
 use super::problem::Problem;
 use crate::auth::Caller;
+use crate::error::ControlError;
 
 /// Longest time for which the rest of a refused body is read and thrown away.
 const LINGER: Duration = Duration::from_secs(2);
@@ -66,6 +69,9 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
             {
                 return Problem::from(refused).into_response();
             }
+            if let Err(unknown) = known(&api, &caller, request.uri()) {
+                return Problem::from(unknown).into_response();
+            }
             request.extensions_mut().insert(caller);
         }
         None if open => {}
@@ -75,6 +81,21 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         }
     }
     next.run(request).await
+}
+
+/// Whether there is the tenant that an administrator asks for. Whoever has one may not know which others there are.
+fn known(api: &Api, caller: &Caller, uri: &Uri) -> Result<(), ControlError> {
+    #[derive(Deserialize)]
+    struct Asked {
+        tenant: Option<Name>,
+    }
+    match Query::<Asked>::try_from_uri(uri) {
+        Ok(Query(Asked { tenant: Some(tenant) })) if caller.own_tenant().is_none() => {
+            api.control.known_tenant(&tenant)
+        }
+        // What is wrong with the query is said by whoever takes it.
+        _ => Ok(()),
+    }
 }
 
 fn bearer(request: &Request) -> Option<&str> {

@@ -11,7 +11,7 @@ use crate::control::Control;
 use crate::engine::{TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
-use crate::functions::{label, no_function};
+use crate::functions::{function_mut, label};
 use crate::store::{FunctionId, State, Trial};
 use crate::time;
 
@@ -55,7 +55,7 @@ impl Control {
             TrialKind::Shadow => None,
         };
         let stored = self.store.change(|state| {
-            let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+            let function = function_mut(state, id)?;
             Arc::make_mut(function).trial =
                 Some(Trial { version: to.clone(), canary, since: time::milliseconds() });
             Ok::<_, ControlError>(())
@@ -83,8 +83,7 @@ impl Control {
             (Some(was), SwapMode::Canary(percent)) => {
                 let changed = self.set_shares(state, places, percent).and_then(|()| {
                     self.store.change(|state| {
-                        let function =
-                            state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+                        let function = function_mut(state, id)?;
                         if let Some(trial) = &mut Arc::make_mut(function).trial {
                             trial.canary = Some(percent);
                         }
@@ -225,7 +224,7 @@ impl Control {
 
 /// The trial is over, and says nothing about its version.
 pub(super) fn forget_trial(state: &mut State, id: &FunctionId) -> Result<(), ControlError> {
-    let function = state.functions.get_mut(id).ok_or_else(|| no_function(&id.name))?;
+    let function = function_mut(state, id)?;
     Arc::make_mut(function).trial = None;
     Ok(())
 }

@@ -333,6 +333,13 @@ async fn malformed_requests_end_as_problems() {
     assert!(answer.headers[header::ALLOW].to_str().unwrap().contains("GET"));
     host.ask("GET", "/v1/functions?tenant=A%20B", None).await.problem(400);
     host.ask("GET", "/v1/functions?tennant=a", None).await.problem(400);
+    // A tenant that is not there has no list that is empty.
+    for path in ["status", "ports", "chains", "functions", "steering", "events", "chains/edge"] {
+        let (code, detail) =
+            host.ask("GET", &format!("/v1/{path}?tenant=acmee"), None).await.problem(404);
+        assert_eq!(code, "not-found");
+        assert!(detail.starts_with("there is no tenant acmee (did you mean `acme`? "), "{detail}");
+    }
     host.ask("GET", "/v1/functions/f/versions/one", None).await.problem(404);
     let send = |body: &'static str, kind: &'static str| {
         let request = Request::put("/v1/chains/edge")
