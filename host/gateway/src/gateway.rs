@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::chain::{Chain, Stage, Upstreams};
 use crate::config::{GatewayConfig, ListenerConfig, Protocol, Target, UpstreamConfig};
 use crate::counters::{ListenerCounters, UpstreamCounters};
+use crate::dial::Route;
 use crate::environment::ListenerUpstreams;
 use crate::error::GatewayError;
 use crate::keeper::{Errand, Keeper};
@@ -77,6 +78,9 @@ struct Coming {
     sockets: Sockets,
 }
 
+/// What a listener's files say: its certificates, and the way to each of its upstreams.
+type Read = (Option<Arc<Certificates>>, Vec<Arc<Route>>);
+
 /// By thread: sockets that it does not have, with the addresses as they were asked for.
 type Sockets = Vec<Vec<(SocketAddr, TcpListener)>>;
 
@@ -105,7 +109,15 @@ impl Gateway {
         let threads = (0..config.threads).map(Handle::start).collect::<Result<_, _>>();
         let threads = threads.map_err(GatewayError::Thread)?;
         let keeper = Keeper::start().map_err(GatewayError::Thread)?;
-        Ok(Self { via, threads, keeper, listeners: Mutex::default() })
+        Ok(Self { via, threads, keeper, news: config.news, listeners: Mutex::default() })
+    }
+
+    /// Whether a gateway could have such a listener: what can be known without listening. Its files are read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
+        read(config).map(drop)
     }
 
     fn listeners(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -134,10 +146,7 @@ impl Gateway {
     ) -> Result<(), GatewayError> {
         let mut ready = Vec::new();
         for config in configs {
-            check(&config)?;
-            let tls = Certificates::new(&config.certificates, config.protocol)?;
-            let routes = config.upstreams.iter().map(|u| tls::route(&config.name, u));
-            let routes = routes.collect::<Result<Vec<_>, _>>()?;
+            let (tls, routes) = read(&config)?;
             ready.push((config, tls, routes));
         }
         let mut listeners = self.listeners();
@@ -528,6 +537,14 @@ fn listen(
     socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Reads the files of a listener that is as it should be: its certificates, and how its upstreams are reached.
+fn read(config: &ListenerConfig) -> Result<Read, GatewayError> {
+    check(config)?;
+    let tls = Certificates::new(&config.certificates, config.protocol)?;
+    let routes = config.upstreams.iter().map(|u| tls::route(&config.name, u));
+    Ok((tls, routes.collect::<Result<_, _>>()?))
 }
 
 fn check(config: &ListenerConfig) -> Result<(), GatewayError> {

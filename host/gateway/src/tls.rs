@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -117,6 +117,19 @@ fn broken(file: &Path, what: impl std::fmt::Display) -> GatewayError {
     GatewayError::Certificate { file: file.to_owned(), what: what.to_string() }
 }
 
+/// A file is not there or may not be read, or it has nothing of what it should have.
+fn unreadable(file: &Path, nothing: &str, error: &pem::Error) -> GatewayError {
+    match error {
+        pem::Error::Io(error) => broken(file, format!("cannot be read: {error}")),
+        error => broken(file, format!("{nothing} in PEM: {error}")),
+    }
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, GatewayError> {
+    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    all.map_err(|error| unreadable(file, "no certificates", &error))
+}
+
 fn read(files: &[Certificate]) -> Result<Option<Table>, GatewayError> {
     let (mut names, mut default, mut status) = (HashMap::new(), None, Vec::new());
     for file in files {
@@ -133,9 +146,7 @@ fn read(files: &[Certificate]) -> Result<Option<Table>, GatewayError> {
 
 fn read_one(file: &Certificate) -> Result<(CertifiedKey, CertificateStatus), GatewayError> {
     let path = &file.certificate;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| broken(path, format!("no certificates in PEM: {error}")))?;
+    let chain = certificates(path)?;
     let Some(first) = chain.first() else {
         return Err(broken(path, "there is no certificate in it (PEM, BEGIN CERTIFICATE)"));
     };
@@ -146,9 +157,13 @@ fn read_one(file: &Certificate) -> Result<(CertifiedKey, CertificateStatus), Gat
     let names = if file.names.is_empty() { names_of(&certificate) } else { file.names.clone() };
     let names = names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
     let key = PrivateKeyDer::from_pem_file(&file.key)
-        .map_err(|error| broken(&file.key, format!("no private key in PEM: {error}")))?;
+        .map_err(|error| unreadable(&file.key, "no private key", &error))?;
     let key = CertifiedKey::from_der(chain.clone(), key, &provider()).map_err(|error| {
-        broken(&file.key, format!("not the key of {}: {error}", path.display()))
+        let why = match error {
+            rustls::Error::InconsistentKeys(_) => "it belongs to another certificate".to_owned(),
+            error => error.to_string(),
+        };
+        broken(&file.key, format!("not the key of {}: {why}", path.display()))
     })?;
     if expires < SystemTime::now() {
         tracing::warn!(file = %path.display(), "the certificate has expired; clients will refuse it");
@@ -191,10 +206,7 @@ fn client_config(tls: &UpstreamTls, http2: bool) -> Result<Arc<ClientConfig>, Ga
     let mut roots = RootCertStore::empty();
     let file = tls.authorities.as_deref();
     if let Some(path) = file {
-        let all: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .map_err(|error| broken(path, format!("no certificates in PEM: {error}")))?;
-        for authority in all {
+        for authority in certificates(path)? {
             roots.add(authority).map_err(|error| broken(path, error))?;
         }
     } else {

@@ -155,7 +155,8 @@ pub(crate) struct RunArgs {
     /// relative to it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Only say whether the configuration is all right. Starts nothing, and may be used beside a running host.
+    /// Only say whether the configuration is all right, and what it names: certificates, captures, interfaces, directories. Starts nothing,
+    /// and may be used beside a running host.
     #[arg(long)]
     pub(crate) check: bool,
 }

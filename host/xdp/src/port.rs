@@ -125,6 +125,14 @@ impl XdpPort {
         })
     }
 
+    /// Whether there is such an interface with such a queue, and it is up: what needs no privilege to be known.
+    ///
+    /// # Errors
+    /// What is not so, and what to do.
+    pub fn look(config: &XdpConfig) -> Result<(), String> {
+        find(config).map(drop)
+    }
+
     /// What a call of the port's gives when it is broken: the socket is closed, the rooms go back.
     fn broken(&mut self, pool: &mut Pool, problem: impl Into<String>) -> PortError {
         let problem = problem.into();

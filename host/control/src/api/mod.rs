@@ -38,7 +38,7 @@ pub use functions::SwapRequest;
 pub use guard::Peer;
 use places::Places;
 pub use problem::Problem;
-pub use server::{ServeError, Server, bind_unix};
+pub use server::{ServeError, Server, bind_unix, check_socket};
 pub use tenants::{TenantRequest, TokenRequest};
 
 /// What may be changed while the API runs.

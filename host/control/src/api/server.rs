@@ -33,6 +33,9 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// Wait after accepting failed, for want of file descriptors perhaps.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Bytes of a Unix socket's path (`sun_path`, with a zero behind it).
+const SOCKET_PATH_MAX: usize = 107;
+
 /// Why the API cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -42,6 +45,17 @@ pub enum ServeError {
     /// Something else is there.
     #[error("{} is there and is no socket; remove it, or name another `[api] socket`", .0.display())]
     NoSocket(PathBuf),
+    /// The socket's path is too long for the system.
+    #[error("the path {} has {} bytes, and a socket's may have {SOCKET_PATH_MAX}: name a shorter one, `/run/NAME.sock` perhaps", .0.display(), .0.as_os_str().len())]
+    TooLong(PathBuf),
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system said no.
     #[error("{what}: {source}")]
     Io {
@@ -57,6 +71,17 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::Io { what, source }
 }
 
+/// Whether a Unix socket can have this path.
+///
+/// # Errors
+/// When it is too long.
+pub fn check_socket(path: &Path) -> Result<(), ServeError> {
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        return Err(ServeError::TooLong(path.into()));
+    }
+    Ok(())
+}
+
 /// Makes the Unix socket: for its owner alone from its first moment on (mode 0600). A socket that a dead host
 /// left behind is replaced.
 ///
@@ -64,6 +89,7 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
 /// When a living host or something else is there, or the system says no.
 pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
     let io = |what: &str| io_error(format!("{what} {}", path.display()));
+    check_socket(path)?;
     if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o755).create(directory);
@@ -114,7 +140,7 @@ impl Server {
         let remote = match listen {
             Some(address) => {
                 let listener = TcpListener::bind(address).await;
-                Some(listener.map_err(io_error(format!("listening on {address}")))?)
+                Some(listener.map_err(|source| ServeError::Listen { address, source })?)
             }
             None => None,
         };

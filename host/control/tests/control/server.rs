@@ -96,7 +96,7 @@ async fn a_dead_hosts_socket_is_replaced_and_other_files_are_not() {
     assert!(error.to_string().contains("is no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     let long = directory.path().join("x".repeat(200));
-    assert!(matches!(bind_unix(&long), Err(ServeError::Io { .. })));
+    assert!(matches!(bind_unix(&long), Err(ServeError::TooLong(_))));
 }
 
 /// A client that is refused while it still sends gets the answer, not a broken connection.

@@ -142,7 +142,9 @@ fn wrong_files_keep_a_listener_from_starting_and_say_why() {
         assert!(matches!(error, GatewayError::Certificate { .. }), "{error}");
         error.to_string()
     };
-    assert!(start(&authority.file("absent"), &good.key).contains("absent"));
+    assert!(
+        start(&authority.file("absent"), &good.key).contains("absent: cannot be read: No such")
+    );
     assert!(start(&good.key, &good.key).contains("no certificate in it"));
     assert!(start(&good.certificate, &good.certificate).contains("no private key"));
     assert!(start(&good.certificate, &other.key).contains("not the key of"));

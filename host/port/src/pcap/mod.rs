@@ -110,6 +110,24 @@ impl PcapPort {
     /// When a file cannot be opened or made, the input is no Ethernet capture, or both are the same
     /// file.
     pub fn open(name: &str, config: &PcapConfig) -> Result<Self, PortError> {
+        let input = Self::look(name, config)?;
+        let output = match &config.output {
+            Some(path) => Some(CaptureWriter::create(path, format_for(path, input.as_ref()))?),
+            None => None,
+        };
+        Ok(Self { name: name.to_owned(), input, output, statistics: PortStatistics::default() })
+    }
+
+    /// Whether the files can be those of a port; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for an output that cannot be made.
+    pub fn check(name: &str, config: &PcapConfig) -> Result<(), PortError> {
+        Self::look(name, config).map(drop)
+    }
+
+    /// Opens what is to be read.
+    fn look(name: &str, config: &PcapConfig) -> Result<Option<Input>, PortError> {
         let impossible =
             |problem: String| PortError::Configuration { port: name.to_owned(), problem };
         if config.input.is_none() && config.output.is_none() {
@@ -125,15 +143,7 @@ impl PcapPort {
                 input.display()
             )));
         }
-        let input = match &config.input {
-            Some(path) => Some(Input::open(path, config)?),
-            None => None,
-        };
-        let output = match &config.output {
-            Some(path) => Some(CaptureWriter::create(path, format_for(path, input.as_ref()))?),
-            None => None,
-        };
-        Ok(Self { name: name.to_owned(), input, output, statistics: PortStatistics::default() })
+        config.input.as_ref().map(|path| Input::open(path, config)).transpose()
     }
 }
 

@@ -3,6 +3,8 @@
 //! Start: configuration, signals, store, sandbox, data plane, control plane, API; then chains are deployed that the store holds, and the
 //! host is ready. Stop: chains are drained, then requests that are under way are answered.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use weir_control::api::{Api, Limits, Server};
-use weir_control::auth::Tokens;
 use weir_control::store::Store;
 use weir_control::{Control, ControlError};
 use weir_sandbox::{CodeCache, Compiler, Sandbox, SandboxConfig};
@@ -24,10 +25,11 @@ use weir_spec::{Document, HostConfig, Invalid, Workers};
 use crate::cli::{Global, RunArgs};
 use crate::engine::{PlaneEngine, random_seed};
 use crate::messages::Messages;
-use crate::nics::{self, Nics};
+use crate::nics::Nics;
 use crate::planes::Planes;
-use crate::render::Output;
-use crate::{log, manager, numa};
+use crate::{located, log, manager, numa};
+
+pub(super) use self::check::check;
 
 /// The host is ready when all chains are deployed, or after this time: below the 90 s that systemd gives a service to start.
 const READY_AFTER: Duration = Duration::from_secs(60);
@@ -117,21 +119,6 @@ fn allow_files() {
     }
 }
 
-/// Says whether a host would start with this configuration, as far as that can be told without starting it.
-pub(super) fn check(args: &RunArgs, output: Output) -> Result<()> {
-    let read = Configuration::read(args.config.as_deref())?;
-    Tokens::new(&read.config.api.tokens).map_err(|error| read.locate(error.into()))?;
-    let file = read.file.as_ref().map_or_else(
-        || "no configuration file: the defaults".to_owned(),
-        |file| file.display().to_string(),
-    );
-    let steps = nics::plan(&read.config).map_err(|error| read.locate(error))?;
-    for step in steps {
-        output.done(&format!("the host would {step}"))?;
-    }
-    output.done(&format!("{file}: all right"))
-}
-
 /// Where the store is of a host with this configuration.
 pub(super) fn store_of(config: Option<PathBuf>) -> Result<PathBuf> {
     let read = Configuration::read(config.as_deref())?;
@@ -207,7 +194,8 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
     let config = &read.config;
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(Arc::clone(control), limits(config), stopping.clone());
-    let server = Server::bind(&api, &config.api.socket, config.api.listen).await?;
+    let server = Server::bind(&api, &config.api.socket, config.api.listen).await;
+    let server = server.map_err(|error| read.locate(located::api(&error).into()))?;
     if let Some(address) = server.address() {
         tracing::info!(%address, "the API is reachable by TCP, with a token");
         if !address.ip().is_loopback() {

@@ -35,6 +35,7 @@ use weir_spec::{
 use self::keeper::Keeper;
 use self::lanes::Plane;
 use self::ports::Ports;
+pub(crate) use self::ports::check as check_ports;
 use crate::nics::VfMacs;
 
 /// See the module.

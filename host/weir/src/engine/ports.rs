@@ -1,14 +1,16 @@
 //! The host's ports: which there are, who has them, and opening them.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::Access;
 use weir_control::engine::EngineError;
 use weir_peer::{Addresses, Neighbours, PeerPort};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
-use weir_spec::{Chain, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin};
+use weir_spec::{Chain, HostConfig, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin};
 use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
@@ -177,14 +179,7 @@ impl Ports {
             let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
             let mut opened = Slot::open(config, room_bytes, lanes.into());
             opened.iter_mut().for_each(Slot::let_go_of_vf);
-            opened.map_err(|error| {
-                let message = format!("port {}: {error}", config.name);
-                let invalid = match config.kind {
-                    PortKind::Xdp => Invalid::at("interface", message),
-                    _ => Invalid::whole(message),
-                };
-                invalid.within_array("port", index)
-            })
+            opened.map_err(|error| located(config, index, &error))
         };
         let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>();
         #[cfg(feature = "dpdk")]
@@ -260,7 +255,8 @@ impl Ports {
             // Nothing is taken from the device before it is attached.
             drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
                 let name = &slot.config.name;
-                EngineError::Refused(format!("port {name} is down, and stays so: {error:#}"))
+                let problem = problem(&error);
+                EngineError::Refused(format!("port {name} is down, and stays so: {problem}"))
             })?);
         }
         Ok(())
@@ -335,7 +331,9 @@ impl Ports {
             for slot in self.slots.iter_mut().filter(free) {
                 if slot.ports.len() != lanes {
                     let opened = slot.reopen(room_bytes, lanes);
-                    opened.map_err(|e| EngineError::Refused(format!("{e:#}")))?;
+                    opened.map_err(|error| {
+                        EngineError::Refused(format!("port {name}: {}", problem(&error)))
+                    })?;
                 }
             }
         }
@@ -441,10 +439,70 @@ impl Ports {
     }
 }
 
+/// Whether the configuration's ports could be had: what can be known without opening a device, and while another host has them.
+///
+/// # Errors
+/// What is wrong with one.
+pub(crate) fn check(config: &HostConfig) -> Result<(), Invalid> {
+    for (index, port) in config.ports.iter().enumerate() {
+        let checked = match port.kind {
+            PortKind::Pcap => check_pcap(port),
+            PortKind::Xdp => check_xdp(port),
+            PortKind::Memory | PortKind::Dpdk => Ok(()),
+        };
+        checked.map_err(|error| located(port, index, &error))?;
+    }
+    Ok(())
+}
+
+fn check_pcap(config: &weir_spec::Port) -> Result<()> {
+    PcapPort::check(config.name.as_str(), &pcap(config))?;
+    let Some(path) = &config.output else { return Ok(()) };
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| PortError::Create { path: path.clone(), source: error.into() })?;
+    Ok(())
+}
+
+fn check_xdp(config: &weir_spec::Port) -> Result<()> {
+    let mut xdp = xdp(config);
+    if xdp.interface.starts_with("vf:") {
+        // Its interface is there when the host has made it.
+        return Ok(());
+    }
+    xdp.queue += u32::from(config.queues.unwrap_or(1).saturating_sub(1));
+    XdpPort::look(&xdp).map_err(anyhow::Error::msg)
+}
+
+/// Why the port at this place cannot be opened, at the key that it is about.
+fn located(config: &weir_spec::Port, index: usize, error: &anyhow::Error) -> Invalid {
+    let message = format!("port {}: {}", config.name, problem(error));
+    let invalid = match (config.kind, error.downcast_ref()) {
+        (PortKind::Xdp, _) => Invalid::at("interface", message),
+        (PortKind::Pcap, Some(PortError::Create { .. })) => Invalid::at("output", message),
+        (PortKind::Pcap, _) => Invalid::at("file", message),
+        _ => Invalid::whole(message),
+    };
+    invalid.within_array("port", index)
+}
+
+/// What is wrong, for whoever names the port.
+fn problem(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(PortError::Configuration { problem, .. } | PortError::Device { problem, .. }) => {
+            problem.clone()
+        }
+        // It has its cause in its words.
+        Some(error) => error.to_string(),
+        None => format!("{error:#}"),
+    }
+}
+
 /// Whether a PCI device is a virtual function.
 fn is_vf(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or(device);
-    std::path::Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
+    Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
 }
 
 /// DPDK must know all PCI devices when it starts.
@@ -500,7 +558,9 @@ fn open_dpdk(_: &weir_spec::Port, _: u32, _: usize) -> Result<Vec<Box<dyn Port>>
 /// Opens a port for so many lanes; whoever asks has seen that it has as many queues.
 fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Vec<Box<dyn Port>>> {
     Ok(match config.kind {
-        PortKind::Pcap => vec![Box::new(open_pcap(config)?) as Box<dyn Port>],
+        PortKind::Pcap => {
+            vec![Box::new(PcapPort::open(config.name.as_str(), &pcap(config))?)]
+        }
         PortKind::Memory => open_memory(config, lanes)?,
         PortKind::Dpdk => open_dpdk(config, room_bytes, lanes)?,
         PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect::<Result<_>>()?,
@@ -513,9 +573,8 @@ fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<T
     let mac = config.interface.as_deref().and_then(hardware_address);
     Tap::open(tap, mac, queues).with_context(|| {
         format!(
-            "port {}: the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
-             no other program has it",
-            config.name
+            "the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
+             no other program has it"
         )
     })
 }
@@ -526,18 +585,17 @@ fn hardware_address(interface: &str) -> Option<[u8; 6]> {
     text.trim().parse::<weir_spec::MacAddress>().ok().map(weir_spec::MacAddress::get)
 }
 
-fn open_pcap(config: &weir_spec::Port) -> Result<PcapPort> {
+fn pcap(config: &weir_spec::Port) -> PcapConfig {
     let pace = match config.pace.unwrap_or_default() {
         weir_spec::Pace::Full => Pace::Full,
         weir_spec::Pace::Recorded => Pace::Recorded,
     };
-    let pcap = PcapConfig {
+    PcapConfig {
         input: config.file.clone(),
         output: config.output.clone(),
         pace,
         rounds: config.rounds.unwrap_or(1),
-    };
-    Ok(PcapPort::open(config.name.as_str(), &pcap)?)
+    }
 }
 
 /// Each lane generates its share of the flows.
@@ -566,12 +624,7 @@ fn open_memory(config: &weir_spec::Port, lanes: usize) -> Result<Vec<Box<dyn Por
 fn open_xdp(config: &weir_spec::Port, lane: usize) -> Result<Box<dyn Port>> {
     let mut xdp = xdp(config);
     xdp.queue += u32::try_from(lane)?;
-    let port = XdpPort::open(config.name.as_str(), xdp).map_err(|error| match error {
-        // The port is named by whoever asks.
-        PortError::Configuration { problem, .. } => anyhow::anyhow!(problem),
-        other => other.into(),
-    })?;
-    Ok(Box::new(port))
+    Ok(Box::new(XdpPort::open(config.name.as_str(), xdp)?))
 }
 
 fn xdp(config: &weir_spec::Port) -> XdpConfig {

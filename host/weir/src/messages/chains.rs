@@ -295,7 +295,7 @@ impl Messages {
         deployed.running().replaced = true;
         for listener in self.listeners_of(id) {
             if let Err(error) = self.listen(&listener) {
-                tracing::error!("chain {} was not taken off: {error:#}", id.name);
+                tracing::error!("chain {} was not taken off: {error}", id.name);
             }
         }
         deployed.let_end();

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use http::{Response, StatusCode, request};
 use weir_control::engine::EngineError;
 use weir_exchange::{
@@ -12,8 +11,8 @@ use weir_exchange::{
     Step, Upstreams,
 };
 use weir_gateway::{
-    Certificate, ForwardedFields, HealthCheck, Limits, ListenerConfig, Protocol, ProxyHeader,
-    Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ForwardedFields, GatewayError, HealthCheck, Limits, ListenerConfig, Protocol,
+    ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
 };
 use weir_spec::listener::{self, Listener, RetryOn};
 
@@ -117,11 +116,13 @@ impl Messages {
     }
 
     /// Tells the gateway of a listener whose chain, if it has one, is not deployed.
-    pub(super) fn listen(&self, listener: &Listener) -> Result<()> {
+    ///
+    /// # Errors
+    /// What keeps the gateway from having it.
+    pub(super) fn listen(&self, listener: &Listener) -> Result<(), GatewayError> {
         let Some(gateway) = self.gateway.get() else { return Ok(()) };
         let Ok(_open) = self.not_drained() else { return Ok(()) };
-        let config = config(listener, None);
-        gateway.set(config).with_context(|| format!("listener {}", listener.name))
+        gateway.set(config(listener, None))
     }
 }
 

@@ -22,10 +22,11 @@ use weir_hop::Hub;
 use weir_message::{MessageError, Store};
 use weir_sandbox::Sandbox;
 use weir_spec::listener::GatewayMode;
-use weir_spec::{HostConfig, Listener, Name};
+use weir_spec::{HostConfig, Invalid, Listener, Name};
 
 use self::parts::Deployed;
 use self::proxies::Proxies;
+use crate::located;
 
 /// See the module.
 pub(crate) struct Messages {
@@ -45,6 +46,18 @@ pub(crate) struct Messages {
     proxies: Proxies,
     /// The gateway's listeners are taken away; whoever tells it of one looks here, and keeps it from changing meanwhile.
     drained: RwLock<bool>,
+}
+
+/// Whether the configuration's listeners could be had: what can be known without listening.
+///
+/// # Errors
+/// What is wrong with one.
+pub(crate) fn check_listeners(config: &HostConfig) -> Result<(), Invalid> {
+    for (place, listener) in config.listeners.iter().enumerate() {
+        let checked = Gateway::check(&listeners::config(listener, None));
+        checked.map_err(|error| located::listener(&error, listener, place))?;
+    }
+    Ok(())
 }
 
 impl Messages {
@@ -69,8 +82,9 @@ impl Messages {
         if !config.listeners.is_empty() {
             messages.start_gateway()?;
         }
-        for listener in &config.listeners {
-            messages.listen(listener)?;
+        for (place, listener) in config.listeners.iter().enumerate() {
+            let listened = messages.listen(listener);
+            listened.map_err(|error| located::listener(&error, listener, place))?;
         }
         Ok(messages)
     }

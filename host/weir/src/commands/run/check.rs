@@ -1,0 +1,127 @@
+//! `weir run --check`: whether a host would start, as far as that can be known without starting it, and beside one that runs.
+//!
+//! Looked at is what stays as it is until then: files, directories, interfaces. Whether an address is free, a device can be had or the
+//! kernel allows it shows at the start.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::fs::Access;
+use serde::Serialize;
+use weir_control::api::check_socket;
+use weir_control::auth::Tokens;
+use weir_spec::{DocumentError, Invalid};
+
+use super::Configuration;
+use crate::cli::RunArgs;
+use crate::render::Output;
+use crate::{engine, located, messages, nics};
+
+/// What was found, for programs.
+#[derive(Serialize)]
+struct Report {
+    /// The configuration; none: the defaults.
+    file: Option<PathBuf>,
+    /// Whether a host would start with it.
+    accepted: bool,
+    /// What the host would do to devices.
+    steps: Vec<String>,
+    /// What is wrong.
+    problem: Option<Problem>,
+}
+
+/// What is wrong, and where.
+#[derive(Serialize)]
+struct Problem {
+    /// For people.
+    message: String,
+    /// The key, if it is about one.
+    key: Option<String>,
+    /// Line and column in the file, from 1.
+    line: Option<usize>,
+    column: Option<usize>,
+    /// What is allowed, or what to do.
+    help: Option<String>,
+}
+
+/// Says whether a host would start with this configuration.
+pub(in crate::commands) fn check(args: &RunArgs, output: Output) -> Result<()> {
+    let read = Configuration::read(args.config.as_deref());
+    let steps = read.as_ref().map_or_else(|_| Ok(Vec::new()), steps);
+    let file = match &read {
+        Ok(read) => read.file.clone(),
+        Err(_) => args.config.clone(),
+    };
+    let steps = match read.map(|_| ()).and(steps) {
+        Ok(steps) => steps,
+        Err(error) => {
+            let report =
+                Report { file, accepted: false, steps: Vec::new(), problem: Some(problem(&error)) };
+            // For people it is the error that says it.
+            output.result(&report, |_| String::new())?;
+            return Err(error);
+        }
+    };
+    output.outcome(&Report { file, accepted: true, steps, problem: None }, |report| {
+        let steps = report.steps.iter().map(|step| format!("the host would {step}\n"));
+        let file = report.file.as_ref().map_or_else(
+            || "no configuration file: the defaults".to_owned(),
+            |file| file.display().to_string(),
+        );
+        format!("{}{file}: all right\n", steps.collect::<String>())
+    })
+}
+
+/// Looks at all of it; the answer is what would be done to devices.
+fn steps(read: &Configuration) -> Result<Vec<String>> {
+    let config = &read.config;
+    let located = |invalid: Invalid| read.locate(invalid.into());
+    Tokens::new(&config.api.tokens).map_err(|error| read.locate(error.into()))?;
+    let steps = nics::plan(config).map_err(|error| read.locate(error))?;
+    check_socket(&config.api.socket).map_err(|error| located(located::api(&error)))?;
+    check_directory(&config.store.path).map_err(|error| {
+        let message = format!("the store {} cannot be had: {error}", config.store.path.display());
+        located(Invalid::at("path", message).within("store"))
+    })?;
+    engine::check_ports(config).map_err(located)?;
+    messages::check_listeners(config).map_err(located)?;
+    Ok(steps)
+}
+
+/// Whether there is a directory that can be written to, or one can be made.
+fn check_directory(path: &Path) -> io::Result<()> {
+    for directory in path.ancestors() {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        match fs::metadata(directory) {
+            Ok(found) if found.is_dir() => {
+                let access = Access::WRITE_OK | Access::EXEC_OK;
+                return Ok(rustix::fs::access(directory, access)?);
+            }
+            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn problem(error: &anyhow::Error) -> Problem {
+    match error.downcast_ref::<DocumentError>() {
+        Some(found) => Problem {
+            message: found.message.clone(),
+            key: (!found.key.is_empty()).then(|| found.key.clone()),
+            line: (found.line > 0).then_some(found.line),
+            column: (found.line > 0).then_some(found.column),
+            help: found.help.clone(),
+        },
+        None => Problem {
+            message: format!("{error:#}"),
+            key: None,
+            line: None,
+            column: None,
+            help: None,
+        },
+    }
+}

@@ -1,0 +1,65 @@
+//! What those say who know no configuration file, as something that is wrong at a key of it, with what to do.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use weir_control::api::ServeError;
+use weir_gateway::GatewayError;
+use weir_spec::{Invalid, Listener};
+
+/// What keeps the API from being offered.
+pub(crate) fn api(error: &ServeError) -> Invalid {
+    let invalid = match error {
+        ServeError::Listen { address, source } => {
+            let invalid = Invalid::at("listen", error.to_string());
+            advised(invalid, *address, source)
+        }
+        _ => Invalid::at("socket", error.to_string()),
+    };
+    invalid.within("api")
+}
+
+/// What keeps a listener from being had, the one at this place.
+pub(crate) fn listener(error: &GatewayError, listener: &Listener, place: usize) -> Invalid {
+    let message = error.to_string();
+    let invalid = match error {
+        GatewayError::Listen { address, error, .. } => {
+            advised(Invalid::at("address", message), *address, error)
+        }
+        GatewayError::Certificate { file, .. } => in_file(listener, file, message),
+        _ => Invalid::whole(message),
+    };
+    invalid.within_array("listener", place)
+}
+
+/// The first key that names a file of certificates or keys.
+fn in_file(listener: &Listener, file: &Path, message: String) -> Invalid {
+    for (place, tls) in listener.tls.iter().enumerate() {
+        for (key, path) in [("certificate", &tls.certificate), ("key", &tls.key)] {
+            if path == file {
+                return Invalid::at(key, message).within_array("tls", place);
+            }
+        }
+    }
+    let names = |u: &weir_spec::listener::Upstream| u.authorities.as_deref() == Some(file);
+    match listener.upstream.iter().position(names) {
+        Some(place) => Invalid::at("authorities", message).within_array("upstream", place),
+        None => Invalid::whole(message),
+    }
+}
+
+/// What to do when an address cannot be listened at.
+fn advised(invalid: Invalid, address: SocketAddr, error: &io::Error) -> Invalid {
+    let port = address.port();
+    match error.kind() {
+        ErrorKind::AddrInUse => invalid.help(format!(
+            "`ss -ltnp 'sport = :{port}'` tells which program listens there: stop it, or name another address"
+        )),
+        ErrorKind::AddrNotAvailable => invalid.help("`ip address` lists the addresses of this machine"),
+        ErrorKind::PermissionDenied if port < 1024 => invalid.help(
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE (systemd: `AmbientCapabilities=CAP_NET_BIND_SERVICE`)",
+        ),
+        _ => invalid,
+    }
+}
