@@ -47,6 +47,8 @@ pub struct Control {
     turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     /// The host stops.
     stopping: AtomicBool,
+    /// Why the configuration was not taken when it was read last.
+    config_problem: Mutex<Option<String>>,
     started: Instant,
 }
 
@@ -67,6 +69,9 @@ pub struct Status {
     /// Steering rules, by tenant.
     #[serde(default)]
     pub steering: BTreeMap<Name, SteeringStatus>,
+    /// Why the host's configuration was not taken when it was read again last; none: it was, or there was no reason to read it.
+    #[serde(default)]
+    pub config_problem: Option<String>,
 }
 
 impl Control {
@@ -94,6 +99,7 @@ impl Control {
             faults: Mutex::default(),
             turns: Mutex::default(),
             stopping: AtomicBool::new(false),
+            config_problem: Mutex::default(),
             started: Instant::now(),
         });
         let (sender, receiver) = mpsc::channel();
@@ -135,13 +141,25 @@ impl Control {
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
-        let mut message = "the configuration was read again".to_owned();
-        if !waiting.is_empty() {
-            message.push_str("; not taken: ");
-            message.push_str(&waiting.join("; "));
-        }
-        self.events.emit(EventKind::Reloaded, None, "host", message);
         Ok(waiting)
+    }
+
+    /// Tells what came of reading the configuration again: what does not hold yet, or why it was not taken.
+    pub fn reloaded(&self, outcome: Result<&[String], &str>) {
+        *self.config_problem.lock().unwrap_or_else(PoisonError::into_inner) =
+            outcome.err().map(str::to_owned);
+        let (kind, message) = match outcome {
+            Ok([]) => (EventKind::Reloaded, "the configuration was read again".to_owned()),
+            Ok(waiting) => {
+                let waiting = waiting.join("; ");
+                let message = format!("the configuration was read again; not taken: {waiting}");
+                (EventKind::Reloaded, message)
+            }
+            Err(why) => {
+                (EventKind::ReloadRefused, format!("the configuration was not taken: {why}"))
+            }
+        };
+        self.events.emit(kind, None, "host", message);
     }
 
     /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes.
@@ -226,7 +244,15 @@ impl Control {
             engine,
             failed: failed.map(|(id, why)| (id.to_string(), why.clone())).collect(),
             steering: self.steering_status(tenant),
+            config_problem: self.config_problem(tenant.is_none()),
         }
+    }
+
+    /// Why the configuration was not taken when it was read last; what it says is for the administrator.
+    fn config_problem(&self, whole: bool) -> Option<String> {
+        let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let problem = problem.as_ref();
+        problem.map(|why| if whole { why.clone() } else { "it has a mistake".to_owned() })
     }
 
     /// Waits for one's turn to change a tenant's things.

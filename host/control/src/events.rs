@@ -61,6 +61,8 @@ pub enum EventKind {
     PortUp,
     /// The configuration file was read again.
     Reloaded,
+    /// It was read again and not taken: all is as it was.
+    ReloadRefused,
     /// The host stops.
     Draining,
     /// Anything else.
@@ -86,6 +88,7 @@ impl EventKind {
             Self::PortDown => "port-down",
             Self::PortUp => "port-up",
             Self::Reloaded => "reloaded",
+            Self::ReloadRefused => "reload-refused",
             Self::Draining => "draining",
             Self::Note => "note",
         }

@@ -94,6 +94,9 @@ fn host(registry: &mut Registry, status: &Status) {
     failed.set(&[], status.failed.len() as f64);
     let functions = Gauges::new(registry, "functions", "Functions that were pushed");
     functions.set(&[], status.functions as f64);
+    let taken = "Whether the configuration was taken when it was read last";
+    let taken = Gauges::new(registry, "config_last_reload_successful", taken);
+    taken.set(&[], f64::from(u8::from(status.config_problem.is_none())));
 }
 
 fn steering(registry: &mut Registry, status: &Status) {

@@ -225,12 +225,15 @@ impl Engine for Planes {
     }
 
     fn reload(&self, config: &HostConfig) -> Result<Vec<String>, EngineError> {
-        let mut moved = self.messages.reload(&config.listeners)?;
-        moved.retain(|id| self.packets.has(id));
-        let told = moved.into_iter().map(|ChainId { tenant, name }| {
+        let mut reloaded = self.messages.reload(&config.listeners)?;
+        reloaded.moved.retain(|id| self.packets.has(id));
+        let told = reloaded.moved.into_iter().map(|ChainId { tenant, name }| {
             format!("chain {tenant}/{name} is to be applied again: its packets go to where its listeners were")
         });
-        Ok(told.collect())
+        let kept = reloaded.certificates.into_iter();
+        Ok(told
+            .chain(kept.map(|why| format!("a certificate, which stays as it was: {why}")))
+            .collect())
     }
 
     fn forget(&self, tenant: &Name) {

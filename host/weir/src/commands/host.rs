@@ -82,6 +82,11 @@ fn status_text(status: &Status) -> String {
         ("workers", status.engine.workers.to_string()),
         ("functions", status.functions.to_string()),
     ]);
+    if let Some(problem) = &status.config_problem {
+        text.push_str(&format!(
+            "\nthe configuration was not taken when it was read last: {problem}\n"
+        ));
+    }
     if !status.engine.ports.is_empty() {
         text.push('\n');
         text.push_str(&port_table(&status.engine.ports));

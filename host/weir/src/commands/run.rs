@@ -275,7 +275,11 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
         let read = Configuration::read(started.file.as_deref())?;
         let (limits, config) = (limits(&read.config), read.config.clone());
         let control = Arc::clone(control);
-        let waiting = started.as_written().waits_for_start(&read.as_written());
+        let later = started.as_written().waits_for_start(&read.as_written());
+        let waiting = match &later[..] {
+            [] => Vec::new(),
+            later => vec![format!("{} (from the next start on)", later.join(", "))],
+        };
         let waiting = aside("weir-reload", move || control.reload(&config, waiting))
             .await?
             .map_err(|error| read.locate(error.into()))?;
@@ -283,11 +287,8 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
         anyhow::Ok(waiting)
     };
     match again.await {
-        Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
-        Ok(waiting) => {
-            tracing::warn!("the configuration was read again; not taken: {}", waiting.join("; "));
-        }
-        Err(error) => tracing::error!("the configuration was not taken: {error:#}"),
+        Ok(waiting) => control.reloaded(Ok(&waiting)),
+        Err(error) => control.reloaded(Err(&format!("{error:#}"))),
     }
 }
 

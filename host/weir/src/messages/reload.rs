@@ -34,6 +34,14 @@ struct Ready {
     waits: Vec<Receiver<()>>,
 }
 
+/// What is to be told of listeners that are as they are to be.
+pub(crate) struct Reloaded {
+    /// Chains whose listeners have other addresses now.
+    pub(crate) moved: Vec<ChainId>,
+    /// Certificates that were not taken; those of before are in force.
+    pub(crate) certificates: Vec<String>,
+}
+
 /// Why listeners are not as they are to be.
 enum Failed {
     /// Nothing has changed.
@@ -57,11 +65,12 @@ fn reachable(wanted: &[Listener], running: &[Listener]) -> Vec<Listener> {
 }
 
 impl Messages {
-    /// Has these listeners, and reads certificates again. Answers with the chains whose listeners have other addresses now.
+    /// Has these listeners, and reads certificates again. Answers with the chains whose listeners have other addresses now, and why
+    /// certificates were not taken.
     ///
     /// # Errors
     /// When one of them cannot be; then all are as they were.
-    pub(crate) fn reload(&self, listeners: &[Listener]) -> Result<Vec<ChainId>, EngineError> {
+    pub(crate) fn reload(&self, listeners: &[Listener]) -> Result<Reloaded, EngineError> {
         let before = self.listeners();
         let wanted = reachable(listeners, &before);
         let mut moved = Vec::new();
@@ -94,12 +103,9 @@ impl Messages {
                 .map(|a| a.0)
                 .collect();
         }
-        if let Some(Err(errors)) = self.gateway.get().map(Gateway::reload) {
-            for error in errors {
-                tracing::error!("a certificate was not taken: {error}");
-            }
-        }
-        Ok(moved)
+        let read = self.gateway.get().map_or(Ok(()), Gateway::reload);
+        let certificates = read.err().unwrap_or_default().iter().map(ToString::to_string).collect();
+        Ok(Reloaded { moved, certificates })
     }
 
     fn addresses_by_chain(&self) -> BTreeMap<ChainId, Vec<SocketAddr>> {
