@@ -147,6 +147,17 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
+    /// An upstream of a listener gets no requests for now, or gets some again.
+    Upstream {
+        /// Whose listener it is.
+        tenant: Name,
+        /// Its name.
+        listener: Name,
+        /// Whether it gets requests.
+        up: bool,
+        /// For people.
+        message: String,
+    },
     /// Anything else worth an operator's attention.
     Note {
         /// In which chain.
@@ -375,6 +386,9 @@ pub struct UpstreamStatus {
     pub active: u64,
     /// Requests that it was sent.
     pub requests: u64,
+    /// What went wrong with it, by reason; also what another attempt made good.
+    #[serde(default)]
+    pub failures: BTreeMap<String, u64>,
     /// Times until its responses' heads.
     pub latency: Vec<Bucket>,
     /// Their sum in nanoseconds.

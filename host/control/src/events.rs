@@ -59,6 +59,10 @@ pub enum EventKind {
     PortDown,
     /// A link is up that was down, or a device is there that was away.
     PortUp,
+    /// An upstream of a listener gets no requests for now, because it failed.
+    UpstreamDown,
+    /// It gets some again.
+    UpstreamUp,
     /// The configuration file was read again.
     Reloaded,
     /// It was read again and not taken: all is as it was.
@@ -87,6 +91,8 @@ impl EventKind {
             Self::Fault => "fault",
             Self::PortDown => "port-down",
             Self::PortUp => "port-up",
+            Self::UpstreamDown => "upstream-down",
+            Self::UpstreamUp => "upstream-up",
             Self::Reloaded => "reloaded",
             Self::ReloadRefused => "reload-refused",
             Self::Draining => "draining",
@@ -123,9 +129,12 @@ impl Events {
     ) {
         let (subject, message) = (subject.into(), message.into());
         match kind {
-            EventKind::Fault | EventKind::RolledBack | EventKind::PortDown | EventKind::Note => {
-                tracing::warn!(kind = kind.name(), subject, "{message}");
-            }
+            EventKind::Fault
+            | EventKind::RolledBack
+            | EventKind::PortDown
+            | EventKind::UpstreamDown
+            | EventKind::Note => tracing::warn!(kind = kind.name(), subject, "{message}"),
+            EventKind::ReloadRefused => tracing::error!(kind = kind.name(), subject, "{message}"),
             _ => tracing::info!(kind = kind.name(), subject, "{message}"),
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -262,6 +262,8 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let connections = "Connections to an upstream that are open";
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
     let sent = Counters::new(registry, "upstream_requests", "Requests that an upstream was sent");
+    let lost = "What went wrong with an upstream, by reason; also what a further attempt made good";
+    let lost = Counters::new(registry, "upstream_failures", lost);
     let busy = Gauges::new(registry, "upstream_active_requests", "Requests that an upstream has");
     let members = "Addresses of an upstream that is named, by state";
     let members = Gauges::new(registry, "upstream_members", members);
@@ -290,6 +292,9 @@ fn listeners(registry: &mut Registry, status: &Status) {
             connections.set(&labels, upstream.open as f64);
             sent.add(&labels, upstream.requests);
             busy.set(&labels, upstream.active as f64);
+            for (reason, count) in &upstream.failures {
+                lost.add(&[labels[0], labels[1], ("reason", reason)], *count);
+            }
             if upstream.members.is_empty() && upstream.lookup_failures == 0 {
                 continue;
             }

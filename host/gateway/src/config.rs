@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::ChainFactory;
+use crate::news::News;
 
 /// A gateway.
 #[derive(Debug, Clone)]
@@ -15,11 +16,13 @@ pub struct GatewayConfig {
     pub threads: usize,
     /// What the field `via` calls this gateway: a token (RFC 9110 section 7.6.3).
     pub via: String,
+    /// Who is told which upstreams are down.
+    pub news: News,
 }
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { threads: 1, via: "weir".to_owned() }
+        Self { threads: 1, via: "weir".to_owned(), news: News::default() }
     }
 }
 

@@ -114,6 +114,6 @@ fn note(upstream: &Upstream, why: &Unanswered, stale: bool) {
     };
     upstream.counters.failures.count(failure);
     if !stale {
-        upstream.standing.failed();
+        upstream.standing.failed(failure);
     }
 }

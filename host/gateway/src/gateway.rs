@@ -21,6 +21,7 @@ use crate::error::GatewayError;
 use crate::keeper::{Errand, Keeper};
 use crate::listener::{Plan, ThreadCounters};
 use crate::members::Members;
+use crate::news::News;
 use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::thread::{Command, Handle};
 use crate::tls::{self, Certificates};
@@ -35,6 +36,7 @@ pub struct Gateway {
     via: [HeaderValue; 3],
     threads: Vec<Handle>,
     keeper: Keeper,
+    news: News,
     listeners: Mutex<BTreeMap<String, Entry>>,
 }
 
@@ -161,12 +163,13 @@ impl Gateway {
             let mut upstreams = old.map(|old| old.upstreams.clone()).unwrap_or_default();
             upstreams.retain(|address, _| config.upstreams.iter().any(|u| u.address == *address));
             for upstream in &config.upstreams {
-                let new = || self.upstream(&upstream.address);
+                let new = || self.upstream(&config.name, &upstream.address);
                 upstreams.entry(upstream.address.clone()).or_insert_with(new);
             }
             let members = |upstream: &UpstreamConfig| {
                 let entry = upstreams.get(&upstream.address);
-                entry.map_or_else(|| Members::new(&upstream.address), |e| Arc::clone(&e.members))
+                let new = || self.upstream(&config.name, &upstream.address).members;
+                entry.map_or_else(new, |entry| Arc::clone(&entry.members))
             };
             let plan = Arc::new(Plan {
                 members: config.upstreams.iter().map(members).collect(),
@@ -209,9 +212,10 @@ impl Gateway {
         Ok(())
     }
 
-    fn upstream(&self, target: &Target) -> UpstreamEntry {
+    fn upstream(&self, listener: &str, target: &Target) -> UpstreamEntry {
         let counters = self.threads.iter().map(|_| Arc::default()).collect();
-        UpstreamEntry { members: Members::new(target), counters }
+        let members = Members::new(target, self.news.of(listener, target));
+        UpstreamEntry { members, counters }
     }
 
     /// Has names looked up that never were, so that the first request finds somebody. Whoever is not found in time comes later.

@@ -105,7 +105,7 @@ fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
             tasks.push(tokio::task::spawn_local(all));
         } else {
             for member in members.watch().borrow().iter() {
-                member.standing.checked(true);
+                member.standing.checked(true, 0);
             }
         }
     }
@@ -164,13 +164,12 @@ async fn look_after(route: Arc<Route>, told: Told, member: Arc<Member>, check: H
         if matches!(tokio::time::timeout(check.timeout, look).await, Ok(true)) {
             (good, bad) = (good + 1, 0);
             if good == check.healthy {
-                standing.checked(true);
+                standing.checked(true, good);
             }
         } else {
             (good, bad) = (0, bad + 1);
             if bad == check.unhealthy {
-                tracing::warn!(upstream = %route.config.address, %address, "unhealthy");
-                standing.checked(false);
+                standing.checked(false, bad);
             }
         }
         tokio::time::sleep(check.interval).await;

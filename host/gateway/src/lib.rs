@@ -38,6 +38,7 @@ mod keeper;
 mod link;
 mod listener;
 mod members;
+mod news;
 mod outbox;
 mod place;
 mod proxy_protocol;
@@ -65,6 +66,7 @@ pub use config::{
 };
 pub use error::GatewayError;
 pub use gateway::Gateway;
+pub use news::{News, UpstreamNews};
 pub use statistics::{
     CertificateStatus, FAILURES, Failure, ListenerStatistics, Statistics, UpstreamStatistics,
 };

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::Target;
 use crate::health::Standing;
+use crate::news::Teller;
 
 /// How soon a name that could not be looked up is tried again, at the latest.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -23,8 +24,10 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    fn new(address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { address, standing: Arc::default() })
+    fn new(address: SocketAddr, teller: &Teller) -> Arc<Self> {
+        let teller = Arc::clone(teller);
+        let standing = Standing::new(Box::new(move |up, what: &str| teller(address, up, what)));
+        Arc::new(Self { address, standing: Arc::new(standing) })
     }
 }
 
@@ -37,17 +40,19 @@ pub(crate) struct Members {
     list: watch::Sender<List>,
     failures: AtomicU64,
     problem: Mutex<Option<String>>,
+    teller: Teller,
 }
 
 impl Members {
     /// An address is its own only member; a name has none until it was looked up.
-    pub(crate) fn new(target: &Target) -> Arc<Self> {
+    pub(crate) fn new(target: &Target, teller: Teller) -> Arc<Self> {
         let list = match target {
-            Target::Address(address) => vec![Member::new(*address)],
+            Target::Address(address) => vec![Member::new(*address, &teller)],
             Target::Name { .. } => Vec::new(),
         };
         let (failures, problem) = (AtomicU64::new(0), Mutex::new(None));
-        Arc::new(Self { target: target.clone(), list: watch::Sender::new(list), failures, problem })
+        let (target, list) = (target.clone(), watch::Sender::new(list));
+        Arc::new(Self { target, list, failures, problem, teller })
     }
 
     /// Whether it has to be looked up, and has never been.
@@ -122,7 +127,7 @@ impl Members {
             // Who stays is as healthy as before.
             let member = |address| {
                 let same = |member: &&Arc<Member>| member.address == address;
-                list.iter().find(same).cloned().unwrap_or_else(|| Member::new(address))
+                list.iter().find(same).cloned().unwrap_or_else(|| Member::new(address, &self.teller))
             };
             *list = addresses.iter().copied().map(member).collect();
             true
@@ -152,7 +157,10 @@ mod tests {
 
     #[test]
     fn what_is_found_replaces_what_was_and_who_stays_is_as_healthy_as_before() {
-        let members = Members::new(&Target::Name { host: "a.example".into(), port: 1 });
+        let members = Members::new(
+            &Target::Name { host: "a.example".into(), port: 1 },
+            Arc::new(|_, _, _: &str| ()),
+        );
         assert!(members.is_unknown() && !members.healthy());
         let of = |text: &str| -> Vec<SocketAddr> {
             text.split(' ').map(|ip| format!("{ip}:1").parse().unwrap()).collect()
@@ -160,7 +168,7 @@ mod tests {
         members.found(of("10.0.0.2 10.0.0.1 10.0.0.2"));
         assert_eq!(addresses(&members), ["10.0.0.1", "10.0.0.2"]);
         let watch = members.watch();
-        watch.borrow()[1].standing.checked(false);
+        watch.borrow()[1].standing.checked(false, 3);
         members.found(of("10.0.0.1 10.0.0.2"));
         assert!(!watch.has_changed().unwrap(), "the same");
         members.found(of("10.0.0.2 10.0.0.3"));

@@ -132,7 +132,7 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
                 return Some(connected);
             }
             Err(why) => {
-                upstream.standing.failed();
+                upstream.standing.failed(Failure::Connect);
                 upstream.counters.failures.count(Failure::Connect);
                 tried.push((upstream.index, upstream.address));
                 if left == 0 || !matches!(why, Unanswered::Connect { .. }) {

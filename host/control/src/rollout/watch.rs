@@ -59,6 +59,10 @@ impl Control {
             EngineEvent::PortDown { tenant, port, message } => {
                 self.events.emit(EventKind::PortDown, Some(&tenant), port.as_str(), message);
             }
+            EngineEvent::Upstream { tenant, listener, up, message } => {
+                let kind = if up { EventKind::UpstreamUp } else { EventKind::UpstreamDown };
+                self.events.emit(kind, Some(&tenant), listener.as_str(), message);
+            }
             EngineEvent::PortUp { tenant, port, message } => {
                 self.events.emit(EventKind::PortUp, Some(&tenant), port.as_str(), message);
             }

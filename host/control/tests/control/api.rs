@@ -483,6 +483,9 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         "weir_pool_buffers{tenant=\"default\",chain=\"a\",state=\"out\"} 1",
         "weir_trial_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",kind=\"shadow\"} 3",
         "weir_trial_different_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",what=\"verdict\"} 2",
+        "weir_port_ring_buffers{port=\"in\"} 64",
+        "weir_upstream_failures_total{listener=\"web\",upstream=\"api.example:9000\",reason=\"connect\"} 2",
+        "weir_config_last_reload_successful 1.0",
         "weir_functions 1",
     ] {
         assert!(

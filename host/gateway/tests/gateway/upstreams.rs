@@ -2,10 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway, gateway_with, read_request, talk, until};
-use weir_gateway::{Failure, HealthCheck, ListenerStatistics, ProxyHeader, UpstreamConfig};
+use weir_gateway::{
+    Failure, Gateway, GatewayConfig, HealthCheck, ListenerStatistics, News, ProxyHeader,
+    UpstreamConfig, UpstreamNews,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
@@ -53,6 +57,26 @@ fn without_any_upstream_the_answer_is_bad_gateway() {
     let (gateway, address) = gateway(&[nobody()]);
     assert!(talk(address, GET).starts_with("HTTP/1.1 502 Bad Gateway"));
     assert_eq!(statistics(&gateway).failed(Failure::Connect), 1);
+}
+
+#[test]
+fn that_an_upstream_is_down_is_told_once_with_its_listener_and_the_reason() {
+    let (news, told) = channel();
+    let config = GatewayConfig {
+        news: News::to(move |n| news.send(n).unwrap()),
+        ..GatewayConfig::default()
+    };
+    let gateway = Gateway::start(config).unwrap();
+    let nobody = nobody();
+    gateway.set(support::listener(&[nobody], |_| ())).unwrap();
+    for _ in 0..5 {
+        assert!(talk(gateway.addresses("test")[0], GET).starts_with("HTTP/1.1 502 Bad Gateway"));
+    }
+    let UpstreamNews { listener, up, message } = told.recv().unwrap();
+    assert_eq!((listener.as_str(), up), ("test", false));
+    let start = format!("upstream {nobody} of listener test is down: 3 requests in a row failed");
+    assert!(message.starts_with(&start) && message.contains("`connect`"), "{message}");
+    assert!(told.try_recv().is_err());
 }
 
 #[test]

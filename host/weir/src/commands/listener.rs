@@ -24,7 +24,7 @@ pub(super) fn table(listeners: &[ListenerStatus]) -> String {
                 upstream.active.to_string(),
                 quantile(&upstream.latency, 0.5),
                 quantile(&upstream.latency, 0.99),
-                upstream.problem.clone().unwrap_or_else(|| "-".to_owned()),
+                upstream.problem.clone().unwrap_or_else(|| counts(&upstream.failures)),
             ]
         });
         let whole = [

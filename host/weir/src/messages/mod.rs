@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use weir_control::engine::{ChainId, EngineError, EventSink};
-use weir_gateway::{Gateway, GatewayConfig};
+use weir_control::engine::{ChainId, EngineError, EngineEvent, EventSink};
+use weir_gateway::{Gateway, GatewayConfig, News, UpstreamNews};
 use weir_hop::Hub;
 use weir_message::{MessageError, Store};
 use weir_sandbox::Sandbox;
@@ -34,7 +34,7 @@ pub(crate) struct Messages {
     /// Not there before the first listener is: an idle gateway has threads for nothing.
     gateway: OnceLock<Gateway>,
     /// In the order of the configuration.
-    listeners: RwLock<Arc<[Listener]>>,
+    listeners: Arc<RwLock<Arc<[Listener]>>>,
     config: weir_spec::Gateway,
     chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
     /// By tenant.
@@ -71,7 +71,7 @@ impl Messages {
             proxies: Proxies::new(usize::from(config.gateway.threads)),
             sandbox,
             gateway: OnceLock::new(),
-            listeners: RwLock::new(config.listeners.as_slice().into()),
+            listeners: Arc::new(RwLock::new(config.listeners.as_slice().into())),
             config: config.gateway.clone(),
             chains: Mutex::default(),
             stores: Mutex::default(),
@@ -95,7 +95,8 @@ impl Messages {
             return Ok(());
         }
         let threads = usize::from(self.config.threads);
-        let config = GatewayConfig { threads, ..GatewayConfig::default() };
+        let config =
+            GatewayConfig { threads, news: self.upstream_news(), ..GatewayConfig::default() };
         let gateway = Gateway::start(config).context("starting the gateway")?;
         if self.config.mode == GatewayMode::Process {
             let _ = self.hub.set(Hub::new());
@@ -103,6 +104,20 @@ impl Messages {
         // Only who starts or changes the host comes here, one after the other.
         let _ = self.gateway.set(gateway);
         Ok(())
+    }
+
+    /// Who tells the control plane of upstreams.
+    fn upstream_news(&self) -> News {
+        let (listeners, sink) = (Arc::clone(&self.listeners), Arc::clone(&self.sink));
+        News::to(move |UpstreamNews { listener, up, message }| {
+            let listeners = listeners.read().unwrap_or_else(PoisonError::into_inner);
+            let named = listeners.iter().find(|named| named.name.as_str() == listener);
+            let (Some(Listener { tenant, name, .. }), Some(sink)) = (named, sink.get()) else {
+                return;
+            };
+            let (tenant, listener) = (tenant.clone(), name.clone());
+            sink(EngineEvent::Upstream { tenant, listener, up, message });
+        })
     }
 
     /// The listeners that there are.

@@ -48,7 +48,6 @@ fn listener_status(
     addresses: Vec<std::net::SocketAddr>,
 ) -> ListenerStatus {
     let class = |n: usize| (format!("{}xx", n + 1), counted.responses[n]);
-    let failures = FAILURES.iter().zip(counted.failures).filter(|(_, n)| *n > 0);
     ListenerStatus {
         name: listener.name.clone(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
@@ -63,7 +62,7 @@ fn listener_status(
         responses: (0..counted.responses.len()).map(class).collect(),
         retries: counted.retries,
         spliced: counted.spliced,
-        failures: failures.map(|((_, name), n)| ((*name).to_owned(), n)).collect(),
+        failures: failures(&counted.failures),
         received: counted.received,
         sent: counted.sent,
         latency: buckets(&counted.latency),
@@ -87,11 +86,18 @@ fn listener_status(
                 open: upstream.open,
                 active: upstream.active,
                 requests: upstream.requests,
+                failures: failures(&upstream.failures),
                 latency: buckets(&upstream.latency),
                 latency_sum_ns: nanoseconds(upstream.latency.sum),
             })
             .collect(),
     }
+}
+
+/// By reason what went wrong.
+fn failures(counted: &[u64; FAILURES.len()]) -> BTreeMap<String, u64> {
+    let some = FAILURES.iter().zip(counted).filter(|(_, n)| **n > 0);
+    some.map(|((_, name), n)| ((*name).to_owned(), *n)).collect()
 }
 
 fn nanoseconds(time: std::time::Duration) -> u64 {

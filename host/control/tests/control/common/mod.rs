@@ -340,6 +340,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
             open: 1,
             active: 0,
             requests: 3,
+            failures: BTreeMap::from([("connect".to_owned(), 2)]),
             latency,
             latency_sum_ns: 1_000_000,
         }],
