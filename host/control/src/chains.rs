@@ -271,6 +271,21 @@ impl Control {
             }
             work();
         });
+        self.warn_of_listeners_without_chains();
+    }
+
+    /// A name that is mistyped in the configuration is that of a chain that does not come.
+    fn warn_of_listeners_without_chains(&self) {
+        let state = self.store.state();
+        for listener in &*self.listeners.read().unwrap_or_else(PoisonError::into_inner) {
+            let Some(chain) = &listener.chain else { continue };
+            let (name, tenant) = (&listener.name, &listener.tenant);
+            if !state.chains.contains_key(&ChainId::new(tenant, chain)) {
+                tracing::warn!(
+                    "listener {name} lets nobody through: tenant {tenant} has no chain {chain} yet"
+                );
+            }
+        }
     }
 
     fn restore_chain(&self, id: &ChainId) {

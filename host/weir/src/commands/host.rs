@@ -94,7 +94,7 @@ fn status_text(status: &Status) -> String {
     }
     if !status.engine.listeners.is_empty() {
         text.push('\n');
-        text.push_str(&listener::table(&status.engine.listeners));
+        text.push_str(&listener::table(&status.engine));
         for listener in &status.engine.listeners {
             if let Some(problem) = &listener.problem {
                 text.push_str(&format!("listener {} is down: {problem}\n", listener.name));

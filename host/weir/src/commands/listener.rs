@@ -1,13 +1,19 @@
 //! Listeners and chains of the message plane, as `weir status` shows them.
 
-use weir_control::engine::{Bucket, ListenerStatus};
+use weir_control::engine::{Bucket, ChainStatus, EngineStatus, ListenerStatus};
 
 use super::{counts, or_dash};
 use crate::render;
 
 /// Listeners and their upstreams.
-pub(super) fn table(listeners: &[ListenerStatus]) -> String {
-    let rows = listeners.iter().flat_map(|listener| {
+pub(super) fn table(engine: &EngineStatus) -> String {
+    let chain_of = |listener: &ListenerStatus| {
+        let name = listener.chain.as_ref()?;
+        let same = |chain: &ChainStatus| chain.name == *name && chain.tenant == listener.tenant;
+        let deployed = engine.chains.iter().any(same);
+        Some(if deployed { name.to_string() } else { format!("{name} (not deployed)") })
+    };
+    let rows = engine.listeners.iter().flat_map(|listener| {
         let upstreams = listener.upstreams.iter().map(|upstream| {
             let up = upstream.members.iter().filter(|member| member.healthy).count();
             let health = match (upstream.healthy, upstream.members.len()) {
@@ -22,6 +28,7 @@ pub(super) fn table(listeners: &[ListenerStatus]) -> String {
                 upstream.open.to_string(),
                 upstream.requests.to_string(),
                 upstream.active.to_string(),
+                "-".to_owned(),
                 quantile(&upstream.latency, 0.5),
                 quantile(&upstream.latency, 0.99),
                 upstream.problem.clone().unwrap_or_else(|| counts(&upstream.failures)),
@@ -30,10 +37,11 @@ pub(super) fn table(listeners: &[ListenerStatus]) -> String {
         let whole = [
             listener.name.to_string(),
             listener.addresses.join(" "),
-            or_dash(listener.chain.as_ref()),
+            or_dash(chain_of(listener)),
             listener.open.to_string(),
             listener.requests.to_string(),
             listener.active.to_string(),
+            listener.responses.get("5xx").copied().unwrap_or(0).to_string(),
             quantile(&listener.latency, 0.5),
             quantile(&listener.latency, 0.99),
             counts(&listener.failures),
@@ -47,6 +55,7 @@ pub(super) fn table(listeners: &[ListenerStatus]) -> String {
         "#open",
         "#requests",
         "#active",
+        "#5xx",
         "#p50",
         "#p99",
         "failures",
@@ -62,6 +71,11 @@ pub(super) fn functions(rows: impl Iterator<Item = [String; 8]>) -> String {
 
 /// The time that this part of all lies below.
 pub(super) fn quantile(buckets: &[Bucket], part: f64) -> String {
+    or_dash(quantile_ns(buckets, part).map(time))
+}
+
+/// The same in nanoseconds; none if there is none.
+pub(super) fn quantile_ns(buckets: &[Bucket], part: f64) -> Option<u64> {
     let all: u64 = buckets.iter().map(|bucket| bucket.count).sum();
     let wanted = (all as f64 * part).ceil() as u64;
     let mut seen = 0;
@@ -69,10 +83,11 @@ pub(super) fn quantile(buckets: &[Bucket], part: f64) -> String {
         seen += bucket.count;
         seen >= wanted.max(1)
     });
-    found.map_or_else(|| "-".to_owned(), |bucket| time(bucket.below_ns))
+    found.map(|bucket| bucket.below_ns)
 }
 
-fn time(nanoseconds: u64) -> String {
+/// A time, for people.
+pub(super) fn time(nanoseconds: u64) -> String {
     match nanoseconds {
         0..10_000_000 => format!("{:.1} us", nanoseconds as f64 / 1e3),
         10_000_000..10_000_000_000 => format!("{:.1} ms", nanoseconds as f64 / 1e6),

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 use weir_control::Status;
-use weir_control::engine::{ChainStatus, FunctionStatus, PortStatus, Sample};
+use weir_control::engine::{
+    Bucket, ChainStatus, FunctionStatus, ListenerStatus, PortStatus, Sample,
+};
 use weir_spec::Name;
 
 use super::host::health;
+use super::listener::{quantile_ns, time};
 use super::or_dash;
 use crate::cli::{Format, TopArgs};
 use crate::client::Client;
@@ -25,6 +28,7 @@ struct Rates {
     /// Seconds between the two looks.
     seconds: f64,
     ports: Vec<PortRate>,
+    listeners: Vec<ListenerRate>,
     chains: Vec<ChainRate>,
 }
 
@@ -37,6 +41,24 @@ struct PortRate {
     tx_bits: f64,
     /// In either direction.
     dropped: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct ListenerRate {
+    name: Name,
+    /// Requests, or TCP connections.
+    requests: f64,
+    responses_4xx: f64,
+    responses_5xx: f64,
+    /// Whatever went wrong.
+    failures: f64,
+    /// Requests that are under way now.
+    active: u64,
+    /// The times that half of those since the last look, and 99 of 100, lie below, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_ns: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +83,7 @@ struct FunctionRate {
     /// Packets in a call, of the calls that were timed since the last look; only on the packet plane.
     #[serde(skip_serializing_if = "Option::is_none")]
     packets_per_call: Option<f64>,
-    /// What a packet took of those, in ns.
+    /// What a packet took of those, or an event for a function for messages, in ns.
     #[serde(skip_serializing_if = "Option::is_none")]
     ns_per_packet: Option<f64>,
     /// Since the chain was deployed.
@@ -106,6 +128,21 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
             dropped: of(|port| port.rx_dropped + port.tx_dropped),
         }
     };
+    let listener = |now: &ListenerStatus| {
+        let before = before.engine.listeners.iter().find(|listener| listener.name == now.name);
+        let of = |count: fn(&ListenerStatus) -> u64| rate(before.map_or(0, count), count(now));
+        let since = since(before.map_or(&[][..], |before| &before.latency), &now.latency);
+        ListenerRate {
+            name: now.name.clone(),
+            requests: of(|listener| listener.requests),
+            responses_4xx: of(|listener| listener.responses.get("4xx").copied().unwrap_or(0)),
+            responses_5xx: of(|listener| listener.responses.get("5xx").copied().unwrap_or(0)),
+            failures: of(|listener| listener.failures.values().sum()),
+            active: now.active,
+            p50_ns: quantile_ns(&since, 0.5),
+            p99_ns: quantile_ns(&since, 0.99),
+        }
+    };
     let chain = |now: &ChainStatus| {
         let same = |chain: &&ChainStatus| chain.name == now.name && chain.tenant == now.tenant;
         let before = before.engine.chains.iter().find(same);
@@ -119,6 +156,11 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
                 (more > 0).then_some(more as f64)
             };
             let packets = timed(|sample| sample.packets);
+            // Each event of a function for messages is timed.
+            let then = before.map_or(&[][..], |before| &before.times);
+            let events = since(then, &now.times).iter().map(|bucket| bucket.count).sum::<u64>();
+            let took = of(|function| function.times_sum_ns) * seconds;
+            let each = (events > 0).then(|| took / events as f64);
             let over = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
             FunctionRate {
                 name: now.name.clone(),
@@ -127,7 +169,7 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
                 packets: of(|function| function.packets),
                 drops: of(|function| function.verdicts.get("drop").copied().unwrap_or(0)),
                 packets_per_call: over(packets, timed(|sample| sample.calls)),
-                ns_per_packet: over(timed(|sample| sample.nanoseconds), packets),
+                ns_per_packet: over(timed(|sample| sample.nanoseconds), packets).or(each),
                 faults: now.faults,
             }
         };
@@ -144,8 +186,20 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
     Rates {
         seconds,
         ports: now.engine.ports.iter().map(port).collect(),
+        listeners: now.engine.listeners.iter().map(listener).collect(),
         chains: now.engine.chains.iter().map(chain).collect(),
     }
+}
+
+/// The times that came to a histogram since it was as before.
+fn since(before: &[Bucket], now: &[Bucket]) -> Vec<Bucket> {
+    let more = |bucket: &Bucket| {
+        let same = before.iter().find(|before| before.below_ns == bucket.below_ns);
+        let before = same.map_or(0, |before| before.count);
+        // One that is smaller than before was begun anew.
+        Bucket { count: bucket.count.checked_sub(before).unwrap_or(bucket.count), ..*bucket }
+    };
+    now.iter().map(more).filter(|bucket| bucket.count > 0).collect()
 }
 
 fn text(rates: &Rates, status: &Status) -> String {
@@ -167,6 +221,23 @@ fn text(rates: &Rates, status: &Status) -> String {
             ]
         });
         let header = ["port", "#rx", "#rx bit", "#tx", "#tx bit", "#dropped"];
+        text.push_str(&format!("\n{}", render::table(header, rows)));
+    }
+    if !rates.listeners.is_empty() {
+        let rows = rates.listeners.iter().map(|listener| {
+            [
+                listener.name.to_string(),
+                short(listener.requests),
+                short(listener.responses_4xx),
+                short(listener.responses_5xx),
+                short(listener.failures),
+                listener.active.to_string(),
+                or_dash(listener.p50_ns.map(time)),
+                or_dash(listener.p99_ns.map(time)),
+            ]
+        });
+        let header =
+            ["listener", "#requests", "#4xx", "#5xx", "#failures", "#active", "#p50", "#p99"];
         text.push_str(&format!("\n{}", render::table(header, rows)));
     }
     for chain in &rates.chains {
@@ -220,6 +291,13 @@ mod tests {
                 "rx_packets": rx, "rx_bytes": rx * 64, "rx_dropped": 0, "tx_packets": 0,
                 "tx_bytes": 0, "tx_dropped": 0
             }],
+            "listeners": [{
+                "name": "web", "addresses": ["127.0.0.1:80"], "tenant": "default", "chain": null, "accepted": 1,
+                "refused": 0, "open": 1, "requests": rx / 1000, "active": 2, "retries": 0, "spliced": 0,
+                "responses": {"2xx": 9, "4xx": drop, "5xx": drop / 2}, "failures": {"connect": drop},
+                "received": 0, "sent": 0, "latency_sum_ns": 0, "upstreams": [],
+                "latency": [{"below_ns": 1000, "count": 500}, {"below_ns": 2000000, "count": rx / 1000}]
+            }],
             "chains": [{
                 "tenant": "default", "name": "edge", "packets_in": packets_in, "packets_out": 0,
                 "drops": {"fw:1": drop}, "pool": {"total": 8, "free": 6, "out": 2}, "trial": null,
@@ -243,6 +321,9 @@ weir 1.0.0, up 1d 1h; a second, over 2.0 s
 
 PORT     RX   RX BIT  TX  TX BIT  DROPPED
 in    1.00M  512.00M   0       0        0
+
+LISTENER  REQUESTS  4XX  5XX  FAILURES  ACTIVE        P50        P99
+web          1.00k   10    5        10       2  2000.0 us  2000.0 us
 
 chain edge (tenant default): in 25, out 0, drops 10; 2 buffers in use
 FUNCTION  VERSION  STATE    PACKETS  DROPS  A CALL  NS EACH  FAULTS
