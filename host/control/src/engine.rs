@@ -11,8 +11,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
-    Chain, ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule,
-    TapRequest, TraceRequest, VersionSchema,
+    Chain, ChainTrace, CheckReport, HostConfig, Invalid, Name, Plane, ResolvedFunction,
+    SteeringRule, TapRequest, TraceRequest, VersionSchema,
 };
 
 pub use crate::store::ChainId;
@@ -473,6 +473,9 @@ pub struct PortStatus {
     /// Why it is down; none: it is not, as far as the host knows.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Buffers of the chain's pool that wait in the device's rings for packets to come: they are not free, and hold none.
+    #[serde(default)]
+    pub ring_buffers: u32,
     /// Its queues if a chain has it on several workers: the counts above are their sums.
     #[serde(default)]
     pub queues: Vec<QueueStatus>,
@@ -632,7 +635,7 @@ pub struct PoolStatus {
     pub total: u32,
     /// Those in no use.
     pub free: u32,
-    /// Those that hold a packet.
+    /// Those that hold a packet, or wait in the rings of ports for one ([`PortStatus::ring_buffers`]).
     pub out: u32,
 }
 

@@ -123,6 +123,8 @@ fn ports(registry: &mut Registry, status: &Status) {
     let handed = "Packets that a queue received and handed over to the worker whose flow it was";
     let handed = Counters::new(registry, "port_queue_handed_over_packets", handed);
     let link = Gauges::new(registry, "port_link_up", "Whether a port's device has a link");
+    let rings = "Buffers of a chain's pool that wait in a port's rings for packets to come";
+    let rings = Gauges::new(registry, "port_ring_buffers", rings);
     let down = Gauges::new(registry, "ports_down", "Ports that do not work any more");
     let broken = status.engine.ports.iter().filter(|port| port.problem.is_some());
     down.set(&[], broken.count() as f64);
@@ -141,6 +143,7 @@ fn ports(registry: &mut Registry, status: &Status) {
             queues.add(&[name, number, ("direction", "tx")], queue.tx_packets);
             handed.add(&[name, number], queue.handed_over);
         }
+        rings.set(&[name], f64::from(port.ring_buffers));
         if let Some(state) = port.device.get("link") {
             let is_up = state.starts_with("up") && port.problem.is_none();
             link.set(&[name], f64::from(u8::from(is_up)));

@@ -17,6 +17,8 @@ pub struct Details {
     pub tx_dropped: Vec<(&'static str, u64)>,
     /// The driver's own counters, under its names.
     pub counters: Vec<(String, u64)>,
+    /// Rooms of the pool that wait in its rings for packets to come, if it takes them from there.
+    pub waiting_rooms: u32,
     /// Why it works no more.
     pub problem: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! Tells how a port's interface and program are, from any thread, while the port's worker goes on or sleeps.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use weir_port::{Details, Inspect};
@@ -16,6 +17,8 @@ pub(crate) struct Inspector {
     interface: String,
     queue: u32,
     steering: Arc<Steering>,
+    /// Rooms in the fill ring.
+    filled: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -35,7 +38,8 @@ struct State {
 
 impl Inspector {
     pub(crate) fn new(interface: &str, queue: u32, steering: Arc<Steering>) -> Self {
-        Self { interface: interface.to_owned(), queue, steering, state: Mutex::default() }
+        let (filled, state) = (AtomicU32::new(0), Mutex::default());
+        Self { interface: interface.to_owned(), queue, steering, filled, state }
     }
 
     /// The port has this program on the interface of this number, and a socket now.
@@ -52,6 +56,12 @@ impl Inspector {
         };
     }
 
+    /// The kernel has so many rooms to receive into.
+    #[inline]
+    pub(crate) fn filled(&self, rooms: u32) {
+        self.filled.store(rooms, Relaxed);
+    }
+
     /// The port does not work any more, and does not by itself again.
     pub(crate) fn broken(&self, problem: &str) {
         self.state().broken = Some(problem.to_owned());
@@ -65,6 +75,7 @@ impl Inspector {
 
     /// The port is about to let go of the program.
     pub(crate) fn closing(&self) {
+        self.filled(0);
         let mut state = self.state();
         let (index, broken) = (state.index, state.broken.take());
         *state = State { counts: self.counts(&state), index, broken, ..State::default() };
@@ -98,6 +109,7 @@ impl Inspect for Inspector {
             None => Interface::find(&self.interface),
         };
         details.problem.clone_from(&state.broken);
+        details.waiting_rooms = self.filled.load(Relaxed);
         let link = match interface {
             Ok(Some(interface)) => {
                 details.facts.push(("mtu", interface.mtu.to_string()));

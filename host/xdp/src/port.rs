@@ -485,6 +485,7 @@ impl Port for XdpPort {
         if live.socket.rx.available(1) == 0 {
             live.reap(pool);
             live.refill(pool);
+            self.inspector.filled(live.filled);
             if live.busy_poll || live.socket.fill.needs_wakeup() {
                 // What is wrong with the device comes by its news.
                 let _ = live.socket.wake_rx();
@@ -492,6 +493,7 @@ impl Port for XdpPort {
             return Ok(Received::Waiting);
         }
         live.take(pool, into, max, &mut counts);
+        self.inspector.filled(live.filled);
         self.statistics.add(&counts);
         Ok(Received::Packets)
     }

@@ -70,6 +70,7 @@ fn port_status(slot: &Slot) -> PortStatus {
         device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         device_counters: device.counters.into_iter().collect(),
         problem: device.problem,
+        ring_buffers: device.waiting_rooms,
         queues: if each.len() > 1 { each.iter().map(queue_status).collect() } else { Vec::new() },
     }
 }
@@ -87,9 +88,10 @@ fn queue_status(counts: &PortCounts) -> QueueStatus {
 /// Two queues of an interface as one device: counters add up, facts that differ stand side by side.
 fn both(mut one: Details, other: Details) -> Details {
     one.problem = one.problem.or(other.problem);
+    one.waiting_rooms += other.waiting_rooms;
     for (name, value) in other.facts {
         match one.facts.iter_mut().find(|fact| fact.0 == name) {
-            Some((_, known)) if known.split(", ").any(|known| known == value) => {}
+            Some((_, known)) if *known == value || known.split(", ").any(|k| k == value) => {}
             Some((_, known)) => *known = format!("{known}, {value}"),
             None => one.facts.push((name, value)),
         }

@@ -54,6 +54,9 @@ fn netns_frames_come_in_and_leave_as_they_are() {
         assert_eq!((details.fact("link"), details.fact("mtu")), (Some("up"), Some("1500")));
         receive(&mut port, &mut pool, 0);
         assert_eq!(port.receive(&mut pool, &mut Vec::new(), 64).unwrap(), Received::Waiting);
+        // Rooms that hold no packet, and are not free.
+        let waiting = port.inspector().unwrap().inspect().waiting_rooms;
+        assert_eq!((waiting > 0, waiting), (true, pool.accounting().out));
         // More than all rings hold, so that all counters wrap around them.
         for round in 0..40 {
             let frames: Vec<_> =

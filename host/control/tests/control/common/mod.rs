@@ -277,6 +277,7 @@ impl Engine for FakeEngine {
             drops: BTreeMap::from([("rx-too-large".to_owned(), 0)]),
             device: BTreeMap::from([("link".to_owned(), "up".to_owned())]),
             device_counters: BTreeMap::from([("rx_good_packets".to_owned(), 1)]),
+            ring_buffers: 64,
             queues: Vec::new(),
         };
         let ports = vec![port("in", "default"), port("acme-in", "acme")];
