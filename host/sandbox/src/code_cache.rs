@@ -21,6 +21,8 @@ pub struct CodeCache {
     pub directory: PathBuf,
     /// Bytes that are kept.
     pub most: u64,
+    /// Bytes of the disk that are left to others.
+    pub spare: u64,
 }
 
 impl CodeCache {
@@ -61,6 +63,12 @@ impl CodeCache {
     pub(crate) fn keep(&self, name: &str, code: &[u8]) {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
+        let bytes = (code.len() + SUM) as u64;
+        self.prune(&path, |_| self.has_room(bytes));
+        if !self.has_room(bytes) {
+            tracing::warn!(path = %path.display(), "compiled code is not kept: the disk is nearly full");
+            return;
+        }
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
         let written = fs::OpenOptions::new()
@@ -80,11 +88,17 @@ impl CodeCache {
             drop(fs::remove_file(&partial));
             tracing::warn!(path = %path.display(), "compiled code is not kept: {error}");
         }
-        self.prune(&path);
+        self.prune(&path, |kept| kept <= self.most);
+    }
+
+    /// Whether the disk has room for so many bytes beside what is left to others. One that does not tell has.
+    fn has_room(&self, bytes: u64) -> bool {
+        let Ok(stat) = rustix::fs::statvfs(&self.directory) else { return true };
+        stat.f_bavail.saturating_mul(stat.f_frsize) >= self.spare.saturating_add(bytes)
     }
 
     /// Removes what was used longest ago, until the rest is few enough bytes. `newest` stays.
-    fn prune(&self, newest: &Path) {
+    fn prune(&self, newest: &Path, enough: impl Fn(u64) -> bool) {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
             .flatten()
@@ -98,7 +112,7 @@ impl CodeCache {
         let mut kept: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         kept += fs::metadata(newest).map_or(0, |metadata| metadata.len());
         for (_, bytes, path) in files {
-            if kept <= self.most {
+            if enough(kept) {
                 return;
             }
             // Code that runs is mapped, and stays.
@@ -135,7 +149,7 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_makes_room_and_the_newest_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = CodeCache { directory: directory.path().join("cache"), most: 330 };
+        let cache = CodeCache { directory: directory.path().join("cache"), most: 330, spare: 0 };
         cache.make().unwrap();
         let there = || {
             let mut names: Vec<_> = fs::read_dir(&cache.directory)
@@ -157,6 +171,10 @@ mod tests {
         assert_eq!(there(), ["b.cwasm", "c.7.partial", "d.cwasm"]);
         cache.keep("e.cwasm", &[0; 1000]);
         assert_eq!(there(), ["e.cwasm"]);
+        // What is left to others is more than the disk has free.
+        let full = CodeCache { spare: u64::MAX, ..cache.clone() };
+        full.keep("f.cwasm", &[0; 100]);
+        assert_eq!(there(), Vec::<String>::new());
     }
 
     /// An engine, and the code of a component for it.
@@ -172,7 +190,8 @@ mod tests {
     #[test]
     fn code_that_is_not_what_was_written_is_not_run() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = CodeCache { directory: directory.path().join("cache"), most: 1 << 30 };
+        let cache =
+            CodeCache { directory: directory.path().join("cache"), most: 1 << 30, spare: 0 };
         cache.make().unwrap();
         let (engine, code) = compiled();
         let load = |engines: &[&Engine]| cache.load(engines.iter().copied(), "a.cwasm");

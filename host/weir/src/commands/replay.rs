@@ -20,6 +20,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         cache: args.cache.clone().map(|directory| CodeCache {
             directory,
             most: weir_spec::Store::default().compiled.get(),
+            spare: 0,
         }),
         ..SandboxConfig::default()
     })?);

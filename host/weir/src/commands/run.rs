@@ -39,6 +39,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// Threads for requests that block. One tenant has a few at most; unused ones are not there.
 const API_THREADS: usize = 4096;
+/// Bytes of the disk that compiled code leaves free: the store, which needs 2 MiB to take changes, comes first.
+const CACHE_SPARE: u64 = 4 << 20;
 /// Where the configuration is looked for.
 const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
@@ -89,6 +91,7 @@ fn host(
         cache: Some(CodeCache {
             directory: config.store.path.join("cache"),
             most: config.store.compiled.get(),
+            spare: CACHE_SPARE,
         }),
         compiler: Compiler::Child {
             program,
