@@ -77,6 +77,9 @@ impl fmt::Display for DocumentError {
     }
 }
 
+/// What is said of `[function]` where `[[function]]` is meant.
+const A_TABLE_FOR_MANY: &str = "wrong type: map, expected an array";
+
 impl<T: DeserializeOwned + Check> Document<T> {
     /// Reads a file.
     ///
@@ -106,7 +109,14 @@ impl<T: DeserializeOwned + Check> Document<T> {
                 // A key that is missing at the top has no place.
                 let table = if span.is_empty() { None } else { DeTable::parse(text).ok() };
                 let path = table.map(|table| path_at(&table, &span));
-                let invalid = Invalid { path: path.unwrap_or_default(), message, help };
+                let path = path.unwrap_or_default();
+                let entries = match path.last() {
+                    Some(Segment::Key(key)) if message == A_TABLE_FOR_MANY => {
+                        Some(format!("each entry begins with `[[{key}]]`"))
+                    }
+                    _ => None,
+                };
+                let invalid = Invalid { path, message, help: help.or(entries) };
                 return Err(place(file, text, span, invalid));
             }
         };

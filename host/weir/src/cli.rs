@@ -480,7 +480,7 @@ pub(crate) enum TokenRole {
 
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Seconds between two looks.
+    /// Whole seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) interval: u32,
     /// Looks after which it ends; without it, when interrupted.
@@ -493,10 +493,10 @@ pub(crate) struct TraceArgs {
     /// The chain.
     #[arg(value_name = "CHAIN")]
     pub(crate) chain: Name,
-    /// Packets to follow.
+    /// Packets to follow, 1000 at most.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) packets: u32,
-    /// Seconds to wait for them.
+    /// Seconds to wait for them, 60 at most.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub(crate) seconds: u32,
     #[command(flatten)]
@@ -514,7 +514,7 @@ pub(crate) struct TapArgs {
     /// Packets after which it ends; without it, when interrupted.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) packets: Option<u32>,
-    /// Seconds after which it ends.
+    /// Seconds after which it ends, a day at most.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: Option<u32>,
     /// Only packets that go to the chain or function, or from it.

@@ -2,7 +2,7 @@
 //! say the same ([`Refused`]).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,18 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Longest time until a host takes the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What was said on the command line cannot be: exit status 2.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(String);
+
+impl std::error::Error for WrongUsage {}
+
+impl fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Where a host is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -32,24 +44,29 @@ enum Place {
 }
 
 impl Place {
-    fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str) -> Result<Self, WrongUsage> {
+        let wrong = |what: &str| WrongUsage(format!("--api {text:?}{what}"));
         if let Some(path) = text.strip_prefix("unix:") {
             // unix:PATH and unix://PATH are both common.
             let path = path.strip_prefix("//").unwrap_or(path);
-            anyhow::ensure!(!path.is_empty(), "--api {text:?} names no socket");
+            if path.is_empty() {
+                return Err(wrong(" names no socket"));
+            }
             return Ok(Self::Socket(path.into()));
         }
         if text.starts_with("https://") {
-            bail!("--api {text:?}: the host speaks no TLS; use a tunnel (ssh -L) and http://");
+            return Err(wrong(": the host speaks no TLS; use a tunnel (ssh -L) and http://"));
         }
         if text.starts_with("http://") {
-            let url = Url::parse(text).with_context(|| format!("--api {text:?} is not a URL"))?;
+            let url =
+                Url::parse(text).map_err(|error| wrong(&format!(" is not a URL: {error}")))?;
             return Ok(Self::Network(url));
         }
-        if text.contains('/') {
+        // A name alone is a socket's if there is such a file.
+        if !text.contains("://") && (text.contains('/') || Path::new(text).exists()) {
             return Ok(Self::Socket(text.into()));
         }
-        bail!("--api {text:?}: allowed are unix:PATH, a path, and http://ADDRESS:PORT")
+        Err(wrong(": allowed are unix:PATH, a path, and http://ADDRESS:PORT"))
     }
 }
 
@@ -80,9 +97,13 @@ impl Client {
     /// Looks at where the host is; nothing is sent.
     ///
     /// # Errors
-    /// When `--api` cannot be understood.
+    /// When `--api` cannot be understood, or `--token` is none.
     pub(crate) fn new(global: &Global) -> Result<Self> {
         let place = Place::parse(&global.api)?;
+        if global.token.as_ref().is_some_and(|token| HeaderValue::from_str(token).is_err()) {
+            let what = "--token: a token is one line; `--token \"$(cat FILE)\"` reads it without the line's end";
+            return Err(WrongUsage(what.to_owned()).into());
+        }
         // No connection is kept: between two requests nobody would see that the host has closed it.
         let builder = reqwest::Client::builder()
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
@@ -290,6 +311,7 @@ impl Client {
 
     fn send(&self, request: RequestBuilder) -> Result<Response> {
         let request = request.build().context("making the request")?;
+        let url = request.url().clone();
         let query = request.url().query().map(|query| format!("?{query}")).unwrap_or_default();
         let asked = format!("{} {}{query}", request.method(), request.url().path());
         let begun = Instant::now();
@@ -449,7 +471,7 @@ mod tests {
         assert_eq!(Place::parse("unix:///run/x").unwrap(), socket("/run/x"));
         assert_eq!(Place::parse("./x.sock").unwrap(), socket("./x.sock"));
         assert_eq!(Place::parse("http://[::1]:7300").unwrap().to_string(), "http://[::1]:7300/");
-        for wrong in ["", "unix:", "localhost", "https://localhost", "http://"] {
+        for wrong in ["", "unix:", "localhost", "https://localhost", "http://", "tcp://x"] {
             assert!(Place::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use cli::Cli;
+use client::WrongUsage;
 
 /// A request makes and drops some dozens of small things; with libc's allocator that takes twice as long (`docs/benchmarks.md`).
 #[global_allocator]
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             render::complain(&error, color);
-            ExitCode::FAILURE
+            // As clap has it.
+            if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

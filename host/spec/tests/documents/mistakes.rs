@@ -70,6 +70,18 @@ wrong type: integer `5`, expected a size such as "16MiB"
 "#,
     );
     refused::<Chain>(
+        "name = \"edge\"\n[function]\nuse = \"firewall\"\n",
+        r#"
+wrong type: map, expected an array
+ --> file.toml:2:1
+  |
+2 | [function]
+  | ^^^^^^^^^^
+  = key: function
+  = each entry begins with `[[function]]`
+"#,
+    );
+    refused::<Chain>(
         "name = \"edge\"\nfunction = \"firewall\"\n",
         r#"
 wrong type: string "firewall", expected an array

@@ -127,10 +127,20 @@ fn show(view: &ChainView) -> String {
             running.function.to_string(),
             or_dash(function.function.as_ref()),
             running.version.to_string(),
-            serde_json::to_string(&function.config).unwrap_or_default().chars().take(60).collect(),
+            short(&serde_json::to_string(&function.config).unwrap_or_default()),
         ]
     });
     let table = render::table(["function", "use", "version", "config"], rows);
     text.push_str(&format!("\n{table}"));
     text
+}
+
+/// A text in a column: its beginning if it is long. `--output json` has all of it.
+fn short(text: &str) -> String {
+    /// Characters of it.
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -19,5 +19,8 @@ pub(super) fn run(args: &EventsArgs, client: &Client, output: Output) -> Result<
             let line = format!("{id:<5} {time}  {:<14} {message}\n", kind.name());
             render::print(render::plain(&line).as_bytes())
         }
-    })
+    })?;
+    // Whoever waits for events must not take it for the end of them.
+    anyhow::ensure!(!args.follow, "the host has ended the stream: it stops");
+    Ok(())
 }

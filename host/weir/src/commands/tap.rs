@@ -57,7 +57,7 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         told += &format!(", {lost} were not copied: they came faster than they were taken");
     }
     if by_host && args.seconds.is_none() && args.packets.is_none_or(|n| u64::from(n) > packets) {
-        told += "; the chain was taken down, or has other functions now";
+        told += "; the chain was taken down or has other functions now, or the host stops";
     }
     eprintln!("{told}");
     Ok(())

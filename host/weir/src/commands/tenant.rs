@@ -69,7 +69,16 @@ pub(super) fn tokens(
             };
             let request = TokenRequest { role, description };
             let token: NewToken = client.send_json(Method::POST, &path, &request)?;
-            output.result(&token, |token| token.token.clone())
+            output.result(&token, |token| token.token.clone()).or_else(|error| {
+                // Nobody will ever know its text.
+                let id = &token.view.id;
+                let path = ["tenants", tenant.as_str(), "tokens", id.as_str()];
+                let left = match client.delete(&path) {
+                    Ok(()) => "it was removed again".to_owned(),
+                    Err(why) => format!("and it is there, with the id {id}: {why:#}"),
+                };
+                Err(anyhow::anyhow!("the token cannot be written: {error:#}; {left}"))
+            })
         }
         TokenCommand::Remove { id } => {
             client.delete(&["tenants", tenant.as_str(), "tokens", id.as_str()])?;

@@ -25,6 +25,11 @@ fn wrong_usage_is_status_2_and_help_status_0() {
     let answer = weir(directory.path(), &["function", "swap", "fw"]);
     assert_eq!(answer.status, Some(2));
     assert!(answer.err.contains("--to <VERSION>"), "{}", answer.err);
+    for wrong in [["--api", "tcp://x"], ["--api", "https://x"], ["--token", "two\nlines"]] {
+        let answer = weir(directory.path(), &[&wrong[..], &["status"]].concat());
+        assert_eq!(answer.status, Some(2), "{}", answer.err);
+        assert!(answer.err.starts_with(&format!("error: {}", wrong[0])), "{}", answer.err);
+    }
     let answer = weir(directory.path(), &["--help"]);
     assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
 }
