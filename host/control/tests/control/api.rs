@@ -232,7 +232,10 @@ async fn what_is_wrong_with_a_chain_is_said() {
     host.push("/v1/functions/ff/versions?version=1.0.0", "other").await;
     let answer = put(edge()).await;
     assert_eq!(answer.json()["key"], "function[0].use");
-    assert_eq!(answer.json()["help"].as_str().unwrap().split('?').next(), Some("did you mean `ff`"));
+    assert_eq!(
+        answer.json()["help"].as_str().unwrap().split('?').next(),
+        Some("did you mean `ff`")
+    );
     host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
     let mut chain = edge();
     chain["function"][0]["version"] = json!("2.0.0");

@@ -69,7 +69,7 @@ pub(super) fn tokens(
             };
             let request = TokenRequest { role, description };
             let token: NewToken = client.send_json(Method::POST, &path, &request)?;
-            output.result(&token, |token| token.token.clone()).or_else(|error| {
+            output.result(&token, |token| token.token.clone()).map_err(|error| {
                 // Nobody will ever know its text.
                 let id = &token.view.id;
                 let path = ["tenants", tenant.as_str(), "tokens", id.as_str()];
@@ -77,7 +77,7 @@ pub(super) fn tokens(
                     Ok(()) => "it was removed again".to_owned(),
                     Err(why) => format!("and it is there, with the id {id}: {why:#}"),
                 };
-                Err(anyhow::anyhow!("the token cannot be written: {error:#}; {left}"))
+                anyhow::anyhow!("the token cannot be written: {error:#}; {left}")
             })
         }
         TokenCommand::Remove { id } => {
