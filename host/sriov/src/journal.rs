@@ -71,6 +71,8 @@ pub struct Journal {
     boot: String,
     /// None: settled.
     changes: Vec<Option<Change>>,
+    /// Those that are settled, and the file does not say so.
+    unwritten: Vec<usize>,
 }
 
 impl Journal {
@@ -99,8 +101,14 @@ impl Journal {
         let directory =
             path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|d| d.sync_all()).map_err(at("kept"))?;
-        let mut journal =
-            Self { path: path.to_owned(), file, length: 0, boot, changes: Vec::new() };
+        let mut journal = Self {
+            path: path.to_owned(),
+            file,
+            length: 0,
+            boot,
+            changes: Vec::new(),
+            unwritten: Vec::new(),
+        };
         journal.read()?;
         Ok(journal)
     }
@@ -149,7 +157,10 @@ impl Journal {
     fn empty(&mut self) -> Result<(), JournalError> {
         self.changes.clear();
         self.length = 0;
-        self.file.set_len(0).and_then(|()| self.file.sync_all()).map_err(|e| self.io("emptied", e))
+        let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
+        emptied.map_err(|e| self.io("emptied", e))?;
+        self.unwritten.clear();
+        Ok(())
     }
 
     /// Writes a change down: it may be made when this returns. The answer is its number.
@@ -159,6 +170,7 @@ impl Journal {
     pub fn push(&mut self, change: Change) -> Result<usize, JournalError> {
         if self.changes.is_empty() {
             self.append(&Record::Boot(self.boot.clone()))?;
+            self.unwritten.clear();
         }
         self.append(&Record::Change(change.clone()))?;
         self.changes.push(Some(change));
@@ -186,15 +198,31 @@ impl Journal {
     /// A change is undone, or is not ours to undo any more.
     ///
     /// # Errors
-    /// When that cannot be written.
+    /// When that, or what was settled before, cannot be written.
     pub fn settle(&mut self, number: usize) -> Result<(), JournalError> {
         if let Some(change) = self.changes.get_mut(number) {
             *change = None;
+            self.unwritten.push(number);
+        }
+        self.catch_up()
+    }
+
+    /// Writes what is settled and could not be written when it was.
+    ///
+    /// # Errors
+    /// When it still cannot be.
+    pub(crate) fn catch_up(&mut self) -> Result<(), JournalError> {
+        if self.unwritten.is_empty() {
+            return Ok(());
         }
         if self.changes.iter().all(Option::is_none) {
             return self.empty();
         }
-        self.append(&Record::Settled(number))
+        while let Some(number) = self.unwritten.last() {
+            self.append(&Record::Settled(*number))?;
+            self.unwritten.pop();
+        }
+        Ok(())
     }
 }
 

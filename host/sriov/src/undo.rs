@@ -71,22 +71,18 @@ pub struct Unwritten {
 pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, Unwritten> {
     let changes: Vec<(usize, Change)> = journal.changes().map(|(n, c)| (n, c.clone())).collect();
     let mut all = Vec::with_capacity(changes.len());
-    let mut unwritten = None;
+    // It writes what it could not the last time, too.
+    let mut written = journal.catch_up();
     for (number, change) in changes.into_iter().rev() {
         let outcome = take_back(kernel, &change);
         if !matches!(outcome, Outcome::Failed { .. }) {
-            match journal.settle(number) {
-                Err(error) => drop(unwritten.get_or_insert(error)),
-                // It was emptied, and says nothing wrong any more.
-                Ok(()) if journal.changes().next().is_none() => unwritten = None,
-                Ok(()) => {}
-            }
+            written = journal.settle(number);
         }
         all.push(Undone { change, outcome });
     }
-    match unwritten {
-        Some(error) => Err(Unwritten { undone: all, error }),
-        None => Ok(all),
+    match written {
+        Ok(()) => Ok(all),
+        Err(error) => Err(Unwritten { undone: all, error }),
     }
 }
 

@@ -300,6 +300,15 @@ fn a_full_disk_is_not_in_the_way_of_undoing() {
     let unwritten = undo(&model, &mut journal).unwrap_err();
     let texts: Vec<String> = unwritten.undone.iter().filter_map(weir_sriov::Undone::text).collect();
     assert!(texts.iter().any(|text| text.contains("is in use: process 77")), "{texts:?}");
+    // It is told for as long as the file says that what was undone is not.
+    let left = journal.changes().count();
+    assert_eq!(undo(&model, &mut journal).unwrap_err().undone.len(), left);
+    most("unlimited");
+    assert_eq!(undo(&model, &mut journal).unwrap().len(), left);
+    drop(journal);
+    let mut journal = Journal::open(&path, &model).unwrap();
+    assert_eq!(journal.changes().count(), left);
+    most(&length().to_string());
     fs::remove_dir_all(process).unwrap();
     undo(&model, &mut journal).unwrap();
     assert_eq!(model.snapshot(), before);
