@@ -593,7 +593,7 @@ fn what_goes_back_leaves_other_functions_in_quarantine() {
     let staged = rig.lane.site().stage(chain("2"), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
     let staged = rig.lane.site().stage(chain("1"), &rig.lane.states()).unwrap();
-    rig.lane.publish_back(staged).unwrap();
+    rig.lane.publish_back(staged, None).unwrap();
     rig.inside.push_at(frame(1), 5 * SECOND);
     rig.settle();
     assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Quarantined));
@@ -601,6 +601,27 @@ fn what_goes_back_leaves_other_functions_in_quarantine() {
     let staged = rig.lane.site().stage(chain("1"), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, None).unwrap();
     assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Running));
+    rig.finish();
+}
+
+#[test]
+fn what_is_brought_back_goes_on_with_its_probation() {
+    let chain = |version: &str, body: &str| plan(vec![acts("f", version, body)]);
+    let traps = chain("2", "(if (i32.load (local.get $p)) (then unreachable))");
+    let mut rig = Rig::new(chain("1", ""));
+    for next in [traps.clone(), chain("3", "")] {
+        let staged = rig.lane.site().stage(next, &rig.lane.states()).unwrap();
+        let probation = rig.lane.probation();
+        rig.lane.publish(staged, Some(0)).unwrap();
+        if probation.is_some() {
+            // Another lane refuses it.
+            let staged = rig.lane.site().stage(traps.clone(), &rig.lane.states()).unwrap();
+            rig.lane.publish_back(staged, probation).unwrap();
+        }
+    }
+    push(&mut rig, 1, 1);
+    assert!(said(&rig, "f 2 was rolled back"));
+    assert_eq!(rig.lane.plan().functions[0].version, "1");
     rig.finish();
 }
 

@@ -37,8 +37,8 @@ pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
 pub use ground::Ground;
 pub use lane::{
-    EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Published, Restorer,
-    Retired, Turn,
+    EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Probation, Published,
+    Restorer, Retired, Turn,
 };
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};

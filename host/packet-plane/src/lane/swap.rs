@@ -28,18 +28,18 @@ pub struct Published {
 }
 
 /// Why a version is made the running one.
-#[derive(Clone, Copy)]
 enum Reason {
     /// The function at this place is new: a fault of it within ten seconds brings the old version back.
     Swap(usize),
     /// It is a chain as an operator wants it: faults are forgotten.
     Chain,
-    /// It ran before: faults of the functions that stay are not forgotten.
-    Back,
+    /// It ran before: faults of the functions that stay are not forgotten. What it is on probation towards, if it was.
+    Back(Option<Probation>),
 }
 
 /// What the lane goes back to if the new version faults on probation.
-pub(super) struct Probation {
+#[derive(Clone)]
+pub struct Probation {
     previous: Ready,
     function: usize,
     until: u64,
@@ -122,13 +122,23 @@ impl Lane {
         self.publish_for(staged, swapped.map_or(Reason::Chain, Reason::Swap))
     }
 
-    /// As [`Self::publish`], a chain that ran before: because another lane refused the next one, or went back by itself. The functions
-    /// that are the same stay as they are, in back-off and quarantine too.
+    /// As [`Self::publish`], a chain that ran before: because another lane went back by itself, or refused the next one; then it goes on
+    /// with the probation that it was on. The functions that are the same stay as they are, in back-off and quarantine too.
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub fn publish_back(&mut self, staged: Staged) -> Result<(Published, Retired), PlaneError> {
-        self.publish_for(staged, Reason::Back)
+    pub fn publish_back(
+        &mut self,
+        staged: Staged,
+        probation: Option<Probation>,
+    ) -> Result<(Published, Retired), PlaneError> {
+        self.publish_for(staged, Reason::Back(probation))
+    }
+
+    /// The probation that the running version is on, or was a moment ago.
+    #[must_use]
+    pub fn probation(&self) -> Option<Probation> {
+        self.probation.clone()
     }
 
     fn publish_for(
@@ -174,7 +184,7 @@ impl Lane {
         match reason {
             Reason::Swap(_) => {}
             Reason::Chain => self.records = records(&staged.plan),
-            Reason::Back if same_shape => {
+            Reason::Back(_) if same_shape => {
                 let running = &self.version.staged.plan.functions;
                 let both = staged.plan.functions.iter().zip(running);
                 for (record, (new, old)) in self.records.iter_mut().zip(both) {
@@ -184,18 +194,22 @@ impl Lane {
                 }
             }
             // Places are others; they get new ones.
-            Reason::Back => {}
+            Reason::Back(_) => {}
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
         let now = self.context().now;
         let before = self.probation.take();
         retired.chains.extend(before.map(|probation| probation.previous));
-        if let Reason::Swap(function) = reason {
-            self.forgive(function);
-            let until = now.saturating_add(PROBATION);
-            let previous = retired.chains.swap_remove(0);
-            self.probation = Some(Probation { previous, function, until });
+        match reason {
+            Reason::Swap(function) => {
+                self.forgive(function);
+                let until = now.saturating_add(PROBATION);
+                let previous = retired.chains.swap_remove(0);
+                self.probation = Some(Probation { previous, function, until });
+            }
+            Reason::Chain => {}
+            Reason::Back(probation) => self.probation = probation,
         }
         self.report();
         (Published { pause: started.elapsed(), fresh }, retired)

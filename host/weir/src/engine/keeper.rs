@@ -65,13 +65,17 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
         let rolled_back = matches!(event, LaneEvent::RolledBack { .. });
         let (plane, sink) = (plane.clone(), Arc::clone(sink));
         let tell = move || {
+            let mut notes = Vec::new();
             if let LaneEvent::RolledBack { function, version, .. } = &event
                 && let Some(plane) = plane.upgrade()
             {
-                plane.follow_back(&chain, lane, function, version);
+                notes = plane.follow_back(&chain, lane, function, version);
             }
             if let Some(sink) = sink.get() {
-                sink(translated(chain, event));
+                sink(translated(chain.clone(), event));
+                for message in notes {
+                    sink(EngineEvent::Note { chain: chain.clone(), message });
+                }
             }
         };
         if !rolled_back {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{ChainId, EngineError, Published, Way};
 use weir_packet_plane::{
-    ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Retired, Shared, Side, Staged, States,
-    Station, TrialKind, Worker,
+    ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Probation, Retired, Shared, Side, Staged,
+    States, Station, TrialKind, Worker,
 };
 use weir_port::PortStatistics;
 use weir_sandbox::Sandbox;
@@ -191,7 +191,7 @@ impl Plane {
         let compiled_in = compiled_in(&staged);
         let mut published = self.each_or_none(chain, staged, move |lane, staged| match way {
             Way::Forward => lane.publish(staged, swapped),
-            Way::Back => lane.publish_back(staged),
+            Way::Back => lane.publish_back(staged, None),
         })?;
         published.compiled_in = compiled_in;
         Ok(published)
@@ -214,7 +214,10 @@ impl Plane {
         + 'static,
     ) -> Result<Published, EngineError> {
         // One lane has none before it.
-        let before = if what.len() > 1 { self.plans(chain)? } else { Vec::new() };
+        let before = match what.len() {
+            0 | 1 => Vec::new(),
+            _ => self.with_lanes(chain, |lane| (lane.plan().clone(), lane.probation()))?,
+        };
         let mut all = Published::default();
         for (n, what) in what.into_iter().enumerate() {
             let act = act.clone();
@@ -240,15 +243,16 @@ impl Plane {
         Ok(all)
     }
 
-    /// The first lanes run these chains again.
-    fn bring_back(&self, chain: &Deployed, plans: Vec<ChainPlan>) {
+    /// The first lanes run these chains again, as they did.
+    fn bring_back(&self, chain: &Deployed, before: Vec<(ChainPlan, Option<Probation>)>) {
         let mut beside = States::default();
-        for (n, plan) in plans.into_iter().enumerate() {
+        for (n, (plan, probation)) in before.into_iter().enumerate() {
             let back = self.stage_one(chain, n, plan, &beside).and_then(|staged| {
                 if n == 0 {
                     beside = staged.states();
                 }
-                self.with_lane(chain, n, move |lane| lane.publish_back(staged))?.map_err(refused)
+                let back = move |lane: &mut Lane| lane.publish_back(staged, probation);
+                self.with_lane(chain, n, back)?.map_err(refused)
             });
             match back {
                 Ok((_, retired)) => retired.end(&self.sandbox),
@@ -339,22 +343,26 @@ impl Plane {
         Ok(())
     }
 
-    /// A lane has gone back from this version by itself; the others follow.
-    pub(super) fn follow_back(&self, id: &ChainId, first: usize, function: &str, version: &str) {
-        let Ok(chain) = self.deployed(id) else { return };
+    /// A lane has gone back from this version by itself; the others follow. The answer is what an operator has to hear of those that cannot.
+    pub(super) fn follow_back(
+        &self,
+        id: &ChainId,
+        first: usize,
+        function: &str,
+        version: &str,
+    ) -> Vec<String> {
+        let Ok(chain) = self.deployed(id) else { return Vec::new() };
         if chain.lanes.len() == 1 {
-            return;
+            return Vec::new();
         }
         let _turn = chain.turn();
-        for n in (0..chain.lanes.len()).filter(|n| *n != first) {
-            if let Err(error) = self.follow_one(&chain, n, first, function, version) {
-                tracing::error!(
-                    chain = chain.key,
-                    lane = n,
-                    "it could not be rolled back: {error}"
-                );
-            }
-        }
+        let others = (0..chain.lanes.len()).filter(|n| *n != first);
+        let followed = others.filter_map(|n| {
+            let error = self.follow_one(&chain, n, first, function, version).err()?;
+            let worker = chain.lanes[n].worker;
+            Some(format!("chain {} did not go back on worker {worker}: {error}", id.name))
+        });
+        followed.collect()
     }
 
     fn follow_one(
@@ -384,8 +392,8 @@ impl Plane {
         };
         let beside = self.with_lane(chain, first, |lane| lane.states())?;
         let staged = self.stage_one(chain, lane, before, &beside)?;
-        let (_, retired) =
-            self.with_lane(chain, lane, move |lane| lane.publish_back(staged))?.map_err(refused)?;
+        let back = move |lane: &mut Lane| lane.publish_back(staged, None);
+        let (_, retired) = self.with_lane(chain, lane, back)?.map_err(refused)?;
         retired.end(&self.sandbox);
         Ok(())
     }

@@ -3,9 +3,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, Deployment, Engine as _, EngineError};
+use weir_control::engine::{ChainId, Deployment, Engine as _, EngineError, Way};
+use weir_packet_plane::{Lane, States};
 use weir_sandbox::{Sandbox, SandboxConfig};
-use weir_spec::{Chain, HostConfig, Manifest};
+use weir_spec::{Chain, FunctionUse, HostConfig, Manifest};
 
 use super::PlaneEngine;
 use crate::nics::VfMacs;
@@ -16,20 +17,29 @@ fn engine(directory: &Path) -> PlaneEngine {
         let output = directory.join(name);
         format!("[[port]]\nname = \"{name}\"\nkind = \"pcap\"\noutput = \"{}\"\n", output.display())
     };
-    let text = format!("{}{}", port("a"), port("b"));
-    let config = weir_spec::Document::<HostConfig>::parse("weir.toml", &text).unwrap().value;
+    configured(&format!("{}{}", port("a"), port("b")))
+}
+
+fn configured(text: &str) -> PlaneEngine {
+    let config = weir_spec::Document::<HostConfig>::parse("weir.toml", text).unwrap().value;
     let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
     PlaneEngine::start(&config, sandbox, VfMacs::default()).unwrap()
 }
 
 fn deployment(name: &str, from: &str) -> Deployment {
-    let text = format!("name = \"{name}\"\nfrom = \"{from}\"\n[[function]]\nuse = \"pass\"\n");
-    let chain = weir_spec::Document::<Chain>::parse("c.toml", &text).unwrap().value;
+    deployment_of(&format!("name = \"{name}\"\nfrom = \"{from}\"\n[[function]]\nuse = \"pass\"\n"))
+}
+
+fn deployment_of(text: &str) -> Deployment {
+    let chain = weir_spec::Document::<Chain>::parse("c.toml", text).unwrap().value;
     let wasm = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
-    let wasm = weir_tests::wat_guest::upload(&wasm, "packet-function");
-    let function = chain.functions[0].resolve(&Manifest::default(), None, wasm.into()).unwrap();
-    let (tenant, name) = ("default".parse().unwrap(), name.parse().unwrap());
-    Deployment { id: ChainId { tenant, name }, chain, functions: vec![function] }
+    let wasm: Arc<[u8]> = weir_tests::wat_guest::upload(&wasm, "packet-function").into();
+    let resolve = |used: &FunctionUse| {
+        used.resolve(&Manifest::default(), "1.0.0".parse().ok(), Arc::clone(&wasm)).unwrap()
+    };
+    let functions = chain.functions.iter().map(resolve).collect();
+    let id = ChainId { tenant: "default".parse().unwrap(), name: chain.name.clone() };
+    Deployment { id, chain, functions }
 }
 
 /// Files in this directory that the process has open.
@@ -60,4 +70,56 @@ fn a_change_that_is_under_way_when_the_host_stops_keeps_no_device() {
     }
     assert!(engine.plane.chains().is_empty() && engine.plane.crossings().is_empty());
     assert_eq!(open_in(directory.path()), 0);
+}
+
+/// A chain of the functions `f` and `g` on two workers.
+fn on_two_workers() -> (PlaneEngine, ChainId) {
+    let ports = "[workers]\ncount = 2\n[[port]]\nname = \"in\"\nkind = \"memory\"\n[[port]]\nname = \"out\"\nkind = \"memory\"\n";
+    let engine = configured(ports);
+    let chain = deployment_of(
+        "name = \"c\"\nfrom = \"in\"\nto = \"out\"\nworkers = 2\n[[function]]\nuse = \"f\"\n[[function]]\nuse = \"g\"\n",
+    );
+    let id = chain.id.clone();
+    engine.deploy(chain).unwrap();
+    (engine, id)
+}
+
+#[test]
+fn what_a_lane_refuses_leaves_the_others_on_their_probation() {
+    let (engine, id) = on_two_workers();
+    let chain = engine.plane.deployed(&id).unwrap();
+    let swap = |version: &str, second_refuses: bool| {
+        let mut plans = engine.plane.plans(&chain).unwrap();
+        plans.iter_mut().for_each(|plan| plan.functions[0].version = version.into());
+        if second_refuses {
+            plans[1].functions[1].version = "another".into();
+        }
+        let staged = engine.plane.stage(&chain, plans).unwrap();
+        engine.plane.publish(&chain, staged, Some(0), Way::Forward)
+    };
+    swap("2.0.0", false).unwrap();
+    let EngineError::Conflict(why) = swap("3.0.0", true).unwrap_err() else { panic!() };
+    assert!(why.contains("changed meanwhile"), "{why}");
+    let before = engine.plane.with_lanes(&chain, |lane| lane.before_swap("f", "2.0.0")).unwrap();
+    let before: Vec<_> =
+        before.into_iter().map(|plan| plan.unwrap().functions[0].version.clone()).collect();
+    assert_eq!(before, ["1.0.0", "1.0.0"]);
+    drop(engine.drain(Duration::ZERO));
+}
+
+#[test]
+fn a_lane_that_cannot_follow_another_one_back_is_told_of() {
+    let (engine, id) = on_two_workers();
+    let chain = engine.plane.deployed(&id).unwrap();
+    // The second lane comes to run another version than the first.
+    let mut plan = engine.plane.plans(&chain).unwrap().swap_remove(1);
+    plan.functions[0].version = "2.0.0".into();
+    let staged = engine.plane.stage_one(&chain, 1, plan, &States::default()).unwrap();
+    let put = move |lane: &mut Lane| lane.publish_back(staged, None).map(|(_, retired)| retired);
+    let retired = engine.plane.with_lane(&chain, 1, put).unwrap().unwrap();
+    retired.end(&engine.plane.sandbox);
+    let notes = engine.plane.follow_back(&id, 0, "f", "2.0.0");
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    assert!(note.contains("chain c did not go back on worker 1: it runs f 2.0.0"), "{note}");
+    drop(engine.drain(Duration::ZERO));
 }
