@@ -16,6 +16,7 @@ mod numa;
 mod planes;
 mod render;
 mod telemetries;
+mod told;
 
 use std::io;
 use std::process::ExitCode;

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use weir_control::engine::{
-    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent, EngineStatus,
-    EventSink, ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind, Way,
+    ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
+    ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind, Way,
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{
@@ -19,26 +18,9 @@ use weir_spec::{
 use crate::engine::PlaneEngine;
 use crate::messages::Messages;
 use crate::nics::InUse;
+use crate::told::Told;
 
-/// An event with lines of source in it. They take their time, and who tells of events carries messages, or brings versions back.
-fn explain(event: EngineEvent) -> EngineEvent {
-    match event {
-        EngineEvent::Fault { chain, function, version, kind, message } => {
-            let message = weir_sandbox::explain(&message);
-            EngineEvent::Fault { chain, function, version, kind, message }
-        }
-        EngineEvent::RolledBack { chain, function, version, message } => {
-            let message = weir_sandbox::explain(&message);
-            EngineEvent::RolledBack { chain, function, version, message }
-        }
-        EngineEvent::Note { chain, message } => {
-            EngineEvent::Note { chain, message: weir_sandbox::explain(&message) }
-        }
-        other => other,
-    }
-}
-
-/// The same for what was refused because code failed while it was made ready.
+/// With lines of source in it, if it was refused because code failed while it was made ready.
 fn explained<T>(result: Result<T, EngineError>) -> Result<T, EngineError> {
     result.map_err(explained_error)
 }
@@ -243,16 +225,10 @@ impl Engine for Planes {
     fn subscribe(&self, sink: EventSink) {
         let sink = Arc::new(sink);
         self.functions.watch(Arc::clone(&sink));
-        let (sender, events) = channel();
-        let other = sender.clone();
-        let explained = std::thread::Builder::new().name("weir-faults".to_owned());
-        let explained = explained.spawn(move || events.into_iter().for_each(|e| sink(explain(e))));
-        if let Err(error) = explained {
-            tracing::error!("faults cannot be told: no thread: {error}");
-        }
-        // Without the thread the host is about to end.
-        self.messages.subscribe(Box::new(move |event| drop(other.send(event))));
-        self.packets.subscribe(Box::new(move |event| drop(sender.send(event))));
+        let told = Told::new(sink, weir_sandbox::explain);
+        let other = Arc::clone(&told);
+        self.messages.subscribe(Box::new(move |event| other.tell(event)));
+        self.packets.subscribe(Box::new(move |event| told.tell(event)));
     }
 
     fn drain(&self, deadline: Duration) -> Drained {
