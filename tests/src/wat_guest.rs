@@ -285,3 +285,67 @@ pub fn changes_and_waits() -> Vec<u8> {
   (func (export "weir:net/message@0.1.0#tick") (param i64)))"#;
     upload(TEXT, "message-function")
 }
+
+/// An upload for messages that counts requests in its state region, and writes version and count, a digit each, into their path behind the
+/// first character. It traps at `/t`. After `/r` it saves that its successor is to refuse what it saved, which one does that `refuses`.
+#[must_use]
+pub fn counts_requests(version: u8, refuses: bool) -> Vec<u8> {
+    const TEXT: &str = r#"(module
+  (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
+  (import "weir:net/host@0.1.0" "attach-state" (func $attach-state (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0x800) "it was asked to")
+  (global $top (mut i32) (i32.const 0x1000))
+  (global $window (mut i32) (i32.const 0))
+  (global $state (mut i32) (i32.const 0))
+  (global $asked (mut i32) (i32.const 0))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+    (global.get $top)
+    (global.set $top (i32.add (global.get $top) (local.get 3))))
+  (func $region (param $bytes i32) (result i32)
+    (i32.shl (memory.grow (i32.add (i32.const 1) (i32.shr_u (local.get $bytes) (i32.const 16)))) (i32.const 16)))
+  (func (export "weir:net/message@0.1.0#configure")
+    (param $bytes i32) (param $align i32) (param i32) (param $state-bytes i32) (param $state-align i32)
+    (param i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (local $region i32)
+    (local.set $bytes (i32.add (local.get $bytes) (local.get $align)))
+    (local.set $region (call $region (local.get $bytes)))
+    (global.set $window (i32.add (local.get $region) (call $attach-window (local.get $region) (local.get $bytes))))
+    (local.set $bytes (i32.add (local.get $state-bytes) (local.get $state-align)))
+    (local.set $region (call $region (local.get $bytes)))
+    (global.set $state (i32.add (local.get $region) (call $attach-state (local.get $region) (local.get $bytes))))
+    ;; It wants the heads of requests.
+    (i32.store (i32.const 4) (i32.const 1))
+    (i32.const 0))
+  (func (export "weir:net/message@0.1.0#request-head") (param $exchange i32) (param $offset i32) (result i64)
+    (local $path i32) (local $first i32)
+    (local.set $path (i32.add (global.get $window) (local.get $offset)))
+    (local.set $path (i32.add (local.get $path) (i32.load16_u offset=16 (local.get $path))))
+    (local.set $first (i32.load8_u offset=1 (local.get $path)))
+    (if (i32.eq (local.get $first) (i32.const 0x74)) (then (unreachable)))
+    (if (i32.eq (local.get $first) (i32.const 0x72)) (then (global.set $asked (i32.const 1))))
+    (i32.store (global.get $state) (i32.add (i32.load (global.get $state)) (i32.const 1)))
+    (i32.store8 offset=1 (local.get $path) (i32.const VERSION))
+    (i32.store8 offset=2 (local.get $path) (i32.add (i32.const 0x30) (i32.load (global.get $state))))
+    (i64.const 0x100))
+  (func (export "weir:net/message@0.1.0#request-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#response-head") (param i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#response-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#resume") (param i32 i32 i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#ended") (param i32 i32 i32 i64))
+  (func (export "weir:net/message@0.1.0#tick") (param i64))
+  (func (export "weir:net/snapshot@0.1.0#save") (result i32)
+    (i32.store8 (i32.const 0x40) (global.get $asked))
+    (i32.store (i32.const 0x20) (i32.const 0x40))
+    (i32.store (i32.const 0x24) (i32.const 1))
+    (i32.const 0x20))
+  (func (export "weir:net/snapshot@0.1.0#restore") (param i32 i32) (result i32)
+    (global.set $asked (i32.load8_u (local.get 0)))
+    (i32.store8 (i32.const 0x10) (i32.and (global.get $asked) (i32.const REFUSES)))
+    (i32.store (i32.const 0x14) (i32.const 0x800))
+    (i32.store (i32.const 0x18) (i32.const 15))
+    (i32.const 0x10)))"#;
+    let text = TEXT.replace("VERSION", &(u32::from(b'0') + u32::from(version)).to_string());
+    upload(&text.replace("REFUSES", if refuses { "1" } else { "0" }), "message-function-saving")
+}

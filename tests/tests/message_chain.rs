@@ -540,6 +540,38 @@ fn a_swap_leaves_what_is_under_way_alone_and_is_taken_back_when_it_faults() {
 }
 
 #[test]
+fn what_brings_back_a_version_says_whether_it_did() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let swap = |version: &str| {
+            let plan = FunctionPlan { version: version.into(), ..function("one", "/one") };
+            let staged = rig.site.stage_function("test", &rig.chain.names(), 0, plan, None);
+            rig.chain.swap(staged.unwrap()).unwrap();
+        };
+        let fault = || async {
+            answer(rig.open().request_head(&mut request("/one/trap"), None).await);
+            rig.notices.borrow_mut().pop().unwrap()
+        };
+        // Another part of the chain refused it: what ran before has what it can go back to itself.
+        swap("2");
+        swap("3");
+        rig.chain.undo("one", "3").unwrap();
+        rig.chain.undo("one", "3").unwrap();
+        let told = fault().await;
+        assert!(matches!(&told, Notice::RolledBack { version, .. } if version == "2"), "{told:?}");
+        assert!(rig.chain.undo("one", "1").unwrap_err().to_string().contains("it runs one 1"));
+        // It faulted on another one: one step back is enough.
+        swap("2");
+        swap("3");
+        rig.chain.go_back("one", "3").unwrap();
+        let error = rig.chain.go_back("one", "2").unwrap_err().to_string();
+        assert!(error.contains("what it ran before is not known any more"), "{error}");
+        let told = fault().await;
+        assert!(matches!(&told, Notice::Fault { version, .. } if version == "2"), "{told:?}");
+    });
+}
+
+#[test]
 fn a_canary_gets_its_share_of_the_clients_and_a_shadow_decides_nothing() {
     run(|| async {
         let rig = Rig::new(&["one", "two"]);

@@ -134,8 +134,10 @@ pub enum Order {
     Promote,
     /// End a trial.
     EndTrial,
-    /// Bring back what this version of this function replaced.
+    /// Bring back what this function replaced by this version, which faulted elsewhere.
     GoBack(String, String),
+    /// The same, as it was: the version was refused elsewhere.
+    Undo(String, String),
     /// Keep this function, whatever it replaced.
     Unwatch(String),
     /// What was counted and said.

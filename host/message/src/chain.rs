@@ -219,7 +219,7 @@ impl Chain {
         let (name, version) = (function.plan.name.clone(), function.plan.version.clone());
         let current = Rc::clone(&self.0.version.borrow());
         let runs = current.functions.get(place).is_some_and(|f| Rc::ptr_eq(f, function));
-        let before = if runs { function.before() } else { None };
+        let before = if runs { function.before_fault() } else { None };
         let fault = fault.clone();
         let notice = match before {
             Some(before) => {

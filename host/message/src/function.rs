@@ -17,8 +17,11 @@ use crate::context::Effects;
 use crate::instance::{Event, Instance};
 use crate::plan::{FunctionPlan, MessageError, Proxy, Site, StagedFunction};
 
-/// Nanoseconds for which what was replaced is kept: a fault within them brings it back.
-pub(crate) const WATCH: u64 = 10_000_000_000;
+/// Nanoseconds within which a fault brings back what was replaced.
+const WATCH: u64 = 10_000_000_000;
+/// Nanoseconds after that for which it is still known: another part of the chain that refused the change, or went back in time, may be
+/// long about it.
+const FOLLOWING: u64 = 120_000_000_000;
 
 /// What an exchange remembers of a function.
 #[derive(Debug, Default)]
@@ -74,8 +77,28 @@ struct Inner {
     record: Record,
     generation: u32,
     repair: Option<Receiver<Result<StagedFunction, MessageError>>>,
-    /// What it replaced, and until when that is kept.
-    before: Option<(Rc<Function>, u64)>,
+    before: Replaced<Rc<Function>>,
+}
+
+/// What was replaced, for as long as it may come back, and until when a fault brings it back.
+struct Replaced<T>(Option<(T, u64)>);
+
+impl<T> Replaced<T> {
+    fn new(what: T, now: u64) -> Self {
+        Self(Some((what, now.saturating_add(WATCH))))
+    }
+
+    fn take_for_fault(&mut self, now: u64) -> Option<T> {
+        self.0.take_if(|(_, until)| now < *until).map(|(what, _)| what)
+    }
+
+    fn take(&mut self) -> Option<T> {
+        self.0.take().map(|(what, _)| what)
+    }
+
+    fn forget(&mut self, now: u64) {
+        self.0.take_if(|(_, until)| until.saturating_add(FOLLOWING) <= now);
+    }
 }
 
 impl Function {
@@ -84,34 +107,39 @@ impl Function {
         let wants = Cell::new(instance.as_ref().map(Instance::wants).unwrap_or_default());
         let record = Record::new(plan.on_fault);
         plan.counters.set_health(record.health);
-        let inner = Inner { instance, record, generation: 1, repair: None, before: None };
+        let inner = Inner { instance, record, generation: 1, repair: None, before: Replaced(None) };
         Self { plan, state, site, position, inner: RefCell::new(inner), wants }
     }
 
     /// Keeps what it replaced for a while.
     pub(crate) fn watch(&self, before: Rc<Self>) {
-        let until = clock::monotonic() + WATCH;
-        // One step back is enough: what that one had replaced may go.
-        before.inner.borrow_mut().before = None;
-        self.inner.borrow_mut().before = Some((before, until));
-    }
-
-    /// What it replaced, if that is still kept.
-    pub(crate) fn before(&self) -> Option<Rc<Self>> {
-        let mut inner = self.inner.borrow_mut();
-        inner
-            .before
-            .take()
-            .filter(|(_, until)| clock::monotonic() < *until)
-            .map(|(before, _)| before)
-    }
-
-    /// Lets what it replaced go, if its time is over.
-    pub(crate) fn forget(&self, now: u64) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.before.as_ref().is_some_and(|(_, until)| *until <= now) {
-            inner.before = None;
+        // Two steps back are enough: the second is for whoever undoes this one.
+        if let Some((second, _)) = &before.inner.borrow().before.0 {
+            second.unwatch();
         }
+        self.inner.borrow_mut().before = Replaced::new(before, clock::monotonic());
+    }
+
+    /// What it replaced, if a fault brings that back now: that has nothing more to go back to.
+    pub(crate) fn before_fault(&self) -> Option<Rc<Self>> {
+        let before = self.inner.borrow_mut().before.take_for_fault(clock::monotonic())?;
+        before.unwatch();
+        Some(before)
+    }
+
+    /// What it replaced, if that is still known.
+    pub(crate) fn replaced(&self) -> Option<Rc<Self>> {
+        self.inner.borrow_mut().before.take()
+    }
+
+    /// Lets what it replaced go.
+    pub(crate) fn unwatch(&self) {
+        drop(self.replaced());
+    }
+
+    /// Lets what it replaced go, if nobody can ask for that any more.
+    pub(crate) fn forget(&self, now: u64) {
+        self.inner.borrow_mut().before.forget(now);
     }
 
     /// Events that it wants.
@@ -331,5 +359,22 @@ impl Function {
         if started.is_ok() {
             inner.repair = Some(repaired);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FOLLOWING, Replaced, WATCH};
+
+    #[test]
+    fn what_was_replaced_is_known_for_longer_than_a_fault_brings_it_back() {
+        let mut replaced = Replaced::new("1", 5);
+        replaced.forget(5 + WATCH);
+        assert_eq!(replaced.take_for_fault(5 + WATCH), None);
+        assert_eq!(replaced.take(), Some("1"));
+        assert_eq!(Replaced::new("1", 5).take_for_fault(4 + WATCH), Some("1"));
+        let mut replaced = Replaced::new("1", 5);
+        replaced.forget(5 + WATCH + FOLLOWING);
+        assert_eq!(replaced.take(), None);
     }
 }

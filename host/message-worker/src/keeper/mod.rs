@@ -6,6 +6,7 @@
 mod output;
 mod running;
 mod turns;
+mod versions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -22,6 +23,7 @@ use weir_hop::{Hub, Number, Plan, Restart, Supervisor};
 use weir_pool::{HugePages, Memory};
 
 use self::turns::State;
+use self::versions::Versions;
 use crate::gateway::Link;
 use crate::orders::{FunctionImage, News, Order, Reply, Report, SiteImage};
 
@@ -122,13 +124,16 @@ struct Region {
     file: Arc<OwnedFd>,
 }
 
+/// Those of what runs, by function; the keeper's thread knows them.
+type Regions = Arc<Mutex<BTreeMap<String, Region>>>;
+
 /// A worker's keeper, as whoever changes the chain has it. Dropped, it ends the worker.
 #[derive(Debug)]
 pub struct Keeper {
     commands: Sender<Command>,
     bell: Bell,
     shown: Arc<Shown>,
-    regions: Mutex<BTreeMap<String, Region>>,
+    regions: Regions,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -148,11 +153,11 @@ impl Keeper {
             commands,
             bell: bell.clone(),
             shown: Arc::clone(&shown),
-            regions: Mutex::default(),
+            regions: Regions::default(),
             thread: None,
         };
         let functions = keeper.with_regions(functions)?;
-        let began_with = functions.clone();
+        let regions = Arc::clone(&keeper.regions);
         let (ready, began) = sync_channel(1);
         let thread = std::thread::Builder::new().name("weir-keeper".into()).spawn(move || {
             let supervisor = Supervisor::new(
@@ -164,10 +169,10 @@ impl Keeper {
             );
             let state = State {
                 supervisor,
-                functions: functions.clone(),
+                versions: Versions::new(functions),
+                regions,
                 staged: None,
                 trial: None,
-                before: None,
                 live: None,
                 queue: VecDeque::new(),
                 ready: Some(ready),
@@ -179,10 +184,7 @@ impl Keeper {
         })?;
         keeper.thread = Some(thread);
         let began = match began.recv_timeout(PATIENCE) {
-            Ok(Reply::Staged(kept)) => {
-                keeper.remember(&began_with, &kept);
-                Ok(kept)
-            }
+            Ok(Reply::Staged(kept)) => Ok(kept),
             Ok(other) => Err(other),
             Err(_) => Err(Reply::Refused("its worker does not begin".into())),
         };
@@ -263,19 +265,6 @@ impl Keeper {
             function.blank = Some(Arc::new(blank.fd().try_clone_to_owned()?));
         }
         Ok(functions)
-    }
-
-    /// These functions run: what they keep their state in is remembered. `kept` went on with their regions.
-    pub fn remember(&self, functions: &[FunctionImage], kept: &[String]) {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        for function in functions.iter().filter(|function| function.state_bytes > 0) {
-            let went_on = kept.contains(&function.name);
-            let file = if went_on { &function.state } else { &function.blank };
-            if let Some(file) = file.clone() {
-                let (layout, bytes) = (function.state_layout.clone(), function.state_bytes);
-                regions.insert(function.name.clone(), Region { layout, bytes, file });
-            }
-        }
     }
 }
 

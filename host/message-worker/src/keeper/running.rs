@@ -1,32 +1,46 @@
-//! What a keeper remembers of its worker: what runs, what is ready, what is tried, and what a fault brings back. A worker that comes after a
+//! What a keeper remembers of its worker: what runs and is brought back, what is ready, what is tried. A worker that comes after a
 //! dead one is told so much, and whoever has to know what the chain is like reads it from here.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::turns::State;
+use super::versions::Versions;
 use crate::gateway::Link;
 use crate::orders::{FunctionImage, News, Order, Reply};
 
 impl State {
     pub(super) fn news(&mut self, news: News) {
-        if news.rolled_back
-            && let Some(before) = self.before.take()
-            && let Some(place) = self.functions.iter_mut().find(|f| f.name == before.name)
-        {
-            *place = before;
+        if news.rolled_back {
+            self.versions.go_back(&news.function, &news.version, false);
             self.policy();
         }
         (self.config.news)(news);
     }
 
+    /// Goes back as it was ordered. False: to what, is not known.
+    pub(super) fn go_back(&mut self, order: &Order) -> bool {
+        let (name, version, undone) = match order {
+            Order::GoBack(name, version) => (name, version, false),
+            Order::Undo(name, version) => (name, version, true),
+            _ => return false,
+        };
+        let went = self.versions.go_back(name, version, undone);
+        self.policy();
+        went
+    }
+
+    /// Has others see what runs, as far as it concerns them.
     pub(super) fn policy(&self) {
-        let open = !self.functions.is_empty() && self.functions.iter().all(|f| f.fails_open);
+        *self.regions.lock().unwrap_or_else(PoisonError::into_inner) = self.versions.regions();
+        let functions = self.versions.running();
+        let open = !functions.is_empty() && functions.iter().all(|f| f.fails_open);
         self.config.fails_open.store(open, Ordering::Relaxed);
         let tried = self.trial.iter().map(|(function, _)| function);
-        let all = || self.functions.iter().chain(tried.clone());
+        let all = || functions.iter().chain(tried.clone());
         // So is what may come to run before this is looked at again: what is ready, and what a fault brings back.
-        let ready = self.staged.iter().flatten().chain(&self.before);
+        let ready = self.staged.iter().flatten().chain(self.versions.before());
         let services = all().chain(ready).any(|f| f.proxy.is_some());
         self.config.services.store(services, Ordering::Relaxed);
         // A function may keep the worker's thread for as long as its deadline says, and that of a trial, too; services have others.
@@ -37,7 +51,7 @@ impl State {
         self.config.patience.store(patience, Ordering::Relaxed);
     }
 
-    pub(super) fn replied(&mut self, reply: Reply) {
+    pub(super) fn replied(&mut self, mut reply: Reply) {
         let Some(live) = self.live.as_mut() else { return };
         let generation = live.generation;
         let Some((order, answer, _)) = live.ordered.take() else {
@@ -50,9 +64,7 @@ impl State {
                     let _ = self.config.links.send(Link::Up { end, memory, generation });
                 }
                 // A worker that comes after this one goes on with the regions that this one began with.
-                let kept: Vec<FunctionImage> =
-                    self.functions.iter().cloned().map(running).collect();
-                self.functions = kept;
+                self.versions.begun();
                 self.policy();
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(reply.clone());
@@ -77,8 +89,8 @@ impl State {
                 self.policy();
             }
             (Order::Publish, Reply::Done) => {
-                self.functions = self.staged.take().unwrap_or_default();
-                (self.trial, self.before) = (None, None);
+                self.versions = Versions::new(self.staged.take().unwrap_or_default());
+                self.trial = None;
                 self.policy();
             }
             (Order::Swap, Reply::Done) => {
@@ -106,14 +118,15 @@ impl State {
                 (self.config.reports)((**report).clone());
             }
             (Order::Unwatch(name), _) => {
-                self.before.take_if(|before| before.name == *name);
+                self.versions.unwatch(name);
+                self.policy();
             }
-            (Order::GoBack(..), Reply::Done) => {
-                if let Some(before) = self.before.take()
-                    && let Some(place) = self.functions.iter_mut().find(|f| f.name == before.name)
-                {
-                    *place = before;
-                    self.policy();
+            (Order::GoBack(..) | Order::Undo(..), _) => {
+                let known = self.go_back(&order);
+                if known && !matches!(reply, Reply::Done) {
+                    // It was started since, or has forgotten it: the next one begins where it should be.
+                    self.end(generation, "it did not know what it was to go back to".into());
+                    reply = Reply::Done;
                 }
             }
             _ => {}
@@ -128,9 +141,7 @@ impl State {
     fn put(&mut self, function: Option<FunctionImage>) {
         self.trial = None;
         let Some(function) = function else { return };
-        if let Some(place) = self.functions.iter_mut().find(|f| f.name == function.name) {
-            self.before = Some(std::mem::replace(place, function));
-        }
+        self.versions.put(function);
         self.policy();
     }
 }
@@ -145,7 +156,7 @@ fn chosen(function: &FunctionImage, kept: &[String]) -> FunctionImage {
 }
 
 /// The same for whoever comes after it.
-fn running(mut function: FunctionImage) -> FunctionImage {
+pub(super) fn running(mut function: FunctionImage) -> FunctionImage {
     function.state = function.state.take().or(function.blank.take());
     function.blank = None;
     function

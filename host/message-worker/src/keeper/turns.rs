@@ -14,7 +14,8 @@ use weir_hop::{End, Plan, Supervisor, Turn};
 use weir_pool::Memory;
 
 use super::output::Output;
-use super::{Bell, Command, DEAF, KeeperConfig, PATIENCE, Shown};
+use super::versions::Versions;
+use super::{Bell, Command, DEAF, KeeperConfig, PATIENCE, Regions, Shown};
 use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
 use crate::lane;
@@ -49,14 +50,12 @@ struct Sides {
 pub(super) struct State {
     pub(super) config: KeeperConfig,
     pub(super) supervisor: Supervisor,
-    /// What runs.
-    pub(super) functions: Vec<FunctionImage>,
+    pub(super) versions: Versions,
+    pub(super) regions: Regions,
     /// What is ready in the worker.
     pub(super) staged: Option<Vec<FunctionImage>>,
     /// What is tried, and how.
     pub(super) trial: Option<(FunctionImage, Option<u8>)>,
-    /// What the last swap replaced.
-    pub(super) before: Option<FunctionImage>,
     pub(super) live: Option<Running>,
     pub(super) queue: VecDeque<(Order, SyncSender<Reply>)>,
     /// Who waits for the first worker.
@@ -121,7 +120,7 @@ impl State {
                 let begin = Order::Begin {
                     chain: self.config.chain.clone(),
                     site: self.config.site.clone(),
-                    functions: self.functions.clone(),
+                    functions: self.versions.running().to_vec(),
                 };
                 let mut next = VecDeque::from([begin]);
                 if let Some((function, canary)) = self.trial.clone() {
@@ -193,13 +192,18 @@ impl State {
         };
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
-        if let Some((_, Some(answer), _)) = dead.ordered.take() {
-            let _ = answer.send(Reply::Refused(format!("the chain's worker died: {how}")));
+        if let Some((order, Some(answer), _)) = dead.ordered.take() {
+            let reply = if self.go_back(&order) {
+                Reply::Done
+            } else {
+                Reply::Refused(format!("the chain's worker died: {how}"))
+            };
+            let _ = answer.send(reply);
         }
         self.staged = None;
         self.not_begun(&how);
         tracing::warn!("chain {}: its worker died: {how}; it is started again", self.config.chain);
-        let function = self.functions.first().map(|f| (f.name.clone(), f.version.clone()));
+        let function = self.versions.running().first().map(|f| (f.name.clone(), f.version.clone()));
         let (function, version) = function.unwrap_or_default();
         (self.config.news)(News {
             function,
@@ -225,13 +229,20 @@ impl State {
 
     /// Ends the worker of this generation, which gives no sign of life: whatever it does or does not do, SIGKILL ends it.
     fn silent(&mut self, generation: u64, milliseconds: u64) {
-        let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) else {
-            return;
-        };
         let silence = Duration::from_millis(milliseconds);
-        live.condemned = Some(format!("it gave no sign of life for {silence:?}"));
-        self.shown.silent.fetch_add(1, Ordering::Relaxed);
+        if self.end(generation, format!("it gave no sign of life for {silence:?}")) {
+            self.shown.silent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the worker of this generation, if it lives: for no rule that it breaks. `why` is told with its death.
+    pub(super) fn end(&mut self, generation: u64, why: String) -> bool {
+        let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) else {
+            return false;
+        };
+        live.condemned = Some(why);
         self.kill(generation, "");
+        true
     }
 
     /// Gives the next order, if the worker has answered the last one.
@@ -321,4 +332,77 @@ fn not_shut_in_by(layers: &str) {
             "workers are shut in without {layers}: run the host as root, or let its user make user namespaces"
         );
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use weir_hop::{Hub, Restart};
+
+    use super::super::versions::tests::function;
+    use super::*;
+    use crate::orders::SiteImage;
+
+    /// A keeper of a worker that has this order.
+    fn keeper(order: Order, answer: SyncSender<Reply>) -> State {
+        let hub = Hub::unix();
+        let config = KeeperConfig {
+            hop: hub.number().unwrap(),
+            hub: hub.clone(),
+            program: "weir".into(),
+            arguments: Vec::new(),
+            chain: "c".into(),
+            site: SiteImage::default(),
+            links: unbounded_channel().0,
+            fails_open: Arc::default(),
+            services: Arc::default(),
+            silence: Duration::from_secs(1),
+            patience: Arc::default(),
+            news: Box::new(|_| ()),
+            reports: Box::new(|_| ()),
+        };
+        let plan = Plan::new(&config.program);
+        let now = Instant::now();
+        State {
+            supervisor: Supervisor::new(hub, config.hop.get(), plan, Restart::default(), now),
+            versions: Versions::new(vec![function("f", "1")]),
+            regions: Regions::default(),
+            staged: None,
+            trial: None,
+            live: Some(Running {
+                generation: 1,
+                control: UnixStream::pair().unwrap().0,
+                output: Output::new().unwrap().0,
+                frames: Frames::default(),
+                link: None,
+                ordered: Some((order, Some(answer), now)),
+                next: VecDeque::new(),
+                condemned: None,
+            }),
+            queue: VecDeque::new(),
+            ready: None,
+            shown: Arc::default(),
+            config,
+        }
+    }
+
+    #[test]
+    fn where_a_worker_does_not_know_what_it_goes_back_to_the_next_one_begins() {
+        for dies in [false, true] {
+            let (answer, answered) = sync_channel(1);
+            let mut keeper = keeper(Order::Undo("f".into(), "2".into()), answer);
+            keeper.versions.put(function("f", "2"));
+            if dies {
+                keeper.died("it is gone".into());
+            } else {
+                keeper.replied(Reply::Conflict("it was started since".into()));
+                assert!(keeper.live.as_ref().unwrap().condemned.is_some());
+            }
+            assert!(matches!(answered.recv().unwrap(), Reply::Done));
+            assert_eq!(keeper.versions.running()[0].version, "1");
+            assert_eq!(keeper.regions.lock().unwrap()["f"].layout, "1");
+        }
+    }
 }

@@ -263,10 +263,8 @@ fn obeyed(order: Order, ordered: &mut Ordered, ready: &mut Ready, remote: &Remot
             chain.end_trial();
             Ok(())
         }),
-        Order::GoBack(name, version) => remote.run(move |chain| {
-            chain.go_back(&name, &version);
-            Ok(())
-        }),
+        Order::GoBack(name, version) => remote.run(move |chain| chain.go_back(&name, &version)),
+        Order::Undo(name, version) => remote.run(move |chain| chain.undo(&name, &version)),
         Order::Unwatch(name) => remote.run(move |chain| {
             chain.unwatch(&name);
             Ok(())

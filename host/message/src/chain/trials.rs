@@ -49,22 +49,47 @@ impl Chain {
         Ok(())
     }
 
-    /// Brings back what this version of a function replaced, if it runs and that is still kept: another thread's part of the chain
-    /// has gone back.
-    pub fn go_back(&self, name: &str, version: &str) {
+    /// Brings back what this version of a function replaced, if it runs: another part of the chain has gone back from it.
+    ///
+    /// # Errors
+    /// When it runs, and what it replaced is not known any more.
+    pub fn go_back(&self, name: &str, version: &str) -> Result<(), MessageError> {
+        self.bring_back(name, version, Function::unwatch)
+    }
+
+    /// The same, because another part of the chain refused it: what it replaced goes on as if it had never been, and has what it goes
+    /// back to itself.
+    ///
+    /// # Errors
+    /// As for [`Self::go_back`].
+    pub fn undo(&self, name: &str, version: &str) -> Result<(), MessageError> {
+        self.bring_back(name, version, |_| ())
+    }
+
+    fn bring_back(
+        &self,
+        name: &str,
+        version: &str,
+        prepare: impl Fn(&Function),
+    ) -> Result<(), MessageError> {
         let current = Rc::clone(&self.0.version.borrow());
         let runs = |f: &Rc<Function>| f.plan.name == name && f.plan.version == version;
-        let Some(place) = current.functions.iter().position(runs) else { return };
-        if let Some(before) = current.functions[place].before() {
-            self.set(current.with(place, before));
-        }
+        let Some(place) = current.functions.iter().position(runs) else { return Ok(()) };
+        let before = current.functions[place].replaced().ok_or_else(|| {
+            MessageError::Trial(format!(
+                "it runs {name} {version}, and what it ran before is not known any more: deploy the chain again"
+            ))
+        })?;
+        prepare(&before);
+        self.set(current.with(place, before));
+        Ok(())
     }
 
     /// From now on a fault of this function does not bring back what it replaced.
     pub fn unwatch(&self, name: &str) {
         let running = Rc::clone(&self.0.version.borrow());
         if let Some(function) = running.functions.iter().find(|f| f.plan.name == name) {
-            drop(function.before());
+            function.unwatch();
         }
     }
 

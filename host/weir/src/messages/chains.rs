@@ -315,8 +315,8 @@ impl Messages {
         let _turn = deployed.turn();
         let mut published = self.stage(id, &deployed, &function, false)?;
         let (label, version) = shown(&function);
-        published.pause =
-            deployed.change(|_| Change::Swap, |part| part.go_back(&label, &version))?;
+        let undo = || Change::Undo(label.clone(), version.clone());
+        published.pause = deployed.change(|_| Change::Swap, |part| part.change_or_tell(undo()))?;
         let mut running = deployed.running();
         running.trial = None;
         let name = function.label.clone();
@@ -389,7 +389,7 @@ impl Messages {
         let trial = deployed.running().trial.take();
         let back = |part: &Part| {
             if let Some((label, version)) = trial.as_ref().map(|trial| shown(&trial.resolved)) {
-                part.go_back(&label, &version);
+                part.change_or_tell(Change::Undo(label, version));
             }
         };
         let promoted = deployed.change(|_| Change::Promote, back);
@@ -585,13 +585,13 @@ pub(super) fn tell(
     deployed: &Weak<Deployed>,
     news: News,
 ) {
-    let say = |sink: &OnceLock<EventSink>, chain: &ChainId, news| {
+    let say = |sink: &OnceLock<EventSink>, event: EngineEvent| {
         if let Some(sink) = sink.get() {
-            sink(event(chain.clone(), news));
+            sink(event);
         }
     };
     if !news.rolled_back {
-        return say(sink, chain, news);
+        return say(sink, event(chain.clone(), news));
     }
     let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
     let (its, of) = ((Arc::clone(sink), news.clone()), (chain.clone(), Weak::clone(deployed)));
@@ -601,17 +601,19 @@ pub(super) fn tell(
         let _turn = deployed.as_ref().map(|deployed| deployed.turn());
         match deployed.as_ref().filter(|deployed| !deployed.running().replaced) {
             Some(deployed) => {
-                say(&sink, &chain, news.clone());
-                deployed.went_back(&news.function, &news.version);
+                say(&sink, event(chain.clone(), news.clone()));
+                for message in deployed.went_back(&news.function, &news.version) {
+                    say(&sink, EngineEvent::Note { chain: chain.clone(), message });
+                }
             }
             // Parts that have taken the place of this one run the version that faulted.
-            None => say(&sink, &chain, News { rolled_back: false, ..news }),
+            None => say(&sink, event(chain, News { rolled_back: false, ..news })),
         }
     });
     if let Err(error) = followed {
         tracing::error!("a chain's other parts could not be brought back: no thread: {error}");
         // So it is a fault like others, after which all parts are brought back.
-        say(sink, chain, News { rolled_back: false, ..news });
+        say(sink, event(chain.clone(), News { rolled_back: false, ..news }));
     }
 }
 

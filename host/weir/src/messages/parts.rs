@@ -73,6 +73,10 @@ pub(super) enum Change {
     CanaryShare(u8),
     Promote,
     EndTrial,
+    /// Brings back what this function replaced by this version, which faulted on another part.
+    GoBack(String, String),
+    /// The same, as it was: another part refused the version.
+    Undo(String, String),
     /// A fault of the function of this name does not bring back what that replaced.
     Unwatch(String),
 }
@@ -256,6 +260,8 @@ impl Part {
                     chain.end_trial();
                     Ok(())
                 }
+                Change::GoBack(label, version) => chain.go_back(&label, &version),
+                Change::Undo(label, version) => chain.undo(&label, &version),
                 Change::Unwatch(name) => {
                     chain.unwatch(&name);
                     Ok(())
@@ -271,18 +277,6 @@ impl Part {
         if let Err(error) = self.change(change) {
             let (listener, thread) = &self.at;
             tracing::error!("listener {listener}, thread {thread}: it is not as before: {error}");
-        }
-    }
-
-    /// Brings back what this version of a function replaced.
-    pub(super) fn go_back(&self, label: &str, version: &str) {
-        let (label, version) = (label.to_owned(), version.to_owned());
-        match &self.place {
-            Place::Thread { remote, .. } => {
-                // A part whose thread has ended has nothing to go back to.
-                let _ = remote.run(move |chain| chain.go_back(&label, &version));
-            }
-            Place::Process(worker) => worker.go_back(label, version),
         }
     }
 }
@@ -396,11 +390,14 @@ impl Deployed {
     }
 
     /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run. The turn
-    /// is taken.
-    pub(super) fn went_back(&self, label: &str, version: &str) {
-        for part in &self.parts {
-            part.go_back(label, version);
-        }
+    /// is taken. The answer is what an operator has to hear of those parts that could not.
+    pub(super) fn went_back(&self, label: &str, version: &str) -> Vec<String> {
+        let back = |part: &Part| {
+            let error = part.change(Change::GoBack(label.into(), version.into())).err()?;
+            let (listener, thread) = &part.at;
+            Some(format!("listener {listener}, thread {thread} did not go back: {error}"))
+        };
+        let missed = self.parts.iter().filter_map(back).collect();
         let mut running = self.running();
         let Running { functions, before, .. } = &mut *running;
         let function = functions.iter_mut().find(|f| f.label.as_str() == label);
@@ -409,6 +406,7 @@ impl Deployed {
         {
             *function = before;
         }
+        missed
     }
 
     /// Changes each part; the longest time that took where its functions run. When one refuses, those that were changed before it are

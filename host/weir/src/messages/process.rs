@@ -40,9 +40,6 @@ pub(super) type Itself = Arc<OnceLock<Weak<Deployed>>>;
 struct Known {
     rooms: Accounting,
     findings: Arc<Findings>,
-    /// What is ready, and what is tried, with the functions that go on with their state regions.
-    ready: Option<(Vec<FunctionImage>, Vec<String>)>,
-    trial: Option<(Vec<FunctionImage>, Vec<String>)>,
 }
 
 /// See the module.
@@ -75,7 +72,7 @@ impl Worker {
 
     fn readied(
         &self,
-        functions: Vec<FunctionImage>,
+        functions: &[FunctionImage],
         reply: Reply,
         compiled_in: Duration,
         shadow: bool,
@@ -86,7 +83,6 @@ impl Worker {
         };
         let fresh = functions.iter().filter(is_fresh);
         let fresh = fresh.filter_map(|function| function.name.parse::<Name>().ok()).collect();
-        self.known().ready = Some((functions, kept));
         Ok(Readied { compiled_in, fresh })
     }
 
@@ -98,7 +94,7 @@ impl Worker {
         let (functions, compiled_in) = images(sandbox, plan.functions)?;
         let functions = self.keeper.with_regions(functions).map_err(exhausted)?;
         let reply = self.keeper.order(Order::StageChain(functions.clone()));
-        self.readied(functions, reply, compiled_in, false)
+        self.readied(&functions, reply, compiled_in, false)
     }
 
     pub(super) fn stage_function(
@@ -114,7 +110,7 @@ impl Worker {
         }
         let Some(function) = functions.first().cloned() else { return Ok(Readied::default()) };
         let reply = self.keeper.order(Order::StageFunction { function, shadow });
-        self.readied(functions, reply, compiled_in, shadow)
+        self.readied(&functions, reply, compiled_in, shadow)
     }
 
     pub(super) fn change(&self, change: Change) -> Result<Duration, EngineError> {
@@ -126,37 +122,17 @@ impl Worker {
             Change::CanaryShare(percent) => Order::ChangeCanary(*percent),
             Change::Promote => Order::Promote,
             Change::EndTrial => Order::EndTrial,
+            Change::GoBack(label, version) => Order::GoBack(label.clone(), version.clone()),
+            Change::Undo(label, version) => Order::Undo(label.clone(), version.clone()),
             Change::Unwatch(name) => Order::Unwatch(name.clone()),
         };
         let started = Instant::now();
         let reply = self.keeper.order(order);
         let Reply::Done = reply else { return Err(wrong(reply)) };
-        let mut known = self.known();
-        match change {
-            Change::Publish | Change::Swap => {
-                if let Some((functions, kept)) = known.ready.take() {
-                    self.keeper.remember(&functions, &kept);
-                }
-                known.trial = None;
-            }
-            Change::Canary(_, findings) | Change::Shadow(findings) => {
-                known.findings = findings;
-                known.trial = known.ready.take();
-            }
-            Change::Promote => {
-                if let Some((functions, kept)) = known.trial.take() {
-                    self.keeper.remember(&functions, &kept);
-                }
-            }
-            Change::EndTrial => known.trial = None,
-            Change::CanaryShare(_) | Change::Unwatch(_) => {}
+        if let Change::Canary(_, findings) | Change::Shadow(findings) = change {
+            self.known().findings = findings;
         }
         Ok(started.elapsed())
-    }
-
-    pub(super) fn go_back(&self, label: String, version: String) {
-        // A worker that is gone has nothing to go back to.
-        let _ = self.keeper.order(Order::GoBack(label, version));
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use weir_tests::built::{built_file, changed_template, from_template};
+use weir_tests::wat_guest::counts_requests;
 
 use crate::host::Host;
 
@@ -491,6 +492,74 @@ fn trials(mode: Mode) {
     let host = Host::start_in(directory, &config(mode, server.port));
     assert_eq!(host.running(), "1.1.0");
     assert_eq!(curl(&[&format!("http://{}/x", address(&host, 0))]).0, 200);
+}
+
+#[test]
+fn what_one_part_of_a_chain_refuses_leaves_all_as_they_were() {
+    refused_by_one(Mode::Thread);
+}
+
+#[test]
+fn in_processes_what_one_part_of_a_chain_refuses_leaves_all_as_they_were() {
+    refused_by_one(Mode::Process);
+}
+
+/// A chain of two listeners has two parts, of which the second refuses.
+fn refused_by_one(mode: Mode) {
+    let server = Server::start();
+    let both = config(mode, server.port).replace("threads = 2", "threads = 1");
+    let host =
+        Host::start(&both.replace("protocol = \"tcp\"", "protocol = \"http\"\nchain = \"web\""));
+    // Three has another state layout, and four that of one and two again.
+    for version in 1..=4 {
+        host.write("f.wasm", counts_requests(version, version == 3));
+        host.write(
+            "f.toml",
+            format!("state = \"region\"\nlayout = \"{}\"\naccess = \"read-write\"\n", version == 3),
+        );
+        let version = format!("{version}.0.0");
+        let push = ["function", "push", "f.wasm", "--manifest", "f.toml"];
+        host.ok(&[&push[..], &["--name", "probe", "--version", &version]].concat());
+    }
+    let chain =
+        "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"probe\"\nversion = \"1.0.0\"\n";
+    host.write("c.toml", chain);
+    host.ok(&["chain", "apply", "c.toml"]);
+    let said = |path: &str| {
+        [0, 1].map(|listener| {
+            let (_, text) = curl(&[&format!("http://{}{path}", address(&host, listener))]);
+            let path = text.split("\"path\": \"/").nth(1).map(|path| path[..2].to_owned());
+            path.unwrap_or_else(|| panic!("{text}"))
+        })
+    };
+    let swap = |version: &str, how: &[&str]| {
+        host.json(&[&["function", "swap", "probe", "--to", version], how].concat())
+    };
+    let refused = || {
+        let error = host.fails(&["function", "swap", "probe", "--to", "3.0.0"]);
+        assert!(error.contains("probe refused its saved state: it was asked to"), "{error}");
+    };
+    assert_eq!(said("/xx"), ["11", "11"]);
+    swap("2.0.0", &[]);
+    let second = format!("http://{}/rr", address(&host, 1));
+    assert_eq!(curl(&[&second]).0, 200);
+    assert_eq!(said("/xx"), ["22", "23"]);
+    refused();
+    assert_eq!(host.running(), "2.0.0");
+    assert_eq!(said("/xx"), ["23", "24"]);
+    // What is known of the state is that of what runs.
+    assert_eq!(swap("4.0.0", &[])["fresh"], serde_json::json!([]));
+    assert_eq!(said("/xx"), ["44", "45"]);
+    // As a canary it runs with what it has of its own, and is refused when it is to go on with what the other had.
+    swap("3.0.0", &["--canary", "1"]);
+    refused();
+    assert_eq!(host.running(), "4.0.0");
+    assert!(host.json(&["status"])["chains"][0]["trial"].is_null());
+    assert_eq!(said("/xx"), ["45", "46"]);
+    assert_eq!(swap("1.0.0", &[])["fresh"], serde_json::json!([]));
+    assert_eq!(said("/xx"), ["16", "17"]);
+    let (_, _, log) = host.end(Signal::TERM);
+    assert!(!log.contains("it is not as before"), "{log}");
 }
 
 #[test]
