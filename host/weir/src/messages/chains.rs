@@ -59,8 +59,8 @@ pub(super) struct New {
 }
 
 enum What {
-    /// Another version of a chain that is deployed; its parts have what is ready.
-    Again { existing: Arc<Deployed>, functions: Vec<ResolvedFunction> },
+    /// Another version of a chain that is deployed; its parts have what is ready, made for a chain in which these functions ran.
+    Again { existing: Arc<Deployed>, ran: Vec<ResolvedFunction>, functions: Vec<ResolvedFunction> },
     /// A new one: for each of its listeners, what their threads make.
     New(New),
 }
@@ -93,6 +93,7 @@ impl Messages {
     ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
         let turn = existing.turn();
+        let ran = existing.running().functions.clone();
         if existing.parts.is_empty() {
             self.try_out(id, functions)?;
         }
@@ -106,7 +107,7 @@ impl Messages {
         }
         drop(turn);
         let functions = functions.to_vec();
-        Ok(Prepared { published, what: What::Again { existing, functions } })
+        Ok(Prepared { published, what: What::Again { existing, ran, functions } })
     }
 
     /// Makes a chain ready with a part on each thread of each of its listeners. Parts that take the place of some go on with their state and
@@ -162,7 +163,7 @@ impl Messages {
     /// Puts a chain that is ready in force.
     ///
     /// # Errors
-    /// When the gateway's threads do not take it.
+    /// When the gateway's threads do not take it, or a function has gone back to its version before since the chain was made ready.
     pub(crate) fn publish(
         &self,
         id: &ChainId,
@@ -170,8 +171,12 @@ impl Messages {
     ) -> Result<Published, EngineError> {
         let Prepared { mut published, what } = prepared;
         match what {
-            What::Again { existing, functions } => {
+            What::Again { existing, ran, functions } => {
                 let _turn = existing.turn();
+                if existing.running().functions != ran {
+                    let message = "the chain has changed meanwhile: do it again";
+                    return Err(EngineError::Conflict(message.into()));
+                }
                 published.pause = existing.change(|_| Change::Publish, |_| ())?;
                 let mut running = existing.running();
                 running.functions = functions;
@@ -599,14 +604,14 @@ pub(super) fn tell(
         let ((sink, news), (chain, deployed)) = (its, of);
         let deployed = deployed.upgrade();
         let _turn = deployed.as_ref().map(|deployed| deployed.turn());
-        match deployed.as_ref().filter(|deployed| !deployed.running().replaced) {
+        match deployed.as_ref().filter(|deployed| deployed.can_go_back(&news)) {
             Some(deployed) => {
                 say(&sink, event(chain.clone(), news.clone()));
                 for message in deployed.went_back(&news.function, &news.version) {
                     say(&sink, EngineEvent::Note { chain: chain.clone(), message });
                 }
             }
-            // Parts that have taken the place of this one run the version that faulted.
+            // Parts that have taken the place of this one, or the version of the chain that was put in force behind it, run what faulted.
             None => say(&sink, event(chain, News { rolled_back: false, ..news })),
         }
     });
@@ -661,7 +666,7 @@ mod tests {
     #[test]
     fn a_part_that_goes_back_while_its_chain_is_changed_is_heard_behind_that() {
         let id = ChainId { tenant: "t".parse().unwrap(), name: "c".parse().unwrap() };
-        for replaced in [false, true] {
+        for (replaced, anew) in [(false, false), (true, false), (false, true)] {
             let deployed = swapped();
             let (events, told) = channel();
             let sink: Arc<OnceLock<EventSink>> = Arc::default();
@@ -679,11 +684,14 @@ mod tests {
             assert_eq!(early.unwrap_err(), RecvTimeoutError::Timeout);
             assert_eq!(deployed.running().functions, [version("2.0.0")]);
             deployed.running().replaced = replaced;
+            if anew {
+                deployed.running().before.clear();
+            }
             drop(turn);
             let event = told.recv().unwrap();
             drop(deployed.turn());
-            // Whoever took its place runs what faulted: whoever hears of it has to bring the other one back.
-            if replaced {
+            // What took its place runs what faulted: whoever hears of it has to bring the other one back.
+            if replaced || anew {
                 assert!(matches!(event, EngineEvent::Fault { kind, .. } if kind == "trap"));
                 assert_eq!(deployed.running().functions, [version("2.0.0")]);
             } else {

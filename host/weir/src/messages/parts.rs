@@ -10,7 +10,7 @@ use weir_message::{
     Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
     Orders, Remote, Site, Staged, StagedFunction, States,
 };
-use weir_message_worker::RemoteConfig;
+use weir_message_worker::{News, RemoteConfig};
 use weir_pool::Accounting;
 use weir_sandbox::{Sandbox, Telemetry};
 use weir_spec::{Name, ResolvedFunction, Version};
@@ -387,6 +387,15 @@ impl Deployed {
     /// A function's log and counters.
     pub(super) fn telemetry(&self, label: &str) -> Arc<Telemetry> {
         self.telemetries.of(label)
+    }
+
+    /// Whether all of it can go back as one of its parts has. Not if it was replaced meanwhile, or if it was put in force anew and what
+    /// faulted runs again: then nobody knows a version before.
+    pub(super) fn can_go_back(&self, news: &News) -> bool {
+        let running = self.running();
+        let runs = |f: &ResolvedFunction| shown(f) == (news.function.clone(), news.version.clone());
+        let again = running.functions.iter().find(|f| runs(f));
+        !running.replaced && again.is_none_or(|f| running.before.contains_key(&f.label))
     }
 
     /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run. The turn
