@@ -511,6 +511,34 @@ fn packets_held_one_after_the_other_leave_a_chain_that_is_replaced() {
 }
 
 #[test]
+fn what_a_version_was_handed_and_knows_nothing_of_makes_room_for_what_it_holds() {
+    let holds = |version: &str, layout: &str| FunctionPlan {
+        state_bytes: 65_536,
+        state_layout: layout.into(),
+        ..acts("f", version, "(local.set $verdict (i32.const 6))")
+    };
+    let mut rig = Rig::new(plan(vec![holds("1", "1")]));
+    push(&mut rig, 0, 200);
+    assert_eq!(dropped_by_reason(&rig.counts()), [("hold-limit", 200 - 128)], "its share");
+    let swap = |rig: &mut Rig, to: FunctionPlan| {
+        let staged = rig.lane.site().stage(plan(vec![to]), &rig.lane.states()).unwrap();
+        rig.lane.publish(staged, Some(0)).unwrap();
+        rig.settle();
+    };
+    swap(&mut rig, holds("2", "1"));
+    assert!(said(&rig, "function f: it was handed 128 packets that an instance before it held"));
+    push(&mut rig, 200, 10);
+    assert_eq!(dropped_by_reason(&rig.counts()), [("hold-limit", 200 - 128 + 10)]);
+    assert!(Rig::drain(&rig.outside).is_empty());
+    // Over a region of another layout nothing is handed over: what it holds goes on.
+    swap(&mut rig, holds("3", "2"));
+    let mut left: Vec<u32> = Rig::drain(&rig.outside).iter().map(|f| number(f)).collect();
+    left.sort_unstable();
+    assert_eq!(left, (10..128).chain(200..210).collect::<Vec<_>>());
+    rig.finish();
+}
+
+#[test]
 fn errors_go_where_the_flow_is_that_they_quote() {
     let mark = |version: u8| format!("(i32.store8 offset=8 (local.get $p) (i32.const {version}))");
     let mut rig = Rig::new(plan(vec![acts("f", "1", &mark(1))]));

@@ -12,7 +12,15 @@ pub(crate) struct Owned {
     pub(crate) instance: u64,
     /// It was allocated, it did not come in by a port.
     pub(crate) made: bool,
+    /// An instance before this one held or allocated it: this one may know nothing of it.
+    pub(crate) inherited: bool,
     pub(crate) packet: Packet,
+}
+
+impl Owned {
+    fn is_inherited_by(&self, function: usize, instance: u64) -> bool {
+        self.inherited && self.function == function && self.instance == instance
+    }
 }
 
 /// All that functions of a chain own.
@@ -68,13 +76,27 @@ impl Ownership {
         }
     }
 
-    /// All that a function of one instance owns is another instance's.
-    pub(crate) fn hand_over(&mut self, function: usize, from: u64, to: u64) {
+    /// All that a function of one instance owns is another instance's; `inherited`: which has not taken it itself.
+    pub(crate) fn hand_over(&mut self, function: usize, from: u64, to: u64, inherited: bool) {
         for owned in &mut self.all {
             if owned.function == function && owned.instance == from {
                 owned.instance = to;
+                owned.inherited |= inherited;
             }
         }
+    }
+
+    /// How many buffers a function was handed by an instance before this one, and still owns.
+    pub(crate) fn inherited(&self, function: usize, instance: u64) -> usize {
+        self.all.iter().filter(|owned| owned.is_inherited_by(function, instance)).count()
+    }
+
+    /// Takes the oldest of the buffers that a function was handed by an instance before this one.
+    pub(crate) fn take_inherited(&mut self, function: usize, instance: u64) -> Option<Owned> {
+        let inherited = self.all.iter().filter(|owned| owned.is_inherited_by(function, instance));
+        let oldest = *inherited.min_by_key(|owned| owned.packet.time)?;
+        self.remove(oldest.packet.buffer);
+        Some(oldest)
     }
 
     /// Takes all that a function of one instance owns.
@@ -97,12 +119,34 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_oldest_of_what_was_inherited_goes_first() {
+        let config = PoolConfig { rooms: 8, room_bytes: 2048, huge: HugePages::Never };
+        let mut pool = Pool::new("test", &config).expect("memory");
+        let mut ownership = Ownership::new(8, 2);
+        for (function, time) in [(0, 30), (0, 10), (0, 20), (1, 5)] {
+            let mut one = owned(&mut pool, function, 1);
+            one.packet.time = time;
+            ownership.insert(one);
+        }
+        ownership.hand_over(0, 1, 2, true);
+        ownership.hand_over(1, 1, 2, false);
+        let mut own = owned(&mut pool, 0, 2);
+        own.packet.time = 1;
+        ownership.insert(own);
+        assert_eq!((ownership.inherited(0, 2), ownership.inherited(0, 1)), (3, 0));
+        let mut taken = || ownership.take_inherited(0, 2).map(|owned| owned.packet.time);
+        assert_eq!([taken(), taken(), taken(), taken()], [Some(10), Some(20), Some(30), None]);
+        assert!(ownership.take_inherited(1, 2).is_none(), "it took them itself");
+        assert_eq!((ownership.count(0), ownership.count(1)), (1, 1));
+    }
+
     fn owned(pool: &mut Pool, function: usize, instance: u64) -> Owned {
         let buffer = pool.take().expect("a buffer is free");
         let descriptor = pool.place(buffer, &[]).expect("nothing fits");
         let metadata = weir_layout::Metadata::default();
         let packet = Packet { descriptor, metadata, time: 0, buffer, cut: 0 };
-        Owned { function, instance, made: false, packet }
+        Owned { function, instance, made: false, inherited: false, packet }
     }
 
     #[test]
@@ -125,7 +169,7 @@ mod tests {
             assert_eq!((found.function, found.packet.buffer), (function, *buffer));
         }
         assert_eq!(ownership.take(0, 1).len(), 1);
-        ownership.hand_over(0, 2, 3);
+        ownership.hand_over(0, 2, 3, false);
         assert!(ownership.take(0, 2).is_empty());
         assert_eq!(ownership.take(0, 3)[0].packet.buffer, buffers[3]);
         assert_eq!((ownership.count(0), ownership.count(1)), (0, 1));

@@ -155,7 +155,8 @@ impl Lane {
         let published = self.replace_by_canary(version.staged, function, started);
         let to = self.version.instance;
         for place in 0..functions {
-            self.context_mut().disown(place, trial_instance, Disown::HandOver { to });
+            let how = Disown::HandOver { to, inherited: false };
+            self.context_mut().disown(place, trial_instance, how);
         }
         Ok(published)
     }
@@ -240,7 +241,7 @@ impl Lane {
         self.add_usage(old.staged.executor.board());
         for (place, kept) in kept.into_iter().enumerate() {
             let how = if kept {
-                Disown::HandOver { to: instance }
+                Disown::HandOver { to: instance, inherited: true }
             } else {
                 Disown::Discard(DropReason::LostInFault)
             };

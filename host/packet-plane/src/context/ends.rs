@@ -5,7 +5,7 @@ use weir_layout::{Descriptor, FLAG_REVERSE, VERDICT_FINAL, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet};
 use weir_sandbox::FaultKind;
 
-use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Move, NO_PORT};
+use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Ledger, Move, NO_PORT};
 use crate::counters::DropReason;
 use crate::owned::Owned;
 use crate::violation::Violation;
@@ -118,9 +118,9 @@ impl Context {
                 self.transmit[usize::from(port)].push(packet);
             }
             Verdict::ToKernel => self.give_to_kernel(packet),
-            Verdict::Hold if self.has_share(function) => {
-                let instance = self.ledger.instance;
-                self.ledger.owned.insert(Owned { function, instance, made: false, packet });
+            Verdict::Hold if self.make_share(function) => {
+                let (instance, made, inherited) = (self.ledger.instance, false, false);
+                self.ledger.owned.insert(Owned { function, instance, made, inherited, packet });
             }
             Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
             _ => {
@@ -150,9 +150,22 @@ impl Context {
         }
     }
 
-    /// A function may own a quarter of the pool.
-    pub(super) fn has_share(&self, function: usize) -> bool {
-        self.ledger.owned.count(function) < (self.pool.rooms() / 4) as usize
+    /// Whether a function may own one more buffer: it may own a quarter of the pool. Of what an instance before this one left, which this
+    /// one may know nothing of, the oldest makes room.
+    pub(super) fn make_share(&mut self, function: usize) -> bool {
+        let Ledger { owned, instance, .. } = &mut self.ledger;
+        if owned.count(function) < (self.pool.rooms() / 4) as usize {
+            return true;
+        }
+        let Some(Owned { packet, made, .. }) = owned.take_inherited(function, *instance) else {
+            return false;
+        };
+        if made {
+            self.pool.give(packet.buffer);
+        } else {
+            self.discard(packet.buffer, DropReason::HoldLimit);
+        }
+        true
     }
 
     /// Frees a buffer whose packet is dropped by the host.
@@ -221,10 +234,15 @@ impl Context {
         }
     }
 
+    /// How many packets this instance of a function was handed by one before it, and still has.
+    pub(crate) fn inherited(&self, function: usize, instance: u64) -> usize {
+        self.ledger.owned.inherited(function, instance)
+    }
+
     /// Takes back what a function of this instance of the chain owned.
     pub(crate) fn disown(&mut self, function: usize, instance: u64, how: Disown) {
-        if let Disown::HandOver { to } = how {
-            return self.ledger.owned.hand_over(function, instance, to);
+        if let Disown::HandOver { to, inherited } = how {
+            return self.ledger.owned.hand_over(function, instance, to, inherited);
         }
         for Owned { packet, made, .. } in self.ledger.owned.take(function, instance) {
             let reverse = packet.metadata.flags & FLAG_REVERSE != 0;

@@ -24,6 +24,8 @@ pub(crate) enum Disown {
     HandOver {
         /// Its number.
         to: u64,
+        /// Another instance took them: this one may know nothing of them.
+        inherited: bool,
     },
 }
 

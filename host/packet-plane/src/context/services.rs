@@ -18,7 +18,7 @@ impl Requests for Box<Context> {
     }
 
     fn allocate(&mut self, function: usize, length: u32) -> Option<u32> {
-        if length > self.pool.packet_max() || !self.has_share(function) {
+        if length > self.pool.packet_max() || !self.make_share(function) {
             return None;
         }
         let buffer = self.pool.take()?;
@@ -28,6 +28,7 @@ impl Requests for Box<Context> {
             function,
             instance: self.ledger.instance,
             made: true,
+            inherited: false,
             packet,
         });
         Some(offset)

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_chain::{Executor, Tick, board};
-use weir_sandbox::{Record, Sandbox, State};
+use weir_sandbox::{Level, Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, records};
 use crate::context::{Context, Disown};
 use crate::counters::DropReason;
 use crate::observer::Observers;
-use crate::plan::{ChainPlan, PlaneError, Ready, Staged};
+use crate::plan::{ChainPlan, FunctionPlan, PlaneError, Ready, Staged};
 
 /// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
 const PROBATION: u64 = 10_000_000_000;
@@ -294,7 +294,9 @@ impl Lane {
         for function in 0..old.staged.plan.functions.len() {
             let keeps = kept.get(function).copied().unwrap_or(false);
             let how = match disowner {
-                _ if keeps && disowner.same_shape() => Disown::HandOver { to: instance },
+                _ if keeps && disowner.same_shape() => {
+                    Disown::HandOver { to: instance, inherited: true }
+                }
                 Disowner::AtSwap { same_shape: true } => Disown::Pass,
                 // Of another chain their places mean nothing in this one.
                 _ => Disown::Discard(DropReason::LostInFault),
@@ -315,9 +317,27 @@ impl Lane {
         }
         let upward = self.version.staged.plan.upward.clone();
         self.ledger_mut().upward = upward;
+        self.tell_inherited(instance);
         let mut retired = Retired::of(old.staged);
         retired._rest.1 = observers;
         retired
+    }
+
+    /// Says which functions were handed packets: only what is in their state regions tells them so.
+    fn tell_inherited(&mut self, instance: u64) {
+        for place in 0..self.version.staged.plan.functions.len() {
+            let packets = match self.context().inherited(place, instance) {
+                0 => continue,
+                1 => "1 packet".to_owned(),
+                packets => format!("{packets} packets"),
+            };
+            let FunctionPlan { name, telemetry, .. } = &self.version.staged.plan.functions[place];
+            let text = format!(
+                "it was handed {packets} that an instance before it held: those that its state region does not tell it of stay until it holds its share, and are dropped then"
+            );
+            telemetry.log(Level::Warn, &text);
+            self.note(format!("function {name}: {text}"));
+        }
     }
 
     pub(crate) fn next_instance(&mut self) -> u64 {
