@@ -8,7 +8,7 @@ use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
     Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, SETUP_DEADLINE, Sandbox,
-    Services, Setup, Shared, Telemetry, Treatment, Window, World, start_failure,
+    Services, Setup, Shared, Telemetry, Treatment, Window, World, size, start_failure,
 };
 
 use crate::board;
@@ -88,8 +88,10 @@ pub enum ChainError {
     Length(usize),
     /// Needs more memory at its start than it may have.
     #[error(
-        "function {name}: it starts with {needs} bytes of memory, its limit is {limit}: raise `memory`, or \
-         build it with a smaller stack or smaller static data"
+        "function {name}: it starts with {} of memory, its limit is {}: raise `memory`, or \
+         build it with a smaller stack or smaller static data",
+        size(*needs),
+        size(*limit as u64)
     )]
     Memory {
         /// The function.
@@ -100,9 +102,7 @@ pub enum ChainError {
         limit: usize,
     },
     /// A function for messages in a chain for packets.
-    #[error(
-        "function {0} is for messages, and this is a chain for packets: say plane = \"message\" in the chain"
-    )]
+    #[error("function {0} is for messages, and this chain is for packets")]
     World(String),
     /// A component does not compile.
     #[error("function {name}: {source}")]

@@ -9,7 +9,7 @@ use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_proxy_function::{Linked, ProxyError, ProxyFunction};
 use weir_sandbox::{
     Admitted, CompileError, Fault, OnFault, Sandbox, Shared, State, States, Telemetry, World,
-    seed_of,
+    seed_of, size,
 };
 
 use crate::clock::Clock;
@@ -102,9 +102,7 @@ pub struct ChainPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// A function for packets in a chain for messages.
-    #[error(
-        "function {0} is for packets, and this is a chain for messages: say plane = \"packet\" in the chain"
-    )]
+    #[error("function {0} is for packets, and this chain is for messages")]
     World(String),
     /// A wasi:http component where nobody runs them.
     #[error("function {0} is a wasi:http component, and there are no threads for one here")]
@@ -119,8 +117,10 @@ pub enum MessageError {
     },
     /// Needs more memory at its start than it may have.
     #[error(
-        "function {name}: it starts with {needs} bytes of memory, its limit is {limit}: raise `memory`, or build it with \
-         a smaller stack or smaller static data"
+        "function {name}: it starts with {} of memory, its limit is {}: raise `memory`, or build it with \
+         a smaller stack or smaller static data",
+        size(*needs),
+        size(*limit as u64)
     )]
     Memory {
         /// The function.

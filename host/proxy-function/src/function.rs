@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use weir_sandbox::{Sandbox, Telemetry, Ticker};
+use weir_sandbox::{Sandbox, Telemetry, Ticker, size};
 
 use crate::guest::Guest;
 use crate::reuse::Idle;
@@ -51,7 +51,9 @@ pub enum ProxyError {
     Environment(String),
     /// It starts with more memory than it may have.
     #[error(
-        "it starts with {needs} bytes of memory, its limit is {limit}: raise `memory` of the function in the chain"
+        "it starts with {} of memory, its limit is {}: raise `memory` of the function in the chain",
+        size(*needs),
+        size(*limit as u64)
     )]
     Memory {
         /// Bytes it starts with.

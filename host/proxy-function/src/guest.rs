@@ -128,6 +128,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// What it may have, if it was refused more.
+    pub(crate) fn refused(&self) -> Option<usize> {
+        self.taken.is_refused().then_some(self.limit)
+    }
+
     /// Whether it has taken more than half of what it may take beside what it had at its start.
     pub(crate) fn is_grown(&self, at_start: usize) -> bool {
         let grown = self.taken.bytes().saturating_sub(at_start);

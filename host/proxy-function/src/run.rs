@@ -210,8 +210,7 @@ fn watch(store: &mut Store<Guest>, shared: &Arc<Shared>, deadline: Duration) {
 }
 
 fn fault(function: &ProxyFunction, store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
-    Fault::new(error, Some(0), store.data().memory.taken.is_refused())
-        .in_code(Some(function.config().hash))
+    Fault::new(error, Some(0), store.data().memory.refused()).in_code(Some(function.config().hash))
 }
 
 fn finished(answered: bool) -> How {

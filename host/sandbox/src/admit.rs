@@ -10,6 +10,7 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
 };
 
+use crate::fault::size;
 use crate::starts::Starts;
 
 /// Bytes of an upload.
@@ -277,7 +278,9 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     }
     if memory_at_start > MEMORY_AT_START_MAX {
         found.reasons.push(format!(
-            "it starts with {memory_at_start} bytes of memory; allowed are {MEMORY_AT_START_MAX}"
+            "it starts with {} of memory; allowed are {}",
+            size(memory_at_start),
+            size(MEMORY_AT_START_MAX)
         ));
     }
     if modules > MODULES_MAX {

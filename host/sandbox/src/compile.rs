@@ -21,6 +21,7 @@ use crate::host::Requests;
 use crate::said::one_line;
 use crate::serving::{MEMORIES, Serving};
 use crate::ticker::Ticker;
+use crate::trace::FRAMES_MAX;
 
 /// Bytes of stack a guest may use.
 const STACK_MAX: usize = 512 << 10;
@@ -463,7 +464,7 @@ fn config(functions: &Arc<FunctionCache>) -> wasmtime::Result<Config> {
         .memory_reservation(4 << 30)
         .memory_may_move(false)
         .memory_init_cow(true)
-        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(FRAMES_MAX));
     config.enable_incremental_compilation(Arc::<FunctionCache>::clone(functions))?;
     Ok(config)
 }

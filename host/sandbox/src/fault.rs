@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use wasmtime::Trap;
+use wasmtime::{Trap, WasmBacktrace};
 
 use crate::admit::Admitted;
-use crate::trace;
+use crate::trace::{self, FRAMES_MAX};
 
 /// The kind of a fault, as counted in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,10 +98,41 @@ pub fn start_failure(error: &wasmtime::Error) -> Option<&'static str> {
     }
 }
 
+/// Whether wasmtime's text is of an access a little below address 0. Languages that have a stack in linear memory have it there, so that
+/// it runs into nothing else.
+fn is_below_zero(text: &str) -> bool {
+    const STEP_MAX: u64 = 1 << 20;
+    let address = text.split_once("memory fault at wasm address 0x").map(|(_, rest)| rest);
+    let address = address.and_then(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next());
+    let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    address.is_some_and(|address| ((1 << 32) - STEP_MAX..1 << 32).contains(&address))
+}
+
+/// What such an access is, by the frames above which it was.
+fn below_zero(frames: usize) -> (FaultKind, &'static str) {
+    if frames >= FRAMES_MAX {
+        (FaultKind::Stack, "it recursed too deeply: its stack has grown below address 0")
+    } else {
+        (
+            FaultKind::Trap,
+            "below address 0, by a pointer or because a variable is larger than its stack",
+        )
+    }
+}
+
+/// So many bytes as they are written in a chain's file: `4MiB`, or `1000B`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(log2, _)| bytes != 0 && bytes.is_multiple_of(1 << log2));
+    unit.map_or_else(|| format!("{bytes}B"), |(log2, unit)| format!("{}{unit}", bytes >> log2))
+}
+
 impl Fault {
-    /// Reads wasmtime's error. `memory_refused`: whether the function was refused memory before.
+    /// Reads wasmtime's error. `refused`: the bytes of memory that the function may have, if it was refused more before.
     #[must_use]
-    pub fn new(error: &wasmtime::Error, function: Option<usize>, memory_refused: bool) -> Self {
+    pub fn new(error: &wasmtime::Error, function: Option<usize>, refused: Option<usize>) -> Self {
+        let mut message = trace::text(error);
         let kind = if error.downcast_ref::<Violation>().is_some() {
             FaultKind::Contract
         } else if error.downcast_ref::<Overdue>().is_some() {
@@ -110,11 +141,23 @@ impl Fault {
             match error.downcast_ref::<Trap>() {
                 Some(Trap::StackOverflow) => FaultKind::Stack,
                 Some(Trap::Interrupt) => FaultKind::Deadline,
-                Some(_) if memory_refused => FaultKind::Memory,
+                Some(_) if let Some(limit) = refused => {
+                    let limit = size(limit as u64);
+                    message = format!(
+                        "it asked for more than its limit of {limit} (`memory` in the chain): {message}"
+                    );
+                    FaultKind::Memory
+                }
+                Some(_) if is_below_zero(&message) => {
+                    let frames = error.downcast_ref::<WasmBacktrace>();
+                    let (kind, why) = below_zero(frames.map_or(0, |trace| trace.frames().len()));
+                    message = format!("{why}: {message}");
+                    kind
+                }
                 _ => FaultKind::Trap,
             }
         };
-        Self { kind, function, message: trace::text(error) }
+        Self { kind, function, message }
     }
 
     /// Says whose code it was, if nobody has: [`crate::explain`] then finds its lines of source.
@@ -138,5 +181,36 @@ impl Fault {
     pub fn in_code(mut self, hash: Option<[u8; 32]>) -> Self {
         trace::tag(&mut self.message, hash);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_memory_names_its_limit_and_an_access_below_0_the_stack() {
+        let fault = |address: &str, refused| {
+            let error = wasmtime::Error::from(Trap::MemoryOutOfBounds);
+            let text = format!(
+                "memory fault at wasm address 0x{address} in linear memory of size 0x20000"
+            );
+            Fault::new(&error.context(text), Some(0), refused).to_string()
+        };
+        assert!(fault("20000", None).starts_with("trap: memory fault at"));
+        assert!(fault("fff00000", None).starts_with("trap: below address 0, "));
+        assert!(fault("fffffff0", None).starts_with("trap: below address 0, "));
+        assert!(fault("ffefffff", None).starts_with("trap: memory fault at"));
+        assert!(fault("100000000", None).starts_with("trap: memory fault at"));
+        assert_eq!(below_zero(FRAMES_MAX).0, FaultKind::Stack);
+        let refused = fault("fffffff0", Some(4 << 20));
+        let named = "memory: it asked for more than its limit of 4MiB (`memory` in the chain): memory fault";
+        assert!(refused.starts_with(named), "{refused}");
+    }
+
+    #[test]
+    fn sizes_are_told_as_they_are_written() {
+        let told = [0, 1000, 1536, 65_536, 3 << 20, 1 << 30].map(size);
+        assert_eq!(told, ["0B", "1000B", "1536B", "64KiB", "3MiB", "1GiB"]);
     }
 }

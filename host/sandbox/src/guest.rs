@@ -491,7 +491,8 @@ impl<S> Guest<S> {
     pub fn fault(&self, error: &wasmtime::Error) -> Fault {
         let who = self.who();
         let function = who.map(|place| &self.functions[place]);
-        let fault = Fault::new(error, who, function.is_some_and(|f| f.taken.is_refused()));
+        let refused = function.filter(|f| f.taken.is_refused()).map(|f| f.limits.memory);
+        let fault = Fault::new(error, who, refused);
         fault.in_code(function.and_then(|f| f.code))
     }
 

@@ -21,6 +21,8 @@ use crate::function_cache::{put, take};
 use crate::lines::Lines;
 use crate::said::one_line;
 
+/// Frames that are looked at: more there are only when something recurs.
+pub(crate) const FRAMES_MAX: usize = 16;
 /// Frames that are shown.
 const SHOWN_MAX: usize = 8;
 /// Bytes of a function's or a module's name in a text.
@@ -35,9 +37,24 @@ const IN: &str = ", in ";
 const CALLED_BY: &str = " < ";
 const CODE: &str = "; code ";
 
-/// Parts of paths of files that are not the author's: the language's library, packages, and our SDKs.
-const OTHERS: [&str; 6] =
-    ["/rustc/", "/.cargo/registry/", "/library/", "sdk/", "wasi-libc", "/libc-bottom-half/"];
+/// Parts of paths of files that are not the author's: our SDKs and packages, and the languages' libraries: Rust's, wasi-libc and its
+/// allocator, C++'s (headers, and as Debian builds it), Zig's.
+const OTHERS: [&str; 14] = [
+    "sdk/",
+    "/.cargo/registry/",
+    "/rustc/",
+    "/library/",
+    "wasi-libc",
+    "/libc-bottom-half/",
+    "/libc-top-half/",
+    "/dlmalloc/src/",
+    "/c++/v1/",
+    "/libcxx",
+    "/llvm-toolchain-",
+    "/lib/std/",
+    "/lib/libc/",
+    "/lib/compiler_rt",
+];
 /// Parts of names of functions that the SDK's macros make in the author's file, and beginnings of those of the exports, which are
 /// the outermost: in Rust's bindings, with line tables only and with all there is.
 const MACROS: &str = "weir_sdk::export";
@@ -273,6 +290,11 @@ fn frame(text: &str) -> Option<Frame<'_>> {
     Some(Frame { name, module, function, offset })
 }
 
+/// Whether the file of a line may be the author's.
+fn is_own(line: &str) -> bool {
+    !OTHERS.iter().any(|other| line.contains(other))
+}
+
 fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
     // Frames of other modules are those of the chain around the function.
     let own = frames.iter().filter(|frame| lines.is_empty() || lines.has(frame.module));
@@ -285,9 +307,7 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
         }
         for place in places {
             let function = place.function.unwrap_or_else(|| frame.name.to_owned());
-            let own = !place.foreign
-                && !OTHERS.iter().any(|other| place.line.contains(other))
-                && !function.contains(MACROS);
+            let own = !place.foreign && is_own(&place.line) && !function.contains(MACROS);
             all.push((function, Some(place.line), own));
         }
     }
@@ -321,6 +341,26 @@ mod tests {
             "trap: x, in f [m#99999999999+0x2]; code 000000000000",
         ] {
             assert_eq!(explain(text), text);
+        }
+    }
+
+    #[test]
+    fn files_of_languages_libraries_are_not_the_authors() {
+        for line in [
+            // As Debian's libraries for wasm32-wasi, Zig's and rustc's name them.
+            "././libc-top-half/musl/src/exit/assert.c:7:2",
+            "././libc-bottom-half/sources/abort.c:5:3",
+            "././dlmalloc/src/dlmalloc.c:99:1",
+            "/build/reproducible-path/llvm-toolchain-19-19.1.7/libcxxabi/src/abort_message.cpp:78:5",
+            "/usr/lib/llvm-19/include/wasm32-wasi/c++/v1/vector:1420:5",
+            "/home/me/.venv/lib/python3.11/site-packages/ziglang/lib/std/debug.zig:412:14",
+            "/rustc/0123456789abcdef/library/core/src/panicking.rs:75:14",
+        ] {
+            assert!(!is_own(line), "{line}");
+        }
+        for line in ["main.c:45:34", "/home/me/ttl-guard/src/lib.rs:38:21", "/srv/std/main.zig:1:1"]
+        {
+            assert!(is_own(line), "{line}");
         }
     }
 
