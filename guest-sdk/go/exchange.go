@@ -17,10 +17,12 @@ type Token uint32
 type Field struct{ Name, Value string }
 
 // Answer answers the exchange itself; return what it returns: Answered, or Reset if the host refuses, because the response's head has
-// left or no room is free, or if a field is no UTF-8, as those of a client need not be. The content's length need not be told in a field.
+// left or no room is free, or if a field is no UTF-8, as those of a client need not be; the function's log says why. The content's length
+// need not be told in a field.
 func (e Exchange) Answer(status int, fields []Field, body []byte) Outcome {
 	for _, field := range fields {
 		if !utf8.ValidString(field.Name) || !utf8.ValidString(field.Value) {
+			Logf(Warn, "an answer of it is refused: the field %q is no UTF-8", field.Name)
 			return Reset
 		}
 	}

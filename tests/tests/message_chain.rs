@@ -224,6 +224,23 @@ fn an_answer_passes_only_the_functions_before() {
 }
 
 #[test]
+fn why_an_answer_is_refused_is_in_the_functions_log() {
+    run(|| async {
+        let telemetry = Arc::new(Telemetry::default());
+        let rig = Rig::with(&["one"], |plan| plan.telemetry = Arc::clone(&telemetry));
+        let exchange = rig.open();
+        let step = exchange.request_head(&mut request("/one/refused"), None).await;
+        assert!(matches!(step, Step::Reset), "{step:?}");
+        let lines = telemetry.lines().0;
+        let lines: Vec<_> = lines.iter().map(|line| line.message.as_str()).collect();
+        let [line] = lines[..] else { panic!("{lines:?}") };
+        assert!(line.starts_with("an answer of it is refused: ") && line.contains("42"), "{line}");
+        drop(exchange);
+        rig.check();
+    });
+}
+
+#[test]
 fn a_response_can_be_answered_with_another() {
     run(|| async {
         let rig = Rig::new(&["one", "two"]);

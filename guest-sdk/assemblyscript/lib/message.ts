@@ -14,7 +14,7 @@
  */
 
 import { Head, Text } from "./head";
-import { isWhole } from "./host";
+import { Level, isWhole, log } from "./host";
 export { Head, Text } from "./head";
 export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, setTimer } from "./host";
 
@@ -70,7 +70,8 @@ export class Exchange {
   /** Given out again only after the exchange's end. */
   number: u32 = 0;
 
-  /** Answers it; `return` what this gives back: `Outcome.Reset` if the host refuses, or a field cannot be UTF-8, as those of a client need not be. */
+  /** Answers it; `return` what this gives back: `Outcome.Reset` if the host refuses, or a field cannot be UTF-8, as those of a client need not be; the
+   * function's log says why. */
   answer(status: u32, fields: Field[], body: string): Outcome {
     return this.answerBytes(status, fields, String.UTF8.encode(body));
   }
@@ -80,7 +81,10 @@ export class Exchange {
     const texts: ArrayBuffer[] = [];
     const list = new StaticArray<usize>(fields.length * 4);
     for (let i = 0; i < fields.length; i++) {
-      if (!isWhole(fields[i].name) || !isWhole(fields[i].value)) return Outcome.Reset;
+      if (!isWhole(fields[i].name) || !isWhole(fields[i].value)) {
+        log(Level.Warn, "an answer of it is refused: the field " + fields[i].name + " cannot be UTF-8");
+        return Outcome.Reset;
+      }
       const name = String.UTF8.encode(fields[i].name);
       const value = String.UTF8.encode(fields[i].value);
       list[4 * i] = changetype<usize>(name);

@@ -263,6 +263,8 @@ weir_refusal weir_answer(uint32_t exchange, uint16_t status, const weir_field *f
     for (uint32_t at = 0; at < count; at++) {
         const weir_field *field = &fields[at];
         if (!weir_utf8_is(field->name.bytes, field->name.length) || !weir_utf8_is(field->value.bytes, field->value.length)) {
+            static const char why[] = "an answer of it is refused: a field is no UTF-8";
+            weir_log_text(WEIR_WARN, (weir_text){why, sizeof why - 1});
             return WEIR_OUT_OF_BOUNDS;
         }
     }

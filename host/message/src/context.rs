@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use weir_exchange::{Pieces, Upstreams};
 use weir_layout::Verdict;
 use weir_pool::{Part, Room, Rooms};
-use weir_sandbox::{Copied, Exchanges, Laid, Refusal, Requests, Span};
+use weir_sandbox::{Copied, Denied, Exchanges, Laid, Refusal, Requests, Span};
 
 use crate::bodies::let_go;
 use crate::head;
@@ -170,27 +170,28 @@ impl Context {
         &mut self,
         laid: &Laid,
         read: impl FnOnce(&[u8]) -> Result<T, head::Broken>,
-    ) -> Result<(T, Pieces), Refusal> {
+    ) -> Result<(T, Pieces), Denied> {
         let start = self.room_of(laid.head)?;
         if start != laid.head {
-            return Err(Refusal::OutOfBounds);
+            return Err(Refusal::OutOfBounds.into());
         }
         let mut starts = Vec::with_capacity(laid.body.len());
         for Span { offset, length } in &laid.body {
             let room = self.room_of(*offset)?;
             let end = u64::from(*offset) + u64::from(*length);
             if end > u64::from(room) + self.rooms.room_bytes() as u64 {
-                return Err(Refusal::OutOfBounds);
+                return Err(Refusal::OutOfBounds.into());
             }
             if room == start || starts.contains(&room) {
-                return Err(Refusal::NotOwned);
+                return Err(Refusal::NotOwned.into());
             }
             starts.push(room);
         }
-        let Some(room) = self.owned.get(&start) else { return Err(Refusal::NotOwned) };
+        let Some(room) = self.owned.get(&start) else { return Err(Refusal::NotOwned.into()) };
         // A copy, which stays as it was looked at.
         let head = head::used(room.bytes()).map(<[u8]>::to_vec);
-        let value = head.and_then(|head| read(&head)).map_err(|_| Refusal::OutOfBounds)?;
+        let value = head.and_then(|head| read(&head));
+        let value = value.map_err(|broken| unusable(broken.to_string()))?;
         self.owned.remove(&start);
         let pieces = laid.body.iter().zip(starts).filter_map(|(span, start)| {
             let from = (span.offset - start) as usize;
@@ -244,37 +245,24 @@ impl Exchanges for Context {
         self.upstream(upstream).map_or(0, |upstream| self.upstreams.active(upstream))
     }
 
-    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Refusal> {
+    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Denied> {
         self.check(exchange)?;
         let (parts, pieces) = self.hand_over(&answer, head::new_response)?;
         self.effects().answer = Some(http::Response::from_parts(parts, pieces));
         Ok(())
     }
 
-    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Refusal> {
+    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Denied> {
         self.check(exchange)?;
         // As much of a head as one that lies in a room may be.
         let head: usize = answer.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         if head > self.rooms.room_bytes() {
-            return Err(Refusal::OutOfBounds);
+            return Err(unusable(format!(
+                "its fields have {head} bytes: allowed are as many as a room has, {}",
+                self.rooms.room_bytes()
+            )));
         }
-        let mut headers = HeaderMap::with_capacity(answer.fields.len());
-        for (name, value) in &answer.fields {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else {
-                return Err(Refusal::OutOfBounds);
-            };
-            headers.append(name, value);
-        }
-        let status = StatusCode::from_u16(answer.status).ok();
-        let status = status.filter(|s| (200..600).contains(&s.as_u16()));
-        let mut response = http::Response::new(Pieces::new());
-        *response.status_mut() = status.ok_or(Refusal::OutOfBounds)?;
-        *response.headers_mut() = headers;
-        if !answer.body.is_empty() {
-            response.body_mut().push(Bytes::from(answer.body));
-        }
-        self.effects().answer = Some(response);
+        self.effects().answer = Some(response_of(answer).map_err(unusable)?);
         Ok(())
     }
 
@@ -284,7 +272,8 @@ impl Exchanges for Context {
         if self.asked_enough() {
             return Err(Refusal::Exhausted);
         }
-        let (parts, pieces) = self.hand_over(&request, head::new_request)?;
+        let made = self.hand_over(&request, head::new_request);
+        let (parts, pieces) = made.map_err(|denied| denied.refusal)?;
         let request = Box::new(http::Request::from_parts(parts, pieces));
         let timeout = Duration::from_millis(u64::from(ms.max(1)));
         self.ask(Asked::Call { upstream, request, timeout })
@@ -320,6 +309,39 @@ impl Exchanges for Context {
         self.check(exchange)?;
         self.ask(Asked::Sleep(Duration::from_nanos(nanoseconds)))
     }
+}
+
+/// What the function wrote is no message.
+fn unusable(why: String) -> Denied {
+    Denied { refusal: Refusal::OutOfBounds, why }
+}
+
+/// An answer that was copied; or what is wrong with it.
+fn response_of(answer: Copied) -> Result<http::Response<Pieces>, String> {
+    let mut headers = HeaderMap::with_capacity(answer.fields.len());
+    for (name, value) in &answer.fields {
+        let Ok(known) = HeaderName::from_bytes(name.as_bytes()) else {
+            return Err(format!("{name:?} is no name of a field"));
+        };
+        let Ok(value) = HeaderValue::from_str(value) else {
+            return Err(format!("{value:?} is no value of a field ({name})"));
+        };
+        headers.append(known, value);
+    }
+    let status = StatusCode::from_u16(answer.status).ok();
+    let Some(status) = status.filter(|status| (200..600).contains(&status.as_u16())) else {
+        return Err(format!(
+            "{} is no status of a response: allowed are 200 to 599",
+            answer.status
+        ));
+    };
+    let mut response = http::Response::new(Pieces::new());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if !answer.body.is_empty() {
+        response.body_mut().push(Bytes::from(answer.body));
+    }
+    Ok(response)
 }
 
 fn lives(milliseconds: u64) -> Option<Duration> {
@@ -392,7 +414,23 @@ mod tests {
             fields: vec![("x-a".into(), "a".repeat(500)), ("x-b".into(), "b".repeat(length))],
             body: Vec::new(),
         };
-        assert_eq!(context.answer_copy(7, answer(519)), Err(Refusal::OutOfBounds));
-        assert_eq!(context.answer_copy(7, answer(518)), Ok(()));
+        let denied = context.answer_copy(7, answer(519)).unwrap_err();
+        assert_eq!(denied.refusal, Refusal::OutOfBounds);
+        assert!(denied.why.contains("1025 bytes"), "{}", denied.why);
+        assert!(context.answer_copy(7, answer(518)).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_answer_is_told() {
+        let answer = |status, name: &str, value: &str| {
+            let fields = vec![(name.to_owned(), value.to_owned())];
+            response_of(Copied { status, fields, body: Vec::new() }).map(|it| it.status().as_u16())
+        };
+        assert_eq!(answer(200, "x-good", "b"), Ok(200));
+        assert_eq!(answer(200, "bad name", "b").unwrap_err(), "\"bad name\" is no name of a field");
+        let value = answer(200, "x-good", "b\n").unwrap_err();
+        assert_eq!(value, "\"b\\n\" is no value of a field (x-good)");
+        let status = answer(42, "x-good", "b").unwrap_err();
+        assert_eq!(status, "42 is no status of a response: allowed are 200 to 599");
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use weir_exchange::{Environment, Onward, Origin, Stream};
-use weir_sandbox::Fault;
+use weir_sandbox::{Fault, Level};
 
 use crate::body::{Interest, Read, Untouched, Written, is_bodiless, length};
 use crate::function::ProxyFunction;
@@ -136,9 +136,10 @@ impl ProxyFunction {
             let mut interest = Interest { progress: Arc::clone(progress), guest, back };
             environment.spawn(Box::pin(attend(called, onward)));
             match gives.await {
-                Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => Err(
-                    Unserved::Failed(format!("{} is the status of no response", response.status())),
-                ),
+                Ok(Ok(response)) if !(200..600).contains(&response.status().as_u16()) => {
+                    Err(function
+                        .unserved(format!("{} is no status of a response", response.status())))
+                }
                 Ok(Ok(response)) => {
                     let (parts, body) = response.into_parts();
                     let bodiless = is_bodiless(is_head, parts.status);
@@ -151,7 +152,7 @@ impl ProxyFunction {
                 }
                 Ok(Err(error)) => {
                     interest.satisfied();
-                    Err(Unserved::Failed(name_of(&error)))
+                    Err(function.unserved(name_of(&error)))
                 }
                 Err(_) => {
                     interest.satisfied();
@@ -174,6 +175,12 @@ impl ProxyFunction {
 }
 
 impl ProxyFunction {
+    /// What it said is no response, which its log says, too.
+    fn unserved(&self, why: String) -> Unserved {
+        self.config().telemetry.log(Level::Warn, &format!("it gave no response: {why}"));
+        Unserved::Failed(why)
+    }
+
     /// Room for an instance; none if there was none for too long.
     async fn instance(&self, environment: &dyn Environment) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.instances).try_acquire_owned() {

@@ -51,7 +51,7 @@ impl Onward for Alone {
     }
 }
 
-fn function(places: bool) -> Arc<ProxyFunction> {
+fn function(places: bool, telemetry: &Arc<Telemetry>) -> Arc<ProxyFunction> {
     let config = SandboxConfig { service_memories: Some(1), ..SandboxConfig::default() };
     let sandbox = Arc::new(Sandbox::new(config).unwrap());
     let admitted = sandbox.admit(&fs::read(built_file("proxy-probe")).unwrap()).unwrap();
@@ -70,7 +70,7 @@ fn function(places: bool) -> Arc<ProxyFunction> {
         instance_idle: Duration::from_secs(1),
         config: "{}".into(),
         upstreams: Vec::new(),
-        telemetry: Arc::new(Telemetry::default()),
+        telemetry: Arc::clone(telemetry),
     };
     let linked = Linked::new(config, &components, Duration::ZERO).unwrap();
     ProxyFunction::new(linked, &sandbox, Arc::new(Runners::start(1).unwrap())).unwrap()
@@ -103,7 +103,8 @@ fn on_one_thread<T>(test: impl Future<Output = T>) -> T {
 
 #[test]
 fn when_memories_that_are_used_again_are_taken_there_are_others() {
-    let function = function(true);
+    let telemetry = Arc::default();
+    let function = function(true, &telemetry);
     on_one_thread(async {
         // Two that stay: the first one in the only such memory.
         let staying = [Arc::clone(&function), Arc::clone(&function)];
@@ -119,6 +120,10 @@ fn when_memories_that_are_used_again_are_taken_there_are_others() {
         };
         assert_eq!(fault(ask(&function, "/spin").await.1), FaultKind::Deadline);
         assert_eq!(fault(ask(&function, "/memory").await.1), FaultKind::Memory);
+        assert_eq!(ask(&function, "/error").await.0, None);
+        let said = telemetry.lines().0;
+        let last = said.last().map(|line| line.message.as_str());
+        assert_eq!(last, Some("it gave no response: it answered with an error: LoopDetected"));
         assert_eq!(ask(&function, "/answer").await.0, Some(200));
         assert!(staying.iter().all(|task| !task.is_finished()));
         staying.iter().for_each(tokio::task::JoinHandle::abort);
@@ -127,7 +132,7 @@ fn when_memories_that_are_used_again_are_taken_there_are_others() {
 
 #[test]
 fn without_others_it_is_said_that_there_is_no_room() {
-    let function = function(false);
+    let function = function(false, &Arc::default());
     on_one_thread(async {
         let first = Arc::clone(&function);
         let staying = tokio::task::spawn_local(async move { ask(&first, "/sleep").await });

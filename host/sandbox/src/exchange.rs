@@ -5,6 +5,7 @@ use wasmtime::component::{ComponentType, Lift, Linker, WasmList, WasmStr};
 
 use crate::guest::Guest;
 use crate::host::{Refusal, Requests};
+use crate::telemetry::Level;
 
 /// Import name of the interface.
 pub const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
@@ -46,6 +47,29 @@ pub struct Copied {
     pub body: Vec<u8>,
 }
 
+/// Why a head and body that a function made are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// For the function.
+    pub refusal: Refusal,
+    /// For people: what is wrong with them.
+    pub why: String,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        let why = match refusal {
+            Refusal::NotOwned => {
+                "its exchange, or its rooms, are not those of the function's event"
+            }
+            Refusal::OutOfBounds => "it does not lie within the function's rooms",
+            Refusal::Exhausted => "no event is under way",
+            Refusal::BadVerdict => "there is no such upstream",
+        };
+        Self { refusal, why: why.into() }
+    }
+}
+
 /// What the message plane does for functions while it runs them; the errors say why it does not, and then nothing
 /// has happened.
 #[expect(clippy::missing_errors_doc, reason = "said once for all")]
@@ -57,9 +81,9 @@ pub trait Exchanges: Requests {
     /// What the upstream has to do now.
     fn active(&mut self, upstream: u32) -> u32;
     /// The function's answer, in its rooms.
-    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Refusal>;
+    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Denied>;
     /// The function's answer, by copy.
-    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Refusal>;
+    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Denied>;
     /// A request of the function's own: its token.
     fn call(&mut self, exchange: u32, to: u32, request: Laid, ms: u32) -> Result<u32, Refusal>;
     /// Reads from the store: a token.
@@ -93,10 +117,11 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
     host.func_wrap(
         "answer",
         |mut cx: Context<'_, S>, (exchange, head, body): (u32, u32, Spans)| {
-            let Some(answer) = laid(&mut cx, head, &body)? else {
-                return Ok((Err(Refusal::OutOfBounds),));
+            let told = match laid(&mut cx, head, &body)? {
+                Some(answer) => asked(&mut cx, |s| s.answer(exchange, answer)),
+                None => Err(too_long(body.len(), 0)),
             };
-            Ok((asked(&mut cx, |s| s.answer(exchange, answer)),))
+            Ok((told.map_err(|denied| deny(&mut cx, denied)),))
         },
     )?;
     host.func_wrap(
@@ -104,13 +129,17 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
         |mut cx: Context<'_, S>,
          (exchange, status, fields, body): (u32, u16, WasmList<(WasmStr, WasmStr)>, Key)| {
             if fields.len() > PIECES_MAX || body.len() > COPY_MAX {
-                return Ok((Err(Refusal::OutOfBounds),));
+                let denied = too_long(fields.len(), body.len());
+                return Ok((Err(deny(&mut cx, denied)),));
             }
-            let Some(fields) = strings(&mut cx, &fields)? else {
-                return Ok((Err(Refusal::OutOfBounds),));
+            let told = match strings(&mut cx, &fields)? {
+                Ok(fields) => {
+                    let answer = Copied { status, fields, body: body.as_le_slice(&cx).to_vec() };
+                    asked(&mut cx, |s| s.answer_copy(exchange, answer))
+                }
+                Err(denied) => Err(denied),
             };
-            let answer = Copied { status, fields, body: body.as_le_slice(&cx).to_vec() };
-            Ok((asked(&mut cx, |s| s.answer_copy(exchange, answer)),))
+            Ok((told.map_err(|denied| deny(&mut cx, denied)),))
         },
     )?;
     host.func_wrap(
@@ -152,11 +181,25 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
 }
 
 /// What the message plane says to a request; outside of events it has lent nothing, and the function gets nothing.
-fn asked<S: Exchanges, T>(
+fn asked<S: Exchanges, T, E: From<Refusal>>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
-    ask: impl FnOnce(&mut S) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
-    cx.data_mut().services.as_mut().map_or(Err(Refusal::Exhausted), ask)
+    ask: impl FnOnce(&mut S) -> Result<T, E>,
+) -> Result<T, E> {
+    cx.data_mut().services.as_mut().map_or(Err(Refusal::Exhausted.into()), ask)
+}
+
+/// An answer is not taken: the client sees that as a reset, so the function's log says why.
+fn deny<S: Exchanges>(cx: &mut StoreContextMut<'_, Guest<S>>, denied: Denied) -> Refusal {
+    let text = format!("an answer of it is refused: {}", denied.why);
+    cx.data_mut().log(0, Level::Warn, &text);
+    denied.refusal
+}
+
+fn too_long(pieces: usize, bytes: usize) -> Denied {
+    let why = format!(
+        "it has {pieces} fields or pieces and {bytes} bytes by copy; allowed are {PIECES_MAX} and {COPY_MAX}"
+    );
+    Denied { refusal: Refusal::OutOfBounds, why }
 }
 
 /// A head and body as the function told them; none if they are too many pieces.
@@ -172,23 +215,23 @@ fn laid<S: Exchanges>(
     Ok(Some(Laid { head, body }))
 }
 
-/// Names and values of a head's fields; none if they are too many bytes. They may all lie in the same memory of the guest, which its limit
+/// Names and values of a head's fields, unless they are too many bytes. They may all lie in the same memory of the guest, which its limit
 /// does not bound then: each is looked at before it is copied.
 fn strings<S: Exchanges>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     fields: &WasmList<(WasmStr, WasmStr)>,
-) -> wasmtime::Result<Option<Vec<(String, String)>>> {
+) -> wasmtime::Result<Result<Vec<(String, String)>, Denied>> {
     let fields = fields.iter(&mut *cx)?.collect::<wasmtime::Result<Vec<_>>>()?;
     let (mut copies, mut bytes) = (Vec::with_capacity(fields.len()), 0);
     for (name, value) in &fields {
         let (name, value) = (name.to_str(&*cx)?, value.to_str(&*cx)?);
         bytes += name.len() + value.len();
         if bytes > COPY_MAX {
-            return Ok(None);
+            return Ok(Err(too_long(fields.len(), bytes)));
         }
         copies.push((name.into_owned(), value.into_owned()));
     }
-    Ok(Some(copies))
+    Ok(Ok(copies))
 }
 
 /// A copy of bytes that are not too many.

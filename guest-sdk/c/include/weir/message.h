@@ -150,7 +150,7 @@ typedef struct weir_field {
 } weir_field;
 
 /* Answers the exchange: return WEIR_ANSWER if it gives WEIR_DONE. Its bytes are copied. Fields must be UTF-8, which those of a client need
- * not be: WEIR_OUT_OF_BOUNDS if one is not. */
+ * not be: WEIR_OUT_OF_BOUNDS if one is not. The function's log says why an answer is refused. */
 weir_refusal weir_answer(uint32_t exchange, uint16_t status, const weir_field *fields, uint32_t count, weir_text body);
 
 /* Asks the tenant's key-value store for a value, and waits; `weir_resume` brings it under the token. */

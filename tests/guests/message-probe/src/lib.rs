@@ -83,6 +83,7 @@ impl MessageFunction for Probe {
                     &Response::new(418).field("x-made-by", self.config.name.as_str()).body(body),
                 )
             }
+            "/refused" => exchange.answer(&Response::new(42)),
             "/reset" => Outcome::Reset,
             "/done" => Outcome::Done,
             "/route" => {
