@@ -1,7 +1,6 @@
 //! Connections through a function: a client, the gateway with the message plane's own engine, and an upstream, all on the
 //! loopback interface, saying what the test says.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
 use crate::listener::{Listener, Run, Started};
-use crate::suite::{Arrives, Connection, Octets, Step};
+use crate::suite::{Arrives, Connection, Expect, Octets, Step};
 
 /// What has not come by then does not come.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -25,13 +24,13 @@ const QUIET: Duration = Duration::from_millis(150);
 /// As long as the end that follows an event may be on its way.
 const SOON: Duration = Duration::from_millis(20);
 
-/// Runs the connections one after the other, and waits for these counters.
+/// Runs the connections one after the other, and waits for what is expected of counters and gauges.
 pub(crate) fn run(
     sandbox: &Arc<Sandbox>,
     function: &Function,
     resolved: &ResolvedFunction,
     connections: &[Connection],
-    counters: &BTreeMap<String, u64>,
+    expect: &Expect,
 ) -> Result<Run> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let upstream =
@@ -48,7 +47,7 @@ pub(crate) fn run(
         let found = runtime.block_on(pass(listener.address, &upstream, connection))?;
         problems.extend(found.map(|what| format!("connection {}: {what}", n + 1)));
     }
-    Ok(Run::Done(listener.finish(problems, counters)))
+    Ok(Run::Done(listener.finish(problems, expect)))
 }
 
 /// Lets both sides say what they are to say, up to the first thing that is not as expected.

@@ -16,16 +16,18 @@ use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
 use crate::listener::{LONG, Listener, Run, Started};
-use crate::suite::{Exchange, ExpectExchange, ExpectRequest, ExpectUpstream, Field, Request};
+use crate::suite::{
+    Exchange, Expect, ExpectExchange, ExpectRequest, ExpectUpstream, Field, Request,
+};
 use crate::upstream::{Got, Upstream};
 
-/// Runs the exchanges, and waits for these counters.
+/// Runs the exchanges, and waits for what is expected of counters and gauges.
 pub(crate) fn run(
     sandbox: &Arc<Sandbox>,
     function: &Function,
     resolved: &ResolvedFunction,
     exchanges: &[Exchange],
-    counters: &BTreeMap<String, u64>,
+    expect: &Expect,
 ) -> Result<Run> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let upstream = runtime.block_on(Upstream::start())?;
@@ -55,7 +57,7 @@ pub(crate) fn run(
             found.into_iter().map(|what| format!("exchange {} ({method} {path}): {what}", n + 1)),
         );
     }
-    Ok(Run::Done(listener.finish(problems, counters)))
+    Ok(Run::Done(listener.finish(problems, expect)))
 }
 
 /// A response as it came.

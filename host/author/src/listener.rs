@@ -19,6 +19,8 @@ use weir_sandbox::{Sandbox, World};
 use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
+use crate::suite::Expect;
+use crate::tests::is;
 
 /// As the defaults of `[gateway]`.
 const ROOMS: u32 = 1024;
@@ -51,6 +53,7 @@ pub(crate) struct Ran {
     /// What was not as expected.
     pub(crate) problems: Vec<String>,
     pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) gauges: BTreeMap<String, f64>,
     pub(crate) log: Vec<String>,
     pub(crate) faults: Vec<String>,
     pub(crate) fault_count: u64,
@@ -127,8 +130,8 @@ impl Listener {
         Ok(Started::Listens(Box::new(Self { address, gateway, tested })))
     }
 
-    /// Waits for these counters, ends it, and tells what the function did.
-    pub(crate) fn finish(self, problems: Vec<String>, counters: &BTreeMap<String, u64>) -> Ran {
+    /// Waits for these counters and gauges, ends it, and tells what the function did.
+    pub(crate) fn finish(self, problems: Vec<String>, expect: &Expect) -> Ran {
         let function = &self.tested.plan.functions[0];
         // Functions may hand over what they counted ten times a second.
         let until = Instant::now() + LATE;
@@ -136,7 +139,11 @@ impl Listener {
         let counted = |(name, n): (&String, &u64)| {
             function.telemetry.counters().get(name).copied().unwrap_or(0) >= *n
         };
-        while !counters.iter().all(counted) && Instant::now() < until {
+        let set = || {
+            let gauges = function.telemetry.gauges();
+            expect.gauges.iter().flatten().all(|(name, value)| is(*value, gauges.get(name)))
+        };
+        while !(expect.counters.iter().flatten().all(counted) && set()) && Instant::now() < until {
             std::thread::sleep(HANDED_OVER);
         }
         self.gateway.drain(Duration::from_secs(1));
@@ -146,6 +153,7 @@ impl Listener {
         Ran {
             problems,
             counters: function.telemetry.counters(),
+            gauges: function.telemetry.gauges(),
             log: function.telemetry.lines().0.into_iter().map(|line| line.message).collect(),
             faults,
             fault_count: function.counters.faults.load(Ordering::Relaxed),

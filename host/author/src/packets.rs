@@ -38,6 +38,7 @@ pub(crate) struct Ran {
     /// Packets that left, in order.
     pub(crate) sent: Vec<Sent>,
     pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) gauges: BTreeMap<String, f64>,
     pub(crate) log: Vec<String>,
     /// Faults, in words.
     pub(crate) faults: Vec<String>,
@@ -112,6 +113,7 @@ pub(crate) fn run(
         report: ReplayReport { packets_in: record.given, ..report },
         sent: record.sent,
         counters: telemetry.counters(),
+        gauges: telemetry.gauges(),
         log: telemetry.lines().0.into_iter().map(|line| line.message).collect(),
         faults,
     })))

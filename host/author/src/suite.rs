@@ -64,6 +64,8 @@ pub struct Expect {
     pub verdicts: Option<BTreeMap<String, u64>>,
     /// The function's own counters.
     pub counters: Option<BTreeMap<String, u64>>,
+    /// Its own gauges, as they are at the end: to nine digits.
+    pub gauges: Option<BTreeMap<String, f64>>,
     /// `configure` refuses the configuration with a message that has this in it.
     pub refused: Option<String>,
     /// Times that the function faults.
@@ -251,10 +253,13 @@ impl Test {
             if messages { &FunctionCounters::NAMES } else { &weir_layout::VERDICT_NAMES };
         let mut verdicts = expect.verdicts.iter().flatten().map(|(name, _)| name);
         if let Some(name) = verdicts.find(|name| !allowed.contains(&name.as_str())) {
-            return Err(Invalid::at(name, "there is no such verdict")
-                .help(format!("allowed: {}", allowed.join(", ")))
-                .within("verdicts")
-                .within("expect"));
+            return Err(Invalid::at(
+                name,
+                format!("unknown key `{name}`: there is no such verdict"),
+            )
+            .help(format!("allowed: {}", allowed.join(", ")))
+            .within("verdicts")
+            .within("expect"));
         }
         if let Some(Dropped::Numbers(numbers)) = &expect.drop
             && numbers.contains(&0)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use weir_sandbox::{Sandbox, SandboxConfig, World};
+use weir_sandbox::{CodeCache, Sandbox, SandboxConfig, World};
 use weir_spec::{Document, DocumentError, Invalid, Manifest, ResolvedFunction};
 
 use crate::captures::{self, Frame};
@@ -66,6 +66,8 @@ pub struct Coverage {
     pub drops: BTreeMap<String, u64>,
     /// The function's own counters.
     pub counters: BTreeMap<String, u64>,
+    /// Its own gauges, as the last test that has them left them.
+    pub gauges: BTreeMap<String, f64>,
     /// Configurations that it refused.
     pub refused: u64,
 }
@@ -79,7 +81,8 @@ pub struct Tester {
 }
 
 impl Tester {
-    /// Gets a function ready: a file, and the manifest to take if it carries none. Packets are measured for `measured`.
+    /// Gets a function ready: a file, and the manifest to take if it carries none. Packets are measured for `measured`,
+    /// and compiled code is kept in `cache`.
     ///
     /// # Errors
     /// When the file cannot be read, or no host would admit it.
@@ -87,8 +90,10 @@ impl Tester {
         file: &Path,
         manifest: Option<&Manifest>,
         measured: Option<Duration>,
+        cache: Option<CodeCache>,
     ) -> Result<Self> {
-        let sandbox = Arc::new(Sandbox::new(SandboxConfig::default())?);
+        let sandbox = SandboxConfig { cache, ..SandboxConfig::default() };
+        let sandbox = Arc::new(Sandbox::new(sandbox)?);
         let function = Function::read(&sandbox, file, manifest)?;
         let report = Report { function: function.name().to_owned(), ..Report::default() };
         Ok(Self { sandbox, function, measured, report })
@@ -141,6 +146,7 @@ impl Tester {
                     refused(expect, None, &mut outcome);
                     self.count(
                         &ran.counters,
+                        &ran.gauges,
                         ran.report.functions.iter().flat_map(|f| &f.verdicts),
                     );
                     add(&mut self.report.coverage.drops, &ran.report.drops);
@@ -148,7 +154,8 @@ impl Tester {
                         (ran.report.packets_in, ran.sent.len() as u64);
                     check_packets(expect, &ran, &frames, directory, &mut outcome.problems)?;
                     let faults = ran.report.functions.iter().map(|function| function.faults).sum();
-                    check(expect, &ran.counters, faults, &ran.faults, &mut outcome.problems);
+                    let problems = &mut outcome.problems;
+                    check(expect, (&ran.counters, &ran.gauges), faults, &ran.faults, problems);
                     outcome.log = own(ran.log);
                     if let (Some(time), None, false, 0) =
                         (self.measured, self.report.ns_per_packet, frames.is_empty(), faults)
@@ -170,7 +177,7 @@ impl Tester {
                 Run::Failed(message) => outcome.problems.push(message),
                 Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
-                    self.count(&ran.counters, &ran.actions);
+                    self.count(&ran.counters, &ran.gauges, &ran.actions);
                     outcome.exchanges = test.exchange.len() as u64;
                     outcome.connections = test.connection.len() as u64;
                     outcome.problems.extend(ran.problems);
@@ -182,7 +189,8 @@ impl Tester {
                         }
                     }
                     let problems = &mut outcome.problems;
-                    check(expect, &ran.counters, ran.fault_count, &ran.faults, problems);
+                    let said = (&ran.counters, &ran.gauges);
+                    check(expect, said, ran.fault_count, &ran.faults, problems);
                     outcome.log = own(ran.log);
                 }
             }
@@ -215,21 +223,23 @@ impl Tester {
             let wrong = || Invalid::at(key, format!("the function is for {kind}")).help(instead);
             ensure!(none, wrong());
         }
-        let counters = test.expect.counters.clone().unwrap_or_default();
         let (sandbox, function) = (&self.sandbox, &self.function);
         if connections {
-            connections::run(sandbox, function, resolved, &test.connection, &counters)
+            connections::run(sandbox, function, resolved, &test.connection, &test.expect)
         } else {
-            exchanges::run(sandbox, function, resolved, &test.exchange, &counters)
+            exchanges::run(sandbox, function, resolved, &test.exchange, &test.expect)
         }
     }
 
     fn count<'a>(
         &mut self,
         counters: &BTreeMap<String, u64>,
+        gauges: &BTreeMap<String, f64>,
         verdicts: impl IntoIterator<Item = (&'a String, &'a u64)>,
     ) {
         add(&mut self.report.coverage.counters, counters);
+        let gauges = gauges.iter().map(|(name, value)| (name.clone(), *value));
+        self.report.coverage.gauges.extend(gauges);
         add(&mut self.report.coverage.verdicts, verdicts);
     }
 
@@ -248,7 +258,7 @@ fn add<'a>(to: &mut BTreeMap<String, u64>, from: impl IntoIterator<Item = (&'a S
 
 fn read(directory: &Path, file: &Path, key: &[&str]) -> Result<Vec<Frame>> {
     captures::read(&directory.join(file)).map_err(|error| {
-        let mut invalid = Invalid::whole(format!("{error:#}"));
+        let mut invalid = Invalid::whole(error.to_string());
         for key in key.iter().rev() {
             invalid = invalid.within(key);
         }
@@ -281,7 +291,7 @@ fn own(log: Vec<String>) -> Vec<String> {
 /// What both planes have.
 fn check(
     expect: &Expect,
-    counters: &BTreeMap<String, u64>,
+    (counters, gauges): (&BTreeMap<String, u64>, &BTreeMap<String, f64>),
     count: u64,
     messages: &[String],
     problems: &mut Vec<String>,
@@ -296,12 +306,33 @@ fn check(
             None if *expected == 0 => {}
             Some(n) => problems.push(format!("counter {name}: expected {expected}, got {n}")),
             None => {
-                let there: Vec<_> = counters.keys().map(String::as_str).collect();
-                let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+                let there = names(counters);
                 problems.push(format!("counter {name}: expected {expected}, but nothing was counted under it; counters: {there}"));
             }
         }
     }
+    for (name, expected) in expect.gauges.iter().flatten() {
+        match gauges.get(name) {
+            got if is(*expected, got) => {}
+            Some(got) => problems.push(format!("gauge {name}: expected {expected}, got {got}")),
+            None => {
+                let there = names(gauges);
+                problems.push(format!(
+                    "gauge {name}: expected {expected}, but it was not set; gauges: {there}"
+                ));
+            }
+        }
+    }
+}
+
+/// Whether a gauge has this value, to nine digits.
+pub(crate) fn is(expected: f64, got: Option<&f64>) -> bool {
+    got.is_some_and(|got| (got - expected).abs() <= 1e-9 * expected.abs())
+}
+
+fn names<T>(of: &BTreeMap<String, T>) -> String {
+    let there: Vec<_> = of.keys().map(String::as_str).collect();
+    if there.is_empty() { "none".to_owned() } else { there.join(", ") }
 }
 
 fn check_packets(

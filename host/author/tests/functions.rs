@@ -12,7 +12,7 @@ fn run(function: &str, tests: &str) -> Report {
 }
 
 fn run_file(function: &Path, tests: &str) -> Report {
-    let mut tester = Tester::new(function, None, None).unwrap();
+    let mut tester = Tester::new(function, None, None, None).unwrap();
     let suite =
         Document::<Suite>::parse("weir-test.toml", tests).unwrap_or_else(|error| panic!("{error}"));
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
@@ -38,6 +38,7 @@ fn packets_through_the_firewall() {
         expect.drop = [3, 5, 6, 7, 9, 10]
         expect.out = 4
         expect.verdicts = { drop = 6, next = 4 }
+        expect.gauges = { flows = 0 }
 
         [[test]]
         name = "no such default"
@@ -214,7 +215,7 @@ fn mistakes_about_connections_are_told() {
         let told = Document::<Suite>::parse("weir-test.toml", &text).unwrap_err().to_string();
         assert!(told.contains(said), "{tests}\n{told}");
     }
-    let mut tester = Tester::new(&built_file("rewrite"), None, None).unwrap();
+    let mut tester = Tester::new(&built_file("rewrite"), None, None, None).unwrap();
     let suite = "[[test]]\nname = \"x\"\n[[test.connection]]\n";
     let suite = Document::<Suite>::parse("weir-test.toml", suite).unwrap();
     let told = tester.suite(&suite, Path::new("")).unwrap_err().to_string();

@@ -221,8 +221,8 @@ pub(crate) struct ComponentArgs {
 pub(crate) struct NewArgs {
     /// The directory to make; its last part is the function's name.
     #[arg(value_name = "NAME")]
-    pub(crate) directory: PathBuf,
-    /// The language, such as `rust` or `c`; an unknown one lists those that there are.
+    pub(crate) directory: Option<PathBuf>,
+    /// The language, such as `rust` or `c`; `list` (without NAME) lists those that there are.
     #[arg(long, value_name = "LANGUAGE")]
     pub(crate) lang: String,
     /// What it is for.
@@ -254,6 +254,10 @@ pub(crate) struct TestArgs {
     /// Its configuration: a TOML or JSON file, or JSON itself.
     #[arg(long, value_name = "CONFIG", requires = "in")]
     pub(crate) config: Option<String>,
+    /// Where compiled code is kept from one run to the next, as for `weir replay`. Must be writable by nobody else: what lies there is
+    /// executed.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) cache: Option<PathBuf>,
     /// Do not build the project, even if its sources are newer than what was built.
     #[arg(long)]
     pub(crate) no_build: bool,

@@ -5,11 +5,11 @@ use std::fs;
 use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::Method;
 use weir_control::api::{List, SwapRequest};
-use weir_control::{Function, Pushed};
+use weir_control::{Function, Pushed, Status};
 use weir_spec::{Document, Manifest, Name, SwapReport};
 
-use super::or_dash;
-use crate::cli::{FunctionCommand, PushArgs, SwapArgs};
+use super::{counts, or_dash};
+use crate::cli::{Format, FunctionCommand, PushArgs, SwapArgs};
 use crate::client::Client;
 use crate::render::{self, Output};
 
@@ -23,7 +23,12 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
         }
         FunctionCommand::Show(args) => {
             let function: Function = client.get(&["functions", args.name.as_str()])?;
-            output.result(&function, show)
+            // For people: programs find these in `weir status`.
+            let status = match output.format {
+                Format::Table if !function.chains.is_empty() => Some(client.get(&["status"])?),
+                _ => None,
+            };
+            output.result(&function, |function| show(function, status.as_ref()))
         }
         FunctionCommand::Remove { function, version: None } => {
             client.delete(&["functions", function.name.as_str()])?;
@@ -124,7 +129,7 @@ fn list(functions: &[Function]) -> String {
     render::table(["name", "newest", "#versions", "tenant", "runs in"], rows)
 }
 
-fn show(function: &Function) -> String {
+fn show(function: &Function, status: Option<&Status>) -> String {
     let mut text = render::facts(&[
         ("name", function.name.to_string()),
         ("tenant", function.tenant.to_string()),
@@ -157,7 +162,29 @@ fn show(function: &Function) -> String {
         let table = render::table(["chain", "as", "version", "previous"], chains);
         text.push_str(&format!("\n{table}"));
     }
+    let said: Vec<_> = status.map_or_else(Vec::new, |status| said(function, status));
+    if !said.is_empty() {
+        text.push_str(&format!("\n{}", render::table(["chain", "as", "counters", "gauges"], said)));
+    }
     text
+}
+
+/// Its own counters and gauges, in each chain where it has some.
+fn said(function: &Function, status: &Status) -> Vec<[String; 4]> {
+    let of_tenant = status.engine.chains.iter().filter(|chain| chain.tenant == function.tenant);
+    let all = of_tenant.flat_map(|chain| chain.functions.iter().map(move |known| (chain, known)));
+    let its = all.filter(|(chain, known)| {
+        let mut places = function.chains.iter();
+        places.any(|place| place.chain == chain.name && place.function == known.name)
+    });
+    let some = its.filter(|(_, known)| !(known.counters.is_empty() && known.gauges.is_empty()));
+    some.map(|(chain, known)| {
+        let gauges = known.gauges.iter().map(|(name, value)| format!("{name}:{value}"));
+        let gauges = gauges.collect::<Vec<_>>().join(" ");
+        let gauges = or_dash(Some(gauges).filter(|gauges| !gauges.is_empty()));
+        [chain.name.to_string(), known.name.to_string(), counts(&known.counters), gauges]
+    })
+    .collect()
 }
 
 fn swap(args: SwapArgs, client: &Client, output: Output) -> Result<()> {

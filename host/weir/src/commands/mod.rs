@@ -22,12 +22,13 @@ mod trace;
 mod watch;
 
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use weir_chain::ChainError;
 use weir_packet_plane::PlaneError;
+use weir_sandbox::CodeCache;
 use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
 
 use crate::cli::{Cli, Command};
@@ -191,6 +192,11 @@ const fn plane(plane: Plane) -> &'static str {
         Plane::Message => "message",
         Plane::Both => "both",
     }
+}
+
+/// Where code that was compiled is kept, for `--cache`.
+fn kept_code(directory: PathBuf) -> CodeCache {
+    CodeCache { directory, most: weir_spec::Store::default().compiled.get(), spare: 0 }
 }
 
 /// What is not there, in a table.

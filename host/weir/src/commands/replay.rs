@@ -9,7 +9,7 @@ use weir_assembly::ReplayOptions;
 use weir_author::trace;
 use weir_chain::Mode;
 use weir_packet_plane::{Observer, Trace};
-use weir_sandbox::{CodeCache, LogLine, Sandbox, SandboxConfig};
+use weir_sandbox::{LogLine, Sandbox, SandboxConfig};
 use weir_spec::ReplayReport;
 
 use crate::cli::ReplayArgs;
@@ -17,11 +17,7 @@ use crate::cli::ReplayArgs;
 /// Runs the chain over the capture. What is notable on the way goes to standard error.
 pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
     let sandbox = Arc::new(Sandbox::new(SandboxConfig {
-        cache: args.cache.clone().map(|directory| CodeCache {
-            directory,
-            most: weir_spec::Store::default().compiled.get(),
-            spare: 0,
-        }),
+        cache: args.cache.clone().map(super::kept_code),
         ..SandboxConfig::default()
     })?);
     let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;

@@ -11,7 +11,7 @@ use weir_spec::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPac
 
 use crate::cli::{Format, TapArgs, TapSide};
 use crate::client::Client;
-use crate::render::{self, Output};
+use crate::render::{self, Output, counted};
 
 pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()> {
     let request = TapRequest {
@@ -52,7 +52,7 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         return Ok(());
     }
     let BlockCounts { packets, lost } = seen;
-    let mut told = format!("{packets} packets");
+    let mut told = counted(packets, "packet");
     if lost > 0 {
         told += &format!(", {lost} were not copied: they came faster than they were taken");
     }

@@ -13,7 +13,7 @@ use weir_author::tests::{Outcome, Report, Tester};
 use weir_spec::{Check, Document, Invalid};
 
 use crate::cli::TestArgs;
-use crate::render::Output;
+use crate::render::{Output, counted};
 
 /// Lines of a function's log that are shown under a test that failed: some exceptions with their stacks.
 const LOG_LINES: usize = 40;
@@ -31,7 +31,9 @@ pub(super) fn run(args: &TestArgs, output: Output) -> Result<bool> {
         }
         None => (args.file.clone(), args.file.parent().unwrap_or(Path::new("."))),
     };
-    let mut tester = Tester::new(&file, project.as_ref().map(Project::manifest), measured)?;
+    let manifest = project.as_ref().map(Project::manifest);
+    let cache = args.cache.clone().map(super::kept_code);
+    let mut tester = Tester::new(&file, manifest, measured, cache)?;
     match &args.input {
         Some(input) => {
             let test = Test {
@@ -137,6 +139,8 @@ fn text(report: &Report) -> String {
     facts.push(("drops", list(&coverage.drops, false)));
     facts.push(("counters", list(&coverage.counters, false)));
     facts.push(("not counted", list(&coverage.counters, true)));
+    let gauges = coverage.gauges.iter().map(|(name, value)| format!("{name}:{value}"));
+    facts.push(("gauges", gauges.collect::<Vec<_>>().join(" ")));
     if let Some(ns) = report.ns_per_packet {
         facts.push(("time", format!("{ns:.1} ns per packet, replayed in memory")));
     }
@@ -144,8 +148,4 @@ fn text(report: &Report) -> String {
     text.push_str(&crate::render::facts(&facts));
     text.push_str(&format!("\n{} passed, {} failed\n", report.passed, report.failed));
     text
-}
-
-fn counted(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

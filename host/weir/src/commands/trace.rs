@@ -7,7 +7,7 @@ use weir_spec::{ChainTrace, TraceRequest, TracedPacket};
 
 use crate::cli::{Format, TraceArgs};
 use crate::client::Client;
-use crate::render::Output;
+use crate::render::{Output, counted};
 
 pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<()> {
     let request = TraceRequest {
@@ -31,8 +31,8 @@ pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<(
     };
     output.result(&trace, |trace| {
         let ways: String = packets.iter().map(told).collect();
-        let (shown, seen) = (packets.len(), trace.seen);
-        format!("{ways}{shown} packets followed, {seen} came to the chain meanwhile\n")
+        let (shown, seen) = (counted(packets.len() as u64, "packet"), trace.seen);
+        format!("{ways}{shown} followed, {seen} came to the chain meanwhile\n")
     })
 }
 

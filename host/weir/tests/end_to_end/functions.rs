@@ -178,6 +178,8 @@ fn a_shadow_changes_no_count_and_then_gets_growing_shares_of_the_flows() {
         assert!(own <= packets + 5000, "{chain}");
         own >= packets * 9 / 10
     });
+    let shown = host.ok(&["function", "show", "gate"]);
+    assert!(shown.contains("COUNTERS") && shown.contains("name:"), "{shown}");
 }
 
 #[test]
