@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
+use crate::text::counted;
 use crate::workers::WorkerCount;
 use crate::{Name, Period, Size};
 
@@ -376,7 +377,8 @@ impl Check for Chain {
             let tables = self.functions.iter().map(|function| function.per_worker.len());
             let wrong = |(_, n): &(usize, usize)| *n != 0 && *n != usize::from(workers.get());
             if let Some((index, n)) = tables.enumerate().find(wrong) {
-                let message = format!("there are {n} tables for {workers} workers");
+                let workers = counted(workers.get().into(), "worker");
+                let message = format!("{} for {workers}", counted(n, "table"));
                 return Err(Invalid::at("per-worker", message)
                     .help("allowed: one for each of the chain's `workers`, or none")
                     .within_array("function", index));

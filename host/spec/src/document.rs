@@ -130,8 +130,12 @@ impl<T: DeserializeOwned + Check> Document<T> {
     /// Finds the place in the file of something that turned out to be wrong with the value.
     #[must_use]
     pub fn locate(&self, invalid: Invalid) -> DocumentError {
-        let span =
-            DeTable::parse(&self.text).ok().map_or(0..0, |table| span_of(&table, &invalid.path));
+        let table = DeTable::parse(&self.text).ok();
+        let span = table.map(|table| {
+            let key = wrong_key(&invalid).and_then(|path| span_of(&table, &path, true));
+            key.or_else(|| span_of(&table, &invalid.path, false))
+        });
+        let span = span.flatten().unwrap_or(0..0);
         place(&self.file, &self.text, span, invalid)
     }
 }
@@ -197,20 +201,37 @@ fn descend_value(
     inside || covers(&value.span(), span)
 }
 
-/// The span of the value at a path, or of what is nearest to it: the table that misses the key.
-fn span_of(table: &Spanned<DeTable<'_>>, path: &[Segment]) -> Range<usize> {
-    let mut span = 0..0;
-    let mut at: Option<&Spanned<DeValue<'_>>> = None;
-    for segment in path {
+/// The path of the key that is wrong, if it is that and not a value: a function's words lead to the key, or to its table and name it.
+fn wrong_key(invalid: &Invalid) -> Option<Vec<Segment>> {
+    let (_, rest) = invalid.message.split_once("unknown key")?;
+    let mut path = invalid.path.clone();
+    if let Some((name, _)) = rest.strip_prefix(" `").and_then(|rest| rest.split_once('`')) {
+        let key = Segment::Key(name.to_owned());
+        if path.last() != Some(&key) {
+            path.push(key);
+        }
+    }
+    Some(path)
+}
+
+/// The span of the value at a path, or of what is nearest to it: the table that misses the key. With `key`, that of the last key of the
+/// path, if it leads to one.
+fn span_of(table: &Spanned<DeTable<'_>>, path: &[Segment], key: bool) -> Option<Range<usize>> {
+    let (mut spans, mut at) = (None, None::<&Spanned<DeValue<'_>>>);
+    for (place, segment) in path.iter().enumerate() {
         let next = match (segment, at.map(Spanned::get_ref)) {
-            (Segment::Key(key), None) => table.get_ref().get(key.as_str()),
-            (Segment::Key(key), Some(DeValue::Table(table))) => table.get(key.as_str()),
-            (Segment::Index(index), Some(DeValue::Array(array))) => array.get(*index),
+            (Segment::Key(key), None) => table.get_ref().get_key_value(key.as_str()),
+            (Segment::Key(key), Some(DeValue::Table(table))) => table.get_key_value(key.as_str()),
+            (Segment::Index(index), Some(DeValue::Array(array))) => {
+                let Some(value) = array.get(*index) else { break };
+                (spans, at) = (Some((place, None, value.span())), Some(value));
+                continue;
+            }
             _ => None,
         };
-        let Some(value) = next else { break };
-        span = value.span();
-        at = Some(value);
+        let Some((name, value)) = next else { break };
+        (spans, at) = (Some((place, Some(name.span()), value.span())), Some(value));
     }
-    span
+    let (place, name, value) = spans?;
+    if key { name.filter(|_| place + 1 == path.len()) } else { Some(value) }
 }

@@ -11,6 +11,7 @@ use crate::listener::{Gateway, Listener};
 use crate::nic::{self, Naming, Nic, VfName};
 use crate::port::{Port, PortKind};
 use crate::quota::Quota;
+use crate::text::counted;
 use crate::{Name, Period, Size};
 
 /// The whole file; an empty one is a host with a socket, a store and no ports.
@@ -73,7 +74,11 @@ impl Workers {
             return Err(Invalid::at("count", format!("{count} workers")).help("allowed: 1 to 1024"));
         }
         if !self.cores.is_empty() && self.number() != self.cores.len() {
-            let message = format!("{} cores for {} workers", self.cores.len(), self.number());
+            let message = format!(
+                "{} for {}",
+                counted(self.cores.len(), "core"),
+                counted(self.number(), "worker")
+            );
             return Err(Invalid::at("cores", message).help("name one core for each worker"));
         }
         let twice = (1..self.cores.len()).find(|i| self.cores[..*i].contains(&self.cores[*i]));

@@ -97,6 +97,21 @@ rules = [
     }
 
     #[test]
+    fn a_key_that_is_wrong_is_what_is_shown() {
+        let mark = |message: &str| {
+            let text = told("firewall", message);
+            let mut lines = text.lines().skip(1);
+            let place = lines.next().unwrap().trim().to_owned();
+            (place, lines.nth(2).unwrap().matches('^').count())
+        };
+        // As C's functions say it, with the key; and as serde does, with its table.
+        assert_eq!(mark("default: unknown key; allowed: rules"), ("--> c.toml:7:1".into(), 7));
+        let serde = "rules[1]: unknown field `dport`, expected `action`";
+        assert_eq!(mark(serde), ("--> c.toml:10:25".into(), 5));
+        assert_eq!(mark("unknown field `gone`, expected `rules`").0, "--> c.toml:6:1");
+    }
+
+    #[test]
     fn what_leads_nowhere_is_the_message() {
         let text = told("monitor", "no: table: at all");
         assert!(

@@ -32,6 +32,11 @@ macro_rules! deserialize_text {
 }
 pub(crate) use deserialize_text;
 
+/// So many of something whose name is regular.
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// A version by semver.org.
 pub(crate) fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Version>, D::Error> {
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };

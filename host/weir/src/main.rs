@@ -31,7 +31,8 @@ use client::WrongUsage;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().color(help_color()).get_matches();
+    let command = Cli::command().color(help_color());
+    let matches = command.try_get_matches().unwrap_or_else(|error| complaint(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let color = cli.global.color;
     match commands::dispatch(cli) {
@@ -44,6 +45,16 @@ fn main() -> ExitCode {
             if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What is wrong with the arguments, with a usage line of what was written: clap takes what variables say for written, too.
+fn complaint(error: clap::Error) -> clap::Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    let command = Cli::command().color(help_color());
+    let written = command.mut_args(|argument| argument.env(clap::builder::Resettable::Reset));
+    written.try_get_matches().err().unwrap_or(error)
 }
 
 /// Whoever read our output wants no more of it (`weir … | head`).

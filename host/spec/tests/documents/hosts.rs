@@ -203,7 +203,7 @@ fn workers_are_a_number_or_all() {
     refused::<Chain>(
         "name = \"edge\"\nworkers = 2\n[[function]]\nuse = \"a\"\nper-worker = [{ slot = 0 }]\n",
         r"
-there are 1 tables for 2 workers
+1 table for 2 workers
  --> file.toml:5:14
   |
 5 | per-worker = [{ slot = 0 }]

@@ -1,11 +1,11 @@
 //! `weir new`
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_author::project::{self, Project};
 use weir_spec::Plane;
 
 use crate::cli::{NewArgs, PlaneArg};
-use crate::render::Output;
+use crate::render::{self, Output};
 
 /// Writes a project, and says what to do next.
 pub(super) fn run(args: &NewArgs, output: Output) -> Result<()> {
@@ -13,7 +13,18 @@ pub(super) fn run(args: &NewArgs, output: Output) -> Result<()> {
         PlaneArg::Packet => Plane::Packet,
         PlaneArg::Message => Plane::Message,
     };
-    let project = project::write(&args.directory, &args.lang, plane)?;
+    if args.lang == "list" {
+        return output.result(&project::languages(), |languages| {
+            let rows = languages
+                .iter()
+                .map(|(language, planes)| [(*language).to_owned(), planes.join(", ")]);
+            render::table(["language", "planes"], rows)
+        });
+    }
+    let directory = args.directory.as_deref();
+    let directory = directory
+        .with_context(|| format!("what is it called? weir new NAME --lang {}", args.lang))?;
+    let project = project::write(directory, &args.lang, plane)?;
     output.outcome(&project, text)
 }
 

@@ -95,11 +95,21 @@ fn projects_that_cannot_be_are_refused_and_nothing_is_written() {
         assert_eq!(answer.status, Some(1), "{arguments:?}: {}", answer.out);
         answer.err
     };
+    let languages = weir(directory.path(), &["new", "--lang", "list"]);
+    assert_eq!((languages.status, languages.err.as_str()), (Some(0), ""));
+    assert!(languages.out.contains("\nrust            packet, message\n"), "{}", languages.out);
     let there_are = fails(&["new", "x", "--lang", "cobol"]);
     assert!(there_are.contains("there are: ") && there_are.contains("rust (packet, message)"));
     assert!(!there_are.contains("(packet)"), "each is for both planes: {there_are}");
     assert!(fails(&["new", "No", "--lang", "rust"]).contains("is not a name"));
     assert_eq!(weir(directory.path(), &["new", "x"]).status, Some(2));
+    // What variables say nobody has to write.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(["test", "x.wasm", "--config", "{}"]).env("WEIR_TOKEN", "t").env("WEIR_API", "u");
+    let wrong = command.output().expect("weir starts");
+    let told = String::from_utf8_lossy(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(2), "{told}");
+    assert!(told.contains("Usage: weir test") && !told.contains("--token"), "{told}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     assert!(fails(&["test"]).contains("no function.toml"));
     assert!(fails(&["function", "push", "--watch", "."]).contains("no function.toml"));
@@ -130,7 +140,7 @@ fn a_project_is_built_and_its_tests_tell_what_is_not_as_expected() {
     assert!(json["ns_per_packet"].as_f64().unwrap() > 0.0, "{json}");
 
     let (directory, answer) = tested(
-        "[[test]]\nname = \"wrong\"\nin = \"in.pcap\"\nexpect.drop = [3, 99]\nexpect.counters = { blocked = 4 }\n\
+        "[[test]]\nname = \"wrong\"\nin = \"in.pcap\"\nexpect.drop = [3, 99]\nexpect.counters = { blocked = 4 }\nexpect.gauges = { flows = 1.5 }\n\
          [[test]]\nname = \"refused\"\nexpect.refused = \"no\"\n[[test]]\nname = \"fine\"\nin = \"in.pcap\"\n",
     );
     assert_eq!(answer.status, Some(1), "{}", answer.err);
@@ -138,6 +148,7 @@ fn a_project_is_built_and_its_tests_tell_what_is_not_as_expected() {
         "packet 3 was to be dropped, and leaves: 10.0.0.1 → 10.0.0.2 TCP 40002 → 23 [SYN]",
         "packet 99 was to be dropped, and leaves: the capture has no such packet",
         "counter blocked: expected 4, but nothing was counted under it; counters: none",
+        "gauge flows: expected 1.5, but it was not set; gauges: none",
         "the configuration was not refused",
         "1 passed, 2 failed",
     ] {

@@ -95,7 +95,7 @@ fn what_cannot_be_on_so_many_workers_is_refused_in_words() {
     let tables = format!("workers = 2\n{CHAIN}per-worker = [{{ a = 1 }}]\n");
     host.write("c.toml", tables);
     let error = host.fails(&["chain", "apply", "c.toml"]);
-    assert!(error.contains("there are 1 tables for 2 workers"), "{error}");
+    assert!(error.contains("1 table for 2 workers"), "{error}");
     assert!(error.contains("key: function[0].per-worker"), "{error}");
 }
 
