@@ -38,7 +38,7 @@ fn packets_through_the_firewall() {
         expect.drop = [3, 5, 6, 7, 9, 10]
         expect.out = 4
         expect.verdicts = { drop = 6, next = 4 }
-        expect.gauges = { flows = 0 }
+        expect.gauges = { flows = 3 }
 
         [[test]]
         name = "no such default"

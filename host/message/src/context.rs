@@ -311,8 +311,10 @@ impl Exchanges for Context {
     }
 }
 
-/// What the function wrote is no message.
-fn unusable(why: String) -> Denied {
+/// What the function wrote is no message. Of what is told of it, its log gets a line's length.
+fn unusable(mut why: String) -> Denied {
+    const WHY_MAX: usize = 256;
+    why.truncate(why.floor_char_boundary(WHY_MAX));
     Denied { refusal: Refusal::OutOfBounds, why }
 }
 
@@ -324,7 +326,9 @@ fn response_of(answer: Copied) -> Result<http::Response<Pieces>, String> {
             return Err(format!("{name:?} is no name of a field"));
         };
         let Ok(value) = HeaderValue::from_str(value) else {
-            return Err(format!("{value:?} is no value of a field ({name})"));
+            return Err(format!(
+                "the value of the field {name} has bytes that are not allowed there"
+            ));
         };
         headers.append(known, value);
     }
@@ -429,7 +433,7 @@ mod tests {
         assert_eq!(answer(200, "x-good", "b"), Ok(200));
         assert_eq!(answer(200, "bad name", "b").unwrap_err(), "\"bad name\" is no name of a field");
         let value = answer(200, "x-good", "b\n").unwrap_err();
-        assert_eq!(value, "\"b\\n\" is no value of a field (x-good)");
+        assert_eq!(value, "the value of the field x-good has bytes that are not allowed there");
         let status = answer(42, "x-good", "b").unwrap_err();
         assert_eq!(status, "42 is no status of a response: allowed are 200 to 599");
     }
