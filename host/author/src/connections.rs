@@ -38,8 +38,8 @@ pub(crate) fn run(
     let started =
         Listener::start(sandbox, function, resolved, Protocol::Tcp, upstream.local_addr()?)?;
     let listener = match started {
-        Started::Refused(message) => return Ok(Run::Refused(message)),
-        Started::Failed(message) => return Ok(Run::Failed(message)),
+        Started::Refused(message, log) => return Ok(Run::Refused(message, log)),
+        Started::Failed(message, log) => return Ok(Run::Failed(message, log)),
         Started::Listens(listener) => listener,
     };
     let mut problems = Vec::new();

@@ -33,8 +33,8 @@ pub(crate) fn run(
     let upstream = runtime.block_on(Upstream::start())?;
     let started = Listener::start(sandbox, function, resolved, Protocol::Http, upstream.address)?;
     let listener = match started {
-        Started::Refused(message) => return Ok(Run::Refused(message)),
-        Started::Failed(message) => return Ok(Run::Failed(message)),
+        Started::Refused(message, log) => return Ok(Run::Refused(message, log)),
+        Started::Failed(message, log) => return Ok(Run::Failed(message, log)),
         Started::Listens(listener) => listener,
     };
     let mut problems = Vec::new();

@@ -19,6 +19,7 @@ use weir_sandbox::{Sandbox, World};
 use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
+use crate::packets::lines;
 use crate::suite::Expect;
 use crate::tests::is;
 
@@ -40,10 +41,10 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// What came of a test.
 pub(crate) enum Run {
-    /// The function refused its configuration.
-    Refused(String),
-    /// It faulted while it was configured.
-    Failed(String),
+    /// The function refused its configuration: why, and what it logged.
+    Refused(String, Vec<String>),
+    /// It faulted while it was configured: how, and what it logged.
+    Failed(String, Vec<String>),
     /// It ran.
     Done(Ran),
 }
@@ -63,10 +64,10 @@ pub(crate) struct Ran {
 
 /// What came of starting it.
 pub(crate) enum Started {
-    /// The function refused its configuration.
-    Refused(String),
-    /// It faulted while it was configured.
-    Failed(String),
+    /// The function refused its configuration: why, and what it logged.
+    Refused(String, Vec<String>),
+    /// It faulted while it was configured: how, and what it logged.
+    Failed(String, Vec<String>),
     /// It is there.
     Listens(Box<Listener>),
 }
@@ -96,7 +97,7 @@ impl Listener {
         if function.admitted.world == World::Proxy {
             plan.proxy = match proxy(sandbox, resolved, &plan)? {
                 Ok(ready) => Some(Proxy::Here(ready)),
-                Err(message) => return Ok(Started::Refused(message)),
+                Err(message) => return Ok(Started::Refused(message, Vec::new())),
             };
         }
         let tested = Arc::new(Tested {
@@ -111,14 +112,15 @@ impl Listener {
             ListenerConfig::new("test", any, protocol, vec![UpstreamConfig::new(upstream)]);
         config.chain = Some(Arc::clone(&tested) as _);
         if let Err(error) = gateway.set(config) {
+            let log = || lines(&tested.plan.functions[0].telemetry);
             return match tested.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(MessageError::Refused { what: "configuration", message, .. }) => {
-                    Ok(Started::Refused(message))
+                    Ok(Started::Refused(message, log()))
                 }
                 Some(failed) => {
                     let told = weir_sandbox::explain(&failed.to_string());
                     match failed {
-                        MessageError::Fault { .. } => Ok(Started::Failed(told)),
+                        MessageError::Fault { .. } => Ok(Started::Failed(told, log())),
                         _ => bail!(told),
                     }
                 }
@@ -154,7 +156,7 @@ impl Listener {
             problems,
             counters: function.telemetry.counters(),
             gauges: function.telemetry.gauges(),
-            log: function.telemetry.lines().0.into_iter().map(|line| line.message).collect(),
+            log: lines(&function.telemetry),
             faults,
             fault_count: function.counters.faults.load(Ordering::Relaxed),
             actions,

@@ -11,7 +11,7 @@ use weir_packet_plane::{ChainPlan, Clock, LaneConfig, PlaneError, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
-use weir_sandbox::Sandbox;
+use weir_sandbox::{Sandbox, Telemetry};
 use weir_spec::{ReplayReport, ResolvedFunction};
 
 use crate::captures::Frame;
@@ -24,10 +24,10 @@ const BURST: usize = 32;
 
 /// What came of it.
 pub(crate) enum Run {
-    /// The function refused its configuration.
-    Refused(String),
-    /// It faulted while it was configured.
-    Failed(String),
+    /// The function refused its configuration: why, and what it logged.
+    Refused(String, Vec<String>),
+    /// It faulted while it was configured: how, and what it logged.
+    Failed(String, Vec<String>),
     /// It ran.
     Done(Box<Ran>),
 }
@@ -93,10 +93,10 @@ pub(crate) fn run(
         Ok(lane) => lane,
         Err(error) => match error.downcast()? {
             PlaneError::Chain(ChainError::Refused { what: "configuration", message, .. }) => {
-                return Ok(Run::Refused(message));
+                return Ok(Run::Refused(message, lines(&telemetry)));
             }
             PlaneError::Chain(fault @ ChainError::Fault { .. }) => {
-                return Ok(Run::Failed(fault.to_string()));
+                return Ok(Run::Failed(fault.to_string(), lines(&telemetry)));
             }
             error => bail!(error),
         },
@@ -114,9 +114,14 @@ pub(crate) fn run(
         sent: record.sent,
         counters: telemetry.counters(),
         gauges: telemetry.gauges(),
-        log: telemetry.lines().0.into_iter().map(|line| line.message).collect(),
+        log: lines(&telemetry),
         faults,
     })))
+}
+
+/// What a function logged.
+pub(crate) fn lines(telemetry: &Telemetry) -> Vec<String> {
+    telemetry.lines().0.into_iter().map(|line| line.message).collect()
 }
 
 /// Nanoseconds that a packet of these takes in memory, over and over for so long.

@@ -140,8 +140,14 @@ impl Tester {
             };
             let ran = packets::run(&self.sandbox, &self.function, &resolved, &test.ports, &frames)?;
             match ran {
-                packets::Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
-                packets::Run::Failed(message) => outcome.problems.push(message),
+                packets::Run::Refused(message, log) => {
+                    refused(expect, Some(&message), &mut outcome);
+                    outcome.log = own(log);
+                }
+                packets::Run::Failed(message, log) => {
+                    outcome.problems.push(message);
+                    outcome.log = own(log);
+                }
                 packets::Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
                     self.count(
@@ -173,8 +179,14 @@ impl Tester {
             }
         } else {
             match self.messages(test, &resolved)? {
-                Run::Refused(message) => refused(expect, Some(&message), &mut outcome),
-                Run::Failed(message) => outcome.problems.push(message),
+                Run::Refused(message, log) => {
+                    refused(expect, Some(&message), &mut outcome);
+                    outcome.log = own(log);
+                }
+                Run::Failed(message, log) => {
+                    outcome.problems.push(message);
+                    outcome.log = own(log);
+                }
                 Run::Done(ran) => {
                     refused(expect, None, &mut outcome);
                     self.count(&ran.counters, &ran.gauges, &ran.actions);

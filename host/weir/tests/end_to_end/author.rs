@@ -205,6 +205,9 @@ fn a_fault_is_a_failure_and_mistakes_in_the_file_are_shown_in_place() {
     {
         assert!(failed.out.contains(shown), "{shown:?} is missing in\n{}", failed.out);
     }
+    let failed = weir(directory.path(), &["--output", "json", "test", "logs"]);
+    let report: serde_json::Value = serde_json::from_str(&failed.out).unwrap();
+    assert_eq!(report["tests"][0]["log"], serde_json::json!(["name_in_memory"]), "{report}");
     fs::write(logs.join("gate.wasm"), log_and_trap(false)).unwrap();
     fs::write(
         logs.join("c.toml"),
