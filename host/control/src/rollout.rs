@@ -36,6 +36,10 @@ use crate::store::{FunctionId, Running, State, Trial};
 use trial::forget_trial;
 pub(crate) use watch::{Faulted, Watch};
 
+/// Bytes of a reason that the store keeps with a withdrawn version; the event has all of it. Twice as many, for what JSON escapes, are
+/// less than a record may grow on a full disk.
+const REASON_KEPT: usize = 480;
+
 /// How a new version comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwapMode {
@@ -445,7 +449,7 @@ fn withdraw(state: &mut State, id: &FunctionId, version: &Version, why: &str) {
     let function = Arc::make_mut(function);
     function.trial = function.trial.take().filter(|trial| trial.version != *version);
     if let Some(version) = function.versions.get_mut(version) {
-        version.withdrawn = Some(why.to_owned());
+        version.withdrawn = Some(why[..why.floor_char_boundary(REASON_KEPT)].to_owned());
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use semver::Version;
 use serde_json::json;
+use weir_control::engine::{ChainId, EngineEvent};
 use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
 use weir_spec::{CheckReport, Name};
 
@@ -137,7 +138,7 @@ fn when_there_is_room_again_it_goes_on() {
 }
 
 /// Over the API: 507, and the data plane is not asked. What takes no room can be had.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
     let disk = Disk::new("16m");
     let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), crate::common::CONFIG);
@@ -165,6 +166,24 @@ async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
     let back = host.ask("POST", "/v1/functions/f/rollback", None).await;
     assert_eq!(back.status, 200, "{back:?}");
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+    // So can what a canary's fault calls for, with however long a text.
+    disk.empty();
+    let canary = json!({"to": "2.0.0", "canary": 5});
+    assert_eq!(host.ask("POST", "/v1/functions/f/swap", Some(canary)).await.status, 200);
+    disk.fill(4096);
+    let (now, fault) = (host.last_event(), "trap: \"ö\"; ".repeat(500));
+    host.engine.emit(EngineEvent::RolledBack {
+        chain: ChainId::new(&Name::default_tenant(), &"a".parse().unwrap()),
+        function: "f".parse().unwrap(),
+        version: Some(Version::new(2, 0, 0)),
+        message: fault.clone(),
+    });
+    let told = tokio::task::block_in_place(|| host.wait_for("trial-ended", now));
+    assert!(told.ends_with(&fault), "{told}");
+    let function = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(function["trial"], json!(null));
+    let withdrawn = function["versions"][1]["withdrawn"].as_str().unwrap();
+    assert!(fault.starts_with(withdrawn) && withdrawn.len() > 400, "{withdrawn}");
     let removed = host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await;
     assert_eq!(removed.status, 204, "{removed:?}");
     let removed = host.ask("DELETE", "/v1/chains/a", None).await;
