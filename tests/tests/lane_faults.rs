@@ -301,6 +301,8 @@ fn verdicts_for_which_there_is_nothing_are_told_with_what_there_is() {
         ),
         ("0x0907", "`clone` to port 9: the chain has 0 ("),
         ("0xffffff03", "verdict 0xffffff03: `forward` to port 16777215: the chain has 0 ("),
+        // What stands for no answer where functions answer by value.
+        ("0xff", "verdict 0x000000ff: there is no kind 127"),
     ] {
         let body = each(&format!("(local.set $verdict (i32.const {verdict}))"));
         for mode in [Mode::Linked, Mode::Separate] {

@@ -2,13 +2,15 @@
 
 use weir_layout::{FLAG_REVERSE, VERDICT_FINAL, VERDICT_NAMES, Verdict};
 use weir_pool::Packet;
-use weir_sandbox::FaultKind;
+use weir_sandbox::{FaultKind, World};
 
 use crate::context::Context;
 
-/// What stands in place of a verdict where a function that gets copies answered something else than verdicts; of a window it is
-/// none either.
+/// What stands in place of a verdict where a function that gets copies answered something else than verdicts.
 const NO_ANSWER: u32 = 0xff;
+
+const NO_ANSWER_TOLD: &str = "it stands for an answer that is no verdict: a function that gets copies has to give one for each packet, cannot \
+     hold packets, and changes them only within its `access` and within what it was given";
 
 /// A bad verdict or descriptor.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +30,8 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
-    /// The fault in words: which packet, what was written, and what is wrong with that.
-    pub(crate) fn told(&self, context: &Context) -> String {
+    /// The fault in words, of a function of this world: which packet, what was written, and what is wrong with that.
+    pub(crate) fn told(&self, context: &Context, world: World) -> String {
         let Self { kind, number, packet, .. } = self;
         let bytes = packet.descriptor.length;
         let which = match number {
@@ -41,8 +43,12 @@ impl Violation {
             _ => {
                 let ports = context.ports.iter().map(|port| port.name()).collect::<Vec<_>>();
                 let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
-                let why =
-                    reason(self.verdict, &ports, self.function, context.ledger.functions, reverse);
+                let why = if self.verdict == NO_ANSWER && world != World::Window {
+                    NO_ANSWER_TOLD.to_owned()
+                } else {
+                    let functions = context.ledger.functions;
+                    reason(self.verdict, &ports, self.function, functions, reverse)
+                };
                 format!("verdict {:#010x}: {why}", self.verdict)
             }
         };
@@ -61,11 +67,6 @@ impl Violation {
 
 /// What is wrong with a verdict of the function at this place of so many.
 fn reason(word: u32, ports: &[&str], place: usize, functions: usize, reverse: bool) -> String {
-    if word == NO_ANSWER {
-        return "it stands for an answer that is no verdict: a function that gets copies has to give one for each packet, cannot hold packets, \
-                and changes them only within its `access` and within what it was given"
-            .into();
-    }
     let (kind, argument) = (word & 0xff & !VERDICT_FINAL, word >> 8);
     let Some(name) = VERDICT_NAMES.get(kind as usize) else {
         return format!(
@@ -124,6 +125,5 @@ mod tests {
             assert!(told(word, reverse).ends_with(expected), "{}", told(word, reverse));
         }
         assert!(reason(0x05, &[], 0, 1, false).ends_with("later: there is none"));
-        assert!(reason(0xff, &[], 0, 1, false).contains("an answer that is no verdict"));
     }
 }

@@ -148,7 +148,12 @@ impl Lane {
         violations.dedup_by_key(|it| (it.function, it.kind));
         for violation in violations.drain(..) {
             let function = violation.function;
-            let message = violation.told(self.context());
+            let plan = match &self.trial {
+                Some(Trial::Canary { version, .. }) if in_trial => &version.staged.plan,
+                _ => self.plan(),
+            };
+            let world = plan.functions[function].admitted.world;
+            let message = violation.told(self.context(), world);
             if suspect == Some(function) {
                 self.end_trial_by(&message);
                 continue;
