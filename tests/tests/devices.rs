@@ -81,11 +81,18 @@ fn an_idle_host_uses_no_cpu_and_wakes_for_the_first_packet(ports: PortKind) {
 
 /// Whether an event of this kind says this of the port on the right.
 fn told(lab: &Lab, kind: &str, text: &str) -> bool {
-    lab.events().iter().any(|event| {
+    times_told(lab, kind, text) > 0
+}
+
+/// How many do.
+fn times_told(lab: &Lab, kind: &str, text: &str) -> usize {
+    let events = lab.events();
+    let those = events.iter().filter(|event| {
         event["kind"] == kind
             && event["subject"] == "right"
             && event["message"].as_str().is_some_and(|message| message.contains(text))
-    })
+    });
+    those.count()
 }
 
 /// The port on the right works no more, whoever is asked.
@@ -135,15 +142,24 @@ fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
         assert!(refused.contains("port right is down"), "{refused}");
     }
     // It comes back, and so does the chain.
+    let alarms = |lab: &Lab| ["port-up", "port-down"].map(|kind| times_told(lab, kind, "right"));
+    let [ups, downs] = alarms(&lab);
     lab.rewire_right();
     if is_xdp {
         // Another interface of the same name is not the port's.
         is_down(&lab);
+        lab.wait("that it is there is told", |lab| {
+            told(lab, "note", "port right is down until a chain that has it is applied again")
+        });
+        assert_eq!(alarms(&lab), [ups, downs]);
     } else {
         lab.weir(&["chain", "remove", "edge"]);
     }
     lab.chain("null", "");
     lab.wait("it flows again", flows);
+    if is_xdp {
+        assert!(times_told(&lab, "port-up", "right") > ups);
+    }
     assert_eq!(lab.port("right")["problem"], serde_json::Value::Null);
     lab.stop();
 }

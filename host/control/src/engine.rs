@@ -129,7 +129,7 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// The link of a port is up, after it was down or the device was away.
+    /// The link of a port is up, after it was down, or the port works again after its device was away.
     PortUp {
         /// Whose port it is.
         tenant: Name,
@@ -155,6 +155,15 @@ pub enum EngineEvent {
         listener: Name,
         /// Whether it gets requests.
         up: bool,
+        /// For people.
+        message: String,
+    },
+    /// What an operator is to know of a port that is down, and stays so.
+    PortNote {
+        /// Whose port it is.
+        tenant: Name,
+        /// Its name.
+        port: Name,
         /// For people.
         message: String,
     },

@@ -66,6 +66,9 @@ impl Control {
             EngineEvent::PortUp { tenant, port, message } => {
                 self.events.emit(EventKind::PortUp, Some(&tenant), port.as_str(), message);
             }
+            EngineEvent::PortNote { tenant, port, message } => {
+                self.events.emit(EventKind::Note, Some(&tenant), port.as_str(), message);
+            }
             EngineEvent::Fault { chain, function, version, kind, message } => {
                 let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
                 let text = format!(

@@ -13,7 +13,7 @@ use weir_spec::{Chain, Invalid, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
-use super::{PlaneEngine, refused, steering};
+use super::{PlaneEngine, links, refused, steering};
 use crate::telemetries::Telemetries;
 
 /// Most packets of a burst.
@@ -40,7 +40,9 @@ impl PlaneEngine {
         let ended = self.ports().ended(chain).is_some();
         let existing = existing.filter(|existing| existing.crossing.shape == shape && !ended);
         let Some(existing) = existing else {
-            return self.new_lanes(deployment, &shape, listeners);
+            let published = self.new_lanes(deployment, &shape, listeners)?;
+            links::tell_again(&mut self.ports(), chain, &self.sink);
+            return Ok(published);
         };
         let _turn = existing.turn();
         let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();

@@ -1,56 +1,143 @@
 //! Tells of links of `xdp` ports that go down and come up, and of interfaces that go away and come back.
+//!
+//! A port whose interface went away is down until it is opened anew, for a chain that is applied again: whatever becomes of others of
+//! that name until then is not of the port.
 
-use std::sync::{Arc, OnceLock};
+use std::mem;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_control::engine::{EngineEvent, EventSink};
-use weir_spec::{Name, PortKind};
+use weir_spec::{Chain, Name, PortKind};
 use weir_xdp::Link;
 
-/// A port on an interface.
-struct Watched {
-    tenant: Name,
-    port: Name,
-    interface: String,
+use super::ports::Ports;
+
+/// What was told of a port's interface.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// It went away, and the port has no other one yet.
+    gone: bool,
+    /// There is another one of that name, which the port does not have.
+    other: bool,
 }
 
-/// Tells this sink of the ports among these, as long as it is there.
-pub(super) fn watch<'a>(
-    ports: impl Iterator<Item = &'a weir_spec::Port>,
-    sink: &Arc<OnceLock<EventSink>>,
-) {
+impl Told {
+    /// What there is to tell of the port when the link of what has its interface's name has become so. `has_ended`: the port works no
+    /// more.
+    fn next(&mut self, port: &weir_spec::Port, link: Link, has_ended: bool) -> Option<EngineEvent> {
+        let (tenant, name) = (port.tenant.clone(), port.name.clone());
+        let interface = port.interface.as_deref().unwrap_or_default();
+        let why = match link {
+            Link::Gone => {
+                self.other = false;
+                if mem::replace(&mut self.gone, true) && has_ended {
+                    return None;
+                }
+                format!("there is no interface {interface} any more")
+            }
+            _ if has_ended => {
+                let message = format!(
+                    "there is an interface {interface}, but port {name} is down until a chain that has it is applied again (`weir chain apply`)"
+                );
+                let again = mem::replace(&mut self.other, true);
+                return (!again).then_some(EngineEvent::PortNote { tenant, port: name, message });
+            }
+            Link::Down => {
+                *self = Self::default();
+                format!("the link of {interface} is down")
+            }
+            Link::Up => {
+                *self = Self::default();
+                return Some(up(port));
+            }
+        };
+        let message = format!("port {name} is down: {why}");
+        Some(EngineEvent::PortDown { tenant, port: name, message })
+    }
+}
+
+fn up(port: &weir_spec::Port) -> EngineEvent {
+    let (tenant, name) = (port.tenant.clone(), port.name.clone());
+    let interface = port.interface.as_deref().unwrap_or_default();
+    let message = format!("the link of {interface}, which port {name} is on, is up");
+    EngineEvent::PortUp { tenant, port: name, message }
+}
+
+/// Tells this sink of these ports, as long as both are there.
+pub(super) fn watch(ports: &Arc<Mutex<Ports>>, sink: &Arc<OnceLock<EventSink>>) {
     let watched = |config: &weir_spec::Port| {
         let interface = config.interface.clone().filter(|_| config.kind == PortKind::Xdp)?;
-        Some(Watched { tenant: config.tenant.clone(), port: config.name.clone(), interface })
+        Some((config.name.clone(), interface))
     };
-    let ports: Vec<Watched> = ports.filter_map(watched).collect();
-    if ports.is_empty() {
+    let all = ports.lock().unwrap_or_else(PoisonError::into_inner);
+    let watched = all.iter().filter_map(|slot| watched(&slot.config));
+    let (names, interfaces): (Vec<Name>, Vec<String>) = watched.unzip();
+    drop(all);
+    if names.is_empty() {
         return;
     }
-    let sink = Arc::downgrade(sink);
-    let interfaces = ports.iter().map(|port| port.interface.clone()).collect();
+    let (ports, sink) = (Arc::downgrade(ports), Arc::downgrade(sink));
     let watching = weir_xdp::watch(interfaces, move |place, link| {
-        let Some(all) = sink.upgrade() else { return };
-        let (Some(sink), Some(port)) = (all.get(), ports.get(place)) else { return };
-        sink(told(port, link));
+        let (Some(ports), Some(sink)) = (ports.upgrade(), sink.upgrade()) else { return };
+        let mut ports = ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(sink), Some(slot)) = (sink.get(), ports.slot_mut(&names[place])) else { return };
+        let has_ended = slot.has_ended();
+        if let Some(event) = slot.told.next(&slot.config, link, has_ended) {
+            sink(event);
+        }
     });
     if let Err(error) = watching {
         tracing::warn!("nobody will tell when the link of an interface goes down: {error}");
     }
 }
 
-fn told(Watched { tenant, port, interface }: &Watched, link: Link) -> EngineEvent {
-    let (tenant, name) = (tenant.clone(), port.clone());
-    let down = |why: String| EngineEvent::PortDown {
-        tenant: tenant.clone(),
-        port: name.clone(),
-        message: format!("port {port} is down: {why}"),
-    };
-    match link {
-        Link::Gone => down(format!("there is no interface {interface} any more")),
-        Link::Down => down(format!("the link of {interface} is down")),
-        Link::Up => {
-            let message = format!("the link of {interface}, which port {port} is on, is up");
-            EngineEvent::PortUp { tenant, port: name, message }
+/// A chain's ports were opened: tells of those that were down because their interfaces had gone, and whose links are up.
+pub(super) fn tell_again(ports: &mut Ports, chain: &Chain, sink: &OnceLock<EventSink>) {
+    let Some(sink) = sink.get() else { return };
+    for name in ports.names(chain.from.as_ref(), chain.to.as_ref()) {
+        let Some(slot) = ports.slot_mut(&name) else { continue };
+        if mem::take(&mut slot.told).gone && slot.has_link() {
+            sink(up(&slot.config));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_spec::{Document, HostConfig};
+
+    use super::*;
+
+    #[test]
+    fn of_an_interface_that_is_not_the_ports_nothing_is_told_but_that_it_is_there() {
+        let text = "[[port]]\nname = \"lan\"\nkind = \"xdp\"\ninterface = \"eth1\"\n";
+        let config = Document::<HostConfig>::parse("weir.toml", text).unwrap().value;
+        let mut told = Told::default();
+        let mut next = |link, has_ended| match told.next(&config.ports[0], link, has_ended) {
+            Some(EngineEvent::PortDown { message, .. }) => ("down", message),
+            Some(EngineEvent::PortUp { message, .. }) => ("up", message),
+            Some(EngineEvent::PortNote { message, .. }) => ("note", message),
+            None => ("", String::new()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next(Link::Down, false).0, "down");
+        assert_eq!(next(Link::Up, false).0, "up");
+        for _ in 0..2 {
+            let gone = next(Link::Gone, true);
+            let (kind, text) = ("down", "there is no interface eth1 any more");
+            assert!(gone.0 == kind && gone.1.contains(text), "{gone:?}");
+            // It comes back down, goes up, and all that once more.
+            for _ in 0..2 {
+                let other = next(Link::Down, true);
+                assert!(
+                    other.0 == "note" && other.1.contains("port lan is down until"),
+                    "{other:?}"
+                );
+                assert_eq!([next(Link::Up, true).0, next(Link::Down, true).0], [""; 2]);
+                assert_eq!(next(Link::Gone, true).0, "");
+            }
+            // The port is opened anew.
+            assert_eq!(next(Link::Up, false).0, "up");
         }
     }
 }

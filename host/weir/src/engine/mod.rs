@@ -42,7 +42,7 @@ use crate::nics::VfMacs;
 pub(crate) struct PlaneEngine {
     plane: Arc<Plane>,
     keeper: Keeper,
-    ports: Mutex<Ports>,
+    ports: Arc<Mutex<Ports>>,
     steering: steering::Steering,
     /// Addresses that rules name, at NICs.
     macs: VfMacs,
@@ -79,7 +79,7 @@ impl PlaneEngine {
         Ok(Self {
             plane,
             keeper,
-            ports: Mutex::new(Ports::new(&config.ports, room_bytes)?),
+            ports: Arc::new(Mutex::new(Ports::new(&config.ports, room_bytes)?)),
             steering: steering::Steering::default(),
             macs,
             arrivals: Mutex::default(),
@@ -283,7 +283,7 @@ impl Engine for PlaneEngine {
     fn subscribe(&self, sink: EventSink) {
         // A second call is a bug of the caller's; the first sink stays.
         if self.sink.set(sink).is_ok() {
-            links::watch(self.ports().iter().map(|slot| &slot.config), &self.sink);
+            links::watch(&self.ports, &self.sink);
         }
     }
 

@@ -15,6 +15,7 @@ use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 use super::crossing::Shape;
+use super::links;
 
 /// The port of a chain that has none.
 const NONE: &str = "none";
@@ -45,6 +46,8 @@ pub(super) struct Slot {
     pub(super) statistics: Vec<PortStatistics>,
     /// Tell how the devices are, if there are any.
     pub(super) inspectors: Vec<Arc<dyn Inspect>>,
+    /// What was told of the port's interface.
+    pub(super) told: links::Told,
 }
 
 impl Slot {
@@ -58,6 +61,7 @@ impl Slot {
             own: None,
             statistics: Vec::new(),
             inspectors: Vec::new(),
+            told: links::Told::default(),
         };
         slot.reopen(room_bytes, lanes)?;
         Ok(slot)
@@ -111,9 +115,15 @@ impl Slot {
     }
 
     /// Whether the port works no more, and its device can be opened anew: an interface that went away can come back.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.config.kind == PortKind::Xdp
             && self.inspectors.iter().any(|inspector| inspector.inspect().problem.is_some())
+    }
+
+    /// Whether its device says that packets can leave and come.
+    pub(super) fn has_link(&self) -> bool {
+        let inspector = self.inspectors.first();
+        inspector.is_some_and(|inspector| inspector.inspect().fact("link") == Some("up"))
     }
 
     /// Queues of which each lane needs one; none: as many as there are lanes.
@@ -263,7 +273,7 @@ impl Ports {
     }
 
     /// The ports of a chain between these two: the way to the kernel that is a port of its own is the last.
-    fn names(&self, from: Option<&Name>, to: Option<&Name>) -> Vec<Name> {
+    pub(super) fn names(&self, from: Option<&Name>, to: Option<&Name>) -> Vec<Name> {
         let slot = self.slots.iter().find(|slot| Some(&slot.config.name) == from);
         let kernel = slot.and_then(|slot| slot.config.kernel_port.as_ref());
         from.into_iter().chain(to.filter(|to| Some(*to) != from)).chain(kernel).cloned().collect()
@@ -283,6 +293,10 @@ impl Ports {
 
     fn slot(&self, name: Option<&Name>) -> Option<&Slot> {
         self.slots.iter().find(|slot| Some(&slot.config.name) == name)
+    }
+
+    pub(super) fn slot_mut(&mut self, name: &Name) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.config.name == *name)
     }
 
     /// The host stops: ports that no chain has are let go of, and no chain gets one from now on. Changes that are still under way then keep
