@@ -42,8 +42,8 @@ pub struct Control {
     pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
-    /// What faulted and is yet to be looked at, by tenant.
-    pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<Faulted>>>,
+    /// What faulted and is yet to be looked at, by tenant, with when that was told.
+    pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<(Instant, Faulted)>>>,
     turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     /// The host stops.
     stopping: AtomicBool,

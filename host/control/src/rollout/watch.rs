@@ -46,10 +46,14 @@ impl Control {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn is_watched(&self, id: &FunctionId, version: Option<&Version>) -> bool {
+    /// Whether this version was watched then.
+    fn is_watched(&self, id: &FunctionId, version: Option<&Version>, then: Instant) -> bool {
+        let waiting = self.faults();
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches.retain(|_, watch| watch.until > Instant::now());
-        watches.get(id).is_some_and(|watch| version == Some(&watch.version))
+        // What waits for its tenant's turn may have happened before the watch was over.
+        let now = Instant::now();
+        watches.retain(|of, watch| watch.until > now || waiting.contains_key(&of.tenant));
+        watches.get(id).is_some_and(|watch| version == Some(&watch.version) && then < watch.until)
     }
 
     /// Looks at what the data plane has to tell, and acts on it.
@@ -92,15 +96,16 @@ impl Control {
     /// Has a fault looked at when its tenant's turn comes, by a thread that the tenant has as long as there are some: others' faults do not
     /// wait for that.
     fn look_at(self: &Arc<Self>, faulted: Faulted) {
+        let now = Instant::now();
         let tenant = faulted.chain.tenant.clone();
         let mut faults = self.faults();
         if let Some(waiting) = faults.get_mut(&tenant) {
-            if !waiting.contains(&faulted) {
-                waiting.push_back(faulted);
+            if !waiting.iter().any(|(_, other)| *other == faulted) {
+                waiting.push_back((now, faulted));
             }
             return;
         }
-        faults.insert(tenant.clone(), VecDeque::from([faulted]));
+        faults.insert(tenant.clone(), VecDeque::from([(now, faulted)]));
         drop(faults);
         let control = Arc::clone(self);
         let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
@@ -116,21 +121,21 @@ impl Control {
         loop {
             let _turn = turn.take();
             let mut faults = self.faults();
-            let Some(faulted) = faults.get_mut(tenant).and_then(VecDeque::pop_front) else {
+            let Some((then, faulted)) = faults.get_mut(tenant).and_then(VecDeque::pop_front) else {
                 faults.remove(tenant);
                 return;
             };
             drop(faults);
-            self.faulted(&faulted);
+            self.faulted(&faulted, then);
         }
     }
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<Name, VecDeque<Faulted>>> {
+    fn faults(&self) -> MutexGuard<'_, BTreeMap<Name, VecDeque<(Instant, Faulted)>>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the version before back where the fault calls for it, or ends the trial. The tenant's turn is taken.
-    fn faulted(&self, faulted: &Faulted) {
+    /// Brings the version before back where a fault that was told then calls for it, or ends the trial. The tenant's turn is taken.
+    fn faulted(&self, faulted: &Faulted, then: Instant) {
         let Faulted { chain, function, version, why, told } = faulted;
         let version = version.as_ref();
         let state = self.store.state();
@@ -153,7 +158,7 @@ impl Control {
         // What the data plane has already done has to be noted even when the watch is over.
         let already = *told == Told::WentBack;
         let went_back = already && Some(&record.running[index].version) == version;
-        let on_watch = trial.is_none() && self.is_watched(&id, version);
+        let on_watch = trial.is_none() && self.is_watched(&id, version, then);
         if !(canary.is_some() || went_back || on_watch) {
             return;
         }

@@ -167,6 +167,31 @@ async fn faults_of_old_versions_and_after_the_watch_change_nothing() {
     assert_eq!(host.running().await, ["a=2.0.0"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_that_waits_for_its_turn_counts_as_of_when_it_was_told() {
+    let mut config = crate::common::config(crate::common::CONFIG);
+    // Shorter than a file may say: it is over when it has begun.
+    config.rollout.watch = Period::milliseconds(0);
+    let host = Host::with(tempfile::tempdir().unwrap(), &config);
+    host.with_chains(&["a"]).await;
+    host.engine.calls();
+    let now = host.last_event();
+    let held = host.engine.hold("swap default/a");
+    let faulted = async {
+        tokio::task::block_in_place(|| {
+            host.engine.wait_for("swap default/a", 1);
+            host.engine.emit(fault("a", "2.0.0"));
+            host.engine.emit(EngineEvent::Note { chain: chain("a"), message: "after".into() });
+            host.wait_for("note", now);
+        });
+        drop(held);
+    };
+    let (swapped, ()) = tokio::join!(host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))), faulted);
+    assert_eq!(swapped.status, StatusCode::OK, "{}", swapped.text);
+    tokio::task::block_in_place(|| host.wait_for("rolled-back", now));
+    assert_eq!(host.running().await, ["a=1.0.0"]);
+}
+
 #[tokio::test]
 async fn a_canary_is_promoted_by_swapping_again() {
     let host = Host::new();
