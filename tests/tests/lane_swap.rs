@@ -1,6 +1,7 @@
 //! New versions while traffic flows: nothing lost, state kept, faults undone.
 
-use std::sync::Arc;
+use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, PacketBuilder, icmpv4};
@@ -99,14 +100,40 @@ fn a_thousand_swaps_under_load_lose_no_packet_and_no_state() {
     assert_eq!(counts.functions[0].packets, u64::from(sent));
 }
 
+/// State regions of this function that the process has open.
+fn regions(function: &str) -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    let name = format!("memfd:{function}");
+    open.filter(|file| file.to_string_lossy().contains(&name)).count()
+}
+
+/// Where the lane puts what it has no use for any more.
+fn disposed(rig: &mut Rig) -> Arc<Mutex<Vec<Box<dyn Send>>>> {
+    let disposed = Arc::<Mutex<Vec<_>>>::default();
+    let into = Arc::clone(&disposed);
+    rig.lane.disposed_by(Arc::new(move |spent| into.lock().unwrap().push(spent)));
+    disposed
+}
+
 #[test]
 fn another_layout_starts_with_a_fresh_region() {
-    let mut rig = Rig::new(plan(vec![stateful(1)]));
+    let of = |version| FunctionPlan { name: "relaid".into(), ..stateful(version) };
+    let mut rig = Rig::new(plan(vec![of(1)]));
     push(&mut rig, 0, 10);
-    let other = FunctionPlan { state_layout: "2".into(), ..stateful(2) };
+    let one = regions("relaid");
+    assert_ne!(one, 0);
+    let other = FunctionPlan { state_layout: "2".into(), ..of(2) };
     let staged = rig.lane.site().stage(plan(vec![other]), &rig.lane.states()).unwrap();
-    let (published, _) = rig.lane.publish(staged, Some(0)).unwrap();
-    assert_eq!(published.fresh, ["counter"]);
+    let (published, retired) = rig.lane.publish(staged, Some(0)).unwrap();
+    assert_eq!(published.fresh, ["relaid"]);
+    assert_eq!(regions("relaid"), 2 * one);
+    drop(retired);
+    assert_eq!(
+        regions("relaid"),
+        one,
+        "the version before, to which the lane may go back, has none"
+    );
     push(&mut rig, 10, 1);
     let out = Rig::drain(&rig.outside);
     assert_eq!(count_in(&out[9]), 10);
@@ -196,7 +223,9 @@ fn a_version_that_faults_on_probation_is_rolled_back_without_losing_a_packet() {
     let bad = FunctionPlan { admitted: bad, version: "9".into(), ..stateful(2) };
     let staged = rig.lane.site().stage(plan(vec![bad]), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
+    let disposed = disposed(&mut rig);
     push(&mut rig, 32, 64);
+    assert_eq!(disposed.lock().unwrap().len(), 1, "what faulted is unmapped elsewhere");
     let out = Rig::drain(&rig.outside);
     assert_eq!(out.iter().map(|f| number(f)).collect::<Vec<_>>(), (0..96).collect::<Vec<_>>());
     assert!(out[64..].iter().all(|f| f[8] == 1), "the old version is back");
@@ -621,7 +650,7 @@ fn what_goes_back_leaves_other_functions_in_quarantine() {
     let staged = rig.lane.site().stage(chain("2"), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
     let staged = rig.lane.site().stage(chain("1"), &rig.lane.states()).unwrap();
-    rig.lane.publish_back(staged, None).unwrap();
+    rig.lane.publish_rollback(staged, 0).unwrap();
     rig.inside.push_at(frame(1), 5 * SECOND);
     rig.settle();
     assert_eq!(faults_and_health(&mut rig)[1], (5, Health::Quarantined));
@@ -654,11 +683,72 @@ fn what_is_brought_back_goes_on_with_its_probation() {
 }
 
 #[test]
+fn what_goes_back_beside_a_version_that_went_back_by_itself_does_not_bring_that_again() {
+    let trap = "(if (i32.eq (i32.load (local.get $p)) (i32.const 5)) (then unreachable))";
+    let chain = |f: &str, g: &str| {
+        let [f_plan, g_plan] = [(f, "f", ""), (g, "g", if g == "2" { trap } else { "" })]
+            .map(|(version, name, body)| acts(name, version, body));
+        plan(vec![f_plan, g_plan])
+    };
+    let mut rig = Rig::new(chain("1", "1"));
+    for (next, place) in [(chain("2", "1"), 0), (chain("2", "2"), 1)] {
+        let staged = rig.lane.site().stage(next, &rig.lane.states()).unwrap();
+        rig.lane.publish(staged, Some(place)).unwrap();
+    }
+    // Made ready for the chain as it runs now.
+    let stale = rig.lane.site().stage(chain("1", "2"), &rig.lane.states()).unwrap();
+    push(&mut rig, 0, 10);
+    assert!(said(&rig, "g 2 was rolled back"));
+    let refused = rig.lane.publish_rollback(stale, 0).err().unwrap();
+    assert_eq!(refused.to_string(), "the chain has changed meanwhile: do it again");
+    let staged = rig.lane.site().stage(chain("1", "1"), &rig.lane.states()).unwrap();
+    rig.lane.publish_rollback(staged, 0).unwrap();
+    let versions: Vec<_> = rig.lane.plan().functions.iter().map(|f| f.version.clone()).collect();
+    assert_eq!(versions, ["1", "1"]);
+    rig.finish();
+}
+
+#[test]
+fn nothing_is_swapped_beside_a_version_that_is_about_to_go_back() {
+    let slow = wat_guest::configured(
+        &each("(i32.store (global.get $state) (i32.const 1))"),
+        wat_guest::SLOW_AGAIN,
+    );
+    let trap = "(if (i32.eq (i32.load (local.get $p)) (i32.const 5)) (then unreachable))";
+    let chain = |f: &str, g: &str| {
+        let slow = function("slow", Arc::clone(&slow));
+        let slow = FunctionPlan { state_bytes: 65_536, state_layout: "1".into(), ..slow };
+        plan(vec![acts("f", f, ""), acts("g", g, if g == "2" { trap } else { "" }), slow])
+    };
+    let mut rig = Rig::new(chain("1", "1"));
+    rig.lane.restored_by(Arc::new(|| {}));
+    push(&mut rig, 0, 5);
+    let staged = rig.lane.site().stage(chain("1", "2"), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, Some(1)).unwrap();
+    push(&mut rig, 5, 1);
+    let made = rig.lane.missing().expect("that takes too long on the worker").make();
+    for (f, back) in [("2", false), ("0", true)] {
+        let staged = rig.lane.site().stage(chain(f, "2"), &rig.lane.states()).unwrap();
+        let published = if back {
+            rig.lane.publish_rollback(staged, 0)
+        } else {
+            rig.lane.publish(staged, Some(0))
+        };
+        assert!(published.err().unwrap().to_string().contains("has changed meanwhile"));
+    }
+    rig.lane.restore(made);
+    assert!(said(&rig, "g 2 was rolled back"));
+    assert_eq!(rig.lane.plan().functions[1].version, "1");
+    rig.finish();
+}
+
+#[test]
 fn a_version_before_is_known_for_longer_than_a_fault_brings_it_back() {
     let bad = || acts("f", "2", "(if (i32.load (local.get $p)) (then unreachable))");
     let mut rig = Rig::new(plan(vec![acts("f", "1", "")]));
     let staged = rig.lane.site().stage(plan(vec![bad()]), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
+    let disposed = disposed(&mut rig);
     for (second, number) in [(11, 0), (12, 0), (13, 1)] {
         rig.inside.push_at(frame(number), second * SECOND);
         rig.settle();
@@ -666,11 +756,13 @@ fn a_version_before_is_known_for_longer_than_a_fault_brings_it_back() {
     assert!(!said(&rig, "was rolled back"));
     // Another lane may have gone back in time, and says so only now.
     assert_eq!(rig.lane.before_swap("f", "2").unwrap().functions[0].version, "1");
+    let before = disposed.lock().unwrap().len();
     rig.inside.push_at(frame(0), 200 * SECOND);
     rig.settle();
     rig.inside.push_at(frame(0), 201 * SECOND);
     rig.settle();
     assert!(rig.lane.before_swap("f", "2").is_none());
+    assert_eq!(disposed.lock().unwrap().len(), before + 1, "its code is let go of elsewhere");
     rig.finish();
 }
 

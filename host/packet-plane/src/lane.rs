@@ -17,7 +17,7 @@ use weir_port::{Port, PortError};
 use weir_sandbox::{Fault, Record, Sandbox, States};
 
 use self::outage::Outage;
-pub use self::outage::{Made, Missing, Restorer};
+pub use self::outage::{Disposer, Made, Missing, Restorer};
 pub use self::status::{EventSink, LaneEvent, LaneStatus};
 pub use self::swap::{Probation, Published, Retired};
 use crate::context::{Clock, Context, Disown, Ledger, Pause};
@@ -66,6 +66,7 @@ pub struct Lane {
     /// The version's instances have trapped, and there are no others yet.
     outage: Option<Outage>,
     restorer: Option<Restorer>,
+    disposer: Option<Disposer>,
     probation: Option<Probation>,
     instances: u64,
     /// Usage of executors that are gone, by function.
@@ -150,6 +151,7 @@ impl Lane {
             draining: false,
             outage: None,
             restorer: None,
+            disposer: None,
             probation: None,
             instances: 0,
             used: vec![board::Usage::default(); functions],

@@ -37,7 +37,8 @@ pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
 pub use ground::Ground;
 pub use lane::{
-    EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Probation, Published,
+    Disposer, EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Probation,
+    Published,
     Restorer, Retired, Turn,
 };
 pub use observer::{Observer, Watch};

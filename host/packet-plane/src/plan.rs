@@ -125,6 +125,14 @@ pub(crate) struct Ready {
     pub(crate) prepared: Prepared,
 }
 
+impl Ready {
+    /// Without state regions: those are their instances', and would stay as long as somebody could go back to the chain.
+    pub(crate) fn new(plan: ChainPlan, mut prepared: Prepared) -> Self {
+        prepared.set_states(std::iter::repeat((None, false)));
+        Self { plan, prepared }
+    }
+}
+
 /// A version of a chain that is instantiated and configured, ready to be published.
 pub struct Staged {
     pub(crate) plan: ChainPlan,
@@ -146,7 +154,7 @@ impl Staged {
 
     /// What it was made of.
     pub(crate) fn ready(&self) -> Ready {
-        Ready { plan: self.plan.clone(), prepared: self.prepared.clone() }
+        Ready::new(self.plan.clone(), self.prepared.clone())
     }
 
     /// Its state regions.

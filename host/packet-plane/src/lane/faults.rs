@@ -34,10 +34,8 @@ impl Lane {
         let timers = back.chain([own, self.trial.as_ref().map_or(0, Trial::next_timer)]);
         let timer = timers.filter(|timer| *timer != 0 && !self.draining).min();
         self.context_mut().ledger.timer = timer.unwrap_or(0);
-        if let Some(probation) = &self.probation
-            && probation.is_over(now)
-        {
-            self.probation = None;
+        if let Some(over) = self.probation.take_if(|probation| probation.is_over(now)) {
+            self.dispose(over.previous);
         }
     }
 

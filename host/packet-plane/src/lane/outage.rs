@@ -23,6 +23,9 @@ const LONGEST_WAIT: u64 = 5_000_000_000;
 /// and gives them to [`Lane::restore`]. Must not block.
 pub type Restorer = Arc<dyn Fn() + Send + Sync>;
 
+/// Given, on the worker, what a lane has no use for any more, to be dropped elsewhere: that unmaps memory. Must not block.
+pub type Disposer = Arc<dyn Fn(Box<dyn Send>) + Send + Sync>;
+
 /// See the module.
 pub(super) struct Outage {
     /// What is to run.
@@ -72,6 +75,24 @@ impl Lane {
     /// long it takes.
     pub fn restored_by(&mut self, restorer: Restorer) {
         self.restorer = Some(restorer);
+    }
+
+    /// Who drops what the lane has no use for any more. Without anybody the lane does so itself, on the worker.
+    pub fn disposed_by(&mut self, disposer: Disposer) {
+        self.disposer = Some(disposer);
+    }
+
+    /// Drops this where it keeps no packets waiting.
+    pub(super) fn dispose(&self, what: impl Send + 'static) {
+        match &self.disposer {
+            Some(disposer) => disposer(Box::new(what)),
+            None => drop(what),
+        }
+    }
+
+    /// The function from whose version the lane is about to go back.
+    pub(super) fn goes_back(&self) -> Option<usize> {
+        self.outage.as_ref()?.back.as_ref().map(|(function, _)| *function)
     }
 
     /// What somebody else is to make. None: nothing.
@@ -124,8 +145,10 @@ impl Lane {
         }
         let (chain, states) = (outage.chain.clone(), self.states());
         match self.site.instantiate(chain, &states, &states, self.here()) {
-            // What it replaces has trapped: that is the one thing that is dropped on the worker.
-            Ok(staged) => drop(self.end_outage(staged)),
+            Ok(staged) => {
+                let retired = self.end_outage(staged);
+                self.dispose(retired);
+            }
             Err(_) if self.restorer.is_some() => self.ask_for_instances(),
             Err(error) => self.stay_out(&error),
         }

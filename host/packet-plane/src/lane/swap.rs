@@ -33,14 +33,16 @@ enum Reason {
     Swap(usize),
     /// It is a chain as an operator wants it: faults are forgotten.
     Chain,
-    /// It ran before: faults of the functions that stay are not forgotten. What it is on probation towards, if it was.
+    /// The one function at this place is what an operator wants back: faults of the functions that stay are not forgotten.
+    Rollback(usize),
+    /// It ran before as a whole, and the same holds for faults. What it is on probation towards, if it was.
     Back(Option<Probation>),
 }
 
 /// What the lane goes back to if the new version faults on probation.
 #[derive(Clone)]
 pub struct Probation {
-    previous: Ready,
+    pub(super) previous: Ready,
     function: usize,
     until: u64,
 }
@@ -69,7 +71,7 @@ impl Retired {
     /// A version that runs no more, or never did.
     pub(crate) fn of(staged: Staged) -> Self {
         let Staged { plan, prepared, executor, states, .. } = staged;
-        let chains = vec![Ready { plan, prepared }];
+        let chains = vec![Ready::new(plan, prepared)];
         Self { executor, chains, _rest: (states, Observers::default()) }
     }
 
@@ -122,6 +124,19 @@ impl Lane {
         self.publish_for(staged, swapped.map_or(Reason::Chain, Reason::Swap))
     }
 
+    /// As [`Self::publish`], with the version of the function at this place that an operator wants back. The other functions stay as they are,
+    /// in back-off and quarantine too.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_rollback(
+        &mut self,
+        staged: Staged,
+        function: usize,
+    ) -> Result<(Published, Retired), PlaneError> {
+        self.publish_for(staged, Reason::Rollback(function))
+    }
+
     /// As [`Self::publish`], a chain that ran before: because another lane went back by itself, or refused the next one; then it goes on
     /// with the probation that it was on. The functions that are the same stay as they are, in back-off and quarantine too.
     ///
@@ -148,10 +163,14 @@ impl Lane {
     ) -> Result<(Published, Retired), PlaneError> {
         let started = Instant::now();
         self.context_mut().read_clock();
-        if let Reason::Swap(place) = reason
-            && !staged.plan.differs_only_in(place, self.plan())
-        {
-            return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
+        if let Reason::Swap(place) | Reason::Rollback(place) = reason {
+            // It may be about to go back from the version of another one, too.
+            let other_goes_back = self.goes_back().is_some_and(|function| function != place);
+            if other_goes_back || !staged.plan.differs_only_in(place, self.plan()) {
+                return Err(PlaneError::Trial(
+                    "the chain has changed meanwhile: do it again".into(),
+                ));
+            }
         }
         if self.same_names(&staged.plan) {
             self.hand_over_saved(&mut staged)?;
@@ -184,7 +203,7 @@ impl Lane {
         match reason {
             Reason::Swap(_) => {}
             Reason::Chain => self.records = records(&staged.plan),
-            Reason::Back(_) if same_shape => {
+            Reason::Rollback(_) | Reason::Back(_) if same_shape => {
                 let running = &self.version.staged.plan.functions;
                 let both = staged.plan.functions.iter().zip(running);
                 for (record, (new, old)) in self.records.iter_mut().zip(both) {
@@ -194,7 +213,7 @@ impl Lane {
                 }
             }
             // Places are others; they get new ones.
-            Reason::Back(_) => {}
+            Reason::Rollback(_) | Reason::Back(_) => {}
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
@@ -208,7 +227,7 @@ impl Lane {
                 let previous = retired.chains.swap_remove(0);
                 self.probation = Some(Probation { previous, function, until });
             }
-            Reason::Chain => {}
+            Reason::Chain | Reason::Rollback(_) => {}
             Reason::Back(probation) => self.probation = probation,
         }
         self.report();

@@ -1,5 +1,6 @@
 //! Passes what lanes have to tell on to the control plane, and keeps a chain's lanes alike: when one of them goes back from a
-//! version by itself, the others follow. Has new instances made after a fault where that takes too long for the worker.
+//! version by itself, the others follow. Has new instances made after a fault where that takes too long for the worker, and drops what
+//! lanes have no use for any more.
 //!
 //! Lanes tell it on their workers, which must not wait; so this has a thread of its own, and another for each lane whose instances are
 //! made: functions may take seconds to be configured.
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::{io, thread};
 
 use weir_control::engine::{ChainId, EngineEvent, EventSink};
-use weir_packet_plane::{LaneEvent, Restorer};
+use weir_packet_plane::{Disposer, LaneEvent, Restorer};
 
 use super::lanes::Plane;
 
@@ -18,6 +19,8 @@ enum Told {
     Event(LaneEvent),
     /// Its chain has no instances.
     Out,
+    /// It does not need this any more.
+    Spent(Box<dyn Send>),
 }
 
 /// The lane: its chain, and its number there.
@@ -51,6 +54,12 @@ impl Keeper {
         let (sender, teller) = (self.0.clone(), (id.clone(), lane));
         Arc::new(move || drop(sender.send((teller.clone(), Told::Out))))
     }
+
+    /// What a lane is given to have dropped here what it does not need any more.
+    pub(super) fn disposer(&self, id: &ChainId, lane: usize) -> Disposer {
+        let (sender, teller) = (self.0.clone(), (id.clone(), lane));
+        Arc::new(move |spent| drop(sender.send((teller.clone(), Told::Spent(spent)))))
+    }
 }
 
 fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLock<EventSink>>) {
@@ -59,6 +68,10 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
             Told::Event(event) => event,
             Told::Out => {
                 restore(plane, chain, lane);
+                continue;
+            }
+            Told::Spent(spent) => {
+                drop(spent);
                 continue;
             }
         };

@@ -191,7 +191,10 @@ impl Plane {
         let compiled_in = compiled_in(&staged);
         let mut published = self.each_or_none(chain, staged, move |lane, staged| match way {
             Way::Forward => lane.publish(staged, swapped),
-            Way::Back => lane.publish_back(staged, None),
+            Way::Back => match swapped {
+                Some(place) => lane.publish_rollback(staged, place),
+                None => lane.publish_back(staged, None),
+            },
         })?;
         published.compiled_in = compiled_in;
         Ok(published)
