@@ -574,6 +574,33 @@ fn writes_that_the_host_makes_for_a_guest_cannot_crash_it_nor_reach_read_only_me
     }
 }
 
+#[test]
+fn a_function_that_has_the_engine_write_everywhere_is_stopped_with_the_next_epoch() {
+    // For as long as it may, all over its window; the length is no constant, so that no code of its own writes.
+    let everywhere = each(
+        "(local.set $length (i32.const 0))
+         (loop $more
+           (memory.fill (i32.add (global.get $window) (i32.add (i32.const 0x10000) (local.get $length)))
+             (i32.const 7) (local.get $count))
+           (local.set $length (i32.and (i32.add (local.get $length) (i32.const 0x2000)) (i32.const 0xfffff)))
+           (br $more))",
+    );
+    for mode in [Mode::Linked, Mode::Separate] {
+        let deadline = Duration::from_secs(60);
+        let spiteful = FunctionPlan { writes: false, deadline, ..guest(&everywhere) };
+        let last = function("last", wat_guest::admitted(wat_guest::NULL));
+        let mut rig = Rig::new(ChainPlan { mode, ..plan(vec![spiteful, last]) });
+        let begun = weir_sandbox::thread_time();
+        push(&mut rig, 0, 8);
+        let took = weir_sandbox::thread_time() - begun;
+        assert!(took < deadline / 4, "{took:?}");
+        let events = rig.lane.status().lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, event)| event.contains("may only read")), "{events:?}");
+        let counts = rig.finish();
+        assert_eq!(counts.functions.iter().map(|f| f.faults).collect::<Vec<_>>(), [1, 0]);
+    }
+}
+
 /// With a state region, whose first word it sets before it traps on the packet with this number.
 fn sets_and_traps_on(n: u32) -> String {
     each(&format!(

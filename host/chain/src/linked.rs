@@ -174,12 +174,8 @@ pub(crate) fn with_services<S: Services>(
     let result = call(store);
     let guest = store.data_mut();
     *services = guest.services.take();
-    let result = result.map_err(|error| guest.fault(&error));
+    let result = guest.outcome(result);
     guest.set_running(Running::Nobody);
-    let result = match (result, guest.trespasser()) {
-        (Ok(()), Some(trespass)) => Err(trespass),
-        (result, _) => result,
-    };
     if result.is_err()
         && let Some(services) = services
     {
@@ -244,11 +240,7 @@ fn prepare<S: Services, T>(
     guest.listen();
     let result = call(store);
     let guest = store.data_mut();
-    let result = match (result, guest.trespasser()) {
-        (Ok(_), Some(fault)) => Err(fault),
-        (Ok(value), None) => Ok(value),
-        (Err(error), _) => Err(guest.fault(&error)),
-    };
+    let result = guest.outcome(result);
     let said = guest.heard();
     guest.set_running(Running::Nobody);
     result.map_err(|fault| ChainError::Fault {

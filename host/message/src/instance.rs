@@ -330,12 +330,9 @@ impl Instance {
         self.store.data_mut().set_running(Running::Function { place: 0, deadline });
         let result = call(&mut self.store);
         let guest = self.store.data_mut();
-        let result = result.map_err(|error| guest.fault(&error));
+        let result = guest.outcome(result);
         guest.set_running(Running::Nobody);
-        match (result, guest.trespasser()) {
-            (Ok(_), Some(trespass)) => Err(trespass),
-            (result, _) => result,
-        }
+        result
     }
 }
 

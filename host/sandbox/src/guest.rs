@@ -11,7 +11,7 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use weir_pool::Memory;
 
-use crate::fault::{Fault, FaultKind, Overdue};
+use crate::fault::{Fault, FaultKind, Overdue, Violation};
 use crate::guard::Guard;
 use crate::host::Requests;
 use crate::said::one_line;
@@ -181,6 +181,10 @@ pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's, and tables
 /// of a function whose memory is all that it may have.
 const RUNNER_MEMORY: usize = 1 << 20;
+
+/// What is said of who wrote where the MMU refuses it, with the host's hand ([`crate::guard`]).
+const TRESPASS: &str =
+    "it wrote, by a bulk or interface operation, to memory that it may only read";
 
 /// Lines that [`Guest::heard`] gives, and bytes of each.
 const HEARD_LINES: usize = 8;
@@ -396,20 +400,27 @@ impl<S> Guest<S> {
         }
     }
 
-    /// The function that wrote, through the host, to memory it may only read; it is told once. Costs one load when
-    /// nobody has.
-    #[must_use]
-    pub fn trespasser(&mut self) -> Option<Fault> {
-        if !crate::guard::anybody() {
-            return None;
+    /// What came of a call, with the fault if there is one: of the function that wrote, through the host, to memory that it may
+    /// only read, whatever else happened then; or of the one that ran last. Costs one load when all is well.
+    ///
+    /// # Errors
+    /// When there is a fault.
+    #[inline]
+    pub fn outcome<T>(&mut self, called: wasmtime::Result<T>) -> Result<T, Fault> {
+        if crate::guard::anybody()
+            && let Some(place) =
+                self.functions.iter().position(|f| f.guards.iter().any(Guard::take))
+        {
+            let (kind, message) = (FaultKind::Contract, TRESPASS.to_owned());
+            return Err(Fault { kind, function: Some(place), message });
         }
-        let place = self.functions.iter().position(|f| f.guards.iter().any(Guard::take))?;
-        Some(Fault {
-            kind: FaultKind::Contract,
-            function: Some(place),
-            message: "it wrote, by a bulk or interface operation, to memory that it may only read"
-                .into(),
-        })
+        called.map_err(|error| self.fault(&error))
+    }
+
+    /// Whether one of the functions has written, through the host, to memory that it may only read.
+    fn is_trespassed(&self) -> bool {
+        crate::guard::anybody()
+            && self.functions.iter().any(|f| f.guards.iter().any(Guard::is_marked))
     }
 
     /// Sets or (0) cancels a function's timer.
@@ -487,8 +498,7 @@ impl<S> Guest<S> {
     }
 
     /// Explains wasmtime's error and names the function at fault.
-    #[must_use]
-    pub fn fault(&self, error: &wasmtime::Error) -> Fault {
+    fn fault(&self, error: &wasmtime::Error) -> Fault {
         let who = self.who();
         let function = who.map(|place| &self.functions[place]);
         let refused = function.filter(|f| f.taken.is_refused()).map(|f| f.limits.memory);
@@ -513,9 +523,12 @@ impl<S> Guest<S> {
         Some((&mut function.taken, limit))
     }
 
-    /// Called at each epoch while a guest runs: has the one that runs used up its time?
+    /// Called at each epoch while a guest runs: has the one that runs used up its time, or one of them written where it must not?
     pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
         let guest = context.data_mut();
+        if guest.is_trespassed() {
+            return Err(wasmtime::Error::new(Violation(TRESPASS.to_owned())));
+        }
         let who = guest.who();
         let limit = match (&guest.running, who) {
             (Running::Start { .. }, _) => guest.setup,

@@ -279,7 +279,10 @@ fn attach_window<S: Requests>(
         }
     }
     let function = &mut cx.data_mut().functions[place];
-    function.guards.push(Guard::new(range.clone(), &wanted.memory)?);
+    for part in window::read_only(bytes, wanted.writes) {
+        let addresses = range.start + part.start..range.start + part.end;
+        function.guards.push(Guard::new(addresses, part.start, &wanted.memory)?);
+    }
     function.window_attached = Some(range);
     Ok(offset)
 }
@@ -311,7 +314,7 @@ fn attach_state<S: Requests>(
             window::close(start, bytes)?;
             window::populate(start, state.fd(), bytes);
         }
-        function.guards.push(Guard::new(range.clone(), &state)?);
+        function.guards.push(Guard::new(range.clone(), 0, &state)?);
     }
     function.state_attached = Some(range);
     Ok(offset)

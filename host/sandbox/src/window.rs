@@ -5,11 +5,12 @@
 //! (on-demand allocator) and unmaps it whole when the store is dropped, so nothing of a window
 //! survives the instance (docs/adr/0003).
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
-use weir_layout::{BURST_AREA, DESCRIPTORS, METADATA, PAGE};
+use weir_layout::{BURST_AREA, DESCRIPTORS, METADATA, PAGE, VERDICTS};
 
 /// Where in the region the mapping has to start so that it is aligned to `align` (a power of two,
 /// at least a page), if region and mapping fit.
@@ -66,21 +67,24 @@ pub(crate) unsafe fn populate(address: *mut u8, fd: BorrowedFd<'_>, bytes: usize
     }
 }
 
-/// Takes write access away from the parts of a window that its function may only read.
+/// The parts of a window of `bytes`, by offset, that its function may only read: each one mapping.
+pub(crate) fn read_only(bytes: usize, writes: bool) -> Vec<Range<usize>> {
+    if writes {
+        let host_only = METADATA..BURST_AREA;
+        return vec![host_only];
+    }
+    vec![DESCRIPTORS..VERDICTS, METADATA..bytes]
+}
+
+/// Takes write access away from the parts of a window that its function may only read ([`read_only`]).
 ///
 /// # Safety
 /// A window of `bytes` must have been mapped at `address` by [`map_over`].
 pub(crate) unsafe fn protect(address: *mut u8, bytes: usize, writes: bool) -> std::io::Result<()> {
-    let read_only = |offset: usize, length: usize| {
-        // SAFETY: the range lies within the window that the caller mapped.
-        unsafe { close(address.add(offset), length) }
-    };
-    read_only(METADATA, BURST_AREA - METADATA)?;
-    if !writes {
-        read_only(DESCRIPTORS, PAGE)?;
-        read_only(BURST_AREA, bytes - BURST_AREA)?;
-    }
-    Ok(())
+    read_only(bytes, writes).into_iter().try_for_each(|part| {
+        // SAFETY: the part lies within the window that the caller mapped.
+        unsafe { close(address.add(part.start), part.len()) }
+    })
 }
 
 /// Makes a mapping read-only.
