@@ -262,10 +262,7 @@ pub(crate) fn call_configure<S: Services>(
     let guest = store.data_mut();
     let (answer,) = match called {
         Ok(answer) => answer,
-        // Who took too long has written nothing.
-        Err(ChainError::Fault { name, fault, .. })
-            if fault.kind != FaultKind::Deadline && guest.state_is_kept(place) =>
-        {
+        Err(ChainError::Fault { name, fault, .. }) if guest.lays_state_out_anew(place, &fault) => {
             return Err(ChainError::State { name, place });
         }
         Err(error) => return Err(error),

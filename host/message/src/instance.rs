@@ -153,14 +153,13 @@ impl Instance {
             wants: Wants::default(),
             deadline: plan.deadline,
         };
-        instance.configure(plan, kept, &configure, setup)?;
+        instance.configure(plan, &configure, setup)?;
         Ok(instance)
     }
 
     fn configure(
         &mut self,
         plan: &FunctionPlan,
-        kept: bool,
         configure: &TypedFunc<(Setup,), (Result<u32, String>,)>,
         setup: Setup,
     ) -> Result<(), MessageError> {
@@ -168,7 +167,7 @@ impl Instance {
         let called = self.prepare(|s| configure.call(s, (setup,)));
         let (answer,) = match called {
             Ok(answer) => answer,
-            Err(_) if kept && self.store.data().state_is_kept(0) => {
+            Err(fault) if self.store.data().lays_state_out_anew(0, &fault) => {
                 return Err(MessageError::State(name()));
             }
             Err(fault) => {

@@ -365,10 +365,16 @@ impl<S> Guest<S> {
     }
 
     /// Whether the function attached a state region with its predecessor's content.
-    #[must_use]
-    pub fn state_is_kept(&self, place: usize) -> bool {
+    fn state_is_kept(&self, place: usize) -> bool {
         let function = &self.functions[place];
         function.state_kept && function.state_attached.is_some()
+    }
+
+    /// Whether this fault of its `configure` is taken to mean that it wrote to the region of [`Self::state_is_kept`]: then it is started
+    /// once more, with a fresh one. Who took too long has written nothing.
+    #[must_use]
+    pub fn lays_state_out_anew(&self, place: usize, fault: &Fault) -> bool {
+        fault.kind != FaultKind::Deadline && self.state_is_kept(place)
     }
 
     /// The function is configured and is not called before those that are at work in its window and state region are done, or share
@@ -657,7 +663,26 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
 
 #[cfg(test)]
 mod tests {
+    use weir_pool::HugePages;
+
     use super::*;
+
+    #[test]
+    fn a_fault_means_another_layout_where_there_is_kept_state_and_time_was_not_up() {
+        let memory = Memory::new("kept", 4096, HugePages::Never).unwrap();
+        let state = Some((Shared::new(&memory).unwrap(), true));
+        let limits = Limits { memory: 0, memory_at_start: 0, deadline: Duration::ZERO };
+        let function = GuestFunction::new("keeps".into(), None, state, limits, Arc::default());
+        let mut guest = Guest::<()>::new(vec![function]);
+        let fault = |kind| Fault { kind, function: Some(0), message: String::new() };
+        assert!(!guest.lays_state_out_anew(0, &fault(FaultKind::Trap)), "it was not attached");
+        guest.functions[0].state_attached = Some(0..4096);
+        for (kind, anew) in
+            [(FaultKind::Trap, true), (FaultKind::Contract, true), (FaultKind::Deadline, false)]
+        {
+            assert_eq!(guest.lays_state_out_anew(0, &fault(kind)), anew, "{kind:?}");
+        }
+    }
 
     #[test]
     fn being_late_uncharged_is_held_against_a_guest_when_it_is_a_habit() {
