@@ -145,18 +145,18 @@ impl ResourceLimiter for Memory {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.taken.memory(current, desired, self.limit))
+        Ok(self.taken.memory(current, desired, maximum, self.limit))
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.taken.table(current, desired, self.limit))
+        Ok(self.taken.table(current, desired, maximum, self.limit))
     }
 
     fn instances(&self) -> usize {
@@ -309,6 +309,10 @@ mod tests {
         let mut memory = Memory { taken: Taken::default(), limit: 100 };
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(memory.memory_growing(0, 30, None).unwrap());
+        // What is more than the module says itself, wasmtime refuses.
+        assert!(memory.memory_growing(60, 80, Some(70)).unwrap());
+        assert!(memory.table_growing(0, 3, Some(2)).unwrap());
+        assert!(!memory.taken.is_refused());
         assert!(!memory.memory_growing(60, 80, None).unwrap());
         assert!(memory.taken.is_refused());
     }

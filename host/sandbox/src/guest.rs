@@ -213,8 +213,18 @@ impl Taken {
         Self { bytes, refused: false }
     }
 
-    /// Takes so many bytes more of a memory, if it then has no more than `limit`.
-    pub fn memory(&mut self, current: usize, desired: usize, limit: usize) -> bool {
+    /// Takes so many bytes more of a memory, if the guest then has no more than `limit`. Of what is more than the memory says itself
+    /// that it may have, nothing is taken: wasmtime refuses that once it has asked here.
+    pub fn memory(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+        limit: usize,
+    ) -> bool {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return true;
+        }
         let bytes = self.bytes.saturating_add(desired.saturating_sub(current));
         let allowed = bytes <= limit;
         if allowed {
@@ -226,9 +236,15 @@ impl Taken {
     }
 
     /// The same for elements of a table.
-    pub fn table(&mut self, current: usize, desired: usize, limit: usize) -> bool {
+    pub fn table(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+        limit: usize,
+    ) -> bool {
         let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT);
-        self.memory(bytes(current), bytes(desired), limit)
+        self.memory(bytes(current), bytes(desired), maximum.map(bytes), limit)
     }
 
     /// Bytes taken.
@@ -618,11 +634,6 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// More than a memory or table says itself that it may have: wasmtime refuses that once it has asked here, so nothing is taken.
-fn is_refused_anyway(desired: usize, maximum: Option<usize>) -> bool {
-    maximum.is_some_and(|maximum| desired > maximum)
-}
-
 impl<S: Requests> ResourceLimiter for Guest<S> {
     fn memory_growing(
         &mut self,
@@ -630,10 +641,9 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if is_refused_anyway(desired, maximum) {
-            return Ok(true);
-        }
-        Ok(self.taking().is_none_or(|(taken, limit)| taken.memory(current, desired, limit)))
+        Ok(self
+            .taking()
+            .is_none_or(|(taken, limit)| taken.memory(current, desired, maximum, limit)))
     }
 
     fn table_growing(
@@ -642,10 +652,7 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if is_refused_anyway(desired, maximum) {
-            return Ok(true);
-        }
-        Ok(self.taking().is_none_or(|(taken, limit)| taken.table(current, desired, limit)))
+        Ok(self.taking().is_none_or(|(taken, limit)| taken.table(current, desired, maximum, limit)))
     }
 
     fn instances(&self) -> usize {
