@@ -234,6 +234,30 @@ fn memory_that_start_code_takes_is_the_functions() {
 }
 
 #[test]
+fn what_is_there_at_the_start_is_of_a_functions_own_memory() {
+    // Tables are memory, too.
+    let memory = "(memory (export \"memory\") 2)";
+    let text =
+        module(wat_guest::NULL).replace(memory, &format!("{memory} (table 20000000 funcref)"));
+    let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+    let refused = Rig::try_new(plan(vec![function("full", admitted.into())])).err().unwrap();
+    let refused = refused.to_string();
+    assert!(
+        refused.contains("it starts with 160104448 bytes of memory, its limit is 16777216"),
+        "{refused}"
+    );
+    // What its state region needs is for that: 40 MiB of 16.
+    let grows = format!(
+        "(func $start (if (i32.eq (memory.grow (i32.const 640)) (i32.const -1)) (then unreachable)))
+         (start $start) {}",
+        wat_guest::NULL
+    );
+    let grows = FunctionPlan { state_bytes: 64 << 20, ..guest(&grows) };
+    let refused = Rig::try_new(plan(vec![grows])).err().unwrap().to_string();
+    assert!(refused.contains("the start code of guest trapped"), "{refused}");
+}
+
+#[test]
 fn writing_to_a_read_only_window_is_a_trap() {
     for store in
         ["(i32.store8 (local.get $p) (i32.const 1))", "(i32.store (local.get $d) (i32.const 1))"]

@@ -68,14 +68,22 @@ fn a_component_of_another_world_is_refused() {
 }
 
 #[test]
-fn a_huge_memory_at_the_start_is_refused() {
-    let text =
-        module(wat_guest::NULL).replace("(export \"memory\") 2)", "(export \"memory\") 8192)");
-    let said = reason(&upload(&text, "packet-function"));
-    assert!(
-        said.contains("starts with 536870912 bytes of memory; allowed are 268435456"),
-        "{said}"
-    );
+fn a_huge_memory_or_table_at_the_start_is_refused() {
+    let memory = "(memory (export \"memory\") 2)";
+    for huge in [
+        "(memory (export \"memory\") 8192)",
+        // Which is eight bytes an element.
+        "(memory (export \"memory\") 2) (table 67092480 funcref)",
+    ] {
+        let text = module(wat_guest::NULL).replace(memory, huge);
+        let said = reason(&upload(&text, "packet-function"));
+        assert!(
+            said.contains(
+                "starts with 536870912 bytes of memory and tables; allowed are 268435456"
+            ),
+            "{said}"
+        );
+    }
 }
 
 #[test]

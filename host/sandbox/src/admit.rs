@@ -15,7 +15,7 @@ use crate::starts::Starts;
 
 /// Bytes of an upload.
 pub const UPLOAD_MAX: usize = 64 << 20;
-/// Linear memory a function may be instantiated with, all its memories together, in bytes.
+/// Linear memory and tables a function may be instantiated with, all together, in bytes.
 const MEMORY_AT_START_MAX: u64 = 256 << 20;
 /// Core modules in a component; compilers and adapters make a handful.
 const MODULES_MAX: usize = 64;
@@ -140,7 +140,7 @@ pub struct Admitted {
     pub saves: bool,
     /// Names of what it imports.
     pub imports: Vec<String>,
-    /// Bytes of linear memory it is instantiated with.
+    /// Bytes of linear memory it is instantiated with, and of tables, as far as they are whole Wasm pages.
     pub memory_at_start: u64,
     /// The text of `function.toml` that it carries.
     pub manifest: Option<String>,
@@ -278,7 +278,7 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     }
     if memory_at_start > MEMORY_AT_START_MAX {
         found.reasons.push(format!(
-            "it starts with {} of memory; allowed are {}",
+            "it starts with {} of memory and tables; allowed are {}",
             size(memory_at_start),
             size(MEMORY_AT_START_MAX)
         ));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 
 use crate::fault::{Fault, FaultKind, Overdue, Violation};
@@ -72,7 +73,8 @@ pub struct Window {
 pub struct Limits {
     /// Bytes of linear memory, window and state region not counted.
     pub memory: usize,
-    /// Bytes of linear memory that it is instantiated with, for when others are instantiated with it.
+    /// Bytes of linear memory and tables that it is instantiated with ([`crate::Admitted::memory_at_start`]), for when others are
+    /// instantiated with it.
     pub memory_at_start: usize,
     /// CPU time for one burst.
     pub deadline: Duration,
@@ -191,7 +193,7 @@ const HEARD_LINES: usize = 8;
 const HEARD_BYTES: usize = 512;
 
 /// Bytes of an element of a table.
-const TABLE_ELEMENT: usize = 8;
+pub(crate) const TABLE_ELEMENT: usize = 8;
 /// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
 pub const INSTANCES_MAX: usize = 256;
 /// Tables of a function.
@@ -536,7 +538,8 @@ impl<S> Guest<S> {
             return Some((&mut function.taken, limit));
         }
         if matches!(self.running, Running::Start { .. }) {
-            let limits = self.functions.iter().map(GuestFunction::memory_limit);
+            // Regions are attached when it is over, so no memory is made for them. Tables below a page are in no limit.
+            let limits = self.functions.iter().map(|f| f.limits.memory.saturating_add(WASM_PAGE));
             return Some((&mut self.at_start, limits.fold(RUNNER_MEMORY, usize::saturating_add)));
         }
         let who = self.who()?;

@@ -1,11 +1,14 @@
-//! How much linear memory a component starts with: that of each core module as often as it is instantiated.
+//! How much linear memory a component starts with, and how much its tables take: those of each core module as often as it is instantiated.
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
     ComponentTypeRef, Encoding, Instance, Payload,
 };
+use weir_layout::WASM_PAGE;
 
-/// Memory of a module, or of a component with all that it instantiates.
+use crate::guest::TABLE_ELEMENT;
+
+/// Memory and tables of a module, or of a component with all that it instantiates.
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
     bytes: u64,
@@ -44,10 +47,12 @@ pub(crate) struct Starts {
 }
 
 impl Starts {
-    /// Bytes of linear memory, all read.
+    /// Bytes of linear memory and tables, all read, in whole Wasm pages: what its tables have of one more is nothing, since every language
+    /// makes some.
     pub(crate) fn bytes(&self) -> u64 {
         let Start { bytes, strange } = self.whole;
-        bytes.saturating_add(strange.saturating_mul(self.largest))
+        let bytes = bytes.saturating_add(strange.saturating_mul(self.largest));
+        bytes - bytes % WASM_PAGE as u64
     }
 
     /// What comes next.
@@ -114,7 +119,13 @@ impl Level {
         match payload {
             Payload::MemorySection(section) => {
                 for memory in section.clone().into_iter().flatten() {
-                    let bytes = memory.initial.saturating_mul(weir_layout::WASM_PAGE as u64);
+                    let bytes = memory.initial.saturating_mul(WASM_PAGE as u64);
+                    self.start.add(Start { bytes, strange: 0 });
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section.clone().into_iter().flatten() {
+                    let bytes = table.ty.initial.saturating_mul(TABLE_ELEMENT as u64);
                     self.start.add(Start { bytes, strange: 0 });
                 }
             }
@@ -166,9 +177,9 @@ mod tests {
     use wasmtime::component::{Component, Linker};
     use wasmtime::{Engine, ResourceLimiter, Store};
 
-    use super::Starts;
+    use super::{Starts, TABLE_ELEMENT};
 
-    /// Bytes of memory that wasmtime makes.
+    /// Bytes of memory and tables that wasmtime makes.
     struct Made(usize);
 
     impl ResourceLimiter for Made {
@@ -184,10 +195,11 @@ mod tests {
 
         fn table_growing(
             &mut self,
-            _current: usize,
-            _desired: usize,
+            current: usize,
+            desired: usize,
             _maximum: Option<usize>,
         ) -> wasmtime::Result<bool> {
+            self.0 += (desired - current) * TABLE_ELEMENT;
             Ok(true)
         }
     }
@@ -212,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_counts_as_often_as_its_module_is_instantiated() {
+    fn memory_and_tables_count_as_often_as_their_module_is_instantiated() {
         for (component, expected) in [
             ("(component (core module (memory 3)))", 0),
             ("(component (core module $m (memory 3)) (core instance (instantiate $m)))", 3),
@@ -221,6 +233,18 @@ mod tests {
                    (core instance (instantiate $m)) (core instance (instantiate $a))
                    (core instance (instantiate $m)))",
                 13,
+            ),
+            // A page is 8,192 elements, of which some are nothing.
+            (
+                "(component (core module $m (table 8193 funcref) (table 16384 funcref) (memory 1))
+                   (core module $n (table 8191 funcref) (memory 1))
+                   (core instance (instantiate $m)) (core instance (instantiate $m)))",
+                8,
+            ),
+            (
+                "(component (core module $n (table 8191 funcref) (memory 1))
+                   (core instance (instantiate $n)))",
+                1,
             ),
             // By the number that an export or an alias gave it.
             (
