@@ -15,16 +15,20 @@ use wasmtime::{Config, Engine, Store};
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::code_cache::CodeCache;
-use crate::function_cache::{self, FunctionCache, Hash, Known, Pieces};
+use crate::function_cache::{self, FunctionCache, Hash, Known, PIECES_MAX, Pieces};
 use crate::guest::{Guest, Running};
 use crate::host::Requests;
 use crate::said::one_line;
 use crate::serving::{MEMORIES, Serving};
+use crate::shared_code::CODE_MAX;
 use crate::ticker::Ticker;
 use crate::trace::FRAMES_MAX;
 
 /// Bytes of stack a guest may use.
 const STACK_MAX: usize = 512 << 10;
+/// Bytes of machine code of an upload: it is some three times as large as what it was compiled of, but can be made to be twenty times as
+/// large. Of a chain there may be as much for each function, and no more than workers take ([`CODE_MAX`]).
+const COMPILED_MAX: usize = 256 << 20;
 /// Bytes of loaded components that are kept in memory although nobody may use them any more.
 const LOADED_MAX: usize = 256 << 20;
 
@@ -74,6 +78,12 @@ pub enum CompileError {
         "compiling it took longer than {0:?}: make it smaller, or its largest function simpler"
     )]
     TooLong(Duration),
+    /// Its code is too large.
+    #[error(
+        "its machine code is larger than the {0} bytes that are taken, in which that of each single function comes once more: make it \
+         smaller, or split it"
+    )]
+    TooLarge(usize),
     /// The cache's directory, or the child, failed.
     #[error("{what}: {source}")]
     Io {
@@ -247,7 +257,7 @@ impl Sandbox {
     /// # Errors
     /// When it does not compile, or takes too long.
     pub fn compile(&self, component: &[u8], hash: [u8; 32]) -> Result<Compiled, CompileError> {
-        self.obtain(hash, false, || Ok(self.run_compiler(component, &[])?.0))
+        self.obtain(hash, false, || Ok(self.run_compiler(component, &[], 1)?.0))
     }
 
     /// The same for a component that gets an instance for each request: memories of those are used again.
@@ -259,7 +269,7 @@ impl Sandbox {
         component: &[u8],
         hash: [u8; 32],
     ) -> Result<Compiled, CompileError> {
-        self.obtain(hash, true, || Ok(self.run_compiler(component, &[])?.0))
+        self.obtain(hash, true, || Ok(self.run_compiler(component, &[], 1)?.0))
     }
 
     /// Where instances of such a component can be made: in memories that are used again and, when all of those are taken, in others.
@@ -301,24 +311,25 @@ impl Sandbox {
         let hash = Sha256::digest(component).into();
         self.obtain(hash, false, || {
             if matches!(self.config.compiler, Compiler::InProcess) {
-                return Ok(self.run_compiler(component, &[])?.0);
+                return Ok(self.run_compiler(component, &[], 1)?.0);
             }
             let mut known = BTreeMap::new();
-            for part in parts() {
-                let hash: Hash = Sha256::digest(&part).into();
+            let parts = parts();
+            for part in &parts {
+                let hash: Hash = Sha256::digest(part).into();
                 if known.contains_key(&hash) {
                     continue;
                 }
                 let pieces = match self.known.get(&hash) {
                     Some(pieces) => pieces,
-                    None => self.compile_part(&part, hash)?.1,
+                    None => self.compile_part(part, hash)?.1,
                 };
                 known.insert(hash, pieces);
             }
-            let parts = known.keys().copied().collect();
-            let known: Vec<_> = known.into_values().chain(self.known.like(&parts)).collect();
-            let (code, pieces) = self.run_compiler(component, &known)?;
-            self.known.keep(hash, parts, Arc::new(pieces));
+            let hashes = known.keys().copied().collect();
+            let known: Vec<_> = known.into_values().chain(self.known.like(&hashes)).collect();
+            let (code, pieces) = self.run_compiler(component, &known, parts.len())?;
+            self.known.keep(hash, hashes, Arc::new(pieces));
             Ok(code)
         })
     }
@@ -328,7 +339,7 @@ impl Sandbox {
         component: &[u8],
         hash: Hash,
     ) -> Result<(Vec<u8>, Arc<Pieces>), CompileError> {
-        let (code, pieces) = self.run_compiler(component, &[])?;
+        let (code, pieces) = self.run_compiler(component, &[], 1)?;
         let pieces = Arc::new(pieces);
         self.known.keep(hash, BTreeSet::new(), Arc::clone(&pieces));
         Ok((code, pieces))
@@ -371,11 +382,12 @@ impl Sandbox {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The component's code, and that of its functions, of which some are `known`, if a child compiles.
+    /// The code of a component of so many uploads, and that of its functions, of which some are `known`, if a child compiles.
     fn run_compiler(
         &self,
         component: &[u8],
         known: &[Arc<Pieces>],
+        uploads: usize,
     ) -> Result<(Vec<u8>, Pieces), CompileError> {
         match &self.config.compiler {
             Compiler::InProcess => self
@@ -385,12 +397,12 @@ impl Sandbox {
                 .map_err(|e| CompileError::Component(format!("{e:#}"))),
             Compiler::Child { program, arguments, timeout } => {
                 let order = function_cache::order(component, known);
-                let answer = run_child(program, arguments, *timeout, &order)?;
-                let (code, pieces) = function_cache::read_answer(&answer).ok_or_else(|| {
+                let most = uploads.max(1).saturating_mul(COMPILED_MAX + PIECES_MAX).min(CODE_MAX);
+                let answer = run_child(program, arguments, *timeout, &order, most)?;
+                function_cache::read_answer(answer).ok_or_else(|| {
                     let program = program.display();
                     CompileError::Component(format!("{program} did not answer with compiled code"))
-                })?;
-                Ok((code.to_vec(), pieces))
+                })
             }
         }
     }
@@ -477,12 +489,13 @@ fn compatibility(engine: &Engine) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// Feeds the child and waits for it, for as long as it has.
+/// Feeds the child and waits for it, for as long as it has, and for `most` bytes.
 pub(crate) fn run_child(
     program: &Path,
     arguments: &[String],
     timeout: Duration,
     order: &[u8],
+    most: usize,
 ) -> Result<Vec<u8>, CompileError> {
     let failed = |source| CompileError::Io {
         what: format!("running the compiler {}", program.display()),
@@ -496,7 +509,7 @@ pub(crate) fn run_child(
         .spawn()
         .map_err(failed)?;
     let mut input = child.stdin.take().expect("piped");
-    let mut output = child.stdout.take().expect("piped");
+    let output = child.stdout.take().expect("piped");
     let mut errors = child.stderr.take().expect("piped");
     let ended = std::thread::scope(|scope| {
         let begun = || {
@@ -505,7 +518,8 @@ pub(crate) fn run_child(
             Builder::new().spawn_scoped(scope, write)?;
             let code = Builder::new().spawn_scoped(scope, move || {
                 let mut code = Vec::new();
-                output.read_to_end(&mut code).map(|_| code)
+                // One that has more to say finds its end closed.
+                output.take(most as u64 + 1).read_to_end(&mut code).map(|_| code)
             })?;
             let said = Builder::new().spawn_scoped(scope, move || {
                 let mut said = String::new();
@@ -539,6 +553,7 @@ pub(crate) fn run_child(
         status.and_then(|status| Ok((status, code?, said)))
     });
     match ended.map_err(failed)? {
+        (_, answer, _) if answer.len() > most => Err(CompileError::TooLarge(most)),
         (Some(status), code, _) if status.success() => Ok(code),
         (Some(_), _, said) => Err(CompileError::Component(one_line(said.trim()).into_owned())),
         (None, ..) => Err(CompileError::TooLong(timeout)),
@@ -594,7 +609,7 @@ mod tests {
         let engine = Engine::new(&config).unwrap();
         let code = engine.precompile_component(functions.take_order(&order).unwrap());
         let answer = functions.answer(&code.unwrap());
-        (Arc::new(function_cache::read_answer(&answer).unwrap().1), functions.made())
+        (Arc::new(function_cache::read_answer(answer).unwrap().1), functions.made())
     }
 
     #[test]
@@ -634,6 +649,20 @@ mod tests {
         assert!(sandbox.compile_composed(&whole, Vec::new).is_err());
         assert!(sandbox.compile_untried(&parts[0]).is_err());
         assert!(sandbox.compile(&parts[1], [1; 32]).is_err());
+    }
+
+    #[test]
+    fn a_child_that_says_too_much_is_not_heard_to_the_end() {
+        let run = |script: &str, most| {
+            let arguments = ["-c".to_owned(), script.to_owned()];
+            run_child(Path::new("/bin/sh"), &arguments, Duration::from_secs(60), b"order", most)
+        };
+        assert_eq!(run("cat", 5).unwrap(), b"order");
+        assert!(matches!(run("cat", 4), Err(CompileError::TooLarge(4))));
+        // It would go on for ever, and whether it dies of that or not does not matter.
+        for endless in ["exec cat /dev/zero", "trap '' PIPE; cat /dev/zero; exit 0"] {
+            assert!(matches!(run(endless, 1 << 20), Err(CompileError::TooLarge(_))), "{endless}");
+        }
     }
 
     #[test]

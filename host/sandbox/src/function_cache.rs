@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wasmtime::CacheStore;
 
 /// Bytes of machine code of single functions that are kept: of a compilation, and by the host.
-const BYTES_MAX: usize = 128 << 20;
+pub(crate) const PIECES_MAX: usize = 128 << 20;
 
 /// Code of the single functions of a component, by Cranelift's keys.
 pub(crate) type Pieces = Vec<(Vec<u8>, Vec<u8>)>;
@@ -75,7 +75,7 @@ impl CacheStore for FunctionCache {
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
         let mut inner = self.inner();
-        if inner.bytes + value.len() > BYTES_MAX {
+        if inner.bytes + value.len() > PIECES_MAX {
             return false;
         }
         inner.bytes += value.len();
@@ -95,10 +95,16 @@ pub(crate) fn order(component: &[u8], known: &[Arc<Pieces>]) -> Vec<u8> {
     order
 }
 
-/// Reads what [`FunctionCache::answer`] wrote; none when it is cut off.
-pub(crate) fn read_answer(mut answer: &[u8]) -> Option<(&[u8], Pieces)> {
-    let code = take(&mut answer)?;
-    Some((code, take_pieces(answer)?))
+/// Reads what [`FunctionCache::answer`] wrote; none when it is cut off. The code stays where it is: it may be large.
+pub(crate) fn read_answer(mut answer: Vec<u8>) -> Option<(Vec<u8>, Pieces)> {
+    let mut rest = answer.as_slice();
+    let code = take(&mut rest)?.len();
+    let pieces = take_pieces(rest)?;
+    let head = answer.len() - rest.len() - code;
+    answer.truncate(head + code);
+    answer.drain(..head);
+    answer.shrink_to_fit();
+    Some((answer, pieces))
 }
 
 /// A component's hash.
@@ -151,7 +157,7 @@ impl Known {
         }
         kept.bytes += bytes(&pieces);
         kept.components.push(Component { hash, parts, pieces });
-        while kept.bytes > BYTES_MAX {
+        while kept.bytes > PIECES_MAX {
             kept.forget(0);
         }
     }
@@ -212,14 +218,14 @@ mod tests {
         assert_eq!(child.get(b"b").as_deref(), Some(b"code".as_slice()));
         let answer = child.answer(b"component");
         let pieces = vec![piece(b"b"), piece(b"a")];
-        assert_eq!(read_answer(&answer), Some((b"component".as_slice(), pieces)));
+        assert_eq!(read_answer(answer.clone()), Some((b"component".to_vec(), pieces)));
         let (only_code, one_piece) = (8 + b"component".len(), 8 + 1 + 8 + b"code".len());
         // Between two pieces it cannot be seen that more was to follow, which does no harm.
         let whole = [only_code, only_code + one_piece];
         for length in (0..answer.len()).filter(|length| !whole.contains(length)) {
-            assert_eq!(read_answer(&answer[..length]), None, "{length}");
+            assert_eq!(read_answer(answer[..length].to_vec()), None, "{length}");
         }
-        assert_eq!(read_answer(&[0xff; 64]), None);
+        assert_eq!(read_answer(vec![0xff; 64]), None);
     }
 
     #[test]
@@ -230,13 +236,13 @@ mod tests {
             known.keep([name; 32], BTreeSet::new(), pieces);
         };
         let has = |name: u8| known.get(&[name; 32]).is_some();
-        keep(1, BYTES_MAX / 2);
-        keep(2, BYTES_MAX / 2);
-        keep(2, BYTES_MAX / 2);
+        keep(1, PIECES_MAX / 2);
+        keep(2, PIECES_MAX / 2);
+        keep(2, PIECES_MAX / 2);
         assert!(has(2) && has(1));
         keep(3, 1);
         assert!(has(1) && !has(2) && has(3));
-        keep(4, BYTES_MAX + 1);
+        keep(4, PIECES_MAX + 1);
         assert!(!has(1) && !has(3) && !has(4), "what is too large is not kept");
     }
 

@@ -29,6 +29,8 @@ const SHOWN_MAX: usize = 8;
 const NAME_MAX: usize = 160;
 /// Bytes of components that a child is given.
 const GIVEN_MAX: usize = 256 << 20;
+/// Bytes of a text that a child gives back.
+const ANSWER_MAX: usize = 1 << 20;
 /// Time that a child has.
 const READING: Duration = Duration::from_secs(10);
 
@@ -221,7 +223,7 @@ fn read_in_child(
         let mut question = Vec::new();
         put(&mut question, text.as_bytes());
         components.iter().for_each(|component| put(&mut question, component));
-        why = match run_child(program, arguments, READING, &question) {
+        why = match run_child(program, arguments, READING, &question, ANSWER_MAX) {
             Ok(answer) => return Ok(Some(String::from_utf8_lossy(&answer).into_owned())),
             Err(error @ CompileError::Io { .. }) => return Err(error),
             Err(_) => "that takes too much memory or time".to_owned(),
