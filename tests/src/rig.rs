@@ -70,10 +70,20 @@ impl Rig {
     /// # Panics
     /// When there is no sandbox on this machine.
     pub fn try_new(plan: ChainPlan) -> Result<Self, PlaneError> {
+        Self::with_rooms(plan, 512)
+    }
+
+    /// The same with so many rooms.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`].
+    ///
+    /// # Panics
+    /// As [`Self::try_new`].
+    pub fn with_rooms(plan: ChainPlan, rooms: u32) -> Result<Self, PlaneError> {
         let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).expect("a sandbox"));
         let (in_port, inside) = channel("in");
         let (out_port, outside) = channel("out");
-        let rooms = 512;
         let config = LaneConfig {
             pool: PoolConfig { rooms, room_bytes: 2048, huge: HugePages::Never },
             ports: vec![Box::new(in_port), Box::new(out_port)],

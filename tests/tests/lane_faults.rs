@@ -625,6 +625,34 @@ fn a_function_that_has_the_engine_write_everywhere_is_stopped_with_the_next_epoc
     }
 }
 
+#[test]
+fn windows_and_state_regions_of_hundreds_of_mebibytes_are_attached() {
+    // In a linked chain the runner has the window, too, for those that copy.
+    let copies = Arc::new(weir_sandbox::admit(&wat_guest::copying()).unwrap());
+    let last = "(i32.store (i32.add (global.get $state) (i32.const 0xc7ffffc)) (i32.const 1))";
+    for mode in [Mode::Linked, Mode::Separate] {
+        let large = FunctionPlan { state_bytes: 200 << 20, ..guest(&each(last)) };
+        let chain = plan(vec![function("copies", Arc::clone(&copies)), large]);
+        let mut rig = Rig::with_rooms(ChainPlan { mode, ..chain }, 100_000).unwrap();
+        push(&mut rig, 0, 1);
+        assert_eq!(rig.finish().packets_out, 1);
+    }
+}
+
+#[test]
+fn a_call_with_more_than_the_host_copies_is_a_fault() {
+    // 8 MiB to be logged, of 16 that it may have.
+    let body = each(
+        "(local.set $p (i32.shl (memory.grow (i32.const 128)) (i32.const 16)))
+         (call $log (i32.const 2) (local.get $p) (i32.const 0x800000))",
+    );
+    let mut rig = Rig::new(plan(vec![guest(&body)]));
+    push(&mut rig, 0, 1);
+    let events = rig.lane.status().lock().unwrap().events.clone();
+    assert!(events.iter().any(|(_, e)| e.contains("too much data is being copied")), "{events:?}");
+    assert_eq!(rig.finish().functions[0].faults, 1);
+}
+
 /// With a state region, whose first word it sets before it traps on the packet with this number.
 fn sets_and_traps_on(n: u32) -> String {
     each(&format!(

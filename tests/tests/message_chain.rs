@@ -101,8 +101,12 @@ fn function(name: &str, mine: &str) -> FunctionPlan {
 }
 
 fn site(sandbox: &Arc<Sandbox>) -> Site {
+    site_of(sandbox, 64)
+}
+
+fn site_of(sandbox: &Arc<Sandbox>, rooms: u32) -> Site {
     let config = SiteConfig {
-        rooms: 64,
+        rooms,
         room_bytes: 16 << 10,
         hold: 100_000,
         names: vec!["one".into(), "two".into()],
@@ -337,6 +341,16 @@ fn what_was_changed_before_waiting_goes_on_changed() {
         drop(exchange);
         rig.check();
     });
+}
+
+#[test]
+fn a_window_of_hundreds_of_mebibytes_is_attached() {
+    let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
+    let admitted = Arc::new(admit(&changes_and_waits()).unwrap());
+    let large = FunctionPlan { admitted, ..function("large", "") };
+    let plan = ChainPlan { name: "test".into(), functions: vec![large] };
+    // 256 MiB.
+    site_of(&sandbox, 16_384).stage(plan, &States::default()).unwrap();
 }
 
 async fn begin(rig: &Rig, path: &str) -> Exchange {

@@ -7,8 +7,8 @@ use wasmtime::component::{Component, Instance, TypedFunc};
 use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 use weir_sandbox::{
-    Fault, FaultKind, Guest, Running, Sandbox, Services, Setup, Shared, World, link_function,
-    link_runner, one_line,
+    ARGUMENTS_MAX, Fault, Guest, Running, SAVED_MAX, Sandbox, Services, Setup, Shared, World,
+    giving, link_function, link_runner, one_line,
 };
 
 use crate::board::runs;
@@ -71,7 +71,10 @@ impl<S: Services> Linked<S> {
         let attach: TypedFunc<(u32, u32), ()> =
             instance.get_typed_func(&mut store, "attach").map_err(wrong)?;
         let word = |n: usize| u32::try_from(n).expect("windows are far below 4 GiB");
-        attach.call(&mut store, (word(bytes), word(align))).map_err(wrong)?;
+        giving(&mut store, bytes + align + ARGUMENTS_MAX, |store| {
+            attach.call(store, (word(bytes), word(align)))
+        })
+        .map_err(wrong)?;
 
         let mut exports = Vec::new();
         for (place, function) in spec.functions.iter().enumerate() {
@@ -257,8 +260,10 @@ pub(crate) fn call_configure<S: Services>(
     setup: Setup,
 ) -> Result<(), ChainError> {
     let deadline = store.data().setup;
-    let called =
-        prepare(store, place, "configure", deadline, |store| configure.call(store, (setup,)));
+    let given = store.data().given_in_setup(place);
+    let called = prepare(store, place, "configure", deadline, |store| {
+        giving(store, given, |store| configure.call(store, (setup,)))
+    });
     let guest = store.data_mut();
     let (answer,) = match called {
         Ok(answer) => answer,
@@ -300,7 +305,9 @@ pub(crate) fn save<S: Services>(
 ) -> Result<Option<Vec<u8>>, ChainError> {
     let Some(snapshot) = snapshot else { return Ok(None) };
     let deadline = snapshot_deadline(store, place);
-    let (saved,) = prepare(store, place, "save", deadline, |store| snapshot.save.call(store, ()))?;
+    let (saved,) = prepare(store, place, "save", deadline, |store| {
+        giving(store, SAVED_MAX, |store| snapshot.save.call(store, ()))
+    })?;
     Ok(Some(saved))
 }
 

@@ -9,8 +9,8 @@ use wasmtime::component::{
 };
 use weir_layout::message::{Outcome, Wants};
 use weir_sandbox::{
-    Fault, FaultKind, Guest, GuestFunction, Limits, Running, SETUP_DEADLINE, Setup, Shared, Window,
-    World, link_exchange, link_function, start_failure,
+    Fault, FaultKind, Guest, GuestFunction, Limits, Running, SAVED_MAX, SETUP_DEADLINE, Setup,
+    Shared, Window, World, giving, link_exchange, link_function, start_failure,
 };
 
 use crate::context::{Context, Effects, NOBODY};
@@ -164,7 +164,8 @@ impl Instance {
         setup: Setup,
     ) -> Result<(), MessageError> {
         let name = || plan.name.clone();
-        let called = self.prepare(|s| configure.call(s, (setup,)));
+        let given = self.store.data().given_in_setup(0);
+        let called = self.prepare(|s| giving(s, given, |s| configure.call(s, (setup,))));
         let (answer,) = match called {
             Ok(answer) => answer,
             Err(fault) if self.store.data().lays_state_out_anew(0, &fault) => {
@@ -290,7 +291,7 @@ impl Instance {
     /// When `save` trapped.
     pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(save) = self.snapshot.as_ref().map(|s| s.save) else { return Ok(None) };
-        let (saved,) = self.prepare(|s| save.call(s, ()))?;
+        let (saved,) = self.prepare(|s| giving(s, SAVED_MAX, |s| save.call(s, ())))?;
         Ok(Some(saved))
     }
 

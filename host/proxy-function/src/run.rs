@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use weir_sandbox::{Fault, FaultKind, Level, SETUP_DEADLINE, Ticking};
+use weir_sandbox::{ARGUMENTS_MAX, Fault, FaultKind, Level, SETUP_DEADLINE, Ticking};
 
 use crate::body::{Progress, Read, is_bodiless, length};
 use crate::function::ProxyFunction;
@@ -19,9 +19,6 @@ use crate::guest::{Call, Exchange, Guest};
 use crate::meter::Meter;
 use crate::reuse::Instance;
 use crate::serve::How;
-
-/// Host memory that the arguments of one call may take.
-const ARGUMENTS_MAX: usize = 4 << 20;
 
 /// What the guest gives by its outparam.
 pub(crate) type Given = Result<http::Response<HyperOutgoingBody>, ErrorCode>;

@@ -16,7 +16,7 @@ use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::code_cache::CodeCache;
 use crate::function_cache::{self, FunctionCache, Hash, Known, PIECES_MAX, Pieces};
-use crate::guest::{Guest, Running};
+use crate::guest::{ARGUMENTS_MAX, Guest, Running};
 use crate::host::Requests;
 use crate::said::one_line;
 use crate::serving::{MEMORIES, Serving};
@@ -218,6 +218,7 @@ impl Sandbox {
     #[must_use]
     pub fn store<S: Requests>(&self, guest: Guest<S>) -> Store<Guest<S>> {
         let mut store = Store::new(&self.engine, guest);
+        store.set_hostcall_fuel(ARGUMENTS_MAX);
         store.limiter(|guest| guest);
         store.epoch_deadline_callback(Guest::look);
         store.set_epoch_deadline(1);
@@ -459,6 +460,19 @@ impl<C: Clone> Loaded<C> {
             kept -= bytes;
         }
     }
+}
+
+/// Calls a guest that may hand the host so many bytes in one of its calls, or answer, if they are more than [`ARGUMENTS_MAX`]. wasmtime
+/// counts all bytes of a list, those of a region that is only looked for as well.
+pub fn giving<S: 'static, T>(
+    store: &mut Store<S>,
+    bytes: usize,
+    call: impl FnOnce(&mut Store<S>) -> T,
+) -> T {
+    store.set_hostcall_fuel(bytes.max(ARGUMENTS_MAX));
+    let called = call(store);
+    store.set_hostcall_fuel(ARGUMENTS_MAX);
+    called
 }
 
 fn engine(functions: &Arc<FunctionCache>) -> wasmtime::Result<Engine> {

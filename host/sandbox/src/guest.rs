@@ -180,6 +180,12 @@ impl GuestFunction {
 /// otherwise. Big tables are read there.
 pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Bytes that a guest may hand the host in one call, or answer: they may be copied into the host's memory. Where regions are handed over, of
+/// which nothing is copied, there may be more ([`giving`](crate::giving)).
+pub const ARGUMENTS_MAX: usize = 4 << 20;
+/// Bytes that a function may save.
+pub const SAVED_MAX: usize = 128 << 20;
+
 /// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's, and tables
 /// of a function whose memory is all that it may have.
 const RUNNER_MEMORY: usize = 1 << 20;
@@ -445,6 +451,13 @@ impl<S> Guest<S> {
     fn is_trespassed(&self) -> bool {
         crate::guard::anybody()
             && self.functions.iter().any(|f| f.guards.iter().any(Guard::is_marked))
+    }
+
+    /// Bytes that the function may hand the host in one call of its `configure`, for [`giving`](crate::giving): its regions, and what
+    /// it says beside.
+    #[must_use]
+    pub fn given_in_setup(&self, place: usize) -> usize {
+        self.functions[place].memory_limit().saturating_add(ARGUMENTS_MAX)
     }
 
     /// Sets or (0) cancels a function's timer.

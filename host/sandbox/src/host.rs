@@ -13,6 +13,7 @@ use weir_pool::Memory;
 use crate::fault::Violation;
 use crate::guard::Guard;
 use crate::guest::{Guest, Shared};
+use crate::said::one_line;
 use crate::telemetry::Level;
 use crate::window;
 
@@ -157,7 +158,7 @@ pub fn link_function<S: Requests>(
         attach_state(&mut cx, place, &region).map(|offset| (offset,))
     })?;
     host.func_wrap("log", move |mut cx: Context<'_, S>, (level, message): (WitLevel, WasmStr)| {
-        let message = message.to_str(&cx)?.into_owned();
+        let message = one_line(&message.to_str(&cx)?).into_owned();
         cx.data_mut().log(place, level.into(), &message);
         Ok(())
     })?;

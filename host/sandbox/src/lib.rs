@@ -45,12 +45,12 @@ mod window;
 
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
-pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig};
+pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig, giving};
 pub use exchange::{Copied, Denied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange};
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
-    Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SETUP_DEADLINE, Shared,
-    TABLES_MAX, Taken, Window, charged, thread_time,
+    ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SAVED_MAX,
+    SETUP_DEADLINE, Shared, TABLES_MAX, Taken, Window, charged, thread_time,
 };
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 #[doc(hidden)]

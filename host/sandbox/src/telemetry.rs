@@ -204,6 +204,8 @@ impl Inner {
         let fine = !name.is_empty()
             && name.len() <= NAME_LENGTH_MAX
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        // As much of it as there may be is enough to know it by.
+        let name = &name[..name.floor_char_boundary(NAME_LENGTH_MAX)];
         if !fine {
             return Err(format!(
                 "metric name {name:?}: allowed are 1 to {NAME_LENGTH_MAX} characters a-z, 0-9 and _"
