@@ -26,6 +26,9 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 use cli::Cli;
 use client::WrongUsage;
 
+/// The program that runs, whatever lies at its path now: its children must be of the same version.
+const PROGRAM: &str = "/proc/self/exe";
+
 /// A request makes and drops some dozens of small things; with libc's allocator that takes twice as long (`docs/benchmarks.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

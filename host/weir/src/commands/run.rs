@@ -27,7 +27,7 @@ use crate::engine::{PlaneEngine, random_seed};
 use crate::messages::Messages;
 use crate::nics::Nics;
 use crate::planes::Planes;
-use crate::{located, log, manager, numa};
+use crate::{PROGRAM, located, log, manager, numa};
 
 pub(super) use self::check::check;
 
@@ -85,8 +85,7 @@ fn host(
     nics: &Nics,
 ) -> Result<()> {
     let config = &read.config;
-    let program = std::env::current_exe().context("finding the weir program itself")?;
-    weir_sandbox::read_lines_in_children(program.clone(), vec!["__lines".to_owned()]);
+    weir_sandbox::read_lines_in_children(PROGRAM.into(), vec!["__lines".to_owned()]);
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(CodeCache {
             directory: config.store.path.join("cache"),
@@ -94,7 +93,7 @@ fn host(
             spare: CACHE_SPARE,
         }),
         compiler: Compiler::Child {
-            program,
+            program: PROGRAM.into(),
             arguments: vec!["__compile".to_owned()],
             timeout: config.api.compile_timeout.get(),
         },

@@ -23,10 +23,9 @@ use super::chains::tell;
 use super::listeners::Seen;
 use super::parts::{At, Change, Deployed, Made, Part, Place, Readied, Tallies};
 use super::{Messages, refused};
+use crate::PROGRAM;
 use crate::telemetries::Telemetries;
 
-/// The program that runs, whatever lies at its path now.
-const PROGRAM: &str = "/proc/self/exe";
 /// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by copy.
 const MADE_MAX: usize = 64 << 20;
 /// How long whoever wants to know how a chain is waits for its worker.

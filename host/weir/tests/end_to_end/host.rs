@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+pub(crate) const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 /// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,6 +73,14 @@ impl Host {
         fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
         let mut command = Command::new(WEIR);
         command.arg("run").envs(environment.iter().copied());
+        Self::started(directory, command)
+    }
+
+    /// The same, of a program that lies elsewhere.
+    pub(crate) fn start_program(program: &Path, directory: TempDir, config: &str) -> Self {
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let mut command = Command::new(program);
+        command.arg("run");
         Self::started(directory, command)
     }
 

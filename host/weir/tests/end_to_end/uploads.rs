@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use weir_tests::wat_guest;
 
 use crate::guests::{self, pass, slow_to_compile};
-use crate::host::Host;
+use crate::host::{Host, WEIR};
 
 /// Time for a compilation; what is slow takes far longer, what is not far less.
 const COMPILE: Duration = Duration::from_secs(4);
@@ -145,6 +145,20 @@ fn what_was_uploaded_before_the_code_was_lost_runs_alone_and_linked() {
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
     assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
+}
+
+#[test]
+fn uploads_are_compiled_by_the_program_that_runs_whatever_lies_at_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let [program, next] = ["weir", "next"].map(|name| directory.path().join(name));
+    std::fs::copy(WEIR, &program).unwrap();
+    let host = Host::start_program(&program, directory, guests::TRAFFIC);
+    // As an upgrade does.
+    std::fs::copy("/bin/false", &next).unwrap();
+    std::fs::rename(&next, &program).unwrap();
+    guests::deploy(&host, "1.0.0", &pass(1));
+    std::fs::remove_file(&program).unwrap();
+    guests::push(&host, "2.0.0", &pass(2));
 }
 
 #[test]
