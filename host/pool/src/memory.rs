@@ -69,8 +69,9 @@ pub struct Memory {
 
 // SAFETY: the mapping belongs to this value, not to a thread; it is unmapped once, with the last that has it.
 unsafe impl Send for Memory {}
-// SAFETY: through `&Memory` bytes are only read, by volatile loads of types for which every value
-// is valid; no reference to the bytes is formed.
+// SAFETY: nothing of the value changes through `&Memory`. Of the bytes, which other threads' guests may change at any time, no reference is
+// formed through it: `load` and `store` are atomic; `get`, `values` and `copy_out` copy values of types for which all bytes are valid, and
+// are for whoever has those run that write there (the crate's page). `slice` is for `Pool`, which says the same.
 unsafe impl Sync for Memory {}
 
 /// The host's mapping, which lives as long as somebody may write to it.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -26,9 +26,19 @@ pub struct CodeCache {
 }
 
 impl CodeCache {
-    /// Makes the directory.
+    /// Makes the directory. One that is there already, and in which others may write, is refused.
     pub(crate) fn make(&self) -> std::io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        let found = fs::metadata(&self.directory)?;
+        let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+        let (mode, writable) = (found.mode() & 0o7777, found.mode() & 0o022 != 0);
+        if writable || (owner != own && owner != 0) {
+            return Err(std::io::Error::other(format!(
+                "it belongs to user {owner}, mode {mode:04o}, and what lies there is executed: remove it, so that it is made anew for user \
+                 {own} alone"
+            )));
+        }
+        Ok(())
     }
 
     /// Loads a component's code with the first engine that can; what cannot be read, or is not what was written, is compiled again.
@@ -42,8 +52,8 @@ impl CodeCache {
         let mut failed = "the file is damaged".to_owned();
         if is_whole(&file).unwrap_or(false) {
             for engine in engines {
-                // SAFETY: the directory is ours alone (mode 0700), what lies in the file is what was written, and its name carries the
-                // hash of component, wasmtime version and settings. The sum behind the code is in no part of it.
+                // SAFETY: nobody else may write in the directory (`make`), what lies in the file is what was written, and its name carries
+                // the hash of component, wasmtime version and settings. The sum behind the code is in no part of it.
                 match unsafe { Component::deserialize_file(engine, &path) } {
                     Ok(component) => {
                         // Only says that it is still used.
@@ -145,6 +155,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_directory_in_which_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let cache = CodeCache { directory: directory.path().join("cache"), most: 1 << 30 };
+        for (mode, refused) in [(0o755, false), (0o775, true), (0o757, true), (0o700, false)] {
+            cache.make().unwrap();
+            fs::set_permissions(&cache.directory, fs::Permissions::from_mode(mode)).unwrap();
+            let made = cache.make().map_err(|error| error.to_string());
+            assert_eq!(made.is_err(), refused, "{mode:o}: {made:?}");
+            fs::remove_dir(&cache.directory).unwrap();
+        }
+    }
 
     #[test]
     fn what_was_used_longest_ago_makes_room_and_the_newest_stays() {

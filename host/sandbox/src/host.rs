@@ -336,7 +336,7 @@ fn map_into<S: 'static>(
     let Some(offset) = window::place(address as usize, length, bytes, align) else {
         return violation(format!(
             "attach-{what}: a region of {length} bytes is not page-aligned or too small: give {what}-bytes \
-             ({bytes}) plus {what}-align ({align}) bytes at a multiple of 65,536"
+             ({bytes}) plus {what}-align ({align}) bytes at a multiple of 4,096"
         ));
     };
     let first = address as usize + offset;
