@@ -347,6 +347,22 @@ fn a_moved_flow_goes_elsewhere_in_both_directions() {
 }
 
 #[test]
+fn packets_of_a_moved_flow_stay_in_order() {
+    let moves = FunctionPlan { targets: vec!["inspect".into()], ..obeys(PAYLOAD) };
+    let mut rig = Rig::new();
+    rig.add("default", vec![moves], true);
+    rig.add("inspect", vec![marks("b", PAYLOAD, 2)], false);
+    // Several bursts in one turn: those behind the first come straight from the port.
+    let frames: Vec<_> =
+        (0..100).map(|n| datagram(1, &[Verdict::Move(1).encode(), n])).collect();
+    let number = |frame: &Vec<u8>| u32::from(frame[PAYLOAD + 4]);
+    let out: Vec<u32> = rig.forth(&frames).iter().map(number).collect();
+    assert_eq!(out, (0..100).collect::<Vec<_>>());
+    assert!((1..100).contains(&given(&rig, 1)[0]));
+    rig.finish();
+}
+
+#[test]
 fn what_a_chain_moves_to_itself_while_it_ends_is_not_lost() {
     let tick = r#"#tick") (param i64)
     (call $send-copy (i32.const 0x8000) (i32.const 14) (i32.const 0) (i32.const 0x40)))"#;

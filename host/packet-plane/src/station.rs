@@ -37,6 +37,8 @@ pub struct Station {
     flows: usize,
     /// Counts of what no lane had.
     shared: Arc<Shared>,
+    /// Packets were moved to lanes that have not had a turn since.
+    moved: bool,
 }
 
 struct Member {
@@ -84,6 +86,7 @@ impl Station {
             rules: Arc::default(),
             flows,
             shared,
+            moved: false,
         }
     }
 
@@ -255,6 +258,9 @@ impl Station {
         let mut got = Got::Nothing;
         self.context_mut().idle_for = None;
         for _ in 0..TURN {
+            if self.moved {
+                self.let_moved_go_on();
+            }
             self.context_mut().flush();
             got = self.context_mut().receive_from_ports();
             if got != Got::Burst {
@@ -402,6 +408,7 @@ impl Station {
                     let start = if reverse { last } else { 0 };
                     ledger.entries.push_back(Entry { packet, start, reverse });
                     self.members[to].touched = true;
+                    self.moved = true;
                     self.show_moved(to, packet);
                 }
                 Some(_) => context.give_to_kernel(packet),
@@ -451,6 +458,18 @@ impl Station {
         if member.instance != member.lane.version.instance {
             member.instance = member.lane.version.instance;
             steering.forget_later();
+        }
+    }
+
+    /// Lets lanes handle what was moved to them, before more of the same flows comes to them straight from the ports.
+    #[cold]
+    fn let_moved_go_on(&mut self) {
+        // No longer than a way past all of them: they may move packets in circles.
+        for _ in 0..self.members.len() {
+            if !mem::take(&mut self.moved) {
+                break;
+            }
+            self.let_lanes_go_on(false);
         }
     }
 
