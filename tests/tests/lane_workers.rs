@@ -4,14 +4,17 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use rustix::event::{EventfdFlags, eventfd};
 use weir_packet_plane::{Clock, FunctionPlan, Lane, LaneConfig, States, Turn, Worker, spread};
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
-use weir_port::memory::{Wire, channel};
-use weir_port::{Port, PortCounts, PortError, PortStatistics, Received};
+use weir_port::memory::{ChannelPort, Wire, channel};
+use weir_port::{
+    Placement, Port, PortCounts, PortError, PortStatistics, Received, Spreading, pass_on,
+};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_tests::rig::{Rig, function, plan};
-use weir_tests::wat_guest::{admitted, each};
+use weir_tests::wat_guest::{NULL, admitted, each};
 
 const LANES: usize = 2;
 const ROOMS: u32 = 1024;
@@ -359,4 +362,143 @@ fn state_is_shared_where_a_function_asks_for_it_and_nowhere_else() {
         assert!(shared || (100..250).contains(&last), "{last}");
         lanes.finish();
     }
+}
+
+/// A wire as the queue of a device that puts flows where they belong, or as the kernel's stack.
+struct Queue {
+    wire: ChannelPort,
+    spreading: Spreading,
+    placement: Option<Placement>,
+}
+
+impl Port for Queue {
+    pass_on!(wire: name, kind, attach, send, finish, statistics);
+
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Packet>,
+        max: usize,
+    ) -> Result<Received, PortError> {
+        self.wire.receive(pool, into, max)
+    }
+    fn spreading(&self) -> Spreading {
+        self.spreading
+    }
+    fn placement(&self) -> Option<Placement> {
+        self.placement.clone()
+    }
+    fn is_kernel(&self) -> bool {
+        self.spreading == Spreading::Follows
+    }
+    fn reaches_kernel(&self) -> bool {
+        self.is_kernel()
+    }
+    fn to_kernel(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        self.wire.send(pool, packets)
+    }
+}
+
+/// Lanes over devices that spread symmetrically, and the kernel's ends. `placed`: the devices' queues can be told; it is that of the
+/// first end's port, modulo the lanes.
+fn by_device(function: &FunctionPlan, placed: bool) -> (Lanes, Vec<Wire>) {
+    let symmetric = Spreading::Symmetric { rule: "test", queues: 2, table: 0, fields: 1 };
+    let place: Placement = Arc::new(|flow| {
+        let port = flow.source_port.max(flow.destination_port);
+        (flow.protocol == 17).then_some(port % LANES as u16)
+    });
+    let mut wires = [Vec::new(), Vec::new(), Vec::new()];
+    let ports = (0..LANES).map(|_| {
+        let ports = wires.iter_mut().enumerate().map(|(number, wires)| {
+            let (wire, end) = channel("wire");
+            wires.push(end);
+            let spreading = if number == 2 { Spreading::Follows } else { symmetric };
+            let placement = (number < 2 && placed).then(|| Arc::clone(&place));
+            Box::new(Queue { wire, spreading, placement }) as Box<dyn Port>
+        });
+        ports.collect()
+    });
+    let ports = ports.collect();
+    let [inside, outside, kernel] = wires;
+    (Lanes { inside, outside, ..Lanes::over(function, ports) }, kernel)
+}
+
+#[test]
+fn what_the_kernel_answers_comes_to_the_lane_that_asked() {
+    let up = each("(local.set $verdict (i32.const 4))");
+    for placed in [false, true] {
+        let (mut lanes, kernel) = by_device(&function("up", admitted(&up)), placed);
+        for flow in 0..40 {
+            let lane = usize::from(flow) % LANES;
+            assert!(lanes.inside[lane].push(udp(flow, false)));
+            lanes.settle();
+            assert_eq!(Rig::drain(&kernel[lane]).len(), 1);
+            // It has forgotten by which queue it was asked.
+            assert!(kernel[1 - lane].push(udp(flow, true)));
+            lanes.settle();
+            assert_eq!(Rig::drain(&lanes.inside[lane]), [udp(flow, true)], "flow {flow}");
+        }
+        // What it begins itself has its answers where the device will put them, if that is known.
+        for flow in 100..110 {
+            assert!(kernel[1].push(udp(flow, true)));
+            lanes.settle();
+            let lane = if placed { usize::from(flow) % LANES } else { 1 };
+            assert_eq!(Rig::drain(&lanes.inside[lane]).len(), 1, "flow {flow}");
+        }
+        lanes.finish();
+    }
+}
+
+#[test]
+fn an_icmp_error_comes_to_the_lane_of_the_flow_that_it_quotes() {
+    let error = |flow: u8| {
+        let mut frame = Vec::new();
+        let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([172, 16, 0, 1], [10, 0, 0, flow], 64)
+            .icmpv4(kind)
+            .write(&mut frame, &udp(flow, false)[14..])
+            .expect("a frame");
+        frame
+    };
+    for placed in [false, true] {
+        let (mut lanes, _kernel) = by_device(&function("null", admitted(NULL)), placed);
+        for flow in 0..40 {
+            for at in 0..LANES {
+                assert!(lanes.outside[at].push(error(flow)));
+                lanes.settle();
+                let lane = if placed { usize::from(flow) % LANES } else { at };
+                assert_eq!(Rig::drain(&lanes.inside[lane]).len(), 1, "flow {flow} at {at}");
+            }
+        }
+        // Other packets are right where they came in.
+        assert!(lanes.outside[0].push(udp(1, true)));
+        lanes.settle();
+        assert_eq!(Rig::drain(&lanes.inside[0]).len(), 1);
+        lanes.finish();
+    }
+}
+
+#[test]
+fn a_flow_that_a_function_makes_where_it_belongs_is_not_noted() {
+    // A copy goes back, and the packet itself nowhere.
+    let copies = each(
+        "(call $send-copy (local.get $p) (local.get $length) (i32.const 2) (i32.const 0x40))
+         (local.set $verdict (i32.const 0x101))",
+    );
+    let (mut lanes, _kernel) = by_device(&function("copies", admitted(&copies)), true);
+    for flow in 0..40 {
+        // Half of them on a lane where the device would not have put it: that notes itself.
+        assert!(lanes.inside[0].push(udp(flow, false)));
+        lanes.settle();
+        assert_eq!(Rig::drain(&lanes.inside[0]).len(), 1);
+        let handed = lanes.ports().rx_handed_over;
+        assert!(lanes.inside[1].push(udp(flow, false)));
+        lanes.settle();
+        let handed = lanes.ports().rx_handed_over - handed;
+        assert_eq!(handed, u64::from(flow % 2), "flow {flow}");
+        let copies = lanes.inside.iter().flat_map(Rig::drain);
+        assert_eq!(copies.count(), 1);
+    }
+    lanes.finish();
 }

@@ -381,6 +381,13 @@ static const uint64_t rx_checksums =
 static const uint64_t tx_checksums =
 	RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
 static const uint64_t rss_of_flows = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+/* As host/dpdk/src/rss.rs has them. */
+_Static_assert(RTE_ETH_RSS_IPV4 == 1 << 2 && RTE_ETH_RSS_NONFRAG_IPV4_OTHER == 1 << 7, "of IPv4");
+_Static_assert(RTE_ETH_RSS_NONFRAG_IPV4_TCP == 1 << 4 && RTE_ETH_RSS_NONFRAG_IPV4_UDP == 1 << 5, "of its ports");
+_Static_assert(RTE_ETH_RSS_IPV6 == RTE_ETH_RSS_IPV4 << 6 &&
+	       RTE_ETH_RSS_NONFRAG_IPV6_TCP == RTE_ETH_RSS_NONFRAG_IPV4_TCP << 6 &&
+	       RTE_ETH_RSS_NONFRAG_IPV6_UDP == RTE_ETH_RSS_NONFRAG_IPV4_UDP << 6 &&
+	       RTE_ETH_RSS_NONFRAG_IPV6_OTHER == RTE_ETH_RSS_NONFRAG_IPV4_OTHER << 6, "of IPv6");
 
 /* Bytes of the longest input of the Toeplitz hash (IPv6 addresses and ports), and the window behind it. */
 #define RSS_KEY_MIN (2 * 16 + 2 * 2 + 4)

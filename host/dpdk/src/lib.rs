@@ -51,6 +51,8 @@ mod mempool;
 #[cfg(dpdk)]
 mod port;
 #[cfg(dpdk)]
+mod rss;
+#[cfg(dpdk)]
 mod shared;
 #[cfg(dpdk)]
 mod sockets;

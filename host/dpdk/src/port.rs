@@ -15,7 +15,8 @@ use dpdk_sys as sys;
 use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{
-    BurstClock, Inspect, Port, PortCounts, PortError, PortStatistics, Received, Spreading, Steer,
+    BurstClock, Inspect, Key, Placement, Port, PortCounts, PortError, PortStatistics, Received,
+    Spreading, Steer,
 };
 
 use crate::device::Device;
@@ -23,6 +24,7 @@ use crate::eal;
 use crate::flow::FlowRules;
 use crate::gate::{Gate, Inside};
 use crate::idle::{Advice, Idling, LOOK_AFTER};
+use crate::rss;
 use crate::shared::{Part, SharedDevice};
 
 /// Shortest frame that is sent: Ethernet addresses and type.
@@ -440,6 +442,16 @@ impl Port for DpdkPort {
         let table = if queues.is_power_of_two() { 0 } else { shared.device.info.rss_table };
         let fields = shared.device.info.rss_fields;
         Spreading::Symmetric { rule: "toeplitz", queues, table, fields }
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        let (queues, info) = (self.shared.queues, &self.shared.device.info);
+        let (fields, table) = (info.rss_fields, info.rss_table);
+        let symmetric = self.shared.is_symmetric();
+        symmetric.then(|| {
+            Arc::new(move |flow: &Key| rss::queue_of(flow, fields, table, queues))
+                as Placement
+        })
     }
 
     fn hardware_address(&self) -> Option<[u8; 6]> {

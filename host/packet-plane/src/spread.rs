@@ -5,6 +5,11 @@
 //! belongs to is chosen by [`affinity_hash`], modulo the number of lanes. In both cases a flow whose addresses a function
 //! changed belongs to the lane where that happened ([`Owners`]).
 //!
+//! Where devices choose, two kinds of packets come in by a queue that says nothing of their flow. An ICMP error is put by the ends of
+//! who sent it, and not of the flow that it quotes: that flow's queue is computed as the device does ([`Placement`]), if that can be told.
+//! What the kernel's stack answers comes by the queue by which it was asked, but only for three seconds (`TUN_FLOW_EXPIRE`) and for
+//! so many flows at a time: so lanes note themselves as owners of the flows that they send there.
+//!
 //! [`spread`] puts a port of this kind around each of the first two ports of every lane, and around the kernel's stack. A packet that is handed over enters the
 //! chain by the port of the same number, and so in the same direction.
 
@@ -13,10 +18,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_layout::BURST_MAX;
+use weir_layout::{BURST_MAX, FLAG_MADE};
 use weir_pool::{Packet, Pool};
-use weir_port::{Port, PortCounts, PortError, Received, Spreading, pass_on};
-use weir_steering::affinity_hash;
+use weir_port::{Placement, Port, PortCounts, PortError, Received, Spreading, pass_on};
+use weir_steering::{Key, affinity, quoted};
 
 use crate::context::{FROM, TO};
 use crate::handoff::{Bell, Inlet, Outlet, handoff};
@@ -34,6 +39,8 @@ struct Agreed {
     seed: u64,
     /// The devices put a flow where it belongs.
     by_device: bool,
+    /// Where that is, if it can be told.
+    placement: Option<Placement>,
 }
 
 impl Agreed {
@@ -45,6 +52,15 @@ impl Agreed {
             None => Some(hash as usize % self.lanes),
             lane => lane,
         }
+    }
+
+    /// The lane to which the devices put the flow that a frame is of, or is an ICMP error about, if that can be told.
+    #[cold]
+    fn placed(&self, frame: &[u8]) -> Option<usize> {
+        let placement = self.placement.as_ref().filter(|_| self.by_device)?;
+        let flow = quoted(frame, 0).unwrap_or_else(|| Key::read(frame, 0));
+        // Each lane has the queues whose number, modulo that of the lanes, is its own.
+        Some(usize::from(placement(&flow)?) % self.lanes)
     }
 }
 
@@ -63,13 +79,15 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     if count < 2 || from == Spreading::Nothing || to == Spreading::Nothing {
         return Ok(lanes);
     }
-    // A way to the kernel's stack behind them that is a device does as devices do. A stack that answers to the queue by which it
-    // was asked has right whatever they do.
+    // A way to the kernel's stack behind them that is a device does as devices do. What a stack that follows answers goes to who has
+    // asked it, whatever they do.
     let kernel = ports.iter().skip(TO + 1).find(|port| port.is_kernel());
     let mut others = [Some(to), kernel.map(|port| port.spreading())].into_iter().flatten();
     let by_device = others.all(|other| other == from || other == Spreading::Follows)
         && matches!(from, Spreading::Symmetric { .. });
-    let agreed = Arc::new(Agreed { owners: Owners::new(), lanes: count, seed, by_device });
+    let placement = ports[FROM].placement();
+    let agreed = Agreed { owners: Owners::new(), lanes: count, seed, by_device, placement };
+    let agreed = Arc::new(agreed);
     let receive = ports.iter().enumerate().filter(|(n, port)| *n <= TO || port.is_kernel());
     let receive = receive.map(|(n, _)| n).max().map_or(0, |last| last + 1);
     let mut ways =
@@ -131,6 +149,8 @@ struct SpreadPort {
     /// This lane's number.
     here: usize,
     agreed: Arc<Agreed>,
+    /// The kernel's stack, beside devices that put flows where they belong: it does not know where that is.
+    follows: bool,
     ways: Ways,
     /// Whose packets of a burst are, and how many each lane gets.
     lane_of: Vec<usize>,
@@ -144,10 +164,12 @@ struct SpreadPort {
 impl SpreadPort {
     fn new(inner: Box<dyn Port>, here: usize, agreed: Arc<Agreed>, ways: Ways) -> Self {
         let for_lane = vec![0; agreed.lanes];
+        let follows = agreed.by_device && inner.spreading() == Spreading::Follows;
         Self {
             inner,
             here,
             agreed,
+            follows,
             ways,
             lane_of: Vec::with_capacity(BURST_MAX),
             for_lane,
@@ -207,9 +229,13 @@ impl SpreadPort {
         self.for_lane.fill(0);
         for packet in &mut into[start..] {
             let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
-            let hash = affinity_hash(bytes, self.agreed.seed);
+            let (hash, error) = affinity(bytes, self.agreed.seed);
             packet.metadata.hash = hash;
-            let lane = self.agreed.lane_of(hash, packet.time).unwrap_or(self.here);
+            let mut lane = self.agreed.lane_of(hash, packet.time);
+            if (error || self.follows) && lane.is_none() {
+                lane = self.agreed.placed(bytes);
+            }
+            let lane = lane.unwrap_or(self.here);
             self.lane_of.push(lane);
             self.for_lane[lane] += 1;
         }
@@ -241,18 +267,23 @@ impl SpreadPort {
         into.truncate(kept);
     }
 
-    /// What this lane has made another flow of is its own also when it comes back.
+    /// What this lane has made another flow of is its own also when it comes back, and so is what it sends to a stack that follows.
     #[inline]
     fn claim(&self, pool: &Pool, packets: &[Packet]) {
         for packet in packets {
             let bytes = pool.bytes(packet.descriptor).unwrap_or_default();
-            let hash = affinity_hash(bytes, self.agreed.seed);
-            if hash == packet.metadata.hash {
+            let (hash, error) = affinity(bytes, self.agreed.seed);
+            // Nobody answers an error.
+            if error || hash == packet.metadata.hash && !self.follows {
                 continue;
             }
-            // Where a device will put it is not known here, so that is noted in any case.
-            if self.agreed.lane_of(hash, packet.time) != Some(self.here) {
-                self.agreed.owners.note(hash, self.here, packet.time);
+            match self.agreed.lane_of(hash, packet.time) {
+                Some(lane) if lane == self.here => {}
+                // What a function makes is mostly about a flow that is here anyhow.
+                None if !self.follows
+                    && packet.metadata.flags & FLAG_MADE != 0
+                    && self.agreed.placed(bytes) == Some(self.here) => {}
+                _ => self.agreed.owners.note(hash, self.here, packet.time),
             }
         }
     }
@@ -263,8 +294,8 @@ impl SpreadPort {
 }
 
 impl Port for SpreadPort {
-    pass_on!(inner: name, kind, statistics, is_kernel, reaches_kernel, to_kernel);
-    pass_on!(inner: steering, place_flow, spreading, inspector);
+    pass_on!(inner: name, kind, statistics, is_kernel, reaches_kernel);
+    pass_on!(inner: steering, place_flow, spreading, placement, inspector);
 
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         self.inner.attach(pool)?;
@@ -314,6 +345,14 @@ impl Port for SpreadPort {
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
         self.claim(pool, packets);
         self.inner.send(pool, packets)
+    }
+
+    fn to_kernel(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        // By another port's way there the answers do not come to a lane.
+        if self.inner.is_kernel() {
+            self.claim(pool, packets);
+        }
+        self.inner.to_kernel(pool, packets)
     }
 
     fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {

@@ -143,6 +143,11 @@ pub trait Port: Send {
         Spreading::Anyhow
     }
 
+    /// Which queue flows come to, if the port spreads by [`Spreading::Symmetric`] and that can be told.
+    fn placement(&self) -> Option<Placement> {
+        None
+    }
+
     /// The device's hardware address, if the port knows it.
     fn hardware_address(&self) -> Option<[u8; 6]> {
         None
@@ -166,6 +171,9 @@ pub trait Port: Send {
         None
     }
 }
+
+/// The queue into which a device puts a flow, in whichever direction; none: that is not known.
+pub type Placement = Arc<dyn Fn(&Key) -> Option<u16> + Send + Sync>;
 
 /// By which rule a device with several queues puts packets into them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

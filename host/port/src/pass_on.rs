@@ -73,6 +73,11 @@ macro_rules! pass_on {
             self.$inner.spreading()
         }
     };
+    (@ placement $inner:ident) => {
+        fn placement(&self) -> Option<$crate::Placement> {
+            self.$inner.placement()
+        }
+    };
     (@ inspector $inner:ident) => {
         fn inspector(&self) -> Option<std::sync::Arc<dyn $crate::Inspect>> {
             self.$inner.inspector()

@@ -1,10 +1,11 @@
 //! Which packets have to be seen by the same instance of a function: those of a flow, and those that are about it.
 
+use crate::Key;
 use crate::frame::Flow;
 use crate::hash::of_flow;
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
 /// Bytes of an ICMP header in front of what it quotes (RFC 792, RFC 4443).
 const ICMP_HEADER: usize = 8;
 
@@ -16,31 +17,46 @@ const ICMP_HEADER: usize = 8;
 #[must_use]
 #[inline]
 pub fn affinity_hash(frame: &[u8], seed: u64) -> u32 {
+    affinity(frame, seed).0
+}
+
+/// [`affinity_hash`], and whether that is of what an ICMP error quotes.
+#[must_use]
+#[inline]
+pub fn affinity(frame: &[u8], seed: u64) -> (u32, bool) {
     match Flow::of(frame) {
         Flow::V4 { protocol: ICMP, .. } | Flow::V6 { protocol: ICMPV6, .. } => of_icmp(frame, seed),
-        flow => of_flow(flow, frame.len(), seed),
+        flow => (of_flow(flow, frame.len(), seed), false),
     }
 }
 
 #[cold]
-fn of_icmp(frame: &[u8], seed: u64) -> u32 {
+fn of_icmp(frame: &[u8], seed: u64) -> (u32, bool) {
     let (flow, payload) = Flow::with_payload(frame);
-    let quoted = payload.get(ICMP_HEADER..).filter(|_| is_error(flow, payload));
-    let flow = match quoted.and_then(Flow::of_packet) {
-        Some((quoted, payload)) => with_identifier(quoted, payload),
-        None => with_identifier(flow, payload),
-    };
-    of_flow(flow, frame.len(), seed)
+    let quoted = quotation(flow, payload);
+    let (named, payload) = quoted.unwrap_or((flow, payload));
+    (of_flow(with_identifier(named, payload), frame.len(), seed), quoted.is_some())
 }
 
-fn is_error(flow: Flow, payload: &[u8]) -> bool {
-    match (flow, payload.first()) {
+/// The flow that an ICMP error quotes, as its packets come in by this port where the error does: those of the other direction, for
+/// an error goes to who sent what it quotes. As [`Key::plain`] has it. None: it is no error, or quotes nothing that can be read.
+#[must_use]
+pub fn quoted(frame: &[u8], port: u16) -> Option<Key> {
+    let (flow, payload) = Flow::with_payload(frame);
+    let (quoted, _) = quotation(flow, payload)?;
+    Some(Key::read(frame, port).of(quoted).reversed(port).plain())
+}
+
+/// What an ICMP error quotes: flow and payload.
+fn quotation(flow: Flow, payload: &[u8]) -> Option<(Flow, &[u8])> {
+    let is_error = match (flow, payload.first()?) {
         // Unreachable, source quench, redirect, time exceeded, parameter problem.
-        (Flow::V4 { .. }, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        (Flow::V4 { protocol: ICMP, .. }, kind) => matches!(kind, 3 | 4 | 5 | 11 | 12),
         // RFC 4443, section 2.1: the upper half is not about errors.
-        (Flow::V6 { .. }, Some(kind)) => *kind < 128,
+        (Flow::V6 { protocol: ICMPV6, .. }, kind) => *kind < 128,
         _ => false,
-    }
+    };
+    Flow::of_packet(payload.get(ICMP_HEADER..).filter(|_| is_error)?)
 }
 
 /// A query's or reply's identifier stands for both ports.
@@ -64,8 +80,8 @@ mod tests {
     use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
     use proptest::prelude::*;
 
-    use super::affinity_hash;
-    use crate::flow_hash;
+    use super::{affinity, affinity_hash, quoted};
+    use crate::{Key, flow_hash};
 
     const A: [u8; 4] = [10, 0, 0, 1];
     const B: [u8; 4] = [192, 0, 2, 1];
@@ -92,9 +108,13 @@ mod tests {
         // From the other end, and from a router on the way; of the quoted packet only eight bytes behind its header.
         for from in [B, ROUTER] {
             let error = icmp(from, A, unreachable.clone(), &flow[14..14 + 28]);
-            assert_eq!(affinity_hash(&error, 1), flow_hash(&flow, 1));
+            assert_eq!(affinity(&error, 1), (flow_hash(&flow, 1), true));
             assert_ne!(flow_hash(&error, 1), flow_hash(&flow, 1));
+            // It comes in where the flow's answers do.
+            let answer = udp(B, A, (53, 1000));
+            assert_eq!(quoted(&error, 1), Some(Key::read(&answer, 1).plain()));
         }
+        assert_eq!((affinity(&flow, 1).1, quoted(&flow, 1)), (false, None));
         let other = icmp(B, A, unreachable, &udp(A, B, (1001, 53))[14..]);
         assert_ne!(affinity_hash(&other, 1), flow_hash(&flow, 1));
     }
@@ -111,6 +131,8 @@ mod tests {
         let exceeded = Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit);
         let error = icmp(ROUTER, A, exceeded, &request[14..14 + 28]);
         assert_eq!(affinity_hash(&error, 1), affinity_hash(&request, 1));
+        assert_eq!(quoted(&error, 0), Some(Key::read(&reply, 0).plain()));
+        assert_eq!(quoted(&request, 0), None);
     }
 
     #[test]
@@ -153,7 +175,9 @@ mod tests {
             frame[14 + version.1] = version.2;
             frame.truncate(if version.0 == 0x45 { 34 } else { 54 });
             frame.extend(payload);
-            prop_assert_ne!(affinity_hash(&frame, 1), 0);
+            let (hash, error) = affinity(&frame, 1);
+            prop_assert_ne!(hash, 0);
+            prop_assert_eq!(quoted(&frame, 0).is_some(), error);
         }
 
         #[test]

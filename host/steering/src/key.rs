@@ -2,6 +2,7 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::affinity::{ICMP, ICMPV6};
 use crate::frame::{ETHERNET_HEADER, Flow, IPV4, IPV6, behind_tags, plain};
 
 /// [`Key::vlan`] of a frame without a tag.
@@ -82,26 +83,42 @@ impl Key {
         let (tag, ethertype, packet) = behind_tags(header, &frame[ETHERNET_HEADER..]);
         key.vlan = tag.unwrap_or(UNTAGGED);
         key.ethertype = ethertype;
-        match Flow::of(frame) {
+        let flow = Flow::of(frame);
+        key.dscp = match (flow, packet) {
+            (Flow::V4 { .. }, [_, second, ..]) => second >> 2,
+            // The traffic class lies across two bytes (RFC 8200, section 3).
+            (Flow::V6 { .. }, [first, second, ..]) => (first & 0xf) << 2 | second >> 6,
+            _ => 0,
+        };
+        key.of(flow)
+    }
+
+    /// The same with the ends and the protocol of this flow, if it is of IP.
+    pub(crate) fn of(self, flow: Flow) -> Self {
+        let (source, destination, (source_port, destination_port), protocol) = match flow {
             Flow::V4 { source, destination, ports, protocol } => {
-                (key.source, key.destination) = (mapped(source), mapped(destination));
-                (key.source_port, key.destination_port) = ports;
-                key.protocol = protocol;
-                key.dscp = packet.get(1).map_or(0, |byte| byte >> 2);
+                (mapped(source), mapped(destination), ports, protocol)
             }
             Flow::V6 { source, destination, ports, protocol } => {
-                (key.source, key.destination) = (address(source), address(destination));
-                (key.source_port, key.destination_port) = ports;
-                key.protocol = protocol;
-                // The traffic class lies across two bytes (RFC 8200, section 3).
-                key.dscp = match *packet {
-                    [first, second, ..] => (first & 0xf) << 2 | second >> 6,
-                    _ => 0,
-                };
+                (address(source), address(destination), ports, protocol)
             }
-            Flow::Ethernet { .. } | Flow::Runt => {}
-        }
-        key
+            Flow::Ethernet { .. } | Flow::Runt => return self,
+        };
+        Self { source, destination, source_port, destination_port, protocol, ..self }
+    }
+
+    /// What all packets of its flow have in this direction, whatever their code point is and whichever of several routers they pass:
+    /// without that and, of IP, without hardware addresses.
+    #[must_use]
+    pub const fn plain(&self) -> Self {
+        let ip = self.is_ipv4() || self.is_ipv6();
+        Self { dscp: 0, macs: if ip { [[0; 6]; 2] } else { self.macs }, ..*self }
+    }
+
+    /// Whether it is ICMP of either version of IP.
+    #[must_use]
+    pub const fn is_icmp(&self) -> bool {
+        matches!((self.ethertype, self.protocol), (IPV4, ICMP) | (IPV6, ICMPV6))
     }
 
     /// The same flow in the other direction, as it comes in by this port.

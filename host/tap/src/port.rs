@@ -83,7 +83,7 @@ impl KernelPort {
 
 impl Port for KernelPort {
     pass_on!(port: name, kind, attach, send, statistics);
-    pass_on!(port: steering, place_flow, spreading, inspector);
+    pass_on!(port: steering, place_flow, spreading, placement, inspector);
 
     fn receive(
         &mut self,
