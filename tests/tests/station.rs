@@ -347,14 +347,83 @@ fn a_moved_flow_goes_elsewhere_in_both_directions() {
 }
 
 #[test]
+fn a_chain_that_is_alone_may_move_flows_to_the_kernel() {
+    let mut rig = Rig::new();
+    rig.add("only", vec![obeys(PAYLOAD)], true);
+    let mut frames = vec![datagram(1, &[Verdict::Move(0).encode()])];
+    frames.extend((0..100).map(|_| datagram(1, &[NEXT])));
+    // The rest of the burst was shown to it, and what came in behind that was not.
+    assert_eq!(rig.forth(&frames).len(), 31);
+    assert!(rig.back(&[answer(1, &[NEXT])]).is_empty());
+    assert_eq!(rig.forth(&[datagram(2, &[NEXT])]).len(), 1);
+    assert_eq!(given(&rig, 1), [33]);
+    assert_eq!(drops(&rig.counts(1), DropReason::ToKernel), 1);
+    assert_eq!(drops(&rig.counts(0), DropReason::ToKernel), 70);
+    rig.finish();
+}
+
+#[test]
+fn all_packets_of_a_moved_flow_go_along() {
+    // Where the payload of what an ICMP error quotes begins.
+    const QUOTED: usize = PAYLOAD + 28;
+    const MARK: usize = QUOTED + 4;
+    let payload = |verdict| [NEXT, 0, 0, 0, 0, 0, 0, verdict, 0];
+    let coded = |mut frame: Vec<u8>| {
+        frame[15] = 46 << 2;
+        frame
+    };
+    let by_another_router = |mut frame: Vec<u8>| {
+        frame[5] ^= 0x77;
+        frame
+    };
+    let error = |flow| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1])
+            .ipv4([172, 16, 0, 1], [10, 0, 0, 1], 64)
+            .icmpv4_raw(3, 4, [0; 4])
+            .write(&mut frame, &datagram(flow, &payload(DROP))[14..])
+            .expect("a frame");
+        frame
+    };
+    let mut rig = Rig::new();
+    let moves = FunctionPlan { targets: vec!["inspect".into()], ..obeys(QUOTED) };
+    rig.add("default", vec![moves, marks("a", MARK, 1)], true);
+    rig.add("inspect", vec![marks("b", MARK, 2)], false);
+    // Moves are remembered from the first one on, which makes void what was known.
+    let moved = datagram(9, &payload(Verdict::Move(1).encode()));
+    assert_eq!(seen(&rig.forth(&[moved]), MARK), [(9, 2)]);
+    let mut all = |verdict, mark| {
+        let forth = || datagram(1, &payload(verdict));
+        let back = || answer(1, &payload(verdict));
+        let forth = rig.forth(&[forth(), coded(forth()), by_another_router(forth())]);
+        let back = rig.back(&[back(), coded(back()), by_another_router(back()), error(1)]);
+        let marks = forth.iter().chain(&back).map(|frame| frame[MARK]);
+        assert_eq!(marks.collect::<Vec<_>>(), [mark; 7]);
+        // And nothing else does.
+        let others = [rig.back(&[error(2)]), rig.back(&[error(2)]), rig.back(&[error(1)])];
+        let marks = others.iter().map(|frames| frames[0][MARK]);
+        assert_eq!(marks.collect::<Vec<_>>(), [1, 1, mark]);
+        let other = datagram(2, &payload(NEXT));
+        assert_eq!(seen(&rig.forth(&[other]), MARK), [(2, 1)]);
+        if verdict == NEXT {
+            let moved = datagram(1, &payload(Verdict::Move(1).encode()));
+            assert_eq!(seen(&rig.forth(&[moved]), MARK), [(1, 2)]);
+        }
+    };
+    all(NEXT, 1);
+    // Also those that were known to go elsewhere before.
+    all(DROP, 2);
+    rig.finish();
+}
+
+#[test]
 fn packets_of_a_moved_flow_stay_in_order() {
     let moves = FunctionPlan { targets: vec!["inspect".into()], ..obeys(PAYLOAD) };
     let mut rig = Rig::new();
     rig.add("default", vec![moves], true);
     rig.add("inspect", vec![marks("b", PAYLOAD, 2)], false);
     // Several bursts in one turn: those behind the first come straight from the port.
-    let frames: Vec<_> =
-        (0..100).map(|n| datagram(1, &[Verdict::Move(1).encode(), n])).collect();
+    let frames: Vec<_> = (0..100).map(|n| datagram(1, &[Verdict::Move(1).encode(), n])).collect();
     let number = |frame: &Vec<u8>| u32::from(frame[PAYLOAD + 4]);
     let out: Vec<u32> = rig.forth(&frames).iter().map(number).collect();
     assert_eq!(out, (0..100).collect::<Vec<_>>());

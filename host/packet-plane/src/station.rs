@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_chain::board;
+use weir_layout::FLAG_MADE;
 use weir_pool::{Accounting, Packet};
 use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
@@ -21,6 +22,7 @@ use crate::ground::Ground;
 use crate::lane::{self, Lane, LaneConfig, TURN, Turn};
 use crate::plan::{LaneSite, PlaneError};
 use crate::steering::{Destination, Rules, Steering, Way, other_port};
+use crate::trial::Trial;
 
 /// See the module.
 pub struct Station {
@@ -39,6 +41,8 @@ pub struct Station {
     shared: Arc<Shared>,
     /// Packets were moved to lanes that have not had a turn since.
     moved: bool,
+    /// Functions move flows.
+    moves: bool,
 }
 
 struct Member {
@@ -87,6 +91,7 @@ impl Station {
             flows,
             shared,
             moved: false,
+            moves: false,
         }
     }
 
@@ -179,7 +184,8 @@ impl Station {
         let rest = self.members.iter().position(|member| member.takes_rest);
         let lanes = self.members.iter().map(|member| member.lane.plan());
         let decides = lanes.into_iter().flat_map(|plan| &plan.functions);
-        let decides = decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
+        let decides =
+            self.moves || decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
         if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
             self.steering = None;
             self.context_mut().notes_answers = false;
@@ -243,7 +249,12 @@ impl Station {
             self.seat(0);
             let turn = self.members[0].lane.turn();
             if !self.context().moves.is_empty() {
-                self.note_moves(0, None);
+                // To the kernel's stack, which needs no targets. From now on flows are told apart.
+                self.moves = true;
+                self.arrange();
+                let mut steering = self.steering.take();
+                self.note_moves(0, steering.as_deref_mut());
+                self.steering = steering;
                 // The lane may be about to sleep.
                 let context = self.context_mut();
                 context.flush();
@@ -384,10 +395,11 @@ impl Station {
         let mut moves = mem::take(&mut self.context_mut().moves);
         for Move { packet, function, target, flow, reverse } in moves.drain(..) {
             let destination = self.destination(index, function, target);
-            if let (Some(steering), Some(flow)) = (steering.as_deref_mut(), flow)
+            if let Some(steering) = steering.as_deref_mut()
                 && let Some(destination) = destination
+                && let Some(key) = self.key(index, packet, flow, steering)
             {
-                let key = steering.move_flow(flow, destination);
+                steering.move_flow(&key, destination);
                 match destination {
                     Destination::Kernel => self.place_flow(&key, Target::Kernel),
                     // Its other direction no rule may have claimed.
@@ -420,6 +432,27 @@ impl Station {
         match steering {
             Some(steering) => self.note_answers(None, steering),
             None => self.context_mut().answers.clear(),
+        }
+    }
+
+    /// The key of a flow of which a lane's function has moved this packet, if that holds for the flow.
+    fn key(
+        &self,
+        index: usize,
+        packet: Packet,
+        flow: Option<u32>,
+        steering: &Steering,
+    ) -> Option<Key> {
+        let splits = self.members[index].lane.trial.as_ref().is_some_and(Trial::splits);
+        match flow {
+            Some(flow) => Some(steering.key(flow)),
+            // What one of two versions says holds for the packet, and a packet that a function made begins no flow here.
+            None if splits || packet.metadata.flags & FLAG_MADE != 0 => None,
+            // It did not come straight from the port: as it is by now.
+            None => {
+                let frame = self.context().pool.bytes(packet.descriptor).unwrap_or_default();
+                Some(Key::read(frame, packet.metadata.port))
+            }
         }
     }
 

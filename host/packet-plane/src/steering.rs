@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_layout::{BURST_MAX, Verdict};
 use weir_pool::Packet;
-use weir_steering::{FlowCache, Key, Table, Target};
+use weir_steering::{FlowCache, Key, Table, Target, quoted};
 
 use crate::context::{Conclusion, Context, Decision, FROM, TO};
 use crate::counters::DropReason;
@@ -71,6 +71,8 @@ const UNCLAIMED: u16 = 0xfffd;
 const ANSWER: u16 = 0xfffc;
 /// A packet of the burst whose way was taken.
 const TAKEN: u16 = 0xfff0;
+/// A code point that no packet has: of the key under which an ICMP packet is known once it was looked into.
+const LOOKED_INTO: u8 = 0x80;
 /// Most verdicts for whole flows that are told apart; others count for their packet only.
 const FINALS_MAX: usize = 4096;
 
@@ -87,6 +89,9 @@ pub(crate) struct Steering {
     /// Whose the kernel's answers are: they go back the way by which the flow's last packet went up, whatever has been decided
     /// about flows since. There if one of the ports is the kernel's stack.
     answers: Option<FlowCache>,
+    /// Flows that functions have moved, as [`Key::plain`] has them; there once one was. What the other cache does not know is looked for
+    /// here, and so are all ICMP packets: the key of an error says nothing of the flow that it is about.
+    moves: Option<FlowCache>,
     finals: Vec<Final>,
     /// What is known about flows is not to be believed any more, once the burst is done with.
     stale: bool,
@@ -110,6 +115,7 @@ impl Steering {
             chains: Vec::new(),
             rest: None,
             cache: FlowCache::new(flows, seed),
+            moves: None,
             finals: Vec::new(),
             stale: false,
             keys: Vec::with_capacity(BURST_MAX),
@@ -158,6 +164,7 @@ impl Steering {
     fn forget(&mut self) {
         self.stale = false;
         self.cache.clear();
+        self.moves.iter_mut().for_each(FlowCache::clear);
         self.finals.clear();
     }
 
@@ -182,7 +189,7 @@ impl Steering {
         self.cache.look_ahead(&self.hashes);
         for place in 0..self.keys.len() {
             let way = self.cache.get(&self.keys[place], self.hashes[place]);
-            let way = way.unwrap_or_else(|| self.ask_rules(place));
+            let way = way.unwrap_or_else(|| self.ask(place, context));
             self.ways.push(way);
         }
     }
@@ -233,11 +240,39 @@ impl Steering {
         }
     }
 
-    /// The way of a flow that nothing is known about.
+    /// The way of a packet that nothing is known about.
     #[cold]
+    fn ask(&mut self, place: usize, context: &Context) -> weir_steering::Way {
+        let moved = self.ask_moves(place, context);
+        moved.unwrap_or_else(|| self.ask_rules(place))
+    }
+
+    /// The way of a packet whose flow was moved, or is told about here.
+    fn ask_moves(&mut self, place: usize, context: &Context) -> Option<weir_steering::Way> {
+        let moves = self.moves.as_ref()?;
+        let (key, hash) = (&mut self.keys[place], self.hashes[place]);
+        if key.is_icmp() {
+            let packet = &context.burst[place];
+            let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
+            let about = quoted(frame, packet.metadata.port);
+            let moved = about.and_then(|flow| moves.get(&flow, moves.hash(&flow)));
+            if moved.is_some() {
+                return moved;
+            }
+            key.dscp |= LOOKED_INTO;
+            let known = self.cache.get(key, hash);
+            if known.is_some() {
+                return known;
+            }
+        }
+        let way = moves.get(&key.plain(), hash)?;
+        self.cache.insert(key, hash, way);
+        Some(way)
+    }
+
+    /// The way of a flow by the rules.
     fn ask_rules(&mut self, place: usize) -> weir_steering::Way {
-        let key = &self.keys[place];
-        let target = match self.rules.table.classify(key) {
+        let target = match self.rules.table.classify(&self.key(place as u32)) {
             Some((rule, target)) => {
                 if let Some(hits) = self.rules.hits.get(rule as usize) {
                     hits.fetch_add(1, Ordering::Relaxed);
@@ -251,7 +286,7 @@ impl Steering {
             None => self.rest,
         };
         let way = weir_steering::Way { target: target.unwrap_or(UNCLAIMED), skip: 0 };
-        self.cache.insert(key, self.hashes[place], way);
+        self.cache.insert(&self.keys[place], self.hashes[place], way);
         way
     }
 
@@ -352,19 +387,29 @@ impl Steering {
         Some(code(number))
     }
 
-    /// A function moved this flow of the burst, in both directions; the answer is its key.
-    pub(crate) fn move_flow(&mut self, flow: u32, to: Destination) -> Key {
+    /// The key of a flow of the burst.
+    pub(crate) fn key(&self, flow: u32) -> Key {
         let key = self.keys[flow as usize];
+        Key { dscp: key.dscp & !LOOKED_INTO, ..key }
+    }
+
+    /// A function moved this flow, in both directions.
+    pub(crate) fn move_flow(&mut self, key: &Key, to: Destination) {
         let target = match to {
             Destination::Lane(lane) => code(lane),
             _ => KERNEL,
         };
-        let other = key.reversed(other_port(key.port));
-        for key in [key, other] {
-            let hash = self.cache.hash(&key);
-            self.cache.insert(&key, hash, weir_steering::Way { target, skip: 0 });
+        let moves = self.moves.get_or_insert_with(|| {
+            // It has ICMP packets that nobody looked into.
+            self.cache.clear();
+            self.cache.another()
+        });
+        let key = key.plain();
+        for key in [key, key.reversed(other_port(key.port))] {
+            let hash = moves.hash(&key);
+            self.cache.forget(&key, hash);
+            moves.insert(&key, hash, weir_steering::Way { target, skip: 0 });
         }
-        key
     }
 }
 
@@ -373,7 +418,7 @@ pub(crate) const fn other_port(port: u16) -> u16 {
     if port as usize == FROM { TO as u16 } else { FROM as u16 }
 }
 
-/// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has found.
+/// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has found, be it by ARP.
 const fn plain(key: Key) -> Key {
     Key { dscp: 0, macs: [[0; 6]; 2], ..key }
 }

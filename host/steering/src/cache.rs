@@ -1,4 +1,5 @@
-//! The flow cache: what was found out or decided about flows, by their exact [`Key`].
+//! The flow cache: what was found out or decided about flows, by their exact [`Key`]. All packets of a flow, in the sense of [`Key::plain`],
+//! have one hash.
 //!
 //! Four places for each hash, one cache line each; the first of them is looked at first, so that a burst of known flows costs a line a
 //! packet. [`FlowCache::look_ahead`] reads the lines of a whole burst before they are needed, so that their misses are under way
@@ -7,6 +8,21 @@
 
 use crate::Key;
 use crate::hash::{SECRET, fold};
+
+/// What the hash is of: all but what a flow's packets may differ in.
+const HASHED: [u64; 7] = Key {
+    source: [0xff; 16],
+    destination: [0xff; 16],
+    source_port: 0xffff,
+    destination_port: 0xffff,
+    protocol: 0xff,
+    dscp: 0,
+    vlan: 0xffff,
+    ethertype: 0xffff,
+    port: 0xffff,
+    macs: [[0; 6]; 2],
+}
+.words();
 
 /// Places for one hash.
 const WAYS: usize = 4;
@@ -58,11 +74,21 @@ impl FlowCache {
         }
     }
 
+    /// Another one of this size, with the same hashes and nothing in it.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.entries.len(), self.seed)
+    }
+
     /// A flow's hash, for the other methods.
     #[must_use]
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
         let [a, b, c, d, e, f, g] = key.words();
+        // As in `Key::plain`.
+        let [.., hashed_f, hashed_g] =
+            if key.is_ipv4() || key.is_ipv6() { HASHED } else { [u64::MAX; 7] };
+        let (e, f, g) = (e & HASHED[4], f & hashed_f, g & hashed_g);
         let seed = self.seed;
         // Independent of each other, so that the multiplications overlap.
         let source = fold(a ^ SECRET[0], b ^ seed ^ SECRET[1]);
@@ -102,6 +128,16 @@ impl FlowCache {
             target: way.target,
             skips: u16::from(way.skip != 0),
         };
+    }
+
+    /// Forgets what is known about any packets of this flow, which is as [`Key::plain`] has it.
+    pub fn forget(&mut self, flow: &Key, hash: u64) {
+        let first = self.first(hash);
+        for place in (0..WAYS).map(|way| first ^ way) {
+            if self.entries[place].key.plain() == *flow {
+                self.entries[place].epoch = 0;
+            }
+        }
     }
 
     /// Forgets everything.
@@ -230,19 +266,37 @@ mod tests {
         let cache = FlowCache::new(16, 7);
         let base = key(1);
         let hash = cache.hash(&base);
-        let mut others = vec![base; 10];
+        let mut others = vec![base; 9];
         others[0].source[0] ^= 1;
         others[1].destination[15] ^= 1;
         others[2].source_port ^= 1;
         others[3].destination_port ^= 1;
         others[4].protocol ^= 1;
-        others[5].dscp ^= 1;
-        others[6].vlan ^= 1;
-        others[7].ethertype ^= 1;
-        others[8].port ^= 1;
-        others[9].macs[1][5] ^= 1;
+        others[5].vlan ^= 1;
+        others[6].ethertype ^= 1;
+        others[7].port ^= 1;
+        others[8].macs[1][5] ^= 1;
         for other in others {
             assert_ne!(cache.hash(&other), hash, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn packets_of_a_flow_are_told_apart_and_forgotten_together() {
+        let mut cache = FlowCache::new(1 << 10, 7);
+        for ethertype in [0x0800, 0x86dd, 0x88b5] {
+            let flow = |dscp, mac| Key { ethertype, dscp, macs: [[mac; 6]; 2], ..key(1) };
+            let packets = [flow(0, 1), flow(46, 1), flow(46, 2)];
+            for (n, packet) in packets.iter().enumerate() {
+                let hash = cache.hash(packet);
+                cache.insert(packet, hash, way(n as u32));
+            }
+            let known = |cache: &FlowCache| packets.map(|p| cache.get(&p, cache.hash(&p)));
+            assert_eq!(known(&cache), [0, 1, 2].map(|n| Some(way(n))));
+            cache.forget(&packets[0].plain(), cache.hash(&packets[0]));
+            // What is not IP is named by its hardware addresses.
+            let left = (ethertype == 0x88b5).then(|| way(2));
+            assert_eq!(known(&cache), [None, None, left]);
         }
     }
 

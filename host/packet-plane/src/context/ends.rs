@@ -44,6 +44,10 @@ impl Context {
                     let flow = self.flows.get(origin).copied();
                     let reverse = self.reverse;
                     self.moves.push(Move { packet, function, target, flow, reverse });
+                    if !self.closed {
+                        // The station has to know before more packets of the flow come in.
+                        self.budget = 0;
+                    }
                 } else if target == 0 {
                     self.give_to_kernel(packet);
                 } else {
