@@ -1099,14 +1099,62 @@ static bool has_none(const struct rte_mbuf *m, const struct rte_net_hdr_lens *le
 	       rte_pktmbuf_mtod_offset(m, const struct rte_udp_hdr *, start)->dgram_cksum == 0;
 }
 
+/* Where the IP packet of a frame ends, by its own length. */
+static uint32_t end_of_packet(const struct rte_mbuf *m, const struct rte_net_hdr_lens *lengths, uint32_t type)
+{
+	const void *ip = rte_pktmbuf_mtod_offset(m, const void *, lengths->l2_len);
+
+	if (RTE_ETH_IS_IPV4_HDR(type))
+		return lengths->l2_len + rte_be_to_cpu_16(((const struct rte_ipv4_hdr *)ip)->total_length);
+	return lengths->l2_len + sizeof(struct rte_ipv6_hdr) +
+	       rte_be_to_cpu_16(((const struct rte_ipv6_hdr *)ip)->payload_len);
+}
+
+/* Whether there is something else than zeros behind that: padding that a network card took from where it lay, or a trailer.
+ * Drivers sum up to the end of the frame. */
+static bool has_trailer(const struct rte_mbuf *m, uint32_t end)
+{
+	const uint8_t *bytes = rte_pktmbuf_mtod(m, const uint8_t *);
+
+	for (; end < m->data_len; end++)
+		if (bytes[end] != 0)
+			return true;
+	return false;
+}
+
+/* Fills in the checksum of a frame that no device can. */
+static __attribute__((noinline)) void fill_in(struct rte_mbuf *m, const struct rte_net_hdr_lens *lengths, uint32_t type,
+					      rte_be16_t *sum)
+{
+	const void *ip = rte_pktmbuf_mtod_offset(m, const void *, lengths->l2_len);
+	const void *transport = rte_pktmbuf_mtod_offset(m, const void *, lengths->l2_len + lengths->l3_len);
+
+	*sum = 0;
+	*sum = RTE_ETH_IS_IPV4_HDR(type) ? rte_ipv4_udptcp_cksum(ip, transport) : rte_ipv6_udptcp_cksum(ip, transport);
+}
+
 /* Asks the device to fill in the checksums of a frame that it can; others stay as they are. */
 static void ask_for_checksums(struct rte_mbuf *m)
 {
 	struct rte_net_hdr_lens lengths;
 	uint32_t type = find_checksums(m, &lengths);
+	uint32_t transport = type & RTE_PTYPE_L4_MASK;
+	uint32_t start, end;
+	rte_be16_t *sum = NULL;
 
 	if (type == 0)
 		return;
+	start = lengths.l2_len + lengths.l3_len;
+	end = end_of_packet(m, &lengths, type);
+	if (transport == RTE_PTYPE_L4_TCP && end >= start + sizeof(struct rte_tcp_hdr))
+		sum = &rte_pktmbuf_mtod_offset(m, struct rte_tcp_hdr *, start)->cksum;
+	else if (transport == RTE_PTYPE_L4_UDP && end >= start + sizeof(struct rte_udp_hdr) &&
+		 !has_none(m, &lengths, type))
+		sum = &rte_pktmbuf_mtod_offset(m, struct rte_udp_hdr *, start)->dgram_cksum;
+	if (unlikely(sum != NULL && end < m->data_len && has_trailer(m, end))) {
+		fill_in(m, &lengths, type, sum);
+		transport = 0;
+	}
 	m->l2_len = lengths.l2_len;
 	m->l3_len = lengths.l3_len;
 	m->l4_len = lengths.l4_len;
@@ -1114,9 +1162,9 @@ static void ask_for_checksums(struct rte_mbuf *m)
 		m->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM;
 	else
 		m->ol_flags |= RTE_MBUF_F_TX_IPV6;
-	if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_TCP) {
+	if (transport == RTE_PTYPE_L4_TCP) {
 		m->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM;
-	} else if ((type & RTE_PTYPE_L4_MASK) == RTE_PTYPE_L4_UDP && !has_none(m, &lengths, type)) {
+	} else if (transport == RTE_PTYPE_L4_UDP && !has_none(m, &lengths, type)) {
 		m->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM;
 	}
 	if (m->ol_flags != 0 && rte_net_intel_cksum_prepare(m) != 0)

@@ -1,4 +1,5 @@
-//! Frames whose checksums no device has verified, by a port that has them verified: a capture knows nothing of checksums.
+//! Frames whose checksums no device has verified, by a port that has them verified, and frames whose checksums no device can fill in: a
+//! capture knows nothing of checksums.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -116,4 +117,44 @@ fn what_no_device_verified_is_verified_before_another_fills_it_in() {
     assert_eq!((counts.rx_packets, counts.rx_dropped_bad_checksum), (7, 7));
     port.finish(&mut pool).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(pool.accounting().out, 0, "rooms of what was dropped are back");
+}
+
+#[test]
+fn what_no_device_can_fill_in_is_filled_in_before() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("out.pcap");
+    let config = DpdkConfig::new(&format!("net_pcap2,tx_pcap={}", path.display()));
+    let mut port = DpdkPort::open("test", &config).unwrap_or_else(|error| panic!("{error}"));
+    // Which this device could not do by itself.
+    Arc::get_mut(&mut port.shared).expect("the only one").config.checksum_offload = true;
+    let pool = PoolConfig { rooms: 4096, room_bytes: 2048, huge: HugePages::Never };
+    let mut pool = Pool::new("test", &pool).expect("memory");
+    port.attach(&mut pool).unwrap_or_else(|error| panic!("{error}"));
+    let (mut sent, mut packets) = (Vec::new(), Vec::new());
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let sum = if v6 { IPV6 } else { IPV4 } + if tcp { 16 } else { 6 };
+        let right = frame(v6, tcp);
+        // Nothing behind the packet, padding of zeros, and what a network card took from where it lay.
+        for rest in [&[][..], &[0; 6], &[0, 0, 0, 1, 2, 3]] {
+            let frame = [&right, rest].concat();
+            let buffer = pool.take().expect("a room");
+            let wrong = with(frame.clone(), sum, &[0x12, 0x34]);
+            let descriptor = pool.place(buffer, &wrong).expect("it fits");
+            let metadata = Metadata::default();
+            packets.push(Packet { descriptor, metadata, time: 0, buffer, cut: 0 });
+            sent.push((frame, sum, rest.ends_with(&[3])));
+        }
+    }
+    port.send(&mut pool, &mut packets).unwrap_or_else(|error| panic!("{error}"));
+    port.finish(&mut pool).unwrap_or_else(|error| panic!("{error}"));
+    let capture = fs::read(&path).expect("a capture");
+    let mut rest = &capture[24..];
+    for (frame, sum, filled_in) in sent {
+        let out = &rest[16..16 + frame.len()];
+        rest = &rest[16 + frame.len()..];
+        // The device was asked for the other ones, with the sum of the pseudo-header.
+        assert_eq!(out[sum..sum + 2] == frame[sum..sum + 2], filled_in, "{frame:?}");
+        assert_eq!(out[sum + 2..], frame[sum + 2..], "nothing is cut off");
+    }
+    assert!(rest.is_empty());
 }
