@@ -1122,15 +1122,18 @@ static bool has_trailer(const struct rte_mbuf *m, uint32_t end)
 	return false;
 }
 
-/* Fills in the checksum of a frame that no device can. */
+/* Fills in the checksum of a frame that no device can; `place` is where in the frame it lies. */
 static __attribute__((noinline)) void fill_in(struct rte_mbuf *m, const struct rte_net_hdr_lens *lengths, uint32_t type,
-					      rte_be16_t *sum)
+					      uint32_t place)
 {
 	const void *ip = rte_pktmbuf_mtod_offset(m, const void *, lengths->l2_len);
 	const void *transport = rte_pktmbuf_mtod_offset(m, const void *, lengths->l2_len + lengths->l3_len);
+	void *to = rte_pktmbuf_mtod_offset(m, void *, place);
+	uint16_t sum = 0;
 
-	*sum = 0;
-	*sum = RTE_ETH_IS_IPV4_HDR(type) ? rte_ipv4_udptcp_cksum(ip, transport) : rte_ipv6_udptcp_cksum(ip, transport);
+	memcpy(to, &sum, sizeof(sum));
+	sum = RTE_ETH_IS_IPV4_HDR(type) ? rte_ipv4_udptcp_cksum(ip, transport) : rte_ipv6_udptcp_cksum(ip, transport);
+	memcpy(to, &sum, sizeof(sum));
 }
 
 /* Asks the device to fill in the checksums of a frame that it can; others stay as they are. */
@@ -1139,20 +1142,20 @@ static void ask_for_checksums(struct rte_mbuf *m)
 	struct rte_net_hdr_lens lengths;
 	uint32_t type = find_checksums(m, &lengths);
 	uint32_t transport = type & RTE_PTYPE_L4_MASK;
-	uint32_t start, end;
-	rte_be16_t *sum = NULL;
+	uint32_t start, end, header;
 
 	if (type == 0)
 		return;
+	if (transport == RTE_PTYPE_L4_UDP && has_none(m, &lengths, type))
+		transport = 0;
 	start = lengths.l2_len + lengths.l3_len;
 	end = end_of_packet(m, &lengths, type);
-	if (transport == RTE_PTYPE_L4_TCP && end >= start + sizeof(struct rte_tcp_hdr))
-		sum = &rte_pktmbuf_mtod_offset(m, struct rte_tcp_hdr *, start)->cksum;
-	else if (transport == RTE_PTYPE_L4_UDP && end >= start + sizeof(struct rte_udp_hdr) &&
-		 !has_none(m, &lengths, type))
-		sum = &rte_pktmbuf_mtod_offset(m, struct rte_udp_hdr *, start)->dgram_cksum;
-	if (unlikely(sum != NULL && end < m->data_len && has_trailer(m, end))) {
-		fill_in(m, &lengths, type, sum);
+	header = transport == RTE_PTYPE_L4_TCP ? sizeof(struct rte_tcp_hdr) : sizeof(struct rte_udp_hdr);
+	if (unlikely(end < m->data_len && end >= start + header && has_trailer(m, end))) {
+		if (transport == RTE_PTYPE_L4_TCP)
+			fill_in(m, &lengths, type, start + offsetof(struct rte_tcp_hdr, cksum));
+		else if (transport == RTE_PTYPE_L4_UDP)
+			fill_in(m, &lengths, type, start + offsetof(struct rte_udp_hdr, dgram_cksum));
 		transport = 0;
 	}
 	m->l2_len = lengths.l2_len;
@@ -1164,7 +1167,7 @@ static void ask_for_checksums(struct rte_mbuf *m)
 		m->ol_flags |= RTE_MBUF_F_TX_IPV6;
 	if (transport == RTE_PTYPE_L4_TCP) {
 		m->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM;
-	} else if (transport == RTE_PTYPE_L4_UDP && !has_none(m, &lengths, type)) {
+	} else if (transport == RTE_PTYPE_L4_UDP) {
 		m->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM;
 	}
 	if (m->ol_flags != 0 && rte_net_intel_cksum_prepare(m) != 0)
@@ -1228,6 +1231,12 @@ int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *poo
 	}
 	*bytes = sum;
 	return transmit(port, queue, mbufs, count, sending.retries);
+}
+
+void weir_dpdk_take_back(uint16_t port, uint16_t queue)
+{
+	/* Not every driver can. */
+	rte_eth_tx_done_cleanup(port, queue, 0);
 }
 
 int32_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,

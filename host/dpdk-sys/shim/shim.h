@@ -223,6 +223,8 @@ struct weir_dpdk_sending {
 	bool checksums;	  /* the device fills in those of IPv4, TCP and UDP */
 };
 
+/* Takes back the rooms of what the device has sent, as far as its driver can. */
+void weir_dpdk_take_back(uint16_t port, uint16_t queue);
 /* Sends packets. What comes back is how many left; rooms of the others remain the caller's. If one of them does not lie in its
  * room, or has a length that is not to be sent, none is sent, and -1 comes back. `bytes` are those of all packets. */
 int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,

@@ -269,6 +269,7 @@ mod shim {
             how: *const Sending,
             bytes: *mut u64,
         ) -> i32;
+        pub fn weir_dpdk_take_back(port: u16, queue: u16);
         pub fn weir_dpdk_send_copies(
             port: u16,
             queue: u16,

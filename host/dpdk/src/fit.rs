@@ -22,6 +22,8 @@ const AF_PACKET_PAGE: u32 = 4096;
 const AF_XDP_BUFFER: u32 = 4096 - 64 - 128;
 /// Bytes of them in front of a received frame: the kernel's (`XDP_PACKET_HEADROOM`) and DPDK's.
 const AF_XDP_FRONT: u32 = 256 + 128;
+/// Buffers of a pool for what is neither in a ring nor with a function: DPDK's cache, and a burst.
+const SPARE: u32 = 2 * sys::BURST as u32;
 /// Descriptors of a queue where neither the operator nor the driver says.
 const DESCRIPTORS: u16 = 512;
 
@@ -129,12 +131,13 @@ pub(crate) fn bounce_bytes(device: &Device, room_bytes: u32, longest: u32) -> Re
     Ok(bytes)
 }
 
-/// Descriptors of each receive and transmit queue, of which a pool serves so many.
+/// Descriptors of each receive and transmit queue, of which a pool serves so many, beside `others` of other devices.
 pub(crate) fn descriptors(
     device: &Device,
     config: &DpdkConfig,
     queues: usize,
     pool: &Pool,
+    others: u32,
 ) -> Result<(u16, u16), String> {
     let info = &device.info;
     let default = |own: u16| if own == 0 { DESCRIPTORS } else { own };
@@ -170,13 +173,16 @@ pub(crate) fn descriptors(
             ));
         }
     }
-    let needed = queues as u32 * (u32::from(rx) + u32::from(tx)) + 2 * sys::BURST as u32;
+    let needed = queues as u32 * (u32::from(rx) + u32::from(tx)) + others + SPARE;
     if !device.copies() && needed > pool.rooms() {
+        let beside = match others {
+            0 => String::new(),
+            n => format!(" beside the {n} of the chain's other devices"),
+        };
         return Err(format!(
-            "the pool has {} buffers, but {} queues with {rx} and {tx} descriptors need {needed}: \
+            "the pool has {} buffers, but {queues} queues with {rx} and {tx} descriptors{beside} need {needed}: \
              raise [pool] rooms, or lower rx-descriptors and tx-descriptors",
             pool.rooms(),
-            queues
         ));
     }
     Ok((rx, tx))

@@ -18,7 +18,9 @@
 //! from all. So the mempool is mapped with the first such device ([`SplitPool::map`]) and unmapped with the last.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use dpdk_sys as sys;
@@ -41,6 +43,8 @@ pub(crate) struct SplitPool {
     bytes: usize,
     /// Devices that reach it by themselves.
     mapped: Mutex<u32>,
+    /// Rooms that devices may have in their rings at a time: as long as there is the pool.
+    promised: AtomicU32,
     /// Its address is known to the mempool.
     lender: Box<Lender>,
 }
@@ -59,6 +63,8 @@ struct Lender {
     thread: AtomicUsize,
     /// Times that a driver found the pool empty.
     empty: AtomicU64,
+    /// It did a moment ago, and has not asked again.
+    refused: AtomicBool,
     has_strays: AtomicBool,
     /// Rooms that came back while nothing was lent.
     strays: Mutex<Vec<u32>>,
@@ -110,9 +116,20 @@ impl SplitPool {
             ));
         }
         let bytes = pool.memory().len();
-        let this = Arc::new(Self { raw, window, bytes, mapped: Mutex::default(), lender });
+        let (mapped, promised) = (Mutex::default(), AtomicU32::new(0));
+        let this = Arc::new(Self { raw, window, bytes, mapped, promised, lender });
         all.push(Arc::downgrade(&this));
         Ok(this)
+    }
+
+    /// See the field.
+    pub(crate) fn promised(&self) -> u32 {
+        self.promised.load(Relaxed)
+    }
+
+    /// A device may have so many more.
+    pub(crate) fn promise(&self, rooms: u32) {
+        self.promised.fetch_add(rooms, Relaxed);
     }
 
     /// Lets the device of this port write to the memory by itself, until [`Self::unmap`]. The answer is DPDK's.
@@ -200,7 +217,10 @@ impl SplitPool {
     pub(crate) fn found_empty(&self) -> u64 {
         match self.lender.empty.load(Relaxed) {
             0 => 0,
-            _ => self.lender.empty.swap(0, Relaxed),
+            _ => {
+                self.lender.refused.store(false, Relaxed);
+                self.lender.empty.swap(0, Relaxed)
+            }
         }
     }
 }
@@ -231,9 +251,16 @@ impl Lender {
             // SAFETY: the shim has room for `count` offsets.
             return unsafe { this.take_apart(offsets, count as usize) };
         };
+        // DPDK asks for enough to fill its cache, too, and once more without that if it gets nothing: only then there was none.
+        let again = this.refused.load(Relaxed);
         if pool.available() < count {
-            this.empty.fetch_add(1, Relaxed);
+            this.refused.store(!again, Relaxed);
+            this.empty.fetch_add(u64::from(!again), Relaxed);
             return false;
+        }
+        if again {
+            this.refused.store(false, Relaxed);
+            this.empty.fetch_sub(1, Relaxed);
         }
         for place in 0..count as usize {
             let Some(buffer) = pool.take() else { return false };

@@ -247,6 +247,15 @@ impl DpdkPort {
         self.fit = fit;
     }
 
+    /// Takes back the rooms of what was sent: drivers do that by themselves only when they are to send more.
+    #[cold]
+    fn take_back(&self, pool: &mut Pool) {
+        let Some(attached) = &self.attached else { return };
+        let (number, queue) = (self.device.number, self.queues[0]);
+        // SAFETY: a started device, whose queues this thread alone uses.
+        attached.pool.lend(pool, |_| unsafe { sys::weir_dpdk_take_back(number, queue) });
+    }
+
     /// As [`Port::receive`], within the gate.
     #[inline]
     fn receive_within(
@@ -279,6 +288,9 @@ impl DpdkPort {
         }
         let Some(attached) = &self.attached else { return Ok(Received::End) };
         let rx_waits_for_buffer = attached.pool.found_empty();
+        if rx_waits_for_buffer > 0 && count == 0 {
+            self.take_back(pool);
+        }
         let bad = if self.shared.config.checksum_offload { said.bad_checksum } else { 0 };
         let dropped = said.too_large + said.no_room + bad;
         if dropped + said.bad_checksum > 0 || rx_waits_for_buffer > 0 {
@@ -449,8 +461,7 @@ impl Port for DpdkPort {
         let (fields, table) = (info.rss_fields, info.rss_table);
         let symmetric = self.shared.is_symmetric();
         symmetric.then(|| {
-            Arc::new(move |flow: &Key| rss::queue_of(flow, fields, table, queues))
-                as Placement
+            Arc::new(move |flow: &Key| rss::queue_of(flow, fields, table, queues)) as Placement
         })
     }
 

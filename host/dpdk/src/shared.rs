@@ -106,8 +106,13 @@ impl SharedDevice {
             self.configure(self.wants_interrupts())?;
             setup.configured = true;
         }
-        let descriptors = descriptors(&self.device, &self.config, queues.len(), pool)?;
-        let part = self.part(queues, descriptors, pool)?;
+        let split = SplitPool::of(pool)?;
+        let (count, others) = (queues.len(), split.promised());
+        let descriptors = descriptors(&self.device, &self.config, count, pool, others)?;
+        if !self.device.copies() {
+            split.promise(count as u32 * (u32::from(descriptors.0) + u32::from(descriptors.1)));
+        }
+        let part = self.part(split, queues, descriptors, pool)?;
         // From now on the device may have its memory, also when something fails.
         setup.parts.push(part.clone());
         part.pool.lend(pool, |_| self.set_up_queues(&part, descriptors))?;
@@ -153,7 +158,13 @@ impl SharedDevice {
         Ok(())
     }
 
-    fn part(&self, queues: &[u16], (rx, tx): (u16, u16), pool: &mut Pool) -> Result<Part, String> {
+    fn part(
+        &self,
+        split: Arc<SplitPool>,
+        queues: &[u16],
+        (rx, tx): (u16, u16),
+        pool: &Pool,
+    ) -> Result<Part, String> {
         let device = &self.device;
         let number = device.number;
         let bounce = if device.copies() {
@@ -164,8 +175,7 @@ impl SharedDevice {
         } else {
             None
         };
-        let mut part =
-            Part { pool: SplitPool::of(pool)?, bounce, mapped: false, queues: queues.to_vec() };
+        let mut part = Part { pool: split, bounce, mapped: false, queues: queues.to_vec() };
         if device.address.is_pci() && !device.copies() {
             device.did(
                 "be given the pool's memory (may this user lock so much, `ulimit -l`?)",

@@ -127,6 +127,40 @@ fn an_empty_pool_loses_nothing() {
 }
 
 #[test]
+fn what_suffices_is_no_shortage() {
+    let mut rig = Rig::of(pool(1024 + 512, 2048), vec![Box::new(open("net_null0"))]);
+    // Enough for what the device is asked for, and not for DPDK's cache.
+    let (mut taken, most) = (Vec::new(), rig.pool.available() - 100);
+    rig.pool.take_all(&mut taken, most as usize);
+    assert_eq!(rig.receive(0, 32), 32);
+    assert_eq!(rig.counts(0).rx_waits_for_buffer, 0);
+    rig.pool.give_all(taken.into_iter());
+    rig.end();
+}
+
+#[test]
+fn the_devices_of_a_chain_fit_into_its_pool_together() {
+    let many = |device| DpdkConfig {
+        rx_descriptors: Some(1024),
+        tx_descriptors: Some(1024),
+        ..DpdkConfig::new(device)
+    };
+    let mut pool = pool(4096, 2048);
+    let mut attach = |device| {
+        let mut port = DpdkPort::open(device, &many(device)).expect("it is there");
+        let attached = port.attach(&mut pool).map_err(|error| error.to_string());
+        (port, attached)
+    };
+    let (mut first, attached) = attach("net_null0");
+    assert_eq!(attached, Ok(()));
+    let (second, attached) = attach("net_null1");
+    let told = attached.expect_err("together they need 4608");
+    assert!(told.contains("beside the 2048 of the chain's other devices need 4608"), "{told}");
+    drop(second);
+    first.finish(&mut pool).expect("it ends");
+}
+
+#[test]
 fn frames_that_cannot_be_sent_are_counted() {
     let mut rig = Rig::new(&["net_null0"]);
     rig.send_frames(0, [[0; 13].as_slice(), &[0; 14], &[0; 1920]]);
