@@ -123,9 +123,10 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         if begins { Known::New } else { Known::Invalid }
     }
 
-    /// Whether a flow is known, without moving it: for what ICMP errors quote.
-    pub(crate) fn knows(&self, hash: u64, key: &K, now: u32, clock: &Clock) -> bool {
-        self.map.find(hash, key).is_some_and(|entry| clock.alive(now, entry.deadline))
+    /// Whether a flow is known, and if so whether it is inspected, without moving it: for what ICMP errors quote.
+    pub(crate) fn knows(&self, hash: u64, key: &K, now: u32, clock: &Clock) -> Option<bool> {
+        let entry = self.map.find(hash, key).filter(|entry| clock.alive(now, entry.deadline));
+        entry.map(|entry| entry.inspected == 1)
     }
 
     /// Remembers a flow that the rules allow, or have inspected. False when there is no room.

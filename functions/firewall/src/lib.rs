@@ -321,10 +321,11 @@ impl Firewall {
             _ => None,
         };
         if message.is_some_and(|(kind, ..)| is_error(kind, headers.protocol))
-            && self.is_related(frame, &headers, now)
+            && let Some(inspected) = self.related(frame, &headers, now)
         {
             self.counters.related.add(1);
-            return Decision::Pass;
+            // What it quotes the kernel has sent, in the name of whom the error is for.
+            return if inspected && !reverse { Decision::Inspect } else { Decision::Pass };
         }
         if self.non_ip == NonIp::Arp && is_neighbour_discovery(frame, &headers, message) {
             return Decision::Pass;
@@ -488,19 +489,21 @@ impl Firewall {
         }
     }
 
-    /// Whether an ICMP error is about a known flow, and goes to who sent the packet that it quotes: to anybody else, it would
-    /// be a way in for whatever stands behind the quotation.
-    fn is_related(&self, frame: &[u8], headers: &Headers, now: u32) -> bool {
+    /// Whether the flow that an ICMP error is about is inspected; none: it is not known, or the error does not go to who sent the packet
+    /// that it quotes. To anybody else, it would be a way in for whatever stands behind the quotation.
+    fn related(&self, frame: &[u8], headers: &Headers, now: u32) -> Option<bool> {
         match (headers.addresses, Quotation::of(frame, headers)) {
-            (Addresses::V4 { destination, .. }, Some(Quotation::V4(key, sender))) => {
-                sender == destination
-                    && self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
+            (Addresses::V4 { destination, .. }, Some(Quotation::V4(key, sender)))
+                if sender == destination =>
+            {
+                self.v4.knows(self.hasher.hash(&key), &key, now, &self.clock)
             }
-            (Addresses::V6 { destination, .. }, Some(Quotation::V6(key, sender))) => {
-                sender == destination
-                    && self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
+            (Addresses::V6 { destination, .. }, Some(Quotation::V6(key, sender)))
+                if sender == destination =>
+            {
+                self.v6.knows(self.hasher.hash(&key), &key, now, &self.clock)
             }
-            _ => false,
+            _ => None,
         }
     }
 

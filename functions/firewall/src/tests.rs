@@ -105,6 +105,10 @@ fn an_inspected_flow_goes_to_the_kernel_and_its_answers_pass() {
     // From the other side nobody is inspected, whatever the port.
     assert_eq!(back(&mut fw, tcp((OUT, 9), (IN, 80), "S")), DENIED);
     assert_eq!((fw.counter("inspected"), fw.counter("allowed"), fw.counter("new")), (3, 3, 2));
+    // A router on the client's side has something to say about what the kernel sent to it; the server knows nothing of that.
+    assert_eq!(out(&mut fw, about(&tcp(b, a, "A"), 3, OUT)), Verdict::ToKernel);
+    assert_eq!(out(&mut fw, about(&tcp((OUT, 443), (IN, 1), "A"), 3, OUT)), Verdict::Next);
+    assert_eq!((fw.counter("related"), fw.counter("inspected")), (2, 4));
     let wrong = r#"{"rules": [{"action": "inspect", "direction": "in"}]}"#;
     let told = Harness::<Firewall>::new(wrong).unwrap_err();
     assert!(told.contains("rules[0]: direction"), "{told}");
