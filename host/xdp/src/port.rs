@@ -35,6 +35,8 @@ const ROOMS: [u32; 2] = [2048, 4096];
 const TRIES: u32 = 3;
 /// When to try again what waits for the kernel or for rooms.
 const SOON: Duration = Duration::from_millis(1);
+/// Times that a port which ends waits so long for what is under way.
+const LAST_WAITS: u32 = 10;
 /// Calls of `receive` between two looks at the device's own counters and news.
 const LOOK: u32 = 1024;
 
@@ -85,6 +87,10 @@ struct Live {
     down: bool,
     /// Whether to ask the kernel to poll the device.
     busy_poll: bool,
+    /// Packets in the tx ring that are not counted as sent: when they were last counted the kernel had not taken them.
+    queued: u32,
+    /// Packets that the device dropped, and that may be counted as sent.
+    refused: u32,
     /// Calls of `receive` since the device was last looked at.
     calls: u32,
     /// The kernel's counters when they were last looked at.
@@ -144,6 +150,11 @@ impl XdpPort {
     fn close(&mut self, pool: &mut Pool) {
         let Some(mut live) = self.live.take() else { return };
         live.look(&self.statistics);
+        let mut counts = PortCounts::default();
+        live.socket.tx.waiting();
+        live.count_sent(&mut counts);
+        counts.tx_dropped_down += u64::from(live.queued);
+        self.statistics.add(&counts);
         self.inspector.closing();
         self.steering.closing();
         let holders = live.close();
@@ -241,6 +252,8 @@ impl Live {
             claiming: false,
             down,
             busy_poll: config.busy_poll.is_some(),
+            queued: 0,
+            refused: 0,
             calls: 0,
             seen: XdpStatistics {
                 rx_dropped: 0,
@@ -331,17 +344,14 @@ impl Live {
     }
 
     /// Has the kernel send what is in the tx ring. In copy mode it does so within the call, some packets at a time.
-    fn transmit(&mut self, pool: &mut Pool, counts: &mut PortCounts) -> Result<(), Errno> {
+    fn transmit(&mut self, pool: &mut Pool) -> Result<(), Errno> {
         let mut stuck = 0;
         let mut waiting = self.socket.tx.waiting();
         while waiting > 0 && stuck < TRIES {
             match self.socket.wake_tx() {
                 Ok(()) | Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {}
                 // The device dropped one packet; it is completed like one that was sent.
-                Err(Errno::BUSY) => {
-                    counts.tx_packets = counts.tx_packets.saturating_sub(1);
-                    counts.tx_errors += 1;
-                }
+                Err(Errno::BUSY) => self.refused += 1,
                 Err(Errno::NETDOWN) => {
                     self.down = true;
                     return Ok(());
@@ -357,6 +367,30 @@ impl Live {
             waiting = left;
         }
         Ok(())
+    }
+
+    /// Counts what the kernel has taken out of the tx ring, as far as that was seen.
+    #[inline]
+    fn count_sent(&mut self, counts: &mut PortCounts) {
+        let left = self.socket.tx.left();
+        let taken = self.queued - left;
+        let refused = self.refused.min(taken);
+        self.queued = left;
+        self.refused -= refused;
+        counts.tx_packets += u64::from(taken - refused);
+        counts.tx_errors += u64::from(refused);
+    }
+
+    /// Waits a moment until the device has sent what the kernel has taken: it may copy from the rooms only then.
+    fn wait_until_sent(&mut self, pool: &mut Pool) {
+        for _ in 0..LAST_WAITS {
+            self.reap(pool);
+            let out = self.holders.iter().filter(|holder| **holder == Holder::Transmit).count();
+            if self.socket.zero_copy || out <= self.socket.tx.waiting() as usize {
+                return;
+            }
+            std::thread::sleep(SOON);
+        }
     }
 
     /// Adds what the kernel counted since the last look.
@@ -387,7 +421,7 @@ impl Live {
     }
 
     /// Looks at the interface's news. False: it is gone.
-    fn follow(&mut self, pool: &mut Pool, counts: &mut PortCounts) -> bool {
+    fn follow(&mut self, pool: &mut Pool) -> bool {
         match self.watch.change() {
             Ok(Some(Change::Gone)) => return false,
             Ok(Some(Change::Down)) => self.down = true,
@@ -397,7 +431,7 @@ impl Live {
                     self.frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
                 }
                 // What waited for the link.
-                return self.transmit(pool, counts).is_ok();
+                return self.transmit(pool).is_ok();
             }
             // Without news, the calls that move packets still tell.
             Ok(None) | Err(_) => {}
@@ -474,7 +508,9 @@ impl Port for XdpPort {
         let mut counts = PortCounts::default();
         if live.calls >= LOOK {
             live.look(&self.statistics);
-            let there = live.follow(pool, &mut counts);
+            let there = live.follow(pool);
+            live.socket.tx.waiting();
+            live.count_sent(&mut counts);
             self.statistics.add(&counts);
             counts = PortCounts::default();
             if !there {
@@ -512,13 +548,13 @@ impl Port for XdpPort {
                 } else {
                     if live.socket.tx.free(1) == 0 && result.is_ok() {
                         live.socket.tx.publish();
-                        result = live.transmit(pool, &mut counts);
+                        result = live.transmit(pool);
                     }
                     let addr = u64::from(offset - BURST_AREA as u32);
                     let desc = XdpDesc { addr, len: length, options: XdpDescOptions::empty() };
                     if live.socket.tx.push(desc) {
                         live.holders[packet.buffer.get() as usize] = Holder::Transmit;
-                        counts.tx_packets += 1;
+                        live.queued += 1;
                         counts.tx_bytes += u64::from(length);
                         continue;
                     }
@@ -528,8 +564,9 @@ impl Port for XdpPort {
             }
             live.socket.tx.publish();
             if result.is_ok() && !live.down && live.socket.tx.needs_wakeup() {
-                result = live.transmit(pool, &mut counts);
+                result = live.transmit(pool);
             }
+            live.count_sent(&mut counts);
         } else {
             counts.tx_dropped_down += packets.len() as u64;
             pool.give_all(packets.drain(..).map(|packet| packet.buffer));
@@ -551,10 +588,11 @@ impl Port for XdpPort {
     fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
         let Some(live) = &mut self.live else { return Ok(None) };
         let mut counts = PortCounts::default();
-        let there = live.follow(pool, &mut counts);
+        let there = live.follow(pool);
         live.reap(pool);
         // Whatever the flag says: a kernel that went to sleep while packets were put in its ring is woken here.
-        let sent = if live.down { Ok(()) } else { live.transmit(pool, &mut counts) };
+        let sent = if live.down { Ok(()) } else { live.transmit(pool) };
+        live.count_sent(&mut counts);
         if live.claiming {
             live.refill(pool);
         }
@@ -582,11 +620,10 @@ impl Port for XdpPort {
         if let Some(live) = &mut self.live {
             // What was handed over to be sent is sent; a device that takes it later loses it.
             let mut counts = PortCounts::default();
-            let _ = live.transmit(pool, &mut counts);
-            live.reap(pool);
-            counts.tx_dropped_full += u64::from(live.socket.tx.waiting());
-            counts.tx_packets =
-                counts.tx_packets.saturating_sub(u64::from(live.socket.tx.waiting()));
+            let _ = live.transmit(pool);
+            live.wait_until_sent(pool);
+            live.count_sent(&mut counts);
+            counts.tx_dropped_full += u64::from(std::mem::take(&mut live.queued));
             self.statistics.add(&counts);
         }
         self.close(pool);

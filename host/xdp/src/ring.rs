@@ -199,6 +199,12 @@ impl<T: Entry> Producer<T> {
         self.written.wrapping_sub(self.consumed)
     }
 
+    /// The same as it was when the kernel's end was last looked at.
+    #[inline]
+    pub(crate) fn left(&self) -> u32 {
+        self.written.wrapping_sub(self.consumed)
+    }
+
     /// Whether the kernel sleeps and wants a system call to go on. The fence lets it see what was published before its
     /// flag is read; a kernel that goes to sleep at the same moment is found by asking [`Self::waiting`] later.
     #[inline]

@@ -338,6 +338,22 @@ fn netns_a_link_that_goes_down_comes_back() {
 }
 
 #[test]
+fn netns_what_waits_when_a_port_ends_is_dropped_and_not_sent_as_well() {
+    namespace();
+    pair("a");
+    let mut pool = pool(256, 2048);
+    let mut port = port(XdpConfig::new("a"), &mut pool).unwrap();
+    port.receive(&mut pool, &mut Vec::new(), 1).unwrap();
+    // The port has not heard of it.
+    ip("link set dev a down");
+    let mut packets: Vec<_> = (1..=4).map(|n| place(&mut pool, &frame(n, 60))).collect();
+    port.send(&mut pool, &mut packets).unwrap();
+    let counts = finish(port, &mut pool);
+    assert_eq!((counts.tx_packets, dropped(&counts)), (0, 4), "{counts:?}");
+    assert_eq!(pool.accounting().out, 0);
+}
+
+#[test]
 fn netns_a_link_without_carrier_is_down() {
     namespace();
     pair("a");
