@@ -113,6 +113,9 @@ impl Inspect for Inspector {
         let link = match interface {
             Ok(Some(interface)) => {
                 details.facts.push(("mtu", interface.mtu.to_string()));
+                if interface.strips_tags(&self.interface) {
+                    details.facts.push(("vlan-tags", "stripped".to_owned()));
+                }
                 match (interface.up, interface.carrier) {
                     (true, true) => "up",
                     (true, false) => "no carrier",

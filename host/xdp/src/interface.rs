@@ -2,7 +2,7 @@
 //! Knows nothing of sockets and rings.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -21,6 +21,9 @@ const ANSWER: usize = 32 << 10;
 const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+/// "Which offloads are on?" (`linux/ethtool.h`), and the one that takes VLAN tags out of frames.
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 /// Values of `IFLA_XDP_ATTACHED`.
 const XDP_ATTACHED_DRV: u8 = 1;
 const XDP_ATTACHED_SKB: u8 = 2;
@@ -41,6 +44,8 @@ pub(crate) struct Interface {
     pub(crate) program: Option<u32>,
     /// Where that runs, if this host knows of it.
     pub(crate) mode: Option<Mode>,
+    /// There is no device: somebody made it (`ip link add`).
+    pub(crate) made: bool,
 }
 
 /// What became of an interface.
@@ -71,6 +76,12 @@ impl Interface {
         self.up && self.carrier
     }
 
+    /// Whether its device takes VLAN tags out of what it receives. Nobody else does: where there is no device the sender leaves
+    /// them out, and what is said here means nothing.
+    pub(crate) fn strips_tags(&self, name: &str) -> bool {
+        !self.made && offloads(name).is_ok_and(|flags| flags & ETH_FLAG_RXVLAN != 0)
+    }
+
     fn change(&self) -> Change {
         // Some messages are about other things, and say only whether it is up.
         let mtu = (self.mtu != 0).then_some(self.mtu);
@@ -97,6 +108,31 @@ impl Interface {
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+}
+
+/// Offloads of an interface that are on (`ETH_FLAG_*`).
+fn offloads(name: &str) -> io::Result<u32> {
+    /// `struct ethtool_value`
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let socket =
+        net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    // SAFETY: zeroes are a valid `ifreq`: it is made of integers and a pointer that nobody reads.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: SIOCETHTOOL reads the name, which ends with a zero, and with this command reads and writes one `ethtool_value`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
 }
 
 /// Listens for what becomes of an interface.
@@ -231,6 +267,9 @@ fn parse(body: &[u8]) -> Option<Interface> {
         match kind {
             libc::IFLA_MTU => interface.mtu = read_u32(value, 0),
             libc::IFLA_NUM_RX_QUEUES => interface.queues = read_u32(value, 0),
+            libc::IFLA_LINKINFO => {
+                interface.made = attributes(value).any(|(kind, _)| kind == libc::IFLA_INFO_KIND);
+            }
             libc::IFLA_XDP => {
                 interface.program = attributes(value)
                     .find(|(kind, _)| *kind == IFLA_XDP_PROG_ID)
@@ -259,6 +298,7 @@ mod tests {
         let lo = Interface::find("lo").unwrap().unwrap();
         assert_eq!((lo.index, lo.program), (1, None));
         assert!(lo.mtu >= 16_384 && lo.queues >= 1, "{lo:?}");
+        assert!(offloads("lo").is_ok() && offloads("weir-none").is_err());
         assert_eq!(Interface::again(1).unwrap(), Some(lo));
         assert_eq!(Interface::find("weir-none").unwrap(), None);
     }

@@ -18,7 +18,7 @@
 //!                     interface
 //! ```
 //!
-//! `unsafe` lies in `ring.rs`, and in one function of `socket.rs` for options that rustix does not know.
+//! `unsafe` lies in `ring.rs`, and in one function each of `socket.rs` and `interface.rs` for what rustix does not know.
 
 mod config;
 mod error;

@@ -373,9 +373,10 @@ impl Live {
     #[inline]
     fn count_sent(&mut self, counts: &mut PortCounts) {
         let left = self.socket.tx.left();
-        let taken = self.queued - left;
+        // Of a port that ends the rest was counted already.
+        let taken = self.queued.saturating_sub(left);
         let refused = self.refused.min(taken);
-        self.queued = left;
+        self.queued -= taken;
         self.refused -= refused;
         counts.tx_packets += u64::from(taken - refused);
         counts.tx_errors += u64::from(refused);
@@ -475,6 +476,12 @@ impl Port for XdpPort {
                 "{name} has {} receive queues, this port has queue {}: packets of queues without a port go to the kernel",
                 interface.queues,
                 self.config.queue
+            );
+        }
+        if interface.strips_tags(name) {
+            tracing::warn!(
+                port = self.name,
+                "{name} takes VLAN tags out of what it receives, and frames come without: `ethtool -K {name} rxvlan off`"
             );
         }
         self.inspector.opened(live.claim.program(), interface.index, live.socket.zero_copy);
