@@ -20,8 +20,9 @@ pub struct KernelPort {
     tap: Tap,
     /// The device is gone: the port goes on without a way to the kernel.
     broken: bool,
-    /// Bursts since the kernel was asked.
+    /// Bursts that came in, and that left, since the kernel was asked.
     bursts: u32,
+    sends: u32,
     frame: Vec<u8>,
     waiting: Vec<Packet>,
 }
@@ -31,12 +32,12 @@ impl KernelPort {
     #[must_use]
     pub fn new(port: Box<dyn Port>, tap: Tap) -> Self {
         let (frame, waiting) = (vec![0; FRAME_MAX], Vec::with_capacity(BURST));
-        Self { port, tap, broken: false, bursts: 0, frame, waiting }
+        Self { port, tap, broken: false, bursts: 0, sends: 0, frame, waiting }
     }
 
     /// Sends what the kernel has to send; whether there was anything.
     fn send_for_kernel(&mut self, pool: &mut Pool) -> Result<bool, PortError> {
-        self.bursts = 0;
+        (self.bursts, self.sends) = (0, 0);
         if self.broken {
             return Ok(false);
         }
@@ -82,7 +83,7 @@ impl KernelPort {
 }
 
 impl Port for KernelPort {
-    pass_on!(port: name, kind, attach, send, statistics);
+    pass_on!(port: name, kind, attach, statistics);
     pass_on!(port: steering, place_flow, spreading, placement, inspector);
 
     fn receive(
@@ -92,6 +93,7 @@ impl Port for KernelPort {
         max: usize,
     ) -> Result<Received, PortError> {
         let received = self.port.receive(pool, into, max)?;
+        self.sends = 0;
         self.bursts += 1;
         let asks = received != Received::Packets || self.bursts >= ASK_EVERY;
         if asks && received != Received::End && self.send_for_kernel(pool)? {
@@ -99,6 +101,16 @@ impl Port for KernelPort {
             return Ok(Received::Packets);
         }
         Ok(received)
+    }
+
+    fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
+        self.port.send(pool, packets)?;
+        self.sends += 1;
+        // By a chain's end that only sends nobody asks for packets.
+        if self.sends >= ASK_EVERY {
+            self.send_for_kernel(pool)?;
+        }
+        Ok(())
     }
 
     fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
