@@ -371,6 +371,8 @@ fn netns_a_link_without_carrier_is_down() {
     assert_eq!((counts.tx_dropped_down, counts.tx_errors), (1, 0), "{counts:?}");
     assert_eq!(port.settle(&mut pool).unwrap(), None, "it sleeps meanwhile");
     ip("link set dev a-far up");
+    // There are several news, and the carrier is not the first.
+    wait_until_up("a");
     assert!(wait(&port, PATIENCE));
     port.settle(&mut pool).unwrap();
     assert_eq!(link(&port).as_deref(), Some("up"));
