@@ -118,7 +118,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let standing = Standing::new(Box::new(move |_, what: &str| {
-            tell.lock().unwrap().push(what.to_owned())
+            tell.lock().unwrap().push(what.to_owned());
         }));
         (standing, told)
     }

@@ -38,8 +38,7 @@ pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, S
 pub use ground::Ground;
 pub use lane::{
     Disposer, EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Probation,
-    Published,
-    Restorer, Retired, Turn,
+    Published, Restorer, Retired, Turn,
 };
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};

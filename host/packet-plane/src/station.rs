@@ -117,8 +117,6 @@ impl Station {
     /// Gives it a lane that was made for its site. With `takes_rest` it gets the packets that no rule claims.
     pub fn add(&mut self, key: String, lane: Lane, takes_rest: bool) {
         let instance = lane.version.instance;
-        // It may have written some while it was configured.
-        board::forget_verdicts(self.context_mut().pool.memory_mut());
         self.members.push(Member { key, lane, takes_rest, touched: true, instance });
         self.arrange();
     }

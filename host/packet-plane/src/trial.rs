@@ -115,8 +115,6 @@ impl Lane {
         let instance = self.next_instance();
         let aside = Vec::with_capacity(weir_layout::BURST_MAX);
         let version = Box::new(Version { staged, instance });
-        // It may have written some while it was configured.
-        board::forget_verdicts(self.context_mut().pool.memory_mut());
         self.trial = Some(Trial::Canary { version, function, percent, aside, packets: 0 });
         self.treat_all();
         self.report();

@@ -160,7 +160,8 @@ mod tests {
     fn a_directory_in_which_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
-        let cache = CodeCache { directory: directory.path().join("cache"), most: 1 << 30 };
+        let cache =
+            CodeCache { directory: directory.path().join("cache"), most: 1 << 30, spare: 0 };
         for (mode, refused) in [(0o755, false), (0o775, true), (0o757, true), (0o700, false)] {
             cache.make().unwrap();
             fs::set_permissions(&cache.directory, fs::Permissions::from_mode(mode)).unwrap();

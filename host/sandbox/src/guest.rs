@@ -142,6 +142,24 @@ impl GuestFunction {
         }
     }
 
+    /// Takes write access away from what the function may only read of its window, watches that, and enters the rest into the page table.
+    ///
+    /// # Safety
+    /// The window must have been mapped at `start` into a memory of the function's store, and be writable.
+    pub(crate) unsafe fn set_up(&mut self, start: *mut u8, window: &Window) -> std::io::Result<()> {
+        let bytes = window.memory.bytes();
+        // SAFETY: the caller's contract.
+        unsafe {
+            crate::window::protect(start, bytes, window.writes)?;
+            crate::window::populate(start, window.memory.fd(), bytes);
+        }
+        for part in crate::window::read_only(bytes, window.writes) {
+            let addresses = start as usize + part.start..start as usize + part.end;
+            self.guards.push(Guard::new(addresses, part.start, &window.memory)?);
+        }
+        Ok(())
+    }
+
     /// Where its sequence of random numbers begins: at another place for each name.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
@@ -411,12 +429,13 @@ impl<S> Guest<S> {
         if let (Some(range), Some(window)) = (&function.window_attached, &function.window)
             && window.in_use
         {
-            let start = range.start as *mut u8;
+            let (start, window) = (range.start as *mut u8, window.clone());
+            // Those of all of it, and of the state region, which is open in a moment.
+            function.guards.clear();
             // SAFETY: the range was mapped by `attach_window`; otherwise as for the state region below.
             unsafe {
                 crate::window::open(start, range.len())?;
-                crate::window::protect(start, range.len(), window.writes)?;
-                crate::window::populate(start, window.memory.fd(), range.len());
+                function.set_up(start, &window)?;
             }
         }
         match &function.state_attached {

@@ -270,19 +270,14 @@ fn attach_window<S: Requests>(
     let (start, offset) = map_into(cx, region, &wanted.memory, "window", other)?;
     let bytes = wanted.memory.bytes();
     let range = start as usize..start as usize + bytes;
-    // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
-    unsafe {
-        if wanted.in_use {
-            window::close(start, bytes)?;
-        } else {
-            window::protect(start, bytes, wanted.writes)?;
-            window::populate(start, wanted.memory.fd(), bytes);
-        }
-    }
     let function = &mut cx.data_mut().functions[place];
-    for part in window::read_only(bytes, wanted.writes) {
-        let addresses = range.start + part.start..range.start + part.end;
-        function.guards.push(Guard::new(addresses, part.start, &wanted.memory)?);
+    if wanted.in_use {
+        // SAFETY: `map_into` has just mapped the window there, of a store that is ours by `&mut`.
+        unsafe { window::close(start, bytes)? };
+        function.guards.push(Guard::new(range.clone(), 0, &wanted.memory)?);
+    } else {
+        // SAFETY: as above.
+        unsafe { function.set_up(start, &wanted)? };
     }
     function.window_attached = Some(range);
     Ok(offset)

@@ -101,7 +101,10 @@ fn tenant(event: &EngineEvent) -> &Name {
         | EngineEvent::RolledBack { chain, .. }
         | EngineEvent::TrialEnded { chain, .. }
         | EngineEvent::Note { chain, .. } => &chain.tenant,
-        EngineEvent::PortUp { tenant, .. } | EngineEvent::PortDown { tenant, .. } => tenant,
+        EngineEvent::PortUp { tenant, .. }
+        | EngineEvent::PortDown { tenant, .. }
+        | EngineEvent::PortNote { tenant, .. }
+        | EngineEvent::Upstream { tenant, .. } => tenant,
     }
 }
 

@@ -308,7 +308,7 @@ impl Lane {
         let instance = self.instances;
         let kept = staged.kept.clone();
         let old = std::mem::replace(&mut self.version, Version { staged, instance });
-        // It may have written some while it was configured.
+        // It may have written some in `restore`.
         board::forget_verdicts(self.context_mut().pool.memory_mut());
         for function in 0..old.staged.plan.functions.len() {
             let keeps = kept.get(function).copied().unwrap_or(false);

@@ -67,40 +67,6 @@ fn a_second_host_is_refused_and_the_first_lives_on() {
     let second = weir(host.directory.path(), &["run", "--config", "other.toml"]);
     assert_eq!(second.status, Some(1));
     assert!(second.err.contains("api.sock is in use by another host"), "{}", second.err);
-    // What a host with it would find at its start.
-    let (long, pcap) = ("x".repeat(120), "[[port]]\nname = \"in\"\nkind = \"pcap\"\nfile = ");
-    let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:1\"]\n";
-    for (text, place, key, part) in [
-        (format!("[api]\nsocket = \"{long}\"\n"), "2:10", "api.socket", "has 120 bytes"),
-        ("[store]\npath = \"weir.toml/s\"\n".into(), "2:8", "store.path", "weir.toml/s"),
-        (format!("{pcap}\"no.pcap\"\n"), "4:8", "port[0].file", "no.pcap"),
-        (
-            "[[port]]\nname = \"in\"\nkind = \"xdp\"\ninterface = \"weir-none\"\n".into(),
-            "4:13",
-            "port[0].interface",
-            "there is no interface weir-none",
-        ),
-        (
-            format!("{listener}[[listener.tls]]\ncertificate = \"no.pem\"\nkey = \"no.key\"\n"),
-            "7:15",
-            "listener[0].tls[0].certificate",
-            "no.pem: cannot be read: No such file",
-        ),
-    ] {
-        let store = if text.contains("[store]") { "" } else { "[store]\npath = \"store\"\n" };
-        host.write("wrong.toml", format!("{text}{store}"));
-        let answer = check(&["--config", "wrong.toml", "--output", "json"]);
-        assert_eq!(answer.status, Some(1), "{text}");
-        for part in [format!(" --> wrong.toml:{place}"), format!("= key: {key}"), part.into()] {
-            assert!(answer.err.contains(&part), "{part}: {}", answer.err);
-        }
-        let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
-        assert_eq!(report["accepted"], false);
-        assert_eq!(report["problem"]["key"], key);
-    }
-    let report = check(&["--output", "json"]).out;
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!((&report["accepted"], &report["file"]), (&true.into(), &"weir.toml".into()));
     host.ok(&["status"]);
 }
 
@@ -299,5 +265,39 @@ fn a_configuration_is_checked_beside_a_running_host_and_starts_nothing() {
     let answer = check(&["--config", "wrong.toml"]);
     assert!(answer.err.contains("cannot read none: "), "{}", answer.err);
     assert!(answer.err.contains(" --> wrong.toml:4:14"), "{}", answer.err);
+    // What a host with it would find at its start.
+    let (long, pcap) = ("x".repeat(120), "[[port]]\nname = \"in\"\nkind = \"pcap\"\nfile = ");
+    let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:1\"]\n";
+    for (text, place, key, part) in [
+        (format!("[api]\nsocket = \"{long}\"\n"), "2:10", "api.socket", "has 120 bytes"),
+        ("[store]\npath = \"weir.toml/s\"\n".into(), "2:8", "store.path", "weir.toml/s"),
+        (format!("{pcap}\"no.pcap\"\n"), "4:8", "port[0].file", "no.pcap"),
+        (
+            "[[port]]\nname = \"in\"\nkind = \"xdp\"\ninterface = \"weir-none\"\n".into(),
+            "4:13",
+            "port[0].interface",
+            "there is no interface weir-none",
+        ),
+        (
+            format!("{listener}[[listener.tls]]\ncertificate = \"no.pem\"\nkey = \"no.key\"\n"),
+            "7:15",
+            "listener[0].tls[0].certificate",
+            "no.pem: cannot be read: No such file",
+        ),
+    ] {
+        let store = if text.contains("[store]") { "" } else { "[store]\npath = \"store\"\n" };
+        host.write("wrong.toml", format!("{text}{store}"));
+        let answer = check(&["--config", "wrong.toml", "--output", "json"]);
+        assert_eq!(answer.status, Some(1), "{text}");
+        for part in [format!(" --> wrong.toml:{place}"), format!("= key: {key}"), part.into()] {
+            assert!(answer.err.contains(&part), "{part}: {}", answer.err);
+        }
+        let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+        assert_eq!(report["accepted"], false);
+        assert_eq!(report["problem"]["key"], key);
+    }
+    let report = check(&["--output", "json"]).out;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["accepted"], &report["file"]), (&true.into(), &"weir.toml".into()));
     host.ok(&["status"]);
 }
