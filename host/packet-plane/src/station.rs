@@ -9,7 +9,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_chain::board;
 use weir_layout::FLAG_MADE;
 use weir_pool::{Accounting, Packet};
 use weir_port::{Port, PortError, PortStatistics};

@@ -5,7 +5,6 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use weir_chain::board;
 use weir_pool::{Memory, Packet};
 use weir_sandbox::Fault;
 use weir_steering::affinity_hash;
