@@ -243,7 +243,7 @@ fn what_is_there_at_the_start_is_of_a_functions_own_memory() {
     let refused = Rig::try_new(plan(vec![function("full", admitted.into())])).err().unwrap();
     let refused = refused.to_string();
     assert!(
-        refused.contains("it starts with 160104448 bytes of memory, its limit is 16777216"),
+        refused.contains("it starts with 156352KiB of memory, its limit is 16MiB"),
         "{refused}"
     );
     // What its state region needs is for that: 40 MiB of 16.

@@ -78,9 +78,7 @@ fn a_huge_memory_or_table_at_the_start_is_refused() {
         let text = module(wat_guest::NULL).replace(memory, huge);
         let said = reason(&upload(&text, "packet-function"));
         assert!(
-            said.contains(
-                "starts with 536870912 bytes of memory and tables; allowed are 268435456"
-            ),
+            said.contains("starts with 512MiB of memory and tables; allowed are 256MiB"),
             "{said}"
         );
     }

@@ -123,7 +123,10 @@ fn when_memories_that_are_used_again_are_taken_there_are_others() {
         assert_eq!(ask(&function, "/error").await.0, None);
         let said = telemetry.lines().0;
         let last = said.last().map(|line| line.message.as_str());
-        assert_eq!(last, Some("it gave no response: it answered with an error: LoopDetected"));
+        assert_eq!(
+            last,
+            Some("it gave no response: it answered with an error: ErrorCode::LoopDetected")
+        );
         assert_eq!(ask(&function, "/answer").await.0, Some(200));
         assert!(staying.iter().all(|task| !task.is_finished()));
         staying.iter().for_each(tokio::task::JoinHandle::abort);

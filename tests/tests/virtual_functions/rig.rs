@@ -69,7 +69,7 @@ impl Rig {
     pub(crate) fn plugged() -> Self {
         let guest = InGuest::plugged(|machine| {
             machine.huge_pages = 128;
-            machine.limit = Duration::from_secs(500);
+            machine.limit = Duration::from_secs(700);
         });
         guest.outside().sh(&format!("ip link set dev wire address {WIRE}"));
         Self { servers: Vec::new(), guest }

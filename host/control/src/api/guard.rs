@@ -38,6 +38,8 @@ pub enum Peer {
 
 pub(super) fn guard(router: Router<Api>, api: &Api) -> Router<Api> {
     router
+        // Of requests that there are only: others are told so, whatever they ask.
+        .route_layer(middleware::from_fn_with_state(api.clone(), of_a_known_tenant))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), in_time))
@@ -69,9 +71,6 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
             {
                 return Problem::from(refused).into_response();
             }
-            if let Err(unknown) = known(&api, &caller, request.uri()) {
-                return Problem::from(unknown).into_response();
-            }
             request.extensions_mut().insert(caller);
         }
         None if open => {}
@@ -81,6 +80,14 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         }
     }
     next.run(request).await
+}
+
+async fn of_a_known_tenant(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>();
+    match caller.map_or(Ok(()), |caller| known(&api, caller, request.uri())) {
+        Ok(()) => next.run(request).await,
+        Err(unknown) => Problem::from(unknown).into_response(),
+    }
 }
 
 /// Whether there is the tenant that an administrator asks for. Whoever has one may not know which others there are.
