@@ -12,7 +12,7 @@ use weir_chain::Mode;
 use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFault, Turn};
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
-use weir_port::{Port, PortError, PortStatistics, Received};
+use weir_port::{Port, PortError, PortStatistics};
 use weir_sandbox::{Sandbox, Telemetry};
 
 use crate::driver::cpu_time;
@@ -239,19 +239,9 @@ impl Watched {
 }
 
 impl Port for Watched {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    weir_port::pass_on!(inner: name, receive);
     fn kind(&self) -> &'static str {
         "memory"
-    }
-    fn receive(
-        &mut self,
-        pool: &mut Pool,
-        into: &mut Vec<Packet>,
-        max: usize,
-    ) -> Result<Received, PortError> {
-        self.inner.receive(pool, into, max)
     }
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
         let now = (Instant::now(), cpu_time());

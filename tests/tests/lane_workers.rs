@@ -372,16 +372,8 @@ struct Queue {
 }
 
 impl Port for Queue {
-    pass_on!(wire: name, kind, attach, send, finish, statistics);
+    pass_on!(wire: name, kind, attach, receive, send, finish, statistics);
 
-    fn receive(
-        &mut self,
-        pool: &mut Pool,
-        into: &mut Vec<Packet>,
-        max: usize,
-    ) -> Result<Received, PortError> {
-        self.wire.receive(pool, into, max)
-    }
     fn spreading(&self) -> Spreading {
         self.spreading
     }

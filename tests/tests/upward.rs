@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Rules, States, Station, Turn, Upward};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::memory::{ChannelPort, Wire, channel};
-use weir_port::{Packet, Pool, Port, PortError, Received, pass_on};
+use weir_port::{Packet, Pool, Port, PortError, pass_on};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_steering::{Rule, Table, Target};
 use weir_tests::rig::{function, plan};
@@ -29,19 +29,10 @@ struct Stack {
 }
 
 impl Port for Stack {
-    pass_on!(wire: name, kind, attach, send, finish, statistics);
+    pass_on!(wire: name, kind, attach, receive, send, finish, statistics);
 
     fn is_kernel(&self) -> bool {
         true
-    }
-
-    fn receive(
-        &mut self,
-        pool: &mut Pool,
-        into: &mut Vec<Packet>,
-        max: usize,
-    ) -> Result<Received, PortError> {
-        self.wire.receive(pool, into, max)
     }
 
     fn reaches_kernel(&self) -> bool {

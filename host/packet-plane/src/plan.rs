@@ -106,6 +106,13 @@ pub enum PlaneError {
     Trial(String),
 }
 
+impl PlaneError {
+    /// What was made ready is for a chain that does not run any more.
+    pub(crate) fn changed() -> Self {
+        Self::Trial("the chain has changed meanwhile: do it again".into())
+    }
+}
+
 /// What stays the same of a lane while versions come and go; enough to make the next one ready.
 #[derive(Clone)]
 pub struct LaneSite {

@@ -420,7 +420,7 @@ pub(crate) const fn other_port(port: u16) -> u16 {
 
 /// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has found, be it by ARP.
 const fn plain(key: Key) -> Key {
-    Key { dscp: 0, macs: [[0; 6]; 2], ..key }
+    Key { macs: [[0; 6]; 2], ..key.plain() }
 }
 
 /// A lane's number, or that of a verdict: there are fewer than [`FINALS`] of either.

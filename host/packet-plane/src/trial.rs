@@ -109,7 +109,7 @@ impl Lane {
     ) -> Result<(), PlaneError> {
         self.no_trial()?;
         if !staged.plan.differs_only_in(function, self.plan()) {
-            return Err(PlaneError::Trial("the chain has changed meanwhile: do it again".into()));
+            return Err(PlaneError::changed());
         }
         let instance = self.next_instance();
         let aside = Vec::with_capacity(weir_layout::BURST_MAX);

@@ -20,6 +20,16 @@ macro_rules! pass_on {
             self.$inner.attach(pool)
         }
     };
+    (@ receive $inner:ident) => {
+        fn receive(
+            &mut self,
+            pool: &mut $crate::Pool,
+            into: &mut Vec<$crate::Packet>,
+            max: usize,
+        ) -> Result<$crate::Received, $crate::PortError> {
+            self.$inner.receive(pool, into, max)
+        }
+    };
     (@ send $inner:ident) => {
         fn send(
             &mut self,

@@ -74,7 +74,9 @@ impl CodeCache {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
         let bytes = (code.len() + SUM) as u64;
-        self.prune(&path, |_| self.has_room(bytes));
+        if !self.has_room(bytes) {
+            self.prune(&path, |_| self.has_room(bytes));
+        }
         if !self.has_room(bytes) {
             tracing::warn!(path = %path.display(), "compiled code is not kept: the disk is nearly full");
             return;

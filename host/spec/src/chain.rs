@@ -377,7 +377,7 @@ impl Check for Chain {
             let tables = self.functions.iter().map(|function| function.per_worker.len());
             let wrong = |(_, n): &(usize, usize)| *n != 0 && *n != usize::from(workers.get());
             if let Some((index, n)) = tables.enumerate().find(wrong) {
-                let workers = counted(workers.get().into(), "worker");
+                let workers = counted(workers.get(), "worker");
                 let message = format!("{} for {workers}", counted(n, "table"));
                 return Err(Invalid::at("per-worker", message)
                     .help("allowed: one for each of the chain's `workers`, or none")

@@ -63,6 +63,7 @@ pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
 pub use tap::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket};
 pub use target::{NoTarget, Target};
+pub use text::counted;
 pub use trace::{Base64, ChainTrace, FollowedPacket, FollowedStep, TraceRequest};
 pub use workers::WorkerCount;
 pub use xdp::{EtherType, InvalidField, MacAddress, PacketMatch, XdpMode, XdpPin};

@@ -1,5 +1,6 @@
 //! Reading what files give as text: with our own words when it is something else.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use semver::Version;
@@ -33,8 +34,9 @@ macro_rules! deserialize_text {
 pub(crate) use deserialize_text;
 
 /// So many of something whose name is regular.
-pub(crate) fn counted(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+#[must_use]
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    if n == N::from(1) { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// A version by semver.org.

@@ -11,11 +11,6 @@ use serde::Serialize;
 
 use crate::cli::{Color, Format, Global};
 
-/// So many of something whose name is regular.
-pub(crate) fn counted(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}
-
 /// How to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {

@@ -167,9 +167,7 @@ impl Lane {
             // It may be about to go back from the version of another one, too.
             let other_goes_back = self.goes_back().is_some_and(|function| function != place);
             if other_goes_back || !staged.plan.differs_only_in(place, self.plan()) {
-                return Err(PlaneError::Trial(
-                    "the chain has changed meanwhile: do it again".into(),
-                ));
+                return Err(PlaneError::changed());
             }
         }
         if self.same_names(&staged.plan) {

@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use weir_port::pcap::BlockCounts;
-use weir_spec::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket};
+use weir_spec::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket, counted};
 
 use crate::cli::{Format, TapArgs, TapSide};
 use crate::client::Client;
-use crate::render::{self, Output, counted};
+use crate::render::{self, Output};
 
 pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()> {
     let request = TapRequest {

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use weir_author::sources::Project;
 use weir_author::suite::{self, Suite, Test};
 use weir_author::tests::{Outcome, Report, Tester};
-use weir_spec::{Check, Document, Invalid};
+use weir_spec::{Check, Document, Invalid, counted};
 
 use crate::cli::TestArgs;
-use crate::render::{Output, counted};
+use crate::render::Output;
 
 /// Lines of a function's log that are shown under a test that failed: some exceptions with their stacks.
 const LOG_LINES: usize = 40;

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use reqwest::Method;
 use weir_author::trace;
-use weir_spec::{ChainTrace, TraceRequest, TracedPacket};
+use weir_spec::{ChainTrace, TraceRequest, TracedPacket, counted};
 
 use crate::cli::{Format, TraceArgs};
 use crate::client::Client;
-use crate::render::{Output, counted};
+use crate::render::Output;
 
 pub(super) fn run(args: &TraceArgs, client: &Client, output: Output) -> Result<()> {
     let request = TraceRequest {

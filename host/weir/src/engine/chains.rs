@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use weir_chain::Mode;
-use weir_control::engine::{ChainId, Deployment, EngineError, Published, Way};
+use weir_control::engine::{ChainId, Deployment, EngineError, Published};
 use weir_packet_plane::{
     ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, Station, Upward, spread,
 };
@@ -54,7 +54,7 @@ impl PlaneEngine {
         // A new deployment replaces whatever was being tried.
         self.plane.end_canaries(&existing)?;
         let staged = self.plane.stage(&existing, plans)?;
-        let published = self.plane.publish(&existing, staged, None, Way::Forward)?;
+        let published = self.plane.publish(&existing, staged, None)?;
         self.set_takes_rest(&existing, &id.name, !chain.steered).map_err(lost)?;
         Ok(published)
     }

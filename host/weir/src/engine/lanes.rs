@@ -185,17 +185,15 @@ impl Plane {
         &self,
         chain: &Deployed,
         staged: Vec<Staged>,
-        swapped: Option<usize>,
-        way: Way,
+        swapped: Option<(usize, Way)>,
     ) -> Result<Published, EngineError> {
         let compiled_in = compiled_in(&staged);
-        let mut published = self.each_or_none(chain, staged, move |lane, staged| match way {
-            Way::Forward => lane.publish(staged, swapped),
-            Way::Back => match swapped {
-                Some(place) => lane.publish_rollback(staged, place),
-                None => lane.publish_back(staged, None),
-            },
-        })?;
+        let mut published =
+            self.each_or_none(chain, staged, move |lane, staged| match swapped {
+                None => lane.publish(staged, None),
+                Some((place, Way::Forward)) => lane.publish(staged, Some(place)),
+                Some((place, Way::Back)) => lane.publish_rollback(staged, place),
+            })?;
         published.compiled_in = compiled_in;
         Ok(published)
     }

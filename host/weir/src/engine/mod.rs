@@ -195,7 +195,7 @@ impl Engine for PlaneEngine {
         let _turn = deployed.turn();
         let (plans, place) = self.replaced(&chain.tenant, &deployed, &function, false)?;
         let staged = self.plane.stage(&deployed, plans)?;
-        self.plane.publish(&deployed, staged, Some(place), way)
+        self.plane.publish(&deployed, staged, Some((place, way)))
     }
 
     fn begin_trial(

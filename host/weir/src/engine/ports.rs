@@ -10,7 +10,9 @@ use weir_peer::{Addresses, Neighbours, PeerPort};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError, PortStatistics};
-use weir_spec::{Chain, HostConfig, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin};
+use weir_spec::{
+    Chain, HostConfig, Invalid, Name, PacketMatch, PortKind, XdpMode, XdpPin, counted,
+};
 use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
@@ -148,7 +150,7 @@ impl Slot {
             _ if lanes > queues => (
                 format!(
                     "port {name} has {} (`queues`), but the chain wants {lanes} workers",
-                    if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") }
+                    counted(queues, "queue")
                 ),
                 format!(
                     "set `queues = {lanes}` for the port if its device has so many, or lower `workers`"

@@ -95,7 +95,7 @@ fn what_a_lane_refuses_leaves_the_others_on_their_probation() {
             plans[1].functions[1].version = "another".into();
         }
         let staged = engine.plane.stage(&chain, plans).unwrap();
-        engine.plane.publish(&chain, staged, Some(0), Way::Forward)
+        engine.plane.publish(&chain, staged, Some((0, Way::Forward)))
     };
     swap("2.0.0", false).unwrap();
     let EngineError::Conflict(why) = swap("3.0.0", true).unwrap_err() else { panic!() };
