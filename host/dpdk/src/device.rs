@@ -170,6 +170,7 @@ impl Device {
         if self.driver() != "net_af_xdp" {
             return set_up();
         }
+        sockets::wait_for_release();
         let others = sockets::xdp();
         let result = set_up();
         let mut opened = sockets::xdp();
@@ -228,9 +229,7 @@ impl Device {
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
         };
         // The driver forgets to close them, and nobody else could open the queue.
-        for (_, socket) in self.xdp_sockets().drain(..) {
-            socket.close_if_open();
-        }
+        sockets::close_xdp(self.xdp_sockets().drain(..).map(|(_, socket)| socket));
         self.claim.release();
         if removed < 0 {
             tracing::debug!("device {}: removing: {}", self.address, log::explain(removed));

@@ -9,7 +9,6 @@
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use dpdk_sys as sys;
 use weir_pool::Pool;
@@ -23,8 +22,6 @@ use crate::{DpdkConfig, Idle, log};
 
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
 const AF_XDP_FILL: u32 = 2048;
-/// Longer than the kernel takes to let go of an AF_XDP socket's queue.
-const AF_XDP_RELEASE: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -190,18 +187,10 @@ impl SharedDevice {
         let (device, number, raw) = (&self.device, self.device.number, part.pool.raw());
         let bounce = part.bounce.as_ref().map_or(ptr::null_mut(), |bounce| bounce.raw());
         for queue in &part.queues {
-            let receive = || {
-                // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
-                device.opening(*queue, || unsafe {
-                    sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce)
-                })
-            };
-            let mut done = receive();
-            if done < 0 && device.driver() == "net_af_xdp" {
-                // The kernel lets go of a queue a while after its AF_XDP socket was closed.
-                std::thread::sleep(AF_XDP_RELEASE);
-                done = receive();
-            }
+            // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
+            let done = device.opening(*queue, || unsafe {
+                sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce)
+            });
             device.did("receive into this pool", done)?;
             // SAFETY: a configured device.
             let done = unsafe { sys::weir_dpdk_tx_queue(number, *queue, tx) };

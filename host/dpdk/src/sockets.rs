@@ -3,6 +3,16 @@
 use std::ffi::{CString, c_int};
 use std::fs;
 use std::os::fd::RawFd;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than the kernel takes to let go of the queue of an AF_XDP socket that was closed: a worker of its own does that,
+/// some milliseconds later.
+const RELEASE: Duration = Duration::from_millis(250);
+
+/// When the last one was.
+static CLOSED: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// The packet sockets on this interface (packet(7)), by their numbers.
 pub(crate) fn packet(interface: &str) -> Vec<RawFd> {
@@ -33,11 +43,28 @@ impl Socket {
     }
 
     /// Closes it if its driver has not. The driver must not have it any more.
-    pub(crate) fn close_if_open(self) {
+    fn close_if_open(self) {
         if Self::of(self.fd) == Some(self) {
             // SAFETY: the same socket still, whose driver is gone.
             unsafe { libc::close(self.fd) };
         }
+    }
+}
+
+/// Closes those of these AF_XDP sockets that their driver, which must not have them any more, did not.
+pub(crate) fn close_xdp(sockets: impl IntoIterator<Item = Socket>) {
+    for socket in sockets {
+        socket.close_if_open();
+        *CLOSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+/// Waits until the kernel has let go of what [`close_xdp`] closed. To try again instead is not possible: `net_af_xdp` goes on
+/// with the ring of buffers where a queue that could not be set up left it, and takes zeroes for addresses of frames.
+pub(crate) fn wait_for_release() {
+    let closed = *CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(closed) = closed {
+        thread::sleep(RELEASE.saturating_sub(closed.elapsed()));
     }
 }
 

@@ -221,10 +221,12 @@ impl Lab {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Waits until something is so.
+    /// Waits until something is so, which a host that is no more cannot bring about.
     pub fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !is(self) {
+            let ended = self.host.as_ref().and_then(Running::ended);
+            assert!(ended.is_none(), "the host ended ({ended:?}) until {what}:\n{}", self.log());
             assert!(Instant::now() < until, "waiting until {what}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -39,6 +39,20 @@ impl Running {
         output
     }
 
+    /// How it ended, if it did.
+    pub(super) fn ended(&self) -> Option<String> {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let id = WaitId::Pid(Pid::from_child(&self.0));
+        // Whoever waits for it later still finds it.
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(id, how).expect("it is our child")?;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => format!("{status:?}"),
+        })
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> u32 {
