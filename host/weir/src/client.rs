@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use weir_control::api::{List, Problem};
-use weir_spec::Invalid;
+use weir_spec::{Invalid, Name};
 
 use crate::cli::Global;
 
@@ -265,7 +265,7 @@ impl Client {
         self.read(self.send(request)?)
     }
 
-    /// Uploads Wasm.
+    /// Uploads Wasm, for this tenant where no other is asked for.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -273,10 +273,14 @@ impl Client {
         &self,
         path: &[&str],
         version: Option<&semver::Version>,
+        tenant: Option<&Name>,
         wasm: Vec<u8>,
     ) -> Result<T> {
         let version = version.map(|version| ("version", version.to_string()));
-        let request = self.request_at(Method::POST, path, version.as_slice())?;
+        let tenant = tenant.filter(|_| self.tenant.is_none());
+        let tenant = tenant.map(|tenant| ("tenant", tenant.to_string()));
+        let query: Vec<_> = version.into_iter().chain(tenant).collect();
+        let request = self.request_at(Method::POST, path, &query)?;
         let kind = HeaderValue::from_static("application/wasm");
         self.read(self.send(request.header(CONTENT_TYPE, kind).body(Body::from(wasm)))?)
     }

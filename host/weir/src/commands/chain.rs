@@ -62,6 +62,7 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
 
 /// Pushes the functions that the file gives as `path`, under their names in the chain, and names them instead.
 fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output) -> Result<()> {
+    let tenant = chain.tenant.as_ref();
     for (index, function) in chain.functions.iter_mut().enumerate() {
         let Some(path) = &function.path else { continue };
         let path = beside.join(path);
@@ -72,7 +73,12 @@ fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output)
         })?;
         let waiting = output.wait(format!("uploading and compiling {name}"));
         let pushed: Pushed = client
-            .upload(&["functions", name.as_str(), "versions"], function.version.as_ref(), wasm)
+            .upload(
+                &["functions", name.as_str(), "versions"],
+                function.version.as_ref(),
+                tenant,
+                wasm,
+            )
             .with_context(|| format!("pushing {}", path.display()))?;
         drop(waiting);
         if pushed.new {

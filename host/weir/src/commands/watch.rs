@@ -166,7 +166,7 @@ impl Session<'_> {
             return Ok(());
         }
         let path = ["functions", name.as_str(), "versions"];
-        let pushed: Pushed = self.client.upload(&path, Some(&version), wasm)?;
+        let pushed: Pushed = self.client.upload(&path, Some(&version), None, wasm)?;
         self.output.outcome(&pushed, told)?;
         let function: Function = self.client.get(&["functions", name.as_str()])?;
         if function.chains.is_empty() {

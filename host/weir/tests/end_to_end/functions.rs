@@ -134,6 +134,15 @@ fn a_chain_file_pushes_the_files_it_names() {
     let chain = host.json(&["chain", "show", "edge"]);
     assert_eq!(chain["chain"]["function"][0]["use"], "gate");
     assert_eq!(chain["running"][0]["version"], "0.1.0");
+    // A tenant's chain has its own functions.
+    host.ok(&["tenant", "add", "acme"]);
+    let text = fs::read_to_string(host.path("sub/c.toml")).unwrap();
+    host.write("sub/c.toml", format!("tenant = \"acme\"\n{}", text.replace("gate", "lock")));
+    fs::rename(host.path("sub/gate.wasm"), host.path("sub/lock.wasm")).unwrap();
+    host.ok(&["chain", "apply", "sub/c.toml"]);
+    let functions = host.json(&["function", "list"]);
+    let of = |name| functions.as_array().unwrap().iter().find(|function| function["name"] == name);
+    assert_eq!(of("lock").unwrap()["tenant"], "acme", "{functions}");
 }
 
 /// Counts a packet under its own name, logs its first one, and lets all pass.
