@@ -168,3 +168,25 @@ fn a_full_disk_is_told_and_costs_no_buffer() {
     assert_eq!(counts.tx_packets + counts.tx_errors, 400);
     assert!(counts.tx_errors > 0);
 }
+
+#[test]
+fn what_was_sent_is_seen_in_the_file_before_more_comes() {
+    let directory = tempdir().expect("directory");
+    let input = capture(&directory, &[(0, 60)]);
+    let output = directory.path().join("out.pcap");
+    let config = PcapConfig {
+        input: Some(input.clone()),
+        output: Some(output.clone()),
+        ..PcapConfig::default()
+    };
+    let mut port = PcapPort::open("out", &config).expect("port");
+    let mut pool = pool(4, 512);
+    let mut packets = Vec::with_capacity(4);
+    port.receive(&mut pool, &mut packets, 4).expect("a packet");
+    port.send(&mut pool, &mut packets).expect("written");
+    while let Some(next) = port.settle(&mut pool).expect("written") {
+        std::thread::sleep(next);
+    }
+    let read = |path| std::fs::read(path).expect("a capture");
+    assert_eq!(read(&output), read(&input));
+}

@@ -219,6 +219,10 @@ impl Port for PcapPort {
         result
     }
 
+    fn settle(&mut self, _pool: &mut Pool) -> Result<Option<Duration>, PortError> {
+        self.output.as_mut().map_or(Ok(None), CaptureWriter::settle)
+    }
+
     fn finish(&mut self, _pool: &mut Pool) -> Result<(), PortError> {
         self.output.as_mut().map_or(Ok(()), CaptureWriter::finish)
     }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::PortError;
 
@@ -14,6 +15,9 @@ use super::record::PACKET_MAX;
 
 /// Bytes written at once.
 const CHUNK: usize = 256 << 10;
+
+/// Whoever looks at a capture that is being written sees packets of which no more come after this time.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// The form of a capture to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct CaptureWriter {
     path: PathBuf,
     format: CaptureFormat,
     packets: u64,
+    /// When everything was last handed to the kernel between two packets.
+    settled: Instant,
 }
 
 impl CaptureWriter {
@@ -54,7 +60,7 @@ impl CaptureWriter {
             CaptureFormat::Ng => to.write_all(&ng_header()),
         }
         .map_err(failed)?;
-        Ok(Self { to, path: path.to_owned(), format, packets: 0 })
+        Ok(Self { to, path: path.to_owned(), format, packets: 0, settled: Instant::now() })
     }
 
     /// Writes a packet: `time` in nanoseconds since 1970, `cut` bytes of its end missing.
@@ -72,6 +78,22 @@ impl CaptureWriter {
         written.map_err(|source| self.failed(source))?;
         self.packets += 1;
         Ok(())
+    }
+
+    /// Hands everything to the kernel once a second; the answer is when to ask again, if something is left.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn settle(&mut self) -> Result<Option<Duration>, PortError> {
+        if self.to.buffer().is_empty() {
+            return Ok(None);
+        }
+        let early = SHOWN_AFTER.saturating_sub(self.settled.elapsed());
+        if !early.is_zero() {
+            return Ok(Some(early));
+        }
+        self.settled = Instant::now();
+        self.finish().map(|()| None)
     }
 
     /// Hands everything to the kernel.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use weir_port::pcap::BlockCounts;
@@ -34,6 +34,7 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         },
     };
     let path = ["chains", args.place.chain.as_str(), "tap"];
+    let started = Instant::now();
     let answer = client.begin_stream(&path, &request)?;
     // Only now is it known that there is anything to write: what a file had is not lost by a mistake.
     let mut sink = match &args.write {
@@ -48,18 +49,20 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
         rest.drain(..taken);
         Ok(())
     })?;
-    if output.quiet || output.format == Format::Json {
-        return Ok(());
-    }
     let BlockCounts { packets, lost } = seen;
-    let mut told = counted(packets, "packet");
-    if lost > 0 {
-        told += &format!(", {lost} were not copied: they came faster than they were taken");
+    if !output.quiet && output.format != Format::Json {
+        let mut told = counted(packets, "packet");
+        if lost > 0 {
+            told += &format!(", {lost} were not copied: they came faster than they were taken");
+        }
+        eprintln!("{told}");
     }
-    if by_host && args.seconds.is_none() && args.packets.is_none_or(|n| u64::from(n) > packets) {
-        told += "; the chain was taken down or has other functions now, or the host stops";
-    }
-    eprintln!("{told}");
+    let is_full = args.packets.is_some_and(|most| packets >= u64::from(most));
+    let is_over = args.seconds.is_some_and(|most| started.elapsed().as_secs() >= u64::from(most));
+    ensure!(
+        !by_host || is_full || is_over,
+        "the tap ended early: the chain was taken down or has other functions now, or the host stops"
+    );
     Ok(())
 }
 
