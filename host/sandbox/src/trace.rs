@@ -61,6 +61,8 @@ const OTHERS: [&str; 14] = [
 /// the outermost: in Rust's bindings, with line tables only and with all there is.
 const MACROS: &str = "weir_sdk::export";
 const EXPORTS: [&str; 2] = ["export_", "weir:net/"];
+/// Beginnings of names of functions by which Rust's and C's libraries end a program, which are the innermost.
+const ENDS: [&str; 7] = ["__rust", "rust_", "std::", "core::", "alloc::", "abort", "__assert_fail"];
 
 /// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
 static KNOWN: Mutex<Option<HashMap<String, Known>>> = Mutex::new(None);
@@ -321,6 +323,11 @@ fn shown(frames: &[Frame<'_>], lines: &Lines<'_>) -> String {
         {
             all.pop();
         }
+    } else {
+        let ends =
+            |(function, ..): &(String, _, _)| ENDS.iter().any(|end| function.starts_with(end));
+        let first = all.iter().position(|function| !ends(function));
+        all.drain(..first.unwrap_or_default());
     }
     let all = all.into_iter().take(SHOWN_MAX).map(|(function, line, _)| {
         let function = &function[..function.floor_char_boundary(NAME_MAX)];
@@ -372,5 +379,27 @@ mod tests {
         tag(&mut text, [[0xab; 32]]);
         assert!(text.ends_with("; code abababababab"), "{text}");
         assert_eq!(explain(&text), "trap: x, in a [b] < <c as d>::e");
+    }
+
+    #[test]
+    fn of_names_those_of_a_librarys_end_are_left_out() {
+        let told = |names: &[&str]| {
+            let places: Vec<_> = names.iter().map(|name| format!("{name} [m#1+0x2]")).collect();
+            let mut text = format!("trap: unreachable, in {}", places.join(CALLED_BY));
+            tag(&mut text, [[0xcd; 32]]);
+            explain(&text)
+        };
+        let rust = [
+            "__rustc::__rust_abort",
+            "std::process::abort",
+            "rust_panic",
+            "core::panicking::panic_fmt",
+        ];
+        let own = ["gate::check", "core::ops::function::FnOnce::call_once", "gate::process"];
+        let ended = [&rust[..], &own].concat();
+        let shown = own.join(CALLED_BY);
+        assert_eq!(told(&ended), format!("trap: unreachable, in {shown}"));
+        // Better than nothing.
+        assert_eq!(told(&rust), format!("trap: unreachable, in {}", rust.join(CALLED_BY)));
     }
 }

@@ -81,8 +81,12 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
         }
     };
     let waiting = output.wait(format!("uploading and compiling {name}"));
-    let pushed: Pushed =
-        client.upload(&["functions", name.as_str(), "versions"], args.version.as_ref(), None, wasm)?;
+    let pushed: Pushed = client.upload(
+        &["functions", name.as_str(), "versions"],
+        args.version.as_ref(),
+        None,
+        wasm,
+    )?;
     drop(waiting);
     output.outcome(&pushed, told)
 }
