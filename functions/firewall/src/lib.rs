@@ -528,8 +528,7 @@ impl Firewall {
         }
         let rejected = Rejected { frame, l3, l4, end, tcp: headers.protocol == protocol::TCP };
         let Some(answer) = rejected.answer() else { return };
-        let sent = self.budget.take(nanos)
-            && host::send_copy(&answer, Verdict::Forward(packet.port())).is_ok();
+        let sent = self.budget.take(nanos) && host::send_copy(&answer, Verdict::Reply).is_ok();
         self.counters.rejected.add(sent.into());
     }
 

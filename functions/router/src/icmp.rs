@@ -83,7 +83,7 @@ impl Errors {
             }
             IpAddr::V6(source) => error_v6(frame, (l3, end), source.into(), problem),
         };
-        match host::send_copy(&message, Verdict::Forward(port)) {
+        match host::send_copy(&message, Verdict::Reply) {
             Ok(()) => self.sent.add(1),
             Err(_) => self.suppressed.add(1),
         }

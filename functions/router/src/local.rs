@@ -34,12 +34,11 @@ pub(crate) fn receive(
     l3: usize,
     addresses: &[Address],
 ) -> Verdict {
-    let port = packet.port();
     let frame = packet.data_mut();
     match kind {
         ethertype::ARP => answer_arp(frame, l3, addresses),
         ethertype::IPV4 => answer_v4(frame, l3).unwrap_or(Verdict::ToKernel),
-        _ => answer_v6(frame, l3, port, addresses).unwrap_or(Verdict::ToKernel),
+        _ => answer_v6(frame, l3, addresses).unwrap_or(Verdict::ToKernel),
     }
 }
 
@@ -87,7 +86,7 @@ fn answer_v4(frame: &mut [u8], l3: usize) -> Option<Verdict> {
     Some(Verdict::Reply)
 }
 
-fn answer_v6(frame: &mut [u8], l3: usize, port: u16, addresses: &[Address]) -> Option<Verdict> {
+fn answer_v6(frame: &mut [u8], l3: usize, addresses: &[Address]) -> Option<Verdict> {
     let l4 = l3 + 40;
     let header = frame.get(l3..)?.first_chunk::<40>()?;
     let end = l4 + usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -120,7 +119,7 @@ fn answer_v6(frame: &mut [u8], l3: usize, port: u16, addresses: &[Address]) -> O
                 return Some(Verdict::Drop(reason::NOT_OURS));
             };
             let answer = advertisement(frame, l3, source, own, address(message, 8)?);
-            Some(match host::send_copy(&answer, Verdict::Forward(port)) {
+            Some(match host::send_copy(&answer, Verdict::Reply) {
                 Ok(()) => Verdict::Drop(reason::ANSWERED),
                 Err(_) => Verdict::ToKernel,
             })

@@ -64,7 +64,7 @@ fn the_longest_prefix_wins_and_ttl_goes_down() {
 fn error(router: &mut Harness<Router>) -> (Icmpv4Type, Vec<u8>) {
     let sent = router.sent();
     assert_eq!(sent.len(), 1);
-    assert_eq!(sent[0].verdict, Verdict::Forward(0), "out where the packet came in");
+    assert_eq!(sent[0].verdict, Verdict::Reply, "out where the packet came in");
     assert_eq!(checked_ttl(&sent[0].bytes), 64);
     assert_eq!(sent[0].bytes[26..34], [10, 0, 0, 1, 10, 9, 9, 9], "from the address on that port");
     let packet = SlicedPacket::from_ethernet(&sent[0].bytes).unwrap();

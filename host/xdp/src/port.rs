@@ -131,12 +131,13 @@ impl XdpPort {
         })
     }
 
-    /// Whether there is such an interface with such a queue, and it is up: what needs no privilege to be known.
+    /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of so many bytes: what needs no
+    /// privilege to be known.
     ///
     /// # Errors
     /// What is not so, and what to do.
-    pub fn look(config: &XdpConfig) -> Result<(), String> {
-        find(config).map(drop)
+    pub fn look(config: &XdpConfig, room: u32) -> Result<(), String> {
+        fits(&config.interface, &find(config)?, room)
     }
 
     /// What a call of the port's gives when it is broken: the socket is closed, the rooms go back.
@@ -200,6 +201,25 @@ fn find(config: &XdpConfig) -> Result<Interface, String> {
         return Err(format!("this host does not reach queue {queue} of {name}: only 0 to {last}"));
     }
     Ok(interface)
+}
+
+/// Whether AF_XDP takes rooms of so many bytes, and they hold the interface's packets.
+fn fits(name: &str, interface: &Interface, room: u32) -> Result<(), String> {
+    if !ROOMS.contains(&room) {
+        return Err(format!(
+            "AF_XDP takes rooms of 2048 or 4096 bytes, the pool's have {room}: set [pool] room"
+        ));
+    }
+    let most = room - KERNEL_HEADROOM - ETHERNET_MAX;
+    if interface.mtu > most {
+        let other = if room == ROOMS[0] { "raise [pool] room to 4096, or " } else { "" };
+        return Err(format!(
+            "{name} has an MTU of {}, and a room of {room} bytes holds {most} with the Ethernet header and the kernel's \
+             headroom: {other}`ip link set dev {name} mtu {most}`",
+            interface.mtu
+        ));
+    }
+    Ok(())
 }
 
 /// The room that this address of the umem lies in.
@@ -422,14 +442,21 @@ impl Live {
     }
 
     /// Looks at the interface's news. False: it is gone.
-    fn follow(&mut self, pool: &mut Pool) -> bool {
+    fn follow(&mut self, pool: &mut Pool, name: &str) -> bool {
         match self.watch.change() {
             Ok(Some(Change::Gone)) => return false,
             Ok(Some(Change::Down)) => self.down = true,
             Ok(Some(Change::Up { mtu })) => {
                 self.down = false;
                 if let Some(mtu) = mtu {
-                    self.frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
+                    let frame_max = (mtu + ETHERNET_MAX).min(self.frame_most);
+                    let most = self.frame_most - ETHERNET_MAX;
+                    if mtu > most && frame_max != self.frame_max {
+                        tracing::warn!(
+                            "{name} has an MTU of {mtu} now, and a room holds {most}: longer packets are dropped, and the next start of the port is refused"
+                        );
+                    }
+                    self.frame_max = frame_max;
                 }
                 // What waited for the link.
                 return self.transmit(pool).is_ok();
@@ -453,21 +480,8 @@ impl Port for XdpPort {
     fn attach(&mut self, pool: &mut Pool) -> Result<(), PortError> {
         let refused = |problem: String| error::configuration(&self.name, problem);
         let interface = find(&self.config).map_err(refused)?;
-        let (room, name) = (pool.room_bytes(), &self.config.interface);
-        if !ROOMS.contains(&room) {
-            return Err(refused(format!(
-                "AF_XDP takes rooms of 2048 or 4096 bytes, the pool's have {room}: set [pool] room"
-            )));
-        }
-        let most = room - KERNEL_HEADROOM - ETHERNET_MAX;
-        if interface.mtu > most {
-            let other = if room == ROOMS[0] { "raise [pool] room to 4096, or " } else { "" };
-            return Err(refused(format!(
-                "{name} has an MTU of {}, and a room of {room} bytes holds {most} with the Ethernet header and the kernel's \
-                 headroom: {other}`ip link set dev {name} mtu {most}`",
-                interface.mtu
-            )));
-        }
+        let name = &self.config.interface;
+        fits(name, &interface, pool.room_bytes()).map_err(refused)?;
         let live = Live::new(&self.config, &self.rules, &self.steering, &interface, pool)
             .map_err(refused)?;
         if interface.queues > 1 {
@@ -515,7 +529,7 @@ impl Port for XdpPort {
         let mut counts = PortCounts::default();
         if live.calls >= LOOK {
             live.look(&self.statistics);
-            let there = live.follow(pool);
+            let there = live.follow(pool, &self.config.interface);
             live.socket.tx.waiting();
             live.count_sent(&mut counts);
             self.statistics.add(&counts);
@@ -595,7 +609,7 @@ impl Port for XdpPort {
     fn settle(&mut self, pool: &mut Pool) -> Result<Option<Duration>, PortError> {
         let Some(live) = &mut self.live else { return Ok(None) };
         let mut counts = PortCounts::default();
-        let there = live.follow(pool);
+        let there = live.follow(pool, &self.config.interface);
         live.reap(pool);
         // Whatever the flag says: a kernel that went to sleep while packets were put in its ring is woken here.
         let sent = if live.down { Ok(()) } else { live.transmit(pool) };

@@ -59,7 +59,9 @@ impl Context {
                 if !self.decide(function, packet, verdict) {
                     let word = verdict.encode() | if whole_flow { VERDICT_FINAL } else { 0 };
                     self.violate(origin, descriptor, function, FaultKind::BadVerdict, word);
-                } else if whole_flow {
+                } else if whole_flow
+                    && !(verdict == Verdict::Reply && self.passed(function, self.reverse))
+                {
                     self.conclude(origin, Decision::Verdict(function, verdict));
                 }
             }
@@ -115,9 +117,7 @@ impl Context {
                 self.ledger.counters.function_drop(function, reason);
                 self.pool.give(packet.buffer);
             }
-            Verdict::Reply if packet.metadata.port != NO_PORT => {
-                self.transmit[usize::from(packet.metadata.port)].push(packet);
-            }
+            Verdict::Reply if packet.metadata.port != NO_PORT => self.turn_round(function, packet),
             Verdict::Forward(port) if usize::from(port) < self.ports.len() => {
                 self.transmit[usize::from(port)].push(packet);
             }
@@ -133,6 +133,29 @@ impl Context {
             }
         }
         true
+    }
+
+    /// Whether packets of this direction have passed functions before they come to this one.
+    fn passed(&self, function: usize, reverse: bool) -> bool {
+        if reverse { function + 1 < self.ledger.functions } else { function > 0 }
+    }
+
+    /// A packet goes back to the port it came in by. The functions that it has passed see it on its way, in the other direction, as they see
+    /// every answer; one that has turned round before leaves at once, or two functions could have it for ever.
+    fn turn_round(&mut self, function: usize, mut packet: Packet) {
+        let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
+        if self.has_turned(&packet) || !self.passed(function, reverse) {
+            return self.transmit[usize::from(packet.metadata.port)].push(packet);
+        }
+        packet.metadata.flags ^= FLAG_REVERSE;
+        self.continue_behind(packet, function, !reverse);
+    }
+
+    /// Whether a packet travels against the direction in which it came in.
+    pub(crate) fn has_turned(&self, packet: &Packet) -> bool {
+        let came = packet.metadata.port;
+        let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
+        came != NO_PORT && reverse != (usize::from(came) != FROM)
     }
 
     /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.

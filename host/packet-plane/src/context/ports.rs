@@ -199,12 +199,15 @@ impl Context {
         if self.reverse { self.ledger.functions - 1 } else { 0 }
     }
 
-    /// Takes entries that belong together: same direction, same function, at most a burst.
+    /// Takes entries that belong together: same direction, same function, same port (what functions make of a burst's packets has the
+    /// first one's), at most a burst.
     fn take_entries(&mut self) -> usize {
-        let Some(&Entry { start, reverse, .. }) = self.ledger.entries.front() else { return 0 };
+        let Some(&Entry { start, reverse, packet }) = self.ledger.entries.front() else { return 0 };
+        let port = packet.metadata.port;
         while let Some(entry) = self.ledger.entries.front()
             && entry.start == start
             && entry.reverse == reverse
+            && entry.packet.metadata.port == port
             && self.burst.len() < self.burst_max
         {
             self.burst.push(entry.packet);

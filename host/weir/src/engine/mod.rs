@@ -72,7 +72,7 @@ impl PlaneEngine {
         } else {
             weir_pool::HugePages::Never
         };
-        let room_bytes = u32::try_from(config.pool.room.get()).unwrap_or(u32::MAX);
+        let room_bytes = ports::room_bytes(config);
         let plane = Arc::new(Plane::new(sandbox, workers));
         let sink = Arc::default();
         let keeper = Keeper::start(&plane, Arc::clone(&sink)).context("starting the keeper")?;

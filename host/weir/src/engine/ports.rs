@@ -460,15 +460,21 @@ impl Ports {
 /// # Errors
 /// What is wrong with one.
 pub(crate) fn check(config: &HostConfig) -> Result<(), Invalid> {
+    let room_bytes = room_bytes(config);
     for (index, port) in config.ports.iter().enumerate() {
         let checked = match port.kind {
             PortKind::Pcap => check_pcap(port),
-            PortKind::Xdp => check_xdp(port),
+            PortKind::Xdp => check_xdp(port, room_bytes),
             PortKind::Memory | PortKind::Dpdk => Ok(()),
         };
         checked.map_err(|error| located(port, index, &error))?;
     }
     Ok(())
+}
+
+/// Bytes of a room of all pools.
+pub(super) fn room_bytes(config: &HostConfig) -> u32 {
+    u32::try_from(config.pool.room.get()).unwrap_or(u32::MAX)
 }
 
 fn check_pcap(config: &weir_spec::Port) -> Result<()> {
@@ -481,14 +487,14 @@ fn check_pcap(config: &weir_spec::Port) -> Result<()> {
     Ok(())
 }
 
-fn check_xdp(config: &weir_spec::Port) -> Result<()> {
+fn check_xdp(config: &weir_spec::Port, room_bytes: u32) -> Result<()> {
     let mut xdp = xdp(config);
     if xdp.interface.starts_with("vf:") {
         // Its interface is there when the host has made it.
         return Ok(());
     }
     xdp.queue += u32::from(config.queues.unwrap_or(1).saturating_sub(1));
-    XdpPort::look(&xdp).map_err(anyhow::Error::msg)
+    XdpPort::look(&xdp, room_bytes).map_err(anyhow::Error::msg)
 }
 
 /// Why the port at this place cannot be opened, at the key that it is about.
