@@ -1,6 +1,9 @@
 //! Which packets functions own: those they hold, and the buffers they have allocated.
 //!
-//! Takes memory for what is owned, not for what could be: a pool has thousands of buffers, and most functions own none.
+//! Takes memory for what is owned, not for what could be: a pool has thousands of buffers, and most functions own none. No packet costs more
+//! because many are owned: only handing them over goes through all.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use weir_pool::{BufferIndex, Packet};
 
@@ -31,12 +34,20 @@ pub(crate) struct Ownership {
     places: Vec<u32>,
     rooms: usize,
     by_function: Vec<usize>,
+    /// By function and instance: buffers that it was handed, the oldest first; also some that it does not own any more.
+    inherited: BTreeMap<(usize, u64), VecDeque<BufferIndex>>,
 }
 
 impl Ownership {
     /// Nobody owns anything yet.
     pub(crate) fn new(rooms: usize, functions: usize) -> Self {
-        Self { all: Vec::new(), places: Vec::new(), rooms, by_function: vec![0; functions] }
+        Self {
+            all: Vec::new(),
+            places: Vec::new(),
+            rooms,
+            by_function: vec![0; functions],
+            inherited: BTreeMap::new(),
+        }
     }
 
     /// Number of functions of the chain; a swap may change it.
@@ -84,6 +95,14 @@ impl Ownership {
                 owned.inherited |= inherited;
             }
         }
+        self.inherited.remove(&(function, from));
+        let its = self.all.iter().filter(|owned| owned.is_inherited_by(function, to));
+        let mut its: Vec<&Owned> = its.collect();
+        its.sort_by_key(|owned| owned.packet.time);
+        let its: VecDeque<BufferIndex> = its.iter().map(|owned| owned.packet.buffer).collect();
+        if !its.is_empty() {
+            self.inherited.insert((function, to), its);
+        }
     }
 
     /// How many buffers a function was handed by an instance before this one, and still owns.
@@ -93,10 +112,17 @@ impl Ownership {
 
     /// Takes the oldest of the buffers that a function was handed by an instance before this one.
     pub(crate) fn take_inherited(&mut self, function: usize, instance: u64) -> Option<Owned> {
-        let inherited = self.all.iter().filter(|owned| owned.is_inherited_by(function, instance));
-        let oldest = *inherited.min_by_key(|owned| owned.packet.time)?;
-        self.remove(oldest.packet.buffer);
-        Some(oldest)
+        let mut inherited = self.inherited.remove(&(function, instance))?;
+        while let Some(buffer) = inherited.pop_front() {
+            if let Some(&oldest) = self.get(buffer)
+                && oldest.is_inherited_by(function, instance)
+            {
+                self.inherited.insert((function, instance), inherited);
+                self.remove(buffer);
+                return Some(oldest);
+            }
+        }
+        None
     }
 
     /// Takes all that a function of one instance owns.
@@ -109,6 +135,7 @@ impl Ownership {
         for owned in &taken {
             self.remove(owned.packet.buffer);
         }
+        self.inherited.remove(&(function, instance));
         taken
     }
 }
