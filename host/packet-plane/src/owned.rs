@@ -156,16 +156,24 @@ mod tests {
             one.packet.time = time;
             ownership.insert(one);
         }
+        let second = *ownership.all.iter().find(|owned| owned.packet.time == 20).expect("it is");
         ownership.hand_over(0, 1, 2, true);
         ownership.hand_over(1, 1, 2, false);
         let mut own = owned(&mut pool, 0, 2);
         own.packet.time = 1;
         ownership.insert(own);
         assert_eq!((ownership.inherited(0, 2), ownership.inherited(0, 1)), (3, 0));
-        let mut taken = || ownership.take_inherited(0, 2).map(|owned| owned.packet.time);
-        assert_eq!([taken(), taken(), taken(), taken()], [Some(10), Some(20), Some(30), None]);
+        let taken = |ownership: &mut Ownership, instance| {
+            ownership.take_inherited(0, instance).map(|owned| owned.packet.time)
+        };
+        assert_eq!(taken(&mut ownership, 2), Some(10));
+        // The next one does not know what this one took itself, either.
+        ownership.hand_over(0, 2, 3, true);
+        assert_eq!((taken(&mut ownership, 2), taken(&mut ownership, 3)), (None, Some(1)));
+        ownership.remove(second.packet.buffer);
+        assert_eq!((taken(&mut ownership, 3), taken(&mut ownership, 3)), (Some(30), None));
         assert!(ownership.take_inherited(1, 2).is_none(), "it took them itself");
-        assert_eq!((ownership.count(0), ownership.count(1)), (1, 1));
+        assert_eq!((ownership.count(0), ownership.count(1)), (0, 1));
     }
 
     fn owned(pool: &mut Pool, function: usize, instance: u64) -> Owned {
