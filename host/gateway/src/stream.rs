@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::TlsStream;
 
@@ -75,6 +76,8 @@ pub(crate) struct Stream {
     early: Bytes,
     traffic: Arc<Traffic>,
     pulse: Option<Rc<Pulse>>,
+    /// Told when something is read.
+    told: Option<Rc<Notify>>,
     /// For how long the peer may take nothing of what is sent.
     patience: Duration,
     stalled: Option<Instant>,
@@ -96,12 +99,18 @@ impl Stream {
 
     fn of(inner: Inner, traffic: Arc<Traffic>, patience: Duration) -> Self {
         let (early, deadline) = (Bytes::new(), Deadline::default());
-        Self { inner, early, traffic, pulse: None, patience, stalled: None, deadline }
+        Self { inner, early, traffic, pulse: None, told: None, patience, stalled: None, deadline }
     }
 
     /// Tells the pulse of what is read.
     pub(crate) fn with_pulse(mut self, pulse: Rc<Pulse>) -> Self {
         self.pulse = Some(pulse);
+        self
+    }
+
+    /// Tells whoever waits for it when something is read.
+    pub(crate) fn telling(mut self, told: Rc<Notify>) -> Self {
+        self.told = Some(told);
         self
     }
 
@@ -131,7 +140,7 @@ impl Stream {
 
     /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
     pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Self> {
-        let Self { inner, early, traffic, pulse, patience, stalled, deadline } = self;
+        let Self { inner, early, traffic, pulse, told, patience, stalled, deadline } = self;
         let inner = match inner {
             Inner::Plain(socket) if early.is_empty() => match Socket::into_tcp(socket) {
                 Ok(tcp) => return Ok((tcp, traffic)),
@@ -139,7 +148,7 @@ impl Stream {
             },
             inner => inner,
         };
-        Err(Self { inner, early, traffic, pulse, patience, stalled, deadline })
+        Err(Self { inner, early, traffic, pulse, told, patience, stalled, deadline })
     }
 
     /// Ready when the kernel has taken all that was written.
@@ -240,6 +249,9 @@ impl AsyncRead for Stream {
         let bytes = buffer.filled().len() - before;
         if fresh {
             this.traffic.received.add(bytes as u64);
+        }
+        if let Some(told) = &this.told {
+            told.notify_one();
         }
         if let Some(pulse) = &this.pulse {
             if bytes > 0 {

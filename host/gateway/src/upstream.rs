@@ -15,6 +15,7 @@ use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
@@ -88,6 +89,8 @@ impl Upstream {
         let mut http2_builder = http2::Builder::new(LocalExecutor);
         http2_builder
             .timer(TokioTimer::new())
+            // None before the upstream has said how many it allows.
+            .initial_max_send_streams(0)
             // The connection is everybody's: whoever takes nothing of a response holds up that one only.
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_WINDOW_MAX)
@@ -276,11 +279,14 @@ impl Upstream {
                 return Ok((stream, false));
             }
             let (stream, open) = self.connect(None).await?;
-            let handshake = self.http2_builder.handshake(TokioIo::new(stream)).await;
-            let (sender, connection) =
-                handshake.map_err(|_| Unanswered::Connect { slow: false })?;
+            let heard = Rc::new(Notify::new());
+            let stream = TokioIo::new(stream.telling(Rc::clone(&heard)));
+            let none = || Unanswered::Connect { slow: false };
+            let handshake = self.http2_builder.handshake(stream).await;
+            let (sender, connection) = handshake.map_err(|_| none())?;
             self.swept();
-            Ok((self.shared.add(sender, connection, open), true))
+            let stream = self.shared.add(sender, connection, heard, open).await;
+            Ok((stream.ok_or_else(none)?, true))
         };
         match tokio::time::timeout(self.timeouts.connect, opened).await {
             Ok(opened) => opened,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use crate::http2::{grpc, http2_server_allowing};
 use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -128,6 +129,11 @@ impl Passage for One {
             }
             if self.on("/inspect") && piece.windows(4).any(|w| w == b"evil") {
                 return BodyStep::Answer(answer(403, "evil"));
+            }
+            if self.on("/ask-each") {
+                let request = Request::get("/asked").body(Pieces::new()).unwrap();
+                let answered = self.environment.call(0, request, Duration::from_secs(9), 9).await;
+                assert_eq!(answered.unwrap().status(), StatusCode::OK);
             }
             if self.on("/upper") {
                 self.environment.sleep(Duration::from_millis(1)).await;
@@ -289,6 +295,22 @@ fn a_function_waits_calls_and_routes() {
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
     assert!(laboratory.talk(&get("/second")).ends_with("second"));
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(1)));
+}
+
+/// Where a request takes the last stream, pieces behind its first one are seen while the connection is driven.
+#[test]
+fn a_function_asks_the_upstream_that_the_body_is_on_its_way_to() {
+    let upstream = http2_server_allowing(1, grpc);
+    let laboratory = laboratory_with(|config| {
+        config.upstreams[0] = UpstreamConfig::new(upstream);
+        config.upstreams[0].http2 = true;
+    });
+    let body = "0123456789".repeat(350);
+    for _ in 0..2 {
+        let answer = laboratory.curl("/ask-each", Some(&body));
+        assert!(answer.ends_with(&body), "{answer}");
+    }
+    assert_eq!(laboratory.gateway.statistics().listeners[0].upstreams[0].connected, 2);
 }
 
 #[test]

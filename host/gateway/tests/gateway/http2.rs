@@ -72,6 +72,14 @@ fn runtime() -> tokio::runtime::Runtime {
 pub(crate) fn http2_server<F: Future<Output = ()> + Send + 'static>(
     serve: fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F,
 ) -> std::net::SocketAddr {
+    http2_server_allowing(100, serve)
+}
+
+/// One that allows a client so many streams at a time.
+pub(crate) fn http2_server_allowing<F: Future<Output = ()> + Send + 'static>(
+    streams: u32,
+    serve: fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F,
+) -> std::net::SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
@@ -80,7 +88,9 @@ pub(crate) fn http2_server<F: Future<Output = ()> + Send + 'static>(
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             while let Ok((stream, _)) = socket.accept().await {
                 tokio::spawn(async move {
-                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let mut builder = h2::server::Builder::new();
+                    let handshake = builder.max_concurrent_streams(streams).handshake(stream);
+                    let mut connection = handshake.await.unwrap();
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         tokio::spawn(serve(request, respond));
                     }
@@ -227,6 +237,28 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         assert_eq!((server.connections(), upstream().connected), (2, 2), "{when:?}");
         assert!(upstream().healthy);
     }
+}
+
+#[test]
+fn no_request_goes_by_a_connection_before_the_upstream_has_said_how_many_may() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let (say, said) = mpsc::channel();
+    let (server, requests) = reticent_server(1, said);
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.upstreams[0].http2 = true);
+    let both = [(); 2].map(|()| std::thread::spawn(move || support::talk(address, GET)));
+    until("both are there", || gateway.statistics().listeners[0].active == 2);
+    say.send(()).unwrap();
+    let (mut connection, 1) = requests.recv_timeout(support::LONG).unwrap() else {
+        panic!("the first stream is 1")
+    };
+    let answered = || gateway.statistics().listeners[0].upstreams[0].responses[1];
+    until("the other one is answered by another connection", || answered() == 1);
+    connection.write_all(&frame(1, 5, 1, STATUS_200)).unwrap();
+    for one in both {
+        assert!(one.join().unwrap().starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(server.connections(), 2);
 }
 
 #[test]
@@ -450,11 +482,25 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
 /// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number of each stream whose request is
 /// whole. All others answer 200. It allows so many streams at a time.
 fn scripted_server(streams: u8) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
+    let (say, said) = mpsc::channel();
+    say.send(()).unwrap();
+    reticent_server(streams, said)
+}
+
+/// One that says of its first connection how many streams it allows when it is told to.
+fn reticent_server(
+    streams: u8,
+    say: mpsc::Receiver<()>,
+) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
+    let say = Mutex::new(say);
     let (tell, requests) = mpsc::channel();
     let tell = Mutex::new(tell);
     let server = Server::start(move |mut stream, number| {
         let tell = tell.lock().unwrap().clone();
         stream.read_exact(&mut [0; 24]).unwrap();
+        if number == 0 {
+            say.lock().unwrap().recv().unwrap();
+        }
         // SETTINGS_MAX_CONCURRENT_STREAMS.
         stream.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, streams])).unwrap();
         while let Some((kind, flags, id, _)) = read_frame(&mut stream) {
