@@ -1,10 +1,12 @@
 //! Machine code on disk: one file for each component, bounded in bytes.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -23,9 +25,17 @@ pub struct CodeCache {
     pub most: u64,
     /// Bytes of the disk that are left to others.
     pub spare: u64,
+    /// Files that were loaded by this process.
+    loaded: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl CodeCache {
+    /// One in this directory, which is not made before it is used.
+    #[must_use]
+    pub fn new(directory: PathBuf, most: u64, spare: u64) -> Self {
+        Self { directory, most, spare, loaded: Arc::default() }
+    }
+
     /// Makes the directory. One that is there already, and in which others may write, is refused.
     pub(crate) fn make(&self) -> std::io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
@@ -58,6 +68,7 @@ impl CodeCache {
                     Ok(component) => {
                         // Only says that it is still used.
                         drop(file.set_modified(SystemTime::now()));
+                        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
                         return Some(component);
                     }
                     Err(error) => failed = format!("{error:#}"),
@@ -74,10 +85,7 @@ impl CodeCache {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
         let bytes = (code.len() + SUM) as u64;
-        if !self.has_room(bytes) {
-            self.prune(&path, |_| self.has_room(bytes));
-        }
-        if !self.has_room(bytes) {
+        if !self.make_room(&path, bytes, || self.free()) {
             tracing::warn!(path = %path.display(), "compiled code is not kept: the disk is nearly full");
             return;
         }
@@ -100,31 +108,49 @@ impl CodeCache {
             drop(fs::remove_file(&partial));
             tracing::warn!(path = %path.display(), "compiled code is not kept: {error}");
         }
-        self.prune(&path, |kept| kept <= self.most);
+        self.prune(&path);
     }
 
-    /// Whether the disk has room for so many bytes beside what is left to others. One that does not tell has.
-    fn has_room(&self, bytes: u64) -> bool {
-        let Ok(stat) = rustix::fs::statvfs(&self.directory) else { return true };
-        stat.f_bavail.saturating_mul(stat.f_frsize) >= self.spare.saturating_add(bytes)
+    /// Bytes that the disk has free. One that does not tell has enough.
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.directory);
+        stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Has the disk have room for so many bytes beside what is left to others, if removing what was used longest ago makes it. If not,
+    /// nothing is removed in vain: code that is loaded is mapped, so its file's room is not free before this process ends.
+    fn make_room(&self, newest: &Path, bytes: u64, free: impl Fn() -> u64) -> bool {
+        let wanted = self.spare.saturating_add(bytes);
+        if free() >= wanted {
+            return true;
+        }
+        let mut files = self.files(newest);
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|(_, _, path)| !loaded.contains(path));
+        let most: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        if free().saturating_add(most) < wanted {
+            return false;
+        }
+        for (_, _, path) in files {
+            let before = free();
+            if before >= wanted {
+                break;
+            }
+            // The disk may free it later, or another process have it mapped: the rest would go the same way.
+            if fs::remove_file(path).is_ok() && free() <= before {
+                break;
+            }
+        }
+        free() >= wanted
     }
 
     /// Removes what was used longest ago, until the rest is few enough bytes. `newest` stays.
-    fn prune(&self, newest: &Path, enough: impl Fn(u64) -> bool) {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return };
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
-            })
-            .filter(|(_, _, path)| path != newest)
-            .collect();
-        files.sort_unstable();
+    fn prune(&self, newest: &Path) {
+        let files = self.files(newest);
         let mut kept: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         kept += fs::metadata(newest).map_or(0, |metadata| metadata.len());
         for (_, bytes, path) in files {
-            if enough(kept) {
+            if kept <= self.most {
                 return;
             }
             // Code that runs is mapped, and stays.
@@ -132,6 +158,21 @@ impl CodeCache {
                 kept -= bytes;
             }
         }
+    }
+
+    /// All files but this one, with their length, what was used longest ago first.
+    fn files(&self, but: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let mut files: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let metadata = entry.metadata().ok()?;
+                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+            })
+            .filter(|(_, _, path)| path != but)
+            .collect();
+        files.sort_unstable();
+        files
     }
 }
 
@@ -162,8 +203,7 @@ mod tests {
     fn a_directory_in_which_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
-        let cache =
-            CodeCache { directory: directory.path().join("cache"), most: 1 << 30, spare: 0 };
+        let cache = CodeCache::new(directory.path().join("cache"), 1 << 30, 0);
         for (mode, refused) in [(0o755, false), (0o775, true), (0o757, true), (0o700, false)] {
             cache.make().unwrap();
             fs::set_permissions(&cache.directory, fs::Permissions::from_mode(mode)).unwrap();
@@ -176,21 +216,11 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_makes_room_and_the_newest_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = CodeCache { directory: directory.path().join("cache"), most: 330, spare: 0 };
+        let cache = CodeCache::new(directory.path().join("cache"), 330, 0);
         cache.make().unwrap();
-        let there = || {
-            let mut names: Vec<_> = fs::read_dir(&cache.directory)
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-                .collect();
-            names.sort();
-            names
-        };
-        for (age, name) in [(30, "a.cwasm"), (20, "b.cwasm")] {
-            cache.keep(name, &[0; 100]);
-            let file = File::open(cache.directory.join(name)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
-        }
+        let there = || there(&cache);
+        keep_of_age(&cache, 30, "a.cwasm", &[0; 100]);
+        keep_of_age(&cache, 20, "b.cwasm", &[0; 100]);
         assert_eq!(there(), ["a.cwasm", "b.cwasm"]);
         // What a host left that was killed while it wrote is old some day, too.
         fs::write(cache.directory.join("c.7.partial"), [0; 50]).unwrap();
@@ -201,7 +231,46 @@ mod tests {
         // What is left to others is more than the disk has free.
         let full = CodeCache { spare: u64::MAX, ..cache.clone() };
         full.keep("f.cwasm", &[0; 100]);
-        assert_eq!(there(), Vec::<String>::new());
+        assert_eq!(there(), ["e.cwasm"]);
+    }
+
+    #[test]
+    fn on_a_full_disk_only_what_makes_room_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = CodeCache::new(directory.path().join("cache"), 1 << 30, 1000);
+        cache.make().unwrap();
+        let (engine, code) = compiled();
+        for (age, name) in [(40, "a"), (30, "b"), (20, "c"), (10, "d")] {
+            keep_of_age(&cache, age, name, &code);
+        }
+        let one = (code.len() + SUM) as u64;
+        let (_mapped, new) = (cache.load([&engine].into_iter(), "a"), Path::new("e"));
+        // With all four this disk has 1,000 bytes free, and so much that it frees at once.
+        let free = |frees: u64| 1000 + frees * (4 - there(&cache).len() as u64);
+        let make_room = |bytes, frees| cache.make_room(new, bytes, || free(frees));
+        assert!(make_room(0, 0));
+        assert!(!make_room(3 * one + 1, one), "what is mapped would have to go");
+        assert_eq!(there(&cache), ["a", "b", "c", "d"]);
+        assert!(make_room(one, one));
+        assert_eq!(there(&cache), ["a", "c", "d"]);
+        assert!(!make_room(one, 0));
+        assert_eq!(there(&cache), ["a", "d"], "it has no more room without the next one");
+    }
+
+    /// Names of what is kept.
+    fn there(cache: &CodeCache) -> Vec<String> {
+        let entries = fs::read_dir(&cache.directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Keeps what was last used so many seconds ago.
+    fn keep_of_age(cache: &CodeCache, age: u64, name: &str, code: &[u8]) {
+        cache.keep(name, code);
+        let file = File::open(cache.directory.join(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
 
     /// An engine, and the code of a component for it.
@@ -217,8 +286,7 @@ mod tests {
     #[test]
     fn code_that_is_not_what_was_written_is_not_run() {
         let directory = tempfile::tempdir().unwrap();
-        let cache =
-            CodeCache { directory: directory.path().join("cache"), most: 1 << 30, spare: 0 };
+        let cache = CodeCache::new(directory.path().join("cache"), 1 << 30, 0);
         cache.make().unwrap();
         let (engine, code) = compiled();
         let load = |engines: &[&Engine]| cache.load(engines.iter().copied(), "a.cwasm");

@@ -196,7 +196,7 @@ const fn plane(plane: Plane) -> &'static str {
 
 /// Where code that was compiled is kept, for `--cache`.
 fn kept_code(directory: PathBuf) -> CodeCache {
-    CodeCache { directory, most: weir_spec::Store::default().compiled.get(), spare: 0 }
+    CodeCache::new(directory, weir_spec::Store::default().compiled.get(), 0)
 }
 
 /// What is not there, in a table.

@@ -87,11 +87,11 @@ fn host(
     let config = &read.config;
     weir_sandbox::read_lines_in_children(PROGRAM.into(), vec!["__lines".to_owned()]);
     let sandbox = Sandbox::new(SandboxConfig {
-        cache: Some(CodeCache {
-            directory: config.store.path.join("cache"),
-            most: config.store.compiled.get(),
-            spare: CACHE_SPARE,
-        }),
+        cache: Some(CodeCache::new(
+            config.store.path.join("cache"),
+            config.store.compiled.get(),
+            CACHE_SPARE,
+        )),
         compiler: Compiler::Child {
             program: PROGRAM.into(),
             arguments: vec!["__compile".to_owned()],
