@@ -10,18 +10,12 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use weir_layout::message::{Outcome, Wants};
-use weir_sandbox::{Fault, Health, Level, OnFault, Record, State};
+use weir_sandbox::{FOLLOWING, Fault, Health, Level, OnFault, PROBATION, Record, State};
 
 use crate::clock;
 use crate::context::Effects;
 use crate::instance::{Event, Instance};
 use crate::plan::{FunctionPlan, MessageError, Proxy, Site, StagedFunction};
-
-/// Nanoseconds within which a fault brings back what was replaced.
-const WATCH: u64 = 10_000_000_000;
-/// Nanoseconds after that for which it is still known: another part of the chain that refused the change, or went back in time, may be
-/// long about it.
-const FOLLOWING: u64 = 120_000_000_000;
 
 /// What an exchange remembers of a function.
 #[derive(Debug, Default)]
@@ -85,7 +79,7 @@ struct Replaced<T>(Option<(T, u64)>);
 
 impl<T> Replaced<T> {
     fn new(what: T, now: u64) -> Self {
-        Self(Some((what, now.saturating_add(WATCH))))
+        Self(Some((what, now.saturating_add(PROBATION))))
     }
 
     fn take_for_fault(&mut self, now: u64) -> Option<T> {
@@ -364,17 +358,17 @@ impl Function {
 
 #[cfg(test)]
 mod tests {
-    use super::{FOLLOWING, Replaced, WATCH};
+    use super::{FOLLOWING, PROBATION, Replaced};
 
     #[test]
     fn what_was_replaced_is_known_for_longer_than_a_fault_brings_it_back() {
         let mut replaced = Replaced::new("1", 5);
-        replaced.forget(5 + WATCH);
-        assert_eq!(replaced.take_for_fault(5 + WATCH), None);
+        replaced.forget(5 + PROBATION);
+        assert_eq!(replaced.take_for_fault(5 + PROBATION), None);
         assert_eq!(replaced.take(), Some("1"));
-        assert_eq!(Replaced::new("1", 5).take_for_fault(4 + WATCH), Some("1"));
+        assert_eq!(Replaced::new("1", 5).take_for_fault(4 + PROBATION), Some("1"));
         let mut replaced = Replaced::new("1", 5);
-        replaced.forget(5 + WATCH + FOLLOWING);
+        replaced.forget(5 + PROBATION + FOLLOWING);
         assert_eq!(replaced.take(), None);
     }
 }

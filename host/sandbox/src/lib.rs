@@ -56,7 +56,7 @@ pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
 #[doc(hidden)]
 pub use lines::lines_of;
 pub use manifest::embedded_manifest;
-pub use policy::{Health, OnFault, Record, Treatment};
+pub use policy::{FOLLOWING, Health, OnFault, PROBATION, Record, Treatment};
 pub use said::one_line;
 pub use shared_code::CODE_MAX;
 pub use state::{State, States, seed_of};

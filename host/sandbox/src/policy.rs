@@ -3,7 +3,7 @@
 //!
 //! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s; a
 //! minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine, until an
-//! operator swaps or deploys it anew. Times are nanoseconds of whatever clock the plane goes by.
+//! operator swaps or deploys it anew. One that faults soon after a swap is gone back from ([`PROBATION`]). Times are nanoseconds of whatever clock the plane goes by.
 
 use std::collections::VecDeque;
 
@@ -13,6 +13,13 @@ const LONGEST_BACKOFF: u64 = 5_000_000_000;
 const FORGET_AFTER: u64 = 60_000_000_000;
 const QUARANTINE_FAULTS: usize = 5;
 const QUARANTINE_WINDOW: u64 = 10_000_000_000;
+
+/// How long after a swap a fault of the new version brings back what it replaced.
+pub const PROBATION: u64 = 10_000_000_000;
+
+/// How long after that what was replaced is still known: another part of the chain that refused the change, or went back in time, may be
+/// long about it.
+pub const FOLLOWING: u64 = 120_000_000_000;
 
 /// What packets and messages get that reach a function which is out of order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

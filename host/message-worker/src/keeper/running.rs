@@ -3,7 +3,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::turns::State;
 use super::versions::Versions;
@@ -141,7 +141,7 @@ impl State {
     fn put(&mut self, function: Option<FunctionImage>) {
         self.trial = None;
         let Some(function) = function else { return };
-        self.versions.put(function);
+        self.versions.put(function, Instant::now());
         self.policy();
     }
 }

@@ -87,6 +87,9 @@ impl State {
     /// Starts the worker, or notes that it has died.
     fn turn(&mut self) {
         let now = Instant::now();
+        if self.versions.forget(now) {
+            self.policy();
+        }
         let mut sides = None;
         if self.supervisor.due().is_some_and(|due| due <= now) {
             match self.sides() {
@@ -276,6 +279,7 @@ impl State {
         if let Some((_, _, since)) = self.live.as_ref().and_then(|live| live.ordered.as_ref()) {
             until = Some(*since + PATIENCE);
         }
+        let until = [until, self.versions.known_until()].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(now));
         let timeout = timeout.and_then(|time| rustix::time::Timespec::try_from(time).ok());
         let mut fds = vec![PollFd::new(&*bell.0, PollFlags::IN)];
@@ -393,7 +397,7 @@ mod tests {
         for dies in [false, true] {
             let (answer, answered) = sync_channel(1);
             let mut keeper = keeper(Order::Undo("f".into(), "2".into()), answer);
-            keeper.versions.put(function("f", "2"));
+            keeper.versions.put(function("f", "2"), Instant::now());
             if dies {
                 keeper.died("it is gone".into());
             } else {

@@ -1,16 +1,28 @@
 //! The functions that run in a worker, and those that they replaced.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use weir_sandbox::{FOLLOWING, PROBATION};
 
 use super::Region;
 use super::running::running;
 use crate::orders::FunctionImage;
 
+/// For as long the worker knows what was replaced.
+const KNOWN: Duration = Duration::from_nanos(PROBATION + FOLLOWING);
+
 /// See the module.
 pub(super) struct Versions {
     running: Vec<FunctionImage>,
-    /// What the last swap of each function replaced, behind what the one before that had replaced: for whoever undoes the last.
-    before: BTreeMap<String, Vec<FunctionImage>>,
+    before: BTreeMap<String, Replaced>,
+}
+
+/// What the last swap of a function replaced, behind what the one before that had replaced: for whoever undoes the last.
+struct Replaced {
+    functions: Vec<FunctionImage>,
+    /// Until then it, and the memory of its state, are kept.
+    until: Instant,
 }
 
 impl Versions {
@@ -24,7 +36,19 @@ impl Versions {
 
     /// What may come to run without an order.
     pub(super) fn before(&self) -> impl Iterator<Item = &FunctionImage> {
-        self.before.values().flatten()
+        self.before.values().flat_map(|before| &before.functions)
+    }
+
+    /// Until when some of that is kept.
+    pub(super) fn known_until(&self) -> Option<Instant> {
+        self.before.values().map(|before| before.until).min()
+    }
+
+    /// Forgets what nothing brings back any more. Whether there was some.
+    pub(super) fn forget(&mut self, now: Instant) -> bool {
+        let known = self.before.len();
+        self.before.retain(|_, before| before.until > now);
+        self.before.len() < known
     }
 
     /// The worker has begun with what runs.
@@ -33,12 +57,15 @@ impl Versions {
     }
 
     /// A function takes the place of the one of its name.
-    pub(super) fn put(&mut self, function: FunctionImage) {
+    pub(super) fn put(&mut self, function: FunctionImage, now: Instant) {
         if let Some(place) = self.running.iter_mut().find(|f| f.name == function.name) {
-            let before = self.before.entry(function.name.clone()).or_default();
-            before.push(std::mem::replace(place, function));
-            if before.len() > 2 {
-                before.remove(0);
+            let until = now + KNOWN;
+            let fresh = || Replaced { functions: Vec::new(), until };
+            let before = self.before.entry(function.name.clone()).or_insert_with(fresh);
+            before.until = until;
+            before.functions.push(std::mem::replace(place, function));
+            if before.functions.len() > 2 {
+                before.functions.remove(0);
             }
         }
     }
@@ -53,8 +80,8 @@ impl Versions {
     pub(super) fn go_back(&mut self, name: &str, version: &str, undone: bool) -> bool {
         let runs = |f: &&mut FunctionImage| f.name == name && f.version == version;
         let Some(place) = self.running.iter_mut().find(runs) else { return true };
-        let mut before = self.before.remove(name).unwrap_or_default();
-        let Some(last) = before.pop() else { return false };
+        let Some(mut before) = self.before.remove(name) else { return false };
+        let Some(last) = before.functions.pop() else { return false };
         *place = last;
         if undone {
             self.before.insert(name.to_owned(), before);
@@ -113,8 +140,8 @@ pub(super) mod tests {
     #[test]
     fn each_function_goes_back_to_what_it_replaced_itself() {
         let mut versions = Versions::new(vec![function("f", "1"), function("g", "1")]);
-        versions.put(function("f", "2"));
-        versions.put(function("g", "2"));
+        versions.put(function("f", "2"), Instant::now());
+        versions.put(function("g", "2"), Instant::now());
         assert!(versions.go_back("f", "2", false));
         assert_eq!(run(&versions), ["1", "2"]);
         // It does not run any more.
@@ -127,13 +154,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_was_replaced_is_kept_for_as_long_as_the_worker_knows_it() {
+        let mut versions = Versions::new(vec![function("f", "1"), function("g", "1")]);
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(versions.known_until(), None);
+        versions.put(function("f", "2"), now);
+        versions.put(function("g", "2"), now + second);
+        assert_eq!(versions.known_until(), Some(now + KNOWN));
+        assert!(!versions.forget(now + KNOWN - second));
+        assert!(versions.forget(now + KNOWN));
+        assert_eq!(versions.before().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["g"]);
+        assert!(versions.go_back("g", "2", true) && !versions.go_back("f", "2", true));
+    }
+
+    #[test]
     fn a_swap_that_is_undone_leaves_what_the_one_before_it_replaced() {
         for undone in [true, false] {
             let mut versions = Versions::new(vec![function("f", "1")]);
-            versions.put(function("f", "2"));
+            versions.put(function("f", "2"), Instant::now());
             let state = |versions: &Versions| versions.regions()["f"].file.as_raw_fd();
             let second = state(&versions);
-            versions.put(function("f", "3"));
+            versions.put(function("f", "3"), Instant::now());
             assert_ne!(state(&versions), second);
             assert!(versions.go_back("f", "3", undone));
             let Region { layout, file, .. } = versions.regions()["f"].clone();

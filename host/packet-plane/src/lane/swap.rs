@@ -4,19 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_chain::{Executor, Tick, board};
-use weir_sandbox::{Level, Record, Sandbox, State};
+use weir_sandbox::{FOLLOWING, Level, PROBATION, Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, records};
 use crate::context::{Context, Disown};
 use crate::counters::DropReason;
 use crate::observer::Observers;
 use crate::plan::{ChainPlan, FunctionPlan, PlaneError, Ready, Staged};
-
-/// How long after a swap a fault of the new version brings the old one back, in ns of the lane's clock.
-const PROBATION: u64 = 10_000_000_000;
-
-/// How long after that the version before is still known, in ns: another lane that went back in time may be long about it.
-const FOLLOWING: u64 = 120_000_000_000;
 
 /// What publishing a version cost.
 #[derive(Clone, Debug)]
