@@ -300,7 +300,7 @@ impl PlaneEngine {
             let lane = Lane::aside(site.clone(), plan, Some(ear), &beside);
             let mut lane = lane.map_err(refused)?;
             lane.restored_by(self.keeper.restorer(id, n));
-            lane.disposed_by(self.keeper.disposer(id, n));
+            lane.disposed_by(self.keeper.disposer());
             lanes.push(lane);
         }
         Ok(lanes)

@@ -2,8 +2,8 @@
 //! version by itself, the others follow. Has new instances made after a fault where that takes too long for the worker, and drops what
 //! lanes have no use for any more.
 //!
-//! Lanes tell it on their workers, which must not wait; so this has a thread of its own, and another for each lane whose instances are
-//! made: functions may take seconds to be configured.
+//! Lanes tell it on their workers, which must not wait; so this has a thread of its own, another that drops, and one for each lane whose
+//! instances are made: functions may take seconds to be configured, and a state region takes a tenth of one for each GiB to be unmapped.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -19,30 +19,34 @@ enum Told {
     Event(LaneEvent),
     /// Its chain has no instances.
     Out,
-    /// It does not need this any more.
-    Spent(Box<dyn Send>),
 }
 
 /// The lane: its chain, and its number there.
 type Teller = (ChainId, usize);
 
 /// Where lanes tell what happens.
-pub(super) struct Keeper(Sender<(Teller, Told)>);
+pub(super) struct Keeper {
+    told: Sender<(Teller, Told)>,
+    spent: Sender<Box<dyn Send>>,
+}
 
 impl Keeper {
-    /// Starts the thread. It ends when this and all lanes are gone.
-    pub(super) fn start(plane: &Arc<Plane>, sink: Arc<OnceLock<EventSink>>) -> io::Result<Self> {
+    /// Starts the threads. They end when this and all lanes are gone.
+    pub(super) fn start(plane: Weak<Plane>, sink: Arc<OnceLock<EventSink>>) -> io::Result<Self> {
         let (sender, told) = mpsc::channel();
-        let plane = Arc::downgrade(plane);
         thread::Builder::new()
             .name("weir-keeper".to_owned())
             .spawn(move || keep(&told, &plane, &sink))?;
-        Ok(Self(sender))
+        let (spent, receiver) = mpsc::channel();
+        thread::Builder::new()
+            .name("weir-disposer".to_owned())
+            .spawn(move || receiver.into_iter().for_each(drop))?;
+        Ok(Self { told: sender, spent })
     }
 
     /// What a lane is given to tell of events.
     pub(super) fn ear(&self, id: &ChainId, lane: usize) -> weir_packet_plane::EventSink {
-        let (sender, teller) = (self.0.clone(), (id.clone(), lane));
+        let (sender, teller) = (self.told.clone(), (id.clone(), lane));
         Arc::new(move |event| {
             // Without a keeper the host is about to end.
             drop(sender.send((teller.clone(), Told::Event(event.clone()))));
@@ -51,14 +55,15 @@ impl Keeper {
 
     /// What a lane is given to tell that its chain has no instances.
     pub(super) fn restorer(&self, id: &ChainId, lane: usize) -> Restorer {
-        let (sender, teller) = (self.0.clone(), (id.clone(), lane));
+        let (sender, teller) = (self.told.clone(), (id.clone(), lane));
         Arc::new(move || drop(sender.send((teller.clone(), Told::Out))))
     }
 
-    /// What a lane is given to have dropped here what it does not need any more.
-    pub(super) fn disposer(&self, id: &ChainId, lane: usize) -> Disposer {
-        let (sender, teller) = (self.0.clone(), (id.clone(), lane));
-        Arc::new(move |spent| drop(sender.send((teller.clone(), Told::Spent(spent)))))
+    /// What a lane is given to have dropped elsewhere what it does not need any more.
+    pub(super) fn disposer(&self) -> Disposer {
+        let spent = self.spent.clone();
+        // Without a thread the host is about to end.
+        Arc::new(move |what| drop(spent.send(what)))
     }
 }
 
@@ -68,10 +73,6 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
             Told::Event(event) => event,
             Told::Out => {
                 restore(plane, chain, lane);
-                continue;
-            }
-            Told::Spent(spent) => {
-                drop(spent);
                 continue;
             }
         };
@@ -160,7 +161,29 @@ fn translated(chain: ChainId, event: LaneEvent) -> EngineEvent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_is_long_to_be_dropped_holds_up_no_news() {
+        struct Large(Receiver<()>);
+        impl Drop for Large {
+            fn drop(&mut self) {
+                assert_eq!(self.0.recv_timeout(Duration::from_secs(60)), Ok(()));
+            }
+        }
+        let (heard, hears) = mpsc::channel();
+        let sink: EventSink = Box::new(move |event| heard.send(event).unwrap());
+        let keeper = Keeper::start(Weak::new(), Arc::new(OnceLock::from(sink))).unwrap();
+        let (go_on, goes_on) = mpsc::channel();
+        keeper.disposer()(Box::new(Large(goes_on)));
+        let id = ChainId::new(&"default".parse().unwrap(), &"c".parse().unwrap());
+        keeper.ear(&id, 0)(&LaneEvent::Note("it goes on".to_owned()));
+        let event = hears.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(matches!(event, EngineEvent::Note { chain, .. } if chain == id));
+        go_on.send(()).unwrap();
+    }
 
     #[test]
     fn it_is_done_here_when_there_is_no_thread() {

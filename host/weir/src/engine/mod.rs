@@ -75,7 +75,8 @@ impl PlaneEngine {
         let room_bytes = ports::room_bytes(config);
         let plane = Arc::new(Plane::new(sandbox, workers));
         let sink = Arc::default();
-        let keeper = Keeper::start(&plane, Arc::clone(&sink)).context("starting the keeper")?;
+        let keeper = Keeper::start(Arc::downgrade(&plane), Arc::clone(&sink))
+            .context("starting the keeper")?;
         Ok(Self {
             plane,
             keeper,
