@@ -349,7 +349,7 @@ fn a_moved_flow_goes_elsewhere_in_both_directions() {
 #[test]
 fn a_chain_that_is_alone_may_move_flows_to_the_kernel() {
     let mut rig = Rig::new();
-    rig.add("only", vec![obeys(PAYLOAD)], true);
+    rig.add("only", vec![FunctionPlan { writes: false, ..obeys(PAYLOAD) }], true);
     let mut frames = vec![datagram(1, &[Verdict::Move(0).encode()])];
     frames.extend((0..100).map(|_| datagram(1, &[NEXT])));
     // The rest of the burst was shown to it, and what came in behind that was not.
@@ -359,6 +359,35 @@ fn a_chain_that_is_alone_may_move_flows_to_the_kernel() {
     assert_eq!(given(&rig, 1), [33]);
     assert_eq!(drops(&rig.counts(1), DropReason::ToKernel), 1);
     assert_eq!(drops(&rig.counts(0), DropReason::ToKernel), 70);
+    rig.finish();
+}
+
+#[test]
+fn behind_a_translation_the_flow_that_came_in_is_moved() {
+    // Source port 7 instead of 1.
+    let translates = each(&format!(
+        "(if (i32.eq (i32.load16_u offset=34 (local.get $p)) (i32.const {one}))
+           (then (i32.store16 offset=34 (local.get $p) (i32.const {seven}))))",
+        one = 1_u16.swap_bytes(),
+        seven = 7_u16.swap_bytes()
+    ));
+    let mut rig = Rig::new();
+    rig.add(
+        "only",
+        vec![function("translates", wat_guest::admitted(&translates)), obeys(PAYLOAD)],
+        true,
+    );
+    let moved = datagram(1, &[Verdict::Move(0).encode()]);
+    // The first one only says that flows are moved here.
+    assert!(rig.forth(&[moved.clone()]).is_empty());
+    assert_eq!(rig.forth(&[datagram(7, &[NEXT])]).len(), 1);
+    assert_eq!(rig.back(&[answer(7, &[NEXT])]).len(), 1);
+    assert_eq!(rig.forth(&[datagram(1, &[NEXT])]).len(), 1);
+    assert!(rig.forth(&[moved]).is_empty());
+    assert!(rig.forth(&[datagram(1, &[NEXT])]).is_empty());
+    assert_eq!(rig.back(&[answer(7, &[NEXT])]).len(), 1);
+    assert_eq!(drops(&rig.counts(1), DropReason::ToKernel), 2);
+    assert_eq!(drops(&rig.counts(0), DropReason::ToKernel), 1);
     rig.finish();
 }
 

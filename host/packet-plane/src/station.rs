@@ -55,6 +55,13 @@ struct Member {
     instance: u64,
 }
 
+impl Member {
+    /// Whether functions of its chain may write to packets.
+    fn writes(&self) -> bool {
+        self.lane.plan().functions.iter().any(|function| function.writes)
+    }
+}
+
 impl Station {
     /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once packets have to be told apart.
     ///
@@ -432,7 +439,7 @@ impl Station {
         }
     }
 
-    /// The key of a flow of which a lane's function has moved this packet, if that holds for the flow.
+    /// The key of a flow of which a lane's function has moved this packet, if that holds for the flow, and it is known which that was.
     fn key(
         &self,
         index: usize,
@@ -445,7 +452,8 @@ impl Station {
             Some(flow) => Some(steering.key(flow)),
             // What one of two versions says holds for the packet, and a packet that a function made begins no flow here.
             None if splits || packet.metadata.flags & FLAG_MADE != 0 => None,
-            // It did not come straight from the port: as it is by now.
+            // It did not come straight from the port, and functions may have made another flow's of it: that is not the one that comes in.
+            None if self.members.iter().any(|member| member.writes()) => None,
             None => {
                 let frame = self.context().pool.bytes(packet.descriptor).unwrap_or_default();
                 Some(Key::read(frame, packet.metadata.port))
