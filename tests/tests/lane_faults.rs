@@ -206,6 +206,29 @@ fn endless_recursion_is_a_stack_fault() {
     rig.finish();
 }
 
+/// Languages that have a stack in linear memory have it at the bottom.
+#[test]
+fn a_stack_in_linear_memory_that_runs_below_0_is_named() {
+    let recurses = format!(
+        "(func $deeper (param $stack i32)
+           (i32.store (local.get $stack) (i32.const 1))
+           (call $deeper (i32.sub (local.get $stack) (i32.const 1024))))
+         {}",
+        each("(call $deeper (i32.const 32768))")
+    );
+    let large = each("(i32.store (i32.const -16) (i32.const 1))");
+    for (body, named) in [
+        (recurses, "stack: it recursed too deeply: its stack has grown below address 0: "),
+        (large, "trap: below address 0, by a pointer or because a variable is larger than "),
+    ] {
+        let mut rig = Rig::new(plan(vec![guest(&body)]));
+        push(&mut rig, 0, 1);
+        let events = rig.lane.status().lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, e)| e.contains(named)), "{events:?}");
+        rig.finish();
+    }
+}
+
 #[test]
 fn memory_beyond_the_limit_is_refused_and_named() {
     let body = each(
