@@ -216,7 +216,7 @@ impl MessageFunction for Balancer {
         exchange.state.upstream = chosen;
         exchange.state.mark = self.sticky.is_some() && kept.is_none();
         match exchange.route(self.upstreams[chosen].place) {
-            Ok(()) if exchange.state.mark || self.outliers.is_some() => Outcome::Continue,
+            Ok(()) if self.sticky.is_some() || self.outliers.is_some() => Outcome::Continue,
             Ok(()) => Outcome::Done,
             Err(refusal) => exchange.fail(&refusal),
         }
@@ -231,9 +231,14 @@ impl MessageFunction for Balancer {
         if !head.made() {
             exchange.state.status = head.status();
         }
-        let sticky = self.sticky.as_ref().filter(|_| mark && !head.made());
-        if let Some(sticky) = sticky {
-            let cookie = set_cookie(sticky, &self.upstreams[upstream].mark);
+        // A second attempt may have come to another one: what the client has to come back to is there.
+        let sender = match head.upstream() {
+            Some(place) => self.at(place),
+            None => Some(upstream),
+        };
+        let moved = |sender: &usize| (mark || *sender != upstream) && !head.made();
+        if let Some((sticky, sender)) = self.sticky.as_ref().zip(sender.filter(moved)) {
+            let cookie = set_cookie(sticky, &self.upstreams[sender].mark);
             if head.add("set-cookie", cookie.as_bytes()).is_err() {
                 warn!("no room for the cookie that keeps a client at its upstream");
             }
@@ -242,10 +247,9 @@ impl MessageFunction for Balancer {
     }
 
     fn ended(&mut self, exchange: &mut Exchange<'_, Chosen>, end: End) {
-        let Some(outliers) = &mut self.outliers else { return };
         // The gateway may have tried another one than was chosen.
-        let at = |place: usize| self.upstreams.iter().position(|upstream| upstream.place == place);
-        let Some(upstream) = end.upstream.and_then(at) else { return };
+        let Some(upstream) = end.upstream.and_then(|place| self.at(place)) else { return };
+        let Some(outliers) = &mut self.outliers else { return };
         let result = match (end.how, exchange.state.status) {
             (How::UpstreamFailed, _) => outlier::Result::Failure,
             (_, 500..) => outlier::Result::ServerError,
@@ -262,6 +266,11 @@ impl MessageFunction for Balancer {
 }
 
 impl Balancer {
+    /// The upstream that has this place in `Setup::ports`, if it takes part.
+    fn at(&self, place: usize) -> Option<usize> {
+        self.upstreams.iter().position(|upstream| upstream.place == place)
+    }
+
     /// The upstream that the client's cookie names, if that is well.
     fn kept(&mut self, head: &Head<'_>, now: u64) -> Option<usize> {
         let mark = head.cookie(&self.sticky.as_ref()?.cookie)?;

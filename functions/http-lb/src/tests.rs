@@ -164,6 +164,31 @@ fn a_cookie_brings_a_client_back_while_its_upstream_is_well() {
     assert!(send(&mut harness, &forged, 200).1.get_field("set-cookie").is_some());
 }
 
+#[test]
+fn the_cookie_names_who_answered() {
+    let upstreams = json!([{"name": "u0"}, {"name": "u1"}]);
+    let mut harness = balancer(3, json!({"sticky": {"cookie": "lb"}, "upstreams": upstreams}));
+    let mut cookie = |request: &Message, by| {
+        let exchange = harness.open();
+        harness.request_head(exchange, request);
+        let chosen = harness.upstream(exchange).unwrap();
+        let step = harness.response_head(exchange, &Message::response(200).sent_by(by));
+        let Step::Continue(response) = step else { panic!("{step:?}") };
+        harness.end(exchange, How::Delivered, Some(by));
+        let cookie = response.get_field("set-cookie").and_then(|all| all.split_once(';'));
+        (chosen, cookie.map(|(pair, _)| Message::get("/").field("cookie", pair)))
+    };
+    let (first, client) = cookie(&Message::get("/"), 1);
+    let client = client.unwrap();
+    assert_eq!((first, cookie(&client, 1)), (0, (1, None)));
+    let (second, moved) = cookie(&client, 0);
+    assert_eq!((second, cookie(&moved.unwrap(), 0)), (1, (0, None)));
+    // One that takes no part has no cookie.
+    assert_eq!(cookie(&client, 2), (1, None));
+    assert_eq!(cookie(&Message::get("/"), 2).1, None);
+    assert_eq!(harness.remembered(), 0);
+}
+
 const SECOND: u64 = 1_000_000_000;
 
 #[test]

@@ -35,6 +35,10 @@ pub type Pieces = SmallVec<[Bytes; 2]>;
 #[derive(Debug, Clone, Copy)]
 pub struct Made;
 
+/// Among the extensions of a response's head: the listener's upstream that sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct SentBy(pub usize);
+
 /// Bytes of a body that are told in one event, unless the chain says another number.
 const PIECE: usize = 65_536;
 

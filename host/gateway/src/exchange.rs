@@ -10,7 +10,9 @@ use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::chain::{Chain, Direction, Ended, Exchange, Interests, Legs, Made, Pieces, Step};
+use crate::chain::{
+    Chain, Direction, Ended, Exchange, Interests, Legs, Made, Pieces, SentBy, Step,
+};
 use crate::client::Client;
 use crate::fault::Fault;
 use crate::filter::Filtered;
@@ -315,6 +317,7 @@ async fn respond(
 ) -> Outcome {
     let Answered { response, link } = answered;
     let (mut parts, incoming) = response.into_parts();
+    parts.extensions.insert(SentBy(upstream.index));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return match (link, &asked.upgrade) {
             (Carrier::Link(link), Some(_)) => Box::pin(upgrade(site, finish, parts, link)).await,

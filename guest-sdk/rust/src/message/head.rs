@@ -120,6 +120,12 @@ impl<'a> Head<'a> {
         self.view.flags() & FLAG_MADE != 0
     }
 
+    /// The upstream that sent a response, which need not be the one that was chosen: a number of `Setup::ports`. None if that is not known.
+    #[must_use]
+    pub fn upstream(&self) -> Option<usize> {
+        self.view.upstream().map(|upstream| upstream as usize)
+    }
+
     /// The client's address.
     #[must_use]
     pub fn client(&self) -> IpAddr {

@@ -23,6 +23,8 @@ pub struct Message {
     pub version: u8,
     /// As in the head.
     pub flags: u8,
+    /// Of a response: the upstream that sent it.
+    pub upstream: Option<u32>,
     /// Names and values.
     pub fields: Vec<(String, Vec<u8>)>,
     /// The body.
@@ -43,6 +45,7 @@ impl Message {
             status: 0,
             version: 11,
             flags: 0,
+            upstream: None,
             fields: Vec::new(),
             body: Vec::new(),
             client: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40_000),
@@ -108,6 +111,13 @@ impl Message {
         self
     }
 
+    /// It is this upstream's response.
+    #[must_use]
+    pub fn sent_by(mut self, upstream: usize) -> Self {
+        self.upstream = Some(upstream as u32);
+        self
+    }
+
     /// It asks for an upgrade.
     #[must_use]
     pub fn upgrade(mut self) -> Self {
@@ -163,6 +173,7 @@ impl Message {
             (ip.octets(), address.port())
         };
         head.set_addresses(sixteen(self.client), sixteen(self.local));
+        head.set_upstream(self.upstream);
         head.set_body_length(Some(self.body.len() as u64));
         for (part, text) in [
             (Part::Method, self.method.as_bytes()),
@@ -215,6 +226,7 @@ impl Message {
             status: head.status(),
             version: head.version(),
             flags: head.flags() & !FLAG_NO_BODY,
+            upstream: head.upstream(),
             fields,
             body: Vec::new(),
             client: socket(head.client()),

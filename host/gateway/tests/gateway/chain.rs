@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Made,
-    Middleware, Origin, Passage, Pieces, Reply, Stage, Step, Upstreams,
+    Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, UpstreamConfig};
 
@@ -149,6 +149,9 @@ impl Passage for One {
         _body: Option<u64>,
     ) -> Reply<'a, Step> {
         parts.headers.insert("x-seen", "yes".parse().unwrap());
+        if let Some(SentBy(upstream)) = parts.extensions.get() {
+            parts.headers.insert("x-sent-by", upstream.to_string().parse().unwrap());
+        }
         if parts.extensions.get::<Made>().is_some() {
             parts.headers.insert("x-made", "yes".parse().unwrap());
         }
@@ -293,7 +296,8 @@ fn a_function_waits_calls_and_routes() {
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
     assert!(laboratory.talk(&get("/call")).contains("x-called: second\r\n"));
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(0)));
-    assert!(laboratory.talk(&get("/second")).ends_with("second"));
+    let second = laboratory.talk(&get("/second"));
+    assert!(second.contains("x-sent-by: 1\r\n") && second.ends_with("second"), "{second}");
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(1)));
 }
 

@@ -59,6 +59,9 @@ pub fn lay_out_response(
     if made || parts.extensions.get::<weir_exchange::Made>().is_some() {
         head.set_version(head.version(), head.flags() | FLAG_MADE);
     }
+    if let Some(weir_exchange::SentBy(upstream)) = parts.extensions.get().filter(|_| !made) {
+        head.set_upstream(u32::try_from(*upstream).ok());
+    }
     fill(head, &parts.headers)
 }
 

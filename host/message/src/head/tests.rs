@@ -221,6 +221,18 @@ fn what_the_gateway_made_is_no_upstreams() {
         lay_out_response(&mut room, &parts, &origin(), Some(12), false).unwrap();
         let head = Head::new(&mut room[..]).unwrap();
         assert_eq!(head.flags() & FLAG_MADE != 0, made);
+        assert_eq!(head.upstream(), None);
+    }
+}
+
+#[test]
+fn who_sent_a_response_is_in_its_head() {
+    let mut parts = Response::builder().body(()).unwrap().into_parts().0;
+    parts.extensions.insert(weir_exchange::SentBy(2));
+    for (made, upstream) in [(false, Some(2)), (true, None)] {
+        let mut room = vec![0; ROOM];
+        lay_out_response(&mut room, &parts, &origin(), None, made).unwrap();
+        assert_eq!(Head::new(&room[..]).unwrap().upstream(), upstream);
     }
 }
 

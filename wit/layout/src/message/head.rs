@@ -31,6 +31,7 @@ const STATUS: usize = 6;
 const VERSION: usize = 8;
 const FLAGS: usize = 9;
 const ROOM: usize = 10;
+const UPSTREAM: usize = 28;
 const CLIENT: usize = 32;
 const LOCAL: usize = 48;
 const CLIENT_PORT: usize = 64;
@@ -121,6 +122,13 @@ impl<B: AsRef<[u8]>> Head<B> {
     #[inline]
     pub fn flags(&self) -> u8 {
         self.0.as_ref()[FLAGS]
+    }
+
+    /// Number of the upstream that sent a response, if that is known.
+    #[must_use]
+    pub fn upstream(&self) -> Option<u32> {
+        let bytes = &self.0.as_ref()[UPSTREAM..UPSTREAM + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).checked_sub(1)
     }
 
     /// The client's address, IPv4 as `::ffff:a.b.c.d`, and port.
@@ -321,6 +329,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
         let bytes = self.0.as_mut();
         bytes[VERSION] = version;
         bytes[FLAGS] = flags;
+    }
+
+    /// Sets which upstream sent a response.
+    pub fn set_upstream(&mut self, upstream: Option<u32>) {
+        let number = upstream.and_then(|upstream| upstream.checked_add(1)).unwrap_or(0);
+        self.0.as_mut()[UPSTREAM..UPSTREAM + 4].copy_from_slice(&number.to_le_bytes());
     }
 
     /// Sets the client's address and port, and those it connected to.
