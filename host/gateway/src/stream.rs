@@ -24,7 +24,7 @@ use crate::timer::Deadline;
 /// Who gives an exchange up that is younger may not have wanted a response.
 pub(crate) const MATURE: Duration = Duration::from_secs(1);
 
-/// What a client's connection does, as its bytes and its exchanges tell it; for the timeouts of its task.
+/// What a connection does, as its bytes and its exchanges tell it; for the timeouts of a client's task.
 pub(crate) struct Pulse {
     /// When bytes came first since the last exchange ended.
     pub(crate) heard: Cell<Option<Instant>>,
@@ -42,10 +42,17 @@ pub(crate) struct Pulse {
     pub(crate) given_up: Cell<u64>,
     /// The client has sent all it will.
     pub(crate) ended: Cell<bool>,
+    /// Who waits for something to be read.
+    told: Option<Rc<Notify>>,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Rc<Self> {
+        Self::telling(None)
+    }
+
+    /// One that tells whoever waits for it when something is read.
+    pub(crate) fn telling(told: Option<Rc<Notify>>) -> Rc<Self> {
         Rc::new(Self {
             heard: Cell::new(None),
             active: Cell::new(0),
@@ -55,6 +62,7 @@ impl Pulse {
             stalled: Cell::new(false),
             given_up: Cell::new(0),
             ended: Cell::new(false),
+            told,
         })
     }
 
@@ -76,8 +84,6 @@ pub(crate) struct Stream {
     early: Bytes,
     traffic: Arc<Traffic>,
     pulse: Option<Rc<Pulse>>,
-    /// Told when something is read.
-    told: Option<Rc<Notify>>,
     /// For how long the peer may take nothing of what is sent.
     patience: Duration,
     stalled: Option<Instant>,
@@ -99,18 +105,12 @@ impl Stream {
 
     fn of(inner: Inner, traffic: Arc<Traffic>, patience: Duration) -> Self {
         let (early, deadline) = (Bytes::new(), Deadline::default());
-        Self { inner, early, traffic, pulse: None, told: None, patience, stalled: None, deadline }
+        Self { inner, early, traffic, pulse: None, patience, stalled: None, deadline }
     }
 
     /// Tells the pulse of what is read.
     pub(crate) fn with_pulse(mut self, pulse: Rc<Pulse>) -> Self {
         self.pulse = Some(pulse);
-        self
-    }
-
-    /// Tells whoever waits for it when something is read.
-    pub(crate) fn telling(mut self, told: Rc<Notify>) -> Self {
-        self.told = Some(told);
         self
     }
 
@@ -140,7 +140,7 @@ impl Stream {
 
     /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
     pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Self> {
-        let Self { inner, early, traffic, pulse, told, patience, stalled, deadline } = self;
+        let Self { inner, early, traffic, pulse, patience, stalled, deadline } = self;
         let inner = match inner {
             Inner::Plain(socket) if early.is_empty() => match Socket::into_tcp(socket) {
                 Ok(tcp) => return Ok((tcp, traffic)),
@@ -148,7 +148,7 @@ impl Stream {
             },
             inner => inner,
         };
-        Err(Self { inner, early, traffic, pulse, told, patience, stalled, deadline })
+        Err(Self { inner, early, traffic, pulse, patience, stalled, deadline })
     }
 
     /// Ready when the kernel has taken all that was written.
@@ -250,10 +250,10 @@ impl AsyncRead for Stream {
         if fresh {
             this.traffic.received.add(bytes as u64);
         }
-        if let Some(told) = &this.told {
-            told.notify_one();
-        }
         if let Some(pulse) = &this.pulse {
+            if let Some(told) = &pulse.told {
+                told.notify_one();
+            }
             if bytes > 0 {
                 if pulse.heard.get().is_none() {
                     pulse.heard.set(Some(Instant::now()));

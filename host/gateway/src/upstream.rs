@@ -29,7 +29,7 @@ use crate::place::Tried;
 use crate::request_body::Progress;
 use crate::rules;
 use crate::shared::{Connections, OpenStream};
-use crate::stream::Stream;
+use crate::stream::{Pulse, Stream};
 use crate::thread::LocalExecutor;
 use crate::timer::Deadline;
 
@@ -280,7 +280,7 @@ impl Upstream {
             }
             let (stream, open) = self.connect(None).await?;
             let heard = Rc::new(Notify::new());
-            let stream = TokioIo::new(stream.telling(Rc::clone(&heard)));
+            let stream = TokioIo::new(stream.with_pulse(Pulse::telling(Some(Rc::clone(&heard)))));
             let none = || Unanswered::Connect { slow: false };
             let handshake = self.http2_builder.handshake(stream).await;
             let (sender, connection) = handshake.map_err(|_| none())?;

@@ -453,7 +453,7 @@ impl Station {
             // What one of two versions says holds for the packet, and a packet that a function made begins no flow here.
             None if splits || packet.metadata.flags & FLAG_MADE != 0 => None,
             // It did not come straight from the port, and functions may have made another flow's of it: that is not the one that comes in.
-            None if self.members.iter().any(|member| member.writes()) => None,
+            None if self.members.iter().any(Member::writes) => None,
             None => {
                 let frame = self.context().pool.bytes(packet.descriptor).unwrap_or_default();
                 Some(Key::read(frame, packet.metadata.port))

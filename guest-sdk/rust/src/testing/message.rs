@@ -24,7 +24,7 @@ pub struct Message {
     /// As in the head.
     pub flags: u8,
     /// Of a response: the upstream that sent it.
-    pub upstream: Option<u32>,
+    pub upstream: Option<u16>,
     /// Names and values.
     pub fields: Vec<(String, Vec<u8>)>,
     /// The body.
@@ -114,7 +114,7 @@ impl Message {
     /// It is this upstream's response.
     #[must_use]
     pub fn sent_by(mut self, upstream: usize) -> Self {
-        self.upstream = Some(upstream as u32);
+        self.upstream = u16::try_from(upstream).ok();
         self
     }
 
@@ -173,7 +173,7 @@ impl Message {
             (ip.octets(), address.port())
         };
         head.set_addresses(sixteen(self.client), sixteen(self.local));
-        head.set_upstream(self.upstream);
+        head.set_upstream(self.upstream.map(u32::from));
         head.set_body_length(Some(self.body.len() as u64));
         for (part, text) in [
             (Part::Method, self.method.as_bytes()),
@@ -226,7 +226,7 @@ impl Message {
             status: head.status(),
             version: head.version(),
             flags: head.flags() & !FLAG_NO_BODY,
-            upstream: head.upstream(),
+            upstream: head.upstream().and_then(|upstream| u16::try_from(upstream).ok()),
             fields,
             body: Vec::new(),
             client: socket(head.client()),
