@@ -379,7 +379,7 @@ fn behind_a_translation_the_flow_that_came_in_is_moved() {
     );
     let moved = datagram(1, &[Verdict::Move(0).encode()]);
     // The first one only says that flows are moved here.
-    assert!(rig.forth(&[moved.clone()]).is_empty());
+    assert!(rig.forth(std::slice::from_ref(&moved)).is_empty());
     assert_eq!(rig.forth(&[datagram(7, &[NEXT])]).len(), 1);
     assert_eq!(rig.back(&[answer(7, &[NEXT])]).len(), 1);
     assert_eq!(rig.forth(&[datagram(1, &[NEXT])]).len(), 1);
