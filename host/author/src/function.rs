@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use weir_assembly::{AdmitError, manifest_of};
 use weir_sandbox::{Admitted, Sandbox};
-use weir_spec::{FunctionUse, Manifest, Name, ResolvedFunction};
+use weir_spec::{FunctionUse, Manifest, Name, ResolvedFunction, Table};
 
 /// A function as a host would admit it.
 pub(crate) struct Function {
@@ -44,7 +44,7 @@ impl Function {
     pub(crate) fn configured(&self, config: &Map<String, Value>) -> Result<ResolvedFunction> {
         let used = FunctionUse {
             function: Some(self.name.clone()),
-            config: config.clone(),
+            config: Table::from(config),
             ..FunctionUse::default()
         };
         Ok(used.resolve(&self.manifest, self.manifest.version.clone(), Arc::clone(&self.wasm))?)

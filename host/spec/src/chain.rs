@@ -10,13 +10,17 @@ use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
 use crate::text::counted;
 use crate::workers::WorkerCount;
-use crate::{Name, Period, Size};
+use crate::{Name, Period, Size, Table};
 
 /// Functions in a chain at most.
 const FUNCTIONS_MAX: usize = 64;
 
 /// Instances of a function of the world `wasi:http/proxy` at most, at a time and on a thread.
 const INSTANCES_MAX: u32 = 10_000;
+
+/// Bytes at most of what a chain's functions are configured with on all workers together, where that differs: `config` is in it as often as
+/// there are workers.
+const PER_WORKER_MAX: usize = 64 << 20;
 
 /// Which plane a chain belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,12 +151,20 @@ pub struct FunctionUse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
     /// Most instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::text::whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     pub instances: Option<u32>,
     /// Most requests that an instance serves, one after the other, for functions of the world `wasi:http/proxy`. What the instance keeps
     /// between them is the next one's to see.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::text::whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub requests_per_instance: Option<u32>,
     /// How long an instance that serves nobody is kept for the next request, for functions of that world.
@@ -171,21 +183,13 @@ pub struct FunctionUse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_shared: Option<bool>,
     /// Its configuration: any table, handed to it as JSON.
-    #[serde(
-        default,
-        deserialize_with = "crate::text::table",
-        skip_serializing_if = "serde_json::Map::is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
-    pub config: serde_json::Map<String, serde_json::Value>,
+    pub config: Table,
     /// What is different on each worker: one table for each, whose keys go before those of `config`.
-    #[serde(
-        default,
-        deserialize_with = "crate::text::tables",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
-    pub per_worker: Vec<serde_json::Map<String, serde_json::Value>>,
+    pub per_worker: Vec<Table>,
 }
 
 impl FunctionUse {
@@ -322,6 +326,59 @@ impl Chain {
         })
     }
 
+    /// Bytes of its functions' configurations, as they are kept.
+    #[must_use]
+    pub fn config_bytes(&self) -> u64 {
+        let bytes = |function: &FunctionUse| {
+            let tables = std::iter::once(&function.config).chain(&function.per_worker);
+            let targets = function.targets.iter().map(|chain| chain.as_str().len());
+            tables.map(|table| table.as_str().len()).chain(targets).sum::<usize>() as u64
+        };
+        self.functions.iter().map(bytes).sum()
+    }
+
+    /// Whether it can be on a host with so many workers. To be asked before configurations are put together, one for each worker.
+    ///
+    /// # Errors
+    /// When it wants more workers, has not one table for each, or too much in them.
+    pub fn check_workers(&self, all: usize) -> Result<(), Invalid> {
+        let workers = self.workers.of(all);
+        if workers > all {
+            let message = format!("the chain wants {workers} workers, and the host has {all}");
+            return Err(Invalid::at("workers", message).help(
+                "lower it, or raise `count` (or name more `cores`) in [workers] of the host's configuration",
+            ));
+        }
+        self.check_tables(workers)
+    }
+
+    /// Whether functions have a table for each of so many workers, or none; and not too much in all of them.
+    fn check_tables(&self, workers: usize) -> Result<(), Invalid> {
+        let mut bytes = 0;
+        for (index, function) in self.functions.iter().enumerate() {
+            let tables = function.per_worker.len();
+            let wrong = |message: String, help: String| {
+                Err(Invalid::at("per-worker", message).help(help).within_array("function", index))
+            };
+            if tables == 0 {
+                continue;
+            }
+            if tables != workers {
+                let message =
+                    format!("{} for {}", counted(tables, "table"), counted(workers, "worker"));
+                let help = "allowed: one for each of the chain's `workers`, or none";
+                return wrong(message, help.to_owned());
+            }
+            let own = function.per_worker.iter().map(|own| own.as_str().len());
+            bytes += function.config.as_str().len() * tables + own.sum::<usize>();
+            if bytes > PER_WORKER_MAX {
+                let message = format!("the configurations of all workers have {bytes} bytes");
+                return wrong(message, format!("allowed: {PER_WORKER_MAX} in a chain"));
+            }
+        }
+        Ok(())
+    }
+
     /// What only chains for packets have.
     fn check_message(&self) -> Result<(), Invalid> {
         let wrong = |key: &str| {
@@ -374,15 +431,7 @@ impl Check for Chain {
             }
         }
         if let WorkerCount::Number(workers) = self.workers {
-            let tables = self.functions.iter().map(|function| function.per_worker.len());
-            let wrong = |(_, n): &(usize, usize)| *n != 0 && *n != usize::from(workers.get());
-            if let Some((index, n)) = tables.enumerate().find(wrong) {
-                let workers = counted(workers.get(), "worker");
-                let message = format!("{} for {workers}", counted(n, "table"));
-                return Err(Invalid::at("per-worker", message)
-                    .help("allowed: one for each of the chain's `workers`, or none")
-                    .within_array("function", index));
-            }
+            self.check_tables(usize::from(workers.get()))?;
         }
         match self.plane {
             Some(Plane::Message) => return self.check_message(),
@@ -402,5 +451,45 @@ impl Check for Chain {
                 .help("set `symmetric = false`: a packet's direction cannot be told by its port"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables and configuration are compared with workers before the second is there as often as there are of the first.
+    #[test]
+    fn a_chain_has_no_more_tables_and_workers_than_the_host() {
+        let chain = |workers: serde_json::Value, tables: usize, bytes: usize| -> Chain {
+            let config = serde_json::json!({ "a": "x".repeat(bytes) });
+            let tables = vec![serde_json::json!({}); tables];
+            let function = serde_json::json!({"use": "f", "config": config, "per-worker": tables});
+            let chain =
+                serde_json::json!({"name": "c", "workers": workers, "function": [function]});
+            serde_json::from_value(chain).unwrap()
+        };
+        let check = |chain: Chain| {
+            chain.check_workers(4).map_err(|invalid| (invalid.key(), invalid.message))
+        };
+        let all = || serde_json::json!("all");
+        assert_eq!(check(chain(all(), 4, 10)), Ok(()));
+        assert_eq!(check(chain(all(), 0, 10)), Ok(()));
+        let at = || "function[0].per-worker".to_owned();
+        assert_eq!(check(chain(all(), 5, 10)), Err((at(), "5 tables for 4 workers".to_owned())));
+        let (key, message) = check(chain(all(), 4, PER_WORKER_MAX / 4)).unwrap_err();
+        assert_eq!(key, at());
+        assert!(message.ends_with(&format!("have {} bytes", PER_WORKER_MAX + 40)), "{message}");
+        assert_eq!(check(chain(5.into(), 5, 10)).unwrap_err().0, "workers");
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_as_others() {
+        let chain = |number: &str| {
+            let function = format!(r#"{{"use": "f", "instances": {number}}}"#);
+            serde_json::from_str::<Chain>(&format!(r#"{{"name": "c", "function": [{function}]}}"#))
+        };
+        assert_eq!(chain("64.0").unwrap().functions[0].instances, Some(64));
+        assert!(chain("64.5").is_err() && chain("-1").is_err());
     }
 }

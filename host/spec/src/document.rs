@@ -47,8 +47,10 @@ pub struct Problem {
     pub column: usize,
     /// The key, such as `function[0].version`; empty for the whole file.
     pub key: String,
-    /// The line's text.
+    /// The line's text, or of a long one what is around the place.
     source_line: String,
+    /// Characters of that before what is underlined.
+    indent: usize,
     /// Characters to underline.
     width: usize,
 }
@@ -61,7 +63,7 @@ impl fmt::Display for DocumentError {
         } else {
             let number = self.line.to_string();
             let gutter = " ".repeat(number.len());
-            let indent = " ".repeat(self.column - 1);
+            let indent = " ".repeat(self.indent);
             let carets = "^".repeat(self.width.max(1));
             write!(f, "\n{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
             write!(f, "\n{gutter} |\n{number} | {}", self.source_line)?;
@@ -145,16 +147,41 @@ fn place(file: &str, text: &str, span: Range<usize>, invalid: Invalid) -> Docume
     let end = text.floor_char_boundary(span.end.min(text.len()));
     let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
     let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
+    let column = text[line_start..start].chars().count();
+    let width = text[start..end.clamp(start, line_end)].trim_end().chars().count();
+    let (source_line, indent, width) =
+        excerpt(text[line_start..line_end].trim_end(), column, width);
     DocumentError(Box::new(Problem {
         file: file.to_owned(),
         line: text[..start].matches('\n').count() + 1,
-        column: text[line_start..start].chars().count() + 1,
+        column: column + 1,
         key: invalid.key(),
         message: invalid.message,
         help: invalid.help,
-        source_line: text[line_start..line_end].replace('\t', " ").trim_end().to_owned(),
-        width: text[start..end.clamp(start, line_end)].trim_end().chars().count(),
+        source_line,
+        indent,
+        width,
     }))
+}
+
+/// What is shown of a line of which so many characters behind a column are underlined, with how many stand before those, and how many
+/// they are.
+fn excerpt(line: &str, column: usize, width: usize) -> (String, usize, usize) {
+    /// Characters of a line that are shown.
+    const SHOWN: usize = 160;
+    /// Those before what is underlined, if not all are shown.
+    const BEFORE: usize = 40;
+    let shown = |text: &str| text.replace('\t', " ");
+    let length = line.chars().count();
+    if length <= SHOWN {
+        return (shown(line), column, width);
+    }
+    let left_out = column.saturating_sub(BEFORE);
+    let part: String = line.chars().skip(left_out).take(SHOWN).collect();
+    let begins = if left_out > 0 { "..." } else { "" };
+    let ends = if length > left_out + SHOWN { "..." } else { "" };
+    let before = column - left_out;
+    (format!("{begins}{}{ends}", shown(&part)), begins.len() + before, width.min(SHOWN - before))
 }
 
 /// The path of the innermost key or value that the span touches.
@@ -234,4 +261,34 @@ fn span_of(table: &Spanned<DeTable<'_>>, path: &[Segment], key: bool) -> Option<
     }
     let (place, name, value) = spans?;
     if key { name.filter(|_| place + 1 == path.len()) } else { Some(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Manifest;
+
+    #[test]
+    fn of_a_long_line_is_shown_what_is_around_the_place() {
+        let long = "x".repeat(100_000);
+        for text in [
+            format!("description = \"{long}\"\n"),
+            format!("layout = \"{long}\"\n"),
+            format!("description = \"\" # {long}\nlayout = [\"{long}\"]\n"),
+        ] {
+            let error = Document::<Manifest>::parse("function.toml", &text).unwrap_err();
+            let shown = error.to_string();
+            assert!(shown.len() < 1000, "{}", shown.len());
+            let lines: Vec<&str> = shown.lines().collect();
+            assert!(lines[3].ends_with("..."), "{shown}");
+            let caret = lines[4].find('^').unwrap();
+            assert_eq!(
+                lines[3].as_bytes()[caret],
+                text.lines().nth(error.line - 1).unwrap().as_bytes()[error.column - 1]
+            );
+        }
+        let error = Document::<Manifest>::parse("f", &format!("a = \"{long}\"; b")).unwrap_err();
+        let shown = error.to_string();
+        assert!(shown.contains(" | ...xxx") && shown.ends_with('^'), "{shown}");
+    }
 }

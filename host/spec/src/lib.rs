@@ -29,6 +29,7 @@ mod resolve;
 #[cfg(feature = "openapi")]
 mod schema;
 mod steering;
+mod table;
 mod tap;
 mod target;
 mod text;
@@ -61,6 +62,7 @@ pub use schema::{
 };
 pub use semver::Version;
 pub use steering::{SteerTo, Steering, SteeringRule};
+pub use table::Table;
 pub use tap::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket};
 pub use target::{NoTarget, Target};
 pub use text::counted;

@@ -94,6 +94,9 @@ impl Manifest {
     /// Name of the custom section in which a component carries its manifest.
     pub const SECTION: &'static str = "weir:manifest";
 
+    /// Bytes of a manifest that is pushed, at most: it is kept in memory, and while it is read it takes forty times as much.
+    pub const MAX: usize = 64 << 10;
+
     /// The text of the manifest that was appended to a module or component, if one was: the last custom section
     /// of that name at the top. What the SDK embeds into a component's module lies deeper, and is the
     /// sandbox's to find.

@@ -17,11 +17,19 @@ pub struct Quota {
     pub wasm: Size,
     /// Chains.
     pub chains: u32,
+    /// Bytes of what all chains configure their functions with, and of all manifests: they are kept in memory.
+    pub configuration: Size,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { functions: 4096, versions: 256, wasm: Size::mebibytes(8192), chains: 4096 }
+        Self {
+            functions: 4096,
+            versions: 256,
+            wasm: Size::mebibytes(8192),
+            chains: 4096,
+            configuration: Size::mebibytes(64),
+        }
     }
 }
 

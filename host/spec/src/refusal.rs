@@ -16,7 +16,7 @@ impl Chain {
         let Some(place) = self.functions.iter().position(|f| f.label() == function) else {
             return Invalid::whole(said(message));
         };
-        let config = Value::Object(self.functions[place].config.clone());
+        let config = Value::Object(self.functions[place].config.map());
         let (path, rest) = follow(&config, message);
         let (text, help) = explain(rest);
         let invalid = Invalid { path, message: said(&text), help };

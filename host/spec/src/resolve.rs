@@ -7,7 +7,7 @@ use semver::Version;
 use crate::chain::{Access, FunctionUse, OnFault};
 use crate::invalid::Invalid;
 use crate::manifest::{Manifest, State};
-use crate::{Name, Period, Size};
+use crate::{Name, Period, Size, Table};
 
 /// What holds when neither chain nor manifest say anything.
 pub mod defaults {
@@ -130,7 +130,7 @@ impl FunctionUse {
             layout: manifest.layout.clone().unwrap_or_default(),
             flow_verdicts: self.flow_verdicts.or(manifest.flow_verdicts).unwrap_or(false),
             targets: self.targets.clone(),
-            config: serde_json::Value::Object(self.config.clone()).to_string(),
+            config: self.config.as_str().to_owned(),
             per_worker: self.per_worker.iter().map(|own| self.config_with(own)).collect(),
             version,
             wasm,
@@ -139,9 +139,9 @@ impl FunctionUse {
     }
 
     /// The configuration, except where this says otherwise.
-    fn config_with(&self, own: &serde_json::Map<String, serde_json::Value>) -> String {
-        let mut config = self.config.clone();
-        config.extend(own.clone());
+    fn config_with(&self, own: &Table) -> String {
+        let mut config = self.config.map();
+        config.extend(own.map());
         serde_json::Value::Object(config).to_string()
     }
 }

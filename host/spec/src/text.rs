@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use semver::Version;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
 
 /// Implements `Deserialize` by `FromStr`, saying what was expected instead of another type.
 macro_rules! deserialize_text {
@@ -108,34 +107,4 @@ pub(crate) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
 pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let number = Whole::deserialize(from)?.0;
     u32::try_from(number).map_err(|_| serde::de::Error::custom(format!("{number} is too large")))
-}
-
-/// Key by which the toml crate passes dates through models that do not know them.
-const DATE: &str = "$__toml_private_datetime";
-
-/// A table of any kind. Dates of TOML become texts.
-pub(crate) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
-    let mut table = Map::deserialize(from)?;
-    table.values_mut().for_each(dates_to_text);
-    Ok(table)
-}
-
-/// Several of them.
-pub(crate) fn tables<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Vec<Map<String, Value>>, D::Error> {
-    let mut tables = Vec::<Map<_, _>>::deserialize(from)?;
-    tables.iter_mut().flat_map(Map::values_mut).for_each(dates_to_text);
-    Ok(tables)
-}
-
-fn dates_to_text(value: &mut Value) {
-    match value {
-        Value::Object(table) => match table.remove(DATE) {
-            Some(date) => *value = date,
-            None => table.values_mut().for_each(dates_to_text),
-        },
-        Value::Array(values) => values.iter_mut().for_each(dates_to_text),
-        _ => {}
-    }
 }

@@ -32,7 +32,7 @@ fn the_documented_chain_is_read() {
     assert_eq!(firewall.memory, Some(Size::mebibytes(16)));
     assert_eq!(firewall.deadline, Some(Period::milliseconds(1)));
     assert_eq!(firewall.state, Some(Size::mebibytes(4)));
-    assert_eq!(firewall.config["rules"][0]["dport"], "443");
+    assert_eq!(firewall.config.map()["rules"][0]["dport"], "443");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn dates_in_a_configuration_become_texts() {
     let text =
         "name = \"edge\"\n[[function]]\nuse = \"a\"\n[function.config]\nsince = [1979-05-27]\n";
     let chain = Document::<Chain>::parse("edge.toml", text).unwrap().value;
-    assert_eq!(chain.functions[0].config["since"][0], "1979-05-27");
+    assert_eq!(chain.functions[0].config.map()["since"][0], "1979-05-27");
 }
 
 #[test]

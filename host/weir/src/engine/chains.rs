@@ -9,7 +9,7 @@ use weir_packet_plane::{
     ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, Station, Upward, spread,
 };
 use weir_port::{Port, PortStatistics};
-use weir_spec::{Chain, Invalid, Name, ResolvedFunction};
+use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
@@ -80,13 +80,8 @@ impl PlaneEngine {
     /// What the chain is deployed with.
     fn shape(&self, chain: &Chain) -> Result<Shape, EngineError> {
         let all = self.plane.workers.len();
+        chain.check_workers(all).map_err(EngineError::At)?;
         let workers = chain.workers.of(all);
-        if workers > all {
-            let message = format!("the chain wants {workers} workers, and the host has {all}");
-            return Err(EngineError::At(Invalid::at("workers", message).help(
-                "lower it, or raise `count` (or name more `cores`) in [workers] of the host's configuration",
-            )));
-        }
         let (from, to) = (chain.from.clone(), chain.to.clone());
         Ok(Shape { from, to, symmetric: chain.symmetric, workers })
     }
@@ -388,14 +383,13 @@ impl PlaneEngine {
         let label = function.label.as_str();
         let mut plans = self.plane.plans(deployed)?;
         let mut place = 0;
-        let lanes = deployed.lanes.len();
         for (n, (plan, lane)) in plans.iter_mut().zip(&deployed.lanes).enumerate() {
             place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
                 EngineError::Conflict(format!("chain {} has no function {label}", plan.name))
             })?;
             let telemetry = &lane.telemetry;
             let telemetry = if shadow { telemetry.new_shadow(label) } else { telemetry.of(label) };
-            plan.functions[place] = self.function_plan(tenant, function, (n, lanes), telemetry)?;
+            plan.functions[place] = self.function_plan(tenant, function, n, telemetry)?;
         }
         Ok((plans, place))
     }
@@ -407,13 +401,12 @@ impl PlaneEngine {
         functions: &[ResolvedFunction],
         telemetries: &[&Telemetries],
     ) -> Result<Vec<ChainPlan>, EngineError> {
-        let lanes = telemetries.len();
         let plan = |(lane, telemetry): (usize, &&Telemetries)| {
             let functions = functions
                 .iter()
                 .map(|f| {
                     let telemetry = telemetry.of(f.label.as_str());
-                    self.function_plan(&id.tenant, f, (lane, lanes), telemetry)
+                    self.function_plan(&id.tenant, f, lane, telemetry)
                 })
                 .collect::<Result<_, _>>()?;
             Ok(weir_assembly::plan(id.name.as_str(), functions, Mode::Linked))

@@ -94,25 +94,18 @@ impl PlaneEngine {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A function's plan for one of so many lanes.
+    /// A function's plan for a lane.
     fn function_plan(
         &self,
         tenant: &Name,
         function: &ResolvedFunction,
-        (lane, lanes): (usize, usize),
+        lane: usize,
         telemetry: Arc<Telemetry>,
     ) -> Result<FunctionPlan, EngineError> {
         let admitted = self.admit(function)?;
         let mut plan = weir_assembly::function_plan(function, admitted, telemetry);
         let targets = function.targets.iter();
         plan.targets = targets.map(|chain| chains::lane_key(tenant, chain)).collect();
-        let tables = function.per_worker.len();
-        if tables != 0 && tables != lanes {
-            return Err(EngineError::Refused(format!(
-                "function {}: `per-worker` has {tables} tables, and the chain {lanes} workers: give one for each",
-                function.label
-            )));
-        }
         if let Some(own) = function.per_worker.get(lane) {
             plan.config.clone_from(own);
         }
