@@ -33,6 +33,14 @@ fn explained_error(error: EngineError) -> EngineError {
     }
 }
 
+/// Of what ran before not all does any more.
+fn lost(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Lost(_) => error,
+        error => EngineError::Lost(Box::new(error)),
+    }
+}
+
 /// See the module.
 pub(crate) struct Planes {
     pub(crate) packets: PlaneEngine,
@@ -68,23 +76,24 @@ impl Engine for Planes {
         let listeners = ready.as_ref().map(|_| self.messages.addresses_of(&id));
         let packets = Deployment { id: id.clone(), chain, functions };
         let is_new = !self.packets.has(&id);
-        let was_there = !is_new || self.messages.has(&id);
-        // Of what ran before not all does any more.
-        let lost = |error| if was_there { EngineError::Lost(Box::new(error)) } else { error };
         let mut published = Published::default();
         if !packets.functions.is_empty() {
+            if let Some(ready) = &ready {
+                Messages::check_unchanged(ready)?;
+            }
             published = explained(self.packets.deploy_chain(&packets, listeners.as_deref()))?;
         }
         match ready {
             Some(ready) => match self.messages.publish(&id, ready) {
                 Ok(other) => published = both(published, other),
-                Err(error) => {
-                    if is_new {
-                        // Nobody could go on where its packets go; the first error is what is told.
-                        drop(self.packets.undeploy(&id));
-                    }
-                    return Err(lost(error));
+                // Its packets pass what they passed before.
+                Err(error) if packets.functions.is_empty() => return Err(error),
+                Err(error) if is_new => {
+                    // Nobody could go on where its packets go; the first error is what is told.
+                    drop(self.packets.undeploy(&id));
+                    return Err(error);
                 }
+                Err(error) => return Err(lost(error)),
             },
             None => self.messages.undeploy(&id),
         }

@@ -1,7 +1,8 @@
 //! What the data plane has to tell, told to the control plane with lines of source in it.
 //!
 //! To read those takes as long as whoever made a component has it take. So each tenant's events wait for each other and for nobody else's, and
-//! not on the threads that tell them: those carry messages, or bring versions back.
+//! not on the threads that tell them: those carry messages, or bring versions back. What the control plane acts on, a version that went back,
+//! say, is never left out, and where much waits it is told without lines.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_control::engine::{EngineEvent, EventSink};
 use weir_spec::Name;
 
-/// Events of a tenant that may wait.
+/// Faults and notes of a tenant that may wait.
 const WAITING_MAX: usize = 1024;
+/// Events that may wait behind one that has its lines read.
+const WAITING_FOR_LINES: usize = 16;
 /// Tenants whose line tables are read at the same time: each takes a process. What comes on top is told without lines.
 const READERS_MAX: usize = 4;
 
@@ -42,7 +45,8 @@ impl Told {
         let tenant = tenant(&event).clone();
         let mut waiting = self.waiting();
         if let Some((events, lost)) = waiting.get_mut(&tenant) {
-            if events.len() < WAITING_MAX {
+            let says = matches!(event, EngineEvent::Fault { .. } | EngineEvent::Note { .. });
+            if !says || events.len() < WAITING_MAX {
                 events.push_back(event);
             } else {
                 *lost += 1;
@@ -67,6 +71,7 @@ impl Told {
             let mut all = self.waiting();
             let Some((events, lost)) = all.get_mut(tenant) else { return };
             let (event, lost) = (events.pop_front(), std::mem::take(lost));
+            let many = events.len() > WAITING_FOR_LINES;
             if event.is_none() {
                 all.remove(tenant);
             }
@@ -77,7 +82,7 @@ impl Told {
                 );
             }
             let Some(event) = event else { return };
-            (self.sink)(explain(event));
+            (self.sink)(if many { event } else { explain(event) });
         }
     }
 
@@ -142,6 +147,13 @@ mod tests {
     fn tenants_wait_for_their_own_events_only() {
         let (sink, events) = channel();
         let (begins, begun) = channel();
+        let chain = ChainId { tenant: "slow0".parse().unwrap(), name: "c".parse().unwrap() };
+        let went_back = EngineEvent::RolledBack {
+            chain,
+            function: "f".parse().unwrap(),
+            version: None,
+            message: "it trapped".into(),
+        };
         let (release, released) = channel::<()>();
         let released = Mutex::new(released);
         let told = Told::new(Arc::new(Box::new(move |event| sink.send(event).unwrap())), {
@@ -161,13 +173,26 @@ mod tests {
         for n in 0..=WAITING_MAX {
             told.tell(note("slow0", &n.to_string()));
         }
+        told.tell(went_back.clone());
         told.tell(note("other", "a"));
         assert_eq!(next(&events), "a", "without lines, but at once");
         drop(release);
-        let all: Vec<String> = (0..READERS_MAX + WAITING_MAX).map(|_| next(&events)).collect();
-        let numbers: Vec<&String> = all.iter().filter(|text| *text != "slow!").collect();
-        assert_eq!(numbers.len(), WAITING_MAX);
-        assert!(numbers.iter().enumerate().all(|(n, text)| **text == format!("{n}!")));
+        // What the store needs comes all the same, and no later than the others are told.
+        let all: Vec<EngineEvent> =
+            (0..READERS_MAX + WAITING_MAX + 1).map(|_| events.recv().unwrap()).collect();
+        let texts = |event: &EngineEvent| match event {
+            EngineEvent::Note { message, .. } if message != "slow!" => Some(message.clone()),
+            _ => None,
+        };
+        let numbers: Vec<String> = all.iter().filter_map(texts).collect();
+        let expected = (0..WAITING_MAX).map(|n| {
+            // That one, too, waits behind them.
+            let with_lines = n + WAITING_FOR_LINES >= WAITING_MAX;
+            format!("{n}{}", if with_lines { "!" } else { "" })
+        });
+        assert_eq!(numbers, expected.collect::<Vec<_>>());
+        let went_back_with_lines = |event: &&EngineEvent| matches!(event, EngineEvent::RolledBack { message, .. } if message == "it trapped!");
+        assert_eq!(all.iter().filter(went_back_with_lines).count(), 1);
         told.tell(note("other", "b"));
         assert_eq!(next(&events), "b!");
         assert!(events.try_recv().is_err(), "the one too many is lost");

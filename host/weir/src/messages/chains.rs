@@ -160,24 +160,42 @@ impl Messages {
         Ok((published, New { deployed, made }))
     }
 
+    /// Whether what runs is still what a chain was made ready to replace.
+    ///
+    /// # Errors
+    /// When a function has gone back to its version before since then.
+    pub(crate) fn check_unchanged(prepared: &Prepared) -> Result<(), EngineError> {
+        match &prepared.what {
+            What::Again { existing, ran, .. } if existing.running().functions != *ran => {
+                let message = "the chain has changed meanwhile: do it again";
+                Err(EngineError::Conflict(message.into()))
+            }
+            What::Again { .. } | What::New(_) => Ok(()),
+        }
+    }
+
     /// Puts a chain that is ready in force.
     ///
     /// # Errors
-    /// When the gateway's threads do not take it, or a function has gone back to its version before since the chain was made ready.
+    /// As [`Self::check_unchanged`], and when the gateway's threads do not take it: that is [`EngineError::Lost`] of a chain that ran, because
+    /// some may have taken it.
     pub(crate) fn publish(
         &self,
         id: &ChainId,
         prepared: Prepared,
     ) -> Result<Published, EngineError> {
+        // Its turn, if it is there already.
+        let existing = match &prepared.what {
+            What::Again { existing, .. } => Some(Arc::clone(existing)),
+            What::New(_) => None,
+        };
+        let _turn = existing.as_ref().map(|existing| existing.turn());
+        Self::check_unchanged(&prepared)?;
         let Prepared { mut published, what } = prepared;
         match what {
-            What::Again { existing, ran, functions } => {
-                let _turn = existing.turn();
-                if existing.running().functions != ran {
-                    let message = "the chain has changed meanwhile: do it again";
-                    return Err(EngineError::Conflict(message.into()));
-                }
-                published.pause = existing.change(|_| Change::Publish, |_| ())?;
+            What::Again { existing, functions, .. } => {
+                let pause = existing.change(|_| Change::Publish, |_| ());
+                published.pause = pause.map_err(|error| EngineError::Lost(Box::new(error)))?;
                 let mut running = existing.running();
                 running.functions = functions;
                 running.trial = None;

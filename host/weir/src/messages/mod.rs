@@ -146,11 +146,6 @@ impl Messages {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has a part of this chain.
-    pub(crate) fn has(&self, id: &ChainId) -> bool {
-        self.chains().contains_key(id)
-    }
-
     /// Whether a version is being tried in its part of a chain.
     pub(crate) fn has_trial(&self, id: &ChainId) -> bool {
         self.deployed(id).is_ok_and(|deployed| deployed.running().trial.is_some())
