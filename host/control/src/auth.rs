@@ -18,16 +18,25 @@ use crate::store::hex;
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
+    /// For logs: the name of its token, or that token's id.
+    name: Option<Name>,
     role: Role,
     /// The only tenant that it may know of; none for an administrator.
     tenant: Option<Name>,
+    /// Of its token; none by the Unix socket.
+    digest: Option<[u8; 32]>,
 }
 
 impl Caller {
-    /// May do everything.
+    /// Who came by the Unix socket: may do everything.
     #[must_use]
-    pub fn admin() -> Self {
-        Self { role: Role::Admin, tenant: None }
+    pub fn local() -> Self {
+        Self { name: None, role: Role::Admin, tenant: None, digest: None }
+    }
+
+    /// For logs.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_ref().map_or("socket", Name::as_str)
     }
 
     /// The tenant that it belongs to; none: it is an administrator.
@@ -106,7 +115,22 @@ impl Tokens {
     /// Who holds this token.
     #[must_use]
     pub fn caller(&self, token: &str, state: &State) -> Option<Caller> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        self.holder(Sha256::digest(token).into(), state)
+    }
+
+    /// Whether this caller is still who it was when it came.
+    pub(crate) fn know(&self, caller: &Caller, state: &State) -> bool {
+        caller.digest.is_none_or(|digest| self.holder(digest, state).as_ref() == Some(caller))
+    }
+
+    /// Those of this tenant, by their names.
+    pub(crate) fn of_tenant(&self, tenant: &Name) -> Vec<Name> {
+        let tokens = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let own = tokens.iter().filter(|(_, caller)| caller.tenant.as_ref() == Some(tenant));
+        own.filter_map(|(_, caller)| caller.name.clone()).collect()
+    }
+
+    fn holder(&self, digest: [u8; 32], state: &State) -> Option<Caller> {
         let text = hex(&digest);
         let mut found = None;
         for (known, caller) in &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
@@ -114,9 +138,10 @@ impl Tokens {
                 found = Some(caller.clone());
             }
         }
-        for record in state.tokens.values() {
+        for (id, record) in &state.tokens {
             if bool::from(record.digest.as_bytes().ct_eq(text.as_bytes())) {
-                found = Some(Caller { role: record.role, tenant: Some(record.tenant.clone()) });
+                let (name, tenant) = (Some(id.clone()), Some(record.tenant.clone()));
+                found = Some(Caller { name, role: record.role, tenant, digest: Some(digest) });
             }
         }
         found
@@ -142,8 +167,9 @@ fn read(tokens: &[Token]) -> Result<Vec<([u8; 32], Caller)>, ControlError> {
                 .within("api")
                 .into());
         }
-        let caller = Caller { role: token.role, tenant: token.tenant.clone() };
-        Ok((Sha256::digest(text).into(), caller))
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        let (name, tenant) = (Some(token.name.clone()), token.tenant.clone());
+        Ok((digest, Caller { name, role: token.role, tenant, digest: Some(digest) }))
     };
     tokens.iter().enumerate().map(read).collect()
 }

@@ -1,5 +1,6 @@
 //! Chains: applying, removing, and bringing back at the start.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,7 @@ use weir_spec::{
     TapRequest, TraceRequest, VersionSchema, World,
 };
 
+use crate::condition::{Condition, tag};
 use crate::control::Control;
 use crate::engine::{Deployment, EngineError, Published, Tap, TrialKind};
 use crate::error::ControlError;
@@ -62,6 +64,9 @@ pub struct Applied {
     pub compile_ms: f64,
     /// False when it replaced one of the same name.
     pub new: bool,
+    /// Of what is kept of it now; see [`Condition`].
+    #[serde(skip)]
+    pub tag: String,
 }
 
 impl Control {
@@ -98,6 +103,16 @@ impl Control {
         Ok(self.view(&state, id, record))
     }
 
+    /// The same with the tag of what is kept of it; see [`Condition`].
+    ///
+    /// # Errors
+    /// As [`Self::chain`].
+    pub fn tagged_chain(&self, id: &ChainId) -> Result<(ChainView, String), ControlError> {
+        let state = self.store.state();
+        let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
+        Ok((self.view(&state, id, record), tag(&**record)))
+    }
+
     /// Follows packets through a chain. Whoever changes it meanwhile does not wait.
     ///
     /// # Errors
@@ -123,11 +138,16 @@ impl Control {
         state.chains.get(id).map(drop).ok_or_else(|| no_chain(&state, id))
     }
 
-    /// Deploys a chain, or changes the one of the same name to this.
+    /// Deploys a chain, or changes the one of the same name to this, if that is what the condition says.
     ///
     /// # Errors
     /// When it is wrong, names functions or ports that are not there, or the data plane refuses it.
-    pub fn apply(&self, tenant: &Name, mut chain: Chain) -> Result<Applied, ControlError> {
+    pub fn apply(
+        &self,
+        tenant: &Name,
+        mut chain: Chain,
+        condition: &Condition,
+    ) -> Result<Applied, ControlError> {
         if let Some(of) = chain.tenant.as_ref().filter(|of| *of != tenant) {
             return Err(ControlError::Conflict(format!(
                 "the chain says that it is tenant {of}'s, and is applied for tenant {tenant}: leave `tenant` out, or apply it for that tenant"
@@ -151,6 +171,7 @@ impl Control {
             ControlError::At { error: Box::new(error), invalid }
         })?;
         let state = self.store.state();
+        condition.check(&format!("chain {}", id.name), state.chains.get(&id).map(|r| &**r))?;
         let versions = choose_versions(&state, tenant, &chain)?;
         chain.settle(&of_messages(&state, tenant, &chain, &versions))?;
         self.check_ports(&state, &id, &chain)?;
@@ -158,10 +179,10 @@ impl Control {
         self.check_way_up(&id, &chain)?;
         steering::check_still_possible(&state, &id, Some(&chain))?;
         let before = state.chains.get(&id);
-        match before {
-            Some(record) => self.check_no_trial(&state, &id, record)?,
-            None => quota::check_chain(&self.quota(), &state, tenant)?,
+        for chain in before.map(|record| &record.chain).into_iter().chain([&chain]) {
+            self.check_no_trial(&state, tenant, chain)?;
         }
+        quota::check_chain(&self.quota(), &state, &id, &chain)?;
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
         self.store.has_room()?;
         let deployed = self.engine.deploy(deployment).map_err(|error| match error {
@@ -182,6 +203,7 @@ impl Control {
             chain,
             applied: time::milliseconds(),
         };
+        let tag = tag(&record);
         let stored = self.store.change(|state| {
             state.chains.insert(id.clone(), Arc::new(record));
             Ok::<_, ControlError>(())
@@ -200,6 +222,7 @@ impl Control {
             pause_us: pause.as_secs_f64() * 1e6,
             compile_ms: compiled_in.as_secs_f64() * 1e3,
             new,
+            tag,
         })
     }
 
@@ -212,7 +235,7 @@ impl Control {
         let _turn = turn.take();
         let state = self.store.state();
         let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
-        self.check_no_trial(&state, id, record)?;
+        self.check_no_trial(&state, &id.tenant, &record.chain)?;
         steering::check_still_possible(&state, id, None)?;
         self.store.can_shrink()?;
         self.engine.undeploy(id).inspect_err(|error| {
@@ -444,20 +467,22 @@ impl Control {
         Ok(())
     }
 
+    /// Whether no version is being tried of a function that a chain has, or is to have: a trial is one of all chains that have the function,
+    /// from its begin to its end.
     fn check_no_trial(
         &self,
         state: &State,
-        id: &ChainId,
-        record: &ChainRecord,
+        tenant: &Name,
+        chain: &Chain,
     ) -> Result<(), ControlError> {
-        for function in record.chain.functions.iter().filter_map(|f| f.function.as_ref()) {
-            let function = FunctionId::new(&id.tenant, function);
+        for function in chain.functions.iter().filter_map(|f| f.function.as_ref()) {
+            let function = FunctionId::new(tenant, function);
             if let Some(trial) = state.functions.get(&function).and_then(|f| f.trial.as_ref()) {
                 return Err(ControlError::Conflict(format!(
-                    "version {} of function {} is being tried in chain {}: end that first (`weir function swap {} --to {}` or `rollback {}`)",
+                    "version {} of function {} is being tried, which chain {} has: end that first (`weir function swap {} --to {}` or `rollback {}`)",
                     trial.version,
                     function.name,
-                    id.name,
+                    chain.name,
                     function.name,
                     trial.version,
                     function.name
@@ -474,9 +499,13 @@ impl Control {
         chain: &Chain,
         versions: &[Version],
     ) -> Result<Deployment, ControlError> {
+        chain.check_workers(self.workers).map_err(EngineError::At)?;
+        // A function that the chain has several times is read once.
+        let mut read = BTreeMap::new();
         let functions = chain.functions.iter().zip(versions).enumerate();
         let functions = functions.map(|(index, (function, version))| {
-            self.resolve_use(state, id, function, version).map_err(|error| match error {
+            let used = self.resolve_use(state, id, function, version, &mut read);
+            used.map_err(|error| match error {
                 ControlError::Invalid(invalid) => invalid.within_array("function", index).into(),
                 error => error,
             })
@@ -496,15 +525,18 @@ impl Control {
         index: usize,
         version: &Version,
     ) -> Result<ResolvedFunction, ControlError> {
-        self.resolve_use(state, chain, &state.chains[chain].chain.functions[index], version)
+        let function = &state.chains[chain].chain.functions[index];
+        self.resolve_use(state, chain, function, version, &mut BTreeMap::new())
     }
 
-    fn resolve_use(
+    /// `read`: Wasm that was read already, by its digest.
+    fn resolve_use<'s>(
         &self,
-        state: &State,
+        state: &'s State,
         chain: &ChainId,
         function: &FunctionUse,
         version: &Version,
+        read: &mut BTreeMap<&'s str, Arc<[u8]>>,
     ) -> Result<ResolvedFunction, ControlError> {
         let name = function
             .function
@@ -517,7 +549,10 @@ impl Control {
             ))
         })?;
         let manifest = manifest_of(&record.report)?;
-        let wasm = self.store.wasm(&record.digest)?;
+        let wasm = match read.entry(&record.digest) {
+            Entry::Occupied(there) => Arc::clone(there.get()),
+            Entry::Vacant(place) => Arc::clone(place.insert(self.store.wasm(&record.digest)?)),
+        };
         Ok(function.resolve(&manifest, Some(version.clone()), wasm)?)
     }
 }

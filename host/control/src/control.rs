@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 use weir_spec::{HostConfig, Listener, Name, Port, Quota};
 
@@ -30,9 +31,13 @@ pub struct Control {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) events: Events,
     pub(crate) tokens: Tokens,
+    /// Tells streams that tokens have gone or changed.
+    pub(crate) tokens_changed: watch::Sender<()>,
     /// What may be changed while running.
     pub(crate) watch_for: RwLock<Duration>,
     quota: RwLock<Quota>,
+    /// Workers that the host has.
+    pub(crate) workers: usize,
     pub(crate) ports: Vec<Port>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
     /// Swaps whose new version is watched.
@@ -89,8 +94,10 @@ impl Control {
             engine,
             events: Events::default(),
             tokens: Tokens::new(&config.api.tokens)?,
+            tokens_changed: watch::Sender::default(),
             watch_for: RwLock::new(config.rollout.watch.get()),
             quota: RwLock::new(config.quota.clone()),
+            workers: config.workers.number(),
             ports: config.ports.clone(),
             listeners: RwLock::new(config.listeners.clone()),
             watches: Mutex::default(),
@@ -123,25 +130,18 @@ impl Control {
         Ok(control)
     }
 
-    /// Takes over what may be changed while running. `waiting`: what may not, and differs. Answers with that, and what else does not hold
-    /// yet.
+    /// Takes over what may be changed while running and needs nobody's consent: tokens, quotas, how long a version is watched. A token that is
+    /// taken away is worthless from now on, whatever becomes of the rest.
     ///
     /// # Errors
-    /// When a token's file cannot be read, the store cannot take new tenants, a listener cannot be had, or the host stops; then nothing
-    /// else has changed.
-    pub fn reload(
-        &self,
-        config: &HostConfig,
-        mut waiting: Vec<String>,
-    ) -> Result<Vec<String>, ControlError> {
-        let tokens = Tokens::new(&config.api.tokens)?;
-        self.know_tenants(config)?;
-        waiting.extend(self.reload_listeners(config)?);
-        self.tokens.replace(tokens);
+    /// When a token's file cannot be read; then nothing has changed. When the store cannot take new tenants; then that is missing.
+    pub fn reload(&self, config: &HostConfig) -> Result<(), ControlError> {
+        self.tokens.replace(Tokens::new(&config.api.tokens)?);
+        self.tokens_changed.send_replace(());
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
-        Ok(waiting)
+        self.know_tenants(config)
     }
 
     /// Tells what came of reading the configuration again: what does not hold yet, or why it was not taken.
@@ -162,8 +162,12 @@ impl Control {
         self.events.emit(kind, None, "host", message);
     }
 
-    /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes.
-    fn reload_listeners(&self, config: &HostConfig) -> Result<Vec<String>, ControlError> {
+    /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes. Answers with what
+    /// does not hold yet.
+    ///
+    /// # Errors
+    /// When a listener cannot be had, or the host stops; then listeners are as they were.
+    pub fn reload_listeners(&self, config: &HostConfig) -> Result<Vec<String>, ControlError> {
         let before = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
         let of = |one: &[Listener], other: &[Listener]| {
             let differ = one.iter().filter(|listener| !other.contains(listener));
@@ -219,6 +223,11 @@ impl Control {
     #[must_use]
     pub fn caller(&self, token: &str) -> Option<Caller> {
         self.tokens.caller(token, &self.store.state())
+    }
+
+    /// Whether this caller may still do what it might when it came: its token is there, and is what it was.
+    pub(crate) fn knows(&self, caller: &Caller) -> bool {
+        self.tokens.know(caller, &self.store.state())
     }
 
     /// What happened.

@@ -41,6 +41,9 @@ pub enum ControlError {
     /// The caller may not do that.
     #[error("{0}")]
     Forbidden(String),
+    /// It is not what the caller believed it to be.
+    #[error("{0}")]
+    Precondition(String),
     /// The host ends its chains, and takes no changes any more.
     #[error("the host stops, and takes no changes any more: ask again when it has started")]
     Stopping,

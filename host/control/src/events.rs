@@ -14,7 +14,7 @@ const KEPT: usize = 1024;
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Grows by one from event to event, from 1 at each start of the host.
+    /// Grows by one from event to event, from the milliseconds since 1970 at the host's start: larger than those before it.
     pub id: u64,
     /// When, RFC 3339.
     #[schema(format = DateTime)]
@@ -69,6 +69,16 @@ pub enum EventKind {
     ReloadRefused,
     /// The host stops.
     Draining,
+    /// A tenant was added.
+    TenantAdded,
+    /// A tenant was removed.
+    TenantRemoved,
+    /// A token was made for a tenant.
+    TokenMade,
+    /// A tenant's token was removed.
+    TokenRemoved,
+    /// Events before this one are not kept any more, of which whoever asks has not seen the last ones.
+    Lost,
     /// Anything else.
     Note,
 }
@@ -96,29 +106,72 @@ impl EventKind {
             Self::Reloaded => "reloaded",
             Self::ReloadRefused => "reload-refused",
             Self::Draining => "draining",
+            Self::TenantAdded => "tenant-added",
+            Self::TenantRemoved => "tenant-removed",
+            Self::TokenMade => "token-made",
+            Self::TokenRemoved => "token-removed",
+            Self::Lost => "lost",
             Self::Note => "note",
         }
     }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
     kept: Mutex<Kept>,
     /// The number of the last one.
     last: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
+    /// The number before the first one.
+    begin: u64,
     last: u64,
-    /// By whose things they are about, oldest first.
-    events: BTreeMap<Option<Name>, VecDeque<Event>>,
+    /// By whose things they are about.
+    events: BTreeMap<Option<Name>, Ring>,
     /// Those of tenants that are gone, the last to go behind the others. No more than of one that is there.
-    gone: VecDeque<Event>,
+    gone: Ring,
+}
+
+/// Events that are kept, oldest first.
+#[derive(Debug, Default)]
+struct Ring {
+    events: VecDeque<Event>,
+    /// The number of the last one that is not kept any more.
+    dropped: u64,
+}
+
+impl Ring {
+    fn extend(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.events.push_back(event);
+            if self.events.len() > KEPT
+                && let Some(oldest) = self.events.pop_front()
+            {
+                self.dropped = self.dropped.max(oldest.id);
+            }
+        }
+    }
+}
+
+/// Whoever saw some before a restart knows a smaller number than any since.
+impl Default for Events {
+    fn default() -> Self {
+        Self::since(crate::time::milliseconds())
+    }
 }
 
 impl Events {
+    /// With numbers behind this one.
+    #[must_use]
+    pub fn since(begin: u64) -> Self {
+        let (events, gone) = (BTreeMap::new(), Ring::default());
+        let kept = Mutex::new(Kept { begin, last: begin, events, gone });
+        Self { kept, last: watch::Sender::new(begin) }
+    }
+
     /// Notes an event.
     pub fn emit(
         &self,
@@ -148,36 +201,50 @@ impl Events {
             message,
         };
         let last = kept.last;
-        let events = kept.events.entry(event.tenant.clone()).or_default();
-        if events.len() == KEPT {
-            events.pop_front();
-        }
-        events.push_back(event);
+        kept.events.entry(event.tenant.clone()).or_default().extend([event]);
         self.last.send_replace(last);
     }
 
     /// A tenant is gone: who sees all events still sees its last ones, and whoever has its name next sees none of them.
     pub(crate) fn forget(&self, tenant: &Name) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = kept.events.remove(&Some(tenant.clone())).unwrap_or_default();
-        kept.gone.extend(gone);
-        let too_many = kept.gone.len().saturating_sub(KEPT);
-        kept.gone.drain(..too_many);
+        let Ring { events, dropped } =
+            kept.events.remove(&Some(tenant.clone())).unwrap_or_default();
+        kept.gone.dropped = kept.gone.dropped.max(dropped);
+        kept.gone.extend(events);
     }
 
-    /// The events kept after this number: all, or those of one tenant. A number that none has yet is from before a restart, since when
-    /// they begin at 1 again: then all that are kept come after it.
+    /// The events kept after this number: all, or those of one tenant. Whoever has seen some since the start and has missed others is told so
+    /// by an event of its own. A number that none has yet is of a start when the clock was ahead: then all that are kept come after it.
     #[must_use]
     pub fn after(&self, tenant: Option<&Name>, id: u64) -> Vec<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let id = if id > kept.last { 0 } else { id };
         let mine = kept.events.iter().filter(|(of, _)| tenant.is_none() || of.as_ref() == tenant);
-        let new = mine.flat_map(|(_, events)| {
-            events.range(events.partition_point(|event| event.id <= id)..).cloned()
-        });
-        let gone = kept.gone.iter().filter(|event| tenant.is_none() && event.id > id).cloned();
-        let mut new: Vec<Event> = new.chain(gone).collect();
-        new.sort_unstable_by_key(|event| event.id);
+        let (mut new, mut dropped) = (Vec::new(), 0);
+        for (_, Ring { events, dropped: of }) in mine {
+            dropped = dropped.max(*of);
+            let first = events.partition_point(|event| event.id <= id);
+            new.extend(events.range(first..).cloned());
+        }
+        if tenant.is_none() {
+            dropped = dropped.max(kept.gone.dropped);
+            new.extend(kept.gone.events.iter().filter(|event| event.id > id).cloned());
+        }
+        if id > kept.begin && dropped > id {
+            new.push(Event {
+                id: dropped,
+                time: crate::time::now(),
+                kind: EventKind::Lost,
+                tenant: tenant.cloned(),
+                subject: "events".to_owned(),
+                message: format!(
+                    "not all events from number {} to {dropped} are kept any more: it is the last {KEPT} of each tenant and of the host",
+                    id + 1
+                ),
+            });
+        }
+        new.sort_by_key(|event| event.id);
         new
     }
 
@@ -193,7 +260,7 @@ mod tests {
 
     #[test]
     fn events_of_tenants_that_are_gone_are_for_administrators_and_not_for_the_next_of_that_name() {
-        let events = Events::default();
+        let events = Events::since(0);
         let tenant = |number: usize| -> Name { format!("t{number}").parse().unwrap() };
         for number in 0..4 {
             for _ in 0..KEPT / 2 {

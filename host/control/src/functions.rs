@@ -202,6 +202,12 @@ impl Control {
         if let Some(text) = Manifest::appended(wasm) {
             report.manifest = Some(text.to_owned());
         }
+        if let Some(bytes) = report.manifest.as_ref().map(String::len)
+            && bytes > Manifest::MAX
+        {
+            let reason = format!("its manifest has {bytes} bytes; allowed are {}", Manifest::MAX);
+            return Err(ControlError::Upload { reasons: vec![reason] });
+        }
         let manifest = manifest_of(&report)?;
         let mut reasons = Vec::new();
         if manifest.state == Keeps::Save && !report.saves {
@@ -230,7 +236,7 @@ impl Control {
         self.tenant_exists(&id.tenant)?;
         let quota = self.quota();
         let pushed = self.store.add_wasm(wasm, |state, digest| {
-            let allowed = quota::check_version(&quota, state, id, wasm.len() as u64);
+            let allowed = quota::check_version(&quota, state, id, wasm.len() as u64, &report);
             let slot = state.functions.entry(id.clone()).or_default();
             let known = |v: &Version| slot.versions.get(v).map(|record| record.digest == digest);
             let version = match wanted {

@@ -13,6 +13,7 @@
 pub mod api;
 pub mod auth;
 mod chains;
+mod condition;
 mod control;
 pub mod engine;
 mod error;
@@ -27,6 +28,7 @@ mod tenants;
 pub mod time;
 
 pub use chains::{Applied, ChainView, RunningFunction};
+pub use condition::Condition;
 pub use control::{Control, Status};
 pub use error::ControlError;
 pub use events::{Event, EventKind, Events};

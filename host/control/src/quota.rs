@@ -1,9 +1,9 @@
 //! Whether a tenant may keep one thing more.
 
-use weir_spec::{Name, Quota};
+use weir_spec::{Chain, CheckReport, Name, Quota};
 
 use crate::error::ControlError;
-use crate::store::{FunctionId, State};
+use crate::store::{ChainId, FunctionId, State};
 
 /// Whether a tenant may keep another version, of so many bytes.
 ///
@@ -14,6 +14,7 @@ pub(crate) fn check_version(
     state: &State,
     id: &FunctionId,
     bytes: u64,
+    report: &CheckReport,
 ) -> Result<(), ControlError> {
     let tenant = &id.tenant;
     let own = || state.functions.iter().filter(|(other, _)| other.tenant == *tenant);
@@ -41,21 +42,56 @@ pub(crate) fn check_version(
             )
         });
     }
-    Ok(())
+    check_configuration(quota, state, tenant, manifest_bytes(report))
 }
 
-/// Whether a tenant may keep another chain.
+/// Whether a tenant may keep this chain, instead of the one of its name if there is one.
 ///
 /// # Errors
 /// As [`check_version`].
-pub(crate) fn check_chain(quota: &Quota, state: &State, tenant: &Name) -> Result<(), ControlError> {
+pub(crate) fn check_chain(
+    quota: &Quota,
+    state: &State,
+    id: &ChainId,
+    chain: &Chain,
+) -> Result<(), ControlError> {
+    let tenant = &id.tenant;
+    let before = state.chains.get(id);
     let chains = state.chains.keys().filter(|id| id.tenant == *tenant).count();
-    if chains < quota.chains as usize {
+    if before.is_none() && chains >= quota.chains as usize {
+        return used_up(tenant, "chains", quota.chains, |most| {
+            format!("it has {most} chains: remove one (`weir chain remove`)")
+        });
+    }
+    let before = before.map_or(0, |record| record.chain.config_bytes());
+    check_configuration(quota, state, tenant, chain.config_bytes().saturating_sub(before))
+}
+
+/// Whether what is kept in memory of a tenant's may grow by so many bytes.
+fn check_configuration(
+    quota: &Quota,
+    state: &State,
+    tenant: &Name,
+    more: u64,
+) -> Result<(), ControlError> {
+    let chains = state.chains.iter().filter(|(id, _)| id.tenant == *tenant);
+    let chains = chains.map(|(_, record)| record.chain.config_bytes());
+    let functions = state.functions.iter().filter(|(id, _)| id.tenant == *tenant);
+    let versions = functions.flat_map(|(_, function)| function.versions.values());
+    let manifests = versions.map(|version| manifest_bytes(&version.report));
+    let kept: u64 = chains.chain(manifests).sum();
+    if more == 0 || kept.saturating_add(more) <= quota.configuration.get() {
         return Ok(());
     }
-    used_up(tenant, "chains", quota.chains, |most| {
-        format!("it has {most} chains: remove one (`weir chain remove`)")
+    used_up(tenant, "configuration", quota.configuration, |most| {
+        format!(
+            "its chains' configurations and its functions' manifests have {kept} bytes, this is {more} more, allowed are {most}: remove chains or versions that it does not need"
+        )
     })
+}
+
+fn manifest_bytes(report: &CheckReport) -> u64 {
+    report.manifest.as_ref().map_or(0, |text| text.len() as u64)
 }
 
 fn used_up<T, M: Copy>(

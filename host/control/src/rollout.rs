@@ -103,8 +103,12 @@ impl Tally {
     }
 
     /// Of something that cost nothing.
-    fn untouched(from: Version, to: &Version, places: &[Place]) -> SwapReport {
-        let mut chains: Vec<_> = places.iter().map(|place| place.chain.name.clone()).collect();
+    fn untouched<'p>(
+        from: Version,
+        to: &Version,
+        places: impl IntoIterator<Item = &'p Place>,
+    ) -> SwapReport {
+        let mut chains: Vec<_> = places.into_iter().map(|p| p.chain.name.clone()).collect();
         chains.dedup();
         SwapReport { chains, ..Self::new(from, to.clone()).report }
     }
@@ -233,7 +237,8 @@ impl Control {
         }
         let trial = record.trial.as_ref();
         if let Some(trial) = trial.filter(|trial| version.is_none_or(|v| trial.version == *v)) {
-            let report = Tally::untouched(trial.version.clone(), &first.running, &places);
+            let had = places.iter().filter(|p| !p.down && p.running != trial.version);
+            let report = Tally::untouched(trial.version.clone(), &first.running, had);
             self.end_trials(&state, &places);
             self.store.change(|state| {
                 withdraw(state, id, &trial.version, why);

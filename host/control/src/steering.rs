@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule, did_you_mean};
 
+use crate::condition::{Condition, tag};
 use crate::control::Control;
 use crate::engine::RulePlace;
 use crate::error::{ControlError, some};
@@ -67,6 +68,9 @@ pub struct Steered {
     /// Rules that decide nothing, as far as that is seen from two rules at a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub covered: Vec<CoveredRule>,
+    /// Of what is kept of them now, if anything is; see [`Condition`].
+    #[serde(skip)]
+    pub tag: Option<String>,
 }
 
 /// A tenant's rules in numbers.
@@ -129,17 +133,30 @@ impl Control {
         entries
     }
 
-    /// Replaces all of a tenant's rules.
+    /// The tag of a tenant's rules, if it has some; see [`Condition`].
+    #[must_use]
+    pub fn steering_tag(&self, tenant: &Name) -> Option<String> {
+        self.store.state().steering.get(tenant).map(|record| tag(&**record))
+    }
+
+    /// Replaces all of a tenant's rules, if those before are what the condition says.
     ///
     /// # Errors
     /// When a rule is wrong, or names a chain or port that the tenant does not have, with the rule's place; or when the
     /// data plane refuses. Then those before are still in force.
-    pub fn steer(&self, tenant: &Name, steering: Steering) -> Result<Steered, ControlError> {
+    pub fn steer(
+        &self,
+        tenant: &Name,
+        steering: Steering,
+        condition: &Condition,
+    ) -> Result<Steered, ControlError> {
         steering.check()?;
         let turn = self.turn(tenant);
         let _turn = turn.take();
         self.tenant_exists(tenant)?;
         let state = self.store.state();
+        let there = state.steering.get(tenant).map(|record| &**record);
+        condition.check(&format!("what tenant {tenant} has of steering rules"), there)?;
         self.check_names(&state, tenant, &steering.rules)?;
         let rules = steering.rules.len();
         if rules == 0 {
@@ -170,7 +187,13 @@ impl Control {
         let message = format!("{rules} steering rules of tenant {tenant} are in force");
         self.events.emit(EventKind::SteeringApplied, Some(tenant), tenant.as_str(), message);
         let covered = self.covered(tenant, &record.steering.rules);
-        Ok(Steered { tenant: tenant.clone(), rules, pause_us: pause.as_secs_f64() * 1e6, covered })
+        Ok(Steered {
+            tenant: tenant.clone(),
+            rules,
+            pause_us: pause.as_secs_f64() * 1e6,
+            covered,
+            tag: self.steering_tag(tenant),
+        })
     }
 
     /// Those of a tenant's rules that decide nothing.

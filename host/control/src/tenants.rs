@@ -9,6 +9,7 @@ use weir_spec::{Name, Role};
 use crate::auth;
 use crate::control::Control;
 use crate::error::ControlError;
+use crate::events::EventKind;
 use crate::store::{TenantRecord, TokenRecord};
 use crate::time;
 
@@ -97,16 +98,25 @@ impl Control {
     /// # Errors
     /// When the store is full.
     pub fn put_tenant(&self, name: &Name, description: String) -> Result<bool, ControlError> {
-        self.store.change(|state| {
+        let new = self.store.change(|state| {
             let record = Arc::new(TenantRecord { description });
-            Ok(state.tenants.insert(name.clone(), record).is_none())
-        })
+            Ok::<_, ControlError>(state.tenants.insert(name.clone(), record).is_none())
+        })?;
+        if new {
+            self.note_tenant(EventKind::TenantAdded, name, format!("tenant {name} was added"));
+        }
+        Ok(new)
+    }
+
+    /// Who there is, and who may come, is for administrators: it is told as the host's own.
+    fn note_tenant(&self, kind: EventKind, tenant: &Name, message: String) {
+        self.events.emit(kind, None, tenant.as_str(), message);
     }
 
     /// Removes a tenant that has nothing any more, and its tokens.
     ///
     /// # Errors
-    /// When there is none, it is `default`, or it still has functions, chains or steering rules.
+    /// When there is none, it is `default`, it still has functions, chains or steering rules, or the configuration names it.
     pub fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
         let turn = self.turn(name);
         let _turn = turn.take();
@@ -132,15 +142,37 @@ impl Control {
                     "tenant {name} has steering rules: remove those first (`weir --tenant {name} steer apply` with an empty file)"
                 )));
             }
+            let named = self.named_by_configuration(name);
+            if !named.is_empty() {
+                return Err(ControlError::Conflict(format!(
+                    "the host's configuration names tenant {name}: {}; take that out of it first",
+                    named.join(", ")
+                )));
+            }
             state.tenants.remove(name);
             state.tokens.retain(|_, token| token.tenant != *name);
             Ok(())
         })?;
-        // Whoever has the name next finds nothing of this one's.
+        // Whoever has the name next finds nothing of this one's, and nobody who had it goes on listening.
+        self.tokens_changed.send_replace(());
         self.engine.forget(name);
         self.events.forget(name);
         self.steered.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let message = format!("tenant {name} was removed, with its tokens");
+        self.note_tenant(EventKind::TenantRemoved, name, message);
         Ok(())
+    }
+
+    /// What the configuration has of a tenant's, which is there again when it is read again.
+    fn named_by_configuration(&self, tenant: &Name) -> Vec<String> {
+        let ports = self.ports.iter().filter(|port| port.tenant == *tenant);
+        let ports = ports.map(|port| format!("[[port]] {}", port.name));
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        let listeners = listeners.iter().filter(|listener| listener.tenant == *tenant);
+        let listeners = listeners.map(|listener| format!("[[listener]] {}", listener.name));
+        let tokens = self.tokens.of_tenant(tenant).into_iter();
+        let tokens = tokens.map(|token| format!("[[api.token]] {token}"));
+        ports.chain(listeners).chain(tokens).collect()
     }
 
     /// A tenant's tokens.
@@ -185,6 +217,9 @@ impl Control {
             state.tokens.insert(id, Arc::new(record));
             Ok(())
         })?;
+        let may = if role == Role::Viewer { "viewer" } else { "operator" };
+        let message = format!("token {} of tenant {tenant} was made, with the role {may}", view.id);
+        self.note_tenant(EventKind::TokenMade, tenant, message);
         Ok(NewToken { view, token })
     }
 
@@ -199,6 +234,10 @@ impl Control {
             }
             state.tokens.remove(id);
             Ok(())
-        })
+        })?;
+        self.tokens_changed.send_replace(());
+        let message = format!("token {id} of tenant {tenant} was removed");
+        self.note_tenant(EventKind::TokenRemoved, tenant, message);
+        Ok(())
     }
 }

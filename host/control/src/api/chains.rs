@@ -1,13 +1,15 @@
 //! `/v1/chains`
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use weir_spec::{Chain, ChainTrace, Name, TapFormat, TapRequest, TappedPacket, TraceRequest};
 
 use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
+use super::stay::Stay;
 use super::{Api, List, OfTenant, tap};
 use crate::auth::Caller;
 use crate::chains::{Applied, ChainView};
@@ -20,50 +22,71 @@ pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<List<ChainView>>, Problem> {
+) -> Result<Response, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    Ok(Json(List { items: api.control.chains(tenant.as_ref()) }))
+    api.show(&caller, move |control| Ok(List { items: control.chains(tenant.as_ref()) })).await
 }
 
 /// Shows a chain.
 #[utoipa::path(get, path = "/v1/chains/{name}", tag = "chains", operation_id = "show_chain",
     params(("name" = Name, Path, description = "The chain."), OfTenant),
-    responses((status = 200, description = "The chain.", body = ChainView)))]
+    responses((status = 200, description = "The chain.", body = ChainView,
+        headers(("etag" = String, description = "Names it as it is, for `If-Match`.")))))]
 pub(super) async fn show(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<ChainView>, Problem> {
+) -> Result<Response, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
-    api.run(move |control| control.chain(&id)).await.map(Json)
+    let (tags, tag) = tokio::sync::oneshot::channel();
+    let shown = api.show(&caller, move |control| {
+        let (view, tag) = control.tagged_chain(&id)?;
+        drop(tags.send(tag));
+        Ok(view)
+    });
+    let mut response = shown.await?;
+    response.headers_mut().extend(extract::etag(tag.await.ok().as_deref()));
+    Ok(response)
 }
 
 /// Deploys a chain, or changes the one of that name while traffic flows. When it is refused, what ran before runs
 /// on.
 #[utoipa::path(put, path = "/v1/chains/{name}", tag = "chains", operation_id = "apply_chain",
-    params(("name" = Name, Path, description = "The chain."), OfTenant), request_body = Chain,
+    params(("name" = Name, Path, description = "The chain."), OfTenant, extract::Conditions), request_body = Chain,
     responses(
-        (status = 201, description = "It was deployed.", body = Applied),
-        (status = 200, description = "It was changed.", body = Applied)))]
+        (status = 201, description = "It was deployed.", body = Applied,
+            headers(("etag" = String, description = "Names what is there now, for `If-Match`."))),
+        (status = 200, description = "It was changed.", body = Applied,
+            headers(("etag" = String, description = "Names what is there now, for `If-Match`.")))))]
 pub(super) async fn apply(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<OfTenant>,
-    extract::Json(chain): extract::Json<Chain>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let tenant = caller.tenant(query.tenant.or_else(|| chain.tenant.clone()))?;
-    if chain.name != name {
-        let detail = format!(
-            "the body's chain is {}, the path's is {name}: use the same name in both",
-            chain.name
-        );
-        return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
-    }
-    let applied = api.change(&caller, move |control| control.apply(&tenant, chain)).await?;
+    let condition = extract::condition(&headers)?;
+    // First the place: what waits for one takes no memory.
+    let place = api.places.change(&caller).await;
+    let file = extract::File::json(&headers, body, extract::CHAIN_MAX).await?;
+    let applied = api.work(move |control| {
+        let _place = place;
+        let chain: Chain = file.parse()?;
+        let tenant = caller.tenant(query.tenant.or_else(|| chain.tenant.clone()))?;
+        if chain.name != name {
+            let detail = format!(
+                "the body's chain is {}, the path's is {name}: use the same name in both",
+                chain.name
+            );
+            return Err(Box::new(Problem::new(StatusCode::CONFLICT, "conflict", detail)));
+        }
+        Ok(control.apply(&tenant, chain, &condition)?)
+    });
+    let applied = applied.await?;
     let status = if applied.new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(applied)).into_response())
+    Ok((status, extract::etag(Some(&applied.tag)), Json(applied)).into_response())
 }
 
 /// Follows packets through a chain while it runs: which functions saw them, what each decided, and what it changed.
@@ -104,8 +127,9 @@ pub(super) async fn tap(
         TapFormat::Json => "application/x-ndjson",
     };
     let place = api.places.stream(&caller)?;
+    let stay = Stay::new(&api, caller);
     let tap = api.run(move |control| control.tap(&id, &request)).await?;
-    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, place, api.stopping)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, place, stay)).into_response())
 }
 
 /// Takes a chain down and forgets it.

@@ -97,6 +97,7 @@ fn add_problems(operation: &mut Operation, changes: bool) {
     };
     let (query, path) = (takes(ParameterIn::Query), takes(ParameterIn::Path));
     let body = operation.request_body.is_some();
+    let conditions = takes(ParameterIn::Header) && changes;
     let streams = matches!(operation.operation_id.as_deref(), Some("events" | "tap_chain"));
     let mut add = |status: &str, description: &str| {
         let schema = Ref::from_schema_name(Problem::name());
@@ -125,6 +126,9 @@ fn add_problems(operation: &mut Operation, changes: bool) {
     }
     if streams {
         add("429", "There are too many such streams already.");
+    }
+    if conditions {
+        add("412", "It is not as `If-Match` or `If-None-Match` says.");
     }
     if changes {
         add("409", "It does not fit with what there is.");

@@ -1,64 +1,91 @@
 //! Reading requests: every way in which one can be malformed ends as a [`Problem`].
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 use weir_spec::{Check, Document, DocumentError, Invalid, Segment, explain};
 
 use super::problem::Problem;
+use crate::condition::Condition;
 
-/// Bytes of a JSON body: a chain with its configuration of tens of thousands of rules.
-const JSON_MAX: usize = 16 << 20;
+/// Bytes of a JSON body, but for what is said otherwise.
+const SMALL: usize = 64 << 10;
+
+/// Bytes of a chain as JSON: with its configuration of tens of thousands of rules.
+pub(super) const CHAIN_MAX: usize = 16 << 20;
 
 /// Bytes of a TOML body: while it is read it takes forty times as much memory.
 pub const TOML_MAX: usize = 1 << 20;
 
-/// A JSON body of at most so many bytes.
-pub(super) struct Json<T, const MAX: usize = JSON_MAX>(pub(super) T);
+/// A small JSON body. Large ones are [`File`]s.
+pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for Json<T, MAX> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        require_type(&parts.headers, &["application/json"])?;
-        let bytes = read(body, MAX).await?;
-        match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Self(value)),
-            // Where it is wrong is looked for only then: that takes twice the time.
-            Err(_) => with_place(&bytes).map(Self),
-        }
+        require_type(&parts.headers, &[JSON])?;
+        json(&read(body, SMALL).await?).map(Self)
     }
 }
 
-/// A body that is what a file says: TOML as the file has it, or JSON of at most so many bytes.
-pub(super) struct FileBody<T, const MAX: usize>(pub(super) T);
+const JSON: &str = "application/json";
+const TOML: &str = "application/toml";
 
-impl<T: DeserializeOwned + Check, S: Send + Sync, const MAX: usize> FromRequest<S>
-    for FileBody<T, MAX>
-{
-    type Rejection = Problem;
+/// A large body. What it says is found out on a thread that may block; whoever sends it has a place by then.
+pub(super) struct File {
+    toml: bool,
+    bytes: Bytes,
+}
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        require_type(request.headers(), &["application/json", "application/toml"])?;
-        if require_type(request.headers(), &["application/toml"]).is_err() {
-            return Json::<T, MAX>::from_request(request, state)
-                .await
-                .map(|Json(value)| Self(value));
+impl File {
+    /// Reads JSON of at most so many bytes.
+    ///
+    /// # Errors
+    /// When it has another type, is larger, or the connection breaks.
+    pub(super) async fn json(headers: &HeaderMap, body: Body, max: usize) -> Result<Self, Problem> {
+        require_type(headers, &[JSON])?;
+        Ok(Self { toml: false, bytes: read(body, max).await? })
+    }
+
+    /// Reads TOML as files have it, or JSON of at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub(super) async fn any(headers: &HeaderMap, body: Body, max: usize) -> Result<Self, Problem> {
+        require_type(headers, &[JSON, TOML])?;
+        let toml = require_type(headers, &[TOML]).is_ok();
+        Ok(Self { toml, bytes: read(body, if toml { TOML_MAX } else { max }).await? })
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// When that is wrong.
+    pub(super) fn parse<T: DeserializeOwned + Check>(self) -> Result<T, Box<Problem>> {
+        if !self.toml {
+            return Ok(json(&self.bytes)?);
         }
-        let bytes = read(request.into_body(), TOML_MAX).await?;
-        let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let detail = format!("the body is not UTF-8: {error}");
             Problem::new(StatusCode::BAD_REQUEST, "syntax", detail)
         })?;
         let document = Document::parse("the body", text).map_err(|error| toml_problem(&error))?;
-        Ok(Self(document.value))
+        Ok(document.value)
     }
+}
+
+#[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Where it is wrong is looked for only then: that takes twice the time.
+    serde_json::from_slice(bytes).or_else(|_| with_place(bytes))
 }
 
 fn toml_problem(error: &DocumentError) -> Problem {
@@ -116,11 +143,57 @@ pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), 
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail))
 }
 
+/// What has to be there for a change, as the headers say it.
+///
+/// # Errors
+/// When they cannot be read.
+#[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
+pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
+    let wrong = |header: &str, allowed: &str| {
+        let detail = format!("the header {header} is wrong: allowed is {allowed}");
+        Problem::new(StatusCode::BAD_REQUEST, "syntax", detail)
+    };
+    let mut tags = Vec::new();
+    for value in headers.get_all(header::IF_MATCH) {
+        for tag in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            let tag = quoted.or((tag == "*").then_some(tag));
+            let allowed = "`*`, or what the header ETag of an answer had";
+            tags.push(tag.ok_or_else(|| wrong("If-Match", allowed))?.to_owned());
+        }
+    }
+    let is_new = headers.contains_key(header::IF_NONE_MATCH);
+    if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| value != "*") {
+        return Err(wrong("If-None-Match", "`*`"));
+    }
+    let matches = headers.contains_key(header::IF_MATCH).then_some(tags);
+    Ok(Condition { matches, is_new })
+}
+
+/// The headers that [`condition`] reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "says in the OpenAPI document what `condition` reads")]
+pub(super) struct Conditions {
+    /// It is done only if what is there has this `ETag`.
+    #[param(rename = "if-match", nullable = false)]
+    if_match: Option<String>,
+    /// `*`: it is done only if nothing is there.
+    #[param(rename = "if-none-match", nullable = false)]
+    if_none_match: Option<String>,
+}
+
+/// Names what an answer is about for `If-Match`.
+pub(super) fn etag(tag: Option<&str>) -> HeaderMap {
+    let value = tag.and_then(|tag| HeaderValue::try_from(format!("\"{tag}\"")).ok());
+    value.map(|value| (header::ETAG, value)).into_iter().collect()
+}
+
 /// Reads a body of at most so many bytes.
 ///
 /// # Errors
 /// When it is larger, or the connection breaks.
-pub(super) async fn read(body: Body, max: usize) -> Result<axum::body::Bytes, Problem> {
+pub(super) async fn read(body: Body, max: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is too large: allowed are {max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)

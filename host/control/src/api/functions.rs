@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 use axum::{Extension, Json};
 use semver::Version;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -17,6 +18,7 @@ use super::extract::{self, InPath, InQuery};
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
+use crate::control::Control;
 use crate::engine::FunctionLog;
 use crate::functions::{Function, FunctionVersion, Pushed};
 use crate::rollout::SwapMode;
@@ -33,9 +35,9 @@ pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<List<Function>>, Problem> {
+) -> Result<Response, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    Ok(Json(List { items: api.control.functions(tenant.as_ref()) }))
+    api.show(&caller, move |control| Ok(List { items: control.functions(tenant.as_ref()) })).await
 }
 
 /// Shows a function: its versions, and where it runs.
@@ -47,9 +49,9 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<Function>, Problem> {
+) -> Result<Response, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    Ok(Json(api.control.function(&id)?))
+    api.show(&caller, move |control| control.function(&id)).await
 }
 
 /// Removes a function with all its versions, unless a chain uses it.
@@ -76,9 +78,10 @@ pub(super) async fn versions(
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<Json<List<FunctionVersion>>, Problem> {
+) -> Result<Response, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    Ok(Json(List { items: api.control.function(&id)?.versions }))
+    let versions = move |control: &Control| Ok(List { items: control.function(&id)?.versions });
+    api.show(&caller, versions).await
 }
 
 /// Shows one version.
@@ -93,8 +96,8 @@ pub(super) async fn version(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<Json<FunctionVersion>, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    let found = api.control.function(&id)?.versions.into_iter().find(|v| v.version == version);
-    found.map(Json).ok_or_else(|| {
+    let mut found = api.run(move |control| control.function(&id)).await?.versions.into_iter();
+    found.find(|v| v.version == version).map(Json).ok_or_else(|| {
         let detail = format!("function {name} has no version {version}");
         Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
     })

@@ -61,15 +61,13 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
 async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let open = request.uri().path() == "/openapi.json";
     let caller = match request.extensions().get::<Peer>() {
-        Some(Peer::Local) => Some(Caller::admin()),
+        Some(Peer::Local) => Some(Caller::local()),
         Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
     match caller {
         Some(caller) => {
-            if !request.method().is_safe()
-                && let Err(refused) = caller.may_change().and_then(|()| api.control.takes_changes())
-            {
-                return Problem::from(refused).into_response();
+            if !request.method().is_safe() {
+                return change(&api, caller, request, next).await;
             }
             request.extensions_mut().insert(caller);
         }
@@ -80,6 +78,21 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         }
     }
     next.run(request).await
+}
+
+/// Lets a request through that changes something, if it may, and notes whose it was.
+async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> Response {
+    let (name, method, uri) =
+        (caller.name().to_owned(), request.method().clone(), request.uri().clone());
+    let response = match caller.may_change().and_then(|()| api.control.takes_changes()) {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refused) => Problem::from(refused).into_response(),
+    };
+    tracing::info!(caller = name, %method, %uri, status = response.status().as_u16(), "asked");
+    response
 }
 
 async fn of_a_known_tenant(State(api): State<Api>, request: Request, next: Next) -> Response {

@@ -9,9 +9,11 @@ mod document;
 mod extract;
 mod functions;
 mod guard;
+mod pieces;
 mod places;
 mod problem;
 mod server;
+mod stay;
 mod steering;
 mod system;
 mod tap;
@@ -21,7 +23,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
@@ -31,11 +35,13 @@ use weir_spec::Name;
 
 use crate::auth::Caller;
 use crate::control::Control;
+use crate::engine::EngineError;
 use crate::error::ControlError;
 pub use document::document;
 pub use extract::TOML_MAX;
 pub use functions::SwapRequest;
 pub use guard::Peer;
+use pieces::Pieces;
 use places::Places;
 pub use problem::Problem;
 pub use server::{ServeError, Server, bind_unix, check_socket};
@@ -91,14 +97,37 @@ impl Api {
         .await
     }
 
+    /// Shows this caller something that may be large: it is made where it may block, and sent as it is taken.
+    async fn show<T: Serialize>(
+        &self,
+        caller: &Caller,
+        what: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let place = self.places.answer(caller).await;
+        let text = self.run(move |control| {
+            let text = serde_json::to_vec(&what(control)?);
+            text.map_err(|error| EngineError::Internal(error.to_string()).into())
+        });
+        let body = Body::new(Pieces::new(text.await?, place));
+        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
     /// Does something that blocks. What can make a tenant wait for long has a place first, as in [`Self::change`].
     async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, Problem> {
+        self.work(move |control| Ok(act(control)?)).await
+    }
+
+    /// The same with what has problems of its own.
+    async fn work<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Control) -> Result<T, Box<Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
         let control = Arc::clone(&self.control);
         match tokio::task::spawn_blocking(move || act(&control)).await {
-            Ok(done) => Ok(done?),
+            Ok(done) => done.map_err(|problem| *problem),
             Err(error) => {
                 let detail = format!("internal error: {error}; please report it");
                 Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))

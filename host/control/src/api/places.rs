@@ -17,6 +17,8 @@ const UPLOADS: usize = 2;
 const CHANGES: usize = 4;
 /// Traces, which have a thread as long as they last; further ones wait without.
 const TRACES: usize = 2;
+/// Large answers that are made, or not yet taken; further ones wait.
+const ANSWERS: usize = 4;
 /// Streams of events and taps, which last as long as their client likes; further ones are refused.
 const STREAMS: usize = 16;
 /// Streams of all tenants together. Each has a connection, and some must be left for requests.
@@ -31,6 +33,7 @@ pub(super) struct Places {
     uploads: ByTenant,
     changes: ByTenant,
     traces: ByTenant,
+    answers: ByTenant,
     streams: ByTenant,
     all_streams: Arc<Semaphore>,
 }
@@ -41,6 +44,7 @@ impl Default for Places {
             uploads: ByTenant::new(UPLOADS),
             changes: ByTenant::new(CHANGES),
             traces: ByTenant::new(TRACES),
+            answers: ByTenant::new(ANSWERS),
             streams: ByTenant::new(STREAMS),
             all_streams: Arc::new(Semaphore::new(STREAMS_IN_ALL)),
         }
@@ -61,6 +65,11 @@ impl Places {
     /// Waits until this caller may trace.
     pub(super) async fn trace(&self, caller: &Caller) -> Place {
         self.traces.wait(caller.own_tenant()).await
+    }
+
+    /// Waits until this caller may be shown something that may be large.
+    pub(super) async fn answer(&self, caller: &Caller) -> Place {
+        self.answers.wait(caller.own_tenant()).await
     }
 
     /// Lets this caller have one stream more.

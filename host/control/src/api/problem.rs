@@ -23,7 +23,7 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`, `unauthorized`,
-    /// `forbidden`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `stopping`, `store-full`,
+    /// `forbidden`, `precondition`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `stopping`, `store-full`,
     /// `internal`.
     pub code: String,
     /// For people: what was wrong, and what to do.
@@ -91,6 +91,7 @@ impl From<ControlError> for Problem {
             ControlError::Engine(EngineError::Refused(_) | EngineError::Configuration { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused")
             }
+            ControlError::Precondition(_) => (StatusCode::PRECONDITION_FAILED, "precondition"),
             ControlError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ControlError::Engine(EngineError::Exhausted(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "exhausted")
@@ -102,6 +103,12 @@ impl From<ControlError> for Problem {
             | ControlError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         Self::new(status, code, detail)
+    }
+}
+
+impl From<ControlError> for Box<Problem> {
+    fn from(error: ControlError) -> Self {
+        Self::new(error.into())
     }
 }
 

@@ -1,16 +1,17 @@
 //! `/v1/steering`
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::{Extension, Json};
+use tokio::sync::oneshot;
 use weir_spec::Steering;
 
-use super::extract::{self, InQuery};
+use super::extract::{Conditions, File, InQuery, condition, etag};
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
-use crate::engine::EngineError;
 use crate::steering::{Steered, SteeringEntry};
 
 /// Bytes of a body: as many rules as there can be, with everything in them that a rule can have.
@@ -19,32 +20,46 @@ const BODY_MAX: usize = 64 << 20;
 /// Lists which packets go where: the rules, in the order in which they are compared, and then what follows from chains'
 /// `from`, `to` and `symmetric` for packets that no rule means.
 #[utoipa::path(get, path = "/v1/steering", tag = "steering", operation_id = "list_steering", params(OfTenant),
-    responses((status = 200, description = "The rules.", body = List<SteeringEntry>)))]
+    responses((status = 200, description = "The rules.", body = List<SteeringEntry>,
+        headers(("etag" = String, description = "Names the tenant's rules, for `If-Match`; of no rules, and of those of all tenants, there is none.")))))]
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InQuery(query): InQuery<OfTenant>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    // Many rules take their time to write.
-    let text = api.run(move |control| {
-        let list = List { items: control.steering(tenant.as_ref()) };
-        serde_json::to_vec(&list).map_err(|e| EngineError::Internal(e.to_string()).into())
+    let (tags, tag) = oneshot::channel();
+    let shown = api.show(&caller, move |control| {
+        drop(tags.send(tenant.as_ref().and_then(|tenant| control.steering_tag(tenant))));
+        Ok(List { items: control.steering(tenant.as_ref()) })
     });
-    Ok(([(header::CONTENT_TYPE, "application/json")], text.await?))
+    let mut response = shown.await?;
+    response.headers_mut().extend(etag(tag.await.ok().flatten().as_deref()));
+    Ok(response)
 }
 
 /// Replaces all rules of a tenant, while traffic flows: a packet sees those before or these, never some of each. When
 /// it is refused, those before are still in force. TOML, as files have it, may be up to a mebibyte.
-#[utoipa::path(put, path = "/v1/steering", tag = "steering", operation_id = "apply_steering", params(OfTenant),
+#[utoipa::path(put, path = "/v1/steering", tag = "steering", operation_id = "apply_steering", params(OfTenant, Conditions),
     request_body(content((Steering = "application/json"), (String = "application/toml"))),
-    responses((status = 200, description = "They are in force.", body = Steered)))]
+    responses((status = 200, description = "They are in force.", body = Steered,
+        headers(("etag" = String, description = "Names them, for `If-Match`; of no rules there is none.")))))]
 pub(super) async fn apply(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InQuery(query): InQuery<OfTenant>,
-    extract::FileBody(steering): extract::FileBody<Steering, BODY_MAX>,
-) -> Result<Json<Steered>, Problem> {
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(HeaderMap, Json<Steered>), Problem> {
     let tenant = caller.tenant(query.tenant)?;
-    api.change(&caller, move |control| control.steer(&tenant, steering)).await.map(Json)
+    let condition = condition(&headers)?;
+    // First the place: what waits for one takes no memory.
+    let place = api.places.change(&caller).await;
+    let file = File::any(&headers, body, BODY_MAX).await?;
+    let steered = api.work(move |control| {
+        let _place = place;
+        Ok(control.steer(&tenant, file.parse()?, &condition)?)
+    });
+    let steered: Steered = steered.await?;
+    Ok((etag(steered.tag.as_deref()), Json(steered)))
 }

@@ -18,6 +18,7 @@ use weir_spec::Name;
 use super::extract::InQuery;
 use super::places::Place;
 use super::problem::Problem;
+use super::stay::Stay;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
 use crate::control::{Control, Status};
@@ -98,6 +99,7 @@ pub(super) async fn events(
     let tenant = caller.filter(query.tenant)?;
     let last = after(&headers, query.after)?;
     let place = api.places.stream(&caller)?;
+    let stay = Stay::new(&api, caller);
     // First this: what happens from now on is not missed.
     let coming = api.control.events().coming();
     let listener = Listener {
@@ -105,7 +107,8 @@ pub(super) async fn events(
         control: api.control,
         tenant,
         last,
-        coming: query.follow.unwrap_or(true).then_some((coming, api.stopping)),
+        coming: query.follow.unwrap_or(true).then_some(coming),
+        stay,
         _place: place,
     };
     let events = stream::unfold(listener, async |mut listener| {
@@ -123,24 +126,28 @@ struct Listener {
     /// The number of the last one that was told.
     last: u64,
     /// None: there is an end to it, behind those of the past.
-    coming: Option<(watch::Receiver<u64>, watch::Receiver<bool>)>,
+    coming: Option<watch::Receiver<u64>>,
+    stay: Stay,
     _place: [Place; 2],
 }
 
 impl Listener {
-    /// The next event; one that is too slow finds out by the gap in the numbers.
+    /// The next event; one that is too slow is told that some are lost.
     async fn next(&mut self) -> Option<Event> {
         loop {
+            if self.stay.is_over() {
+                return None;
+            }
             if let Some(event) = self.past.pop_front() {
                 self.last = event.id;
                 return Some(event);
             }
-            let (coming, stopping) = self.coming.as_mut()?;
+            let coming = self.coming.as_mut()?;
             // What has happened is told even when the host stops.
             tokio::select! {
                 biased;
                 changed = coming.changed() => changed.ok()?,
-                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                () = self.stay.end() => return None,
             }
             self.past = self.control.events().after(self.tenant.as_ref(), self.last).into();
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use futures_util::stream;
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::places::Place;
+use super::stay::Stay;
 use crate::engine::Tap;
 
 /// How often it is looked for packets.
@@ -26,11 +26,11 @@ impl Drop for Open {
     }
 }
 
-/// What a tap takes, until it has ended, the client goes, or the host stops. While a client takes nothing, nothing is taken: then packets
+/// What a tap takes, until it has ended, the client goes or may not have it any more, or the host stops. While a client takes nothing, nothing is taken: then packets
 /// are lost, and counted.
-pub(super) fn body(tap: Box<dyn Tap>, place: [Place; 2], stopping: watch::Receiver<bool>) -> Body {
-    let open = (Open(Some(tap)), place, stopping);
-    Body::from_stream(stream::unfold(open, async |(mut open, place, mut stopping)| {
+pub(super) fn body(tap: Box<dyn Tap>, place: [Place; 2], stay: Stay) -> Body {
+    let open = (Open(Some(tap)), place, stay);
+    Body::from_stream(stream::unfold(open, async |(mut open, place, mut stay)| {
         loop {
             let mut tap = open.0.take()?;
             // Should nobody wait any more, it ends on that thread.
@@ -41,12 +41,15 @@ pub(super) fn body(tap: Box<dyn Tap>, place: [Place; 2], stopping: watch::Receiv
             let bytes;
             (open.0, bytes) = taken.await.ok().map(|(tap, bytes)| (Some(tap), bytes))?;
             let bytes = bytes?;
+            if stay.is_over() {
+                return None;
+            }
             if !bytes.is_empty() {
-                return Some((Ok::<_, Infallible>(Bytes::from(bytes)), (open, place, stopping)));
+                return Some((Ok::<_, Infallible>(Bytes::from(bytes)), (open, place, stay)));
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                () = stay.end() => return None,
             }
         }
     }))

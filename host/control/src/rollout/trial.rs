@@ -106,8 +106,9 @@ impl Control {
                 };
                 self.end_trials(state, places);
                 let begun = self.begin_trial(state, id, places, from, to, kind);
-                if begun.is_err() {
+                if let Err(error) = &begun {
                     self.store.change(|state| forget_trial(state, id))?;
+                    self.trial_ended(id, to, &error.to_string());
                 }
                 begun
             }
@@ -135,11 +136,7 @@ impl Control {
     /// It did not go back, and they are on again.
     pub(super) fn begin_canaries(&self, state: &State, beside: &BTreeMap<FunctionId, Trial>) {
         for other in beside.keys() {
-            for (_, place) in running(&self.places(state, other)) {
-                if let Some(record) = state.chains.get(&place.chain) {
-                    self.restore_trial(state, &place.chain, record, place.index);
-                }
-            }
+            self.begin_again(state, &self.places(state, other));
         }
     }
 
@@ -189,10 +186,13 @@ impl Control {
         to: &Version,
         canary: bool,
     ) -> Result<SwapReport, ControlError> {
+        // Where it is refused, or cannot be written, the trial goes on.
+        let goes_on = |_: &ControlError| self.begin_again(state, places);
         if !canary {
             self.end_trials(state, places);
-            let published = self.swap_places(state, places, Way::Forward, |_| Some(to))?;
-            return self.swapped(id, from, to, places, &published);
+            let published = self.swap_places(state, places, Way::Forward, |_| Some(to));
+            let swapped = published.and_then(|done| self.swapped(id, from, to, places, &done));
+            return swapped.inspect_err(goes_on);
         }
         let mut done = Vec::new();
         for (number, place) in running(places) {
@@ -202,11 +202,22 @@ impl Control {
                     self.undo(state, places, &done);
                     self.end_trials(state, &places[number..]);
                     self.store.change(|state| forget_trial(state, id))?;
-                    return Err(in_chain(error.into(), &place.chain.name));
+                    let error = in_chain(error.into(), &place.chain.name);
+                    self.trial_ended(id, to, &error.to_string());
+                    return Err(error);
                 }
             }
         }
-        self.swapped(id, from, to, places, &done)
+        self.swapped(id, from, to, places, &done).inspect_err(goes_on)
+    }
+
+    /// Goes on with what is being tried in these places.
+    fn begin_again(&self, state: &State, places: &[Place]) {
+        for (_, place) in running(places) {
+            if let Some(record) = state.chains.get(&place.chain) {
+                self.restore_trial(state, &place.chain, record, place.index);
+            }
+        }
     }
 
     pub(super) fn end_trials(&self, state: &State, places: &[Place]) {

@@ -130,6 +130,13 @@ impl Control {
         }
     }
 
+    /// The version of a function that the data plane runs in a chain.
+    fn runs(&self, id: &ChainId, function: &Name) -> Option<Version> {
+        let chains = self.engine.status().chains.into_iter();
+        let mut its = chains.filter(|chain| (&chain.tenant, &chain.name) == (&id.tenant, &id.name));
+        its.next()?.functions.into_iter().find(|f| f.name == *function)?.version
+    }
+
     fn faults(&self) -> MutexGuard<'_, BTreeMap<Name, VecDeque<(Instant, Faulted)>>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,12 +163,14 @@ impl Control {
             return;
         }
         // What the data plane has already done has to be noted even when the watch is over.
-        let already = *told == Told::WentBack;
-        let went_back = already && Some(&record.running[index].version) == version;
+        let told_so = *told == Told::WentBack;
+        let went_back = told_so && Some(&record.running[index].version) == version;
         let on_watch = trial.is_none() && self.is_watched(&id, version, then);
         if !(canary.is_some() || went_back || on_watch) {
             return;
         }
+        // Where the chain was deployed since, what it went back from runs again.
+        let already = told_so && self.runs(chain, function).as_ref() != version;
         let already = already.then_some((chain, index));
         if let Err(error) = self.roll_back(&id, version, why, already) {
             self.note(chain, format!("function {} could not be rolled back: {error}", id.name));

@@ -36,6 +36,11 @@ pub enum StoreError {
         /// Format known.
         known: u32,
     },
+    /// A record has something that this version of Weir does not know.
+    #[error(
+        "the store has what this version of Weir does not know: {0}; use the Weir that wrote it, or a newer one"
+    )]
+    Newer(String),
     /// Something in it is not what we wrote.
     #[error("the store is damaged: {0}; restore it from a backup")]
     Corrupt(String),
@@ -63,6 +68,16 @@ impl StoreError {
             return Self::Full { path: PathBuf::from(what), free: 0, needed: 1 };
         }
         Self::Io { what, source }
+    }
+
+    /// A record cannot be read.
+    pub(crate) fn record(key: &str, why: &str) -> Self {
+        let what = format!("record {key}: {why}");
+        let unknown = ["unknown field", "unknown variant", "no such kind of record"];
+        if unknown.iter().any(|text| why.contains(text)) {
+            return Self::Newer(what);
+        }
+        Self::Corrupt(what)
     }
 
     pub(crate) fn database(path: &Path, error: redb::Error) -> Self {

@@ -69,11 +69,15 @@ pub struct FunctionRecord {
 }
 
 impl FunctionRecord {
-    /// The version that a chain gets which does not say: the newest that was not withdrawn, and a
+    /// The version that a chain gets which does not say: the newest that was not withdrawn and is not being tried, and a
     /// pre-release only when there is nothing else.
     #[must_use]
     pub fn newest(&self) -> Option<&Version> {
-        let good = || self.versions.iter().rev().filter(|(_, v)| v.withdrawn.is_none());
+        let tried = self.trial.as_ref().map(|trial| &trial.version);
+        let good = || {
+            let versions = self.versions.iter().rev();
+            versions.filter(move |(v, record)| record.withdrawn.is_none() && tried != Some(v))
+        };
         good().find(|(v, _)| v.pre.is_empty()).or_else(|| good().next()).map(|(v, _)| v)
     }
 }

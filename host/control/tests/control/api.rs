@@ -67,11 +67,17 @@ async fn a_manifest_counts() {
     assert!(reason.contains("--> function.toml:1:10"), "{reason}");
     let answer = push("state = \"save\"\ntenant = \"acme\"\n").await.json();
     assert_eq!(answer["reasons"].as_array().unwrap().len(), 2, "{answer}");
+    let long = format!("description = \"{}\"\n", "x".repeat(60_000));
+    let answer = push(long.leak()).await;
+    answer.problem(422);
+    assert!(answer.text.len() < 2000, "{} bytes", answer.text.len());
+    let answer = push("#".repeat(Manifest::MAX + 1).leak()).await.json();
+    assert_eq!(answer["reasons"][0], "its manifest has 65537 bytes; allowed are 65536");
 }
 
 #[tokio::test]
 async fn a_tenant_keeps_no_more_than_its_quota() {
-    let quota = "[quota]\nfunctions = 2\nversions = 2\nwasm = \"100B\"\nchains = 1\n[rollout]";
+    let quota = "[quota]\nfunctions = 2\nversions = 2\nwasm = \"100B\"\nchains = 1\nconfiguration = \"50B\"\n[rollout]";
     let quota = crate::common::CONFIG.replace("[rollout]", quota);
     let host = Host::on(tempfile::tempdir().unwrap(), &quota);
     let forbidden = async |path: &str, content: &str| {
@@ -99,6 +105,24 @@ async fn a_tenant_keeps_no_more_than_its_quota() {
     assert_eq!(put("one").await.status, StatusCode::OK);
     let (_, detail) = put("two").await.problem(403);
     assert!(detail.contains("has 1 chains") && detail.contains("`chains`"), "{detail}");
+    // What the host keeps in memory counts, also that of a chain that is there.
+    let configure = async |bytes: usize| {
+        let config = json!({ "a": "x".repeat(bytes) });
+        let chain = json!({"name": "one", "function": [{"use": "f", "config": config}]});
+        host.ask("PUT", "/v1/chains/one", Some(chain)).await
+    };
+    assert_eq!(configure(20).await.status, StatusCode::OK);
+    assert_eq!(configure(30).await.status, StatusCode::OK);
+    let (_, detail) = configure(50).await.problem(403);
+    assert!(detail.contains("have 38 bytes, this is 20 more, allowed are 50B"), "{detail}");
+    assert!(detail.contains("`configuration`"), "{detail}");
+    let manifest = Manifest::embed(MAGIC, "# a comment");
+    let answer = host.push_bytes("/v1/functions/g/versions", manifest.clone()).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    assert_eq!(configure(30).await.status, StatusCode::OK);
+    configure(40).await.problem(403);
+    assert_eq!(put("one").await.status, StatusCode::OK);
+    host.ask("DELETE", "/v1/functions/g/versions/0.1.1", None).await;
     // Others are not concerned.
     let answer = host.push("/v1/functions/h/versions?tenant=acme", "one").await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
@@ -272,6 +296,19 @@ async fn what_is_wrong_with_a_chain_is_said() {
     let answer = put(chain).await;
     assert_eq!(answer.problem(422).0, "invalid");
     assert_eq!(answer.json()["key"], "function[0].path");
+    // Before configurations are put together, one for each table.
+    let tables = vec![json!({}); 1000];
+    for (workers, key) in [(json!("all"), "function[0].per-worker"), (json!(1000), "workers")] {
+        let function = json!({"use": "f", "config": {"a": "x"}, "per-worker": tables});
+        let chain = json!({"name": "edge", "workers": workers, "function": [function]});
+        let answer = put(chain).await;
+        assert_eq!(answer.problem(422).0, "refused");
+        assert_eq!(answer.json()["key"], key, "{}", answer.text);
+    }
+    assert_eq!(host.engine.asked("deploy"), 0);
+    let mut chain = edge();
+    chain["function"][0]["instances"] = json!(64.5);
+    assert_eq!(put(chain).await.json()["key"], "function[0].instances");
     let answer = host.ask("PUT", "/v1/chains/other", Some(edge())).await;
     assert!(answer.problem(409).1.contains("use the same name in both"));
     // A refusal of the data plane leaves nothing.
@@ -459,6 +496,18 @@ async fn tenants_and_their_tokens_come_and_go() {
     host.ask("DELETE", "/v1/functions/f?tenant=beta", None).await;
     assert_eq!(host.ask("DELETE", "/v1/tenants/beta", None).await.status, StatusCode::NO_CONTENT);
     host.ask("DELETE", "/v1/tenants/default", None).await.problem(409);
+    // What the configuration has would be there again, for whoever has the name next.
+    let (_, detail) = host.ask("DELETE", "/v1/tenants/acme", None).await.problem(409);
+    let named = "[[port]] acme-in, [[api.token]] acme, [[api.token]] acme-viewer";
+    assert!(detail.contains(named), "{detail}");
+    let events = host.control.events().after(None, 0);
+    let told: Vec<&str> = events
+        .iter()
+        .filter(|event| event.subject == "beta" && event.tenant.is_none())
+        .map(|event| event.kind.name())
+        .collect();
+    // Some came before the restart.
+    assert_eq!(told, ["token-removed", "tenant-removed"]);
     host.push("/v1/functions/f/versions?tenant=nobody", "x").await.problem(404);
 }
 
@@ -521,7 +570,10 @@ async fn events_are_kept_and_can_be_taken_up_again() {
     let answer = host.ask("GET", "/v1/events?follow=false", None).await;
     assert_eq!(answer.headers[header::CONTENT_TYPE], "text/event-stream");
     let first = answer.text.split("\n\n").next().unwrap();
-    assert!(first.starts_with("id: 1\nevent: started\ndata: {"), "{first}");
+    let id = first.strip_prefix("id: ").and_then(|rest| rest.split_once('\n'));
+    let (id, rest) = id.unwrap();
+    assert!(id.parse::<u64>().unwrap() > 1_700_000_000_000, "{first}");
+    assert!(rest.starts_with("event: started\ndata: {"), "{first}");
     assert!(
         answer.text.contains("\nevent: pushed\n")
             && answer.text.contains("\nevent: chain-applied\n")

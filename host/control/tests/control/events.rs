@@ -7,7 +7,7 @@ const KEPT: usize = 1024;
 
 #[test]
 fn latecomers_get_what_was_kept() {
-    let events = Events::default();
+    let events = Events::since(0);
     for n in 0..KEPT + 10 {
         events.emit(EventKind::Note, None, "test", n.to_string());
     }
@@ -17,13 +17,38 @@ fn latecomers_get_what_was_kept() {
     assert!(events.after(None, last).is_empty());
     events.emit(EventKind::Note, None, "test", "new");
     assert_eq!(events.after(None, last)[0].message, "new");
-    // Whoever knows more than there was saw it before a restart.
+    // Whoever knows more than there was saw it when the clock was ahead.
     assert_eq!(events.after(None, last + 2).len(), KEPT);
 }
 
 #[test]
+fn who_missed_some_is_told_so() {
+    let events = Events::since(1000);
+    let (loud, quiet) = ("loud".parse().unwrap(), "quiet".parse().unwrap());
+    events.emit(EventKind::Started, None, "host", "first");
+    events.emit(EventKind::Pushed, Some(&quiet), "f", "second");
+    for n in 0..KEPT + 5 {
+        events.emit(EventKind::Pushed, Some(&loud), "f", n.to_string());
+    }
+    let lost = |tenant, after| {
+        let events = events.after(tenant, after);
+        let lost: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Lost).collect();
+        assert!(lost.len() < 2 && events.is_sorted_by_key(|event| event.id));
+        lost.first().map(|event| event.id)
+    };
+    for tenant in [None, Some(&loud)] {
+        assert_eq!(lost(tenant, 1003), Some(1007));
+        assert_eq!(lost(tenant, 1007), None);
+    }
+    assert_eq!(lost(Some(&quiet), 1001), None);
+    // Who has seen none of this start is told by its first event that it began.
+    assert_eq!((lost(None, 0), lost(None, 999)), (None, None));
+    assert_eq!(events.after(None, 999)[0].message, "first");
+}
+
+#[test]
 fn nobody_loses_events_to_another_who_makes_many() {
-    let events = Events::default();
+    let events = Events::since(0);
     let (quiet, loud) = ("quiet".parse().unwrap(), "loud".parse().unwrap());
     events.emit(EventKind::Started, None, "host", "first");
     events.emit(EventKind::RolledBack, Some(&quiet), "f", "second");

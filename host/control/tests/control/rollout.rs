@@ -326,6 +326,97 @@ async fn a_shadow_stays_when_it_faults_and_can_be_ended_or_made_real() {
 }
 
 #[tokio::test]
+async fn a_shadow_that_cannot_be_made_real_goes_on() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "shadow": true}))).await;
+    host.engine.calls();
+    host.engine.fail("swap default/b", EngineError::Refused("no".into()));
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.problem(422);
+    let calls = host.engine.calls();
+    let begun = ["a", "b"].map(|chain| format!("begin_trial default/{chain} f@2.0.0 Shadow"));
+    assert_eq!(calls[calls.len() - 2..], begun);
+    let trial = async || host.ask("GET", "/v1/functions/f", None).await.json()["trial"].take();
+    assert_eq!(trial().await["version"], "2.0.0");
+    // A canary that is refused is over, and that is told.
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    let now = host.last_event();
+    host.engine.fail("promote default/b", EngineError::Refused("no".into()));
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.problem(422);
+    assert_eq!(trial().await, json!(null));
+    let message = host.wait_for("trial-ended", now);
+    assert_eq!(message, "the trial of version 2.0.0 of function f is over: chain b: no");
+}
+
+#[tokio::test]
+async fn a_trial_is_one_of_all_chains_that_have_the_function() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.push("/v1/functions/g/versions?version=1.0.0", "g").await;
+    let of = |name: &str, function: &str| json!({"name": name, "function": [{"use": function}]});
+    host.ask("PUT", "/v1/chains/c", Some(of("c", "g"))).await;
+    // One that runs the version on trial has no trial.
+    let pinned = json!({"name": "b", "function": [{"use": "f", "version": "1.0.0"}]});
+    host.ask("PUT", "/v1/chains/b", Some(pinned)).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    let shown = host.ask("GET", "/v1/functions/f", None).await.json();
+    assert_eq!(shown["newest"], "1.0.0");
+    host.engine.calls();
+    for (name, function) in [("new", "f"), ("c", "f"), ("a", "g")] {
+        let path = format!("/v1/chains/{name}");
+        let (_, detail) = host.ask("PUT", &path, Some(of(name, function))).await.problem(409);
+        assert!(detail.starts_with("version 2.0.0 of function f is being tried"), "{detail}");
+    }
+    assert!(host.engine.calls().is_empty());
+    assert_eq!(host.ask("PUT", "/v1/chains/c", Some(of("c", "g"))).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_rollback_of_a_trial_reports_where_it_was() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    lose_b(&host).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    let report = host.ask("POST", ROLLBACK, None).await.json();
+    assert_eq!(report["chains"], json!(["a"]));
+}
+
+/// The data plane went back while the chain was applied, and then was put back to what the store says, which is what it went back from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_went_back_while_it_was_applied_goes_back_again() {
+    for lost in [true, false] {
+        let host = Host::new();
+        host.with_chains(&["a"]).await;
+        host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+        let (now, _) = (host.last_event(), host.engine.calls());
+        if lost {
+            let changed = EngineError::Conflict("the chain has changed meanwhile".into());
+            host.engine.fail("deploy default/a", EngineError::Lost(Box::new(changed)));
+        }
+        let same = json!({"name": "a", "function": [{"use": "f", "version": "2.0.0"}]});
+        let applying = host.engine.hold("deploy default/a");
+        let applied = async { host.ask("PUT", "/v1/chains/a", Some(same)).await };
+        let meanwhile = async {
+            tokio::task::block_in_place(|| {
+                host.engine.wait_for("deploy default/a", 1);
+                host.engine.emit(EngineEvent::RolledBack {
+                    chain: chain("a"),
+                    function: "f".parse().unwrap(),
+                    version: Some("2.0.0".parse().unwrap()),
+                    message: "it faulted".into(),
+                });
+                drop(applying);
+            });
+        };
+        let (answer, ()) = tokio::join!(applied, meanwhile);
+        assert_eq!(answer.status.as_u16(), if lost { 409 } else { 200 }, "{}", answer.text);
+        host.wait_for("rolled-back", now);
+        assert_eq!(host.engine.calls().last().unwrap(), "swap_back default/a f@1.0.0");
+        assert_eq!(host.running().await, ["a=1.0.0"]);
+    }
+}
+
+#[tokio::test]
 async fn a_trial_that_cannot_start_in_one_chain_starts_in_none() {
     let host = Host::new();
     host.with_chains(&["a", "b"]).await;

@@ -227,8 +227,8 @@ async fn tenants_have_their_own_rules() {
     let (_, detail) = host.ask("DELETE", "/v1/tenants/acme", None).await.problem(409);
     assert!(detail.contains("tenant acme has steering rules"), "{detail}");
     acme("PUT", Some(json!({}))).await;
-    let answer = host.ask("DELETE", "/v1/tenants/acme", None).await;
-    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    let (_, detail) = host.ask("DELETE", "/v1/tenants/acme", None).await.problem(409);
+    assert!(detail.starts_with("the host's configuration names tenant acme"), "{detail}");
 }
 
 /// As many as operators can be expected to have, with all that a rule can have.
@@ -259,4 +259,46 @@ async fn a_hundred_thousand_rules_are_taken_and_kept() {
     let list = list.json();
     assert_eq!(list["items"].as_array().unwrap().len(), 100_002);
     assert_eq!(list["items"][99_999]["rule"]["name"], "rule-number-99999");
+}
+
+/// Of two who change the same, the second one is told that it is not what he has seen.
+#[tokio::test]
+async fn what_has_changed_meanwhile_is_not_overwritten() {
+    let host = host().await;
+    let chain = host.ask("GET", "/v1/chains/edge", None).await;
+    let ways = [
+        ("/v1/steering", None, rules()),
+        ("/v1/chains/edge", chain.headers.get("etag").cloned(), chain.json()["chain"].clone()),
+    ];
+    for (path, first, body) in ways {
+        let put = async |name: &str, value: &str| {
+            let request = Request::put(path)
+                .extension(Peer::Local)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(name, value)
+                .body(body.to_string().into());
+            host.raw(request.unwrap()).await
+        };
+        let tag = match first {
+            Some(tag) => tag.to_str().unwrap().to_owned(),
+            None => {
+                put("if-match", "*").await.problem(412);
+                let answer = put("if-none-match", "*").await;
+                answer.headers["etag"].to_str().unwrap().to_owned()
+            }
+        };
+        assert_eq!(put("if-none-match", "*").await.problem(412).0, "precondition");
+        // Times are in milliseconds.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        let answer = put("if-match", &format!("\"other\", {tag}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let now = answer.headers["etag"].to_str().unwrap();
+        assert_ne!(now, tag);
+        let (code, detail) = put("if-match", &tag).await.problem(412);
+        assert_eq!(code, "precondition");
+        assert!(detail.contains(&format!("its tag is {now}")), "{detail}");
+        let shown = host.ask("GET", &format!("{path}?tenant=default"), None).await;
+        assert_eq!(shown.headers["etag"], now);
+        put("if-match", "nope").await.problem(400);
+    }
 }

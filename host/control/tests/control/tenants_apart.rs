@@ -137,6 +137,98 @@ async fn a_tenant_has_a_few_streams_and_others_have_theirs() {
     assert_eq!(host.open(VIEWER, "/v1/events").await.status(), StatusCode::OK);
 }
 
+/// Whoever has no token any more has no streams: neither of events, nor of packets.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_their_token() {
+    use http_body_util::BodyExt as _;
+    let host = host().await;
+    let own = async |tenant: &str| {
+        let role = Some(json!({"role": "operator"}));
+        let made = host.ask("POST", &format!("/v1/tenants/{tenant}/tokens"), role).await.json();
+        let text = |key: &str| made[key].as_str().unwrap().to_owned();
+        (text("id"), text("token"))
+    };
+    let (id, token) = own("acme").await;
+    let tap = host
+        .open_with(&token, "POST", "/v1/chains/a/tap", Body::from(r#"{"seconds": 3600}"#))
+        .await;
+    assert_eq!(tap.status(), StatusCode::OK);
+    let mut tap = tap.into_body();
+    assert!(in_time(tap.frame()).await.unwrap().unwrap().is_data());
+    let mut events = host.open(&token, "/v1/events").await.into_body();
+    let mut stays = host.open(OPERATOR, "/v1/events").await.into_body();
+    for stream in [&mut events, &mut stays] {
+        assert!(in_time(stream.frame()).await.unwrap().unwrap().is_data());
+    }
+    let path = format!("/v1/tenants/acme/tokens/{id}");
+    assert_eq!(host.ask("DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(host.push("/v1/functions/secret/versions?tenant=acme", "1").await.status, 201);
+    for stream in [tap, events] {
+        let rest = in_time(stream.collect()).await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&rest).contains("secret"));
+    }
+    let mut seen = String::new();
+    while !seen.contains("secret") {
+        let frame = in_time(stays.frame()).await.unwrap().unwrap();
+        seen.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    // Nor does the last tenant of a name hear of the next.
+    host.ask("PUT", "/v1/tenants/beta", Some(json!({}))).await;
+    let (_, token) = own("beta").await;
+    let events = host.open(&token, "/v1/events").await;
+    for method in ["DELETE", "PUT"] {
+        let body = (method == "PUT").then(|| json!({}));
+        assert!(host.ask(method, "/v1/tenants/beta", body).await.status.is_success());
+    }
+    host.push("/v1/functions/secret/versions?tenant=beta", "1").await;
+    let rest = in_time(events.into_body().collect()).await.unwrap().to_bytes();
+    assert!(!String::from_utf8_lossy(&rest).contains("secret"));
+}
+
+/// What waits for its place is not in memory, and large answers that nobody takes are not either.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_read_and_answers_made_for_those_who_have_a_place() {
+    let host = host().await;
+    let applying = host.engine.hold("deploy acme/a");
+    let waiting: Vec<_> = (0..4).map(|_| begin(&host, "PUT", "/v1/chains/a", chain("a"))).collect();
+    host.engine.wait_for("deploy acme/a", 1);
+    // The others have a thread and no turn.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (reads, mut is_read) = tokio::sync::mpsc::unbounded_channel();
+    let body = Body::from_stream(futures_util::stream::once(async move {
+        reads.send(()).unwrap();
+        Ok::<_, std::convert::Infallible>("{")
+    }));
+    let other = Arc::clone(&host);
+    let fifth = tokio::spawn(async move {
+        other.open_with(OPERATOR, "PUT", "/v1/chains/b", body).await.status()
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(is_read.try_recv().is_err(), "it is read before it has a place");
+    drop(applying);
+    assert_eq!(in_time(fifth).await.unwrap(), StatusCode::BAD_REQUEST);
+    for client in waiting {
+        assert_eq!(in_time(client).await.unwrap().status, StatusCode::OK);
+    }
+
+    let config =
+        json!({"name": "a", "function": [{"use": "f", "config": {"a": "x".repeat(100_000)}}]});
+    let answer = host.ask("PUT", "/v1/chains/a?tenant=acme", Some(config)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(host.open(VIEWER, "/v1/chains").await);
+    }
+    let other = Arc::clone(&host);
+    let next = tokio::spawn(async move { other.ask_with(VIEWER, "GET", "/v1/chains", None).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!next.is_finished());
+    assert_eq!(host.ask("GET", "/v1/chains", None).await.status, StatusCode::OK);
+    open.pop();
+    let answer = in_time(next).await.unwrap();
+    assert_eq!(answer.json()["items"].as_array().unwrap().len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chains_that_are_slow_to_come_back_hold_up_no_other_tenants() {
     let host = Arc::into_inner(host().await).unwrap().restart_only();
@@ -202,10 +294,14 @@ async fn a_fault_is_acted_on_while_another_tenants_change_takes_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_is_read_again_while_a_tenant_whose_listeners_stay_changes_something() {
     const ACME: &str = "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\ntenant = \"acme\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:2\"]\n";
+    const TOKEN: &str = "[[api.token]]\nname = \"new\"\ntoken = \"another-viewer-token\"\nrole = \"viewer\"\ntenant = \"acme\"\n";
     let host = host().await;
     let read_again = |listeners: String| {
         let (host, config) = (Arc::clone(&host), config(&format!("{CONFIG}{listeners}")));
-        tokio::task::spawn_blocking(move || host.control.reload(&config, Vec::new()))
+        tokio::task::spawn_blocking(move || {
+            host.control.reload(&config)?;
+            host.control.reload_listeners(&config)
+        })
     };
     assert!(in_time(read_again(ACME.to_owned())).await.unwrap().is_ok());
     let applying = host.engine.hold("deploy acme/b");
@@ -217,25 +313,35 @@ async fn a_configuration_is_read_again_while_a_tenant_whose_listeners_stay_chang
     }
     assert!(!slow.is_finished());
     // Those of the chain that is being changed wait; and when the host stops meanwhile they stay.
-    let changed = read_again(ACME.replace(":1", ":4"));
+    let changed = read_again(
+        ACME.replace(":1", ":4").replace("[[listener]]", &format!("{TOKEN}[[listener]]")),
+    );
     let stopped = host.control.drain(Duration::ZERO);
     assert!(stopped.problems.is_empty() && !changed.is_finished());
     drop(applying);
     assert!(in_time(changed).await.unwrap().is_err());
     in_time(slow).await.unwrap();
+    // Tokens do not depend on listeners.
+    let answer = host.ask_with("another-viewer-token", "GET", "/v1/status", None).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_is_removed_gets_nothing_that_was_still_compiled() {
     let host = Arc::new(Host::new());
+    host.ask("PUT", "/v1/tenants/beta", Some(json!({}))).await;
     let compiling = host.engine.hold("compile");
-    let push = begin_push(&host, "/v1/functions/f/versions", "late");
+    let other = Arc::clone(&host);
+    let push =
+        tokio::spawn(
+            async move { other.push("/v1/functions/f/versions?tenant=beta", "late").await },
+        );
     host.engine.wait_for("compile", 1);
-    let removed = host.ask("DELETE", "/v1/tenants/acme", None).await;
+    let removed = host.ask("DELETE", "/v1/tenants/beta", None).await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
     drop(compiling);
     let (_, detail) = in_time(push).await.unwrap().problem(404);
-    assert_eq!(detail, "there is no tenant acme");
+    assert_eq!(detail, "there is no tenant beta");
     assert_eq!(host.ask("GET", "/v1/functions", None).await.json()["items"], json!([]));
 }
 

@@ -271,21 +271,28 @@ async fn drain(control: &Arc<Control>) {
     }
 }
 
-/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing.
+/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing. Listeners may be refused
+/// because of what runs, which keeps nobody's token.
 async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
     let again = async {
         let read = Configuration::read(started.file.as_deref())?;
         let (limits, config) = (limits(&read.config), read.config.clone());
         let control = Arc::clone(control);
         let later = started.as_written().waits_for_start(&read.as_written());
-        let waiting = match &later[..] {
+        let mut waiting = match &later[..] {
             [] => Vec::new(),
             later => vec![format!("{} (from the next start on)", later.join(", "))],
         };
-        let waiting = aside("weir-reload", move || control.reload(&config, waiting))
-            .await?
-            .map_err(|error| read.locate(error.into()))?;
+        let reloading = aside("weir-reload", move || {
+            control.reload(&config)?;
+            Ok::<_, ControlError>(control.reload_listeners(&config))
+        });
+        let listeners = reloading.await?.map_err(|error| read.locate(error.into()))?;
         api.set_limits(limits);
+        waiting.extend(listeners.map_err(|error| {
+            let why = read.locate(error.into());
+            anyhow::anyhow!("listeners are as they were, the rest holds: {why:#}")
+        })?);
         anyhow::Ok(waiting)
     };
     match again.await {

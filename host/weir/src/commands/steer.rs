@@ -46,7 +46,7 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     })?;
     drop(waiting);
     output.outcome(&applied, |applied| {
-        let Steered { tenant, rules, pause_us, covered } = applied;
+        let Steered { tenant, rules, pause_us, covered, .. } = applied;
         let applied = format!(
             "{rules} steering rules of tenant {tenant} are in force; pause {pause_us:.1} us\n"
         );

@@ -40,6 +40,8 @@ pub(crate) struct FakeEngine {
     /// What the next call that begins so ends with.
     failures: Mutex<Vec<(String, EngineError)>>,
     deployed: Mutex<BTreeMap<ChainId, Deployment>>,
+    /// What swaps replaced.
+    before: Mutex<BTreeMap<(ChainId, Name), ResolvedFunction>>,
     steered: Mutex<BTreeMap<Name, Vec<SteeringRule>>>,
     sink: Mutex<Option<EventSink>>,
 }
@@ -89,7 +91,12 @@ impl FakeEngine {
         self.failures.lock().unwrap().push((begins.to_owned(), error));
     }
 
+    /// Tells something. Where a version is said to have gone back, the one before runs.
     pub(crate) fn emit(&self, event: EngineEvent) {
+        if let EngineEvent::RolledBack { chain, function, .. } = &event {
+            let before = self.before.lock().unwrap().remove(&(chain.clone(), function.clone()));
+            self.swap_in(chain, before.unwrap());
+        }
         (self.sink.lock().unwrap().as_ref().unwrap())(event);
     }
 
@@ -97,7 +104,9 @@ impl FakeEngine {
         let mut deployed = self.deployed.lock().unwrap();
         let functions = &mut deployed.get_mut(chain).unwrap().functions;
         let place = functions.iter().position(|f| f.label == function.label).unwrap();
-        functions[place] = function;
+        let key = (chain.clone(), function.label.clone());
+        let before = std::mem::replace(&mut functions[place], function);
+        self.before.lock().unwrap().insert(key, before);
     }
 }
 
@@ -120,12 +129,16 @@ fn published(microseconds: u64) -> Published {
     Published { pause: Duration::from_micros(microseconds), ..Published::default() }
 }
 
-/// What a tap takes, one after the other.
-struct FakeTap(VecDeque<&'static str>);
+/// What a tap takes, one after the other; without an end that again and again.
+struct FakeTap(VecDeque<&'static str>, bool);
 
 impl Tap for FakeTap {
     fn take(&mut self) -> Option<Vec<u8>> {
-        self.0.pop_front().map(|text| text.as_bytes().to_vec())
+        let text = self.0.pop_front()?;
+        if self.1 {
+            self.0.push_back(text);
+        }
+        Some(text.as_bytes().to_vec())
     }
 }
 
@@ -233,7 +246,8 @@ impl Engine for FakeEngine {
         let function = request.function.as_ref().map_or("", Name::as_str);
         let conditions = request.only.rule().conditions();
         self.call(format!("tap {chain}:{function} {:?} {conditions}", request.format))?;
-        Ok(Box::new(FakeTap(VecDeque::from(["one", "", "two"]))))
+        let endless = request.seconds == Some(3600);
+        Ok(Box::new(FakeTap(VecDeque::from(["one", "", "two"]), endless)))
     }
 
     fn status(&self) -> EngineStatus {
@@ -509,10 +523,24 @@ impl Host {
 
     /// Asks for a stream, and does not read it.
     pub(crate) async fn open(&self, token: &str, path: &str) -> Response {
-        let request = Request::get(path)
+        self.open_with(token, "GET", path, Body::empty()).await
+    }
+
+    /// Sends JSON, and does not read the answer.
+    pub(crate) async fn open_with(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Body,
+    ) -> Response {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .extension(Peer::Remote)
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
-            .body(Body::empty());
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
         self.router.clone().oneshot(request.unwrap()).await.unwrap()
     }
 
