@@ -39,8 +39,8 @@ pub(super) fn run(args: &LogArgs, client: &Client, output: Output) -> Result<()>
         let newest = log.lines.last().and_then(|line| time::before(&line.time, LATE));
         let next = ask(newest, None)?;
         known.take(&next.lines).into_iter().try_for_each(|line| print(line, output))?;
-        if next.lost > log.lost {
-            tracing::warn!("{} lines were lost: it writes too many", next.lost - log.lost);
+        if next.lost > log.lost && !output.quiet {
+            eprintln!("{} lines were lost: it writes too many", next.lost - log.lost);
         }
         log = next;
     }
