@@ -171,7 +171,8 @@ fn records_are_what_the_format_says() {
     use serde_json::Value;
 
     const PREFIX: &str = "#/components/schemas/";
-    const KNOWN: (u32, &str) = (3, "?");
+    const KNOWN: (u32, &str) =
+        (3, "815b9f7529e86af0f9168c48e6fe7176baa4ce432284464407e8d045a0278225");
     /// Leaves words out, and finds what else is referred to.
     fn look(schema: &mut Value, others: &mut Vec<String>) {
         match schema {

@@ -720,6 +720,20 @@ mod tests {
     }
 
     #[test]
+    fn what_went_back_since_its_next_version_was_made_ready_is_as_it_was() {
+        let existing = swapped();
+        let ran = existing.running().functions.clone();
+        let functions = vec![version("3.0.0")];
+        let what = What::Again { existing: Arc::clone(&existing), ran, functions };
+        let prepared = Prepared { published: Published::default(), what };
+        assert_eq!(Messages::check_unchanged(&prepared), Ok(()));
+        existing.went_back("f", "2.0.0");
+        // Not lost: nobody has to put anything back, which would be what it went back from.
+        let refused = Messages::check_unchanged(&prepared);
+        assert!(matches!(refused, Err(EngineError::Conflict(_))), "{refused:?}");
+    }
+
+    #[test]
     fn what_has_been_replaced_since_does_not_go_back() {
         let deployed = swapped();
         deployed.running().put(version("3.0.0"));
