@@ -47,6 +47,11 @@ pub(crate) fn memory(name: &str) -> Result<Memory, PoolError> {
     Memory::new(name, RINGS + 2 * RING, HugePages::Never)
 }
 
+/// What a message takes while it waits.
+fn weight(message: &Message) -> usize {
+    size_of_val(message) + message.bytes.len()
+}
+
 /// One side of a lane. See the module.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -58,6 +63,8 @@ pub(crate) struct Lane {
     read: u64,
     /// Messages that there was no room for.
     backlog: VecDeque<Message>,
+    /// Bytes that these take.
+    kept: usize,
     /// Messages that were to be sent, so far.
     accepted: u64,
 }
@@ -69,8 +76,9 @@ impl Lane {
         if memory.len() < RINGS + 2 * RING {
             return Err(Breach("the lane's memory is too small"));
         }
-        let (written, taken, read, backlog, accepted) = (0, 0, 0, VecDeque::new(), 0);
-        Ok(Self { memory, side, written, taken, read, backlog, accepted })
+        let (written, taken, read, accepted) = (0, 0, 0, 0);
+        let (backlog, kept) = (VecDeque::new(), 0);
+        Ok(Self { memory, side, written, taken, read, backlog, kept, accepted })
     }
 
     fn rings(&self) -> (usize, usize) {
@@ -83,6 +91,11 @@ impl Lane {
     /// Messages that wait for room.
     pub(crate) fn waiting(&self) -> usize {
         self.backlog.len()
+    }
+
+    /// Bytes that they take.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
     }
 
     /// How many messages were to be sent so far, and how many of them have been.
@@ -98,7 +111,7 @@ impl Lane {
         debug_assert!(message.bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
         self.accepted += 1;
         if !self.backlog.is_empty() || !self.put(end, &message, &message.bytes)? {
-            self.backlog.push_back(message);
+            self.keep(message);
         }
         Ok(())
     }
@@ -116,9 +129,14 @@ impl Lane {
         debug_assert!(bytes.len() + PREFIX <= MESSAGE_MAX, "whoever sends cuts");
         self.accepted += 1;
         if !self.backlog.is_empty() || !self.put(end, &message, bytes)? {
-            self.backlog.push_back(Message { bytes: Bytes::copy_from_slice(bytes), ..message });
+            self.keep(Message { bytes: Bytes::copy_from_slice(bytes), ..message });
         }
         Ok(())
+    }
+
+    fn keep(&mut self, message: Message) {
+        self.kept += weight(&message);
+        self.backlog.push_back(message);
     }
 
     /// How far the other side has read: it changes as long as that one lives.
@@ -138,6 +156,7 @@ impl Lane {
                 self.backlog.push_front(message);
                 break;
             }
+            self.kept -= weight(&message);
         }
         Ok(())
     }
@@ -312,7 +331,7 @@ mod tests {
         for message in &all {
             gateway.send(&mut end, message.clone()).unwrap();
         }
-        assert!(gateway.waiting() > 0);
+        assert!(gateway.waiting() > 0 && gateway.kept() > 1 << 20);
         let (mut descriptors, mut got) = (Vec::new(), 0);
         while got < all.len() {
             gateway.retry(&mut end).unwrap();
@@ -330,6 +349,7 @@ mod tests {
             }
             let _ = other.flush();
         }
+        assert_eq!((gateway.waiting(), gateway.kept()), (0, 0));
     }
 
     #[test]

@@ -150,6 +150,11 @@ impl Streams {
         Some(Bytes::copy_from_slice(&room[..used]))
     }
 
+    /// Bodies that go to the other side.
+    pub(crate) fn going(&self) -> usize {
+        self.going.borrow().len()
+    }
+
     /// What the other side says of a body, when so many messages had been sent to it.
     ///
     /// # Errors

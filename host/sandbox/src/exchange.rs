@@ -10,8 +10,8 @@ use crate::telemetry::Level;
 /// Import name of the interface.
 pub const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
 
-/// Bytes of a key.
-const KEY_MAX: usize = 256;
+/// Bytes of a key of the store.
+pub const KEY_MAX: usize = 256;
 /// Bytes of a value, of a body, or of all names and values of a head that come by copy; what is longer is refused.
 const COPY_MAX: usize = 1 << 20;
 /// Pieces of a body, and fields of a head, in one call.

@@ -46,7 +46,9 @@ mod window;
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig, giving};
-pub use exchange::{Copied, Denied, EXCHANGE_IMPORT, Exchanges, Laid, Span, link_exchange};
+pub use exchange::{
+    Copied, Denied, EXCHANGE_IMPORT, Exchanges, KEY_MAX, Laid, Span, link_exchange,
+};
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
     ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SAVED_MAX,

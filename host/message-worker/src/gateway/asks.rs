@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use weir_exchange::{CallFault, CallResult};
+use weir_exchange::{CallFault, CallResult, Pieces};
 use weir_message::{head, sum};
+use weir_sandbox::KEY_MAX;
 
 use super::{CALLS_MAX, Inner, nowhere};
 use crate::lane::{Breach, MESSAGE_MAX};
@@ -16,12 +17,14 @@ const VALUE_MAX: usize = 64 << 10;
 
 impl Inner {
     pub(super) fn call(self: &Rc<Self>, message: Message, generation: u64) -> Result<(), Breach> {
-        let pieces = {
+        let made = {
             let mut live = self.live.borrow_mut();
-            live.as_mut()
-                .and_then(|live| live.calls.remove(&message.exchange))
-                .unwrap_or_default()
-                .0
+            live.as_mut().and_then(|live| live.call.take())
+        };
+        let (pieces, bytes) = match made {
+            Some((number, pieces, bytes)) if number == message.exchange => (pieces, bytes),
+            Some(_) => return Err(Breach("it begins a call before it has made the last")),
+            None => (Pieces::new(), 0),
         };
         let parts = head::new_request(&message.bytes);
         let parts = parts.map_err(|_| Breach("a call's head is broken"))?;
@@ -29,11 +32,12 @@ impl Inner {
         if upstream >= self.upstreams.count() {
             return Err(Breach("it calls an upstream that there is not"));
         }
-        if self.calls.get() >= CALLS_MAX {
+        let (calls, of_calls) = self.calls.get();
+        if calls >= CALLS_MAX || of_calls + bytes > self.most {
             self.called(message.exchange, generation, Err(CallFault::Unreachable));
             return Ok(());
         }
-        self.calls.set(self.calls.get() + 1);
+        self.calls.set((calls + 1, of_calls + bytes));
         let most = usize::try_from(message.c).unwrap_or(usize::MAX).min(self.head.borrow().len());
         let timeout = Duration::from_millis(u64::from(message.b.max(1)));
         let request = http::Request::from_parts(parts, pieces);
@@ -41,7 +45,8 @@ impl Inner {
         let inner = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let result = called.await;
-            inner.calls.set(inner.calls.get() - 1);
+            let (calls, of_calls) = inner.calls.get();
+            inner.calls.set((calls - 1, of_calls - bytes));
             inner.called(message.exchange, generation, result);
         });
         Ok(())
@@ -81,6 +86,10 @@ impl Inner {
         let Some((key, value)) = message.bytes.split_at_checked(at) else {
             return Err(Breach("a key is longer than its message"));
         };
+        // A worker holds its functions to this, and asks for nothing else.
+        if key.len() > KEY_MAX || value.len() > self.head.borrow().len() {
+            return Err(Breach("it asks the store for more than functions may"));
+        }
         let lives = (message.c != 0).then(|| Duration::from_millis(message.c));
         let value = match message.a {
             say::STORE_SET => {

@@ -35,7 +35,9 @@ pub(super) struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.wait.borrow_mut().take();
+        if let Some(wait) = self.wait.borrow_mut().take() {
+            self.inner.let_go.set(self.inner.let_go.get() - wait.bytes);
+        }
         self.inner.waiting.set(self.inner.waiting.get() - 1);
     }
 }
@@ -103,11 +105,17 @@ impl RemoteExchange {
         slot.events.set(event);
         (message.exchange, message.b) = (slot.number, event);
         let wait = &slot.waits[direction as usize];
-        let (pieces, of_pieces, said, waker) = (Pieces::new(), 0, None, None);
-        *wait.borrow_mut() = Some(Wait { event, pieces, bytes: of_pieces, said, waker });
+        let (sent, pieces, of_pieces, said, waker) = (u64::MAX, Pieces::new(), 0, None, None);
+        *wait.borrow_mut() = Some(Wait { event, sent, pieces, bytes: of_pieces, said, waker });
         inner.waiting.set(inner.waiting.get() + 1);
         let waiting = Waiting { inner, wait };
-        inner.send_by(generation, |live| live.lane.send_with(&mut live.end, message, bytes))?;
+        inner.send_by(generation, |live| {
+            live.lane.send_with(&mut live.end, message, bytes)?;
+            if let Some(wait) = wait.borrow_mut().as_mut() {
+                wait.sent = live.lane.counts().0;
+            }
+            Ok(())
+        })?;
         Ok(waiting)
     }
 

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
 use weir_exchange::{Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams};
-use weir_hop::{AsyncEnd, Descriptor, End};
+use weir_hop::{AsyncEnd, Descriptor, Discarded, End};
 use weir_message::{ChainCounters, Store, head};
 use weir_pool::Memory;
 
@@ -36,8 +36,10 @@ use crate::streams::Streams;
 
 /// How soon it is tried again when the lane or the hop is full.
 const AGAIN: Duration = Duration::from_millis(1);
-/// Answers to calls and to questions to the store that may wait for room in the lane.
-const REPLIES_MAX: usize = 16_384;
+/// Bytes that may wait for room in the lane, beside what somebody waits for an answer to: replies, and what was given up meanwhile.
+const BACKLOG_MAX: usize = 64 << 20;
+/// Descriptors that are read before others on this thread, who take out what they bring, have their turn.
+const TURN_MAX: usize = 256;
 /// Bytes of a body that one message carries: as much as is read of a connection at a time, so that it crosses in one go. The worker cuts it
 /// into rooms.
 const BODY_MAX: usize = 64 << 10;
@@ -45,6 +47,9 @@ const BODY_MAX: usize = 64 << 10;
 const CALLS_MAX: usize = 8192;
 /// Bytes of a call's request.
 const CALL_MAX: usize = 16 << 20;
+
+/// It cannot know of what still waits for room in the lane.
+const NOT_TOLD: Breach = Breach("it answers what it has not been told");
 
 /// What the keeper tells the chain's thread of.
 pub enum Link {
@@ -86,7 +91,7 @@ pub struct RemoteConfig {
     pub patience: Arc<AtomicU64>,
     /// Bytes of a room of the worker's pool: the longest head.
     pub room_bytes: usize,
-    /// Bytes that an event may let go: all that there can be in the worker.
+    /// Bytes that events may let go at a time, and that calls under way may have: all that there can be in the worker.
     pub most: usize,
 }
 
@@ -120,7 +125,10 @@ struct Inner {
     /// Heads are laid out here.
     head: RefCell<Box<[u8]>>,
     most: usize,
-    calls: Cell<usize>,
+    /// Bytes of pieces whose event has not taken them out.
+    let_go: Cell<usize>,
+    /// Calls under way, and bytes of their requests.
+    calls: Cell<(usize, usize)>,
 }
 
 /// A worker that is ready.
@@ -134,8 +142,8 @@ struct Live {
     heard: u64,
     watch: Watch,
     upstreams: Vec<u64>,
-    /// Calls whose pieces come.
-    calls: HashMap<u32, (Pieces, usize)>,
+    /// The call whose pieces come, and bytes of these.
+    call: Option<(u32, Pieces, usize)>,
 }
 
 /// An exchange.
@@ -158,6 +166,8 @@ struct Slot {
 /// An event that the worker was told.
 struct Wait {
     event: u32,
+    /// How many messages were to be sent when this one was.
+    sent: u64,
     pieces: Pieces,
     bytes: usize,
     said: Option<Result<Message, Lost>>,
@@ -207,7 +217,8 @@ impl RemoteChain {
             patience,
             head: RefCell::new(vec![0; room_bytes].into()),
             most,
-            calls: Cell::new(0),
+            let_go: Cell::new(0),
+            calls: Cell::default(),
         }))
     }
 
@@ -266,14 +277,24 @@ impl Inner {
             }
         }
         let mut descriptors = Vec::new();
+        let mut turn = 0;
         loop {
+            if turn >= TURN_MAX {
+                context.waker().wake_by_ref();
+                break;
+            }
             let received = {
                 let mut live = self.live.borrow_mut();
                 let Some(live) = live.as_mut() else { return Poll::Pending };
                 live.end.poll_receive(context, &mut descriptors)
             };
             match received {
-                Poll::Ready(Ok(_)) => {
+                Poll::Ready(Ok(_)) if self.speaks_for_others() => {
+                    self.broke(&Breach("it speaks for another worker, or another generation"));
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(read)) => {
+                    turn += read;
                     for descriptor in descriptors.drain(..) {
                         if let Err(breach) = self.receive(descriptor) {
                             self.broke(&breach);
@@ -309,13 +330,18 @@ impl Inner {
                 else {
                     return self.killer.kill(generation, "the event loop does not take its hop");
                 };
-                let (upstreams, calls) = (Vec::new(), HashMap::new());
+                let (upstreams, call) = (Vec::new(), None);
                 let (ready, heard, watch) = (false, 0, Watch::default());
-                let live = Live { end, lane, generation, ready, heard, watch, upstreams, calls };
+                let live = Live { end, lane, generation, ready, heard, watch, upstreams, call };
                 *self.live.borrow_mut() = Some(live);
             }
             Link::Down { generation } => self.lost(Some(generation)),
         }
+    }
+
+    fn speaks_for_others(&self) -> bool {
+        let live = self.live.borrow();
+        live.as_ref().is_some_and(|live| live.end.discarded() != Discarded::default())
     }
 
     /// The worker is gone: whoever waits for it is told.
@@ -408,7 +434,7 @@ impl Inner {
         let sent = {
             let mut live = self.live.borrow_mut();
             let live = live.as_mut().filter(|live| live.generation == generation).ok_or(Lost)?;
-            send(live)
+            send(live).and_then(|()| self.listens(&live.lane))
         };
         match sent {
             Ok(()) => self.wake(),
@@ -420,12 +446,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether it reads what it is told. Each who waits for an answer has one message in the lane; what somebody gave up stays there.
+    fn listens(&self, lane: &Lane) -> Result<(), Breach> {
+        let Some(more) = lane.kept().checked_sub(BACKLOG_MAX) else { return Ok(()) };
+        let wait = self.waiting.get() + self.visits.borrow().len() + self.streams.going();
+        if more > wait * BODY_MAX {
+            return Err(Breach("it does not read what it is told"));
+        }
+        Ok(())
+    }
+
     /// The same for what the worker asked for.
     fn reply(&self, generation: u64, message: Message) {
-        let full = self.live.borrow().as_ref().is_some_and(|l| l.lane.waiting() > REPLIES_MAX);
-        if full {
-            return self.broke(&Breach("it asks, and does not listen"));
-        }
         // A worker that is gone needs no answer.
         let _ = self.send(generation, message);
     }
@@ -438,16 +470,18 @@ impl Inner {
             (live.lane.receive(descriptor)?, live.generation, live.lane.counts().1)
         };
         match message.kind {
-            say::STEP | say::PIECE => self.said(message, generation),
+            say::STEP | say::PIECE => self.said(message, generation, sent),
             say::CALL => self.call(message, generation),
             say::CALL_PIECE => {
                 let mut live = self.live.borrow_mut();
                 let Some(live) = live.as_mut() else { return Ok(()) };
-                if live.calls.len() >= CALLS_MAX {
-                    return Err(Breach("it begins too many calls"));
-                }
-                let (pieces, bytes) = live.calls.entry(message.exchange).or_default();
+                let number = message.exchange;
+                let (call, pieces, bytes) =
+                    live.call.get_or_insert_with(|| (number, Pieces::new(), 0));
                 *bytes += message.bytes.len() + 1;
+                if *call != number {
+                    return Err(Breach("it begins a call before it has made the last"));
+                }
                 if *bytes > CALL_MAX {
                     return Err(Breach("a call's body is too long"));
                 }
@@ -455,9 +489,9 @@ impl Inner {
                 Ok(())
             }
             say::STORE => self.stored(&message, generation),
-            say::SERVED => self.served(&message, generation),
-            say::LEFT => self.left(message.exchange),
-            say::ONWARD => self.onward(&message, generation),
+            say::SERVED => self.served(&message, generation, sent),
+            say::LEFT => self.left(message.exchange, sent),
+            say::ONWARD => self.onward(&message, generation, sent),
             say::CALLED_OFF => {
                 self.called_off(message.exchange, generation);
                 Ok(())
@@ -477,8 +511,8 @@ impl Inner {
         }
     }
 
-    /// A step, or bytes that belong to one.
-    fn said(&self, message: Message, generation: u64) -> Result<(), Breach> {
+    /// A step, or bytes that belong to one; so many messages had been sent to it.
+    fn said(&self, message: Message, generation: u64, sent: u64) -> Result<(), Breach> {
         let slot = self.exchanges.borrow().get(&message.exchange).cloned();
         // The exchange may have ended meanwhile.
         let Some(slot) = slot.filter(|slot| slot.generation.get() == Some(generation)) else {
@@ -489,12 +523,18 @@ impl Inner {
         let Some(wait) = wait.as_mut().filter(|wait| wait.event == message.b) else {
             return Ok(());
         };
+        // Else whoever has more would go on, and what it does not read pile up here.
+        if wait.sent > sent {
+            return Err(NOT_TOLD);
+        }
         if wait.said.is_some() {
             return Err(Breach("it says twice what became of an event"));
         }
         if message.kind == say::PIECE {
-            wait.bytes += message.bytes.len() + 1;
-            if wait.bytes > self.most {
+            let bytes = message.bytes.len() + 1;
+            wait.bytes += bytes;
+            self.let_go.set(self.let_go.get() + bytes);
+            if self.let_go.get() > self.most {
                 return Err(Breach("it lets go more than it can hold"));
             }
             wait.pieces.push(message.bytes);

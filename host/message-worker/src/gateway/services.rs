@@ -18,7 +18,7 @@ use weir_exchange::{CallFault, Direction, Exchange, Leg, Legs, Onward, Reply, Se
 use weir_message::{head, pass_by, streamed};
 
 use super::exchange::{RemoteExchange, gone, plain};
-use super::{CALLS_MAX, Inner, Lost, nowhere};
+use super::{CALLS_MAX, Inner, Lost, NOT_TOLD, nowhere};
 use crate::lane::Breach;
 use crate::protocol as say;
 use crate::protocol::Message;
@@ -88,6 +88,8 @@ struct RemoteService {
 
 /// A request that visits a service.
 pub(super) struct Visit {
+    /// How many messages were to be sent when the request was.
+    sent: Cell<u64>,
     onward: Rc<dyn Onward>,
     to_head: bool,
     /// Requests that it has sent on.
@@ -222,6 +224,7 @@ impl Inner {
         }
         let number = self.number();
         let visit = Rc::new(Visit {
+            sent: Cell::new(u64::MAX),
             onward: Rc::clone(onward),
             to_head,
             calls: Cell::new(0),
@@ -231,7 +234,13 @@ impl Inner {
             waker: RefCell::default(),
         });
         self.visits.borrow_mut().insert(number, Rc::clone(&visit));
-        if self.send(generation, message(number)).is_err() {
+        let message = message(number);
+        let sent = self.send_by(generation, |live| {
+            live.lane.send(&mut live.end, message)?;
+            visit.sent.set(live.lane.counts().0);
+            Ok(())
+        });
+        if sent.is_err() {
             self.visits.borrow_mut().remove(&number);
             return Err(Begin::Lost);
         }
@@ -275,14 +284,21 @@ impl Inner {
         Ok((stream, declared))
     }
 
+    /// A visit of which it speaks when so many messages had been sent to it; `none`: if there is none.
+    fn visit(&self, number: u32, sent: u64, none: Breach) -> Result<Rc<Visit>, Breach> {
+        let visit = self.visits.borrow().get(&number).cloned().ok_or(none)?;
+        if visit.sent.get() > sent { Err(NOT_TOLD) } else { Ok(visit) }
+    }
+
     /// A service's response.
     pub(super) fn served(
         self: &Rc<Self>,
         message: &Message,
         generation: u64,
+        sent: u64,
     ) -> Result<(), Breach> {
-        let visit = self.visits.borrow().get(&message.exchange).cloned();
-        let visit = visit.ok_or(Breach("it serves who is not there"))?;
+        let none = Breach("it serves who is not there");
+        let visit = self.visit(message.exchange, sent, none)?;
         if visit.answered.get() {
             return Err(Breach("it serves twice"));
         }
@@ -303,9 +319,8 @@ impl Inner {
     }
 
     /// A service has no more to do with a visit.
-    pub(super) fn left(&self, number: u32) -> Result<(), Breach> {
-        let visit = self.visits.borrow().get(&number).cloned();
-        let visit = visit.ok_or(Breach("it leaves who is not there"))?;
+    pub(super) fn left(&self, number: u32, sent: u64) -> Result<(), Breach> {
+        let visit = self.visit(number, sent, Breach("it leaves who is not there"))?;
         if !visit.answered.get() && !visit.given_up.get() {
             return Err(Breach("it leaves without a response"));
         }
@@ -318,9 +333,9 @@ impl Inner {
         self: &Rc<Self>,
         message: &Message,
         generation: u64,
+        sent: u64,
     ) -> Result<(), Breach> {
-        let visit = self.visits.borrow().get(&message.a).cloned();
-        let visit = visit.ok_or(Breach("it sends on what nobody asked for"))?;
+        let visit = self.visit(message.a, sent, Breach("it sends on what nobody asked for"))?;
         visit.calls.set(visit.calls.get() + 1);
         if visit.calls.get() > ONWARD_MAX {
             return Err(Breach("it sends too many requests on"));

@@ -1,10 +1,13 @@
 //! A gateway with workers that say whatever they like.
 
+use std::sync::mpsc::{Receiver, channel};
+
 use tokio::task::LocalSet;
 use weir_hop::Hub;
 
+use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use weir_exchange::{CallFault, CallResult, Step};
+use weir_exchange::{BodyStep, CallFault, CallResult, Step};
 
 use super::*;
 use crate::keeper::killed;
@@ -17,10 +20,13 @@ impl Environment for Nobody {
         &self,
         _: usize,
         _: http::Request<Pieces>,
-        _: Duration,
+        timeout: Duration,
         _: usize,
     ) -> LocalBoxFuture<'static, CallResult> {
-        Box::pin(std::future::ready(Err(CallFault::Unreachable)))
+        Box::pin(async move {
+            tokio::time::sleep(timeout).await;
+            Err(CallFault::Timeout)
+        })
     }
 
     fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
@@ -57,10 +63,41 @@ fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, O
     })
 }
 
+/// Waits until something comes.
+fn wait(end: &End) {
+    let mut fds = [rustix::event::PollFd::new(end, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, None).unwrap();
+}
+
 /// Does this with a chain whose worker is this one: what that came to, and why the worker was ended.
 pub(super) fn exercised<T>(
     services: bool,
     worker: impl Fn(&Message) -> Vec<Message> + Send + 'static,
+    exercise: impl AsyncFnOnce(RemoteChain) -> T,
+) -> (T, Option<String>) {
+    let worker = move |mut lane: Lane, mut end: End| {
+        let mut descriptors = Vec::new();
+        loop {
+            let _ = end.flush();
+            wait(&end);
+            if end.receive(&mut descriptors).is_err() {
+                return;
+            }
+            for descriptor in descriptors.drain(..) {
+                let message = lane.receive(descriptor).unwrap();
+                for answer in worker(&message) {
+                    lane.send(&mut end, answer).unwrap();
+                }
+            }
+        }
+    };
+    exercised_by(services, worker, exercise)
+}
+
+/// The same with a worker that does with its line what it likes, when it has said what it wants.
+fn exercised_by<T>(
+    services: bool,
+    worker: impl FnOnce(Lane, End) + Send + 'static,
     exercise: impl AsyncFnOnce(RemoteChain) -> T,
 ) -> (T, Option<String>) {
     let (links, heard) = mpsc::unbounded_channel();
@@ -87,21 +124,7 @@ pub(super) fn exercised<T>(
         let mut lane = Lane::new(Memory::open("test", other).unwrap(), Side::Worker).unwrap();
         let interests = Message { kind: say::INTERESTS, a: 1, ..Message::default() };
         lane.send(&mut end, interests).unwrap();
-        let mut descriptors = Vec::new();
-        loop {
-            let _ = end.flush();
-            let mut fds = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut fds, None).unwrap();
-            if end.receive(&mut descriptors).is_err() {
-                return;
-            }
-            for descriptor in descriptors.drain(..) {
-                let message = lane.receive(descriptor).unwrap();
-                for answer in worker(&message) {
-                    lane.send(&mut end, answer).unwrap();
-                }
-            }
-        }
+        worker(lane, end);
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let done = LocalSet::new().block_on(&runtime, async {
@@ -128,6 +151,17 @@ fn step(to: &Message, code: u8) -> Message {
     Message { exchange, kind, a: code.into(), b, ..Message::default() }
 }
 
+/// Writes into the store, under a key of so many bytes.
+fn stores(to: &Message, key: u32) -> Message {
+    Message { kind: say::STORE, a: say::STORE_SET, b: key, ..step(to, 0) }
+}
+
+/// A piece of a call.
+fn piece_of(to: &Message, call: u32) -> Message {
+    let bytes = Bytes::from(vec![0; 60_000]);
+    Message { exchange: call, kind: say::CALL_PIECE, bytes, ..step(to, 0) }
+}
+
 #[test]
 fn a_worker_that_keeps_to_the_rules_is_heard() {
     let (said, kill) = asked(|message| match message.kind {
@@ -140,7 +174,7 @@ fn a_worker_that_keeps_to_the_rules_is_heard() {
 #[test]
 fn what_a_worker_cannot_mean_ends_it_and_the_request_is_answered() {
     type Bad = fn(&Message) -> Vec<Message>;
-    let bad: [Bad; 9] = [
+    let bad: [Bad; 12] = [
         |m| vec![step(m, 99)],
         |m| vec![Message { kind: 77, ..step(m, 0) }],
         |m| vec![Message { c: 3, ..step(m, 0) }],
@@ -149,6 +183,9 @@ fn what_a_worker_cannot_mean_ends_it_and_the_request_is_answered() {
         |m| vec![Message { kind: say::CALL, ..step(m, 0) }],
         |m| vec![Message { kind: say::STORE, a: 9, ..step(m, 0) }],
         |m| vec![Message { kind: say::STORE, b: 100, ..step(m, 0) }],
+        |m| vec![Message { bytes: Bytes::from(vec![0; 257]), ..stores(m, 257) }],
+        |m| vec![Message { bytes: Bytes::from(vec![0; (16 << 10) + 2]), ..stores(m, 1) }],
+        |m| vec![piece_of(m, 1), piece_of(m, 2)],
         |m| {
             (0..64)
                 .map(|_| {
@@ -179,4 +216,128 @@ fn what_is_said_of_exchanges_that_are_not_there_is_nobodys() {
         _ => Vec::new(),
     });
     assert!(matches!(said, Step::Continue) && kill.is_none(), "{said:?} {kill:?}");
+}
+
+/// A worker that reads nothing of its lane, and says what it is given to say.
+fn deaf(says: Receiver<Message>) -> impl FnOnce(Lane, End) + Send + 'static {
+    move |mut lane, mut end| {
+        let _ = end.flush();
+        for message in says {
+            lane.send(&mut end, message).unwrap();
+            let _ = end.flush();
+            // As if it had.
+            while end.receive(&mut Vec::new()).is_ok() {}
+        }
+    }
+}
+
+#[test]
+fn what_a_worker_has_not_read_it_does_not_answer() {
+    let (says, said) = channel();
+    let (passed, kill) = exercised_by(false, deaf(said), async |chain: RemoteChain| {
+        let exchange = chain.passages().open(&nowhere());
+        let mut passed = 0;
+        while passed < 100 {
+            let step_of = exchange.request_body(vec![0; BODY_MAX].into(), false).get();
+            let mut step_of = std::pin::pin!(step_of);
+            assert!(step_of.as_mut().now_or_never().is_none());
+            let event = Message { b: passed + 1, ..Message::default() };
+            says.send(step(&event, say::SAME)).unwrap();
+            let BodyStep::Pass(_) = step_of.await else { break };
+            passed += 1;
+        }
+        passed
+    });
+    assert_eq!(kill.as_deref(), Some("it answers what it has not been told"));
+    // As many as the ring has room for.
+    assert!(passed < 10, "{passed}");
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_does_not_pile_up_for_a_worker_that_does_not_read() {
+    let (_says, said) = channel();
+    let (told, kill) = exercised_by(false, deaf(said), async |chain: RemoteChain| {
+        let most = 2 * BACKLOG_MAX / BODY_MAX;
+        let mut told = 0;
+        while told < most && chain.0.ready().is_some() {
+            let exchange = chain.passages().open(&nowhere());
+            let given_up = exchange.request_body(vec![0; BODY_MAX].into(), false).get();
+            assert!(given_up.now_or_never().is_none() || chain.0.ready().is_none());
+            told += 1;
+        }
+        told
+    });
+    assert_eq!(kill.as_deref(), Some("it does not read what it is told"));
+    assert!(told <= BACKLOG_MAX / BODY_MAX + 10, "{told}");
+}
+
+#[test]
+fn what_all_exchanges_let_go_together_is_bounded() {
+    let worker = |message: &Message| {
+        let bytes = Bytes::from(vec![0; 50_000]);
+        let piece = Message { kind: say::PIECE, bytes, ..step(message, 0) };
+        if message.kind == say::REQUEST_HEAD { vec![piece; 3] } else { Vec::new() }
+    };
+    let ((), kill) = exercised(false, worker, async |chain: RemoteChain| {
+        let head = async || {
+            let exchange = chain.passages().open(&nowhere());
+            let (mut parts, ()) = http::Request::new(()).into_parts();
+            exchange.request_head(&mut parts, Some(0)).get().await
+        };
+        // Each of them alone may.
+        let steps = tokio::join!(head(), head());
+        assert!(matches!(steps, (Step::Answer(_), Step::Answer(_))), "{steps:?}");
+        assert_eq!(chain.0.let_go.get(), 0);
+    });
+    assert_eq!(kill.as_deref(), Some("it lets go more than it can hold"));
+}
+
+#[test]
+fn a_call_that_there_is_no_memory_for_is_answered_so() {
+    let worker = |message: &Message| {
+        let call = |number: u32| {
+            let (parts, ()) = http::Request::get("/").body(()).unwrap().into_parts();
+            let mut room = vec![0; 4096];
+            head::lay_out_request(&mut room, &parts, &nowhere(), None).unwrap();
+            let used = head::length(&mut room);
+            room.truncate(used);
+            let (kind, b, bytes) = (say::CALL, 3_600_000, room.into());
+            let call = Message { exchange: number, kind, b, bytes, ..Message::default() };
+            [piece_of(message, number), piece_of(message, number), piece_of(message, number), call]
+        };
+        match (message.kind, message.exchange) {
+            (say::REQUEST_HEAD, _) => [call(1), call(2)].concat(),
+            (say::CALLED, 2) if message.a == say::why(CallFault::Unreachable) => {
+                vec![step(&Message { b: 1, ..Message::default() }, say::CONTINUE)]
+            }
+            _ => Vec::new(),
+        }
+    };
+    let (said, kill) = asked(worker);
+    assert!(matches!(said, Step::Continue) && kill.is_none(), "{said:?} {kill:?}");
+}
+
+#[test]
+fn a_worker_that_speaks_for_another_one_is_ended() {
+    let ((), kill) = exercised_by(
+        false,
+        |_, mut end| {
+            let flags = rustix::net::SendFlags::NOSIGNAL;
+            end.flush().unwrap();
+            wait(&end);
+            end.receive(&mut Vec::new()).unwrap();
+            let foreign = Descriptor { hop: 2, generation: 1, ..Descriptor::default() };
+            rustix::net::send(&end, &foreign.to_bytes(), flags).unwrap();
+            // Until the gateway has ended it.
+            wait(&end);
+        },
+        async |chain: RemoteChain| {
+            let alive = Message { kind: say::ALIVE, ..Message::default() };
+            chain.0.send(1, alive).unwrap();
+            while chain.0.ready().is_some() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        },
+    );
+    assert_eq!(kill.as_deref(), Some("it speaks for another worker, or another generation"));
 }
