@@ -349,6 +349,11 @@ impl Maps {
         {
             let (hop, generation) = (u32::from(hop), u32::from(generation));
             let end = layout::End { role, peer, hop, generation, sent: 0, granted: 0 };
+            // What whoever had the key has said since it was taken back is not this one's.
+            let none = vec![[0; COUNTS_WORDS]; aya::util::nr_cpus().unwrap_or(1)];
+            if let Ok(none) = PerCpuValues::try_from(none) {
+                self.counts.set(key, none, 0).map_err(refused(layout::COUNTS))?;
+            }
             self.ends.set(key, end.words(), 0).map_err(refused(layout::ENDS))?;
             self.keys.insert(socket, key, 0).map_err(refused(layout::KEYS))?;
             let entry = self.sockets.insert(key, socket.as_raw_fd(), 0);
@@ -363,14 +368,10 @@ impl Maps {
         if self.routes.get(&u32::from(hop), 0).is_ok_and(|key| key == b) {
             let _ = self.routes.remove(&u32::from(hop));
         }
-        let none = vec![[0; COUNTS_WORDS]; aya::util::nr_cpus().unwrap_or(1)];
         let (to_worker, to_gateway) = (self.read(a), self.read(b));
         for key in [b, a] {
             let _ = self.sockets.remove(&key);
             let _ = self.ends.set(key, layout::End::default().words(), 0);
-            if let Ok(none) = PerCpuValues::try_from(none.clone()) {
-                let _ = self.counts.set(key, none, 0);
-            }
             self.free.push(key);
         }
         let past = self.past.entry(hop).or_default();

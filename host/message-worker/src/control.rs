@@ -101,17 +101,22 @@ pub(crate) enum Filled {
 
 /// Frames that come in pieces.
 #[derive(Debug, Default)]
-pub(crate) struct Frames(Vec<u8>);
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+    /// So many of them belong to frames that have been taken.
+    taken: usize,
+}
 
 impl Frames {
     /// Reads a piece of what is there.
     pub(crate) fn fill(&mut self, mut socket: &UnixStream) -> io::Result<Filled> {
+        self.bytes.drain(..std::mem::take(&mut self.taken));
         let mut piece = [0; 16 << 10];
         match socket.read(&mut piece) {
             Ok(0) => Ok(Filled::Gone),
-            Ok(_) if self.0.len() > FRAME_MAX => Err(io::Error::other("a frame is too long")),
+            Ok(_) if self.bytes.len() > FRAME_MAX => Err(io::Error::other("a frame is too long")),
             Ok(read) => {
-                self.0.extend_from_slice(&piece[..read]);
+                self.bytes.extend_from_slice(&piece[..read]);
                 Ok(Filled::More)
             }
             Err(error) => match error.kind() {
@@ -125,11 +130,12 @@ impl Frames {
 
     /// The next frame, if all of it is there.
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
-        let Some(length) = self.0.first_chunk::<4>() else { return Ok(None) };
+        let there = &self.bytes[self.taken..];
+        let Some(length) = there.first_chunk::<4>() else { return Ok(None) };
         let end = 4 + checked(*length)?;
-        let Some(text) = self.0.get(4..end) else { return Ok(None) };
+        let Some(text) = there.get(4..end) else { return Ok(None) };
         let value = serde_json::from_slice(text)?;
-        self.0.drain(..end);
+        self.taken += end;
         Ok(Some(value))
     }
 }
@@ -166,6 +172,22 @@ mod tests {
         }
         writing.join().unwrap();
         assert_eq!(got, 300_000);
+    }
+
+    #[test]
+    fn each_of_many_small_frames_is_taken_without_moving_the_others() {
+        let small = frame(&FromWorker::Without(String::new())).unwrap();
+        let all = small.repeat(1000);
+        let mut frames = Frames { bytes: all.clone(), taken: 0 };
+        for _ in 0..1000 {
+            assert!(frames.next::<FromWorker>().unwrap().is_some());
+            assert_eq!(frames.bytes.len(), all.len());
+        }
+        assert!(frames.next::<FromWorker>().unwrap().is_none());
+        let (keeper, _worker) = UnixStream::pair().unwrap();
+        keeper.set_nonblocking(true).unwrap();
+        assert_eq!(frames.fill(&keeper).unwrap(), Filled::Nothing);
+        assert!(frames.bytes.is_empty());
     }
 
     #[test]

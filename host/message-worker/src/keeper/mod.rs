@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
-use weir_hop::{Hub, Number, Plan, Restart, Supervisor};
+use weir_hop::{Counts, Hub, Number, Plan, Restart, Supervisor};
 use weir_pool::{HugePages, Memory};
 
 use self::turns::State;
@@ -177,6 +177,7 @@ impl Keeper {
                 queue: VecDeque::new(),
                 ready: Some(ready),
                 shown,
+                counted: Counts::default(),
                 config,
             };
             state.policy();

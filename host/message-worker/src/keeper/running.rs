@@ -10,8 +10,20 @@ use super::versions::Versions;
 use crate::gateway::Link;
 use crate::orders::{FunctionImage, News, Order, Reply};
 
+/// Bytes of a text of the news: a fault's, with all places that it names, has fewer.
+const SAID_MAX: usize = 16 << 10;
+
 impl State {
-    pub(super) fn news(&mut self, news: News) {
+    /// A worker may say anything, as often as it likes: that a function went back is believed once for each time that it can, because all
+    /// other parts of the chain follow. Else it is a fault like others.
+    pub(super) fn news(&mut self, mut news: News) {
+        for text in [&mut news.function, &mut news.version, &mut news.kind, &mut news.message] {
+            text.truncate(text.floor_char_boundary(SAID_MAX));
+            if text.contains(char::is_control) {
+                *text = text.replace(char::is_control, " ");
+            }
+        }
+        news.rolled_back &= self.versions.can_go_back(&news.function, &news.version);
         if news.rolled_back {
             self.versions.go_back(&news.function, &news.version, false);
             self.policy();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use weir_hop::{End, Plan, Supervisor, Turn};
+use weir_hop::{Counts, End, Plan, Supervisor, Turn};
 use weir_pool::Memory;
 
 use super::output::Output;
@@ -20,6 +20,9 @@ use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
 use crate::lane;
 use crate::orders::{FromWorker, FunctionImage, News, Order, Reply, WORKER};
+
+/// Pieces of what a worker says that are heard in one turn.
+const HEARD_MAX: u32 = 16;
 
 /// A worker that runs.
 pub(super) struct Running {
@@ -35,6 +38,8 @@ pub(super) struct Running {
     pub(super) next: VecDeque<Order>,
     /// Why it is being ended.
     pub(super) condemned: Option<String>,
+    /// It broke the rules: what else it has said is not heard.
+    pub(super) unheard: bool,
 }
 
 /// What a worker and its keeper have in common: a lane, a control socket, and what the worker writes.
@@ -61,6 +66,8 @@ pub(super) struct State {
     /// Who waits for the first worker.
     pub(super) ready: Option<SyncSender<Reply>>,
     pub(super) shown: Arc<Shown>,
+    /// What became of what workers sent, when the last one died.
+    pub(super) counted: Counts,
 }
 
 impl State {
@@ -139,6 +146,7 @@ impl State {
                     ordered: None,
                     next,
                     condemned: None,
+                    unheard: false,
                 });
             }
             (Turn::Died(death), _) => {
@@ -181,12 +189,16 @@ impl State {
 
     fn died(&mut self, how: String) {
         self.shown.process.store(0, Ordering::Relaxed);
-        // Its last words may say why.
-        self.hear();
+        // Its last words may say why. There are no more than the socket holds.
+        while self.hear() {}
         let Some(mut dead) = self.live.take() else { return };
         let generation = dead.generation;
         let how = match dead.condemned.take() {
             Some(why) => format!("{how}: {why}"),
+            None => how,
+        };
+        let how = match self.silenced() {
+            Some(why) => format!("{how}: the kernel did not hear it any more, because {why}"),
             None => how,
         };
         let how = match dead.output.last_words() {
@@ -217,10 +229,24 @@ impl State {
         });
     }
 
+    /// Why the hop's program dropped what the last worker sent, if it did: the kernel then drops all else of it, too.
+    fn silenced(&mut self) -> Option<&'static str> {
+        let now = self.config.hub.counts(self.config.hop.get())?.to_gateway;
+        let before = std::mem::replace(&mut self.counted, now);
+        let reasons = [
+            (now.flooded > before.flooded, "it sent more than its gateway had read"),
+            (now.malformed > before.malformed, "it sent what is no message"),
+            (now.refused > before.refused, "it sent under another worker's number"),
+            (now.stale > before.stale, "it sent under another generation"),
+        ];
+        reasons.into_iter().find_map(|(is, why)| is.then_some(why))
+    }
+
     /// Ends the worker of this generation; `why` is said, if there is something to say.
     pub(super) fn kill(&mut self, generation: u64, why: &str) {
-        if self.live.as_ref().is_some_and(|live| live.generation == generation) {
+        if let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) {
             if !why.is_empty() {
+                live.unheard = true;
                 let chain = &self.config.chain;
                 tracing::error!("chain {chain}: its worker breaks the rules: {why}; it is ended");
             }
@@ -295,26 +321,33 @@ impl State {
         let _ = rustix::io::read(&*bell.0, &mut [0_u8; 8]);
     }
 
-    /// Hears what the worker says.
-    fn hear(&mut self) {
-        let Some(live) = self.live.as_mut() else { return };
+    /// Hears some of what the worker says: the keeper has more to do than that. Whether there may be more.
+    fn hear(&mut self) -> bool {
+        let Some(live) = self.live.as_mut() else { return false };
         let generation = live.generation;
         live.output.hear();
         let late = live.ordered.as_ref().is_some_and(|(_, _, since)| since.elapsed() > PATIENCE);
-        let there = loop {
-            match live.frames.fill(&live.control) {
-                Ok(Filled::More) => {}
-                Ok(Filled::Nothing) => break true,
-                Ok(Filled::Gone) | Err(_) => break false,
-            }
-        };
         if late {
             self.kill(generation, "it does not answer orders");
-        } else if !there {
-            // Its death comes, if it has not come.
-            self.kill(generation, "");
         }
-        while let Some(live) = self.live.as_mut() {
+        for _ in 0..HEARD_MAX {
+            let Some(live) = self.live.as_mut().filter(|live| !live.unheard) else { return false };
+            match live.frames.fill(&live.control) {
+                Ok(Filled::More) => self.take_in(generation),
+                Ok(Filled::Nothing) => return false,
+                Ok(Filled::Gone) | Err(_) => {
+                    // Its death comes, if it has not come.
+                    self.kill(generation, "");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes in what has come in full.
+    fn take_in(&mut self, generation: u64) {
+        while let Some(live) = self.live.as_mut().filter(|live| !live.unheard) {
             match live.frames.next::<FromWorker>() {
                 Ok(Some(FromWorker::Reply(reply))) => self.replied(reply),
                 Ok(Some(FromWorker::News(news))) => self.news(news),
@@ -340,7 +373,7 @@ fn not_shut_in_by(layers: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{channel, sync_channel};
 
     use tokio::sync::mpsc::unbounded_channel;
     use weir_hop::{Hub, Restart};
@@ -384,10 +417,12 @@ mod tests {
                 ordered: Some((order, Some(answer), now)),
                 next: VecDeque::new(),
                 condemned: None,
+                unheard: false,
             }),
             queue: VecDeque::new(),
             ready: None,
             shown: Arc::default(),
+            counted: Counts::default(),
             config,
         }
     }
@@ -408,5 +443,57 @@ mod tests {
             assert_eq!(keeper.versions.running()[0].version, "1");
             assert_eq!(keeper.regions.lock().unwrap()["f"].layout, "1");
         }
+    }
+
+    #[test]
+    fn a_worker_goes_back_as_often_as_it_can_and_what_it_says_has_an_end() {
+        let (told, heard) = channel();
+        let mut keeper = keeper(Order::Report, sync_channel(1).0);
+        keeper.config.news = Box::new(move |news| told.send(news).unwrap());
+        keeper.versions.put(function("f", "2"));
+        let (control, worker) = UnixStream::pair().unwrap();
+        control.set_nonblocking(true).unwrap();
+        let live = keeper.live.as_mut().unwrap();
+        (live.control, live.ordered) = (control, None);
+        let news = |function: &str, version: &str| News {
+            function: function.into(),
+            version: version.into(),
+            kind: "trap".into(),
+            message: "\t".repeat(20_000),
+            rolled_back: true,
+        };
+        let said = [("g", "2"), ("f", "1"), ("f", "2"), ("f", "2"), ("f", "1")];
+        let mut back = Vec::new();
+        for (function, version) in said {
+            control::write(&worker, &FromWorker::News(news(function, version))).unwrap();
+            assert!(!keeper.hear());
+            let news: News = heard.try_recv().unwrap();
+            assert_eq!(news.message, " ".repeat(16 << 10));
+            back.push(news.rolled_back);
+        }
+        assert_eq!(back, [false, false, true, false, false]);
+        assert_eq!(keeper.versions.running()[0].version, "1");
+        // It answers what it was not asked, and is not heard any more.
+        control::write(&worker, &FromWorker::Reply(Reply::Done)).unwrap();
+        control::write(&worker, &FromWorker::News(news("f", "1"))).unwrap();
+        assert!(!keeper.hear() && heard.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_worker_that_the_kernel_has_silenced_is_told_to_have_broken_the_rules() {
+        let Ok(hub) = Hub::sk_msg().inspect_err(|error| eprintln!("skipped: {error}")) else {
+            return;
+        };
+        let (told, heard) = channel();
+        let mut keeper = keeper(Order::Report, sync_channel(1).0);
+        keeper.config.news = Box::new(move |news| told.send(news).unwrap());
+        keeper.config.hub = hub.clone();
+        let (_end, socket) = hub.connect_worker(keeper.config.hop.get(), 1).unwrap();
+        let flags = rustix::net::SendFlags::NOSIGNAL;
+        assert!(rustix::net::send(&socket, &[0; 15], flags).is_err());
+        keeper.died("signal 9 ended it".into());
+        let message = heard.recv().unwrap().message;
+        assert!(message.ends_with("because it sent what is no message"), "{message}");
+        assert_eq!(keeper.silenced(), None);
     }
 }

@@ -75,6 +75,12 @@ impl Versions {
         self.before.remove(name);
     }
 
+    /// Whether this version of a function runs, and what it replaced is known.
+    pub(super) fn can_go_back(&self, name: &str, version: &str) -> bool {
+        self.running.iter().any(|f| f.name == name && f.version == version)
+            && self.before.get(name).is_some_and(|before| !before.is_empty())
+    }
+
     /// What this function replaced by this version runs again, if that version runs; `undone`: as it was, with what it had replaced
     /// itself. False: it is not known.
     pub(super) fn go_back(&mut self, name: &str, version: &str, undone: bool) -> bool {
