@@ -1,8 +1,8 @@
 //! Hops of the message plane: what moves between the gateway and the processes of its workers.
 //!
 //! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`Inherited`],
-//! [`Supervisor`]), what is under way to them ([`Ledger`]), and two TCP connections that become one ([`relay`]). Must not know: HTTP, chains,
-//! Wasm, what lies in the shared memory.
+//! [`Supervisor`]), and two TCP connections that become one ([`relay`]). Must not know: HTTP, chains, Wasm, what lies in the shared memory,
+//! what is under way.
 //!
 //! ```text
 //!      gateway                        kernel                          worker (confined)
@@ -25,7 +25,6 @@ mod hub;
 #[cfg(feature = "tokio")]
 mod join;
 mod kernel;
-mod ledger;
 mod numbers;
 mod process;
 #[cfg(feature = "tokio")]
@@ -35,7 +34,6 @@ pub use end::{Discarded, End};
 #[cfg(feature = "tokio")]
 pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
-pub use ledger::Ledger;
 pub use numbers::Number;
 pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,

@@ -3,12 +3,13 @@
 //! This program is its own worker: with an argument it is one. Namespaces, the program and `/proc` of others need root; what
 //! cannot be had is said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +20,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::time::Timespec;
 use weir_hop::{
-    Descriptor, End, Hub, Inherited, Ledger, Limits, Namespaces, Plan, ProcessError, Restart,
-    Supervisor, Turn, WorkerProcess,
+    Descriptor, End, Hub, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor,
+    Turn, WorkerProcess,
 };
 
 /// How long anything may take.
@@ -40,6 +41,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_confined_worker_that_panics_or_aborts_dies", panics_or_aborts),
     ("a_worker_that_dies_at_once_is_started_less_and_less_often", dies_at_once),
     ("a_worker_goes_with_whoever_started_it", goes_with_its_starter),
+    (
+        "a_worker_with_file_capabilities_goes_with_whoever_started_it",
+        goes_with_its_starter_whatever_its_program_may,
+    ),
 ];
 
 fn main() {
@@ -101,9 +106,14 @@ fn worker(what: &str) {
         "serve" => serve(&mut end, memory.unwrap()),
         "abort" => std::process::abort(),
         "panic" => panic!("as the test wants it"),
-        "spin" => loop {
-            std::hint::spin_loop();
-        },
+        "spin" => {
+            // It is shut in.
+            end.send(&[Descriptor::default()]).unwrap();
+            end.flush().unwrap();
+            loop {
+                std::hint::spin_loop();
+            }
+        }
         other => panic!("worker: what is {other}?"),
     }
 }
@@ -360,23 +370,30 @@ fn without_namespaces() {
     assert_eq!(found[Tried::Report as usize], 1);
 }
 
-/// The same program as somebody else, in a place where everybody may read it.
+/// This program in a place where everybody may read it.
+fn for_everybody() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.path().join("workers");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    (directory, program)
+}
+
+/// Runs it as somebody else.
+fn as_somebody(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=12345", "--regid=12345", "--clear-groups"]).arg(program);
+    command.current_dir("/");
+    command
+}
+
 fn without_root() {
     if !root() || Command::new("setpriv").arg("--version").output().is_err() {
         eprintln!("skipped: needs root and setpriv");
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let program = directory.path().join("workers");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let output = Command::new("setpriv")
-        .args(["--reuid=12345", "--regid=12345", "--clear-groups"])
-        .arg(&program)
-        .args(["starter", "probe"])
-        .current_dir("/")
-        .output()
-        .unwrap();
+    let (_directory, program) = for_everybody();
+    let output = as_somebody(&program).args(["starter", "probe"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     let report = text.lines().find_map(|line| line.strip_prefix("worker: ")).expect(&text);
@@ -392,9 +409,14 @@ fn without_root() {
 fn starter(what: &str) {
     match what {
         "probe" => refused(&probed(&plan("probe", vec![memory()]), |_| {})),
-        "spin" => {
-            let (_end, socket) = Hub::unix().connect_worker(1, 1).unwrap();
-            let worker = WorkerProcess::spawn(&plan("spin", Vec::new()), &socket).unwrap();
+        "spin" | "spin without namespaces" => {
+            let (end, socket) = Hub::unix().connect_worker(1, 1).unwrap();
+            let mut plan = plan("spin", Vec::new());
+            if what != "spin" {
+                plan.namespaces = Namespaces::default();
+            }
+            let worker = WorkerProcess::spawn(&plan, &socket).unwrap();
+            assert!(readable(&end, PATIENCE), "the worker is silent");
             println!("{}", worker.id());
             io::stdout().flush().unwrap();
             std::thread::sleep(PATIENCE);
@@ -404,19 +426,37 @@ fn starter(what: &str) {
 }
 
 fn goes_with_its_starter() {
+    goes_with(Command::new(std::env::current_exe().unwrap()).args(["starter", "spin"]));
+}
+
+/// As an operator has it who does not want to run the host as root, where there are no user namespaces.
+fn goes_with_its_starter_whatever_its_program_may() {
+    if !root() || Command::new("setpriv").arg("--version").output().is_err() {
+        eprintln!("skipped: needs root and setpriv");
+        return;
+    }
+    let (_directory, program) = for_everybody();
+    // CAP_NET_RAW, permitted and in effect, as setcap(8) writes it (VFS_CAP_REVISION_2).
+    let capabilities = [0x0200_0001_u32, 1 << 13, 0, 0, 0].map(u32::to_le_bytes).concat();
+    let (name, flags) = ("security.capability", rustix::fs::XattrFlags::empty());
+    rustix::fs::setxattr(&program, name, &capabilities, flags).unwrap();
+    goes_with(as_somebody(&program).args(["starter", "spin without namespaces"]));
+}
+
+fn goes_with(starter: &mut Command) {
     use std::io::BufRead as _;
-    let mut starter = Command::new(std::env::current_exe().unwrap())
-        .args(["starter", "spin"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut starter = starter.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     io::BufReader::new(starter.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let id = rustix::process::Pid::from_raw(line.trim().parse().unwrap()).unwrap();
     let worker = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).unwrap();
     starter.kill().unwrap();
     starter.wait().unwrap();
-    assert!(readable(&worker, PATIENCE), "the worker lives on");
+    let gone = readable(&worker, PATIENCE);
+    if !gone {
+        rustix::process::pidfd_send_signal(&worker, rustix::process::Signal::KILL).unwrap();
+    }
+    assert!(gone, "the worker lives on");
 }
 
 fn panics_or_aborts() {
@@ -481,7 +521,8 @@ fn kill_under_load(hub: &Hub) {
     let memory = memory();
     let words = map(&memory);
     let mut free: BTreeSet<u32> = (0..BUFFERS as u32).collect();
-    let mut ledger = Ledger::new(64);
+    // The buffer of each exchange that is under way.
+    let mut ledger: BTreeMap<u32, u32> = BTreeMap::new();
     let mut answered: Vec<u8> = Vec::new();
     let (mut served, mut reclaimed) = (0_u64, 0_u64);
     let restart = Restart {
@@ -497,11 +538,11 @@ fn kill_under_load(hub: &Hub) {
     let mut since = 0;
     let mut kills = 0;
     let mut settle = |got: &mut Vec<Descriptor>,
-                      ledger: &mut Ledger<u32>,
+                      ledger: &mut BTreeMap<u32, u32>,
                       free: &mut BTreeSet<u32>,
                       answered: &mut Vec<u8>| {
         for descriptor in got.drain(..) {
-            let buffer = ledger.answered(descriptor.exchange).expect("an answer nobody waits for");
+            let buffer = ledger.remove(&descriptor.exchange).expect("an answer nobody waits for");
             assert_eq!(buffer, descriptor.offset, "another's buffer");
             let word = words[buffer as usize].load(Ordering::Relaxed);
             assert_eq!(word, !u64::from(descriptor.exchange), "another's bytes");
@@ -519,7 +560,7 @@ fn kill_under_load(hub: &Hub) {
                 let mut old = end.take().expect("it had an end");
                 while old.receive(&mut work).is_ok() {}
                 settle(&mut work, &mut ledger, &mut free, &mut answered);
-                for (exchange, buffer) in ledger.reclaim() {
+                for (exchange, buffer) in std::mem::take(&mut ledger) {
                     answered[exchange as usize] += 1;
                     assert!(free.insert(buffer));
                     reclaimed += 1;
@@ -533,7 +574,7 @@ fn kill_under_load(hub: &Hub) {
             let exchange = answered.len() as u32;
             let buffer = free.pop_first().expect("a free buffer");
             words[buffer as usize].store(u64::from(exchange), Ordering::Relaxed);
-            ledger.sent(exchange, buffer).expect("room in the ledger");
+            ledger.insert(exchange, buffer);
             answered.push(0);
             let offset = buffer;
             end.send(&[Descriptor { exchange, offset, ..Descriptor::default() }]).unwrap();

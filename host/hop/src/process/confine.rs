@@ -70,6 +70,10 @@ fn confine(
     let step = "no new privileges";
     rustix::thread::set_no_new_privs(true).map_err(|error| failed(step, &error))?;
     let no_capabilities = drop_capabilities(namespaces).is_ok();
+    // Changing users took back what ends it with its starter, and so did the start of a program with file capabilities. If the starter is
+    // gone already, so is the other side of the hop.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| failed("ending with its starter", &error))?;
     // Nobody of the same user looks into it or traces it.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     system_calls::allow_only_those_of_a_worker().map_err(|error| failed("system calls", &error))?;
@@ -159,10 +163,5 @@ fn become_nobody() -> io::Result<()> {
             && libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0
             && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
     };
-    if !changed {
-        return Err(io::Error::last_os_error());
-    }
-    // Changing users took back what ends it with its starter.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    Ok(())
+    if changed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

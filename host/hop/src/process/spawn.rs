@@ -221,9 +221,15 @@ fn start(
     if id < 0 {
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
-            Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::ENOSPC | libc::EUSERS) => {
-                Failed::Namespaces(error)
-            }
+            // `EACCES` is SELinux's.
+            Some(
+                libc::EPERM
+                | libc::EACCES
+                | libc::EINVAL
+                | libc::ENOSYS
+                | libc::ENOSPC
+                | libc::EUSERS,
+            ) => Failed::Namespaces(error),
             // It may be there the next time, with all of them.
             _ => Failed::Step("a new process", error),
         });

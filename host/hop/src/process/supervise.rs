@@ -49,7 +49,7 @@ pub enum Turn {
     /// Nothing: it runs, or it is not yet time.
     Nothing,
     /// It is dead, and will touch nothing any more. Read its end until it says `UnexpectedEof` or `WouldBlock`, then drop the
-    /// end, give buffers back and answer what it left (see [`crate::Ledger::reclaim`]).
+    /// end, give buffers back and answer what it left.
     Died(Death),
     /// It runs again, with a new end and the next generation. The owner's.
     Started(Box<End>),
