@@ -1,21 +1,23 @@
 //! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs.
 //!
 //! The directory is locked (flock(2)) by the process whose program it is, so that a living host's program is told from one
-//! that a crashed host left. Knows files; what is done with the link is [`crate::program`]'s.
+//! that a crashed host left; whoever removes it has its lock, and whoever gets the lock looks whether it is still there. Knows files; what is done with the link is [`crate::program`]'s.
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat, statfs};
 use rustix::io::Errno;
 
 /// Where the kernel's own file system for BPF is by custom.
 const USUAL: &str = "/sys/fs/bpf";
+/// The directory of all interfaces there.
+const ALL: &str = "weir";
 /// `BPF_FS_MAGIC`
 const BPFFS: u32 = 0xcafe_4a11;
 /// Times that a lock is tried, and the time between: this process may be about to let go of it.
@@ -58,10 +60,13 @@ impl Pin {
     pub(crate) fn take(pinning: &Pinning, name: &str, namespace: u64) -> Result<Self, Unpinned> {
         let root = root(pinning)?;
         let directory = directory(root, name, namespace);
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-        let locked = made.and_then(|()| lock(&directory, TRIES));
-        match locked {
-            Ok(lock) => Ok(Self { directory, _lock: lock }),
+        match make_and_lock(&directory, TRIES) {
+            Ok(lock) => {
+                // Else others could put something in the place of the link.
+                own(&root.join(ALL)).map_err(|problem| cannot(pinning, problem))?;
+                remove_orphans(&root.join(ALL));
+                Ok(Self { directory, _lock: lock })
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Unpinned::Held),
             Err(error) => Err(cannot(pinning, format!("{}: {error}", directory.display()))),
         }
@@ -110,7 +115,7 @@ pub(crate) fn of(link: &FdLink) -> Option<u32> {
 }
 
 fn directory(root: &Path, name: &str, namespace: u64) -> PathBuf {
-    root.join("weir").join(format!("{name}-{namespace}"))
+    root.join(ALL).join(format!("{name}-{namespace}"))
 }
 
 /// The bpffs that is to be used.
@@ -124,7 +129,10 @@ fn root(pinning: &Pinning) -> Result<&Path, Unpinned> {
         Ok(found) if found.f_type as u32 == BPFFS => Ok(path),
         _ => Err(cannot(
             pinning,
-            format!("no bpffs is mounted at {0} (`mount -t bpf bpf {0}`)", path.display()),
+            format!(
+                "no bpffs is mounted at {0} (`mount -t bpf -o mode=0700 bpf {0}`)",
+                path.display()
+            ),
         )),
     }
 }
@@ -136,15 +144,108 @@ fn cannot(pinning: &Pinning, problem: String) -> Unpinned {
     }
 }
 
+/// Whether nobody but this user can change what is in this directory; the error says how it is.
+fn own(directory: &Path) -> Result<(), String> {
+    let shown = directory.display();
+    let found = fs::symlink_metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
+    let (user, mode) = (found.uid(), found.mode() & 0o7777);
+    if found.is_dir() && user == rustix::process::geteuid().as_raw() && mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "{shown} is of user {user} with mode {mode:o}: remove it, others could change what is pinned there"
+    ))
+}
+
+/// Removes the pins of hosts that have crashed whose interfaces are gone: nobody else will, and each keeps a program with all its maps.
+fn remove_orphans(all: &Path) {
+    for directory in fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let Ok(_lock) = lock(&directory, 1) else { continue };
+        let pinned = directory.join("link");
+        let link = PinnedLink::from_pin(&pinned).ok().map(FdLink::from);
+        if link.is_some_and(|link| interface_of(&link) == Some(0)) {
+            tracing::info!("{} is removed: its interface is gone", pinned.display());
+            // What cannot be removed stays for the next host.
+            let _ = fs::remove_file(&pinned).and_then(|()| fs::remove_dir(&directory));
+        }
+    }
+}
+
+/// The index of the interface that a link is for; 0: it is gone. That is in what the kernel shows of each file of the link.
+fn interface_of(link: &FdLink) -> Option<u32> {
+    let id = format!("link_id:\t{}\n", link.info().ok()?.id());
+    let files = fs::read_dir("/proc/thread-self/fdinfo").ok()?.flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let text = texts.into_iter().find(|text| text.contains(&id))?;
+    text.lines().find_map(|line| line.strip_prefix("ifindex:\t")?.parse().ok())
+}
+
+/// Makes a directory, if it is not there, and locks it.
+fn make_and_lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
+    for _ in 0..tries {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        match lock(directory, tries) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Locks a directory. `NotFound` also if whoever had the lock has removed it meanwhile: the lock would be of one that is gone.
 fn lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = open(directory, flags, Mode::empty())?;
     for _ in 1..tries {
         match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-            done => return Ok(done.map(|()| fd)?),
+            done => {
+                done?;
+                return still_there(fd, directory);
+            }
         }
     }
     flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(fd)
+    still_there(fd, directory)
+}
+
+fn still_there(locked: OwnedFd, directory: &Path) -> io::Result<OwnedFd> {
+    let (of, at) = (fstat(&locked)?, stat(directory)?);
+    if (of.st_dev, of.st_ino) == (at.st_dev, at.st_ino) {
+        Ok(locked)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waited_for_a_directory_that_is_removed_gets_one_that_is_there() {
+        let all = tempfile::tempdir().unwrap();
+        let directory = all.path().join("a-1");
+        let first = make_and_lock(&directory, 1).unwrap();
+        let waits = std::thread::spawn({
+            let directory = directory.clone();
+            move || make_and_lock(&directory, 1000).map(|lock| (fstat(&lock).unwrap(), lock))
+        });
+        // It waits for the first by now, or finds its own.
+        std::thread::sleep(PAUSE * 10);
+        fs::remove_dir(&directory).unwrap();
+        drop(first);
+        let (of, _lock) = waits.join().unwrap().unwrap();
+        assert_eq!(of.st_ino, stat(&directory).unwrap().st_ino);
+        assert_eq!(lock(&directory, 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_nobodys_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let all = tempfile::tempdir().unwrap();
+        assert_eq!(own(all.path()), Ok(()));
+        fs::set_permissions(all.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(own(all.path()).unwrap_err().contains("mode 1777"));
+    }
 }

@@ -32,8 +32,8 @@ const CLEARED_AT_ONCE: usize = 256;
 /// Which interface: its network namespace's inode, and its index there.
 type Key = (u64, u32);
 
-/// The programs that ports have at this moment.
-static ATTACHED: Mutex<BTreeMap<Key, Weak<Program>>> = Mutex::new(BTreeMap::new());
+/// The programs that ports have at this moment, with their numbers: one that nobody has any more may be on its interface yet.
+static ATTACHED: Mutex<BTreeMap<Key, (Weak<Program>, Option<u32>)>> = Mutex::new(BTreeMap::new());
 
 /// Why there is no program on an interface.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ pub(crate) struct Program {
     taken: Mutex<BTreeSet<u32>>,
     /// Takes out what the last table left, once no packet looks at it.
     clearing: Mutex<Option<JoinHandle<()>>>,
-    /// Held for its drop, which detaches the program. Behind the maps: sockets leave their map when they are closed.
-    _link: FdLink,
+    /// Its drop detaches the program. Behind the maps: sockets leave their map when they are closed.
+    link: FdLink,
     /// Where the link is pinned, or why it is not. Behind the link: nobody has the place while it is still there.
     pin: Result<Pin, String>,
     _ebpf: Ebpf,
@@ -124,8 +124,8 @@ impl Program {
     ) -> Result<Claim, Refused> {
         let key = (namespace(), interface.index);
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        attached.retain(|_, program| program.strong_count() > 0);
-        if let Some(program) = attached.get(&key).and_then(Weak::upgrade) {
+        attached.retain(|_, (program, _)| program.strong_count() > 0);
+        if let Some(program) = attached.get(&key).and_then(|(program, _)| program.upgrade()) {
             if config.mode != Mode::Auto && config.mode != program.mode {
                 return Err(Refused::OtherMode(program.mode));
             }
@@ -134,7 +134,7 @@ impl Program {
             return Ok(claim);
         }
         let program = Arc::new(Self::attach(interface, config, key.0, prepare)?);
-        attached.insert(key, Arc::downgrade(&program));
+        attached.insert(key, (Arc::downgrade(&program), pin::of(&program.link)));
         Claim::new(&program, config.queue)
     }
 
@@ -142,10 +142,11 @@ impl Program {
     pub(crate) fn can_be_ours(interface: &Interface, config: &XdpConfig) -> bool {
         let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         let held = attached.get(&(namespace(), interface.index));
-        held.is_some_and(|program| program.strong_count() > 0)
-            || interface.program.is_some_and(|program| {
-                pin::is_left(&config.pin, &config.interface, namespace(), program)
-            })
+        held.is_some_and(|(program, number)| {
+            program.strong_count() > 0 || number.is_some() && *number == interface.program
+        }) || interface.program.is_some_and(|program| {
+            pin::is_left(&config.pin, &config.interface, namespace(), program)
+        })
     }
 
     fn attach(
@@ -200,7 +201,7 @@ impl Program {
         };
         let maps = Arc::new(maps);
         let (taken, clearing) = (Mutex::default(), Mutex::default());
-        Ok(Self { mode, maps, taken, clearing, pin, _link: link, _ebpf: ebpf })
+        Ok(Self { mode, maps, taken, clearing, pin, link, _ebpf: ebpf })
     }
 
     /// Where it runs: never `Auto`.

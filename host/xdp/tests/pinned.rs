@@ -27,7 +27,10 @@ const SOCKET: u16 = 3;
 fn main() {
     let argument = |n| std::env::args().nth(n);
     match argument(1).as_deref() {
-        Some("host") => host(Path::new(&argument(2).expect("a bpffs"))),
+        Some("host") => {
+            let interface = argument(3).expect("an interface");
+            host(XdpConfig { interface, ..config(Path::new(&argument(2).expect("a bpffs"))) });
+        }
         // What test runners ask of every test program: which tests there are, and which of them to leave out.
         Some("--list") if std::env::args().any(|argument| argument == "--ignored") => {}
         Some("--list") => println!("netns_a_killed_host_leaves_its_decisions_to_the_next: test"),
@@ -44,9 +47,9 @@ fn to_port(port: u16, target: Target) -> Rule {
 }
 
 /// Attaches, says so, and takes packets until it is told to end.
-fn host(bpffs: &Path) {
+fn host(config: XdpConfig) {
     let mut pool = pool(512, 2048);
-    let mut port = XdpPort::open("lan", config(bpffs)).unwrap();
+    let mut port = XdpPort::open("lan", config).unwrap();
     let rules = [to_port(KERNEL, Target::Kernel), to_port(DROP, Target::Drop)];
     port.steering().unwrap().replace(&rules, 0).unwrap();
     port.attach(&mut pool).unwrap();
@@ -82,9 +85,14 @@ struct Host(Child);
 
 impl Host {
     fn start(bpffs: &Path) -> Self {
+        Self::start_on("a", bpffs)
+    }
+
+    fn start_on(interface: &str, bpffs: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg("host")
             .arg(bpffs)
+            .arg(interface)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -210,6 +218,15 @@ fn parent() {
     assert!(program().is_some());
     fourth.end();
     assert_eq!((program(), pinned()), (None, 0));
+
+    // The next host removes it, also when its own interface is another one; what is of an interface that is there stays.
+    Host::start(&bpffs).kill();
+    pair_of("b", 1);
+    Host::start_on("b", &bpffs).end();
+    assert_eq!(pinned(), 1);
+    ip("link delete dev a");
+    Host::start_on("b", &bpffs).end();
+    assert_eq!(pinned(), 0);
     println!("test netns_a_killed_host_leaves_its_decisions_to_the_next ... ok");
 }
 
