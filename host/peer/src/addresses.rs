@@ -6,7 +6,7 @@ use crate::discovery;
 use crate::neighbours::{Host, Mac, Neighbours, host};
 
 /// EtherTypes that announce a VLAN tag.
-const TAGGED: [u16; 2] = [0x8100, 0x88a8];
+const TAGGED: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;

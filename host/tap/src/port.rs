@@ -41,12 +41,16 @@ impl KernelPort {
         if self.broken {
             return Ok(false);
         }
-        let mut counts = PortCounts::default();
+        let (mut counts, mut result) = (PortCounts::default(), Ok(()));
         while self.waiting.len() < BURST {
             let length = match self.tap.take(&mut self.frame) {
                 Ok(Some(length)) => length,
                 Ok(None) => break,
-                Err(error) => return Err(self.lost(&error)),
+                Err(error) => {
+                    // What was taken before goes.
+                    result = Err(self.lost(&error));
+                    break;
+                }
             };
             let Some(buffer) = pool.take() else {
                 counts.kernel_dropped_no_buffer += 1;
@@ -62,11 +66,11 @@ impl KernelPort {
         }
         counts.kernel_sent = self.waiting.len() as u64;
         self.port.statistics().add(&counts);
-        if self.waiting.is_empty() {
-            return Ok(false);
+        let any = !self.waiting.is_empty();
+        if any {
+            self.port.send(pool, &mut self.waiting)?;
         }
-        self.port.send(pool, &mut self.waiting)?;
-        Ok(true)
+        result.map(|()| any)
     }
 
     fn lost(&mut self, error: &std::io::Error) -> PortError {
