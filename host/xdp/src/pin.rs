@@ -1,7 +1,8 @@
 //! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs.
 //!
 //! The directory is locked (flock(2)) by the process whose program it is, so that a living host's program is told from one
-//! that a crashed host left; whoever removes it has its lock, and whoever gets the lock looks whether it is still there. Knows files; what is done with the link is [`crate::program`]'s.
+//! that a crashed host left; whoever removes it has its lock, and whoever gets the lock looks whether it is still there. Knows
+//! files; what is done with the link is [`crate::program`]'s.
 
 use std::fs;
 use std::io;
@@ -60,10 +61,10 @@ impl Pin {
     pub(crate) fn take(pinning: &Pinning, name: &str, namespace: u64) -> Result<Self, Unpinned> {
         let root = root(pinning)?;
         let directory = directory(root, name, namespace);
+        // Else others could hold the lock, or put something in the place of the link.
+        own(&root.join(ALL)).map_err(|problem| cannot(pinning, problem))?;
         match make_and_lock(&directory, TRIES) {
             Ok(lock) => {
-                // Else others could put something in the place of the link.
-                own(&root.join(ALL)).map_err(|problem| cannot(pinning, problem))?;
                 remove_orphans(&root.join(ALL));
                 Ok(Self { directory, _lock: lock })
             }
@@ -144,10 +145,12 @@ fn cannot(pinning: &Pinning, problem: String) -> Unpinned {
     }
 }
 
-/// Whether nobody but this user can change what is in this directory; the error says how it is.
+/// Makes a directory, if it is not there, in which nobody but this user can change anything; the error says what it is like else.
 fn own(directory: &Path) -> Result<(), String> {
     let shown = directory.display();
-    let found = fs::symlink_metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let found = made.and_then(|()| fs::symlink_metadata(directory));
+    let found = found.map_err(|error| format!("{shown}: {error}"))?;
     let (user, mode) = (found.uid(), found.mode() & 0o7777);
     if found.is_dir() && user == rustix::process::geteuid().as_raw() && mode & 0o022 == 0 {
         return Ok(());
@@ -243,9 +246,10 @@ mod tests {
     #[test]
     fn a_directory_that_others_may_write_is_nobodys_own() {
         use std::os::unix::fs::PermissionsExt as _;
-        let all = tempfile::tempdir().unwrap();
-        assert_eq!(own(all.path()), Ok(()));
-        fs::set_permissions(all.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(own(all.path()).unwrap_err().contains("mode 1777"));
+        let root = tempfile::tempdir().unwrap();
+        let all = root.path().join(ALL);
+        assert_eq!((own(&all), own(&all)), (Ok(()), Ok(())));
+        fs::set_permissions(&all, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(own(&all).unwrap_err().contains("mode 1777"));
     }
 }
