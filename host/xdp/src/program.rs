@@ -32,8 +32,11 @@ const CLEARED_AT_ONCE: usize = 256;
 /// Which interface: its network namespace's inode, and its index there.
 type Key = (u64, u32);
 
-/// The programs that ports have at this moment, with their numbers: one that nobody has any more may be on its interface yet.
-static ATTACHED: Mutex<BTreeMap<Key, (Weak<Program>, Option<u32>)>> = Mutex::new(BTreeMap::new());
+/// A program, and its number in the kernel: one that nobody has any more may be on its interface yet.
+type Numbered = (Weak<Program>, Option<u32>);
+
+/// The programs that ports have at this moment, or had.
+static ATTACHED: Mutex<BTreeMap<Key, Numbered>> = Mutex::new(BTreeMap::new());
 
 /// Why there is no program on an interface.
 #[derive(Debug)]
