@@ -213,6 +213,8 @@ struct Seen {
     /// Others of one hop.
     others: bool,
     cookies: usize,
+    /// Values of `content-length`.
+    lengths: usize,
     hosts: u8,
     /// A host is none.
     bad_host: bool,
@@ -235,6 +237,8 @@ impl Seen {
                 seen.upgrade = true;
             } else if name == COOKIE {
                 seen.cookies += 1;
+            } else if name == CONTENT_LENGTH {
+                seen.lengths += value.as_bytes().split(|b| *b == b',').count();
             } else if name == EXPECT {
                 seen.expect = true;
             } else if name == TRANSFER_ENCODING
@@ -406,8 +410,20 @@ pub(crate) fn address<B>(
 
 /// Brings a response into the form that chains see.
 pub(crate) fn answered(parts: &mut response::Parts) {
-    Seen::of(&parts.headers).strip(&mut parts.headers);
+    let seen = Seen::of(&parts.headers);
+    seen.strip(&mut parts.headers);
+    if seen.lengths > 1 {
+        one_length(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
+}
+
+/// Leaves one length of those that are equal, or the response is not read with them (RFC 9110 section 8.6): clients of HTTP/2 take no more.
+fn one_length(headers: &mut HeaderMap) {
+    let first = headers.get(CONTENT_LENGTH).and_then(|value| tokens(value).next());
+    if let Some(Ok(first)) = first.map(HeaderValue::from_bytes) {
+        headers.insert(CONTENT_LENGTH, first);
+    }
 }
 
 /// Whether the response of this request and status has no body, whatever its fields say (RFC 9112 section 6.3).
@@ -451,6 +467,19 @@ pub(crate) fn own(parts: &mut request::Parts) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_response_that_says_its_length_twice_says_it_once_behind_the_gateway() {
+        for lengths in [&["3"][..], &["3", "3"], &["3, 3"], &["3 ,3", "3"]] {
+            let (mut parts, ()) = http::Response::new(()).into_parts();
+            for length in lengths {
+                parts.headers.append(CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            answered(&mut parts);
+            let said: Vec<_> = parts.headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(said, ["3"], "{lengths:?}");
+        }
+    }
 
     #[test]
     fn a_request_stays_the_same_over_upstreams_of_both_versions() {
