@@ -19,6 +19,7 @@ use crate::chain::Origin;
 use crate::exchange;
 use crate::fault::Fault;
 use crate::listener::{Admission, Listener};
+use crate::rests::LINGER_BYTES;
 use crate::rules::Forwarded;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
@@ -28,8 +29,6 @@ use crate::upgrade::Upgraded;
 
 /// A connection that the gateway ends is read from for so long, lest the kernel's reset overtake the response.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes that are read so at most.
-const LINGER_BYTES: usize = 1 << 20;
 /// An HTTP/2 connection ends when so many requests were given up soon after they began, and they are the most of all: each has cost
 /// an upstream something (CVE-2023-44487).
 const GIVEN_UP: u64 = 200;
@@ -68,7 +67,7 @@ impl Client {
         if self.listener.killed() {
             return Some(Stop::Killed);
         }
-        if self.pulse.active.get() > 0 {
+        if self.pulse.active.get() > 0 || !self.pulse.rests.is_empty() {
             return None;
         }
         let site = self.listener.site();
@@ -82,6 +81,19 @@ impl Client {
         deadline.expired(cx, at).then_some(stop)
     }
 
+    /// Reads what is left of requests' bodies.
+    fn throw_away(&self, cx: &mut std::task::Context<'_>) {
+        let (ended, slow) = self.pulse.rests.poll(cx);
+        if ended > 0 {
+            // What was heard was theirs.
+            self.pulse.heard.set(None);
+            self.pulse.quiet_since.set(Instant::now());
+        }
+        for _ in 0..slow {
+            self.listener.site().counters.failures.count(Failure::ClientSlow);
+        }
+    }
+
     /// Serves HTTP/1.
     pub(crate) async fn http1(self: Rc<Self>, stream: Stream, admission: Admission) {
         let site = self.listener.site();
@@ -93,11 +105,13 @@ impl Client {
             admission.task(cx);
             if self.listener.draining() && !told {
                 told = true;
+                self.pulse.rests.refuse();
                 Pin::new(&mut connection).graceful_shutdown();
             }
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
+            self.throw_away(cx);
             self.stop(&mut deadline, cx).map_or(Poll::Pending, Poll::Ready)
         })
         .await;
@@ -165,6 +179,7 @@ impl Client {
             if let Poll::Ready(done) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Stop::Done(done));
             }
+            self.throw_away(cx);
             let given_up = self.pulse.given_up.get();
             if given_up > GIVEN_UP && given_up > self.requests.get() / 2 {
                 return Poll::Ready(Stop::Flood);

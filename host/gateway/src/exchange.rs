@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -64,8 +64,9 @@ pub(crate) async fn handle(
     let requests = client.requests.get() + 1;
     client.requests.set(requests);
     let (parts, incoming) = request.into_parts();
-    let http1 = parts.version != Version::HTTP_2;
-    let method = parts.method.clone();
+    let (version, method) = (parts.version, parts.method.clone());
+    let http1 = version != Version::HTTP_2;
+    let expects = http1 && parts.headers.contains_key(EXPECT);
     let mut close = requests >= site.plan.config.limits.requests_per_connection;
     client.spent.set(close);
     let (mut parts, mut source) = match pass(&client, &site, &mut finish, parts, incoming).await {
@@ -84,6 +85,7 @@ pub(crate) async fn handle(
         Outcome::Upgrade(parts, upgrading) => {
             finish.answered(parts.status);
             let Upgrading { stream, early, open } = *upgrading;
+            client.pulse.rests.refuse();
             *client.upgraded.borrow_mut() = Some(Upgraded::new(stream, early, open, finish));
             return Ok(Response::from_parts(parts, ResponseBody::uncounted()));
         }
@@ -98,10 +100,28 @@ pub(crate) async fn handle(
         source.leave_out(&method, &mut parts.headers);
     }
     finish.answered(parts.status);
-    if close && http1 {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if !finish.reads_rest(http1, expects, parts.status) {
+        finish.reads_no_rest();
+        close |= http1;
     }
-    Ok(Response::from_parts(parts, ResponseBody::new(source, finish)))
+    let body = ResponseBody::new(source, finish);
+    if http1 {
+        close |= version == Version::HTTP_10 && !has_length(&parts, &body);
+        if close {
+            client.pulse.rests.refuse();
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            // To a client of HTTP/1.0 hyper says that the connection stays, unless the response is of that version, too.
+            parts.version = version;
+        }
+    }
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Whether a response's length is known: HTTP/1.0 has no chunks, so another one ends with its connection.
+fn has_length(parts: &response::Parts, body: &ResponseBody) -> bool {
+    body.is_end_stream()
+        || body.size_hint().exact().is_some()
+        || parts.headers.contains_key(CONTENT_LENGTH)
 }
 
 /// The gateway's own response with this status: its head, and a line that says so, in reverse order.
@@ -123,6 +143,8 @@ async fn pass(
     incoming: Incoming,
 ) -> Outcome {
     let version = parts.version;
+    let length = if incoming.is_end_stream() { Some(0) } else { incoming.size_hint().exact() };
+    let upload = (length != Some(0)).then(|| upload(site, finish, incoming));
     let asked = match rules::received(&mut parts) {
         Ok(asked) => asked,
         Err(refused) => {
@@ -141,7 +163,6 @@ async fn pass(
         finish.whole_is(Ended::Answered);
         return Outcome::Status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
-    let length = if incoming.is_end_stream() { Some(0) } else { incoming.size_hint().exact() };
     if let (Some(length), Some(limit)) = (length, site.plan.config.limits.body)
         && length > limit
     {
@@ -160,7 +181,7 @@ async fn pass(
         };
         finish.exchange = Some(exchange.clone());
         if let Some(legs) = exchange.legs() {
-            let travelling = (parts, incoming, length);
+            let travelling = (parts, upload, length);
             return Box::pin(travel(client, site, finish, asked, legs, travelling)).await;
         }
         if interests.request_head {
@@ -172,10 +193,10 @@ async fn pass(
         }
     }
     let (mut body, mut progress) = (RequestBody::Empty, None);
-    if length != Some(0) {
-        let prepared = Box::pin(request_body(site, finish, &mut parts, incoming)).await;
-        match prepared {
-            Ok((prepared, of_body)) => (body, progress) = (prepared, Some(of_body)),
+    if let Some(upload) = upload {
+        progress = Some(Rc::clone(upload.progress()));
+        match Box::pin(request_body(site, finish, &mut parts, upload)).await {
+            Ok(prepared) => body = prepared,
             Err(outcome) => return outcome,
         }
     }
@@ -203,14 +224,13 @@ async fn travel(
     finish: &mut Finish,
     mut asked: Asked,
     legs: Rc<dyn Legs>,
-    (parts, incoming, length): (request::Parts, Incoming, Option<u64>),
+    (parts, upload, length): (request::Parts, Option<Box<Upload>>, Option<u64>),
 ) -> Outcome {
     asked.upgrade = None;
     let method = parts.method.clone();
-    let body: BoxFlow = if length == Some(0) {
-        Box::new(Nothing)
-    } else {
-        Box::new(upload(site, finish, incoming, Progress::new()))
+    let body: BoxFlow = match upload {
+        Some(upload) => upload,
+        None => Box::new(Nothing),
     };
     let (client, site, version) = (Rc::clone(client), Rc::clone(site), parts.version);
     let asked_last = finish.travels();
@@ -237,11 +257,12 @@ async fn travel(
     }
 }
 
-fn upload(site: &Site, finish: &mut Finish, incoming: Incoming, progress: Rc<Progress>) -> Upload {
-    finish.uploads(Rc::clone(&progress));
+fn upload(site: &Site, finish: &mut Finish, incoming: Incoming) -> Box<Upload> {
     let config = &site.plan.config;
     let (limit, patience) = (config.limits.body, config.timeouts.body);
-    Upload::new(incoming, limit, patience, progress, Rc::clone(&finish.pulse))
+    let upload = Upload::new(incoming, limit, patience, Rc::clone(&finish.pulse));
+    finish.uploads(Rc::clone(upload.progress()));
+    Box::new(upload)
 }
 
 /// What the chain wants now: it changes with its functions.
@@ -254,27 +275,26 @@ async fn request_body(
     site: &Site,
     finish: &mut Finish,
     parts: &mut request::Parts,
-    incoming: Incoming,
-) -> Result<(RequestBody, Rc<Progress>), Outcome> {
-    let progress = Progress::new();
-    let upload = upload(site, finish, incoming, Rc::clone(&progress));
+    upload: Box<Upload>,
+) -> Result<RequestBody, Outcome> {
     let wanted = finish
         .exchange
         .as_ref()
         .filter(|exchange| interests(site).request_body && !exchange.done(Direction::Request));
     let (Some(exchange), Some(chain)) = (wanted, &site.chain) else {
-        return Ok((RequestBody::Upload(Box::new(upload)), progress));
+        return Ok(RequestBody::Upload(upload));
     };
+    let progress = Rc::clone(upload.progress());
     let piece_max = chain.piece_max();
-    let mut filtered = Filtered::new(upload, exchange.clone(), Direction::Request, piece_max);
+    let mut filtered = Filtered::new(*upload, exchange.clone(), Direction::Request, piece_max);
     if let Err(fault) = filtered.prime().await {
         return Err(fault_outcome(finish, fault, filtered.take_answer()));
     }
     parts.headers.remove(CONTENT_LENGTH);
     if filtered.is_end_stream() {
-        return Ok((RequestBody::Empty, progress));
+        return Ok(RequestBody::Empty);
     }
-    Ok((RequestBody::Filtered(Box::new(filtered), Rc::clone(&progress)), progress))
+    Ok(RequestBody::Filtered(Box::new(filtered), progress))
 }
 
 /// What becomes of an exchange whose request's body ended before its time.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::chain::{Ended, Exchange};
-use crate::listener::Site;
+use crate::listener::{STREAM_WINDOW, Site};
 use crate::request_body::Progress;
+use crate::rests::LINGER_BYTES;
 use crate::statistics::Failure;
 use crate::stream::{MATURE, Pulse};
 use crate::upstream::Upstream;
@@ -56,6 +57,7 @@ pub(crate) struct Finish {
     upload: Option<Rc<Progress>>,
     /// The client went because it was too slow.
     slow: bool,
+    delivered: bool,
 }
 
 impl Finish {
@@ -80,12 +82,33 @@ impl Finish {
             whole,
             upload: None,
             slow: false,
+            delivered: false,
         }
     }
 
     /// The request has a body.
     pub(crate) fn uploads(&mut self, progress: Rc<Progress>) {
         self.upload = Some(progress);
+    }
+
+    /// Whether what is left of the request's body is read when nobody wants it, as is known when the response's head leaves. `expects`:
+    /// the client waits to be told to continue, so it may send nothing of a body of which nothing came.
+    pub(crate) fn reads_rest(&self, http1: bool, expects: bool, status: http::StatusCode) -> bool {
+        let Some(upload) = &self.upload else { return true };
+        if http1 {
+            return upload.has_at_most(LINGER_BYTES) && (upload.has_begun() || !expects);
+        }
+        // curl 7 reads nothing any more when it has the whole response, but sends, unless that is an error: then what is left must fit into
+        // the window that it has by now, or it waits for good.
+        status.as_u16() >= 400 || upload.has_at_most(STREAM_WINDOW as usize / 2)
+    }
+
+    /// What is left of the request's body is not read.
+    pub(crate) fn reads_no_rest(&self) {
+        if let Some(upload) = &self.upload {
+            upload.cut();
+            self.pulse.rests.forget(upload);
+        }
     }
 
     /// A piece of the response leaves.
@@ -130,6 +153,7 @@ impl Finish {
     /// All of the response is delivered.
     pub(crate) fn delivered(&mut self) {
         self.how = self.whole;
+        self.delivered = true;
     }
 
     /// Something went wrong.
@@ -157,6 +181,9 @@ impl Drop for Finish {
         self.pulse.quiet_since.set(Instant::now());
         if self.upload.is_some() {
             self.pulse.heard.set(None);
+        }
+        if !self.delivered {
+            self.reads_no_rest();
         }
         self.pulse.moved();
         if self.how == Ended::ClientGone {

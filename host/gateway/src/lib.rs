@@ -45,6 +45,7 @@ mod proxy_protocol;
 mod relay;
 mod request_body;
 mod response_body;
+mod rests;
 mod rules;
 mod shared;
 mod spare;

@@ -32,7 +32,7 @@ pub(crate) const HYPERS_FIELDS: usize = 100;
 pub(crate) const HTTP2_WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Bytes of a request's body that an HTTP/2 client may send before its upstream takes any: what one gets through on a path of 20 ms is
 /// 12 MB/s.
-const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes of all bodies that one HTTP/2 connection may have the gateway keep.
 const CONNECTION_WINDOW_MAX: u32 = 16 * 1024 * 1024;
 

@@ -34,6 +34,12 @@ pub(crate) struct Progress {
     pub(crate) stream: RefCell<Option<Rc<OpenStream>>>,
     /// What a function answered to a piece.
     pub(crate) answer: RefCell<Option<Response<Pieces>>>,
+    /// Some of it came.
+    begun: Cell<bool>,
+    /// Bytes that are still to come from the client, if that is known.
+    left: Cell<Option<u64>>,
+    /// What is left when nobody wants it is not read.
+    cut: Cell<bool>,
 }
 
 impl Progress {
@@ -45,7 +51,29 @@ impl Progress {
             answering: Cell::new(None),
             stream: RefCell::default(),
             answer: RefCell::new(None),
+            begun: Cell::new(false),
+            left: Cell::new(None),
+            cut: Cell::new(false),
         })
+    }
+
+    /// Whether some of it came.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Whether the client has no more than so many bytes to send, as far as is known.
+    pub(crate) fn has_at_most(&self, bytes: usize) -> bool {
+        self.left.get().is_some_and(|left| left <= bytes as u64)
+    }
+
+    /// What is left when nobody wants it is not read.
+    pub(crate) fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// Something came, or left.
@@ -80,9 +108,10 @@ impl Progress {
     }
 }
 
-/// The client's body: as long as it may be, and as slow.
+/// The client's body: as long as it may be, and as slow. What is left of it when nobody wants it any more is the connection's to read.
 pub(crate) struct Upload {
-    incoming: Incoming,
+    /// None when it has ended.
+    incoming: Option<Incoming>,
     /// Bytes it may still have.
     left: u64,
     patience: Duration,
@@ -97,28 +126,52 @@ impl Upload {
         incoming: Incoming,
         limit: Option<u64>,
         patience: Duration,
-        progress: Rc<Progress>,
         pulse: Rc<Pulse>,
     ) -> Self {
         let (left, deadline) = (limit.unwrap_or(u64::MAX), Deadline::default());
+        let progress = Progress::new();
+        progress.left.set(incoming.size_hint().exact());
+        let incoming = Some(incoming);
         Self { incoming, left, patience, waiting: None, deadline, progress, pulse }
     }
 
+    /// What the exchange must know of it.
+    pub(crate) fn progress(&self) -> &Rc<Progress> {
+        &self.progress
+    }
+
+    fn ended(&mut self) {
+        self.incoming = None;
+        self.progress.left.set(Some(0));
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waiting = None;
                 self.pulse.moved();
+                self.progress.begun.set(true);
+                self.progress.left.set(incoming.size_hint().exact());
                 if let Some(data) = frame.data_ref() {
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => self.left = left,
                         None => return Poll::Ready(Some(Err(Fault::TooLarge))),
                     }
+                } else {
+                    // Nothing follows trailers, and not everybody asks.
+                    self.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Fault::Client))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) => {
+                self.incoming = None;
+                Poll::Ready(Some(Err(Fault::Client)))
+            }
+            Poll::Ready(None) => {
+                self.ended();
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 let waiting = *self.waiting.get_or_insert_with(Instant::now);
                 let at = match self.progress.answering.get() {
@@ -128,6 +181,7 @@ impl Upload {
                     }
                 };
                 if self.deadline.expired(cx, at) {
+                    self.incoming = None;
                     return Poll::Ready(Some(Err(Fault::ClientSlow)));
                 }
                 Poll::Pending
@@ -151,11 +205,22 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.progress.stream.replace(None);
+        if let Some(incoming) = self.incoming.take()
+            && !incoming.is_end_stream()
+        {
+            self.pulse.rests.add(incoming, &self.progress, self.patience);
+        }
     }
 }
 

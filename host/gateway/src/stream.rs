@@ -19,6 +19,7 @@ use tokio_rustls::TlsStream;
 
 use crate::counters::Traffic;
 use crate::outbox::Socket;
+use crate::rests::Rests;
 use crate::timer::Deadline;
 
 /// Who gives an exchange up that is younger may not have wanted a response.
@@ -44,6 +45,8 @@ pub(crate) struct Pulse {
     pub(crate) ended: Cell<bool>,
     /// Who waits for something to be read.
     told: Option<Rc<Notify>>,
+    /// What is left of its requests' bodies.
+    pub(crate) rests: Rests,
 }
 
 impl Pulse {
@@ -63,6 +66,7 @@ impl Pulse {
             given_up: Cell::new(0),
             ended: Cell::new(false),
             told,
+            rests: Rests::default(),
         })
     }
 

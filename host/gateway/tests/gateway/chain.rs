@@ -283,6 +283,26 @@ fn a_function_answers_and_no_upstream_is_asked() {
 }
 
 #[test]
+fn a_request_follows_one_that_a_function_answered_before_its_body_was_there() {
+    let laboratory = laboratory();
+    let [first, second] = support::answered_early(laboratory.address, "/forbidden");
+    assert!(first.starts_with("HTTP/1.1 403 ") && !first.contains("close"), "{first}");
+    assert!(second.starts_with("HTTP/1.1 403 ") && second.ends_with("no"), "{second}");
+    // curl 7.88 takes it for a failure that its stream is reset, and does not look at the response.
+    let directory = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("some", 200_000), ("more", 2_000_000)] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, vec![b'x'; bytes]).unwrap();
+        let url = format!("http://{}/forbidden", laboratory.address);
+        for _ in 0..5 {
+            let file = file.display().to_string();
+            let arguments = ["--http2-prior-knowledge", "-i", "-T", &file, &url];
+            assert!(support::curl_text(&arguments).starts_with("HTTP/2 403"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_function_resets_and_the_client_gets_nothing() {
     let laboratory = laboratory();
     assert!(laboratory.talk(&get("/reset")).starts_with("RESET"));

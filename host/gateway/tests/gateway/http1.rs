@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use crate::support::{
     self, Server, connect, curl, curl_text, gateway, gateway_with, read_head, talk,
@@ -226,6 +227,85 @@ fn an_old_client_is_answered_in_its_way() {
     let answer = talk(address, "GET / HTTP/1.0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     assert!(!answer.contains("chunked") && answer.ends_with("\r\n\r\nhi"), "{answer}");
+}
+
+#[test]
+fn an_old_client_is_told_that_a_response_without_a_length_ends_with_its_connection() {
+    let server = Server::start(|mut stream, _| {
+        while let Some(request) = support::read_request(&mut stream) {
+            let answer: &[u8] = match request.starts_with(b"GET /long") {
+                true => {
+                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+                }
+                false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            };
+            stream.write_all(answer).unwrap();
+        }
+    });
+    let (_gateway, address) = gateway(&[server.address]);
+    let asked = |path: &str| format!("GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = talk(address, asked("/") + &asked("/long"));
+    let (first, last) = answer.split_once("\r\n\r\nhi").unwrap();
+    assert!(first.contains("connection: keep-alive") && !first.contains("close"), "{answer}");
+    assert!(last.contains("connection: close") && !last.contains("keep-alive"), "{answer}");
+    assert!(last.ends_with("\r\n\r\nhi"), "{answer}");
+}
+
+#[test]
+fn a_request_follows_one_that_was_answered_before_its_body_was_there() {
+    let server = support::early_server();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (upstream, status) in [(server.address, "HTTP/1.1 200 "), (nobody, "HTTP/1.1 502 ")] {
+        let (gateway, address) = gateway(&[upstream]);
+        let [first, second] = support::answered_early(address, "/");
+        assert!(first.starts_with(status) && !first.contains("close"), "{first}");
+        assert!(second.starts_with(status) && second.contains("connection: close"), "{second}");
+        assert_eq!(gateway.statistics().listeners[0].accepted, 1);
+    }
+}
+
+#[test]
+fn a_client_is_told_when_no_request_can_follow_one_that_was_answered_early() {
+    let server = support::early_server();
+    let (_gateway, address) = gateway(&[server.address]);
+    for body in ["Content-Length: 9000000", "Transfer-Encoding: chunked"] {
+        let mut stream = connect(address);
+        stream
+            .write_all(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}\r\n\r\n").as_bytes())
+            .unwrap();
+        let answer = support::read_all(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("connection: close") && answer.ends_with("early"), "{answer}");
+    }
+    // Nothing comes if nobody tells the client to continue, which is never done here: there is no upstream.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_gateway, address) = gateway(&[nobody]);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    let answer = talk(address, head);
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.contains("connection: close"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn the_rest_of_a_body_that_nobody_wants_has_its_time() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (gateway, address) =
+        gateway_with(&[nobody], |config| config.timeouts.body = Duration::from_millis(100));
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome";
+    let answer = talk(address, head);
+    assert!(answer.starts_with("HTTP/1.1 502 ") && !answer.contains("RESET"), "{answer}");
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::ClientSlow), 1);
+    // A gateway that ends does not wait for it.
+    let (gateway, address) = gateway_with(&[nobody], |config| config.timeouts.body = support::LONG);
+    let mut stream = connect(address);
+    stream.write_all(head.as_bytes()).unwrap();
+    assert!(support::read_response(&mut stream).starts_with("HTTP/1.1 502 "));
+    let began = std::time::Instant::now();
+    gateway.drain(support::LONG);
+    assert!(began.elapsed() < support::LONG / 2);
+    assert_eq!(support::read_all(&mut stream), "");
 }
 
 #[test]

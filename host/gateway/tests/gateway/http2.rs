@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::support::{self, Server, connect, curl_text, gateway, gateway_with, until};
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response};
 
 #[test]
@@ -375,6 +376,47 @@ async fn client(
 
 fn get(path: &str) -> Request<()> {
     Request::get(format!("http://a{path}")).body(()).unwrap()
+}
+
+#[test]
+fn a_stream_that_was_answered_early_may_send_the_rest_of_its_body() {
+    let server = support::early_server();
+    let early = async |client: &mut h2::client::SendRequest<Bytes>, length: Option<u64>| {
+        let mut request = Request::post("http://a/").body(()).unwrap();
+        request.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, length.into())));
+        let (response, mut send) = client.send_request(request, false).unwrap();
+        send.send_data(Bytes::from_static(b"some"), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "early");
+        assert!(body.data().await.is_none());
+        send
+    };
+    runtime().block_on(async {
+        let (_gateway, address) = gateway(&[server.address]);
+        let (mut client, _connection) = client(address).await;
+        let mut send = early(&mut client, Some(12)).await;
+        // When there is another response, a reset of the first stream would be here.
+        let _other = early(&mut client, Some(12)).await;
+        send.send_data(Bytes::from_static(b"the rest"), true).unwrap();
+        // This one may wait for a window without reading on.
+        let mut send = early(&mut client, None).await;
+        let reset = std::future::poll_fn(|cx| send.poll_reset(cx));
+        let reset = tokio::time::timeout(support::LONG, reset).await;
+        assert_eq!(reset.unwrap().unwrap(), h2::Reason::NO_ERROR);
+    });
+    // Who sends nothing is told in time that nothing is wanted, and that nothing is wrong with the response.
+    runtime().block_on(async {
+        let (gateway, address) = gateway_with(&[server.address], |config| {
+            config.timeouts.body = Duration::from_millis(100);
+        });
+        let (mut client, _connection) = client(address).await;
+        let mut send = early(&mut client, Some(12)).await;
+        let reset = std::future::poll_fn(|cx| send.poll_reset(cx));
+        let reset = tokio::time::timeout(support::LONG, reset).await;
+        assert_eq!(reset.unwrap().unwrap(), h2::Reason::NO_ERROR);
+        let slow = || gateway.statistics().listeners[0].failed(weir_gateway::Failure::ClientSlow);
+        until("it is counted", || slow() == 1);
+    });
 }
 
 #[test]

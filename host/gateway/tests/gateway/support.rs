@@ -158,6 +158,41 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
+/// The head and the body of a response that says its length.
+pub(crate) fn read_response(stream: &mut TcpStream) -> String {
+    let mut all = read_head(stream).unwrap();
+    let head = String::from_utf8_lossy(&all).to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    let before = all.len();
+    all.resize(before + length.parse::<usize>().unwrap(), 0);
+    stream.read_exact(&mut all[before..]).unwrap();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Asks for this with a body that is sent when the response is there, and once more by the same connection. Answers with both
+/// responses.
+pub(crate) fn answered_early(address: SocketAddr, target: &str) -> [String; 2] {
+    let mut stream = connect(address);
+    let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\nsome");
+    stream.write_all(head.as_bytes()).unwrap();
+    let first = read_response(&mut stream);
+    // An error is told by what is answered.
+    let _ = stream.write_all(&[b'x'; 299_996]);
+    let next = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let _ = stream.write_all(next.as_bytes());
+    [first, read_all(&mut stream)]
+}
+
+/// A server that answers every request before it has read its body, which it does not do then either, for as long as it is asked.
+pub(crate) fn early_server() -> Server {
+    Server::start(|mut stream, _| {
+        let _ = read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+        // Until the other side goes.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    })
+}
+
 /// Sends all and closes this side.
 pub(crate) fn say_all(stream: &mut TcpStream, bytes: &[u8]) {
     // The other side may have closed or reset it already; what it answered tells.
