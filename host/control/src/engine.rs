@@ -384,7 +384,7 @@ pub struct UpstreamStatus {
     /// Times that the name could not be looked up; what was found last is kept.
     #[serde(default)]
     pub lookup_failures: u64,
-    /// Why it could not, the last time; none if it could.
+    /// Why it could not, the last time, or else why the upstream, or an address of it, is down.
     #[serde(default)]
     pub problem: Option<String>,
     /// Whether it gets requests.

@@ -1,5 +1,6 @@
 //! A connection to an upstream: TCP, the PROXY protocol header, TLS.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::config::{ProxyHeader, UpstreamConfig};
 use crate::counters::Traffic;
 use crate::proxy_protocol;
+use crate::statistics::Failure;
 use crate::stream::Stream;
 
 /// How an upstream is reached; the same for all threads.
@@ -21,6 +23,28 @@ use crate::stream::Stream;
 pub(crate) struct Route {
     pub(crate) config: UpstreamConfig,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Unconnected {
+    #[source]
+    pub(crate) error: io::Error,
+    /// There was one, but TLS, or HTTP by it, was not agreed on.
+    pub(crate) tls: bool,
+}
+
+impl Unconnected {
+    /// Whether it was for the time.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.error.kind() == io::ErrorKind::TimedOut
+    }
+
+    /// What it counts as.
+    pub(crate) fn failure(&self) -> Failure {
+        if self.tls { Failure::Tls } else { Failure::Connect }
+    }
 }
 
 /// For an upstream that wants to know: the client's address and the one it connected to; none if the connection is the gateway's own.
@@ -38,12 +62,18 @@ impl Route {
         traffic: &Arc<Traffic>,
         timeout: Duration,
         patience: Duration,
-    ) -> io::Result<Stream> {
-        let connected = self.connect_any_time(address, told, traffic, patience);
-        match tokio::time::timeout(timeout, connected).await {
+    ) -> Result<Stream, Unconnected> {
+        let tls = Cell::new(false);
+        let connected = self.connect_any_time(address, told, traffic, patience, &tls);
+        let connected = match tokio::time::timeout(timeout, connected).await {
             Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
-        }
+            Err(_) => {
+                let what =
+                    if tls.get() { "no TLS handshake in time" } else { "no connection in time" };
+                Err(io::Error::new(io::ErrorKind::TimedOut, what))
+            }
+        };
+        connected.map_err(|error| Unconnected { error, tls: tls.get() })
     }
 
     async fn connect_any_time(
@@ -52,6 +82,7 @@ impl Route {
         told: Told,
         traffic: &Arc<Traffic>,
         patience: Duration,
+        in_tls: &Cell<bool>,
     ) -> io::Result<Stream> {
         let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
@@ -62,6 +93,7 @@ impl Route {
         let Some((config, name)) = &self.tls else {
             return Ok(Stream::plain(tcp, traffic, patience));
         };
+        in_tls.set(true);
         let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await?;
         let stream = Stream::tls(tls.into(), traffic, patience);
         if self.config.http2 && stream.alpn() != Some(b"h2") {

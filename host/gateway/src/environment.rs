@@ -93,9 +93,10 @@ async fn call(
     let told = upstream.told_of_own;
     let sent = upstream.send(&mut Some(request), None, told, Instant::now()).await;
     let answered = sent.map_err(|failed| match failed.why {
-        Unanswered::Connect { slow: true } | Unanswered::Slow => CallFault::Timeout,
+        Unanswered::Connect(Some(why)) if why.is_slow() => CallFault::Timeout,
+        Unanswered::Slow => CallFault::Timeout,
         Unanswered::NotHttp => CallFault::NotHttp,
-        Unanswered::Connect { .. } | Unanswered::Reset | Unanswered::Body => CallFault::Unreachable,
+        Unanswered::Connect(_) | Unanswered::Reset | Unanswered::Body => CallFault::Unreachable,
     })?;
     let (mut parts, incoming) = answered.response.into_parts();
     upstream.counters.responses.count(parts.status);

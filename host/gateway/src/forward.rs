@@ -38,7 +38,7 @@ pub(crate) async fn send(
     let spare = request.as_ref().and_then(|request| forwarding.spare(request));
     let told = site.told(&forwarding.client.origin);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
-    let nobody = Unanswered::Connect { slow: false };
+    let nobody = Unanswered::Connect(None);
     let Some(mut upstream) = site.next(chosen, &tried) else { return Err(nobody) };
     loop {
         at(&upstream);
@@ -64,7 +64,7 @@ pub(crate) async fn send(
             Err(Failed { why, stale }) => {
                 note(&upstream, &why, stale);
                 let may = match why {
-                    Unanswered::Connect { .. } => retry.connect,
+                    Unanswered::Connect(_) => retry.connect,
                     Unanswered::Reset => retry.reset,
                     Unanswered::Slow | Unanswered::NotHttp | Unanswered::Body => false,
                 };
@@ -106,7 +106,8 @@ impl Forwarding<'_> {
 /// Counts a failure, and holds it against the upstream if it is the upstream's.
 fn note(upstream: &Upstream, why: &Unanswered, stale: bool) {
     let failure = match why {
-        Unanswered::Connect { .. } => Failure::Connect,
+        Unanswered::Connect(Some(why)) => return upstream.not_connected(why),
+        Unanswered::Connect(None) => Failure::Connect,
         Unanswered::Reset => Failure::Reset,
         Unanswered::Slow => Failure::UpstreamSlow,
         Unanswered::NotHttp => Failure::NotHttp,
@@ -114,6 +115,6 @@ fn note(upstream: &Upstream, why: &Unanswered, stale: bool) {
     };
     upstream.counters.failures.count(failure);
     if !stale {
-        upstream.standing.failed(failure);
+        upstream.standing.failed(failure, None);
     }
 }

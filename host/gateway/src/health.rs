@@ -1,7 +1,8 @@
 //! How an upstream stands: what checks say, and what requests met of late. Shared by all threads.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::statistics::{FAILURES, Failure};
@@ -26,9 +27,12 @@ pub(crate) struct Standing {
     tell: Tell,
 }
 
-/// What was told last.
+/// What was told last, and what can be.
 #[derive(Default)]
 struct Told {
+    /// Why the last of its checks, and of its requests, failed.
+    check: String,
+    request: String,
     down: bool,
     /// When it was told last that it is down, in milliseconds since the start; 0: never.
     at: u64,
@@ -53,24 +57,46 @@ impl Standing {
         until == 0 || now() >= until
     }
 
-    /// What the checks say, after so many that say the same.
-    pub(crate) fn checked(&self, healthy: bool, checks: u32) {
-        if self.unhealthy.swap(!healthy, Relaxed) == healthy {
-            self.news(|| format!("{checks} checks in a row failed"));
+    /// Why it may have no requests; none if it may.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if self.healthy() {
+            return None;
+        }
+        let told = self.told();
+        Some(match self.unhealthy.load(Relaxed) {
+            true => format!("check: {}", told.check),
+            false => told.request.clone(),
+        })
+    }
+
+    /// Checks are well, or there are none.
+    pub(crate) fn well(&self) {
+        if self.unhealthy.swap(false, Relaxed) {
+            self.news(String::new);
         }
     }
 
-    /// It could not be reached, lost a request, or let it wait for too long.
-    pub(crate) fn failed(&self, failure: Failure) {
+    /// So many checks in a row failed, the last of them for this.
+    pub(crate) fn ill(&self, checks: u32, why: &str) {
+        self.told().check = why.to_owned();
+        if !self.unhealthy.swap(true, Relaxed) {
+            self.news(|| format!("{checks} checks in a row failed, the last: {why}"));
+        }
+    }
+
+    /// It could not be reached, lost a request, or let it wait for too long. `error`: what there is to say about it beyond that.
+    pub(crate) fn failed(&self, failure: Failure, error: Option<&io::Error>) {
         let failures = self.failures.load(Relaxed).saturating_add(1);
         self.failures.store(failures, Relaxed);
         if failures >= IN_A_ROW {
             self.until.store(now() + PASSED_BY.as_millis() as u64, Relaxed);
             let (_, name) = FAILURES[failure as usize];
+            let error = error.map(|error| format!(": {error}")).unwrap_or_default();
+            self.told().request = format!("{name}{error}");
             self.news(|| {
+                let time = PASSED_BY.as_secs();
                 format!(
-                    "{failures} requests in a row failed, the last with `{name}`; it is passed by for {} s",
-                    PASSED_BY.as_secs()
+                    "{failures} requests in a row failed, the last with `{name}`{error}; it is passed by for {time} s"
                 )
             });
         }
@@ -86,10 +112,14 @@ impl Standing {
         }
     }
 
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells how it is, if that was not told yet. `why`: if it is down.
     fn news(&self, why: impl FnOnce() -> String) {
         let (up, now) = (self.healthy(), now());
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         let soon = told.at != 0 && now < told.at + PASSED_BY.as_millis() as u64;
         if told.down != up || (!up && soon) {
             return;
@@ -126,7 +156,7 @@ mod tests {
     #[test]
     fn an_upstream_that_fails_three_times_in_a_row_is_passed_by() {
         let (standing, told) = standing();
-        let failed = |times| (0..times).for_each(|_| standing.failed(Failure::Connect));
+        let failed = |times| (0..times).for_each(|_| standing.failed(Failure::Connect, None));
         failed(2);
         standing.answered();
         failed(2);
@@ -136,15 +166,16 @@ mod tests {
         assert!(!standing.healthy());
         standing.answered();
         assert!(standing.healthy());
-        standing.checked(false, 3);
+        standing.ill(3, "status 500");
         assert!(!standing.healthy());
     }
 
     #[test]
     fn that_it_is_down_is_told_once_and_not_again_too_soon() {
         let (standing, told) = standing();
-        let failed = |times| (0..times).for_each(|_| standing.failed(Failure::Reset));
+        let failed = |times| (0..times).for_each(|_| standing.failed(Failure::Reset, None));
         failed(5);
+        assert_eq!(standing.problem().as_deref(), Some("reset"));
         let down =
             "down: 3 requests in a row failed, the last with `reset`; it is passed by for 10 s";
         assert_eq!(*told.lock().unwrap(), [down]);
@@ -153,19 +184,21 @@ mod tests {
             standing.answered();
             failed(3);
         }
-        standing.checked(true, 2);
+        standing.well();
         assert_eq!(*told.lock().unwrap(), [down, "healthy again"]);
         standing.answered();
         // Later on.
         standing.told.lock().unwrap().at = 0;
-        standing.checked(false, 3);
-        standing.checked(false, 3);
-        assert_eq!(told.lock().unwrap()[2..], ["down: 3 checks in a row failed"]);
+        standing.ill(3, "status 500");
+        standing.ill(4, "status 503");
+        let down = "down: 3 checks in a row failed, the last: status 500";
+        assert_eq!(told.lock().unwrap()[2..], [down]);
+        assert_eq!(standing.problem().as_deref(), Some("check: status 503"));
         // Requests that are still answered do not make it healthy.
         failed(3);
         standing.answered();
         assert_eq!(told.lock().unwrap().len(), 3);
-        standing.checked(true, 2);
+        standing.well();
         assert_eq!(told.lock().unwrap()[3..], ["healthy again"]);
     }
 }

@@ -23,6 +23,7 @@ use crate::listener::Plan;
 use crate::members::{List, Member, Members};
 use crate::request_body::RequestBody;
 use crate::rules;
+use crate::statistics::FAILURES;
 use crate::thread::LocalExecutor;
 use crate::tls::Certificates;
 
@@ -105,7 +106,7 @@ fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
             tasks.push(tokio::task::spawn_local(all));
         } else {
             for member in members.watch().borrow().iter() {
-                member.standing.checked(true, 0);
+                member.standing.well();
             }
         }
     }
@@ -160,59 +161,75 @@ async fn look_after(route: Arc<Route>, told: Told, member: Arc<Member>, check: H
     let (mut good, mut bad) = (0, 0);
     let Member { address, standing } = &*member;
     loop {
-        let look = look(&route, told, *address, &check);
-        if matches!(tokio::time::timeout(check.timeout, look).await, Ok(true)) {
-            (good, bad) = (good + 1, 0);
-            if good == check.healthy {
-                standing.checked(true, good);
+        let looked = tokio::time::timeout(check.timeout, look(&route, told, *address, &check));
+        let looked = looked.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        match looked {
+            Ok(()) => {
+                (good, bad) = (good + 1, 0);
+                if good == check.healthy {
+                    standing.well();
+                }
             }
-        } else {
-            (good, bad) = (0, bad + 1);
-            if bad == check.unhealthy {
-                standing.checked(false, bad);
+            Err(why) => {
+                (good, bad) = (0, bad + 1);
+                if bad >= check.unhealthy {
+                    standing.ill(bad, &why);
+                }
             }
         }
         tokio::time::sleep(check.interval).await;
     }
 }
 
-/// Whether an upstream is well.
-async fn look(route: &Route, told: Told, address: SocketAddr, check: &HealthCheck) -> bool {
+/// Looks at an upstream.
+///
+/// # Errors
+/// Why it is not well.
+async fn look(
+    route: &Route,
+    told: Told,
+    address: SocketAddr,
+    check: &HealthCheck,
+) -> Result<(), String> {
     let traffic = Arc::new(Traffic::default());
     let connected = route.connect(address, told, &traffic, check.timeout, check.timeout).await;
-    let Ok(stream) = connected else { return false };
-    let Some(path) = &check.path else { return true };
+    let stream = connected.map_err(|why| {
+        let (_, name) = FAILURES[why.failure() as usize];
+        format!("{name}: {why}")
+    })?;
+    let Some(path) = &check.path else { return Ok(()) };
     let host = check.host.clone().unwrap_or_else(|| route.config.address.to_string());
     let request = Request::get(path.as_str()).header("host", &host).body(RequestBody::Empty);
-    let (Ok(mut request), Ok(host)) = (request, http::HeaderValue::from_str(&host)) else {
-        return false;
-    };
+    let mut request = request.map_err(|error| error.to_string())?;
+    let host = http::HeaderValue::from_str(&host).map_err(|error| error.to_string())?;
     rules::address(&mut request, route.config.http2, route.config.tls.is_some(), &host);
     let stream = TokioIo::new(stream);
     let status = if route.config.http2 {
-        let Ok((mut sender, connection)) = http2::handshake(LocalExecutor, stream).await else {
-            return false;
-        };
+        let begun = http2::handshake(LocalExecutor, stream).await;
+        let (mut sender, connection) = begun.map_err(|error| error.to_string())?;
         status(connection, sender.send_request(request)).await
     } else {
-        let Ok((mut sender, connection)) = http1::handshake(stream).await else { return false };
+        let begun = http1::handshake(stream).await;
+        let (mut sender, connection) = begun.map_err(|error| error.to_string())?;
         status(connection, sender.send_request(request)).await
     };
-    status.is_some_and(|status| status.as_u16() < 400)
+    match status {
+        Ok(status) if status.as_u16() < 400 => Ok(()),
+        Ok(status) => Err(format!("status {}", status.as_u16())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Drives a connection until its response is there.
 async fn status<B>(
     connection: impl Future,
     response: impl Future<Output = hyper::Result<http::Response<B>>>,
-) -> Option<StatusCode> {
+) -> hyper::Result<StatusCode> {
     let (mut connection, mut response) = (pin!(connection), pin!(response));
     let mut over = false;
-    poll_fn(|cx| {
+    let response = poll_fn(|cx| {
         over = over || connection.as_mut().poll(cx).is_ready();
         response.as_mut().poll(cx)
-    })
-    .await
-    .ok()
-    .map(|response| response.status())
+    });
+    Ok(response.await?.status())
 }

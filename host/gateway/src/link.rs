@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::bell::Bell;
 use crate::counters::UpstreamCounters;
+use crate::dial::Unconnected;
 use crate::request_body::{Progress, RequestBody};
 use crate::statistics::Failure;
 use crate::stream::Stream;
@@ -30,8 +31,8 @@ const DRIVES: usize = 8;
 
 /// Why there is no response.
 pub(crate) enum Unanswered {
-    /// No connection; whether it was for the time.
-    Connect { slow: bool },
+    /// No connection. None: there is nobody to connect to.
+    Connect(Option<Unconnected>),
     /// The connection was lost before the response began.
     Reset,
     /// Nothing in time.
@@ -46,8 +47,10 @@ impl Unanswered {
     /// What it counts as, and what the client is told.
     pub(crate) fn told(&self) -> (Failure, StatusCode) {
         match self {
-            Self::Connect { slow: true } => (Failure::Connect, StatusCode::GATEWAY_TIMEOUT),
-            Self::Connect { slow: false } => (Failure::Connect, StatusCode::BAD_GATEWAY),
+            Self::Connect(Some(why)) if why.is_slow() => {
+                (Failure::Connect, StatusCode::GATEWAY_TIMEOUT)
+            }
+            Self::Connect(_) => (Failure::Connect, StatusCode::BAD_GATEWAY),
             Self::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
             Self::NotHttp => (Failure::NotHttp, StatusCode::BAD_GATEWAY),
             Self::Reset | Self::Body => (Failure::Reset, StatusCode::BAD_GATEWAY),

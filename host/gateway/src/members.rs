@@ -86,8 +86,22 @@ impl Members {
         self.failures.load(Relaxed)
     }
 
-    /// Why it could not the last time.
-    pub(crate) fn problem(&self) -> MutexGuard<'_, Option<String>> {
+    /// Why it could not the last time, or else why one of them may have no requests.
+    pub(crate) fn what_is_wrong(&self) -> Option<String> {
+        if let Some(problem) = &*self.problem() {
+            return Some(problem.clone());
+        }
+        let list = self.list.borrow();
+        list.iter().find_map(|member| {
+            let problem = member.standing.problem()?;
+            Some(match self.target {
+                Target::Address(_) => problem,
+                Target::Name { .. } => format!("{}: {problem}", member.address),
+            })
+        })
+    }
+
+    fn problem(&self) -> MutexGuard<'_, Option<String>> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,12 +182,13 @@ mod tests {
         members.found(of("10.0.0.2 10.0.0.1 10.0.0.2"));
         assert_eq!(addresses(&members), ["10.0.0.1", "10.0.0.2"]);
         let watch = members.watch();
-        watch.borrow()[1].standing.checked(false, 3);
+        watch.borrow()[1].standing.ill(3, "status 500");
         members.found(of("10.0.0.1 10.0.0.2"));
         assert!(!watch.has_changed().unwrap(), "the same");
         members.found(of("10.0.0.2 10.0.0.3"));
         assert!(watch.has_changed().unwrap());
         assert_eq!(members.named().iter().map(|m| m.1).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(members.what_is_wrong().as_deref(), Some("10.0.0.2:1: check: status 500"));
         members.not_found("no answer".to_owned());
         assert_eq!(addresses(&members), ["10.0.0.2", "10.0.0.3"]);
         assert_eq!(members.failures(), 1);

@@ -12,7 +12,7 @@ use crate::members::Members;
 /// What can go wrong with a connection or an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// TLS was not agreed on with the client.
+    /// TLS was not agreed on with the client, or, of an upstream, with it.
     Tls,
     /// The client's connection did not begin with a PROXY protocol header.
     ProxyHeader,
@@ -125,7 +125,7 @@ pub struct UpstreamStatistics {
     pub members: Vec<(SocketAddr, bool)>,
     /// Times that the name could not be looked up.
     pub lookup_failures: u64,
-    /// Why it could not the last time; none if it could.
+    /// Why it could not the last time, or else why the upstream, or an address of it, is down.
     pub problem: Option<String>,
     /// Whether it may have requests.
     pub healthy: bool,
@@ -155,7 +155,7 @@ impl UpstreamStatistics {
             address: members.target.clone(),
             members: members.named(),
             lookup_failures: members.failures(),
-            problem: members.problem().clone(),
+            problem: members.what_is_wrong(),
             healthy: members.healthy(),
             connected: 0,
             open: 0,

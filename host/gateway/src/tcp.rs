@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces, Step};
 use crate::copying::poll_piece;
 use crate::finish::Finish;
-use crate::link::{Open, Unanswered};
+use crate::link::Open;
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::place::{Choice, Tried};
 use crate::relay::Relay;
@@ -132,10 +132,9 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
                 return Some(connected);
             }
             Err(why) => {
-                upstream.standing.failed(Failure::Connect);
-                upstream.counters.failures.count(Failure::Connect);
+                upstream.not_connected(&why);
                 tried.push((upstream.index, upstream.address));
-                if left == 0 || !matches!(why, Unanswered::Connect { .. }) {
+                if left == 0 {
                     return None;
                 }
             }

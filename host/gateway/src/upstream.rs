@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::config::Timeouts;
 use crate::counters::UpstreamCounters;
-use crate::dial::{Route, Told};
+use crate::dial::{Route, Told, Unconnected};
 use crate::health::Standing;
 use crate::link::{Failed, Link, Open, Unanswered, Unsent};
 use crate::listener::{HTTP2_WINDOW_MAX, HYPERS_FIELDS, Plan};
@@ -165,10 +166,11 @@ impl Upstream {
 
     /// A new connection.
     async fn begin(&self, told: Told) -> Result<Box<Link>, Unanswered> {
-        let (stream, open) = self.connect(told).await?;
+        let connected = self.connect(told).await;
+        let (stream, open) = connected.map_err(|why| Unanswered::Connect(Some(why)))?;
         match Link::new(&self.builder, stream, open).await {
             Ok(link) => Ok(Box::new(link)),
-            Err(_) => Err(Unanswered::Connect { slow: false }),
+            Err(error) => Err(not_begun(error)),
         }
     }
 
@@ -182,7 +184,10 @@ impl Upstream {
     }
 
     /// A new connection's bytes.
-    pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unanswered> {
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unconnected> {
         let Timeouts { connect, response, .. } = self.timeouts;
         let traffic = &self.counters.traffic;
         match self.route.connect(self.address, told, traffic, connect, response).await {
@@ -190,9 +195,15 @@ impl Upstream {
             Err(error) => {
                 let (upstream, address) = (&self.route.config.address, self.address);
                 tracing::debug!(%upstream, %address, %error, "no connection");
-                Err(Unanswered::Connect { slow: error.kind() == std::io::ErrorKind::TimedOut })
+                Err(error)
             }
         }
+    }
+
+    /// Counts that there was no connection, and holds it against the upstream.
+    pub(crate) fn not_connected(&self, why: &Unconnected) {
+        self.counters.failures.count(why.failure());
+        self.standing.failed(why.failure(), Some(&why.error));
     }
 
     /// Keeps a connection for the next request, if it can have one.
@@ -278,21 +289,30 @@ impl Upstream {
             if let Some(stream) = self.shared.stream() {
                 return Ok((stream, false));
             }
-            let (stream, open) = self.connect(None).await?;
+            let connected = self.connect(None).await;
+            let (stream, open) = connected.map_err(|why| Unanswered::Connect(Some(why)))?;
             let heard = Rc::new(Notify::new());
             let stream = TokioIo::new(stream.with_pulse(Pulse::telling(Some(Rc::clone(&heard)))));
-            let none = || Unanswered::Connect { slow: false };
             let handshake = self.http2_builder.handshake(stream).await;
-            let (sender, connection) = handshake.map_err(|_| none())?;
+            let (sender, connection) = handshake.map_err(not_begun)?;
             self.swept();
             let stream = self.shared.add(sender, connection, heard, open).await;
-            Ok((stream.ok_or_else(none)?, true))
+            let ended = "the connection ended before it was known how many streams it may have";
+            Ok((stream.ok_or_else(|| not_begun(ended))?, true))
         };
         match tokio::time::timeout(self.timeouts.connect, opened).await {
             Ok(opened) => opened,
-            Err(_) => Err(Unanswered::Connect { slow: true }),
+            Err(_) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no stream in time");
+                Err(Unanswered::Connect(Some(Unconnected { error, tls: false })))
+            }
         }
     }
+}
+
+/// HTTP could not be begun on a connection.
+fn not_begun(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unanswered {
+    Unanswered::Connect(Some(Unconnected { error: io::Error::other(error), tls: false }))
 }
 
 /// Closes connections that were idle for too long or have ended, until there are none.

@@ -204,9 +204,17 @@ fn upstreams_are_spoken_to_over_tls_and_must_be_who_they_are() {
         let version = if http2 { "via: 2 weir" } else { "via: 1.1 weir" };
         assert!(answer.contains("GET /x HTTP/1.1\r\n") && answer.contains(version), "{answer}");
         let (gateway, address) = via("other.example");
-        let answer = curl_text(&["-i", &format!("http://{address}/x")]);
-        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
-        assert_eq!(gateway.statistics().listeners[0].failed(Failure::Connect), 1);
+        for _ in 0..3 {
+            let answer = curl_text(&["-i", &format!("http://{address}/x")]);
+            assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        }
+        let statistics = &gateway.statistics().listeners[0];
+        assert_eq!(statistics.failed(Failure::Connect), 3);
+        let upstream = &statistics.upstreams[0];
+        let failed = [Failure::Tls, Failure::Connect].map(|failure| upstream.failed(failure));
+        assert_eq!(failed, [3, 0]);
+        let problem = upstream.problem.as_deref().unwrap();
+        assert!(problem.starts_with("tls: invalid peer certificate: "), "{problem}");
     }
 }
 

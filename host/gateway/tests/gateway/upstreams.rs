@@ -75,7 +75,10 @@ fn that_an_upstream_is_down_is_told_once_with_its_listener_and_the_reason() {
     let UpstreamNews { listener, up, message } = told.recv().unwrap();
     assert_eq!((listener.as_str(), up), ("test", false));
     let start = format!("upstream {nobody} of listener test is down: 3 requests in a row failed");
-    assert!(message.starts_with(&start) && message.contains("`connect`"), "{message}");
+    assert!(message.starts_with(&start), "{message}");
+    assert!(message.contains("the last with `connect`: Connection refused"), "{message}");
+    let problem = statistics(&gateway).upstreams[0].problem.clone().unwrap();
+    assert!(problem.starts_with("connect: Connection refused"), "{problem}");
     assert!(told.try_recv().is_err());
 }
 
@@ -253,6 +256,8 @@ fn checks_take_an_ill_upstream_out_and_put_it_back() {
     assert_eq!(healthy(), [true, true]);
     ill.store(true, Ordering::SeqCst);
     until("it is taken out", || healthy() == [false, true]);
+    let problems = statistics(&gateway).upstreams.into_iter().map(|upstream| upstream.problem);
+    assert_eq!(problems.collect::<Vec<_>>(), [Some("check: status 500".to_owned()), None]);
     assert!((0..6).all(|_| !talk(address, GET).ends_with("mine")));
     ill.store(false, Ordering::SeqCst);
     until("it is put back", || healthy() == [true, true]);

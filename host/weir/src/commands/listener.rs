@@ -1,6 +1,6 @@
 //! Listeners and chains of the message plane, as `weir status` shows them.
 
-use weir_control::engine::{Bucket, ChainStatus, EngineStatus, ListenerStatus};
+use weir_control::engine::{Bucket, ChainStatus, EngineStatus, ListenerStatus, UpstreamStatus};
 
 use super::{counts, or_dash};
 use crate::render;
@@ -31,7 +31,7 @@ pub(super) fn table(engine: &EngineStatus) -> String {
                 "-".to_owned(),
                 quantile(&upstream.latency, 0.5),
                 quantile(&upstream.latency, 0.99),
-                upstream.problem.clone().unwrap_or_else(|| counts(&upstream.failures)),
+                failures(upstream),
             ]
         });
         let whole = [
@@ -61,6 +61,16 @@ pub(super) fn table(engine: &EngineStatus) -> String {
         "failures",
     ];
     render::table(header, rows)
+}
+
+/// How often what went wrong with an upstream, and what is wrong now.
+fn failures(upstream: &UpstreamStatus) -> String {
+    let counted = counts(&upstream.failures);
+    match &upstream.problem {
+        Some(problem) if upstream.failures.is_empty() => problem.clone(),
+        Some(problem) => format!("{counted} ({problem})"),
+        None => counted,
+    }
 }
 
 /// Functions of a chain, with the times that they take.
