@@ -371,6 +371,18 @@ pub struct ListenerStatus {
     pub latency_sum_ns: u64,
     /// Its upstreams.
     pub upstreams: Vec<UpstreamStatus>,
+    /// Its certificates, in order.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate that a listener shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateStatus {
+    /// The server names that it is shown for, unless one before it has them.
+    pub names: Vec<String>,
+    /// When it expires, in seconds since 1970.
+    pub expires: u64,
 }
 
 /// How an upstream of a listener is.

@@ -261,6 +261,8 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let spliced = "TCP and upgraded connections whose bytes the kernel passes on by itself";
     let spliced = Counters::new(registry, "listener_spliced_connections", spliced);
     let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
+    let expiry = "When the certificate for a server name expires, in seconds since 1970";
+    let expiry = Gauges::new(registry, "listener_certificate_expiry_timestamp_seconds", expiry);
     let healthy = Gauges::new(registry, "upstream_healthy", "Whether an upstream gets requests");
     let connections = "Connections to an upstream that are open";
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
@@ -288,6 +290,14 @@ fn listeners(registry: &mut Registry, status: &Status) {
         }
         for (reason, count) in &listener.failures {
             failures.add(&[name, ("reason", reason)], *count);
+        }
+        // Of several for a name it is the first one that is shown.
+        for certificate in listener.certificates.iter().rev() {
+            let nameless = certificate.names.is_empty().then_some("");
+            let names = certificate.names.iter().map(String::as_str).chain(nameless);
+            for server in names {
+                expiry.set(&[name, ("server_name", server)], certificate.expires as f64);
+            }
         }
         for upstream in &listener.upstreams {
             let labels = [name, ("upstream", upstream.address.as_str())];

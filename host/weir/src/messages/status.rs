@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health, InstanceStatus,
-    ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
+    Bucket, CertificateStatus, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health,
+    InstanceStatus, ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
 };
 use weir_exchange::Times;
 use weir_gateway::{FAILURES, ListenerStatistics};
@@ -91,7 +91,13 @@ fn listener_status(
                 latency_sum_ns: nanoseconds(upstream.latency.sum),
             })
             .collect(),
+        certificates: counted.certificates.iter().map(certificate_status).collect(),
     }
+}
+
+fn certificate_status(certificate: &weir_gateway::CertificateStatus) -> CertificateStatus {
+    let expires = certificate.expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    CertificateStatus { names: certificate.names.clone(), expires: expires.as_secs() }
 }
 
 /// By reason what went wrong.

@@ -16,10 +16,10 @@ use tower::ServiceExt as _;
 use weir_control::Control;
 use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
-    Bucket, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineEvent,
-    EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus, LogLine,
-    MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Sample, Tap, TrialKind,
-    TrialStatus, UpstreamStatus, Way,
+    Bucket, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError,
+    EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus,
+    LogLine, MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Sample, Tap,
+    TrialKind, TrialStatus, UpstreamStatus, Way,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -359,6 +359,15 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
             latency,
             latency_sum_ns: 1_000_000,
         }],
+        certificates: [
+            (2_000_000_000, &["a.example"][..]),
+            (1_900_000_000, &["a.example", "b.example"]),
+        ]
+        .map(|(expires, names)| {
+            let names = names.iter().map(ToString::to_string).collect();
+            CertificateStatus { names, expires }
+        })
+        .into(),
     }
 }
 
