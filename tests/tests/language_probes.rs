@@ -40,8 +40,17 @@ impl Probe {
     }
 
     fn start(&self, way: &str, mode: Mode) -> Result<Running, Box<ChainError>> {
+        self.start_within(64 << 20, way, mode)
+    }
+
+    fn start_within(
+        &self,
+        memory: usize,
+        way: &str,
+        mode: Mode,
+    ) -> Result<Running, Box<ChainError>> {
         let mut spec = function("probe", Arc::clone(&self.admitted), true);
-        spec.memory = 64 << 20;
+        spec.memory = memory;
         spec.deadline = std::time::Duration::from_secs(5);
         spec.config = format!("{{\"mode\": \"{way}\"}}");
         let prepared = Prepared::new(&self.sandbox, chain(vec![spec.clone()]), mode).unwrap();
@@ -194,6 +203,18 @@ fn python() {
     explains_faults(&probe, "AttributeError", "in throws: return packet.nothing");
     hands_state_over(&probe);
     keeps_packets(&probe);
+    needs_no_more_memory_in_time(&probe);
+}
+
+/// What it has answered is freed: 16 MB here, by an instance that may grow by less than 2.
+fn needs_no_more_memory_in_time(probe: &Probe) {
+    let input = packets();
+    let memory = usize::try_from(probe.admitted.memory_at_start).unwrap() + (2 << 20);
+    let mut writing = probe.start_within(memory, "write", Mode::Linked).unwrap();
+    for round in 0..250 {
+        let passed = writing.pass(&input);
+        assert!(passed.is_ok(), "in round {round}: {passed:?}");
+    }
 }
 
 /// What a function keeps of a packet is not the next one's.

@@ -151,7 +151,8 @@ fn a_package_for_python() {
          cp {template}/app.py .
          site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')
          componentize-py --wit-path $site/weir_sdk/wit --world packet-function-burst componentize --stub-wasi \
-           --python-path . --python-path $site app --output app.wasm",
+           --python-path . --python-path $site app --output app.wasm
+         venv/bin/python -m weir_sdk.frees app.wasm",
         python = python.display(),
         template = template.display()
     );
