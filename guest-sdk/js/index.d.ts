@@ -8,7 +8,7 @@ export const NEXT: Verdict;
 export const REPLY: Verdict;
 /** To the kernel's stack. */
 export const TO_KERNEL: Verdict;
-/** Free it; the reason, 0 to 16777215, is counted. */
+/** Free it; the reason, 0 to 16777215, is counted. Those from 63 on are counted as 63, together. */
 export function drop(reason: number): Verdict;
 /** Leave by this port (see {@link Setup.port}). */
 export function forward(port: number): Verdict;
@@ -111,7 +111,7 @@ export class Refused extends Error {}
 
 /** A counter, shown in /metrics and in reports. */
 export interface Counter {
-  /** Raises it, by 1 if nothing is said. */
+  /** Raises it by a whole number from 0 on, by 1 if nothing is said. Another is thrown when it is handed over, at most 100 ms later. */
   add(delta?: number): void;
 }
 /** A gauge, shown in /metrics and in reports. */

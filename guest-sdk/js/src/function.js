@@ -1,5 +1,5 @@
 // Making an object a function: the exports of world packet-function-burst (wit/burst.md).
-import { afterBurst, afterTick, beforeTick, flush, logLines } from "./host.js";
+import { afterBurst, afterTick, asText, beforeTick, flush, logLines } from "./host.js";
 import { Packet } from "./packet.js";
 import { NEXT } from "./verdict.js";
 
@@ -30,9 +30,9 @@ function refusing(call) {
   try {
     call();
   } catch (error) {
-    if (error instanceof ConfigError) throw error.message;
+    if (error instanceof ConfigError) throw asText(error.message);
     logLines("error", explain(error));
-    throw error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    throw asText(error instanceof Error ? `${error.name}: ${error.message}` : error);
   }
 }
 

@@ -2,11 +2,16 @@
 import host from "weir:net/host@0.1.0";
 
 const FLUSH_EVERY = 100_000_000;
+const LEVELS = ["trace", "debug", "info", "warn", "error"];
 
 export class Refused extends Error {}
 
+// The host takes no text with half a surrogate pair, and a packet's bytes can be one.
+export const asText = (message) => String(message).toWellFormed();
+
 export function log(level, message) {
-  host.log(level, String(message));
+  if (!LEVELS.includes(level)) throw new RangeError(`there is no level ${String(level)}; there are ${LEVELS.join(", ")}`);
+  host.log(level, asText(message));
 }
 
 export function logLines(level, text) {
@@ -16,6 +21,8 @@ export function logLines(level, text) {
 export const now = () => host.now();
 
 export function sendCopy(packet, verdict) {
+  if (!(packet instanceof Uint8Array)) throw new TypeError("sendCopy takes the packet as an Uint8Array");
+  if (verdict >>> 0 !== verdict) throw new TypeError(`${String(verdict)} is no verdict (NEXT, forward(port), ...)`);
   try {
     host.sendCopy(packet, verdict);
   } catch (error) {
@@ -44,6 +51,7 @@ class Gauge {
     this.value = undefined;
   }
   set(value) {
+    if (typeof value !== "number") throw new TypeError(`gauge ${this.name}: ${String(value)} is no number`);
     this.value = value;
     dirty = true;
   }
@@ -70,7 +78,8 @@ let flushAt = 0;
 let armed = 0;
 
 export function setTimer(at) {
-  own = at;
+  if (!(at >= 0 && at < 2 ** 64)) throw new RangeError(`${String(at)} is no time of 0 to 2^64-1 nanoseconds`);
+  own = Math.floor(at);
   arm();
 }
 
@@ -81,8 +90,15 @@ function arm() {
 
 export function flush() {
   for (const each of counters.values()) {
-    if (each.added) host.counterAdd(each.name, each.added);
+    const added = each.added;
+    if (added === 0) continue;
     each.added = 0;
+    // Here, because looking at each number that is added would cost more than adding it.
+    if (!(Number.isInteger(added) && added >= 0 && added < 2 ** 64)) {
+      const what = typeof added === "string" ? JSON.stringify(added) : String(added);
+      throw new RangeError(`counter ${each.name}: ${what} was added to it, which is no whole number of 0 to 2^64-1`);
+    }
+    host.counterAdd(each.name, added);
   }
   for (const each of gauges.values()) {
     if (each.value !== undefined) host.gaugeSet(each.name, each.value);

@@ -1,2 +1,3 @@
 // Stands for the host in tests/sdk.js.
-export default { log() {}, now: () => 0, setTimer() {}, counterAdd() {}, gaugeSet() {} };
+export const told = [];
+export default { log: (_, text) => told.push(text), now: () => 0, setTimer() {}, counterAdd() {}, gaugeSet() {} };

@@ -1,6 +1,7 @@
 // Parts of the SDK and the templates that need no host, in Node. Run by tests/tests/languages.rs, which bundles it.
 import assert from "node:assert";
-import { NEXT, counter, drop, gauge, weirFunction } from "weir-sdk";
+import { ConfigError, NEXT, counter, drop, gauge, log, sendCopy, setTimer, weirFunction } from "weir-sdk";
+import { told } from "./host.js";
 import { packetBurst as javascript } from "../template/packet/main.js";
 import { packetBurst as typescript } from "../../ts/template/packet/main.ts";
 
@@ -47,6 +48,27 @@ for (const name of ["", "dropped-packets", "Dropped", "ä", "x".repeat(65)]) {
 assert.strictEqual(counter("x".repeat(64)), counter("x".repeat(64)));
 for (let n = 0; n < 62; n++) (n % 2 ? counter : gauge)(`n_${n}`);
 assert.throws(() => counter("one_too_many"), /64/);
+
+// What the host would not take is told by the line that asks for it, or at least with the counter's name.
+for (const wrong of [-1, 0.5, NaN, "1", 2 ** 64]) {
+  counter("n_1").add(wrong);
+  const { configure } = weirFunction({});
+  assert.throws(() => configure({ config: "" }), /counter n_1: .* was added to it/);
+}
+assert.throws(() => gauge("n_0").set("x"), /gauge n_0/);
+for (const at of [-1, Infinity, NaN, undefined]) assert.throws(() => setTimer(at), RangeError);
+assert.throws(() => sendCopy(new ArrayBuffer(60), NEXT), TypeError);
+assert.throws(() => sendCopy(new Uint8Array(60)), TypeError);
+assert.throws(() => log("warning", "text"), /debug, info, warn/);
+for (const reason of [-1, 1 << 24, 1.5]) assert.throws(() => drop(reason), RangeError);
+log("info", "a\ud800b");
+assert.strictEqual(told.pop(), "a\ufffdb");
+const refuses = weirFunction({
+  configure() {
+    throw new ConfigError("a\ud800b");
+  },
+});
+assert.throws(() => refuses.configure({ config: "" }), (text) => text === "a\ufffdb");
 
 // What is replaced is the packet's own.
 const wrong = [

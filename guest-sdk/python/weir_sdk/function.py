@@ -11,7 +11,7 @@ from sys import getrefcount
 
 from . import config, host
 from .packet import ROW, Packet
-from .verdict import NEXT
+from .verdict import NEXT, is_verdict
 
 try:
     import wit_world.exports as _exports
@@ -104,6 +104,10 @@ def _logging(call):
         except Exception as error:
             host.log_lines(host.ERROR, _explain(error))
             raise
+        except BaseException as error:
+            host.log_lines(host.ERROR, _explain(error))
+            # The interpreter would see to it that the program ends, and there is none.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
     return logged
 
@@ -113,10 +117,10 @@ def _refusing(call, *arguments):
     try:
         call(*arguments)
     except config.ConfigError as error:
-        raise Err(str(error)) from None
-    except Exception as error:
+        raise Err(host.as_text(error)) from None
+    except BaseException as error:
         host.log_lines(host.ERROR, _explain(error))
-        raise Err(f"{type(error).__name__}: {error}") from None
+        raise Err(host.as_text(f"{type(error).__name__}: {error}")) from None
 
 
 def _keep_sources() -> None:
@@ -188,22 +192,22 @@ def answer(function: Function, burst: bytes):
         elif getrefcount(packet) != unkept:
             packet = Packet(burst, now)
     host.after_burst(now)
-    return Answer(b"" if verdicts.count(NEXT) == count else _packed(verdicts), changes)
+    return Answer(_packed(verdicts), changes)
 
 
 def _packed(verdicts: list[int]) -> bytes:
-    try:
-        return pack(f"<{len(verdicts)}I", *verdicts)
-    except StructError:
-        wrong = (place for place, verdict in enumerate(verdicts) if not _is_word(verdict))
-        place = next(wrong)
-        raise TypeError(
-            f"process returned {verdicts[place]!r} for packet {place} of the burst: it has to return a verdict (NEXT, drop(1), forward(port), ...)"
-        ) from None
-
-
-def _is_word(verdict) -> bool:
-    return isinstance(verdict, int) and 0 <= verdict < 1 << 32
+    # True would be `drop(0)`, and False NEXT.
+    if bool not in map(type, verdicts):
+        if verdicts.count(NEXT) == len(verdicts):
+            return b""
+        try:
+            return pack(f"<{len(verdicts)}I", *verdicts)
+        except StructError:
+            pass
+    place = next(place for place, verdict in enumerate(verdicts) if not is_verdict(verdict))
+    raise TypeError(
+        f"process returned {verdicts[place]!r} for packet {place} of the burst: it has to return a verdict (NEXT, drop(1), forward(port), ...)"
+    )
 
 
 def export_snapshot():

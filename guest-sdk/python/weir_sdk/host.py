@@ -5,6 +5,9 @@ and the rest nowhere.
 """
 
 import sys
+from operator import index
+
+from .verdict import is_verdict
 
 try:
     from componentize_py_types import Err
@@ -25,9 +28,14 @@ class Refused(Exception):
 def log(level: int, message: str) -> None:
     """Writes a line to the function's log (`weir function log`)."""
     if _host:
-        _host.log(Level(level), message)
+        _host.log(Level(level), as_text(message))
     else:
-        print(message, file=sys.__stderr__)
+        print(as_text(message), file=sys.__stderr__)
+
+
+def as_text(message: str) -> str:
+    """The text with a `?` for each character that is none, such as those of `surrogateescape`: the host takes no others."""
+    return str(message).encode("utf-8", "replace").decode()
 
 
 def log_lines(level: int, text: str) -> None:
@@ -61,6 +69,9 @@ def now() -> int:
 
 def send_copy(packet: bytes, verdict: int) -> None:
     """Sends a packet with these bytes: for rare packets such as ICMP errors. Raises Refused."""
+    packet = bytes(memoryview(packet))
+    if not is_verdict(verdict):
+        raise TypeError(f"{verdict!r} is no verdict (NEXT, forward(port), ...)")
     if _host:
         try:
             _host.send_copy(packet, verdict)
@@ -78,7 +89,7 @@ class Counter:
         self.added = 0
 
     def add(self, delta: int = 1) -> None:
-        """Raises it."""
+        """Raises it, by a whole number from 0 on."""
         self.added += delta
 
 
@@ -93,7 +104,7 @@ class Gauge:
 
     def set(self, value: float) -> None:
         """Makes this its value."""
-        self.value = value
+        self.value = float(value)
 
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
@@ -131,6 +142,9 @@ class _Timer:
 
 def set_timer(at: int) -> None:
     """Asks for one call of `tick` at or soon after this time (of `now`). A later call replaces an earlier one; 0 cancels."""
+    at = index(at)
+    if not 0 <= at < 1 << 64:
+        raise ValueError(f"{at} is no time of 0 to 2^64-1 nanoseconds")
     _Timer.own = at
     _arm()
 
@@ -148,9 +162,12 @@ def flush() -> None:
     _Timer.flush = 0
     for each in _counters.values():
         if each.added:
+            added, each.added = each.added, 0
+            # Here, because looking at each number that is added would cost more than adding it.
+            if not isinstance(added, int) or not 0 <= added < 1 << 64:
+                raise ValueError(f"counter {each.name}: {added!r} was added to it, which is no whole number of 0 to 2^64-1")
             if _host:
-                _host.counter_add(each.name, each.added)
-            each.added = 0
+                _host.counter_add(each.name, added)
     for each in _gauges.values():
         if each.value is not None:
             if _host:

@@ -9,7 +9,7 @@ TO_KERNEL = 4
 
 
 def drop(reason: int) -> int:
-    """Free it; the reason, 0 to 16777215, is counted."""
+    """Free it; the reason, 0 to 16777215, is counted. Those from 63 on are counted as 63, together."""
     return 1 | reason << 8
 
 
@@ -36,3 +36,8 @@ def move(target: int) -> int:
 def final(verdict: int) -> int:
     """The same for all further packets of the flow in this direction; of NEXT, drop, REPLY, forward and TO_KERNEL."""
     return verdict | 0x80
+
+
+def is_verdict(value) -> bool:
+    """Whether this can be a verdict: a number of 32 bits. A bool is an int for Python only."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
