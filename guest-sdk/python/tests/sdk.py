@@ -1,6 +1,7 @@
 """Parts of the SDK and the template that need no host. Run by tests/tests/languages.rs."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sdk = Path(__file__).resolve().parent.parent
@@ -8,8 +9,8 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(sdk), str(sdk / "template/packet")]
 
 import app
-from weir_sdk import NEXT, Packet, Setup, counter, drop, gauge
-from weir_sdk.function import _packed
+from weir_sdk import NEXT, ConfigError, Packet, Setup, config, counter, drop, gauge, host, send_copy, set_timer
+from weir_sdk.function import _logging, _packed
 from weir_sdk.http import Headers, _sendable
 
 
@@ -47,9 +48,52 @@ def refuses(make, name: str) -> bool:
     return False
 
 
+def what_the_host_would_not_take():
+    added, value = counter("n_1"), gauge("n_0")
+    for wrong in (-1, 0.5, float("nan"), 1 << 64):
+        added.add(wrong)
+        error = raises(ValueError, host.flush)
+        assert f"counter n_1: {wrong!r}" in str(error), error
+        host.flush()
+    raises(ValueError, value.set, "x")
+    for error, at in ((ValueError, -1), (ValueError, 1 << 64), (TypeError, 0.5), (TypeError, None)):
+        raises(error, set_timer, at)
+    set_timer(0)
+    send_copy(bytearray(60), NEXT)
+    raises(TypeError, send_copy, 60, NEXT)
+    raises(TypeError, send_copy, bytes(60), None)
+    assert host.as_text("a\udc80b") == "a?b" and host.as_text(ValueError("é")) == "é"
+    assert "SystemExit: 1" in str(raises(RuntimeError, _logging(sys.exit), 1))
+
+
+def configurations_say_what_is_wrong():
+    @dataclass
+    class Nested:
+        optional: int | None = None
+        either: int | str = 0
+        pair: tuple[int, int] = (0, 0)
+
+    for given, message in (
+        ('{"optional": "s"}', "optional: expected is int, found is 's'"),
+        ('{"either": []}', "either: expected is int or str, found is []"),
+        ('{"pair": [1, 2]}', "pair: tuple[int, int] is no type that a configuration can have"),
+    ):
+        assert str(raises(ConfigError, config.read, Nested, given)) == message
+    assert config.read(Nested, '{"optional": null, "either": "x"}') == Nested(None, "x")
+
+
+def raises(kind: type, call, *arguments) -> Exception:
+    try:
+        call(*arguments)
+    except kind as error:
+        return error
+    raise AssertionError(f"{call} takes {arguments}")
+
+
 def what_is_no_verdict_is_told_and_lets_nothing_through():
     assert _packed([NEXT, drop(1)]) == bytes([0, 0, 0, 0, 1, 1, 0, 0])
-    for returned in (None, "drop", 1.5, -1, 1 << 32):
+    assert _packed([NEXT, NEXT]) == b""
+    for returned in (None, "drop", 1.5, -1, 1 << 32, True, False):
         try:
             _packed([NEXT, returned])
         except TypeError as error:
@@ -84,5 +128,7 @@ def lengths_are_those_of_bodies():
 
 the_template_lets_nothing_through_that_it_has_not_seen()
 names_that_the_host_would_refuse()
+what_the_host_would_not_take()
+configurations_say_what_is_wrong()
 what_is_no_verdict_is_told_and_lets_nothing_through()
 lengths_are_those_of_bodies()

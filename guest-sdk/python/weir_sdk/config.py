@@ -17,7 +17,7 @@ def read(kind, text: str):
 
 
 def _as(kind, value, key):
-    if kind is typing.Any:
+    if kind is typing.Any or kind is object:
         return value
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, key)
@@ -25,13 +25,14 @@ def _as(kind, value, key):
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        for choice in arguments:
+        choices = [choice for choice in arguments if choice is not type(None)]
+        for choice in choices:
             try:
                 return _as(choice, value, key)
             except ConfigError as error:
                 wrong = error
-        names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in arguments)
-        raise wrong if len(arguments) == 2 and type(None) in arguments else ConfigError(f"{key}: expected is {names}, found is {value!r}")
+        names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+        raise wrong if len(choices) == 1 else ConfigError(f"{key}: expected is {names}, found is {value!r}")
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(f"{key}: {value!r} is unknown; allowed are {', '.join(map(repr, arguments))}")
@@ -48,6 +49,8 @@ def _as(kind, value, key):
         return {name: _as(item, each, f"{key}.{name}") for name, each in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind not in (bool, int, float, str, type(None)):
+        raise ConfigError(f"{key}: {kind} is no type that a configuration can have")
     # A bool is an int for Python only.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{key}: expected is {kind.__name__}, found is {value!r}")
