@@ -12,7 +12,7 @@ const (
 	ToKernel Verdict = 4
 )
 
-// Drop frees the packet; the reason, 0 to 16777215, is counted.
+// Drop frees the packet; the reason, 0 to 16777215, is counted. Those from 63 on are counted as 63, together.
 func Drop(reason uint32) Verdict { return Verdict(1 | reason<<8) }
 
 // Forward lets the packet leave by this port (see Setup.Port).

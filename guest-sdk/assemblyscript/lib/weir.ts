@@ -23,7 +23,7 @@ export namespace Verdict {
   export const Reply: u32 = 2;
   /** Give it to the kernel's stack. */
   export const ToKernel: u32 = 4;
-  /** Free it; counted under this reason, below 2^24. */
+  /** Free it; counted under this reason, below 2^24. Those from 63 on are counted as 63, together. */
   // @ts-ignore: decorator
   @inline export function drop(reason: u32): u32 {
     return 1 | (reason << 8);

@@ -121,14 +121,20 @@ pub const Json = extern struct {
 
     /// A whole number from `least` to `most`.
     pub fn integer(value: Json, least: i64, most: i64) ?i64 {
-        var number: i64 = undefined;
-        return if (weir_json_integer(&value, least, most, &number)) number else null;
+        var read: i64 = undefined;
+        return if (weir_json_integer(&value, least, most, &read)) read else null;
     }
 
     /// A string as it is written: escapes are not replaced.
     pub fn string(value: Json) ?[]const u8 {
         var text: Text = undefined;
         return if (weir_json_string(&value, &text)) text.slice() else null;
+    }
+
+    /// A number, which may have a fraction. Null if it is something else.
+    pub fn number(value: Json) ?f64 {
+        var read: f64 = undefined;
+        return if (weir_json_number(&value, &read)) read else null;
     }
 
     /// A copy of a string with its escapes replaced, which lies in `into`. Null if it is something else, or does not fit with a 0
@@ -145,6 +151,7 @@ extern fn weir_json_count(value: *const Json) u32;
 extern fn weir_json_first(answer: *Json.Member, value: *const Json) void;
 extern fn weir_json_following(answer: *Json.Member, member: *const Json.Member) void;
 extern fn weir_json_integer(value: *const Json, least: i64, most: i64, number: *i64) bool;
+extern fn weir_json_number(value: *const Json, number: *f64) bool;
 extern fn weir_json_string(value: *const Json, text: *Text) bool;
 extern fn weir_json_copy(value: *const Json, into: [*]u8, room: usize) bool;
 extern fn weir_log_text(level: Level, text: *const Text) void;
@@ -232,7 +239,7 @@ pub const Verdict = enum(u32) {
     hold = 6,
     _,
 
-    /// Free it; counted under this reason, below 2^24.
+    /// Free it; counted under this reason, below 2^24. Those from 63 on are counted as 63, together.
     pub fn drop(reason: u32) Verdict {
         return @enumFromInt(1 | reason << 8);
     }

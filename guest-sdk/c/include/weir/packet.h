@@ -46,7 +46,7 @@ enum {
     WEIR_HOLD = 6,
 };
 
-/* Free it; counted under this reason, below 2^24. */
+/* Free it; counted under this reason, below 2^24. Those from 63 on are counted as 63, together. */
 static inline weir_verdict weir_drop(uint32_t reason) { return 1 | reason << 8; }
 /* Leave by this port. */
 static inline weir_verdict weir_forward(uint32_t port) { return 3 | port << 8; }

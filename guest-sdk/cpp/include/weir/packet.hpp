@@ -25,7 +25,7 @@ class Verdict {
 public:
     // Continue with the next function, or leave by the chain's output. What every packet has before.
     static constexpr Verdict next() { return Verdict(0); }
-    // Free it; counted under this reason, below 2^24.
+    // Free it; counted under this reason, below 2^24. Those from 63 on are counted as 63, together.
     static constexpr Verdict drop(std::uint32_t reason) { return Verdict(1 | reason << 8); }
     // Leave by the port it came in by.
     static constexpr Verdict reply() { return Verdict(2); }
