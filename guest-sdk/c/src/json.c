@@ -128,6 +128,22 @@ bool weir_json_integer(weir_json value, int64_t least, int64_t most, int64_t *nu
     return true;
 }
 
+bool weir_json_number(weir_json value, double *number) {
+    if (weir_json_kind_of(value) != WEIR_JSON_NUMBER) return false;
+    weir_text text = written(value);
+    char digits[64];
+    if (text.length >= sizeof digits) return false;
+    memcpy(digits, text.bytes, text.length);
+    digits[text.length] = 0;
+    /* No hexadecimal ones, and no names. */
+    if (strspn(digits, "0123456789+-.eE") != text.length) return false;
+    char *end;
+    double read = strtod(digits, &end);
+    if (*end != 0) return false;
+    *number = read;
+    return true;
+}
+
 bool weir_json_string(weir_json value, weir_text *text) {
     if (weir_json_kind_of(value) != WEIR_JSON_STRING) return false;
     *text = written(value);
@@ -177,6 +193,7 @@ bool weir_json_copy(weir_json value, char *into, size_t room) {
                     point = 0x10000 + ((point - 0xd800) << 10) + (hexadecimal(text.bytes + at + 2) - 0xdc00);
                     at += 6;
                 }
+                if (point == 0) return false;
                 count = utf8(point, bytes);
             } else if (found != NULL) {
                 bytes[0] = found[1];

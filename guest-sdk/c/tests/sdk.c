@@ -23,6 +23,7 @@ static void checksums(void) {
     const uint8_t words[] = {0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7};
     assert(weir_checksum_fold(weir_checksum_sum(words, sizeof words)) == 0xddf2);
     assert(weir_checksum_update16(0xdd2f, 0x5555, 0x3285) == 0x0000);
+    assert(weir_checksum_udp(0x0000) == 0xffff && weir_checksum_udp(0xdd2f) == 0xdd2f);
     const uint8_t header[] = {0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7};
     assert(weir_checksum(header, sizeof header) == 0xb861);
     /* An update gives what a new sum gives, for bytes of any length. */
@@ -95,10 +96,16 @@ static void json(void) {
     at = weir_json_following(at);
     assert(weir_json_integer(at.value, INT64_MIN, 0, &number) && number == INT64_MIN);
     at = weir_json_following(at);
-    assert(!weir_json_integer(at.value, 0, 9, &number));
+    double fraction;
+    assert(!weir_json_integer(at.value, 0, 9, &number) && weir_json_number(at.value, &fraction) && fraction == 1.5);
     at = weir_json_following(at);
     assert(!weir_json_integer(at.value, INT64_MIN, INT64_MAX, &number));
+    assert(weir_json_number(at.value, &fraction) && fraction == 9223372036854775808.0);
+    assert(!weir_json_number(member(root, "s"), &fraction) && !weir_json_number(member(root, "t"), &fraction));
     assert(!weir_json_following(at).there);
+    weir_document_free(root);
+    /* A character 0 would end the copy. */
+    assert(weir_document_parse("\"a\\u0000b\"", 10, &root) && !weir_json_copy(root, copy, sizeof copy));
     weir_document_free(root);
     /* What is no JSON is refused or read, but nothing beyond it. */
     for (int round = 0; round < 200000; round++) {
@@ -112,6 +119,7 @@ static void json(void) {
             for (weir_json_member m = weir_json_first(root); m.there; m = weir_json_following(m)) {
                 weir_json_copy(m.value, copy, sizeof copy);
                 weir_json_integer(m.value, 0, 1, &number);
+                weir_json_number(m.value, &fraction);
             }
             weir_document_free(root);
         }

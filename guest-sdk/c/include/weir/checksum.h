@@ -50,17 +50,20 @@ static inline uint64_t weir_checksum_pseudo_v6(const uint8_t source[16], const u
     return weir_checksum_sum(source, 16) + weir_checksum_sum(destination, 16) + protocol + length;
 }
 
-/* The checksum of a segment, whose checksum field is 0, with a pseudo header's sum. UDP writes 0xffff for 0. */
+/* The checksum of a segment, whose checksum field is 0, with a pseudo header's sum. For UDP as `weir_checksum_udp`. */
 static inline uint16_t weir_checksum_transport(uint64_t pseudo, const uint8_t *segment, size_t length) {
     return (uint16_t)~weir_checksum_fold(pseudo + weir_checksum_sum(segment, length));
 }
 
-/* The checksum after a word changed. Never do this to a UDP checksum of 0. */
+/* As UDP writes a checksum: 0xffff for 0, which says that there is none. */
+static inline uint16_t weir_checksum_udp(uint16_t checksum) { return checksum == 0 ? 0xffff : checksum; }
+
+/* The checksum after a word changed. Never do this to a UDP checksum of 0; and what is 0 now UDP writes as `weir_checksum_udp` says. */
 static inline uint16_t weir_checksum_update16(uint16_t checksum, uint16_t before, uint16_t after) {
     return (uint16_t)~weir_checksum_fold((uint64_t)(uint16_t)~checksum + (uint16_t)~before + after);
 }
 
-/* The checksum after two adjacent words changed, such as an IPv4 address; it must lie at an even offset. */
+/* The checksum after two adjacent words changed, such as an IPv4 address; it must lie at an even offset. For UDP as `weir_checksum_update16`. */
 static inline uint16_t weir_checksum_update32(uint16_t checksum, uint32_t before, uint32_t after) {
     return (uint16_t)~weir_checksum_fold((uint64_t)(uint16_t)~checksum + (uint32_t)~before + after);
 }

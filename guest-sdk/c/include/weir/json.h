@@ -59,11 +59,14 @@ weir_json_member weir_json_following(weir_json_member member);
 /* Reads a whole number from `least` to `most`. False if it is something else. */
 bool weir_json_integer(weir_json value, int64_t least, int64_t most, int64_t *number);
 
+/* Reads a number, which may have a fraction. False if it is something else. */
+bool weir_json_number(weir_json value, double *number);
+
 /* A string as it is written, without its quotes: escapes (\n, \u0041) are not replaced. False if it is something else. */
 bool weir_json_string(weir_json value, weir_text *text);
 
-/* Copies a string with its escapes replaced, as UTF-8, terminated. False if it is something else, or has `room` bytes or
- * more. */
+/* Copies a string with its escapes replaced, as UTF-8, terminated. False if it is something else, has `room` bytes or more,
+ * or a character 0. */
 bool weir_json_copy(weir_json value, char *into, size_t room);
 
 #ifdef __cplusplus

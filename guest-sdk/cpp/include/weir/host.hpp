@@ -57,7 +57,12 @@ public:
         weir_text text;
         return weir_json_string(value_, &text) ? std::optional(std::string_view(text.bytes, text.length)) : std::nullopt;
     }
-    // A copy of a string with its escapes replaced.
+    // A number, which may have a fraction; nothing if it is something else.
+    std::optional<double> number() const {
+        double read;
+        return weir_json_number(value_, &read) ? std::optional(read) : std::nullopt;
+    }
+    // A copy of a string with its escapes replaced; nothing if it is something else, or has a character 0.
     std::optional<std::string> copy() const {
         weir_text text;
         if (!weir_json_string(value_, &text)) return std::nullopt;
