@@ -181,6 +181,23 @@ export class Json {
   get isString(): bool {
     return this.first == 0x22;
   }
+  /** Whether it is `true`. */
+  get isTrue(): bool {
+    return this.first == 0x74;
+  }
+  /** Whether it is `false`. */
+  get isFalse(): bool {
+    return this.first == 0x66;
+  }
+  /** Whether it is a number. */
+  get isNumber(): bool {
+    return this.first == 0x2d || (this.first >= 0x30 && this.first <= 0x39);
+  }
+
+  /** A number, which may have a fraction or be negative; NaN if it is something else. */
+  number(): f64 {
+    return this.isNumber ? parseFloat(String.UTF8.decodeUnsafe(this.at, this.end - this.at)) : NaN;
+  }
 
   /** Members of an object, elements of a list; nothing of other values. */
   members(): Member[] {
@@ -203,7 +220,7 @@ export class Json {
     return all;
   }
 
-  /** A whole number from `least` to `most`; -1 if it is something else, so `least` must not be negative. */
+  /** A whole number from `least` to `most`; -1 if it is something else, so `least` must not be negative: `number` reads those that are. */
   integer(least: i64, most: i64): i64 {
     let number: i64 = 0;
     if (this.at == this.end) return -1;
