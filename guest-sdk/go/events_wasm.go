@@ -66,9 +66,10 @@ func onResume(exchange, token, status, body, length uint32) uint64 {
 	if status == 1 {
 		resumed = Resumed{Token: Token(token), Err: ErrNoSuchKey}
 	}
+	headChanged = false
 	outcome := exported.handlers.resume(Exchange(exchange), &resumed)
 	afterBurst(burst.Now())
-	return uint64(outcome)
+	return withChange(outcome, headChanged)
 }
 
 func onEnded(exchange, how, upstream uint32, nanoseconds uint64) {

@@ -29,11 +29,19 @@ const (
 
 // A Head is a request's or response's head, or a connection. It lies in the window: what its methods return is valid until the
 // event returns, and must not be written to. Names of fields are compared without regard to case, and written in lower case.
+//
+// An event that returns [Wait] may keep a copy of its head (kept := *head): until the exchange goes on, the head stays where it is, and what
+// Resume changes of it counts.
 type Head struct {
 	// All bytes that it may use.
 	bytes   []byte
 	changed bool
 }
+
+// Whether a head was changed since Resume was called: none is handed over there, so it is the one that waits.
+var headChanged bool
+
+func (h *Head) touch() { h.changed, headChanged = true, true }
 
 func (h *Head) get(at int) int { return int(binary.LittleEndian.Uint16(h.bytes[at:])) }
 
@@ -158,7 +166,7 @@ func appendTo[S string | []byte](h *Head, text S) int {
 func (h *Head) value(entry int, value string) {
 	h.put(entry+4, appendTo(h, value))
 	h.put(entry+6, len(value))
-	h.changed = true
+	h.touch()
 }
 
 // Add adds a field, and says whether there was room for it. Nothing is changed without.
@@ -199,7 +207,8 @@ func (h *Head) Remove(name string) bool { return h.remove(name, 0) }
 func (h *Head) remove(name string, from int) (removed bool) {
 	for entry := h.find(name, from); entry != 0; entry = h.find(name, (entry-tableAt)/entryBytes) {
 		h.put(entry+2, 0)
-		removed, h.changed = true, true
+		removed = true
+		h.touch()
 	}
 	return removed
 }
@@ -219,12 +228,12 @@ func (h *Head) setPart(at int, text string) bool {
 	}
 	h.put(at, appendTo(h, text))
 	h.put(at+2, len(text))
-	h.changed = true
+	h.touch()
 	return true
 }
 
 // SetStatus sets a response's status, 200 to 599.
 func (h *Head) SetStatus(status int) {
 	h.put(statusAt, status)
-	h.changed = true
+	h.touch()
 }

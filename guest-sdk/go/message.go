@@ -204,8 +204,12 @@ func exportExchanges[C any](function Configurer[C], h handlers, events string) {
 
 // What an outcome about a head is for the host.
 func ofHead(outcome Outcome, head *Head) uint64 {
+	return withChange(outcome, head.changed)
+}
+
+func withChange(outcome Outcome, changed bool) uint64 {
 	word := uint64(outcome)
-	if head.changed && (outcome == Continue || outcome == Finished || outcome == Wait) {
+	if changed && (outcome == Continue || outcome == Finished || outcome == Wait) {
 		word |= changedFlag
 	}
 	return word

@@ -1,6 +1,6 @@
 /** What the exports of functions for messages and for connections have in common. */
 
-import { Text } from "./head";
+import { Text, forgetChange, headChanged } from "./head";
 import { afterEvent, begin, roomBytes, windowStart } from "./host";
 import { End, Exchange, Head, Outcome, Piece, Resumed, events } from "./message";
 
@@ -40,8 +40,12 @@ export function pieceAt(offset: u32, length: u32, last: u32): Piece {
 /** The end of an event with a head: the outcome as the host reads it. */
 export function ofHead(outcome: Outcome): u64 {
   afterEvent();
+  return withChange(outcome, head.changed);
+}
+
+function withChange(outcome: Outcome, changed: bool): u64 {
   const passes = outcome == Outcome.Continue || outcome == Outcome.Finished || outcome == Outcome.Wait;
-  return <u64>outcome | (head.changed && passes ? CHANGED : 0);
+  return <u64>outcome | (changed && passes ? CHANGED : 0);
 }
 
 /** The end of an event with a piece. */
@@ -57,9 +61,10 @@ export function onResumed(number: u32, token: u32, status: u32, body: u32, lengt
   resumed.token = token;
   resumed.status = status;
   resumed.body = new Text(windowStart + body, length);
+  forgetChange();
   const outcome = events.resumed(exchangeOf(number), resumed);
   afterEvent();
-  return <u64>outcome;
+  return withChange(outcome, headChanged);
 }
 
 /** The event `ended`. */

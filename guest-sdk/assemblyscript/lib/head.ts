@@ -51,6 +51,13 @@ export class Text {
   return letter - 65 < 26 ? letter + 32 : letter;
 }
 
+/** Whether a head was changed since `onResume` was called: none is handed over there, so it is the one that waits. */
+export let headChanged: bool = false;
+/** For the SDK's own files. */
+export function forgetChange(): void {
+  headChanged = false;
+}
+
 /**
  * A request's or response's head, or a connection; valid until the event returns. Names of fields are compared without regard to case, and
  * written in lower case.
@@ -62,6 +69,17 @@ export class Head {
   /** Whether it was changed. */
   changed: bool = false;
 
+  /** The same head for `onResume`: while an exchange waits, its head stays where it is, and what is changed of it there counts. */
+  kept(): Head {
+    const kept = new Head();
+    kept.start = this.start;
+    return kept;
+  }
+
+  private touch(): void {
+    this.changed = true;
+    headChanged = true;
+  }
   @inline private get(at: usize): u32 {
     return load<u16>(this.start + at);
   }
@@ -95,7 +113,7 @@ export class Head {
   /** Sets a response's status, 200 to 599. */
   set status(status: u32) {
     this.put(STATUS, status);
-    this.changed = true;
+    this.touch();
   }
   /** 10, 11, 20: HTTP/1.0, 1.1, 2; 0 for connections. */
   get version(): u32 {
@@ -171,7 +189,7 @@ export class Head {
     this.put(END, end + bytes);
     this.put(at, end);
     this.put(at + 2, bytes);
-    this.changed = true;
+    this.touch();
   }
 
   /** Adds a field. False if there is no room for it; then nothing is changed. So for all that follow. */
@@ -219,7 +237,7 @@ export class Head {
       this.put(TABLE + 8 * place + 2, 0);
       removed = true;
     }
-    if (removed) this.changed = true;
+    if (removed) this.touch();
     return removed;
   }
 }

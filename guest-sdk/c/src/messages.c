@@ -30,6 +30,11 @@ enum { CHANGED = 256, REPLACED = 512 };
 /* Of the window (wit/window.md). */
 enum { CLOCK = 0x3000 };
 
+/* Whether a head was changed since `weir_resume` was called: none that waits is handed over there, so it is that one. */
+static bool head_changed;
+
+static void touch(weir_head *head) { head->changed = head_changed = true; }
+
 static uint16_t get(const weir_head *head, uint32_t at) {
     uint16_t number;
     memcpy(&number, head->start + at, 2);
@@ -53,6 +58,16 @@ static uint32_t append(weir_head *head, weir_text text) {
     memcpy(head->start + end, text.bytes, text.length);
     put(head, END, end + text.length);
     return end;
+}
+
+static uint8_t lower(char letter) { return (uint8_t)(letter >= 'A' && letter <= 'Z' ? letter + ('a' - 'A') : letter); }
+
+/* Whether a name of a head, which is lower case, is this one. */
+static bool is_name(weir_text known, const char *name) {
+    for (size_t at = 0; at < known.length; at++) {
+        if (name[at] == 0 || (uint8_t)known.bytes[at] != lower(name[at])) return false;
+    }
+    return name[known.length] == 0;
 }
 
 weir_text weir_head_method(const weir_head *head) { return string(head, METHOD); }
@@ -82,7 +97,7 @@ bool weir_head_field_at(const weir_head *head, uint32_t place, weir_text *name, 
 bool weir_head_field(const weir_head *head, const char *name, weir_text *value) {
     weir_text known;
     for (uint32_t place = 0; weir_head_field_at(head, place, &known, value); place++) {
-        if (weir_text_is(known, name)) return true;
+        if (is_name(known, name)) return true;
     }
     return false;
 }
@@ -92,6 +107,7 @@ bool weir_head_add(weir_head *head, const char *name, weir_text value) {
     if (place >= get(head, FIELDS_ROOM)) return false;
     weir_text its_name = weir_text_of(name);
     uint32_t name_at = append(head, its_name);
+    for (uint32_t at = 0; name_at != 0 && at < its_name.length; at++) head->start[name_at + at] = lower(name[at]);
     uint32_t value_at = name_at == 0 ? 0 : append(head, value);
     if (value_at == 0) {
         put(head, END, end);
@@ -103,7 +119,7 @@ bool weir_head_add(weir_head *head, const char *name, weir_text value) {
     put(head, entry + 4, value_at);
     put(head, entry + 6, value.length);
     put(head, FIELDS, place + 1);
-    head->changed = true;
+    touch(head);
     return true;
 }
 
@@ -111,18 +127,18 @@ bool weir_head_remove(weir_head *head, const char *name) {
     bool removed = false;
     weir_text known, value;
     for (uint32_t place = 0; weir_head_field_at(head, place, &known, &value); place++) {
-        if (known.length == 0 || !weir_text_is(known, name)) continue;
+        if (known.length == 0 || !is_name(known, name)) continue;
         put(head, TABLE + 8 * place + 2, 0);
         removed = true;
     }
-    head->changed |= removed;
+    if (removed) touch(head);
     return removed;
 }
 
 bool weir_head_set(weir_head *head, const char *name, weir_text value) {
     weir_text known, before;
     for (uint32_t place = 0; weir_head_field_at(head, place, &known, &before); place++) {
-        if (known.length == 0 || !weir_text_is(known, name)) continue;
+        if (known.length == 0 || !is_name(known, name)) continue;
         uint32_t at = append(head, value);
         if (at == 0) return false;
         weir_head_remove(head, name);
@@ -140,12 +156,13 @@ bool weir_head_set_path(weir_head *head, weir_text path) {
     if (at == 0) return false;
     put(head, PATH, at);
     put(head, PATH + 2, path.length);
-    return head->changed = true;
+    touch(head);
+    return true;
 }
 
 void weir_head_set_status(weir_head *head, uint16_t status) {
     put(head, STATUS, status);
-    head->changed = true;
+    touch(head);
 }
 
 bool weir_piece_resize(weir_piece *piece, uint32_t length) {
@@ -182,10 +199,14 @@ uint64_t weir_event_now(void) {
 
 void weir_after_event(void) { weir_after_burst(weir_event_now()); }
 
+static uint64_t with_change(weir_outcome outcome, bool changed) {
+    bool passes = outcome == WEIR_CONTINUE || outcome == WEIR_FINISHED || outcome == WEIR_WAIT;
+    return (uint64_t)outcome | (changed && passes ? CHANGED : 0);
+}
+
 uint64_t weir_of_head(weir_outcome outcome, const weir_head *head) {
     weir_after_event();
-    bool passes = outcome == WEIR_CONTINUE || outcome == WEIR_FINISHED || outcome == WEIR_WAIT;
-    return (uint64_t)outcome | (head->changed && passes ? CHANGED : 0);
+    return with_change(outcome, head->changed);
 }
 
 uint64_t weir_of_piece(weir_outcome outcome, const weir_piece *piece) {
@@ -202,9 +223,10 @@ uint64_t weir_of_piece(weir_outcome outcome, const weir_piece *piece) {
 
 uint64_t weir_resumed(uint32_t exchange, uint32_t token, uint32_t status, uint32_t at, uint32_t body, uint32_t length) {
     weir_head head = weir_head_at(at);
+    head_changed = false;
     weir_outcome outcome = weir_resume(exchange, token, status, at == 0 ? NULL : &head, weir_window + body, length);
     weir_after_event();
-    return (uint64_t)outcome;
+    return with_change(outcome, head_changed);
 }
 
 /* What a function does not define lets all pass. */

@@ -111,7 +111,7 @@ pub const Head = extern struct {
     pub fn client(head: *const Head) *const [16]u8 {
         return weir_head_client(head);
     }
-    /// The first field of this name, which is lower case.
+    /// The first field of this name. Names are compared without regard to case, and written in lower case.
     pub fn field(head: *const Head, name: [*:0]const u8) ?[]const u8 {
         var found: Text = undefined;
         return if (weir_head_field(head, name, &found)) found.slice() else null;

@@ -227,7 +227,7 @@ fn messages_in(language: &str, more: &str) {
     let common = include_str!("../../../guest-sdk/tests/messages.toml");
     let report = run_file(&message_probe(language), &format!("{common}{more}"));
     assert!(report.passed >= 4 && report.failed == 0, "{language}: {}", problems(&report));
-    assert_eq!(report.coverage.verdicts["wait"], 7);
+    assert_eq!(report.coverage.verdicts["wait"], 8);
 }
 
 #[test]

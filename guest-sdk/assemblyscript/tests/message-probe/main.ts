@@ -7,6 +7,7 @@ import {
 export * from "exports/message";
 
 const paths = new Map<u32, string>();
+const heads = new Map<u32, Head>();
 const ended = new Counter("ended");
 
 onConfigure((setup: Setup, config: Json): string | null => {
@@ -80,12 +81,19 @@ onRequestHead((exchange: Exchange, head: Head): Outcome => {
     return exchange.answer(200, [], "refused");
   } else if (path == "/sleep") {
     return wait(exchange.sleep(1000000));
+  } else if (path == "/mark") {
+    heads.set(exchange.number, head.kept());
+    return wait(exchange.storeGet("nothing"));
   }
   return Outcome.Continue;
 });
 
 onResume((exchange: Exchange, resumed: Resumed): Outcome => {
   const path = paths.get(exchange.number);
+  if (path == "/mark") {
+    heads.get(exchange.number).set("x-mark", (resumed.status == 1).toString());
+    return Outcome.Continue;
+  }
   if (path == "/add") return exchange.answer(200, [], "sum " + resumed.number.toString());
   if (path == "/store") return exchange.answer(200, [], "value " + resumed.body.toString());
   if (path == "/life" && resumed.status == 0) return wait(exchange.storeGet("short"));

@@ -40,7 +40,8 @@ typedef enum weir_outcome {
     WEIR_FINISHED = 5,
 } weir_outcome;
 
-/* A request's or response's head, or a connection; valid until the event returns. */
+/* A request's or response's head, or a connection; valid until the event returns. An event that returns WEIR_WAIT may keep a copy of it: until the
+ * exchange goes on, the head stays where it is, and what `weir_resume` changes of it counts. A piece that waits cannot be changed there. */
 typedef struct weir_head {
     uint8_t *start;
     bool changed;
@@ -69,7 +70,7 @@ uint16_t weir_head_local_port(const weir_head *head);
 /* Bytes of the body, or -1 if they are not known. */
 int64_t weir_head_body(const weir_head *head);
 
-/* The first field of this name, which is lower case. False if there is none. */
+/* The first field of this name. False if there is none. Names are compared without regard to case, and written in lower case. */
 bool weir_head_field(const weir_head *head, const char *name, weir_text *value);
 /* The field at a place of the table; false behind the last one. Deleted ones have an empty name. */
 bool weir_head_field_at(const weir_head *head, uint32_t place, weir_text *name, weir_text *value);

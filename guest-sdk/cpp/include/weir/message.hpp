@@ -52,7 +52,7 @@ public:
     std::uint16_t status() const { return weir_head_status(&head_); }
     // 16 bytes; IPv4 as ::ffff:a.b.c.d.
     std::span<const std::uint8_t, 16> client() const { return std::span<const std::uint8_t, 16>(weir_head_client(&head_), 16); }
-    // The first field of this name, which is lower case.
+    // The first field of this name. Names are compared without regard to case, and written in lower case.
     std::optional<std::string_view> field(const char *name) const {
         weir_text value;
         return weir_head_field(&head_, name, &value) ? std::optional(view(value)) : std::nullopt;
@@ -66,7 +66,7 @@ public:
     bool remove(const char *name) { return weir_head_remove(&head_, name); }
     // 200 to 599.
     void set_status(std::uint16_t status) { weir_head_set_status(&head_, status); }
-    // The rest, as the C SDK has it.
+    // The rest, as the C SDK has it. An event that waits may keep a copy of it: what `resume` changes of that, `Head(kept).set(...)`, counts.
     weir_head &raw() { return head_; }
 
 private:

@@ -19,6 +19,7 @@ type Config struct {
 
 type probe struct {
 	paths map[weir.Exchange]string
+	heads map[weir.Exchange]weir.Head
 	ended *weir.Counter
 }
 
@@ -27,6 +28,7 @@ func (p *probe) Configure(_ *weir.Setup, config *Config) error {
 		return errors.New("configured to refuse")
 	}
 	p.paths = make(map[weir.Exchange]string)
+	p.heads = make(map[weir.Exchange]weir.Head)
 	p.ended = weir.NewCounter("ended")
 	return nil
 }
@@ -96,6 +98,9 @@ func (p *probe) RequestHead(exchange weir.Exchange, head *weir.Head) weir.Outcom
 		return exchange.Answer(200, nil, []byte("refused"))
 	case "/sleep":
 		return wait(exchange.Sleep(time.Millisecond))
+	case "/mark":
+		p.heads[exchange] = *head
+		return wait(exchange.StoreGet([]byte("nothing")))
 	}
 	return weir.Continue
 }
@@ -110,6 +115,10 @@ func wait(_ weir.Token, err error) weir.Outcome {
 func (p *probe) Resume(exchange weir.Exchange, resumed *weir.Resumed) weir.Outcome {
 	text := ""
 	switch p.paths[exchange] {
+	case "/mark":
+		head := p.heads[exchange]
+		head.Set("x-mark", fmt.Sprint(resumed.Err == weir.ErrNoSuchKey))
+		return weir.Continue
 	case "/add":
 		text = fmt.Sprintf("sum %d", resumed.Number())
 	case "/store":
