@@ -450,7 +450,7 @@ mod tests {
         let (told, heard) = channel();
         let mut keeper = keeper(Order::Report, sync_channel(1).0);
         keeper.config.news = Box::new(move |news| told.send(news).unwrap());
-        keeper.versions.put(function("f", "2"));
+        keeper.versions.put(function("f", "2"), Instant::now());
         let (control, worker) = UnixStream::pair().unwrap();
         control.set_nonblocking(true).unwrap();
         let live = keeper.live.as_mut().unwrap();

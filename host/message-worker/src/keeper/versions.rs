@@ -78,7 +78,7 @@ impl Versions {
     /// Whether this version of a function runs, and what it replaced is known.
     pub(super) fn can_go_back(&self, name: &str, version: &str) -> bool {
         self.running.iter().any(|f| f.name == name && f.version == version)
-            && self.before.get(name).is_some_and(|before| !before.is_empty())
+            && self.before.get(name).is_some_and(|before| !before.functions.is_empty())
     }
 
     /// What this function replaced by this version runs again, if that version runs; `undone`: as it was, with what it had replaced
