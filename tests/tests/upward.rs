@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use weir_packet_plane::{ChainPlan, Clock, Lane, LaneConfig, Rules, States, Station, Turn, Upward};
+use weir_packet_plane::{
+    ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, Rules, States, Station, Turn, Upward,
+};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::memory::{ChannelPort, Wire, channel};
 use weir_port::{Packet, Pool, Port, PortError, pass_on};
@@ -45,7 +47,7 @@ impl Port for Stack {
 }
 
 /// Adds this to one byte of packets in its direction and to another of those in reverse.
-fn marks(mark: u8) -> weir_packet_plane::FunctionPlan {
+fn marks(mark: u8) -> FunctionPlan {
     let add = |at: usize| {
         format!(
             "(i32.store8 offset={at} (local.get $p)
@@ -117,8 +119,18 @@ impl Rig {
     }
 
     fn add(&mut self, name: &str, mark: u8, upward: bool, takes_rest: bool) {
+        self.add_chain(name, vec![marks(mark)], upward, takes_rest);
+    }
+
+    fn add_chain(
+        &mut self,
+        name: &str,
+        functions: Vec<FunctionPlan>,
+        upward: bool,
+        takes_rest: bool,
+    ) {
         let upward = upward.then(|| Arc::new(Upward::new(KERNEL, [])));
-        let plan = ChainPlan { upward, ..plan(vec![marks(mark)]) };
+        let plan = ChainPlan { upward, ..plan(functions) };
         let lane = Lane::aside(self.station.site(), plan, None, &States::default());
         self.station.add(name.into(), lane.expect("a lane"), takes_rest);
     }
@@ -159,6 +171,33 @@ impl Rig {
 
 fn drain(wire: &Wire) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| wire.take(Duration::ZERO)).collect()
+}
+
+/// Gives packets of one direction this verdict.
+fn decides(reverse: bool, verdict: u32) -> FunctionPlan {
+    let body = each(&format!(
+        "(if (i32.eq (i32.const {}) (i32.and (i32.const 1) (i32.load16_u offset=0x2002
+            (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))))
+          (then (local.set $verdict (i32.const {verdict}))))",
+        u32::from(reverse)
+    ));
+    function("decides", wat_guest::admitted(&body))
+}
+
+#[test]
+fn what_a_function_answers_the_kernel_goes_back_to_it_whatever_is_said_of_it_on_the_way() {
+    const NEXT: u32 = 0;
+    const REPLY: u32 = 2;
+    const TO_KERNEL: u32 = 4;
+    for verdict in [NEXT, TO_KERNEL] {
+        let mut rig = Rig::new(true);
+        rig.add_chain("web", vec![decides(true, REPLY), decides(false, verdict)], true, true);
+        assert!(rig.kernel.push(reply()));
+        rig.settle();
+        let out = [&rig.client, rig.server.as_ref().unwrap(), &rig.kernel].map(drain);
+        assert_eq!(out.map(|frames| frames.len()), [0, 0, 1], "{verdict}");
+        rig.finish();
+    }
 }
 
 #[test]

@@ -3,14 +3,19 @@
 use std::borrow::Borrow;
 
 use weir_sandbox::{Admitted, Refused, Sandbox, World as Admissible};
-use weir_spec::{CheckReport, World};
+use weir_spec::{CheckReport, Manifest, World};
 
 use crate::load::manifest_of;
 
 /// Looks at an upload; nothing of it is run.
 #[must_use]
 pub fn check(wasm: &[u8]) -> CheckReport {
-    report(weir_sandbox::admit(wasm))
+    let mut report = report(weir_sandbox::admit(wasm));
+    if let Some(Err(reason)) = Manifest::appended(wasm).map(Manifest::check_length) {
+        report.accepted = false;
+        report.reasons.push(reason);
+    }
+    report
 }
 
 /// The same in a host, which may know the upload, and then need not look at it again.
@@ -35,11 +40,10 @@ fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
     match admitted {
         Ok(admitted) => {
             let admitted = admitted.borrow();
-            let reasons: Vec<String> = manifest_of("the upload", admitted)
-                .err()
-                .map(|error| error.to_string())
-                .into_iter()
-                .collect();
+            // What is too long is not read: it would take forty times as much.
+            let manifest = admitted.manifest.as_deref().map_or(Ok(()), Manifest::check_length);
+            let read = || manifest_of("the upload", admitted).map_err(|error| error.to_string());
+            let reasons: Vec<String> = manifest.and_then(|()| read()).err().into_iter().collect();
             CheckReport {
                 accepted: reasons.is_empty(),
                 world: Some(world(admitted.world)),

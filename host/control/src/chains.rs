@@ -229,12 +229,13 @@ impl Control {
     /// Takes a chain down and forgets it.
     ///
     /// # Errors
-    /// When there is none of that name, a version is being tried in it, or steering rules name it.
-    pub fn remove_chain(&self, id: &ChainId) -> Result<(), ControlError> {
+    /// When there is none of that name, it is not as the condition says, a version is being tried in it, or steering rules name it.
+    pub fn remove_chain(&self, id: &ChainId, condition: &Condition) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
         let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
+        condition.check(&format!("chain {}", id.name), Some(&**record))?;
         self.check_no_trial(&state, &id.tenant, &record.chain)?;
         steering::check_still_possible(&state, id, None)?;
         self.store.can_shrink()?;

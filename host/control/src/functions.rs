@@ -200,13 +200,9 @@ impl Control {
             return Err(ControlError::Upload { reasons: report.reasons });
         }
         if let Some(text) = Manifest::appended(wasm) {
+            Manifest::check_length(text)
+                .map_err(|reason| ControlError::Upload { reasons: vec![reason] })?;
             report.manifest = Some(text.to_owned());
-        }
-        if let Some(bytes) = report.manifest.as_ref().map(String::len)
-            && bytes > Manifest::MAX
-        {
-            let reason = format!("its manifest has {bytes} bytes; allowed are {}", Manifest::MAX);
-            return Err(ControlError::Upload { reasons: vec![reason] });
         }
         let manifest = manifest_of(&report)?;
         let mut reasons = Vec::new();

@@ -84,9 +84,6 @@ impl Upward {
 impl Context {
     /// A packet at the end of a chain whose other part is on the message plane.
     pub(crate) fn leave_or_go_up(&mut self, packet: Packet) {
-        if self.has_turned(&packet) {
-            return self.transmit[usize::from(packet.metadata.port)].push(packet);
-        }
         let frame = self.pool.bytes_mut(packet.descriptor).unwrap_or_default();
         let side = match &self.ledger.upward {
             Some(upward) => {

@@ -97,6 +97,18 @@ impl Manifest {
     /// Bytes of a manifest that is pushed, at most: it is kept in memory, and while it is read it takes forty times as much.
     pub const MAX: usize = 64 << 10;
 
+    /// Whether a manifest of this text may be pushed.
+    ///
+    /// # Errors
+    /// That it is too long.
+    pub fn check_length(text: &str) -> Result<(), String> {
+        let (bytes, most) = (text.len(), Self::MAX);
+        if bytes > most {
+            return Err(format!("its manifest has {bytes} bytes; allowed are {most}"));
+        }
+        Ok(())
+    }
+
     /// The text of the manifest that was appended to a module or component, if one was: the last custom section
     /// of that name at the top. What the SDK embeds into a component's module lies deeper, and is the
     /// sandbox's to find.

@@ -134,15 +134,17 @@ pub(super) async fn tap(
 
 /// Takes a chain down and forgets it.
 #[utoipa::path(delete, path = "/v1/chains/{name}", tag = "chains", operation_id = "remove_chain",
-    params(("name" = Name, Path, description = "The chain."), OfTenant),
+    params(("name" = Name, Path, description = "The chain."), OfTenant, extract::Conditions),
     responses((status = 204, description = "It is gone.")))]
 pub(super) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<OfTenant>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    let condition = extract::condition(&headers)?;
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
-    api.change(&caller, move |control| control.remove_chain(&id)).await?;
+    api.change(&caller, move |control| control.remove_chain(&id, &condition)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

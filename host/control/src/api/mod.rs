@@ -104,11 +104,13 @@ impl Api {
         what: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Response, Problem> {
         let place = self.places.answer(caller).await;
-        let text = self.run(move |control| {
+        let shown = self.run(move |control| {
             let text = serde_json::to_vec(&what(control)?);
-            text.map_err(|error| EngineError::Internal(error.to_string()).into())
+            let text = text.map_err(|error| EngineError::Internal(error.to_string()))?;
+            Ok((text, place))
         });
-        let body = Body::new(Pieces::new(text.await?, place));
+        let (text, place) = shown.await?;
+        let body = Body::new(Pieces::new(text, place));
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 

@@ -271,14 +271,17 @@ async fn what_has_changed_meanwhile_is_not_overwritten() {
         ("/v1/chains/edge", chain.headers.get("etag").cloned(), chain.json()["chain"].clone()),
     ];
     for (path, first, body) in ways {
-        let put = async |name: &str, value: &str| {
-            let request = Request::put(path)
+        let ask = async |method: &str, name: &str, value: &str| {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
                 .extension(Peer::Local)
                 .header(header::CONTENT_TYPE, "application/json")
                 .header(name, value)
                 .body(body.to_string().into());
             host.raw(request.unwrap()).await
         };
+        let put = async |name: &str, value: &str| ask("PUT", name, value).await;
         let tag = match first {
             Some(tag) => tag.to_str().unwrap().to_owned(),
             None => {
@@ -300,5 +303,8 @@ async fn what_has_changed_meanwhile_is_not_overwritten() {
         let shown = host.ask("GET", &format!("{path}?tenant=default"), None).await;
         assert_eq!(shown.headers["etag"], now);
         put("if-match", "nope").await.problem(400);
+        if path != "/v1/steering" {
+            assert_eq!(ask("DELETE", "if-match", &tag).await.problem(412).0, "precondition");
+        }
     }
 }

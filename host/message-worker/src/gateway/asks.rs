@@ -61,6 +61,7 @@ impl Inner {
         };
         let message = match result {
             Err(why) => fault(why),
+            Ok(_) if self.is_behind() => fault(CallFault::Unreachable),
             Ok(response) => {
                 let (parts, body) = response.into_parts();
                 let laid = self.lay_out(|room| {
@@ -101,6 +102,7 @@ impl Inner {
                 let delta = delta.map_err(|_| Breach("it adds what is no number"))?;
                 Some(sum(self.store.add(key, delta, lives)))
             }
+            say::STORE_GET if self.is_behind() => None,
             say::STORE_GET => self.store.get(key).filter(|value| value.len() <= VALUE_MAX),
             _ => return Err(Breach("it asks the store for nothing that there is")),
         };

@@ -36,7 +36,7 @@ pub(super) struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(wait) = self.wait.borrow_mut().take() {
-            self.inner.let_go.set(self.inner.let_go.get() - wait.bytes);
+            self.inner.let_go.set(self.inner.let_go.get() - wait.let_go());
         }
         self.inner.waiting.set(self.inner.waiting.get() - 1);
     }

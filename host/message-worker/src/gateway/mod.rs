@@ -125,7 +125,7 @@ struct Inner {
     /// Heads are laid out here.
     head: RefCell<Box<[u8]>>,
     most: usize,
-    /// Bytes of pieces whose event has not taken them out.
+    /// Bytes of pieces that events let go beyond what they were told, and that were not taken out ([`Wait::let_go`]).
     let_go: Cell<usize>,
     /// Calls under way, and bytes of their requests.
     calls: Cell<(usize, usize)>,
@@ -172,6 +172,13 @@ struct Wait {
     bytes: usize,
     said: Option<Result<Message, Lost>>,
     waker: Option<Waker>,
+}
+
+impl Wait {
+    /// Bytes that it has let go beyond what an event is told: whoever takes them may be held up by a client, without the worker's doing.
+    fn let_go(&self) -> usize {
+        self.bytes.saturating_sub(BODY_MAX)
+    }
 }
 
 /// There is no worker that knows the exchange.
@@ -456,6 +463,12 @@ impl Inner {
         Ok(())
     }
 
+    /// So much waits for the worker that what its functions ask for now is answered without bytes: they may ask for more than exchanges
+    /// that wait can have in the lane.
+    fn is_behind(&self) -> bool {
+        self.live.borrow().as_ref().is_some_and(|live| live.lane.kept() > BACKLOG_MAX / 2)
+    }
+
     /// The same for what the worker asked for.
     fn reply(&self, generation: u64, message: Message) {
         // A worker that is gone needs no answer.
@@ -531,10 +544,10 @@ impl Inner {
             return Err(Breach("it says twice what became of an event"));
         }
         if message.kind == say::PIECE {
-            let bytes = message.bytes.len() + 1;
-            wait.bytes += bytes;
-            self.let_go.set(self.let_go.get() + bytes);
-            if self.let_go.get() > self.most {
+            let before = wait.let_go();
+            wait.bytes += message.bytes.len() + 1;
+            self.let_go.set(self.let_go.get() + wait.let_go() - before);
+            if self.let_go.get().max(wait.bytes) > self.most {
                 return Err(Breach("it lets go more than it can hold"));
             }
             wait.pieces.push(message.bytes);

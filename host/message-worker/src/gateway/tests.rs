@@ -276,7 +276,7 @@ fn what_all_exchanges_let_go_together_is_bounded() {
     let worker = |message: &Message| {
         let bytes = Bytes::from(vec![0; 50_000]);
         let piece = Message { kind: say::PIECE, bytes, ..step(message, 0) };
-        if message.kind == say::REQUEST_HEAD { vec![piece; 3] } else { Vec::new() }
+        if message.kind == say::REQUEST_HEAD { vec![piece; 5] } else { Vec::new() }
     };
     let ((), kill) = exercised(false, worker, async |chain: RemoteChain| {
         let head = async || {

@@ -302,7 +302,9 @@ impl State {
     fn wait(&self, bell: &Bell) {
         let now = Instant::now();
         let mut until = self.supervisor.due();
-        if let Some((_, _, since)) = self.live.as_ref().and_then(|live| live.ordered.as_ref()) {
+        // One that is to end is waited for as a process alone.
+        let live = self.live.as_ref().filter(|live| !live.unheard);
+        if let Some((_, _, since)) = live.and_then(|live| live.ordered.as_ref()) {
             until = Some(*since + PATIENCE);
         }
         let until = [until, self.versions.known_until()].into_iter().flatten().min();
@@ -313,7 +315,7 @@ impl State {
         if let Some(process) = &process {
             fds.push(PollFd::new(process, PollFlags::IN));
         }
-        if let Some(live) = &self.live {
+        if let Some(live) = self.live.as_ref().filter(|live| !live.unheard) {
             fds.push(PollFd::new(&live.control, PollFlags::IN));
         }
         // Interrupted: it is looked at everything, and waited again.
@@ -327,7 +329,7 @@ impl State {
         let generation = live.generation;
         live.output.hear();
         let late = live.ordered.as_ref().is_some_and(|(_, _, since)| since.elapsed() > PATIENCE);
-        if late {
+        if late && !live.unheard {
             self.kill(generation, "it does not answer orders");
         }
         for _ in 0..HEARD_MAX {

@@ -82,6 +82,10 @@ impl Context {
     /// A packet that passed the chain leaves by its output.
     #[inline]
     pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
+        // Of others the chain's end is the port that they came in by.
+        if self.kernel.is_some() && self.has_turned(&packet) {
+            return self.transmit[usize::from(packet.metadata.port)].push(packet);
+        }
         if !reverse && self.ledger.upward.is_some() {
             return self.leave_or_go_up(packet);
         }
@@ -162,8 +166,9 @@ impl Context {
     pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
         let port = usize::from(packet.metadata.port);
         if self.kernel == Some(port) {
-            // It comes from there: what it answers went up without functions, and so it goes on without.
-            return self.transmit[FROM].push(packet);
+            // It comes from there: what it answers went up without functions, and so it goes on without. What answers it goes back.
+            let way = if self.has_turned(&packet) { port } else { FROM };
+            return self.transmit[way].push(packet);
         }
         let way = self.kernel.filter(|_| port == FROM).unwrap_or(port);
         if self.ports.get(way).is_some_and(|port| port.reaches_kernel()) {
@@ -204,9 +209,11 @@ impl Context {
     /// The burst leaves by the chain's output.
     #[inline]
     pub(crate) fn pass_burst_by(&mut self) {
-        if !self.reverse && self.ledger.upward.is_some() {
+        let goes_up = !self.reverse && self.ledger.upward.is_some();
+        let turned = |packet| self.has_turned(packet);
+        if goes_up || self.kernel.is_some() && self.burst.iter().any(turned) {
             for place in 0..self.burst.len() {
-                self.leave_or_go_up(self.burst[place]);
+                self.leave(self.burst[place], self.reverse);
             }
             return self.burst.clear();
         }

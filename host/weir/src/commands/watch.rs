@@ -201,8 +201,7 @@ impl Session<'_> {
             Ok(())
         });
         if tell && asked.is_err() {
-            // The host is not there; it may come back, with its events counted anew.
-            self.event = 0;
+            // The host is not there; it may come back.
             return Ok(());
         }
         asked?;

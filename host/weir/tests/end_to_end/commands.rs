@@ -69,11 +69,23 @@ fn check_tells_why_and_fails_when_it_is_refused() {
     assert!(report["reasons"][0].as_str().unwrap().contains("not WebAssembly"), "{report}");
     let module = weir_tests::wat_guest::module(weir_tests::wat_guest::NULL);
     let good = weir_tests::wat_guest::upload(&module, "packet-function");
-    fs::write(directory.path().join("x.wasm"), good).unwrap();
+    fs::write(directory.path().join("x.wasm"), &good).unwrap();
     let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
     let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
     assert_eq!((answer.status, &report["accepted"]), (Some(0), &true.into()));
     assert_eq!(report["world"], "packet-function");
+    // A manifest that is too long, as the first section (the last one is another) and as the last.
+    let (long, short) = ("#".repeat(weir_spec::Manifest::MAX + 1), "name = \"f\"");
+    let (header, rest) = good.split_at(8);
+    let first = [weir_spec::Manifest::embed(header, &long), rest.to_vec()].concat();
+    let last = weir_spec::Manifest::embed(&good, &long);
+    for wasm in [weir_spec::Manifest::embed(&first, short), last] {
+        fs::write(directory.path().join("x.wasm"), wasm).unwrap();
+        let answer = weir(directory.path(), &["check", "x.wasm", "--output", "json"]);
+        let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+        assert_eq!((answer.status, &report["accepted"]), (Some(1), &false.into()));
+        assert_eq!(report["reasons"][0], "its manifest has 65537 bytes; allowed are 65536");
+    }
 }
 
 #[test]
