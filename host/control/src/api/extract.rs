@@ -176,10 +176,10 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
 #[expect(dead_code, reason = "says in the OpenAPI document what `condition` reads")]
 pub(super) struct Conditions {
     /// It is done only if what is there has this `ETag`.
-    #[param(rename = "if-match", nullable = false)]
+    #[param(rename = "if-match", nullable = false, pattern = r#"^(\*|"[0-9a-f]{32}")$"#)]
     if_match: Option<String>,
     /// `*`: it is done only if nothing is there.
-    #[param(rename = "if-none-match", nullable = false)]
+    #[param(rename = "if-none-match", nullable = false, pattern = r"^\*$")]
     if_none_match: Option<String>,
 }
 
