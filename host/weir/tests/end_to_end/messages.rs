@@ -768,11 +768,7 @@ weir_outcome weir_data(uint32_t exchange, bool from_upstream, weir_piece *piece)
 "#;
     changes_what_connections_carry(
         "c",
-        &[
-            ("build", "src/message.c", "src/connection.c"),
-            ("build", "message_function", "connection_function"),
-            ("main.c", "", SOURCE),
-        ],
+        &[("build", "world=message", "world=connection"), ("main.c", "", SOURCE)],
     );
 }
 
