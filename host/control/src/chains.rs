@@ -93,21 +93,11 @@ impl Control {
         mine.map(|(id, record)| self.view(&state, id, record)).collect()
     }
 
-    /// One chain.
+    /// One chain, and the tag of what is kept of it; see [`Condition`].
     ///
     /// # Errors
     /// When there is none of that name.
-    pub fn chain(&self, id: &ChainId) -> Result<ChainView, ControlError> {
-        let state = self.store.state();
-        let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
-        Ok(self.view(&state, id, record))
-    }
-
-    /// The same with the tag of what is kept of it; see [`Condition`].
-    ///
-    /// # Errors
-    /// As [`Self::chain`].
-    pub fn tagged_chain(&self, id: &ChainId) -> Result<(ChainView, String), ControlError> {
+    pub fn chain(&self, id: &ChainId) -> Result<(ChainView, String), ControlError> {
         let state = self.store.state();
         let record = state.chains.get(id).ok_or_else(|| no_chain(&state, id))?;
         Ok((self.view(&state, id, record), tag(&**record)))
@@ -203,7 +193,6 @@ impl Control {
             chain,
             applied: time::milliseconds(),
         };
-        let tag = tag(&record);
         let stored = self.store.change(|state| {
             state.chains.insert(id.clone(), Arc::new(record));
             Ok::<_, ControlError>(())
@@ -217,8 +206,9 @@ impl Control {
         let message = format!("chain {} was {}", id.name, if new { "deployed" } else { "changed" });
         self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
         let Published { pause, compiled_in, .. } = published;
+        let (view, tag) = self.chain(&id)?;
         Ok(Applied {
-            view: self.chain(&id)?,
+            view,
             pause_us: pause.as_secs_f64() * 1e6,
             compile_ms: compiled_in.as_secs_f64() * 1e3,
             new,

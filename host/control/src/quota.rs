@@ -74,13 +74,16 @@ fn check_configuration(
     tenant: &Name,
     more: u64,
 ) -> Result<(), ControlError> {
+    if more == 0 {
+        return Ok(());
+    }
     let chains = state.chains.iter().filter(|(id, _)| id.tenant == *tenant);
     let chains = chains.map(|(_, record)| record.chain.config_bytes());
     let functions = state.functions.iter().filter(|(id, _)| id.tenant == *tenant);
     let versions = functions.flat_map(|(_, function)| function.versions.values());
     let manifests = versions.map(|version| manifest_bytes(&version.report));
     let kept: u64 = chains.chain(manifests).sum();
-    if more == 0 || kept.saturating_add(more) <= quota.configuration.get() {
+    if kept.saturating_add(more) <= quota.configuration.get() {
         return Ok(());
     }
     used_up(tenant, "configuration", quota.configuration, |most| {

@@ -199,16 +199,14 @@ fn make_and_lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
 fn lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = open(directory, flags, Mode::empty())?;
-    for _ in 1..tries {
-        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-            done => {
-                done?;
-                return still_there(fd, directory);
-            }
+    let mut tried = 1;
+    while let Err(error) = flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK || tried >= tries {
+            return Err(error.into());
         }
+        std::thread::sleep(PAUSE);
+        tried += 1;
     }
-    flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
     still_there(fd, directory)
 }
 

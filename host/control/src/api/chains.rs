@@ -13,6 +13,7 @@ use super::stay::Stay;
 use super::{Api, List, OfTenant, tap};
 use crate::auth::Caller;
 use crate::chains::{Applied, ChainView};
+use crate::control::Control;
 use crate::store::ChainId;
 
 /// Lists chains.
@@ -39,15 +40,11 @@ pub(super) async fn show(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<Response, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
-    let (tags, tag) = tokio::sync::oneshot::channel();
-    let shown = api.show(&caller, move |control| {
-        let (view, tag) = control.tagged_chain(&id)?;
-        drop(tags.send(tag));
-        Ok(view)
-    });
-    let mut response = shown.await?;
-    response.headers_mut().extend(extract::etag(tag.await.ok().as_deref()));
-    Ok(response)
+    let shown = move |control: &Control| {
+        let (view, tag) = control.chain(&id)?;
+        Ok((view, Some(tag)))
+    };
+    api.show_tagged(&caller, shown).await
 }
 
 /// Deploys a chain, or changes the one of that name while traffic flows. When it is refused, what ran before runs

@@ -103,15 +103,26 @@ impl Api {
         caller: &Caller,
         what: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Response, Problem> {
+        self.show_tagged(caller, |control| Ok((what(control)?, None))).await
+    }
+
+    /// The same with the tag of what is shown, if it has one.
+    async fn show_tagged<T: Serialize>(
+        &self,
+        caller: &Caller,
+        what: impl FnOnce(&Control) -> Result<(T, Option<String>), ControlError> + Send + 'static,
+    ) -> Result<Response, Problem> {
         let place = self.places.answer(caller).await;
         let shown = self.run(move |control| {
-            let text = serde_json::to_vec(&what(control)?);
+            let (shown, tag) = what(control)?;
+            let text = serde_json::to_vec(&shown);
             let text = text.map_err(|error| EngineError::Internal(error.to_string()))?;
-            Ok((text, place))
+            Ok((text, tag, place))
         });
-        let (text, place) = shown.await?;
+        let (text, tag, place) = shown.await?;
+        let kind = [(header::CONTENT_TYPE, "application/json")];
         let body = Body::new(Pieces::new(text, place));
-        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+        Ok((kind, extract::etag(tag.as_deref()), body).into_response())
     }
 
     /// Does something that blocks. What can make a tenant wait for long has a place first, as in [`Self::change`].

@@ -5,13 +5,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Json};
-use tokio::sync::oneshot;
 use weir_spec::Steering;
 
 use super::extract::{Conditions, File, InQuery, condition, etag};
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
+use crate::control::Control;
 use crate::steering::{Steered, SteeringEntry};
 
 /// Bytes of a body: as many rules as there can be, with everything in them that a rule can have.
@@ -28,14 +28,11 @@ pub(super) async fn list(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<Response, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    let (tags, tag) = oneshot::channel();
-    let shown = api.show(&caller, move |control| {
-        drop(tags.send(tenant.as_ref().and_then(|tenant| control.steering_tag(tenant))));
-        Ok(List { items: control.steering(tenant.as_ref()) })
-    });
-    let mut response = shown.await?;
-    response.headers_mut().extend(etag(tag.await.ok().flatten().as_deref()));
-    Ok(response)
+    let shown = move |control: &Control| {
+        let tag = tenant.as_ref().and_then(|tenant| control.steering_tag(tenant));
+        Ok((List { items: control.steering(tenant.as_ref()) }, tag))
+    };
+    api.show_tagged(&caller, shown).await
 }
 
 /// Replaces all rules of a tenant, while traffic flows: a packet sees those before or these, never some of each. When

@@ -469,7 +469,7 @@ impl Inner {
         self.live.borrow().as_ref().is_some_and(|live| live.lane.kept() > BACKLOG_MAX / 2)
     }
 
-    /// The same for what the worker asked for.
+    /// Answers what the worker asked for.
     fn reply(&self, generation: u64, message: Message) {
         // A worker that is gone needs no answer.
         let _ = self.send(generation, message);
