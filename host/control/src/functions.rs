@@ -373,7 +373,8 @@ fn next_version(record: &FunctionRecord, digest: &str) -> Version {
     match (same, record.versions.last_key_value()) {
         (Some((version, _)), _) => version.clone(),
         (None, Some((last, _))) if last.pre.is_empty() => {
-            Version::new(last.major, last.minor, last.patch + 1)
+            // After the last number there is there is none: the push is refused, since that version has other content.
+            Version::new(last.major, last.minor, last.patch.saturating_add(1))
         }
         (None, Some((last, _))) => Version::new(last.major, last.minor, last.patch),
         (None, None) => Version::new(0, 1, 0),
@@ -434,5 +435,8 @@ mod tests {
         assert_eq!(next_version(&record, "a").to_string(), "1.2.3");
         let record = add("2.0.0-rc.1", "c");
         assert_eq!(next_version(&record, "d").to_string(), "2.0.0");
+        let last = format!("2.0.{}", u64::MAX);
+        let record = add(&last, "e");
+        assert_eq!(next_version(&record, "f").to_string(), last);
     }
 }

@@ -72,6 +72,18 @@ struct Lender {
     apart: Mutex<Vec<u32>>,
 }
 
+/// While it lives the pool is lent: also a call that unwinds leaves no address of a pool behind.
+struct Lent<'l>(&'l Lender);
+
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.pool.store(std::ptr::null_mut(), Relaxed);
+        // A thread that lent the pool once is not mistaken for one that lends it now.
+        self.0.thread.store(0, Relaxed);
+    }
+}
+
 /// All that exist, so that the ports of a lane find theirs.
 static ALL: Mutex<Vec<Weak<SplitPool>>> = Mutex::new(Vec::new());
 
@@ -173,11 +185,8 @@ impl SplitPool {
         }
         self.lender.thread.store(this_thread(), Relaxed);
         self.lender.pool.store(pool, Relaxed);
-        let result = call(self.raw);
-        self.lender.pool.store(std::ptr::null_mut(), Relaxed);
-        // A thread that lent the pool once is not mistaken for one that lends it now.
-        self.lender.thread.store(0, Relaxed);
-        result
+        let _lent = Lent(&self.lender);
+        call(self.raw)
     }
 
     /// The mempool, for a call by somebody who does not have the pool: it takes what was set apart.

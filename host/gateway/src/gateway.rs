@@ -333,19 +333,6 @@ impl Gateway {
         self.threads.len()
     }
 
-    /// Does something to the chain of a listener on a thread, between two events of its connections; it must not block. It gets `None`
-    /// if the listener or its chain is not there.
-    pub fn with_chain(
-        &self,
-        listener: &str,
-        thread: usize,
-        work: impl FnOnce(Option<&Chain>) + Send + 'static,
-    ) {
-        if let Some(thread) = self.threads.get(thread) {
-            let _ = thread.commands.send(Command::WithChain(listener.to_owned(), Box::new(work)));
-        }
-    }
-
     /// What was counted. Listeners that were taken away are not in it.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

@@ -32,9 +32,6 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-/// What is done to a chain on its thread.
-type Work = Box<dyn FnOnce(Option<&Chain>) + Send>;
-
 /// What a thread is told.
 pub(crate) enum Command {
     /// A new listener, or a new plan for one. The answer is what keeps it from being followed.
@@ -48,8 +45,6 @@ pub(crate) enum Command {
     },
     /// No more of this listener; its connections end when they have done what they are doing, or when the time has come.
     Remove { name: String, deadline: Instant, closed: SyncSender<()>, ended: SyncSender<()> },
-    /// Something that is done to the chain of this listener.
-    WithChain(String, Work),
     /// The end: all connections are cut off.
     Stop,
 }
@@ -124,11 +119,6 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
                     }
                     let _ = ended.send(());
                 });
-            }
-            Command::WithChain(name, work) => {
-                let listeners = listeners.borrow();
-                let site = listeners.get(&name).map(|running| running.listener.site());
-                work(site.and_then(|site| site.chain.clone()).as_ref());
             }
             Command::Stop => break,
         }

@@ -97,12 +97,6 @@ impl End {
         self.generation
     }
 
-    /// Whether it is the gateway's end of a hop with the `sk_msg` program.
-    #[must_use]
-    pub fn is_registered(&self) -> bool {
-        self.registration.is_some()
-    }
-
     /// How many descriptors can be sent now.
     #[must_use]
     pub fn room(&self) -> usize {

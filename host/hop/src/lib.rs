@@ -16,22 +16,18 @@
 //!
 //! Where eBPF cannot be had, the same ends are a pair of Unix sockets; [`Hub::carrier`] says which.
 //! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe wrapper: starting a process in
-//! namespaces of its own, and taking over what it inherits; and, with tokio, in single calls of `join.rs` and `event_loop.rs`.
+//! namespaces of its own, and taking over what it inherits; and in single calls of `join.rs` and `event_loop.rs`.
 
 mod end;
-#[cfg(feature = "tokio")]
 mod event_loop;
 mod hub;
-#[cfg(feature = "tokio")]
 mod join;
 mod kernel;
 mod numbers;
 mod process;
-#[cfg(feature = "tokio")]
 mod relay;
 
 pub use end::{Discarded, End};
-#[cfg(feature = "tokio")]
 pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use numbers::Number;
@@ -39,6 +35,5 @@ pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
     WorkerProcess,
 };
-#[cfg(feature = "tokio")]
 pub use relay::{Ended, Limits as RelayLimits, Method, Moved, relay, relay_by};
 pub use weir_hop_layout::{BATCH, Counts, Descriptor, WINDOW};
