@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::HeaderValue;
@@ -32,9 +32,12 @@ use crate::tcp;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// After accepting failed, for instance because there are too many files, it is tried again in so long.
 const PAUSE: Duration = Duration::from_millis(50);
+/// While it goes on failing, it is told so often.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Accepts connections for as long as it is polled.
 pub(crate) async fn run(listener: Rc<Listener>, socket: TcpListener) {
+    let mut told: Option<Instant> = None;
     loop {
         match socket.accept().await {
             Ok((tcp, peer)) => {
@@ -42,7 +45,11 @@ pub(crate) async fn run(listener: Rc<Listener>, socket: TcpListener) {
                 tokio::task::spawn_local(serve(Rc::clone(&listener), tcp, peer, admission));
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    let name = &listener.site().plan.config.name;
+                    tracing::warn!(listener = name, %error, "connections cannot be accepted");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

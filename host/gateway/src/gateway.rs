@@ -12,7 +12,7 @@ use http::HeaderValue;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::time::Instant;
 
-use crate::chain::{Chain, Stage, Upstreams};
+use crate::chain::{Stage, Upstreams};
 use crate::config::{GatewayConfig, ListenerConfig, Protocol, Target, UpstreamConfig};
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::Route;

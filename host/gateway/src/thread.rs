@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
 use crate::accept;
-use crate::chain::{Chain, Stage};
+use crate::chain::Stage;
 use crate::listener::{Listener, Plan, Site, ThreadCounters};
 
 /// While connections are drained, it is looked so often whether there are any left.

@@ -29,7 +29,7 @@ pub struct Discarded {
 /// See the module. Not for several threads at once.
 pub struct End {
     /// Before the socket: the entries in the maps go first.
-    registration: Option<Registration>,
+    _registration: Option<Registration>,
     socket: OwnedFd,
     hop: u16,
     generation: u8,
@@ -69,7 +69,7 @@ impl End {
         registration: Option<Registration>,
     ) -> Self {
         Self {
-            registration,
+            _registration: registration,
             socket,
             hop,
             generation,

@@ -1,12 +1,12 @@
 //! Machine code on disk: one file for each component, bounded in bytes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -25,15 +25,13 @@ pub struct CodeCache {
     pub most: u64,
     /// Bytes of the disk that are left to others.
     pub spare: u64,
-    /// Files that were loaded by this process.
-    loaded: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl CodeCache {
     /// One in this directory, which is not made before it is used.
     #[must_use]
     pub fn new(directory: PathBuf, most: u64, spare: u64) -> Self {
-        Self { directory, most, spare, loaded: Arc::default() }
+        Self { directory, most, spare }
     }
 
     /// Makes the directory. One that is there already, and in which others may write, is refused.
@@ -68,7 +66,6 @@ impl CodeCache {
                     Ok(component) => {
                         // Only says that it is still used.
                         drop(file.set_modified(SystemTime::now()));
-                        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
                         return Some(component);
                     }
                     Err(error) => failed = format!("{error:#}"),
@@ -80,14 +77,14 @@ impl CodeCache {
     }
 
     /// Keeps a component's code: there whole or not at all, whoever else writes the same, and whether the machine goes on or not. Without it
-    /// the component is compiled again at the next start.
-    pub(crate) fn keep(&self, name: &str, code: &[u8]) {
+    /// the component is compiled again at the next start. The answer is whether it is there.
+    pub(crate) fn keep(&self, name: &str, code: &[u8]) -> bool {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
         let bytes = (code.len() + SUM) as u64;
         if !self.make_room(&path, bytes, || self.free()) {
             tracing::warn!(path = %path.display(), "compiled code is not kept: the disk is nearly full");
-            return;
+            return false;
         }
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
@@ -104,11 +101,12 @@ impl CodeCache {
                 file.sync_all()
             })
             .and_then(|()| fs::rename(&partial, &path));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             drop(fs::remove_file(&partial));
             tracing::warn!(path = %path.display(), "compiled code is not kept: {error}");
         }
         self.prune(&path);
+        written.is_ok()
     }
 
     /// Bytes that the disk has free. One that does not tell has enough.
@@ -125,8 +123,8 @@ impl CodeCache {
             return true;
         }
         let mut files = self.files(newest);
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        files.retain(|(_, _, path)| !loaded.contains(path));
+        let mapped = mapped_files();
+        files.retain(|(_, _, path)| path.file_name().is_none_or(|name| !mapped.contains(name)));
         let most: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         if free().saturating_add(most) < wanted {
             return false;
@@ -174,6 +172,13 @@ impl CodeCache {
         files.sort_unstable();
         files
     }
+}
+
+/// Names of the files that this process has mapped now.
+fn mapped_files() -> BTreeSet<OsString> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let names = maps.lines().filter_map(|line| line.rsplit_once('/'));
+    names.map(|(_, name)| name.into()).collect()
 }
 
 /// Whether a file has the sum of what is in it.

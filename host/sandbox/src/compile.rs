@@ -30,7 +30,7 @@ const STACK_MAX: usize = 512 << 10;
 /// large. Of a chain there may be as much for each function, and no more than workers take ([`CODE_MAX`]).
 const COMPILED_MAX: usize = 256 << 20;
 /// Bytes of loaded components that are kept in memory although nobody may use them any more.
-const LOADED_MAX: usize = 256 << 20;
+const LOADED_MAX: usize = 64 << 20;
 
 /// Who compiles.
 #[derive(Clone, Debug, Default)]
@@ -365,12 +365,14 @@ impl Sandbox {
             Some(compiled) => compiled,
             None => {
                 let code = compile()?;
-                if let Some(cache) = cache {
-                    cache.keep(&name, &code);
+                // The pages of a file are the kernel's to drop and to read again; those of a copy are this process's.
+                let kept = cache.filter(|cache| cache.keep(&name, &code));
+                match kept.and_then(|cache| cache.load(self.engines(serves), &name)) {
+                    Some(component) => component,
+                    // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
+                    // child that we started for it.
+                    None => unsafe { self.load(&code, serves) }?,
                 }
-                // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
-                // child that we started for it.
-                unsafe { self.load(&code, serves) }?
             }
         };
         let bytes = compiled.image_range();

@@ -61,4 +61,6 @@ impl Sandbox {
     }
 }
 
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE);
+/// Nobody can write or map it writable from now on, and nobody has it mapped. `WRITE` would say the same, but is refused (`EBUSY`) as long
+/// as anybody in the kernel looks at one of the pages, say to reclaim memory.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -32,6 +32,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// Wait after accepting failed, for want of file descriptors perhaps.
 const RETRY: Duration = Duration::from_millis(100);
+/// While it goes on failing, it is told so often.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Bytes of a Unix socket's path (`sun_path`, with a zero behind it).
 const SOCKET_PATH_MAX: usize = 107;
@@ -161,15 +163,23 @@ impl Server {
             remote: Arc::new(Semaphore::new(REMOTE_CONNECTIONS)),
         };
         let graceful = GracefulShutdown::new();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break,
                 accepted = accept(&self.local, self.remote.as_ref(), &places) => accepted,
             };
-            let Some(Accepted { stream, peer, place }) = accepted else {
-                tokio::time::sleep(RETRY).await;
-                continue;
+            let Accepted { stream, peer, place } = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if told.is_none_or(|told| told.elapsed() >= TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!("connections to the API cannot be accepted: {error}");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
             };
             let router = self.router.clone();
             let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
@@ -213,12 +223,12 @@ struct Places {
     remote: Arc<Semaphore>,
 }
 
-/// The next connection; none when accepting failed.
+/// The next connection.
 async fn accept(
     local: &UnixListener,
     remote: Option<&TcpListener>,
     places: &Places,
-) -> Option<Accepted> {
+) -> io::Result<Accepted> {
     let place = async |places: &Arc<Semaphore>| {
         Arc::clone(places).acquire_owned().await.map_err(io::Error::other)
     };
@@ -233,9 +243,8 @@ async fn accept(
         let (stream, _) = listener.accept().await?;
         Ok(Accepted { stream: Box::new(stream), peer: Peer::Remote, place })
     };
-    let accepted: io::Result<Accepted> = tokio::select! {
+    tokio::select! {
         accepted = local => accepted,
         accepted = remote => accepted,
-    };
-    accepted.inspect_err(|error| tracing::warn!("accepting a connection: {error}")).ok()
+    }
 }

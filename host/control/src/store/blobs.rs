@@ -38,7 +38,7 @@ impl Blobs {
     pub(super) fn write(&self, content: &[u8]) -> Result<(String, bool), StoreError> {
         let digest = hex(&Sha256::digest(content));
         let path = self.path(&digest);
-        if fs::metadata(&path).is_ok_and(|found| found.len() == content.len() as u64) {
+        if self.read(&digest).is_ok() {
             return Ok((digest, false));
         }
         let partial = self.directory.join(format!("{digest}{PARTIAL}"));
@@ -67,16 +67,22 @@ impl Blobs {
     pub(super) fn read(&self, digest: &str) -> Result<Arc<[u8]>, StoreError> {
         let path = self.path(digest);
         let content = fs::read(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => StoreError::Corrupt(format!("{} is missing", path.display())),
+            ErrorKind::NotFound => StoreError::Blob(format!("{} is missing", path.display())),
             _ => StoreError::io(format!("reading {}", path.display()))(error),
         })?;
         if hex(&Sha256::digest(&content)) != digest {
-            return Err(StoreError::Corrupt(format!(
+            return Err(StoreError::Blob(format!(
                 "{} is not what was stored: its SHA-256 is another",
                 path.display()
             )));
         }
         Ok(content.into())
+    }
+
+    /// Whether there is any content.
+    pub(super) fn is_empty(&self) -> Result<bool, StoreError> {
+        let io = || StoreError::io(format!("reading {}", self.directory.display()));
+        Ok(fs::read_dir(&self.directory).map_err(io())?.next().is_none())
     }
 
     /// Removes content that nothing refers to any more. What cannot be removed now is removed by the next

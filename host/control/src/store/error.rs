@@ -44,6 +44,9 @@ pub enum StoreError {
     /// Something in it is not what we wrote.
     #[error("the store is damaged: {0}; restore it from a backup")]
     Corrupt(String),
+    /// The Wasm of a function is not what we wrote, or is not there.
+    #[error("the store is damaged: {0}; push the same Wasm again, or restore it from a backup")]
+    Blob(String),
     /// The file system said no.
     #[error("{what}: {source}")]
     Io {

@@ -21,7 +21,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+};
 
 use blobs::Blobs;
 pub use error::StoreError;
@@ -76,10 +79,19 @@ impl Store {
             .map_err(io("making the store's directory"))?;
         let lock = lock(&directory.join("lock"), directory)?;
         let blobs = Blobs::open(&directory.join("blobs"))?;
-        if !directory.join(DATABASE).exists() {
+        let path = directory.join(DATABASE);
+        if path.exists() {
+            check_database(&path)?;
+        } else if blobs.is_empty()? {
             create_database(directory)?;
+        } else {
+            // A new one knows no function, and all Wasm would be removed.
+            return Err(StoreError::Corrupt(format!(
+                "{} is missing, but there is Wasm beside it in `blobs` (who wants to begin anew removes that)",
+                path.display()
+            )));
         }
-        let database = open_database(&directory.join(DATABASE))?;
+        let database = open_database(&path)?;
         let records = load(&database)?;
         let state = decode(&records)?;
         let format = FORMAT.to_string().into_bytes();
@@ -150,7 +162,8 @@ impl Store {
         self.check_space(wasm.len() as u64)?;
         let (digest, new) = self.blobs.write(wasm)?;
         let done = self.commit(&mut database, |state| change(state, &digest));
-        if done.is_err() && new {
+        // What mended a damaged file is wanted whatever became of the change.
+        if done.is_err() && new && !self.state().digests().any(|known| known == digest) {
             self.blobs.remove(&digest);
         }
         done
@@ -285,6 +298,26 @@ fn create_database(directory: &Path) -> Result<(), StoreError> {
     write(&open_database(&partial)?, &[], &encode(&State::new()))?;
     fs::rename(&partial, &path).map_err(io())?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io())
+}
+
+/// Looks at a copy in memory whether all that the database has is what was written, which opening it does not; a repair by the database
+/// itself could go back behind what was acknowledged.
+fn check_database(path: &Path) -> Result<(), StoreError> {
+    let bytes = fs::read(path).map_err(StoreError::io(format!("reading {}", path.display())))?;
+    let check = || -> Result<bool, redb::Error> {
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64)?;
+        copy.write(0, &bytes)?;
+        Ok(Database::builder().create_with_backend(copy)?.check_integrity()?)
+    };
+    match check() {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let what = "is not what was written: its checksums are others";
+            Err(StoreError::Corrupt(format!("{} {what}", path.display())))
+        }
+        Err(error) => Err(StoreError::database(path, error)),
+    }
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {

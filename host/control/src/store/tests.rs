@@ -212,6 +212,60 @@ fn a_file_that_is_no_store_is_named_and_left_alone() {
 }
 
 #[test]
+fn a_database_in_which_a_byte_changed_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(DATABASE);
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "firewall", Version::new(1, 0, 0), b"wasm").unwrap();
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(8).rposition(|part| part == b"firewall").unwrap();
+    bytes[at] = b'F';
+    fs::write(&path, &bytes).unwrap();
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+    assert!(error.to_string().contains("weir.redb is not what was written"), "{error}");
+    assert!(fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
+fn without_its_database_a_store_with_wasm_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, away) = (directory.path().join(DATABASE), directory.path().join("away"));
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"wasm").unwrap();
+    drop(store);
+    fs::rename(&path, &away).unwrap();
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("weir.redb is missing"), "{error}");
+    fs::rename(&away, &path).unwrap();
+    assert_eq!(Store::open(directory.path()).unwrap().state().functions.len(), 1);
+    assert_eq!(blob_count(directory.path()), 1);
+}
+
+#[test]
+fn wasm_that_was_damaged_is_mended_by_who_pushes_it_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    push(&store, "a", Version::new(1, 0, 0), b"wasm").unwrap();
+    let digest = store.state().digests().next().unwrap().to_owned();
+    let blob = directory.path().join(format!("blobs/{digest}.wasm"));
+    for damage in [Some(b"WASM"), None] {
+        match damage {
+            Some(bytes) => fs::write(&blob, bytes).unwrap(),
+            None => fs::remove_file(&blob).unwrap(),
+        }
+        let error = store.wasm(&digest).unwrap_err();
+        assert!(matches!(error, StoreError::Blob(_)), "{error:?}");
+        // The push itself may be refused.
+        let refused =
+            store.add_wasm(b"wasm", |_, _| Err::<(), _>(StoreError::Corrupt("no".into())));
+        assert!(refused.is_err());
+        assert_eq!(*store.wasm(&digest).unwrap(), *b"wasm");
+    }
+}
+
+#[test]
 fn half_written_wasm_is_swept() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();

@@ -45,7 +45,7 @@ const CACHE_SPARE: u64 = 4 << 20;
 const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
-    log::start(global);
+    let _logging = log::start(global);
     allow_files();
     let mut read = Configuration::read(args.config.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,6 +1,7 @@
 //! A host of a test's own, and the command that talks to it.
 
 use std::fs;
+use std::io::PipeReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -103,14 +104,28 @@ impl Host {
         Self::started(directory, command)
     }
 
+    /// The same with its log in a pipe; it may not be ready yet.
+    pub(crate) fn begin_with_pipe(config: &str) -> (Self, PipeReader) {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("weir.toml"), config).expect("the file is written");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut command = Command::new(WEIR);
+        command.arg("run");
+        (Self::begun_with_log(directory, command, writer.into()), reader)
+    }
+
     fn started(directory: TempDir, command: Command) -> Self {
         let mut host = Self::begun(directory, command);
         host.wait_for("it is ready", |host| host.log().contains("ready"));
         host
     }
 
-    fn begun(directory: TempDir, mut command: Command) -> Self {
+    fn begun(directory: TempDir, command: Command) -> Self {
         let log = fs::File::create(directory.path().join("log")).expect("the log");
+        Self::begun_with_log(directory, command, log.into())
+    }
+
+    fn begun_with_log(directory: TempDir, mut command: Command, log: Stdio) -> Self {
         let child = command
             .current_dir(directory.path())
             .env_remove("WEIR_LOG")

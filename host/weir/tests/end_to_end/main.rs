@@ -12,6 +12,7 @@ mod guests;
 mod host;
 mod lifecycle;
 mod lines;
+mod logs;
 mod messages;
 mod middleboxes;
 mod names;
