@@ -10,6 +10,10 @@ use crate::interface::Interface;
 use crate::program::{self, Refused};
 use crate::socket::{Failed, Step};
 
+/// All that a port takes, whatever was missed first. Without CAP_PERFMON the kernel's verifier refuses the program.
+const PRIVILEGE: &str =
+    "run the host as root, or give it CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
+
 /// Names a problem after its port.
 pub(crate) fn configuration(port: &str, problem: impl Into<String>) -> PortError {
     PortError::Configuration { port: port.to_owned(), problem: problem.into() }
@@ -30,7 +34,7 @@ pub(crate) fn of_socket(failed: &Failed, config: &XdpConfig, pool: Option<&Pool>
             "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use a kernel that has it, or another kind of port".into()
         }
         (Step::Open, libc::EPERM | libc::EACCES) => {
-            "no privilege to open an AF_XDP socket: run the host as root, or give it CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF".into()
+            format!("no privilege to open an AF_XDP socket: {PRIVILEGE}")
         }
         (Step::Umem, libc::ENOBUFS | libc::ENOMEM) => {
             let bytes = pool.map_or(0, |p| u64::from(p.rooms()) * u64::from(p.room_bytes()));
@@ -68,7 +72,7 @@ pub(crate) fn of_program(refused: &Refused, name: &str, interface: &Interface) -
     match refused {
         Refused::NotBuilt => "this host was built without its XDP program: run scripts/build-ebpf, then build the host again".into(),
         Refused::Load(Some(error), _) if is_permission(error) => {
-            "no privilege to load an XDP program: run the host as root, or give it CAP_BPF and CAP_NET_ADMIN".into()
+            format!("no privilege to load an XDP program: {PRIVILEGE}")
         }
         Refused::Load(error, log) => {
             let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
@@ -91,7 +95,7 @@ pub(crate) fn of_program(refused: &Refused, name: &str, interface: &Interface) -
             )
         }
         Refused::Attach(_, error) if is_permission(error) => {
-            format!("no privilege to put an XDP program on {name}: run the host as root, or give it CAP_NET_ADMIN and CAP_BPF")
+            format!("no privilege to put an XDP program on {name}: {PRIVILEGE}")
         }
         Refused::Attach(Mode::Native, error) => format!(
             "{name} cannot run XDP programs in its driver ({error}): use `mode = \"generic\"`, or \"auto\", which takes what there is"
@@ -160,7 +164,7 @@ mod tests {
         let error = |number| io::Error::from_raw_os_error(number);
         for (refused, expected) in [
             (Refused::NotBuilt, "scripts/build-ebpf"),
-            (Refused::Load(Some(error(libc::EPERM)), String::new()), "CAP_BPF"),
+            (Refused::Load(Some(error(libc::EPERM)), String::new()), "CAP_PERFMON"),
             (Refused::Load(None, "R1 invalid".into()), "R1 invalid"),
             (Refused::Attach(Mode::Native, error(libc::EOPNOTSUPP)), "mode = \"generic\""),
             (Refused::OldKernel, "5.9"),
