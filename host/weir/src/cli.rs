@@ -381,7 +381,7 @@ pub(crate) struct SwapArgs {
     /// The version that shall run.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) to: Version,
-    /// Give it this share of the flows only. Then: swap with another share, without one (it runs), or roll back.
+    /// Give it this share of the flows only, 1 to 99 %. Then: swap with another share, without one (it runs), or roll back.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) canary: Option<u8>,
     /// Show it copies only, and report where its verdicts differ.
