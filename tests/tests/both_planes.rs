@@ -234,6 +234,8 @@ fn one_chain(lab: &Lab) {
     let names = chain["functions"].as_array().expect("functions").iter();
     assert!(names.map(|function| function["name"].as_str()).eq(FUNCTIONS.map(Some)), "{chain}");
     assert!(chain["exchanges"]["opened"].as_u64() >= Some(3), "{chain}");
+    // What came for this machine left by no port.
+    assert!(chain["packets_to_kernel"].as_u64() > Some(0), "{chain}");
     for name in FUNCTIONS {
         assert!(function(chain, name)["packets"].as_u64() > Some(0), "{name}: {chain}");
     }

@@ -531,6 +531,15 @@ pub struct ChainStatus {
     pub packets_in: u64,
     /// Packets that left; of a chain of messages alone, exchanges that have ended.
     pub packets_out: u64,
+    /// Packets given to the kernel's stack: by a verdict, or because the flow was moved there.
+    #[serde(default)]
+    pub packets_to_kernel: u64,
+    /// Packets that went on in another chain, to which a function moved their flow.
+    #[serde(default)]
+    pub packets_moved: u64,
+    /// Packets that functions made or had cloned.
+    #[serde(default)]
+    pub packets_made: u64,
     /// What its part on the message plane had, if it has one on both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchanges: Option<ExchangeCounts>,

@@ -162,7 +162,11 @@ fn ports(registry: &mut Registry, status: &Status) {
 }
 
 fn chains(registry: &mut Registry, status: &Status) {
-    let packets = Counters::new(registry, "chain_packets", "Packets that entered and left a chain");
+    let packets = Counters::new(
+        registry,
+        "chain_packets",
+        "Packets that entered, left, and were made in a chain",
+    );
     let dropped = "Packets dropped in a chain, by reason";
     let dropped = Counters::new(registry, "chain_dropped_packets", dropped);
     let buffers = Gauges::new(registry, "pool_buffers", "Buffers of a chain's pool");
@@ -178,6 +182,11 @@ fn chains(registry: &mut Registry, status: &Status) {
         let (tenant, name) = (("tenant", chain.tenant.as_str()), ("chain", chain.name.as_str()));
         packets.add(&[tenant, name, ("direction", "in")], chain.packets_in);
         packets.add(&[tenant, name, ("direction", "out")], chain.packets_out);
+        if chain.plane != Plane::Message {
+            packets.add(&[tenant, name, ("direction", "kernel")], chain.packets_to_kernel);
+            packets.add(&[tenant, name, ("direction", "moved")], chain.packets_moved);
+            packets.add(&[tenant, name, ("direction", "made")], chain.packets_made);
+        }
         restarts.add(&[tenant, name], chain.worker_restarts);
         timeouts.add(&[tenant, name], chain.worker_timeouts);
         if let Some(counts) = chain.exchanges {

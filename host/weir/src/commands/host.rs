@@ -111,13 +111,27 @@ fn status_text(status: &Status) -> String {
     text
 }
 
+/// What came or went otherwise than by the chain's ports, if there is any.
+fn otherwise(chain: &ChainStatus) -> String {
+    [
+        ("to kernel", chain.packets_to_kernel),
+        ("moved", chain.packets_moved),
+        ("made", chain.packets_made),
+    ]
+    .into_iter()
+    .filter(|(_, n)| *n > 0)
+    .map(|(what, n)| format!("{what} {n}, "))
+    .collect()
+}
+
 fn chain_text(chain: &ChainStatus) -> String {
     let mut text = format!(
-        "chain {} (tenant {}): in {}, out {}, drops {}, buffers {} of {} in use\n",
+        "chain {} (tenant {}): in {}, out {}, {}drops {}, buffers {} of {} in use\n",
         chain.name,
         chain.tenant,
         chain.packets_in,
         chain.packets_out,
+        otherwise(chain),
         counts(&chain.drops),
         chain.pool.out,
         chain.pool.total

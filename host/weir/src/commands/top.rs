@@ -67,6 +67,7 @@ struct ChainRate {
     name: Name,
     packets_in: f64,
     packets_out: f64,
+    packets_to_kernel: f64,
     drops: f64,
     /// Buffers that hold a packet now.
     buffers: u32,
@@ -178,6 +179,7 @@ fn rates(before: &Status, now: &Status, seconds: f64) -> Rates {
             name: now.name.clone(),
             packets_in: of(|chain| chain.packets_in),
             packets_out: of(|chain| chain.packets_out),
+            packets_to_kernel: of(|chain| chain.packets_to_kernel),
             drops: of(|chain| chain.drops.values().sum()),
             buffers: now.pool.out,
             functions: now.functions.iter().map(function).collect(),
@@ -241,8 +243,12 @@ fn text(rates: &Rates, status: &Status) -> String {
         text.push_str(&format!("\n{}", render::table(header, rows)));
     }
     for chain in &rates.chains {
+        let kernel = match chain.packets_to_kernel {
+            0.0 => String::new(),
+            packets => format!("to kernel {}, ", short(packets)),
+        };
         text.push_str(&format!(
-            "\nchain {} (tenant {}): in {}, out {}, drops {}; {} buffers in use\n",
+            "\nchain {} (tenant {}): in {}, out {}, {kernel}drops {}; {} buffers in use\n",
             chain.name,
             chain.tenant,
             short(chain.packets_in),
@@ -300,7 +306,7 @@ mod tests {
             }],
             "chains": [{
                 "tenant": "default", "name": "edge", "packets_in": packets_in, "packets_out": 0,
-                "drops": {"fw:1": drop}, "pool": {"total": 8, "free": 6, "out": 2}, "trial": null,
+                "packets_to_kernel": drop * 2, "drops": {"fw:1": drop}, "pool": {"total": 8, "free": 6, "out": 2}, "trial": null,
                 "functions": [{
                     "name": "fw", "version": "1.2.0", "state": "running", "packets": packets_in,
                     "verdicts": {"drop": drop}, "faults": 3, "counters": {}, "gauges": {},
@@ -325,7 +331,7 @@ in    1.00M  512.00M   0       0        0
 LISTENER  REQUESTS  4XX  5XX  FAILURES  ACTIVE        P50        P99
 web          1.00k   10    5        10       2  2000.0 us  2000.0 us
 
-chain edge (tenant default): in 25, out 0, drops 10; 2 buffers in use
+chain edge (tenant default): in 25, out 0, to kernel 20, drops 10; 2 buffers in use
 FUNCTION  VERSION  STATE    PACKETS  DROPS  A CALL  NS EACH  FAULTS
 fw        1.2.0    running       25     10    30.0     13.3       3
 ";
