@@ -8,8 +8,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{
-    Chain, ChainTrace, Check as _, FunctionUse, Invalid, Listener, Name, Plane, ResolvedFunction,
-    TapRequest, TraceRequest, VersionSchema, World,
+    Access, Chain, ChainTrace, Check as _, FunctionUse, Invalid, Listener, Name, Plane,
+    ResolvedFunction, TapRequest, TraceRequest, VersionSchema, World,
 };
 
 use crate::condition::{Condition, tag};
@@ -64,9 +64,27 @@ pub struct Applied {
     pub compile_ms: f64,
     /// False when it replaced one of the same name.
     pub new: bool,
+    /// What is hardly meant so. The event `note` says it, too.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Of what is kept of it now; see [`Condition`].
     #[serde(skip)]
     pub tag: String,
+}
+
+/// Says that a chain sends back what it only looks at: whoever meant a monitor at a mirror port has made a loop.
+fn echo(deployment: &Deployment) -> Option<String> {
+    let chain = &deployment.chain;
+    let from = chain.from.as_ref().filter(|_| chain.to.is_none())?;
+    let reads = |f: &ResolvedFunction| f.access == Access::ReadOnly;
+    let echoes = chain.plane() == Plane::Packet && deployment.functions.iter().all(reads);
+    echoes.then(|| {
+        format!(
+            "chain {} has no `to`, and all its functions are read-only: what passes them goes back by port {from} as it came. \
+             To swallow it, let a `memory` port be `to`",
+            chain.name
+        )
+    })
 }
 
 impl Control {
@@ -174,6 +192,7 @@ impl Control {
         }
         quota::check_chain(&self.quota(), &state, &id, &chain)?;
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
+        let notes: Vec<String> = echo(&deployment).into_iter().collect();
         self.store.has_room()?;
         let deployed = self.engine.deploy(deployment).map_err(|error| match error {
             EngineError::Lost(error) => {
@@ -205,6 +224,7 @@ impl Control {
         let new = before.is_none();
         let message = format!("chain {} was {}", id.name, if new { "deployed" } else { "changed" });
         self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
+        notes.iter().for_each(|note| self.note(&id, note.clone()));
         let Published { pause, compiled_in, .. } = published;
         let (view, tag) = self.chain(&id)?;
         Ok(Applied {
@@ -212,6 +232,7 @@ impl Control {
             pause_us: pause.as_secs_f64() * 1e6,
             compile_ms: compiled_in.as_secs_f64() * 1e3,
             new,
+            notes,
             tag,
         })
     }

@@ -187,6 +187,30 @@ async fn a_chain_is_deployed_changed_shown_and_removed() {
 }
 
 #[tokio::test]
+async fn a_chain_that_only_echoes_is_told_of() {
+    let host = Host::new();
+    host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
+    let now = host.last_event();
+    let apply = async |name: &str, ports: Value, access: &str| {
+        let mut chain = ports;
+        chain["name"] = json!(name);
+        chain["function"] = json!([{"use": "f", "access": access}]);
+        let answer = host.ask("PUT", &format!("/v1/chains/{name}"), Some(chain)).await;
+        let notes = answer.json()["notes"].as_array().expect("notes").clone();
+        host.ask("DELETE", &format!("/v1/chains/{name}"), None).await;
+        notes
+    };
+    // One that answers may write; one with `to` passes on; an idle one has no packets.
+    assert!(apply("answers", json!({"from": "in"}), "read-write").await.is_empty());
+    assert!(apply("passes", json!({"from": "in", "to": "out"}), "read-only").await.is_empty());
+    assert!(apply("idle", json!({}), "read-only").await.is_empty());
+    let notes = apply("looks", json!({"from": "in"}), "read-only").await;
+    assert_eq!(notes, [json!(host.wait_for("note", now))]);
+    let expected = "chain looks has no `to`, and all its functions are read-only";
+    assert!(notes[0].as_str().unwrap().starts_with(expected), "{notes:?}");
+}
+
+#[tokio::test]
 async fn a_chain_is_traced() {
     let host = Host::new();
     host.push("/v1/functions/f/versions?version=1.0.0", "one").await;
@@ -526,6 +550,8 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     for line in [
         "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"in\"} 5",
+        "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"kernel\"} 2",
+        "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"made\"} 3",
         "weir_chain_dropped_packets_total{tenant=\"default\",chain=\"a\",reason=\"fault\"} 1",
         "weir_function_verdicts_total{tenant=\"default\",chain=\"a\",function=\"f\",verdict=\"next\"} 5",
         "weir_function_sampled_calls_total{tenant=\"default\",chain=\"a\",function=\"f\"} 2",
@@ -686,6 +712,15 @@ async fn the_guide_says_what_each_kind_of_event_means() {
     let (table, _) = table.split_once("\n## ").unwrap();
     for kind in kinds {
         assert!(table.contains(&format!("`{}`", kind.as_str().unwrap())), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_guide_lists_each_path() {
+    let document = Host::new().ask("GET", "/openapi.json", None).await.json();
+    let page = include_str!("../../../../docs/guide/operate.md");
+    for path in document["paths"].as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{path}`")), "{path}");
     }
 }
 

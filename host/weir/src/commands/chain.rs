@@ -52,9 +52,13 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     output.outcome(&applied, |applied| {
         let done = if applied.new { "deployed" } else { "changed" };
         let mut text = format!(
-            "chain {} was {done}; pause {:.1} us, compiled in {:.1} ms\n\n",
+            "chain {} was {done}; pause {:.1} us, compiled in {:.1} ms\n",
             applied.view.chain.name, applied.pause_us, applied.compile_ms
         );
+        for note in &applied.notes {
+            text.push_str(&format!("note: {note}\n"));
+        }
+        text.push('\n');
         text.push_str(&show(&applied.view));
         text
     })
