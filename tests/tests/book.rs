@@ -17,6 +17,16 @@ fn pages(directory: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
+/// A page with what it includes in its place, as the book has it.
+fn with_included(path: &Path) -> String {
+    let page = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let Some(other) = page.strip_prefix("{{#include ").and_then(|rest| rest.strip_suffix("}}\n"))
+    else {
+        return page;
+    };
+    with_included(&path.parent().expect("a folder").join(other))
+}
+
 /// Targets of the links and pictures of a page, outside of its code.
 fn links(page: &str) -> Vec<String> {
     let mut links = Vec::new();
@@ -76,7 +86,7 @@ fn every_link_leads_somewhere() {
     }
     let mut broken = Vec::new();
     for path in &all {
-        let page = fs::read_to_string(path).expect("text");
+        let page = with_included(path);
         for link in links(&page) {
             if link.contains("://") || link.starts_with("mailto:") || link.starts_with('<') {
                 continue;
@@ -92,7 +102,7 @@ fn every_link_leads_somewhere() {
                 && target.canonicalize().is_ok_and(|to| !to.starts_with(root.join("docs")));
             let there = match fs::read_to_string(&target) {
                 _ if leaves => false,
-                Ok(text) if !name.is_empty() => anchors(&text).contains(name),
+                Ok(_) if !name.is_empty() => anchors(&with_included(&target)).contains(name),
                 _ => target.exists(),
             };
             if !there {

@@ -31,7 +31,7 @@ fn page() -> String {
     let mut page = format!(
         "# The contract, function by function\n\n\
          Package `{}`, as `wit/net.wit` and `wit/message.wit` have it. What lies where in memory is in\n\
-         `wit/window.md`, `wit/burst.md` and `wit/message.md`.\n",
+         [`wit/window.md`](wit/window.md), [`wit/burst.md`](wit/burst.md) and [`wit/message.md`](wit/message.md).\n",
         package.name
     );
     page.push_str("\n## Worlds\n");
