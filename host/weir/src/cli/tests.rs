@@ -34,7 +34,7 @@ fn reference() -> String {
 /// `WEIR_BLESS=1` writes it anew.
 #[test]
 fn the_reference_is_as_the_commands_are() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/cli.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
     if std::env::var_os("WEIR_BLESS").is_some() {
         std::fs::write(path, reference()).unwrap();
     }
