@@ -349,3 +349,43 @@ pub fn counts_requests(version: u8, refuses: bool) -> Vec<u8> {
     let text = TEXT.replace("VERSION", &(u32::from(b'0') + u32::from(version)).to_string());
     upload(&text.replace("REFUSES", if refuses { "1" } else { "0" }), "message-function-saving")
 }
+
+/// An upload for messages that lets everything pass, with these bodies of `save` and `restore`; the latter leaves its answer at 0x10.
+#[must_use]
+pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
+    const TEXT: &str = r#"(module
+  (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global $top (mut i32) (i32.const 0x1000))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+    (global.get $top)
+    (global.set $top (i32.add (global.get $top) (local.get 3))))
+  (func (export "weir:net/message@0.1.0#configure")
+    (param $bytes i32) (param $align i32) (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (local $region i32)
+    (local.set $bytes (i32.add (local.get $bytes) (local.get $align)))
+    (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
+      (i32.shr_u (local.get $bytes) (i32.const 16)))) (i32.const 16)))
+    (drop (call $attach-window (local.get $region) (local.get $bytes)))
+    ;; It wants the heads of requests.
+    (i32.store (i32.const 4) (i32.const 1))
+    (i32.const 0))
+  (func (export "weir:net/message@0.1.0#request-head") (param i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#request-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#response-head") (param i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#response-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#resume") (param i32 i32 i32 i32 i32 i32) (result i64) (i64.const 0))
+  (func (export "weir:net/message@0.1.0#ended") (param i32 i32 i32 i64))
+  (func (export "weir:net/message@0.1.0#tick") (param i64))
+  (func (export "weir:net/snapshot@0.1.0#save") (result i32)
+    SAVE
+    (i32.store (i32.const 0x20) (i32.const 0x40))
+    (i32.store (i32.const 0x24) (i32.const 1))
+    (i32.const 0x20))
+  (func (export "weir:net/snapshot@0.1.0#restore") (param i32 i32) (result i32)
+    RESTORE
+    (i32.const 0x10)))"#;
+    let text = TEXT.replace("SAVE", save).replace("RESTORE", restore);
+    upload(&text, "message-function-saving")
+}

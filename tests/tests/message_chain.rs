@@ -18,7 +18,7 @@ use weir_message::{
 };
 use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry, admit};
 use weir_tests::built::built;
-use weir_tests::wat_guest::changes_and_waits;
+use weir_tests::wat_guest::{changes_and_waits, saving_messages};
 
 struct Two;
 
@@ -567,6 +567,36 @@ fn a_swap_leaves_what_is_under_way_alone_and_is_taken_back_when_it_faults() {
             matches!(&notices[..], [Notice::RolledBack { version, .. }] if version == "2"),
             "{notices:?}"
         );
+    });
+}
+
+/// Does nothing but `save` and `restore`, with these bodies.
+fn saving(save: &str, restore: &str) -> FunctionPlan {
+    let admitted = Arc::new(admit(&saving_messages(save, restore)).unwrap());
+    FunctionPlan { admitted, config: "{}".into(), ..function("one", "/") }
+}
+
+const SPIN: &str = "(loop $more (br $more))";
+
+/// All listeners of a gateway's thread wait meanwhile.
+#[test]
+fn who_saves_or_restores_has_no_longer_than_its_deadline() {
+    run(|| async {
+        for (save, restore, call) in [(SPIN, "", "save"), ("", SPIN, "restore")] {
+            for (deadline, told) in [(1, 10), (30, 30)] {
+                let plan = FunctionPlan {
+                    deadline: Duration::from_millis(deadline),
+                    ..saving(save, restore)
+                };
+                let rig = Rig::with(&["one"], |function| *function = plan.clone());
+                let staged = rig.site.stage_function("test", &rig.chain.names(), 0, plan, None);
+                let error = rig.chain.swap(staged.unwrap()).unwrap_err().to_string();
+                let told = format!(
+                    "function one failed in `{call}`: deadline: ran longer than its deadline of {told}ms of CPU time"
+                );
+                assert!(error.starts_with(&told), "{error}");
+            }
+        }
     });
 }
 

@@ -19,6 +19,9 @@ use crate::plan::{FunctionPlan, MessageError, Site};
 /// A function's share of its chain's rooms: one of so many.
 const SHARE: u32 = 4;
 
+/// CPU time for `save` and `restore` of functions that have less for an event.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_millis(10);
+
 /// What happens to an exchange, as a function is told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
@@ -165,7 +168,8 @@ impl Instance {
     ) -> Result<(), MessageError> {
         let name = || plan.name.clone();
         let given = self.store.data().given_in_setup(0);
-        let called = self.prepare(|s| giving(s, given, |s| configure.call(s, (setup,))));
+        let called =
+            self.prepare(SETUP_DEADLINE, |s| giving(s, given, |s| configure.call(s, (setup,))));
         let (answer,) = match called {
             Ok(answer) => answer,
             Err(fault) if self.store.data().lays_state_out_anew(0, &fault) => {
@@ -291,7 +295,8 @@ impl Instance {
     /// When `save` trapped.
     pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(save) = self.snapshot.as_ref().map(|s| s.save) else { return Ok(None) };
-        let (saved,) = self.prepare(|s| giving(s, SAVED_MAX, |s| save.call(s, ())))?;
+        let deadline = self.snapshot_deadline();
+        let (saved,) = self.prepare(deadline, |s| giving(s, SAVED_MAX, |s| save.call(s, ())))?;
         Ok(Some(saved))
     }
 
@@ -301,8 +306,14 @@ impl Instance {
     /// When `restore` trapped.
     pub(crate) fn restore(&mut self, saved: Vec<u8>) -> Result<Result<(), String>, Fault> {
         let Some(restore) = self.snapshot.as_ref().map(|s| s.restore) else { return Ok(Ok(())) };
-        let (answer,) = self.prepare(|s| restore.call(s, (saved,)))?;
+        let deadline = self.snapshot_deadline();
+        let (answer,) = self.prepare(deadline, |s| restore.call(s, (saved,)))?;
         Ok(answer)
+    }
+
+    /// CPU time for `save` and `restore`: all listeners of the gateway's thread wait for them.
+    fn snapshot_deadline(&self) -> Duration {
+        self.deadline.max(SNAPSHOT_DEADLINE)
     }
 
     fn context(&mut self) -> &mut Context {
@@ -312,10 +323,11 @@ impl Instance {
     /// Calls what is called once; with a fault goes what the function logged meanwhile.
     fn prepare<T>(
         &mut self,
+        deadline: Duration,
         call: impl FnOnce(&mut Store<Guest<Context>>) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
         self.store.data_mut().listen();
-        let result = self.enter(NOBODY, SETUP_DEADLINE, call);
+        let result = self.enter(NOBODY, deadline, call);
         let said = self.store.data_mut().heard();
         result.map_err(|fault| fault.having_said(&said))
     }
