@@ -401,6 +401,19 @@ fn what_is_held_goes_on_in_order_or_is_answered() {
     });
 }
 
+/// Asks until the chain lets a request pass: how it left.
+async fn until_it_answers(rig: &Rig) -> http::request::Parts {
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut parts = request("/");
+        if let Step::Continue = rig.open().request_head(&mut parts, None).await {
+            return parts;
+        }
+        assert!(std::time::Instant::now() < until, "it never came back");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[test]
 fn a_fault_costs_its_exchange_and_those_the_instance_knew() {
     run(|| async {
@@ -411,16 +424,7 @@ fn a_fault_costs_its_exchange_and_those_the_instance_knew() {
         let body = failed.body().concat();
         assert_eq!(body, b"function one is out of order\n");
         // Its back-off is short, and a new instance comes meanwhile.
-        let until = std::time::Instant::now() + Duration::from_secs(10);
-        loop {
-            let mut parts = request("/");
-            if let Step::Continue = rig.open().request_head(&mut parts, None).await {
-                assert_eq!(seen(&parts.headers), ["one", "two"]);
-                break;
-            }
-            assert!(std::time::Instant::now() < until, "it never came back");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        assert_eq!(seen(&until_it_answers(&rig).await.headers), ["one", "two"]);
         // The new instance does not know this one.
         let lost = answer(bystander.response_head(&mut response(), None).await);
         assert_eq!(lost.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -597,6 +601,53 @@ fn who_saves_or_restores_has_no_longer_than_its_deadline() {
                 assert!(error.starts_with(&told), "{error}");
             }
         }
+    });
+}
+
+const TRAP: &str = "(unreachable)";
+
+#[test]
+fn a_function_that_traps_in_save_is_told_and_made_anew() {
+    run(|| async {
+        let rig = Rig::with(&["one"], |function| *function = saving(TRAP, ""));
+        let stage = |version: &str| {
+            let plan = FunctionPlan { version: version.into(), ..saving("", "") };
+            rig.site.stage_function("test", &rig.chain.names(), 0, plan, None).unwrap()
+        };
+        let error = rig.chain.swap(stage("2")).unwrap_err().to_string();
+        assert!(error.starts_with("function one failed in `save`: trap: "), "{error}");
+        let told: Vec<Notice> = rig.notices.borrow_mut().drain(..).collect();
+        assert!(
+            matches!(&told[..], [Notice::Fault { version, .. }] if version == "1"),
+            "{told:?}"
+        );
+        until_it_answers(&rig).await;
+        // And again, by whom it is to be followed.
+        let findings = Arc::new(Findings::default());
+        rig.chain.begin_canary(stage("2"), 0, findings).unwrap();
+        rig.chain.promote().unwrap_err();
+        assert_eq!(rig.notices.borrow_mut().drain(..).count(), 1);
+        until_it_answers(&rig).await;
+        assert!(rig.notices.borrow().is_empty());
+        rig.check();
+    });
+}
+
+#[test]
+fn a_canary_that_traps_in_restore_costs_those_that_have_it_and_is_no_fault_of_theirs() {
+    run(|| async {
+        let rig = Rig::with(&["one"], |function| *function = saving("", TRAP));
+        let staged = rig.site.stage_function("test", &rig.chain.names(), 0, saving("", TRAP), None);
+        rig.chain.begin_canary(staged.unwrap(), 100, Arc::default()).unwrap();
+        let tried = rig.open();
+        let error = rig.chain.promote().unwrap_err().to_string();
+        assert!(error.starts_with("function one failed in `restore`: trap: "), "{error}");
+        let failed = answer(tried.request_head(&mut request("/"), None).await);
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let step = rig.open().request_head(&mut request("/"), None).await;
+        assert!(matches!(step, Step::Continue), "{step:?}");
+        assert!(rig.notices.borrow().is_empty());
+        rig.check_after(tried, failed, step);
     });
 }
 

@@ -249,24 +249,40 @@ impl Function {
         self.break_down(&mut self.inner.borrow_mut(), fault);
     }
 
-    /// Gives what this one saved to its successor.
-    pub(crate) fn hand_over(&self, to: &Self) -> Result<(), MessageError> {
-        let name = || self.plan.name.clone();
+    /// What it saved, if it exports `snapshot` and is not out of order.
+    ///
+    /// # Errors
+    /// When `save` trapped: then it is out of order, and gets a new instance.
+    pub(crate) fn save(&self) -> Result<Option<Vec<u8>>, Fault> {
+        let mut inner = self.inner.borrow_mut();
+        let Some(instance) = inner.instance.as_mut() else { return Ok(None) };
         let _ticking = self.site.sandbox.ticker().tick();
+        let saved = instance.save();
+        if let Err(fault) = &saved {
+            self.break_down(&mut inner, fault);
+        }
+        saved
+    }
+
+    /// Gives it what its predecessor saved.
+    ///
+    /// # Errors
+    /// When it refuses that, or `restore` trapped: nothing is told to that instance any more.
+    pub(crate) fn restore(&self, saved: Vec<u8>) -> Result<(), MessageError> {
+        let name = || self.plan.name.clone();
         let mut inner = self.inner.borrow_mut();
         let Some(instance) = inner.instance.as_mut() else { return Ok(()) };
-        let saved = instance.save();
-        let saved =
-            saved.map_err(|fault| MessageError::Fault { name: name(), call: "save", fault })?;
-        let mut next = to.inner.borrow_mut();
-        let (Some(saved), Some(next)) = (saved, next.instance.as_mut()) else { return Ok(()) };
-        match next.restore(saved) {
+        let _ticking = self.site.sandbox.ticker().tick();
+        match instance.restore(saved) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => {
                 let message = weir_sandbox::one_line(&message).into_owned();
                 Err(MessageError::Refused { name: name(), what: "saved state", message })
             }
-            Err(fault) => Err(MessageError::Fault { name: name(), call: "restore", fault }),
+            Err(fault) => {
+                inner.instance = None;
+                Err(MessageError::Fault { name: name(), call: "restore", fault })
+            }
         }
     }
 

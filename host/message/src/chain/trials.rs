@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Chain;
+use super::{Chain, Notice};
 use super::version::{Canary, Version, new_version};
 use crate::function::{Function, Position};
 use crate::plan::{MessageError, Staged, StagedFunction};
@@ -19,14 +19,15 @@ impl Chain {
     /// Gives all new exchanges another chain, which was staged for the same site.
     ///
     /// # Errors
-    /// When a function does not take what its predecessor saved; the chain stays as it is.
+    /// When a function does not take what its predecessor saved; the chain stays as it is. When one faults in `save`; then the chain has
+    /// a new instance of it, without what that one knew.
     pub fn publish(&self, staged: Staged) -> Result<(), MessageError> {
         let next = new_version(&self.0.site, &self.0.name, staged.functions);
         let before = Rc::clone(&self.0.version.borrow());
         for function in &next.functions {
             let same = |old: &&Rc<Function>| old.plan.name == function.plan.name;
             if let Some(old) = before.functions.iter().find(same) {
-                old.hand_over(function)?;
+                self.hand_over(old, function)?;
             }
         }
         next.functions.iter().for_each(|function| self.started(function));
@@ -37,12 +38,13 @@ impl Chain {
     /// Gives all new exchanges another version of a function. Ends a trial.
     ///
     /// # Errors
-    /// When there is no such function, or it does not take what its predecessor saved; the old one stays.
+    /// When there is no such function, or it does not take what its predecessor saved; the old one stays. When that one faults in
+    /// `save`, as for [`Self::publish`].
     pub fn swap(&self, staged: StagedFunction) -> Result<(), MessageError> {
         let place = self.place(&staged.plan.name)?;
         let function = Rc::new(self.function(place, staged));
         let version = Rc::clone(&self.0.version.borrow());
-        version.functions[place].hand_over(&function)?;
+        self.hand_over(&version.functions[place], &function)?;
         function.watch(Rc::clone(&version.functions[place]));
         self.started(&function);
         self.set(version.with(place, function));
@@ -127,11 +129,12 @@ impl Chain {
     /// Makes the canary the running version.
     ///
     /// # Errors
-    /// When there is none, or it does not take what its predecessor saved; the trial is over then.
+    /// When there is none, or it does not take what its predecessor saved; the trial is over then. When that one faults in `save`, as
+    /// for [`Self::publish`], too.
     pub fn promote(&self) -> Result<(), MessageError> {
         let before = Rc::clone(&self.0.version.borrow());
         let Canary { place, function, .. } = before.canary.clone().ok_or_else(no_canary)?;
-        let handed = before.functions[place].hand_over(&function);
+        let handed = self.hand_over(&before.functions[place], &function);
         if handed.is_err() {
             self.end_trial();
             return handed;
@@ -170,6 +173,17 @@ impl Chain {
             let functions = before.functions.clone();
             self.set(Version::new(functions, None, None));
         }
+    }
+
+    /// Gives what a function saved to its successor. The operator is told of a fault of the function itself; of its successor's, who
+    /// wants that one.
+    fn hand_over(&self, from: &Function, to: &Function) -> Result<(), MessageError> {
+        let saved = from.save().map_err(|fault| {
+            let (function, version) = (from.plan.name.clone(), from.plan.version.clone());
+            (self.0.notices)(Notice::Fault { function, version, fault: fault.clone() });
+            MessageError::Fault { name: from.plan.name.clone(), call: "save", fault }
+        })?;
+        saved.map_or(Ok(()), |saved| to.restore(saved))
     }
 
     fn without_trial(&self) -> Result<Rc<Version>, MessageError> {
