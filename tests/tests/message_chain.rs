@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response, StatusCode};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weir_exchange::{
     BodyStep, CallResult, Direction, Ended, Environment, Origin, Pieces, Step, Upstreams,
 };
@@ -429,6 +430,28 @@ fn a_fault_costs_its_exchange_and_those_the_instance_knew() {
         let lost = answer(bystander.response_head(&mut response(), None).await);
         assert_eq!(lost.status(), StatusCode::SERVICE_UNAVAILABLE);
         rig.check_after(bystander, lost, failed);
+    });
+}
+
+#[test]
+fn a_function_comes_back_when_there_are_threads_again() {
+    run(|| async {
+        let telemetry = Arc::new(Telemetry::default());
+        let rig = Rig::with(&["one"], |plan| plan.telemetry = Arc::clone(&telemetry));
+        let before = getrlimit(Resource::As);
+        // The process has more already: it can map no more, and so no stack of a thread, whatever is unmapped meanwhile.
+        setrlimit(Resource::As, Rlimit { current: Some(1 << 20), ..before }).unwrap();
+        // Stacks of threads that have ended are used again.
+        let other = || std::thread::Builder::new().spawn(std::thread::park).ok();
+        let others: Vec<_> = std::iter::from_fn(other).collect();
+        let failed = answer(rig.open().request_head(&mut request("/one/trap"), None).await);
+        assert_eq!(failed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        setrlimit(Resource::As, before).unwrap();
+        others.iter().for_each(|other| other.thread().unpark());
+        let said = telemetry.lines().0;
+        assert!(said.iter().any(|line| line.message.contains("the host has no thread")), "{said:?}");
+        until_it_answers(&rig).await;
+        rig.check_after((), (), failed);
     });
 }
 

@@ -17,6 +17,9 @@ use crate::context::Effects;
 use crate::instance::{Event, Instance};
 use crate::plan::{FunctionPlan, MessageError, Proxy, Site, StagedFunction};
 
+/// How long until a thread for a new instance is asked for again, in nanoseconds, if there was none.
+const NO_THREAD: u64 = 200_000_000;
+
 /// What an exchange remembers of a function.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
@@ -305,7 +308,10 @@ impl Function {
             self.plan.counters.set_health(inner.record.health);
             return true;
         }
-        let Some(repair) = &inner.repair else { return false };
+        let Some(repair) = &inner.repair else {
+            self.begin_repair(inner, now);
+            return false;
+        };
         match repair.try_recv() {
             Ok(Ok(staged)) => {
                 self.wants.set(staged.instance.as_ref().map(Instance::wants).unwrap_or_default());
@@ -356,9 +362,13 @@ impl Function {
         inner.record.fault(now);
         self.plan.counters.set_health(inner.record.health);
         inner.repair = None;
-        if inner.record.health == Health::Quarantined || self.plan.proxy.is_some() {
-            return;
+        if inner.record.health != Health::Quarantined && self.plan.proxy.is_none() {
+            self.begin_repair(inner, now);
         }
+    }
+
+    /// Has a new instance made on a thread of its own. If there is none it stays out of order for now, which is no fault of its own.
+    fn begin_repair(&self, inner: &mut Inner, now: u64) {
         let (done, repaired) = channel();
         let (site, plan, state) = (self.site.clone(), self.plan.clone(), self.state.clone());
         let Position { chain, names, place } = self.position.clone();
@@ -366,8 +376,13 @@ impl Function {
             // Nobody waits for it any more if the function was replaced meanwhile.
             let _ = done.send(site.stage_function(&chain, &names, place, plan, state));
         });
-        if started.is_ok() {
-            inner.repair = Some(repaired);
+        match started {
+            Ok(_) => inner.repair = Some(repaired),
+            Err(error) => {
+                inner.record.health = Health::BackOff { until: now.saturating_add(NO_THREAD) };
+                let text = format!("starting anew has to wait: the host has no thread: {error}");
+                self.plan.telemetry.log(Level::Error, &text);
+            }
         }
     }
 }
