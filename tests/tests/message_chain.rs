@@ -449,9 +449,46 @@ fn a_function_comes_back_when_there_are_threads_again() {
         setrlimit(Resource::As, before).unwrap();
         others.iter().for_each(|other| other.thread().unpark());
         let said = telemetry.lines().0;
-        assert!(said.iter().any(|line| line.message.contains("the host has no thread")), "{said:?}");
+        assert!(
+            said.iter().any(|line| line.message.contains("the host has no thread")),
+            "{said:?}"
+        );
         until_it_answers(&rig).await;
         rig.check_after((), (), failed);
+    });
+}
+
+#[test]
+fn what_a_version_has_counted_is_told_when_its_last_exchange_has_ended() {
+    run(|| async {
+        let telemetry = Arc::new(Telemetry::default());
+        let rig = Rig::with(&["one"], |plan| plan.telemetry = Arc::clone(&telemetry));
+        let ended = || telemetry.counters().get("ended").copied().unwrap_or(0);
+        let serve = async || begin(&rig, "/").await.end(Ended::Delivered, None, Duration::ZERO);
+        let other = || {
+            let telemetry = Arc::clone(&telemetry);
+            let plan = FunctionPlan { telemetry, ..function("one", "/") };
+            rig.site.stage_function("test", &rig.chain.names(), 0, plan, None).unwrap()
+        };
+        // The SDK keeps what is counted for a tenth of a second.
+        serve().await;
+        rig.chain.swap(other()).unwrap();
+        assert_eq!(ended(), 1);
+        let late = begin(&rig, "/").await;
+        rig.chain.swap(other()).unwrap();
+        late.end(Ended::Delivered, None, Duration::ZERO);
+        drop(late);
+        assert_eq!(ended(), 2);
+        // A trial that ends, and the version that is brought back behind it.
+        rig.chain.begin_canary(other(), 100, Arc::default()).unwrap();
+        serve().await;
+        rig.chain.end_trial();
+        assert_eq!(ended(), 3);
+        rig.chain.swap(other()).unwrap();
+        rig.chain.undo("one", "1").unwrap();
+        serve().await;
+        drop(rig);
+        assert_eq!(ended(), 4);
     });
 }
 
@@ -640,10 +677,7 @@ fn a_function_that_traps_in_save_is_told_and_made_anew() {
         let error = rig.chain.swap(stage("2")).unwrap_err().to_string();
         assert!(error.starts_with("function one failed in `save`: trap: "), "{error}");
         let told: Vec<Notice> = rig.notices.borrow_mut().drain(..).collect();
-        assert!(
-            matches!(&told[..], [Notice::Fault { version, .. }] if version == "1"),
-            "{told:?}"
-        );
+        assert!(matches!(&told[..], [Notice::Fault { version, .. }] if version == "1"), "{told:?}");
         until_it_answers(&rig).await;
         // And again, by whom it is to be followed.
         let findings = Arc::new(Findings::default());

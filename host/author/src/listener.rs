@@ -35,8 +35,8 @@ const UPSTREAM: &str = "upstream";
 /// Nobody waits longer for an answer.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// When counters are handed over, and when those that are not there yet will not come.
-const HANDED_OVER: Duration = Duration::from_millis(120);
+/// How often it is looked for counters that are expected, and when those that are not there yet will not come.
+const LOOK: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_secs(2);
 
 /// What came of a test.
@@ -135,9 +135,8 @@ impl Listener {
     /// Waits for these counters and gauges, ends it, and tells what the function did.
     pub(crate) fn finish(self, problems: Vec<String>, expect: &Expect) -> Ran {
         let function = &self.tested.plan.functions[0];
-        // Functions may hand over what they counted ten times a second.
+        // What it does beside its exchanges, it may still be at.
         let until = Instant::now() + LATE;
-        std::thread::sleep(HANDED_OVER);
         let counted = |(name, n): (&String, &u64)| {
             function.telemetry.counters().get(name).copied().unwrap_or(0) >= *n
         };
@@ -146,8 +145,9 @@ impl Listener {
             expect.gauges.iter().flatten().all(|(name, value)| is(*value, gauges.get(name)))
         };
         while !(expect.counters.iter().flatten().all(counted) && set()) && Instant::now() < until {
-            std::thread::sleep(HANDED_OVER);
+            std::thread::sleep(LOOK);
         }
+        // At its end it hands over what it has counted beside those.
         self.gateway.drain(Duration::from_secs(1));
         drop(self.gateway);
         let faults = self.tested.faults.lock().unwrap_or_else(PoisonError::into_inner).clone();

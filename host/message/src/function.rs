@@ -67,6 +67,15 @@ pub(crate) struct Function {
     position: Position,
     inner: RefCell<Inner>,
     wants: Cell<Wants>,
+    /// New exchanges get it.
+    runs: Cell<bool>,
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // A function that faults in its last moment harms nobody.
+        drop(self.inner.get_mut().flush(&self.site));
+    }
 }
 
 struct Inner {
@@ -75,6 +84,17 @@ struct Inner {
     generation: u32,
     repair: Option<Receiver<Result<StagedFunction, MessageError>>>,
     before: Replaced<Rc<Function>>,
+}
+
+impl Inner {
+    /// Calls `tick` ahead of the time that it asked for, if it asked for one: functions that count hand over by it what they counted.
+    fn flush(&mut self, site: &Site) -> Result<(), Fault> {
+        let asked = self.instance.as_mut().filter(|instance| instance.timer() != 0);
+        let Some(instance) = asked else { return Ok(()) };
+        let _ticking = site.sandbox.ticker().tick();
+        // The time as it is: to other times it would forget what a successor has in the same state region.
+        instance.tick(clock::monotonic()).map(drop)
+    }
 }
 
 /// What was replaced, for as long as it may come back, and until when a fault brings it back.
@@ -105,7 +125,8 @@ impl Function {
         let record = Record::new(plan.on_fault);
         plan.counters.set_health(record.health);
         let inner = Inner { instance, record, generation: 1, repair: None, before: Replaced(None) };
-        Self { plan, state, site, position, inner: RefCell::new(inner), wants }
+        let runs = Cell::new(true);
+        Self { plan, state, site, position, inner: RefCell::new(inner), wants, runs }
     }
 
     /// Keeps what it replaced for a while.
@@ -211,6 +232,17 @@ impl Function {
         Some(ticked)
     }
 
+    /// No exchange has it any more: if new ones do not get it, either, it is asked for what it has counted and not told yet.
+    pub(crate) fn left(&self) {
+        if self.runs.get() {
+            return;
+        }
+        let mut inner = self.inner.borrow_mut();
+        if let Err(fault) = inner.flush(&self.site) {
+            self.break_down(&mut inner, &fault);
+        }
+    }
+
     /// What it asked for when it was configured.
     pub(crate) fn left_over(&self) -> Option<Box<Effects>> {
         self.inner.borrow_mut().instance.as_mut().and_then(Instance::left_over)
@@ -221,8 +253,9 @@ impl Function {
         self.plan.proxy.is_some()
     }
 
-    /// Whether its instances may serve several exchanges: not those of a version that new ones do not get.
+    /// Whether new exchanges get it; only then the instances of a service serve several.
     pub(crate) fn runs(&self, runs: bool) {
+        self.runs.set(runs);
         if let Some(proxy) = self.plan.proxy.as_ref().and_then(Proxy::here) {
             proxy.reuses_instances(runs);
         }

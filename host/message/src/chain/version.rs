@@ -104,6 +104,15 @@ impl Version {
     }
 }
 
+impl Drop for Version {
+    fn drop(&mut self) {
+        // Those that nobody else has end now, and do the same then.
+        self.all()
+            .filter(|function| Rc::strong_count(function) > 1)
+            .for_each(|function| function.left());
+    }
+}
+
 /// What was staged for a chain.
 pub(super) fn new_version(site: &Site, name: &str, functions: Vec<StagedFunction>) -> Version {
     let names: Vec<String> = functions.iter().map(|f| f.plan.name.clone()).collect();
