@@ -8,7 +8,9 @@ use weir_chain::board::{self, End};
 use weir_chain::{ChainError, Executor, FunctionSpec, Mode, Prepared, Tick};
 use weir_layout::{Metadata, Verdict};
 use weir_pool::Packet;
-use weir_sandbox::{Admitted, Fault, FaultKind, Level, Sandbox, SandboxConfig, Shared};
+use weir_sandbox::{
+    Admitted, Fault, FaultKind, InstanceError, Level, Sandbox, SandboxConfig, Shared,
+};
 use weir_tests::bench_plane::{Plane, chain, function};
 use weir_tests::built;
 
@@ -166,7 +168,7 @@ fn explains_faults(probe: &Probe, message: &str, frame: &str) {
         assert!(has(&log, Level::Error, message), "{log:?}");
         assert!(has(&log, Level::Error, frame), "{log:?}");
         let Err(error) = probe.start("refuse", mode) else { panic!("it was to refuse") };
-        assert!(matches!(*error, ChainError::Refused { .. }), "{error}");
+        assert!(matches!(*error, ChainError::Instance(InstanceError::Refused { .. })), "{error}");
         assert!(error.to_string().contains("configured to refuse"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use weir_chain::ChainError;
 use weir_packet_plane::{ChainPlan, Lane, LaneConfig, PlaneError};
-use weir_sandbox::Sandbox;
+use weir_sandbox::{InstanceError, Sandbox};
 
 /// A lane with this chain.
 ///
@@ -16,10 +16,11 @@ pub fn lane(sandbox: &Arc<Sandbox>, plan: ChainPlan, config: LaneConfig) -> Resu
     // Lines are found in components that are still there.
     let functions = plan.functions.clone();
     let made = Lane::new(Arc::clone(sandbox), plan, config).map_err(|error| match error {
-        PlaneError::Chain(ChainError::Refused { .. }) => error.into(),
-        PlaneError::Chain(ChainError::Fault { name, call, mut fault }) => {
+        PlaneError::Chain(ChainError::Instance(InstanceError::Refused { .. })) => error.into(),
+        PlaneError::Chain(ChainError::Instance(InstanceError::Fault { name, call, mut fault })) => {
             fault.message = weir_sandbox::explain(&fault.message);
-            PlaneError::Chain(ChainError::Fault { name, call, fault }).into()
+            let fault = InstanceError::Fault { name, call, fault };
+            PlaneError::Chain(ChainError::Instance(fault)).into()
         }
         failed => anyhow!(weir_sandbox::explain(&failed.to_string())),
     });

@@ -15,7 +15,7 @@ use weir_message::{
     orders,
 };
 use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
-use weir_sandbox::{Sandbox, World};
+use weir_sandbox::{Given, InstanceError, Sandbox, World};
 use weir_spec::ResolvedFunction;
 
 use crate::function::Function;
@@ -114,13 +114,17 @@ impl Listener {
         if let Err(error) = gateway.set(config) {
             let log = || lines(&tested.plan.functions[0].telemetry);
             return match tested.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(MessageError::Refused { what: "configuration", message, .. }) => {
-                    Ok(Started::Refused(message, log()))
-                }
+                Some(MessageError::Instance(InstanceError::Refused {
+                    what: Given::Configuration,
+                    message,
+                    ..
+                })) => Ok(Started::Refused(message, log())),
                 Some(failed) => {
                     let told = weir_sandbox::explain(&failed.to_string());
                     match failed {
-                        MessageError::Fault { .. } => Ok(Started::Failed(told, log())),
+                        MessageError::Instance(InstanceError::Fault { .. }) => {
+                            Ok(Started::Failed(told, log()))
+                        }
                         _ => bail!(told),
                     }
                 }

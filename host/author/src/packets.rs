@@ -11,7 +11,7 @@ use weir_packet_plane::{ChainPlan, Clock, LaneConfig, PlaneError, Turn};
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
-use weir_sandbox::{Sandbox, Telemetry};
+use weir_sandbox::{Given, InstanceError, Sandbox, Telemetry};
 use weir_spec::{ReplayReport, ResolvedFunction};
 
 use crate::captures::Frame;
@@ -92,10 +92,14 @@ pub(crate) fn run(
     let mut lane = match lane(sandbox, plan, config) {
         Ok(lane) => lane,
         Err(error) => match error.downcast()? {
-            PlaneError::Chain(ChainError::Refused { what: "configuration", message, .. }) => {
+            PlaneError::Chain(ChainError::Instance(InstanceError::Refused {
+                what: Given::Configuration,
+                message,
+                ..
+            })) => {
                 return Ok(Run::Refused(message, lines(&telemetry)));
             }
-            PlaneError::Chain(fault @ ChainError::Fault { .. }) => {
+            PlaneError::Chain(ChainError::Instance(fault @ InstanceError::Fault { .. })) => {
                 return Ok(Run::Failed(fault.to_string(), lines(&telemetry)));
             }
             error => bail!(error),

@@ -7,8 +7,8 @@ use wasmtime::component::Component;
 use weir_layout::{FUNCTIONS_MAX, PAGE};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, CompileError, Compiled, Fault, GuestFunction, Limits, SETUP_DEADLINE, Sandbox,
-    Services, Setup, Shared, Telemetry, Treatment, Window, World, size, start_failure,
+    Admitted, CompileError, Compiled, Fault, GuestFunction, InstanceError, Limits, SETUP_DEADLINE,
+    Sandbox, Services, Setup, Shared, Telemetry, Treatment, Window, World, start_failure,
 };
 
 use crate::board;
@@ -86,73 +86,21 @@ pub enum ChainError {
     /// Too many functions.
     #[error("the chain has {0} functions; allowed are 1 to {FUNCTIONS_MAX}")]
     Length(usize),
-    /// Needs more memory at its start than it may have.
-    #[error(
-        "function {name}: it starts with {} of memory, its limit is {}: raise `memory`, or \
-         build it with a smaller stack or smaller static data",
-        size(*needs),
-        size(*limit as u64)
-    )]
-    Memory {
-        /// The function.
-        name: String,
-        /// Bytes it starts with.
-        needs: u64,
-        /// Bytes it may have.
-        limit: usize,
-    },
     /// A function for messages in a chain for packets.
     #[error("function {0} is for messages, and this chain is for packets")]
     World(String),
-    /// A component does not compile.
-    #[error("function {name}: {source}")]
-    Compile {
-        /// The function.
-        name: String,
-        /// Why.
-        source: CompileError,
-    },
     /// The composed chain does not compile.
     #[error("linking the chain: {0}")]
     Link(CompileError),
     /// A function's imports or exports do not have the types of `weir:net`, or its start code trapped.
     #[error("instantiating: {0}")]
     Instantiate(String),
-    /// `configure` or `restore` gave an error.
-    #[error("function {name} refused its {what}: {message}")]
-    Refused {
-        /// The function.
-        name: String,
-        /// `configuration` or `saved state`.
-        what: &'static str,
-        /// What it said.
-        message: String,
-    },
-    /// `configure`, `save` or `restore` trapped.
-    #[error("function {name} failed in `{call}`: {fault}")]
-    Fault {
-        /// The function.
-        name: String,
-        /// The export that was called.
-        call: &'static str,
-        /// What happened.
-        fault: Fault,
-    },
-    /// A function wrote to the state region it was to take over while it was configured: it lays it out in
-    /// another way, and needs a fresh one.
-    #[error("function {name} lays its state region out in another way than its predecessor")]
-    State {
-        /// Its name.
-        name: String,
-        /// Its place.
-        place: usize,
-    },
+    /// A function cannot have an instance, or its instance no successor.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
     /// The control area cannot be had.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// Memory cannot be shared with guests.
-    #[error("sharing memory with the chain: {0}")]
-    Share(std::io::Error),
 }
 
 impl ChainError {
@@ -200,11 +148,7 @@ impl Prepared {
             if function.admitted.world.of_messages() {
                 return Err(ChainError::World(function.name.clone()));
             }
-            let needs = function.admitted.memory_at_start;
-            if needs > function.memory as u64 {
-                let (name, limit) = (function.name.clone(), function.memory);
-                return Err(ChainError::Memory { name, needs, limit });
-            }
+            InstanceError::check_memory(&function.name, &function.admitted, function.memory)?;
         }
         let mut compiled_in = Duration::ZERO;
         let mut count = |compiled: Compiled| {
@@ -229,7 +173,7 @@ impl Prepared {
                 let compile = |f: &FunctionSpec| {
                     sandbox
                         .compile(&f.admitted.component, f.admitted.hash)
-                        .map_err(|source| ChainError::Compile { name: f.name.clone(), source })
+                        .map_err(|source| InstanceError::Compile { name: f.name.clone(), source })
                 };
                 let mut components = Vec::new();
                 for function in &spec.functions {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use wasmtime::Store;
-use wasmtime::component::{Component, Instance, TypedFunc};
+use wasmtime::component::{Component, TypedFunc};
 use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 use weir_sandbox::{
-    ARGUMENTS_MAX, Fault, Guest, Running, SAVED_MAX, Sandbox, Services, Setup, Shared, World,
-    giving, link_function, link_runner, one_line,
+    ARGUMENTS_MAX, Configure, Exports, Fault, Guest, Running, Sandbox, Services, Setup, Shared,
+    Snapshot, World, configure, giving, link_function, link_runner, once,
 };
 
 use crate::board::runs;
@@ -20,24 +20,14 @@ pub struct Linked<S: 'static> {
     store: Store<Guest<S>>,
     run: TypedFunc<(u32, u32, u32), ()>,
     serve: TypedFunc<(), ()>,
-    functions: Vec<Exports>,
+    functions: Vec<Calls>,
 }
 
-/// What a function exports beside `process`.
-pub(crate) struct Exports {
+/// What is called of a function beside `process`.
+pub(crate) struct Calls {
     pub(crate) tick: TypedFunc<(u64,), ()>,
     pub(crate) snapshot: Option<Snapshot>,
 }
-
-pub(crate) struct Snapshot {
-    pub(crate) save: TypedFunc<(), (Vec<u8>,)>,
-    pub(crate) restore: TypedFunc<(Vec<u8>,), (Result<(), String>,)>,
-}
-
-/// CPU time for `save` and `restore` of functions that have less for a burst.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_millis(10);
-
-pub(crate) type Configure = TypedFunc<(Setup,), (Result<(), String>,)>;
 
 impl<S: Services> Linked<S> {
     pub(crate) fn new(
@@ -48,7 +38,6 @@ impl<S: Services> Linked<S> {
         room_bytes: u32,
         setup_deadline: Duration,
     ) -> Result<Self, ChainError> {
-        let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
         let functions = spec.functions.iter().map(|f| guest_function(f, window)).collect();
         let mut guest = Guest::new(functions);
         guest.setup = setup_deadline;
@@ -76,25 +65,23 @@ impl<S: Services> Linked<S> {
         })
         .map_err(wrong)?;
 
-        let mut exports = Vec::new();
+        let mut functions = Vec::new();
         for (place, function) in spec.functions.iter().enumerate() {
             let name = compose::function_export(place);
-            let (configure, tick) = standard_exports(&mut store, &instance, &name)?;
-            let snapshot = function
-                .admitted
-                .saves
-                .then(|| snapshot(&mut store, &instance, &compose::snapshot_export(place)))
-                .transpose()?;
-            call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            let exports = Exports { instance: &instance, interface: &name };
+            let name = compose::snapshot_export(place);
+            let snapshot = Exports { instance: &instance, interface: &name };
+            let snapshot = function.admitted.saves.then_some(snapshot);
+            let setup = setup(spec, place, window, room_bytes);
+            functions.push(begin(&mut store, place, exports, snapshot, setup)?);
             if function.admitted.world == World::Burst {
-                let heads = head_bytes(&mut store, &instance, &name, place)?;
+                let heads = head_bytes(&mut store, place, exports)?;
                 store.data_mut().board_mut().0.set(control::HEADS + place * 4, heads);
             }
-            exports.push(Exports { tick, snapshot });
         }
         let run = instance.get_typed_func(&mut store, "run").map_err(wrong)?;
         let serve = instance.get_typed_func(&mut store, "serve").map_err(wrong)?;
-        Ok(Self { store, run, serve, functions: exports })
+        Ok(Self { store, run, serve, functions })
     }
 
     pub(crate) fn board(&self) -> &Memory {
@@ -187,115 +174,36 @@ pub(crate) fn with_services<S: Services>(
     result
 }
 
-/// `configure` and `tick` of an exported instance.
-pub(crate) fn standard_exports<S: Services>(
-    store: &mut Store<Guest<S>>,
-    instance: &Instance,
-    export: &str,
-) -> Result<(Configure, TypedFunc<(u64,), ()>), ChainError> {
-    Ok((typed(store, instance, export, "configure")?, typed(store, instance, export, "tick")?))
+/// What is wrong with an instance's types.
+pub(crate) fn wrong(error: wasmtime::Error) -> ChainError {
+    ChainError::Instantiate(format!("{error:#}"))
 }
 
-pub(crate) fn snapshot<S: Services>(
-    store: &mut Store<Guest<S>>,
-    instance: &Instance,
-    export: &str,
-) -> Result<Snapshot, ChainError> {
-    Ok(Snapshot {
-        save: typed(store, instance, export, "save")?,
-        restore: typed(store, instance, export, "restore")?,
-    })
-}
-
-/// A function of an exported instance, with its type checked.
-pub(crate) fn typed<S, P, R>(
-    store: &mut Store<Guest<S>>,
-    instance: &Instance,
-    export: &str,
-    name: &str,
-) -> Result<TypedFunc<P, R>, ChainError>
-where
-    S: Services,
-    P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower,
-    R: wasmtime::component::ComponentNamedList + wasmtime::component::Lift,
-{
-    let index = instance
-        .get_export_index(&mut *store, None, export)
-        .and_then(|outer| instance.get_export_index(&mut *store, Some(&outer), name))
-        .ok_or_else(|| {
-            ChainError::Instantiate(format!("it does not export `{name}` in {export}"))
-        })?;
-    instance
-        .get_typed_func(&mut *store, index)
-        .map_err(|error| ChainError::Instantiate(format!("`{name}` of {export}: {error:#}")))
-}
-
-/// Calls an export while a chain is being prepared.
-fn prepare<S: Services, T>(
+/// Configures the function at this place, with these exports, and those of `snapshot` if it has them: what is called of it later.
+pub(crate) fn begin<S: Services>(
     store: &mut Store<Guest<S>>,
     place: usize,
-    what: &'static str,
-    deadline: Duration,
-    call: impl FnOnce(&mut Store<Guest<S>>) -> wasmtime::Result<T>,
-) -> Result<T, ChainError> {
-    let guest = store.data_mut();
-    guest.set_running(Running::Function { place, deadline });
-    guest.listen();
-    let result = call(store);
-    let guest = store.data_mut();
-    let result = guest.outcome(result);
-    let said = guest.heard();
-    guest.set_running(Running::Nobody);
-    result.map_err(|fault| ChainError::Fault {
-        name: guest.functions[place].name.clone(),
-        call: what,
-        fault: fault.having_said(&said),
-    })
-}
-
-pub(crate) fn call_configure<S: Services>(
-    store: &mut Store<Guest<S>>,
-    configure: &Configure,
-    place: usize,
+    exports: Exports<'_>,
+    snapshot: Option<Exports<'_>>,
     setup: Setup,
-) -> Result<(), ChainError> {
-    let deadline = store.data().setup;
-    let given = store.data().given_in_setup(place);
-    let called = prepare(store, place, "configure", deadline, |store| {
-        giving(store, given, |store| configure.call(store, (setup,)))
-    });
-    let guest = store.data_mut();
-    let (answer,) = match called {
-        Ok(answer) => answer,
-        Err(ChainError::Fault { name, fault, .. }) if guest.lays_state_out_anew(place, &fault) => {
-            return Err(ChainError::State { name, place });
-        }
-        Err(error) => return Err(error),
-    };
-    guest.open(place).map_err(ChainError::Share)?;
-    answer.map_err(|message| ChainError::Refused {
-        name: store.data().functions[place].name.clone(),
-        what: "configuration",
-        message: one_line(&message).into_owned(),
-    })
+) -> Result<Calls, ChainError> {
+    let take: Configure<()> = exports.get(store, "configure").map_err(wrong)?;
+    let tick = exports.get(store, "tick").map_err(wrong)?;
+    let snapshot = snapshot.map(|s| s.snapshot(store)).transpose().map_err(wrong)?;
+    configure(store, place, &take, setup)?;
+    Ok(Calls { tick, snapshot })
 }
 
 /// How many bytes of each packet a function wants that gets bursts by value.
 pub(crate) fn head_bytes<S: Services>(
     store: &mut Store<Guest<S>>,
-    instance: &Instance,
-    export: &str,
     place: usize,
+    exports: Exports<'_>,
 ) -> Result<u32, ChainError> {
-    let ask: TypedFunc<(), (u32,)> = typed(store, instance, export, "head-bytes")?;
+    let ask: TypedFunc<(), (u32,)> = exports.get(store, "head-bytes").map_err(wrong)?;
     let deadline = store.data().setup;
-    let (bytes,) = prepare(store, place, "head-bytes", deadline, |store| ask.call(store, ()))?;
+    let (bytes,) = once(store, place, "head-bytes", deadline, |store| ask.call(store, ()))?;
     Ok(bytes)
-}
-
-/// CPU time for `save` and `restore`: packets wait for them.
-fn snapshot_deadline<S>(store: &Store<Guest<S>>, place: usize) -> Duration {
-    store.data().functions[place].limits.deadline.max(SNAPSHOT_DEADLINE)
 }
 
 pub(crate) fn save<S: Services>(
@@ -303,12 +211,7 @@ pub(crate) fn save<S: Services>(
     place: usize,
     snapshot: Option<&Snapshot>,
 ) -> Result<Option<Vec<u8>>, ChainError> {
-    let Some(snapshot) = snapshot else { return Ok(None) };
-    let deadline = snapshot_deadline(store, place);
-    let (saved,) = prepare(store, place, "save", deadline, |store| {
-        giving(store, SAVED_MAX, |store| snapshot.save.call(store, ()))
-    })?;
-    Ok(Some(saved))
+    Ok(snapshot.map(|snapshot| snapshot.save(store, place)).transpose()?)
 }
 
 pub(crate) fn restore<S: Services>(
@@ -318,15 +221,7 @@ pub(crate) fn restore<S: Services>(
     saved: &[u8],
 ) -> Result<(), ChainError> {
     let Some(snapshot) = snapshot else { return Ok(()) };
-    let deadline = snapshot_deadline(store, place);
-    let (answer,) = prepare(store, place, "restore", deadline, |store| {
-        snapshot.restore.call(store, (saved.to_vec(),))
-    })?;
-    answer.map_err(|message| ChainError::Refused {
-        name: store.data().functions[place].name.clone(),
-        what: "saved state",
-        message: one_line(&message).into_owned(),
-    })
+    Ok(snapshot.restore(store, place, saved.to_vec())?)
 }
 
 /// Calls a function's `tick` if it is its turn.

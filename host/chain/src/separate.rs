@@ -9,14 +9,13 @@ use wasmtime::Store;
 use wasmtime::component::{Component, ComponentType, Lift, TypedFunc};
 use weir_layout::{self as layout, BURST_AREA, Descriptor, HEADROOM, Metadata, Verdict};
 use weir_pool::Memory;
-use weir_sandbox::{Fault, Guest, Running, Sandbox, Services, Shared, World, link_function};
+use weir_sandbox::{
+    Exports, Fault, Guest, Running, Sandbox, Services, Shared, World, link_function,
+};
 
 use crate::board::runs;
 use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, setup};
-use crate::linked::{
-    Exports, call_configure, head_bytes, restore, save, snapshot, standard_exports, tick, typed,
-    with_services, word,
-};
+use crate::linked::{Calls, begin, head_bytes, restore, save, tick, with_services, word, wrong};
 use crate::{board, bursting, control as at};
 
 /// The separate chain of one worker.
@@ -29,7 +28,7 @@ pub struct Separate<S: 'static> {
 struct Function<S: 'static> {
     store: Store<Guest<S>>,
     process: Process,
-    exports: Exports,
+    calls: Calls,
     writes: bool,
 }
 
@@ -56,7 +55,6 @@ impl<S: Services> Separate<S> {
         room_bytes: u32,
         setup_deadline: Duration,
     ) -> Result<Self, ChainError> {
-        let wrong = |error: wasmtime::Error| ChainError::Instantiate(format!("{error:#}"));
         let mut functions = Vec::new();
         for (place, (function, component)) in spec.functions.iter().zip(components).enumerate() {
             // Each store knows all functions, so that a place means the same in every one.
@@ -69,30 +67,29 @@ impl<S: Services> Separate<S> {
             let instance = sandbox
                 .instantiate(&linker, &mut store, component, Some(place))
                 .map_err(|error| ChainError::start(error, std::slice::from_ref(function)))?;
-            let export = function.admitted.world.interface();
-            let (configure, tick) = standard_exports(&mut store, &instance, export)?;
+            let interface = function.admitted.world.interface();
+            let exports = Exports { instance: &instance, interface };
             let mut process = match function.admitted.world {
-                World::Window => Process::Window(typed(&mut store, &instance, export, "process")?),
-                World::Copy => Process::Copy(typed(&mut store, &instance, export, "process")?),
+                World::Window => {
+                    Process::Window(exports.get(&mut store, "process").map_err(wrong)?)
+                }
+                World::Copy => Process::Copy(exports.get(&mut store, "process").map_err(wrong)?),
                 World::Burst => Process::Burst {
-                    process: typed(&mut store, &instance, export, "process")?,
+                    process: exports.get(&mut store, "process").map_err(wrong)?,
                     head: 0,
                 },
                 World::Message | World::Connection | World::Proxy => {
                     return Err(ChainError::World(function.name.clone()));
                 }
             };
-            let snapshot = function
-                .admitted
-                .saves
-                .then(|| snapshot(&mut store, &instance, "weir:net/snapshot@0.1.0"))
-                .transpose()?;
-            call_configure(&mut store, &configure, place, setup(spec, place, window, room_bytes))?;
+            let snapshot = Exports { instance: &instance, interface: "weir:net/snapshot@0.1.0" };
+            let snapshot = function.admitted.saves.then_some(snapshot);
+            let setup = setup(spec, place, window, room_bytes);
+            let calls = begin(&mut store, place, exports, snapshot, setup)?;
             if let Process::Burst { head, .. } = &mut process {
-                *head = head_bytes(&mut store, &instance, export, place)? as usize;
+                *head = head_bytes(&mut store, place, exports)? as usize;
             }
-            let exports = Exports { tick, snapshot };
-            functions.push(Function { store, process, exports, writes: function.writes });
+            functions.push(Function { store, process, calls, writes: function.writes });
         }
         Ok(Self { functions, board: new_board(room_bytes)?, room_bytes })
     }
@@ -173,19 +170,19 @@ impl<S: Services> Separate<S> {
             if !runs(&self.board, place) {
                 continue;
             }
-            tick(&mut function.store, services, place, &function.exports.tick, now, who)?;
+            tick(&mut function.store, services, place, &function.calls.tick, now, who)?;
         }
         Ok(())
     }
 
     pub(crate) fn save(&mut self, place: usize) -> Result<Option<Vec<u8>>, ChainError> {
         let function = &mut self.functions[place];
-        save(&mut function.store, place, function.exports.snapshot.as_ref())
+        save(&mut function.store, place, function.calls.snapshot.as_ref())
     }
 
     pub(crate) fn restore(&mut self, place: usize, saved: &[u8]) -> Result<(), ChainError> {
         let function = &mut self.functions[place];
-        restore(&mut function.store, place, function.exports.snapshot.as_ref(), saved)
+        restore(&mut function.store, place, function.calls.snapshot.as_ref(), saved)
     }
 
     /// One function's turn; the answer is how many packets stay.

@@ -10,7 +10,9 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use weir_layout::message::{Outcome, Wants};
-use weir_sandbox::{FOLLOWING, Fault, Health, Level, OnFault, PROBATION, Record, State};
+use weir_sandbox::{
+    FOLLOWING, Fault, Health, InstanceError, Level, OnFault, PROBATION, Record, State,
+};
 
 use crate::clock;
 use crate::context::Effects;
@@ -289,12 +291,12 @@ impl Function {
     ///
     /// # Errors
     /// When `save` trapped: then it is out of order, and gets a new instance.
-    pub(crate) fn save(&self) -> Result<Option<Vec<u8>>, Fault> {
+    pub(crate) fn save(&self) -> Result<Option<Vec<u8>>, InstanceError> {
         let mut inner = self.inner.borrow_mut();
         let Some(instance) = inner.instance.as_mut() else { return Ok(None) };
         let _ticking = self.site.sandbox.ticker().tick();
         let saved = instance.save();
-        if let Err(fault) = &saved {
+        if let Err(InstanceError::Fault { fault, .. }) = &saved {
             self.break_down(&mut inner, fault);
         }
         saved
@@ -304,22 +306,15 @@ impl Function {
     ///
     /// # Errors
     /// When it refuses that, or `restore` trapped: nothing is told to that instance any more.
-    pub(crate) fn restore(&self, saved: Vec<u8>) -> Result<(), MessageError> {
-        let name = || self.plan.name.clone();
+    pub(crate) fn restore(&self, saved: Vec<u8>) -> Result<(), InstanceError> {
         let mut inner = self.inner.borrow_mut();
         let Some(instance) = inner.instance.as_mut() else { return Ok(()) };
         let _ticking = self.site.sandbox.ticker().tick();
-        match instance.restore(saved) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(message)) => {
-                let message = weir_sandbox::one_line(&message).into_owned();
-                Err(MessageError::Refused { name: name(), what: "saved state", message })
-            }
-            Err(fault) => {
-                inner.instance = None;
-                Err(MessageError::Fault { name: name(), call: "restore", fault })
-            }
+        let restored = instance.restore(saved);
+        if let Err(InstanceError::Fault { .. }) = &restored {
+            inner.instance = None;
         }
+        restored
     }
 
     /// Whether it fails open.

@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::Store;
-use wasmtime::component::{
-    Component, ComponentNamedList, Instance as Wasm, Lift, Lower, TypedFunc,
-};
+use wasmtime::component::{Component, TypedFunc};
 use weir_layout::message::{Outcome, Wants};
 use weir_sandbox::{
-    Fault, FaultKind, Guest, GuestFunction, Limits, Running, SAVED_MAX, SETUP_DEADLINE, Setup,
-    Shared, Window, World, giving, link_exchange, link_function, start_failure,
+    Configure, Exports, Fault, FaultKind, Guest, GuestFunction, InstanceError, Limits, Running,
+    Setup, Shared, Snapshot, Window, World, configure, link_exchange, link_function, start_failure,
 };
 
 use crate::context::{Context, Effects, NOBODY};
@@ -18,9 +16,6 @@ use crate::plan::{FunctionPlan, MessageError, Site};
 
 /// A function's share of its chain's rooms: one of so many.
 const SHARE: u32 = 4;
-
-/// CPU time for `save` and `restore` of functions that have less for an event.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_millis(10);
 
 /// What happens to an exchange, as a function is told.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +40,6 @@ type Data = TypedFunc<(u32, bool, u32, u32, bool), (u64,)>;
 enum Calls {
     Message { request_head: Head, request_body: Body, response_head: Head, response_body: Body },
     Connection { opened: Head, data: Data },
-}
-
-struct Snapshot {
-    save: TypedFunc<(), (Vec<u8>,)>,
-    restore: TypedFunc<(Vec<u8>,), (Result<(), String>,)>,
 }
 
 /// See the module.
@@ -122,7 +112,7 @@ impl Instance {
         let wasm =
             site.sandbox.instantiate(&linker, &mut store, component, Some(0)).map_err(start)?;
         let world = plan.admitted.world;
-        let exports = Exports { wasm, interface: world.interface() };
+        let exports = Exports { instance: &wasm, interface: world.interface() };
         let s = &mut store;
         let calls = if world == World::Connection {
             Calls::Connection {
@@ -137,15 +127,10 @@ impl Instance {
                 response_body: exports.get(s, "response-body").map_err(wrong)?,
             }
         };
-        let snapshots = Exports { wasm, interface: "weir:net/snapshot@0.1.0" };
-        let snapshot = if plan.admitted.saves {
-            let save = snapshots.get(s, "save").map_err(wrong)?;
-            Some(Snapshot { save, restore: snapshots.get(s, "restore").map_err(wrong)? })
-        } else {
-            None
-        };
-        let configure: TypedFunc<(Setup,), (Result<u32, String>,)> =
-            exports.get(s, "configure").map_err(wrong)?;
+        let snapshot = Exports { instance: &wasm, interface: "weir:net/snapshot@0.1.0" };
+        let snapshot = plan.admitted.saves.then_some(snapshot);
+        let snapshot = snapshot.map(|exports| exports.snapshot(s)).transpose().map_err(wrong)?;
+        let take: Configure<u32> = exports.get(s, "configure").map_err(wrong)?;
         let mut instance = Self {
             resume: exports.get(s, "resume").map_err(wrong)?,
             ended: exports.get(s, "ended").map_err(wrong)?,
@@ -156,36 +141,8 @@ impl Instance {
             wants: Wants::default(),
             deadline: plan.deadline,
         };
-        instance.configure(plan, &configure, setup)?;
+        instance.wants = Wants(configure(&mut instance.store, 0, &take, setup)?);
         Ok(instance)
-    }
-
-    fn configure(
-        &mut self,
-        plan: &FunctionPlan,
-        configure: &TypedFunc<(Setup,), (Result<u32, String>,)>,
-        setup: Setup,
-    ) -> Result<(), MessageError> {
-        let name = || plan.name.clone();
-        let given = self.store.data().given_in_setup(0);
-        let called =
-            self.prepare(SETUP_DEADLINE, |s| giving(s, given, |s| configure.call(s, (setup,))));
-        let (answer,) = match called {
-            Ok(answer) => answer,
-            Err(fault) if self.store.data().lays_state_out_anew(0, &fault) => {
-                return Err(MessageError::State(name()));
-            }
-            Err(fault) => {
-                return Err(MessageError::Fault { name: name(), call: "configure", fault });
-            }
-        };
-        self.store.data_mut().open(0)?;
-        self.wants = answer.map(Wants).map_err(|message| MessageError::Refused {
-            name: name(),
-            what: "configuration",
-            message: weir_sandbox::one_line(&message).into_owned(),
-        })?;
-        Ok(())
     }
 
     /// Events that it wants.
@@ -293,43 +250,20 @@ impl Instance {
     ///
     /// # Errors
     /// When `save` trapped.
-    pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(save) = self.snapshot.as_ref().map(|s| s.save) else { return Ok(None) };
-        let deadline = self.snapshot_deadline();
-        let (saved,) = self.prepare(deadline, |s| giving(s, SAVED_MAX, |s| save.call(s, ())))?;
-        Ok(Some(saved))
+    pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, InstanceError> {
+        self.snapshot.map(|snapshot| snapshot.save(&mut self.store, 0)).transpose()
     }
 
-    /// Gives it what its predecessor saved; the inner error is what it says against it.
+    /// Gives it what its predecessor saved.
     ///
     /// # Errors
-    /// When `restore` trapped.
-    pub(crate) fn restore(&mut self, saved: Vec<u8>) -> Result<Result<(), String>, Fault> {
-        let Some(restore) = self.snapshot.as_ref().map(|s| s.restore) else { return Ok(Ok(())) };
-        let deadline = self.snapshot_deadline();
-        let (answer,) = self.prepare(deadline, |s| restore.call(s, (saved,)))?;
-        Ok(answer)
-    }
-
-    /// CPU time for `save` and `restore`: all listeners of the gateway's thread wait for them.
-    fn snapshot_deadline(&self) -> Duration {
-        self.deadline.max(SNAPSHOT_DEADLINE)
+    /// When it refuses that, or `restore` trapped.
+    pub(crate) fn restore(&mut self, saved: Vec<u8>) -> Result<(), InstanceError> {
+        self.snapshot.map_or(Ok(()), |snapshot| snapshot.restore(&mut self.store, 0, saved))
     }
 
     fn context(&mut self) -> &mut Context {
         self.store.data_mut().services.as_mut().expect("lent for as long as the store lives")
-    }
-
-    /// Calls what is called once; with a fault goes what the function logged meanwhile.
-    fn prepare<T>(
-        &mut self,
-        deadline: Duration,
-        call: impl FnOnce(&mut Store<Guest<Context>>) -> wasmtime::Result<T>,
-    ) -> Result<T, Fault> {
-        self.store.data_mut().listen();
-        let result = self.enter(NOBODY, deadline, call);
-        let said = self.store.data_mut().heard();
-        result.map_err(|fault| fault.having_said(&said))
     }
 
     fn enter<T>(
@@ -351,30 +285,4 @@ impl Instance {
 /// A fault by what a function answered.
 pub(crate) fn contract(message: String) -> Fault {
     Fault { kind: FaultKind::Contract, function: Some(0), message }
-}
-
-/// An instance's exports.
-struct Exports {
-    wasm: Wasm,
-    interface: &'static str,
-}
-
-impl Exports {
-    fn get<P, R>(
-        &self,
-        store: &mut Store<Guest<Context>>,
-        name: &str,
-    ) -> wasmtime::Result<TypedFunc<P, R>>
-    where
-        P: ComponentNamedList + Lower,
-        R: ComponentNamedList + Lift,
-    {
-        let interface = self.interface;
-        let index = self
-            .wasm
-            .get_export_index(&mut *store, None, interface)
-            .and_then(|outer| self.wasm.get_export_index(&mut *store, Some(&outer), name))
-            .ok_or_else(|| wasmtime::format_err!("it does not export `{name}` in {interface}"))?;
-        self.wasm.get_typed_func(&mut *store, index)
-    }
 }

@@ -8,8 +8,7 @@ use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
 use weir_proxy_function::{Linked, ProxyError, ProxyFunction};
 use weir_sandbox::{
-    Admitted, CompileError, Fault, OnFault, Sandbox, Shared, State, States, Telemetry, World,
-    seed_of, size,
+    Admitted, InstanceError, OnFault, Sandbox, Shared, State, States, Telemetry, World, seed_of,
 };
 
 use crate::clock::Clock;
@@ -115,29 +114,6 @@ pub enum MessageError {
         /// Why.
         source: ProxyError,
     },
-    /// Needs more memory at its start than it may have.
-    #[error(
-        "function {name}: it starts with {} of memory, its limit is {}: raise `memory`, or build it with \
-         a smaller stack or smaller static data",
-        size(*needs),
-        size(*limit as u64)
-    )]
-    Memory {
-        /// The function.
-        name: String,
-        /// Bytes it starts with.
-        needs: u64,
-        /// Bytes it may have.
-        limit: usize,
-    },
-    /// It does not compile.
-    #[error("function {name}: {source}")]
-    Compile {
-        /// The function.
-        name: String,
-        /// Why.
-        source: CompileError,
-    },
     /// Its imports or exports do not have the types of `weir:net`, or its start code trapped.
     #[error("instantiating {name}: {message}")]
     Instantiate {
@@ -146,29 +122,9 @@ pub enum MessageError {
         /// Why.
         message: String,
     },
-    /// `configure` or `restore` gave an error.
-    #[error("function {name} refused its {what}: {message}")]
-    Refused {
-        /// The function.
-        name: String,
-        /// `configuration` or `saved state`.
-        what: &'static str,
-        /// What it said.
-        message: String,
-    },
-    /// `configure`, `save` or `restore` trapped.
-    #[error("function {name} failed in `{call}`: {fault}")]
-    Fault {
-        /// The function.
-        name: String,
-        /// The export that was called.
-        call: &'static str,
-        /// What happened.
-        fault: Fault,
-    },
-    /// A function wrote to the state region it was to take over while it was configured.
-    #[error("function {0} lays its state region out in another way than its predecessor")]
-    State(String),
+    /// A function cannot have an instance, or its instance no successor.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
     /// No memory for messages or state.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -335,17 +291,14 @@ impl Site {
         if admitted.world == World::Proxy {
             return Err(MessageError::Service(plan.name));
         }
-        if admitted.memory_at_start > plan.memory as u64 {
-            let (needs, limit) = (admitted.memory_at_start, plan.memory);
-            return Err(MessageError::Memory { name: plan.name, needs, limit });
-        }
+        InstanceError::check_memory(&plan.name, admitted, plan.memory)?;
         let (component, compiled_in) = match &plan.code {
             Some(code) => (code.clone(), Duration::ZERO),
             None => {
                 let compiled = self
                     .sandbox
                     .compile(&admitted.component, admitted.hash)
-                    .map_err(|source| MessageError::Compile { name: plan.name.clone(), source })?;
+                    .map_err(|source| InstanceError::Compile { name: plan.name.clone(), source })?;
                 (compiled.component, if compiled.cached { Duration::ZERO } else { compiled.took })
             }
         };
@@ -356,7 +309,7 @@ impl Site {
         };
         let (instance, state, kept) = match state {
             Some(state) => match new(Some(&state), true) {
-                Err(MessageError::State(_)) => {
+                Err(MessageError::Instance(InstanceError::State { .. })) => {
                     let fresh = self.new_state(&plan)?;
                     (new(fresh.as_ref(), false)?, fresh, false)
                 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use weir_chain::{ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared};
 use weir_pool::{HugePages, Memory, PoolError};
 use weir_sandbox::{
-    Admitted, OnFault, SETUP_DEADLINE, Sandbox, Shared, State, States, Telemetry, seed_of,
-    thread_time,
+    Admitted, InstanceError, OnFault, SETUP_DEADLINE, Sandbox, Shared, State, States, Telemetry,
+    seed_of, thread_time,
 };
 
 use crate::context::Context;
@@ -256,7 +256,9 @@ impl LaneSite {
                     let set_up_in = thread_time().saturating_sub(started);
                     return Ok(Staged { plan, prepared, executor, states, kept, set_up_in });
                 }
-                Err(ChainError::State { place, .. }) if kept[place] && !shared[place] => {
+                Err(ChainError::Instance(InstanceError::State { place, .. }))
+                    if kept[place] && !shared[place] =>
+                {
                     kept[place] = false;
                     states[place] = self.new_state(&plan.functions[place])?;
                 }

@@ -166,7 +166,7 @@ impl Fault {
         self.in_code(Some(admitted.hash))
     }
 
-    /// With what the function logged before ([`crate::Guest::heard`]): a panic's message is there, and nowhere in the trap.
+    /// With what the function logged before: a panic's message is there, and nowhere in the trap.
     #[must_use]
     pub fn having_said(mut self, lines: &[String]) -> Self {
         if !lines.is_empty() {

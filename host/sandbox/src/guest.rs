@@ -64,7 +64,8 @@ pub struct Window {
     pub memory: Shared,
     /// False: the MMU refuses writes to descriptors and rooms.
     pub writes: bool,
-    /// Somebody may be at work in it while the function is configured: all of it is read-only until [`Guest::open`].
+    /// Somebody may be at work in it while the function is configured: all of it is read-only until that has succeeded
+    /// ([`crate::configure`]).
     pub in_use: bool,
 }
 
@@ -89,7 +90,7 @@ pub struct GuestFunction {
     pub window: Option<Window>,
     /// The state region it may attach.
     pub state: Option<Shared>,
-    /// Its predecessor's content is in the state region: read-only until [`Guest::open`].
+    /// Its predecessor's content is in the state region: read-only until it is configured ([`crate::configure`]).
     pub state_kept: bool,
     /// What it may use.
     pub limits: Limits,
@@ -202,7 +203,7 @@ pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// which nothing is copied, there may be more ([`giving`](crate::giving)).
 pub const ARGUMENTS_MAX: usize = 4 << 20;
 /// Bytes that a function may save.
-pub const SAVED_MAX: usize = 128 << 20;
+pub(crate) const SAVED_MAX: usize = 128 << 20;
 
 /// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's, and tables
 /// of a function whose memory is all that it may have.
@@ -415,7 +416,7 @@ impl<S> Guest<S> {
     /// Whether this fault of its `configure` is taken to mean that it wrote to the region of [`Self::state_is_kept`]: then it is started
     /// once more, with a fresh one. Who took too long has written nothing.
     #[must_use]
-    pub fn lays_state_out_anew(&self, place: usize, fault: &Fault) -> bool {
+    pub(crate) fn lays_state_out_anew(&self, place: usize, fault: &Fault) -> bool {
         fault.kind != FaultKind::Deadline && self.state_is_kept(place)
     }
 
@@ -424,7 +425,7 @@ impl<S> Guest<S> {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn open(&mut self, place: usize) -> std::io::Result<()> {
+    pub(crate) fn open(&mut self, place: usize) -> std::io::Result<()> {
         let function = &mut self.functions[place];
         if let (Some(range), Some(window)) = (&function.window_attached, &function.window)
             && window.in_use
@@ -475,7 +476,7 @@ impl<S> Guest<S> {
     /// Bytes that the function may hand the host in one call of its `configure`, for [`giving`](crate::giving): its regions, and what
     /// it says beside.
     #[must_use]
-    pub fn given_in_setup(&self, place: usize) -> usize {
+    pub(crate) fn given_in_setup(&self, place: usize) -> usize {
         self.functions[place].memory_limit().saturating_add(ARGUMENTS_MAX)
     }
 
@@ -532,12 +533,12 @@ impl<S> Guest<S> {
 
     /// Keeps what functions log from now on, as far as a fault's explanation has room for it: of a call for which there is no other
     /// log yet.
-    pub fn listen(&mut self) {
+    pub(crate) fn listen(&mut self) {
         self.heard = Some(VecDeque::new());
     }
 
     /// What was logged since [`Self::listen`]: the last lines, oldest first. Nothing more is kept.
-    pub fn heard(&mut self) -> Vec<String> {
+    pub(crate) fn heard(&mut self) -> Vec<String> {
         self.heard.take().unwrap_or_default().into()
     }
 

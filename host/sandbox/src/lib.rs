@@ -1,8 +1,8 @@
 //! The sandbox: turns what a tenant uploaded into code that can do no harm.
 //!
 //! Owns: admission (what may run at all), compilation and its cache, stores with their limits,
-//! windows and state regions in guests' memory, the host interface of `weir:net`, and naming the
-//! function that is at fault. Must not know: what a verdict or a packet means, chains, ports. What a
+//! windows and state regions in guests' memory, the host interface of `weir:net`, configuring an instance and
+//! handing on what it saved, and naming the function that is at fault. Must not know: what a verdict or a packet means, chains, ports. What a
 //! function asks of the packet plane goes through [`Services`].
 //!
 //! ```text
@@ -30,6 +30,7 @@ mod golang;
 mod guard;
 mod guest;
 mod host;
+mod life;
 mod lines;
 mod manifest;
 mod policy;
@@ -51,10 +52,11 @@ pub use exchange::{
 };
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
-    ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running, SAVED_MAX,
+    ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running,
     SETUP_DEADLINE, Shared, TABLES_MAX, Taken, Window, charged, thread_time,
 };
 pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
+pub use life::{Configure, Exports, Given, InstanceError, Snapshot, configure, once};
 #[doc(hidden)]
 pub use lines::lines_of;
 pub use manifest::embedded_manifest;

@@ -13,7 +13,7 @@ use weir_message::{
 };
 use weir_pool::Memory;
 use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
-use weir_sandbox::{Admitted, OnFault, Sandbox, Telemetry, World};
+use weir_sandbox::{Admitted, Given, InstanceError, OnFault, Sandbox, Telemetry, World};
 
 use super::Control;
 use crate::control;
@@ -40,9 +40,11 @@ pub(super) type Tallies = BTreeMap<String, (Arc<FunctionCounters>, Arc<Telemetry
 
 pub(super) fn refused(error: MessageError) -> Reply {
     match error {
-        MessageError::Refused { name, what: "configuration", message } => {
-            Reply::Configuration(name, message)
-        }
+        MessageError::Instance(InstanceError::Refused {
+            name,
+            what: Given::Configuration,
+            message,
+        }) => Reply::Configuration(name, message),
         MessageError::Trial(_) => Reply::Conflict(error.to_string()),
         _ => Reply::Refused(error.to_string()),
     }
@@ -66,7 +68,7 @@ impl Ordered {
             // SAFETY: the gateway made it by `Sandbox::share`: it started this very program, and nobody else has the socket
             // that the file came by.
             Some(file) => unsafe { self.sandbox.load_shared(owned(file)?, image.proxy.is_some()) }
-                .map_err(|source| MessageError::Compile { name: image.name.clone(), source })?,
+                .map_err(|source| InstanceError::Compile { name: image.name.clone(), source })?,
         };
         let region = |file: Arc<OwnedFd>| {
             let memory = Memory::open(&image.name, owned(file)?)?;

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Chain, Notice};
+use weir_sandbox::InstanceError;
+
 use super::version::{Canary, Version, new_version};
+use super::{Chain, Notice};
 use crate::function::{Function, Position};
 use crate::plan::{MessageError, Staged, StagedFunction};
 use crate::shadow::{Findings, Shadow};
@@ -178,12 +180,13 @@ impl Chain {
     /// Gives what a function saved to its successor. The operator is told of a fault of the function itself; of its successor's, who
     /// wants that one.
     fn hand_over(&self, from: &Function, to: &Function) -> Result<(), MessageError> {
-        let saved = from.save().map_err(|fault| {
-            let (function, version) = (from.plan.name.clone(), from.plan.version.clone());
-            (self.0.notices)(Notice::Fault { function, version, fault: fault.clone() });
-            MessageError::Fault { name: from.plan.name.clone(), call: "save", fault }
+        let saved = from.save().inspect_err(|error| {
+            if let InstanceError::Fault { fault, .. } = error {
+                let (function, version) = (from.plan.name.clone(), from.plan.version.clone());
+                (self.0.notices)(Notice::Fault { function, version, fault: fault.clone() });
+            }
         })?;
-        saved.map_or(Ok(()), |saved| to.restore(saved))
+        Ok(saved.map_or(Ok(()), |saved| to.restore(saved))?)
     }
 
     fn without_trial(&self) -> Result<Rc<Version>, MessageError> {

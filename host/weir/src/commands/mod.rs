@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use weir_chain::ChainError;
 use weir_packet_plane::PlaneError;
-use weir_sandbox::CodeCache;
+use weir_sandbox::{CodeCache, Given, InstanceError};
 use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
 
 use crate::cli::{Cli, Command};
@@ -100,8 +100,11 @@ fn check_for_packets(chain: &Chain, command: &str) -> Result<()> {
 
 /// A configuration that its function refused is shown where the chain's file has it.
 fn in_file(error: anyhow::Error, file: &Path) -> anyhow::Error {
-    let Some(PlaneError::Chain(ChainError::Refused { name, what: "configuration", message })) =
-        error.downcast_ref()
+    let Some(PlaneError::Chain(ChainError::Instance(InstanceError::Refused {
+        name,
+        what: Given::Configuration,
+        message,
+    }))) = error.downcast_ref()
     else {
         return error;
     };

@@ -26,7 +26,7 @@ use weir_control::engine::{
     Published, RuleStatus, Tap, TrialKind, Way,
 };
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
-use weir_sandbox::{Admitted, Sandbox, Telemetry};
+use weir_sandbox::{Admitted, Given, InstanceError, Sandbox, Telemetry};
 use weir_spec::{
     ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TapRequest,
     TraceRequest,
@@ -121,9 +121,11 @@ impl PlaneEngine {
 
 fn refused(error: PlaneError) -> EngineError {
     match error {
-        PlaneError::Chain(ChainError::Refused { name, what: "configuration", message }) => {
-            EngineError::Configuration { function: name, message }
-        }
+        PlaneError::Chain(ChainError::Instance(InstanceError::Refused {
+            name,
+            what: Given::Configuration,
+            message,
+        })) => EngineError::Configuration { function: name, message },
         PlaneError::Pool(_) | PlaneError::Share(_) => EngineError::Exhausted(error.to_string()),
         PlaneError::Trial(_) => EngineError::Conflict(error.to_string()),
         PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => {

@@ -20,7 +20,7 @@ use weir_control::engine::{ChainId, EngineError, EngineEvent, EventSink};
 use weir_gateway::{Gateway, GatewayConfig, News, UpstreamNews};
 use weir_hop::Hub;
 use weir_message::{MessageError, Store};
-use weir_sandbox::Sandbox;
+use weir_sandbox::{Given, InstanceError, Sandbox};
 use weir_spec::listener::GatewayMode;
 use weir_spec::{HostConfig, Invalid, Listener, Name};
 
@@ -171,10 +171,16 @@ impl Messages {
 
 fn refused(error: MessageError) -> EngineError {
     match error {
-        MessageError::Refused { name, what: "configuration", message } => {
-            EngineError::Configuration { function: name, message }
+        MessageError::Instance(InstanceError::Refused {
+            name,
+            what: Given::Configuration,
+            message,
+        }) => EngineError::Configuration { function: name, message },
+        MessageError::Pool(_)
+        | MessageError::Share(_)
+        | MessageError::Instance(InstanceError::Share(_)) => {
+            EngineError::Exhausted(error.to_string())
         }
-        MessageError::Pool(_) | MessageError::Share(_) => EngineError::Exhausted(error.to_string()),
         MessageError::Trial(_) => EngineError::Conflict(error.to_string()),
         _ => EngineError::Refused(error.to_string()),
     }

@@ -16,7 +16,7 @@ use weir_message_worker::{
     SiteImage,
 };
 use weir_pool::Accounting;
-use weir_sandbox::{OnFault, Sandbox, World};
+use weir_sandbox::{InstanceError, OnFault, Sandbox, World};
 use weir_spec::{Listener, Name};
 
 use super::chains::tell;
@@ -245,7 +245,8 @@ fn images(
         if !admitted.world.of_messages() {
             return Err(refused(MessageError::World(plan.name)));
         }
-        let failed = |source| refused(MessageError::Compile { name: plan.name.clone(), source });
+        let failed =
+            |source| refused(InstanceError::Compile { name: plan.name.clone(), source }.into());
         let compiled = sandbox.compile(&admitted.component, admitted.hash).map_err(failed)?;
         if !compiled.cached {
             longest = longest.max(compiled.took);

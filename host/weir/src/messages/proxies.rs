@@ -6,7 +6,7 @@ use std::time::Duration;
 use weir_control::engine::{ChainId, EngineError};
 use weir_message::{FunctionPlan, MessageError, Proxy};
 use weir_proxy_function::{Linked, ProxyConfig, ProxyFunction, Runners};
-use weir_sandbox::{Admitted, CompileError, Compiled, World};
+use weir_sandbox::{Admitted, CompileError, Compiled, InstanceError, World};
 use weir_spec::listener::Protocol;
 use weir_spec::{Access, ResolvedFunction};
 
@@ -70,7 +70,7 @@ impl Messages {
         if function.state_bytes > 0 {
             return wrong("it has no state region: leave `state` out");
         }
-        let failed = |source| refused(MessageError::Compile { name: name.clone(), source });
+        let failed = |source| refused(InstanceError::Compile { name: name.clone(), source }.into());
         let compiled = self.compile(&plan.admitted).map_err(failed)?;
         let components = if self.hub.get().is_some() {
             vec![compiled.component]
