@@ -26,7 +26,7 @@ use http::{Request, Response, request, response};
 use smallvec::SmallVec;
 
 pub use counters::{Counter, Histogram, Times};
-pub use service::{Broken, Leg, Legs, Onward, Service, Stream};
+pub use service::{Broken, Leg, Legs, Onward, Service, Stream, copied};
 
 /// Bytes of a body, in order.
 pub type Pieces = SmallVec<[Bytes; 2]>;

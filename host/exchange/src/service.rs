@@ -9,12 +9,23 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, request};
 
 use crate::{CallFault, Exchange, Reply};
 
 /// A body on its way between threads: data, then perhaps trailers. The next frame is made when it is asked for.
 pub type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Broken> + Send>>;
+
+/// A request's head once more; extensions are nobody's but the gateway's.
+#[must_use]
+pub fn copied(parts: &request::Parts) -> request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method.clone_from(&parts.method);
+    copy.uri.clone_from(&parts.uri);
+    copy.version = parts.version;
+    copy.headers.clone_from(&parts.headers);
+    copy
+}
 
 /// Why a body ends before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

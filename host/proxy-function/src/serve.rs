@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Request, Response, header};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use weir_exchange::{Environment, Onward, Origin, Stream};
+use weir_exchange::{Environment, Onward, Origin, Stream, copied};
 use weir_sandbox::{Fault, Level};
 
 use crate::body::{Interest, Read, Untouched, Written, is_bodiless, length};
@@ -104,7 +104,7 @@ impl ProxyFunction {
             let progress = &shared.progress;
             let (mut parts, body) = request.into_parts();
             let is_head = parts.method == Method::HEAD;
-            let kept = keeps.then(|| copy(&parts));
+            let kept = keeps.then(|| copied(&parts));
             let untouched = Untouched::new(body);
             let authority = parts.headers.get(header::HOST).cloned();
             let authority = authority.or_else(|| HeaderValue::from_str(&local.to_string()).ok());
@@ -216,16 +216,6 @@ async fn make(call: Call, onward: &Rc<dyn Onward>) {
         }
         () = answer.closed() => {}
     }
-}
-
-/// A request's head twice; extensions are nobody's but the gateway's.
-fn copy(parts: &http::request::Parts) -> http::request::Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method.clone_from(&parts.method);
-    copy.uri.clone_from(&parts.uri);
-    copy.version = parts.version;
-    copy.headers.clone_from(&parts.headers);
-    copy
 }
 
 fn name_of(error: &ErrorCode) -> String {

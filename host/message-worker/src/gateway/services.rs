@@ -14,7 +14,9 @@ use futures_util::future::{Either, LocalBoxFuture, select};
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
-use weir_exchange::{CallFault, Direction, Exchange, Leg, Legs, Onward, Reply, Service, Stream};
+use weir_exchange::{
+    CallFault, Direction, Exchange, Leg, Legs, Onward, Reply, Service, Stream, copied,
+};
 use weir_message::{head, pass_by, streamed};
 
 use super::exchange::{RemoteExchange, gone, plain};
@@ -148,7 +150,7 @@ impl Service for RemoteService {
         Box::pin(async move {
             let inner = Rc::clone(&first.inner);
             let (parts, body) = request.into_parts();
-            let copy = inner.fails_open.load(Ordering::Relaxed).then(|| copy(&parts));
+            let copy = inner.fails_open.load(Ordering::Relaxed).then(|| copied(&parts));
             let bytes = length(&body);
             let laid = inner
                 .streams
@@ -444,16 +446,6 @@ impl RemoteExchange {
             is_later: true,
         })
     }
-}
-
-/// A request's head twice; extensions are nobody's but the gateway's.
-fn copy(parts: &request::Parts) -> request::Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method.clone_from(&parts.method);
-    copy.uri.clone_from(&parts.uri);
-    copy.version = parts.version;
-    copy.headers.clone_from(&parts.headers);
-    copy
 }
 
 #[cfg(test)]
