@@ -159,8 +159,10 @@ impl Context {
 
     /// The start of the room that the function owns and that this byte lies in.
     fn room_of(&self, offset: u32) -> Result<u32, Refusal> {
-        let index = self.rooms.lock().index_of(offset).ok_or(Refusal::OutOfBounds)?;
-        let start = self.rooms.lock().room_offset(index);
+        let pool = self.rooms.lock();
+        let index = pool.index_of(offset).ok_or(Refusal::OutOfBounds)?;
+        let start = pool.room_offset(index);
+        drop(pool);
         if self.owned.contains_key(&start) { Ok(start) } else { Err(Refusal::NotOwned) }
     }
 

@@ -126,9 +126,13 @@ impl Telemetry {
     /// When the name is not allowed.
     pub(crate) fn count(&self, name: &str, delta: u64) -> Result<(), String> {
         let mut inner = self.inner();
-        inner.check(name)?;
-        let counter = inner.counters.entry(name.to_owned()).or_default();
-        *counter = counter.saturating_add(delta);
+        match inner.counters.get_mut(name) {
+            Some(counter) => *counter = counter.saturating_add(delta),
+            None => {
+                inner.check(name)?;
+                inner.counters.insert(name.to_owned(), delta);
+            }
+        }
         Ok(())
     }
 
@@ -138,8 +142,13 @@ impl Telemetry {
     /// When the name is not allowed.
     pub(crate) fn gauge(&self, name: &str, value: f64) -> Result<(), String> {
         let mut inner = self.inner();
-        inner.check(name)?;
-        inner.gauges.insert(name.to_owned(), value);
+        match inner.gauges.get_mut(name) {
+            Some(gauge) => *gauge = value,
+            None => {
+                inner.check(name)?;
+                inner.gauges.insert(name.to_owned(), value);
+            }
+        }
         Ok(())
     }
 
