@@ -52,7 +52,7 @@ impl Violation {
                 format!("verdict {:#010x}: {why}", self.verdict)
             }
         };
-        format!("{}: {which}: {what}", kind.name())
+        format!("{which}: {what}")
     }
 
     fn descriptor(&self, context: &Context) -> String {

@@ -284,6 +284,6 @@ pub(super) fn news(notice: Notice) -> News {
         Notice::Fault { function, version, fault } => (function, version, fault, false),
         Notice::RolledBack { function, version, fault } => (function, version, fault, true),
     };
-    let (kind, message) = (fault.kind.name().to_owned(), fault.to_string());
+    let (kind, message) = (fault.kind.name().to_owned(), fault.message);
     News { function, version, kind, message, rolled_back }
 }

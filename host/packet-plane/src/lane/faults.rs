@@ -1,7 +1,7 @@
 //! What a lane does about its functions' faults.
 
 use weir_chain::board;
-use weir_sandbox::{Fault, Health, OnFault, Treatment};
+use weir_sandbox::{Fault, FaultKind, Health, OnFault, Treatment};
 
 use super::{Lane, LaneEvent};
 use crate::context::Entry;
@@ -81,7 +81,7 @@ impl Lane {
             return self.end_trial_by(&fault.to_string());
         }
         if let Some(k) = guilty {
-            self.note_fault(k, &fault.to_string());
+            self.note_fault(k, fault.kind, &fault.message);
         } else {
             self.note(format!("the chain failed outside of any function: {fault}"));
         }
@@ -151,27 +151,29 @@ impl Lane {
                 _ => self.plan(),
             };
             let world = plan.functions[function].admitted.world;
-            let message = violation.told(self.context(), world);
+            let (kind, message) = (violation.kind, violation.told(self.context(), world));
             if suspect == Some(function) {
-                self.end_trial_by(&message);
+                self.end_trial_by(&format!("{}: {message}", kind.name()));
                 continue;
             }
-            self.note_fault(function, &message);
+            self.note_fault(function, kind, &message);
             self.treat(function);
         }
         self.context_mut().violations = violations;
     }
 
-    pub(super) fn note_fault(&mut self, function: usize, message: &str) {
+    pub(super) fn note_fault(&mut self, function: usize, kind: FaultKind, message: &str) {
         let now = self.context().now;
         self.context_mut().ledger.counters.functions[function].faults += 1;
         self.records[function].fault(now);
         let plan = &self.version.staged.plan.functions[function];
-        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault: {message}"));
+        let text = format!("fault: {}: {message}", kind.name());
+        plan.telemetry.log(weir_sandbox::Level::Error, &text);
         let event = LaneEvent::Fault {
             function: plan.name.clone(),
             version: plan.version.clone(),
-            health: self.records[function].health.name(),
+            kind,
+            health: self.records[function].health,
             message: message.to_owned(),
         };
         self.event(event);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-use weir_sandbox::Health;
+use weir_sandbox::{FaultKind, Health};
 
 use super::Lane;
 use crate::trial::{Trial, TrialStatus};
@@ -17,8 +17,10 @@ pub enum LaneEvent {
         function: String,
         /// Its version.
         version: String,
-        /// What became of it: see [`Health::name`].
-        health: &'static str,
+        /// What kind of fault.
+        kind: FaultKind,
+        /// What became of it.
+        health: Health,
         /// What happened.
         message: String,
     },
@@ -47,8 +49,9 @@ pub enum LaneEvent {
 impl fmt::Display for LaneEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fault { function, version, health, message } => {
-                write!(f, "function {function} {version} faulted ({health}): {message}")
+            Self::Fault { function, version, kind, health, message } => {
+                let (kind, health) = (kind.name(), health.name());
+                write!(f, "function {function} {version} faulted ({health}): {kind}: {message}")
             }
             Self::RolledBack { function, version, message } => {
                 write!(f, "function {function} {version} was rolled back: {message}")

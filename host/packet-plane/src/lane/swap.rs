@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_chain::{Executor, Tick, board};
-use weir_sandbox::{FOLLOWING, Level, PROBATION, Record, Sandbox, State};
+use weir_chain::{ChainError, Executor, Tick, board};
+use weir_sandbox::{FOLLOWING, InstanceError, Level, PROBATION, Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, records};
 use crate::context::{Context, Disown};
@@ -262,7 +262,13 @@ impl Lane {
                 Ok(Some(saved)) => staged.executor.restore(place, &saved)?,
                 Ok(None) => {}
                 Err(error) => {
-                    self.note_fault(place, &error.to_string());
+                    if let ChainError::Instance(InstanceError::Fault { fault, .. }) = &error {
+                        self.note_fault(
+                            place,
+                            fault.kind,
+                            &format!("in `save`: {}", fault.message),
+                        );
+                    }
                     self.reinstantiate();
                     return Err(error.into());
                 }

@@ -133,12 +133,12 @@ fn aside(thread: thread::Builder, act: impl FnOnce() + Send + 'static) {
 /// A lane's event in the control plane's words.
 fn translated(chain: ChainId, event: LaneEvent) -> EngineEvent {
     match event {
-        LaneEvent::Fault { function, version, health, message } => match function.parse() {
+        LaneEvent::Fault { function, version, kind, message, .. } => match function.parse() {
             Ok(function) => EngineEvent::Fault {
                 chain,
                 function,
                 version: version.parse().ok(),
-                kind: health.to_owned(),
+                kind: kind.name().to_owned(),
                 message,
             },
             Err(_) => EngineEvent::Note { chain, message },

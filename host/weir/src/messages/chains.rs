@@ -570,7 +570,7 @@ impl Messages {
                 let rolled_back = matches!(notice, Notice::RolledBack { .. });
                 let (Notice::Fault { function, version, fault }
                 | Notice::RolledBack { function, version, fault }) = notice;
-                let (kind, message) = (fault.kind.name().to_owned(), fault.to_string());
+                let (kind, message) = (fault.kind.name().to_owned(), fault.message);
                 let news = News { function, version, kind, message, rolled_back };
                 tell(&sink, &id, &deployed, news);
             })
@@ -645,6 +645,7 @@ fn event(chain: ChainId, news: News) -> EngineEvent {
     let version = version.parse().ok();
     match function.parse() {
         Ok(function) if rolled_back => {
+            let message = format!("{kind}: {message}");
             EngineEvent::RolledBack { chain, function, version, message }
         }
         Ok(function) if kind != WORKER => {

@@ -216,6 +216,8 @@ fn faults(mode: Mode) {
     host.ok(&["chain", "apply", "c.toml"]);
     assert_eq!(curl(&[&format!("{web}/do/trap")]).0, 503);
     host.wait_for("it is back", |_| curl(&[&format!("{web}/x")]).0 == 200);
+    let told = "function probe 1.0.0 in chain web faulted: trap: wasm `unreachable`";
+    host.wait_for("its fault is told", |host| host.ok(&["events"]).contains(told));
     push(&host, "1.1.0");
     host.ok(&["function", "swap", "probe", "--to", "1.1.0"]);
     assert_eq!(curl(&[&format!("{web}/do/spin")]).0, 503);

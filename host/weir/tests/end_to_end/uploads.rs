@@ -172,4 +172,5 @@ fn names_in_an_upload_command_no_terminal() {
     host.wait_for("the fault is told", |host| host.ok(&["events"]).contains("[2Jcls id"));
     let events = host.ok(&["--output", "json", "events"]);
     assert!(events.contains("[2Jcls id") && !events.contains("\\u001b"), "{events}");
+    assert!(events.contains(" 1.0.0 in chain edge faulted: trap: wasm `unreachable`"), "{events}");
 }
