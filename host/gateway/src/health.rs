@@ -11,6 +11,8 @@ use crate::statistics::{FAILURES, Failure};
 const IN_A_ROW: u32 = 3;
 /// For so long. Nor is it told more often that it is down.
 const PASSED_BY: Duration = Duration::from_secs(10);
+/// Why requests fail is put into words this often at most: all of them may, and each of them would pay for that.
+const SAID: Duration = Duration::from_secs(1);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -23,6 +25,8 @@ pub(crate) struct Standing {
     failures: AtomicU32,
     /// Milliseconds since the start; 0: not passed by.
     until: AtomicU64,
+    /// When it was said last why requests fail, in milliseconds since the start; 0: not since it answered.
+    said: AtomicU64,
     told: Mutex<Told>,
     tell: Tell,
 }
@@ -44,6 +48,7 @@ impl Standing {
             unhealthy: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             until: AtomicU64::new(0),
+            said: AtomicU64::new(0),
             told: Mutex::default(),
             tell,
         }
@@ -86,20 +91,26 @@ impl Standing {
 
     /// It could not be reached, lost a request, or let it wait for too long. `error`: what there is to say about it beyond that.
     pub(crate) fn failed(&self, failure: Failure, error: Option<&io::Error>) {
-        let failures = self.failures.load(Relaxed).saturating_add(1);
-        self.failures.store(failures, Relaxed);
-        if failures >= IN_A_ROW {
-            self.until.store(now() + PASSED_BY.as_millis() as u64, Relaxed);
-            let (_, name) = FAILURES[failure as usize];
-            let error = error.map(|error| format!(": {error}")).unwrap_or_default();
-            self.told().request = format!("{name}{error}");
-            self.news(|| {
-                let time = PASSED_BY.as_secs();
-                format!(
-                    "{failures} requests in a row failed, the last with `{name}`{error}; it is passed by for {time} s"
-                )
-            });
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        if failures < IN_A_ROW {
+            return;
         }
+        let now = now();
+        self.until.store(now + PASSED_BY.as_millis() as u64, Relaxed);
+        let said = self.said.load(Relaxed);
+        let soon = said != 0 && now < said + SAID.as_millis() as u64;
+        if soon || self.said.compare_exchange(said, now, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        let (_, name) = FAILURES[failure as usize];
+        let error = error.map(|error| format!(": {error}")).unwrap_or_default();
+        self.told().request = format!("{name}{error}");
+        self.news(|| {
+            let time = PASSED_BY.as_secs();
+            format!(
+                "{failures} requests in a row failed, the last with `{name}`{error}; it is passed by for {time} s"
+            )
+        });
     }
 
     /// It answered.
@@ -107,6 +118,7 @@ impl Standing {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
             if self.until.swap(0, Relaxed) != 0 {
+                self.said.store(0, Relaxed);
                 self.news(String::new);
             }
         }
@@ -168,6 +180,43 @@ mod tests {
         assert!(standing.healthy());
         standing.ill(3, "status 500");
         assert!(!standing.healthy());
+    }
+
+    /// Counts how often it is put into words.
+    #[derive(Debug)]
+    struct Worded(Arc<AtomicU32>);
+
+    impl std::fmt::Display for Worded {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fetch_add(1, Relaxed);
+            f.write_str("no route")
+        }
+    }
+
+    impl std::error::Error for Worded {}
+
+    #[test]
+    fn a_flood_of_failures_is_put_into_words_once_in_a_while() {
+        let (standing, told) = standing();
+        let words = Arc::new(AtomicU32::new(0));
+        let error = io::Error::other(Worded(Arc::clone(&words)));
+        let began = Instant::now();
+        (0..10_000).for_each(|_| standing.failed(Failure::Connect, Some(&error)));
+        let periods = began.elapsed().as_secs() as u32;
+        assert!((1..=1 + periods).contains(&words.load(Relaxed)), "{words:?}");
+        assert_eq!(standing.failures.load(Relaxed), 10_000);
+        assert_eq!(standing.problem().as_deref(), Some("connect: no route"));
+        // Another reason is told when the time has come, and at once when it has answered meanwhile.
+        standing.said.store(1, Relaxed);
+        while now() <= 1 + SAID.as_millis() as u64 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        standing.failed(Failure::Reset, None);
+        assert_eq!(standing.problem().as_deref(), Some("reset"));
+        standing.answered();
+        (0..3).for_each(|_| standing.failed(Failure::UpstreamSlow, None));
+        assert_eq!(standing.problem().as_deref(), Some("upstream-slow"));
+        assert_eq!(told.lock().unwrap().len(), 2);
     }
 
     #[test]
