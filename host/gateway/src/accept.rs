@@ -125,7 +125,7 @@ async fn open(
     let plain = |error| (None, error);
     tcp.set_nodelay(true).map_err(plain)?;
     let (mut client, mut local) = (peer, tcp.local_addr().map_err(plain)?);
-    if plan.config.proxy_protocol {
+    if plan.config.expects_proxy_header(peer.ip()) {
         let told = proxy_protocol::read(&mut tcp).await;
         let told = told.map_err(|error| (Some(Failure::ProxyHeader), error))?;
         (client, local) = told.unwrap_or((client, local));

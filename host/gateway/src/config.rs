@@ -1,7 +1,7 @@
 //! What a gateway is told: listeners, their upstreams, periods and limits. Plain data; who reads files fills it in.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct ListenerConfig {
     pub certificates: Vec<Certificate>,
     /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed.
     pub proxy_protocol: bool,
+    /// Only connections from these addresses do, and others have no header and speak for themselves; none: all connections do.
+    pub proxy_protocol_from: Option<Vec<Prefix>>,
     /// Begin upstream connections with such a header. HTTP connections are then not used for a second request.
     pub upstream_proxy_protocol: Option<ProxyHeader>,
     /// What becomes of a client's word of where a request comes from.
@@ -92,6 +94,7 @@ impl ListenerConfig {
             resolve: Duration::from_secs(30),
             certificates: Vec::new(),
             proxy_protocol: false,
+            proxy_protocol_from: None,
             upstream_proxy_protocol: None,
             forwarded: ForwardedFields::default(),
             timeouts: Timeouts::default(),
@@ -99,6 +102,14 @@ impl ListenerConfig {
             retry: Retry::default(),
             health: None,
         }
+    }
+}
+
+impl ListenerConfig {
+    /// Whether a connection from this address begins with a PROXY protocol header.
+    pub(crate) fn expects_proxy_header(&self, peer: IpAddr) -> bool {
+        let from = self.proxy_protocol_from.as_deref();
+        self.proxy_protocol && from.is_none_or(|from| from.iter().any(|p| p.contains(peer)))
     }
 }
 
@@ -178,6 +189,32 @@ pub struct Certificate {
     pub key: PathBuf,
     /// Server names it is used for (`*.example.org` for one label in front); those in the certificate if empty.
     pub names: Vec<String>,
+}
+
+/// Addresses that have their first bits in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// One of them.
+    pub address: IpAddr,
+    /// So many bits.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        let same = |difference: u128, bits: u8| {
+            // The bits that may differ.
+            let behind = u32::from(bits.saturating_sub(self.length));
+            difference.checked_shr(behind).unwrap_or(0) == 0
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => same((a.to_bits() ^ b.to_bits()).into(), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits() ^ b.to_bits(), 128),
+            _ => false,
+        }
+    }
 }
 
 /// Version of the PROXY protocol.
@@ -313,5 +350,26 @@ impl Default for HealthCheck {
             healthy: 2,
             unhealthy: 3,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_the_addresses_that_begin_like_it() {
+        let has = |prefix: (&str, u8), address: &str| {
+            let prefix = Prefix { address: prefix.0.parse().unwrap(), length: prefix.1 };
+            prefix.contains(address.parse().unwrap())
+        };
+        assert!(has(("10.1.0.0", 16), "10.1.255.1") && !has(("10.1.0.0", 16), "10.0.255.1"));
+        assert!(has(("10.1.0.0", 16), "::ffff:10.1.2.3"));
+        assert!(has(("10.1.2.3", 32), "10.1.2.3") && !has(("10.1.2.3", 32), "10.1.2.2"));
+        assert!(has(("0.0.0.0", 0), "203.0.113.1") && !has(("0.0.0.0", 0), "2001:db8::1"));
+        assert!(has(("::", 0), "2001:db8::1") && !has(("::", 0), "203.0.113.1"));
+        assert!(has(("2001:db8::", 33), "2001:db8:7fff::1"));
+        assert!(!has(("2001:db8::", 33), "2001:db8:8000::1"));
+        assert!(has(("2001:db8::1", 128), "2001:db8::1") && !has(("2001:db8::1", 128), "::1"));
     }
 }

@@ -62,8 +62,8 @@ mod upstream;
 pub use weir_exchange as chain;
 
 pub use config::{
-    Certificate, ForwardedFields, GatewayConfig, HealthCheck, Limits, ListenerConfig, Protocol,
-    ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ForwardedFields, GatewayConfig, HealthCheck, Limits, ListenerConfig, Prefix,
+    Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
 };
 pub use error::GatewayError;
 pub use gateway::Gateway;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
 use crate::port::check_interface;
-use crate::{Name, Period, Size, Target};
+use crate::{IpPrefix, Name, Period, Size, Target};
 
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +148,9 @@ pub struct Listener {
     /// Whether every connection begins with a PROXY protocol header.
     #[serde(default)]
     pub proxy_protocol: bool,
+    /// Addresses whose connections do; all others have none and speak for themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol_from: Option<Vec<IpPrefix>>,
     /// Version of that header towards upstreams.
     #[serde(default)]
     pub upstream_proxy_protocol: ProxyHeader,
@@ -457,6 +460,22 @@ impl Listener {
 }
 
 impl Listener {
+    fn check_proxies(&self) -> Result<(), Invalid> {
+        let wrong =
+            |message: &str, help: &str| Err(Invalid::at("proxy-protocol-from", message).help(help));
+        match &self.proxy_protocol_from {
+            Some(_) if !self.proxy_protocol => wrong(
+                "no connection begins with a PROXY protocol header",
+                "add `proxy-protocol = true`, or leave it out",
+            ),
+            Some(from) if from.is_empty() => wrong(
+                "nobody's PROXY protocol header would be read",
+                "name the proxies, as in [\"10.0.0.0/8\"], or set `proxy-protocol` to false",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn check_device(&self) -> Result<(), Invalid> {
         match (&self.device, self.prefix) {
             (Some(device), None) if !device.starts_with("vf:") => check_interface("device", device),
@@ -499,6 +518,7 @@ impl Check for Listener {
                 .help("name at least one, as in \"0.0.0.0:8080\""));
         }
         self.check_device()?;
+        self.check_proxies()?;
         if self.upstream.is_empty() && self.chain.is_none() {
             return Err(Invalid::whole("the listener has neither an upstream nor a chain")
                 .help("add `upstream = [\"127.0.0.1:9000\"]`, or `chain = \"NAME\"` of one that answers itself"));

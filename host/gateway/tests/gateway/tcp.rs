@@ -13,7 +13,7 @@ use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Interests, Middleware, Origin, Passage, Pieces,
     Reply, Stage, Step, Upstreams,
 };
-use weir_gateway::{Failure, ListenerConfig, Protocol, ProxyHeader};
+use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
 
 /// Reads all, then answers with its length and the bytes.
 fn patient() -> Server {
@@ -311,14 +311,26 @@ fn a_connection_without_the_header_is_closed() {
 }
 
 #[test]
-fn http_learns_the_client_from_the_proxy_in_front() {
+fn http_learns_the_client_from_the_proxy_in_front_and_from_nobody_else() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let server = Server::echo();
+    let with_header = format!("PROXY TCP4 192.0.2.7 192.0.2.9 4000 80\r\n{GET}");
+    let prefix = |address: [u8; 4], length| Prefix { address: address.into(), length };
+    let (here, elsewhere) = (prefix([127, 0, 0, 0], 8), prefix([192, 0, 2, 0], 24));
+    for from in [None, Some(vec![elsewhere, here])] {
+        let (_gateway, address) = gateway_with(&[server.address], |config| {
+            config.proxy_protocol = true;
+            config.proxy_protocol_from = from;
+        });
+        let answer = support::talk(address, &with_header);
+        assert!(answer.contains("x-forwarded-for: 192.0.2.7\r\n"), "{answer}");
+    }
     let (_gateway, address) = gateway_with(&[server.address], |config| {
         config.proxy_protocol = true;
+        config.proxy_protocol_from = Some(vec![elsewhere]);
     });
-    let answer = support::talk(
-        address,
-        "PROXY TCP4 192.0.2.7 192.0.2.9 4000 80\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-    );
-    assert!(answer.contains("x-forwarded-for: 192.0.2.7\r\n"), "{answer}");
+    let answer = support::talk(address, GET);
+    assert!(answer.contains("x-forwarded-for: 127.0.0.1\r\n"), "{answer}");
+    let answer = support::talk(address, &with_header);
+    assert!(answer.starts_with("HTTP/1.1 400 ") && !answer.contains("192.0.2.7"), "{answer}");
 }

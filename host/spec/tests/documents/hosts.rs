@@ -51,6 +51,7 @@ fn a_listener_says_what_it_takes_and_impossible_ones_are_refused() {
     let full = listener(
         r#"upstream = ["127.0.0.1:1", { address = "[::1]:2", weight = 3, tls = true, server-name = "a.example" }]
 proxy-protocol = true
+proxy-protocol-from = ["10.0.0.0/8", "2001:db8::1"]
 [[listener.tls]]
 certificate = "c.pem"
 key = "k.pem"
@@ -63,6 +64,8 @@ interval = "1s""#,
     .unwrap();
     assert_eq!((full.upstream[0].weight, full.upstream[1].weight), (1, 3));
     assert_eq!(full.retry.on.len(), 2);
+    let from: Vec<_> = full.proxy_protocol_from.iter().flatten().map(ToString::to_string).collect();
+    assert_eq!(from, ["10.0.0.0/8", "2001:db8::1"]);
     assert_eq!(full.resolve, Period::milliseconds(30_000));
     let named = listener("upstream = [\"API.example:8080\"]\nresolve = \"5s\"").unwrap();
     let name = weir_spec::Target::Name { host: "api.example".into(), port: 8080 };
@@ -99,6 +102,15 @@ interval = "1s""#,
             "= key: listener[0].limits.connections",
         ),
         ("upstream = [\"a.example:80\", \"A.example:80\"]", "named twice"),
+        ("chain = \"c\"\nproxy-protocol-from = [\"10.0.0.0/8\"]", "add `proxy-protocol = true`"),
+        (
+            "chain = \"c\"\nproxy-protocol = true\nproxy-protocol-from = []",
+            "= key: listener[0].proxy-protocol-from",
+        ),
+        (
+            "chain = \"c\"\nproxy-protocol = true\nproxy-protocol-from = [\"10.0.0.1/8\"]",
+            "bits behind its length are set",
+        ),
         ("resolve = \"1ms\"\nupstream = [\"a.example:80\"]", "allowed: 100ms to 24h"),
         ("chain = \"c\"\n[gateway]\nworker-timeout = \"1ms\"", "allowed: 100ms to 10m"),
         ("chain = \"c\"\n[gateway]\nworker-timeout = \"601s\"", "allowed: 100ms to 10m"),

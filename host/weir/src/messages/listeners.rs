@@ -11,9 +11,10 @@ use weir_exchange::{
     Step, Upstreams,
 };
 use weir_gateway::{
-    Certificate, ForwardedFields, GatewayError, HealthCheck, Limits, ListenerConfig, Protocol,
-    ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ForwardedFields, GatewayError, HealthCheck, Limits, ListenerConfig, Prefix,
+    Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
 };
+use weir_spec::IpPrefix;
 use weir_spec::listener::{self, Listener, RetryOn};
 
 use super::Messages;
@@ -173,6 +174,10 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
         resolve: listener.resolve.get(),
         certificates: certificates.collect(),
         proxy_protocol: listener.proxy_protocol,
+        proxy_protocol_from: listener.proxy_protocol_from.as_ref().map(|from| {
+            let prefix = |p: &IpPrefix| Prefix { address: p.address(), length: p.length() };
+            from.iter().map(prefix).collect()
+        }),
         upstream_proxy_protocol: match listener.upstream_proxy_protocol {
             listener::ProxyHeader::None => None,
             listener::ProxyHeader::V1 => Some(ProxyHeader::V1),
