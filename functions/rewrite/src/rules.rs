@@ -209,7 +209,7 @@ impl Rule {
         };
         let fields = config.fields.into_iter().map(|(name, value)| {
             let field = || format!("fields.{name}");
-            check_name(&name).map_err(|error| format!("{}: {error}", field()))?;
+            check_seen(&name).map_err(|error| format!("{}: {error}", field()))?;
             let value = match value.as_str() {
                 "*" => FieldMatch::Present,
                 "!" => FieldMatch::Absent,
@@ -273,7 +273,7 @@ impl Edit {
     /// `groups` is none for responses, which have no variables.
     fn read(config: EditConfig, groups: Option<usize>) -> Result<Self, String> {
         for name in config.remove.iter().chain(config.set.keys()).chain(config.add.keys()) {
-            check_name(name)?;
+            check_set(name)?;
         }
         let templates = |key: &str, fields: BTreeMap<String, String>| {
             let read = |(name, text): (String, String)| {
@@ -355,18 +355,36 @@ fn expression(key: &str, text: &str) -> Result<Regex, String> {
     regex.map_err(|error| format!("{key}: {error}"))
 }
 
-/// Fields that the gateway itself owns, and so nobody can set.
-const OWNED: [&str; 9] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "upgrade",
-    "te",
-    "trailer",
-    "proxy-connection",
-    "content-length",
-];
+/// Fields between two neighbours: the gateway has its own at either side, and shows nobody those that it got.
+const OF_A_HOP: [&str; 6] =
+    ["connection", "keep-alive", "transfer-encoding", "upgrade", "te", "proxy-connection"];
+
+/// Checks the name of a field that a rule looks at.
+fn check_seen(name: &str) -> Result<(), String> {
+    check_name(name)?;
+    match name {
+        "host" => Err("`host` is a condition of its own, beside `fields`".into()),
+        _ if OF_A_HOP.contains(&name) => Err(format!(
+            "`{name}` is for the gateway, which takes it away before a rule could see it"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the name of a field that a rule sets or removes: one whose edit would have no effect, whatever the listener, is a mistake.
+fn check_set(name: &str) -> Result<(), String> {
+    check_name(name)?;
+    match name {
+        "host" => Err("`host` is not edited as a field: use `authority`".into()),
+        "content-length" => {
+            Err("`content-length` is the gateway's own, and follows from the body".into())
+        }
+        _ if OF_A_HOP.contains(&name) => {
+            Err(format!("`{name}` is the gateway's own: an edit of it would have no effect"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Checks a field's name (RFC 9110, section 5.1).
 fn check_name(name: &str) -> Result<(), String> {
@@ -374,9 +392,6 @@ fn check_name(name: &str) -> Result<(), String> {
         |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&c);
     if name.is_empty() || !name.bytes().all(token) {
         return Err(format!("\"{name}\" is no name of a field; names are lower case"));
-    }
-    if OWNED.contains(&name) {
-        return Err(format!("`{name}` is the gateway's own (for the host, use `authority`)"));
     }
     Ok(())
 }
