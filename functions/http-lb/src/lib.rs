@@ -402,8 +402,14 @@ fn upstreams(setup: &Setup, wanted: Vec<UpstreamConfig>) -> Result<Vec<Upstream>
     } else {
         wanted
     };
-    if !(1..=UPSTREAMS_MAX).contains(&wanted.len()) {
-        return Err(format!("{} upstreams: 1 to {UPSTREAMS_MAX} are possible", wanted.len()));
+    match wanted.len() {
+        0 => return Err("there is no upstream to choose: the listener has none".into()),
+        1..=UPSTREAMS_MAX => (),
+        many => {
+            return Err(format!(
+                "{many} upstreams: 1 to {UPSTREAMS_MAX} are possible; name them in `upstreams`"
+            ));
+        }
     }
     let mut upstreams: Vec<Upstream> = Vec::new();
     for (n, UpstreamConfig { name, weight }) in wanted.into_iter().enumerate() {
@@ -411,7 +417,12 @@ fn upstreams(setup: &Setup, wanted: Vec<UpstreamConfig>) -> Result<Vec<Upstream>
             let all = setup.ports.join(", ");
             format!("upstreams[{n}]: no upstream is named \"{name}\"; there are {all}")
         })?;
-        if !(1..=1000).contains(&weight) {
+        if weight == 0 {
+            return Err(format!(
+                "upstreams[{n}]: weight 0 is not from 1 to 1000; leave \"{name}\" out, and it gets nothing from here"
+            ));
+        }
+        if weight > 1000 {
             return Err(format!("upstreams[{n}]: weight {weight} is not from 1 to 1000"));
         }
         if upstreams.iter().any(|other| other.place == place) {

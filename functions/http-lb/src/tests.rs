@@ -298,7 +298,7 @@ fn mistakes_are_named() {
     for (config, part) in [
         (json!({"upstreams": [{"name": "c"}]}), "no upstream is named \"c\"; there are a, b"),
         (json!({"upstreams": [{"name": "a"}, {"name": "a"}]}), "twice"),
-        (json!({"upstreams": [{"name": "a", "weight": 0}]}), "weight 0"),
+        (json!({"upstreams": [{"name": "a", "weight": 0}]}), "leave \"a\" out"),
         (json!({"policy": "hash"}), "needs to know"),
         (json!({"policy": "hash", "hash": "moon"}), "\"moon\""),
         (json!({"hash": "client"}), "only policy"),
