@@ -244,6 +244,7 @@ impl Control {
         engine.ports.retain(|port| mine(&port.tenant));
         engine.listeners.retain(|listener| mine(&listener.tenant));
         engine.chains.retain(|chain| mine(&chain.tenant));
+        engine.carrier = engine.carrier.filter(|_| tenant.is_none());
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = failed.iter().filter(|(id, _)| mine(&id.tenant));
         Status {

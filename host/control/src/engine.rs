@@ -327,6 +327,18 @@ pub struct EngineStatus {
     pub listeners: Vec<ListenerStatus>,
     /// Chains that are deployed.
     pub chains: Vec<ChainStatus>,
+    /// How the gateway and the processes of chains of messages reach each other, if there are such processes. For the administrator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<CarrierStatus>,
+}
+
+/// What carries descriptors between the gateway and the processes of chains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CarrierStatus {
+    /// `sk_msg`: the program in the kernel. `unix`: sockets, which take longer.
+    pub kind: String,
+    /// Why it is not `sk_msg`.
+    pub problem: Option<String>,
 }
 
 /// How a listener is.

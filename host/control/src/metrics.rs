@@ -97,6 +97,13 @@ fn host(registry: &mut Registry, status: &Status) {
     let taken = "Whether the configuration was taken when it was read last";
     let taken = Gauges::new(registry, "config_last_reload_successful", taken);
     taken.set(&[], f64::from(u8::from(status.config_problem.is_none())));
+    let carrier =
+        "How the gateway and the processes of chains reach each other: 1 for the one in use";
+    let carriers = Gauges::new(registry, "gateway_carrier", carrier);
+    for kind in ["sk_msg", "unix"].iter().filter(|_| status.engine.carrier.is_some()) {
+        let used = status.engine.carrier.as_ref().is_some_and(|carrier| carrier.kind == *kind);
+        carriers.set(&[("carrier", kind)], f64::from(u8::from(used)));
+    }
 }
 
 fn steering(registry: &mut Registry, status: &Status) {

@@ -195,6 +195,7 @@ impl Engine for Planes {
     fn status(&self) -> EngineStatus {
         let mut status = self.packets.status();
         status.listeners = self.messages.listener_statuses();
+        status.carrier = self.messages.carrier();
         for messages in self.messages.chain_statuses() {
             let same = |chain: &&mut ChainStatus| {
                 (&chain.tenant, &chain.name) == (&messages.tenant, &messages.name)

@@ -450,6 +450,7 @@ async fn tokens_open_what_is_theirs() {
     assert_eq!(acme("GET", "/v1/status", None).await.json()["chains"], json!([]));
     let metrics = acme("GET", "/metrics", None).await.text;
     assert!(!metrics.contains("tenant=\"default\""), "{metrics}");
+    assert!(!metrics.contains("carrier="), "{metrics}");
     for line in [
         "weir_listener_seconds_bucket{le=\"0.000001024\",listener=\"acme-web\"} 0",
         "weir_listener_seconds_bucket{le=\"0.000002048\",listener=\"acme-web\"} 1",
@@ -566,6 +567,8 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         "weir_port_ring_buffers{port=\"in\"} 64",
         "weir_upstream_failures_total{listener=\"web\",upstream=\"api.example:9000\",reason=\"connect\"} 2",
         "weir_config_last_reload_successful 1.0",
+        "weir_gateway_carrier{carrier=\"sk_msg\"} 0",
+        "weir_gateway_carrier{carrier=\"unix\"} 1",
         "weir_functions 1",
     ] {
         assert!(

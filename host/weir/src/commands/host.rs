@@ -3,7 +3,7 @@
 use anyhow::Result;
 use weir_control::Status;
 use weir_control::api::List;
-use weir_control::engine::{ChainStatus, FunctionStatus, Health, PortStatus};
+use weir_control::engine::{CarrierStatus, ChainStatus, FunctionStatus, Health, PortStatus};
 use weir_spec::Plane;
 
 use super::{counts, listener, or_dash};
@@ -82,6 +82,13 @@ fn status_text(status: &Status) -> String {
         ("workers", status.engine.workers.to_string()),
         ("functions", status.functions.to_string()),
     ]);
+    if let Some(CarrierStatus { kind, problem }) = &status.engine.carrier {
+        text.push_str(&format!("\nchains' processes are reached by {kind}"));
+        if let Some(problem) = problem {
+            text.push_str(&format!(", which takes longer than sk_msg: {problem}"));
+        }
+        text.push('\n');
+    }
     if let Some(problem) = &status.config_problem {
         text.push_str(&format!(
             "\nthe configuration was not taken when it was read last: {problem}\n"

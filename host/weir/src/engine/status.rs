@@ -36,6 +36,7 @@ impl PlaneEngine {
             ports,
             listeners: Vec::new(),
             chains: chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect(),
+            carrier: None,
         }
     }
 

@@ -9,6 +9,7 @@ use weir_control::engine::{
 };
 use weir_exchange::Times;
 use weir_gateway::{FAILURES, ListenerStatistics};
+use weir_hop::Carrier;
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
 
 use super::Messages;
@@ -32,6 +33,15 @@ impl Messages {
     pub(crate) fn chain_statuses(&self) -> Vec<ChainStatus> {
         let chains: Vec<_> = self.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
         chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect()
+    }
+
+    /// What carries descriptors to the processes of its chains, if they have some.
+    pub(crate) fn carrier(&self) -> Option<CarrierStatus> {
+        let (kind, problem) = match self.hub.get()?.carrier() {
+            Carrier::SkMsg => ("sk_msg", None),
+            Carrier::Unix { why } => ("unix", Some(why.clone())),
+        };
+        Some(CarrierStatus { kind: kind.to_owned(), problem })
     }
 
     /// What a function logged.

@@ -388,6 +388,14 @@ fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffe
     let metrics =
         curl(&["--unix-socket", host.path("api.sock").to_str().unwrap(), "http://x/metrics"]).1;
     assert!(metrics.contains("weir_chain_worker_restarts_total{"), "{metrics}");
+    let carrier = host.json(&["status"])["carrier"].clone();
+    let kind = carrier["kind"].as_str().unwrap();
+    assert_eq!(carrier["problem"].is_null(), kind == "sk_msg", "{carrier}");
+    assert!(
+        metrics.contains(&format!("weir_gateway_carrier{{carrier=\"{kind}\"}} 1")),
+        "{metrics}"
+    );
+    assert!(host.ok(&["status"]).contains(&format!("processes are reached by {kind}")));
     // A swap after deaths is there after the next one.
     push(&host, "1.1.0");
     host.ok(&["function", "swap", "probe", "--to", "1.1.0"]);

@@ -16,10 +16,10 @@ use tower::ServiceExt as _;
 use weir_control::Control;
 use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
-    Bucket, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine, EngineError,
-    EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health, ListenerStatus,
-    LogLine, MemberStatus, PoolStatus, PortStatus, Published, RulePlace, RuleStatus, Sample, Tap,
-    TrialKind, TrialStatus, UpstreamStatus, Way,
+    Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine,
+    EngineError, EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health,
+    ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, RulePlace,
+    RuleStatus, Sample, Tap, TrialKind, TrialStatus, UpstreamStatus, Way,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -301,7 +301,9 @@ impl Engine for FakeEngine {
         let idle =
             ListenerStatus { latency: Vec::new(), latency_sum_ns: 0, ..listener("web", "default") };
         let listeners = vec![listener("acme-web", "acme"), idle];
-        EngineStatus { listeners, workers: 1, ports, chains: chains.collect() }
+        let carrier = CarrierStatus { kind: "unix".into(), problem: Some("no eBPF".into()) };
+        let carrier = Some(carrier);
+        EngineStatus { listeners, workers: 1, ports, chains: chains.collect(), carrier }
     }
 
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
