@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
 use crate::place::{Choice, Tried};
+use crate::repeat::Repeatable;
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
 use crate::spare::Spare;
@@ -35,7 +36,10 @@ pub(crate) async fn send(
 ) -> Result<(Rc<Upstream>, Answered), Unanswered> {
     let site = forwarding.site;
     let retry = &site.plan.config.retry;
-    let spare = request.as_ref().and_then(|request| forwarding.spare(request));
+    let bodiless = request.as_ref().is_some_and(|r| matches!(r.body(), RequestBody::Empty));
+    // It may be sent again after it has been sent; a copy of it is there then.
+    let repeatable = bodiless && request.as_ref().is_some_and(|r| forwarding.may_repeat(r));
+    let mut spare = request.as_ref().filter(|_| repeatable).map(Spare::of);
     let told = site.told(&forwarding.client.origin);
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
     let nobody = Unanswered::Connect(None);
@@ -43,29 +47,40 @@ pub(crate) async fn send(
     loop {
         at(&upstream);
         let config = &upstream.route.config;
+        let mut lent = None;
         if let Some(request) = request {
+            if config.http2 && left > 0 {
+                // It may be refused, whatever it is, when some of it has been sent.
+                spare.get_or_insert_with(|| Spare::of(request));
+                lent = Repeatable::lend(request.body_mut());
+            }
             let host = &site.default_hosts[upstream.index];
             rules::address(request, config.http2, config.tls.is_some(), host);
         }
-        let began = Instant::now();
+        let (began, mut unprocessed) = (Instant::now(), false);
         // What is the outcome if there is no other attempt.
         let outcome = match upstream.send(request, forwarding.progress, told, began).await {
             Ok(answered) => {
+                if let Some(lent) = &lent {
+                    lent.let_go();
+                }
                 let status = answered.response.status();
                 upstream.standing.answered();
                 upstream.counters.responses.count(status);
                 upstream.counters.latency.record(began.elapsed());
-                if spare.is_none() || !retry.statuses.contains(&status.as_u16()) {
+                if !repeatable || !retry.statuses.contains(&status.as_u16()) {
                     return Ok((upstream, answered));
                 }
                 tried.push((upstream.index, upstream.address));
                 Ok((Rc::clone(&upstream), answered))
             }
-            Err(Failed { why, stale }) => {
+            Err(failed) => {
+                unprocessed = failed.unprocessed;
+                let Failed { why, stale, .. } = failed;
                 note(&upstream, &why, stale);
                 let may = match why {
                     Unanswered::Connect(_) => retry.connect,
-                    Unanswered::Reset => retry.reset,
+                    Unanswered::Reset => retry.reset || unprocessed,
                     Unanswered::Slow | Unanswered::NotHttp | Unanswered::Body => false,
                 };
                 if !may {
@@ -77,9 +92,18 @@ pub(crate) async fn send(
                 Err(why)
             }
         };
-        if request.is_none() {
+        let body = lent.and_then(|lent| lent.take_back());
+        if let Some(request) = request {
+            // Nothing of it was sent.
+            if let Some(body) = body {
+                *request.body_mut() = body;
+            }
+        } else if bodiless && (repeatable || unprocessed) {
             let copy = spare.as_ref().map(Spare::parts);
             *request = copy.map(|parts| Request::from_parts(parts, RequestBody::Empty));
+        } else if unprocessed {
+            let whole = spare.as_ref().zip(body);
+            *request = whole.map(|(spare, body)| Request::from_parts(spare.parts(), body));
         }
         let following = if left == 0 { None } else { site.next(chosen, &tried) };
         let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
@@ -90,16 +114,14 @@ pub(crate) async fn send(
 }
 
 impl Forwarding<'_> {
-    /// A copy of a request that may be sent again after it has been sent.
-    fn spare(&self, request: &Request<RequestBody>) -> Option<Spare> {
+    /// Whether a request without a body may be sent again after it has been sent, when an upstream may have seen it.
+    fn may_repeat(&self, request: &Request<RequestBody>) -> bool {
         let retry = &self.site.plan.config.retry;
-        let repeatable = retry.attempts > 0
+        retry.attempts > 0
             && (retry.reset || !retry.statuses.is_empty())
-            && matches!(request.body(), RequestBody::Empty)
             && self.progress.is_none()
             && self.asked.upgrade.is_none()
-            && rules::idempotent(request.method());
-        repeatable.then(|| Spare::of(request))
+            && rules::idempotent(request.method())
     }
 }
 

@@ -43,6 +43,7 @@ mod outbox;
 mod place;
 mod proxy_protocol;
 mod relay;
+mod repeat;
 mod request_body;
 mod response_body;
 mod rests;

@@ -66,11 +66,13 @@ pub(crate) struct Failed {
     pub(crate) why: Unanswered,
     /// The connection had been idle, or was to end: that it is lost says nothing about the upstream.
     pub(crate) stale: bool,
+    /// The upstream says that it did not look at the request (RFC 9113 section 8.7): it may be sent again, whatever it is.
+    pub(crate) unprocessed: bool,
 }
 
 impl Failed {
     pub(crate) fn new(why: Unanswered) -> Self {
-        Self { why, stale: false }
+        Self { why, stale: false, unprocessed: false }
     }
 
     /// What became of the attempt; the request is put back if hyper gives it back.
@@ -88,21 +90,34 @@ impl Failed {
         } else if error.is_parse() || error.is_parse_too_large() {
             Self::new(Unanswered::NotHttp)
         } else {
-            Self { why: Unanswered::Reset, stale: passed_over(&error) }
+            let refusal = Refusal::of(&error);
+            // One that had to wait for a stream, hyper tells as a mistake of who sends it.
+            let stale = error.is_user() || matches!(refusal, Some(Refusal::Passed));
+            Self { why: Unanswered::Reset, stale, unprocessed: refusal.is_some() }
         }
     }
 }
 
-/// Whether an HTTP/2 connection passed this request over: it had to wait for a stream, which hyper tells as a mistake of
-/// who sends it, or was on its way when the upstream said that it takes no more, or not so many (RFC 9113 section 8.7).
-fn passed_over(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    error.is_user()
-        || cause.is_some_and(|cause| {
-            let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let ends = cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
-            cause.is_remote() && (refused || ends)
-        })
+/// How an HTTP/2 upstream says that it has not looked at a request, and will not.
+enum Refusal {
+    /// It takes no more on this connection, or not so many.
+    Passed,
+    /// It ends the connection for an error.
+    Broken,
+}
+
+impl Refusal {
+    /// A stream that was refused, or one beyond those that a GOAWAY names: to those that it names nothing happens with it.
+    fn of(error: &hyper::Error) -> Option<Self> {
+        let cause =
+            error.source()?.downcast_ref::<h2::Error>().filter(|cause| cause.is_remote())?;
+        match cause.reason()? {
+            h2::Reason::REFUSED_STREAM if cause.is_reset() => Some(Self::Passed),
+            h2::Reason::NO_ERROR if cause.is_go_away() => Some(Self::Passed),
+            _ if cause.is_go_away() => Some(Self::Broken),
+            _ => None,
+        }
+    }
 }
 
 /// See the module.
@@ -256,7 +271,8 @@ impl Link {
                 Poll::Pending => (),
             }
             if self.over {
-                return Poll::Ready(Err(Failed { why: Unanswered::Reset, stale: used }));
+                let failed = Failed::new(Unanswered::Reset);
+                return Poll::Ready(Err(Failed { stale: used, ..failed }));
             }
             let since = progress.map_or(began, |progress| progress.since().max(began));
             if self.deadline.expired(cx, since + timeout) {

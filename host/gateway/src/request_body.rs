@@ -16,6 +16,7 @@ use crate::chain::Pieces;
 use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::flow::{BoxFlow, Flow};
+use crate::repeat::{Again, Repeatable};
 use crate::shared::OpenStream;
 use crate::stream::Pulse;
 use crate::timer::Deadline;
@@ -246,6 +247,10 @@ impl RequestBody {
         if pieces.is_empty() { Self::Empty } else { Self::Pieces(pieces) }
     }
 }
+    /// One of these that may be taken back.
+    Lent(Rc<Repeatable>),
+    /// One of which some was sent before.
+    Again(Box<Again>),
 
 impl Flow for RequestBody {}
 
@@ -284,6 +289,8 @@ impl Body for RequestBody {
             Self::Filtered(filtered, _) => filtered.is_end_stream(),
             Self::Flow(flow, _) => flow.is_end_stream(),
             Self::Pieces(pieces) => pieces.is_empty(),
+            Self::Lent(lent) => lent.poll_frame(cx),
+            Self::Again(again) => again.poll_frame(cx),
         }
     }
 
@@ -294,8 +301,12 @@ impl Body for RequestBody {
             Self::Filtered(filtered, _) => filtered.size_hint(),
             Self::Flow(flow, _) => flow.size_hint(),
             Self::Pieces(pieces) => {
+            Self::Lent(lent) => lent.is_end_stream(),
+            Self::Again(again) => again.is_end_stream(),
                 SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
             }
         }
     }
 }
+            Self::Lent(lent) => lent.size_hint(),
+            Self::Again(again) => again.size_hint(),

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ type Connection = http2::Connection<TokioIo<Stream>, RequestBody, LocalExecutor>
 struct Shared {
     sender: Sender,
     connection: Rc<Driven>,
+    /// Counts as open as long as anybody has it.
+    open: Weak<Open>,
     /// Requests under way.
     streams: Cell<usize>,
     /// When the last one ended.
@@ -63,7 +65,7 @@ impl Driven {
 /// Drives it, and ends it whatever ends the driving.
 struct Driver {
     driven: Rc<Driven>,
-    _open: Open,
+    _open: Rc<Open>,
 }
 
 impl Future for Driver {
@@ -101,23 +103,27 @@ impl Shared {
 
     fn open(self: &Rc<Self>) -> OpenStream {
         self.streams.set(self.streams.get() + 1);
-        OpenStream(Rc::clone(self))
+        OpenStream { shared: Rc::clone(self), _open: self.open.upgrade() }
     }
 }
 
 /// A request that is under way, until both of its bodies have ended: whoever has one of them has this.
-pub(crate) struct OpenStream(Rc<Shared>);
+pub(crate) struct OpenStream {
+    shared: Rc<Shared>,
+    /// After a GOAWAY nobody drives the connection from here, but it is there until its last stream has ended.
+    _open: Option<Rc<Open>>,
+}
 
 impl OpenStream {
     pub(crate) fn sender(&self) -> Sender {
-        self.0.sender.clone()
+        self.shared.sender.clone()
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        self.shared.streams.set(self.shared.streams.get() - 1);
+        self.shared.idle_since.set(Instant::now());
     }
 }
 
@@ -145,7 +151,8 @@ impl Connections {
         let connection = RefCell::new(Some(connection));
         let driven = Rc::new(Driven { connection, allowed: Cell::new(0), heard });
         let (streams, idle_since) = (Cell::new(0), Cell::new(Instant::now()));
-        let shared = Shared { sender, connection: Rc::clone(&driven), streams, idle_since };
+        let (connection, open) = (Rc::clone(&driven), Rc::new(open));
+        let shared = Shared { sender, connection, open: Rc::downgrade(&open), streams, idle_since };
         let shared = Rc::new(shared);
         tokio::task::spawn_local(Driver { driven: Rc::clone(&driven), _open: open });
         while driven.allowed() == 0 {
@@ -161,7 +168,7 @@ impl Connections {
 
     /// This stream's connection gets no more requests.
     pub(crate) fn retire(&self, stream: &OpenStream) {
-        self.0.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, &stream.0));
+        self.0.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, &stream.shared));
     }
 
     /// Closes those that had no request for so long. Whether any are left.

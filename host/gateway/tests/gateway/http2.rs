@@ -219,7 +219,7 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         connection.write_all(&frame(1, 4, 1, STATUS_200)).unwrap();
         // The gateway has read all that was sent so far.
         assert!(support::read_head(&mut one).unwrap().starts_with(b"HTTP/1.1 200"));
-        let request = if when == Goaway::Before { POST } else { GET };
+        let request = if when == Goaway::Full { GET } else { POST };
         let other = std::thread::spawn(move || support::talk(address, request));
         match when {
             Goaway::Before => (),
@@ -232,12 +232,51 @@ fn an_upstream_that_says_goaway_while_it_answers_costs_no_request() {
         }
         let other = other.join().unwrap();
         assert!(other.starts_with("HTTP/1.1 200"), "{when:?}: {other}");
+        assert_eq!(other.contains("\r\nhi\r\n"), when != Goaway::Full, "{when:?}: {other}");
+        assert_eq!(upstream().open, 2, "{when:?}");
         // What was under way ends where it began.
         connection.write_all(&frame(0, 1, 1, b"whole")).unwrap();
         assert!(support::read_all(&mut one).ends_with("whole\r\n0\r\n\r\n"), "{when:?}");
         assert_eq!((server.connections(), upstream().connected), (2, 2), "{when:?}");
         assert!(upstream().healthy);
+        until("the first connection is closed", || upstream().open == 1);
     }
+}
+
+#[test]
+fn a_request_that_an_upstream_refuses_is_sent_again_with_its_body_as_often_as_it_may() {
+    let post = |stream: &mut TcpStream| {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nso";
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"me").unwrap();
+    };
+    let (server, requests) = scripted_server(100);
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.upstreams[0].http2 = true;
+        config.retry.attempts = 1;
+        config.retry.reset = false;
+    });
+    let refuse = |stream| {
+        let (mut connection, id) = requests.recv_timeout(support::LONG).unwrap();
+        assert_eq!(id, stream);
+        // REFUSED_STREAM.
+        connection.write_all(&frame(3, 0, stream, &[0, 0, 0, 7])).unwrap();
+    };
+    let mut client = connect(address);
+    post(&mut client);
+    refuse(1);
+    let (mut connection, 3) = requests.recv_timeout(support::LONG).unwrap() else {
+        panic!("it goes by the same connection")
+    };
+    connection.write_all(&frame(1, 5, 3, STATUS_200)).unwrap();
+    assert!(support::read_all(&mut client).starts_with("HTTP/1.1 200"));
+    let mut client = connect(address);
+    post(&mut client);
+    refuse(5);
+    refuse(7);
+    assert!(support::read_all(&mut client).starts_with("HTTP/1.1 502"));
+    let statistics = gateway.statistics().listeners.remove(0);
+    assert_eq!((statistics.retries, statistics.upstreams[0].healthy), (2, true));
 }
 
 #[test]
@@ -522,7 +561,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number of each stream whose request is
-/// whole. All others answer 200. It allows so many streams at a time.
+/// whole. All others answer 200, with the request's body. It allows so many streams at a time.
 fn scripted_server(streams: u8) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
     let (say, said) = mpsc::channel();
     say.send(()).unwrap();
@@ -545,14 +584,22 @@ fn reticent_server(
         }
         // SETTINGS_MAX_CONCURRENT_STREAMS.
         stream.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, streams])).unwrap();
-        while let Some((kind, flags, id, _)) = read_frame(&mut stream) {
+        let mut body = Vec::new();
+        while let Some((kind, flags, id, payload)) = read_frame(&mut stream) {
             let ends = flags & 1 != 0;
+            if kind == 0 {
+                body.extend(payload);
+            }
             match kind {
                 4 if !ends => stream.write_all(&frame(4, 1, 0, &[])).unwrap(),
                 0 | 1 if ends && number == 0 => {
                     let _ = tell.send((stream.try_clone().unwrap(), id));
                 }
-                0 | 1 if ends => stream.write_all(&frame(1, 5, id, STATUS_200)).unwrap(),
+                0 | 1 if ends => {
+                    let body = std::mem::take(&mut body);
+                    let answer = [frame(1, 4, id, STATUS_200), frame(0, 1, id, &body)].concat();
+                    stream.write_all(&answer).unwrap();
+                }
                 _ => (),
             }
         }
