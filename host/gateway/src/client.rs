@@ -54,6 +54,8 @@ enum Stop {
     Done(hyper::Result<()>),
     Idle,
     SlowHead,
+    /// An upstream that has answered does not take what is left of its request.
+    Untaken,
     /// Exchanges are under way and nothing moves.
     Stalled,
     /// The client begins requests and gives them up.
@@ -67,13 +69,16 @@ impl Client {
         if self.listener.killed() {
             return Some(Stop::Killed);
         }
-        if self.pulse.active.get() > 0 || !self.pulse.rests.is_empty() {
+        let pulse = &self.pulse;
+        if pulse.active.get() > 0 || !pulse.rests.is_empty() || pulse.has_unsent() {
             return None;
         }
         let site = self.listener.site();
         let timeouts = &site.plan.config.timeouts;
-        let quiet_since = self.pulse.quiet_since.get();
-        let (at, stop) = match self.pulse.heard.get() {
+        let quiet_since = pulse.quiet_since.get();
+        let (at, stop) = match pulse.heard.get() {
+            // The client is slow only where it has a time of its own: the body's.
+            _ if pulse.uploads.get() > 0 => (quiet_since + timeouts.stall(), Stop::Untaken),
             // What came while an exchange was under way has its time from the end of that.
             Some(heard) => (heard.max(quiet_since) + timeouts.header, Stop::SlowHead),
             None => (quiet_since + timeouts.idle, Stop::Idle),
@@ -142,6 +147,10 @@ impl Client {
                     linger(stream, &self.pulse).await;
                 }
             }
+            Stop::Untaken => {
+                site.counters.failures.count(Failure::UpstreamSlow);
+                linger(stream, &self.pulse).await;
+            }
             Stop::Idle => {
                 let _ = stream.shutdown().await;
             }
@@ -166,7 +175,7 @@ impl Client {
         let (mut deadline, mut told) = (Deadline::default(), false);
         let timeouts = &site.plan.config.timeouts;
         // No exchange may take as long as this without that anything moves; so it is the client that takes nothing.
-        let stall = timeouts.connect + timeouts.response + timeouts.body;
+        let stall = timeouts.stall();
         let (mut moves, mut moved) = (0, Instant::now());
         let (mut watch, mut watched) = (Deadline::default(), Instant::now());
         // Bytes between exchanges are the protocol's own: only time without an exchange counts.
@@ -218,6 +227,7 @@ impl Client {
                 tracing::debug!(client = %self.origin.client, "a connection of requests given up");
                 site.counters.failures.count(Failure::Refused);
             }
+            Stop::Untaken => site.counters.failures.count(Failure::UpstreamSlow),
             // What is still under way ends with the connection, which goes now.
             Stop::Stalled => self.pulse.stalled.set(true),
             _ => (),

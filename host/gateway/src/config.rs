@@ -256,6 +256,13 @@ pub struct Timeouts {
     pub upstream_idle: Duration,
 }
 
+impl Timeouts {
+    /// No exchange may take as long as this without that anything moves.
+    pub(crate) fn stall(&self) -> Duration {
+        self.connect + self.response + self.body
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {

@@ -133,6 +133,7 @@ impl Upload {
         let progress = Progress::new();
         progress.left.set(incoming.size_hint().exact());
         let incoming = Some(incoming);
+        pulse.uploads.set(pulse.uploads.get() + 1);
         Self { incoming, left, patience, waiting: None, deadline, progress, pulse }
     }
 
@@ -142,8 +143,15 @@ impl Upload {
     }
 
     fn ended(&mut self) {
-        self.incoming = None;
+        self.take();
         self.progress.left.set(Some(0));
+    }
+
+    /// What is left of it; it is not on its way any more.
+    fn take(&mut self) -> Option<Incoming> {
+        let incoming = self.incoming.take()?;
+        self.pulse.upload_ended();
+        Some(incoming)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
@@ -151,22 +159,24 @@ impl Upload {
         match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waiting = None;
-                self.pulse.moved();
+                self.pulse.uploaded();
                 self.progress.begun.set(true);
                 self.progress.left.set(incoming.size_hint().exact());
+                let ended = incoming.is_end_stream();
                 if let Some(data) = frame.data_ref() {
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => self.left = left,
                         None => return Poll::Ready(Some(Err(Fault::TooLarge))),
                     }
-                } else {
-                    // Nothing follows trailers, and not everybody asks.
+                }
+                // Nothing follows trailers, and not everybody asks.
+                if ended || frame.is_trailers() {
                     self.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
-                self.incoming = None;
+                self.take();
                 Poll::Ready(Some(Err(Fault::Client)))
             }
             Poll::Ready(None) => {
@@ -182,7 +192,7 @@ impl Upload {
                     }
                 };
                 if self.deadline.expired(cx, at) {
-                    self.incoming = None;
+                    self.take();
                     return Poll::Ready(Some(Err(Fault::ClientSlow)));
                 }
                 Poll::Pending
@@ -217,7 +227,7 @@ impl Body for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.progress.stream.replace(None);
-        if let Some(incoming) = self.incoming.take()
+        if let Some(incoming) = self.take()
             && !incoming.is_end_stream()
         {
             self.pulse.rests.add(incoming, &self.progress, self.patience);
@@ -237,6 +247,10 @@ pub(crate) enum RequestBody {
     Flow(BoxFlow, Rc<Progress>),
     /// A function's own, in reverse order.
     Pieces(Pieces),
+    /// One of these that may be taken back.
+    Lent(Rc<Repeatable>),
+    /// One of which some was sent before.
+    Again(Box<Again>),
 }
 
 impl RequestBody {
@@ -247,10 +261,6 @@ impl RequestBody {
         if pieces.is_empty() { Self::Empty } else { Self::Pieces(pieces) }
     }
 }
-    /// One of these that may be taken back.
-    Lent(Rc<Repeatable>),
-    /// One of which some was sent before.
-    Again(Box<Again>),
 
 impl Flow for RequestBody {}
 
@@ -279,6 +289,8 @@ impl Body for RequestBody {
                 frame
             }
             Self::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
+            Self::Lent(lent) => lent.poll_frame(cx),
+            Self::Again(again) => again.poll_frame(cx),
         }
     }
 
@@ -289,8 +301,8 @@ impl Body for RequestBody {
             Self::Filtered(filtered, _) => filtered.is_end_stream(),
             Self::Flow(flow, _) => flow.is_end_stream(),
             Self::Pieces(pieces) => pieces.is_empty(),
-            Self::Lent(lent) => lent.poll_frame(cx),
-            Self::Again(again) => again.poll_frame(cx),
+            Self::Lent(lent) => lent.is_end_stream(),
+            Self::Again(again) => again.is_end_stream(),
         }
     }
 
@@ -301,12 +313,10 @@ impl Body for RequestBody {
             Self::Filtered(filtered, _) => filtered.size_hint(),
             Self::Flow(flow, _) => flow.size_hint(),
             Self::Pieces(pieces) => {
-            Self::Lent(lent) => lent.is_end_stream(),
-            Self::Again(again) => again.is_end_stream(),
                 SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
             }
+            Self::Lent(lent) => lent.size_hint(),
+            Self::Again(again) => again.size_hint(),
         }
     }
 }
-            Self::Lent(lent) => lent.size_hint(),
-            Self::Again(again) => again.size_hint(),

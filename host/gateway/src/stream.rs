@@ -31,8 +31,13 @@ pub(crate) struct Pulse {
     pub(crate) heard: Cell<Option<Instant>>,
     /// Exchanges under way.
     pub(crate) active: Cell<u32>,
-    /// When the last one ended, or the connection began.
+    /// When the last one ended or the connection began, or what followed that had its end: a piece of a request's body, or of a
+    /// response on its way into the kernel.
     pub(crate) quiet_since: Cell<Instant>,
+    /// Requests' bodies on their way, also of exchanges that have ended: an upstream may answer and take the rest all the same.
+    pub(crate) uploads: Cell<u32>,
+    /// Something was written that the kernel has not taken.
+    unsent: Cell<bool>,
     /// Raised with every piece of a body, and when exchanges begin and end.
     pub(crate) moves: Cell<u64>,
     /// An exchange was cut off: the connection must not end as if it were whole.
@@ -60,6 +65,8 @@ impl Pulse {
             heard: Cell::new(None),
             active: Cell::new(0),
             quiet_since: Cell::new(Instant::now()),
+            uploads: Cell::new(0),
+            unsent: Cell::new(false),
             moves: Cell::new(0),
             cut: Cell::new(false),
             stalled: Cell::new(false),
@@ -73,6 +80,35 @@ impl Pulse {
     /// Something moves.
     pub(crate) fn moved(&self) {
         self.moves.set(self.moves.get().wrapping_add(1));
+    }
+
+    /// A piece of a request's body comes.
+    pub(crate) fn uploaded(&self) {
+        self.moved();
+        if self.active.get() == 0 {
+            self.quiet_since.set(Instant::now());
+        }
+    }
+
+    /// One of the requests' bodies is on its way no more.
+    pub(crate) fn upload_ended(&self) {
+        self.uploads.set(self.uploads.get() - 1);
+        if self.active.get() == 0 {
+            // What was heard was that.
+            self.heard.set(None);
+            self.quiet_since.set(Instant::now());
+        }
+    }
+
+    /// Whether something was written that the kernel has not taken.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent.get()
+    }
+
+    fn unsent(&self, is: bool) {
+        if self.unsent.replace(is) && !is {
+            self.quiet_since.set(Instant::now());
+        }
     }
 }
 
@@ -164,10 +200,7 @@ impl Stream {
             Inner::Plain(socket) => socket.poll_sent(cx),
             Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
         };
-        if sent.is_pending() && self.wrote(cx, &Poll::Pending) {
-            return Poll::Ready(Err(stalled()));
-        }
-        sent
+        self.flushed(cx, sent)
     }
 
     /// What was agreed on by ALPN.
@@ -187,6 +220,9 @@ impl Stream {
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, wrote: &Poll<io::Result<usize>>) -> bool {
+        if let Some(pulse) = &self.pulse {
+            pulse.unsent(wrote.is_pending());
+        }
         match wrote {
             Poll::Ready(Ok(bytes)) => {
                 self.traffic.sent.add(*bytes as u64);
@@ -199,6 +235,26 @@ impl Stream {
                 self.deadline.expired(cx, since + self.patience)
             }
         }
+    }
+
+    /// What becomes of flushing, unless the peer took nothing for too long.
+    fn flushed(
+        &mut self,
+        cx: &mut Context<'_>,
+        flushed: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        if flushed.is_pending() {
+            return if self.wrote(cx, &Poll::Pending) {
+                Poll::Ready(Err(stalled()))
+            } else {
+                flushed
+            };
+        }
+        self.stalled = None;
+        if let Some(pulse) = &self.pulse {
+            pulse.unsent(false);
+        }
+        flushed
     }
 }
 
@@ -310,10 +366,7 @@ impl AsyncWrite for Stream {
             Inner::Plain(socket) => socket.poll_taken(cx),
             Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
         };
-        if flushed.is_pending() && this.wrote(cx, &Poll::Pending) {
-            return Poll::Ready(Err(stalled()));
-        }
-        flushed
+        this.flushed(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -325,9 +378,6 @@ impl AsyncWrite for Stream {
             },
             Inner::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         };
-        if shut.is_pending() && this.wrote(cx, &Poll::Pending) {
-            return Poll::Ready(Err(stalled()));
-        }
-        shut
+        this.flushed(cx, shut)
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::support::{self, Server, connect, curl_text, gateway, gateway_with, un
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response};
+use weir_gateway::Failure;
 
 #[test]
 fn both_versions_are_spoken_on_one_address() {
@@ -277,6 +279,57 @@ fn a_request_that_an_upstream_refuses_is_sent_again_with_its_body_as_often_as_it
     assert!(support::read_all(&mut client).starts_with("HTTP/1.1 502"));
     let statistics = gateway.statistics().listeners.remove(0);
     assert_eq!((statistics.retries, statistics.upstreams[0].healthy), (2, true));
+}
+
+/// Answers at once, and takes the request's body all the same, or, for `/hold`, does not.
+async fn hasty(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    let holds = request.uri().path() == "/hold";
+    let response = Response::builder().header("x-taken", TAKEN.load(Ordering::SeqCst));
+    respond.send_response(response.body(()).unwrap(), true).unwrap();
+    let mut body = request.into_body();
+    if holds {
+        std::future::pending::<()>().await;
+    }
+    while let Some(Ok(data)) = body.data().await {
+        TAKEN.fetch_add(data.len(), Ordering::SeqCst);
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+}
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn what_an_upstream_takes_after_its_answer_is_no_head_that_is_slow() {
+    let (gateway, address) = gateway_with(&[http2_server(hasty)], |config| {
+        config.upstreams[0].http2 = true;
+        config.timeouts.header = Duration::from_millis(300);
+        config.timeouts.connect = Duration::from_secs(1);
+        config.timeouts.response = Duration::from_secs(2);
+        config.timeouts.body = Duration::from_secs(2);
+    });
+    let mut stream = connect(address);
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab").unwrap();
+    let head = support::read_head(&mut stream).unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 200"));
+    for piece in [b"cd", b"ef"] {
+        std::thread::sleep(Duration::from_millis(700));
+        stream.write_all(piece).unwrap();
+    }
+    until("the upstream has it all", || TAKEN.load(Ordering::SeqCst) == 6);
+    // Nor does a head begin when it has ended.
+    std::thread::sleep(Duration::from_millis(700));
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let second = support::read_all(&mut stream);
+    assert!(second.starts_with("HTTP/1.1 200") && second.contains("x-taken: 6"), "{second}");
+    // One that is not taken has its time, and the client its answer.
+    let mut stream = connect(address);
+    let head = "POST /hold HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
+    stream.write_all(&[head.as_bytes(), &[b'x'; 299_999]].concat()).unwrap();
+    let answer = support::read_all(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("408"), "{answer}");
+    let statistics = gateway.statistics().listeners.remove(0);
+    assert_eq!(statistics.failed(Failure::UpstreamSlow), 1);
+    assert_eq!(statistics.failed(Failure::ClientSlow), 0);
 }
 
 #[test]

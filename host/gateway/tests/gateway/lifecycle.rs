@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::{
     self, Server, connect, gateway, gateway_with, listener, read_all, read_head, talk, until,
 };
+use socket2::{Domain, Socket, Type};
 use weir_gateway::{Failure, Gateway, GatewayConfig, GatewayError};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -266,6 +267,50 @@ fn a_head_that_begins_before_the_response_has_ended_must_go_on_too() {
     asked.send(()).unwrap();
     let rest = read_all(&mut stream);
     assert!(rest.starts_with("here") && rest.contains("HTTP/1.1 408 "), "{rest}");
+}
+
+#[test]
+fn a_head_that_is_slow_cuts_no_response_that_the_client_has_not_taken() {
+    const PIECE: usize = 16_384;
+    let (more, pieces) = channel::<()>();
+    let pieces = std::sync::Mutex::new(pieces);
+    let server = Server::start(move |mut stream, _| {
+        let _ = support::read_request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap();
+        for () in pieces.lock().unwrap().iter() {
+            stream.write_all(&[1; PIECE]).unwrap();
+        }
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.header = Duration::from_millis(300);
+    });
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(support::LONG)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let sent = || gateway.statistics().listeners[0].sent;
+    until("the response has begun", || sent() > 0);
+    stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    // Until the kernel takes no more, and the end of it is with the gateway.
+    let (mut written, mut full) = (0, false);
+    while !full {
+        let (before, began) = (sent(), Instant::now());
+        more.send(()).unwrap();
+        written += PIECE;
+        while !full && sent() < before + PIECE as u64 {
+            std::thread::sleep(Duration::from_millis(1));
+            full = began.elapsed() > Duration::from_millis(300);
+        }
+    }
+    drop(more);
+    until("it has been read", || gateway.statistics().listeners[0].active == 0);
+    std::thread::sleep(Duration::from_secs(1));
+    let all = read_all(&mut stream);
+    assert_eq!(all.matches('\u{1}').count(), written);
+    let end = all.split("\r\n0\r\n\r\n").nth(1).expect("the response has its end");
+    assert!(end.starts_with("HTTP/1.1 408 "), "{end}");
 }
 
 #[test]
