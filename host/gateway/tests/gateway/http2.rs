@@ -173,6 +173,28 @@ fn grpc_passes_with_its_trailers_and_messages_one_by_one() {
 }
 
 #[test]
+fn trailers_of_both_directions_pass_between_nghttp_and_an_upstream() {
+    let (gateway, address) =
+        gateway_with(&[grpc_server()], |config| config.upstreams[0].http2 = true);
+    let message = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(message.path(), b"message").unwrap();
+    let url = format!("http://{address}/package.Service/Method");
+    let data = message.path().to_str().unwrap();
+    let arguments = ["-v", "-H", "te: trailers", "-H", "content-type: application/grpc"];
+    let mut nghttp = Command::new("nghttp");
+    nghttp.args(arguments).args(["-d", data, "--trailer", "x-end: yes", "-t", "20", &url]);
+    let output = String::from_utf8(nghttp.output().unwrap().stdout).unwrap();
+    // Of what is received, each field is in a line with its stream.
+    let received =
+        |field: &str| output.lines().any(|l| l.contains("recv (stream_id=") && l.ends_with(field));
+    for field in [":status: 200", "x-te: true", "grpc-status: 0", "x-end: yes"] {
+        assert!(received(field), "{field}: {output}");
+    }
+    assert!(output.contains("message"), "{output}");
+    assert_eq!(gateway.statistics().listeners[0].failures.iter().sum::<u64>(), 0);
+}
+
+#[test]
 fn a_connection_to_an_upstream_is_shared_and_made_again() {
     let upstream = grpc_server();
     let (gateway, address) = gateway_with(&[upstream], |config| config.upstreams[0].http2 = true);

@@ -10,3 +10,4 @@ mod support;
 mod tcp;
 mod tls;
 mod upstreams;
+mod websocket;
