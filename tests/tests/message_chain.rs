@@ -712,11 +712,11 @@ fn a_canary_that_traps_in_restore_costs_those_that_have_it_and_is_no_fault_of_th
 fn what_brings_back_a_version_says_whether_it_did() {
     run(|| async {
         let rig = Rig::new(&["one"]);
-        let swap = |version: &str| {
+        let stage = |version: &str| {
             let plan = FunctionPlan { version: version.into(), ..function("one", "/one") };
-            let staged = rig.site.stage_function("test", &rig.chain.names(), 0, plan, None);
-            rig.chain.swap(staged.unwrap()).unwrap();
+            rig.site.stage_function("test", &rig.chain.names(), 0, plan, None).unwrap()
         };
+        let swap = |version: &str| rig.chain.swap(stage(version)).unwrap();
         let fault = || async {
             answer(rig.open().request_head(&mut request("/one/trap"), None).await);
             rig.notices.borrow_mut().pop().unwrap()
@@ -737,6 +737,20 @@ fn what_brings_back_a_version_says_whether_it_did() {
         assert!(error.contains("what it ran before is not known any more"), "{error}");
         let told = fault().await;
         assert!(matches!(&told, Notice::Fault { version, .. } if version == "2"), "{told:?}");
+        // What an operator wants back goes back to nothing, from its first moment on, but is undone where another part refuses it.
+        for undone in [false, true] {
+            swap("3");
+            rig.chain.swap_back(stage("2")).unwrap();
+            if undone {
+                rig.chain.undo("one", "2").unwrap();
+            }
+            let told = fault().await;
+            let as_expected = match &told {
+                Notice::Fault { version, .. } => !undone && version == "2",
+                Notice::RolledBack { version, .. } => undone && version == "3",
+            };
+            assert!(as_expected, "{told:?}");
+        }
     });
 }
 

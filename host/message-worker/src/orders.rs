@@ -123,7 +123,10 @@ pub enum Order {
     /// Give new exchanges the chain that is ready.
     Publish,
     /// Give them the function that is ready.
-    Swap,
+    Swap {
+        /// It ran before: no fault brings back what it replaces.
+        back: bool,
+    },
     /// Try it, on this share of the clients.
     Canary(u8),
     /// Try it, on copies.
@@ -138,7 +141,7 @@ pub enum Order {
     GoBack(String, String),
     /// The same, as it was: the version was refused elsewhere.
     Undo(String, String),
-    /// Keep this function, whatever it replaced.
+    /// Let go what this function replaced.
     Unwatch(String),
     /// What was counted and said.
     Report,

@@ -107,6 +107,11 @@ impl<T> Replaced<T> {
         Self(Some((what, now.saturating_add(PROBATION))))
     }
 
+    /// No fault brings it back.
+    fn for_undoing(what: T, now: u64) -> Self {
+        Self(Some((what, now)))
+    }
+
     fn take_for_fault(&mut self, now: u64) -> Option<T> {
         self.0.take_if(|(_, until)| now < *until).map(|(what, _)| what)
     }
@@ -133,11 +138,20 @@ impl Function {
 
     /// Keeps what it replaced for a while.
     pub(crate) fn watch(&self, before: Rc<Self>) {
+        self.keep(before, Replaced::new);
+    }
+
+    /// Keeps what it replaced for whoever undoes that.
+    pub(crate) fn keep_for_undoing(&self, before: Rc<Self>) {
+        self.keep(before, Replaced::for_undoing);
+    }
+
+    fn keep(&self, before: Rc<Self>, how: impl Fn(Rc<Self>, u64) -> Replaced<Rc<Self>>) {
         // Two steps back are enough: the second is for whoever undoes this one.
         if let Some((second, _)) = &before.inner.borrow().before.0 {
             second.unwatch();
         }
-        self.inner.borrow_mut().before = Replaced::new(before, clock::monotonic());
+        self.inner.borrow_mut().before = how(before, clock::monotonic());
     }
 
     /// What it replaced, if a fault brings that back now: that has nothing more to go back to.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::turns::State;
-use super::versions::Versions;
+use super::versions::{Kept, Versions};
 use crate::gateway::Link;
 use crate::orders::{FunctionImage, News, Order, Reply};
 
@@ -105,9 +105,9 @@ impl State {
                 self.trial = None;
                 self.policy();
             }
-            (Order::Swap, Reply::Done) => {
+            (Order::Swap { back }, Reply::Done) => {
                 let function = self.staged.take().unwrap_or_default().pop();
-                self.put(function);
+                self.put(function, if *back { Kept::ForUndoing } else { Kept::ForFaults });
             }
             (Order::Canary(_) | Order::Shadow, Reply::Done) => {
                 let canary = if let Order::Canary(percent) = order { Some(percent) } else { None };
@@ -123,7 +123,7 @@ impl State {
             }
             (Order::Promote, Reply::Done) => {
                 let function = self.trial.take().map(|(function, _)| function);
-                self.put(function);
+                self.put(function, Kept::ForFaults);
             }
             (Order::Promote | Order::EndTrial, _) => self.trial = None,
             (Order::Report, Reply::Report(report)) => {
@@ -150,10 +150,10 @@ impl State {
     }
 
     /// A function takes the place of the one of its name.
-    fn put(&mut self, function: Option<FunctionImage>) {
+    fn put(&mut self, function: Option<FunctionImage>, before: Kept) {
         self.trial = None;
         let Some(function) = function else { return };
-        self.versions.put(function, Instant::now());
+        self.versions.put(function, before, Instant::now());
         self.policy();
     }
 }

@@ -380,7 +380,7 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
     use weir_hop::{Hub, Restart};
 
-    use super::super::versions::tests::function;
+    use super::super::versions::{Kept, tests::function};
     use super::*;
     use crate::orders::SiteImage;
 
@@ -434,7 +434,7 @@ mod tests {
         for dies in [false, true] {
             let (answer, answered) = sync_channel(1);
             let mut keeper = keeper(Order::Undo("f".into(), "2".into()), answer);
-            keeper.versions.put(function("f", "2"), Instant::now());
+            keeper.versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
             if dies {
                 keeper.died("it is gone".into());
             } else {
@@ -452,7 +452,7 @@ mod tests {
         let (told, heard) = channel();
         let mut keeper = keeper(Order::Report, sync_channel(1).0);
         keeper.config.news = Box::new(move |news| told.send(news).unwrap());
-        keeper.versions.put(function("f", "2"), Instant::now());
+        keeper.versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
         let (control, worker) = UnixStream::pair().unwrap();
         control.set_nonblocking(true).unwrap();
         let live = keeper.live.as_mut().unwrap();

@@ -18,9 +18,18 @@ pub(super) struct Versions {
     before: BTreeMap<String, Replaced>,
 }
 
+/// What may bring back what was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// A fault of what replaced it, too.
+    ForFaults,
+    /// Only whoever undoes that.
+    ForUndoing,
+}
+
 /// What the last swap of a function replaced, behind what the one before that had replaced: for whoever undoes the last.
 struct Replaced {
-    functions: Vec<FunctionImage>,
+    functions: Vec<(FunctionImage, Kept)>,
     /// Until then it, and the memory of its state, are kept.
     until: Instant,
 }
@@ -36,7 +45,7 @@ impl Versions {
 
     /// What may come to run without an order.
     pub(super) fn before(&self) -> impl Iterator<Item = &FunctionImage> {
-        self.before.values().flat_map(|before| &before.functions)
+        self.before.values().flat_map(|before| before.functions.iter().map(|(f, _)| f))
     }
 
     /// Until when some of that is kept.
@@ -57,13 +66,13 @@ impl Versions {
     }
 
     /// A function takes the place of the one of its name.
-    pub(super) fn put(&mut self, function: FunctionImage, now: Instant) {
+    pub(super) fn put(&mut self, function: FunctionImage, kept: Kept, now: Instant) {
         if let Some(place) = self.running.iter_mut().find(|f| f.name == function.name) {
             let until = now + KNOWN;
             let fresh = || Replaced { functions: Vec::new(), until };
             let before = self.before.entry(function.name.clone()).or_insert_with(fresh);
             before.until = until;
-            before.functions.push(std::mem::replace(place, function));
+            before.functions.push((std::mem::replace(place, function), kept));
             if before.functions.len() > 2 {
                 before.functions.remove(0);
             }
@@ -75,10 +84,11 @@ impl Versions {
         self.before.remove(name);
     }
 
-    /// Whether this version of a function runs, and what it replaced is known.
+    /// Whether this version of a function runs, and a fault may bring back what it replaced.
     pub(super) fn can_go_back(&self, name: &str, version: &str) -> bool {
+        let last = self.before.get(name).and_then(|before| before.functions.last());
         self.running.iter().any(|f| f.name == name && f.version == version)
-            && self.before.get(name).is_some_and(|before| !before.functions.is_empty())
+            && last.is_some_and(|(_, kept)| *kept == Kept::ForFaults)
     }
 
     /// What this function replaced by this version runs again, if that version runs; `undone`: as it was, with what it had replaced
@@ -87,7 +97,7 @@ impl Versions {
         let runs = |f: &&mut FunctionImage| f.name == name && f.version == version;
         let Some(place) = self.running.iter_mut().find(runs) else { return true };
         let Some(mut before) = self.before.remove(name) else { return false };
-        let Some(last) = before.functions.pop() else { return false };
+        let Some((last, _)) = before.functions.pop() else { return false };
         *place = last;
         if undone {
             self.before.insert(name.to_owned(), before);
@@ -146,8 +156,8 @@ pub(super) mod tests {
     #[test]
     fn each_function_goes_back_to_what_it_replaced_itself() {
         let mut versions = Versions::new(vec![function("f", "1"), function("g", "1")]);
-        versions.put(function("f", "2"), Instant::now());
-        versions.put(function("g", "2"), Instant::now());
+        versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
+        versions.put(function("g", "2"), Kept::ForFaults, Instant::now());
         assert!(versions.go_back("f", "2", false));
         assert_eq!(run(&versions), ["1", "2"]);
         // It does not run any more.
@@ -164,8 +174,8 @@ pub(super) mod tests {
         let mut versions = Versions::new(vec![function("f", "1"), function("g", "1")]);
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         assert_eq!(versions.known_until(), None);
-        versions.put(function("f", "2"), now);
-        versions.put(function("g", "2"), now + second);
+        versions.put(function("f", "2"), Kept::ForFaults, now);
+        versions.put(function("g", "2"), Kept::ForFaults, now + second);
         assert_eq!(versions.known_until(), Some(now + KNOWN));
         assert!(!versions.forget(now + KNOWN - second));
         assert!(versions.forget(now + KNOWN));
@@ -174,13 +184,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn no_fault_brings_back_what_a_version_before_replaced_and_who_undoes_that_does() {
+        let mut versions = Versions::new(vec![function("f", "1")]);
+        versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
+        versions.put(function("f", "1"), Kept::ForUndoing, Instant::now());
+        assert!(!versions.can_go_back("f", "1"));
+        assert!(versions.go_back("f", "1", true));
+        assert!(versions.can_go_back("f", "2"), "its own swap is as it was");
+        assert_eq!(run(&versions), ["2"]);
+    }
+
+    #[test]
     fn a_swap_that_is_undone_leaves_what_the_one_before_it_replaced() {
         for undone in [true, false] {
             let mut versions = Versions::new(vec![function("f", "1")]);
-            versions.put(function("f", "2"), Instant::now());
+            versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
             let state = |versions: &Versions| versions.regions()["f"].file.as_raw_fd();
             let second = state(&versions);
-            versions.put(function("f", "3"), Instant::now());
+            versions.put(function("f", "3"), Kept::ForFaults, Instant::now());
             assert_ne!(state(&versions), second);
             assert!(versions.go_back("f", "3", undone));
             let Region { layout, file, .. } = versions.regions()["f"].clone();

@@ -251,14 +251,21 @@ fn obeyed(order: Order, ordered: &mut Ordered, ready: &mut Ready, remote: &Remot
             }
             None => return nothing(),
         },
-        Order::Swap | Order::Canary(_) | Order::Shadow => match (ready.function.take(), order) {
-            (Some(staged), Order::Swap) => remote.run(move |chain| chain.swap(staged)),
-            (Some(staged), Order::Canary(percent)) => {
-                remote.run(move |chain| chain.begin_canary(staged, percent, findings))
+        Order::Swap { .. } | Order::Canary(_) | Order::Shadow => {
+            match (ready.function.take(), order) {
+                (Some(staged), Order::Swap { back: false }) => {
+                    remote.run(move |chain| chain.swap(staged))
+                }
+                (Some(staged), Order::Swap { back: true }) => {
+                    remote.run(move |chain| chain.swap_back(staged))
+                }
+                (Some(staged), Order::Canary(percent)) => {
+                    remote.run(move |chain| chain.begin_canary(staged, percent, findings))
+                }
+                (Some(staged), _) => remote.run(move |chain| chain.begin_shadow(staged, findings)),
+                (None, _) => return nothing(),
             }
-            (Some(staged), _) => remote.run(move |chain| chain.begin_shadow(staged, findings)),
-            (None, _) => return nothing(),
-        },
+        }
         Order::ChangeCanary(percent) => remote.run(move |chain| chain.change_canary(percent)),
         Order::Promote => remote.run(Chain::promote),
         Order::EndTrial => remote.run(|chain| {

@@ -43,11 +43,27 @@ impl Chain {
     /// When there is no such function, or it does not take what its predecessor saved; the old one stays. When that one faults in
     /// `save`, as for [`Self::publish`].
     pub fn swap(&self, staged: StagedFunction) -> Result<(), MessageError> {
+        self.swap_keeping(staged, Function::watch)
+    }
+
+    /// The same with a version that ran before: no fault of it brings back what it replaces, from its first moment on. [`Self::undo`] does.
+    ///
+    /// # Errors
+    /// As for [`Self::swap`].
+    pub fn swap_back(&self, staged: StagedFunction) -> Result<(), MessageError> {
+        self.swap_keeping(staged, Function::keep_for_undoing)
+    }
+
+    fn swap_keeping(
+        &self,
+        staged: StagedFunction,
+        keep: impl Fn(&Function, Rc<Function>),
+    ) -> Result<(), MessageError> {
         let place = self.place(&staged.plan.name)?;
         let function = Rc::new(self.function(place, staged));
         let version = Rc::clone(&self.0.version.borrow());
         self.hand_over(&version.functions[place], &function)?;
-        function.watch(Rc::clone(&version.functions[place]));
+        keep(&function, Rc::clone(&version.functions[place]));
         self.started(&function);
         self.set(version.with(place, function));
         Ok(())
@@ -89,7 +105,7 @@ impl Chain {
         Ok(())
     }
 
-    /// From now on a fault of this function does not bring back what it replaced.
+    /// Lets what this function replaced go: from now on nothing brings it back.
     pub fn unwatch(&self, name: &str) {
         let running = Rc::clone(&self.0.version.borrow());
         if let Some(function) = running.functions.iter().find(|f| f.plan.name == name) {

@@ -339,7 +339,8 @@ impl Messages {
         let mut published = self.stage(id, &deployed, &function, false)?;
         let (label, version) = shown(&function);
         let undo = || Change::Undo(label.clone(), version.clone());
-        published.pause = deployed.change(|_| Change::Swap, |part| part.change_or_tell(undo()))?;
+        published.pause =
+            deployed.change(|_| Change::Swap(way), |part| part.change_or_tell(undo()))?;
         let mut running = deployed.running();
         running.trial = None;
         let name = function.label.clone();
@@ -347,6 +348,7 @@ impl Messages {
         if way == Way::Back {
             running.before.remove(&name);
             drop(running);
+            // All have it: nobody undoes it any more.
             deployed.change_all(|| Change::Unwatch(label.clone()));
         }
         Ok(published)

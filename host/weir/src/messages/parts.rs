@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_control::engine::EngineError;
+use weir_control::engine::{EngineError, Way};
 use weir_message::{
     Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
     Orders, Remote, Site, Staged, StagedFunction, States,
@@ -67,7 +67,7 @@ pub(super) struct Readied {
 /// What is to be done with what is ready, or tried.
 pub(super) enum Change {
     Publish,
-    Swap,
+    Swap(Way),
     Canary(u8, Arc<Findings>),
     Shadow(Arc<Findings>),
     CanaryShare(u8),
@@ -77,7 +77,7 @@ pub(super) enum Change {
     GoBack(String, String),
     /// The same, as it was: another part refused the version.
     Undo(String, String),
-    /// A fault of the function of this name does not bring back what that replaced.
+    /// Nothing brings back what the function of this name replaced any more: that goes.
     Unwatch(String),
 }
 
@@ -235,7 +235,7 @@ impl Part {
             let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
             match change {
                 Change::Publish => (ready.chain.take(), None),
-                Change::Swap | Change::Canary(..) | Change::Shadow(_) => {
+                Change::Swap(_) | Change::Canary(..) | Change::Shadow(_) => {
                     (None, ready.function.take())
                 }
                 _ => (None, None),
@@ -247,7 +247,8 @@ impl Part {
             let function = function.ok_or_else(nothing);
             let done = match change {
                 Change::Publish => staged.ok_or_else(nothing).and_then(|next| chain.publish(next)),
-                Change::Swap => function.and_then(|next| chain.swap(next)),
+                Change::Swap(Way::Forward) => function.and_then(|next| chain.swap(next)),
+                Change::Swap(Way::Back) => function.and_then(|next| chain.swap_back(next)),
                 Change::Canary(percent, findings) => {
                     function.and_then(|next| chain.begin_canary(next, percent, findings))
                 }

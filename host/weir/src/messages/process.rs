@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
-use weir_control::engine::{ChainId, EngineError};
+use weir_control::engine::{ChainId, EngineError, Way};
 use weir_exchange::Upstreams;
 use weir_hop::Hub;
 use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
@@ -115,7 +115,7 @@ impl Worker {
     pub(super) fn change(&self, change: Change) -> Result<Duration, EngineError> {
         let order = match &change {
             Change::Publish => Order::Publish,
-            Change::Swap => Order::Swap,
+            Change::Swap(way) => Order::Swap { back: *way == Way::Back },
             Change::Canary(percent, _) => Order::Canary(*percent),
             Change::Shadow(_) => Order::Shadow,
             Change::CanaryShare(percent) => Order::ChangeCanary(*percent),
