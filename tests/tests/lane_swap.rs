@@ -221,8 +221,11 @@ fn a_version_that_faults_on_probation_is_rolled_back_without_losing_a_packet() {
          (i32.store8 offset=8 (local.get $p) (i32.const 9))",
     ));
     let bad = FunctionPlan { admitted: bad, version: "9".into(), ..stateful(2) };
-    let staged = rig.lane.site().stage(plan(vec![bad]), &rig.lane.states()).unwrap();
+    let staged = rig.lane.site().stage(plan(vec![bad.clone()]), &rig.lane.states()).unwrap();
     rig.lane.publish(staged, Some(0)).unwrap();
+    // The chain is applied again meanwhile, with the version that faults.
+    let again = || plan(vec![bad.clone()]);
+    let stale = rig.lane.site().stage(again(), &rig.lane.states()).unwrap();
     let disposed = disposed(&mut rig);
     push(&mut rig, 32, 64);
     assert_eq!(disposed.lock().unwrap().len(), 1, "what faulted is unmapped elsewhere");
@@ -232,6 +235,10 @@ fn a_version_that_faults_on_probation_is_rolled_back_without_losing_a_packet() {
     assert_eq!(rig.lane.plan().functions[0].version, "1");
     let events = rig.lane.status().lock().unwrap().events.clone();
     assert!(events.iter().any(|(_, e)| e.contains("counter 9 was rolled back")), "{events:?}");
+    let refused = rig.lane.publish(stale, None).err().unwrap().to_string();
+    assert!(refused.contains("changed meanwhile"), "{refused}");
+    let staged = rig.lane.site().stage(again(), &rig.lane.states()).unwrap();
+    rig.lane.publish(staged, None).unwrap();
     assert!(dropped_by_reason(&rig.finish()).is_empty());
 }
 
@@ -397,7 +404,7 @@ fn what_a_canary_violates_is_not_the_running_versions_fault() {
     push(&mut rig, 0, 96);
     assert_eq!(Rig::drain(&rig.outside).len(), 64, "its first burst is lost");
     assert!(rig.lane.status().lock().unwrap().trial.is_none());
-    assert!(said(&rig, "f 2 was rolled back: as a canary: bad-verdict"));
+    assert!(said(&rig, "f 2 was rolled back: bad-verdict"));
     assert_eq!(faults_and_health(&mut rig), [(1, Health::Running)]);
     assert_eq!(dropped_by_reason(&rig.finish()), [("bad-verdict", 32)]);
 }

@@ -87,7 +87,7 @@ impl Lanes {
             let plan = plan(vec![function.clone()]);
             let lane = Lane::new_beside(Arc::clone(&sandbox), plan, config, &beside);
             let lane = lane.unwrap_or_else(|error| panic!("{error}"));
-            beside = lane.states();
+            beside = States::clone(&lane.states());
             lane
         });
         let lanes = lanes.collect();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use weir_layout::{VERDICT_FINAL, Verdict};
 use weir_packet_plane::{
-    Clock, Counters, DROP_REASONS, DropReason, FunctionPlan, Lane, LaneConfig, Rules, States,
-    Station, Turn,
+    Clock, Counters, DROP_REASONS, DropReason, FunctionPlan, Lane, LaneConfig, Rules, Standing,
+    States, Station, Turn,
 };
 use weir_pool::{HugePages, PoolConfig};
 use weir_port::memory::{Wire, channel};
@@ -590,7 +590,7 @@ fn packets_that_had_passed_a_canary_when_it_was_found_out_leave() {
     let mut rig = Rig::new();
     rig.add("chain", vec![two().remove(0), second()], true);
     let (site, bad) = (rig.station.site(), FunctionPlan { version: "2".into(), ..bad });
-    let staged = site.stage(plan(vec![bad, second()]), &States::default()).expect("staged");
+    let staged = site.stage(plan(vec![bad, second()]), &Standing::default()).expect("staged");
     let begun = rig.station.with("chain", move |lane| lane.begin_canary(staged, 0, 100));
     begun.expect("the lane").expect("a canary");
     rig.push_at(1, &[datagram(1, &[NEXT, NEXT]), datagram(1, &[NEXT, NEXT])]);

@@ -24,7 +24,7 @@ use crate::context::{Clock, Context, Disown, Ledger, Pause};
 use crate::counters::{self, Counters, DropReason};
 use crate::ground::Ground;
 use crate::observer::{Observer, Watch};
-use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged};
+use crate::plan::{ChainPlan, LaneSite, PlaneError, Staged, Standing};
 use crate::trial::Trial;
 use crate::upward::Upward;
 
@@ -68,6 +68,8 @@ pub struct Lane {
     restorer: Option<Restorer>,
     disposer: Option<Disposer>,
     probation: Option<Probation>,
+    /// How often another chain has taken the place of the one that ran.
+    chains: u64,
     instances: u64,
     /// Usage of executors that are gone, by function.
     used: Vec<board::Usage>,
@@ -136,7 +138,7 @@ impl Lane {
         beside: &States,
     ) -> Result<Self, PlaneError> {
         let functions = plan.functions.len();
-        let staged = site.stage_beside(plan, &States::default(), beside)?;
+        let staged = site.stage_beside(plan, &Standing::default(), beside)?;
         let records = records(&staged.plan);
         let mut ledger = Ledger::new(site.rooms, functions);
         ledger.upward.clone_from(&staged.plan.upward);
@@ -153,6 +155,7 @@ impl Lane {
             restorer: None,
             disposer: None,
             probation: None,
+            chains: 0,
             instances: 0,
             used: vec![board::Usage::default(); functions],
             status: Arc::default(),
@@ -210,10 +213,10 @@ impl Lane {
         self.site.clone()
     }
 
-    /// The state regions of the running version.
+    /// The running version's state regions, and what tells whether it is still this one that runs.
     #[must_use]
-    pub fn states(&self) -> States {
-        self.version.staged.states()
+    pub fn states(&self) -> Standing {
+        Standing { states: self.version.staged.states(), chain: self.chains }
     }
 
     /// The chain as it runs.

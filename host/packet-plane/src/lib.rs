@@ -41,7 +41,7 @@ pub use lane::{
     Published, Restorer, Retired, Turn,
 };
 pub use observer::{Observer, Watch};
-pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged};
+pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, Standing};
 pub use shadow::{ShadowReport, Side, verdict_in_words};
 pub use spread::spread;
 pub use station::Station;

@@ -1,5 +1,6 @@
 //! What a chain is to be, and making it ready off the data path.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +114,22 @@ impl PlaneError {
     }
 }
 
+/// What a lane runs, for whoever makes its next version ready: state regions that this may go on with.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    pub(crate) states: States,
+    /// The lane's count of the chains that it has run.
+    pub(crate) chain: u64,
+}
+
+impl Deref for Standing {
+    type Target = States;
+
+    fn deref(&self) -> &States {
+        &self.states
+    }
+}
+
 /// What stays the same of a lane while versions come and go; enough to make the next one ready.
 #[derive(Clone)]
 pub struct LaneSite {
@@ -150,6 +167,8 @@ pub struct Staged {
     pub(crate) kept: Vec<bool>,
     /// CPU time that making the instances took.
     pub(crate) set_up_in: Duration,
+    /// [`Standing::chain`] of what it was made ready to replace.
+    pub(crate) replaces: u64,
 }
 
 impl Staged {
@@ -198,12 +217,12 @@ impl LaneSite {
         &self.ports
     }
 
-    /// Compiles, instantiates and configures a chain. State regions in `before` go on to functions of the
+    /// Compiles, instantiates and configures a chain, to replace what stands there before. Its state regions go on to functions of the
     /// same name, size and layout.
     ///
     /// # Errors
     /// When it does not compile, or a function does not take its configuration.
-    pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<Staged, PlaneError> {
+    pub fn stage(&self, plan: ChainPlan, before: &Standing) -> Result<Staged, PlaneError> {
         self.stage_beside(plan, before, &States::default())
     }
 
@@ -214,7 +233,7 @@ impl LaneSite {
     pub fn stage_beside(
         &self,
         plan: ChainPlan,
-        before: &States,
+        before: &Standing,
         beside: &States,
     ) -> Result<Staged, PlaneError> {
         let prepared = Prepared::new(&self.sandbox, self.spec(&plan), plan.mode)?;
@@ -226,7 +245,7 @@ impl LaneSite {
     pub(crate) fn instantiate(
         &self,
         ready: Ready,
-        before: &States,
+        before: &Standing,
         beside: &States,
         deadline: Duration,
     ) -> Result<Staged, PlaneError> {
@@ -254,7 +273,16 @@ impl LaneSite {
             match prepared.instantiate_within(&self.sandbox, &self.window, room_bytes, deadline) {
                 Ok(executor) => {
                     let set_up_in = thread_time().saturating_sub(started);
-                    return Ok(Staged { plan, prepared, executor, states, kept, set_up_in });
+                    let replaces = before.chain;
+                    return Ok(Staged {
+                        plan,
+                        prepared,
+                        executor,
+                        states,
+                        kept,
+                        set_up_in,
+                        replaces,
+                    });
                 }
                 Err(ChainError::Instance(InstanceError::State { place, .. }))
                     if kept[place] && !shared[place] =>

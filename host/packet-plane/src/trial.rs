@@ -358,7 +358,7 @@ impl Lane {
         let event = LaneEvent::RolledBack {
             function: plan.name.clone(),
             version: plan.version.clone(),
-            message: format!("as a canary: {message}"),
+            message: message.to_owned(),
         };
         self.spent = Some(self.let_go(*version));
         self.event(event);

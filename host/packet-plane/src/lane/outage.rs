@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_sandbox::{OnFault, SETUP_DEADLINE, States};
+use weir_sandbox::{OnFault, SETUP_DEADLINE};
 
 use super::swap::{Disowner, Retired};
 use super::{Lane, LaneEvent};
 use crate::counters::DropReason;
-use crate::plan::{LaneSite, PlaneError, Ready, Staged};
+use crate::plan::{LaneSite, PlaneError, Ready, Staged, Standing};
 
 /// CPU time that making a chain's instances again may take on its worker, where all others wait for it: less than a function has for a
 /// burst if nobody says otherwise.
@@ -43,7 +43,7 @@ pub(super) struct Outage {
 pub struct Missing {
     site: LaneSite,
     chain: Ready,
-    states: States,
+    states: Standing,
     /// The instance of the chain that faulted.
     instance: u64,
 }
@@ -164,7 +164,7 @@ impl Lane {
         if staged.set_up_in > self.here() {
             return None;
         }
-        let states = staged.states();
+        let states = Standing { states: staged.states(), chain: self.chains };
         self.site.instantiate(staged.ready(), &states, &states, self.here()).ok()
     }
 
@@ -180,6 +180,7 @@ impl Lane {
         self.end_canary_beside(&staged.plan);
         let retired = self.install(staged, Disowner::AfterFault);
         if let Some((function, event)) = outage.back {
+            self.chains += 1;
             self.forgive(function);
             self.event(event);
         }

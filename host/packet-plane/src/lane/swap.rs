@@ -108,8 +108,8 @@ impl Lane {
     /// What is replaced is given back, to be dropped off the data path.
     ///
     /// # Errors
-    /// When another function than the swapped one is not what runs, or one refuses the state that its predecessor saved; then nothing
-    /// has changed. When a function faults in `save`; then the chain has new instances, without what that one kept privately.
+    /// When another function than the swapped one is not what runs, what was to be replaced by a chain does not run any more, or a function
+    /// refuses the state that its predecessor saved; then nothing has changed. When a function faults in `save`; then the chain has new instances, without what that one kept privately.
     pub fn publish(
         &mut self,
         staged: Staged,
@@ -157,12 +157,18 @@ impl Lane {
     ) -> Result<(Published, Retired), PlaneError> {
         let started = Instant::now();
         self.context_mut().read_clock();
-        if let Reason::Swap(place) | Reason::Rollback(place) = reason {
-            // It may be about to go back from the version of another one, too.
-            let other_goes_back = self.goes_back().is_some_and(|function| function != place);
-            if other_goes_back || !staged.plan.differs_only_in(place, self.plan()) {
-                return Err(PlaneError::changed());
+        let is_stale = match reason {
+            Reason::Swap(place) | Reason::Rollback(place) => {
+                // It may be about to go back from the version of another one, too.
+                let other_goes_back = self.goes_back().is_some_and(|function| function != place);
+                other_goes_back || !staged.plan.differs_only_in(place, self.plan())
             }
+            // It brings all functions, and with them the version that the lane has gone back from since.
+            Reason::Chain => self.goes_back().is_some() || staged.replaces != self.chains,
+            Reason::Back(_) => false,
+        };
+        if is_stale {
+            return Err(PlaneError::changed());
         }
         if self.same_names(&staged.plan) {
             self.hand_over_saved(&mut staged)?;
@@ -209,6 +215,7 @@ impl Lane {
         }
         let fresh = staged.fresh(&self.states()).map(str::to_owned).collect();
         let mut retired = self.install(staged, Disowner::AtSwap { same_shape });
+        self.chains += 1;
         let now = self.context().now;
         let before = self.probation.take();
         retired.chains.extend(before.map(|probation| probation.previous));
