@@ -14,7 +14,7 @@ use weir_spec::{
 
 use crate::condition::{Condition, tag};
 use crate::control::Control;
-use crate::engine::{Deployment, EngineError, Published, Tap, TrialKind};
+use crate::engine::{Deployment, EngineError, Published, Tap};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
@@ -342,39 +342,14 @@ impl Control {
         match deployed {
             Ok(_) => {
                 self.failed().remove(id);
-                self.restore_trials(&state, id, record);
+                for index in 0..record.chain.functions.len() {
+                    self.restore_trial(id, index);
+                }
             }
             Err(error) => {
                 self.note(id, format!("chain {} cannot be deployed: {error}", id.name));
                 self.failed().insert(id.clone(), error.to_string());
             }
-        }
-    }
-
-    /// Goes on with what is being tried in a chain.
-    fn restore_trials(&self, state: &State, id: &ChainId, record: &ChainRecord) {
-        for index in 0..record.chain.functions.len() {
-            self.restore_trial(state, id, record, index);
-        }
-    }
-
-    /// Goes on with what is being tried of one of a chain's functions.
-    pub(crate) fn restore_trial(
-        &self,
-        state: &State,
-        id: &ChainId,
-        record: &ChainRecord,
-        index: usize,
-    ) {
-        let Some(name) = &record.chain.functions[index].function else { return };
-        let function = state.functions.get(&FunctionId::new(&id.tenant, name));
-        let Some(trial) = function.and_then(|function| function.trial.as_ref()) else { return };
-        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
-        let begun = self
-            .resolve(state, id, index, &trial.version)
-            .and_then(|function| Ok(self.engine.begin_trial(id, function, kind)?));
-        if let Err(error) = begun {
-            self.note(id, format!("the trial of {name} {} cannot go on: {error}", trial.version));
         }
     }
 

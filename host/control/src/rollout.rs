@@ -97,6 +97,7 @@ impl Tally {
                 compile_ms: 0.0,
                 packets_lost: 0,
                 chains: Vec::new(),
+                trial_ended: false,
                 fresh: Vec::new(),
             },
         }
@@ -245,7 +246,7 @@ impl Control {
                 Ok::<_, ControlError>(())
             })?;
             self.trial_ended(id, &trial.version, why);
-            return Ok(report);
+            return Ok(SwapReport { trial_ended: true, ..report });
         }
         let can = |place: &&Place| {
             place.previous.is_some() && version.is_none_or(|version| place.running == *version)
@@ -423,6 +424,9 @@ impl Control {
         if let Err(error) = stored {
             self.undo(&before, places, published);
             return Err(error);
+        }
+        if before.functions.get(id).is_some_and(|function| function.trial.is_some()) {
+            self.trial_ended(id, to, "it becomes the running version");
         }
         let watch_for = *self.watch_for.read().unwrap_or_else(PoisonError::into_inner);
         let watch = Watch { version: to.clone(), until: Instant::now() + watch_for };

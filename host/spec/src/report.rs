@@ -163,9 +163,12 @@ pub struct SwapReport {
     pub compile_ms: f64,
     /// Packets lost by the swap.
     pub packets_lost: u64,
-    /// Chains in which it was swapped.
+    /// Chains in which it was swapped, or tried.
     #[serde(default)]
     pub chains: Vec<Name>,
+    /// Whether a rollback ended a trial: `from` was being tried, `to` runs as before, and nothing was swapped.
+    #[serde(default)]
+    pub trial_ended: bool,
     /// Functions (`CHAIN:FUNCTION`) that could not take over their predecessor's state and started fresh.
     #[serde(default)]
     pub fresh: Vec<String>,

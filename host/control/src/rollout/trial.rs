@@ -8,7 +8,7 @@ use weir_spec::SwapReport;
 
 use super::{Place, SwapMode, Tally, in_chain};
 use crate::control::Control;
-use crate::engine::{TrialKind, Way};
+use crate::engine::{ChainId, TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{function_mut, label};
@@ -136,7 +136,7 @@ impl Control {
     /// It did not go back, and they are on again.
     pub(super) fn begin_canaries(&self, state: &State, beside: &BTreeMap<FunctionId, Trial>) {
         for other in beside.keys() {
-            self.begin_again(state, &self.places(state, other));
+            self.begin_again(&self.places(state, other));
         }
     }
 
@@ -187,7 +187,7 @@ impl Control {
         canary: bool,
     ) -> Result<SwapReport, ControlError> {
         // Where it is refused, or cannot be written, the trial goes on.
-        let goes_on = |_: &ControlError| self.begin_again(state, places);
+        let goes_on = |_: &ControlError| self.begin_again(places);
         if !canary {
             self.end_trials(state, places);
             let published = self.swap_places(state, places, Way::Forward, |_| Some(to));
@@ -212,11 +212,32 @@ impl Control {
     }
 
     /// Goes on with what is being tried in these places.
-    fn begin_again(&self, state: &State, places: &[Place]) {
+    fn begin_again(&self, places: &[Place]) {
         for (_, place) in running(places) {
-            if let Some(record) = state.chains.get(&place.chain) {
-                self.restore_trial(state, &place.chain, record, place.index);
-            }
+            self.restore_trial(&place.chain, place.index);
+        }
+    }
+
+    /// Goes on with what the store says is being tried of one of a chain's functions. Where that cannot be, it is over everywhere: the store
+    /// says of no version that it is being tried which is not.
+    pub(crate) fn restore_trial(&self, chain: &ChainId, index: usize) {
+        // What an earlier place refused is over.
+        let state = self.store.state();
+        let used = state.chains.get(chain).and_then(|record| record.chain.functions.get(index));
+        let Some(name) = used.and_then(|used| used.function.as_ref()) else { return };
+        let id = FunctionId::new(&chain.tenant, name);
+        let Some(trial) = state.functions.get(&id).and_then(|f| f.trial.as_ref()) else { return };
+        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
+        let begun = self
+            .resolve(&state, chain, index, &trial.version)
+            .and_then(|function| Ok(self.engine.begin_trial(chain, function, kind)?));
+        let Err(error) = begun else { return };
+        let why = format!("it cannot go on: {}", in_chain(error, &chain.name));
+        if let Err(error) = self.trial_is_over(&state, &id, &trial.version, &why) {
+            self.note(
+                chain,
+                format!("version {} of function {name} is not tried any more, because {why}; that cannot be written: {error}", trial.version),
+            );
         }
     }
 

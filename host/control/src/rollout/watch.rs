@@ -84,7 +84,8 @@ impl Control {
                 let why = format!("it faulted ({kind})");
                 self.look_at(Faulted { chain, function, version, why, told: Told::Fault });
             }
-            EngineEvent::RolledBack { chain, function, version, message: why } => {
+            EngineEvent::RolledBack { chain, function, version, message } => {
+                let why = format!("it faulted: {message}");
                 self.look_at(Faulted { chain, function, version, why, told: Told::WentBack });
             }
             EngineEvent::TrialEnded { chain, function, version, message: why } => {

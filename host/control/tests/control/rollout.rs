@@ -33,7 +33,7 @@ async fn a_swap_reaches_all_chains_and_reports_the_largest_pause() {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     let expected = json!({
         "from": "1.0.0", "to": "2.0.0", "pause_us": 16.0, "compile_ms": 0.0, "packets_lost": 0,
-        "chains": ["a", "longer"], "fresh": []
+        "chains": ["a", "longer"], "fresh": [], "trial_ended": false
     });
     assert_eq!(answer.json(), expected);
     assert_eq!(host.engine.calls(), ["swap default/a f@2.0.0", "swap default/longer f@2.0.0"]);
@@ -139,9 +139,12 @@ async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
         chain: chain("a"),
         function: "f".parse().unwrap(),
         version: Some("2.0.0".parse().unwrap()),
-        message: "it faulted".into(),
+        message: "trap: unreachable".into(),
     });
-    host.wait_for("rolled-back", now);
+    let message = host.wait_for("rolled-back", now);
+    let expected =
+        "function f went back from version 2.0.0 to 1.0.0: it faulted: trap: unreachable";
+    assert_eq!(message, expected);
     assert_eq!(host.engine.calls(), ["swap_back default/b f@1.0.0"]);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
 }
@@ -213,8 +216,13 @@ async fn a_canary_is_promoted_by_swapping_again() {
     let host = host.restart();
     let calls = host.engine.calls();
     assert!(calls.contains(&"begin_trial default/a f@2.0.0 Canary(5)".to_owned()), "{calls:?}");
+    let now = host.last_event();
     let answer = host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.json();
     assert_eq!(answer["pause_us"], 2.0);
+    let message = host.wait_for("trial-ended", now);
+    let expected =
+        "the trial of version 2.0.0 of function f is over: it becomes the running version";
+    assert_eq!(message, expected);
     assert_eq!(host.engine.calls(), ["promote default/a f", "promote default/b f"]);
     assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
 }
@@ -377,8 +385,47 @@ async fn a_rollback_of_a_trial_reports_where_it_was() {
     host.with_chains(&["a", "b"]).await;
     lose_b(&host).await;
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    let now = host.last_event();
     let report = host.ask("POST", ROLLBACK, None).await.json();
-    assert_eq!(report["chains"], json!(["a"]));
+    assert_eq!((&report["chains"], &report["trial_ended"]), (&json!(["a"]), &json!(true)));
+    let message = host.wait_for("trial-ended", now);
+    assert_eq!(message, "the trial of version 2.0.0 of function f is over: it was rolled back");
+}
+
+/// A trial that the store has, and the data plane does not: nothing could be done with it but to end it, after each start anew.
+#[tokio::test]
+async fn a_trial_that_cannot_go_on_is_over() {
+    let host = Host::new();
+    host.with_chains(&["a", "b", "c"]).await;
+    let trial =
+        async |host: &Host| host.ask("GET", "/v1/functions/f", None).await.json()["trial"].take();
+    let no_memory = || EngineError::Exhausted("no memory".into());
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    let host = host.restart_only();
+    host.engine.fail("begin_trial default/b", no_memory());
+    let host = host.restored();
+    let message = host.wait_for("trial-ended", 0);
+    let expected =
+        "the trial of version 2.0.0 of function f is over: it cannot go on: chain b: no memory";
+    assert_eq!(message, expected);
+    assert_eq!(trial(&host).await, json!(null));
+    let calls = host.engine.calls();
+    let ended = ["a", "b"].map(|chain| format!("end_trial default/{chain} f"));
+    let last = "deploy default/c f@1.0.0".to_owned();
+    assert_eq!(calls[calls.len() - 3..], [&ended[..], &[last]].concat());
+    let host = host.restart();
+    assert!(!host.engine.calls().iter().any(|call| call.starts_with("begin_trial")));
+    // Nor does a shadow go on that could not be made real, and then not be had again.
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "shadow": true}))).await;
+    host.engine.calls();
+    host.engine.fail("swap default/a", EngineError::Refused("no".into()));
+    host.engine.fail("begin_trial default/b", no_memory());
+    let (_, detail) = host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.problem(422);
+    assert_eq!(detail, "chain a: no");
+    assert_eq!(trial(&host).await, json!(null));
+    assert_eq!(host.engine.asked("begin_trial"), 2, "none behind the one that failed");
+    let answer = host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 5}))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
 }
 
 /// The data plane went back while the chain was applied, and then was put back to what the store says, which is what it went back from.

@@ -179,11 +179,12 @@ async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
         message: fault.clone(),
     });
     let told = tokio::task::block_in_place(|| host.wait_for("trial-ended", now));
-    assert!(told.ends_with(&fault), "{told}");
+    let why = format!("it faulted: {fault}");
+    assert!(told.ends_with(&why), "{told}");
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!(function["trial"], json!(null));
     let withdrawn = function["versions"][1]["withdrawn"].as_str().unwrap();
-    assert!(fault.starts_with(withdrawn) && withdrawn.len() > 400, "{withdrawn}");
+    assert!(why.starts_with(withdrawn) && withdrawn.len() > 400, "{withdrawn}");
     let removed = host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await;
     assert_eq!(removed.status, 204, "{removed:?}");
     let removed = host.ask("DELETE", "/v1/chains/a", None).await;

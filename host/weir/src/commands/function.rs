@@ -44,7 +44,7 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
             let waiting = output.wait(format!("rolling {} back", args.name));
             let report: SwapReport = client.post(&["functions", args.name.as_str(), "rollback"])?;
             drop(waiting);
-            output.outcome(&report, |report| format!("function {}: {}", args.name, cost(report)))
+            output.outcome(&report, |report| format!("function {}: {}", args.name, back(report)))
         }
         FunctionCommand::Log(args) => super::log::run(&args, client, output),
     }
@@ -211,6 +211,15 @@ fn swap(args: SwapArgs, client: &Client, output: Output) -> Result<()> {
         }
         (None, false) => format!("function {name}: {}", cost(report)),
     })
+}
+
+/// What a rollback did, in words.
+fn back(report: &SwapReport) -> String {
+    let SwapReport { from, to, chains, trial_ended: true, .. } = report else {
+        return cost(report);
+    };
+    let chains = chains.iter().map(|chain| format!(" in {chain}")).collect::<Vec<_>>().join(",");
+    format!("the trial of {from}{chains} is over, {to} runs on")
 }
 
 /// What a swap cost, in words.

@@ -176,7 +176,8 @@ fn a_shadow_changes_no_count_and_then_gets_growing_shares_of_the_flows() {
     host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--canary", "90"]);
     let status = host.json(&["status"]);
     assert_eq!(status["chains"][0]["trial"]["canary"], 90);
-    host.ok(&["function", "rollback", "gate"]);
+    let told = host.ok(&["function", "rollback", "gate"]);
+    assert_eq!(told, "function gate: the trial of 2.0.0 in edge is over, 1.0.0 runs on\n");
     // Counters reach the host ten times a second.
     host.wait_for("what the function counted is what passed it", |host| {
         let chain = host.json(&["status"])["chains"][0].take();

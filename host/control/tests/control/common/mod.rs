@@ -451,7 +451,7 @@ impl Host {
         Self::starting(directory, config).restored()
     }
 
-    fn restored(self) -> Self {
+    pub(crate) fn restored(self) -> Self {
         // It blocks, which is not for a test's own thread.
         std::thread::scope(|scope| scope.spawn(|| self.control.restore()).join()).unwrap();
         self
