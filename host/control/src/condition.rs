@@ -9,7 +9,7 @@ use crate::store::hex;
 /// What has to be there for a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// One of these tags, or `*`: anything.
+    /// One of these tags, in quotes, or `*`: anything.
     pub matches: Option<Vec<String>>,
     /// Nothing.
     pub is_new: bool,
@@ -27,11 +27,11 @@ impl Condition {
             (_, Some(_)) if self.is_new => "it is there already".to_owned(),
             (Some(_), None) => "it is not there".to_owned(),
             (Some(tags), Some(there)) => {
-                let there = tag(there);
+                let there = format!("\"{}\"", tag(there));
                 if tags.iter().any(|tag| tag == "*" || *tag == there) {
                     return Ok(());
                 }
-                format!("its tag is \"{there}\"")
+                format!("its tag is {there}")
             }
             (None, _) => return Ok(()),
         };

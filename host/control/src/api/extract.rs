@@ -155,12 +155,9 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
     };
     let mut tags = Vec::new();
     for value in headers.get_all(header::IF_MATCH) {
-        for tag in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-            let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-            let tag = quoted.or((tag == "*").then_some(tag));
-            let allowed = "`*`, or what the header ETag of an answer had";
-            tags.push(tag.ok_or_else(|| wrong("If-Match", allowed))?.to_owned());
-        }
+        let strong = strong_tags(value.as_bytes());
+        let allowed = "`*`, or what the header ETag of an answer had";
+        tags.extend(strong.ok_or_else(|| wrong("If-Match", allowed))?);
     }
     let is_new = headers.contains_key(header::IF_NONE_MATCH);
     if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| value != "*") {
@@ -168,6 +165,36 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
     }
     let matches = headers.contains_key(header::IF_MATCH).then_some(tags);
     Ok(Condition { matches, is_new })
+}
+
+/// Those of a list of tags (RFC 9110 section 8.8.3), in their quotes, that can match: a weak one (`W/"..."`) never does (section 13.1.1).
+/// None: it is no list of tags.
+fn strong_tags(list: &[u8]) -> Option<Vec<String>> {
+    let mut tags = Vec::new();
+    let mut rest = list.trim_ascii();
+    if rest == b"*" {
+        return Some(vec!["*".to_owned()]);
+    }
+    loop {
+        let (weak, quoted) = match rest.strip_prefix(b"W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        let inner = quoted.strip_prefix(b"\"")?;
+        let end = inner.iter().position(|byte| *byte == b'"')?;
+        if !inner[..end].iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..)) {
+            return None;
+        }
+        let (tag, behind) = quoted.split_at(end + 2);
+        if !weak {
+            tags.push(String::from_utf8_lossy(tag).into_owned());
+        }
+        let behind = behind.trim_ascii_start();
+        if behind.is_empty() {
+            return Some(tags);
+        }
+        rest = behind.strip_prefix(b",")?.trim_ascii_start();
+    }
 }
 
 /// The headers that [`condition`] reads.

@@ -293,7 +293,7 @@ async fn what_has_changed_meanwhile_is_not_overwritten() {
         assert_eq!(put("if-none-match", "*").await.problem(412).0, "precondition");
         // Times are in milliseconds.
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        let answer = put("if-match", &format!("\"other\", {tag}")).await;
+        let answer = put("if-match", &format!("\"o,ther\", W/\"weak\",{tag}")).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         let now = answer.headers["etag"].to_str().unwrap();
         assert_ne!(now, tag);
@@ -302,7 +302,13 @@ async fn what_has_changed_meanwhile_is_not_overwritten() {
         assert!(detail.contains(&format!("its tag is {now}")), "{detail}");
         let shown = host.ask("GET", &format!("{path}?tenant=default"), None).await;
         assert_eq!(shown.headers["etag"], now);
-        put("if-match", "nope").await.problem(400);
+        // Weak tags match nothing (RFC 9110 section 13.1.1), nor is a star in quotes any tag.
+        for other in [&format!("W/{now}"), "\"*\""] {
+            assert_eq!(put("if-match", other).await.problem(412).0, "precondition");
+        }
+        for wrong in ["nope", "W/nope", "\"a\" \"b\"", "\"a"] {
+            put("if-match", wrong).await.problem(400);
+        }
         if path != "/v1/steering" {
             assert_eq!(ask("DELETE", "if-match", &tag).await.problem(412).0, "precondition");
         }
