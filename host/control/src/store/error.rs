@@ -36,11 +36,18 @@ pub enum StoreError {
         /// Format known.
         known: u32,
     },
-    /// A record has something that this version of Weir does not know.
+    /// A record is not as records of its format are, which we know.
     #[error(
-        "the store has what this version of Weir does not know: {0}; use the Weir that wrote it, or a newer one"
+        "the store is damaged: record {key} is not as format {format} has it: {why}; restore it from a backup, or use the Weir that wrote it"
     )]
-    Newer(String),
+    Record {
+        /// Its key.
+        key: String,
+        /// The format, which this version of Weir knows.
+        format: u32,
+        /// What is wrong.
+        why: String,
+    },
     /// Something in it is not what we wrote.
     #[error("the store is damaged: {0}; restore it from a backup")]
     Corrupt(String),
@@ -71,16 +78,6 @@ impl StoreError {
             return Self::Full { path: PathBuf::from(what), free: 0, needed: 1 };
         }
         Self::Io { what, source }
-    }
-
-    /// A record cannot be read.
-    pub(crate) fn record(key: &str, why: &str) -> Self {
-        let what = format!("record {key}: {why}");
-        let unknown = ["unknown field", "unknown variant", "no such kind of record"];
-        if unknown.iter().any(|text| why.contains(text)) {
-            return Self::Newer(what);
-        }
-        Self::Corrupt(what)
     }
 
     pub(crate) fn database(path: &Path, error: redb::Error) -> Self {

@@ -93,9 +93,10 @@ impl Store {
         }
         let database = open_database(&path)?;
         let records = load(&database)?;
-        let state = decode(&records)?;
-        let format = FORMAT.to_string().into_bytes();
-        if records.get(FORMAT_KEY) != Some(&format) {
+        let written = format(&records)?;
+        let state = decode(&records, written)?;
+        if written != FORMAT {
+            let format = FORMAT.to_string().into_bytes();
             write(&database, &[], &Encoded::from([(FORMAT_KEY.to_owned(), format)]))?;
         }
         blobs.sweep(&state)?;
@@ -369,17 +370,22 @@ fn encode(state: &State) -> Encoded {
     records
 }
 
-fn decode(records: &Encoded) -> Result<State, StoreError> {
+/// The format in which records were written: one that we know. Nothing else tells a store of a newer version from one that is damaged.
+fn format(records: &Encoded) -> Result<u32, StoreError> {
     let format = records.get(FORMAT_KEY).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     match format {
-        Some(1..=FORMAT) => {}
-        Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
-        None => return Err(StoreError::Corrupt("the record `format` is missing".into())),
+        Some(known @ 1..=FORMAT) => Ok(known),
+        Some(found) => Err(StoreError::Format { found, known: FORMAT }),
+        None => Err(StoreError::Corrupt("its record `format` is no number, or missing".into())),
     }
+}
+
+fn decode(records: &Encoded, format: u32) -> Result<State, StoreError> {
     let mut state = State::default();
     for (key, value) in records {
         if key != FORMAT_KEY {
-            state.decode(key, value).map_err(|e| StoreError::record(key, &e))?;
+            let damaged = |why| StoreError::Record { key: key.clone(), format, why };
+            state.decode(key, value).map_err(damaged)?;
         }
     }
     Ok(state)

@@ -153,15 +153,20 @@ fn a_store_of_an_older_version_is_read_and_becomes_one_of_ours() {
     drop(store);
     let database = open_database(&directory.path().join(DATABASE)).unwrap();
     assert_eq!(load(&database).unwrap()[FORMAT_KEY], b"3");
-    // What nobody has taken into account is no damage.
+    // What a record says is not asked whether it is of a newer version: the number is.
     let text =
         br#"{"chain":{"name":"a","function":[{"use":"a","colour":1}]},"running":[],"applied":1}"#;
     let later = Encoded::from([("chain/default/a".to_owned(), text.to_vec())]);
     write(&database, &[], &later).unwrap();
     drop(database);
     let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer(_)), "{error:?}");
-    assert!(error.to_string().contains("unknown field `colour`"), "{error}");
+    assert!(matches!(error, StoreError::Record { format: 3, .. }), "{error:?}");
+    assert!(error.to_string().contains("damaged: record chain/default/a"), "{error}");
+    let database = open_database(&directory.path().join(DATABASE)).unwrap();
+    write(&database, &[], &Encoded::from([(FORMAT_KEY.to_owned(), b"4".to_vec())])).unwrap();
+    drop(database);
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Format { found: 4, known: 3 }), "{error:?}");
 }
 
 /// What records consist of, without the words about it. When that is another, older versions of Weir may not be able to read what is
