@@ -13,6 +13,7 @@ mod pieces;
 mod places;
 mod problem;
 mod server;
+mod stall;
 mod stay;
 mod steering;
 mod system;
@@ -23,7 +24,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
@@ -121,8 +121,7 @@ impl Api {
         });
         let (text, tag, place) = shown.await?;
         let kind = [(header::CONTENT_TYPE, "application/json")];
-        let body = Body::new(Pieces::new(text, place));
-        Ok((kind, extract::etag(tag.as_deref()), body).into_response())
+        Ok((kind, extract::etag(tag.as_deref()), Pieces::new(text, place)).into_response())
     }
 
     /// Does something that blocks. What can make a tenant wait for long has a place first, as in [`Self::change`].

@@ -1,13 +1,16 @@
-//! Large answers, which have their tenant's place until the client has taken them.
+//! Large answers, which have their tenant's place until the client has taken them. One that takes nothing for a while loses it, and its
+//! connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::body::{Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
 
 use super::places::Place;
+use super::stall::Bounded;
 
 /// Bytes that a connection is given at a time; an answer of no more has no place.
 const PIECE: usize = 64 << 10;
@@ -15,13 +18,24 @@ const PIECE: usize = 64 << 10;
 /// See the module.
 pub(super) struct Pieces {
     rest: Bytes,
-    _place: Place,
+    place: Place,
 }
 
 impl Pieces {
     pub(super) fn new(text: Vec<u8>, place: Place) -> Self {
         let place = place.filter(|_| text.len() > PIECE);
-        Self { rest: text.into(), _place: place }
+        Self { rest: text.into(), place }
+    }
+}
+
+impl IntoResponse for Pieces {
+    fn into_response(self) -> Response {
+        let is_bounded = self.place.is_some();
+        let mut response = Body::new(self).into_response();
+        if is_bounded {
+            response.extensions_mut().insert(Bounded);
+        }
+        response
     }
 }
 

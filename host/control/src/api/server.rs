@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt as _;
 
+use super::stall::{Bound, Bounded, Impatient};
 use super::{Api, Peer};
 
 /// Connections by TCP at the same time; others wait to be accepted.
@@ -28,6 +29,8 @@ const REMOTE_CONNECTIONS: usize = 512;
 const LOCAL_CONNECTIONS: usize = 128;
 /// Time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for which a client may take nothing of an answer that has its tenant's place.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for what is under way when the host stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// Wait after accepting failed, for want of file descriptors perhaps.
@@ -84,8 +87,8 @@ pub fn check_socket(path: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Makes the Unix socket: for its owner alone from its first moment on (mode 0600). A socket that a dead host
-/// left behind is replaced.
+/// Makes the Unix socket: for its owner alone from its first moment on (mode 0600), as is its directory if there is none yet. A socket that a
+/// dead host left behind is replaced.
 ///
 /// # Errors
 /// When a living host or something else is there, or the system says no.
@@ -93,9 +96,7 @@ pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
     let io = |what: &str| io_error(format!("{what} {}", path.display()));
     check_socket(path)?;
     if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        let mut builder = fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(0o755).create(directory);
-        made.map_err(io("making the directory of"))?;
+        make_directory(directory).map_err(io("making the directory of"))?;
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -119,6 +120,25 @@ pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
         Ok(socket)
     };
     Ok(listen().map_err(|e| io("listening on")(e.into()))?.into())
+}
+
+fn make_directory(directory: &Path) -> io::Result<()> {
+    match fs::metadata(directory) {
+        // Where everybody may write, only the sticky bit keeps others from putting a socket of theirs in the place of ours.
+        Ok(found) if found.permissions().mode() & 0o1002 == 0o002 => tracing::warn!(
+            "everybody may write to {}, where the API's socket is, and put another one in its place: take that right away (`chmod o-w`), or name another `[api] socket`",
+            directory.display()
+        ),
+        Ok(_) => {}
+        Err(_) => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            tracing::info!(
+                "made {} for the API's socket: mode 0700, for this user alone",
+                directory.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The API, listening.
@@ -181,16 +201,7 @@ impl Server {
                     continue;
                 }
             };
-            let router = self.router.clone();
-            let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(peer);
-                router.clone().oneshot(request)
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
+            let connection = connection(stream, peer, self.router.clone(), PATIENCE);
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -206,6 +217,31 @@ impl Server {
             tracing::warn!("requests that were still under way are cut off");
         }
     }
+}
+
+/// Serves a client, which may take nothing of a large answer for so long.
+fn connection(
+    stream: impl Stream + 'static,
+    peer: Peer,
+    router: Router,
+    patience: Duration,
+) -> impl GracefulConnection<Error = hyper::Error> {
+    let bound = Bound::default();
+    let stream = Impatient::new(stream, bound.clone(), patience);
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, bound) = (router.clone(), bound.clone());
+        async move {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            let response = router.oneshot(request).await;
+            bound.set(response.as_ref().is_ok_and(|r| r.extensions().get::<Bounded>().is_some()));
+            response
+        }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -246,5 +282,38 @@ async fn accept(
     tokio::select! {
         accepted = local => accepted,
         accepted = remote => accepted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::api::pieces::Pieces;
+
+    /// A place that nobody gives back would be one less for all others of its tenant.
+    #[tokio::test]
+    async fn who_takes_nothing_of_a_large_answer_loses_its_place() {
+        let serve = async |place, limit| {
+            let answer = Arc::new(Mutex::new(Some(Pieces::new(vec![b' '; 1 << 20], place))));
+            let handler = async move || answer.lock().unwrap().take().unwrap();
+            let (mut client, server) = tokio::io::duplex(1024);
+            client.write_all(b"GET / HTTP/1.1\r\nHost: weir\r\n\r\n").await.unwrap();
+            let router = Router::new().fallback(handler);
+            let served = connection(server, Peer::Remote, router, Duration::from_millis(20));
+            let ended = tokio::time::timeout(limit, served).await;
+            drop(client);
+            ended
+        };
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let ended = serve(Some(place), Duration::from_secs(60)).await;
+        assert!(ended.is_ok_and(|served| served.is_err()));
+        assert_eq!(places.available_permits(), 1);
+        // Who has no place keeps none from others.
+        assert!(serve(None, Duration::from_millis(200)).await.is_err());
     }
 }

@@ -30,6 +30,8 @@ async fn the_socket_is_the_owners_and_tcp_wants_a_token() {
     let found = std::fs::metadata(&socket).unwrap();
     assert!(found.file_type().is_socket());
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    let directory = std::fs::metadata(socket.parent().unwrap()).unwrap();
+    assert_eq!(directory.permissions().mode() & 0o777, 0o700, "it was made");
 
     let client = tokio::task::spawn_blocking(move || {
         let local = talk(&mut UnixStream::connect(&socket).unwrap(), &format!("{STATUS}\r\n"));
