@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod commands;
 mod engine;
+mod files;
 mod located;
 mod log;
 mod manager;

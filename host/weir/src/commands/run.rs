@@ -27,7 +27,7 @@ use crate::engine::{PlaneEngine, random_seed};
 use crate::messages::Messages;
 use crate::nics::Nics;
 use crate::planes::Planes;
-use crate::{PROGRAM, located, log, manager, numa};
+use crate::{PROGRAM, files, located, log, manager, numa};
 
 pub(super) use self::check::check;
 
@@ -46,8 +46,9 @@ const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
     let _logging = log::start(global);
-    allow_files();
+    files::allow();
     let mut read = Configuration::read(args.config.as_deref())?;
+    files::warn_of_too_few(&read.config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(API_THREADS)
@@ -109,16 +110,6 @@ fn host(
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
     runtime.block_on(serve(&control, read, signals))
-}
-
-/// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
-/// 1,024 is there for programs that use select(2).
-fn allow_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!("the limit of open files cannot be raised: {error}");
-    }
 }
 
 /// Where the store is of a host with this configuration.
@@ -288,6 +279,7 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
             Ok::<_, ControlError>(control.reload_listeners(&config))
         });
         let listeners = reloading.await?.map_err(|error| read.locate(error.into()))?;
+        files::warn_of_too_few(&read.config);
         api.set_limits(limits);
         waiting.extend(listeners.map_err(|error| {
             let why = read.locate(error.into());
