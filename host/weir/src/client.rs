@@ -210,6 +210,20 @@ impl Client {
         }
     }
 
+    /// Why the host may have ended a stream, as far as whoever asks again hears of it: `other` where it answers as before.
+    pub(crate) fn why_ended(&self, other: &str) -> String {
+        let asked = self.request_at(Method::GET, &["ports"], &[]);
+        let asked = asked.and_then(|request| self.send(request.timeout(CONNECT_TIMEOUT)));
+        match asked {
+            Ok(_) => other.to_owned(),
+            Err(error) if is_unauthorized(&error) => "it does not know the token any more".into(),
+            Err(error) => match error.downcast::<Refused>() {
+                Ok(refused) => refused.to_string(),
+                Err(_) => "it stops".to_owned(),
+            },
+        }
+    }
+
     /// Waits for more of an answer.
     fn wait<T>(&self, more: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
         let more = self.runtime.block_on(more);
@@ -434,6 +448,11 @@ impl fmt::Display for Refused {
         f.write_str(&self.0.title)?;
         self.0.reasons.iter().try_for_each(|reason| write!(f, "\n  - {reason}"))
     }
+}
+
+/// Whether the host does not know the token.
+pub(crate) fn is_unauthorized(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.0.code == "unauthorized")
 }
 
 impl Refused {

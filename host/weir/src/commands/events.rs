@@ -20,7 +20,10 @@ pub(super) fn run(args: &EventsArgs, client: &Client, output: Output) -> Result<
             render::print(render::plain(&line).as_bytes())
         }
     })?;
+    if !args.follow {
+        return Ok(());
+    }
     // Whoever waits for events must not take it for the end of them.
-    anyhow::ensure!(!args.follow, "the host has ended the stream: it stops");
-    Ok(())
+    let why = client.why_ended("it stops, or the token stands for something else now");
+    anyhow::bail!("the host has ended the stream: {why}")
 }

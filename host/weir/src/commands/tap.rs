@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use weir_port::pcap::BlockCounts;
 use weir_spec::{PacketConditions, TapDirection, TapFormat, TapRequest, TappedPacket, counted};
 
@@ -59,11 +59,11 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
     }
     let is_full = args.packets.is_some_and(|most| packets >= u64::from(most));
     let is_over = args.seconds.is_some_and(|most| started.elapsed().as_secs() >= u64::from(most));
-    ensure!(
-        !by_host || is_full || is_over,
-        "the tap ended early: the chain was taken down or has other functions now, or the host stops"
-    );
-    Ok(())
+    if !by_host || is_full || is_over {
+        return Ok(());
+    }
+    let other = "the chain was taken down or has other functions now, or the host stops";
+    bail!("the tap ended early: {}", client.why_ended(other))
 }
 
 /// Where packets go.

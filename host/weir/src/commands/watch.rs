@@ -20,7 +20,7 @@ use weir_spec::{Manifest, Name, SwapReport};
 
 use super::function::{carried, cost, told};
 use crate::cli::PushArgs;
-use crate::client::Client;
+use crate::client::{Client, is_unauthorized};
 use crate::render::{self, Output};
 
 /// Nothing changes for so long before something is done: editors write a file in several steps.
@@ -200,11 +200,11 @@ impl Session<'_> {
             new.extend(serde_json::from_str::<Event>(data).ok());
             Ok(())
         });
-        if tell && asked.is_err() {
-            // The host is not there; it may come back.
-            return Ok(());
+        match asked {
+            // The host is not there; it may come back. A token does not.
+            Err(error) if tell && !is_unauthorized(&error) => return Ok(()),
+            asked => asked?,
         }
-        asked?;
         for event in new {
             self.event = event.id;
             if tell && matches!(event.kind, EventKind::Fault | EventKind::RolledBack) {

@@ -6,13 +6,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::guests::{self, pass, slow_to_compile, slow_to_configure};
-use crate::host::{Host, weir};
+use crate::host::{Host, WEIR, weir};
 use crate::messages::address;
 
 /// A host with its socket and store in its directory.
@@ -34,11 +35,22 @@ fn a_host_may_open_as_many_files_as_its_administrator_allows() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(256), maximum }).unwrap();
-    let limits = Host::start(CONFIG).kernel_says("limits");
+    let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:9\"]\n\
+                    [listener.limits]\nconnections = 500\n";
+    let host = Host::start(&format!("{CONFIG}{listener}"));
+    let limits = host.kernel_says("limits");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     let mut words = files.split_whitespace();
     let (soft, hard) = (words.next(), words.next());
     assert_eq!(soft, hard, "a thousand chains have some files open each");
+    // It says what that is too few for; and then that there is another host.
+    let few = Command::new("sh")
+        .args(["-c", "ulimit -Hn 2000 && exec \"$0\" run", WEIR])
+        .current_dir(host.directory.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8(few.stderr).unwrap();
+    assert!(told.contains("at most 2000 files can be open"), "{told}");
 }
 
 #[test]
@@ -106,6 +118,16 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     let bare = weir(host.directory.path(), &["--api", &url, "status"]);
     assert_eq!(bare.status, Some(1));
     assert!(bare.err.contains("token"), "{}", bare.err);
+    let follows = Command::new(WEIR)
+        .args(["--api", &url, "--token", "0123456789abcdef-old", "events", "--follow"])
+        .current_dir(host.directory.path())
+        .stdout(fs::File::create(host.path("followed")).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    host.wait_for("its events are followed", |host| {
+        fs::read_to_string(host.path("followed")).unwrap().contains("started")
+    });
     host.write("weir.toml", token("0123456789abcdef-new"));
     host.signal(Signal::HUP);
     host.wait_for("it has read again", |host| host.log().contains("was read again"));
@@ -114,6 +136,11 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     };
     assert_eq!(status("0123456789abcdef-old"), Some(1));
     assert_eq!(status("0123456789abcdef-new"), Some(0));
+    let followed = follows.wait_with_output().unwrap();
+    let told = String::from_utf8(followed.stderr).unwrap();
+    assert_eq!(followed.status.code(), Some(1), "{told}");
+    let expected = "error: the host has ended the stream: it does not know the token any more\n";
+    assert_eq!(told, expected);
     host.write("weir.toml", "nonsense = 1\n");
     host.signal(Signal::HUP);
     host.wait_for("it has refused", |host| host.log().contains("unknown key `nonsense`"));
