@@ -410,7 +410,12 @@ pub(crate) fn address<B>(
 
 /// Brings a response into the form that chains see.
 pub(crate) fn answered(parts: &mut response::Parts) {
-    let seen = Seen::of(&parts.headers);
+    let mut seen = Seen::of(&parts.headers);
+    // The body is read by its chunks then, and would be cut to the length (RFC 9112 section 6.3).
+    if seen.others && seen.lengths > 0 && parts.headers.contains_key(TRANSFER_ENCODING) {
+        parts.headers.remove(CONTENT_LENGTH);
+        seen.lengths = 0;
+    }
     seen.strip(&mut parts.headers);
     if seen.lengths > 1 {
         one_length(&mut parts.headers);

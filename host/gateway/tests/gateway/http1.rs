@@ -112,6 +112,27 @@ fn a_response_comes_without_the_fields_of_its_hop() {
 }
 
 #[test]
+fn a_response_with_chunks_has_no_length_beside_them() {
+    for length in ["3", "30"] {
+        let server = Server::start(move |mut stream, _| {
+            while support::read_request(&mut stream).is_some() {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
+                let chunks = "Transfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
+                if stream.write_all((head + chunks).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        let (_gateway, address) = gateway(&[server.address]);
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let got = curl_text(&["-i", version, &format!("http://{address}/")]);
+            assert!(got.ends_with("\r\n\r\nwhole"), "{got}");
+            assert!(!got.to_ascii_lowercase().contains("content-length"), "{got}");
+        }
+    }
+}
+
+#[test]
 fn an_absolute_target_names_the_host_that_counts() {
     let server = Server::echo();
     let (_gateway, address) = gateway(&[server.address]);
