@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -24,6 +25,10 @@ use crate::timer::Deadline;
 
 /// Who gives an exchange up that is younger may not have wanted a response.
 pub(crate) const MATURE: Duration = Duration::from_secs(1);
+
+/// A silent peer that is to be kept is asked after so long, and if it does not answer every so often, four times.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// What a connection does, as its bytes and its exchanges tell it; for the timeouts of a client's task.
 pub(crate) struct Pulse {
@@ -203,6 +208,20 @@ impl Stream {
         self.flushed(cx, sent)
     }
 
+    /// From now on the kernel asks a peer that is silent whether it is there, and ends the connection if it is not.
+    pub(crate) fn keep_alive(&self) {
+        let asked = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE_AFTER)
+            .with_interval(KEEP_ALIVE_EVERY)
+            .with_retries(4);
+        let set = |tcp: &TcpStream| SockRef::from(tcp).set_tcp_keepalive(&asked);
+        // Without it, a peer that is lost is found later.
+        let _ = match &self.inner {
+            Inner::Plain(socket) => set(&socket.tcp.borrow()),
+            Inner::Tls(tls) => set(tls.get_ref().0),
+        };
+    }
+
     /// What was agreed on by ALPN.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match &self.inner {
@@ -261,7 +280,7 @@ impl Stream {
 /// Makes the end of a connection one that the peer cannot take for a proper end.
 pub(crate) fn reset(tcp: &TcpStream) {
     // An error leaves an ordinary end, the best that can be done then.
-    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// Writes by the box if it is short, else behind what is in it.

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Response, Version};
 use hyper::body::Incoming;
@@ -36,6 +37,10 @@ use crate::timer::Deadline;
 
 /// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
 const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// An HTTP/2 upstream that says nothing for so long while it has requests is asked whether it is there. gRPC's servers take no more than one
+/// PING in five minutes, and end the connection after the third that comes before.
+const PING: Duration = Duration::from_secs(330);
 
 /// See the module.
 pub(crate) struct Upstream {
@@ -96,7 +101,7 @@ impl Upstream {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_WINDOW_MAX)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
-            .keep_alive_interval(timeouts.upstream_idle)
+            .keep_alive_interval(PING)
             .keep_alive_timeout(timeouts.connect);
         Rc::new(Self {
             index,
@@ -291,6 +296,7 @@ impl Upstream {
             }
             let connected = self.connect(None).await;
             let (stream, open) = connected.map_err(|why| Unanswered::Connect(Some(why)))?;
+            stream.keep_alive();
             let heard = Rc::new(Notify::new());
             let stream = TokioIo::new(stream.with_pulse(Pulse::telling(Some(Rc::clone(&heard)))));
             let handshake = self.http2_builder.handshake(stream).await;

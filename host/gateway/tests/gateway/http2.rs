@@ -391,6 +391,7 @@ fn a_connection_to_an_upstream_that_does_not_answer_or_is_idle_is_not_kept() {
     assert!(support::talk(address, get).starts_with("HTTP/1.1 200"));
     let upstream = || gateway.statistics().listeners.remove(0).upstreams.remove(0);
     until("both are closed", || upstream().open == 0);
+    assert!(requests.try_recv().is_err(), "it is asked, which costs a gRPC server's patience");
     assert!(support::talk(address, get).starts_with("HTTP/1.1 200"));
     assert_eq!(upstream().connected, 3);
 }
@@ -636,7 +637,8 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number of each stream whose request is
-/// whole. All others answer 200, with the request's body. It allows so many streams at a time.
+/// whole, and with 0 when it is asked whether it is there. All others answer 200, with the request's body. It allows so many streams at a
+/// time.
 fn scripted_server(streams: u8) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
     let (say, said) = mpsc::channel();
     say.send(()).unwrap();
@@ -675,6 +677,8 @@ fn reticent_server(
                     let answer = [frame(1, 4, id, STATUS_200), frame(0, 1, id, &body)].concat();
                     stream.write_all(&answer).unwrap();
                 }
+                // PING.
+                6 if !ends => drop(tell.send((stream.try_clone().unwrap(), 0))),
                 _ => (),
             }
         }
