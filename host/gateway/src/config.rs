@@ -250,8 +250,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request to the response's head, and then without a piece of either body.
     pub response: Duration,
-    /// Without a request on a client's connection; without a byte on an L4 connection.
+    /// Without a request on a client's connection.
     pub idle: Duration,
+    /// Without a byte on an L4 connection, or one that has changed to another protocol; and for either side of it to take one.
+    pub tunnel: Duration,
     /// Without a request on an upstream connection.
     pub upstream_idle: Duration,
 }
@@ -271,6 +273,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             response: Duration::from_secs(60),
             idle: Duration::from_secs(75),
+            tunnel: Duration::from_secs(3600),
             upstream_idle: Duration::from_secs(30),
         }
     }

@@ -571,6 +571,7 @@ fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
         ("connect", t.connect),
         ("response", t.response),
         ("idle", t.idle),
+        ("tunnel", t.tunnel),
         ("upstream-idle", t.upstream_idle),
     ] {
         if period.is_zero() {

@@ -42,7 +42,8 @@ pub(crate) struct Socket {
     /// Who waits for that.
     waiting: RefCell<Option<Waker>>,
     failed: Cell<Option<io::ErrorKind>>,
-    patience: Duration,
+    /// For so long the other side may take nothing of what is sent.
+    pub(crate) patience: Cell<Duration>,
 }
 
 impl Socket {
@@ -54,7 +55,7 @@ impl Socket {
             rest: RefCell::default(),
             waiting: RefCell::default(),
             failed: Cell::new(None),
-            patience,
+            patience: Cell::new(patience),
         })
     }
 
@@ -177,7 +178,7 @@ async fn send_rest(socket: Rc<Socket>) {
         }
         Poll::Ready(Ok(()))
     });
-    let sent = tokio::time::timeout(socket.patience, sending).await;
+    let sent = tokio::time::timeout(socket.patience.get(), sending).await;
     if let Err(kind) = sent.unwrap_or(Err(io::ErrorKind::TimedOut)) {
         socket.failed.set(Some(kind));
         socket.rest.borrow_mut().clear();

@@ -92,6 +92,11 @@ impl Relay {
     }
 }
 
+/// Whether it is that nothing moved for too long, or was taken; the kernel's own times have a number.
+pub(crate) fn is_idle(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+}
+
 /// Sends on what was read too early, and all that was to be sent before.
 async fn pass_early(from: &mut Stream, to: &mut Stream) -> io::Result<()> {
     let mut early = from.take_early();

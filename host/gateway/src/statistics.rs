@@ -34,10 +34,12 @@ pub enum Failure {
     Broken,
     /// A function reset the exchange.
     Function,
+    /// Nothing moved on an L4 connection, or one that has changed to another protocol.
+    Idle,
 }
 
 /// All of them with the names they have in metrics.
-pub const FAILURES: [(Failure, &str); 11] = [
+pub const FAILURES: [(Failure, &str); 12] = [
     (Failure::Tls, "tls"),
     (Failure::ProxyHeader, "proxy-header"),
     (Failure::ClientSlow, "client-slow"),
@@ -49,6 +51,7 @@ pub const FAILURES: [(Failure, &str); 11] = [
     (Failure::NotHttp, "not-http"),
     (Failure::Broken, "broken"),
     (Failure::Function, "function"),
+    (Failure::Idle, "idle"),
 ];
 
 /// A gateway's numbers, since it was started.

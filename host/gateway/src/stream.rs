@@ -183,6 +183,15 @@ impl Stream {
         self.patience
     }
 
+    /// From now on nobody is answered by it: for so long its peer may take nothing, and one that is lost is found by the kernel.
+    pub(crate) fn tunnels(&mut self, patience: Duration) {
+        self.patience = patience;
+        if let Inner::Plain(socket) = &self.inner {
+            socket.patience.set(patience);
+        }
+        self.keep_alive();
+    }
+
     /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
     pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Self> {
         let Self { inner, early, traffic, pulse, patience, stalled, deadline } = self;

@@ -20,7 +20,7 @@ use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::place::{Choice, Tried};
-use crate::relay::Relay;
+use crate::relay::{self, Relay};
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
@@ -37,7 +37,10 @@ pub(crate) async fn serve(
     let mut finish = Finish::new(Rc::clone(&site), pulse);
     let begun = begin(&site, &mut finish, client, &origin);
     let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
-    let (client, upstream, open) = begun;
+    let (mut client, mut upstream, open) = begun;
+    let tunnel = site.plan.config.timeouts.tunnel;
+    client.tunnels(tunnel);
+    upstream.tunnels(tunnel);
     let data = site.chain.as_ref().is_some_and(|chain| chain.interests().data);
     let mut sides = (client, upstream);
     if let Some(exchange) = finish.exchange.clone().filter(|_| data) {
@@ -53,8 +56,7 @@ pub(crate) async fn serve(
             return over(&mut finish, &origin, seen.map(|seen| seen.map(|_| ())));
         }
     }
-    let relay =
-        Relay::new(sides.0, sides.1, site.plan.config.timeouts.idle, &site.counters.spliced);
+    let relay = Relay::new(sides.0, sides.1, tunnel, &site.counters.spliced);
     let ended = match unless_killed(&listener, &admission, relay).await {
         Some(Ok(mut relay)) => {
             let ended = unless_killed(&listener, &admission, relay.run()).await;
@@ -76,6 +78,9 @@ fn over(finish: &mut Finish, origin: &Origin, ended: Option<io::Result<()>>) {
         Some(Ok(())) => finish.delivered(),
         Some(Err(error)) => {
             tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
+            if relay::is_idle(&error) {
+                finish.failed(Failure::Idle);
+            }
             finish.ends(Ended::Reset);
         }
         None => finish.ends(Ended::Reset),
@@ -210,7 +215,7 @@ impl Way<'_> {
     /// The next piece, empty at the end. None: no function wants to see it, nor any of the other direction.
     async fn read(&self) -> io::Result<Option<Bytes>> {
         let max = self.site.chain.as_ref().map_or(1, Chain::piece_max);
-        let idle = self.site.plan.config.timeouts.idle;
+        let idle = self.site.plan.config.timeouts.tunnel;
         let mut deadline = Deadline::default();
         poll_fn(|cx| {
             if [Direction::Request, Direction::Response].iter().all(|way| self.exchange.done(*way))

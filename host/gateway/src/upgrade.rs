@@ -9,7 +9,8 @@ use crate::chain::Ended;
 use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener, unless_killed};
-use crate::relay::Relay;
+use crate::relay::{self, Relay};
+use crate::statistics::Failure;
 use crate::stream::Stream;
 
 /// The upstream's side, and the exchange that goes on.
@@ -28,16 +29,24 @@ impl Upgraded {
 
     /// Passes bytes until both sides have ended, or the listener's connections are to be.
     pub(crate) async fn relay(self, client: Stream, listener: &Listener, admission: &Admission) {
-        let Self { upstream, open, finish } = self;
-        let (site, mut finish) = (Rc::clone(&finish.site), finish);
-        let idle = site.plan.config.timeouts.idle;
-        let relay = Relay::new(client, upstream, idle, &site.counters.spliced);
+        let Self { mut upstream, open, finish } = self;
+        let (site, mut finish, mut client) = (Rc::clone(&finish.site), finish, client);
+        let tunnel = site.plan.config.timeouts.tunnel;
+        client.tunnels(tunnel);
+        upstream.tunnels(tunnel);
+        let relay = Relay::new(client, upstream, tunnel, &site.counters.spliced);
         let Some(Ok(mut relay)) = unless_killed(listener, admission, relay).await else {
             return finish.ends(Ended::Reset);
         };
-        if let Some(Ok(())) = unless_killed(listener, admission, relay.run()).await {
+        let ended = unless_killed(listener, admission, relay.run()).await;
+        if let Some(Ok(())) = ended {
             finish.delivered();
         } else {
+            if let Some(Err(error)) = ended
+                && relay::is_idle(&error)
+            {
+                finish.failed(Failure::Idle);
+            }
             finish.ends(Ended::Reset);
             relay.abort();
         }

@@ -5,14 +5,18 @@
 //! Which method is the default was measured: `scripts/bench hops relay`, docs/adr/0016-hops.md.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::join::Joined;
 
@@ -130,25 +134,33 @@ async fn both(
     tokio::try_join!(forward, backward).map(|((), ())| ())
 }
 
-/// What it comes to, or [`Ended::Idle`] if `moved` stays the same for a whole period.
+/// What it comes to, or [`Ended::Idle`] if `moved` stays the same for so long.
 async fn until_idle(
     work: impl Future<Output = Ended>,
     idle: Option<Duration>,
     moved: impl Fn() -> u64,
 ) -> Ended {
     let Some(idle) = idle else { return work.await };
-    let mut work = std::pin::pin!(work);
-    let mut before = moved();
-    loop {
-        if let Ok(ended) = tokio::time::timeout(idle, &mut work).await {
+    let (mut work, mut timer) = (pin!(work), pin!(tokio::time::sleep(idle)));
+    let (mut before, mut latest) = (moved(), Instant::now());
+    poll_fn(|cx| {
+        let ended = work.as_mut().poll(cx);
+        if ended.is_ready() {
             return ended;
         }
         let now = moved();
-        if now == before {
-            return Ended::Idle;
+        if now != before {
+            (before, latest) = (now, Instant::now());
         }
-        before = now;
-    }
+        while timer.as_mut().poll(cx).is_ready() {
+            if latest.elapsed() >= idle {
+                return Poll::Ready(Ended::Idle);
+            }
+            timer.as_mut().reset(latest + idle);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>, moved: &Moved) -> Ended {
@@ -284,6 +296,31 @@ impl Pipe {
         FREE.with_borrow_mut(|free| {
             if free.len() < PIPES {
                 free.push(self);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_runs_from_what_moved_last() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (idle, moved) = (Duration::from_millis(400), Cell::new(0));
+        let work = async {
+            tokio::time::sleep(idle / 10).await;
+            moved.set(1);
+            std::future::pending().await
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                ended = until_idle(work, Some(idle), || moved.get()) => {
+                    assert!(matches!(ended, Ended::Idle), "{ended:?}");
+                }
+                () = tokio::time::sleep(idle * 19 / 10) => panic!("nothing has moved for so long"),
             }
         });
     }

@@ -336,8 +336,10 @@ defaults! {
         connect: Period = Period::milliseconds(5_000),
         /// From the request to the response's head, and then without a piece of either body.
         response: Period = Period::milliseconds(60_000),
-        /// Without a request on a client's connection, or without a byte on a TCP one.
+        /// Without a request on a client's connection.
         idle: Period = Period::milliseconds(75_000),
+        /// Without a byte on a TCP connection, or one that has changed to another protocol; and for either side of it to take one.
+        tunnel: Period = Period::milliseconds(3_600_000),
         /// Without a request on an upstream's connection.
         upstream_idle: Period = Period::milliseconds(30_000),
     }
@@ -559,6 +561,7 @@ impl Check for Listener {
             ("connect", t.connect),
             ("response", t.response),
             ("idle", t.idle),
+            ("tunnel", t.tunnel),
             ("upstream-idle", t.upstream_idle),
         ] {
             if period < Period::milliseconds(1) {

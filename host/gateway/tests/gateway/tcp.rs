@@ -78,11 +78,39 @@ fn an_upstream_that_is_not_there_is_passed_by_and_none_is_a_reset() {
 #[test]
 fn a_connection_on_which_nothing_moves_is_cut_off() {
     let server = patient();
-    let (_gateway, address) = gateway_with(&[server.address], |config| {
+    let (gateway, address) = gateway_with(&[server.address], |config| {
         tcp(config);
-        config.timeouts.idle = Duration::from_millis(100);
+        config.timeouts.tunnel = Duration::from_millis(100);
     });
     assert!(read_all(&mut connect(address)).starts_with("RESET"));
+    until("it is counted", || gateway.statistics().listeners[0].failed(Failure::Idle) == 1);
+}
+
+#[test]
+fn a_side_that_takes_nothing_for_a_while_is_waited_for() {
+    // More than the kernel's buffers hold.
+    const BYTES: usize = 24 << 20;
+    let server = Server::start(|mut stream, _| {
+        let _ = support::read_head(&mut stream);
+        let head = "HTTP/1.1 101 Fine\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(&vec![b'x'; BYTES]);
+    });
+    for (protocol, chain) in
+        [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Http, false)]
+    {
+        let (_gateway, address) = gateway_with(&[server.address], |config| {
+            config.protocol = protocol;
+            config.timeouts.body = Duration::from_millis(100);
+            config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
+        });
+        let mut stream = connect(address);
+        let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let got = read_all(&mut stream);
+        assert!(got.len() > BYTES && !got.contains("RESET"), "{protocol:?}: {}", got.len());
+    }
 }
 
 #[test]
@@ -96,7 +124,7 @@ fn a_connection_whose_bytes_go_one_way_is_not_idle() {
     for chain in [false, true] {
         let (_gateway, address) = gateway_with(&[server.address], |config| {
             tcp(config);
-            config.timeouts.idle = Duration::from_millis(600);
+            config.timeouts.tunnel = Duration::from_millis(600);
             config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
         });
         let got = read_all(&mut connect(address)).to_ascii_lowercase();

@@ -194,6 +194,7 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
             connect: timeouts.connect.get(),
             response: timeouts.response.get(),
             idle: timeouts.idle.get(),
+            tunnel: timeouts.tunnel.get(),
             upstream_idle: timeouts.upstream_idle.get(),
         },
         limits: Limits {
