@@ -190,10 +190,14 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Body for Filtered<S> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.told && self.asking.is_none() && self.trailers.is_none() {
-            SizeHint::with_exact(self.released.iter().map(|piece| piece.len() as u64).sum())
-        } else {
-            SizeHint::default()
+        // Nobody holds or changes any of it from here on.
+        let passes = self.told || self.exchange.done(self.direction);
+        if !passes || self.asking.is_some() || self.trailers.is_some() {
+            return SizeHint::default();
         }
+        let to_come = if self.dry { Some(0) } else { self.source.size_hint().exact() };
+        let released: usize = self.released.iter().map(Bytes::len).sum();
+        let known = (released + self.rest.len()) as u64;
+        to_come.map(|to_come| SizeHint::with_exact(known + to_come)).unwrap_or_default()
     }
 }

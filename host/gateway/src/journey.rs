@@ -114,8 +114,8 @@ impl Journey {
                 };
             }
             parts.headers.remove(CONTENT_LENGTH);
-            length = filtered.is_end_stream().then_some(0);
-            body = if length.is_some() { Box::new(Nothing) } else { Box::new(filtered) };
+            length = filtered.size_hint().exact();
+            body = if filtered.is_end_stream() { Box::new(Nothing) } else { Box::new(filtered) };
         }
         let passing = Passing { parts, body, length, upstream };
         let arrived = Rc::clone(&self).pass(place + 1, passing).await;

@@ -64,6 +64,7 @@ impl Middleware for Busy {
             ended: self.ended.clone(),
             path: std::cell::RefCell::default(),
             held: std::cell::RefCell::default(),
+            seen: Default::default(),
         })
     }
 }
@@ -74,6 +75,8 @@ struct One {
     ended: mpsc::Sender<(Ended, Option<usize>)>,
     path: std::cell::RefCell<String>,
     held: std::cell::RefCell<Vec<Bytes>>,
+    /// Pieces of either direction.
+    seen: [std::cell::Cell<u32>; 2],
 }
 
 fn answer(status: u16, body: &'static str) -> Response<Pieces> {
@@ -119,6 +122,8 @@ impl Passage for One {
 
     fn request_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
         assert!(piece.len() <= 1000);
+        let seen = &self.seen[Direction::Request as usize];
+        seen.set(seen.get() + 1);
         Reply::later(async move {
             if self.on("/hold") {
                 self.held.borrow_mut().push(piece);
@@ -173,6 +178,8 @@ impl Passage for One {
     }
 
     fn response_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
+        let seen = &self.seen[Direction::Response as usize];
+        seen.set(seen.get() + 1);
         Reply::later(async move {
             if self.on("/leak") {
                 return BodyStep::Answer(answer(502, "kept back"));
@@ -193,7 +200,8 @@ impl Passage for One {
     }
 
     fn done(&self, from: Direction) -> bool {
-        self.on("/done") && from == Direction::Response
+        (self.on("/done") && from == Direction::Response)
+            || (self.on("/peek") && self.seen[from as usize].get() == 1)
     }
 
     fn end(&self, how: Ended, upstream: Option<usize>, _time: Duration) {
@@ -540,6 +548,20 @@ fn a_direction_nobody_cares_for_keeps_its_length() {
     let laboratory = laboratory();
     let answer = laboratory.talk(&get("/done"));
     assert!(answer.contains("content-length: "), "{answer}");
+}
+
+#[test]
+fn a_body_of_which_enough_was_seen_keeps_its_length() {
+    let laboratory = laboratory();
+    for path in ["/peek", "/upper"] {
+        let answer = laboratory.talk(&post(path, &"x".repeat(5000)));
+        // The upstream answers with the request as it came there.
+        let (response, request) = answer.split_once("\r\n\r\n").unwrap();
+        let kept = path == "/peek";
+        assert_eq!(request.contains("content-length: 5000\r\n"), kept, "{answer}");
+        assert_eq!(response.contains("content-length: "), kept, "{answer}");
+        assert_eq!(response.contains("transfer-encoding: chunked"), !kept, "{answer}");
+    }
 }
 
 #[test]
