@@ -104,9 +104,12 @@ pub(crate) async fn handle(
         finish.reads_no_rest();
         close |= http1;
     }
-    let body = ResponseBody::new(source, finish);
+    let mut body = ResponseBody::new(source, finish);
     if http1 {
-        close |= version == Version::HTTP_10 && !has_length(&parts, &body);
+        if version == Version::HTTP_10 && !has_length(&parts, &body) {
+            body.unframed();
+            close = true;
+        }
         if close {
             client.pulse.rests.refuse();
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));

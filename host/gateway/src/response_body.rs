@@ -176,12 +176,24 @@ impl Source {
 pub(crate) struct ResponseBody {
     source: Source,
     finish: Option<Finish>,
+    /// It has neither length nor chunks: it ends with its connection.
+    unframed: bool,
+    broken: Option<Broken>,
+}
+
+/// That it has broken off, until hyper is told: what it has not sent by then it throws away.
+struct Broken {
+    fault: Fault,
+    /// When, and how often all had been sent by then.
+    since: Instant,
+    flushes: u64,
+    deadline: Deadline,
 }
 
 impl ResponseBody {
     /// The body of a response whose head leaves now.
     pub(crate) fn new(source: Source, finish: Finish) -> Self {
-        let mut this = Self { source, finish: Some(finish) };
+        let mut this = Self { source, finish: Some(finish), unframed: false, broken: None };
         if this.is_end_stream() {
             this.delivered();
         }
@@ -190,7 +202,12 @@ impl ResponseBody {
 
     /// One that needs no end: it is not counted.
     pub(crate) fn uncounted() -> Self {
-        Self { source: Source::Empty, finish: None }
+        Self { source: Source::Empty, finish: None, unframed: false, broken: None }
+    }
+
+    /// It has neither length nor chunks, so only its connection can show that something is missing.
+    pub(crate) fn unframed(&mut self) {
+        self.unframed = true;
     }
 
     /// The client does not take it.
@@ -206,9 +223,14 @@ impl ResponseBody {
         }
     }
 
-    fn broken(&mut self, fault: Fault) {
-        let Some(mut finish) = self.finish.take() else { return };
-        finish.cut();
+    /// Counts that it has broken off.
+    fn breaks(&mut self, fault: Fault) {
+        let Some(finish) = &mut self.finish else { return };
+        let (since, flushes) = (Instant::now(), finish.pulse.flushes());
+        self.broken = Some(Broken { fault, since, flushes, deadline: Deadline::default() });
+        if self.unframed || !of_upstream(fault) {
+            finish.cut();
+        }
         let (how, failure) = match fault {
             Fault::Answered | Fault::Reset => (Ended::Reset, Failure::Function),
             Fault::UpstreamSlow => (Ended::UpstreamFailed, Failure::UpstreamSlow),
@@ -221,6 +243,27 @@ impl ResponseBody {
         finish.failed(failure);
         finish.ends(how);
     }
+
+    /// Ready with the fault when what came before it has been sent.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        let Some(Broken { fault, since, flushes, deadline }) = &mut self.broken else {
+            return Poll::Ready(Fault::Reset);
+        };
+        if let Some(finish) = self.finish.as_ref().filter(|_| of_upstream(*fault)) {
+            let until = *since + finish.site.plan.config.timeouts.body;
+            let sent = finish.pulse.poll_flushed(cx, *flushes).is_ready();
+            if !sent && !deadline.expired(cx, until) {
+                return Poll::Pending;
+            }
+        }
+        self.finish = None;
+        Poll::Ready(*fault)
+    }
+}
+
+/// Whether what came before was as good as any.
+fn of_upstream(fault: Fault) -> bool {
+    matches!(fault, Fault::Upstream | Fault::UpstreamSlow)
 }
 
 impl Body for ResponseBody {
@@ -232,6 +275,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
+        if this.broken.is_some() {
+            return this.poll_broken(cx).map(|fault| Some(Err(fault)));
+        }
         let frame = match &mut this.source {
             Source::Empty => Poll::Ready(None),
             Source::Pieces(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(Frame::data(piece)))),
@@ -245,7 +291,10 @@ impl Body for ResponseBody {
                     finish.moved();
                 }
             }
-            Poll::Ready(Some(Err(fault))) => this.broken(*fault),
+            Poll::Ready(Some(Err(fault))) => {
+                this.breaks(*fault);
+                return this.poll_broken(cx).map(|fault| Some(Err(fault)));
+            }
             Poll::Ready(_) => this.delivered(),
             Poll::Pending => (),
         }

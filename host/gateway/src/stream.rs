@@ -2,12 +2,12 @@
 //!
 //! Owns: what is counted of bytes, and the end of a connection whose peer does not take what is sent. Must not know: HTTP.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -55,6 +55,10 @@ pub(crate) struct Pulse {
     pub(crate) ended: Cell<bool>,
     /// Who waits for something to be read.
     told: Option<Rc<Notify>>,
+    /// How often all had been sent that there was to send.
+    flushes: Cell<u64>,
+    /// Who waits for the next time.
+    flushing: RefCell<Vec<Waker>>,
     /// What is left of its requests' bodies.
     pub(crate) rests: Rests,
 }
@@ -78,8 +82,32 @@ impl Pulse {
             given_up: Cell::new(0),
             ended: Cell::new(false),
             told,
+            flushes: Cell::new(0),
+            flushing: RefCell::default(),
             rests: Rests::default(),
         })
+    }
+
+    /// How often all had been sent that there was to send.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// Ready when it was so once more than then.
+    pub(crate) fn poll_flushed(&self, cx: &Context<'_>, then: u64) -> Poll<()> {
+        if self.flushes.get() != then {
+            return Poll::Ready(());
+        }
+        let mut flushing = self.flushing.borrow_mut();
+        if !flushing.iter().any(|waiting| waiting.will_wake(cx.waker())) {
+            flushing.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get().wrapping_add(1));
+        self.flushing.take().into_iter().for_each(Waker::wake);
     }
 
     /// Something moves.
@@ -394,7 +422,11 @@ impl AsyncWrite for Stream {
             Inner::Plain(socket) => socket.poll_taken(cx),
             Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
         };
-        this.flushed(cx, flushed)
+        let flushed = this.flushed(cx, flushed);
+        if let (Poll::Ready(Ok(())), Some(pulse)) = (&flushed, &this.pulse) {
+            pulse.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

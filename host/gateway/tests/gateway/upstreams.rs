@@ -168,6 +168,38 @@ fn a_response_that_breaks_off_never_looks_whole() {
 }
 
 #[test]
+fn what_came_before_a_response_broke_off_reaches_the_client() {
+    let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+                  5\r\nfirst\r\n4\r\nlast\r\n";
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", "x".repeat(1_000_000));
+    let answers = [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".to_owned(), "abc", 1),
+        (events.to_owned(), "last", 1),
+        (long, "x", 1_000_000),
+    ];
+    for (answer, piece, times) in answers {
+        let server = Server::start(move |mut stream, _| {
+            let _ = read_request(&mut stream);
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        let (gateway, address) = gateway(&[server.address]);
+        for _ in 0..5 {
+            let mut stream = support::connect(address);
+            stream.write_all(GET.as_bytes()).unwrap();
+            // It does not have to take it as fast as it comes.
+            std::thread::sleep(Duration::from_millis(20));
+            let got = support::read_all(&mut stream);
+            assert_eq!((got.matches(piece).count(), got.contains("RESET")), (times, false));
+            let url = format!("http://{address}/");
+            let output = support::curl(&["--http2-prior-knowledge", &url]);
+            let got = String::from_utf8_lossy(&output.stdout);
+            assert_eq!((got.matches(piece).count(), output.status.success()), (times, false));
+        }
+        assert_eq!(statistics(&gateway).failed(Failure::Broken), 10);
+    }
+}
+
+#[test]
 fn a_slow_upstream_is_waited_for_so_long_and_no_longer() {
     let server = Server::start(|mut stream, _| {
         let _ = read_request(&mut stream);
