@@ -1,12 +1,17 @@
 //! TLS: server names, ALPN, certificates that change, are wrong or expire, upstreams.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::support::{self, Server, curl, curl_text, gateway_with, until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use weir_gateway::{
     Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
 };
@@ -99,6 +104,40 @@ fn the_server_name_picks_the_certificate_and_alpn_the_version() {
     let names: Vec<_> =
         gateway.statistics().listeners[0].certificates.iter().map(|c| c.names.clone()).collect();
     assert_eq!(names, [vec!["one.example"], vec!["*.two.example"], vec!["three.example"]]);
+}
+
+#[test]
+fn a_session_is_resumed_however_many_other_clients_there_were() {
+    let authority = Authority::new();
+    let certificate = authority.sign("cert", &["a.example"], false);
+    let server = Server::echo();
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.certificates = vec![certificate]);
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.issuer.der().clone()).unwrap();
+    let client = || {
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth()
+    };
+    let connect = |config: &Arc<ClientConfig>| {
+        let name = "a.example".try_into().unwrap();
+        let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+        let mut stream = StreamOwned::new(connection, support::connect(address));
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        stream.conn.handshake_kind().unwrap()
+    };
+    let mut other = client();
+    other.resumption = Resumption::disabled();
+    let (first, other) = (Arc::new(client()), Arc::new(other));
+    assert_eq!(connect(&first), HandshakeKind::Full);
+    for _ in 0..140 {
+        connect(&other);
+    }
+    assert_eq!(connect(&first), HandshakeKind::Resumed);
 }
 
 #[test]
