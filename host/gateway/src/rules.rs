@@ -175,7 +175,7 @@ fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
         Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => {
             target.clone()
         }
-        Some(target) => match PathAndQuery::try_from(format!("/{target}")) {
+        Some(target) => match PathAndQuery::try_from(format!("/{}", target.as_str())) {
             Ok(target) => target,
             Err(_) => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
         },

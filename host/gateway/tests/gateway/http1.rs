@@ -143,6 +143,8 @@ fn an_absolute_target_names_the_host_that_counts() {
     assert!(answer.contains("GET /x HTTP/1.1\r\n"), "{answer}");
     assert!(answer.contains("host: right.example\r\n"), "{answer}");
     assert!(!answer.contains("wrong.example"), "{answer}");
+    let bare = "GET http://a?q HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(talk(address, bare).contains("GET /?q HTTP/1.1\r\n"));
 }
 
 #[test]
