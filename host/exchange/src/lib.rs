@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response, request, response};
+use http::{Request, Response, StatusCode, request, response};
 use smallvec::SmallVec;
 
 pub use counters::{Counter, Histogram, Times};
@@ -38,6 +38,24 @@ pub struct Made;
 /// Among the extensions of a response's head: the listener's upstream that sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct SentBy(pub usize);
+
+/// Among the extensions of an answer: a head that goes this way is larger than what functions can be shown.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadTooLarge(pub Direction);
+
+impl HeadTooLarge {
+    /// What is answered instead: 431 to a request, 502 of a response.
+    #[must_use]
+    pub fn answer(of: Direction) -> Response<Pieces> {
+        let mut answer = Response::new(Pieces::new());
+        *answer.status_mut() = match of {
+            Direction::Request => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Direction::Response => StatusCode::BAD_GATEWAY,
+        };
+        answer.extensions_mut().insert(Self(of));
+        answer
+    }
+}
 
 /// Bytes of a body that are told in one event, unless the chain says another number.
 const PIECE: usize = 65_536;

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::chain::{
-    Chain, Direction, Ended, Exchange, Interests, Legs, Made, Pieces, SentBy, Step,
+    Chain, Direction, Ended, Exchange, HeadTooLarge, Interests, Legs, Made, Pieces, SentBy, Step,
 };
 use crate::client::Client;
 use crate::fault::Fault;
@@ -96,6 +96,9 @@ pub(crate) async fn handle(
             return Err(Fault::Reset);
         }
     };
+    if let Some(HeadTooLarge(of)) = parts.extensions.remove() {
+        finish.head_too_large(of);
+    }
     if rules::bodiless(&method, parts.status) {
         source.leave_out(&method, &mut parts.headers);
     }

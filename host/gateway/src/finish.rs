@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::chain::{Ended, Exchange};
+use crate::chain::{Direction, Ended, Exchange};
 use crate::listener::{STREAM_WINDOW, Site};
 use crate::request_body::Progress;
 use crate::rests::LINGER_BYTES;
@@ -159,6 +159,20 @@ impl Finish {
     /// Something went wrong.
     pub(crate) fn failed(&self, failure: Failure) {
         self.site.counters.failures.count(failure);
+    }
+
+    /// A head is larger than what functions can be shown.
+    pub(crate) fn head_too_large(&self, of: Direction) {
+        tracing::debug!(?of, "a head is larger than `room` of [gateway], by which functions see it");
+        match of {
+            Direction::Request => self.failed(Failure::Refused),
+            Direction::Response => {
+                self.failed(Failure::NotHttp);
+                if let Some(upstream) = &self.visit.0 {
+                    upstream.counters.failures.count(Failure::NotHttp);
+                }
+            }
+        }
     }
 
     /// It ends because the client does not take the response, or does not send the rest of its request.

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use http::{StatusCode, request, response};
-use weir_exchange::{Direction, Origin, Reply, Step};
+use weir_exchange::{Direction, HeadTooLarge, Origin, Reply, Step};
 use weir_layout::message::{Action, Wants};
 use weir_pool::Room;
 
@@ -22,8 +22,6 @@ pub(crate) trait Kind {
     const DIRECTION: Direction;
     /// The event that it is.
     const WANTS: Wants;
-    /// The status if it is larger than a room.
-    const TOO_LARGE: StatusCode;
     /// Whether functions may change it.
     const CHANGES: bool = true;
 }
@@ -31,13 +29,11 @@ pub(crate) trait Kind {
 impl Kind for request::Parts {
     const DIRECTION: Direction = Direction::Request;
     const WANTS: Wants = Wants::REQUEST_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
 }
 
 impl Kind for response::Parts {
     const DIRECTION: Direction = Direction::Response;
     const WANTS: Wants = Wants::RESPONSE_HEAD;
-    const TOO_LARGE: StatusCode = StatusCode::BAD_GATEWAY;
 }
 
 /// What can be laid out as a head.
@@ -142,7 +138,6 @@ pub(crate) struct Connection;
 impl Kind for Connection {
     const DIRECTION: Direction = Direction::Request;
     const WANTS: Wants = Wants::OPENED;
-    const TOO_LARGE: StatusCode = StatusCode::BAD_REQUEST;
     const CHANGES: bool = false;
 }
 
@@ -205,7 +200,7 @@ impl Inner {
                 Showing { head, order, turn: 0, room, changed: None, known }
             })
         };
-        let too_large = || (0, Step::Answer(plain(H::Of::TOO_LARGE)));
+        let too_large = || (0, Step::Answer(HeadTooLarge::answer(H::Of::DIRECTION)));
         match self.chain.rooms().take() {
             Some(room) => match lay_out(room) {
                 Ok(showing) => showing.begin(self),

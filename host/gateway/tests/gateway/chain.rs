@@ -12,8 +12,8 @@ use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, Interests, Lent, Made,
-    Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
+    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, HeadTooLarge, Interests, Lent,
+    Made, Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, UpstreamConfig};
 
@@ -104,6 +104,7 @@ impl Passage for One {
             match path.as_str() {
                 "/forbidden" => return Step::Answer(answer(403, "no")),
                 "/reset" => return Step::Reset,
+                "/large" => return Step::Answer(HeadTooLarge::answer(Direction::Request)),
                 "/wait" => self.environment.sleep(Duration::from_millis(30)).await,
                 "/call" => {
                     let request = Request::get("/asked").body(Pieces::new()).unwrap();
@@ -162,6 +163,9 @@ impl Passage for One {
         }
         if self.on("/no-upgrade") {
             parts.status = StatusCode::FORBIDDEN;
+        }
+        if self.on("/large-answer") {
+            return Reply::Now(Step::Answer(HeadTooLarge::answer(Direction::Response)));
         }
         if self.on("/late") {
             return Reply::later(async {
@@ -308,6 +312,16 @@ fn a_request_follows_one_that_a_function_answered_before_its_body_was_there() {
             assert!(support::curl_text(&arguments).starts_with("HTTP/2 403"), "{name}");
         }
     }
+}
+
+#[test]
+fn a_head_that_is_too_large_for_functions_is_counted() {
+    let laboratory = laboratory();
+    assert!(laboratory.talk(&get("/large")).starts_with("HTTP/1.1 431"));
+    assert!(laboratory.talk(&get("/large-answer")).starts_with("HTTP/1.1 502"));
+    let statistics = &laboratory.gateway.statistics().listeners[0];
+    let counted = [Failure::Refused, Failure::NotHttp].map(|failure| statistics.failed(failure));
+    assert_eq!((counted, statistics.upstreams[0].failed(Failure::NotHttp)), ([1, 1], 1));
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request, response};
-use weir_exchange::{BodyStep, Direction, Ended, Legs, Origin, Passage, Pieces, Reply, Step};
+use weir_exchange::{
+    BodyStep, Direction, Ended, HeadTooLarge, Legs, Origin, Passage, Pieces, Reply, Step,
+};
 use weir_message::head;
 
 use super::services::RemoteLegs;
@@ -209,7 +211,7 @@ impl RemoteExchange {
     fn request<'a>(&'a self, parts: &'a mut request::Parts, body: Option<u64>) -> Reply<'a, Step> {
         let lay = |room: &mut [u8]| head::lay_out_request(room, parts, &self.origin, body);
         match self.tell_head(Direction::Request, say::REQUEST_HEAD, lay) {
-            None => Reply::Now(Step::Answer(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))),
+            None => Reply::Now(Step::Answer(HeadTooLarge::answer(Direction::Request))),
             Some(Err(Lost)) => Reply::Now(self.without()),
             Some(Ok(waiting)) => Reply::later(async move {
                 let said = waiting.said().await;
@@ -225,7 +227,7 @@ impl RemoteExchange {
     ) -> Reply<'a, Step> {
         let lay = |room: &mut [u8]| head::lay_out_response(room, parts, &self.origin, body, false);
         match self.tell_head(Direction::Response, say::RESPONSE_HEAD, lay) {
-            None => Reply::Now(Step::Answer(plain(StatusCode::BAD_GATEWAY))),
+            None => Reply::Now(Step::Answer(HeadTooLarge::answer(Direction::Response))),
             Some(Err(Lost)) => Reply::Now(self.without()),
             Some(Ok(waiting)) => Reply::later(async move {
                 let said = waiting.said().await;
@@ -328,16 +330,10 @@ impl Drop for RemoteExchange {
         let _ = inner.send(generation, message);
     }
 }
-
-pub(super) fn plain(status: StatusCode) -> Response<Pieces> {
-    let mut response = Response::new(Pieces::new());
-    *response.status_mut() = status;
-    response
-}
-
 /// The answer when there is no worker.
 pub(super) fn gone() -> Response<Pieces> {
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = Response::new(Pieces::new());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response.body_mut().push(Bytes::from_static(b"the chain's worker is out of order\n"));

@@ -15,11 +15,11 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 use weir_exchange::{
-    CallFault, Direction, Exchange, Leg, Legs, Onward, Reply, Service, Stream, copied,
+    CallFault, Direction, Exchange, HeadTooLarge, Leg, Legs, Onward, Reply, Service, Stream, copied,
 };
 use weir_message::{head, pass_by, streamed};
 
-use super::exchange::{RemoteExchange, gone, plain};
+use super::exchange::{RemoteExchange, gone};
 use super::{CALLS_MAX, Inner, Lost, NOT_TOLD, nowhere};
 use crate::lane::Breach;
 use crate::protocol as say;
@@ -156,7 +156,7 @@ impl Service for RemoteService {
                 .streams
                 .lay_out(|room| head::lay_out_request(room, &parts, &first.origin, bytes));
             let Some(laid) = laid else {
-                return streamed(plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+                return streamed(HeadTooLarge::answer(Direction::Request));
             };
             let source = Source::new(body);
             let begun = inner.begin(&first, parts.method == Method::HEAD, &onward, |number| {
