@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -120,6 +120,7 @@ pub(crate) async fn handle(
             parts.version = version;
         }
     }
+    rules::says_upgrade(&mut parts, version);
     Ok(Response::from_parts(parts, body))
 }
 
@@ -135,6 +136,9 @@ pub(crate) fn status_response(status: StatusCode) -> (response::Parts, Pieces) {
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        parts.headers.insert(ALLOW, HeaderValue::from_static(rules::METHODS));
+    }
     parts.extensions.insert(Made);
     let reason = status.canonical_reason().unwrap_or("Error");
     let text = [Bytes::from_static(b"\n"), Bytes::from_static(reason.as_bytes())];

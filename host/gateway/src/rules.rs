@@ -18,6 +18,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Methods that go through, of those that there are for all; others do, too.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// What a request asked of this hop.
 #[derive(Default)]
 pub(crate) struct Asked {
@@ -416,11 +419,29 @@ pub(crate) fn answered(parts: &mut response::Parts) {
         parts.headers.remove(CONTENT_LENGTH);
         seen.lengths = 0;
     }
+    // Of this hop, but the client has to learn what the upstream wants (RFC 9110 section 15.5.22).
+    let wanted = parts.headers.get(UPGRADE).filter(|_| parts.status == StatusCode::UPGRADE_REQUIRED);
+    let wanted = wanted.cloned();
     seen.strip(&mut parts.headers);
+    if let Some(wanted) = wanted {
+        parts.headers.insert(UPGRADE, wanted);
+    }
     if seen.lengths > 1 {
         one_length(&mut parts.headers);
     }
     parts.version = Version::HTTP_11;
+}
+
+/// Makes what a response says of other protocols true for this hop: only HTTP/1.1 changes to one.
+pub(crate) fn says_upgrade(parts: &mut response::Parts, version: Version) {
+    if parts.status != StatusCode::UPGRADE_REQUIRED || !parts.headers.contains_key(UPGRADE) {
+        return;
+    }
+    if version == Version::HTTP_2 {
+        parts.headers.remove(UPGRADE);
+    } else {
+        parts.headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
 }
 
 /// Leaves one length of those that are equal, or the response is not read with them (RFC 9110 section 8.6): clients of HTTP/2 take no more.

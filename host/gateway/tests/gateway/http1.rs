@@ -133,6 +133,22 @@ fn a_response_with_chunks_has_no_length_beside_them() {
 }
 
 #[test]
+fn a_client_is_told_which_protocol_and_which_methods_are_wanted() {
+    let server = Server::says(
+        "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+    );
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let answer = curl_text(&["-i", &url]);
+    assert!(answer.contains("upgrade: websocket\r\n"), "{answer}");
+    assert!(answer.contains("connection: upgrade\r\n"), "{answer}");
+    let answer = curl_text(&["-i", "--http2-prior-knowledge", &url]);
+    assert!(answer.starts_with("HTTP/2 426") && !answer.contains("upgrade"), "{answer}");
+    let answer = curl_text(&["-i", "-X", "TRACE", &url]);
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, "), "{answer}");
+}
+
+#[test]
 fn an_absolute_target_names_the_host_that_counts() {
     let server = Server::echo();
     let (_gateway, address) = gateway(&[server.address]);

@@ -330,6 +330,7 @@ impl Drop for RemoteExchange {
         let _ = inner.send(generation, message);
     }
 }
+
 /// The answer when there is no worker.
 pub(super) fn gone() -> Response<Pieces> {
     let mut response = Response::new(Pieces::new());
