@@ -76,7 +76,8 @@ pub(crate) fn answer(
         detail => [name, detail].concat(),
     };
     response = response.field("age", age.to_string()).field("cache-status", status);
-    if !has_it && !conditions.head_only {
+    if !has_it {
+        // To HEAD, the gateway says its length and leaves it out.
         response = response.body(&stored.body[..]);
     }
     exchange.try_answer(&response)
