@@ -62,6 +62,9 @@ pub struct Config {
     /// Paths that need no token.
     #[serde(default)]
     public: Vec<String>,
+    /// Browsers' questions whether a page of another origin may ask pass without a token, which they never have.
+    #[serde(default)]
+    bypass_cors_preflight: bool,
     #[serde(default = "realm")]
     realm: String,
     /// Verified tokens that are remembered.
@@ -113,6 +116,7 @@ pub struct Auth {
     forward: bool,
     optional: bool,
     public: Vec<String>,
+    bypass_cors_preflight: bool,
     challenge: String,
     cache: Cache,
     valid: Counter,
@@ -144,6 +148,12 @@ pub struct State {
     fetch: Option<Token>,
     /// How often it looked whether another one's fetch is over.
     looked: u32,
+}
+
+/// Whether a browser asks for a page of another origin what that may do (Fetch standard, section 4.8).
+fn is_preflight(head: &Head<'_>) -> bool {
+    head.method() == b"OPTIONS"
+        && ["origin", "access-control-request-method"].iter().all(|name| head.field(name).is_some())
 }
 
 /// What to do with a request.
@@ -215,6 +225,7 @@ impl MessageFunction for Auth {
             forward: config.forward,
             optional: config.optional,
             public: config.public,
+            bypass_cors_preflight: config.bypass_cors_preflight,
             challenge: format!("Bearer realm=\"{}\"", config.realm),
             cache: Cache::new(config.cache, setup.seed),
             valid: host::counter("valid"),
@@ -312,6 +323,9 @@ impl Auth {
     fn verdict(&mut self, head: &mut Head<'_>, second: u64, now: u64) -> Result<Verdict, HeadFull> {
         let (path, _) = head.path_and_query();
         if self.public.iter().any(|public| is_below(path, public.as_bytes())) {
+            return Ok(Verdict::Pass);
+        }
+        if self.bypass_cors_preflight && is_preflight(head) {
             return Ok(Verdict::Pass);
         }
         let mut all = head.all("authorization");

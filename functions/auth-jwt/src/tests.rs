@@ -330,6 +330,23 @@ fn a_client_cannot_say_what_a_claim_does_by_a_name_that_looks_alike() {
 }
 
 #[test]
+fn a_preflight_passes_without_a_token_where_it_is_told_to() {
+    let with = |method: &str, fields: &[&str]| {
+        let request = Message::request(method, "/x");
+        fields.iter().fold(request, |request, name| request.field(*name, "x"))
+    };
+    let both = ["origin", "access-control-request-method"];
+    for bypass in [false, true] {
+        let mut harness = auth(json!({"bypass-cors-preflight": bypass}));
+        let preflight = status(&mut harness, &with("OPTIONS", &both));
+        assert_eq!(preflight, if bypass { 200 } else { 401 });
+        for other in [with("OPTIONS", &both[..1]), with("OPTIONS", &both[1..]), with("POST", &both)] {
+            assert_eq!(status(&mut harness, &other), 401, "{other:?}");
+        }
+    }
+}
+
+#[test]
 fn some_requests_need_no_token() {
     let mut harness = auth(json!({"public": ["/health", "/static/"], "claims": {"sub": "x-user"}}));
     for (path, expected) in [
