@@ -340,7 +340,8 @@ fn a_preflight_passes_without_a_token_where_it_is_told_to() {
         let mut harness = auth(json!({"bypass-cors-preflight": bypass}));
         let preflight = status(&mut harness, &with("OPTIONS", &both));
         assert_eq!(preflight, if bypass { 200 } else { 401 });
-        for other in [with("OPTIONS", &both[..1]), with("OPTIONS", &both[1..]), with("POST", &both)] {
+        for other in [with("OPTIONS", &both[..1]), with("OPTIONS", &both[1..]), with("POST", &both)]
+        {
             assert_eq!(status(&mut harness, &other), 401, "{other:?}");
         }
     }

@@ -94,7 +94,8 @@ impl Route {
             return Ok(Stream::plain(tcp, traffic, patience));
         };
         in_tls.set(true);
-        let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await?;
+        let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await;
+        let tls = tls.map_err(explained)?;
         let stream = Stream::tls(tls.into(), traffic, patience);
         if self.config.http2 && stream.alpn() != Some(b"h2") {
             let what = "the upstream does not agree to HTTP/2 (ALPN)";
@@ -102,4 +103,14 @@ impl Route {
         }
         Ok(stream)
     }
+}
+
+/// What rustls says, in words where it has only a name.
+fn explained(error: io::Error) -> io::Error {
+    if !error.to_string().contains("CaUsedAsEndEntity") {
+        return error;
+    }
+    let what = "invalid peer certificate: it is an authority's (CA:TRUE), not a server's: make one without CA:TRUE \
+                and name the authority that signed it";
+    io::Error::new(error.kind(), what)
 }

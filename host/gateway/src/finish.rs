@@ -163,7 +163,10 @@ impl Finish {
 
     /// A head is larger than what functions can be shown.
     pub(crate) fn head_too_large(&self, of: Direction) {
-        tracing::debug!(?of, "a head is larger than `room` of [gateway], by which functions see it");
+        tracing::debug!(
+            ?of,
+            "a head is larger than `room` of [gateway], by which functions see it"
+        );
         match of {
             Direction::Request => self.failed(Failure::Refused),
             Direction::Response => {

@@ -420,7 +420,8 @@ pub(crate) fn answered(parts: &mut response::Parts) {
         seen.lengths = 0;
     }
     // Of this hop, but the client has to learn what the upstream wants (RFC 9110 section 15.5.22).
-    let wanted = parts.headers.get(UPGRADE).filter(|_| parts.status == StatusCode::UPGRADE_REQUIRED);
+    let wanted =
+        parts.headers.get(UPGRADE).filter(|_| parts.status == StatusCode::UPGRADE_REQUIRED);
     let wanted = wanted.cloned();
     seen.strip(&mut parts.headers);
     if let Some(wanted) = wanted {

@@ -76,8 +76,7 @@ impl Certificates {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
         // What is stored is soon pushed out by other clients' sessions.
-        config.ticketer =
-            ring::Ticketer::new().map_err(|error| broken(Path::new("TLS"), error))?;
+        config.ticketer = ring::Ticketer::new().map_err(|error| broken(Path::new("TLS"), error))?;
         if protocol == Protocol::Http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }

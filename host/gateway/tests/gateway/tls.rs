@@ -258,6 +258,28 @@ fn upstreams_are_spoken_to_over_tls_and_must_be_who_they_are() {
 }
 
 #[test]
+fn an_upstream_that_shows_an_authoritys_certificate_is_refused_with_the_reason() {
+    let authority = Authority::new();
+    let (certificate, key) = (authority.file("ca.pem"), authority.file("ca.key"));
+    fs::write(&key, authority.issuer.key().serialize_pem()).unwrap();
+    let names = vec!["ca.example".to_owned()];
+    let own = Certificate { certificate: certificate.clone(), key, names };
+    let (_inner, inner) =
+        gateway_with(&[Server::echo().address], |config| config.certificates = vec![own]);
+    let (gateway, address) = gateway_with(&[inner], |config| {
+        let server_name = "ca.example".to_owned();
+        config.upstreams[0].tls = Some(UpstreamTls { server_name, authorities: Some(certificate) });
+    });
+    for _ in 0..3 {
+        let answer = curl_text(&["-i", &format!("http://{address}/x")]);
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    }
+    let upstream = &gateway.statistics().listeners[0].upstreams[0];
+    let problem = upstream.problem.as_deref().unwrap();
+    assert!(problem.contains("without CA:TRUE"), "{problem}");
+}
+
+#[test]
 fn bytes_pass_through_tls_on_l4_too() {
     let authority = Authority::new();
     let certificate = authority.sign("cert", &["a.example"], false);

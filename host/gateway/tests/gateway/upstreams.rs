@@ -171,7 +171,8 @@ fn a_response_that_breaks_off_never_looks_whole() {
 fn what_came_before_a_response_broke_off_reaches_the_client() {
     let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
                   5\r\nfirst\r\n4\r\nlast\r\n";
-    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", "x".repeat(1_000_000));
+    let long =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", "x".repeat(1_000_000));
     let answers = [
         ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".to_owned(), "abc", 1),
         (events.to_owned(), "last", 1),
