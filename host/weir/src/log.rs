@@ -17,7 +17,6 @@ const VARIABLE: &str = "WEIR_LOG";
 const WAITING: usize = 8192;
 
 /// Starts logging; once. What waits is written when the answer is dropped, for which a reader that stalls has a second.
-#[must_use]
 pub(crate) fn start(global: &Global) -> WorkerGuard {
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::WARN,

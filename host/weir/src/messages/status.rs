@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_control::engine::{
-    Bucket, CertificateStatus, ChainId, ChainStatus, FunctionLog, FunctionStatus, Health,
-    InstanceStatus, ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus, UpstreamStatus,
+    Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, FunctionLog, FunctionStatus,
+    Health, InstanceStatus, ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus,
+    UpstreamStatus,
 };
 use weir_exchange::Times;
 use weir_gateway::{FAILURES, ListenerStatistics};
