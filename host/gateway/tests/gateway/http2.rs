@@ -734,6 +734,7 @@ fn a_flood_of_requests_that_are_given_up_when_they_have_begun_ends_the_connectio
     let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     begin.extend(frame(4, 0, 0, &[]));
     stream.write_all(&begin).unwrap();
+    until("it is accepted", || gateway.statistics().listeners[0].open == 1);
     let over = || gateway.statistics().listeners[0].open == 0;
     for round in 0..100_u32 {
         let ids = (60 * round..60 * (round + 1)).map(|n| 2 * n + 1);
