@@ -30,7 +30,7 @@ macro_rules! for_each_kind {
 
 for_each_kind! {
     an_idle_host_uses_no_cpu_and_wakes_for_the_first_packet
-    an_interface_that_goes_away_is_told_and_the_host_lives
+    an_interface_that_goes_away_or_comes_late_is_told_and_the_host_lives
     long_frames_pass_where_rooms_hold_them
 }
 
@@ -110,11 +110,62 @@ fn is_down(lab: &Lab) {
     }
 }
 
-fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
-    let mut lab = lab(ports);
+/// Two more ports, and a chain between them.
+const BESIDE: &str = "[[port]]\nname = \"source\"\nkind = \"memory\"\ngenerate = { flows = 1, rate = 1000 }\n[[port]]\nname = \"sink\"\nkind = \"memory\"\n";
+const CHAIN_BESIDE: &str =
+    "name = \"beside\"\nfrom = \"source\"\nto = \"sink\"\n[[function]]\nuse = \"null\"\n";
+/// One that has the ports of the chain `edge`, too, where a rule sends it something.
+const CHAIN_AT_EDGE: &str = "name = \"more\"\nfrom = \"left\"\nto = \"right\"\nsteered = true\n[[function]]\nuse = \"null\"\n";
+
+/// A host that starts without the interface of the port on the right has all else; what has that port comes when it does.
+fn starts_without_an_interface(lab: &mut Lab) {
+    lab.stop();
+    lab.right.sh("ip link delete dev eth0");
+    lab.start();
+    let why = "port right is down: there is no interface right";
+    lab.wait("it is told", |lab| told(lab, "port-down", why));
+    let log = lab.log();
+    assert!(log.contains("ready without ports that are down: right"), "{log}");
+    let status = lab.weir(&["status"]);
+    let failed = status["failed"].as_object().unwrap();
+    assert!(failed.contains_key("default/edge") && !failed.contains_key("default/beside"));
+    for failed in failed.values().map(|failed| failed.as_str().unwrap()) {
+        assert!(failed.starts_with(why), "{status}");
+        assert!(failed.ends_with("and the chain is deployed then"), "{status}");
+    }
+    let port = lab.port("right");
+    assert!(
+        port["problem"].as_str().is_some_and(|why| why.contains("no interface right")),
+        "{port}"
+    );
+    let passed = |lab: &Lab| {
+        let status = lab.weir(&["status"]);
+        let chains = status["chains"].as_array().unwrap();
+        let beside = chains.iter().find(|chain| chain["name"] == "beside");
+        beside.and_then(|chain| chain["packets_out"].as_u64()).unwrap_or(0)
+    };
+    let before = passed(lab);
+    lab.wait("another chain carries packets", |lab| passed(lab) > before);
+    let refused = lab.refused(&["chain", "apply", "edge.toml"]);
+    assert!(refused.contains(why), "{refused}");
+    lab.rewire_right();
+    lab.wait("it flows by itself", flows);
+    assert!(told(lab, "port-up", "port right is no longer down"), "{:?}", lab.events());
+    let status = lab.weir(&["status"]);
+    assert_eq!(status["failed"], serde_json::json!({}), "{status}");
+}
+
+fn an_interface_that_goes_away_or_comes_late_is_told_and_the_host_lives(ports: PortKind) {
+    let mut lab = Lab::configured(ports, "", BESIDE);
+    lab.push("null", "1.0.0");
+    lab.chain("null", "");
+    lab.write("beside.toml", CHAIN_BESIDE);
+    lab.weir(&["chain", "apply", "beside.toml"]);
     lab.left.sh("ping -c 3 -i 0.05 10.77.0.1");
     let is_xdp = ports == PortKind::Xdp;
     if is_xdp {
+        lab.write("more.toml", CHAIN_AT_EDGE);
+        lab.weir(&["chain", "apply", "more.toml"]);
         lab.right.sh("ip link set dev eth0 down");
         lab.wait("a link that is down is told", |lab| {
             told(lab, "port-down", "link of right is down")
@@ -139,28 +190,30 @@ fn an_interface_that_goes_away_is_told_and_the_host_lives(ports: PortKind) {
         lab.wait("it is told", |lab| told(lab, "port-down", "no interface right"));
         is_down(&lab);
         let refused = lab.refused(&["chain", "apply", "edge.toml"]);
-        assert!(refused.contains("port right is down"), "{refused}");
+        assert!(refused.contains("port right works no more"), "{refused}");
     }
-    // It comes back, and so does the chain.
-    let alarms = |lab: &Lab| ["port-up", "port-down"].map(|kind| times_told(lab, kind, "right"));
-    let [ups, downs] = alarms(&lab);
+    // It comes back, and so do the chains: by themselves, or applied again.
+    let [ups, downs] = ["port-up", "port-down"].map(|kind| times_told(&lab, kind, "right"));
     lab.rewire_right();
-    if is_xdp {
-        // Another interface of the same name is not the port's.
-        is_down(&lab);
-        lab.wait("that it is there is told", |lab| {
-            told(lab, "note", "port right is down until a chain that has it is applied again")
-        });
-        assert_eq!(alarms(&lab), [ups, downs]);
-    } else {
+    if !is_xdp {
         lab.weir(&["chain", "remove", "edge"]);
+        lab.chain("null", "");
     }
-    lab.chain("null", "");
     lab.wait("it flows again", flows);
     if is_xdp {
-        assert!(times_told(&lab, "port-up", "right") > ups);
+        assert!(told(
+            &lab,
+            "port-up",
+            "there is an interface right again: port right is opened on it"
+        ));
+        assert_eq!(times_told(&lab, "port-up", "right"), ups + 1, "{:?}", lab.events());
+        assert_eq!(times_told(&lab, "port-down", "right"), downs, "{:?}", lab.events());
+        lab.wait("the other chain there is back", |lab| {
+            lab.weir(&["status"])["failed"] == serde_json::json!({})
+        });
     }
     assert_eq!(lab.port("right")["problem"], serde_json::Value::Null);
+    starts_without_an_interface(&mut lab);
     lab.stop();
 }
 

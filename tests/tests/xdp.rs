@@ -35,19 +35,21 @@ fn netns_a_crash_leaves_nothing_behind_and_the_next_host_takes_over() {
 }
 
 #[test]
-fn netns_a_host_that_cannot_have_its_interface_says_why() {
-    let mut lab = Lab::new(PortKind::Xdp, "");
+fn netns_an_interface_that_is_down_at_the_start_is_told_and_opened_when_it_is_up() {
+    let mut lab = lab();
     lab.stop();
     lab.middle.sh("ip link set dev right down");
-    let output = lab.try_run();
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stderr).unwrap();
-    let expected = "error: port right: interface right is down: `ip link set dev right up`\n";
-    assert!(text.contains(expected), "{text}");
-    assert!(
-        text.contains("weir.toml:13:13\n") && text.contains("key: port[1].interface"),
-        "{text}"
-    );
+    lab.start();
+    let why = "port right is down: interface right is down: `ip link set dev right up`; it is opened as soon as it can be";
+    lab.wait("it is told", |lab| lab.log().contains(why));
+    let status = lab.weir(&["status"]);
+    let failed = format!("{why}, and the chain is deployed then");
+    assert_eq!(status["failed"]["default/edge"], failed, "{status}");
+    assert_eq!(status["ports"][1]["device"]["link"], "down", "{status}");
+    lab.middle.sh("ip link set dev right up");
+    lab.wait("it flows", flows);
+    assert_eq!(lab.weir(&["status"])["failed"], serde_json::json!({}));
+    lab.stop();
 }
 
 #[test]

@@ -28,6 +28,43 @@ const RESTORED_AT_ONCE: usize = 16;
 /// Why a chain does not run whose turn is still to come.
 const NOT_YET: &str = "it is not deployed yet: the host is starting";
 
+/// Why a chain that is stored does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) why: String,
+    /// The port that is down; when it is there again, the chain is deployed.
+    waits_for: Option<Name>,
+}
+
+impl Failure {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), waits_for: None }
+    }
+
+    /// It waits for this port, of which that is told.
+    fn waiting(port: &Name, told: &str) -> Self {
+        let why = format!("{told}, and the chain is deployed then");
+        Self { why, waits_for: Some(port.clone()) }
+    }
+}
+
+impl From<&ControlError> for Failure {
+    fn from(error: &ControlError) -> Self {
+        fn no_port(error: &EngineError) -> Option<Failure> {
+            match error {
+                EngineError::NoPort { port, message } => Some(Failure::waiting(port, message)),
+                EngineError::Lost(error) => no_port(error),
+                _ => None,
+            }
+        }
+        let waiting = match error {
+            ControlError::Engine(error) => no_port(error),
+            _ => None,
+        };
+        waiting.unwrap_or_else(|| Self::new(error.to_string()))
+    }
+}
+
 /// A chain, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChainView {
@@ -99,7 +136,7 @@ impl Control {
                 })
                 .collect(),
             applied: time::text(record.applied),
-            failed: self.failed().get(id).cloned(),
+            failed: self.failed().get(id).map(|failure| failure.why.clone()),
         }
     }
 
@@ -251,7 +288,8 @@ impl Control {
         steering::check_still_possible(&state, id, None)?;
         self.store.can_shrink()?;
         self.engine.undeploy(id).inspect_err(|error| {
-            self.failed().insert(id.clone(), format!("it was taken down: {error}"));
+            let why = format!("it was taken down: {error}");
+            self.failed().insert(id.clone(), Failure::new(why));
         })?;
         let removed = self.store.change(|state| {
             state.chains.remove(id);
@@ -272,7 +310,7 @@ impl Control {
     pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
         self.restore_steering(&state);
-        let not_yet = |id: &ChainId| (id.clone(), NOT_YET.to_owned());
+        let not_yet = |id: &ChainId| (id.clone(), Failure::new(NOT_YET));
         self.failed().extend(state.chains.keys().map(not_yet));
     }
 
@@ -323,16 +361,17 @@ impl Control {
         }
     }
 
-    fn restore_chain(&self, id: &ChainId) {
+    /// Deploys a chain that does not run; whether it does by that.
+    fn restore_chain(&self, id: &ChainId) -> bool {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
         // It may have been applied or removed meanwhile.
         let Some(record) = state.chains.get(id).filter(|_| self.is_down(id)) else {
-            return;
+            return false;
         };
         if self.takes_changes().is_err() {
-            return;
+            return false;
         }
         let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
         let deployed = self
@@ -347,10 +386,80 @@ impl Control {
                 }
             }
             Err(error) => {
-                self.note(id, format!("chain {} cannot be deployed: {error}", id.name));
-                self.failed().insert(id.clone(), error.to_string());
+                let failure = Failure::from(&error);
+                self.note(id, format!("chain {} cannot be deployed: {}", id.name, failure.why));
+                self.failed().insert(id.clone(), failure);
+                return false;
             }
         }
+        true
+    }
+
+    /// A port of a tenant's is down for this reason now: so are chains that wait for it.
+    pub(crate) fn wait_on(&self, tenant: &Name, port: &Name, told: &str) {
+        for (id, failure) in &mut *self.failed() {
+            if id.tenant == *tenant && failure.waits_for.as_ref() == Some(port) {
+                *failure = Failure::waiting(port, told);
+            }
+        }
+    }
+
+    /// A port of a tenant's can be had again: deploys its chains, from a thread that waits for the tenant's turn.
+    pub(crate) fn deploy_at(self: &Arc<Self>, tenant: Name, port: Name) {
+        let control = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("weir-restore".to_owned());
+        let deploy = move || {
+            for id in control.to_deploy_at(&tenant, &port) {
+                if control.restore_chain(&id) {
+                    let message = format!("chain {} was deployed: port {port} is there", id.name);
+                    let kind = EventKind::ChainApplied;
+                    control.events.emit(kind, Some(&tenant), id.name.as_str(), message);
+                }
+            }
+        };
+        if let Err(error) = thread.spawn(deploy) {
+            tracing::error!(
+                "no thread to deploy the chains of a port that is there again: {error}"
+            );
+        }
+    }
+
+    /// The chains that wait for this port, or have had it since before it was down: those are taken down.
+    fn to_deploy_at(&self, tenant: &Name, port: &Name) -> Vec<ChainId> {
+        let turn = self.turn(tenant);
+        let _turn = turn.take();
+        if self.takes_changes().is_err() {
+            return Vec::new();
+        }
+        let state = self.store.state();
+        let status = self.engine.status();
+        let is_down = status.ports.iter().any(|p| p.name == *port && p.problem.is_some());
+        let mut waiting = Vec::new();
+        for (id, record) in state.chains.iter().filter(|(id, _)| id.tenant == *tenant) {
+            let failure = self.failed().get(id).cloned();
+            let waits = match failure {
+                Some(failure) => failure.waits_for.as_ref() == Some(port),
+                None => is_down && self.has_port(&record.chain, port),
+            };
+            if !waits {
+                continue;
+            }
+            if !self.is_down(id) {
+                let again = format!("port {port} is there again: the chain is deployed anew");
+                self.failed().insert(id.clone(), Failure::new(again));
+                // What it could not send went with the port.
+                drop(self.engine.undeploy(id));
+            }
+            waiting.push(id.clone());
+        }
+        waiting
+    }
+
+    /// Whether packets of a chain pass a port.
+    fn has_port(&self, chain: &Chain, port: &Name) -> bool {
+        let from = self.ports.iter().find(|other| Some(&other.name) == chain.from.as_ref());
+        let beside = from.and_then(|from| from.kernel_port.as_ref());
+        [chain.from.as_ref(), chain.to.as_ref(), beside].contains(&Some(port))
     }
 
     /// Puts the data plane back to what the store says: that could not be written, or the data plane came only halfway to
@@ -371,13 +480,13 @@ impl Control {
             Err(error) => {
                 self.note(id, format!("chain {} is not as the store says: {error}", id.name));
                 if state.chains.contains_key(id) {
-                    self.failed().insert(id.clone(), error.to_string());
+                    self.failed().insert(id.clone(), Failure::from(&error));
                 }
             }
         }
     }
 
-    fn failed(&self) -> MutexGuard<'_, BTreeMap<ChainId, String>> {
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<ChainId, Failure>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use weir_spec::{HostConfig, Listener, Name, Port, Quota};
 
 use crate::auth::{Caller, Tokens};
+use crate::chains::Failure;
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
@@ -44,7 +45,7 @@ pub struct Control {
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
     /// Chains that are stored and do not run, and why: they could not be deployed at the start, or are not yet, or not again after a change
     /// that failed.
-    pub(crate) failed: Mutex<BTreeMap<ChainId, String>>,
+    pub(crate) failed: Mutex<BTreeMap<ChainId, Failure>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
     /// What faulted and is yet to be looked at, by tenant, with when that was told.
@@ -252,7 +253,7 @@ impl Control {
             uptime_seconds: self.started.elapsed().as_secs(),
             functions: self.store.state().functions.keys().filter(|id| mine(&id.tenant)).count(),
             engine,
-            failed: failed.map(|(id, why)| (id.to_string(), why.clone())).collect(),
+            failed: failed.map(|(id, failure)| (id.to_string(), failure.why.clone())).collect(),
             steering: self.steering_status(tenant),
             config_problem: self.config_problem(tenant.is_none()),
         }

@@ -68,6 +68,15 @@ pub enum EngineError {
     /// The same about a value of the chain.
     #[error("{0}")]
     At(Invalid),
+    /// A port of the chain is down, because what it needs is not there. The data plane tries it again, and tells of it by
+    /// [`EngineEvent::PortBack`].
+    #[error("{message}")]
+    NoPort {
+        /// Its name.
+        port: Name,
+        /// Why, for people.
+        message: String,
+    },
     /// A function does not take the configuration that the chain has for it.
     #[error("function {function} refused its configuration: {message}")]
     Configuration {
@@ -138,7 +147,16 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// A device went away that a port or a listener has, or its link went down.
+    /// A port that was down can be had again: chains that wait for it can be deployed, and those that have had it since before deployed anew.
+    PortBack {
+        /// Whose port it is.
+        tenant: Name,
+        /// Its name.
+        port: Name,
+        /// For people.
+        message: String,
+    },
+    /// A device went away that a port or a listener has, or its link went down; or a port cannot be opened, for this reason now.
     PortDown {
         /// Whose port or listener it is.
         tenant: Name,

@@ -55,9 +55,9 @@ pub enum EventKind {
     RolledBack,
     /// A function faulted.
     Fault,
-    /// A device went away that a port or a listener has, or its link went down.
+    /// A device went away that a port or a listener has, or its link went down; or a port cannot be opened.
     PortDown,
-    /// A link is up that was down, or a device is there that was away.
+    /// A link is up that was down, or a port can be had that was away.
     PortUp,
     /// An upstream of a listener gets no requests for now, because it failed.
     UpstreamDown,

@@ -132,7 +132,11 @@ fn ports(registry: &mut Registry, status: &Status) {
     let link = Gauges::new(registry, "port_link_up", "Whether a port's device has a link");
     let rings = "Buffers of a chain's pool that wait in a port's rings for packets to come";
     let rings = Gauges::new(registry, "port_ring_buffers", rings);
-    let down = Gauges::new(registry, "ports_down", "Ports that do not work any more");
+    let down = Gauges::new(
+        registry,
+        "ports_down",
+        "Ports that could not be opened, or do not work any more",
+    );
     let broken = status.engine.ports.iter().filter(|port| port.problem.is_some());
     down.set(&[], broken.count() as f64);
     for port in &status.engine.ports {

@@ -369,7 +369,7 @@ fn on_interface(address: &Address) -> Option<&str> {
 }
 
 /// Finds out what DPDK would say less clearly, and keeps devices that the kernel uses from being taken from it.
-fn check(address: &Address) -> Result<(), String> {
+pub(crate) fn check(address: &Address) -> Result<(), String> {
     if let Some(name) = on_interface(address)
         && !interface::exists(name)
     {
@@ -410,7 +410,7 @@ fn hint(address: &Address) -> &'static str {
         return " (this driver needs root, or CAP_NET_ADMIN and CAP_NET_RAW)";
     }
     if address.is_pci() {
-        return " (is it bound to vfio-pci, is the IOMMU on, and may this user open /dev/vfio?)";
+        return " (was vfio-pci loaded when the host started, is the IOMMU on, and may this user open /dev/vfio?)";
     }
     " (is the driver's package, librte-net-*, installed, and are its arguments right?)"
 }

@@ -63,7 +63,9 @@ impl Eal {
                 .name("weir-eal".to_owned())
                 .spawn(move || init(&config));
             match started.map(std::thread::JoinHandle::join) {
-                Ok(Ok(result)) => result,
+                Ok(Ok(result)) => result.map_err(|why| {
+                    format!("{why} (it is tried once: when that is mended, start the host again)")
+                }),
                 Ok(Err(_)) => Err("starting DPDK ended in a bug".to_owned()),
                 Err(error) => Err(format!("DPDK cannot be started: no thread for it: {error}")),
             }

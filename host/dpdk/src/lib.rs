@@ -67,8 +67,49 @@ mod absent;
 #[cfg(not(dpdk))]
 pub use absent::DpdkPort;
 
-/// Whether this build has DPDK.
-pub const BUILT_IN: bool = cfg!(dpdk);
+/// Why this build has no DPDK, and what to do; none: it has.
+pub const ABSENT: Option<&str> = {
+    #[cfg(dpdk)]
+    {
+        None
+    }
+    #[cfg(not(dpdk))]
+    {
+        Some(absent::ABSENT)
+    }
+};
+
+/// By what a device is known, whatever is said to its driver.
+///
+/// # Errors
+/// When the text is no device's, or this build has no DPDK.
+pub fn name(device: &str) -> Result<String, String> {
+    #[cfg(dpdk)]
+    {
+        device.parse().map(|address: address::Address| address.name)
+    }
+    #[cfg(not(dpdk))]
+    {
+        let _ = device;
+        Err(absent::ABSENT.to_owned())
+    }
+}
+
+/// Whether there is such a device that DPDK may have, as far as that can be seen without touching it, and while somebody has it.
+///
+/// # Errors
+/// What is not so, and what to do.
+pub fn look(device: &str) -> Result<(), String> {
+    #[cfg(dpdk)]
+    {
+        device::check(&device.parse()?)
+    }
+    #[cfg(not(dpdk))]
+    {
+        let _ = device;
+        Err(absent::ABSENT.to_owned())
+    }
+}
 
 /// Starts DPDK for a host that will open these devices: DPDK must know all its PCI devices when it starts. Without
 /// this the first [`DpdkPort::open`] starts it, with its own device.

@@ -143,11 +143,20 @@ pub(crate) struct VfMacs {
 }
 
 impl VfMacs {
+    /// Whether a port's device is a virtual function that the configuration names, and so the host has set up.
+    pub(crate) fn is_set_up(&self, port: &Name) -> bool {
+        self.function_of(port).is_some()
+    }
+
+    fn function_of(&self, port: &Name) -> Option<&Used> {
+        let has = |used: &&Used| used.users.iter().any(|u| u.role == Role::Port && u.name == *port);
+        self.in_use.0.iter().find(has)
+    }
+
     /// Has frames for this address brought to the function that a port has; none: no more than what is the function's own. The answer is
     /// none if the port has no function, else whether the NIC does that, or why not.
     pub(crate) fn bring(&self, port: &Name, mac: Option<[u8; 6]>) -> Option<Result<(), String>> {
-        let has = |used: &&Used| used.users.iter().any(|u| u.role == Role::Port && u.name == *port);
-        let used = self.in_use.0.iter().find(has)?;
+        let used = self.function_of(port)?;
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if lent.get(port).is_some_and(|(has, _)| Some(*has) == mac) {
             return Some(Ok(()));

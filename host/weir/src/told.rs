@@ -107,6 +107,7 @@ fn tenant(event: &EngineEvent) -> &Name {
         | EngineEvent::TrialEnded { chain, .. }
         | EngineEvent::Note { chain, .. } => &chain.tenant,
         EngineEvent::PortUp { tenant, .. }
+        | EngineEvent::PortBack { tenant, .. }
         | EngineEvent::PortDown { tenant, .. }
         | EngineEvent::PortNote { tenant, .. }
         | EngineEvent::Upstream { tenant, .. } => tenant,

@@ -129,10 +129,7 @@ pub(crate) fn down(interface: &str) -> String {
 }
 
 pub(crate) fn gone(interface: &str) -> String {
-    format!(
-        "interface {interface} is gone: it was deleted, or moved to another network namespace; when it is back, apply \
-         the chain again"
-    )
+    format!("interface {interface} is gone: it was deleted, or moved to another network namespace")
 }
 
 fn is_permission(error: &io::Error) -> bool {

@@ -131,6 +131,13 @@ impl XdpPort {
         })
     }
 
+    /// Tells how the interface is of a port that is yet to be opened.
+    #[must_use]
+    pub fn inspector_of(name: &str, config: &XdpConfig) -> Arc<dyn Inspect> {
+        let steering = Arc::new(Steering::new(name, config.queue));
+        Arc::new(Inspector::new(&config.interface, config.queue, steering))
+    }
+
     /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of so many bytes: what needs no
     /// privilege to be known.
     ///

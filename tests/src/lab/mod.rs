@@ -13,7 +13,7 @@ mod namespace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -165,14 +165,6 @@ impl Lab {
         command.arg("run").current_dir(self.directory.path()).env_remove("WEIR_LOG");
         command.stdin(Stdio::null());
         command
-    }
-
-    /// Starts a host that is expected to end by itself.
-    #[must_use]
-    pub fn try_run(&self) -> Output {
-        let mut command = self.run_command();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(command.spawn().expect("weir starts")).output()
     }
 
     /// Starts the host, and waits until it is ready.

@@ -88,9 +88,11 @@ impl From<ControlError> for Problem {
                 (StatusCode::CONFLICT, "conflict")
             }
             ControlError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            ControlError::Engine(EngineError::Refused(_) | EngineError::Configuration { .. }) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "refused")
-            }
+            ControlError::Engine(
+                EngineError::Refused(_)
+                | EngineError::NoPort { .. }
+                | EngineError::Configuration { .. },
+            ) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             ControlError::Precondition(_) => (StatusCode::PRECONDITION_FAILED, "precondition"),
             ControlError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ControlError::Engine(EngineError::Exhausted(_)) => {

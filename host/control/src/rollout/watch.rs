@@ -61,6 +61,7 @@ impl Control {
         match event {
             EngineEvent::Note { chain, message } => self.note(&chain, message),
             EngineEvent::PortDown { tenant, port, message } => {
+                self.wait_on(&tenant, &port, &message);
                 self.events.emit(EventKind::PortDown, Some(&tenant), port.as_str(), message);
             }
             EngineEvent::Upstream { tenant, listener, up, message } => {
@@ -69,6 +70,10 @@ impl Control {
             }
             EngineEvent::PortUp { tenant, port, message } => {
                 self.events.emit(EventKind::PortUp, Some(&tenant), port.as_str(), message);
+            }
+            EngineEvent::PortBack { tenant, port, message } => {
+                self.events.emit(EventKind::PortUp, Some(&tenant), port.as_str(), message);
+                self.deploy_at(tenant, port);
             }
             EngineEvent::PortNote { tenant, port, message } => {
                 self.events.emit(EventKind::Note, Some(&tenant), port.as_str(), message);

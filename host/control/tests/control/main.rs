@@ -6,6 +6,7 @@ mod api;
 mod authorization;
 mod common;
 mod events;
+mod ports;
 mod rollout;
 mod server;
 mod steering;

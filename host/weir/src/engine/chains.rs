@@ -32,9 +32,6 @@ impl PlaneEngine {
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let shape = self.shape(chain)?;
-        if listeners.is_some() {
-            self.check_way_up(chain)?;
-        }
         let existing = self.plane.chains().get(id).cloned();
         // A port that works no more is opened anew, for which the stations at it have to go.
         let ended = self.ports().ended(chain).is_some();
@@ -45,6 +42,7 @@ impl PlaneEngine {
             return Ok(published);
         };
         let _turn = existing.turn();
+        self.check_way_up(chain, listeners)?;
         let telemetries: Vec<_> = existing.lanes.iter().map(|lane| &lane.telemetry).collect();
         existing.crossing.check(&id.name, &shape, !chain.steered)?;
         let mut plans = self.chain_plans(id, functions, &telemetries)?;
@@ -59,8 +57,15 @@ impl PlaneEngine {
         Ok(published)
     }
 
-    /// Whether what leaves a chain's end can become messages.
-    fn check_way_up(&self, chain: &Chain) -> Result<(), EngineError> {
+    /// Whether what leaves a chain's end can become messages, if it is to. The chain's ports are open.
+    fn check_way_up(
+        &self,
+        chain: &Chain,
+        listeners: Option<&[SocketAddr]>,
+    ) -> Result<(), EngineError> {
+        if listeners.is_none() {
+            return Ok(());
+        }
         if chain.from.as_ref().is_some_and(|port| self.ports().kernel_beside(port).is_some()) {
             return Ok(());
         }
@@ -100,7 +105,7 @@ impl PlaneEngine {
             }
         }
         self.ports().check(chain, &id.tenant, Some(&id.name), shape.workers)?;
-        self.ports().check_ended(chain, shape.workers)?;
+        self.ports().open_down(chain, shape.workers)?;
         let ports = self.ports().lane_ports(chain);
         let ground = |_| {
             let config = LaneConfig {
@@ -224,6 +229,7 @@ impl PlaneEngine {
         let plans = self.chain_plans(id, functions, &all)?;
         // What takes long and what can be refused comes first. Code of the tenant's runs here: nobody else waits for it.
         let footing = self.footing(id, chain, shape)?;
+        self.check_way_up(chain, listeners)?;
         let lanes = self.make_lanes(id, &footing.sites(), plans)?;
         let is_new = !self.has(id);
         if let Footing::New(_) = footing {

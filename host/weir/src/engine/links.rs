@@ -1,7 +1,7 @@
 //! Tells of links of `xdp` ports that go down and come up, and of interfaces that go away and come back.
 //!
-//! A port whose interface went away is down until it is opened anew, for a chain that is applied again: whatever becomes of others of
-//! that name until then is not of the port.
+//! A port whose interface went away is down until it is opened anew, when there is another one of that name and its link is up. Until then
+//! whatever becomes of that is not of the port.
 
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,14 +17,20 @@ use super::ports::Ports;
 pub(super) struct Told {
     /// It went away, and the port has no other one yet.
     gone: bool,
-    /// There is another one of that name, which the port does not have.
+    /// There is another one of that name, which the port does not have, and that was told.
     other: bool,
 }
 
 impl Told {
     /// What there is to tell of the port when the link of what has its interface's name has become so. `has_ended`: the port works no
-    /// more.
-    fn next(&mut self, port: &weir_spec::Port, link: Link, has_ended: bool) -> Option<EngineEvent> {
+    /// more. `is_set_up`: its interface was set up by the host, which another one of that name is not.
+    fn next(
+        &mut self,
+        port: &weir_spec::Port,
+        link: Link,
+        has_ended: bool,
+        is_set_up: bool,
+    ) -> Option<EngineEvent> {
         let (tenant, name) = (port.tenant.clone(), port.name.clone());
         let interface = port.interface.as_deref().unwrap_or_default();
         let why = match link {
@@ -35,12 +41,20 @@ impl Told {
                 }
                 format!("there is no interface {interface} any more")
             }
-            _ if has_ended => {
+            _ if has_ended && is_set_up => {
                 let message = format!(
                     "there is an interface {interface}, but port {name} is down until a chain that has it is applied again (`weir chain apply`)"
                 );
                 let again = mem::replace(&mut self.other, true);
                 return (!again).then_some(EngineEvent::PortNote { tenant, port: name, message });
+            }
+            Link::Down if has_ended => return None,
+            Link::Up if has_ended => {
+                self.gone = false;
+                let again = mem::replace(&mut self.other, true);
+                let message =
+                    format!("there is an interface {interface} again: port {name} is opened on it");
+                return (!again).then_some(EngineEvent::PortBack { tenant, port: name, message });
             }
             Link::Down => {
                 *self = Self::default();
@@ -81,8 +95,12 @@ pub(super) fn watch(ports: &Arc<Mutex<Ports>>, sink: &Arc<OnceLock<EventSink>>) 
         let (Some(ports), Some(sink)) = (ports.upgrade(), sink.upgrade()) else { return };
         let mut ports = ports.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(sink), Some(slot)) = (sink.get(), ports.slot_mut(&names[place])) else { return };
-        let has_ended = slot.has_ended();
-        if let Some(event) = slot.told.next(&slot.config, link, has_ended) {
+        if slot.away().is_some() {
+            // It is not on the interface yet, and tried again in any case.
+            return;
+        }
+        let (has_ended, is_set_up) = (slot.has_ended(), slot.is_set_up);
+        if let Some(event) = slot.told.next(&slot.config, link, has_ended, is_set_up) {
             sink(event);
         }
     });
@@ -113,28 +131,43 @@ mod tests {
         let text = "[[port]]\nname = \"lan\"\nkind = \"xdp\"\ninterface = \"eth1\"\n";
         let config = Document::<HostConfig>::parse("weir.toml", text).unwrap().value;
         let mut told = Told::default();
-        let mut next = |link, has_ended| match told.next(&config.ports[0], link, has_ended) {
+        let mut next = |link, has_ended, is_set_up| match told.next(
+            &config.ports[0],
+            link,
+            has_ended,
+            is_set_up,
+        ) {
             Some(EngineEvent::PortDown { message, .. }) => ("down", message),
             Some(EngineEvent::PortUp { message, .. }) => ("up", message),
+            Some(EngineEvent::PortBack { message, .. }) => ("back", message),
             Some(EngineEvent::PortNote { message, .. }) => ("note", message),
             None => ("", String::new()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(next(Link::Down, false).0, "down");
-        assert_eq!(next(Link::Up, false).0, "up");
-        for _ in 0..2 {
+        assert_eq!(next(Link::Down, false, false).0, "down");
+        assert_eq!(next(Link::Up, false, false).0, "up");
+        for is_set_up in [false, true, false] {
+            let mut next = |link, has_ended| next(link, has_ended, is_set_up);
             let gone = next(Link::Gone, true);
             let (kind, text) = ("down", "there is no interface eth1 any more");
             assert!(gone.0 == kind && gone.1.contains(text), "{gone:?}");
             // It comes back down, goes up, and all that once more.
-            for _ in 0..2 {
-                let other = next(Link::Down, true);
-                assert!(
-                    other.0 == "note" && other.1.contains("port lan is down until"),
-                    "{other:?}"
+            for round in 0..2 {
+                let [down, up] = [next(Link::Down, true), next(Link::Up, true)];
+                let (told, other, text) = if is_set_up {
+                    (down, up, "port lan is down until")
+                } else {
+                    (up, down, "there is an interface eth1 again")
+                };
+                let kind = if is_set_up { "note" } else { "back" };
+                assert!(told.0 == kind && told.1.contains(text), "{told:?}");
+                assert_eq!(
+                    (other.0, next(Link::Down, true).0, next(Link::Up, true).0),
+                    ("", "", "")
                 );
-                assert_eq!([next(Link::Up, true).0, next(Link::Down, true).0], [""; 2]);
-                assert_eq!(next(Link::Gone, true).0, "");
+                // That another one went which the port was to have is told.
+                let again = if is_set_up { "" } else { "down" };
+                assert_eq!(next(Link::Gone, true).0, again, "{round}");
             }
             // The port is opened anew.
             assert_eq!(next(Link::Up, false).0, "up");

@@ -54,10 +54,10 @@ pub(crate) struct PlaneEngine {
 }
 
 impl PlaneEngine {
-    /// Starts the workers; ports are opened when a chain first uses them, but checked now.
+    /// Starts the workers, and opens ports: those that cannot be opened are down.
     ///
     /// # Errors
-    /// When threads or the configuration's ports cannot be had.
+    /// When threads cannot be had, or something is wrong with the configuration's ports on whatever machine.
     pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>, macs: VfMacs) -> Result<Self> {
         let count = config.workers.number();
         let mut workers = Vec::with_capacity(count);
@@ -74,13 +74,15 @@ impl PlaneEngine {
         };
         let room_bytes = ports::room_bytes(config);
         let plane = Arc::new(Plane::new(sandbox, workers));
-        let sink = Arc::default();
+        let sink = Arc::<OnceLock<EventSink>>::default();
         let keeper = Keeper::start(Arc::downgrade(&plane), Arc::clone(&sink))
             .context("starting the keeper")?;
+        let is_set_up = |port: &Name| macs.is_set_up(port);
+        let ports = Ports::new(&config.ports, room_bytes, is_set_up, Arc::clone(&sink))?;
         Ok(Self {
             plane,
             keeper,
-            ports: Arc::new(Mutex::new(Ports::new(&config.ports, room_bytes)?)),
+            ports: Arc::new(Mutex::new(ports)),
             steering: steering::Steering::default(),
             macs,
             arrivals: Mutex::default(),
@@ -280,6 +282,7 @@ impl Engine for PlaneEngine {
         // A second call is a bug of the caller's; the first sink stays.
         if self.sink.set(sink).is_ok() {
             links::watch(&self.ports, &self.sink);
+            ports::watch(&self.ports);
         }
     }
 

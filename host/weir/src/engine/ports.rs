@@ -1,11 +1,15 @@
 //! The host's ports: which there are, who has them, and opening them.
 
+mod away;
+
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::Access;
-use weir_control::engine::EngineError;
+use weir_control::engine::{EngineError, EventSink};
 use weir_peer::{Addresses, Neighbours, PeerPort};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape as Frames, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
@@ -16,6 +20,8 @@ use weir_spec::{
 use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
+use self::away::Away;
+pub(super) use self::away::watch;
 use super::crossing::Shape;
 use super::links;
 
@@ -30,6 +36,11 @@ pub(super) struct Ports {
     room_bytes: u32,
     /// The host stops: no chain gets ports any more.
     closed: bool,
+    /// Where it is told what becomes of ports.
+    sink: Arc<OnceLock<EventSink>>,
+    /// Whoever tries ports again is told that there is one, by the other end until there is somebody.
+    wake: Sender<()>,
+    woken: Option<Receiver<()>>,
 }
 
 pub(super) struct Slot {
@@ -50,11 +61,18 @@ pub(super) struct Slot {
     pub(super) inspectors: Vec<Arc<dyn Inspect>>,
     /// What was told of the port's interface.
     pub(super) told: links::Told,
+    /// There while it could not be opened.
+    away: Option<Away>,
+    /// Its device is a virtual function that the host has set up: one that comes back is not set up, and nothing is done by itself.
+    pub(super) is_set_up: bool,
 }
 
 impl Slot {
-    fn open(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Self> {
-        let mut slot = Self {
+    /// One that is yet to be opened.
+    fn new(config: &weir_spec::Port, is_set_up: bool) -> Self {
+        let inspector = (config.kind == PortKind::Xdp)
+            .then(|| XdpPort::inspector_of(config.name.as_str(), &xdp(config)));
+        Self {
             config: config.clone(),
             chain: None,
             ports: Vec::new(),
@@ -62,11 +80,19 @@ impl Slot {
             kernel: None,
             own: None,
             statistics: Vec::new(),
-            inspectors: Vec::new(),
+            inspectors: inspector.into_iter().collect(),
             told: links::Told::default(),
-        };
-        slot.reopen(room_bytes, lanes)?;
-        Ok(slot)
+            away: None,
+            is_set_up,
+        }
+    }
+
+    /// Lanes for which it is opened while no chain has it: each queue of an interface is looked at; another device knows how many it has.
+    fn first_lanes(&self) -> usize {
+        match self.config.kind {
+            PortKind::Xdp => self.config.queues.unwrap_or(1).into(),
+            _ => 1,
+        }
     }
 
     /// Opens the port anew for so many lanes.
@@ -116,9 +142,10 @@ impl Slot {
         }
     }
 
-    /// Whether the port works no more, and its device can be opened anew: an interface that went away can come back.
+    /// Whether the port worked and works no more, and its device can be opened anew: an interface that went away can come back.
     pub(super) fn has_ended(&self) -> bool {
         self.config.kind == PortKind::Xdp
+            && self.away.is_none()
             && self.inspectors.iter().any(|inspector| inspector.inspect().problem.is_some())
     }
 
@@ -179,26 +206,41 @@ impl Slot {
 }
 
 impl Ports {
-    /// Opens them all, so that what is wrong with one is known at the start.
+    /// Opens them all, so that what is wrong with one is known at the start: those that cannot be opened are down. `is_set_up`: whether
+    /// a port's device is a virtual function that the host has set up.
     ///
     /// # Errors
-    /// Which one cannot be opened, and why.
-    pub(super) fn new(configs: &[weir_spec::Port], room_bytes: u32) -> Result<Self, Invalid> {
+    /// What is wrong with the configuration, on whatever machine.
+    pub(super) fn new(
+        configs: &[weir_spec::Port],
+        room_bytes: u32,
+        is_set_up: impl Fn(&Name) -> bool,
+        sink: Arc<OnceLock<EventSink>>,
+    ) -> Result<Self, Invalid> {
+        check_devices(configs)?;
         #[cfg(feature = "dpdk")]
-        start_dpdk(configs)?;
-        let open_slot = |(index, config): (usize, &weir_spec::Port)| {
-            // Each queue of an interface is looked at; another device knows how many it has.
-            let lanes = if config.kind == PortKind::Xdp { config.queues.unwrap_or(1) } else { 1 };
-            let mut opened = Slot::open(config, room_bytes, lanes.into());
-            opened.iter_mut().for_each(Slot::let_go_of_vf);
-            opened.map_err(|error| located(config, index, &error))
-        };
-        let slots = configs.iter().enumerate().map(open_slot).collect::<Result<_, _>>();
-        #[cfg(feature = "dpdk")]
-        if slots.is_err() {
-            weir_dpdk::release(dpdk_devices(configs));
+        start_dpdk(configs);
+        let (wake, woken) = mpsc::channel();
+        let slots = configs.iter().map(|config| Slot::new(config, is_set_up(&config.name)));
+        let slots = slots.collect();
+        let mut ports = Self { slots, room_bytes, closed: false, sink, wake, woken: Some(woken) };
+        for (place, config) in configs.iter().enumerate() {
+            let slot = &mut ports.slots[place];
+            let lanes = slot.first_lanes();
+            match slot.reopen(room_bytes, lanes) {
+                Ok(()) => slot.let_go_of_vf(),
+                // There is nothing outside the configuration that it could lack.
+                Err(error) if config.kind == PortKind::Memory => {
+                    return Err(located(config, place, &error));
+                }
+                Err(error) => {
+                    drop(ports.note_away(place, &error));
+                    #[cfg(feature = "dpdk")]
+                    weir_dpdk::release(dpdk_devices(std::slice::from_ref(config)));
+                }
+            }
         }
-        Ok(Self { slots: slots?, room_bytes, closed: false })
+        Ok(ports)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -252,24 +294,33 @@ impl Ports {
 
     /// Of a chain's ports the first that works no more, and is to be opened anew.
     pub(super) fn ended(&self, chain: &Chain) -> Option<Name> {
-        self.all_ended(chain).first().map(|slot| slot.config.name.clone())
-    }
-
-    fn all_ended(&self, chain: &Chain) -> Vec<&Slot> {
         let names = self.names(chain.from.as_ref(), chain.to.as_ref());
-        let slots = names.iter().filter_map(|name| self.slot(Some(name)));
-        slots.filter(|slot| slot.has_ended()).collect()
+        names.into_iter().find(|name| self.slot(Some(name)).is_some_and(Slot::has_ended))
     }
 
-    /// Whether those of a chain's ports that work no more could be opened anew for so many lanes.
-    pub(super) fn check_ended(&self, chain: &Chain, lanes: usize) -> Result<(), EngineError> {
-        for slot in self.all_ended(chain) {
-            // Nothing is taken from the device before it is attached.
-            drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
-                let name = &slot.config.name;
-                let problem = problem(&error);
-                EngineError::Refused(format!("port {name} is down, and stays so: {problem}"))
-            })?);
+    /// Opens those of a chain's ports for so many lanes that no chain has and that were down, and sees whether others that work no more
+    /// could be opened anew.
+    ///
+    /// # Errors
+    /// When one stays down, or the host stops.
+    pub(super) fn open_down(&mut self, chain: &Chain, lanes: usize) -> Result<(), EngineError> {
+        self.check_open()?;
+        for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
+            let Some(place) = self.slots.iter().position(|slot| slot.config.name == name) else {
+                continue;
+            };
+            let slot = &self.slots[place];
+            if slot.chain.is_none() && (slot.away.is_some() || slot.has_ended()) {
+                self.reopen(place, lanes)?;
+                // The chain may be refused yet.
+                self.slots[place].let_go_of_vf();
+            } else if slot.has_ended() {
+                // Nothing is taken from the device before it is attached.
+                drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
+                    let problem = problem(&error);
+                    EngineError::Refused(format!("port {name} is down, and stays so: {problem}"))
+                })?);
+            }
         }
         Ok(())
     }
@@ -341,16 +392,12 @@ impl Ports {
     fn try_open(&mut self, chain: &Chain, lanes: usize) -> Result<Option<Addresses>, EngineError> {
         self.check_open()?;
         let wanted = self.names(chain.from.as_ref(), chain.to.as_ref());
-        let room_bytes = self.room_bytes;
         for name in &wanted {
-            let free = |slot: &&mut Slot| slot.config.name == *name && slot.chain.is_none();
-            for slot in self.slots.iter_mut().filter(free) {
-                if slot.ports.len() != lanes {
-                    let opened = slot.reopen(room_bytes, lanes);
-                    opened.map_err(|error| {
-                        EngineError::Refused(format!("port {name}: {}", problem(&error)))
-                    })?;
-                }
+            let free = |slot: &Slot| slot.config.name == *name && slot.chain.is_none();
+            if let Some(place) = self.slots.iter().position(free)
+                && self.slots[place].ports.len() != lanes
+            {
+                self.reopen(place, lanes)?;
             }
         }
         let wire = self.slot(chain.from.as_ref()).and_then(|slot| slot.kernel);
@@ -455,19 +502,58 @@ impl Ports {
     }
 }
 
-/// Whether the configuration's ports could be had: what can be known without opening a device, and while another host has them.
+/// Which of the configuration's ports could not be opened, and why: what can be known without opening a device, and while another host has
+/// them.
 ///
 /// # Errors
-/// What is wrong with one.
-pub(crate) fn check(config: &HostConfig) -> Result<(), Invalid> {
+/// What is wrong with the configuration, on whatever machine.
+pub(crate) fn check(config: &HostConfig) -> Result<Vec<Invalid>, Invalid> {
+    check_devices(&config.ports)?;
     let room_bytes = room_bytes(config);
-    for (index, port) in config.ports.iter().enumerate() {
-        let checked = match port.kind {
-            PortKind::Pcap => check_pcap(port),
-            PortKind::Xdp => check_xdp(port, room_bytes),
-            PortKind::Memory | PortKind::Dpdk => Ok(()),
+    let looked = config.ports.iter().enumerate();
+    let away = looked.filter_map(|(place, port)| {
+        let error = look(port, room_bytes).err()?;
+        Some(located(port, place, &error))
+    });
+    Ok(away.collect())
+}
+
+/// Whether what a port needs is there, as far as that can be seen without touching it.
+fn look(config: &weir_spec::Port, room_bytes: u32) -> Result<()> {
+    match config.kind {
+        PortKind::Pcap => check_pcap(config),
+        PortKind::Xdp => check_xdp(config, room_bytes),
+        PortKind::Dpdk => look_dpdk(config.device.as_deref().unwrap_or_default()),
+        PortKind::Memory => Ok(()),
+    }
+}
+
+/// Whether DPDK could have the ports' devices on some machine, each for one port.
+fn check_devices(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
+    let mut taken = BTreeMap::new();
+    for (place, config) in configs.iter().enumerate() {
+        if config.kind != PortKind::Dpdk {
+            continue;
+        }
+        let invalid = |key, error| {
+            let message = format!("port {}: {error}", config.name);
+            Err(Invalid::at(key, message).within_array("port", place))
         };
-        checked.map_err(|error| located(port, index, &error))?;
+        if let Some(absent) = DPDK_ABSENT {
+            return invalid("kind", absent.to_owned());
+        }
+        // Of what is a virtual function here it is known where the host has found it.
+        let device = config.device.as_deref().filter(|device| !device.starts_with("vf:"));
+        match device.map(dpdk_name).transpose() {
+            Err(error) => return invalid("device", error),
+            Ok(Some(device)) => {
+                if let Some(other) = taken.insert(device.clone(), &config.name) {
+                    let error = format!("the device {device} is in use by another port, {other}");
+                    return invalid("device", error);
+                }
+            }
+            Ok(None) => {}
+        }
     }
     Ok(())
 }
@@ -504,7 +590,8 @@ fn located(config: &weir_spec::Port, index: usize, error: &anyhow::Error) -> Inv
         (PortKind::Xdp, _) => Invalid::at("interface", message),
         (PortKind::Pcap, Some(PortError::Create { .. })) => Invalid::at("output", message),
         (PortKind::Pcap, _) => Invalid::at("file", message),
-        _ => Invalid::whole(message),
+        (PortKind::Dpdk, _) => Invalid::at("device", message),
+        (PortKind::Memory, _) => Invalid::whole(message),
     };
     invalid.within_array("port", index)
 }
@@ -527,13 +614,45 @@ fn is_vf(device: &str) -> bool {
     Path::new("/sys/bus/pci/devices").join(address).join("physfn").exists()
 }
 
-/// DPDK must know all PCI devices when it starts.
+/// DPDK must know all PCI devices when it starts. If it does not start, each of its ports says why.
 #[cfg(feature = "dpdk")]
-fn start_dpdk(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
+fn start_dpdk(configs: &[weir_spec::Port]) {
     let mut devices = dpdk_devices(configs).peekable();
-    if weir_dpdk::BUILT_IN && devices.peek().is_some() {
-        weir_dpdk::start(devices).map_err(Invalid::whole)?;
+    if devices.peek().is_some() {
+        drop(weir_dpdk::start(devices));
     }
+}
+
+/// Why there are no ports of DPDK's in this build; none: there are.
+#[cfg(feature = "dpdk")]
+const DPDK_ABSENT: Option<&str> = weir_dpdk::ABSENT;
+#[cfg(not(feature = "dpdk"))]
+const DPDK_ABSENT: Option<&str> =
+    Some("this host was built without the feature `dpdk`: build it with its default features");
+
+/// By what a device is known, whatever is said to its driver.
+#[cfg(feature = "dpdk")]
+fn dpdk_name(device: &str) -> Result<String, String> {
+    weir_dpdk::name(device)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk_name(device: &str) -> Result<String, String> {
+    Ok(device.to_owned())
+}
+
+/// Whether there is such a device.
+#[cfg(feature = "dpdk")]
+fn look_dpdk(device: &str) -> Result<()> {
+    if device.starts_with("vf:") {
+        // It is there when the host has found or made it.
+        return Ok(());
+    }
+    weir_dpdk::look(device).map_err(anyhow::Error::msg)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn look_dpdk(_: &str) -> Result<()> {
     Ok(())
 }
 
@@ -572,9 +691,7 @@ fn open_dpdk(
 
 #[cfg(not(feature = "dpdk"))]
 fn open_dpdk(_: &weir_spec::Port, _: u32, _: usize) -> Result<Vec<Box<dyn Port>>> {
-    anyhow::bail!(
-        "this host was built without the feature `dpdk`: build it with its default features"
-    )
+    anyhow::bail!(DPDK_ABSENT.unwrap_or_default())
 }
 
 /// Opens a port for so many lanes; whoever asks has seen that it has as many queues.

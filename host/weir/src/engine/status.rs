@@ -9,7 +9,7 @@ use weir_control::engine::{
 };
 use weir_packet_plane::TrialKind;
 use weir_port::{Details, PortCounts, PortStatistics};
-use weir_spec::{Name, Plane};
+use weir_spec::{Name, Plane, PortKind};
 
 use super::PlaneEngine;
 use super::lanes::Deployed;
@@ -49,7 +49,14 @@ impl PlaneEngine {
 fn port_status(slot: &Slot) -> PortStatus {
     let each: Vec<PortCounts> = slot.statistics.iter().map(PortStatistics::counts).collect();
     let devices = slot.inspectors.iter().map(|inspector| inspector.inspect());
-    let device = devices.reduce(both).unwrap_or_default();
+    let mut device = devices.reduce(both).unwrap_or_default();
+    if let Some(problem) = slot.away() {
+        device.problem = Some(problem.to_owned());
+        if slot.config.kind != PortKind::Xdp {
+            // How an interface is the kernel tells; others had another device the last time, if any.
+            device.facts = vec![("link", "down".to_owned())];
+        }
+    }
     let mut drops = device_drops(&device);
     each.iter().flat_map(port_drops).for_each(|(reason, n)| *drops.entry(reason).or_default() += n);
     let sum = |count: fn(&PortCounts) -> u64| each.iter().map(count).sum();

@@ -139,10 +139,26 @@ fn what_a_dpdk_port_cannot_be_is_said_at_the_start() {
     refused("device = \"net_null0\"\nrx-descriptors = 7", "allowed: 32 to 32768");
     refused("device = \"net_null0\"\ninterface = \"eth0\"", "has no `interface`");
     refused("device = \"eth0\"", "is no device: allowed are a PCI address");
-    refused("device = \"0000:ff:1f.7\"", "there is no PCI device 0000:ff:1f.7");
-    refused("device = \"net_af_packet0,iface=nosuch\"", "there is no interface nosuch");
     refused(
-        "device = \"net_null0\"\nqueues = 1024\n[[port]]\nname = \"x\"\nkind = \"dpdk\"\ndevice = \"net_null0\"",
-        "in use by another port",
+        "device = \"01:10.0\"\n[[port]]\nname = \"x\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0,a=1\"",
+        "the device 0000:01:10.0 is in use by another port, wan\n",
     );
+    // What is not there may come.
+    let away = [
+        ("0000:ff:1f.7", "there is no PCI device 0000:ff:1f.7"),
+        ("net_af_packet0,iface=nosuch", "there is no interface nosuch"),
+        ("net_null0", ""),
+    ];
+    let ports = away.iter().enumerate().map(|(n, (device, _))| {
+        format!("[[port]]\nname = \"p{n}\"\nkind = \"dpdk\"\ndevice = \"{device}\"\n")
+    });
+    let host = Host::start_in(directory, &config(&ports.collect::<String>()));
+    let list = host.json(&["port", "list"]);
+    for (n, (_, expected)) in away.iter().enumerate() {
+        let problem = list[n]["problem"].as_str().unwrap_or_default();
+        assert!(
+            problem.starts_with(expected) && problem.is_empty() == expected.is_empty(),
+            "{list}"
+        );
+    }
 }

@@ -35,23 +35,11 @@ fn capture(packets: u32) -> Vec<u8> {
 #[test]
 fn impossible_ports_are_refused_with_their_line() {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("text"), "no capture at all, but long enough to be one")
-        .unwrap();
-    fs::write(directory.path().join("cut.pcap"), &capture(1)[..20]).unwrap();
-    let mut cooked = capture(1);
-    cooked[20] = 113;
-    fs::write(directory.path().join("cooked.pcap"), cooked).unwrap();
     for (keys, expected) in [
-        ("kind = \"pcap\"\nfile = \"none.pcap\"", "cannot open the capture none.pcap"),
-        ("kind = \"pcap\"\nfile = \"text\"", "text is not a capture"),
-        ("kind = \"pcap\"\nfile = \"cut.pcap\"", "cut.pcap is not a capture"),
-        ("kind = \"pcap\"\nfile = \"cooked.pcap\"", "holds packets of link type 113"),
-        ("kind = \"pcap\"\noutput = \"no/out.pcap\"", "cannot create the capture no/out.pcap"),
         (
             "kind = \"pcap\"\nfile = \"text\"\noutput = \"text\"",
             "`output` is the file that is read",
         ),
-        ("kind = \"pcap\"\nfile = \".\"", "port in: "),
         ("kind = \"memory\"\ngenerate = { flows = 0 }", "allowed: 1 to 1000000"),
         ("kind = \"memory\"\ngenerate = { size = 9000 }", "raise `room` in [pool]"),
         ("kind = \"memory\"\nrounds = 2", "a port of kind \"memory\" has no `rounds`"),
@@ -64,6 +52,83 @@ fn impossible_ports_are_refused_with_their_line() {
         assert!(answer.err.contains(" --> weir.toml:"), "{keys}: {}", answer.err);
         assert!(answer.err.contains("= key: port[0]"), "{keys}: {}", answer.err);
     }
+}
+
+#[test]
+fn ports_whose_files_are_not_there_are_down_and_the_host_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("text"), "no capture at all, but long enough to be one")
+        .unwrap();
+    fs::write(directory.path().join("cut.pcap"), &capture(1)[..20]).unwrap();
+    let mut cooked = capture(1);
+    cooked[20] = 113;
+    fs::write(directory.path().join("cooked.pcap"), cooked).unwrap();
+    let all = [
+        ("file = \"none.pcap\"", "cannot open the capture none.pcap"),
+        ("file = \"text\"", "text is not a capture"),
+        ("file = \"cut.pcap\"", "cut.pcap is not a capture"),
+        ("file = \"cooked.pcap\"", "holds packets of link type 113"),
+        ("file = \".\"", "reading the capture . failed"),
+        ("output = \"no/out.pcap\"", "cannot create the capture no/out.pcap"),
+    ];
+    let ports = all
+        .iter()
+        .enumerate()
+        .map(|(n, (keys, _))| format!("[[port]]\nname = \"p{n}\"\nkind = \"pcap\"\n{keys}\n"));
+    let host = Host::start_in(directory, &format!("{HEAD}{}", ports.collect::<String>()));
+    let check = weir(host.directory.path(), &["run", "--check"]);
+    assert_eq!(check.status, Some(0), "{}", check.err);
+    let list = host.json(&["port", "list"]);
+    for (n, (_, expected)) in all.iter().enumerate() {
+        let problem = list[n]["problem"].as_str().unwrap_or_default();
+        assert!(problem.contains(expected), "{n}: {list}");
+        assert_eq!(list[n]["device"]["link"], "down");
+        let told = format!("down at the start: port p{n}: {problem}\n");
+        assert!(check.out.contains(&told), "{told}: {}", check.out);
+    }
+}
+
+#[test]
+fn a_chain_waits_for_a_capture_that_is_missing_at_the_start_and_others_do_not() {
+    let host = two_chains(&capture(10), "copy.pcap");
+    let (status, directory, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
+    let at = directory.path().to_owned();
+    fs::remove_file(at.join("in.pcap")).unwrap();
+    let config = fs::read_to_string(at.join("weir.toml")).unwrap();
+    let mut host = Host::start_in(directory, &config);
+    let failed = |host: &Host, why: &str| {
+        let status = host.json(&["status"]);
+        let failed = status["failed"]["default/offline"].as_str().unwrap_or_default().to_owned();
+        failed.contains(why) && failed.ends_with("and the chain is deployed then")
+    };
+    assert!(failed(&host, "cannot open the capture in.pcap: No such file"), "{}", host.log());
+    let text = host.ok(&["status"]);
+    assert!(text.contains("\nport file is down: cannot open the capture in.pcap"), "{text}");
+    assert!(text.contains("\nchain default/offline does not run: port file is down: "), "{text}");
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    // It is not written at once.
+    let write = |content: &[u8]| {
+        fs::write(at.join("new"), content).unwrap();
+        fs::rename(at.join("new"), at.join("in.pcap")).unwrap();
+    };
+    write(&capture(1)[..20]);
+    host.wait_for("the reason is another", |host| failed(host, "in.pcap is not a capture"));
+    write(&capture(10));
+    host.wait_for("it runs by itself", |host| host.packets_out("offline") == 10);
+    host.wait_for("that is told", |host| host.ok(&["events"]).contains("chain-applied"));
+    assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
+    let events = host.ok(&["events"]);
+    for told in [
+        "port-down      port file is down: cannot open the capture in.pcap",
+        "port-down      port file is down: in.pcap is not a capture",
+        "port-up        port file is no longer down: it could be opened",
+        "chain-applied  chain offline was deployed: port file is there",
+    ] {
+        assert_eq!(events.matches(told).count(), 1, "{told}: {events}");
+    }
+    let (status, _, log) = host.end(Signal::TERM);
+    assert!(status.success(), "{log}");
 }
 
 /// Two chains: one between ports in memory, the other with this capture.

@@ -43,6 +43,8 @@ pub(crate) struct FakeEngine {
     /// What swaps replaced.
     before: Mutex<BTreeMap<(ChainId, Name), ResolvedFunction>>,
     steered: Mutex<BTreeMap<Name, Vec<SteeringRule>>>,
+    /// Ports that are down.
+    pub(crate) down: Mutex<Vec<&'static str>>,
     sink: Mutex<Option<EventSink>>,
 }
 
@@ -279,8 +281,9 @@ impl Engine for FakeEngine {
             worker_restarts: 0,
             worker_timeouts: 0,
         });
+        let down = self.down.lock().unwrap();
         let port = |name: &str, tenant: &str| PortStatus {
-            problem: None,
+            problem: down.contains(&name).then(|| "it is away".to_owned()),
             name: name.parse().unwrap(),
             kind: "memory".into(),
             tenant: tenant.parse().unwrap(),

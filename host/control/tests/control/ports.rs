@@ -1,0 +1,98 @@
+//! Chains whose ports are down wait, and come with them.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use weir_control::engine::{EngineError, EngineEvent};
+
+use crate::common::Host;
+
+/// Why a chain does not run, until it is this.
+async fn fails_with(host: &Host, chain: &str, expected: Value) {
+    let path = format!("/v1/chains/{chain}");
+    let mut failed = Value::Null;
+    for _ in 0..3000 {
+        failed = host.ask("GET", &path, None).await.json()["failed"].take();
+        if failed == expected {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("chain {chain}: {failed}, not {expected}");
+}
+
+fn tell(
+    host: &Host,
+    event: fn(weir_spec::Name, weir_spec::Name, String) -> EngineEvent,
+    port: &str,
+    why: &str,
+) {
+    let message = format!("port {port} {why}");
+    host.engine.emit(event("default".parse().unwrap(), port.parse().unwrap(), message));
+}
+
+fn back(host: &Host, port: &str) {
+    let back = |tenant, port, message| EngineEvent::PortBack { tenant, port, message };
+    tell(host, back, port, "is no longer down");
+}
+
+#[tokio::test]
+async fn a_chain_waits_for_its_port_and_is_deployed_when_that_is_there() {
+    let host = Host::new();
+    host.with_chains(&["a", "b", "c"]).await;
+    let host = host.restart_only();
+    let no_port = || EngineError::NoPort {
+        port: "out".parse().unwrap(),
+        message: "port out is down: it has no link".into(),
+    };
+    host.engine.fail("deploy default/a", no_port());
+    host.engine.fail("deploy default/b", EngineError::Refused("no".into()));
+    std::thread::scope(|scope| scope.spawn(|| host.control.restore()).join()).unwrap();
+    let waits = |why: &str| json!(format!("port out {why}, and the chain is deployed then"));
+    fails_with(&host, "a", waits("is down: it has no link")).await;
+    fails_with(&host, "b", json!("no")).await;
+    let down = |tenant, port, message| EngineEvent::PortDown { tenant, port, message };
+    tell(&host, down, "out", "is down: it is gone");
+    fails_with(&host, "a", waits("is down: it is gone")).await;
+    host.engine.calls();
+    // It is down again before the chain's turn comes.
+    host.engine.fail("deploy default/a", no_port());
+    back(&host, "out");
+    fails_with(&host, "a", waits("is down: it has no link")).await;
+    back(&host, "in");
+    back(&host, "out");
+    fails_with(&host, "a", json!(null)).await;
+    fails_with(&host, "b", json!("no")).await;
+    assert_eq!(host.engine.calls(), ["deploy default/a f@1.0.0", "deploy default/a f@1.0.0"]);
+}
+
+#[tokio::test]
+async fn chains_on_a_port_that_was_away_are_deployed_anew() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    for (name, steered) in [("d", false), ("e", true)] {
+        let chain = json!({"name": name, "from": "in", "to": "out", "steered": steered, "function": [{"use": "f"}]});
+        let answer = host.ask("PUT", &format!("/v1/chains/{name}"), Some(chain)).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    }
+    host.engine.calls();
+    host.engine.down.lock().unwrap().push("in");
+    back(&host, "in");
+    host.engine.wait_for("deploy default/e", 1);
+    // All are gone before the first comes.
+    let expected = [
+        "undeploy default/d",
+        "undeploy default/e",
+        "deploy default/d f@2.0.0",
+        "deploy default/e f@2.0.0",
+    ];
+    assert_eq!(host.engine.calls(), expected);
+    fails_with(&host, "e", json!(null)).await;
+    // Whoever was faster has done it already.
+    host.engine.down.lock().unwrap().clear();
+    let now = host.last_event();
+    back(&host, "in");
+    host.wait_for("port-up", now);
+    let other = json!({"name": "d", "from": "in", "to": "out", "function": [{"use": "f"}]});
+    assert_eq!(host.ask("PUT", "/v1/chains/d", Some(other)).await.status, StatusCode::OK);
+    assert_eq!(host.engine.calls(), ["deploy default/d f@2.0.0"]);
+}
