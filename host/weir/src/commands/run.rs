@@ -214,7 +214,7 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
                     ),
                 }
                 tracing::info!(socket = %config.api.socket.display(), "ready");
-                manager::tell("READY=1");
+                manager::tell(&readiness(control));
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
@@ -239,6 +239,19 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
         served = &mut serving => served.context("the API ended in a bug"),
         () = signals.stop() => anyhow::bail!("stopped before requests under way were answered"),
     }
+}
+
+/// What the service manager is told when the host is ready. Ports that are down are named there and in the log: nobody else waits for them.
+fn readiness(control: &Control) -> String {
+    let ports = control.status(None).engine.ports.into_iter();
+    let down = ports.filter(|port| port.problem.is_some()).map(|port| port.name.to_string());
+    let down: Vec<String> = down.collect();
+    if down.is_empty() {
+        return "READY=1".to_owned();
+    }
+    let down = down.join(", ");
+    tracing::warn!("ready without ports that are down: {down}; `weir port list` says why");
+    format!("READY=1\nSTATUS=started without ports that were down: {down}")
 }
 
 /// Deploys the chains that the store holds.

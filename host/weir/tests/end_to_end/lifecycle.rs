@@ -262,16 +262,20 @@ fn a_service_manager_is_told_when_the_host_is_ready_and_when_it_stops() {
     let manager = UnixDatagram::bind(directory.path().join("notify.sock")).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let told = || {
-        let mut text = [0; 64];
+        let mut text = [0; 128];
         let length = manager.recv(&mut text).unwrap();
         String::from_utf8(text[..length].to_vec()).unwrap()
     };
-    let host = Host::start_with(directory, CONFIG, &[("NOTIFY_SOCKET", "notify.sock")]);
+    let socket = [("NOTIFY_SOCKET", "notify.sock")];
+    let host = Host::start_with(directory, CONFIG, &socket);
     assert_eq!(told(), "READY=1");
     host.ok(&["status"]);
-    let (status, _, log) = host.end(Signal::TERM);
+    let (status, directory, log) = host.end(Signal::TERM);
     assert!(status.success(), "{log}");
     assert_eq!(told(), "STOPPING=1");
+    let without = format!("{CONFIG}[[port]]\nname = \"in\"\nkind = \"pcap\"\nfile = \"no.pcap\"\n");
+    let _host = Host::start_with(directory, &without, &socket);
+    assert_eq!(told(), "READY=1\nSTATUS=started without ports that were down: in");
 }
 
 #[test]
@@ -293,18 +297,11 @@ fn a_configuration_is_checked_beside_a_running_host_and_starts_nothing() {
     assert!(answer.err.contains("cannot read none: "), "{}", answer.err);
     assert!(answer.err.contains(" --> wrong.toml:4:14"), "{}", answer.err);
     // What a host with it would find at its start.
-    let (long, pcap) = ("x".repeat(120), "[[port]]\nname = \"in\"\nkind = \"pcap\"\nfile = ");
+    let long = "x".repeat(120);
     let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = [\"127.0.0.1:1\"]\n";
     for (text, place, key, part) in [
         (format!("[api]\nsocket = \"{long}\"\n"), "2:10", "api.socket", "has 120 bytes"),
         ("[store]\npath = \"weir.toml/s\"\n".into(), "2:8", "store.path", "weir.toml/s"),
-        (format!("{pcap}\"no.pcap\"\n"), "4:8", "port[0].file", "no.pcap"),
-        (
-            "[[port]]\nname = \"in\"\nkind = \"xdp\"\ninterface = \"weir-none\"\n".into(),
-            "4:13",
-            "port[0].interface",
-            "there is no interface weir-none",
-        ),
         (
             format!("{listener}[[listener.tls]]\ncertificate = \"no.pem\"\nkey = \"no.key\"\n"),
             "7:15",
@@ -323,8 +320,27 @@ fn a_configuration_is_checked_beside_a_running_host_and_starts_nothing() {
         assert_eq!(report["accepted"], false);
         assert_eq!(report["problem"]["key"], key);
     }
-    let report = check(&["--output", "json"]).out;
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!((&report["accepted"], &report["file"]), (&true.into(), &"weir.toml".into()));
+    let report = |arguments: &[&str]| -> serde_json::Value {
+        let answer = check(&[&["--output", "json"], arguments].concat());
+        assert_eq!(answer.status, Some(0), "{}", answer.err);
+        serde_json::from_str(&answer.out).unwrap()
+    };
+    let right = report(&[]);
+    assert_eq!((&right["accepted"], &right["file"]), (&true.into(), &"weir.toml".into()));
+    assert_eq!(right["down"], json!([]));
+    // With what is not there it would start.
+    let ports = "[[port]]\nname = \"in\"\nkind = \"pcap\"\nfile = \"no.pcap\"\n\
+                 [[port]]\nname = \"out\"\nkind = \"xdp\"\ninterface = \"weir-none\"\n";
+    host.write("away.toml", format!("[store]\npath = \"store\"\n{ports}"));
+    let away = report(&["--config", "away.toml"]);
+    assert_eq!(away["accepted"], true);
+    for (place, line, key, part) in [
+        (0, 6, "port[0].file", "port in: cannot open the capture no.pcap"),
+        (1, 10, "port[1].interface", "port out: there is no interface weir-none"),
+    ] {
+        let port = &away["down"][place];
+        assert_eq!((&port["line"], &port["key"]), (&line.into(), &key.into()), "{away}");
+        assert!(port["message"].as_str().is_some_and(|text| text.starts_with(part)), "{away}");
+    }
     host.ok(&["status"]);
 }

@@ -1,7 +1,7 @@
 //! `weir run --check`: whether a host would start, as far as that can be known without starting it, and beside one that runs.
 //!
 //! Looked at is what stays as it is until then: files, directories, interfaces. Whether an address is free, a device can be had or the
-//! kernel allows it shows at the start.
+//! kernel allows it shows at the start. A port that would be down keeps no host from starting.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -28,6 +28,8 @@ struct Report {
     accepted: bool,
     /// What the host would do to devices.
     steps: Vec<String>,
+    /// Why ports would be down.
+    down: Vec<Problem>,
     /// What is wrong.
     problem: Option<Problem>,
 }
@@ -49,33 +51,35 @@ struct Problem {
 /// Says whether a host would start with this configuration.
 pub(in crate::commands) fn check(args: &RunArgs, output: Output) -> Result<()> {
     let read = Configuration::read(args.config.as_deref());
-    let steps = read.as_ref().map_or_else(|_| Ok(Vec::new()), steps);
+    let looked = read.as_ref().map_or_else(|_| Ok(<_>::default()), looked);
     let file = match &read {
         Ok(read) => read.file.clone(),
         Err(_) => args.config.clone(),
     };
-    let steps = match read.map(|_| ()).and(steps) {
-        Ok(steps) => steps,
+    let (steps, down) = match read.map(|_| ()).and(looked) {
+        Ok(looked) => looked,
         Err(error) => {
+            let (steps, down) = <_>::default();
             let report =
-                Report { file, accepted: false, steps: Vec::new(), problem: Some(problem(&error)) };
+                Report { file, accepted: false, steps, down, problem: Some(problem(&error)) };
             // For people it is the error that says it.
             output.result(&report, |_| String::new())?;
             return Err(error);
         }
     };
-    output.outcome(&Report { file, accepted: true, steps, problem: None }, |report| {
+    output.outcome(&Report { file, accepted: true, steps, down, problem: None }, |report| {
         let steps = report.steps.iter().map(|step| format!("the host would {step}\n"));
+        let down = report.down.iter().map(|port| format!("down at the start: {}\n", port.message));
         let file = report.file.as_ref().map_or_else(
             || "no configuration file: the defaults".to_owned(),
             |file| file.display().to_string(),
         );
-        format!("{}{file}: all right\n", steps.collect::<String>())
+        format!("{}{file}: all right\n", steps.chain(down).collect::<String>())
     })
 }
 
-/// Looks at all of it; the answer is what would be done to devices.
-fn steps(read: &Configuration) -> Result<Vec<String>> {
+/// Looks at all of it; the answer is what would be done to devices, and why ports would be down.
+fn looked(read: &Configuration) -> Result<(Vec<String>, Vec<Problem>)> {
     let config = &read.config;
     let located = |invalid: Invalid| read.locate(invalid.into());
     Tokens::new(&config.api.tokens).map_err(|error| read.locate(error.into()))?;
@@ -85,9 +89,9 @@ fn steps(read: &Configuration) -> Result<Vec<String>> {
         let message = format!("the store {} cannot be had: {error}", config.store.path.display());
         located(Invalid::at("path", message).within("store"))
     })?;
-    engine::check_ports(config).map_err(located)?;
+    let down = engine::check_ports(config).map_err(located)?;
     messages::check_listeners(config).map_err(located)?;
-    Ok(steps)
+    Ok((steps, down.into_iter().map(|invalid| problem(&located(invalid))).collect()))
 }
 
 /// Whether there is a directory that can be written to, or one can be made.
