@@ -163,6 +163,10 @@ impl SteeringRule {
             let message = format!("`src` is {}, `dst` is {}", names(of(src)), names(of(dst)));
             return Err(Invalid::at("dst", message).help("both have to be of the same kind"));
         }
+        let prefixes = [self.src, self.dst].into_iter().flatten();
+        self.check_protocol(
+            self.ethertype.map(EtherType::get).or_else(|| prefixes.map(of).next()),
+        )?;
         let Some(ethertype) = self.ethertype else { return Ok(()) };
         for (key, prefix) in [("src", self.src), ("dst", self.dst)] {
             if let Some(prefix) = prefix.filter(|prefix| of(*prefix) != ethertype.get()) {
@@ -185,6 +189,28 @@ impl SteeringRule {
             return Err(Invalid::at("ethertype", message).help("allowed here: ipv4, ipv6"));
         }
         Ok(())
+    }
+
+    /// Whether packets of this EtherType can be of the protocol.
+    fn check_protocol(&self, ethertype: Option<u16>) -> Result<(), Invalid> {
+        /// ICMP and IGMP; IPv6 has ICMPv6 for both.
+        const OF_IPV4: [u8; 2] = [1, 2];
+        const OF_IPV6: u8 = 58;
+        /// Routing, fragment, authentication, destination options, mobility.
+        const EXTENSIONS: [u8; 5] = [43, 44, 51, 60, 135];
+        let Some(protocol) = self.proto else { return Ok(()) };
+        let (problem, help) = match (ethertype, protocol.get()) {
+            (Some(IPV6), number) if OF_IPV4.contains(&number) => {
+                ("is IPv4's, and the rule means IPv6", "use `icmpv6`")
+            }
+            (Some(IPV4), OF_IPV6) => ("is IPv6's, and the rule means IPv4", "use `icmp`"),
+            (Some(IPV6), number) if EXTENSIONS.contains(&number) => (
+                "is an extension header of IPv6",
+                "name the protocol behind the extension headers: they are passed over",
+            ),
+            _ => return Ok(()),
+        };
+        Err(Invalid::at("proto", format!("protocol {protocol} {problem}")).help(help))
     }
 
     /// What it says of packets, for people: `port=wan src=10.0.0.0/8`; `any` if nothing.

@@ -45,6 +45,9 @@ fn the_documented_rules_are_read_and_survive_json_and_toml() {
     let toml = toml::to_string(&steering).unwrap();
     assert_eq!(Document::<Steering>::parse("again.toml", &toml).unwrap().value, steering);
     assert_eq!(Document::<Steering>::parse("none.toml", "").unwrap().value, Steering::default());
+    // IPv4 has no headers to pass over: authentication is a protocol there.
+    let authenticated = "[[rule]]\nproto = 51\ndst = \"192.0.2.1\"\nto = \"drop\"\n";
+    assert!(Document::<Steering>::parse("ah.toml", authenticated).is_ok());
 }
 
 #[test]
@@ -77,6 +80,9 @@ fn rules_that_cannot_be_are_shown_where_they_stand() {
             6,
             "an address of IPv6",
         ),
+        ("to = \"drop\"\nproto = \"icmpv6\"\nsrc = \"10.0.0.0/8\"", "rule[1].proto", 5, "IPv6's"),
+        ("to = \"drop\"\nethertype = \"ipv6\"\nproto = \"icmp\"", "rule[1].proto", 6, "IPv4's"),
+        ("to = \"drop\"\nproto = 51\ndst = \"::1\"", "rule[1].proto", 5, "an extension header"),
         ("to = \"drop\"\nethertype = \"arp\"\ndscp = 1", "rule[1].ethertype", 5, "have no `dscp`"),
         ("to = \"drop\"\nsrc = \"::1\"\ndst = \"10.0.0.1\"", "rule[1].dst", 6, "`src` is IPv6"),
         ("to = \"drop\"\nsrc-mac = \"2\"", "rule[1].src-mac", 5, "not a MAC address"),
