@@ -118,7 +118,7 @@ impl XdpPort {
             return Err(refused(error::of_program(&busy, &config.interface, &interface)));
         }
         let statistics = PortStatistics::default();
-        let steering = Arc::new(Steering::new(name, config.queue));
+        let steering = Steering::new(name, program::key(&interface), config.queue, rules);
         let inspector = Inspector::new(&config.interface, config.queue, Arc::clone(&steering));
         Ok(Self {
             name: name.to_owned(),
@@ -238,7 +238,6 @@ fn room_at(pool: &Pool, address: u64) -> Option<BufferIndex> {
 impl Live {
     fn new(
         config: &XdpConfig,
-        rules: &Rules,
         steering: &Steering,
         interface: &Interface,
         pool: &mut Pool,
@@ -252,9 +251,10 @@ impl Live {
         let prepare = |maps: &Maps| {
             // What is steered is decided from the first packet on, also before anybody reads the port.
             if let Some(table) = table.as_ref().filter(|table| !table.entries.is_empty()) {
-                let claimed = maps.set_rules(config.queue, rules).map_err(|e| e.to_string());
+                let claimed = steering.claim(maps, table);
                 not_taken = claimed.and_then(|()| maps.steer(config.queue, table)).err();
             }
+            steering.bring_others(maps);
         };
         let claim = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
@@ -489,8 +489,7 @@ impl Port for XdpPort {
         let interface = find(&self.config).map_err(refused)?;
         let name = &self.config.interface;
         fits(name, &interface, pool.room_bytes()).map_err(refused)?;
-        let live = Live::new(&self.config, &self.rules, &self.steering, &interface, pool)
-            .map_err(refused)?;
+        let live = Live::new(&self.config, &self.steering, &interface, pool).map_err(refused)?;
         if interface.queues > 1 {
             tracing::info!(
                 port = self.name,

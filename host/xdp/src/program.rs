@@ -30,7 +30,7 @@ const TABLE_MOST: u32 = 1 << 21;
 const CLEARED_AT_ONCE: usize = 256;
 
 /// Which interface: its network namespace's inode, and its index there.
-type Key = (u64, u32);
+pub(crate) type Key = (u64, u32);
 
 /// A program, and its number in the kernel: one that nobody has any more may be on its interface yet.
 type Numbered = (Weak<Program>, Option<u32>);
@@ -125,7 +125,7 @@ impl Program {
         config: &XdpConfig,
         prepare: impl FnOnce(&Maps),
     ) -> Result<Claim, Refused> {
-        let key = (namespace(), interface.index);
+        let key = key(interface);
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         attached.retain(|_, (program, _)| program.strong_count() > 0);
         if let Some(program) = attached.get(&key).and_then(|(program, _)| program.upgrade()) {
@@ -144,7 +144,7 @@ impl Program {
     /// Whether the program on this interface is this process's, or was left by a host that has crashed.
     pub(crate) fn can_be_ours(interface: &Interface, config: &XdpConfig) -> bool {
         let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = attached.get(&(namespace(), interface.index));
+        let held = attached.get(&key(interface));
         held.is_some_and(|(program, number)| {
             program.strong_count() > 0 || number.is_some() && *number == interface.program
         }) || interface.program.is_some_and(|program| {
@@ -328,6 +328,11 @@ pub(crate) const fn queues() -> u32 {
 pub(crate) fn name_of(id: u32) -> Option<String> {
     let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id)?;
     info.name_as_str().map(str::to_owned)
+}
+
+/// Which interface it is.
+pub(crate) fn key(interface: &Interface) -> Key {
+    (namespace(), interface.index)
 }
 
 /// The inode of this thread's network namespace; 0 where there is no /proc.

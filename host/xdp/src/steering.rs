@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use weir_port::{Place, PortError, Steer, Taken};
 use weir_steering::{Rule, Target};
-use weir_xdp_layout::{Fields, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
+use weir_xdp_layout::{Fields, Rules, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
 
 use crate::error;
-use crate::program::Program;
+use crate::maps::Maps;
+use crate::program::{Key, Program};
 
 /// Entries of one table: another may replace it while it is in force.
 pub(crate) const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
@@ -106,10 +107,16 @@ impl Table {
     }
 }
 
+/// All that there are in this process: the first port of an interface brings the rules of its other queues along.
+static ALL: Mutex<Vec<Weak<Steering>>> = Mutex::new(Vec::new());
+
 /// A port's rules, and the program that has them while the port is attached.
 pub(crate) struct Steering {
     name: String,
+    interface: Key,
     queue: u32,
+    /// What the queue claims.
+    claims: Rules,
     state: Mutex<State>,
 }
 
@@ -118,6 +125,8 @@ struct State {
     /// None before the first rules.
     table: Option<Arc<Table>>,
     program: Weak<Program>,
+    /// No program has got the table yet.
+    waits: bool,
     /// Why the program does not have them.
     refused: Option<String>,
 }
@@ -129,8 +138,46 @@ impl fmt::Debug for Steering {
 }
 
 impl Steering {
-    pub(crate) fn new(name: &str, queue: u32) -> Self {
-        Self { name: name.to_owned(), queue, state: Mutex::default() }
+    pub(crate) fn new(name: &str, interface: Key, queue: u32, claims: Rules) -> Arc<Self> {
+        let (name, state) = (name.to_owned(), Mutex::default());
+        let steering = Arc::new(Self { name, interface, queue, claims, state });
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|steering| steering.strong_count() > 0);
+        all.push(Arc::downgrade(&steering));
+        steering
+    }
+
+    /// Gives a program that is not attached yet the rules of the interface's other queues, whose ports come behind this one: until then
+    /// the kernel would have what they drop.
+    pub(crate) fn bring_others(&self, maps: &Maps) {
+        let all: Vec<_> = {
+            let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter_map(Weak::upgrade).collect()
+        };
+        let others = all
+            .iter()
+            .filter(|other| other.interface == self.interface && other.queue != self.queue);
+        for other in others {
+            let mut state = other.state();
+            if let Some(table) = state.table.clone().filter(|_| state.waits) {
+                let given = other.claim(maps, &table);
+                // What is refused here its own port tells.
+                state.waits = given.and_then(|()| maps.steer(other.queue, &table)).is_err();
+            }
+        }
+    }
+
+    /// Before the queue gets a table: of a queue that claims nothing nothing is decided, and a port that nobody reads has not claimed yet.
+    pub(crate) fn claim(&self, maps: &Maps, table: &Table) -> Result<(), String> {
+        if table.entries.is_empty() {
+            return Ok(());
+        }
+        maps.set_rules(self.queue, &self.claims).map_err(|error| error.to_string())
+    }
+
+    fn give(&self, program: &Program, table: &Arc<Table>) -> Result<(), String> {
+        self.claim(program.maps(), table)?;
+        program.steer(self.queue, table)
     }
 
     /// The rules that a program is to have before it is attached.
@@ -147,12 +194,13 @@ impl Steering {
     ) {
         let mut state = self.state();
         state.program = Arc::downgrade(program);
+        state.waits = false;
         state.refused = refused;
         // Another came meanwhile.
         if let Some(table) = state.table.clone()
             && !given.is_some_and(|given| Arc::ptr_eq(given, &table))
         {
-            state.refused = program.steer(self.queue, &table).err();
+            state.refused = self.give(program, &table).err();
         }
     }
 
@@ -163,7 +211,7 @@ impl Steering {
             // Without it the queue's packets go on to be steered until the program goes.
             let _ = program.maps().forget(self.queue);
         }
-        state.program = Weak::new();
+        (state.program, state.waits) = (Weak::new(), false);
     }
 
     /// For operators: how many rules are decided where.
@@ -201,8 +249,10 @@ impl Steer for Steering {
         let mut state = self.state();
         state.table = Some(Arc::clone(&table));
         state.refused = None;
-        let Some(program) = state.program.upgrade() else { return Ok(taken) };
-        program.steer(self.queue, &table).map(|()| taken).map_err(|problem| {
+        let program = state.program.upgrade();
+        state.waits = program.is_none();
+        let Some(program) = program else { return Ok(taken) };
+        self.give(&program, &table).map(|()| taken).map_err(|problem| {
             state.refused = Some(problem.clone());
             error::device(&self.name, problem)
         })

@@ -162,7 +162,7 @@ fn netns_flows_are_counted_whichever_cpu_finds_them() {
 
 /// Rules that came before the port was attached are in force with its first packet, whether it is read or not.
 #[test]
-fn netns_rules_wait_for_the_port() {
+fn netns_rules_wait_for_the_port_and_hold_at_one_that_nobody_reads() {
     namespace();
     pair_of("a", 1);
     let (far, kernel) = (Far::on("a-far"), Far::on("a"));
@@ -179,11 +179,55 @@ fn netns_rules_wait_for_the_port() {
     far.send(&udp(1, 2));
     assert_eq!(kernel.receive(), udp(1, 2));
     assert_eq!((counters.dropped(), counters.steered()), (1, 1));
-    // They end with the port.
-    port.finish(&mut pool).unwrap();
+    // Others hold there too.
+    steering.replace(&[to_port(2, Target::Drop)], 0).unwrap();
+    far.send(&udp(1, 2));
     far.send(&udp(1, 1));
     assert_eq!(kernel.receive(), udp(1, 1));
-    assert_eq!(counters.dropped(), 1);
+    assert_eq!(counters.dropped(), 2);
+    // They end with the port.
+    port.finish(&mut pool).unwrap();
+    far.send(&udp(1, 2));
+    assert_eq!(kernel.receive(), udp(1, 2));
+    // Nor does it matter whether there were any before: nobody reads this port.
+    let mut port = XdpPort::open("lan", config(Mode::Auto)).unwrap();
+    let steering = port.steering().unwrap();
+    port.attach(&mut pool).unwrap();
+    steering.replace(&[to_port(1, Target::Drop)], 0).unwrap();
+    far.send(&udp(1, 1));
+    far.send(&udp(1, 2));
+    assert_eq!(kernel.receive(), udp(1, 2));
+    port.finish(&mut pool).unwrap();
+}
+
+/// The first port of an interface brings the rules of the queues along whose ports are attached behind it.
+#[test]
+fn netns_rules_of_all_queues_are_there_with_the_program() {
+    namespace();
+    pair_of("a", 2);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pools = [pool(256, 2048), pool(256, 2048)];
+    let mut ports = [0, 1].map(|queue| {
+        let port = XdpPort::open("lan", XdpConfig { queue, ..config(Mode::Auto) }).unwrap();
+        port.steering().unwrap().replace(&[to_port(9, Target::Drop)], 0).unwrap();
+        port
+    });
+    // The kernel chooses a queue for each flow: some come to the second, whose port is not attached.
+    let send = || (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
+    let [first, second] = &mut ports;
+    first.attach(&mut pools[0]).unwrap();
+    send();
+    far.send(&udp(1, 1));
+    assert_eq!(kernel.receive(), udp(1, 1), "none of the others");
+    let dropped = Counters(first.inspector().unwrap()).dropped();
+    assert!(dropped < 100, "no flow came to the second queue");
+    second.attach(&mut pools[1]).unwrap();
+    send();
+    let counters = Counters(second.inspector().unwrap());
+    counters.wait_dropped(2 * (100 - dropped));
+    for (port, pool) in ports.into_iter().zip(&mut pools) {
+        finish(port, pool);
+    }
 }
 
 /// Frames of all kinds that steering reads.
