@@ -161,6 +161,13 @@ impl Station {
         Some(result)
     }
 
+    /// Looks at a lane between two bursts: nothing is decided anew. Whoever changes what it runs takes [`Self::with`].
+    pub fn look<R>(&mut self, key: &str, look: impl FnOnce(&mut Lane) -> R) -> Option<R> {
+        let index = self.index(key)?;
+        self.seat(index);
+        Some(look(&mut self.members[index].lane))
+    }
+
     /// Whether this lane gets what no rule claims.
     pub fn set_takes_rest(&mut self, key: &str, takes_rest: bool) {
         if let Some(index) = self.index(key) {

@@ -57,6 +57,13 @@ pub(super) struct DeployedLane {
     pub(super) telemetry: Telemetries,
 }
 
+impl DeployedLane {
+    fn has_canary(&self) -> bool {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.trial.as_ref().is_some_and(|trial| matches!(trial.kind, TrialKind::Canary(_)))
+    }
+}
+
 impl Deployed {
     pub(super) fn new(key: String, crossing: Arc<Crossing>, lanes: Vec<DeployedLane>) -> Self {
         Self {
@@ -67,6 +74,10 @@ impl Deployed {
             traced: Mutex::default(),
             taps: Arc::default(),
         }
+    }
+
+    fn is_taken_down(&self) -> EngineError {
+        EngineError::Conflict(format!("chain {} is being taken down", self.key))
     }
 
     /// Keeps everybody else from changing the chain.
@@ -132,8 +143,20 @@ impl Plane {
         let key = chain.key.clone();
         let done =
             self.with_station(&chain.crossing, lane, move |station| station.with(&key, act))?;
-        let gone = || EngineError::Conflict(format!("chain {} is being taken down", chain.key));
-        done.ok_or_else(gone)
+        done.ok_or_else(|| chain.is_taken_down())
+    }
+
+    /// Looks at one lane between two of its turns. What was decided about flows stays decided.
+    pub(super) fn look<R: Send + 'static>(
+        &self,
+        chain: &Deployed,
+        lane: usize,
+        look: impl FnOnce(&mut Lane) -> R + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let key = chain.key.clone();
+        let seen =
+            self.with_station(&chain.crossing, lane, move |station| station.look(&key, look))?;
+        seen.ok_or_else(|| chain.is_taken_down())
     }
 
     /// Does the same with every lane, one after the other.
@@ -145,9 +168,18 @@ impl Plane {
         (0..chain.lanes.len()).map(|n| self.with_lane(chain, n, act.clone())).collect()
     }
 
+    /// Looks at every lane, one after the other.
+    fn look_at_all<R: Send + 'static>(
+        &self,
+        chain: &Deployed,
+        look: impl Fn(&mut Lane) -> R + Clone + Send + 'static,
+    ) -> Result<Vec<R>, EngineError> {
+        (0..chain.lanes.len()).map(|n| self.look(chain, n, look.clone())).collect()
+    }
+
     /// The chain as each lane runs it.
     pub(super) fn plans(&self, chain: &Deployed) -> Result<Vec<ChainPlan>, EngineError> {
-        self.with_lanes(chain, |lane| lane.plan().clone())
+        self.look_at_all(chain, |lane| lane.plan().clone())
     }
 
     /// Makes each lane's next version ready, on this thread.
@@ -176,7 +208,7 @@ impl Plane {
         plan: ChainPlan,
         beside: &States,
     ) -> Result<Staged, EngineError> {
-        let states = self.with_lane(chain, lane, |lane| lane.states())?;
+        let states = self.look(chain, lane, |lane| lane.states())?;
         chain.lanes[lane].site.stage_beside(plan, &states, beside).map_err(refused)
     }
 
@@ -217,7 +249,7 @@ impl Plane {
         // One lane has none before it.
         let before = match what.len() {
             0 | 1 => Vec::new(),
-            _ => self.with_lanes(chain, |lane| (lane.plan().clone(), lane.probation()))?,
+            _ => self.look_at_all(chain, |lane| (lane.plan().clone(), lane.probation()))?,
         };
         let mut all = Published::default();
         for (n, what) in what.into_iter().enumerate() {
@@ -328,15 +360,21 @@ impl Plane {
 
     /// Ends the canary on each lane that has one.
     pub(super) fn end_canaries(&self, chain: &Deployed) -> Result<(), EngineError> {
-        let canaries = self.with_lanes(chain, Lane::end_canary)?;
-        canaries.into_iter().flatten().for_each(|canary| canary.end(&self.sandbox));
+        for (n, lane) in chain.lanes.iter().enumerate() {
+            // Where there is none, nothing is decided anew.
+            if lane.has_canary()
+                && let Some(canary) = self.with_lane(chain, n, Lane::end_canary)?
+            {
+                canary.end(&self.sandbox);
+            }
+        }
         Ok(())
     }
 
     /// Makes the instances that a lane's chain is without, on this thread.
     pub(super) fn restore(&self, id: &ChainId, lane: usize) -> Result<(), EngineError> {
         let chain = self.deployed(id)?;
-        let Some(missing) = self.with_lane(&chain, lane, |lane| lane.missing())? else {
+        let Some(missing) = self.look(&chain, lane, |lane| lane.missing())? else {
             return Ok(());
         };
         let made = missing.make();
@@ -384,14 +422,14 @@ impl Plane {
         }
         let Some(before) = before else {
             let (f, v) = (function.to_owned(), version.to_owned());
-            if runs && !self.with_lane(chain, first, move |lane| runs_version(lane, &f, &v))? {
+            if runs && !self.look(chain, first, move |lane| runs_version(lane, &f, &v))? {
                 return Err(EngineError::Conflict(format!(
                     "it runs {function} {version}, and what it ran before is not known any more: deploy the chain again"
                 )));
             }
             return Ok(());
         };
-        let beside = self.with_lane(chain, first, |lane| lane.states())?;
+        let beside = self.look(chain, first, |lane| lane.states())?;
         let staged = self.stage_one(chain, lane, before, &beside)?;
         let back = move |lane: &mut Lane| lane.publish_back(staged, None);
         let (_, retired) = self.with_lane(chain, lane, back)?.map_err(refused)?;

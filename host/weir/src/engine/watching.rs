@@ -30,7 +30,7 @@ impl Watching {
         };
         for (n, observer) in observers.into_iter().enumerate() {
             let observe = move |lane: &mut Lane| lane.observe(observer);
-            watching.watches.push(plane.with_lane(chain, n, observe)?);
+            watching.watches.push(plane.look(chain, n, observe)?);
         }
         Ok(watching)
     }
@@ -40,7 +40,7 @@ impl Drop for Watching {
     fn drop(&mut self) {
         for (n, watch) in self.watches.drain(..).enumerate() {
             // It has ended if the chain was taken down, or has other functions now.
-            drop(self.plane.with_lane(&self.chain, n, move |lane| lane.end_observing(watch)));
+            drop(self.plane.look(&self.chain, n, move |lane| lane.end_observing(watch)));
         }
     }
 }
@@ -48,7 +48,7 @@ impl Drop for Watching {
 /// The names of a chain's functions, in their order.
 pub(super) fn function_names(plane: &Plane, chain: &Deployed) -> Result<Vec<String>, EngineError> {
     // Names only: the worker waits for it, and configurations can have megabytes.
-    plane.with_lane(chain, 0, |lane| {
+    plane.look(chain, 0, |lane| {
         lane.plan().functions.iter().map(|function| function.name.clone()).collect()
     })
 }
