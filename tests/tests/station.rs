@@ -221,6 +221,49 @@ fn what_nobody_claims_is_dropped_under_its_reason() {
     assert_eq!(drops(&rig.counts(0), DropReason::Unclaimed), 1);
     rig.station.set_takes_rest("only", true);
     assert_eq!(rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]).len(), 2);
+    // What is for a chain that is not here is not for who takes the rest.
+    rig.steer(&[by_source_port(1..=1, Target::Chain(0))], &["later"]);
+    assert_eq!(seen(&rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]), PAYLOAD), [(2, 1)]);
+    assert_eq!(drops(&rig.counts(0), DropReason::NoChain), 1);
+    rig.add("later", vec![marks("b", PAYLOAD, 2)], false);
+    assert_eq!(seen(&rig.forth(&[datagram(1, &[0])]), PAYLOAD), [(1, 2)]);
+    rig.finish();
+}
+
+/// Rules come to a station before its first lane does, and so before anything comes in.
+#[test]
+fn rules_wait_for_the_first_chain() {
+    let mut rig = Rig::new();
+    rig.steer(&[by_source_port(1..=1, Target::Drop)], &[]);
+    assert!(rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]).is_empty());
+    rig.add("only", vec![marks("a", PAYLOAD, 1)], true);
+    assert_eq!(seen(&rig.forth(&[]), PAYLOAD), [(2, 1)]);
+    rig.finish();
+}
+
+/// Who looks at a chain changes nothing of where packets go.
+#[test]
+fn looking_at_a_chain_forgets_nothing() {
+    const MARK: usize = PAYLOAD + 8;
+    let mut rig = Rig::new();
+    let moves =
+        FunctionPlan { targets: vec!["inspect".into()], flow_verdicts: true, ..obeys(PAYLOAD) };
+    rig.add("default", vec![moves, marks("a", MARK, 1)], true);
+    rig.add("inspect", vec![marks("b", MARK, 2)], false);
+    rig.forth(&[datagram(1, &[Verdict::Move(1).encode(), 0, 0])]);
+    rig.forth(&[datagram(2, &[NEXT_FINAL, 0, 0])]);
+    assert_eq!(given(&rig, 1), [2, 1]);
+    struct Nobody;
+    impl weir_packet_plane::Observer for Nobody {}
+    let watch = rig.station.look("default", |lane| lane.observe(Box::new(Nobody)));
+    let watch = watch.expect("the lane");
+    let known = [datagram(1, &[NEXT, 0, 0]), datagram(2, &[DROP, 0, 0])];
+    assert_eq!(seen(&rig.forth(&known), MARK), [(1, 2), (2, 1)]);
+    let ended = rig.station.look("default", |lane| lane.end_observing(watch)).expect("the lane");
+    assert!(ended.is_some());
+    rig.station.look("default", |lane| (lane.plan().functions.len(), lane.states()));
+    assert_eq!(seen(&rig.forth(&known), MARK), [(1, 2), (2, 1)]);
+    assert_eq!(given(&rig, 1), [2, 3]);
     rig.finish();
 }
 

@@ -108,6 +108,12 @@ fn netns_what_is_for_the_kernel_never_leaves_it_on_xdp_ports() {
     assert!(pings(&lab, "10.77.0.9"));
     assert_eq!(packets_in(&lab, "edge"), before);
     assert!(pings(&lab, "10.77.0.1"));
+    // A chain that goes begins no count anew.
+    let flows = |lab: &Lab| lab.weir(&["steer", "list"])[0]["flows"].as_u64().unwrap();
+    let decided = flows(&lab);
+    assert!(decided > 0);
+    lab.weir(&["chain", "remove", "inspect"]);
+    assert!(flows(&lab) >= decided, "{} of {decided}", flows(&lab));
     lab.stop();
 }
 

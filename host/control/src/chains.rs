@@ -309,6 +309,8 @@ impl Control {
     /// not want it.
     pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
+        let chains: Vec<_> = state.chains.iter().map(|(id, record)| (id, &record.chain)).collect();
+        self.engine.expect(&chains);
         self.restore_steering(&state);
         let not_yet = |id: &ChainId| (id.clone(), Failure::new(NOT_YET));
         self.failed().extend(state.chains.keys().map(not_yet));

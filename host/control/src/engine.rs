@@ -272,6 +272,12 @@ pub trait Engine: Send + Sync + 'static {
     /// When the data plane is gone.
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
 
+    /// These chains are to be deployed: what rules send to them is nobody else's until then. Called once, before the rules come; later
+    /// on [`Self::deploy`] and [`Self::undeploy`] say where chains are.
+    fn expect(&self, chains: &[(&ChainId, &Chain)]) {
+        let _ = chains;
+    }
+
     /// Replaces a tenant's steering rules, on all workers, each at a burst boundary. The answer is the longest time for
     /// which a worker's data path stood still. Chains that rules name need not be deployed yet: at the start of the
     /// host the rules come first, so that no packet passes where they do not want it.
@@ -487,6 +493,9 @@ pub struct RulePlace {
     /// Packets that the device dropped by it, if it counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
+    /// Why its packets are dropped here, although the rule sends them to a chain or to the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
 }
 
 /// How a port is.

@@ -34,5 +34,5 @@ pub use error::ControlError;
 pub use events::{Event, EventKind, Events};
 pub use functions::{Function, FunctionInChain, FunctionTrial, FunctionVersion, Pushed};
 pub use rollout::SwapMode;
-pub use steering::{CoveredRule, Steered, SteeringEntry, SteeringStatus};
+pub use steering::{CoveredRule, DroppingRule, Steered, SteeringEntry, SteeringStatus, in_force};
 pub use tenants::{NewToken, Tenant, TokenView};

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weir_spec::{Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule, did_you_mean};
+use weir_spec::{
+    Chain, Check as _, Invalid, Name, Plane, Steering, SteeringRule, counted, did_you_mean,
+};
 
 use crate::condition::{Condition, tag};
 use crate::control::Control;
@@ -56,6 +58,17 @@ pub struct CoveredRule {
     pub contradicts: bool,
 }
 
+/// A rule whose packets are dropped where they come in by a port, although it sends them to a chain or to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DroppingRule {
+    /// The rule, from 1.
+    pub number: usize,
+    /// The port.
+    pub port: Name,
+    /// Why.
+    pub why: String,
+}
+
 /// What became of rules that were applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Steered {
@@ -68,6 +81,12 @@ pub struct Steered {
     /// Rules that decide nothing, as far as that is seen from two rules at a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub covered: Vec<CoveredRule>,
+    /// Rules whose packets are dropped, although they send them to a chain or to the kernel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropping: Vec<DroppingRule>,
+    /// Ports of the tenant at which nothing is compared, because no chain has them, although rules mean packets of theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idle_ports: Vec<Name>,
     /// Of what is kept of them now, if anything is; see [`Condition`].
     #[serde(skip)]
     pub tag: Option<String>,
@@ -184,14 +203,16 @@ impl Control {
             .unwrap_or_else(PoisonError::into_inner)
             .entry(tenant.clone())
             .or_default() += 1;
-        let message = format!("{rules} steering rules of tenant {tenant} are in force");
+        let message = in_force(rules, tenant);
         self.events.emit(EventKind::SteeringApplied, Some(tenant), tenant.as_str(), message);
-        let covered = self.covered(tenant, &record.steering.rules);
+        let applied = &record.steering.rules;
         Ok(Steered {
             tenant: tenant.clone(),
             rules,
             pause_us: pause.as_secs_f64() * 1e6,
-            covered,
+            covered: self.covered(tenant, applied),
+            dropping: self.dropping(tenant),
+            idle_ports: self.idle_ports(tenant, applied),
             tag: self.steering_tag(tenant),
         })
     }
@@ -206,6 +227,33 @@ impl Control {
             contradicts: to(rule) != to(by),
         });
         covered.collect()
+    }
+
+    /// Those of a tenant's rules whose packets are dropped although they say otherwise.
+    fn dropping(&self, tenant: &Name) -> Vec<DroppingRule> {
+        let statuses = self.engine.steering(tenant).into_iter().zip(1..);
+        let dropping = statuses.flat_map(|(status, number)| {
+            let places = status.places.into_iter();
+            places.filter_map(move |place| {
+                Some(DroppingRule { number, port: place.port, why: place.dropped? })
+            })
+        });
+        dropping.collect()
+    }
+
+    /// The tenant's ports that no chain has, as far as rules mean packets of theirs.
+    fn idle_ports(&self, tenant: &Name, rules: &[SteeringRule]) -> Vec<Name> {
+        let means = |port: &Name| {
+            rules.iter().any(|rule| match &rule.port {
+                Some(of) => of == port,
+                None => rule.chain.is_none(),
+            })
+        };
+        let own = self.ports.iter().filter(|port| port.tenant == *tenant && port.peer.is_none());
+        let own: BTreeSet<&Name> = own.map(|port| &port.name).collect();
+        let ports = self.engine.status().ports.into_iter();
+        let free = ports.filter(|port| own.contains(&port.name) && port.chain.is_none());
+        free.map(|port| port.name).filter(means).collect()
     }
 
     /// The rules of those who have some, or had.
@@ -270,6 +318,13 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// How many rules are in force, for people.
+#[must_use]
+pub fn in_force(rules: usize, tenant: &Name) -> String {
+    let are = if rules == 1 { "is" } else { "are" };
+    format!("{} of tenant {tenant} {are} in force", counted(rules, "steering rule"))
 }
 
 /// What a tenant has of a kind.

@@ -37,10 +37,12 @@ pub enum DropReason {
     Steering,
     /// No steering rule claims it, and no chain takes what is left.
     Unclaimed,
+    /// A steering rule sends it to a chain that is not deployed.
+    NoChain,
 }
 
 /// All reasons with their names.
-pub const DROP_REASONS: [(DropReason, &str); 13] = [
+pub const DROP_REASONS: [(DropReason, &str); 14] = [
     (DropReason::BadDescriptor, "bad-descriptor"),
     (DropReason::BadVerdict, "bad-verdict"),
     (DropReason::Fault, "fault"),
@@ -54,6 +56,7 @@ pub const DROP_REASONS: [(DropReason, &str); 13] = [
     (DropReason::FlowVerdict, "flow-verdict"),
     (DropReason::Steering, "steering"),
     (DropReason::Unclaimed, "unclaimed"),
+    (DropReason::NoChain, "no-chain"),
 ];
 
 /// Counts of one function.

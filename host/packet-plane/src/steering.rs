@@ -16,7 +16,7 @@ use crate::plan::FunctionPlan;
 pub struct Rules {
     /// Rules that concern this station's ports and chains.
     pub table: Table,
-    /// Names of the lanes that [`Target::Chain`] counts.
+    /// Names of the lanes that [`Target::Chain`] counts, whether they are here or not: what is for one that is not is dropped.
     pub chains: Vec<String>,
     /// For each rule of the table, how many flows it has decided about.
     pub hits: Vec<Arc<AtomicU64>>,
@@ -69,6 +69,7 @@ const KERNEL: u16 = 0xffff;
 const STEERED_AWAY: u16 = 0xfffe;
 const UNCLAIMED: u16 = 0xfffd;
 const ANSWER: u16 = 0xfffc;
+const NO_CHAIN: u16 = 0xfffb;
 /// A packet of the burst whose way was taken.
 const TAKEN: u16 = 0xfff0;
 /// A code point that no packet has: of the key under which an ICMP packet is known once it was looked into.
@@ -278,14 +279,17 @@ impl Steering {
                     hits.fetch_add(1, Ordering::Relaxed);
                 }
                 match target {
-                    Target::Chain(n) => self.chains.get(usize::from(n)).copied().flatten(),
-                    Target::Kernel => Some(KERNEL),
-                    Target::Drop => Some(STEERED_AWAY),
+                    // What is for a chain that is not here is nobody else's.
+                    Target::Chain(n) => {
+                        self.chains.get(usize::from(n)).copied().flatten().unwrap_or(NO_CHAIN)
+                    }
+                    Target::Kernel => KERNEL,
+                    Target::Drop => STEERED_AWAY,
                 }
             }
-            None => self.rest,
+            None => self.rest.unwrap_or(UNCLAIMED),
         };
-        let way = weir_steering::Way { target: target.unwrap_or(UNCLAIMED), skip: 0 };
+        let way = weir_steering::Way { target, skip: 0 };
         self.cache.insert(&self.keys[place], self.hashes[place], way);
         way
     }
@@ -320,6 +324,7 @@ impl Steering {
             KERNEL => Destination::Kernel,
             STEERED_AWAY => Destination::Dropped(DropReason::Steering),
             UNCLAIMED => Destination::Dropped(DropReason::Unclaimed),
+            NO_CHAIN => Destination::Dropped(DropReason::NoChain),
             ANSWER => Destination::Answer,
             target if target < FINALS => Destination::Lane(usize::from(target)),
             target => Destination::Final(self.finals[usize::from(target - FINALS)]),

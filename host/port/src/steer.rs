@@ -38,6 +38,8 @@ pub enum Place {
     },
     /// Behind the port, in software: it is for a chain, or this is why nothing before the port has it.
     Behind(Option<Arc<str>>),
+    /// Behind the port, in software, because this earlier one of the rules sends some of its packets elsewhere.
+    BehindRule(u32),
 }
 
 /// How many rules are decided before the port.

@@ -11,8 +11,8 @@ use weir_control::engine::{
 };
 use weir_sandbox::Sandbox;
 use weir_spec::{
-    ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule, TapRequest,
-    TraceRequest,
+    Chain, ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule,
+    TapRequest, TraceRequest,
 };
 
 use crate::engine::PlaneEngine;
@@ -170,6 +170,10 @@ impl Engine for Planes {
             return self.messages.end_trial(chain);
         }
         self.packets.end_trial(chain, function)
+    }
+
+    fn expect(&self, chains: &[(&ChainId, &Chain)]) {
+        self.packets.expect(chains);
     }
 
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {

@@ -38,7 +38,11 @@ async fn rules_are_applied_listed_and_kept() {
     let before = host.last_event();
     let answer = host.ask("PUT", "/v1/steering", Some(rules())).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    assert_eq!(answer.json(), json!({"tenant": "default", "rules": 2, "pause_us": 4.0}));
+    // Whose ports no chain has, the data plane says here.
+    let dropping = json!([{"number": 1, "port": "in", "why": "nobody takes it"}]);
+    let expected = json!({"tenant": "default", "rules": 2, "pause_us": 4.0, "dropping": dropping,
+        "idle_ports": ["in"]});
+    assert_eq!(answer.json(), expected);
     let told = ["steer default port=in src=10.0.0.0/8 proto=udp, dport=22"];
     assert_eq!(host.engine.calls(), told);
     assert_eq!(
@@ -49,7 +53,8 @@ async fn rules_are_applied_listed_and_kept() {
         {"port": "in", "plane": "packet", "chain": "edge", "tenant": "default", "reverse": false,
          "rule": {"name": "voip", "port": "in", "src": "10.0.0.0/8", "proto": "udp", "chain": "edge"},
          "number": 1, "flows": 7,
-         "places": [{"port": "in", "at": "software", "reason": "the device is full"}]},
+         "places": [{"port": "in", "at": "software", "reason": "the device is full",
+                     "dropped": "nobody takes it"}]},
         {"port": null, "plane": "packet", "chain": null, "tenant": "default", "reverse": false,
          "rule": {"dport": "22", "to": "kernel"}, "number": 2},
         {"port": "in", "plane": "packet", "chain": "edge", "tenant": "default", "reverse": false},
@@ -63,6 +68,8 @@ async fn rules_are_applied_listed_and_kept() {
     assert!(metrics.contains("weir_steering_applied_total{tenant=\"default\"} 1"), "{metrics}");
     // Killed and started again: the rules are there before the chains are.
     let host = host.restart();
+    let chains = ["default/edge", "default/idle"].map(str::to_owned).to_vec();
+    assert_eq!(host.engine.expected(), Some((chains, 0)));
     let calls = host.engine.calls();
     assert_eq!(calls[0], told[0], "{calls:?}");
     assert!(calls[1].starts_with("deploy default/edge"), "{calls:?}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use reqwest::Method;
 use weir_control::api::{List, TOML_MAX};
-use weir_control::{Steered, SteeringEntry};
+use weir_control::{DroppingRule, Steered, SteeringEntry, in_force};
 use weir_spec::{Document, Name, SteerTo, Steering, SteeringRule};
 
 use super::or_dash;
@@ -46,12 +46,13 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     })?;
     drop(waiting);
     output.outcome(&applied, |applied| {
-        let Steered { tenant, rules, pause_us, covered, .. } = applied;
-        let applied = format!(
-            "{rules} steering rules of tenant {tenant} are in force; pause {pause_us:.1} us\n"
-        );
-        if covered.is_empty() {
-            return applied;
+        let Steered { tenant, rules, pause_us, covered, dropping, idle_ports, .. } = applied;
+        let mut text = format!("{}; pause {pause_us:.1} us\n", in_force(*rules, tenant));
+        for port in idle_ports {
+            text += &format!("no rule holds at port {port}: no chain has it\n");
+        }
+        if covered.is_empty() && dropping.is_empty() {
+            return text;
         }
         let named = Document::<Steering>::read(file).map(|document| document.value.rules);
         let named = named.unwrap_or_default();
@@ -61,23 +62,33 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
         };
         let idle =
             covered.iter().map(|rule| (label(rule.number), label(rule.by), rule.contradicts));
-        applied + &deciding_nothing(idle)
+        text += &deciding_nothing(idle);
+        for DroppingRule { number, port, why } in dropping.iter().take(TOLD) {
+            let rule = label(*number);
+            text += &format!("{rule} drops its packets at port {port}: {why}\n");
+        }
+        text + &more_of(dropping.len(), "drop their packets")
     })
+}
+
+/// So many rules beyond those that are told.
+fn more_of(rules: usize, what: &str) -> String {
+    match rules.saturating_sub(TOLD) {
+        0 => String::new(),
+        more => format!("{more} more rules {what}\n"),
+    }
 }
 
 /// Rules that decide nothing, each with the earlier one that means all of its packets and whether that sends them elsewhere: a line
 /// for each of the first.
 fn deciding_nothing(rules: impl ExactSizeIterator<Item = (String, String, bool)>) -> String {
-    let more = rules.len().saturating_sub(TOLD);
+    let more = more_of(rules.len(), "decide nothing");
     let mut text = String::new();
     for (rule, by, contradicts) in rules.take(TOLD) {
         let elsewhere = if contradicts { ", and sends them elsewhere" } else { "" };
         text += &format!("{rule} decides nothing: {by} means all of its packets{elsewhere}\n");
     }
-    if more > 0 {
-        text += &format!("{more} more rules decide nothing\n");
-    }
-    text
+    text + &more
 }
 
 fn list(entries: &[SteeringEntry]) -> String {
@@ -136,24 +147,28 @@ fn at(entry: &SteeringEntry) -> Option<String> {
     Some(places.collect::<Vec<_>>().join(", "))
 }
 
-/// Why rules are compared in software although there is something before the port: a line for each reason.
+/// Why rules are compared in software although there is something before the port, and why packets of theirs are dropped that they send
+/// elsewhere: a line for each reason.
 fn reasons(entries: &[SteeringEntry]) -> String {
-    let mut reasons = BTreeMap::<(&Name, &Name, &str), Vec<String>>::new();
+    let mut reasons = BTreeMap::<(&str, &Name, &Name, &str), Vec<String>>::new();
     for entry in entries {
         for place in &entry.places {
-            let (Some(reason), Some(number)) = (&place.reason, entry.number) else { continue };
-            let rules = reasons.entry((&entry.tenant, &place.port, reason)).or_default();
-            rules.push(number.to_string());
+            let Some(number) = entry.number else { continue };
+            for (what, why) in [("in software", &place.reason), ("dropped", &place.dropped)] {
+                let Some(why) = why else { continue };
+                let rules = reasons.entry((what, &entry.tenant, &place.port, why)).or_default();
+                rules.push(number.to_string());
+            }
         }
     }
     let mut text = String::new();
-    for ((tenant, port, reason), mut rules) in reasons {
+    for ((what, tenant, port, reason), mut rules) in reasons {
         let more = rules.len().saturating_sub(TOLD);
         rules.truncate(TOLD);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let rule = if rules.len() == 1 { "rule" } else { "rules" };
         text += &format!(
-            "in software at port {port} of tenant {tenant}: {rule} {}{more}: {reason}\n",
+            "{what} at port {port} of tenant {tenant}: {rule} {}{more}: {reason}\n",
             rules.join(", ")
         );
     }

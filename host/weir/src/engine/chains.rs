@@ -13,7 +13,8 @@ use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
-use super::{PlaneEngine, links, refused, steering};
+use super::steering::{Ends, Prepared};
+use super::{PlaneEngine, links, refused};
 use crate::telemetries::Telemetries;
 
 /// Most packets of a burst.
@@ -145,20 +146,20 @@ impl PlaneEngine {
         Ok(())
     }
 
-    /// The stations between a chain's ports: those that are there, or new ones.
+    /// The stations between a chain's ports: those that are there, or new ones, and the rules with which these begin.
     fn crossing(
         &self,
         id: &ChainId,
         chain: &Chain,
         shape: &Shape,
         footing: Footing,
-    ) -> Result<Arc<Crossing>, EngineError> {
+    ) -> Result<(Arc<Crossing>, Option<Prepared>), EngineError> {
         let key = crossing::key(&id.tenant, &id.name, shape);
         let there = self.plane.crossings().get(&key).cloned();
         let grounds = match (footing, there) {
             (Footing::There(those), Some(there)) if Arc::ptr_eq(&those, &there) => {
                 there.check(&id.name, shape, !chain.steered)?;
-                return Ok(there);
+                return Ok((there, None));
             }
             (Footing::New(grounds), None) => grounds,
             _ => {
@@ -171,9 +172,9 @@ impl PlaneEngine {
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
         let before: Vec<_> = ports.iter().map(|ports| deciders(ports)).collect();
-        if chain.steered {
-            steering::leave_all(before.iter().flatten());
-        }
+        // Rules are in force before the first packet comes: in devices before they are opened, in stations before a port is read.
+        let prepared = self.prepare_steering(&id.tenant, shape, !chain.steered);
+        prepared.give(before.iter().flatten());
         // Where packets come in by one port only, there is nothing that belongs together.
         let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
         let ports = ports.map_err(|error| {
@@ -187,7 +188,10 @@ impl PlaneEngine {
         let grounds = workers.iter().zip(grounds).zip(ports);
         for (((worker, ground), ports), (statistics, before)) in grounds.zip(known) {
             match Station::on(ground, ports, FLOWS) {
-                Ok(station) => {
+                Ok(mut station) => {
+                    if !prepared.is_empty() {
+                        drop(station.steer(Arc::clone(&prepared.rules)));
+                    }
                     deployed.push(DeployedStation {
                         worker: *worker,
                         site: station.site(),
@@ -213,7 +217,7 @@ impl PlaneEngine {
                 .map_err(|gone| EngineError::Internal(gone.to_string()))?;
         }
         self.plane.crossings().insert(key, Arc::clone(&crossing));
-        Ok(crossing)
+        Ok((crossing, Some(prepared)))
     }
 
     /// Lanes for a chain that has none, or between other ports or on other workers than those that it has: these go.
@@ -250,14 +254,36 @@ impl PlaneEngine {
         deployment: &Deployment,
         shape: &Shape,
         footing: Footing,
+        lanes: (Vec<Lane>, Vec<Telemetries>),
+        listeners: Option<&[SocketAddr]>,
+    ) -> Result<Published, EngineError> {
+        let id = &deployment.id;
+        let _turn = self.arrivals();
+        // Stations that are there take a chain without opening anything.
+        self.ports().check_open()?;
+        let ends = Some(Ends::of(&deployment.chain));
+        let before = self.steering.place(id, ends.clone());
+        let arrived = self.settle(deployment, shape, footing, lanes, listeners);
+        if arrived.is_err() {
+            self.steering.place(id, before);
+        } else if let Some(before) = before.filter(|before| Some(before) != ends.as_ref()) {
+            // Rules mean packets of other ports from now on.
+            self.steer_between(&id.tenant, &before)?;
+        }
+        arrived
+    }
+
+    /// The same, once rules know where the chain is.
+    fn settle(
+        &self,
+        deployment: &Deployment,
+        shape: &Shape,
+        footing: Footing,
         (mut lanes, telemetries): (Vec<Lane>, Vec<Telemetries>),
         listeners: Option<&[SocketAddr]>,
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, .. } = deployment;
-        let _turn = self.arrivals();
-        // Stations that are there take a chain without opening anything.
-        self.ports().check_open()?;
-        let crossing = self.crossing(id, chain, shape, footing)?;
+        let (crossing, prepared) = self.crossing(id, chain, shape, footing)?;
         if let Some(upward) = self.way_up(chain, listeners) {
             lanes.iter_mut().for_each(|lane| lane.goes_up(Arc::clone(&upward)));
         }
@@ -283,7 +309,14 @@ impl PlaneEngine {
             self.plane
                 .with_station(&crossing, n, move |station| station.add(key, lane, takes_rest))?;
         }
-        self.steer_crossing(&crossing)?;
+        match prepared {
+            // They are in force.
+            Some(prepared) => {
+                let mut steered = crossing.steered();
+                *steered = self.steered(&crossing, prepared);
+            }
+            None => drop(self.steer_crossing(&crossing)?),
+        }
         Ok(Published { compiled_in, ..Published::default() })
     }
 
@@ -342,6 +375,7 @@ impl PlaneEngine {
             return Ok(());
         }
         self.bring_nothing(crossing);
+        crossing.keep_counts(&crossing.steered());
         self.plane.crossings().remove(&crossing.key);
         let mut stations = Vec::with_capacity(crossing.stations.len());
         for station in &crossing.stations {

@@ -8,6 +8,8 @@ use weir_packet_plane::{Counters, DROP_REASONS, LaneSite, Shared};
 use weir_port::{PortStatistics, Steer};
 use weir_spec::Name;
 
+use super::steering::Hits;
+
 /// What cannot change without new stations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -41,6 +43,8 @@ pub(super) struct Steered {
     /// For each rule that sends what has one hardware address to a chain whose `from` is a virtual function: whether the NIC brings it
     /// there, or why not.
     pub(super) brought: BTreeMap<usize, Result<(), String>>,
+    /// What the tenant's rules count by.
+    pub(super) hits: Hits,
 }
 
 /// What is known about a station outside its worker.

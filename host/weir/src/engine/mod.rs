@@ -28,7 +28,7 @@ use weir_control::engine::{
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Given, InstanceError, Sandbox, Telemetry};
 use weir_spec::{
-    ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TapRequest,
+    Chain, ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TapRequest,
     TraceRequest,
 };
 
@@ -36,6 +36,7 @@ use self::keeper::Keeper;
 use self::lanes::Plane;
 use self::ports::Ports;
 pub(crate) use self::ports::check as check_ports;
+use self::steering::Ends;
 use crate::nics::VfMacs;
 
 /// See the module.
@@ -179,8 +180,16 @@ impl Engine for PlaneEngine {
         self.deploy_chain(&deployment, None)
     }
 
+    fn expect(&self, chains: &[(&ChainId, &Chain)]) {
+        for (id, chain) in chains {
+            self.steering.place(id, Some(Ends::of(chain)));
+        }
+    }
+
     fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {
-        self.undeploy_chain(chain)
+        self.undeploy_chain(chain)?;
+        self.steering.place(chain, None);
+        Ok(())
     }
 
     fn swap(

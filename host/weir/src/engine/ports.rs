@@ -471,6 +471,14 @@ impl Ports {
         self.slots.iter().find(|slot| slot.config.name == *port)?.kernel
     }
 
+    /// Whether the host can give packets that came in by this port to the kernel; `is_from`: it is the port by which chains begin.
+    pub(super) fn reaches_kernel(&self, port: &Name, is_from: bool) -> bool {
+        let slot = self.slot(Some(port));
+        slot.is_some_and(|slot| {
+            slot.config.kernel.is_some() || is_from && slot.config.kernel_port.is_some()
+        })
+    }
+
     /// Takes ports back that a chain had.
     pub(super) fn give_back(&mut self, ports: Vec<Box<dyn Port>>) {
         for port in ports {

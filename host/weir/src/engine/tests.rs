@@ -1,12 +1,14 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use weir_control::engine::{ChainId, Deployment, Engine as _, EngineError, Way};
+use weir_control::engine::{
+    ChainId, Deployment, Engine as _, EngineError, RulePlace, RuleStatus, Way,
+};
 use weir_packet_plane::{Lane, States};
 use weir_sandbox::{Sandbox, SandboxConfig};
-use weir_spec::{Chain, FunctionUse, HostConfig, Manifest};
+use weir_spec::{Chain, FunctionUse, HostConfig, Manifest, Name, Steering, SteeringRule};
 
 use super::PlaneEngine;
 use crate::nics::VfMacs;
@@ -121,5 +123,119 @@ fn a_lane_that_cannot_follow_another_one_back_is_told_of() {
     let notes = engine.plane.follow_back(&id, 0, "f", "2.0.0");
     let [note] = &notes[..] else { panic!("{notes:?}") };
     assert!(note.contains("chain c did not go back on worker 1: it runs f 2.0.0"), "{note}");
+    drop(engine.drain(Duration::ZERO));
+}
+
+/// The port `in` generates, `out` and `b` take what comes.
+fn generating(keys: &str) -> PlaneEngine {
+    let others =
+        "[[port]]\nname = \"out\"\nkind = \"memory\"\n[[port]]\nname = \"b\"\nkind = \"memory\"\n";
+    configured(&format!(
+        "[[port]]\nname = \"in\"\nkind = \"memory\"\ngenerate = {{ {keys} }}\n{others}"
+    ))
+}
+
+fn rules(text: &str) -> Vec<SteeringRule> {
+    weir_spec::Document::<Steering>::parse("s.toml", text).unwrap().value.rules
+}
+
+fn tenant() -> Name {
+    "default".parse().unwrap()
+}
+
+fn chain_between(name: &str, from: &str, steered: bool) -> Deployment {
+    deployment_of(&format!(
+        "name = \"{name}\"\nfrom = \"{from}\"\nto = \"out\"\nsteered = {steered}\n[[function]]\nuse = \"pass\"\n"
+    ))
+}
+
+fn came_to(engine: &PlaneEngine, chain: &str) -> u64 {
+    let chains = engine.status().chains;
+    chains.iter().find(|status| status.name.as_str() == chain).map_or(0, |chain| chain.packets_in)
+}
+
+/// Packets that the port `in` dropped for this reason.
+fn dropped(engine: &PlaneEngine, reason: &str) -> u64 {
+    let ports = engine.status().ports;
+    let port = ports.iter().find(|port| port.name.as_str() == "in").unwrap();
+    port.drops.get(reason).copied().unwrap_or(0)
+}
+
+#[track_caller]
+fn until(what: &str, so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// However long it takes to make a table of them.
+#[test]
+fn rules_are_in_force_from_a_chains_first_packet_on() {
+    const PACKETS: u64 = 20_000;
+    let engine = generating(&format!("flows = 1000, count = {PACKETS}"));
+    let mut all = rules("[[rule]]\nto = \"drop\"\n");
+    let others = (0..20_000).map(|n| SteeringRule {
+        src: format!("198.18.{}.{}", n >> 8, n & 255).parse().ok(),
+        ..all[0].clone()
+    });
+    let others: Vec<_> = others.collect();
+    all.splice(0..0, others);
+    engine.steer(&tenant(), &all).unwrap();
+    engine.deploy(chain_between("edge", "in", false)).unwrap();
+    until("all of them came", || dropped(&engine, "rx-steering") == PACKETS);
+    assert_eq!(came_to(&engine, "edge"), 0);
+    drop(engine.drain(Duration::ZERO));
+}
+
+#[test]
+fn what_rules_send_to_a_chain_that_is_not_deployed_is_nobody_elses() {
+    let engine = generating("flows = 100, rate = 20000");
+    let (edge, voice) = (chain_between("edge", "in", false), chain_between("voice", "in", true));
+    engine.expect(&[(&edge.id, &edge.chain), (&voice.id, &voice.chain)]);
+    engine.steer(&tenant(), &rules("[[rule]]\nchain = \"voice\"\n")).unwrap();
+    engine.deploy(edge).unwrap();
+    until("it is dropped", || dropped(&engine, "rx-no-chain") > 0);
+    let place = |port: &str, dropped: Option<&str>| RulePlace {
+        port: port.parse().unwrap(),
+        at: "software".to_owned(),
+        reason: None,
+        packets: None,
+        dropped: dropped.map(str::to_owned),
+    };
+    let places = |engine: &PlaneEngine| {
+        let [RuleStatus { places, .. }] = &engine.steering(&tenant())[..] else { panic!() };
+        places.clone()
+    };
+    let why = Some("chain voice is not deployed");
+    assert_eq!(places(&engine), [place("in", why), place("out", why)]);
+    engine.deploy(voice).unwrap();
+    until("it has them", || came_to(&engine, "voice") > 0);
+    assert_eq!(places(&engine), [place("in", None), place("out", None)]);
+    assert_eq!(came_to(&engine, "edge"), 0);
+    // Between other ports it does not want them any more.
+    let elsewhere = deployment_of("name = \"voice\"\nfrom = \"b\"\n[[function]]\nuse = \"pass\"\n");
+    engine.deploy(elsewhere).unwrap();
+    until("the neighbour has them", || came_to(&engine, "edge") > 0);
+    drop(engine.drain(Duration::ZERO));
+}
+
+/// As the operator has numbered them, whatever concerns other ports.
+#[cfg(feature = "dpdk")]
+#[test]
+fn the_rule_that_keeps_another_from_a_device_has_the_number_that_it_was_given() {
+    if !weir_dpdk::BUILT_IN {
+        return;
+    }
+    let port = "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"net_null0\"\n";
+    let engine = configured(&format!("{port}[[port]]\nname = \"b\"\nkind = \"memory\"\n"));
+    engine.deploy(deployment("edge", "a")).unwrap();
+    let text = "[[rule]]\nport = \"b\"\nto = \"drop\"\n[[rule]]\nproto = \"tcp\"\nchain = \"edge\"\n\
+                [[rule]]\nport = \"a\"\ndst = \"192.0.2.1\"\nto = \"drop\"\n";
+    engine.steer(&tenant(), &rules(text)).unwrap();
+    let statuses = engine.steering(&tenant());
+    let why = statuses[2].places[0].reason.clone();
+    assert_eq!(why.as_deref(), Some("rule 2 sends some of its packets elsewhere"));
     drop(engine.drain(Duration::ZERO));
 }

@@ -23,6 +23,9 @@ fn rules_are_applied_from_a_file_listed_and_survive_a_kill() {
     host.write("s.toml", RULES);
     let told = host.ok(&["steer", "apply", "s.toml"]);
     assert!(told.starts_with("3 steering rules of tenant default are in force; pause "), "{told}");
+    let no_way =
+        "port in has no way to the kernel: set `kernel` for it in the host's configuration";
+    assert!(told.contains(&format!("\nrule 2 drops its packets at port in: {no_way}\n")), "{told}");
     let list = host.ok(&["steer", "list"]);
     let packets: Vec<Vec<&str>> = list
         .lines()
@@ -37,12 +40,14 @@ fn rules_are_applied_from_a_file_listed_and_survive_a_kill() {
         packets[3][..7],
         ["-", "(drop)", "default", "-", "3", "src=192.0.2.0/24", "software"]
     );
-    assert_eq!(packets.len(), 6);
+    assert_eq!(packets.len(), 8);
+    assert!(list.contains(&format!("\ndropped at port in of tenant default: rule 2: {no_way}\n")));
     let json = host.json(&["steer", "list"]);
     assert_eq!(json[0]["rule"]["name"], "voip");
     assert_eq!(json[0]["places"], json!([{"port": "in", "at": "software"}]));
     let both = json!([{"port": "in", "at": "software"}, {"port": "out", "at": "software"}]);
-    assert_eq!(json[1]["places"], both);
+    assert_eq!(json[2]["places"], both);
+    assert_eq!(json[1]["places"][0]["dropped"], no_way);
     // What scripts read before there were rules is there as it was.
     assert_eq!((&json[3]["port"], &json[3]["chain"]), (&"in".into(), &"edge".into()));
     assert_eq!(json[3]["rule"], serde_json::Value::Null);

@@ -23,8 +23,8 @@ use weir_control::engine::{
 };
 use weir_control::store::Store;
 use weir_spec::{
-    ChainTrace, CheckReport, Document, FollowedPacket, FollowedStep, HostConfig, Name, Plane,
-    ResolvedFunction, SteeringRule, TapRequest, TraceRequest, World,
+    Chain, ChainTrace, CheckReport, Document, FollowedPacket, FollowedStep, HostConfig, Name,
+    Plane, ResolvedFunction, SteeringRule, TapRequest, TraceRequest, World,
 };
 
 /// The beginning of a core module.
@@ -46,6 +46,8 @@ pub(crate) struct FakeEngine {
     /// Ports that are down.
     pub(crate) down: Mutex<Vec<&'static str>>,
     sink: Mutex<Option<EventSink>>,
+    /// Chains that it is to expect, and what it was asked before.
+    expected: Mutex<Option<(Vec<String>, usize)>>,
 }
 
 impl FakeEngine {
@@ -81,6 +83,11 @@ impl FakeEngine {
     pub(crate) fn asked(&self, begins: &str) -> usize {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|call| call.starts_with(begins)).count()
+    }
+
+    /// The chains that it was told to expect, and how much it was asked before.
+    pub(crate) fn expected(&self) -> Option<(Vec<String>, usize)> {
+        self.expected.lock().unwrap().clone()
     }
 
     /// What it was asked since the last time.
@@ -211,6 +218,12 @@ impl Engine for FakeEngine {
         self.call(format!("end_trial {chain} {function}"))
     }
 
+    fn expect(&self, chains: &[(&ChainId, &Chain)]) {
+        let asked = self.calls.lock().unwrap().len();
+        let chains = chains.iter().map(|(id, _)| id.to_string()).collect();
+        *self.expected.lock().unwrap() = Some((chains, asked));
+    }
+
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
         self.steered.lock().unwrap().insert(tenant.clone(), rules.to_vec());
         let rules: Vec<_> = rules.iter().map(SteeringRule::conditions).collect();
@@ -224,6 +237,7 @@ impl Engine for FakeEngine {
             at: "software".to_owned(),
             reason: Some("the device is full".to_owned()),
             packets: None,
+            dropped: Some("nobody takes it".to_owned()),
         };
         vec![RuleStatus { flows: 7, places: vec![place] }]
     }
