@@ -211,6 +211,13 @@ impl Device {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
 
+    /// The same of what is so at times; none: it is not, now.
+    pub(crate) fn note_now(&self, name: &'static str, value: Option<String>) {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.retain(|fact| fact.0 != name);
+        facts.extend(value.map(|value| (name, value)));
+    }
+
     /// It was started, so that its link and counters mean something.
     pub(crate) fn mark_started(&self) {
         self.started.store(true, Relaxed);

@@ -4,15 +4,16 @@
 //! asked about everything that comes. What it has goes with the device, and this process drives it alone.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dpdk_sys as sys;
 use weir_port::{Place, PortError, Steer, Taken};
-use weir_steering::{Fit, Key, Masked, Rule, fits};
+use weir_steering::{Fit, Key, Masked, Rule, Why, fits};
 
+use crate::device::Device;
 use crate::log;
 use crate::shared::SharedDevice;
 
@@ -37,6 +38,10 @@ struct State {
     /// For each rule that was given last.
     rules: Vec<Told>,
     placed: HashMap<Parts, Placed>,
+    /// Rules that came before the device was started.
+    waiting: Option<Vec<Fit>>,
+    /// Rules that were to go, and that the device did not let go of.
+    stale: Vec<Handle>,
 }
 
 /// What is known of a rule.
@@ -44,6 +49,7 @@ struct State {
 enum Told {
     Nowhere,
     Behind(Option<Arc<str>>),
+    BehindRule(u32),
     /// The device has it under this.
     Placed(Parts),
 }
@@ -71,6 +77,15 @@ impl FlowRules {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The device is started, and nobody receives from it yet: it gets the rules that have waited for that.
+    pub(crate) fn started(&self, device: &SharedDevice) {
+        let mut state = self.state();
+        let Some(fits) = state.waiting.take() else { return };
+        if let Some(told) = device.while_started(|| state.place(&device.device, &fits)) {
+            state.rules = told;
+        }
+    }
 }
 
 impl Steer for FlowRules {
@@ -79,14 +94,16 @@ impl Steer for FlowRules {
         let of = fits.iter().filter(|fit| **fit != Fit::Elsewhere).count();
         let mut state = self.state();
         let device = self.device.upgrade();
-        let told = device.as_ref().and_then(|device| {
-            device
-                .while_started(|| state.place(device.device.number, device.device.driver(), &fits))
-        });
+        let told = device
+            .as_ref()
+            .and_then(|device| device.while_started(|| state.place(&device.device, &fits)));
         state.rules = told.unwrap_or_else(|| {
             // Its rules went with it, or it has had none.
             state.placed.clear();
-            without_device(&fits)
+            state.stale.clear();
+            let told = without_device(&fits);
+            state.waiting = device.is_some().then_some(fits);
+            told
         });
         let placed = state.rules.iter().filter(|told| matches!(told, Told::Placed(_))).count();
         tracing::debug!(port = self.name, "the device has {placed} of {of} steering rules");
@@ -108,6 +125,7 @@ impl Steer for FlowRules {
         let place = |told: &Told| match told {
             Told::Nowhere => Place::Nowhere,
             Told::Behind(why) => Place::Behind(why.clone()),
+            Told::BehindRule(earlier) => Place::BehindRule(*earlier),
             Told::Placed(parts) => {
                 let packets = state.placed.get(parts).and_then(packets);
                 Place::Before { flows: None, packets }
@@ -122,6 +140,7 @@ fn without_device(fits: &[Fit]) -> Vec<Told> {
     let closed: Arc<str> = "the device is not started".into();
     let told = |fit: &Fit| match fit {
         Fit::Elsewhere => Told::Nowhere,
+        Fit::Software(Some(Why::Behind(earlier))) => Told::BehindRule(*earlier),
         Fit::Software(why) => Told::Behind(why.map(|why| why.to_string().into())),
         Fit::Drop(_) => Told::Behind(Some(Arc::clone(&closed))),
     };
@@ -130,7 +149,8 @@ fn without_device(fits: &[Fit]) -> Vec<Told> {
 
 impl State {
     /// Has the device drop what these rules say, and nothing else.
-    fn place(&mut self, number: u16, driver: &str, fits: &[Fit]) -> Vec<Told> {
+    fn place(&mut self, device: &Device, fits: &[Fit]) -> Vec<Told> {
+        let number = device.number;
         let mut old = std::mem::take(&mut self.placed);
         let wanted: Vec<Option<Parts>> = fits.iter().map(parts_of).collect();
         // What stays stays where it is. What goes makes room first: until new rules are there, software decides.
@@ -140,7 +160,8 @@ impl State {
                 self.placed.insert(parts.clone(), placed);
             }
         }
-        old.into_values().for_each(|placed| placed.remove(number));
+        let removed = old.into_values().flat_map(|placed| placed.flows);
+        self.remove(device, removed.collect());
         let (mut nothing, mut told) = (None, without_device(fits));
         for ((fit, wanted), told) in fits.iter().zip(wanted).zip(&mut told) {
             let (Fit::Drop(parts), Some(wanted)) = (fit, wanted) else { continue };
@@ -148,7 +169,7 @@ impl State {
             let placed = match &nothing {
                 _ if known => Ok(None),
                 Some(why) => Err(Arc::clone(why)),
-                None => Placed::make(number, driver, parts).map(Some).map_err(|refused| {
+                None => self.make(device, parts).map(Some).map_err(|refused| {
                     let why: Arc<str> = refused.why.into();
                     if refused.is_for_all {
                         nothing = Some(Arc::clone(&why));
@@ -168,6 +189,65 @@ impl State {
         }
         told
     }
+
+    /// Gives the device all parts of a rule, or none.
+    fn make(&mut self, device: &Device, parts: &[Masked]) -> Result<Placed, Refused> {
+        match self.try_to_make(device, parts, true) {
+            // Many a driver drops, and does not count.
+            Err(refused) if !refused.is_for_all => self.try_to_make(device, parts, false),
+            made => made,
+        }
+    }
+
+    fn try_to_make(
+        &mut self,
+        device: &Device,
+        parts: &[Masked],
+        count: bool,
+    ) -> Result<Placed, Refused> {
+        let mut placed = Placed::default();
+        for part in parts {
+            match drop_in_device(device.number, device.driver(), part, count) {
+                Ok(flow) => placed.flows.push(flow),
+                Err(refused) => {
+                    self.remove(device, placed.flows);
+                    return Err(refused);
+                }
+            }
+        }
+        placed.before = if count { placed.packets(device.number) } else { None };
+        Ok(placed)
+    }
+
+    /// Has the device let go of rules, and of those that it has kept before. It drops by what it keeps, whatever the rules say now.
+    fn remove(&mut self, device: &Device, flows: Vec<Handle>) {
+        if flows.is_empty() && self.stale.is_empty() {
+            return;
+        }
+        let known = self.stale.len();
+        let number = device.number;
+        let all = std::mem::take(&mut self.stale).into_iter().chain(flows);
+        self.stale = kept(all, |Handle(flow)| {
+            // SAFETY: a rule of a started device, which nobody names any more once it is gone.
+            unsafe { sys::weir_dpdk_flow_remove(number, *flow) }
+        });
+        let still = match self.stale.len() {
+            0 => None,
+            count => Some(format!("{count} that were to go: the device drops by them")),
+        };
+        if let Some(still) = still.as_ref().filter(|_| self.stale.len() > known) {
+            tracing::warn!("the device {} keeps steering rules, {still}", device.address);
+        }
+        device.note_now("stale-rules", still);
+    }
+}
+
+/// Removes rules; the answer is those that stay.
+fn kept(
+    flows: impl Iterator<Item = Handle>,
+    mut remove: impl FnMut(&Handle) -> c_int,
+) -> Vec<Handle> {
+    flows.filter(|flow| remove(flow) < 0).collect()
 }
 
 fn parts_of(fit: &Fit) -> Option<Parts> {
@@ -183,35 +263,6 @@ struct Refused {
 }
 
 impl Placed {
-    /// Gives the device all parts of a rule, or none.
-    fn make(number: u16, driver: &str, parts: &[Masked]) -> Result<Self, Refused> {
-        match Self::try_to_make(number, driver, parts, true) {
-            // Many a driver drops, and does not count.
-            Err(refused) if !refused.is_for_all => Self::try_to_make(number, driver, parts, false),
-            made => made,
-        }
-    }
-
-    fn try_to_make(
-        number: u16,
-        driver: &str,
-        parts: &[Masked],
-        count: bool,
-    ) -> Result<Self, Refused> {
-        let mut placed = Self::default();
-        for part in parts {
-            match drop_in_device(number, driver, part, count) {
-                Ok(flow) => placed.flows.push(flow),
-                Err(refused) => {
-                    placed.remove(number);
-                    return Err(refused);
-                }
-            }
-        }
-        placed.before = if count { placed.packets(number) } else { None };
-        Ok(placed)
-    }
-
     fn packets(&self, number: u16) -> Option<u64> {
         let mut sum = 0;
         for Handle(flow) in &self.flows {
@@ -224,17 +275,6 @@ impl Placed {
             sum += packets;
         }
         Some(sum)
-    }
-
-    fn remove(self, number: u16) {
-        for Handle(flow) in self.flows {
-            // SAFETY: a rule of a started device, which nobody names any more.
-            let removed = unsafe { sys::weir_dpdk_flow_remove(number, flow) };
-            if removed < 0 {
-                let error = io::Error::from_raw_os_error(-removed);
-                tracing::warn!("a device keeps a steering rule that is to go: {error}");
-            }
-        }
     }
 }
 
@@ -317,5 +357,21 @@ fn matching(part: &Masked) -> sys::Match {
         source_mask: mask.source,
         destination,
         destination_mask: mask.destination,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_keeps_is_not_forgotten() {
+        let flow = |n: usize| Handle(std::ptr::without_provenance_mut(n));
+        let number = |Handle(flow): &Handle| flow.addr();
+        let busy = |flow: &Handle| if number(flow) == 2 { -libc::EBUSY } else { 0 };
+        let stale = kept([flow(1), flow(2), flow(3)].into_iter(), busy);
+        assert_eq!(stale.iter().map(number).collect::<Vec<_>>(), [2]);
+        // It is tried again.
+        assert!(kept(stale.into_iter(), |_| 0).is_empty());
     }
 }

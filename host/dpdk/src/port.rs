@@ -21,7 +21,6 @@ use weir_port::{
 
 use crate::device::Device;
 use crate::eal;
-use crate::flow::FlowRules;
 use crate::gate::{Gate, Inside};
 use crate::idle::{Advice, Idling, LOOK_AFTER};
 use crate::rss;
@@ -374,6 +373,7 @@ impl Port for DpdkPort {
         let (part, last) = attached.map_err(impossible)?;
         self.attached = Some(part);
         if last {
+            self.shared.give_rules();
             self.within(|port| port.goes_live(pool));
             self.device.note("idle", self.idling.name().to_owned());
         }
@@ -474,9 +474,8 @@ impl Port for DpdkPort {
     }
 
     fn steering(&self) -> Option<Arc<dyn Steer>> {
-        // A device has one table, however many ports have its queues.
         let first = self.queues.contains(&0);
-        first.then(|| Arc::new(FlowRules::new(&self.name, &self.shared)) as Arc<dyn Steer>)
+        first.then(|| self.shared.rules(&self.name) as Arc<dyn Steer>)
     }
 
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

@@ -8,7 +8,7 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dpdk_sys as sys;
 use weir_pool::Pool;
@@ -16,6 +16,7 @@ use weir_pool::Pool;
 use crate::bounce::Bounce;
 use crate::device::Device;
 use crate::fit::{bounce_bytes, descriptors};
+use crate::flow::FlowRules;
 use crate::gate::Gate;
 use crate::mempool::SplitPool;
 use crate::{DpdkConfig, Idle, log};
@@ -36,6 +37,8 @@ pub(crate) struct SharedDevice {
     pub(crate) gates: Vec<Arc<Gate>>,
     started: AtomicBool,
     setup: Mutex<Setup>,
+    /// Rules that the device has: one table, however many ports have its queues.
+    rules: OnceLock<Arc<FlowRules>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +70,20 @@ impl SharedDevice {
         let gates = if ports > 1 { ports } else { 0 };
         let gates = (0..gates).map(|_| Arc::default()).collect();
         let (started, setup) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { device, config, queues, longest, gates, started, setup })
+        let rules = OnceLock::new();
+        Arc::new(Self { device, config, queues, longest, gates, started, setup, rules })
+    }
+
+    /// Gives the device rules, whenever they come.
+    pub(crate) fn rules(self: &Arc<Self>, port: &str) -> Arc<FlowRules> {
+        Arc::clone(self.rules.get_or_init(|| Arc::new(FlowRules::new(port, self))))
+    }
+
+    /// It was started, and nobody receives from it yet.
+    pub(crate) fn give_rules(&self) {
+        if let Some(rules) = self.rules.get() {
+            rules.started(self);
+        }
     }
 
     fn setup(&self) -> MutexGuard<'_, Setup> {

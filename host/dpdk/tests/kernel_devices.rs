@@ -130,14 +130,16 @@ fn netns_what_a_tap_drops_does_not_come_in_and_what_it_refuses_does() {
         return;
     }
     enter_new();
-    let mut rig = Rig::new(&["net_tap0,iface=wtap"]);
-    let steering = rig.ports[0].steering().expect("whatever the driver can");
+    let port = common::open("net_tap0,iface=wtap");
+    let steering = port.steering().expect("whatever the driver can");
+    let udp = Rule { protocol: Some(17), ethertype: Some(0x0800), ..Rule::all(Target::Drop) };
+    let dscp = Rule { dscp: Some(46), ..udp };
+    // It has them when it is started, before a packet is received.
+    steering.replace(&[udp, dscp], 0).expect("what it refuses is compared behind the port");
+    let mut rig = Rig::of(common::pool(4096, 2048), vec![Box::new(port)]);
     run("ip address add 10.9.0.1/24 dev wtap");
     run("ip link set wtap up");
     run("ip neighbor add 10.9.0.2 lladdr 02:02:02:02:02:02 dev wtap");
-    let udp = Rule { protocol: Some(17), ethertype: Some(0x0800), ..Rule::all(Target::Drop) };
-    let dscp = Rule { dscp: Some(46), ..udp };
-    steering.replace(&[udp, dscp], 0).expect("what it refuses is compared behind the port");
     let places = steering.places();
     for place in &places {
         if let Place::Behind(why) = place {

@@ -64,14 +64,23 @@ fn a_device_without_rules_of_its_own_says_so() {
     let vlan = Rule { vlan: Some(7), ..Rule::all(Target::Drop) };
     steering.replace(&[other, udp, to_chain, vlan], 0).expect("it is compared behind the port");
     let none = Place::Behind(Some("net_ring takes no rules".into()));
-    let behind = Place::Behind(Some("rule 3 sends some of its packets elsewhere".into()));
+    let behind = Place::BehindRule(2);
     assert_eq!(steering.places(), [Place::Nowhere, none, Place::Behind(None), behind]);
     // All of them come.
     rig.send_frames(0, [frame(1, 10).as_slice()]);
     assert_eq!(rig.collect(0, 1), [frame(1, 10)]);
     rig.end();
+    let closed = Place::Behind(Some("the device is not started".into()));
     steering.replace(&[udp], 0).expect("nobody is asked");
-    assert_eq!(steering.places(), [Place::Behind(Some("the device is not started".into()))]);
+    assert_eq!(steering.places(), [closed.clone()]);
+    // Rules that come before the start wait for it, and not for others.
+    let port = open("net_ring0");
+    let steering = port.steering().expect("whatever the driver can");
+    steering.replace(&[udp], 0).expect("nobody is asked yet");
+    assert_eq!(steering.places(), [closed]);
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port)]);
+    assert_eq!(steering.places(), [Place::Behind(Some("net_ring takes no rules".into()))]);
+    rig.end();
 }
 
 #[test]
