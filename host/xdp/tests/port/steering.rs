@@ -224,7 +224,7 @@ fn netns_rules_of_all_queues_are_there_with_the_program() {
     second.attach(&mut pools[1]).unwrap();
     send();
     let counters = Counters(second.inspector().unwrap());
-    counters.wait_dropped(2 * (100 - dropped));
+    counters.wait_dropped(100 - dropped);
     for (port, pool) in ports.into_iter().zip(&mut pools) {
         finish(port, pool);
     }
