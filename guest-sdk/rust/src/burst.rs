@@ -330,6 +330,10 @@ impl<'a> Packet<'a> {
     /// them to the function, as long as this version runs and the flow is remembered. It shows them again afterwards, so the function has to
     /// be able to decide again. Of [`Verdict::Next`], [`Verdict::Drop`], [`Verdict::Reply`], [`Verdict::Forward`] and
     /// [`Verdict::ToKernel`]; others count for the packet alone.
+    ///
+    /// The host tells flows apart by the outer VLAN, addresses, protocol and ports (and hardware addresses and code point). Fragments, and
+    /// protocols without ports, are told apart by addresses and protocol alone, what is not IP by hardware addresses and type: do not decide
+    /// for the flow by an inner VLAN, a tunnel's or a session's number, or anything else that is behind those.
     #[inline]
     pub fn set_flow_verdict(&mut self, verdict: Verdict) {
         write_verdict(self.base, self.index, for_flow(verdict));
