@@ -1,7 +1,8 @@
 //! Several chains between the same ports: rules, verdicts for whole flows, and flows that functions move elsewhere.
 
-use std::sync::Arc;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -11,9 +12,10 @@ use weir_packet_plane::{
     States, Station, Turn,
 };
 use weir_pool::{HugePages, PoolConfig};
-use weir_port::memory::{Wire, channel};
+use weir_port::memory::{ChannelPort, Wire, channel};
+use weir_port::{Moved, Port, pass_on};
 use weir_sandbox::{Sandbox, SandboxConfig};
-use weir_steering::{Rule, Table, Target};
+use weir_steering::{Key, Rule, Table, Target};
 use weir_tests::rig::{dropped_by_reason, function, plan};
 use weir_tests::wat_guest::{self, each};
 
@@ -61,6 +63,33 @@ fn answer(flow: u16, payload: &[u32]) -> Vec<u8> {
     bytes
 }
 
+/// What a port is told about moved flows: where they go, and that they are void.
+type Told = Arc<Mutex<Vec<Option<Moved>>>>;
+
+/// A wire that notes what it is told about moved flows, and perhaps has a way to the kernel's stack.
+struct Noting {
+    port: ChannelPort,
+    told: Told,
+    reaches_kernel: bool,
+}
+
+impl Port for Noting {
+    pass_on!(port: name, kind, attach, receive, send, finish, statistics);
+
+    fn reaches_kernel(&self) -> bool {
+        self.reaches_kernel
+    }
+
+    fn place_flow(&mut self, _: &Key, to: Moved) -> bool {
+        self.told.lock().expect("no panic").push(Some(to));
+        true
+    }
+
+    fn forget_flows(&mut self) {
+        self.told.lock().expect("no panic").push(None);
+    }
+}
+
 /// A station between two wires, driven by the test.
 struct Rig {
     station: Station,
@@ -72,12 +101,17 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::between(|port, _| Box::new(port))
+    }
+
+    /// Each port (its number) as this makes it of a wire's.
+    fn between(mut of: impl FnMut(ChannelPort, usize) -> Box<dyn Port>) -> Self {
         let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).expect("a sandbox"));
         let (in_port, inside) = channel("in");
         let (out_port, outside) = channel("out");
         let config = LaneConfig {
             pool: PoolConfig { rooms: ROOMS, room_bytes: 2048, huge: HugePages::Never },
-            ports: vec![Box::new(in_port), Box::new(out_port)],
+            ports: vec![of(in_port, 0), of(out_port, 1)],
             symmetric: true,
             clock: Clock::Capture,
             burst: 32,
@@ -402,6 +436,104 @@ fn a_chain_that_is_alone_may_move_flows_to_the_kernel() {
     assert_eq!(given(&rig, 1), [33]);
     assert_eq!(drops(&rig.counts(1), DropReason::ToKernel), 1);
     assert_eq!(drops(&rig.counts(0), DropReason::ToKernel), 70);
+    rig.finish();
+}
+
+/// What is before the ports is told of what it has to see to, and when that is void.
+#[test]
+fn what_is_before_a_port_is_told_where_flows_were_moved() {
+    // The first port has a way to the kernel beside it.
+    let told: [Told; 2] = Default::default();
+    let take = || told.each_ref().map(|told| std::mem::take(&mut *told.lock().expect("no panic")));
+    let rig = |takes_rest| {
+        let mut rig = Rig::between(|port, n| {
+            let told = Arc::clone(&told[n]);
+            Box::new(Noting { port, told, reaches_kernel: n == 0 })
+        });
+        let moves = FunctionPlan { targets: vec!["b".into()], ..obeys(PAYLOAD) };
+        rig.add("a", vec![moves], takes_rest);
+        rig.add("b", vec![marks("b", PAYLOAD + 4, 2)], false);
+        rig.steer(&[by_source_port(1..=9, Target::Chain(0))], &["a"]);
+        take();
+        rig
+    };
+    let moved = |flow, to| datagram(flow, &[Verdict::Move(to).encode(), 0]);
+    let (kernel, chain) = (Some(Moved::ToKernel), Some(Moved::ToChain));
+    let mut all_steered = rig(false);
+    all_steered.forth(&[moved(1, 1)]);
+    assert_eq!(take(), [vec![chain], vec![chain]]);
+    // All of a flow goes to the kernel by one way.
+    all_steered.forth(&[moved(2, 0)]);
+    assert_eq!(take(), [vec![chain], vec![kernel]]);
+    // Who decided so may be another one now.
+    all_steered.station.with("a", |_| ());
+    assert_eq!(take(), [vec![None], vec![None]]);
+    all_steered.finish();
+    // What comes in anyway nobody has to be told.
+    let mut rig = rig(true);
+    rig.forth(&[moved(1, 1)]);
+    assert_eq!(take(), [vec![], vec![]]);
+    rig.forth(&[moved(2, 0)]);
+    assert_eq!(take(), [vec![], vec![kernel]]);
+    rig.finish();
+}
+
+#[test]
+fn what_functions_move_to_each_other_is_dropped() {
+    const PACKETS: u64 = 40;
+    let moves = |to: &str| FunctionPlan { targets: vec![to.into()], ..obeys(PAYLOAD) };
+    let mut rig = Rig::new();
+    rig.add("a", vec![moves("b"), marks("a", PAYLOAD + 4, 1)], true);
+    rig.add("b", vec![moves("a")], false);
+    let circles: Vec<_> =
+        (0..PACKETS as u16).map(|flow| datagram(flow, &[Verdict::Move(1).encode(), 0])).collect();
+    assert!(rig.forth(&circles).is_empty());
+    // There and back is no circle yet.
+    assert_eq!(drops(&rig.counts(1), DropReason::MoveLoop), PACKETS);
+    assert_eq!(given(&rig, 1)[0], 2 * PACKETS);
+    assert_eq!(given(&rig, 2), [PACKETS]);
+    assert_eq!(drops(&rig.counts(2), DropReason::MoveLoop), 0);
+    // Nothing of that sticks to the rooms that they lay in.
+    assert!(rig.forth(&circles).is_empty());
+    assert_eq!(drops(&rig.counts(1), DropReason::MoveLoop) % PACKETS, 0);
+    rig.finish();
+}
+
+/// A router's errors come to who has the flow that they are about.
+#[test]
+fn an_icmp_error_goes_where_rules_send_the_flow_that_it_quotes() {
+    const MARK: usize = PAYLOAD + 28 + 4;
+    let payload = [0; 9];
+    let error = |quoted: Vec<u8>, kind| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([172, 16, 0, 1], [192, 0, 2, 7], 64)
+            .icmpv4_raw(kind, 4, [0; 4])
+            .write(&mut frame, &quoted[14..])
+            .expect("a frame");
+        frame
+    };
+    // As the sender of these answers hears of them.
+    let about = |flow| error(answer(flow, &payload), 3);
+    let ping = error(answer(1, &payload), 8);
+    let mut rig = Rig::new();
+    rig.add("edge", vec![marks("a", MARK, 1)], true);
+    rig.add("web", vec![marks("b", MARK, 2)], false);
+    let marked = |rig: &mut Rig, frame: &Vec<u8>| {
+        rig.forth(slice::from_ref(frame)).first().map(|frame| frame[MARK])
+    };
+    let web = by_source_port(1..=9, Target::Chain(0));
+    rig.steer(&[web], &["web"]);
+    // They look alike but for what they quote, whatever was seen before.
+    for frame in [&about(1), &ping, &about(10), &about(1), &ping, &about(10)] {
+        let mark = if *frame == about(1) { 2 } else { 1 };
+        assert_eq!(marked(&mut rig, frame), Some(mark));
+    }
+    // A rule that means the error itself decides.
+    let icmp = Rule { protocol: Some(1), ..Rule::all(Target::Drop) };
+    rig.steer(&[web, icmp], &["web"]);
+    assert_eq!(marked(&mut rig, &about(1)), None);
+    assert_eq!(drops(&rig.counts(0), DropReason::Steering), 1);
     rig.finish();
 }
 

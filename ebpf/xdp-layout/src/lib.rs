@@ -8,8 +8,9 @@
 mod steering;
 
 pub use steering::{
-    Entry, FLOWS, FLOWS_MAX, Fields, PLACED, STEERING, Steering, TABLE, TABLE_MAX, TUPLES,
-    TUPLES_MAX, Tuple, cell, decision, decision_of, tuples_at, verdict, verdict_of,
+    Entry, FLOWS, FLOWS_MAX, Fields, PLACED, PLACED_MAX, Placing, STEERING, Steering, TABLE,
+    TABLE_MAX, TUPLES, TUPLES_MAX, Tuple, cell, decision, decision_of, placed_by, placement,
+    placement_of, tuples_at, verdict, verdict_of,
 };
 
 /// Name of the program in its object file.

@@ -1,61 +1,111 @@
 //! Steering: which packets never come to the socket.
 //!
-//! Tuple space search over the queue's table, with two caches of flows in front of it. All that is found says under which
-//! table it was made, so that another table makes it void at once.
+//! Flows that functions have moved, and behind them tuple space search over the queue's table, with a cache in front of it. All that is
+//! found says when it was made, so that one word makes it void at once.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, xdp_md};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use weir_xdp_layout::{
-    Entry, FLOWS_MAX, Fields, QUEUES, Steering, TABLE_MAX, TO_SOCKET, TUPLES_MAX, Tuple, cell,
-    decision_of, tuples_at, verdict, verdict_of,
+    Entry, FLOWS_MAX, Fields, PLACED_MAX, Placing, QUEUES, Steering, TABLE_MAX, TO_SOCKET,
+    TUPLES_MAX, Tuple, cell, decision_of, placed_by, placement_of, tuples_at, verdict, verdict_of,
 };
 
-use crate::fields;
+use crate::fields::{self, Key};
+
+/// No action: no function has moved the flow.
+const NOT_MOVED: u16 = u16::MAX;
 
 #[map]
-static STEERING: Array<u64> = Array::with_max_entries(QUEUES, 0);
+static STEERING: Array<[u64; 2]> = Array::with_max_entries(QUEUES, 0);
 #[map]
 static TUPLES: Array<[Tuple; TUPLES_MAX]> = Array::with_max_entries(QUEUES * 2, 0);
 #[map]
 static TABLE: HashMap<[u64; 8], Entry> = HashMap::with_max_entries(TABLE_MAX, BPF_F_NO_PREALLOC);
 #[map]
-static PLACED: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+static PLACED: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(PLACED_MAX, 0);
 #[map]
 static FLOWS: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 
 /// The action for a packet that the queue claims.
 #[inline(always)]
 pub fn decide(context: &XdpContext, queue: u32) -> u16 {
-    let Some(word) = STEERING.get(queue) else { return TO_SOCKET };
-    let now = Steering::of(*word);
-    if now.generation == 0 {
+    let Some([word, placing]) = STEERING.get(queue) else { return TO_SOCKET };
+    let (now, placing) = (Steering::of(*word), Placing::of(*placing));
+    if now.tuples == 0 && !placing.any {
         return TO_SOCKET;
     }
-    let Some(fields) = fields::of(context, queue) else { return TO_SOCKET };
-    if let Some(action) = known(&PLACED, &fields, now.generation) {
-        return action;
+    let mut key = Key::default();
+    let Some(payload) = fields::read_into(&mut key, context, queue) else { return TO_SOCKET };
+    key.forget();
+    if placing.any {
+        let taken = key.make_plain(placing.first);
+        let action = moved(&key);
+        if action != NOT_MOVED {
+            return action;
+        }
+        if let Some(error) = fields::error(context, &key, payload) {
+            let action = moved_with_quoted(context.ctx, error, key.ethertype, key.vlan, key.port);
+            if action != NOT_MOVED {
+                return action;
+            }
+        }
+        key.restore(taken);
+        key.forget();
     }
     if now.tuples == 0 {
         return TO_SOCKET;
     }
-    if let Some(action) = known(&FLOWS, &fields, now.generation) {
+    let fields = key.words();
+    if let Some(action) = known(fields, now.generation) {
         return action;
     }
-    let action = search(&fields, queue, now);
+    let action = search(fields, queue, now);
     // Without room it is searched again.
-    let _ = FLOWS.insert(&fields, verdict(&fields, now.generation, action), 0);
+    let _ = FLOWS.insert(fields, verdict(fields, now.generation, action), 0);
     action
+}
+
+/// Where a function has moved this flow, at whichever queue of the port; or [`NOT_MOVED`]. The key is plain.
+#[inline(always)]
+fn moved(key: &Key) -> u16 {
+    let fields = key.words();
+    let Some(place) = PLACED.get_ptr(fields) else { return NOT_MOVED };
+    // SAFETY: one word, read once. Should it be another flow's by now, its trace is another.
+    let word = unsafe { place.read_volatile() };
+    let Some([_, placing]) = STEERING.get(placed_by(word)) else { return NOT_MOVED };
+    placement_of(word, fields, Placing::of(*placing).number).unwrap_or(NOT_MOVED)
+}
+
+/// The same of the flow that the ICMP error in the packet quotes. A function of its own, in the kernel too: a stack has no room for two keys.
+#[inline(never)]
+fn moved_with_quoted(
+    context: *mut xdp_md,
+    error: usize,
+    ethertype: u16,
+    vlan: u16,
+    port: u16,
+) -> u16 {
+    let context = XdpContext::new(context);
+    let mut key = Key::new(ethertype, vlan, port);
+    match fields::read_quoted(&mut key, &context, error) {
+        Some(()) => {
+            key.make_plain(port as u8);
+            key.forget();
+            moved(&key)
+        }
+        None => NOT_MOVED,
+    }
 }
 
 /// What was decided for this flow under this table.
 #[inline(always)]
-fn known(flows: &LruHashMap<Fields, u64>, fields: &Fields, generation: u32) -> Option<u16> {
+fn known(fields: &Fields, generation: u32) -> Option<u16> {
     // SAFETY: one word, read once. Should it be another flow's by now, its trace is another.
-    let word = unsafe { flows.get_ptr(fields)?.read_volatile() };
+    let word = unsafe { FLOWS.get_ptr(fields)?.read_volatile() };
     verdict_of(word, fields, generation)
 }
 
@@ -70,11 +120,10 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
         if n >= usize::from(now.tuples) || tuple[7] >= u64::from(first) {
             break;
         }
-        let mut masked = *fields;
-        for (word, mask) in masked.iter_mut().zip(tuple) {
+        let mut key = cell(*fields, now.generation, n as u32);
+        for (word, mask) in key.iter_mut().zip(&tuple[..fields.len()]) {
             *word &= mask;
         }
-        let key = cell(masked, now.generation, n as u32);
         let Some(entry) = TABLE.get_ptr_mut(key) else { continue };
         // SAFETY: entries go only when no program reads their table any more.
         let (number, its) = decision_of(unsafe { (*entry)[0] });

@@ -65,6 +65,8 @@ pub(crate) struct Move {
     /// As in [`Context::flows`], if it is known.
     pub(crate) flow: Option<u32>,
     pub(crate) reverse: bool,
+    /// How often it was moved before.
+    pub(crate) moves: u8,
 }
 
 /// What [`Context::receive_from_ports`] has got.
@@ -116,6 +118,8 @@ pub(crate) struct Context {
     pub(crate) burst: Vec<Packet>,
     /// Direction of that burst.
     pub(crate) reverse: bool,
+    /// How often its packets have been moved from chain to chain.
+    pub(crate) moved: u8,
     /// What belongs to the chain that runs.
     pub(crate) ledger: Ledger,
     pub(crate) transmit: Vec<Vec<Packet>>,
@@ -179,6 +183,7 @@ impl Context {
             port_errors: Vec::with_capacity(ports.len()),
             burst: Vec::with_capacity(BURST_MAX),
             reverse: false,
+            moved: 0,
             transmit: ports.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect(),
             to_kernel: ports.iter().map(|_| Vec::new()).collect(),
             stationed: false,

@@ -31,6 +31,8 @@ pub enum DropReason {
     HeldAtEnd,
     /// A function moved it to a target that it does not have, or that is not deployed on these ports.
     NoTarget,
+    /// Functions moved it from chain to chain, more often than there are chains.
+    MoveLoop,
     /// A function had decided so for its whole flow.
     FlowVerdict,
     /// A steering rule says so.
@@ -53,6 +55,7 @@ pub const DROP_REASONS: [(DropReason, &str); 14] = [
     (DropReason::LostInFault, "lost-in-fault"),
     (DropReason::HeldAtEnd, "held-at-end"),
     (DropReason::NoTarget, "no-target"),
+    (DropReason::MoveLoop, "move-loop"),
     (DropReason::FlowVerdict, "flow-verdict"),
     (DropReason::Steering, "steering"),
     (DropReason::Unclaimed, "unclaimed"),

@@ -17,6 +17,8 @@ pub(crate) struct Owned {
     pub(crate) made: bool,
     /// An instance before this one held or allocated it: this one may know nothing of it.
     pub(crate) inherited: bool,
+    /// As in `Entry::moves`.
+    pub(crate) moves: u8,
     pub(crate) packet: Packet,
 }
 
@@ -181,7 +183,7 @@ mod tests {
         let descriptor = pool.place(buffer, &[]).expect("nothing fits");
         let metadata = weir_layout::Metadata::default();
         let packet = Packet { descriptor, metadata, time: 0, buffer, cut: 0 };
-        Owned { function, instance, made: false, inherited: false, packet }
+        Owned { function, instance, made: false, inherited: false, moves: 0, packet }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use weir_layout::FLAG_MADE;
 use weir_pool::{Accounting, Packet};
-use weir_port::{Port, PortError, PortStatistics};
+use weir_port::{Moved, Port, PortError, PortStatistics};
 use weir_sandbox::Sandbox;
-use weir_steering::{Key, Target};
+use weir_steering::Key;
 
 use crate::context::{Context, Entry, Got, Move};
 use crate::counters::{DropReason, Shared};
@@ -200,7 +200,7 @@ impl Station {
         if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
             self.steering = None;
             self.context_mut().notes_answers = false;
-            return;
+            return self.forget_placed();
         }
         let (flows, seed) = (self.flows, self.site.seed);
         let kernel = self.context().kernel.is_some();
@@ -211,6 +211,22 @@ impl Station {
         let steering =
             self.steering.get_or_insert_with(|| Box::new(Steering::new(flows, seed, kernel)));
         steering.arrange(Arc::clone(&self.rules), lanes, rest);
+        self.forget_placed();
+    }
+
+    /// What is before the ports knows nothing of moved flows any more, as [`Steering`] does not.
+    fn forget_placed(&mut self) {
+        for port in &mut self.context_mut().ports {
+            port.forget_flows();
+        }
+    }
+
+    /// Forgets all flows, in front of the ports too, if that was put off. Between two bursts.
+    #[inline]
+    fn forget_if_stale(&mut self, steering: &mut Steering) {
+        if steering.forget_if_stale() {
+            self.forget_placed();
+        }
     }
 
     fn context(&self) -> &Context {
@@ -330,7 +346,7 @@ impl Station {
             burst.clear();
             steering.aside = burst;
         }
-        steering.forget_if_stale();
+        self.forget_if_stale(&mut steering);
         self.context_mut().flows.clear();
         self.steering = Some(steering);
     }
@@ -344,7 +360,8 @@ impl Station {
             Destination::Kernel | Destination::Answer | Destination::Dropped(_) => self.unseat(),
         }
         let context = self.context_mut();
-        context.reverse = reverse;
+        // What lanes had under way may have run meanwhile.
+        (context.reverse, context.moved) = (reverse, 0);
         if way.destination == Destination::Answer {
             return context.send_for_kernel();
         }
@@ -404,24 +421,22 @@ impl Station {
         }
         self.seat(index);
         let mut moves = mem::take(&mut self.context_mut().moves);
-        for Move { packet, function, target, flow, reverse } in moves.drain(..) {
+        for Move { packet, function, target, flow, reverse, moves } in moves.drain(..) {
             let destination = self.destination(index, function, target);
             if let Some(steering) = steering.as_deref_mut()
                 && let Some(destination) = destination
                 && let Some(key) = self.key(index, packet, flow, steering)
             {
                 steering.move_flow(&key, destination);
-                match destination {
-                    Destination::Kernel => self.place_flow(&key, Target::Kernel),
-                    // Its other direction no rule may have claimed.
-                    _ if !self.members.iter().any(|member| member.takes_rest) => {
-                        self.place_flow(&key, Target::Chain(0));
-                    }
-                    _ => {}
-                }
+                self.place_flow(&key, destination);
             }
+            // Functions that disagree would have it for ever.
+            let loops = usize::from(moves) >= self.members.len().min(usize::from(u8::MAX));
             let context = self.context_mut();
             match destination {
+                Some(Destination::Lane(_)) if loops => {
+                    context.discard(packet.buffer, DropReason::MoveLoop);
+                }
                 Some(Destination::Lane(to)) => {
                     context.ledger.counters.packets_moved += 1;
                     let lane = &mut self.members[to].lane;
@@ -429,7 +444,7 @@ impl Station {
                     let ledger = lane.ledger_mut();
                     ledger.counters.packets_in += 1;
                     let start = if reverse { last } else { 0 };
-                    ledger.entries.push_back(Entry { packet, start, reverse });
+                    ledger.entries.push_back(Entry { packet, start, reverse, moves: moves + 1 });
                     self.members[to].touched = true;
                     self.moved = true;
                     self.show_moved(to, packet);
@@ -486,13 +501,22 @@ impl Station {
         self.index(name).map(Destination::Lane)
     }
 
-    /// This flow goes there from now on; ports that can see to that themselves do.
-    fn place_flow(&mut self, key: &Key, target: Target) {
+    /// This flow goes there from now on; what is before the ports sees to that where it has to.
+    fn place_flow(&mut self, key: &Key, destination: Destination) {
+        let rest = self.members.iter().any(|member| member.takes_rest);
         let context = self.context_mut();
         let other = other_port(key.port);
-        for (port, key) in [(key.port, *key), (other, key.reversed(other))] {
-            if let Some(port) = context.ports.get_mut(usize::from(port)) {
-                port.place_flow(&key, target);
+        for (number, key) in [(key.port, *key), (other, key.reversed(other))] {
+            let number = usize::from(number);
+            // By a way beside the port all of its packets go, and not by two interfaces.
+            let passes =
+                destination == Destination::Kernel && context.way_to_kernel(number).is_none();
+            let Some(port) = context.ports.get_mut(number) else { continue };
+            if passes {
+                port.place_flow(&key, Moved::ToKernel);
+            } else if !rest {
+                // Some of them no rule may have claimed.
+                port.place_flow(&key, Moved::ToChain);
             }
         }
     }
@@ -540,7 +564,7 @@ impl Station {
                     self.note_answers(Some(index), &mut steering);
                     self.note_moves(index, Some(&mut steering));
                     self.forget_if_changed(index, &mut steering);
-                    steering.forget_if_stale();
+                    self.forget_if_stale(&mut steering);
                     self.steering = Some(steering);
                 }
             }

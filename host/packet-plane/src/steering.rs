@@ -91,7 +91,7 @@ pub(crate) struct Steering {
     /// about flows since. There if one of the ports is the kernel's stack.
     answers: Option<FlowCache>,
     /// Flows that functions have moved, as [`Key::plain`] has them; there once one was. What the other cache does not know is looked for
-    /// here, and so are all ICMP packets: the key of an error says nothing of the flow that it is about.
+    /// here, and so are all ICMP errors: their key says nothing of the flow that they are about.
     moves: Option<FlowCache>,
     finals: Vec<Final>,
     /// What is known about flows is not to be believed any more, once the burst is done with.
@@ -154,12 +154,14 @@ impl Steering {
         self.stale = true;
     }
 
-    /// Forgets all flows if that was put off. Between two bursts.
+    /// Forgets all flows if that was put off, and says whether. Between two bursts.
     #[inline]
-    pub(crate) fn forget_if_stale(&mut self) {
-        if self.stale {
+    pub(crate) fn forget_if_stale(&mut self) -> bool {
+        let stale = self.stale;
+        if stale {
             self.forget();
         }
+        stale
     }
 
     fn forget(&mut self) {
@@ -244,31 +246,53 @@ impl Steering {
     /// The way of a packet that nothing is known about.
     #[cold]
     fn ask(&mut self, place: usize, context: &Context) -> weir_steering::Way {
-        let moved = self.ask_moves(place, context);
-        moved.unwrap_or_else(|| self.ask_rules(place))
-    }
-
-    /// The way of a packet whose flow was moved, or is told about here.
-    fn ask_moves(&mut self, place: usize, context: &Context) -> Option<weir_steering::Way> {
-        let moves = self.moves.as_ref()?;
-        let (key, hash) = (&mut self.keys[place], self.hashes[place]);
-        if key.is_icmp() {
-            let packet = &context.burst[place];
-            let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
-            let about = quoted(frame, packet.metadata.port);
-            let moved = about.and_then(|flow| moves.get(&flow, moves.hash(&flow)));
-            if moved.is_some() {
-                return moved;
+        if self.keys[place].is_icmp() && (self.moves.is_some() || !self.rules.is_empty()) {
+            if let Some(way) = self.ask_for_quoted(place, context) {
+                return way;
             }
+            let (key, hash) = (&mut self.keys[place], self.hashes[place]);
             key.dscp |= LOOKED_INTO;
-            let known = self.cache.get(key, hash);
-            if known.is_some() {
+            if let Some(known) = self.cache.get(key, hash) {
                 return known;
             }
         }
-        let way = moves.get(&key.plain(), hash)?;
-        self.cache.insert(key, hash, way);
-        Some(way)
+        let (key, hash) = (&self.keys[place], self.hashes[place]);
+        let moved = self.moves.as_ref().and_then(|moves| moves.get(&key.plain(), hash));
+        if let Some(way) = moved {
+            self.cache.insert(key, hash, way);
+            return way;
+        }
+        self.ask_rules(place)
+    }
+
+    /// The way of an ICMP error: that of the flow that it quotes, if this was moved, or if no rule means the error itself and one means
+    /// that flow. Not remembered, because the packet's key says nothing of it.
+    fn ask_for_quoted(&self, place: usize, context: &Context) -> Option<weir_steering::Way> {
+        let packet = &context.burst[place];
+        let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
+        let flow = quoted(frame, packet.metadata.port)?;
+        let moved = self.moves.as_ref().and_then(|moves| moves.get(&flow, moves.hash(&flow)));
+        if moved.is_some() {
+            return moved;
+        }
+        let key = &self.keys[place];
+        if self.rules.table.classify(key).is_some() {
+            return None;
+        }
+        let (_, target) =
+            self.rules.table.classify(&Key { dscp: key.dscp, macs: key.macs, ..flow })?;
+        Some(weir_steering::Way { target: self.code_of(target), skip: 0 })
+    }
+
+    /// Where a rule leads. What is for a chain that is not here is nobody else's.
+    fn code_of(&self, target: Target) -> u16 {
+        match target {
+            Target::Chain(n) => {
+                self.chains.get(usize::from(n)).copied().flatten().unwrap_or(NO_CHAIN)
+            }
+            Target::Kernel => KERNEL,
+            Target::Drop => STEERED_AWAY,
+        }
     }
 
     /// The way of a flow by the rules.
@@ -278,14 +302,7 @@ impl Steering {
                 if let Some(hits) = self.rules.hits.get(rule as usize) {
                     hits.fetch_add(1, Ordering::Relaxed);
                 }
-                match target {
-                    // What is for a chain that is not here is nobody else's.
-                    Target::Chain(n) => {
-                        self.chains.get(usize::from(n)).copied().flatten().unwrap_or(NO_CHAIN)
-                    }
-                    Target::Kernel => KERNEL,
-                    Target::Drop => STEERED_AWAY,
-                }
+                self.code_of(target)
             }
             None => self.rest.unwrap_or(UNCLAIMED),
         };

@@ -36,7 +36,7 @@ pub use weir_layout::Metadata;
 #[doc(no_inline)]
 pub use weir_pool::{Packet, Pool};
 #[doc(no_inline)]
-pub use weir_steering::{Key, Target};
+pub use weir_steering::Key;
 
 /// A place where packets enter and leave. Owned and driven by one worker.
 pub trait Port: Send {
@@ -158,18 +158,31 @@ pub trait Port: Send {
         None
     }
 
-    /// A function has moved this flow (one direction of it, as it comes in by this port) to the kernel or to a chain, or
-    /// dropped it for good: whatever is before the port is to do that from now on, until the rules are replaced. Never
-    /// waits. The answer is whether it will; if not, the flow's packets come in, or not, as the rules say.
-    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
-        let _ = (flow, target);
+    /// A function has moved this flow (one direction of it, as it comes in by this port): whatever is before the port is to see to that
+    /// from now on, until [`Self::forget_flows`], whatever the rules say, and for all packets of the flow: those with another code point or
+    /// other hardware addresses, ICMP errors about it, and by whichever queue they come. Never waits. The answer is whether it will; if not,
+    /// the flow's packets come in, or not, as the rules say.
+    fn place_flow(&mut self, flow: &Key, to: Moved) -> bool {
+        let _ = (flow, to);
         false
     }
+
+    /// What functions have decided about flows is void: whatever is before the port forgets what [`Self::place_flow`] told it.
+    fn forget_flows(&mut self) {}
 
     /// Tells from another thread how the device behind the port is, if there is one.
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {
         None
     }
+}
+
+/// Where a function has moved a flow, as what is before a port knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// To the kernel's stack: its packets do not come in.
+    ToKernel,
+    /// To a chain: its packets come in.
+    ToChain,
 }
 
 /// The queue into which a device puts a flow, in whichever direction; none: that is not known.

@@ -1,7 +1,7 @@
 //! Ports around other ports.
 
 /// In an implementation of [`Port`](crate::Port) for a port around another, in this field: passes these methods on to the one
-/// within as they are. What such a port does itself it writes out.
+/// within as they are; `place_flow` stands for `forget_flows`, too. What such a port does itself it writes out.
 #[macro_export]
 macro_rules! pass_on {
     ($inner:ident: $($method:ident),+ $(,)?) => { $($crate::pass_on!(@ $method $inner);)+ };
@@ -74,8 +74,12 @@ macro_rules! pass_on {
         }
     };
     (@ place_flow $inner:ident) => {
-        fn place_flow(&mut self, flow: &$crate::Key, target: $crate::Target) -> bool {
-            self.$inner.place_flow(flow, target)
+        fn place_flow(&mut self, flow: &$crate::Key, to: $crate::Moved) -> bool {
+            self.$inner.place_flow(flow, to)
+        }
+
+        fn forget_flows(&mut self) {
+            self.$inner.forget_flows();
         }
     };
     (@ spreading $inner:ident) => {

@@ -36,6 +36,9 @@ pub struct XdpConfig {
     pub interface: String,
     /// Its receive (and transmit) queue.
     pub queue: u32,
+    /// The first of the queues of which each has a port like this one, for the workers of the same chains; none: it is alone. A flow that
+    /// a function has moved at one of them goes there from all.
+    pub first_queue: Option<u32>,
     /// Where the XDP program runs.
     pub mode: Mode,
     /// Whether the kernel is to poll the device from our system calls, for so many µs at most.
@@ -59,6 +62,7 @@ impl XdpConfig {
         Self {
             interface: interface.to_owned(),
             queue: 0,
+            first_queue: None,
             mode: Mode::Auto,
             busy_poll: None,
             rx_ring: 1024,

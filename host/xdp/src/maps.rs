@@ -3,29 +3,28 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, XskMap};
 use rustix::thread::{MembarrierCommand, membarrier};
-use weir_steering::{Key, Target};
+use weir_port::Moved;
+use weir_steering::Key;
 use weir_xdp_layout::{
-    COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, QUEUES, RULES, RULES_WORDS, Rules, SOCKETS,
-    STEERING, Steering, TABLE, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES, TUPLES_MAX, Tuple, cell,
-    decision, tuples_at, verdict,
+    COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, Placing, QUEUES, RULES, RULES_WORDS, Rules,
+    SOCKETS, STEERING, Steering, TABLE, TO_KERNEL, TO_SOCKET, TUPLES, TUPLES_MAX, Tuple, cell,
+    decision, placement, tuples_at,
 };
 
 use crate::steering::{Entry, Table};
 
-/// All of them. Each group has a lock of its own: a worker that places a flow waits for nobody who writes a table.
+/// All of them. Each group has a lock of its own: who places a flow waits for nobody who writes a table. The last one is held for some system
+/// calls at most.
 pub(crate) struct Maps {
     queues: Mutex<Queues>,
     tables: Mutex<Tables>,
-    placed: Mutex<HashMap<MapData, Fields, u64>>,
-    /// What steers each queue, as [`Steering::word`]; 0: nothing.
-    steering: Box<[AtomicU64]>,
+    flows: Mutex<Flows>,
 }
 
 struct Queues {
@@ -34,8 +33,25 @@ struct Queues {
     counts: PerCpuArray<MapData, [u64; COUNTS_WORDS]>,
 }
 
+/// What counts for each queue, and the flows that functions have moved.
+struct Flows {
+    steering: Array<MapData, [u64; 2]>,
+    placed: HashMap<MapData, Fields, u64>,
+    now: Box<[Now]>,
+}
+
+/// What counts for a queue.
+#[derive(Clone, Copy, Default)]
+struct Now {
+    steering: Steering,
+    placing: Placing,
+    /// A port has the queue.
+    open: bool,
+    /// Its worker has placed flows that are not void.
+    placed: bool,
+}
+
 struct Tables {
-    steering: Array<MapData, u64>,
     tuples: Array<MapData, [Tuple; TUPLES_MAX]>,
     table: HashMap<MapData, [u64; 8], weir_xdp_layout::Entry>,
     /// The last table of all queues.
@@ -65,19 +81,21 @@ impl Maps {
             counts: PerCpuArray::try_from(take(COUNTS)?).map_err(wrong)?,
         };
         let tables = Tables {
-            steering: Array::try_from(take(STEERING)?).map_err(wrong)?,
             tuples: Array::try_from(take(TUPLES)?).map_err(wrong)?,
             table: HashMap::try_from(take(TABLE)?).map_err(wrong)?,
             generation: 0,
             written: Vec::new(),
             old: Vec::new(),
         };
-        let placed = HashMap::try_from(take(PLACED)?).map_err(wrong)?;
+        let flows = Flows {
+            steering: Array::try_from(take(STEERING)?).map_err(wrong)?,
+            placed: HashMap::try_from(take(PLACED)?).map_err(wrong)?,
+            now: vec![Now::default(); QUEUES as usize].into(),
+        };
         Ok(Self {
             queues: Mutex::new(queues),
             tables: Mutex::new(tables),
-            placed: Mutex::new(placed),
-            steering: (0..QUEUES).map(|_| AtomicU64::new(0)).collect(),
+            flows: Mutex::new(flows),
         })
     }
 
@@ -116,7 +134,8 @@ impl Maps {
     /// one is still there: see [`Self::take_old`]. What queues that were closed have left goes first: there may be no room beside it.
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut tables = lock(&self.tables);
-        let before = self.now(queue);
+        let now = lock(&self.flows).now(queue).map(|now| now.steering);
+        let before = now.map_err(|error| error.to_string())?;
         let written = match table.entries.is_empty() {
             true => Ok(Steering::default()),
             false => {
@@ -166,42 +185,99 @@ impl Maps {
     /// Leaves a queue to the kernel. What its table had goes with the next table.
     pub(crate) fn forget(&self, queue: u32) -> io::Result<()> {
         self.set_rules(queue, &Rules::default())?;
-        self.exchange(&mut lock(&self.tables), queue, Steering::default())
+        self.exchange(&mut lock(&self.tables), queue, Steering::default())?;
+        lock(&self.flows).change(queue, |now| now.open = false)
     }
 
-    /// Has the program decide a flow as a function did. Does nothing when somebody is replacing the table.
-    pub(crate) fn place(&self, queue: u32, flow: &Key, target: Target) -> bool {
-        let action = match target {
-            Target::Chain(_) => TO_SOCKET,
-            Target::Kernel => TO_KERNEL,
-            Target::Drop => TO_NOWHERE,
+    /// A port has this queue, and this is the first of that port's.
+    pub(crate) fn open(&self, queue: u32, first: u32) -> io::Result<()> {
+        lock(&self.flows).change(queue, |now| {
+            now.placing.first = first as u8;
+            now.open = true;
+        })
+    }
+
+    /// Has the program send a flow on as a function did, at all queues of the port. Never waits: none, when somebody else places one.
+    pub(crate) fn place(&self, queue: u32, flow: &Key, to: Moved) -> Option<io::Result<()>> {
+        let mut flows = match self.flows.try_lock() {
+            Ok(flows) => flows,
+            Err(TryLockError::Poisoned(flows)) => flows.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
         };
-        let mut now = self.now(queue);
-        if now.generation == 0 {
-            // The program does not look at flows yet.
-            let Ok(mut tables) = self.tables.try_lock() else { return false };
-            now = Steering { generation: tables.next(), ..Steering::default() };
-            if self.exchange(&mut tables, queue, now).is_err() {
-                return false;
-            }
-        }
-        let fields = Key { port: queue as u16, ..*flow }.words();
-        let Ok(mut placed) = self.placed.try_lock() else { return false };
-        placed.insert(fields, verdict(&fields, now.generation, action), 0).is_ok()
+        Some(flows.place(queue, flow, to))
     }
 
-    fn now(&self, queue: u32) -> Steering {
-        let word = self.steering.get(queue as usize).map(|word| word.load(Ordering::Acquire));
-        Steering::of(word.unwrap_or(0))
+    /// What this queue's worker has placed does not count any more.
+    pub(crate) fn forget_flows(&self, queue: u32) -> io::Result<()> {
+        lock(&self.flows).change(queue, |_| ())
     }
 
     fn exchange(&self, tables: &mut Tables, queue: u32, after: Steering) -> io::Result<()> {
-        tables.steering.set(queue, after.word(), 0).map_err(io::Error::other)?;
-        if let Some(word) = self.steering.get(queue as usize) {
-            word.store(after.word(), Ordering::Release);
-        }
+        lock(&self.flows).exchange(queue, after)?;
         let dead = |table: &Written| table.queue == queue && table.generation != after.generation;
         tables.old.extend(tables.written.extract_if(.., |table| dead(table)));
+        Ok(())
+    }
+}
+
+impl Flows {
+    fn now(&mut self, queue: u32) -> io::Result<&mut Now> {
+        self.now.get_mut(queue as usize).ok_or_else(|| io::Error::other("there is no such queue"))
+    }
+
+    fn write(&mut self, queue: u32) -> io::Result<()> {
+        let Now { steering, placing, .. } = *self.now(queue)?;
+        let words = [steering.word(), placing.word()];
+        self.steering.set(queue, words, 0).map_err(io::Error::other)
+    }
+
+    fn exchange(&mut self, queue: u32, after: Steering) -> io::Result<()> {
+        let before = std::mem::replace(&mut self.now(queue)?.steering, after);
+        let written = self.write(queue);
+        if written.is_err() {
+            self.now(queue)?.steering = before;
+        }
+        written
+    }
+
+    /// Changes whose a queue is, if at all; what its worker has placed is void.
+    fn change(&mut self, queue: u32, change: impl FnOnce(&mut Now)) -> io::Result<()> {
+        let now = self.now(queue)?;
+        change(now);
+        now.placed = false;
+        now.placing.any &= now.open;
+        now.placing.number = now.placing.number.wrapping_add(1);
+        let first = now.placing.first;
+        self.write(queue)?;
+        self.look(first)
+    }
+
+    /// Has the program look for moved flows at all queues of a port, if there may be any, or at none.
+    fn look(&mut self, first: u8) -> io::Result<()> {
+        let mine = |now: &Now| now.open && now.placing.first == first;
+        let any = self.now.iter().any(|now| mine(now) && now.placed);
+        for queue in 0..QUEUES {
+            let now = self.now(queue)?;
+            if mine(now) && now.placing.any != any {
+                now.placing.any = any;
+                self.write(queue)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, queue: u32, flow: &Key, to: Moved) -> io::Result<()> {
+        let action = match to {
+            Moved::ToChain => TO_SOCKET,
+            Moved::ToKernel => TO_KERNEL,
+        };
+        let Placing { number, first, .. } = self.now(queue)?.placing;
+        let fields = Key { port: u16::from(first), ..flow.plain() }.words();
+        let placement = placement(&fields, number, queue, action);
+        self.placed.insert(fields, placement, 0).map_err(io::Error::other)?;
+        if !std::mem::replace(&mut self.now(queue)?.placed, true) {
+            self.look(first)?;
+        }
         Ok(())
     }
 }

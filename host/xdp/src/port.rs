@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions, XdpStatistics};
 use weir_layout::{BURST_AREA, Descriptor, Metadata};
 use weir_pool::{BufferIndex, Packet, Pool};
-use weir_port::{Inspect, Port, PortCounts, PortError, PortStatistics, Received, Steer};
-use weir_steering::{Key, Target};
+use weir_port::{Inspect, Moved, Port, PortCounts, PortError, PortStatistics, Received, Steer};
+use weir_steering::Key;
 use weir_xdp_layout::Rules;
 
 use crate::config::XdpConfig;
@@ -39,6 +39,9 @@ const SOON: Duration = Duration::from_millis(1);
 const LAST_WAITS: u32 = 10;
 /// Calls of `receive` between two looks at the device's own counters and news.
 const LOOK: u32 = 1024;
+
+/// Moved flows that may wait for another worker that places one.
+const UNPLACED_MAX: usize = 1024;
 
 /// Who has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,10 @@ struct Live {
     calls: u32,
     /// The kernel's counters when they were last looked at.
     seen: XdpStatistics,
+    /// Moved flows that the program does not know yet, in order.
+    unplaced: Vec<(Key, Moved)>,
+    /// Flows were placed, and not forgotten.
+    placed: bool,
 }
 
 impl XdpPort {
@@ -258,6 +265,10 @@ impl Live {
         };
         let claim = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
+        let first = config.first_queue.unwrap_or(config.queue);
+        claim.program().maps().open(config.queue, first).map_err(|error| {
+            format!("the XDP program of {name} does not take the queue's number: {error}")
+        })?;
         steering.opened(claim.program(), table.as_ref(), not_taken);
         let socket = Socket::new(interface.index, config, pool).map_err(|failed| {
             steering.closing();
@@ -290,6 +301,8 @@ impl Live {
                 rx_fill_ring_empty_descs: None,
                 tx_ring_empty_descs: None,
             },
+            unplaced: Vec::with_capacity(UNPLACED_MAX),
+            placed: false,
         })
     }
 
@@ -448,6 +461,34 @@ impl Live {
         statistics.add(&counts);
     }
 
+    /// Has the program send a flow on as a function did, behind those that wait for that. False: it does not.
+    fn place(&mut self, queue: u32, flow: &Key, to: Moved) -> bool {
+        self.placed = true;
+        let waits = self.place_waiting(queue);
+        match (!waits).then(|| self.claim.program().maps().place(queue, flow, to)).flatten() {
+            Some(placed) => placed.is_ok(),
+            None => self.wait_to_place(flow, to),
+        }
+    }
+
+    fn wait_to_place(&mut self, flow: &Key, to: Moved) -> bool {
+        let room = self.unplaced.len() < UNPLACED_MAX;
+        if room {
+            self.unplaced.push((*flow, to));
+        }
+        room
+    }
+
+    /// Places moved flows that had to wait; whether some have to still.
+    #[cold]
+    fn place_waiting(&mut self, queue: u32) -> bool {
+        let maps = self.claim.program().maps();
+        let place = |(flow, to): &(Key, Moved)| maps.place(queue, flow, *to).is_some();
+        let done = self.unplaced.iter().take_while(|waiting| place(waiting)).count();
+        self.unplaced.drain(..done);
+        !self.unplaced.is_empty()
+    }
+
     /// Looks at the interface's news. False: it is gone.
     fn follow(&mut self, pool: &mut Pool, name: &str) -> bool {
         match self.watch.change() {
@@ -530,6 +571,9 @@ impl Port for XdpPort {
                 );
             }
             live.claiming = true;
+        }
+        if !live.unplaced.is_empty() {
+            live.place_waiting(self.config.queue);
         }
         live.calls += 1;
         let mut counts = PortCounts::default();
@@ -624,7 +668,8 @@ impl Port for XdpPort {
             live.refill(pool);
         }
         live.look(&self.statistics);
-        let waiting = !live.down && live.socket.tx.waiting() > 0;
+        let unplaced = !live.unplaced.is_empty() && live.place_waiting(self.config.queue);
+        let waiting = unplaced || !live.down && live.socket.tx.waiting() > 0;
         let starving = live.claiming && live.filled < live.fill_target / 2;
         self.statistics.add(&counts);
         if !there || sent.is_err() {
@@ -665,9 +710,22 @@ impl Port for XdpPort {
         Some(Arc::clone(&self.steering) as Arc<dyn Steer>)
     }
 
-    fn place_flow(&mut self, flow: &Key, target: Target) -> bool {
-        let live = self.live.as_ref();
-        live.is_some_and(|live| live.claim.program().maps().place(self.config.queue, flow, target))
+    fn place_flow(&mut self, flow: &Key, to: Moved) -> bool {
+        let queue = self.config.queue;
+        self.live.as_mut().is_some_and(|live| live.place(queue, flow, to))
+    }
+
+    fn forget_flows(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        live.unplaced.clear();
+        if std::mem::take(&mut live.placed)
+            && let Err(error) = live.claim.program().maps().forget_flows(self.config.queue)
+        {
+            tracing::warn!(
+                port = self.name,
+                "the XDP program does not forget where functions have moved flows: {error}"
+            );
+        }
     }
 
     fn inspector(&self) -> Option<Arc<dyn Inspect>> {

@@ -13,7 +13,7 @@ use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use weir_xdp_layout::{PROGRAM, QUEUES, TABLE};
+use weir_xdp_layout::{PLACED, PLACED_MAX, PROGRAM, QUEUES, TABLE};
 
 use crate::config::{Mode, XdpConfig};
 use crate::interface::Interface;
@@ -26,6 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xd
 
 /// Entries of the largest map of rules. The kernel has 16 bytes for each place of it, used or not.
 const TABLE_MOST: u32 = 1 << 21;
+/// Flows of the largest map of those that functions have moved. The kernel has some 110 bytes for each, used or not.
+const PLACED_MOST: u32 = 1 << 18;
 /// Entries that are taken out of the maps in one go.
 const CLEARED_AT_ONCE: usize = 256;
 
@@ -163,6 +165,7 @@ impl Program {
         }
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(TABLE, table_entries(interface.queues))
+            .map_max_entries(PLACED, placed_entries(interface.queues))
             .load(OBJECT)
             .map_err(|error| Refused::Load(of_load(&error), chain(&error)))?;
         let maps = Maps::of(&mut ebpf).map_err(|what| Refused::Load(None, what))?;
@@ -263,6 +266,11 @@ impl Program {
 fn table_entries(queues: u32) -> u32 {
     let tables = queues.clamp(1, QUEUES) + 1;
     (tables * ENTRIES_MAX as u32).min(TABLE_MOST)
+}
+
+/// Moved flows that the program of an interface with so many queues has room for: as many for each queue as its worker remembers.
+fn placed_entries(queues: u32) -> u32 {
+    (queues.clamp(1, QUEUES) * PLACED_MAX).min(PLACED_MOST)
 }
 
 /// The program of the object.

@@ -23,8 +23,8 @@ pub(crate) type Entry = (Fields, u32, u32, u16);
 /// Rules, ready for the program's maps.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// For each rule that was given: its number here, and whether it leads to the socket; none if it is for other ports.
-    given: Vec<Option<(u32, bool)>>,
+    /// For each rule that was given: its number here, and where it leads; none if it is for other ports.
+    given: Vec<Option<(u32, Target)>>,
     /// Masks, and the number of their first rule, in the order of those.
     pub(crate) tuples: Vec<(Fields, u32)>,
     pub(crate) entries: Vec<Entry>,
@@ -59,9 +59,7 @@ impl Table {
         let mut numbers = 0..;
         let number = |rule: &Rule| {
             let mine = rule.port.is_none_or(|of| of == port);
-            mine.then(|| {
-                (numbers.next().unwrap_or(u32::MAX), matches!(rule.target, Target::Chain(_)))
-            })
+            mine.then(|| (numbers.next().unwrap_or(u32::MAX), rule.target))
         };
         table.given = rules.iter().map(number).collect();
         table
@@ -272,14 +270,17 @@ impl Steer for Steering {
             (None, Some(_)) => None,
         };
         let full: Arc<str> = limits().into();
+        let full_for_kernel: Arc<str> =
+            format!("{full}; without `kernel` at the port its packets are dropped").into();
         let flows =
             program.map(|program| program.maps().flows(self.queue, table)).unwrap_or_default();
-        let place = |rule: &Option<(u32, bool)>| match rule {
+        let place = |rule: &Option<(u32, Target)>| match rule {
             None => Place::Nowhere,
-            Some((_, true)) => Place::Behind(None),
+            Some((_, Target::Chain(_))) => Place::Behind(None),
             Some(_) if why.is_some() => Place::Behind(why.clone()),
-            Some((number, _)) if *number as usize >= table.taken.rules => {
-                Place::Behind(Some(Arc::clone(&full)))
+            Some((number, target)) if *number as usize >= table.taken.rules => {
+                let full = if *target == Target::Kernel { &full_for_kernel } else { &full };
+                Place::Behind(Some(Arc::clone(full)))
             }
             Some((number, _)) => {
                 let flows = Some(flows.get(number).copied().unwrap_or_default());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use far::{Far, PATIENCE, ip, namespace, pair_of, pool, port, receive};
-use weir_port::Port as _;
+use weir_port::{Moved, Port as _};
 use weir_steering::{Key, Rule, Target};
 use weir_xdp::{Pinning, XdpConfig, XdpPort};
 
@@ -57,7 +57,7 @@ fn host(config: XdpConfig) {
     let placed = Key::read(&udp(9, SOCKET), 0);
     let mut packets = Vec::new();
     port.receive(&mut pool, &mut packets, 64).unwrap();
-    assert!(port.place_flow(&placed, Target::Drop));
+    assert!(port.place_flow(&placed, Moved::ToKernel));
     println!("ready");
     std::io::stdout().flush().unwrap();
     let end = std::thread::spawn(|| std::io::stdin().lock().read_line(&mut String::new()));
@@ -152,6 +152,7 @@ fn bpffs() -> (tempfile::TempDir, PathBuf) {
 fn look(far: &Far, kernel: &Far, socket_is_read: bool) {
     far.send(&udp(1, DROP));
     far.send(&udp(9, SOCKET));
+    assert_eq!(kernel.receive(), udp(9, SOCKET));
     if !socket_is_read {
         far.send(&udp(1, SOCKET));
         assert_eq!(kernel.receive(), udp(1, SOCKET));

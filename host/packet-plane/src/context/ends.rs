@@ -42,8 +42,8 @@ impl Context {
                 self.ledger.counters.verdict(function, Verdict::Move(target));
                 if self.stationed {
                     let flow = self.flows.get(origin).copied();
-                    let reverse = self.reverse;
-                    self.moves.push(Move { packet, function, target, flow, reverse });
+                    let (reverse, moves) = (self.reverse, self.moved);
+                    self.moves.push(Move { packet, function, target, flow, reverse, moves });
                     if !self.closed {
                         // The station has to know before more packets of the flow come in.
                         self.budget = 0;
@@ -127,8 +127,10 @@ impl Context {
             }
             Verdict::ToKernel => self.give_to_kernel(packet),
             Verdict::Hold if self.make_share(function) => {
-                let (instance, made, inherited) = (self.ledger.instance, false, false);
-                self.ledger.owned.insert(Owned { function, instance, made, inherited, packet });
+                let (instance, moves) = (self.ledger.instance, self.moved);
+                let (made, inherited) = (false, false);
+                let owned = Owned { function, instance, made, inherited, moves, packet };
+                self.ledger.owned.insert(owned);
             }
             Verdict::Hold => self.discard(packet.buffer, DropReason::HoldLimit),
             _ => {
@@ -162,6 +164,12 @@ impl Context {
         came != NO_PORT && reverse != (usize::from(came) != FROM)
     }
 
+    /// The port by which what came in by this one gets to the kernel's stack, if there is one.
+    pub(crate) fn way_to_kernel(&self, port: usize) -> Option<usize> {
+        let way = self.kernel.filter(|_| port == FROM).unwrap_or(port);
+        self.ports.get(way).is_some_and(|port| port.reaches_kernel()).then_some(way)
+    }
+
     /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.
     pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
         let port = usize::from(packet.metadata.port);
@@ -170,8 +178,7 @@ impl Context {
             let way = if self.has_turned(&packet) { port } else { FROM };
             return self.transmit[way].push(packet);
         }
-        let way = self.kernel.filter(|_| port == FROM).unwrap_or(port);
-        if self.ports.get(way).is_some_and(|port| port.reaches_kernel()) {
+        if let Some(way) = self.way_to_kernel(port) {
             if let Some(upward) = &self.ledger.upward {
                 upward.readdress(self.pool.bytes_mut(packet.descriptor).unwrap_or_default());
             }
@@ -263,7 +270,10 @@ impl Context {
     pub(crate) fn continue_behind(&mut self, packet: Packet, function: usize, reverse: bool) {
         let start = if reverse { function.checked_sub(1) } else { Some(function + 1) };
         match start.filter(|start| *start < self.ledger.functions) {
-            Some(start) => self.ledger.entries.push_back(Entry { packet, start, reverse }),
+            Some(start) => {
+                let moves = self.moved;
+                self.ledger.entries.push_back(Entry { packet, start, reverse, moves });
+            }
             None => self.leave(packet, reverse),
         }
     }
@@ -278,7 +288,9 @@ impl Context {
         if let Disown::HandOver { to, inherited } = how {
             return self.ledger.owned.hand_over(function, instance, to, inherited);
         }
-        for Owned { packet, made, .. } in self.ledger.owned.take(function, instance) {
+        let burst = self.moved;
+        for Owned { packet, made, moves, .. } in self.ledger.owned.take(function, instance) {
+            self.moved = moves;
             let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
             match how {
                 _ if made => self.pool.give(packet.buffer),
@@ -286,5 +298,6 @@ impl Context {
                 _ => self.continue_behind(packet, function, reverse),
             }
         }
+        self.moved = burst;
     }
 }

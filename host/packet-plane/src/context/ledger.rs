@@ -36,6 +36,8 @@ pub(crate) struct Entry {
     pub(crate) packet: Packet,
     pub(crate) start: usize,
     pub(crate) reverse: bool,
+    /// How often functions have moved it from chain to chain.
+    pub(crate) moves: u8,
 }
 
 /// What a chain has under way, holds and has counted, beside the pool and the ports: lanes that share those

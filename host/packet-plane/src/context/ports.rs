@@ -132,9 +132,9 @@ impl Context {
             let start = self.start();
             if self.ledger.timer != 0 && self.ledger.timer <= self.now {
                 // The functions' timers come first; the burst waits among the entries.
-                let reverse = self.reverse;
+                let (reverse, moves) = (self.reverse, self.moved);
                 for packet in self.burst.drain(..) {
-                    self.ledger.entries.push_back(Entry { packet, start, reverse });
+                    self.ledger.entries.push_back(Entry { packet, start, reverse, moves });
                 }
                 self.pause = Pause::Timer;
                 return None;
@@ -181,7 +181,7 @@ impl Context {
             if self.burst.is_empty() {
                 continue;
             }
-            (self.reverse, self.came_by) = (port != FROM, port);
+            (self.reverse, self.came_by, self.moved) = (port != FROM, port, 0);
             if !self.stamped[port] {
                 for packet in &mut self.burst {
                     packet.metadata = metadata(port, packet.metadata.hash);
@@ -200,20 +200,23 @@ impl Context {
     }
 
     /// Takes entries that belong together: same direction, same function, same port (what functions make of a burst's packets has the
-    /// first one's), at most a burst.
+    /// first one's), moved as often, at most a burst.
     fn take_entries(&mut self) -> usize {
-        let Some(&Entry { start, reverse, packet }) = self.ledger.entries.front() else { return 0 };
+        let Some(&Entry { start, reverse, packet, moves }) = self.ledger.entries.front() else {
+            return 0;
+        };
         let port = packet.metadata.port;
         while let Some(entry) = self.ledger.entries.front()
             && entry.start == start
             && entry.reverse == reverse
             && entry.packet.metadata.port == port
+            && entry.moves == moves
             && self.burst.len() < self.burst_max
         {
             self.burst.push(entry.packet);
             self.ledger.entries.pop_front();
         }
-        self.reverse = reverse;
+        (self.reverse, self.moved) = (reverse, moves);
         start
     }
 

@@ -1,5 +1,7 @@
 //! What a chain and its functions ask the host for while they run.
 
+use std::mem;
+
 use weir_chain::board;
 use weir_layout::{Descriptor, FLAG_MADE, FLAG_REVERSE, HEADROOM, Metadata, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet};
@@ -29,6 +31,7 @@ impl Requests for Box<Context> {
             instance: self.ledger.instance,
             made: true,
             inherited: false,
+            moves: self.moves_of_burst(),
             packet,
         });
         Some(offset)
@@ -59,7 +62,8 @@ impl Requests for Box<Context> {
             .ok_or(Refusal::BadVerdict)?;
         self.ledger.owned.remove(buffer);
         self.ledger.counters.packets_made += u64::from(owned.made);
-        self.release(function, Packet { descriptor, ..owned.packet }, verdict);
+        let packet = Packet { descriptor, ..owned.packet };
+        self.release(function, packet, verdict, owned.moves);
         Ok(())
     }
 
@@ -77,7 +81,7 @@ impl Requests for Box<Context> {
         };
         let packet = self.made_packet(buffer, descriptor);
         self.ledger.counters.packets_made += 1;
-        self.release(function, packet, verdict);
+        self.release(function, packet, verdict, self.moves_of_burst());
         Ok(())
     }
 }
@@ -145,19 +149,27 @@ impl Context {
         fine.then_some(verdict)
     }
 
-    /// Sends a packet that a function let go of; the verdict was checked.
-    fn release(&mut self, function: usize, packet: Packet, verdict: Verdict) {
+    /// Sends a packet that a function let go of, and that was moved so often; the verdict was checked.
+    fn release(&mut self, function: usize, packet: Packet, verdict: Verdict, moves: u8) {
+        let burst = mem::replace(&mut self.moved, moves);
         let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
         self.ledger.counters.sent(function, verdict);
         match verdict {
             Verdict::Next => self.continue_behind(packet, function, reverse),
             Verdict::Jump(to) => {
-                self.ledger.entries.push_back(Entry { packet, start: usize::from(to), reverse });
+                let start = usize::from(to);
+                self.ledger.entries.push_back(Entry { packet, start, reverse, moves });
             }
             other => {
                 self.decide(function, packet, other);
             }
         }
+        self.moved = burst;
+    }
+
+    /// How often what a function makes was moved: as the packets that it is working on, if it is.
+    fn moves_of_burst(&self) -> u8 {
+        if self.burst.is_empty() { 0 } else { self.moved }
     }
 
     /// A packet that a function makes travels in the direction of the burst it is working on.

@@ -120,7 +120,8 @@ impl Lane {
                 // It had passed all functions when one was found out.
                 None if again => context.leave(packet, reverse),
                 Some(_) if again || !stranded.reached => {
-                    context.ledger.entries.push_back(Entry { packet, start: place, reverse });
+                    let (start, moves) = (place, context.moved);
+                    context.ledger.entries.push_back(Entry { packet, start, reverse, moves });
                 }
                 Some(record) => {
                     context.ledger.counters.functions[place].undecided += 1;

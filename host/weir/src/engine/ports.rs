@@ -770,6 +770,7 @@ fn open_memory(config: &weir_spec::Port, lanes: usize) -> Result<Vec<Box<dyn Por
 
 fn open_xdp(config: &weir_spec::Port, lane: usize) -> Result<Box<dyn Port>> {
     let mut xdp = xdp(config);
+    xdp.first_queue = Some(xdp.queue);
     xdp.queue += u32::try_from(lane)?;
     Ok(Box::new(XdpPort::open(config.name.as_str(), xdp)?))
 }

@@ -1,6 +1,7 @@
 //! Steering: what the program decides by rules, with real packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use etherparse::{PacketBuilder, VlanId};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weir_pool::Pool;
-use weir_port::{Inspect, Place, Port, Steer, Taken};
+use weir_port::{Inspect, Moved, Place, Port, Steer, Taken};
 use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
 use weir_xdp::{Mode, Pinning, XdpConfig, XdpPort};
 
@@ -285,6 +286,42 @@ fn frames() -> Vec<Vec<u8>> {
         bytes.splice(34..34, [1; 8]);
     }));
     frames.push(v4(|bytes| bytes.truncate(36)));
+    // IPv6 with extension headers: of each kind, several, more than are followed, a fragment, the first and the only one, and cut off.
+    let v6 = |extensions: &[&[u8]], protocol: u8| {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(MACS[1], MACS[0])
+            .ipv6([1; 16], [9; 16], 64)
+            .udp(1, 2)
+            .write(&mut bytes, &[0; 30])
+            .unwrap();
+        bytes[20] = protocol;
+        let headers = extensions.concat();
+        bytes[19] += headers.len() as u8;
+        bytes.splice(54..54, headers);
+        bytes
+    };
+    let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+    let (hop_by_hop, routing, destination, mobility) = (0, 43, 60, 135);
+    for kind in [hop_by_hop, routing, destination, mobility] {
+        frames.push(v6(&[&options(17)], kind));
+    }
+    let longer = [17, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    frames.push(v6(&[&longer], destination));
+    let authentication = [destination, 1, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1];
+    frames.push(v6(&[&options(51), &authentication, &options(17)], hop_by_hop));
+    for (offset, flag) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let fragment = [17, 9, offset, flag, 0, 0, 0, 5];
+        frames.push(v6(&[&fragment], 44));
+        frames.push(v6(&[&options(44), &fragment], hop_by_hop));
+    }
+    for count in [7, 8] {
+        let mut headers = [options(destination); 9];
+        headers[count] = options(17);
+        let headers: Vec<_> = headers[..=count].iter().map(<[u8; 8]>::as_slice).collect();
+        frames.push(v6(&headers, destination));
+    }
+    let beyond = v6(&[&[17, 200, 1, 4, 0, 0, 0, 0]], destination);
+    frames.extend([beyond[..58].to_vec(), beyond]);
     // Not IP.
     let mut arp = vec![0; 42];
     arp[..6].copy_from_slice(&[0xff; 6]);
@@ -335,19 +372,12 @@ fn netns_the_program_reads_frames_as_the_host_does() {
         far.send(frame);
         counters.wait_dropped(n as u64 + 1);
     }
-    // Whatever has extension headers is for who reads the port.
-    let mut extended = Vec::new();
-    PacketBuilder::ethernet2(MACS[1], MACS[0])
-        .ipv6([1; 16], [9; 16], 64)
-        .udp(1, 2)
-        .write(&mut extended, &[0; 30])
-        .unwrap();
-    extended.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
-    extended[20] = 60;
-    extended[19] += 8;
+    // What is malformed is for who reads the port.
+    let mut malformed = udp(1, 2);
+    malformed[14] = 0x44;
     steering.replace(&[Rule::all(Target::Drop)], 0).unwrap();
-    far.send(&extended);
-    assert_eq!(taken(&mut port, &mut pool, 1), [extended]);
+    far.send(&malformed);
+    assert_eq!(taken(&mut port, &mut pool, 1), [malformed]);
     finish(port, &mut pool);
 }
 
@@ -524,13 +554,15 @@ fn netns_caches_under_pressure_decide_as_the_rules_do() {
     let all = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 1 };
     let low = Rule { source: Some(all), ..Rule::all(Target::Drop) };
     steering.replace(&[low], 0).unwrap();
-    let placed: Vec<_> = (0..100).map(|n| udp(0xc000_0000 + n, 5)).collect();
-    for frame in &placed {
-        assert!(port.place_flow(&Key::read(frame, 0), Target::Drop));
-    }
     // One that the rule would drop is a chain's.
     let kept = udp(7, 6);
-    assert!(port.place_flow(&Key::read(&kept, 0), Target::Chain(0)));
+    assert!(port.place_flow(&Key::read(&kept, 0), Moved::ToChain));
+    // More than a worker remembers of a port.
+    let placed: Vec<_> = (0..40_000).map(|n| udp(0xc000_0000 + n, 5)).collect();
+    for frame in &placed {
+        assert!(port.place_flow(&Key::read(frame, 0), Moved::ToKernel));
+    }
+    let placed = &placed[..100];
     let mut came = 0;
     for n in 0..FLOWS {
         // Half of them are above what the rule drops.
@@ -542,16 +574,20 @@ fn netns_caches_under_pressure_decide_as_the_rules_do() {
     }
     assert_eq!(came, FLOWS as usize / 2);
     counters.wait_dropped(u64::from(FLOWS) / 2);
-    for frame in &placed {
+    let kernel = Far::on("a");
+    for frame in placed {
         far.send(frame);
+        assert_eq!(kernel.receive(), *frame);
     }
-    counters.wait_dropped(u64::from(FLOWS) / 2 + 100);
-    far.send(&kept);
-    assert_eq!(taken(&mut port, &mut pool, 1), [kept]);
-    // A new table is a new decision.
+    // A new table is a new decision of the rules, and none of functions.
     steering.replace(&[low], 0).unwrap();
+    far.send(&kept);
+    assert_eq!(taken(&mut port, &mut pool, 1), slice::from_ref(&kept));
+    port.forget_flows();
+    far.send(&kept);
     far.send(&placed[0]);
     assert_eq!(taken(&mut port, &mut pool, 1), [placed[0].clone()]);
+    counters.wait_dropped(u64::from(FLOWS) / 2 + 1);
     finish(port, &mut pool);
 }
 
@@ -564,16 +600,163 @@ fn netns_flows_are_placed_without_rules() {
     let mut pool = pool(256, 2048);
     let (mut port, _, counters) = steered(config(Mode::Auto), &mut pool);
     // The number that others have for the port does not matter here.
-    assert!(port.place_flow(&Key::read(&udp(1, 1), 5), Target::Kernel));
-    assert!(port.place_flow(&Key::read(&udp(2, 1), 5), Target::Drop));
-    for source in 1..=3 {
-        far.send(&udp(source, 1));
+    let flow = Key::read(&udp(1, 1), 5);
+    for _ in 0..2 {
+        assert!(port.place_flow(&flow, Moved::ToKernel));
+        for source in 1..=2 {
+            far.send(&udp(source, 1));
+        }
+        assert_eq!(kernel.receive(), udp(1, 1));
+        assert_eq!(taken(&mut port, &mut pool, 1), [udp(2, 1)]);
+        // Who decided it is gone.
+        port.forget_flows();
+        far.send(&udp(1, 1));
+        assert_eq!(taken(&mut port, &mut pool, 1), [udp(1, 1)]);
     }
-    assert_eq!(kernel.receive(), udp(1, 1));
-    assert_eq!(taken(&mut port, &mut pool, 1), [udp(3, 1)]);
-    assert_eq!((counters.dropped(), counters.steered()), (1, 1));
+    assert_eq!((counters.dropped(), counters.steered()), (0, 2));
     port.finish(&mut pool).unwrap();
-    assert!(!port.place_flow(&Key::default(), Target::Drop));
+    assert!(!port.place_flow(&flow, Moved::ToKernel));
+}
+
+/// An error that quotes a packet: of IPv4 that it is too long, of IPv6 likewise.
+fn error_about(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let ethernet = PacketBuilder::ethernet2(MACS[1], MACS[0]);
+    if frame[12..14] == [8, 0] {
+        let ip = ethernet.ipv4([172, 16, 0, 1], frame[26..30].try_into().unwrap(), 64);
+        ip.icmpv4_raw(3, 4, [0; 4]).write(&mut bytes, &frame[14..]).unwrap();
+    } else {
+        let ip = ethernet.ipv6([7; 16], frame[22..38].try_into().unwrap(), 64);
+        ip.icmpv6_raw(2, 0, [0; 4]).write(&mut bytes, &frame[14..]).unwrap();
+    }
+    bytes
+}
+
+/// A packet of a flow in the other direction.
+fn reversed(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    let (addresses, length) = if frame[12..14] == [8, 0] { (26, 4) } else { (22, 16) };
+    let ports = addresses + 2 * length;
+    for (at, length) in [(0, 6), (addresses, length), (ports, 2)] {
+        let (a, b) = (at..at + length, at + length..at + 2 * length);
+        bytes[a.clone()].copy_from_slice(&frame[b.clone()]);
+        bytes[b].copy_from_slice(&frame[a]);
+    }
+    bytes
+}
+
+/// A flow that a function has moved to a chain comes in as a whole, by whichever queue, although rules give everything else to the kernel.
+#[test]
+fn netns_a_moved_flow_comes_in_as_a_whole() {
+    const FLOWS: usize = 60;
+    namespace();
+    pair_of("a", 2);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pools = [pool(1024, 2048), pool(1024, 2048)];
+    let mut ports = [0, 1].map(|queue| {
+        let config = XdpConfig { queue, first_queue: Some(0), ..config(Mode::Auto) };
+        let (port, steering, _) = steered(config, &mut pools[queue as usize]);
+        steering.replace(&[Rule::all(Target::Kernel)], 0).unwrap();
+        port
+    });
+    let flows: Vec<_> = (0..FLOWS as u32)
+        .map(|n| match n % 2 {
+            0 => udp(0x0a00_0000 + n, 5),
+            _ => {
+                let mut bytes = Vec::new();
+                PacketBuilder::ethernet2(MACS[1], MACS[0])
+                    .ipv6([n as u8; 16], [9; 16], 64)
+                    .udp(4000, 5)
+                    .write(&mut bytes, &[0; 18])
+                    .unwrap();
+                bytes
+            }
+        })
+        .collect();
+    for frame in &flows {
+        assert!(ports[0].place_flow(&Key::read(frame, 0), Moved::ToChain));
+    }
+    // Its packets in the other direction are what errors quote that come here.
+    let error = |frame: &[u8]| error_about(&reversed(frame));
+    let mut by_queue = [0, 0];
+    for kind in 0..4 {
+        for frame in &flows {
+            far.send(&match kind {
+                0 => frame.clone(),
+                // Another code point: a bit of the second byte belongs to it in IPv4 and in IPv6.
+                1 => with(frame, 15, 0x80),
+                // By another router.
+                2 => with(frame, 11, 0x77),
+                _ => error(frame),
+            });
+        }
+        let until = Instant::now() + PATIENCE;
+        let mut came = 0;
+        while came < FLOWS && Instant::now() < until {
+            for (n, (port, pool)) in ports.iter_mut().zip(&mut pools).enumerate() {
+                let mut packets = Vec::new();
+                port.receive(pool, &mut packets, 64).unwrap();
+                came += packets.len();
+                by_queue[n] += packets.len();
+                pool.give_all(packets.iter().map(|packet| packet.buffer));
+            }
+        }
+        assert_eq!(came, FLOWS);
+    }
+    assert!(by_queue.iter().all(|n| *n > 0), "{by_queue:?}");
+    // Nothing else comes: not the other direction, nor errors about that, nor what is no error.
+    let ping = with(&error(&flows[0]), 34, 8 ^ 3);
+    for frame in [reversed(&flows[0]), error_about(&flows[0]), error_about(&flows[1]), ping] {
+        far.send(&frame);
+        assert_eq!(kernel.receive(), frame);
+    }
+    // What the other queue's worker has decided is another matter.
+    ports[1].place_flow(&Key::read(&udp(1, 1), 0), Moved::ToChain);
+    ports[1].forget_flows();
+    far.send(&udp(1, 1));
+    assert_eq!(kernel.receive(), udp(1, 1));
+    far.send(&flows[0]);
+    ports[0].forget_flows();
+    far.send(&flows[1]);
+    assert_eq!(kernel.receive(), flows[1]);
+    for (port, pool) in ports.into_iter().zip(&mut pools) {
+        finish(port, pool);
+    }
+}
+
+/// The frame with these bits of a byte changed.
+fn with(frame: &[u8], at: usize, bits: u8) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    bytes[at] ^= bits;
+    bytes
+}
+
+/// Who places flows neither waits for who writes a table, nor is it forgotten.
+#[test]
+fn netns_flows_are_placed_while_a_table_is_written() {
+    namespace();
+    pair_of("a", 1);
+    let far = Far::on("a-far");
+    let mut pool = pool(1024, 2048);
+    let (mut port, steering, _) = steered(config(Mode::Auto), &mut pool);
+    let mut rules: Vec<_> = (0..50_000).map(|n| from(0x0a00_0000 + n, Target::Drop)).collect();
+    rules.push(Rule::all(Target::Kernel));
+    let mut placed = Vec::new();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| steering.replace(&rules, 0).unwrap());
+        while !writing.is_finished() && placed.len() < 500 {
+            let frame = udp(0xc000_0000 + placed.len() as u32, 5);
+            assert!(port.place_flow(&Key::read(&frame, 0), Moved::ToChain));
+            placed.push(frame);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    port.settle(&mut pool).unwrap();
+    for frames in placed.chunks(32) {
+        frames.iter().for_each(|frame| far.send(frame));
+        assert_eq!(taken(&mut port, &mut pool, frames.len()), frames);
+    }
+    finish(port, &mut pool);
 }
 
 #[test]
@@ -584,7 +767,7 @@ fn netns_rules_that_do_not_fit_are_told() {
     let mut pool = pool(256, 2048);
     let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
     // Each length with and without a port: 66 tuples.
-    let rules: Vec<_> = (0..=32_u8)
+    let mut rules: Vec<_> = (0..=32_u8)
         .rev()
         .flat_map(|length| {
             let prefix = Prefix { address: Ipv4Addr::new(10, 0, 0, length).into(), length };
@@ -592,9 +775,17 @@ fn netns_rules_that_do_not_fit_are_told() {
             [Rule { destination_ports: Some((1, 1)), ..rule }, rule]
         })
         .collect();
+    rules[65].target = Target::Kernel;
     assert_eq!(steering.replace(&rules, 0).unwrap(), Taken { rules: 64, of: 66 });
     let told = counters.0.inspect().fact("steering").unwrap().to_owned();
     assert!(told.starts_with("64 of 66 rules in XDP, the rest behind it"), "{told}");
+    let behind = |place: &Place| match place {
+        Place::Behind(why) => why.as_deref().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    let places = steering.places();
+    assert!(!behind(&places[64]).contains("`kernel`"), "{places:?}");
+    assert!(behind(&places[65]).contains("without `kernel` at the port"), "{places:?}");
     // By the first, by the last that fits, and by one that does not.
     far.send(&udp(0x0a00_0020, 9));
     far.send(&udp(0x7000_0000, 9));
