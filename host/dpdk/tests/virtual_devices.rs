@@ -72,7 +72,7 @@ fn a_device_without_rules_of_its_own_says_so() {
     rig.end();
     let closed = Place::Behind(Some("the device is not started".into()));
     steering.replace(&[udp], 0).expect("nobody is asked");
-    assert_eq!(steering.places(), [closed.clone()]);
+    assert_eq!(steering.places(), std::slice::from_ref(&closed));
     // Rules that come before the start wait for it, and not for others.
     let port = open("net_ring0");
     let steering = port.steering().expect("whatever the driver can");

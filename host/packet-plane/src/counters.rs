@@ -44,7 +44,7 @@ pub enum DropReason {
 }
 
 /// All reasons with their names.
-pub const DROP_REASONS: [(DropReason, &str); 14] = [
+pub const DROP_REASONS: [(DropReason, &str); 15] = [
     (DropReason::BadDescriptor, "bad-descriptor"),
     (DropReason::BadVerdict, "bad-verdict"),
     (DropReason::Fault, "fault"),

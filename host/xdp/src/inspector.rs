@@ -16,7 +16,8 @@ use crate::steering::Steering;
 pub(crate) struct Inspector {
     interface: String,
     queue: u32,
-    steering: Arc<Steering>,
+    /// None of a port that is yet to be opened.
+    steering: Option<Arc<Steering>>,
     /// Rooms in the fill ring.
     filled: AtomicU32,
     state: Mutex<State>,
@@ -37,7 +38,7 @@ struct State {
 }
 
 impl Inspector {
-    pub(crate) fn new(interface: &str, queue: u32, steering: Arc<Steering>) -> Self {
+    pub(crate) fn new(interface: &str, queue: u32, steering: Option<Arc<Steering>>) -> Self {
         let (filled, state) = (AtomicU32::new(0), Mutex::default());
         Self { interface: interface.to_owned(), queue, steering, filled, state }
     }
@@ -131,7 +132,9 @@ impl Inspect for Inspector {
         details.facts.push(("link", link.to_owned()));
         details.facts.extend(state.driver.clone().map(|driver| ("driver", driver)));
         details.facts.extend(state.pinned.clone().map(|pinned| ("pinned", pinned)));
-        details.facts.extend(self.steering.told().map(|told| ("steering", told)));
+        details.facts.extend(
+            self.steering.as_deref().and_then(Steering::told).map(|told| ("steering", told)),
+        );
         let counts = self.counts(&state);
         details.counters = [
             ("xdp_redirected", counts.redirected),

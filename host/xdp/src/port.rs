@@ -126,7 +126,8 @@ impl XdpPort {
         }
         let statistics = PortStatistics::default();
         let steering = Steering::new(name, program::key(&interface), config.queue, rules);
-        let inspector = Inspector::new(&config.interface, config.queue, Arc::clone(&steering));
+        let inspector =
+            Inspector::new(&config.interface, config.queue, Some(Arc::clone(&steering)));
         Ok(Self {
             name: name.to_owned(),
             config,
@@ -140,9 +141,8 @@ impl XdpPort {
 
     /// Tells how the interface is of a port that is yet to be opened.
     #[must_use]
-    pub fn inspector_of(name: &str, config: &XdpConfig) -> Arc<dyn Inspect> {
-        let steering = Arc::new(Steering::new(name, config.queue));
-        Arc::new(Inspector::new(&config.interface, config.queue, steering))
+    pub fn inspector_of(config: &XdpConfig) -> Arc<dyn Inspect> {
+        Arc::new(Inspector::new(&config.interface, config.queue, None))
     }
 
     /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of so many bytes: what needs no

@@ -70,8 +70,7 @@ pub(super) struct Slot {
 impl Slot {
     /// One that is yet to be opened.
     fn new(config: &weir_spec::Port, is_set_up: bool) -> Self {
-        let inspector = (config.kind == PortKind::Xdp)
-            .then(|| XdpPort::inspector_of(config.name.as_str(), &xdp(config)));
+        let inspector = (config.kind == PortKind::Xdp).then(|| XdpPort::inspector_of(&xdp(config)));
         Self {
             config: config.clone(),
             chain: None,
