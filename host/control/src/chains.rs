@@ -451,6 +451,8 @@ impl Control {
                 self.failed().insert(id.clone(), Failure::new(again));
                 // What it could not send went with the port.
                 drop(self.engine.undeploy(id));
+                // What rules send to it is nobody else's meanwhile.
+                self.engine.expect(&[(id, &record.chain)]);
             }
             waiting.push(id.clone());
         }

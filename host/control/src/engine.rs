@@ -272,8 +272,8 @@ pub trait Engine: Send + Sync + 'static {
     /// When the data plane is gone.
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
 
-    /// These chains are to be deployed: what rules send to them is nobody else's until then. Called once, before the rules come; later
-    /// on [`Self::deploy`] and [`Self::undeploy`] say where chains are.
+    /// These chains are to be deployed: what rules send to them is nobody else's until then. Called before the rules come, and when a chain
+    /// was taken down that is to come back; [`Self::deploy`] and [`Self::undeploy`] say where chains are else.
     fn expect(&self, chains: &[(&ChainId, &Chain)]) {
         let _ = chains;
     }

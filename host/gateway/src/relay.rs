@@ -17,10 +17,32 @@ use weir_hop::{Ended, Moved, RelayLimits};
 
 use crate::copying::Copying;
 use crate::counters::{Counter, Traffic};
+use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::stream::{self, Stream};
 
+/// Passes bytes between a client and an upstream until both sides have ended, nothing has moved for the listener's `tunnel`, or its
+/// connections are cut off (none). Unless both have ended both are reset.
+pub(crate) async fn pass(
+    (client, upstream): (Stream, Stream),
+    site: &Site,
+    listener: &Listener,
+    admission: &Admission,
+) -> Option<io::Result<()>> {
+    let relay =
+        Relay::new(client, upstream, site.plan.config.timeouts.tunnel, &site.counters.spliced);
+    let mut relay = match unless_killed(listener, admission, relay).await? {
+        Ok(relay) => relay,
+        Err(error) => return Some(Err(error)),
+    };
+    let ended = unless_killed(listener, admission, relay.run()).await;
+    if !matches!(ended, Some(Ok(()))) {
+        relay.abort();
+    }
+    ended
+}
+
 /// See the module.
-pub(crate) enum Relay {
+enum Relay {
     Copying(Box<Copying>),
     Splicing(Splicing),
 }
@@ -31,7 +53,7 @@ impl Relay {
     ///
     /// # Errors
     /// Bytes that were there before did not get to the other side.
-    pub(crate) async fn new(
+    async fn new(
         mut client: Stream,
         mut upstream: Stream,
         idle: Duration,
@@ -74,7 +96,7 @@ impl Relay {
     ///
     /// # Errors
     /// What the kernel said, or that nothing moved for too long.
-    pub(crate) async fn run(&mut self) -> io::Result<()> {
+    async fn run(&mut self) -> io::Result<()> {
         match self {
             Self::Copying(copying) => poll_fn(|cx| copying.poll(cx)).await,
             Self::Splicing(splicing) => splicing.run().await,

@@ -14,12 +14,19 @@ use http_body::{Body, Frame, SizeHint};
 use crate::fault::Fault;
 use crate::request_body::RequestBody;
 
-/// Bytes that are kept at most.
+/// Bytes that are kept of a body at most.
 const KEPT: usize = 64 * 1024;
+/// And of all bodies of a thread.
+const ALL_KEPT: usize = 16 << 20;
 /// A piece counts for so many at least, or one of many short ones would take many times what it holds.
 const PIECE: usize = 1024;
 
 type Frames = VecDeque<Frame<Bytes>>;
+
+thread_local! {
+    /// Bytes that are kept now.
+    static NOW_KEPT: Cell<usize> = const { Cell::new(0) };
+}
 
 /// See the module. One side has it to send it, the other to take it back.
 pub(crate) struct Repeatable {
@@ -53,6 +60,7 @@ impl Repeatable {
             return None;
         }
         let (rest, sent) = (self.body.take()?, self.sent.take());
+        self.give_back();
         Some(if sent.is_empty() {
             rest
         } else {
@@ -64,6 +72,12 @@ impl Repeatable {
     pub(crate) fn let_go(&self) {
         self.keeps.set(false);
         self.sent.take();
+        self.give_back();
+    }
+
+    fn give_back(&self) {
+        let bytes = self.bytes.take();
+        NOW_KEPT.set(NOW_KEPT.get() - bytes);
     }
 
     pub(crate) fn poll_frame(
@@ -83,11 +97,16 @@ impl Repeatable {
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {
-        let bytes = self.bytes.get() + frame.data_ref().map_or(0, Bytes::len).max(PIECE);
-        self.bytes.set(bytes);
+        let more = frame.data_ref().map_or(0, Bytes::len).max(PIECE);
+        let (bytes, all) = (self.bytes.get() + more, NOW_KEPT.get() + more);
+        let fits = bytes <= KEPT && all <= ALL_KEPT;
+        if fits {
+            self.bytes.set(bytes);
+            NOW_KEPT.set(all);
+        }
         // A copy: what is lent may be a short part of what was read.
         let copy = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) if bytes <= KEPT => Frame::data(Bytes::copy_from_slice(data)),
+            (Some(data), _) if fits => Frame::data(Bytes::copy_from_slice(data)),
             (_, Some(trailers)) => Frame::trailers(trailers.clone()),
             _ => return self.let_go(),
         };
@@ -100,6 +119,12 @@ impl Repeatable {
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         self.body.borrow().as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Repeatable {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -183,5 +208,27 @@ mod tests {
         lent.let_go();
         assert!(lent.take_back().is_none());
         assert!(Repeatable::lend(&mut RequestBody::Empty).is_none());
+    }
+
+    #[test]
+    fn a_thread_keeps_only_so_much_of_all_bodies() {
+        static PART: [u8; KEPT] = [0; KEPT];
+        let lend = || {
+            let mut body = pieces(&[&PART]);
+            let lent = Repeatable::lend(&mut body).unwrap();
+            drop(next(&mut body).unwrap().unwrap());
+            lent
+        };
+        let mut kept: Vec<_> = (0..ALL_KEPT / KEPT).map(|_| lend()).collect();
+        assert!(lend().take_back().is_none());
+        // What is taken back, let go or given up makes room.
+        assert!(kept.pop().unwrap().take_back().is_some());
+        kept.pop().unwrap().let_go();
+        drop(kept.pop());
+        kept.extend((0..3).map(|_| lend()));
+        assert!(lend().take_back().is_none());
+        assert!(kept.iter().all(|lent| lent.take_back().is_some()));
+        drop(kept);
+        assert_eq!(NOW_KEPT.get(), 0);
     }
 }

@@ -420,9 +420,9 @@ pub(crate) fn answered(parts: &mut response::Parts) {
         seen.lengths = 0;
     }
     // Of this hop, but the client has to learn what the upstream wants (RFC 9110 section 15.5.22).
-    let wanted =
-        parts.headers.get(UPGRADE).filter(|_| parts.status == StatusCode::UPGRADE_REQUIRED);
-    let wanted = wanted.cloned();
+    let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
+        .then(|| parts.headers.get(UPGRADE).cloned())
+        .flatten();
     seen.strip(&mut parts.headers);
     if let Some(wanted) = wanted {
         parts.headers.insert(UPGRADE, wanted);
@@ -433,7 +433,7 @@ pub(crate) fn answered(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
-/// Makes what a response says of other protocols true for this hop: only HTTP/1.1 changes to one.
+/// Makes what a response says of other protocols true for this hop: HTTP/2 does not change to one.
 pub(crate) fn says_upgrade(parts: &mut response::Parts, version: Version) {
     if parts.status != StatusCode::UPGRADE_REQUIRED || !parts.headers.contains_key(UPGRADE) {
         return;

@@ -55,7 +55,7 @@ pub(crate) struct Pulse {
     pub(crate) ended: Cell<bool>,
     /// Who waits for something to be read.
     told: Option<Rc<Notify>>,
-    /// How often all had been sent that there was to send.
+    /// How often the kernel had taken what was written until then. HTTP/2 writes a queue in pieces.
     flushes: Cell<u64>,
     /// Who waits for the next time.
     flushing: RefCell<Vec<Waker>>,
@@ -88,22 +88,23 @@ impl Pulse {
         })
     }
 
-    /// How often all had been sent that there was to send.
+    /// How often the kernel had taken what was written until then.
     pub(crate) fn flushes(&self) -> u64 {
         self.flushes.get()
     }
 
-    /// Ready when it was so once more than then.
+    /// Ready when it was so once more than then, and the kernel has taken what was written since.
     pub(crate) fn poll_flushed(&self, cx: &Context<'_>, then: u64) -> Poll<()> {
-        if self.flushes.get() != then {
+        if self.flushes.get() != then && !self.unsent.get() {
             return Poll::Ready(());
         }
         let mut flushing = self.flushing.borrow_mut();
         if !flushing.iter().any(|waiting| waiting.will_wake(cx.waker())) {
             flushing.push(cx.waker().clone());
+            // With HTTP/2 the connection's task is another one: it may have nothing to send by now, and says so. Once, because with HTTP/1
+            // it is the one that asks here.
+            self.rests.wake();
         }
-        // A task of its own, with HTTP/2: it may have nothing to send by now, and says so.
-        self.rests.wake();
         Poll::Pending
     }
 

@@ -20,7 +20,7 @@ use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::place::{Choice, Tried};
-use crate::relay::{self, Relay};
+use crate::relay;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
@@ -56,18 +56,7 @@ pub(crate) async fn serve(
             return over(&mut finish, &origin, seen.map(|seen| seen.map(|_| ())));
         }
     }
-    let relay = Relay::new(sides.0, sides.1, tunnel, &site.counters.spliced);
-    let ended = match unless_killed(&listener, &admission, relay).await {
-        Some(Ok(mut relay)) => {
-            let ended = unless_killed(&listener, &admission, relay.run()).await;
-            if !matches!(ended, Some(Ok(()))) {
-                relay.abort();
-            }
-            ended
-        }
-        Some(Err(error)) => Some(Err(error)),
-        None => None,
-    };
+    let ended = relay::pass(sides, &site, &listener, &admission).await;
     over(&mut finish, &origin, ended);
     drop(open);
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::chain::Ended;
 use crate::finish::Finish;
 use crate::link::Open;
-use crate::listener::{Admission, Listener, unless_killed};
-use crate::relay::{self, Relay};
+use crate::listener::{Admission, Listener};
+use crate::relay;
 use crate::statistics::Failure;
 use crate::stream::Stream;
 
@@ -34,11 +34,7 @@ impl Upgraded {
         let tunnel = site.plan.config.timeouts.tunnel;
         client.tunnels(tunnel);
         upstream.tunnels(tunnel);
-        let relay = Relay::new(client, upstream, tunnel, &site.counters.spliced);
-        let Some(Ok(mut relay)) = unless_killed(listener, admission, relay).await else {
-            return finish.ends(Ended::Reset);
-        };
-        let ended = unless_killed(listener, admission, relay.run()).await;
+        let ended = relay::pass((client, upstream), &site, listener, admission).await;
         if let Some(Ok(())) = ended {
             finish.delivered();
         } else {
@@ -48,7 +44,6 @@ impl Upgraded {
                 finish.failed(Failure::Idle);
             }
             finish.ends(Ended::Reset);
-            relay.abort();
         }
         drop(open);
     }

@@ -253,6 +253,10 @@ impl Upstream {
                     }
                     // After a GOAWAY a connection takes no more requests. hyper notices when there is one, and hands it back unsent.
                     if new || request.is_none() {
+                        // It may go on to an upstream that is not asked like this.
+                        if let Some(progress) = progress {
+                            progress.stream.replace(None);
+                        }
                         return Err(failed);
                     }
                 }

@@ -71,12 +71,16 @@ pub(crate) struct Function {
     wants: Cell<Wants>,
     /// New exchanges get it.
     runs: Cell<bool>,
+    /// It was told something: one that was not has nothing to tell, and may not be fit to be told anything.
+    began: Cell<bool>,
 }
 
 impl Drop for Function {
     fn drop(&mut self) {
-        // A function that faults in its last moment harms nobody.
-        drop(self.inner.get_mut().flush(&self.site));
+        if self.began.get() {
+            // A function that faults in its last moment harms nobody.
+            drop(self.inner.get_mut().flush(&self.site));
+        }
     }
 }
 
@@ -132,8 +136,8 @@ impl Function {
         let record = Record::new(plan.on_fault);
         plan.counters.set_health(record.health);
         let inner = Inner { instance, record, generation: 1, repair: None, before: Replaced(None) };
-        let runs = Cell::new(true);
-        Self { plan, state, site, position, inner: RefCell::new(inner), wants, runs }
+        let (runs, began) = (Cell::new(true), Cell::new(false));
+        Self { plan, state, site, position, inner: RefCell::new(inner), wants, runs, began }
     }
 
     /// Keeps what it replaced for a while.
@@ -200,6 +204,7 @@ impl Function {
         }
         seat.generation.set(inner.generation);
         let Some(instance) = inner.instance.as_mut() else { return self.out_of_order() };
+        self.began.set(true);
         match instance.call(exchange, event) {
             Ok((outcome, effects)) => {
                 let began = std::mem::replace(at, clock::monotonic());
@@ -241,6 +246,7 @@ impl Function {
         if instance.timer() == 0 || instance.timer() > now {
             return None;
         }
+        self.began.set(true);
         let ticked = instance.tick(now);
         if let Err(fault) = &ticked {
             self.break_down(&mut inner, fault);
@@ -250,12 +256,15 @@ impl Function {
 
     /// No exchange has it any more: if new ones do not get it, either, it is asked for what it has counted and not told yet.
     pub(crate) fn left(&self) {
-        if self.runs.get() {
+        if self.runs.get() || !self.began.get() {
             return;
         }
         let mut inner = self.inner.borrow_mut();
         if let Err(fault) = inner.flush(&self.site) {
-            self.break_down(&mut inner, &fault);
+            self.note_fault(&mut inner, &fault);
+            // It has a new instance when it comes back.
+            inner.record.health = Health::BackOff { until: clock::monotonic() };
+            self.plan.counters.set_health(inner.record.health);
         }
     }
 
@@ -389,10 +398,14 @@ impl Function {
     }
 
     fn break_down(&self, inner: &mut Inner, fault: &Fault) {
+        self.note_fault(inner, fault);
+        self.repair(inner, clock::monotonic());
+    }
+
+    fn note_fault(&self, inner: &mut Inner, fault: &Fault) {
         inner.instance = None;
         self.plan.counters.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.log_fault(fault);
-        self.repair(inner, clock::monotonic());
     }
 
     fn log_fault(&self, fault: &Fault) {
@@ -421,7 +434,12 @@ impl Function {
         match started {
             Ok(_) => inner.repair = Some(repaired),
             Err(error) => {
-                inner.record.health = Health::BackOff { until: now.saturating_add(NO_THREAD) };
+                let least = now.saturating_add(NO_THREAD);
+                let until = match inner.record.health {
+                    Health::BackOff { until } => until.max(least),
+                    _ => least,
+                };
+                inner.record.health = Health::BackOff { until };
                 let text = format!("starting anew has to wait: the host has no thread: {error}");
                 self.plan.telemetry.log(Level::Error, &text);
             }

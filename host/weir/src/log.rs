@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -16,8 +18,29 @@ const VARIABLE: &str = "WEIR_LOG";
 /// Lines that wait for whoever reads the log; what comes when there are so many is lost, and told.
 const WAITING: usize = 8192;
 
-/// Starts logging; once. What waits is written when the answer is dropped, for which a reader that stalls has a second.
-pub(crate) fn start(global: &Global) -> WorkerGuard {
+/// How long whoever reads the log has at the end for what waits.
+const LAST: Duration = Duration::from_millis(1500);
+
+/// Has what waits written when it is dropped, if whoever reads it takes it in time.
+#[must_use]
+pub(crate) struct Logging(Option<WorkerGuard>);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        // The guard itself may wait for standard output, to say that it could not tell the writer.
+        let (guard, (ended, last)) = (self.0.take(), mpsc::channel::<()>());
+        let end = move || {
+            drop(guard);
+            drop(ended);
+        };
+        if std::thread::Builder::new().spawn(end).is_ok() {
+            let _ = last.recv_timeout(LAST);
+        }
+    }
+}
+
+/// Starts logging; once.
+pub(crate) fn start(global: &Global) -> Logging {
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::WARN,
         (false, 0) => LevelFilter::INFO,
@@ -43,7 +66,7 @@ pub(crate) fn start(global: &Global) -> WorkerGuard {
         .with_ansi(global.color == Color::Always || (global.color == Color::Auto && terminal))
         .with_writer(Log { queue, lost, told: AtomicUsize::new(0) })
         .init();
-    writing
+    Logging(Some(writing))
 }
 
 /// Queues lines, and tells in their place that some were lost.

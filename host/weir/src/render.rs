@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -120,6 +122,9 @@ pub(crate) fn print(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// How long an error is waited for that whoever reads standard error does not take.
+const LAST: Duration = Duration::from_secs(5);
+
 /// Says on standard error why it failed.
 pub(crate) fn complain(error: &anyhow::Error, color: Color) {
     let colored = match color {
@@ -130,8 +135,16 @@ pub(crate) fn complain(error: &anyhow::Error, color: Color) {
         }
     };
     let (on, off) = if colored { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    // Nobody is left to be told when this fails.
-    drop(writeln!(io::stderr(), "{on}error:{off} {}", plain(&causes(error))));
+    let text = format!("{on}error:{off} {}\n", plain(&causes(error)));
+    let (ended, last) = mpsc::channel::<()>();
+    let write = move || {
+        // Nobody is left to be told when this fails.
+        drop(io::stderr().write_all(text.as_bytes()));
+        drop(ended);
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = last.recv_timeout(LAST);
+    }
 }
 
 /// An error with its causes; many say what their cause said, which is not said twice.
