@@ -43,15 +43,22 @@ impl Tap {
     /// What the kernel said: there is no `/dev/net/tun`, or no capability `CAP_NET_ADMIN`; another program has the
     /// interface; it is no TAP interface, or has one queue and several are wanted.
     pub fn open(name: &str, mac: Option<[u8; 6]>, queues: usize) -> io::Result<Vec<Self>> {
-        let several = queues > 1;
-        let builder = DeviceBuilder::new().name(name).layer(Layer::L2).with(|device| {
-            device.multi_queue(several);
-        });
-        let builder = match mac {
-            Some(mac) => builder.mac_addr(mac),
-            None => builder,
+        let build = |several| {
+            let builder = DeviceBuilder::new().name(name).layer(Layer::L2).with(|device| {
+                device.multi_queue(several);
+            });
+            let builder = match mac {
+                Some(mac) => builder.mac_addr(mac),
+                None => builder,
+            };
+            builder.build_sync()
         };
-        let first = builder.build_sync()?;
+        let several = queues > 1;
+        let first = match build(several) {
+            // One that was made for several queues has to be told so, also by whoever wants one.
+            Err(error) if !several && error.kind() == io::ErrorKind::InvalidInput => build(true),
+            built => built,
+        }?;
         let mut all = Vec::with_capacity(queues);
         for _ in 1..queues {
             all.push(first.try_clone()?);

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::process::Command;
 use std::time::Duration;
 
 use weir_layout::Metadata;
@@ -63,4 +64,28 @@ fn netns_what_the_kernel_sends_leaves_by_a_port_that_is_only_sent_to() {
     assert!(came, "{:?}", port.statistics().counts());
     port.finish(&mut pool).expect("it ends");
     assert_eq!(pool.accounting().out, 0);
+}
+
+#[test]
+fn netns_an_interface_that_was_made_before_is_had_for_one_queue_however_it_was_made() {
+    // SAFETY: changes the calling thread's namespace only, which nothing here depends on.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    let error = io::Error::last_os_error();
+    assert_eq!(unshared, 0, "this test makes a network namespace, which needs root: {error}");
+    for (name, made_with, several) in
+        [("weir-one", &[][..], false), ("weir-two", &["multi_queue"], true)]
+    {
+        let mut add = Command::new("ip");
+        add.args(["tuntap", "add", "dev", name, "mode", "tap"]).args(made_with);
+        let made = add.status().expect("`ip` (package iproute2)");
+        assert!(made.success(), "{name}: {made}");
+        for (queues, can_be) in [(1, true), (2, several), (1, true)] {
+            let taps = Tap::open(name, None, queues);
+            assert_eq!(
+                taps.as_ref().ok().map(Vec::len),
+                can_be.then_some(queues),
+                "{name}: {taps:?}"
+            );
+        }
+    }
 }
