@@ -56,6 +56,7 @@ impl Device {
         let arguments = text(&address.arguments)?;
         let mut number = 0;
         let claim = Claim::of(&address)?;
+        let turn = turn();
         log::forget();
         // SAFETY: strings that end with a zero, and a number to write.
         let added = unsafe {
@@ -68,6 +69,7 @@ impl Device {
                 hint(&address)
             ));
         }
+        drop(turn);
         // SAFETY: integers, for which zero is valid.
         let mut info: sys::Info = unsafe { std::mem::zeroed() };
         // SAFETY: writes one `Info`.
@@ -225,6 +227,7 @@ impl Device {
 
     /// Stops it and takes it away. Only its owner may call this, when no thread uses a queue.
     pub(crate) fn close(&self) {
+        let _turn = turn();
         let mut last = self.last();
         if last.is_some() {
             return;
@@ -313,12 +316,19 @@ pub(crate) fn release(address: &Address) {
     const NO_PORT: u16 = u16::MAX;
     let names = (CString::new(address.bus()), CString::new(address.name.as_str()));
     let ((Ok(bus), Ok(name)), Ok(_claim)) = (names, Claim::of(address)) else { return };
+    let _turn = turn();
     log::forget();
     // SAFETY: DPDK runs, as the caller has seen; two texts that end with a zero. Nobody has the device.
     let removed = unsafe { sys::weir_dpdk_remove(bus.as_ptr(), name.as_ptr(), NO_PORT) };
     if removed < 0 {
         tracing::debug!("device {address}: removing: {}", log::explain(removed));
     }
+}
+
+/// Whoever adds a device or takes one away: DPDK's lists of devices are for one thread at a time.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A device's name as long as a port of this process has it.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
@@ -13,6 +14,7 @@ use weir_spec::{Chain, Name, ResolvedFunction};
 
 use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
+use super::ports::{self, Slot};
 use super::steering::{Ends, Prepared};
 use super::{PlaneEngine, links, refused};
 use crate::telemetries::Telemetries;
@@ -21,6 +23,8 @@ use crate::telemetries::Telemetries;
 const BURST: usize = 64;
 /// Flows that a station remembers at least, 72 bytes each, once packets have to be told apart.
 const FLOWS: usize = 65_536;
+/// For how long a chain waits for a port that is being tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Makes the seed by which flows are spread over lanes another than that by which canaries get theirs.
 const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
@@ -106,7 +110,9 @@ impl PlaneEngine {
             }
         }
         self.ports().check(chain, &id.tenant, Some(&id.name), shape.workers)?;
-        self.ports().open_down(chain, shape.workers)?;
+        let names = self.ports().names(chain.from.as_ref(), chain.to.as_ref());
+        let mine = |slot: &Slot| names.contains(&slot.config.name);
+        ports::settled(&self.ports, PATIENCE, mine).open_down(chain, shape.workers)?;
         let ports = self.ports().lane_ports(chain);
         let ground = |_| {
             let config = LaneConfig {

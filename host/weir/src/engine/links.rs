@@ -1,7 +1,7 @@
 //! Tells of links of `xdp` ports that go down and come up, and of interfaces that go away and come back.
 //!
-//! A port whose interface went away is down until it is opened anew, when there is another one of that name and its link is up. Until then
-//! whatever becomes of that is not of the port.
+//! A port whose interface went away is down until it is opened anew, when there is another one of that name and its link is up: with the
+//! chains that have it, or, if none has, as any port that could not be opened. Until then whatever becomes of that is not of the port.
 
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -100,6 +100,11 @@ pub(super) fn watch(ports: &Arc<Mutex<Ports>>, sink: &Arc<OnceLock<EventSink>>) 
             return;
         }
         let (has_ended, is_set_up) = (slot.has_ended(), slot.is_set_up);
+        if slot.chain.is_none() && !is_set_up && (link == Link::Gone || has_ended) {
+            // There is no chain with which it would be opened.
+            ports.lost_interface(&names[place]);
+            return;
+        }
         if let Some(event) = slot.told.next(&slot.config, link, has_ended, is_set_up) {
             sink(event);
         }

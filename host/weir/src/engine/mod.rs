@@ -318,6 +318,9 @@ impl Engine for PlaneEngine {
                 Err(error) => drained.problems.push(format!("chain {}: {error}", id.name)),
             }
         }
+        // What is being opened now is left as it was found, too.
+        let left = until.saturating_duration_since(Instant::now());
+        drop(ports::settled(&self.ports, left, |_| true));
         drained
     }
 }

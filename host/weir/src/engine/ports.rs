@@ -5,7 +5,7 @@ mod away;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::Access;
@@ -21,7 +21,7 @@ use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 use self::away::Away;
-pub(super) use self::away::watch;
+pub(super) use self::away::{settled, watch};
 use super::crossing::Shape;
 use super::links;
 
@@ -41,6 +41,8 @@ pub(super) struct Ports {
     /// Whoever tries ports again is told that there is one, by the other end until there is somebody.
     wake: Sender<()>,
     woken: Option<Receiver<()>>,
+    /// Told when one is not being tried any more.
+    tried: Arc<Condvar>,
 }
 
 pub(super) struct Slot {
@@ -99,24 +101,15 @@ impl Slot {
         // A device can be had once.
         self.ports.clear();
         self.taps.clear();
-        self.ports = open(&self.config, room_bytes, lanes)?;
-        if let Some(tap) = &self.config.kernel {
-            self.taps = open_taps(&self.config, tap, lanes)?;
-            self.kernel = self.taps.first().map(Tap::hardware_address).transpose()?;
-        }
-        let interface = self.config.interface.as_deref();
-        self.own = self.ports.first().and_then(|port| port.hardware_address());
-        self.own = self.own.or_else(|| interface.and_then(hardware_address));
-        if self.config.kernel_port.is_some() {
-            self.kernel = self.own;
-        }
-        self.statistics = self.ports.iter().map(|port| port.statistics().clone()).collect();
-        self.inspectors = self.ports.iter().filter_map(|port| port.inspector()).collect();
-        if self.config.kind == PortKind::Dpdk {
-            // All queues are of one device.
-            self.inspectors.truncate(1);
-        }
+        self.put(Opened::new(&self.config, room_bytes, lanes)?);
         Ok(())
+    }
+
+    fn put(&mut self, opened: Opened) {
+        let Opened { ports, taps, kernel, own, inspectors } = opened;
+        self.statistics = ports.iter().map(|port| port.statistics().clone()).collect();
+        (self.ports, self.taps, self.inspectors) = (ports, taps, inspectors);
+        (self.kernel, self.own) = (kernel, own);
     }
 
     /// The hardware addresses on the link to the kernel's interface, which the wire knows by `wire`.
@@ -136,7 +129,7 @@ impl Slot {
 
     /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
     fn let_go_of_vf(&mut self) {
-        if self.config.kind == PortKind::Dpdk && self.config.device.as_deref().is_some_and(is_vf) {
+        if is_on_vf(&self.config) {
             self.ports.clear();
         }
     }
@@ -204,6 +197,38 @@ impl Slot {
     }
 }
 
+/// A port that was opened; see [`Slot`].
+struct Opened {
+    ports: Vec<Box<dyn Port>>,
+    taps: Vec<Tap>,
+    kernel: Option<[u8; 6]>,
+    own: Option<[u8; 6]>,
+    inspectors: Vec<Arc<dyn Inspect>>,
+}
+
+impl Opened {
+    fn new(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Self> {
+        let ports = open(config, room_bytes, lanes)?;
+        let (mut taps, mut kernel) = (Vec::new(), None);
+        if let Some(tap) = &config.kernel {
+            taps = open_taps(config, tap, lanes)?;
+            kernel = taps.first().map(Tap::hardware_address).transpose()?;
+        }
+        let interface = config.interface.as_deref();
+        let own = ports.first().and_then(|port| port.hardware_address());
+        let own = own.or_else(|| interface.and_then(hardware_address));
+        if config.kernel_port.is_some() {
+            kernel = own;
+        }
+        let mut inspectors: Vec<_> = ports.iter().filter_map(|port| port.inspector()).collect();
+        if config.kind == PortKind::Dpdk {
+            // All queues are of one device.
+            inspectors.truncate(1);
+        }
+        Ok(Self { ports, taps, kernel, own, inspectors })
+    }
+}
+
 impl Ports {
     /// Opens them all, so that what is wrong with one is known at the start: those that cannot be opened are down. `is_set_up`: whether
     /// a port's device is a virtual function that the host has set up.
@@ -222,14 +247,18 @@ impl Ports {
         let (wake, woken) = mpsc::channel();
         let slots = configs.iter().map(|config| Slot::new(config, is_set_up(&config.name)));
         let slots = slots.collect();
-        let mut ports = Self { slots, room_bytes, closed: false, sink, wake, woken: Some(woken) };
+        let (woken, tried) = (Some(woken), Arc::default());
+        let mut ports = Self { slots, room_bytes, closed: false, sink, wake, woken, tried };
         for (place, config) in configs.iter().enumerate() {
             let slot = &mut ports.slots[place];
             let lanes = slot.first_lanes();
             match slot.reopen(room_bytes, lanes) {
                 Ok(()) => slot.let_go_of_vf(),
-                // There is nothing outside the configuration that it could lack.
-                Err(error) if config.kind == PortKind::Memory => {
+                // There is nothing outside the configuration that it could lack, but its way to the kernel.
+                Err(error)
+                    if config.kind == PortKind::Memory
+                        && open(config, room_bytes, lanes).is_err() =>
+                {
                     return Err(located(config, place, &error));
                 }
                 Err(error) => {
@@ -615,6 +644,11 @@ fn problem(error: &anyhow::Error) -> String {
     }
 }
 
+/// Whether a port's device is a virtual function.
+fn is_on_vf(config: &weir_spec::Port) -> bool {
+    config.kind == PortKind::Dpdk && config.device.as_deref().is_some_and(is_vf)
+}
+
 /// Whether a PCI device is a virtual function.
 fn is_vf(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or(device);
@@ -718,9 +752,11 @@ fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<T
     // What comes for the interface's own address is for the TAP device's.
     let mac = config.interface.as_deref().and_then(hardware_address);
     Tap::open(tap, mac, queues).with_context(|| {
+        let made = "; for several workers, that it was made with `multi_queue` if it is there";
+        let several = if queues > 1 { made } else { "" };
         format!(
             "the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
-             no other program has it"
+             no other program has it{several}"
         )
     })
 }
