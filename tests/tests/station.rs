@@ -445,7 +445,7 @@ fn what_is_before_a_port_is_told_where_flows_were_moved() {
     // The first port has a way to the kernel beside it.
     let told: [Told; 2] = Default::default();
     let take = || told.each_ref().map(|told| std::mem::take(&mut *told.lock().expect("no panic")));
-    let rig = |takes_rest| {
+    let rig = |takes_rest, has_rules| {
         let mut rig = Rig::between(|port, n| {
             let told = Arc::clone(&told[n]);
             Box::new(Noting { port, told, reaches_kernel: n == 0 })
@@ -453,13 +453,15 @@ fn what_is_before_a_port_is_told_where_flows_were_moved() {
         let moves = FunctionPlan { targets: vec!["b".into()], ..obeys(PAYLOAD) };
         rig.add("a", vec![moves], takes_rest);
         rig.add("b", vec![marks("b", PAYLOAD + 4, 2)], false);
-        rig.steer(&[by_source_port(1..=9, Target::Chain(0))], &["a"]);
+        if has_rules {
+            rig.steer(&[by_source_port(1..=9, Target::Chain(0))], &["a"]);
+        }
         take();
         rig
     };
     let moved = |flow, to| datagram(flow, &[Verdict::Move(to).encode(), 0]);
     let (kernel, chain) = (Some(Moved::ToKernel), Some(Moved::ToChain));
-    let mut all_steered = rig(false);
+    let mut all_steered = rig(false, true);
     all_steered.forth(&[moved(1, 1)]);
     assert_eq!(take(), [vec![chain], vec![chain]]);
     // All of a flow goes to the kernel by one way.
@@ -469,8 +471,13 @@ fn what_is_before_a_port_is_told_where_flows_were_moved() {
     all_steered.station.with("a", |_| ());
     assert_eq!(take(), [vec![None], vec![None]]);
     all_steered.finish();
+    // A rule for other packets of the flow may lead elsewhere, also where a chain takes the rest.
+    let mut with_rules = rig(true, true);
+    with_rules.forth(&[moved(1, 1)]);
+    assert_eq!(take(), [vec![chain], vec![chain]]);
+    with_rules.finish();
     // What comes in anyway nobody has to be told.
-    let mut rig = rig(true);
+    let mut rig = rig(true, false);
     rig.forth(&[moved(1, 1)]);
     assert_eq!(take(), [vec![], vec![]]);
     rig.forth(&[moved(2, 0)]);

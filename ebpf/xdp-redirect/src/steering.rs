@@ -43,15 +43,16 @@ pub fn decide(context: &XdpContext, queue: u32) -> u16 {
     key.forget();
     if placing.any {
         let taken = key.make_plain(placing.first);
-        let action = moved(&key);
-        if action != NOT_MOVED {
-            return action;
-        }
+        // An error goes with the flow that it quotes; its own key is that of all ICMP between the two.
         if let Some(error) = fields::error(context, &key, payload) {
             let action = moved_with_quoted(context.ctx, error, key.ethertype, key.vlan, key.port);
             if action != NOT_MOVED {
                 return action;
             }
+        }
+        let action = moved(&key);
+        if action != NOT_MOVED {
+            return action;
         }
         key.restore(taken);
         key.forget();

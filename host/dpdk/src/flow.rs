@@ -93,6 +93,8 @@ impl Steer for FlowRules {
         let fits = fits(rules, port);
         let of = fits.iter().filter(|fit| **fit != Fit::Elsewhere).count();
         let mut state = self.state();
+        // What waits is older.
+        state.waiting = None;
         let device = self.device.upgrade();
         let told = device
             .as_ref()

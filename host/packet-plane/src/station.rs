@@ -428,7 +428,8 @@ impl Station {
                 && let Some(key) = self.key(index, packet, flow, steering)
             {
                 steering.move_flow(&key, destination);
-                self.place_flow(&key, destination);
+                let all_come = steering.all_come();
+                self.place_flow(&key, destination, all_come);
             }
             // Functions that disagree would have it for ever.
             let loops = usize::from(moves) >= self.members.len().min(usize::from(u8::MAX));
@@ -501,9 +502,8 @@ impl Station {
         self.index(name).map(Destination::Lane)
     }
 
-    /// This flow goes there from now on; what is before the ports sees to that where it has to.
-    fn place_flow(&mut self, key: &Key, destination: Destination) {
-        let rest = self.members.iter().any(|member| member.takes_rest);
+    /// This flow goes there from now on; what is before the ports sees to that where it has to: not where all packets come in (`all_come`).
+    fn place_flow(&mut self, key: &Key, destination: Destination, all_come: bool) {
         let context = self.context_mut();
         let other = other_port(key.port);
         for (number, key) in [(key.port, *key), (other, key.reversed(other))] {
@@ -511,11 +511,13 @@ impl Station {
             // By a way beside the port all of its packets go, and not by two interfaces.
             let passes =
                 destination == Destination::Kernel && context.way_to_kernel(number).is_none();
-            let Some(port) = context.ports.get_mut(number) else { continue };
+            // Nothing comes in by a port that is not read.
+            let is_read = context.ended.get(number) == Some(&false);
+            let Some(port) = context.ports.get_mut(number).filter(|_| is_read) else { continue };
             if passes {
                 port.place_flow(&key, Moved::ToKernel);
-            } else if !rest {
-                // Some of them no rule may have claimed.
+            } else if !all_come {
+                // Some of them no rule may have claimed, or one may have for somebody else.
                 port.place_flow(&key, Moved::ToChain);
             }
         }

@@ -243,6 +243,11 @@ impl Steering {
         }
     }
 
+    /// Whether all packets come in, whatever what is before the ports decides: it goes by the rules, which may lead elsewhere.
+    pub(crate) fn all_come(&self) -> bool {
+        self.rest.is_some() && self.rules.is_empty()
+    }
+
     /// The way of a packet that nothing is known about.
     #[cold]
     fn ask(&mut self, place: usize, context: &Context) -> weir_steering::Way {

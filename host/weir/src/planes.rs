@@ -90,7 +90,8 @@ impl Engine for Planes {
                 Err(error) if packets.functions.is_empty() => return Err(error),
                 Err(error) if is_new => {
                     // Nobody could go on where its packets go; the first error is what is told.
-                    drop(self.packets.undeploy(&id));
+                    // Rules still send their packets to nobody else.
+                    drop(self.packets.undeploy_chain(&id));
                     return Err(error);
                 }
                 Err(error) => return Err(lost(error)),

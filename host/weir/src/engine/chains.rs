@@ -352,7 +352,7 @@ impl PlaneEngine {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
+    pub(crate) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
         let Some(deployed) = self.plane.chains().remove(id) else { return Ok(()) };
         let _turn = deployed.turn();
         self.take_down(id, &deployed)
