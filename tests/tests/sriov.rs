@@ -122,11 +122,10 @@ fn guest_without_an_iommu_vfio_is_refused() {
     rig.write("weir.toml", "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"vf:eth0/0\"\n");
     rig.refused("run --check", &["the IOMMU is off", "weir.toml:4", "= key: port[0].device"]);
     // By its address the host leaves it as it is, and DPDK cannot have it.
-    rig.write(
-        "weir.toml",
-        "[store]\npath = \"/run/store\"\n[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0\"\n",
-    );
-    rig.refused("run", &["has no IOMMU", "weir.toml:3"]);
+    let host = rig.host("[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"0000:01:10.0\"\n");
+    let problem = rig.port("a")["problem"].to_string();
+    assert!(problem.contains("has no IOMMU"), "{problem}");
+    rig.end(host);
     rig.power_off();
 }
 
@@ -210,9 +209,9 @@ fn guest_the_host_leaves_functions_as_it_found_them() {
     let rig = boot(true);
     let found = devices(&rig);
     // One that cannot start takes everything back, though DPDK has opened its device.
-    let failing = "[store]\npath = \"/run/failing\"\n[[port]]\nname = \"missing\"\nkind = \"pcap\"\nfile = \"missing.pcap\"\n";
+    let failing = "[store]\npath = \"/run/failing\"\n[[listener]]\nname = \"nowhere\"\naddress = \"192.0.2.1:80\"\nprotocol = \"tcp\"\nupstream = [\"127.0.0.1:1\"]\n";
     rig.write("weir.toml", &format!("{failing}{CONFIG}"));
-    rig.refused("run", &["missing.pcap"]);
+    rig.refused("run", &["listener nowhere: cannot listen at 192.0.2.1:80"]);
     assert_eq!(devices(&rig), found);
     let host = rig.host(CONFIG);
     let made = devices(&rig);
