@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -11,6 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cli::{Color, Global};
+use crate::patience;
 
 /// Variable that says more exactly than `-v` what is logged, such as `weir_control=debug`.
 const VARIABLE: &str = "WEIR_LOG";
@@ -28,14 +28,8 @@ pub(crate) struct Logging(Option<WorkerGuard>);
 impl Drop for Logging {
     fn drop(&mut self) {
         // The guard itself may wait for standard output, to say that it could not tell the writer.
-        let (guard, (ended, last)) = (self.0.take(), mpsc::channel::<()>());
-        let end = move || {
-            drop(guard);
-            drop(ended);
-        };
-        if std::thread::Builder::new().spawn(end).is_ok() {
-            let _ = last.recv_timeout(LAST);
-        }
+        let guard = self.0.take();
+        patience::within(LAST, move || drop(guard));
     }
 }
 

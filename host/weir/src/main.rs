@@ -14,6 +14,7 @@ mod manager;
 mod messages;
 mod nics;
 mod numa;
+mod patience;
 mod planes;
 mod render;
 mod telemetries;

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{Color, Format, Global};
+use crate::patience;
 
 /// How to write.
 #[derive(Clone, Copy, Debug)]
@@ -136,15 +135,8 @@ pub(crate) fn complain(error: &anyhow::Error, color: Color) {
     };
     let (on, off) = if colored { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let text = format!("{on}error:{off} {}\n", plain(&causes(error)));
-    let (ended, last) = mpsc::channel::<()>();
-    let write = move || {
-        // Nobody is left to be told when this fails.
-        drop(io::stderr().write_all(text.as_bytes()));
-        drop(ended);
-    };
-    if thread::Builder::new().spawn(write).is_ok() {
-        let _ = last.recv_timeout(LAST);
-    }
+    // Nobody is left to be told when this fails.
+    patience::within(LAST, move || drop(io::stderr().write_all(text.as_bytes())));
 }
 
 /// An error with its causes; many say what their cause said, which is not said twice.
