@@ -1,6 +1,7 @@
 //! The end of an exchange, whichever way it comes: counted, and told to the chain.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::chain::{Direction, Ended, Exchange};
 use crate::listener::{STREAM_WINDOW, Site};
+use crate::relay;
 use crate::request_body::Progress;
 use crate::rests::LINGER_BYTES;
 use crate::statistics::Failure;
@@ -154,6 +156,19 @@ impl Finish {
     pub(crate) fn delivered(&mut self) {
         self.how = self.whole;
         self.delivered = true;
+    }
+
+    /// Bytes were passed on until this ended it; none: it was cut off.
+    pub(crate) fn passed(&mut self, ended: Option<&io::Result<()>>) {
+        if let Some(Ok(())) = ended {
+            return self.delivered();
+        }
+        if let Some(Err(error)) = ended
+            && relay::is_idle(error)
+        {
+            self.failed(Failure::Idle);
+        }
+        self.ends(Ended::Reset);
     }
 
     /// Something went wrong.

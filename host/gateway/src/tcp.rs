@@ -63,17 +63,10 @@ pub(crate) async fn serve(
 
 /// Notes how it ended. None: it was cut off.
 fn over(finish: &mut Finish, origin: &Origin, ended: Option<io::Result<()>>) {
-    match ended {
-        Some(Ok(())) => finish.delivered(),
-        Some(Err(error)) => {
-            tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
-            if relay::is_idle(&error) {
-                finish.failed(Failure::Idle);
-            }
-            finish.ends(Ended::Reset);
-        }
-        None => finish.ends(Ended::Reset),
+    if let Some(Err(error)) = &ended {
+        tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
     }
+    finish.passed(ended.as_ref());
 }
 
 /// The chain's decision, and a connection to an upstream.

@@ -5,12 +5,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::chain::Ended;
 use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener};
 use crate::relay;
-use crate::statistics::Failure;
 use crate::stream::Stream;
 
 /// The upstream's side, and the exchange that goes on.
@@ -35,16 +33,7 @@ impl Upgraded {
         client.tunnels(tunnel);
         upstream.tunnels(tunnel);
         let ended = relay::pass((client, upstream), &site, listener, admission).await;
-        if let Some(Ok(())) = ended {
-            finish.delivered();
-        } else {
-            if let Some(Err(error)) = ended
-                && relay::is_idle(&error)
-            {
-                finish.failed(Failure::Idle);
-            }
-            finish.ends(Ended::Reset);
-        }
+        finish.passed(ended.as_ref());
         drop(open);
     }
 }
