@@ -142,6 +142,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use weir_message::Change;
+
     use super::*;
     use crate::orders::{FromWorker, Order, Reply};
 
@@ -149,9 +151,11 @@ mod tests {
     fn orders_come_with_their_files_and_frames_in_pieces() {
         let (keeper, worker) = UnixStream::pair().unwrap();
         let file = || Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-        write_with(&keeper, &Order::Canary(7), &[file(), file()]).unwrap();
-        let (order, files) = read_with::<Order>(&worker).unwrap();
-        assert!(matches!(order, Order::Canary(7)) && files.len() == 2);
+        let order = Order::Change(Change::Canary { percent: 7, findings: Arc::default() });
+        write_with(&keeper, &order, &[file(), file()]).unwrap();
+        let (read, files) = read_with::<Order>(&worker).unwrap();
+        assert!(matches!(read, Order::Change(Change::Canary { percent: 7, .. })));
+        assert_eq!(files.len(), 2);
 
         keeper.set_nonblocking(true).unwrap();
         let long = FromWorker::Reply(Reply::Refused("x".repeat(100_000)));

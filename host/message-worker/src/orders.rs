@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use weir_message::Change;
 use weir_sandbox::{Admitted, Said};
 
 /// A site ([`weir_message::SiteConfig`]) for another process.
@@ -120,29 +121,10 @@ pub enum Order {
         /// It only shadows.
         shadow: bool,
     },
-    /// Give new exchanges the chain that is ready.
-    Publish,
-    /// Give them the function that is ready.
-    Swap {
-        /// It ran before: no fault brings back what it replaces.
-        back: bool,
-    },
-    /// Try it, on this share of the clients.
-    Canary(u8),
-    /// Try it, on copies.
-    Shadow,
-    /// Another share.
-    ChangeCanary(u8),
-    /// Keep what is tried.
-    Promote,
-    /// End a trial.
-    EndTrial,
-    /// Bring back what this function replaced by this version, which faulted elsewhere.
-    GoBack(String, String),
-    /// The same, as it was: the version was refused elsewhere.
-    Undo(String, String),
-    /// Let go what this function replaced.
-    Unwatch(String),
+    /// Change the chain.
+    Change(Change),
+    /// Let go what is ready.
+    Forget,
     /// What was counted and said.
     Report,
 }

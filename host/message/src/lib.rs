@@ -18,6 +18,7 @@
 mod asks;
 mod bodies;
 mod chain;
+mod change;
 mod clock;
 mod context;
 mod counters;
@@ -39,6 +40,7 @@ mod telling;
 mod words;
 
 pub use chain::{Chain, ChainCounters, Notice};
+pub use change::{Change, Ready};
 pub use context::NOBODY;
 pub use counters::FunctionCounters;
 pub use exchange::{Exchange, ExchangePart};

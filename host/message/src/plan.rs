@@ -14,6 +14,7 @@ use weir_sandbox::{
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
 use crate::instance::Instance;
+use crate::orders::Gone;
 use crate::store::Values;
 
 /// What serves the exchanges of a function of the world `wasi:http/proxy`.
@@ -137,6 +138,9 @@ pub enum MessageError {
     /// A trial needs the chain to be otherwise than it is.
     #[error("{0}")]
     Trial(String),
+    /// The chain's thread has ended.
+    #[error(transparent)]
+    Gone(#[from] Gone),
 }
 
 /// Where a chain lives: on one thread of a gateway. Stays the same while versions come and go.

@@ -5,6 +5,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use weir_message::Change;
+
 use super::turns::State;
 use super::versions::{Kept, Versions};
 use crate::gateway::Link;
@@ -32,10 +34,10 @@ impl State {
     }
 
     /// Goes back as it was ordered. False: to what, is not known.
-    pub(super) fn go_back(&mut self, order: &Order) -> bool {
-        let (name, version, undone) = match order {
-            Order::GoBack(name, version) => (name, version, false),
-            Order::Undo(name, version) => (name, version, true),
+    pub(super) fn go_back(&mut self, change: &Change) -> bool {
+        let (name, version, undone) = match change {
+            Change::GoBack { name, version } => (name, version, false),
+            Change::Undo { name, version } => (name, version, true),
             _ => return false,
         };
         let went = self.versions.go_back(name, version, undone);
@@ -100,42 +102,17 @@ impl State {
                 self.staged = Some(vec![chosen(function, kept)]);
                 self.policy();
             }
-            (Order::Publish, Reply::Done) => {
-                self.versions = Versions::new(self.staged.take().unwrap_or_default());
-                self.trial = None;
+            (Order::Forget, _) => {
+                self.staged = None;
                 self.policy();
             }
-            (Order::Swap { back }, Reply::Done) => {
-                let function = self.staged.take().unwrap_or_default().pop();
-                self.put(function, if *back { Kept::ForUndoing } else { Kept::ForFaults });
-            }
-            (Order::Canary(_) | Order::Shadow, Reply::Done) => {
-                let canary = if let Order::Canary(percent) = order { Some(percent) } else { None };
-                if let Some(function) = self.staged.take().unwrap_or_default().pop() {
-                    self.trial = Some((function, canary));
-                    self.policy();
-                }
-            }
-            (Order::ChangeCanary(percent), Reply::Done) => {
-                if let Some((_, canary)) = &mut self.trial {
-                    *canary = Some(*percent);
-                }
-            }
-            (Order::Promote, Reply::Done) => {
-                let function = self.trial.take().map(|(function, _)| function);
-                self.put(function, Kept::ForFaults);
-            }
-            (Order::Promote | Order::EndTrial, _) => self.trial = None,
             (Order::Report, Reply::Report(report)) => {
                 (self.config.reports)((**report).clone());
             }
-            (Order::Unwatch(name), _) => {
-                self.versions.unwatch(name);
-                self.policy();
-            }
-            (Order::GoBack(..) | Order::Undo(..), _) => {
-                let known = self.go_back(&order);
-                if known && !matches!(reply, Reply::Done) {
+            (Order::Change(change), _) => {
+                let done = matches!(reply, Reply::Done);
+                let known = self.changed(change, done);
+                if known && !done {
                     // It was started since, or has forgotten it: the next one begins where it should be.
                     self.end(generation, "it did not know what it was to go back to".into());
                     reply = Reply::Done;
@@ -147,6 +124,57 @@ impl State {
             // Whoever waited may have given up.
             let _ = answer.send(reply);
         }
+    }
+
+    /// The worker was told to change its chain, and has done it or not. True if what it was to bring back is known here.
+    fn changed(&mut self, change: &Change, done: bool) -> bool {
+        match change {
+            Change::Publish if done => {
+                self.versions = Versions::new(self.staged.take().unwrap_or_default());
+                self.trial = None;
+                self.policy();
+            }
+            Change::Swap if done => self.put_staged(Kept::ForFaults),
+            Change::SwapBack if done => self.put_staged(Kept::ForUndoing),
+            Change::Canary { percent, .. } if done => self.tries(Some(*percent)),
+            Change::Shadow { .. } if done => self.tries(None),
+            Change::CanaryShare(percent) if done => {
+                if let Some((_, canary)) = &mut self.trial {
+                    *canary = Some(*percent);
+                }
+            }
+            Change::Promote if done => {
+                let function = self.trial.take().map(|(function, _)| function);
+                self.put(function, Kept::ForFaults);
+            }
+            Change::Promote | Change::EndTrial => self.trial = None,
+            Change::Unwatch(name) => {
+                self.versions.unwatch(name);
+                self.policy();
+            }
+            Change::GoBack { .. } | Change::Undo { .. } => return self.go_back(change),
+            Change::Publish
+            | Change::Swap
+            | Change::SwapBack
+            | Change::Canary { .. }
+            | Change::Shadow { .. }
+            | Change::CanaryShare(_) => {}
+        }
+        false
+    }
+
+    /// The version that was ready is tried, on this share of the clients or on copies.
+    fn tries(&mut self, canary: Option<u8>) {
+        if let Some(function) = self.staged.take().unwrap_or_default().pop() {
+            self.trial = Some((function, canary));
+            self.policy();
+        }
+    }
+
+    /// The version that was ready takes the place of the one of its name.
+    fn put_staged(&mut self, before: Kept) {
+        let function = self.staged.take().unwrap_or_default().pop();
+        self.put(function, before);
     }
 
     /// A function takes the place of the one of its name.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use weir_hop::{Counts, End, Plan, Supervisor, Turn};
+use weir_message::Change;
 use weir_pool::Memory;
 
 use super::output::Output;
@@ -135,7 +136,11 @@ impl State {
                 let mut next = VecDeque::from([begin]);
                 if let Some((function, canary)) = self.trial.clone() {
                     next.push_back(Order::StageFunction { function, shadow: canary.is_none() });
-                    next.push_back(canary.map_or(Order::Shadow, Order::Canary));
+                    let findings = Arc::default();
+                    next.push_back(Order::Change(match canary {
+                        Some(percent) => Change::Canary { percent, findings },
+                        None => Change::Shadow { findings },
+                    }));
                 }
                 self.live = Some(Running {
                     generation,
@@ -208,7 +213,7 @@ impl State {
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
         if let Some((order, Some(answer), _)) = dead.ordered.take() {
-            let reply = if self.go_back(&order) {
+            let reply = if matches!(&order, Order::Change(change) if self.go_back(change)) {
                 Reply::Done
             } else {
                 Reply::Refused(format!("the chain's worker died: {how}"))
@@ -384,6 +389,10 @@ mod tests {
     use super::*;
     use crate::orders::SiteImage;
 
+    fn undo() -> Order {
+        Order::Change(Change::Undo { name: "f".into(), version: "2".into() })
+    }
+
     /// A keeper of a worker that has this order.
     fn keeper(order: Order, answer: SyncSender<Reply>) -> State {
         let hub = Hub::unix();
@@ -433,7 +442,7 @@ mod tests {
     fn where_a_worker_does_not_know_what_it_goes_back_to_the_next_one_begins() {
         for dies in [false, true] {
             let (answer, answered) = sync_channel(1);
-            let mut keeper = keeper(Order::Undo("f".into(), "2".into()), answer);
+            let mut keeper = keeper(undo(), answer);
             keeper.versions.put(function("f", "2"), Kept::ForFaults, Instant::now());
             if dies {
                 keeper.died("it is gone".into());

@@ -123,14 +123,12 @@ fn begin(
             site,
             sandbox: Arc::clone(sandbox),
             chain,
-            names: Vec::new(),
             tallies: BTreeMap::new(),
             counters: Arc::default(),
             findings: Arc::default(),
             runners: None,
         };
-        let (staged, names, kept) = ordered.stage_chain(functions)?;
-        ordered.names = names;
+        let (staged, kept) = ordered.stage_chain(functions)?;
         let (remote, orders) = orders();
         Ok(Begun { ordered, staged, orders, remote, kept, room_bytes })
     });

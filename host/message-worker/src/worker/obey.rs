@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use wasmtime::component::Component;
 use weir_message::{
-    Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
-    Notice, Proxy, Remote, Site, State, States,
+    Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan,
+    MessageError, Notice, Proxy, Ready, Remote, Site, Staged, StagedFunction, State, States,
 };
 use weir_pool::Memory;
 use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
@@ -27,7 +27,6 @@ pub(super) struct Ordered {
     pub(super) site: Site,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) chain: String,
-    pub(super) names: Vec<String>,
     pub(super) tallies: Tallies,
     pub(super) counters: Arc<ChainCounters>,
     pub(super) findings: Arc<Findings>,
@@ -154,9 +153,8 @@ impl Ordered {
     pub(super) fn stage_chain(
         &mut self,
         images: Vec<FunctionImage>,
-    ) -> Result<(weir_message::Staged, Vec<String>, Vec<String>), MessageError> {
+    ) -> Result<(Staged, Vec<String>), MessageError> {
         let mut states = States::default();
-        let names: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
         let plans = images.into_iter().map(|image| {
             let tally = image.name.clone();
             self.plan(image, &tally, &mut states)
@@ -166,22 +164,23 @@ impl Ordered {
         let staged = self.site.stage(plan, &states)?;
         let kept = staged.functions().iter().filter(|f| f.is_kept());
         let kept = kept.map(|f| f.name().to_owned()).collect();
-        Ok((staged, names, kept))
+        Ok((staged, kept))
     }
 
     fn stage_function(
         &mut self,
+        names: &[String],
         image: FunctionImage,
         shadow: bool,
-    ) -> Result<(weir_message::StagedFunction, Vec<String>), MessageError> {
+    ) -> Result<(StagedFunction, Vec<String>), MessageError> {
         let mut states = States::default();
         let name = image.name.clone();
-        let place = self.names.iter().position(|other| *other == name);
+        let place = names.iter().position(|other| *other == name);
         let place = place.ok_or_else(|| MessageError::NoFunction(name.clone()))?;
         let tally = if shadow { format!("{name} (shadow)") } else { name };
         let plan = self.plan(image, &tally, &mut states)?;
         let state = if shadow { None } else { plan.state_of(&states) };
-        let staged = self.site.stage_function(&self.chain, &self.names, place, plan, state)?;
+        let staged = self.site.stage_function(&self.chain, names, place, plan, state)?;
         let kept = if staged.is_kept() { vec![staged.name().to_owned()] } else { Vec::new() };
         Ok((staged, kept))
     }
@@ -202,87 +201,47 @@ impl Ordered {
     }
 }
 
-/// What is ready, and not published.
-#[derive(Default)]
-struct Ready {
-    chain: Option<(weir_message::Staged, Vec<String>)>,
-    function: Option<weir_message::StagedFunction>,
-}
-
 /// Carries out orders until the keeper is gone.
 pub(super) fn obey(control: &Control, mut ordered: Ordered, remote: &Remote) {
     let mut ready = Ready::default();
     while let Ok((mut order, files)) = control::read_with::<Order>(&control.socket) {
         order.take_files(files);
-        let reply = obeyed(order, &mut ordered, &mut ready, remote);
+        let reply = obeyed(order, &mut ordered, &mut ready, remote).unwrap_or_else(refused);
         control.say(&FromWorker::Reply(reply));
     }
 }
 
-fn obeyed(order: Order, ordered: &mut Ordered, ready: &mut Ready, remote: &Remote) -> Reply {
-    let findings = Arc::clone(&ordered.findings);
-    let nothing = || Reply::Refused("nothing is ready".into());
-    let done = match order {
-        Order::Begin { .. } => return Reply::Refused("it has begun".into()),
-        Order::Report => return Reply::Report(Box::new(ordered.report())),
-        Order::StageChain(functions) => match ordered.stage_chain(functions) {
-            Ok((staged, names, kept)) => {
-                ready.chain = Some((staged, names));
-                return Reply::Staged(kept);
-            }
-            Err(error) => return refused(error),
-        },
+fn obeyed(
+    order: Order,
+    ordered: &mut Ordered,
+    ready: &mut Ready,
+    remote: &Remote,
+) -> Result<Reply, MessageError> {
+    match order {
+        Order::Begin { .. } => Ok(Reply::Refused("it has begun".into())),
+        Order::Report => Ok(Reply::Report(Box::new(ordered.report()))),
+        Order::StageChain(functions) => {
+            let (staged, kept) = ordered.stage_chain(functions)?;
+            ready.chain = Some(staged);
+            Ok(Reply::Staged(kept))
+        }
         Order::StageFunction { function, shadow } => {
-            match ordered.stage_function(function, shadow) {
-                Ok((staged, kept)) => {
-                    ready.function = Some(staged);
-                    return Reply::Staged(kept);
-                }
-                Err(error) => return refused(error),
-            }
+            let names = remote.run(Chain::names)?;
+            let (staged, kept) = ordered.stage_function(&names, function, shadow)?;
+            ready.function = Some(staged);
+            Ok(Reply::Staged(kept))
         }
-        Order::Publish => match ready.chain.take() {
-            Some((staged, names)) => {
-                let done = remote.run(move |chain| chain.publish(staged));
-                if matches!(done, Ok(Ok(()))) {
-                    ordered.names = names;
-                }
-                done
+        Order::Change(mut change) => {
+            if let Change::Canary { findings, .. } | Change::Shadow { findings } = &mut change {
+                *findings = Arc::clone(&ordered.findings);
             }
-            None => return nothing(),
-        },
-        Order::Swap { .. } | Order::Canary(_) | Order::Shadow => {
-            match (ready.function.take(), order) {
-                (Some(staged), Order::Swap { back: false }) => {
-                    remote.run(move |chain| chain.swap(staged))
-                }
-                (Some(staged), Order::Swap { back: true }) => {
-                    remote.run(move |chain| chain.swap_back(staged))
-                }
-                (Some(staged), Order::Canary(percent)) => {
-                    remote.run(move |chain| chain.begin_canary(staged, percent, findings))
-                }
-                (Some(staged), _) => remote.run(move |chain| chain.begin_shadow(staged, findings)),
-                (None, _) => return nothing(),
-            }
+            remote.change(change, ready)?;
+            Ok(Reply::Done)
         }
-        Order::ChangeCanary(percent) => remote.run(move |chain| chain.change_canary(percent)),
-        Order::Promote => remote.run(Chain::promote),
-        Order::EndTrial => remote.run(|chain| {
-            chain.end_trial();
-            Ok(())
-        }),
-        Order::GoBack(name, version) => remote.run(move |chain| chain.go_back(&name, &version)),
-        Order::Undo(name, version) => remote.run(move |chain| chain.undo(&name, &version)),
-        Order::Unwatch(name) => remote.run(move |chain| {
-            chain.unwatch(&name);
-            Ok(())
-        }),
-    };
-    match done {
-        Ok(Ok(())) => Reply::Done,
-        Ok(Err(error)) => refused(error),
-        Err(gone) => Reply::Refused(gone.to_string()),
+        Order::Forget => {
+            *ready = Ready::default();
+            Ok(Reply::Done)
+        }
     }
 }
 

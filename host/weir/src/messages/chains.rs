@@ -10,15 +10,15 @@ use weir_control::engine::{
 use weir_exchange::Upstreams;
 use weir_gateway::ListenerConfig;
 use weir_message::{
-    Chain, ChainPlan, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig, States,
-    orders,
+    Chain, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig,
+    States, orders,
 };
 use weir_message_worker::{News, RemoteChain, WORKER};
 use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
 use super::listeners::{Make, Parts, Seen, config};
-use super::parts::{At, Change, Deployed, Made, Part, Place, Tallies, Trial};
+use super::parts::{At, Deployed, Made, MadeReady, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
 use crate::telemetries::shadow_of;
@@ -60,7 +60,12 @@ pub(super) struct New {
 
 enum What {
     /// Another version of a chain that is deployed; its parts have what is ready, made for a chain in which these functions ran.
-    Again { existing: Arc<Deployed>, ran: Vec<ResolvedFunction>, functions: Vec<ResolvedFunction> },
+    Again {
+        existing: Arc<Deployed>,
+        ready: MadeReady,
+        ran: Vec<ResolvedFunction>,
+        functions: Vec<ResolvedFunction>,
+    },
     /// A new one: for each of its listeners, what their threads make.
     New(New),
 }
@@ -93,6 +98,7 @@ impl Messages {
     ) -> Result<Prepared, EngineError> {
         let mut published = Published::default();
         let turn = existing.turn();
+        let ready = MadeReady::on(&existing);
         let ran = existing.running().functions.clone();
         if existing.parts.is_empty() {
             self.try_out(id, functions)?;
@@ -107,7 +113,7 @@ impl Messages {
         }
         drop(turn);
         let functions = functions.to_vec();
-        Ok(Prepared { published, what: What::Again { existing, ran, functions } })
+        Ok(Prepared { published, what: What::Again { existing, ready, ran, functions } })
     }
 
     /// Makes a chain ready with a part on each thread of each of its listeners. Parts that take the place of some go on with their state and
@@ -193,9 +199,10 @@ impl Messages {
         Self::check_unchanged(&prepared)?;
         let Prepared { mut published, what } = prepared;
         match what {
-            What::Again { existing, functions, .. } => {
+            What::Again { existing, ready, functions, .. } => {
                 let pause = existing.change(|_| Change::Publish, |_| ());
                 published.pause = pause.map_err(|error| EngineError::Lost(Box::new(error)))?;
+                ready.in_force();
                 let mut running = existing.running();
                 running.functions = functions;
                 running.trial = None;
@@ -336,11 +343,17 @@ impl Messages {
     ) -> Result<Published, EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
+        let ready = MadeReady::on(&deployed);
         let mut published = self.stage(id, &deployed, &function, false)?;
         let (label, version) = shown(&function);
-        let undo = || Change::Undo(label.clone(), version.clone());
+        let swap = match way {
+            Way::Forward => Change::Swap,
+            Way::Back => Change::SwapBack,
+        };
+        let undo = Change::Undo { name: label.clone(), version };
         published.pause =
-            deployed.change(|_| Change::Swap(way), |part| part.change_or_tell(undo()))?;
+            deployed.change(|_| swap.clone(), |part| part.change_or_tell(undo.clone()))?;
+        ready.in_force();
         let mut running = deployed.running();
         running.trial = None;
         let name = function.label.clone();
@@ -367,19 +380,19 @@ impl Messages {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
         let shadow = kind == TrialKind::Shadow;
+        let ready = MadeReady::on(&deployed);
         let mut published = self.stage(id, &deployed, &function, shadow)?;
         let findings: Vec<Arc<Findings>> = deployed.parts.iter().map(|_| Arc::default()).collect();
         let begin = |n: usize| match kind {
-            TrialKind::Canary(percent) => Change::Canary(percent, Arc::clone(&findings[n])),
-            TrialKind::Shadow => Change::Shadow(Arc::clone(&findings[n])),
+            TrialKind::Canary(percent) => {
+                Change::Canary { percent, findings: Arc::clone(&findings[n]) }
+            }
+            TrialKind::Shadow => Change::Shadow { findings: Arc::clone(&findings[n]) },
         };
         published.pause = deployed.change(begin, |part| part.change_or_tell(Change::EndTrial))?;
-        let canary = match kind {
-            TrialKind::Canary(percent) => Some(percent),
-            TrialKind::Shadow => None,
-        };
+        ready.in_force();
         let (label, version) = (function.label.clone(), function.version.clone());
-        let trial = Trial { function: label, version, resolved: function, canary, findings };
+        let trial = Trial { function: label, version, resolved: function, kind, findings };
         deployed.running().trial = Some(trial);
         Ok(published)
     }
@@ -391,7 +404,7 @@ impl Messages {
     pub(crate) fn change_canary(&self, id: &ChainId, percent: u8) -> Result<(), EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
-        let before = deployed.running().trial.as_ref().and_then(|trial| trial.canary);
+        let before = deployed.running().trial.as_ref().and_then(|trial| trial.kind.percent());
         let back = |part: &Part| {
             if let Some(percent) = before {
                 part.change_or_tell(Change::CanaryShare(percent));
@@ -399,7 +412,7 @@ impl Messages {
         };
         deployed.change(|_| Change::CanaryShare(percent), back)?;
         if let Some(trial) = &mut deployed.running().trial {
-            trial.canary = Some(percent);
+            trial.kind = TrialKind::Canary(percent);
         }
         Ok(())
     }
@@ -413,8 +426,8 @@ impl Messages {
         let _turn = deployed.turn();
         let trial = deployed.running().trial.take();
         let back = |part: &Part| {
-            if let Some((label, version)) = trial.as_ref().map(|trial| shown(&trial.resolved)) {
-                part.change_or_tell(Change::Undo(label, version));
+            if let Some((name, version)) = trial.as_ref().map(|trial| shown(&trial.resolved)) {
+                part.change_or_tell(Change::Undo { name, version });
             }
         };
         let promoted = deployed.change(|_| Change::Promote, back);
@@ -727,7 +740,8 @@ mod tests {
         let existing = swapped();
         let ran = existing.running().functions.clone();
         let functions = vec![version("3.0.0")];
-        let what = What::Again { existing: Arc::clone(&existing), ran, functions };
+        let ready = MadeReady::on(&existing);
+        let what = What::Again { existing: Arc::clone(&existing), ready, ran, functions };
         let prepared = Prepared { published: Published::default(), what };
         assert_eq!(Messages::check_unchanged(&prepared), Ok(()));
         existing.went_back("f", "2.0.0");

@@ -182,6 +182,7 @@ fn refused(error: MessageError) -> EngineError {
             EngineError::Exhausted(error.to_string())
         }
         MessageError::Trial(_) => EngineError::Conflict(error.to_string()),
+        MessageError::Gone(_) => EngineError::Internal(error.to_string()),
         _ => EngineError::Refused(error.to_string()),
     }
 }

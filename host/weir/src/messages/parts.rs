@@ -5,10 +5,10 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_control::engine::{EngineError, Way};
+use weir_control::engine::{EngineError, TrialKind};
 use weir_message::{
-    Chain, ChainCounters, ChainPlan, Findings, FunctionCounters, FunctionPlan, MessageError,
-    Orders, Remote, Site, Staged, StagedFunction, States,
+    Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan, Orders,
+    Ready, Remote, Site, Staged, StagedFunction, States,
 };
 use weir_message_worker::{News, RemoteConfig};
 use weir_pool::Accounting;
@@ -35,13 +35,6 @@ impl Tallies {
     }
 }
 
-/// What is ready on a thread, and not published.
-#[derive(Default)]
-pub(super) struct Ready {
-    chain: Option<Staged>,
-    function: Option<StagedFunction>,
-}
-
 /// Where a part's functions run.
 pub(super) enum Place {
     /// On the gateway's thread.
@@ -62,23 +55,6 @@ pub(super) struct Readied {
     pub(super) compiled_in: Duration,
     /// Functions that start with an empty state region although they had one.
     pub(super) fresh: Vec<Name>,
-}
-
-/// What is to be done with what is ready, or tried.
-pub(super) enum Change {
-    Publish,
-    Swap(Way),
-    Canary(u8, Arc<Findings>),
-    Shadow(Arc<Findings>),
-    CanaryShare(u8),
-    Promote,
-    EndTrial,
-    /// Brings back what this function replaced by this version, which faulted on another part.
-    GoBack(String, String),
-    /// The same, as it was: another part refused the version.
-    Undo(String, String),
-    /// Nothing brings back what the function of this name replaced any more: that goes.
-    Unwatch(String),
 }
 
 /// What a listener's thread makes its part of the chain of.
@@ -227,50 +203,23 @@ impl Part {
 
     /// Does it; the answer is how long that took where functions run.
     fn change(&self, change: Change) -> Result<Duration, EngineError> {
-        let (remote, ready) = match &self.place {
-            Place::Thread { remote, ready, .. } => (remote, ready),
-            Place::Process(worker) => return worker.change(change),
-        };
-        let (staged, function) = {
-            let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
-            match change {
-                Change::Publish => (ready.chain.take(), None),
-                Change::Swap(_) | Change::Canary(..) | Change::Shadow(_) => {
-                    (None, ready.function.take())
-                }
-                _ => (None, None),
+        match &self.place {
+            Place::Thread { remote, ready, .. } => {
+                let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+                remote.change(change, &mut ready).map_err(refused)
             }
-        };
-        let done = remote.run(move |chain| {
-            let started = Instant::now();
-            let nothing = || MessageError::Trial("nothing is ready".into());
-            let function = function.ok_or_else(nothing);
-            let done = match change {
-                Change::Publish => staged.ok_or_else(nothing).and_then(|next| chain.publish(next)),
-                Change::Swap(Way::Forward) => function.and_then(|next| chain.swap(next)),
-                Change::Swap(Way::Back) => function.and_then(|next| chain.swap_back(next)),
-                Change::Canary(percent, findings) => {
-                    function.and_then(|next| chain.begin_canary(next, percent, findings))
-                }
-                Change::Shadow(findings) => {
-                    function.and_then(|next| chain.begin_shadow(next, findings))
-                }
-                Change::CanaryShare(percent) => chain.change_canary(percent),
-                Change::Promote => chain.promote(),
-                Change::EndTrial => {
-                    chain.end_trial();
-                    Ok(())
-                }
-                Change::GoBack(label, version) => chain.go_back(&label, &version),
-                Change::Undo(label, version) => chain.undo(&label, &version),
-                Change::Unwatch(name) => {
-                    chain.unwatch(&name);
-                    Ok(())
-                }
-            };
-            done.map(|()| started.elapsed())
-        });
-        done.map_err(gone)?.map_err(refused)
+            Place::Process(worker) => worker.change(change),
+        }
+    }
+
+    /// Lets go what is ready.
+    fn forget(&self) {
+        match &self.place {
+            Place::Thread { ready, .. } => {
+                *ready.lock().unwrap_or_else(PoisonError::into_inner) = Ready::default();
+            }
+            Place::Process(worker) => worker.forget(),
+        }
     }
 
     /// Does what undoes another change.
@@ -302,7 +251,7 @@ fn each_or_none<T, R, E>(
 }
 
 fn gone(gone: weir_message::Gone) -> EngineError {
-    EngineError::Internal(gone.to_string())
+    refused(gone.into())
 }
 
 fn fresh(functions: &[StagedFunction], before: &States) -> Vec<Name> {
@@ -317,8 +266,7 @@ pub(super) struct Trial {
     pub(super) version: Option<Version>,
     /// What replaces the running one if it is promoted.
     pub(super) resolved: ResolvedFunction,
-    /// Share of the clients; none: it shadows.
-    pub(super) canary: Option<u8>,
+    pub(super) kind: TrialKind,
     /// By part.
     pub(super) findings: Vec<Arc<Findings>>,
 }
@@ -402,8 +350,9 @@ impl Deployed {
     /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run. The turn
     /// is taken. The answer is what an operator has to hear of those parts that could not.
     pub(super) fn went_back(&self, label: &str, version: &str) -> Vec<String> {
+        let change = Change::GoBack { name: label.into(), version: version.into() };
         let back = |part: &Part| {
-            let error = part.change(Change::GoBack(label.into(), version.into())).err()?;
+            let error = part.change(change.clone()).err()?;
             let (listener, thread) = &part.at;
             Some(format!("listener {listener}, thread {thread} did not go back: {error}"))
         };
@@ -449,6 +398,28 @@ impl Deployed {
         });
         if let Err(error) = ending {
             tracing::error!("a chain's processes end at once: {error}");
+        }
+    }
+}
+
+/// What the parts of a chain have ready, or are making: with this it goes, unless it was put in force.
+pub(super) struct MadeReady(Option<Arc<Deployed>>);
+
+impl MadeReady {
+    pub(super) fn on(deployed: &Arc<Deployed>) -> Self {
+        Self(Some(Arc::clone(deployed)))
+    }
+
+    /// It has been put in force.
+    pub(super) fn in_force(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeReady {
+    fn drop(&mut self) {
+        if let Some(deployed) = self.0.take() {
+            deployed.parts.iter().for_each(Part::forget);
         }
     }
 }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
-use weir_control::engine::{ChainId, EngineError, Way};
+use weir_control::engine::{ChainId, EngineError};
 use weir_exchange::Upstreams;
 use weir_hop::Hub;
-use weir_message::{ChainCounters, ChainPlan, Findings, FunctionPlan, MessageError};
+use weir_message::{ChainCounters, ChainPlan, Change, Findings, FunctionPlan, MessageError};
 use weir_message_worker::{
     FunctionImage, Keeper, KeeperConfig, News, Order, ProxyImage, RemoteConfig, Reply, Report,
     SiteImage,
@@ -21,7 +21,7 @@ use weir_spec::{Listener, Name};
 
 use super::chains::tell;
 use super::listeners::Seen;
-use super::parts::{At, Change, Deployed, Made, Part, Place, Readied, Tallies};
+use super::parts::{At, Deployed, Made, Part, Place, Readied, Tallies};
 use super::{Messages, refused};
 use crate::PROGRAM;
 use crate::telemetries::Telemetries;
@@ -112,23 +112,16 @@ impl Worker {
         self.readied(&functions, reply, compiled_in, shadow)
     }
 
+    /// Has it let go what is ready. One that dies lets it go, too.
+    pub(super) fn forget(&self) {
+        let _ = self.keeper.order_within(Order::Forget, PATIENCE);
+    }
+
     pub(super) fn change(&self, change: Change) -> Result<Duration, EngineError> {
-        let order = match &change {
-            Change::Publish => Order::Publish,
-            Change::Swap(way) => Order::Swap { back: *way == Way::Back },
-            Change::Canary(percent, _) => Order::Canary(*percent),
-            Change::Shadow(_) => Order::Shadow,
-            Change::CanaryShare(percent) => Order::ChangeCanary(*percent),
-            Change::Promote => Order::Promote,
-            Change::EndTrial => Order::EndTrial,
-            Change::GoBack(label, version) => Order::GoBack(label.clone(), version.clone()),
-            Change::Undo(label, version) => Order::Undo(label.clone(), version.clone()),
-            Change::Unwatch(name) => Order::Unwatch(name.clone()),
-        };
         let started = Instant::now();
-        let reply = self.keeper.order(order);
+        let reply = self.keeper.order(Order::Change(change.clone()));
         let Reply::Done = reply else { return Err(wrong(reply)) };
-        if let Change::Canary(_, findings) | Change::Shadow(findings) = change {
+        if let Change::Canary { findings, .. } | Change::Shadow { findings } = change {
             self.known().findings = findings;
         }
         Ok(started.elapsed())

@@ -227,7 +227,7 @@ fn trial_status(trial: &Trial) -> TrialStatus {
     TrialStatus {
         function: trial.function.clone(),
         version: trial.version.clone(),
-        canary: trial.canary,
+        canary: trial.kind.percent(),
         packets: sum(|findings| &findings.events),
         verdicts_differ: sum(|findings| &findings.actions_differ),
         bytes_differ: sum(|findings| &findings.bytes_differ),
