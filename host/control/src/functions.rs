@@ -120,7 +120,7 @@ fn show(state: &State, id: &FunctionId, record: &FunctionRecord) -> Function {
         chains: users.collect(),
         trial: record.trial.as_ref().map(|trial| FunctionTrial {
             version: trial.version.clone(),
-            canary: trial.canary,
+            canary: trial.kind().percent(),
             since: time::text(trial.since),
         }),
     }

@@ -45,10 +45,8 @@ const REASON_KEPT: usize = 480;
 pub enum SwapMode {
     /// At once. Makes a canary of that version the running one.
     Full,
-    /// For this share of the flows, in percent, 1 to 99.
-    Canary(u8),
-    /// It sees copies and decides nothing.
-    Shadow,
+    /// It is tried beside the running one.
+    Try(TrialKind),
 }
 
 /// A place where a function runs.
@@ -77,7 +75,7 @@ fn canaries_beside<'p>(
         .filter(|other| other != id)
         .filter_map(|other| {
             let trial = state.functions.get(&other)?.trial.as_ref()?;
-            trial.canary.is_some().then(|| (other, trial.clone()))
+            trial.is_canary().then(|| (other, trial.clone()))
         })
         .collect()
 }
@@ -182,10 +180,10 @@ impl Control {
         self.store.has_room()?;
         match (&record.trial, mode) {
             (Some(trial), SwapMode::Full) if trial.version == *to => {
-                return self.end_with(&state, id, &places, from, to, trial.canary.is_some());
+                return self.end_with(&state, id, &places, from, to, trial.kind());
             }
-            (Some(trial), mode) if trial.version == *to => {
-                return self.change_trial(&state, id, &places, trial, mode);
+            (Some(trial), SwapMode::Try(kind)) if trial.version == *to => {
+                return self.change_trial(&state, id, &places, trial, kind);
             }
             (Some(trial), _) => {
                 return Err(ControlError::Conflict(format!(
@@ -201,10 +199,7 @@ impl Control {
                 let published = self.swap_places(&state, &places, Way::Forward, |_| Some(to))?;
                 self.swapped(id, from, to, &places, &published)
             }
-            SwapMode::Canary(percent) => {
-                self.begin_trial(&state, id, &places, from, to, TrialKind::Canary(percent))
-            }
-            SwapMode::Shadow => self.begin_trial(&state, id, &places, from, to, TrialKind::Shadow),
+            SwapMode::Try(kind) => self.begin_trial(&state, id, &places, from, to, kind),
         }
     }
 

@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
 use crate::control::Control;
-use crate::engine::FunctionLog;
+use crate::engine::{FunctionLog, TrialKind};
 use crate::functions::{Function, FunctionVersion, Pushed};
 use crate::rollout::SwapMode;
 use crate::store::FunctionId;
@@ -207,8 +207,8 @@ impl SwapRequest {
     fn mode(&self) -> Result<SwapMode, Invalid> {
         match (self.canary, self.shadow) {
             (None, false) => Ok(SwapMode::Full),
-            (Some(percent), false) => Ok(SwapMode::Canary(percent)),
-            (None, true) => Ok(SwapMode::Shadow),
+            (Some(percent), false) => Ok(SwapMode::Try(TrialKind::Canary(percent))),
+            (None, true) => Ok(SwapMode::Try(TrialKind::Shadow)),
             (Some(_), true) => {
                 Err(Invalid::at("canary", "`canary` and `shadow` exclude each other")
                     .help("leave one of them out"))

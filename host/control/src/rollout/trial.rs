@@ -6,7 +6,7 @@ use std::sync::Arc;
 use semver::Version;
 use weir_spec::SwapReport;
 
-use super::{Place, SwapMode, Tally, in_chain};
+use super::{Place, Tally, in_chain};
 use crate::control::Control;
 use crate::engine::{ChainId, TrialKind, Way};
 use crate::error::ControlError;
@@ -50,21 +50,17 @@ impl Control {
                 }
             }
         }
-        let canary = match kind {
-            TrialKind::Canary(percent) => Some(percent),
-            TrialKind::Shadow => None,
-        };
         let stored = self.store.change(|state| {
             let function = function_mut(state, id)?;
             Arc::make_mut(function).trial =
-                Some(Trial { version: to.clone(), canary, since: time::milliseconds() });
+                Some(Trial::new(to.clone(), kind, time::milliseconds()));
             Ok::<_, ControlError>(())
         });
         if let Err(error) = stored {
             self.end_trials(state, places);
             return Err(error);
         }
-        self.trial_started(id, to, canary);
+        self.trial_started(id, to, kind);
         Ok(tally.report)
     }
 
@@ -76,16 +72,16 @@ impl Control {
         id: &FunctionId,
         places: &[Place],
         trial: &Trial,
-        mode: SwapMode,
+        kind: TrialKind,
     ) -> Result<SwapReport, ControlError> {
         let (to, from) = (&trial.version, places[0].running.clone());
-        match (trial.canary, mode) {
-            (Some(was), SwapMode::Canary(percent)) => {
+        match (trial.kind(), kind) {
+            (TrialKind::Canary(was), TrialKind::Canary(percent)) => {
                 let changed = self.set_shares(state, places, percent).and_then(|()| {
                     self.store.change(|state| {
                         let function = function_mut(state, id)?;
                         if let Some(trial) = &mut Arc::make_mut(function).trial {
-                            trial.canary = Some(percent);
+                            trial.set_kind(kind);
                         }
                         Ok::<_, ControlError>(())
                     })
@@ -95,15 +91,12 @@ impl Control {
                     drop(self.set_shares(state, places, was));
                     return Err(error);
                 }
-                self.trial_started(id, to, Some(percent));
+                self.trial_started(id, to, kind);
                 Ok(Tally::untouched(from, to, places))
             }
-            (None, SwapMode::Shadow) => Ok(Tally::untouched(from, to, places)),
-            (_, mode) => {
-                let kind = match mode {
-                    SwapMode::Canary(percent) => TrialKind::Canary(percent),
-                    SwapMode::Full | SwapMode::Shadow => TrialKind::Shadow,
-                };
+            (TrialKind::Shadow, TrialKind::Shadow) => Ok(Tally::untouched(from, to, places)),
+            (TrialKind::Canary(_), TrialKind::Shadow)
+            | (TrialKind::Shadow, TrialKind::Canary(_)) => {
                 self.end_trials(state, places);
                 let begun = self.begin_trial(state, id, places, from, to, kind);
                 if let Err(error) = &begun {
@@ -167,10 +160,10 @@ impl Control {
         self.events.emit(EventKind::TrialEnded, Some(&id.tenant), id.name.as_str(), message);
     }
 
-    fn trial_started(&self, id: &FunctionId, version: &Version, canary: Option<u8>) {
-        let how = match canary {
-            Some(percent) => format!("gets {percent} % of the flows"),
-            None => "sees copies of the packets".to_owned(),
+    fn trial_started(&self, id: &FunctionId, version: &Version, kind: TrialKind) {
+        let how = match kind {
+            TrialKind::Canary(percent) => format!("gets {percent} % of the flows"),
+            TrialKind::Shadow => "sees copies of the packets".to_owned(),
         };
         let message = format!("version {version} of function {} {how}", id.name);
         self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
@@ -184,11 +177,11 @@ impl Control {
         places: &[Place],
         from: Version,
         to: &Version,
-        canary: bool,
+        kind: TrialKind,
     ) -> Result<SwapReport, ControlError> {
         // Where it is refused, or cannot be written, the trial goes on.
         let goes_on = |_: &ControlError| self.begin_again(places);
-        if !canary {
+        if kind == TrialKind::Shadow {
             self.end_trials(state, places);
             let published = self.swap_places(state, places, Way::Forward, |_| Some(to));
             let swapped = published.and_then(|done| self.swapped(id, from, to, places, &done));
@@ -227,10 +220,9 @@ impl Control {
         let Some(name) = used.and_then(|used| used.function.as_ref()) else { return };
         let id = FunctionId::new(&chain.tenant, name);
         let Some(trial) = state.functions.get(&id).and_then(|f| f.trial.as_ref()) else { return };
-        let kind = trial.canary.map_or(TrialKind::Shadow, TrialKind::Canary);
         let begun = self
             .resolve(&state, chain, index, &trial.version)
-            .and_then(|function| Ok(self.engine.begin_trial(chain, function, kind)?));
+            .and_then(|function| Ok(self.engine.begin_trial(chain, function, trial.kind())?));
         let Err(error) = begun else { return };
         let why = format!("it cannot go on: {}", in_chain(error, &chain.name));
         if let Err(error) = self.trial_is_over(&state, &id, &trial.version, &why) {

@@ -159,7 +159,7 @@ impl Control {
         let Some(used) = &record.chain.functions[index].function else { return };
         let id = FunctionId::new(&chain.tenant, used);
         let trial = state.functions.get(&id).and_then(|f| f.trial.as_ref());
-        let canary = trial.filter(|t| t.canary.is_some() && Some(&t.version) == version);
+        let canary = trial.filter(|t| t.is_canary() && Some(&t.version) == version);
         if *told == Told::TrialEnded {
             if let Some(trial) = canary
                 && let Err(error) = self.trial_is_over(&state, &id, &trial.version, why)

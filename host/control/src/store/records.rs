@@ -8,6 +8,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use weir_spec::{Chain, CheckReport, Name, Role, Steering};
 
+use crate::engine::TrialKind;
+
 /// Names a thing of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainId {
@@ -103,10 +105,35 @@ pub struct VersionRecord {
 pub struct Trial {
     /// The new version.
     pub version: Version,
-    /// Share of the flows that are its; none: it shadows.
-    pub canary: Option<u8>,
+    /// [`TrialKind::percent`]
+    canary: Option<u8>,
     /// Milliseconds since 1970.
     pub since: u64,
+}
+
+impl Trial {
+    /// One that begins at this time, in milliseconds since 1970.
+    #[must_use]
+    pub fn new(version: Version, kind: TrialKind, since: u64) -> Self {
+        Self { version, canary: kind.percent(), since }
+    }
+
+    /// How it is tried.
+    #[must_use]
+    pub fn kind(&self) -> TrialKind {
+        self.canary.map_or(TrialKind::Shadow, TrialKind::Canary)
+    }
+
+    /// It is tried like this from now on.
+    pub fn set_kind(&mut self, kind: TrialKind) {
+        self.canary = kind.percent();
+    }
+
+    /// Whether flows are its.
+    #[must_use]
+    pub fn is_canary(&self) -> bool {
+        self.canary.is_some()
+    }
 }
 
 /// A chain.
