@@ -1,11 +1,7 @@
 //! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -15,10 +11,11 @@ use wasmtime::{Config, Engine, Store};
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
 use crate::code_cache::CodeCache;
+use crate::compiler::{Compiler, run_child};
 use crate::function_cache::{self, FunctionCache, Hash, Known, PIECES_MAX, Pieces};
 use crate::guest::{ARGUMENTS_MAX, Guest, Running};
 use crate::host::Requests;
-use crate::said::one_line;
+use crate::loaded::Loaded;
 use crate::serving::{MEMORIES, Serving};
 use crate::shared_code::CODE_MAX;
 use crate::ticker::Ticker;
@@ -31,25 +28,6 @@ const STACK_MAX: usize = 512 << 10;
 const COMPILED_MAX: usize = 256 << 20;
 /// Bytes of loaded components that are kept in memory although nobody may use them any more.
 const LOADED_MAX: usize = 64 << 20;
-
-/// Who compiles.
-#[derive(Clone, Debug, Default)]
-pub enum Compiler {
-    /// This process, without a time limit: for tools that run what their user gives them.
-    #[default]
-    InProcess,
-    /// A child process that reads what it is to compile from standard input and writes what
-    /// [`Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
-    /// upload that takes forever to compile costs nothing but itself. This process then compiles nothing.
-    Child {
-        /// The program.
-        program: PathBuf,
-        /// Its arguments.
-        arguments: Vec<String>,
-        /// Time it has.
-        timeout: Duration,
-    },
-}
 
 /// How to set up a [`Sandbox`].
 #[derive(Clone, Debug, Default)]
@@ -427,43 +405,6 @@ impl Sandbox {
     }
 }
 
-/// Its hash, and whether it serves.
-type LoadedBy = ([u8; 32], bool);
-
-/// Components that were used lately, so that instances of one function share its code. Instances keep theirs alive by themselves.
-struct Loaded<C = Component> {
-    /// With their bytes, the one that was used last behind.
-    components: VecDeque<(LoadedBy, C, usize)>,
-}
-
-impl<C> Default for Loaded<C> {
-    fn default() -> Self {
-        Self { components: VecDeque::new() }
-    }
-}
-
-impl<C: Clone> Loaded<C> {
-    fn get(&mut self, by: LoadedBy) -> Option<C> {
-        let at = self.components.iter().position(|(known, ..)| *known == by)?;
-        let found = self.components.remove(at)?;
-        let component = found.1.clone();
-        self.components.push_back(found);
-        Some(component)
-    }
-
-    /// Keeps a component, and lets go of those that were used longest ago until all have `most` bytes.
-    fn insert(&mut self, by: LoadedBy, component: C, bytes: usize, most: usize) {
-        self.components.retain(|(known, ..)| *known != by);
-        self.components.push_back((by, component, bytes));
-        let mut kept: usize = self.components.iter().map(|(.., bytes)| bytes).sum();
-        while kept > most
-            && let Some((.., bytes)) = self.components.pop_front()
-        {
-            kept -= bytes;
-        }
-    }
-}
-
 /// Calls a guest that may hand the host so many bytes in one of its calls, or answer, if they are more than [`ARGUMENTS_MAX`]. wasmtime
 /// counts all bytes of a list, those of a region that is only looked for as well.
 pub fn giving<S: 'static, T>(
@@ -503,77 +444,6 @@ fn compatibility(engine: &Engine) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{:016x}", hasher.finish())
-}
-
-/// Feeds the child and waits for it, for as long as it has, and for `most` bytes.
-pub(crate) fn run_child(
-    program: &Path,
-    arguments: &[String],
-    timeout: Duration,
-    order: &[u8],
-    most: usize,
-) -> Result<Vec<u8>, CompileError> {
-    let failed = |source| CompileError::Io {
-        what: format!("running the compiler {}", program.display()),
-        source,
-    };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let mut input = child.stdin.take().expect("piped");
-    let output = child.stdout.take().expect("piped");
-    let mut errors = child.stderr.take().expect("piped");
-    let ended = std::thread::scope(|scope| {
-        let begun = || {
-            // A child that dies early closes its end: that error is told by its exit status.
-            let write = move || drop(input.write_all(order));
-            Builder::new().spawn_scoped(scope, write)?;
-            let code = Builder::new().spawn_scoped(scope, move || {
-                let mut code = Vec::new();
-                // One that has more to say finds its end closed.
-                output.take(most as u64 + 1).read_to_end(&mut code).map(|_| code)
-            })?;
-            let said = Builder::new().spawn_scoped(scope, move || {
-                let mut said = String::new();
-                drop(errors.read_to_string(&mut said));
-                said
-            })?;
-            Ok((code, said))
-        };
-        // There may be a process to be had, but no thread.
-        let (code, said) = begun().inspect_err(|_: &std::io::Error| {
-            drop(child.kill());
-            drop(child.wait());
-        })?;
-        let deadline = Instant::now() + timeout;
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break Ok(Some(status)),
-                Ok(None) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Ok(None) => {
-                    drop(child.kill());
-                    drop(child.wait());
-                    break Ok(None);
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        let code = code.join().expect("reading does not panic");
-        let said = said.join().expect("reading does not panic");
-        status.and_then(|status| Ok((status, code?, said)))
-    });
-    match ended.map_err(failed)? {
-        (_, answer, _) if answer.len() > most => Err(CompileError::TooLarge(most)),
-        (Some(status), code, _) if status.success() => Ok(code),
-        (Some(_), _, said) => Err(CompileError::Component(one_line(said.trim()).into_owned())),
-        (None, ..) => Err(CompileError::TooLong(timeout)),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -665,36 +535,5 @@ mod tests {
         assert!(sandbox.compile_composed(&whole, Vec::new).is_err());
         assert!(sandbox.compile_untried(&parts[0]).is_err());
         assert!(sandbox.compile(&parts[1], [1; 32]).is_err());
-    }
-
-    #[test]
-    fn a_child_that_says_too_much_is_not_heard_to_the_end() {
-        let run = |script: &str, most| {
-            let arguments = ["-c".to_owned(), script.to_owned()];
-            run_child(Path::new("/bin/sh"), &arguments, Duration::from_secs(60), b"order", most)
-        };
-        assert_eq!(run("cat", 5).unwrap(), b"order");
-        assert!(matches!(run("cat", 4), Err(CompileError::TooLarge(4))));
-        // It would go on for ever, and whether it dies of that or not does not matter.
-        for endless in ["exec cat /dev/zero", "trap '' PIPE; cat /dev/zero; exit 0"] {
-            assert!(matches!(run(endless, 1 << 20), Err(CompileError::TooLarge(_))), "{endless}");
-        }
-    }
-
-    #[test]
-    fn what_was_used_longest_ago_is_let_go_when_there_are_too_many_bytes() {
-        let mut loaded = Loaded::default();
-        let by = |n: u8| ([n; 32], false);
-        for n in 0..3 {
-            loaded.insert(by(n), n, 30, 100);
-        }
-        assert_eq!(loaded.get(by(0)), Some(0));
-        loaded.insert(by(3), 3, 30, 100);
-        assert_eq!([0, 1, 2, 3].map(|n| loaded.get(by(n)).is_some()), [true, false, true, true]);
-        // Anew, not a second time.
-        loaded.insert(by(0), 7, 40, 100);
-        assert_eq!([0, 2, 3].map(|n| loaded.get(by(n))), [Some(7), Some(2), Some(3)]);
-        loaded.insert(by(4), 4, 101, 100);
-        assert!((0..5).all(|n| loaded.get(by(n)).is_none()));
     }
 }

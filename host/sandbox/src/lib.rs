@@ -23,6 +23,7 @@ mod admissions;
 mod admit;
 mod code_cache;
 mod compile;
+mod compiler;
 mod exchange;
 mod fault;
 mod function_cache;
@@ -32,6 +33,7 @@ mod guest;
 mod host;
 mod life;
 mod lines;
+mod loaded;
 mod manifest;
 mod policy;
 mod said;
@@ -46,7 +48,8 @@ mod window;
 
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
-pub use compile::{CompileError, Compiled, Compiler, Sandbox, SandboxConfig, giving};
+pub use compile::{CompileError, Compiled, Sandbox, SandboxConfig, giving};
+pub use compiler::Compiler;
 pub use exchange::{
     Copied, Denied, EXCHANGE_IMPORT, Exchanges, KEY_MAX, Laid, Span, link_exchange,
 };

@@ -16,7 +16,8 @@ use std::time::Duration;
 use wasmtime::WasmBacktrace;
 
 use crate::admit::Admitted;
-use crate::compile::{CompileError, run_child};
+use crate::compile::CompileError;
+use crate::compiler::run_child;
 use crate::function_cache::{put, take};
 use crate::lines::Lines;
 use crate::said::one_line;
