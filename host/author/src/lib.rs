@@ -1,7 +1,7 @@
 //! For those who write functions.
 //!
 //! Owns: the projects that `weir new` writes ([`project`]), what is source in them ([`sources`]), and the tests of a function that `weir test` runs
-//! ([`suite`], [`tests`]): captures through the packet plane's own engine, HTTP exchanges and connections through the gateway's. Must not know:
+//! ([`suite`], [`tester`]): captures through the packet plane's own engine, HTTP exchanges and connections through the gateway's. Must not know:
 //! the command line, a running host, languages beyond their templates.
 
 #![forbid(unsafe_code)]
@@ -18,7 +18,7 @@ pub mod project;
 mod recorder;
 pub mod sources;
 pub mod suite;
-pub mod tests;
+pub mod tester;
 pub mod trace;
 mod upstream;
 

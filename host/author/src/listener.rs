@@ -21,7 +21,7 @@ use weir_spec::ResolvedFunction;
 use crate::function::Function;
 use crate::packets::lines;
 use crate::suite::Expect;
-use crate::tests::is;
+use crate::tester::is;
 
 /// As the defaults of `[gateway]`.
 const ROOMS: u32 = 1024;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use weir_author::suite::Suite;
-use weir_author::tests::{Report, Tester};
+use weir_author::tester::{Report, Tester};
 use weir_spec::Document;
 use weir_tests::built::{built_file, changed_template, message_probe};
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 use weir_author::sources::Project;
 use weir_author::suite::{self, Suite, Test};
-use weir_author::tests::{Outcome, Report, Tester};
+use weir_author::tester::{Outcome, Report, Tester};
 use weir_spec::{Check, Document, Invalid, counted};
 
 use crate::cli::TestArgs;

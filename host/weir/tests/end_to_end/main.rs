@@ -5,7 +5,6 @@ mod bodies;
 mod commands;
 mod crash;
 mod disk;
-#[cfg(feature = "dpdk")]
 mod dpdk;
 mod functions;
 mod guests;
