@@ -81,7 +81,7 @@ impl Engine for Planes {
             if let Some(ready) = &ready {
                 Messages::check_unchanged(ready)?;
             }
-            published = explained(self.packets.deploy_chain(&packets, listeners.as_deref()))?;
+            published = explained(self.packets.deploy(&packets, listeners.as_deref()))?;
         }
         match ready {
             Some(ready) => match self.messages.publish(&id, ready) {
@@ -156,21 +156,21 @@ impl Engine for Planes {
         if self.messages.has_function(chain, function) {
             return self.messages.change_canary(chain, percent);
         }
-        self.packets.change_canary(chain, function, percent)
+        self.packets.change_canary(chain, percent)
     }
 
     fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError> {
         if self.messages.has_function(chain, function) {
             return explained(self.messages.promote(chain));
         }
-        explained(self.packets.promote(chain, function))
+        explained(self.packets.promote(chain))
     }
 
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError> {
         if self.messages.has_function(chain, function) {
             return self.messages.end_trial(chain);
         }
-        self.packets.end_trial(chain, function)
+        self.packets.end_trial(chain)
     }
 
     fn expect(&self, chains: &[(&ChainId, &Chain)]) {

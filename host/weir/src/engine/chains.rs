@@ -30,7 +30,7 @@ const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl PlaneEngine {
     /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has one.
-    pub(crate) fn deploy_chain(
+    pub(crate) fn deploy(
         &self,
         deployment: &Deployment,
         listeners: Option<&[SocketAddr]>,

@@ -1,4 +1,4 @@
-//! The data plane behind the control plane's [`Engine`]: workers, lanes and ports of this process.
+//! The data plane behind the control plane's [`Engine`](weir_control::engine::Engine): workers, lanes and ports of this process.
 //!
 //! The only place that knows both sides. A chain has a lane on each of its workers; everything slow (compiling,
 //! instantiating, configuring) is done by the calling thread, and the workers only publish.
@@ -15,22 +15,15 @@ mod tap;
 mod trace;
 mod watching;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use weir_chain::ChainError;
-use weir_control::engine::{
-    ChainId, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink, FunctionLog,
-    Published, RuleStatus, Tap, TrialKind, Way,
-};
+use weir_control::engine::{ChainId, Drained, EngineError, EventSink, Published, TrialKind, Way};
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, Given, InstanceError, Sandbox, Telemetry};
-use weir_spec::{
-    Chain, ChainTrace, CheckReport, HostConfig, Name, ResolvedFunction, SteeringRule, TapRequest,
-    TraceRequest,
-};
+use weir_spec::{Chain, CheckReport, HostConfig, Name, ResolvedFunction};
 
 use self::keeper::Keeper;
 use self::lanes::Plane;
@@ -143,6 +136,7 @@ pub(crate) fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
+/// What the control plane's `Engine` promises, for chains of packets.
 impl PlaneEngine {
     /// Whether it has a part of this chain.
     pub(crate) fn has(&self, chain: &ChainId) -> bool {
@@ -157,14 +151,12 @@ impl PlaneEngine {
             .iter()
             .any(|lane| lane.status.lock().unwrap_or_else(PoisonError::into_inner).trial.is_some())
     }
-}
 
-impl Engine for PlaneEngine {
-    fn check(&self, wasm: &[u8]) -> CheckReport {
+    pub(crate) fn check(&self, wasm: &[u8]) -> CheckReport {
         weir_assembly::check_in(&self.plane.sandbox, wasm)
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
+    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
         let started = Instant::now();
         let refused = |error: &dyn std::fmt::Display| EngineError::Refused(error.to_string());
         let admitted = self.plane.sandbox.admit(wasm).map_err(|error| refused(&error))?;
@@ -176,23 +168,19 @@ impl Engine for PlaneEngine {
         Ok(started.elapsed())
     }
 
-    fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
-        self.deploy_chain(&deployment, None)
-    }
-
-    fn expect(&self, chains: &[(&ChainId, &Chain)]) {
+    pub(crate) fn expect(&self, chains: &[(&ChainId, &Chain)]) {
         for (id, chain) in chains {
             self.steering.place(id, Some(Ends::of(chain)));
         }
     }
 
-    fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {
+    pub(crate) fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {
         self.undeploy_chain(chain)?;
         self.steering.place(chain, None);
         Ok(())
     }
 
-    fn swap(
+    pub(crate) fn swap(
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
@@ -205,7 +193,7 @@ impl Engine for PlaneEngine {
         self.plane.publish(&deployed, staged, Some((place, way)))
     }
 
-    fn begin_trial(
+    pub(crate) fn begin_trial(
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
@@ -230,64 +218,26 @@ impl Engine for PlaneEngine {
         }
     }
 
-    fn change_canary(
-        &self,
-        chain: &ChainId,
-        _function: &Name,
-        percent: u8,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn change_canary(&self, chain: &ChainId, percent: u8) -> Result<(), EngineError> {
         let deployed = self.plane.deployed(chain)?;
         let _turn = deployed.turn();
         let changed = self.plane.with_lanes(&deployed, move |lane| lane.change_canary(percent))?;
         changed.into_iter().collect::<Result<(), _>>().map_err(refused)
     }
 
-    fn promote(&self, chain: &ChainId, _function: &Name) -> Result<Published, EngineError> {
+    pub(crate) fn promote(&self, chain: &ChainId) -> Result<Published, EngineError> {
         let deployed = self.plane.deployed(chain)?;
         let _turn = deployed.turn();
         self.plane.promote(&deployed)
     }
 
-    fn end_trial(&self, chain: &ChainId, _function: &Name) -> Result<(), EngineError> {
+    pub(crate) fn end_trial(&self, chain: &ChainId) -> Result<(), EngineError> {
         let deployed = self.plane.deployed(chain)?;
         let _turn = deployed.turn();
         self.plane.end_trial(&deployed)
     }
 
-    fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
-        self.replace_steering(tenant, rules)
-    }
-
-    fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
-        self.steering_status(tenant)
-    }
-
-    fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
-        self.rules_covered(tenant)
-    }
-
-    fn trace(&self, chain: &ChainId, request: &TraceRequest) -> Result<ChainTrace, EngineError> {
-        self.trace_chain(chain, request)
-    }
-
-    fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError> {
-        self.tap_chain(chain, request)
-    }
-
-    fn status(&self) -> EngineStatus {
-        self.engine_status()
-    }
-
-    fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
-        self.function_log(chain, function)
-    }
-
-    fn reload(&self, _: &HostConfig) -> Result<Vec<String>, EngineError> {
-        // Ports are opened at the start.
-        Ok(Vec::new())
-    }
-
-    fn subscribe(&self, sink: EventSink) {
+    pub(crate) fn subscribe(&self, sink: EventSink) {
         // A second call is a bug of the caller's; the first sink stays.
         if self.sink.set(sink).is_ok() {
             links::watch(&self.ports, &self.sink);
@@ -295,7 +245,7 @@ impl Engine for PlaneEngine {
         }
     }
 
-    fn drain(&self, deadline: Duration) -> Drained {
+    pub(crate) fn drain(&self, deadline: Duration) -> Drained {
         let until = Instant::now() + deadline;
         let mut drained = Drained::default();
         {

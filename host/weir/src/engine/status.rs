@@ -17,7 +17,7 @@ use super::ports::Slot;
 use crate::telemetries::function_log;
 
 impl PlaneEngine {
-    pub(super) fn engine_status(&self) -> EngineStatus {
+    pub(crate) fn status(&self) -> EngineStatus {
         let mut ports: Vec<PortStatus> = self.ports().iter().map(port_status).collect();
         let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
         for crossing in &crossings {
@@ -40,7 +40,7 @@ impl PlaneEngine {
         }
     }
 
-    pub(super) fn function_log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
+    pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.plane.deployed(chain) else { return FunctionLog::default() };
         function_log(chain, function, deployed.lanes.iter().map(|lane| &lane.telemetry))
     }

@@ -117,7 +117,7 @@ impl Prepared {
 
 impl PlaneEngine {
     /// These rules are the tenant's from now on. The answer is the longest time for which a worker stood still.
-    pub(super) fn replace_steering(
+    pub(crate) fn steer(
         &self,
         tenant: &Name,
         rules: &[SteeringRule],
@@ -244,7 +244,7 @@ impl PlaneEngine {
     }
 
     /// What became of each of a tenant's rules.
-    pub(super) fn steering_status(&self, tenant: &Name) -> Vec<RuleStatus> {
+    pub(crate) fn steering(&self, tenant: &Name) -> Vec<RuleStatus> {
         let Some(Tenant { rules, hits }) = self.steering.tenants().get(tenant).cloned() else {
             return Vec::new();
         };
@@ -265,7 +265,7 @@ impl PlaneEngine {
 
     /// Those of a tenant's rules that decide nothing, and the earlier ones that mean all of their packets. A rule that concerns
     /// several crossings is one if it is so in each.
-    pub(super) fn rules_covered(&self, tenant: &Name) -> BTreeMap<usize, usize> {
+    pub(crate) fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
         let Some(Tenant { rules, .. }) = self.steering.tenants().get(tenant).cloned() else {
             return BTreeMap::new();
         };

@@ -51,7 +51,7 @@ impl Drop for Place {
 }
 
 impl PlaneEngine {
-    pub(super) fn tap_chain(
+    pub(crate) fn tap(
         &self,
         id: &ChainId,
         request: &TapRequest,

@@ -3,9 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_control::engine::{
-    ChainId, Deployment, Engine as _, EngineError, RulePlace, RuleStatus, Way,
-};
+use weir_control::engine::{ChainId, Deployment, EngineError, RulePlace, RuleStatus, Way};
 use weir_packet_plane::{Lane, States};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_spec::{Chain, FunctionUse, HostConfig, Manifest, Name, Steering, SteeringRule};
@@ -56,7 +54,7 @@ fn open_in(directory: &Path) -> usize {
 fn a_change_that_is_under_way_when_the_host_stops_keeps_no_device() {
     let directory = tempfile::tempdir().unwrap();
     let engine = engine(directory.path());
-    engine.deploy(deployment("one", "a")).unwrap();
+    engine.deploy(&deployment("one", "a"), None).unwrap();
     assert_eq!(open_in(directory.path()), 2, "one is the chain's, the other nobody's");
     let one = engine.plane.deployed(&deployment("one", "a").id).unwrap();
     // Somebody changes it.
@@ -67,7 +65,7 @@ fn a_change_that_is_under_way_when_the_host_stops_keeps_no_device() {
     drop(turn);
     // As if they had been made ready before.
     for late in [deployment("one", "b"), deployment("two", "b")] {
-        let EngineError::Conflict(why) = engine.deploy(late).unwrap_err() else { panic!() };
+        let EngineError::Conflict(why) = engine.deploy(&late, None).unwrap_err() else { panic!() };
         assert!(why.contains("the host stops"), "{why}");
     }
     assert!(engine.plane.chains().is_empty() && engine.plane.crossings().is_empty());
@@ -82,7 +80,7 @@ fn on_two_workers() -> (PlaneEngine, ChainId) {
         "name = \"c\"\nfrom = \"in\"\nto = \"out\"\nworkers = 2\n[[function]]\nuse = \"f\"\n[[function]]\nuse = \"g\"\n",
     );
     let id = chain.id.clone();
-    engine.deploy(chain).unwrap();
+    engine.deploy(&chain, None).unwrap();
     (engine, id)
 }
 
@@ -183,7 +181,7 @@ fn rules_are_in_force_from_a_chains_first_packet_on() {
     let others: Vec<_> = others.collect();
     all.splice(0..0, others);
     engine.steer(&tenant(), &all).unwrap();
-    engine.deploy(chain_between("edge", "in", false)).unwrap();
+    engine.deploy(&chain_between("edge", "in", false), None).unwrap();
     until("all of them came", || dropped(&engine, "rx-steering") == PACKETS);
     assert_eq!(came_to(&engine, "edge"), 0);
     drop(engine.drain(Duration::ZERO));
@@ -195,7 +193,7 @@ fn what_rules_send_to_a_chain_that_is_not_deployed_is_nobody_elses() {
     let (edge, voice) = (chain_between("edge", "in", false), chain_between("voice", "in", true));
     engine.expect(&[(&edge.id, &edge.chain), (&voice.id, &voice.chain)]);
     engine.steer(&tenant(), &rules("[[rule]]\nchain = \"voice\"\n")).unwrap();
-    engine.deploy(edge).unwrap();
+    engine.deploy(&edge, None).unwrap();
     until("it is dropped", || dropped(&engine, "rx-no-chain") > 0);
     let place = |port: &str, dropped: Option<&str>| RulePlace {
         port: port.parse().unwrap(),
@@ -210,19 +208,18 @@ fn what_rules_send_to_a_chain_that_is_not_deployed_is_nobody_elses() {
     };
     let why = Some("chain voice is not deployed");
     assert_eq!(places(&engine), [place("in", why), place("out", why)]);
-    engine.deploy(voice).unwrap();
+    engine.deploy(&voice, None).unwrap();
     until("it has them", || came_to(&engine, "voice") > 0);
     assert_eq!(places(&engine), [place("in", None), place("out", None)]);
     assert_eq!(came_to(&engine, "edge"), 0);
     // Between other ports it does not want them any more.
     let elsewhere = deployment_of("name = \"voice\"\nfrom = \"b\"\n[[function]]\nuse = \"pass\"\n");
-    engine.deploy(elsewhere).unwrap();
+    engine.deploy(&elsewhere, None).unwrap();
     until("the neighbour has them", || came_to(&engine, "edge") > 0);
     drop(engine.drain(Duration::ZERO));
 }
 
 /// As the operator has numbered them, whatever concerns other ports.
-#[cfg(feature = "dpdk")]
 #[test]
 fn the_rule_that_keeps_another_from_a_device_has_the_number_that_it_was_given() {
     if weir_dpdk::ABSENT.is_some() {
@@ -230,7 +227,7 @@ fn the_rule_that_keeps_another_from_a_device_has_the_number_that_it_was_given() 
     }
     let port = "[[port]]\nname = \"a\"\nkind = \"dpdk\"\ndevice = \"net_null0\"\n";
     let engine = configured(&format!("{port}[[port]]\nname = \"b\"\nkind = \"memory\"\n"));
-    engine.deploy(deployment("edge", "a")).unwrap();
+    engine.deploy(&deployment("edge", "a"), None).unwrap();
     let text = "[[rule]]\nport = \"b\"\nto = \"drop\"\n[[rule]]\nproto = \"tcp\"\nchain = \"edge\"\n\
                 [[rule]]\nport = \"a\"\ndst = \"192.0.2.1\"\nto = \"drop\"\n";
     engine.steer(&tenant(), &rules(text)).unwrap();

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const LEAVING: Duration = Duration::from_millis(200);
 
 impl PlaneEngine {
-    pub(super) fn trace_chain(
+    pub(crate) fn trace(
         &self,
         id: &ChainId,
         request: &TraceRequest,

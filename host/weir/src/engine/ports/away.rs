@@ -11,7 +11,8 @@ use anyhow::{Error, Result, anyhow};
 use weir_control::engine::{EngineError, EngineEvent};
 use weir_spec::{Name, counted};
 
-use super::{Opened, Ports, Slot, is_on_vf, links, look, problem};
+use super::open::{Opened, is_on_vf, look, problem};
+use super::{Ports, Slot, links};
 
 /// How often it is looked whether a port's device is there.
 const PAUSE: Duration = Duration::from_secs(1);
