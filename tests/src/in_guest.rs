@@ -157,7 +157,12 @@ impl InGuest {
         let script = format!("exec {} > log 2>&1", Self::command("run --config weir.toml"));
         let host = self.guest.start(&directory, &["sh", "-c", &script]);
         let host = host.expect("the guest is there");
-        self.wait("the host is ready", |rig| rig.log().contains("ready"));
+        self.wait("the host is ready", |rig| {
+            // What it writes goes to its log: all that is heard of it is its end.
+            let ended = host.try_next().expect("it is started");
+            assert!(ended.is_none(), "the host has ended: {ended:?}: {}", rig.log());
+            rig.log().contains("ready")
+        });
         host
     }
 

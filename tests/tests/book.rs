@@ -138,3 +138,35 @@ fn links_are_found() {
     assert_eq!(anchor("World `packet-function`"), "world-packet-function");
     assert_eq!(anchor("The host (weir.toml)"), "the-host-weirtoml");
 }
+
+fn sources(directory: &Path, all: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push(path);
+        }
+    }
+}
+
+/// `scripts/test` tests the examples in the documentation of the SDK for Rust, and of no other crate.
+#[test]
+fn no_other_crate_has_examples_that_nobody_tests() {
+    let mut all = Vec::new();
+    for directory in ["host", "functions", "tests", "benches"] {
+        sources(&workspace().join(directory), &mut all);
+    }
+    assert!(all.len() > 300, "{}", all.len());
+    for path in all {
+        let text = fs::read_to_string(&path).expect("a source");
+        let fences = text.lines().filter_map(|line| {
+            let line = line.trim_start();
+            line.strip_prefix("///").or(line.strip_prefix("//!"))?.trim().strip_prefix("```")
+        });
+        for begin in fences.step_by(2) {
+            let is_rust = matches!(begin, "" | "rust" | "no_run" | "should_panic" | "compile_fail");
+            assert!(!is_rust, "{}: the example that begins with ```{begin}", path.display());
+        }
+    }
+}

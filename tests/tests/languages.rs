@@ -1,10 +1,11 @@
 //! The function `packet-filter` in every language: built from source with its SDK, it decides as tshark's filters say.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use weir_tests::built::{example, weir};
 
 /// Frames of a pcap file, in order.
@@ -37,60 +38,104 @@ fn toml(value: &Value) -> String {
 
 /// Builds the example and replays the capture with every set of rules; wrong ones are refused.
 fn is_right(language: &str) {
-    decides_as_expected(language, &Value::clone);
-    let directory = tempfile::tempdir().unwrap();
+    let example = Example::build(language);
+    example.decides_as_expected(&Value::clone);
     let many = vec!["{ action = \"deny\" }"; 65].join(", ");
     let many = format!("rules = [{many}]");
     let mut wrong = WRONG.to_vec();
     wrong.push((&many, "rules"));
-    refuses_what_is_wrong(language, &wrong, directory.path());
+    example.refuses_what_is_wrong(&wrong);
 }
 
-/// Replays the capture with every set of rules, of which the function is configured with what is made.
-fn decides_as_expected(language: &str, made: &dyn Fn(&Value) -> Value) {
-    let wasm = example(language);
-    let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
-    let expected: Value =
-        serde_json::from_slice(&fs::read(common.join("expected.json")).unwrap()).unwrap();
-    let input = frames(&common.join("in.pcap"));
-    let directory = tempfile::tempdir().unwrap();
-    let (chain, out) = (directory.path().join("chain.toml"), directory.path().join("out.pcap"));
-    for set in expected["sets"].as_array().unwrap() {
-        let text = format!(
-            "name = \"test\"\n[[function]]\npath = \"{}\"\nconfig = {}\n",
-            wasm.display(),
-            toml(&made(&set["config"]))
-        );
-        fs::write(&chain, text).unwrap();
-        let replay = Command::new(weir())
-            .args(["replay", "--quiet", "--in"])
-            .arg(common.join("in.pcap"))
-            .arg("--out")
-            .args([&out, Path::new("--chain"), &chain])
-            .arg("--cache")
-            .arg(directory.path().join("cache"))
-            .output()
-            .unwrap();
-        assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
-        let dropped: Vec<usize> = set["drop"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|number| usize::try_from(number.as_u64().unwrap()).unwrap())
-            .collect();
-        let mut left = frames(&out).into_iter();
-        for (number, frame) in (1..).zip(&input) {
-            if !dropped.contains(&number) {
-                let got = left.next();
-                assert_eq!(
-                    got.as_ref(),
-                    Some(frame),
-                    "{language}, {}: frame {number}, or one dropped before it",
-                    set["name"]
-                );
+/// The example in a language, and a directory for what is made with it.
+struct Example {
+    language: String,
+    wasm: PathBuf,
+    directory: TempDir,
+}
+
+impl Example {
+    fn build(language: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { language: language.to_owned(), wasm: example(language), directory }
+    }
+
+    /// Replays the capture with every set of rules, of which the function is configured with what is made.
+    fn decides_as_expected(&self, made: &dyn Fn(&Value) -> Value) {
+        let Self { language, wasm, directory } = self;
+        let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
+        let expected: Value =
+            serde_json::from_slice(&fs::read(common.join("expected.json")).unwrap()).unwrap();
+        let input = frames(&common.join("in.pcap"));
+        let (chain, out) = (directory.path().join("chain.toml"), directory.path().join("out.pcap"));
+        for set in expected["sets"].as_array().unwrap() {
+            let text = format!(
+                "name = \"test\"\n[[function]]\npath = \"{}\"\nconfig = {}\n",
+                wasm.display(),
+                toml(&made(&set["config"]))
+            );
+            fs::write(&chain, text).unwrap();
+            let replay = Command::new(weir())
+                .args(["replay", "--quiet", "--in"])
+                .arg(common.join("in.pcap"))
+                .arg("--out")
+                .args([&out, Path::new("--chain"), &chain])
+                .arg("--cache")
+                .arg(directory.path().join("cache"))
+                .output()
+                .unwrap();
+            assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+            let dropped: Vec<usize> = set["drop"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|number| usize::try_from(number.as_u64().unwrap()).unwrap())
+                .collect();
+            let mut left = frames(&out).into_iter();
+            for (number, frame) in (1..).zip(&input) {
+                if !dropped.contains(&number) {
+                    let got = left.next();
+                    assert_eq!(
+                        got.as_ref(),
+                        Some(frame),
+                        "{language}, {}: frame {number}, or one dropped before it",
+                        set["name"]
+                    );
+                }
             }
+            assert_eq!(left.next(), None, "{language}, {}: a frame too many", set["name"]);
         }
-        assert_eq!(left.next(), None, "{language}, {}: a frame too many", set["name"]);
+    }
+
+    /// Wrong configurations are refused with the key's name.
+    fn refuses_what_is_wrong(&self, wrong: &[(&str, &str)]) {
+        let Self { language, wasm, directory } = self;
+        let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
+        let chain = directory.path().join("wrong.toml");
+        for (config, key) in wrong {
+            let text = format!(
+                "name = \"test\"\n[[function]]\npath = \"{}\"\n[function.config]\n{config}\n",
+                wasm.display()
+            );
+            fs::write(&chain, text).unwrap();
+            let replay = Command::new(weir())
+                .args(["replay", "--quiet", "--out", "/dev/null", "--in"])
+                .arg(common.join("in.pcap"))
+                .arg("--chain")
+                .arg(&chain)
+                .arg("--cache")
+                .arg(directory.path().join("cache"))
+                .output()
+                .unwrap();
+            let reason = String::from_utf8_lossy(&replay.stderr);
+            assert!(!replay.status.success(), "{language} takes {config}");
+            assert!(reason.contains("refused its configuration"), "{language}, {config}: {reason}");
+            // In the message, or found by it in the file.
+            let mut told = reason.lines().filter(|line| {
+                line.starts_with("error:") || line.trim_start().starts_with("= key:")
+            });
+            assert!(told.any(|line| line.contains(key)), "{language}, {config}: {reason}");
+        }
     }
 }
 
@@ -109,37 +154,6 @@ const WRONG: [(&str, &str); 12] = [
     ("rules = [{ action = \"allow\", dport = \"20-10\" }]", "dport"),
     ("rules = [{ action = \"allow\", colour = 1 }]", "colour"),
 ];
-
-/// Wrong configurations are refused with the key's name.
-fn refuses_what_is_wrong(language: &str, wrong: &[(&str, &str)], directory: &Path) {
-    let wasm = example(language);
-    let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
-    let chain = directory.join("wrong.toml");
-    for (config, key) in wrong {
-        let text = format!(
-            "name = \"test\"\n[[function]]\npath = \"{}\"\n[function.config]\n{config}\n",
-            wasm.display()
-        );
-        fs::write(&chain, text).unwrap();
-        let replay = Command::new(weir())
-            .args(["replay", "--quiet", "--out", "/dev/null", "--in"])
-            .arg(common.join("in.pcap"))
-            .arg("--chain")
-            .arg(&chain)
-            .arg("--cache")
-            .arg(directory.join("cache"))
-            .output()
-            .unwrap();
-        let reason = String::from_utf8_lossy(&replay.stderr);
-        assert!(!replay.status.success(), "{language} takes {config}");
-        assert!(reason.contains("refused its configuration"), "{language}, {config}: {reason}");
-        // In the message, or found by it in the file.
-        let mut told = reason
-            .lines()
-            .filter(|line| line.starts_with("error:") || line.trim_start().starts_with("= key:"));
-        assert!(told.any(|line| line.contains(key)), "{language}, {config}: {reason}");
-    }
-}
 
 #[test]
 fn rust() {
@@ -189,7 +203,8 @@ fn assemblyscript() {
 /// Its rules are compiled before.
 #[test]
 fn wat() {
-    decides_as_expected("wat", &|config| {
+    let example = Example::build("wat");
+    example.decides_as_expected(&|config| {
         use std::io::Write as _;
         let examples = weir_tests::built::workspace().join("guest-sdk/wat/examples");
         let mut compiler = Command::new("python3");
@@ -201,7 +216,6 @@ fn wat() {
         assert!(table.status.success());
         serde_json::json!({ "table": String::from_utf8(table.stdout).unwrap().trim() })
     });
-    let directory = tempfile::tempdir().unwrap();
     let rule = "0".repeat(192);
     let (many, odd) = (rule.repeat(65), rule.replace('0', "g"));
     let tables =
@@ -213,7 +227,7 @@ fn wat() {
         ("table = [1]", "table"),
         ("table = \"00000000\"\nmore = 1", "table"),
     ]);
-    refuses_what_is_wrong("wat", &wrong, directory.path());
+    example.refuses_what_is_wrong(&wrong);
 }
 
 /// Parts of the C SDK that need no host, natively, with the sanitizers.

@@ -253,6 +253,14 @@ impl Process<'_> {
         self.events.recv_timeout(self.guest.left()).map_err(|error| self.guest.gone(error))?
     }
 
+    /// What it has done and nobody waited for, if there is something.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    pub fn try_next(&self) -> Result<Option<Event>, Error> {
+        self.events.try_recv().ok().transpose()
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

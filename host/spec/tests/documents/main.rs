@@ -5,6 +5,7 @@ mod chains;
 mod hosts;
 mod mistakes;
 mod nics;
+mod pages;
 mod steering;
 
 use weir_spec::{

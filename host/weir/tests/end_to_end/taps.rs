@@ -116,6 +116,11 @@ fn a_function_shows_what_it_decides() {
     assert!(comments.iter().all(|packet| packet[1].parse::<u64>().is_ok()), "{comments:?}");
 }
 
+/// Whether a tap writes into this file: it begins with what tells what it is.
+fn begun(host: &Host, file: &str) -> bool {
+    std::fs::metadata(host.path(file)).is_ok_and(|file| file.len() > 0)
+}
+
 #[test]
 fn a_tap_ends_with_its_client_and_leaves_a_whole_capture() {
     let mut host = host();
@@ -132,9 +137,6 @@ fn a_tap_ends_with_its_client_and_leaves_a_whole_capture() {
     // Four at a time; those of clients that were killed end.
     let files = ["1.pcapng", "2.pcapng", "3.pcapng", "4.pcapng"];
     let mut taps: Vec<Child> = files.iter().map(|file| tap(&host, &["edge", "-w", file])).collect();
-    let begun = |host: &Host, file: &str| {
-        std::fs::metadata(host.path(file)).is_ok_and(|file| file.len() > 0)
-    };
     host.wait_for("there are four", |host| files.iter().all(|file| begun(host, file)));
     assert!(host.fails(&["tap", "edge", "-n", "1"]).contains("chain edge has 4 taps"));
     for tap in &mut taps {
@@ -148,9 +150,9 @@ fn a_tap_ends_with_its_client_and_leaves_a_whole_capture() {
 
 #[test]
 fn a_tap_ends_with_its_chain_and_not_with_a_version() {
-    let host = host();
-    let mut child = tap(&host, &["edge"]);
-    sleep(Duration::from_millis(500));
+    let mut host = host();
+    let mut child = tap(&host, &["edge", "-w", "t.pcapng"]);
+    host.wait_for("it is there", |host| begun(host, "t.pcapng"));
     guests::push(&host, "2.0.0", &pass(2));
     host.ok(&["function", "swap", "gate", "--to", "2.0.0"]);
     sleep(Duration::from_millis(500));
@@ -166,9 +168,9 @@ fn a_tap_ends_with_its_chain_and_not_with_a_version() {
 
 #[test]
 fn the_host_stops_in_spite_of_a_tap() {
-    let host = host();
-    let mut child = tap(&host, &["edge", "--dst", "192.0.2.77"]);
-    sleep(Duration::from_millis(500));
+    let mut host = host();
+    let mut child = tap(&host, &["edge", "--dst", "192.0.2.77", "-w", "t.pcapng"]);
+    host.wait_for("it is there", |host| begun(host, "t.pcapng"));
     let started = Instant::now();
     let (status, _, log) = host.end(Signal::TERM);
     assert_eq!(status.code(), Some(0), "{log}");
