@@ -1,5 +1,7 @@
 //! Virtual functions that the configuration names: found or made before ports are opened, and left as they were found.
 
+mod wanted;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use weir_control::engine::{EngineEvent, EngineStatus, EventSink};
-use weir_spec::{HostConfig, Invalid, MacAddress, Name, NicVf, PortKind, VfLink, VfName};
-use weir_sriov::{
-    Found, InterfaceWish, Journal, Lent, Live, NewSettings, NicWish, Outcome, PciAddress, Purpose,
-    Undone, Unfulfilled, Unwritten, VfWish, Wish,
-};
+use weir_spec::{HostConfig, Name};
+use weir_sriov::{Journal, Lent, Live, Outcome, PciAddress, Undone, Unwritten};
+
+use self::wanted::{Role, Used, Wanted, of_sriov};
 
 /// The journal's name in the store's directory.
 const JOURNAL: &str = "sriov.journal";
@@ -23,34 +24,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where the journal of a host with this store is.
 pub(crate) fn journal_of(store: &Path) -> PathBuf {
     store.join(JOURNAL)
-}
-
-/// Who has a virtual function.
-#[derive(Clone, Debug)]
-struct User {
-    tenant: Name,
-    name: Name,
-    role: Role,
-}
-
-/// As what somebody has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// A port's device.
-    Port,
-    /// The kernel's end of a port's link.
-    Peer,
-    /// A listener's device.
-    Listener,
-}
-
-/// A virtual function that ports or listeners have.
-#[derive(Clone, Debug)]
-struct Used {
-    called: VfName,
-    address: PciAddress,
-    driver: Option<String>,
-    users: Vec<User>,
 }
 
 impl Used {
@@ -175,7 +148,7 @@ impl VfMacs {
                 "its driver takes an address when it gets the function: set `mac` in [[nic.vf]]";
             return Some(Err(why.to_owned()));
         }
-        let name = weir_sriov::VfName { pf: used.called.pf.clone(), index: used.called.index };
+        let name = of_sriov(&used.called);
         let given = weir_sriov::lend_mac(&kernel, &name, weir_sriov::MacAddress(mac), journal);
         Some(match given {
             Ok(given) => {
@@ -219,7 +192,7 @@ impl Nics {
     /// # Errors
     /// What cannot be had, and where the configuration asks for it.
     pub(crate) fn prepare(&mut self, config: &mut HostConfig) -> Result<()> {
-        let wanted = Wanted::of(config)?;
+        let wanted = Wanted::of(config);
         if wanted.is_nothing() {
             return Ok(());
         }
@@ -296,7 +269,7 @@ impl Drop for Nics {
 /// # Errors
 /// What cannot be had, as far as that can be told.
 pub(crate) fn plan(config: &HostConfig) -> Result<Vec<String>> {
-    let wanted = Wanted::of(config)?;
+    let wanted = Wanted::of(config);
     let planned = weir_sriov::plan(&Live::default(), &wanted.wish);
     planned.map_err(|error| wanted.locate(error).into())
 }
@@ -313,199 +286,4 @@ pub(crate) fn restore(store: &Path) -> Result<Vec<Undone>> {
     let kernel = Live::default();
     let mut journal = Journal::open(&path, &kernel)?;
     weir_sriov::undo(&kernel, &mut journal).context("undoing")
-}
-
-/// Who names a function, and where.
-struct Naming {
-    name: VfName,
-    table: &'static str,
-    place: usize,
-    key: &'static str,
-    user: User,
-}
-
-/// The wish, and where it comes from.
-struct Wanted {
-    wish: Wish,
-    namings: Vec<Naming>,
-    /// The numbers of `[[nic]]`, for those wishes that come from one.
-    tables: Vec<Option<usize>>,
-    /// The table, the place and the key that ask for an interface.
-    interfaces: Vec<(&'static str, usize, &'static str)>,
-}
-
-impl Wanted {
-    fn of(config: &HostConfig) -> Result<Self, Invalid> {
-        let mut wanted = Self {
-            wish: Wish::default(),
-            namings: Vec::new(),
-            tables: Vec::new(),
-            interfaces: Vec::new(),
-        };
-        for (place, nic) in config.nics.iter().enumerate() {
-            let functions = nic.functions.iter().map(vf_wish).collect();
-            wanted.wish.nics.push(NicWish { pf: nic.pf.clone(), vfs: nic.vfs, functions });
-            wanted.tables.push(Some(place));
-        }
-        for (place, port) in config.ports.iter().enumerate() {
-            let (key, text, purpose) = match port.kind {
-                PortKind::Dpdk => ("device", &port.device, Purpose::Vfio),
-                PortKind::Xdp => ("interface", &port.interface, Purpose::Kernel),
-                PortKind::Pcap | PortKind::Memory => continue,
-            };
-            // What is no name was refused when the file was read.
-            let Ok(Some(name)) = VfName::of(text.as_deref().unwrap_or_default()) else { continue };
-            let user =
-                User { tenant: port.tenant.clone(), name: port.name.clone(), role: Role::Port };
-            let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
-            wanted.name(Naming { name, table: "port", place, key, user }, purpose);
-            if purpose == Purpose::Kernel {
-                wanted.interface(InterfaceWish::OfVf(of, Vec::new()), "port", place, "interface");
-            }
-        }
-        for (place, port) in config.ports.iter().enumerate() {
-            let Some(peer) = &port.peer else { continue };
-            let Ok(Some(name)) = VfName::of(peer) else {
-                let wish = InterfaceWish::Named(peer.clone(), Vec::new());
-                wanted.interface(wish, "port", place, "peer");
-                continue;
-            };
-            let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
-            let (tenant, own) = (port.tenant.clone(), port.name.clone());
-            let user = User { tenant, name: own, role: Role::Peer };
-            let naming = Naming { name, table: "port", place, key: "peer", user };
-            wanted.name(naming, Purpose::Kernel);
-            wanted.interface(InterfaceWish::OfVf(of, Vec::new()), "port", place, "peer");
-        }
-        for (place, listener) in config.listeners.iter().enumerate() {
-            let Some(device) = &listener.device else { continue };
-            let given = |prefix| listener.address.iter().map(move |a| (a.ip(), prefix));
-            let addresses = listener.prefix.into_iter().flat_map(given).collect();
-            let Ok(Some(name)) = VfName::of(device) else {
-                let wish = InterfaceWish::Named(device.clone(), addresses);
-                wanted.interface(wish, "listener", place, "device");
-                continue;
-            };
-            let of = weir_sriov::VfName { pf: name.pf.clone(), index: name.index };
-            let (tenant, own) = (listener.tenant.clone(), listener.name.clone());
-            let user = User { tenant, name: own, role: Role::Listener };
-            let naming = Naming { name, table: "listener", place, key: "device", user };
-            wanted.name(naming, Purpose::Kernel);
-            wanted.interface(InterfaceWish::OfVf(of, addresses), "listener", place, "device");
-        }
-        Ok(wanted)
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.wish == Wish::default()
-    }
-
-    fn interface(
-        &mut self,
-        wish: InterfaceWish,
-        table: &'static str,
-        place: usize,
-        key: &'static str,
-    ) {
-        self.wish.interfaces.push(wish);
-        self.interfaces.push((table, place, key));
-    }
-
-    fn name(&mut self, naming: Naming, purpose: Purpose) {
-        let name = &naming.name;
-        let nics = &mut self.wish.nics;
-        let place = nics.iter().position(|nic| nic.pf == name.pf).unwrap_or_else(|| {
-            nics.push(NicWish { pf: name.pf.clone(), vfs: None, functions: Vec::new() });
-            self.tables.push(None);
-            nics.len() - 1
-        });
-        let functions = &mut nics[place].functions;
-        match functions.iter_mut().find(|vf| vf.index == name.index) {
-            Some(vf) => vf.purpose = Some(purpose),
-            None => functions.push(VfWish {
-                index: name.index,
-                settings: NewSettings::default(),
-                purpose: Some(purpose),
-            }),
-        }
-        self.namings.push(naming);
-    }
-
-    /// An error where the configuration has what cannot be had.
-    fn locate(&self, unfulfilled: Unfulfilled) -> Invalid {
-        let message = unfulfilled.error.to_string();
-        if let Some((table, place, key)) =
-            unfulfilled.interface.and_then(|i| self.interfaces.get(i))
-        {
-            return Invalid::at(key, message).within_array(table, *place);
-        }
-        let number = unfulfilled.nic.unwrap_or(usize::MAX);
-        let nic = self.wish.nics.get(number);
-        let names = |naming: &&Naming| {
-            nic.is_some_and(|nic| nic.pf == naming.name.pf)
-                && unfulfilled.vf.is_none_or(|index| index == naming.name.index)
-        };
-        let naming = self.namings.iter().find(names);
-        let table = self.tables.get(number).copied().flatten();
-        match (table, naming, unfulfilled.vf) {
-            (Some(table), _, None) => Invalid::at("pf", message).within_array("nic", table),
-            (_, Some(naming), _) => {
-                Invalid::at(naming.key, message).within_array(naming.table, naming.place)
-            }
-            (Some(table), None, Some(_)) => Invalid::whole(message).within_array("nic", table),
-            (None, None, _) => Invalid::whole(message),
-        }
-    }
-
-    /// Puts what was found in place of names.
-    fn resolve(self, config: &mut HostConfig, found: &[Found]) -> Vec<Used> {
-        let mut all: Vec<Used> = Vec::new();
-        for naming in self.namings {
-            let same = |found: &&Found| {
-                found.name.pf == naming.name.pf && found.name.index == naming.name.index
-            };
-            let Some(found) = found.iter().find(same) else { continue };
-            match (naming.table, naming.key) {
-                ("port", "device") => {
-                    let device = &mut config.ports[naming.place].device;
-                    // What follows is for the driver.
-                    let arguments =
-                        device.as_deref().and_then(|d| d.split_once(',')).map(|d| d.1.to_owned());
-                    let arguments = arguments.map_or_else(String::new, |text| format!(",{text}"));
-                    *device = Some(format!("{}{arguments}", found.address));
-                }
-                ("port", "peer") => config.ports[naming.place].peer.clone_from(&found.interface),
-                ("port", _) => config.ports[naming.place].interface.clone_from(&found.interface),
-                _ => config.listeners[naming.place].device.clone_from(&found.interface),
-            }
-            match all.iter_mut().find(|used| used.address == found.address) {
-                Some(used) => used.users.push(naming.user),
-                None => all.push(Used {
-                    called: naming.name,
-                    address: found.address,
-                    driver: found.driver.clone(),
-                    users: vec![naming.user],
-                }),
-            }
-        }
-        all
-    }
-}
-
-fn vf_wish(vf: &NicVf) -> VfWish {
-    let settings = NewSettings {
-        mac: vf.mac.map(|mac: MacAddress| weir_sriov::MacAddress(mac.get())),
-        vlan: vf.vlan,
-        qos: vf.qos,
-        trust: vf.trust,
-        spoof_check: vf.spoof_check,
-        min_rate: vf.min_rate,
-        max_rate: vf.max_rate,
-        link: vf.link.map(|link| match link {
-            VfLink::Auto => weir_sriov::LinkState::Auto,
-            VfLink::Up => weir_sriov::LinkState::Up,
-            VfLink::Down => weir_sriov::LinkState::Down,
-        }),
-    };
-    VfWish { index: vf.index, settings, purpose: None }
 }
