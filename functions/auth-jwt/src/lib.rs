@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+use weir_sdk::config::{check_path, is_token, not_empty};
 use weir_sdk::message::prelude::*;
 
 use cache::Cache;
@@ -24,6 +25,9 @@ mod tests;
 weir_sdk::export_message!(Auth);
 
 const SECOND: u64 = 1_000_000_000;
+/// Fields that the gateway, or this function, reads or makes: a claim there would be taken for something else.
+const NOT_FOR_CLAIMS: [&str; 6] =
+    ["authorization", "connection", "content-length", "cookie", "transfer-encoding", "upgrade"];
 /// How long an answer with keys may take.
 const FETCH: Duration = Duration::from_secs(5);
 /// How long a request waits before it looks again whether another one has fetched the keys.
@@ -38,9 +42,9 @@ pub struct Config {
     #[serde(default)]
     keys: Vec<KeyConfig>,
     jwks: Option<JwksConfig>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     issuers: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     audiences: Vec<String>,
     #[serde(default = "required")]
     required: Vec<String>,
@@ -188,6 +192,19 @@ impl MessageFunction for Auth {
                 let all = setup.ports.join(", ");
                 format!("jwks: no upstream is named \"{}\"; there are {all}", config.upstream)
             })?;
+            let authority = |c: u8| c.is_ascii_graphic() && !b"/?#@\\\"<>^`{|}".contains(&c);
+            if config.authority.is_empty() || !config.authority.bytes().all(authority) {
+                return Err(format!(
+                    "jwks.authority: \"{}\" is no host, nor a host and port such as \"auth.example.com:8443\"",
+                    config.authority
+                ));
+            }
+            if !config.path.starts_with('/') || !config.path.bytes().all(|c| c.is_ascii_graphic()) {
+                return Err(format!(
+                    "jwks.path: \"{}\" is no path: it begins with `/` and has no space",
+                    config.path
+                ));
+            }
             if !(1..=86_400).contains(&config.refresh) {
                 return Err(format!("jwks: refresh {} is not from 1 to 86400", config.refresh));
             }
@@ -201,6 +218,18 @@ impl MessageFunction for Auth {
                     "claims: \"{field}\" is no name of a field; names are lower case"
                 ));
             }
+            if NOT_FOR_CLAIMS.contains(&field.as_str()) {
+                return Err(format!(
+                    "claims: `{field}` has a meaning of its own, and carries none"
+                ));
+            }
+        }
+        if let Some(name) = config.cookie.as_ref().filter(|name| !is_token(name)) {
+            return Err(format!("cookie: \"{name}\" is no cookie's name"));
+        }
+        for (n, path) in config.public.iter().enumerate() {
+            // Every path begins with the empty text.
+            check_path(path).map_err(|error| format!("public[{n}]: {error}"))?;
         }
         if config.realm.contains(['"', '\\'])
             || !config.realm.bytes().all(|c| (b' '..0x7f).contains(&c))

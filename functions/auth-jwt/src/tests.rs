@@ -510,7 +510,21 @@ fn mistakes_are_named() {
             json!({"jwks": {"upstream": "c", "authority": "x", "path": "/"}}),
             "no upstream is named \"c\"; there are a, b",
         ),
+        (
+            json!({"jwks": {"upstream": "a", "authority": "a b", "path": "/"}}),
+            "jwks.authority: \"a b\"",
+        ),
+        (json!({"jwks": {"upstream": "a", "authority": "a", "path": "x"}}), "jwks.path: \"x\""),
         (json!({"keys": [{"secret": SECRET}], "claims": {"sub": "X-User"}}), "X-User"),
+        (
+            json!({"keys": [{"secret": SECRET}], "claims": {"sub": "authorization"}}),
+            "authorization",
+        ),
+        (json!({"keys": [{"secret": SECRET}], "public": ["/a", ""]}), "public[1]: \"\" is no path"),
+        (json!({"keys": [{"secret": SECRET}], "public": ["health"]}), "public[0]: \"health\""),
+        (json!({"keys": [{"secret": SECRET}], "cookie": "a;b"}), "cookie: \"a;b\""),
+        (json!({"keys": [{"secret": SECRET}], "issuers": []}), "issuers: the list is empty"),
+        (json!({"keys": [{"secret": SECRET}], "audiences": []}), "audiences: the list is empty"),
         (json!({"keys": [{"secret": SECRET}], "realm": "a\"b"}), "realm"),
         (
             json!({"keys": [{"secret": SECRET, "issuer": "b"}], "issuers": ["a"]}),

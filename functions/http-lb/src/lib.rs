@@ -7,6 +7,7 @@ mod hashing;
 mod outlier;
 
 use serde::Deserialize;
+use weir_sdk::config::{is_token, not_empty};
 use weir_sdk::hash;
 use weir_sdk::message::prelude::*;
 use weir_sdk::message::{active, healthy};
@@ -31,7 +32,7 @@ pub struct Config {
     #[serde(default)]
     policy: Policy,
     /// Names and weights; all upstreams with the same weight if there are none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     upstreams: Vec<UpstreamConfig>,
     /// What is hashed.
     hash: Option<String>,
@@ -90,8 +91,8 @@ impl HashOn {
         match text.split_once(':') {
             None if text == "client" => Ok(Self::Client),
             None if text == "path" => Ok(Self::Path),
-            Some(("field", name)) if !name.is_empty() => Ok(Self::Field(name.to_ascii_lowercase())),
-            Some(("cookie", name)) if !name.is_empty() => Ok(Self::Cookie(name.into())),
+            Some(("field", name)) if is_token(name) => Ok(Self::Field(name.to_ascii_lowercase())),
+            Some(("cookie", name)) if is_token(name) => Ok(Self::Cookie(name.into())),
             _ => Err(format!(
                 "hash: \"{text}\" is none of \"client\", \"path\", \"field:NAME\", \"cookie:NAME\""
             )),
@@ -171,8 +172,7 @@ impl MessageFunction for Balancer {
         let names: Vec<_> = upstreams.iter().map(|u| (u.name.as_str(), u.weight)).collect();
         let table = (config.policy == Policy::Hash).then(|| Table::new(&names));
         if let Some(sticky) = &config.sticky {
-            let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
-            if sticky.cookie.is_empty() || !sticky.cookie.bytes().all(token) {
+            if !is_token(&sticky.cookie) {
                 return Err(format!("sticky.cookie: \"{}\" is no cookie's name", sticky.cookie));
             }
         }

@@ -97,7 +97,8 @@ impl MessageFunction for Limiter {
         let mut region = setup.region();
         Ok(Self {
             rules,
-            buckets: Buckets::new(&mut region, config.max_keys)?,
+            buckets: Buckets::new(&mut region, config.max_keys)
+                .map_err(|error| format!("max-keys: {error}"))?,
             seed: setup.seed,
             status: config.status,
             fields: config.fields,

@@ -4,6 +4,7 @@
 
 use serde::Deserialize;
 use weir_sdk::bucket::Rate;
+use weir_sdk::config::{check_method, check_path, decimal, is_token, not_empty};
 use weir_sdk::hash;
 use weir_sdk::message::prelude::*;
 
@@ -14,11 +15,11 @@ const SECOND: u64 = 1_000_000_000;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct RuleConfig {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     method: Vec<String>,
     host: Option<String>,
     path_prefix: Option<String>,
-    #[serde(default)]
+    #[serde(default = "client", deserialize_with = "not_empty")]
     key: Vec<String>,
     rate: String,
     burst: Option<u64>,
@@ -28,6 +29,10 @@ pub(crate) struct RuleConfig {
     exempt: Vec<Prefix>,
     #[serde(default)]
     dry_run: bool,
+}
+
+fn client() -> Vec<String> {
+    vec!["client".into()]
 }
 
 #[derive(Debug)]
@@ -79,11 +84,19 @@ impl Rule {
         if config.shared && config.burst.is_some() {
             return Err("burst: what is shared is counted by period and has no burst".into());
         }
-        let key = if config.key.is_empty() { vec!["client".into()] } else { config.key };
-        let key = if key == ["all"] {
+        for method in &config.method {
+            check_method(method).map_err(|error| format!("method: {error}"))?;
+        }
+        if let Some(path) = &config.path_prefix {
+            check_path(path).map_err(|error| format!("path-prefix: {error}"))?;
+        }
+        if config.host.as_ref().is_some_and(String::is_empty) {
+            return Err("host: \"\" is no host: leave it out for all".into());
+        }
+        let key = if config.key == ["all"] {
             Vec::new()
         } else {
-            key.iter().map(|part| Part::read(part)).collect::<Result<_, _>>()?
+            config.key.iter().map(|part| Part::read(part)).collect::<Result<_, _>>()?
         };
         Ok(Self {
             name: config.name,
@@ -154,12 +167,12 @@ impl Part {
         };
         if let Some(lengths) = text.strip_prefix("client/") {
             let (v4, v6) = lengths.split_once(',').unwrap_or((lengths, "64"));
-            let (v4, v6) = (v4.parse().map_err(|_| wrong())?, v6.parse().map_err(|_| wrong())?);
+            let (v4, v6) = (decimal(v4).ok_or_else(wrong)?, decimal(v6).ok_or_else(wrong)?);
             return if v4 <= 32 && v6 <= 128 { Ok(Self::Client(v4, v6)) } else { Err(wrong()) };
         }
         match text.split_once(':') {
-            Some(("field", name)) if !name.is_empty() => Ok(Self::Field(name.to_ascii_lowercase())),
-            Some(("cookie", name)) if !name.is_empty() => Ok(Self::Cookie(name.into())),
+            Some(("field", name)) if is_token(name) => Ok(Self::Field(name.to_ascii_lowercase())),
+            Some(("cookie", name)) if is_token(name) => Ok(Self::Cookie(name.into())),
             None => match text {
                 // Whoever has IPv6 has at least a network of 64 bits.
                 "client" => Ok(Self::Client(32, 64)),
@@ -178,7 +191,7 @@ fn quota(text: &str) -> Result<(u64, u64), String> {
     let wrong =
         || format!("rate: \"{text}\" is no rate such as \"10/s\", \"300/m\", \"1000/h\", \"5/d\"");
     let (requests, period) = text.split_once('/').ok_or_else(wrong)?;
-    let requests: u64 = requests.trim().parse().map_err(|_| wrong())?;
+    let requests: u64 = decimal(requests.trim()).ok_or_else(wrong)?;
     let seconds = match period.trim() {
         "s" => 1,
         "m" => 60,

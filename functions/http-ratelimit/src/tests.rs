@@ -162,6 +162,12 @@ fn mistakes_name_rule_and_key() {
         (json!({"name": "x", "rate": "1/s", "burst": 5, "shared": true}), "has no burst"),
         (json!({"name": "x", "rate": "1/s", "key": ["client/33"]}), "client/33"),
         (json!({"name": "x", "rate": "1/s", "key": ["moon"]}), "moon"),
+        (json!({"name": "x", "rate": "1/s", "key": ["field:a b"]}), "field:a b"),
+        (json!({"name": "x", "rate": "1/s", "key": []}), "key: the list is empty"),
+        (json!({"name": "x", "rate": "1/s", "method": []}), "method: the list is empty"),
+        (json!({"name": "x", "rate": "1/s", "method": ["post"]}), "write \"POST\""),
+        (json!({"name": "x", "rate": "1/s", "path-prefix": "login"}), "path-prefix: \"login\""),
+        (json!({"name": "x", "rate": "1/s", "host": ""}), "host: \"\""),
         (json!({"name": "x", "rate": "1/s", "exempt": ["10.0.0.1/8"]}), "behind its length"),
     ] {
         let error = refused(json!({ "rules": [rule] }));

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
+use weir_sdk::config::{EMPTY, check_method, check_path};
 use weir_sdk::message::Head;
 
 use crate::stream::Replacements;
 use crate::target::{is_authority, is_target, may_be_in_authority};
-use crate::template::{Template, split_query, without_port};
+use crate::template::{Template, without_port};
 
 /// Largest compiled expression, in bytes.
 const REGEX_MAX: usize = 1 << 20;
@@ -28,10 +29,11 @@ pub(crate) enum OneOrMany {
 }
 
 impl OneOrMany {
-    fn list(self) -> Vec<String> {
+    fn list(self) -> Result<Vec<String>, String> {
         match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
+            Self::One(one) => Ok(vec![one]),
+            Self::Many(many) if many.is_empty() => Err(EMPTY.into()),
+            Self::Many(many) => Ok(many),
         }
     }
 }
@@ -141,6 +143,14 @@ impl Rule {
     /// # Errors
     /// Names the key and says what is wrong.
     pub(crate) fn read(config: RuleConfig) -> Result<Self, String> {
+        let list = |key: &str, listed: Option<OneOrMany>| {
+            let list = listed.map(OneOrMany::list).transpose();
+            list.map(Option::unwrap_or_default).map_err(|error| format!("{key}: {error}"))
+        };
+        let (methods, hosts) = (list("method", config.method)?, list("host", config.host)?);
+        for method in &methods {
+            check_method(method).map_err(|error| format!("method: {error}"))?;
+        }
         let paths = [&config.path, &config.path_prefix, &config.path_regex];
         if paths.iter().filter(|path| path.is_some()).count() > 1 {
             return Err("only one of path, path-prefix and path-regex can be given".into());
@@ -229,14 +239,8 @@ impl Rule {
         };
         Ok(Self {
             quotes,
-            methods: config.method.map(OneOrMany::list).unwrap_or_default(),
-            hosts: config
-                .host
-                .map(OneOrMany::list)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|host| host.to_ascii_lowercase())
-                .collect(),
+            methods,
+            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             path,
             fields: fields.collect::<Result<_, String>>()?,
             rewrite,
@@ -344,9 +348,7 @@ fn host_matches(pattern: &[u8], host: &[u8]) -> bool {
 
 /// Whether a path is one that a request target can begin with.
 fn absolute(key: &str, path: String) -> Result<Vec<u8>, String> {
-    if !path.starts_with('/') || split_query(path.as_bytes()).0.len() < path.len() {
-        return Err(format!("{key}: \"{path}\" is no path: it begins with `/` and has no query"));
-    }
+    check_path(&path).map_err(|error| format!("{key}: {error}"))?;
     Ok(path.into_bytes())
 }
 

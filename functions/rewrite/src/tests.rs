@@ -240,6 +240,9 @@ fn mistakes_name_rule_and_key() {
     };
     for (rule, part) in [
         (json!({"path": "/a", "path-prefix": "/b"}), "only one of"),
+        (json!({"method": []}), "method: the list is empty"),
+        (json!({"method": "get"}), "method: \"get\""),
+        (json!({"host": []}), "host: the list is empty"),
         (json!({"path": "a"}), "begins with `/`"),
         (json!({"path-regex": "("}), "path-regex"),
         (json!({"path-regex": "(a{1000}){1000}"}), "path-regex"),

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 
 use serde::Deserialize;
 use weir_sdk::bucket::{Buckets, Rate};
+use weir_sdk::config::not_empty;
 use weir_sdk::hash::{self, ByHash};
 use weir_sdk::message::prelude::*;
 
@@ -51,13 +52,13 @@ enum Action {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RuleConfig {
     action: Action,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     client: Vec<Prefix>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     port: Vec<u16>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     server_name: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     protocol: Vec<Protocol>,
     upstream: Option<String>,
     #[serde(default)]
@@ -222,6 +223,9 @@ impl ConnectionFunction for Policy {
                 })
             });
             let upstream = upstream.transpose()?;
+            if rule.server_name.iter().any(String::is_empty) {
+                return Err(format!("rules[{n}].server-name: \"\" is no name of a server"));
+            }
             if upstream.is_some() && (rule.action == Action::Deny || !rule.protocol.is_empty()) {
                 return Err(format!(
                     "rules[{n}]: a connection is sent to its upstream before its first bytes come, so a \
@@ -429,6 +433,9 @@ impl Limits {
         if config.burst.is_some() && config.per_second.is_none() {
             return Err("limits: burst needs per-second".into());
         }
+        if config.concurrent == Some(0) {
+            return Err("limits.concurrent: 0 would refuse all: use `default = \"deny\"`".into());
+        }
         if !(8..=1 << 20).contains(&config.max_networks) {
             return Err(format!(
                 "limits: max-networks {} is not from 8 to 1048576",
@@ -440,7 +447,8 @@ impl Limits {
             if !(1..=1_000_000).contains(&rate) || !(1..=1_000_000).contains(&burst) {
                 return Err("limits: per-second and burst are from 1 to 1000000".to_owned());
             }
-            let buckets = Buckets::new(&mut setup.region(), config.max_networks)?;
+            let buckets = Buckets::new(&mut setup.region(), config.max_networks)
+                .map_err(|error| format!("limits.max-networks: {error}"))?;
             Ok((buckets, Rate { interval: SECOND / rate, burst }))
         });
         Ok(Self {

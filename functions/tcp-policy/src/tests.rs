@@ -199,6 +199,15 @@ fn mistakes_are_named() {
         ),
         (json!({"rules": [{"action": "allow", "client": ["10.0.0.1/8"]}]}), "behind its length"),
         (json!({"rules": [{"action": "allow", "protocol": ["smtp"]}]}), "smtp"),
+        (
+            json!({"rules": [{"action": "allow", "client": []}]}),
+            "rules[0].client: the list is empty",
+        ),
+        (json!({"rules": [{"action": "allow", "port": []}]}), "rules[0].port: the list is empty"),
+        (json!({"rules": [{"action": "allow", "server-name": []}]}), "rules[0].server-name: the"),
+        (json!({"rules": [{"action": "allow", "server-name": [""]}]}), "no name of a server"),
+        (json!({"rules": [{"action": "allow", "protocol": []}]}), "rules[0].protocol: the list"),
+        (json!({"limits": {"concurrent": 0}}), "limits.concurrent: 0"),
         (json!({"limits": {"burst": 1}}), "per-second"),
         (json!({"limits": {"network": [33, 64]}}), "[33, 64]"),
     ] {

@@ -1,6 +1,7 @@
 //! The configuration, and its checks.
 
 use serde::Deserialize;
+use weir_sdk::config::{check_method, check_path, not_empty};
 
 use crate::engine::{Action, Custom, KINDS, RULES_MAX};
 use crate::text::Transform;
@@ -17,6 +18,7 @@ pub struct Config {
     /// Status of the answer to one.
     pub(crate) status: u16,
     /// Methods that are allowed.
+    #[serde(deserialize_with = "not_empty")]
     pub(crate) methods: Vec<String>,
     /// Most arguments of a request.
     pub(crate) max_args: usize,
@@ -77,7 +79,7 @@ pub(crate) enum OnLong {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ExcludeConfig {
     /// Numbers of rules; all if there are none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     rules: Vec<u32>,
     /// As in a rule; everything if there is none.
     target: Option<String>,
@@ -91,7 +93,7 @@ pub(crate) struct RuleConfig {
     id: u32,
     #[serde(default)]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     targets: Vec<String>,
     pattern: Option<String>,
     #[serde(default)]
@@ -118,6 +120,15 @@ pub(crate) struct Exclude {
 
 impl Exclude {
     pub(crate) fn read(config: ExcludeConfig) -> Result<Self, String> {
+        let ExcludeConfig { rules, target, path_prefix } = &config;
+        if rules.is_empty() && target.is_none() && path_prefix.is_none() {
+            return Err(
+                "it would switch all rules off: it needs rules, target or path-prefix".into()
+            );
+        }
+        if let Some(path) = path_prefix {
+            check_path(path).map_err(|error| format!("path-prefix: {error}"))?;
+        }
         let (on, of) = match config.target.as_deref() {
             Some(target) => self::target(target).map_err(|error| format!("target: {error}"))?,
             None => (u16::MAX, None),
@@ -210,6 +221,9 @@ impl Config {
                 Err(format!("{key}: {value} is not from {least} to {most}"))
             }
         };
+        for method in &self.methods {
+            check_method(method).map_err(|error| format!("methods: {error}"))?;
+        }
         within("paranoia", self.paranoia.into(), 1, 4)?;
         within("threshold", self.threshold as usize, 1, 10_000)?;
         within("status", self.status.into(), 400, 599)?;

@@ -118,8 +118,19 @@ impl MessageFunction for Waf {
         let engine = Engine::new(config.paranoia, &config.disable, custom)?;
         let mut excludes = Vec::new();
         for (n, exclude) in std::mem::take(&mut config.exclude).into_iter().enumerate() {
-            excludes
-                .push(Exclude::read(exclude).map_err(|error| format!("exclude[{n}]: {error}"))?);
+            let exclude =
+                Exclude::read(exclude).map_err(|error| format!("exclude[{n}]: {error}"))?;
+            for id in &exclude.rules {
+                if protocol::ALL.iter().any(|violation| violation.id == *id) {
+                    return Err(format!(
+                        "exclude[{n}].rules: {id} is about the whole request: use `disable`"
+                    ));
+                }
+                if !known(id) && !engine.rules.iter().any(|rule| rule.id == *id) {
+                    return Err(format!("exclude[{n}].rules: no rule has the number {id}"));
+                }
+            }
+            excludes.push(exclude);
         }
         let excluded = excludes.iter().map(|exclude| {
             let mut set = Set::default();

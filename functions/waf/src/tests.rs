@@ -462,6 +462,16 @@ fn mistakes_are_named() {
         (json!({"rules": [{"id": 10000, "pattern": "("}]}), "rule 10000: pattern"),
         (json!({"rules": [{"id": 10000, "contains": ["x"], "targets": ["moon"]}]}), "\"moon\""),
         (json!({"exclude": [{"target": "arg:"}]}), "exclude[0]: target"),
+        (json!({"exclude": [{}]}), "exclude[0]: it would switch all rules off"),
+        (json!({"exclude": [{"rules": []}]}), "exclude[0].rules: the list is empty"),
+        (
+            json!({"exclude": [{"rules": [99999]}]}),
+            "exclude[0].rules: no rule has the number 99999",
+        ),
+        (json!({"exclude": [{"rules": [1001]}]}), "use `disable`"),
+        (json!({"exclude": [{"path-prefix": "cms"}]}), "exclude[0]: path-prefix: \"cms\""),
+        (json!({"methods": ["get"]}), "methods: \"get\""),
+        (json!({"methods": []}), "methods: the list is empty"),
         (json!({"mode": "off"}), "off"),
         (json!({"rules": [{"id": 10000, "contains": ["x"], "transform": ["rot13"]}]}), "rot13"),
     ] {

@@ -5,6 +5,7 @@ pub mod bucket;
 mod buffer;
 pub mod burst;
 pub mod checksum;
+pub mod config;
 pub mod copy;
 #[doc(hidden)]
 pub mod export;

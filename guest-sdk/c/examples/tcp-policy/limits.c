@@ -18,7 +18,7 @@ bool limits_read(limits *limits, const weir_setup *setup, weir_json config, weir
         } else if (weir_text_is(key.key, "burst")) {
             good = weir_json_integer(key.value, 1, 1000000, &limits->burst);
         } else if (weir_text_is(key.key, "concurrent")) {
-            good = weir_json_integer(key.value, 0, UINT32_MAX, &limits->concurrent);
+            good = weir_json_integer(key.value, 1, UINT32_MAX, &limits->concurrent);
         } else if (weir_text_is(key.key, "exempt")) {
             if (!prefixes_read(&limits->exempt, "limits: exempt", key.value, error)) return false;
         } else if (weir_text_is(key.key, "max-networks")) {
@@ -29,8 +29,8 @@ bool limits_read(limits *limits, const weir_setup *setup, weir_json config, weir
         }
         if (!good) {
             return weir_refuse(error,
-                               "limits: %.*s: allowed are: network two numbers, per-second and burst 1 to 1000000, concurrent a "
-                               "number, max-networks 8 to 1048576",
+                               "limits: %.*s: allowed are: network two numbers, per-second and burst 1 to 1000000, concurrent "
+                               "1 and more, max-networks 8 to 1048576",
                                (int)key.key.length, key.key.bytes);
         }
     }

@@ -38,7 +38,7 @@ static bool names_read(rule *rule, weir_json list) {
     rule->names = calloc(weir_json_count(list) + 1, sizeof *rule->names);
     for (weir_json_member one = weir_json_first(list); one.there; one = weir_json_following(one)) {
         char name[NAME_MAX];
-        if (rule->names == NULL || !weir_json_copy(one.value, name, sizeof name)) return false;
+        if (rule->names == NULL || !weir_json_copy(one.value, name, sizeof name) || name[0] == 0) return false;
         char *kept = strdup(name);
         if (kept == NULL) return false;
         rule->names[rule->name_count++] = weir_text_of(kept);
@@ -74,12 +74,21 @@ static bool protocols_read(rule *rule, uint32_t number, weir_json list, weir_err
     return true;
 }
 
+/* An empty list would be for none, while without it a rule is for all. */
+static bool is_empty(weir_json value) {
+    return weir_json_kind_of(value) == WEIR_JSON_LIST && weir_json_count(value) == 0;
+}
+
 static bool rule_read(rule *rule, uint32_t number, const weir_setup *setup, weir_json table, weir_error *error) {
     unsigned n = (unsigned)number;
     bool acts = false;
     rule->upstream = -1;
     if (weir_json_kind_of(table) != WEIR_JSON_OBJECT) return weir_refuse(error, "rules[%u]: a table is needed", n);
     for (weir_json_member key = weir_json_first(table); key.there; key = weir_json_following(key)) {
+        if (is_empty(key.value)) {
+            return weir_refuse(error, "rules[%u]: %.*s: the list is empty, which is for none: leave it out for all", n,
+                               (int)key.key.length, key.key.bytes);
+        }
         if (weir_text_is(key.key, "action")) {
             acts = action_read(key.value, &rule->allow);
             if (!acts) return weir_refuse(error, "rules[%u]: action: allowed are allow and deny", n);

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::config::decimal;
+
 /// Bits of an address in which IPv4 is `::ffff:a.b.c.d`.
 const BITS: u32 = 128;
 /// Of these, those before an IPv4 address.
@@ -58,7 +60,7 @@ impl FromStr for Prefix {
             )
         };
         let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length.parse::<u32>().map_err(|_| wrong())?)),
+            Some((address, length)) => (address, Some(decimal::<u32>(length).ok_or_else(wrong)?)),
             None => (text, None),
         };
         let (address, bits, before) = match address.parse::<IpAddr>().map_err(|_| wrong())? {
@@ -117,9 +119,17 @@ mod tests {
 
     #[test]
     fn what_is_no_prefix_is_refused() {
-        for text in
-            ["", "10.0.0.0/33", "10/8", "10.0.0.1/8", "::/129", "a", "10.0.0.0/", "1.2.3.4/-1"]
-        {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10/8",
+            "10.0.0.1/8",
+            "::/129",
+            "a",
+            "10.0.0.0/",
+            "1.2.3.4/-1",
+            "10.0.0.0/+8",
+        ] {
             assert!(text.parse::<Prefix>().is_err(), "{text}");
         }
     }
