@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use serde::Deserialize;
+use weir_sdk::config::decimal;
 
 /// `[function.config]` of `nat`.
 #[derive(Clone, Debug, Deserialize)]
@@ -106,6 +107,67 @@ const fn yes() -> bool {
     true
 }
 
+/// Seconds after which a flow may end.
+const TIMEOUTS: std::ops::RangeInclusive<u32> = 1..=31_536_000;
+
+impl Config {
+    /// Checks what is no more than numbers and addresses.
+    ///
+    /// # Errors
+    /// Names the key and says what is allowed.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.external.is_empty() || self.external.len() > 255 {
+            return Err(format!(
+                "config: external: there are {} addresses; allowed are 1 to 255",
+                self.external.len()
+            ));
+        }
+        for (n, address) in self.external.iter().enumerate() {
+            check_host(*address).map_err(|error| format!("config: external[{n}]: {error}"))?;
+            // Each has ports of its own: one endpoint would be given to two hosts.
+            if self.external[..n].contains(address) {
+                return Err(format!("config: external[{n}]: {address} is in the list already"));
+            }
+        }
+        if !(16..=1 << 22).contains(&self.max_flows) {
+            return Err(format!(
+                "config: max-flows: {}; allowed are 16 to 4194304",
+                self.max_flows
+            ));
+        }
+        for (n, forward) in self.forward.iter().enumerate() {
+            check_host(*forward.to.ip())
+                .map_err(|error| format!("config: forward[{n}].to: {error}"))?;
+            if forward.port == 0 || forward.to.port() == 0 {
+                let key = if forward.port == 0 { "port" } else { "to" };
+                return Err(format!("config: forward[{n}].{key}: no packet is for port 0"));
+            }
+        }
+        let Timeouts { tcp_established, tcp_transitory, udp, icmp } = self.timeouts;
+        for (key, seconds) in [
+            ("tcp-established", tcp_established),
+            ("tcp-transitory", tcp_transitory),
+            ("udp", udp),
+            ("icmp", icmp),
+        ] {
+            if !TIMEOUTS.contains(&seconds) {
+                return Err(format!(
+                    "config: timeouts.{key}: {seconds}; allowed are 1 to 31536000 seconds"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what is no single host's address.
+fn check_host(address: Ipv4Addr) -> Result<(), String> {
+    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+        return Err(format!("{address} is no host's address"));
+    }
+    Ok(())
+}
+
 /// An IPv4 prefix: address and mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix {
@@ -127,7 +189,7 @@ impl Prefix {
         };
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let length: u32 = length.parse().ok().filter(|l| *l <= 32).ok_or_else(wrong)?;
+        let length: u32 = decimal(length).filter(|l| *l <= 32).ok_or_else(wrong)?;
         let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
         let address = u32::from(address);
         if address & !mask != 0 {
@@ -150,7 +212,7 @@ impl Prefix {
 /// Says what is allowed.
 pub(crate) fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     let parsed = text.split_once('-').and_then(|(first, last)| {
-        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+        Some((decimal::<u16>(first.trim())?, decimal::<u16>(last.trim())?))
     });
     match parsed {
         Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
@@ -170,6 +232,7 @@ mod tests {
         assert!(ten.contains(0x0aff_ffff) && !ten.contains(0x0b00_0000));
         assert!(Prefix::parse("0.0.0.0/0").unwrap().contains(u32::MAX));
         assert!(Prefix::parse("10.0.0.1/8").unwrap_err().contains("behind its length"));
+        assert!(Prefix::parse("10.0.0.0/+8").is_err());
         assert!(Prefix::parse("10.0.0.0/33").unwrap_err().contains("10.0.0.0/33"));
         assert!(parse_ports("2000-1000").unwrap_err().contains("2000-1000"));
         assert_eq!(parse_ports("1024-65535"), Ok((1024, 65535)));

@@ -82,18 +82,7 @@ impl Function for Nat {
     type Config = Config;
 
     fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
-        if config.external.is_empty() || config.external.len() > 255 {
-            return Err(format!(
-                "config: external: there are {} addresses; allowed are 1 to 255",
-                config.external.len()
-            ));
-        }
-        if !(16..=1 << 22).contains(&config.max_flows) {
-            return Err(format!(
-                "config: max-flows: {}; allowed are 16 to 4194304",
-                config.max_flows
-            ));
-        }
+        config.check()?;
         let internal =
             config.internal.iter().map(|p| Prefix::parse(p)).collect::<Result<_, _>>()?;
         let external = config.external.iter().map(|a| u32::from(*a)).collect();

@@ -244,10 +244,13 @@ impl Table {
         // The addresses are part of the names: state for others is of no use.
         let name =
             external.iter().fold(String::from("mappings"), |name, a| format!("{name}-{a:x}"));
+        let too_many = |error: String| format!("config: max-flows: {error}");
         Ok(Self {
-            flows: region.map("flows", max_flows)?,
-            endpoints: region.map("endpoints", max_flows)?,
-            mappings: region.array(&name, all * PORTS)?,
+            flows: region.map("flows", max_flows).map_err(too_many)?,
+            endpoints: region.map("endpoints", max_flows).map_err(too_many)?,
+            mappings: region
+                .array(&name, all * PORTS)
+                .map_err(|error| format!("config: external: {error}"))?,
             fixed: region.array("fixed", PROTOCOLS.len() * PORTS / 64)?,
             used: region.array("used", all)?,
             cursor: region.array("cursor", 2)?,

@@ -725,6 +725,33 @@ proptest! {
     }
 }
 
+#[test]
+fn mistakes_are_named() {
+    let refused = |config: &str| Harness::<Nat>::new(config).unwrap_err();
+    for (config, part) in [
+        (r#"{"external": []}"#, "external: there are 0"),
+        (
+            r#"{"external": ["192.0.2.1", "192.0.2.2", "192.0.2.1"]}"#,
+            "external[2]: 192.0.2.1 is in",
+        ),
+        (r#"{"external": ["0.0.0.0"]}"#, "external[0]: 0.0.0.0 is no host's"),
+        (r#"{"external": ["224.0.0.1"]}"#, "external[0]: 224.0.0.1 is no host's"),
+        (r#"{"external": ["192.0.2.1"], "timeouts": {"udp": 0}}"#, "timeouts.udp: 0"),
+        (r#"{"external": ["192.0.2.1"], "timeouts": {"icmp": 4294967295}}"#, "timeouts.icmp: 4294"),
+        (
+            r#"{"external": ["192.0.2.1"], "forward": [{"proto": "tcp", "port": 0, "to": "10.0.0.5:1"}]}"#,
+            "forward[0].port: no packet",
+        ),
+        (
+            r#"{"external": ["192.0.2.1"], "forward": [{"proto": "tcp", "port": 1, "to": "10.0.0.5:0"}]}"#,
+            "forward[0].to: no packet",
+        ),
+    ] {
+        let error = refused(config);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn every_translation_is_undone_and_no_two_flows_share_a_port(
