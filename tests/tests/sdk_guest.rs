@@ -150,7 +150,7 @@ fn errors_reach_the_operator() {
     assert!(misspelt.contains("unknown field `capasity`, expected `capacity`"), "{misspelt}");
     let large = error(r#"{"capacity": 3000000}"#);
     assert!(large.contains("state `seen` takes 63750336 bytes"), "{large}");
-    assert!(large.contains("raise state-bytes"), "{large}");
+    assert!(large.contains("raise `state`"), "{large}");
     let own = error(r#"{"refuse": true}"#);
     assert!(own.ends_with("as asked; no port is named `nowhere`; ports: in, out"), "{own}");
 }

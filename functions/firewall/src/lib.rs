@@ -183,8 +183,10 @@ impl Function for Firewall {
         Ok(Self {
             rules,
             clock,
-            v4: Flows::new(&mut region, "flows-v4", config.max_flows, given_up)?,
-            v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6, given_up)?,
+            v4: Flows::new(&mut region, "flows-v4", config.max_flows, given_up)
+                .map_err(|error| format!("config: max-flows: {error}"))?,
+            v6: Flows::new(&mut region, "flows-v6", config.max_flows_v6, given_up)
+                .map_err(|error| format!("config: max-flows-v6: {error}"))?,
             fragments: Fragments::new(&mut region)?,
             hasher: Hasher::new(setup.seed),
             swept: 0,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
+use weir_sdk::config::decimal;
 
 use crate::classifier::{Address, Area, Classifier, Fields, NO_RULE, Prefix};
 
@@ -301,9 +302,7 @@ fn prefix(item: &str) -> Result<(IpAddr, u8), String> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => bits,
-        Some(length) => length
-            .parse()
-            .ok()
+        Some(length) => decimal(length)
             .filter(|length| *length <= bits)
             .ok_or_else(|| format!("{wanted}; the length is 0 to {bits}"))?,
     };
@@ -327,7 +326,7 @@ fn protocol(item: &str) -> Result<Range, String> {
         "tcp" => Ok(only(TCP)),
         "udp" => Ok(only(UDP)),
         "icmpv6" => Ok(only(ICMPV6)),
-        number => number.parse().map(only).map_err(|_| {
+        number => decimal(number).map(only).ok_or_else(|| {
             "\"tcp\", \"udp\", \"icmp\", \"icmpv6\", \"any\" or a number from 0 to 255".into()
         }),
     }
@@ -336,8 +335,8 @@ fn protocol(item: &str) -> Result<Range, String> {
 /// A number or a range of numbers up to `MAX`.
 fn range<const MAX: u16>(item: &str) -> Result<Range, String> {
     let (low, high) = item.split_once('-').unwrap_or((item, item));
-    match (low.trim().parse::<u16>(), high.trim().parse::<u16>()) {
-        (Ok(low), Ok(high)) if low <= high && high <= MAX => Ok((low, high)),
+    match (decimal::<u16>(low.trim()), decimal::<u16>(high.trim())) {
+        (Some(low), Some(high)) if low <= high && high <= MAX => Ok((low, high)),
         _ => Err(format!(
             "a number from 0 to {MAX}, a range such as \"1-{MAX}\", or a comma-separated list"
         )),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use weir_sdk::config::mac;
 use weir_sdk::flow::Hasher;
 use weir_sdk::parse::protocol;
 
@@ -174,6 +175,13 @@ impl Config {
             "udp" => protocol::UDP,
             other => return Err(format!("proto: {other:?}; allowed are \"tcp\" and \"udp\"")),
         };
+        if service.backends.len() > self.table {
+            return Err(format!(
+                "backends: {} are more than the table's {} entries, so that some would get nothing: use a larger `table`",
+                service.backends.len(),
+                self.table
+            ));
+        }
         let mut backends = Vec::new();
         let mut preferences = Vec::new();
         for (n, backend) in service.backends.iter().enumerate() {
@@ -189,7 +197,7 @@ impl Config {
                 return Err(wrong(format!("weight: {}; allowed are 0 to 100", backend.weight)));
             }
             let mac = match (&backend.mac, service.mode) {
-                (Some(text), _) => parse_mac(text).ok_or_else(|| {
+                (Some(text), _) => mac(text).ok_or_else(|| {
                     wrong(format!("mac: {text:?}; expected is \"aa:bb:cc:dd:ee:ff\""))
                 })?,
                 (None, Mode::L2) => return Err(wrong("mac: needed for mode = \"l2\"".into())),
@@ -230,13 +238,4 @@ fn name(service: &ServiceConfig, backend: &BackendConfig, protocol: u8) -> [u64;
     let port = backend.port.unwrap_or(service.port);
     let rest = u64::from(service.port) | u64::from(port) << 16 | u64::from(protocol) << 32;
     [vip as u64, (vip >> 64) as u64, ip as u64, (ip >> 64) as u64, rest]
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next().filter(|p| p.len() == 2)?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
 }

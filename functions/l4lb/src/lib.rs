@@ -98,11 +98,14 @@ impl Function for LoadBalancer {
         let hasher = Hasher::new(setup.seed);
         let limits = (config.max_connections, config.idle);
         let mut region = setup.region();
+        let too_many = |error: String| format!("config: max-connections: {error}");
         let v4 = |ip| <FlowV4 as Flow>::address(ip);
         let translated = |target: &&pool::Target| target.mode == Mode::Dnat;
         Ok(Self {
-            v4: Family::new(&mut region, "connections-v4", limits, &hasher, &services, &pool)?,
-            v6: Family::new(&mut region, "connections-v6", limits, &hasher, &services, &pool)?,
+            v4: Family::new(&mut region, "connections-v4", limits, &hasher, &services, &pool)
+                .map_err(too_many)?,
+            v6: Family::new(&mut region, "connections-v6", limits, &hasher, &services, &pool)
+                .map_err(too_many)?,
             clients_to: Filter::of(services.iter().filter_map(|service| v4(service.vip))),
             backends_from: Filter::of(
                 pool.targets.iter().filter(translated).filter_map(|target| v4(target.end.0)),

@@ -332,6 +332,8 @@ fn idle_connections_end() {
 fn impossible_configurations_are_explained() {
     let refused = |config: &str| Harness::<LoadBalancer>::new(config).unwrap_err();
     assert!(refused(r#"{"table": 100, "services": []}"#).contains("100 is no prime"));
+    let few = config(THREE).replace("\"table\": 4099", "\"table\": 2");
+    assert!(refused(&few).contains("services[0]: backends: 3 are more than the table's 2"));
     assert!(refused(r#"{"services": []}"#).contains("services: 0; allowed are 1 to 256"));
     let mixed =
         r#"{"services": [{"vip": "1.2.3.4", "proto": "tcp", "backends": [{"ip": "::1"}]}]}"#;

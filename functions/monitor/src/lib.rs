@@ -141,9 +141,12 @@ impl Function for Monitor {
             return Err("config: idle: 0; allowed are 1 second and more".to_owned());
         }
         let mut region = setup.region();
-        let v4 = Flows::new(&mut region, "flows-v4", config.max_flows, config.idle.0)?;
+        let too_many = |error: String| format!("max-flows: {error}");
+        let v4 = Flows::new(&mut region, "flows-v4", config.max_flows, config.idle.0)
+            .map_err(too_many)?;
         // IPv6 gets a quarter.
-        let v6 = Flows::new(&mut region, "flows-v6", config.max_flows / 4, config.idle.0)?;
+        let v6 = Flows::new(&mut region, "flows-v6", config.max_flows / 4, config.idle.0)
+            .map_err(too_many)?;
         let due = host::now() + config.report_every.nanos();
         if config.report_every != Period(0) {
             host::set_timer(due);

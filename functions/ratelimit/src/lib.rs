@@ -249,7 +249,9 @@ impl Function for RateLimit {
                 .collect(),
             limits,
             cursor: region.array("cursor", 1)?,
-            buckets: region.map("buckets", config.max_buckets)?,
+            buckets: region
+                .map("buckets", config.max_buckets)
+                .map_err(|error| format!("max-buckets: {error}"))?,
             hasher: Hasher::new(setup.seed),
             when_full: config.when_full,
             counters: Counters {

@@ -7,9 +7,13 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
+use weir_sdk::config::decimal;
 
 use crate::meter::Meter;
 use crate::units::{self, Unit};
+
+/// Bytes of a packet that every host has to take (RFC 791, section 3.1): no burst is less.
+const PACKET_MIN: u64 = 576;
 
 /// Which address of a packet a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +115,15 @@ fn limit(written: &Written, prefix: (IpAddr, u8)) -> Result<Limit, String> {
         .ok_or("rate: it is missing; it is a rate such as \"10Mbit\" or \"1000pps\"")?;
     let (rate, unit) = units::rate(&rate)?;
     let burst = match text("burst", written.burst.as_ref())? {
-        Some(burst) => units::burst(&burst, unit)?,
+        Some(burst) => match units::burst(&burst, unit)? {
+            // As a burst of 0: what is longer never passes, however slow the rest is.
+            bytes @ 1..PACKET_MIN if unit == Unit::Bytes => {
+                return Err(format!(
+                    "burst: {bytes} bytes are less than a packet may have, which would never pass: {PACKET_MIN} and more"
+                ));
+            }
+            burst => burst,
+        },
         // A tenth of a second, and a large packet or a few at least.
         None => (rate / 10).max(if unit == Unit::Bytes { 9_216 } else { 8 }),
     };
@@ -155,7 +167,7 @@ fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let bits = if address.is_ipv4() { 32_u8 } else { 128 };
     let length = match length {
         None => bits,
-        Some(length) => length.parse().ok().filter(|l| *l <= bits).ok_or_else(wrong)?,
+        Some(length) => decimal(length).filter(|l| *l <= bits).ok_or_else(wrong)?,
     };
     let first = first(address, length);
     if first != address {
@@ -232,6 +244,10 @@ mod tests {
             (json!({ "prefix": "::/0", "rate": 10 }), "rate: \"10\" is not a rate such as"),
             (json!({ "prefix": "::/0", "rate": "1pps", "burst": "1KiB" }), "different things"),
             (json!({ "prefix": "::/0", "rate": "1pps", "burst": 0 }), "the burst is 0"),
+            (
+                json!({ "prefix": "::/0", "rate": "1Gbit", "burst": "64B" }),
+                "burst: 64 bytes are less",
+            ),
             (json!({ "prefix": "::/0", "rate": "1pps", "key": "mac" }), "key: \"mac\" is not"),
             (json!({ "prefix": "::/0", "rate": "1pps", "per": 3 }), "per: 3 is not \"address\""),
             (

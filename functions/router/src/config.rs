@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use weir_sdk::config::{decimal, mac};
 use weir_sdk::lpm::Lpm;
 use weir_sdk::prelude::Setup;
 
@@ -226,6 +227,13 @@ impl<'a> Compiler<'a> {
     /// The place of a hop.
     fn hop(&mut self, config: &HopConfig) -> Result<u32, String> {
         let neighbour = config.via.and_then(|via| self.neighbours.get(&via)).copied();
+        if let (Some(via), None, None) = (config.via, neighbour, &config.port)
+            && config.mac.is_some()
+        {
+            return Err(format!(
+                "via: {via} is not among neighbours, which would give the port: list it there, say `port`, or leave `via` out"
+            ));
+        }
         let mac =
             config.mac.as_deref().or(neighbour.map(|(mac, _)| mac)).ok_or_else(
                 || match config.via {
@@ -293,7 +301,7 @@ fn parse_prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let wrong = || format!("{text:?} is no prefix; expected is ADDRESS/LENGTH");
     let (address, length) = text.split_once('/').ok_or_else(wrong)?;
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let length: u8 = length.parse().map_err(|_| wrong())?;
+    let length: u8 = decimal(length).ok_or_else(wrong)?;
     let (most, free) = match address {
         IpAddr::V4(v4) => (32, u32::from(v4).trailing_zeros().min(32)),
         IpAddr::V6(v6) => (128, u128::from(v6).trailing_zeros().min(128)),
@@ -307,19 +315,12 @@ fn parse_prefix(text: &str) -> Result<(IpAddr, u8), String> {
     Ok((address, length))
 }
 
+/// A MAC of one station: a frame for a group has more than one receiver, and none comes from one.
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    let fine = mac.iter_mut().all(|byte| {
-        let part = parts.next().filter(|part| part.len() == 2);
-        part.and_then(|part| u8::from_str_radix(part, 16).ok()).is_some_and(|b| {
-            *byte = b;
-            true
-        })
-    });
-    if fine && parts.next().is_none() {
-        Ok(mac)
-    } else {
-        Err(format!("{text:?} is no MAC; expected is \"aa:bb:cc:dd:ee:ff\""))
+    let mac = mac(text)
+        .ok_or_else(|| format!("{text:?} is no MAC; expected is \"aa:bb:cc:dd:ee:ff\""))?;
+    if mac[0] & 1 != 0 {
+        return Err(format!("{text:?} is the MAC of a group, not of a host"));
     }
+    Ok(mac)
 }

@@ -335,6 +335,12 @@ fn mistakes_are_named() {
             "hops.up: port: no port is named `z`",
         ),
         ("02:00:00:00:00:99", "02:00", "hops.up: \"02:00\" is no MAC"),
+        ("02:00:00:00:00:99", "+2:00:00:00:00:99", "hops.up: \"+2:00:00:00:00:99\" is no MAC"),
+        (
+            "02:00:00:00:00:99",
+            "ff:ff:ff:ff:ff:ff",
+            "hops.up: \"ff:ff:ff:ff:ff:ff\" is the MAC of a",
+        ),
         ("1500", "67", "hops.up: mtu: 67; allowed are 68"),
         ("1500", "1279", "table[2]: the hop's mtu is 1279; IPv6 needs 1280"),
         ("\"mac\": \"02:00:00:00:00:98\", ", "", "hops.core: mac: needed"),
@@ -342,6 +348,11 @@ fn mistakes_are_named() {
             "\"mac\": \"02:00:00:00:00:98\"",
             "\"via\": \"10.0.0.9\"",
             "hops.core: via: 10.0.0.9 is not among neighbours",
+        ),
+        (
+            "\"mac\": \"02:00:00:00:00:98\"",
+            "\"via\": \"10.0.0.9\", \"mac\": \"02:00:00:00:00:98\"",
+            "hops.core: via: 10.0.0.9 is not among neighbours, which would give the port",
         ),
     ] {
         let text = refused(from, to);

@@ -124,7 +124,7 @@ impl StateRegion {
             Some(memory) => memory.part(self.used, whole).ok_or_else(|| {
                 format!(
                     "state `{name}` takes {whole} bytes, but of the state region's {} only {} are \
-                     left: raise state-bytes, or ask for less",
+                     left: raise `state` (in a function.toml `state-bytes`), or ask for less",
                     memory.len(),
                     memory.len() - self.used,
                 )

@@ -377,7 +377,7 @@ fn a_bad_configuration_is_named() {
     let whole = error("7");
     assert!(whole.starts_with("configuration: invalid"), "{whole}");
     let large = error(r#"{"capacity": 10000000}"#);
-    assert!(large.contains("raise state-bytes"), "{large}");
+    assert!(large.contains("raise `state`"), "{large}");
 }
 
 #[test]
