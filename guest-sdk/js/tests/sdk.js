@@ -1,6 +1,8 @@
 // Parts of the SDK and the templates that need no host, in Node. Run by tests/tests/languages.rs, which bundles it.
 import assert from "node:assert";
-import { ConfigError, NEXT, counter, drop, gauge, log, sendCopy, setTimer, weirFunction } from "weir-sdk";
+import {
+  ConfigError, NEXT, clone, counter, drop, forward, gauge, jump, log, move, random, sendCopy, setTimer, weirFunction,
+} from "weir-sdk";
 import { told } from "./host.js";
 import { packetBurst as javascript } from "../template/packet/main.js";
 import { packetBurst as typescript } from "../../ts/template/packet/main.ts";
@@ -32,12 +34,15 @@ function telnet(options) {
   return frame;
 }
 
-// The templates let nothing through whose headers they have not seen, and all else that cannot be read.
+// The templates let nothing through whose headers they have not seen, or that cannot be read, and take no other keys than theirs.
 for (const template of [javascript, typescript]) {
   template.configure({ ports: [], functions: [], position: 0, seed: 0, config: '{"blocked": [23]}' });
   const cut = telnet(0).subarray(0, 60);
   const { verdicts } = template.process(burstOf([telnet(0), telnet(48), telnet(64), cut], template.headBytes()));
-  assert.deepStrictEqual([...new Uint32Array(verdicts.buffer)], [drop(1), drop(1), drop(2), NEXT]);
+  assert.deepStrictEqual([...new Uint32Array(verdicts.buffer)], [drop(1), drop(1), drop(2), drop(2)]);
+  for (const config of ["{}", '{"blocked": 23}', '{"blocked": [], "blokced": [23]}']) {
+    assert.throws(() => template.configure({ ports: [], functions: [], position: 0, seed: 0, config }), (text) => /blo/.test(text));
+  }
 }
 
 // Names that the host would refuse when it is told.
@@ -60,7 +65,19 @@ for (const at of [-1, Infinity, NaN, undefined]) assert.throws(() => setTimer(at
 assert.throws(() => sendCopy(new ArrayBuffer(60), NEXT), TypeError);
 assert.throws(() => sendCopy(new Uint8Array(60)), TypeError);
 assert.throws(() => log("warning", "text"), /debug, info, warn/);
-for (const reason of [-1, 1 << 24, 1.5]) assert.throws(() => drop(reason), RangeError);
+for (const verdict of [drop, forward, jump, clone, move]) {
+  for (const argument of [-1, 1 << 24, 1.5, undefined, "1"]) assert.throws(() => verdict(argument), RangeError);
+}
+assert.strictEqual(random(), 7);
+
+// What a burst says of its time, and of a packet.
+const told_of = [];
+const burst = burstOf([telnet(0)], 128);
+new Uint32Array(burst.buffer).set([0x1234, 0x10000000], 4);
+new Uint32Array(burst.buffer)[9] = 0x30001;
+weirFunction({ process: (packet) => (told_of.push(packet.wall, packet.made, packet.reverse, packet.port), NEXT) }).process(burst);
+assert.deepStrictEqual(told_of, [0x10000000 * 2 ** 32 + 0x1200, true, true, 1]);
+
 log("info", "a\ud800b");
 assert.strictEqual(told.pop(), "a\ufffdb");
 const refuses = weirFunction({

@@ -3,13 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from struct import pack
 
 sdk = Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(sdk), str(sdk / "template/packet")]
 
 import app
-from weir_sdk import NEXT, ConfigError, Packet, Setup, config, counter, drop, gauge, host, send_copy, set_timer
+from weir_sdk import NEXT, ConfigError, Function, Packet, Setup, config, counter, drop, gauge, host, send_copy, set_timer
+from weir_sdk import function as module
 from weir_sdk.function import _logging, _packed
 from weir_sdk.http import Headers, _sendable
 
@@ -24,10 +26,24 @@ def telnet(options: int) -> bytes:
 def the_template_lets_nothing_through_that_it_has_not_seen():
     function = app.PortBlock()
     function.configure(Setup([], [], 0, 0), app.Config([23]))
-    for frame, verdict in ((telnet(0), drop(1)), (telnet(48), drop(1)), (telnet(64), drop(2)), (telnet(0)[:60], NEXT)):
+    for frame, verdict in ((telnet(0), drop(1)), (telnet(48), drop(1)), (telnet(64), drop(2)), (telnet(0)[:60], drop(2))):
         packet = Packet.of(frame)
         packet._given = min(len(frame), function.head_bytes)
         assert function.process(packet) == verdict, (len(frame), verdict)
+
+
+def a_burst_says_what_time_it_is():
+    class Times(Function):
+        def process(self, packet: Packet) -> int:
+            self.told = packet.now, packet.wall
+            return NEXT
+
+    function = Times()
+    # Of the component's own types.
+    module.Answer = lambda verdicts, changes: verdicts
+    module.answer(function, pack("<IIQQIIIHHI", 1, 0, 7, 1 << 60, 44, 0, 60, 0, 0, 0))
+    assert function.told == (7, 1 << 60), function.told
+    assert Packet.of(bytes(60), wall=9).wall == 9
 
 
 def names_that_the_host_would_refuse():
@@ -127,6 +143,7 @@ def lengths_are_those_of_bodies():
 
 
 the_template_lets_nothing_through_that_it_has_not_seen()
+a_burst_says_what_time_it_is()
 names_that_the_host_would_refuse()
 what_the_host_would_not_take()
 configurations_say_what_is_wrong()

@@ -7,10 +7,10 @@
 //! use weir_sdk::message::prelude::*;
 //! use weir_sdk::testing::{Message, MessageHarness};
 //!
-//! /// Refuses everything below `/private` and marks what passes.
-//! struct Private;
+//! /// Refuses what is no GET, and marks what passes.
+//! struct Reading;
 //!
-//! impl MessageFunction for Private {
+//! impl MessageFunction for Reading {
 //!     type Config = NoConfig;
 //!     type State = ();
 //!
@@ -21,8 +21,8 @@
 //!         Wants::REQUEST_HEAD
 //!     }
 //!     fn request_head(&mut self, exchange: &mut Exchange<'_, ()>, head: &mut Head<'_>) -> Outcome {
-//!         if head.path().starts_with(b"/private") {
-//!             return exchange.answer(&Response::new(403).text("This is private.\n"));
+//!         if head.method() != b"GET" {
+//!             return exchange.answer(&Response::new(405).field("allow", "GET"));
 //!         }
 //!         match head.set("x-seen", b"yes") {
 //!             Ok(()) => Outcome::Continue,
@@ -31,12 +31,12 @@
 //!     }
 //! }
 //!
-//! weir_sdk::export_message!(Private);
+//! weir_sdk::export_message!(Reading);
 //!
-//! let mut harness = MessageHarness::<Private>::new("{}")?;
+//! let mut harness = MessageHarness::<Reading>::new("{}")?;
 //! let seen = |request: &Message| Message::response(200).body(request.get_field("x-seen").unwrap());
-//! assert_eq!(harness.exchange(&Message::get("/private/1"), seen).status, 403);
-//! assert_eq!(harness.exchange(&Message::get("/public"), seen).body, b"yes");
+//! assert_eq!(harness.exchange(&Message::request("POST", "/"), seen).status, 405);
+//! assert_eq!(harness.exchange(&Message::get("/"), seen).body, b"yes");
 //! # Ok::<(), String>(())
 //! ```
 

@@ -24,8 +24,11 @@ onConfigure((setup: Setup, config: Json): string | null => {
 
 onProcess((burst: Burst): void => {
   for (let i: u32 = 0; i < burst.count; i++) {
-    // What cannot be read goes on: all verdicts are Next before.
-    if (parse(burst.start(i), burst.length(i)) < Frame.Ipv4) continue;
+    const frame = parse(burst.start(i), burst.length(i));
+    // A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858).
+    if (frame == Frame.CutShort) burst.setVerdict(i, Verdict.drop(2));
+    // What is no IP goes on: all verdicts are Next before.
+    if (frame < Frame.Ipv4) continue;
     // What is neither TCP nor UDP has no port.
     const port = headers.destinationPort;
     if (port != NO_PORT && unchecked(blocked[port])) {

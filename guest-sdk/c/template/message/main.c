@@ -31,11 +31,24 @@ bool weir_configure(const weir_setup *setup, weir_json config, weir_error *error
     return true;
 }
 
+/* Whether servers may read the path as another one: it is as the client wrote it, and to many `/%61`, `//a` and `/./a` are `/a`. */
+static bool is_unclear(weir_text target) {
+    char before = 0;
+    for (size_t at = 0; at < target.length && target.bytes[at] != '?'; at++) {
+        char byte = target.bytes[at];
+        if (byte == '%' || byte == '\\' || byte == ';' || (before == '/' && (byte == '/' || byte == '.'))) return true;
+        before = byte;
+    }
+    return false;
+}
+
 uint32_t weir_wants(void) { return WEIR_REQUEST_HEAD; }
 
 weir_outcome weir_request_head(uint32_t exchange, weir_head *head) {
-    for (uint32_t i = 0; i < private_count; i++) {
-        if (!weir_text_begins(weir_head_path(head), private_paths[i])) continue;
+    weir_text path = weir_head_path(head);
+    bool is_private = is_unclear(path);
+    for (uint32_t i = 0; i < private_count; i++) is_private = is_private || weir_text_begins(path, private_paths[i]);
+    if (is_private) {
         weir_counter_add(refused, 1);
         weir_field kind = {weir_text_of("content-type"), weir_text_of("text/plain; charset=utf-8")};
         weir_refusal why = weir_answer(exchange, 403, &kind, 1, weir_text_of("This is private.\n"));

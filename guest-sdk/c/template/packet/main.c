@@ -31,8 +31,11 @@ void weir_process(weir_burst *burst) {
     for (uint32_t i = 0; i < burst->count; i++) {
         weir_packet packet = weir_burst_packet(burst, i);
         weir_headers headers;
-        /* What cannot be read goes on: all verdicts are WEIR_NEXT before. */
-        if (weir_parse(packet.data, packet.length, &headers) < WEIR_IPV4) continue;
+        weir_frame frame = weir_parse(packet.data, packet.length, &headers);
+        /* A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858). */
+        if (frame == WEIR_CUT_SHORT) weir_set_verdict(burst, i, weir_drop(2));
+        /* What is no IP goes on: all verdicts are WEIR_NEXT before. */
+        if (frame < WEIR_IPV4) continue;
         /* What is neither TCP nor UDP has no port. */
         uint32_t port = headers.destination_port;
         if (port != WEIR_NO_PORT && (blocked[port / 8] >> port % 8 & 1)) {

@@ -1,6 +1,7 @@
 // Refuses requests for private paths, and marks those that pass.
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 #include <weir/message.hpp>
@@ -26,8 +27,10 @@ public:
     std::uint32_t wants() { return WEIR_REQUEST_HEAD; }
 
     weir::Outcome request_head(weir::Exchange exchange, weir::Head &head) {
-        for (const auto &path : private_) {
-            if (!head.path().starts_with(path)) continue;
+        auto path = head.path().substr(0, head.path().find('?'));
+        bool is_private = is_unclear(path);
+        for (const auto &one : private_) is_private = is_private || path.starts_with(one);
+        if (is_private) {
             refused_.add(1);
             weir_field kind = {weir::text("content-type"), weir::text("text/plain; charset=utf-8")};
             return exchange.answer(403, {kind}, "This is private.\n");
@@ -37,6 +40,11 @@ public:
     }
 
 private:
+    // Whether servers may read a path as another one: it is as the client wrote it, and to many `/%61`, `//a` and `/./a` are `/a`.
+    static bool is_unclear(std::string_view path) {
+        return path.find_first_of("%\\;") != path.npos || path.find("//") != path.npos || path.find("/.") != path.npos;
+    }
+
     std::vector<std::string> private_;
     weir::Counter refused_{"refused"};
 };

@@ -24,8 +24,11 @@ public:
     void process(weir::Burst &burst) {
         for (auto packet : burst) {
             weir::Headers headers;
-            // What cannot be read goes on: all verdicts are `next` before.
-            if (weir::parse(packet, headers) < weir::Frame::ipv4) continue;
+            auto frame = weir::parse(packet, headers);
+            // A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858).
+            if (frame == weir::Frame::cut_short) packet.set_verdict(weir::Verdict::drop(2));
+            // What is no IP goes on: all verdicts are `next` before.
+            if (frame < weir::Frame::ipv4) continue;
             // What is neither TCP nor UDP has no port.
             if (headers.destination_port != WEIR_NO_PORT && blocked_[headers.destination_port]) {
                 packet.set_verdict(weir::Verdict::drop(1));

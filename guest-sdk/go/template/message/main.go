@@ -34,14 +34,22 @@ func (g *pathGuard) Configure(_ *weir.Setup, config *Config) error {
 	return nil
 }
 
+// Whether servers may read a path as another one: it is as the client wrote it, and to many `/%61`, `//a` and `/./a` are `/a`.
+func isUnclear(path []byte) bool {
+	return bytes.ContainsAny(path, `%\;`) || bytes.Contains(path, []byte("//")) || bytes.Contains(path, []byte("/."))
+}
+
 // It is called for the heads of requests because it has this method.
 func (g *pathGuard) RequestHead(exchange weir.Exchange, head *weir.Head) weir.Outcome {
-	for _, path := range g.private {
-		if bytes.HasPrefix(head.Path(), path) {
-			g.refused.Add(1)
-			kind := weir.Field{Name: "content-type", Value: "text/plain; charset=utf-8"}
-			return exchange.Answer(403, []weir.Field{kind}, []byte("This is private.\n"))
-		}
+	path, _, _ := bytes.Cut(head.Path(), []byte("?"))
+	private := isUnclear(path)
+	for _, one := range g.private {
+		private = private || bytes.HasPrefix(path, one)
+	}
+	if private {
+		g.refused.Add(1)
+		kind := weir.Field{Name: "content-type", Value: "text/plain; charset=utf-8"}
+		return exchange.Answer(403, []weir.Field{kind}, []byte("This is private.\n"))
 	}
 	if !head.Set("x-guard", "passed") {
 		return exchange.Answer(431, nil, []byte("The request's head is too large.\n"))

@@ -19,6 +19,9 @@ type portBlock struct {
 }
 
 func (f *portBlock) Configure(_ *weir.Setup, config *Config) error {
+	if config.Blocked == nil {
+		return fmt.Errorf("blocked: a list of ports is needed")
+	}
 	f.blocked = make(map[uint16]bool)
 	f.count = weir.NewCounter("blocked")
 	for _, port := range config.Blocked {
@@ -33,9 +36,12 @@ func (f *portBlock) Configure(_ *weir.Setup, config *Config) error {
 func (f *portBlock) Process(burst *weir.Burst) {
 	for i := range burst.Len() {
 		packet := burst.Packet(i)
-		// What cannot be read, and what is neither TCP nor UDP, goes on: all verdicts are Next before.
+		// What is neither TCP nor UDP goes on: all verdicts are Next before.
 		headers, err := weir.Parse(packet.Data())
-		if err == nil && headers.HasPorts && f.blocked[headers.DstPort] {
+		if err == weir.ErrMalformed {
+			// A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858).
+			packet.SetVerdict(weir.Drop(2))
+		} else if err == nil && headers.HasPorts && f.blocked[headers.DstPort] {
 			packet.SetVerdict(weir.Drop(1))
 			f.count.Add(1)
 		}

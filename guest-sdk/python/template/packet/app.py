@@ -25,12 +25,12 @@ class PortBlock(Function):
         self.count = counter("blocked")
 
     def process(self, packet: Packet) -> int:
-        # What is neither TCP nor UDP goes on; so does what cannot be read, unless that is because its headers are longer than what was
-        # asked for.
+        # What is neither TCP nor UDP goes on. A port could be hidden in what cannot be read: a tiny first fragment (RFC 1858), headers
+        # longer than what was asked for.
         try:
             headers = packet.headers()
         except Malformed:
-            return drop(2) if len(packet.data) < packet.length else NEXT
+            return drop(2)
         if headers and headers.dport in self.blocked:
             self.count.add()
             return drop(1)

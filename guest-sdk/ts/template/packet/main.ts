@@ -6,7 +6,7 @@ import {
 /** `[function.config]` of the chain. */
 interface Config {
   /** Destination ports. */
-  blocked?: number[];
+  blocked: number[];
 }
 
 const blocked = new Set<number>();
@@ -16,7 +16,11 @@ export const packetBurst = weirFunction<Config>({
   headBytes: 128,
 
   configure(setup: Setup, config: Config) {
-    for (const port of config.blocked ?? []) {
+    for (const key of Object.keys(config)) {
+      if (key !== "blocked") throw new ConfigError(`${key}: there is no such key`);
+    }
+    if (!Array.isArray(config.blocked)) throw new ConfigError("blocked: a list of ports is needed");
+    for (const port of config.blocked) {
       if (!Number.isInteger(port) || port < 1 || port > 65535) {
         throw new ConfigError(`blocked: ${port} is no port; allowed are 1 to 65535`);
       }
@@ -30,8 +34,8 @@ export const packetBurst = weirFunction<Config>({
       headers = parse(packet);
     } catch (error) {
       if (!(error instanceof Malformed)) throw error;
-      // What cannot be read goes on, unless that is because its headers are longer than what was asked for.
-      return packet.given < packet.length ? drop(2) : NEXT;
+      // A port could be hidden in what cannot be read: a tiny first fragment (RFC 1858), headers longer than what was asked for.
+      return drop(2);
     }
     // `dport` is -1 of what is neither TCP nor UDP.
     if (headers === null || !blocked.has(headers.dport)) return NEXT;

@@ -138,19 +138,46 @@
     (i32.store16 offset=2 (local.get $head) (i32.add (i32.load16_u offset=2 (local.get $head)) (i32.const 1)))
     (i32.const 1))
 
+  ;; Whether servers may read the path as another one: it is as the client wrote it, and to many `/%61`, `//a` and `/./a` are `/a`.
+  (func $unclear (param $at i32) (param $length i32) (result i32)
+    (local $end i32) (local $byte i32) (local $before i32)
+    (local.set $end (i32.add (local.get $at) (local.get $length)))
+    (block $end-of-path
+      (loop $bytes
+        (br_if $end-of-path (i32.ge_u (local.get $at) (local.get $end)))
+        (local.set $byte (i32.load8_u (local.get $at)))
+        ;; `?`: what follows is the query.
+        (br_if $end-of-path (i32.eq (local.get $byte) (i32.const 0x3f)))
+        ;; `%`, `\`, `;`, and `/` or `.` behind `/`.
+        (if (i32.or (i32.eq (local.get $byte) (i32.const 0x25))
+              (i32.or (i32.eq (local.get $byte) (i32.const 0x5c)) (i32.eq (local.get $byte) (i32.const 0x3b))))
+          (then (return (i32.const 1))))
+        (if (i32.and (i32.eq (local.get $before) (i32.const 0x2f))
+              (i32.or (i32.eq (local.get $byte) (i32.const 0x2f)) (i32.eq (local.get $byte) (i32.const 0x2e))))
+          (then (return (i32.const 1))))
+        (local.set $before (local.get $byte))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $bytes)))
+    (i32.const 0))
+
+  ;; Answers that it is private.
+  (func $refuse (param $exchange i32) (result i64)
+    (call $counter-add (i32.const 0x140) (i32.const 7) (i64.const 1))
+    (call $answer (local.get $exchange) (i32.const 403) (i32.const 1) (i32.const 0xf0) (i32.const 17)))
+
   (func (export "weir:net/message@0.1.0#request-head") (param $exchange i32) (param $offset i32) (result i64)
     (local $head i32) (local $entry i32) (local $path i32) (local $length i32)
     (local.set $head (i32.add (global.get $window) (local.get $offset)))
     (local.set $path (i32.add (local.get $head) (i32.load16_u offset=16 (local.get $head))))
     (local.set $length (i32.load16_u offset=18 (local.get $head)))
+    (if (call $unclear (local.get $path) (local.get $length)) (then (return (call $refuse (local.get $exchange)))))
     (local.set $entry (i32.const 0x1000))
     (block $end-of-paths
       (loop $paths
         (br_if $end-of-paths (i32.ge_u (local.get $entry) (global.get $paths-end)))
         (if (i32.ge_u (local.get $length) (i32.load offset=4 (local.get $entry))) (then
-          (if (call $same (local.get $path) (i32.load (local.get $entry)) (i32.load offset=4 (local.get $entry))) (then
-            (call $counter-add (i32.const 0x140) (i32.const 7) (i64.const 1))
-            (return (call $answer (local.get $exchange) (i32.const 403) (i32.const 1) (i32.const 0xf0) (i32.const 17)))))))
+          (if (call $same (local.get $path) (i32.load (local.get $entry)) (i32.load offset=4 (local.get $entry)))
+            (then (return (call $refuse (local.get $exchange)))))))
         (local.set $entry (i32.add (local.get $entry) (i32.const 8)))
         (br $paths)))
     (if (i32.eqz (call $mark (local.get $head)))

@@ -40,9 +40,23 @@ pub fn wants() u32 {
     return message.request_head;
 }
 
+/// Whether servers may read a path as another one: it is as the client wrote it, and to many `/%61`, `//a` and `/./a` are `/a`.
+fn isUnclear(path: []const u8) bool {
+    for (path, 0..) |byte, at| {
+        switch (byte) {
+            '%', '\\', ';' => return true,
+            '/', '.' => if (at > 0 and path[at - 1] == '/') return true,
+            else => {},
+        }
+    }
+    return false;
+}
+
 pub fn requestHead(exchange: message.Exchange, head: *message.Head) message.Outcome {
-    for (private.items) |path| {
-        if (!std.mem.startsWith(u8, head.path(), path)) continue;
+    const path = std.mem.sliceTo(head.path(), '?');
+    var is_private = isUnclear(path);
+    for (private.items) |one| is_private = is_private or std.mem.startsWith(u8, path, one);
+    if (is_private) {
         refused.add(1);
         return exchange.answer(403, &.{.of("content-type", "text/plain; charset=utf-8")}, "This is private.\n");
     }

@@ -33,9 +33,14 @@ pub fn process(burst: *weir.Burst) void {
     for (0..burst.count) |i| {
         const packet = burst.packet(i);
         var headers: weir.Headers = undefined;
-        // What cannot be read goes on: all verdicts are `next` before.
         switch (weir.parse(packet.data(), &headers)) {
-            .not_ip, .cut_short => continue,
+            // All verdicts are `next` before.
+            .not_ip => continue,
+            // A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858).
+            .cut_short => {
+                burst.setVerdict(i, .drop(2));
+                continue;
+            },
             .ipv4, .ipv6 => {},
         }
         // What is neither TCP nor UDP has no port.

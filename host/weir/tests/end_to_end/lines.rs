@@ -293,7 +293,10 @@ fn messages(mode: &str) {
     let build = |name: &str, after: &str, line: &str| {
         Faulty::build(&directory.path().join(name), MESSAGES, "main.c", after, line)
     };
-    let good = build("good", "(void)setup;", "");
+    // What reads prefixes is linked in projects for messages, too.
+    let reads = "#include <weir/net.h>\nstatic weir_prefix ten;\n__attribute__((constructor)) static void read_ten(void) { \
+                 if (!weir_prefix_read(\"10.0.0.0/8\", 10, &ten)) __builtin_trap(); }";
+    let good = build("good", "#include <weir/message.h>", reads);
     let trap = "    if (weir_text_begins(weir_head_path(head), weir_text_of(\"/trap\"))) __builtin_trap();";
     let bad = build("bad", "weir_outcome weir_request_head(", trap);
     let configure = build("configure", "(void)setup;", "    __builtin_trap();");

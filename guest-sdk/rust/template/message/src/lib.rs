@@ -16,6 +16,13 @@ struct PathGuard {
     refused: Counter,
 }
 
+/// Whether servers may read a path as another one: it is as the client wrote it, and to many
+/// `/%61`, `//a` and `/./a` are `/a`.
+fn is_unclear(path: &[u8]) -> bool {
+    path.iter().any(|byte| b"%\\;".contains(byte))
+        || path.windows(2).any(|two| two == b"//" || two == b"/.")
+}
+
 impl MessageFunction for PathGuard {
     type Config = Config;
     type State = ();
@@ -37,11 +44,9 @@ impl MessageFunction for PathGuard {
     }
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, ()>, head: &mut Head<'_>) -> Outcome {
-        if self
-            .private
-            .iter()
-            .any(|private| head.path().starts_with(private.as_bytes()))
-        {
+        let (path, _) = head.path_and_query();
+        let mut private = self.private.iter();
+        if is_unclear(path) || private.any(|private| path.starts_with(private.as_bytes())) {
             self.refused.add(1);
             return exchange.answer(&Response::new(403).text("This is private.\n"));
         }
@@ -63,7 +68,9 @@ mod tests {
     #[test]
     fn a_private_path_is_refused() {
         let mut harness = MessageHarness::<PathGuard>::new(r#"{"private": ["/admin"]}"#).unwrap();
-        let answer = harness.exchange(&Message::get("/admin/1"), |_| Message::response(200));
-        assert_eq!(answer.status, 403);
+        for path in ["/admin/1", "/%61dmin/1", "//admin/1", "/./admin/1"] {
+            let answer = harness.exchange(&Message::get(path), |_| Message::response(200));
+            assert_eq!(answer.status, 403);
+        }
     }
 }
