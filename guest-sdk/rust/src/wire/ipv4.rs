@@ -1,7 +1,8 @@
 //! IPv4 (RFC 791).
 
-use super::{Error, fits, view};
+use super::{Error, Udp, fits, view};
 use crate::checksum;
+use crate::parse::protocol;
 
 view! {
     /// An IPv4 packet.
@@ -79,10 +80,18 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
         checksum::internet(&self.0.as_ref()[..self.header_len()]) == 0
     }
 
-    /// The sum that TCP and UDP checksums of the payload begin with.
+    /// The sum that TCP and UDP checksums of the payload begin with. Of UDP it has the datagram's own length (RFC 768), which may be less than the payload's
+    /// (RFC 9868).
     #[must_use]
     pub fn pseudo_header(&self) -> u64 {
-        let length = self.total_len() - self.header_len() as u16;
+        let payload = self.0.as_ref().get(self.header_len()..self.total_len().into());
+        let datagram = payload
+            .filter(|_| self.protocol() == protocol::UDP)
+            .and_then(|payload| Udp::new_checked(payload).ok());
+        let length = match datagram {
+            Some(datagram) => datagram.length(),
+            None => self.total_len() - self.header_len() as u16,
+        };
         checksum::pseudo_v4(self.source(), self.destination(), self.protocol(), length)
     }
 

@@ -148,6 +148,16 @@ fn udp_and_its_missing_checksum() {
     let ip = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
     let udp = UdpHeaderSlice::from_slice(&frame[34..]).unwrap().to_header();
     assert_eq!(udp.checksum, udp.calc_checksum_ipv4(&ip, b"Query").unwrap());
+
+    // With a surplus area (RFC 9868) behind the datagram, the checksum stays what it is.
+    frame.extend([1; 7]);
+    let mut ip = Ipv4::new_checked(&mut frame[14..]).unwrap();
+    ip.set_total_len(ip.total_len() + 7);
+    let pseudo = ip.pseudo_header();
+    let mut with_surplus = Udp::new_checked(ip.payload_mut()).unwrap();
+    assert!(with_surplus.verify_checksum(pseudo));
+    with_surplus.fill_checksum(pseudo);
+    assert_eq!(with_surplus.checksum(), udp.checksum);
 }
 
 #[test]
