@@ -123,6 +123,10 @@ pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> 
         language != "rust" || !NOT_IN_RUST.contains(&format!(" {snake} ")),
         "\"{name}\" is a name that Rust keeps for itself; choose another one"
     );
+    ensure!(
+        language != "go" || snake != "weir",
+        "\"{name}\" is the name of the SDK's own module in Go; choose another one"
+    );
     if let Ok(mut entries) = fs::read_dir(directory) {
         ensure!(
             entries.next().is_none(),
@@ -228,6 +232,7 @@ mod tests {
         assert!(refused("Upper", "rust", Plane::Packet).contains("is not a name"));
         assert!(refused("1st", "rust", Plane::Packet).contains("begin with a letter"));
         assert!(refused("match", "rust", Plane::Packet).contains("Rust keeps"));
+        assert!(refused("weir", "go", Plane::Message).contains("the SDK's own module"));
         let cobol = refused("x", "cobol", Plane::Packet);
         assert!(cobol.contains("\"cobol\"") && cobol.contains("rust (packet, message)"), "{cobol}");
         fs::create_dir(directory.path().join("full")).unwrap();

@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use weir_spec::{Document, Manifest, Name};
 
 /// What builds write, and what is no source.
-const OUTPUTS: [&str; 5] = ["build-output", "node_modules", "target", "__pycache__", "zig-out"];
+const OUTPUTS: [&str; 6] =
+    ["build-output", "node_modules", "target", "__pycache__", "venv", "zig-out"];
+/// The names of the sources that [`Project::build`] built from, so that one that was deleted is missed.
+const BUILT_FROM: &str = "build-output/.weir-sources";
 /// Folders within folders that are looked into.
 const DEPTH: usize = 16;
 
@@ -95,10 +98,22 @@ impl Project {
         self.sources().iter().any(|(path, (changed, _))| {
             // What tests are about does not go into the function; lock files are what builds write.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let no_input =
-                name == crate::suite::FILE || name.ends_with(".pcap") || name.ends_with(".lock");
+            let no_input = name == crate::suite::FILE
+                || name.ends_with(".pcap")
+                || name.ends_with(".lock")
+                || name == "package-lock.json";
             !no_input && *changed > made
-        })
+        }) || self.misses_source(made)
+    }
+
+    /// Whether a source is gone of which this was made.
+    fn misses_source(&self, made: SystemTime) -> bool {
+        let note = self.directory.join(BUILT_FROM);
+        let noted = fs::metadata(&note).and_then(|note| note.modified());
+        // What was made since then, somebody made by hand.
+        noted.is_ok_and(|noted| noted >= made)
+            && fs::read_to_string(&note)
+                .is_ok_and(|names| names.lines().any(|name| !self.directory.join(name).exists()))
     }
 
     /// Runs `build`; what it says goes to standard error.
@@ -123,7 +138,17 @@ impl Project {
             .with_context(|| format!("cannot run {}", script.display()))?;
         ensure!(status.success(), "the build failed ({} in {})", status, self.directory.display());
         ensure!(self.wasm().exists(), "the build made no {}", self.wasm().display());
+        self.note_sources();
         Ok(())
+    }
+
+    /// Notes of what it was built, where builds have a folder of their own.
+    fn note_sources(&self) {
+        let sources = self.sources();
+        let names = sources.keys().filter_map(|path| path.strip_prefix(&self.directory).ok());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+        // Without that folder, nothing is missed.
+        let _ = fs::write(self.directory.join(BUILT_FROM), names.join("\n"));
     }
 }
 
@@ -187,9 +212,26 @@ mod tests {
         };
         touch("in.pcap");
         touch("Cargo.lock");
+        touch("package-lock.json");
+        fs::create_dir_all(directory.path().join("venv/lib")).unwrap();
+        touch("venv/lib/site.py");
         assert!(!project.is_stale());
         touch("source.txt");
         assert!(project.is_stale());
+    }
+
+    #[test]
+    fn a_source_that_was_deleted_is_missed() {
+        let (directory, project) = project();
+        let more = directory.path().join("more.txt");
+        fs::write(&more, "").unwrap();
+        fs::create_dir(directory.path().join("build-output")).unwrap();
+        project.build().unwrap();
+        assert!(!project.is_stale());
+        fs::remove_file(&more).unwrap();
+        assert!(project.is_stale());
+        project.build().unwrap();
+        assert!(!project.is_stale());
     }
 
     #[test]

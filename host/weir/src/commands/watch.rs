@@ -47,10 +47,11 @@ impl Watched {
         }
     }
 
-    /// Builds what is to be pushed.
-    fn make(&self) -> Result<Vec<u8>> {
+    /// Builds what is to be pushed. A project is opened anew: its manifest may be what was changed.
+    fn make(&mut self) -> Result<Vec<u8>> {
         let file = match self {
             Self::Project(project) => {
+                **project = Project::open(project.directory())?;
                 project.build()?;
                 &project.wasm()
             }
@@ -65,15 +66,19 @@ struct Session<'a> {
     args: &'a PushArgs,
     client: &'a Client,
     output: Output,
-    /// What was pushed, the last one last.
+    /// The function that was pushed last.
+    name: Option<Name>,
+    /// Its versions that such loops pushed, the last one last.
     pushed: Vec<Version>,
+    /// What the host has of it: what was pushed last, unless the host went back from that.
+    current: Option<Version>,
     /// The last event that was told.
     event: u64,
 }
 
 /// Watches, until it is interrupted.
 pub(super) fn run(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
-    let watched = if args.file.is_dir() {
+    let mut watched = if args.file.is_dir() {
         Watched::Project(Box::new(Project::open(&args.file)?))
     } else {
         Watched::File(args.file.clone())
@@ -93,14 +98,15 @@ pub(super) fn run(args: &PushArgs, client: &Client, output: Output) -> Result<()
     let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
     watcher.watch(root, mode).with_context(|| format!("cannot watch {}", root.display()))?;
 
-    let mut session = Session { args, client, output, pushed: Vec::new(), event: 0 };
+    let mut session =
+        Session { args, client, output, name: None, pushed: Vec::new(), current: None, event: 0 };
     session.events(false)?;
     let mut seen = Fingerprint::new();
     loop {
         let now = watched.sources();
         if now != seen {
             seen = now;
-            if let Err(error) = session.take(&watched) {
+            if let Err(error) = session.take(&mut watched) {
                 render::complain(
                     &error.context("not pushed, what ran before still runs"),
                     crate::cli::Color::Auto,
@@ -135,11 +141,11 @@ fn wait(changes: &Receiver<notify::Result<notify::Event>>) -> Result<()> {
 
 impl Session<'_> {
     /// Builds, pushes and swaps.
-    fn take(&mut self, watched: &Watched) -> Result<()> {
+    fn take(&mut self, watched: &mut Watched) -> Result<()> {
         let mut wasm = watched.make()?;
         let report = weir_assembly::check(&wasm);
         anyhow::ensure!(report.accepted, "it is refused: {}", report.reasons.join("; "));
-        let given = match (&self.args.manifest, watched) {
+        let given = match (&self.args.manifest, &*watched) {
             (Some(path), _) => Some(
                 fs::read_to_string(path)
                     .with_context(|| format!("cannot read {}", path.display()))?,
@@ -161,7 +167,7 @@ impl Session<'_> {
             .or(carried)
             .context("it has no manifest that names it: say --name")?;
         let version = version(base, &wasm);
-        if self.pushed.last() == Some(&version) {
+        if self.name.as_ref() == Some(&name) && self.current.as_ref() == Some(&version) {
             self.say(&format!("function {name}: nothing changed, {version} stays"));
             return Ok(());
         }
@@ -177,9 +183,16 @@ impl Session<'_> {
             let swapped: SwapReport = self.client.send_json(Method::POST, &path, &request)?;
             self.output.outcome(&swapped, |report| format!("function {name}: {}", cost(report)))?;
         }
+        if self.name.as_ref() != Some(&name) {
+            // Those of earlier sessions are among them.
+            let all = function.versions.into_iter().map(|version| version.version);
+            self.pushed = all.filter(is_of_a_loop).collect();
+        }
         self.pushed.retain(|old| *old != version);
-        self.pushed.push(version);
+        self.pushed.push(version.clone());
+        self.current = Some(version);
         self.tidy(&name);
+        self.name = Some(name);
         Ok(())
     }
 
@@ -192,7 +205,15 @@ impl Session<'_> {
         }
     }
 
-    /// Tells of faults that were not told yet.
+    /// Where the function runs, as events of faults name it.
+    fn places(&self) -> Vec<String> {
+        let Some(name) = &self.name else { return Vec::new() };
+        let function = self.client.get::<Function>(&["functions", name.as_str()]);
+        let chains = function.map(|function| function.chains).unwrap_or_default();
+        chains.iter().map(|place| format!("{}:{}", place.chain, place.function)).collect()
+    }
+
+    /// Tells of the function's faults that were not told yet.
     fn events(&mut self, tell: bool) -> Result<()> {
         let query = [("after", self.event.to_string()), ("follow", "false".to_owned())];
         let mut new = Vec::new();
@@ -205,14 +226,26 @@ impl Session<'_> {
             Err(error) if tell && !is_unauthorized(&error) => return Ok(()),
             asked => asked?,
         }
+        let faulted = new.iter().any(|event| event.kind == EventKind::Fault);
+        let places = if tell && faulted { self.places() } else { Vec::new() };
         for event in new {
             self.event = event.id;
-            if tell && matches!(event.kind, EventKind::Fault | EventKind::RolledBack) {
+            let own = match event.kind {
+                EventKind::Fault => places.contains(&event.subject),
+                EventKind::RolledBack => {
+                    self.name.as_ref().is_some_and(|name| name.as_str() == event.subject)
+                }
+                _ => false,
+            };
+            if tell && own {
                 self.say(&event.message);
-            }
-            if tell && event.kind == EventKind::RolledBack {
-                // The same content is to be taken again.
-                self.pushed.clear();
+                if event.kind == EventKind::RolledBack {
+                    // The same content is to be taken again, and is the first that nobody goes back to.
+                    if let Some(bad) = self.current.take() {
+                        self.pushed.retain(|old| *old != bad);
+                        self.pushed.insert(0, bad);
+                    }
+                }
             }
         }
         Ok(())
@@ -223,6 +256,11 @@ impl Session<'_> {
             eprintln!("{}", render::plain(text));
         }
     }
+}
+
+/// Whether such a loop pushed a version.
+fn is_of_a_loop(version: &Version) -> bool {
+    version.pre.strip_prefix("dev.h").is_some_and(|hash| hash.len() == HASH)
 }
 
 /// A version that says what is in it.
@@ -244,6 +282,7 @@ mod tests {
         assert_eq!(one.to_string(), "1.2.0-dev.h7692c3ad35");
         assert_ne!(one, version(Some(Version::new(1, 2, 0)), b"two"));
         assert!(one < Version::new(1, 2, 0));
+        assert!(is_of_a_loop(&one) && !is_of_a_loop(&Version::new(1, 2, 0)));
         assert_eq!(version(None, b"one").to_string(), "0.0.0-dev.h7692c3ad35");
     }
 }

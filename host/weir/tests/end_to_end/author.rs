@@ -50,7 +50,7 @@ fn what_is_saved_runs_in_the_host_while_packets_flow() {
     let save = |source: &[u8]| fs::write(gate.join("source.bin"), source).unwrap();
     let told = |host: &Host| fs::read_to_string(host.path("watch.log")).unwrap();
     project(&gate, &pass(1));
-    let _watch = watch(&host, "gate");
+    let session = watch(&host, "gate");
     host.wait_for("it is pushed", |host| told(host).contains("no chain has it yet"));
     host.write("c.toml", CHAIN);
     host.ok(&["chain", "apply", "c.toml"]);
@@ -85,6 +85,24 @@ fn what_is_saved_runs_in_the_host_while_packets_flow() {
     });
     let dump = told(&host);
     assert_eq!(dump.matches("the build failed").count(), 1, "{dump}");
+
+    // The manifest is read again, too, though the module has none. All but the last two versions are gone, the one that faulted first.
+    let versions = |host: &Host| {
+        let shown = host.json(&["function", "show", "gate"]);
+        shown["versions"].as_array().map_or(0, Vec::len)
+    };
+    fs::write(gate.join("function.toml"), "name = \"gate\"\nversion = \"0.2.0\"\n").unwrap();
+    host.wait_for("the manifest is taken", |host| {
+        host.running().starts_with("0.2.0-dev.h") && versions(host) == 2
+    });
+    // Also those of an earlier session.
+    drop(session);
+    save(&pass(4));
+    let before = host.running();
+    let _session = watch(&host, "gate");
+    host.wait_for("the next session pushes", |host| {
+        host.running() != before && versions(host) == 2
+    });
 }
 
 #[test]
