@@ -72,6 +72,9 @@ func (p Packet) Port() uint16 { return p.metadata().port }
 // Reverse says whether the packet travels in the chain's reverse direction.
 func (p Packet) Reverse() bool { return p.metadata().flags&1 != 0 }
 
+// Made says whether a function made the packet.
+func (p Packet) Made() bool { return p.metadata().flags&2 != 0 }
+
 // Hash is the symmetric flow hash of the packet as it arrived, or 0 when the host did not need one.
 func (p Packet) Hash() uint32 { return p.metadata().hash }
 

@@ -17,7 +17,7 @@ type Token uint32
 type Field struct{ Name, Value string }
 
 // Answer answers the exchange itself; return what it returns: Answered, or Reset if the host refuses, because the response's head has
-// left or no room is free, or if a field is no UTF-8, as those of a client need not be; the function's log says why. The content's length
+// left, or if a field is no UTF-8, as those of a client need not be; the function's log says why. The content's length
 // need not be told in a field.
 func (e Exchange) Answer(status int, fields []Field, body []byte) Outcome {
 	for _, field := range fields {

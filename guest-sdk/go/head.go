@@ -18,6 +18,7 @@ const (
 	pathAt       = 16
 	authorityAt  = 20
 	serverNameAt = 24
+	upstreamAt   = 28
 	clientAt     = 32
 	localAt      = 48
 	clientPortAt = 64
@@ -57,7 +58,7 @@ func (h *Head) part(at int) []byte {
 // Method is the request's method.
 func (h *Head) Method() []byte { return h.part(methodAt) }
 
-// Path is the request target: path and query.
+// Path is the request target: path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`.
 func (h *Head) Path() []byte { return h.part(pathAt) }
 
 // Authority is host and port, as the client named them.
@@ -94,6 +95,9 @@ func (h *Head) address(at, portAt int) netip.AddrPort {
 	address := netip.AddrFrom16([16]byte(h.bytes[at : at+16])).Unmap()
 	return netip.AddrPortFrom(address, uint16(h.get(portAt)))
 }
+
+// Upstream is the one that sent a response, a place in Setup.Ports, or -1 if that is not known.
+func (h *Head) Upstream() int { return int(binary.LittleEndian.Uint32(h.bytes[upstreamAt:])) - 1 }
 
 // BodyLength is the body's length in bytes, or -1 if that is not known.
 func (h *Head) BodyLength() int64 {

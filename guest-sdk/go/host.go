@@ -36,6 +36,13 @@ func valid(text string) string { return strings.ToValidUTF8(text, "?") }
 // Now is the time in nanoseconds, monotonic, by a call of the host. In a replay it is the capture's own. Burst.Now is free.
 func Now() uint64 { return hostNow() }
 
+// Wall is the time of the burst or event at hand in nanoseconds since 1970, or 0 if that is not known. It costs no call.
+func Wall() uint64 { return hostWall() }
+
+// Random is the next of a sequence of random numbers, by a call of the host: for hash seeds, sampling and back-off, not for keys. It begins alike in every
+// instance of the function, and is fixed in `weir replay`.
+func Random() uint64 { return hostRandom() }
+
 // SetTimer asks for one call of Tick at or soon after this time (of Now). A later call replaces an earlier one; 0 cancels.
 func SetTimer(at uint64) {
 	timers.own = at

@@ -4,6 +4,7 @@ package weir
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"time"
 )
@@ -16,6 +17,10 @@ func hostLog(level Level, message string) {
 }
 
 func hostNow() uint64 { return uint64(time.Now().UnixNano()) }
+
+func hostWall() uint64 { return uint64(time.Now().UnixNano()) }
+
+func hostRandom() uint64 { return rand.Uint64() }
 
 func hostCounterAdd(string, uint64) {}
 

@@ -19,6 +19,9 @@ func sysLog(level uint32, message unsafe.Pointer, length uint32)
 //go:wasmimport weir:net/host@0.1.0 now
 func hostNow() uint64
 
+//go:wasmimport weir:net/host@0.1.0 random
+func hostRandom() uint64
+
 //go:wasmimport weir:net/host@0.1.0 counter-add
 func sysCounterAdd(name unsafe.Pointer, length uint32, delta uint64)
 
@@ -30,6 +33,8 @@ func hostSetTimer(at uint64)
 
 //go:wasmimport weir:net/host@0.1.0 send-copy
 func sysSendCopy(packet unsafe.Pointer, length uint32, verdict uint32, result unsafe.Pointer)
+
+func hostWall() uint64 { return burst.Wall() }
 
 func hostLog(level Level, message string) {
 	sysLog(uint32(level), unsafe.Pointer(unsafe.StringData(message)), uint32(len(message)))

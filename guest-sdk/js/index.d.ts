@@ -39,8 +39,12 @@ export class Packet {
   readonly reverse: boolean;
   /** Symmetric flow hash of the packet as it arrived, or 0 when the host did not need one. */
   readonly hash: number;
+  /** Whether a function made it. */
+  readonly made: boolean;
   /** The burst's time in nanoseconds, monotonic. */
   readonly now: number;
+  /** The same moment in nanoseconds since 1970, or 0 if the host does not know; exact to 256 of them: `packet.wall / 1e6` is what `Date` counts. */
+  readonly wall: number;
   /** The byte at this offset. Throws RangeError beyond `given`. */
   u8(offset: number): number;
   /** Two bytes, as a number in network byte order. Throws RangeError beyond `given`. */
@@ -102,6 +106,11 @@ export type Level = "trace" | "debug" | "info" | "warn" | "error";
 export function log(level: Level, message: string): void;
 /** Nanoseconds, monotonic, by a call of the host; `Packet.now` is free. */
 export function now(): number;
+/**
+ * The next of a sequence of random numbers of 0 to 2^64-1, without its low bits, by a call of the host: for hash seeds, sampling and back-off, not for keys. It
+ * begins alike in every instance of the function, and is fixed in `weir replay`.
+ */
+export function random(): number;
 /** Asks for one call of `tick` at or soon after this time (of `now`). A later call replaces an earlier one; 0 cancels. */
 export function setTimer(at: number): void;
 /** Sends a packet with these bytes: for rare packets such as ICMP errors. Throws {@link Refused}. */

@@ -274,6 +274,60 @@ fn the_python_sdk_natively() {
     assert!(Command::new("python3").arg(sdk.join("tests/sdk.py")).status().unwrap().success());
 }
 
+/// Whatever the host offers, an SDK calls, or its README has a word about it.
+#[test]
+fn what_the_host_offers_is_there_or_said_not_to_be() {
+    let workspace = weir_tests::built::workspace();
+    let contract = fs::read_to_string(workspace.join("wit/net.wit")).unwrap();
+    let host = contract.split("interface host {").nth(1).unwrap().split("\n}").next().unwrap();
+    let offered: Vec<&str> = host
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ")?.split_once(": func(").map(|(name, _)| name))
+        .collect();
+    assert!(offered.contains(&"random") && offered.len() > 10, "{offered:?}");
+    let snake = |name: &str| name.replace('-', "_");
+    let camel = |name: &str| {
+        let mut parts = name.split('-');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |all, part| all + &part[..1].to_uppercase() + &part[1..])
+    };
+    // Where the SDK calls the host, and how that is written there.
+    type Written<'a> = &'a dyn Fn(&str) -> String;
+    let sdks: [(&str, &[&str], Written<'_>); 6] = [
+        ("rust", &["src/sys/wasm.rs", "src/export/start.rs", "src/export/instance.rs"], &snake),
+        ("c", &["src/imports.h"], &|name| format!("WEIR_HOST(\"{name}\")")),
+        ("go", &["sys_wasm.go"], &|name| format!("weir:net/host@0.1.0 {name}\n")),
+        ("assemblyscript", &["lib/host.ts"], &|name| format!("host@0.1.0\", \"{name}\")")),
+        ("js", &["src/host.js"], &|name| format!("host.{}(", camel(name))),
+        ("python", &["weir_sdk/host.py"], &|name| format!("_host.{}(", snake(name))),
+    ];
+    // What is not called, and the word.
+    let words = [
+        ("allocate", "allocate"),
+        ("send", "send"),
+        ("send-copy", "copies"),
+        ("gauge-set", "gauges"),
+        ("random", "`random`"),
+        // Of who has no window.
+        ("attach-window", "a copy"),
+        ("attach-state", "State regions"),
+    ];
+    for (language, files, written) in sdks {
+        let sdk = workspace.join("guest-sdk").join(language);
+        let read = |file: &&str| fs::read_to_string(sdk.join(file)).unwrap();
+        let source: String = files.iter().map(read).collect();
+        let readme = read(&"README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+        for name in &offered {
+            let word = words.iter().find(|(not_there, _)| not_there == name);
+            assert!(
+                source.contains(&written(name))
+                    || word.is_some_and(|(_, word)| readme.contains(word)),
+                "{language}: nothing calls `{name}`, and the README says nothing of it"
+            );
+        }
+    }
+}
+
 /// A toolchain of another version is told with what was found and how to get the right one.
 #[test]
 fn a_wrong_toolchain_is_told() {

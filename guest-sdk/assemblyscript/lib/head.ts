@@ -12,6 +12,7 @@ const METHOD = 12;
 const PATH = 16;
 const AUTHORITY = 20;
 const SERVER_NAME = 24;
+const UPSTREAM = 28;
 const CLIENT = 32;
 const CLIENT_PORT = 64;
 const LOCAL_PORT = 66;
@@ -94,7 +95,7 @@ export class Head {
   get method(): Text {
     return this.part(METHOD);
   }
-  /** The request target: path and query. */
+  /** The request target: path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`. */
   get path(): Text {
     return this.part(PATH);
   }
@@ -134,6 +135,10 @@ export class Head {
   /** The port that the client connected to. */
   get localPort(): u32 {
     return this.get(LOCAL_PORT);
+  }
+  /** The upstream that sent a response, a place in `Setup.ports`, or -1 if that is not known. */
+  get upstream(): i32 {
+    return <i32>load<u32>(this.start, UPSTREAM) - 1;
   }
   /** Bytes of the body, or -1 if they are not known. */
   get bodyLength(): i64 {

@@ -12,6 +12,8 @@ declare function importAttachState(region: usize, length: usize): u32;
 declare function importLog(level: u32, text: usize, length: usize): void;
 @external("weir:net/host@0.1.0", "now")
 declare function importNow(): u64;
+@external("weir:net/host@0.1.0", "random")
+declare function importRandom(): u64;
 @external("weir:net/host@0.1.0", "counter-add")
 declare function importCounterAdd(name: usize, length: usize, delta: u64): void;
 @external("weir:net/host@0.1.0", "set-timer")
@@ -54,6 +56,19 @@ export function log(level: Level, line: string): void {
 /** Monotonic nanoseconds, by a call. */
 export function now(): u64 {
   return importNow();
+}
+
+/** The time of the burst or event at hand, in nanoseconds since 1970, or 0 if the host does not know. No call. */
+export function wall(): u64 {
+  return load<u64>(windowStart, 0x3008);
+}
+
+/**
+ * The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not for keys. It begins alike in every instance of the
+ * function, and is fixed in `weir replay`.
+ */
+export function random(): u64 {
+  return importRandom();
 }
 
 // The timer that the function and its counters share; 0 is none.

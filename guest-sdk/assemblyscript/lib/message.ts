@@ -16,7 +16,7 @@
 import { Head, Text } from "./head";
 import { Level, isWhole, log } from "./host";
 export { Head, Text } from "./head";
-export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, setTimer } from "./host";
+export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, random, setTimer, wall } from "./host";
 
 @external("weir:net/exchange@0.1.0", "route")
 declare function importRoute(exchange: u32, upstream: u32, result: usize): void;

@@ -13,7 +13,7 @@
  */
 
 import { afterEvent, begin, ticked, windowStart } from "./host";
-export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, setTimer, cabi_realloc } from "./host";
+export { Counter, Json, Level, Member, Setup, log, now, onConfigure, onTick, random, setTimer, wall, cabi_realloc } from "./host";
 
 /** Decisions about packets. */
 export namespace Verdict {

@@ -71,6 +71,8 @@ int32_t weir_port_named(const weir_setup *setup, weir_text name) {
 
 uint64_t weir_now(void) { return weir_import_now(); }
 
+uint64_t weir_random(void) { return weir_import_random(); }
+
 /* Tells the host the earlier of both times, if it does not know it. */
 static void arm(void) {
     uint64_t own = state.own_timer, flush = state.flush_at;

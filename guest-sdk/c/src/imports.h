@@ -13,6 +13,7 @@ WEIR_HOST("attach-window") extern uint32_t weir_import_attach_window(uint8_t *re
 WEIR_HOST("attach-state") extern uint32_t weir_import_attach_state(uint8_t *region, uint32_t length);
 WEIR_HOST("log") extern void weir_import_log(int32_t level, const char *text, uint32_t length);
 WEIR_HOST("now") extern uint64_t weir_import_now(void);
+WEIR_HOST("random") extern uint64_t weir_import_random(void);
 WEIR_HOST("counter-add") extern void weir_import_counter_add(const char *name, uint32_t length, uint64_t delta);
 WEIR_HOST("gauge-set") extern void weir_import_gauge_set(const char *name, uint32_t length, double value);
 WEIR_HOST("set-timer") extern void weir_import_set_timer(uint64_t at);

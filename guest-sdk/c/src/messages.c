@@ -18,6 +18,7 @@ enum {
     PATH = 16,
     AUTHORITY = 20,
     SERVER_NAME = 24,
+    UPSTREAM = 28,
     CLIENT = 32,
     CLIENT_PORT = 64,
     LOCAL_PORT = 66,
@@ -28,7 +29,7 @@ enum {
 enum { CHANGED = 256, REPLACED = 512 };
 
 /* Of the window (wit/window.md). */
-enum { CLOCK = 0x3000 };
+enum { CLOCK = 0x3000, WALL = 0x3008 };
 
 /* Whether a head was changed since `weir_resume` was called: none that waits is handed over there, so it is that one. */
 static bool head_changed;
@@ -87,6 +88,12 @@ int64_t weir_head_body(const weir_head *head) {
     return bytes == 0xffffffff ? -1 : (int64_t)bytes;
 }
 
+int32_t weir_head_upstream(const weir_head *head) {
+    uint32_t one_more;
+    memcpy(&one_more, head->start + UPSTREAM, 4);
+    return (int32_t)one_more - 1;
+}
+
 bool weir_head_field_at(const weir_head *head, uint32_t place, weir_text *name, weir_text *value) {
     if (place >= get(head, FIELDS)) return false;
     *name = string(head, TABLE + 8 * place);
@@ -104,8 +111,9 @@ bool weir_head_field(const weir_head *head, const char *name, weir_text *value) 
 
 bool weir_head_add(weir_head *head, const char *name, weir_text value) {
     uint32_t place = get(head, FIELDS), end = get(head, END);
-    if (place >= get(head, FIELDS_ROOM)) return false;
     weir_text its_name = weir_text_of(name);
+    /* One without a name is a deleted one. */
+    if (its_name.length == 0 || place >= get(head, FIELDS_ROOM)) return false;
     uint32_t name_at = append(head, its_name);
     for (uint32_t at = 0; name_at != 0 && at < its_name.length; at++) head->start[name_at + at] = lower(name[at]);
     uint32_t value_at = name_at == 0 ? 0 : append(head, value);
@@ -195,6 +203,12 @@ uint64_t weir_event_now(void) {
     uint64_t now;
     memcpy(&now, weir_window + CLOCK, 8);
     return now;
+}
+
+uint64_t weir_event_wall(void) {
+    uint64_t wall;
+    memcpy(&wall, weir_window + WALL, 8);
+    return wall;
 }
 
 void weir_after_event(void) { weir_after_burst(weir_event_now()); }

@@ -19,6 +19,7 @@ export function logLines(level, text) {
 }
 
 export const now = () => host.now();
+export const random = () => host.random();
 
 export function sendCopy(packet, verdict) {
   if (!(packet instanceof Uint8Array)) throw new TypeError("sendCopy takes the packet as an Uint8Array");

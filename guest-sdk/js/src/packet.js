@@ -24,6 +24,14 @@ export class Packet {
     return (this.words[this.row + 3] & 0x10000) !== 0;
   }
 
+  get made() {
+    return (this.words[this.row + 3] & 0x20000) !== 0;
+  }
+
+  get wall() {
+    return this.words[4] + this.words[5] * 0x1_0000_0000;
+  }
+
   get hash() {
     return this.words[this.row + 4];
   }

@@ -73,8 +73,9 @@ assert.strictEqual(random(), 7);
 // What a burst says of its time, and of a packet.
 const told_of = [];
 const burst = burstOf([telnet(0)], 128);
-new Uint32Array(burst.buffer).set([0x1234, 0x10000000], 4);
-new Uint32Array(burst.buffer)[9] = 0x30001;
+const words = new Uint32Array(burst.buffer, 0, 11);
+words.set([0x1234, 0x10000000], 4);
+words[9] = 0x30001;
 weirFunction({ process: (packet) => (told_of.push(packet.wall, packet.made, packet.reverse, packet.port), NEXT) }).process(burst);
 assert.deepStrictEqual(told_of, [0x10000000 * 2 ** 32 + 0x1200, true, true, 1]);
 

@@ -171,13 +171,13 @@ def export(kind: type[Function]):
 
 def answer(function: Function, burst: bytes):
     """What a function answers to a burst (wit/burst.md)."""
-    count, _, now, _ = _head(burst)
+    count, _, now, wall = _head(burst)
     process, verdicts, changes = function.process, [], []
     words = memoryview(burst)[_HEADER : _HEADER + count * _ROW].cast("I")
     rows = range(_HEADER, _HEADER + count * _ROW, _ROW)
     # One object is each packet in turn: making one takes longer than reading its headers. It is another one from then on when the function
     # has kept it, which its references tell.
-    packet = Packet(burst, now)
+    packet = Packet(burst, now, wall)
     unkept = getrefcount(packet)
     for row, at, given, length in zip(rows, words[0::5].tolist(), words[1::5].tolist(), words[2::5].tolist()):
         packet._row = row
@@ -188,9 +188,9 @@ def answer(function: Function, burst: bytes):
         if packet._replaced is not None:
             changes.append(Change(len(verdicts) - 1, packet._replaced, packet.data))
             # What was written to is not the next packet's.
-            packet = Packet(burst, now)
+            packet = Packet(burst, now, wall)
         elif getrefcount(packet) != unkept:
-            packet = Packet(burst, now)
+            packet = Packet(burst, now, wall)
     host.after_burst(now)
     return Answer(_packed(verdicts), changes)
 

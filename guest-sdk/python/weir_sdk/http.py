@@ -89,7 +89,7 @@ class Request(_Message):
     method: str = "GET"
     """Its name, in capitals."""
     path: str = "/"
-    """Path and query."""
+    """Path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`."""
     authority: str = "upstream"
     """Host and port: the one that the client named, or an upstream of the listener by its address."""
     headers: Headers = field(default_factory=Headers)

@@ -23,13 +23,15 @@ def _no_headers() -> Headers:
 class Packet:
     """A view of one packet: its first bytes, as many as the function's `head_bytes` says, and what the host knows of it."""
 
-    __slots__ = ("length", "now", "_burst", "_row", "_bytes", "_at", "_given", "_replaced", "_headers")
+    __slots__ = ("length", "now", "wall", "_burst", "_row", "_bytes", "_at", "_given", "_replaced", "_headers")
 
-    def __init__(self, burst: bytes, now: int):
+    def __init__(self, burst: bytes, now: int, wall: int = 0):
         self.length = 0
         """Bytes of the whole packet."""
         self.now = now
         """The burst's time in nanoseconds, monotonic."""
+        self.wall = wall
+        """The same moment in nanoseconds since 1970, or 0 if the host does not know."""
         self._burst = burst
         self._row = 0
         """Where its row lies in `_burst`."""
@@ -41,9 +43,9 @@ class Packet:
         self._headers = _no_headers()
 
     @classmethod
-    def of(cls, data: bytes, port: int = 0, flags: int = 0, hash: int = 0, now: int = 0) -> "Packet":
+    def of(cls, data: bytes, port: int = 0, flags: int = 0, hash: int = 0, now: int = 0, wall: int = 0) -> "Packet":
         """A packet to try a function with."""
-        packet = cls(ROW.pack(ROW.size, len(data), len(data), port, flags, hash) + data, now)
+        packet = cls(ROW.pack(ROW.size, len(data), len(data), port, flags, hash) + data, now, wall)
         packet._at, packet._given, packet.length = ROW.size, len(data), len(data)
         return packet
 

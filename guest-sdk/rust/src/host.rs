@@ -75,6 +75,13 @@ pub fn now() -> u64 {
     sys::now()
 }
 
+/// The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not for keys. It begins alike in
+/// every instance of the function, and is fixed in `weir replay`.
+#[must_use]
+pub fn random() -> u64 {
+    sys::random()
+}
+
 /// Asks for one call of `tick` at or soon after this time, in nanoseconds of [`now`]. A later call replaces an
 /// earlier one; 0 cancels.
 pub fn set_timer(at: u64) {

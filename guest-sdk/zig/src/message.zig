@@ -52,6 +52,7 @@ extern fn weir_head_path(answer: *Text, head: *const Head) void;
 extern fn weir_head_authority(answer: *Text, head: *const Head) void;
 extern fn weir_head_server_name(answer: *Text, head: *const Head) void;
 extern fn weir_head_status(head: *const Head) u16;
+extern fn weir_head_upstream(head: *const Head) i32;
 extern fn weir_head_client(head: *const Head) *const [16]u8;
 extern fn weir_head_field(head: *const Head, name: [*:0]const u8, value: *Text) bool;
 extern fn weir_head_add(head: *Head, name: [*:0]const u8, value: *const Text) bool;
@@ -69,6 +70,9 @@ extern fn weir_sleep(exchange: u32, nanoseconds: u64, token: *u32) c_int;
 /// The time of the event that is being handled: that of `weir.now`, without a call.
 pub const eventNow = weir_event_now;
 extern fn weir_event_now() u64;
+/// The same moment in nanoseconds since 1970, or 0 if the host does not know.
+pub const eventWall = weir_event_wall;
+extern fn weir_event_wall() u64;
 
 fn text(bytes: []const u8) Text {
     return .{ .bytes = bytes.ptr, .length = bytes.len };
@@ -85,7 +89,7 @@ pub const Head = extern struct {
         weir_head_method(&found, head);
         return found.slice();
     }
-    /// Path and query.
+    /// Path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`.
     pub fn path(head: *const Head) []const u8 {
         var found: Text = undefined;
         weir_head_path(&found, head);
@@ -107,6 +111,11 @@ pub const Head = extern struct {
     pub fn status(head: *const Head) u16 {
         return weir_head_status(head);
     }
+    /// The upstream that sent a response, a place in `Setup.ports`; null if that is not known.
+    pub fn upstream(head: *const Head) ?u32 {
+        const place = weir_head_upstream(head);
+        return if (place < 0) null else @intCast(place);
+    }
     /// The client's address; IPv4 as ::ffff:a.b.c.d.
     pub fn client(head: *const Head) *const [16]u8 {
         return weir_head_client(head);
@@ -116,7 +125,7 @@ pub const Head = extern struct {
         var found: Text = undefined;
         return if (weir_head_field(head, name, &found)) found.slice() else null;
     }
-    /// Adds a field. False if it does not fit; then nothing is changed. So for the two that follow.
+    /// Adds a field. False if it does not fit, or has no name; then nothing is changed. So for the two that follow.
     pub fn add(head: *Head, name: [*:0]const u8, value: []const u8) bool {
         return weir_head_add(head, name, &text(value));
     }
@@ -148,12 +157,16 @@ pub const Piece = extern struct {
     room: u32,
     /// To be set when bytes were changed without the length.
     changed: bool,
-    /// Set, and not changed, it is left out.
+    /// Set, it is left out, whether it was changed or not: `drop`.
     replaced: bool,
 
     /// Its bytes, to be read and changed.
     pub fn bytes(piece: *const Piece) []u8 {
         return piece.start[0..piece.length];
+    }
+    /// Leaves it out.
+    pub fn drop(piece: *Piece) void {
+        piece.replaced = true;
     }
     /// Gives it another length, when its bytes have been changed. False beyond its room.
     pub fn resize(piece: *Piece, length: u32) bool {

@@ -163,6 +163,7 @@ extern fn weir_packet_resize(burst: *Burst, packet: *Packet, length: u32) bool;
 extern fn weir_parse_ipv6(frame: [*]const u8, length: u32, headers: *Headers) Frame;
 extern fn weir_prefix_read(text: [*]const u8, length: usize, prefix: *Prefix) bool;
 extern fn weir_now() u64;
+extern fn weir_random() u64;
 extern fn weir_set_timer(at: u64) void;
 extern fn weir_allocate(answer: *Buffer, length: u32) void;
 extern fn weir_owns(buffer: *const Buffer) bool;
@@ -190,6 +191,9 @@ pub fn log(level: Level, comptime format: []const u8, arguments: anytype) void {
 
 /// Monotonic nanoseconds, by a call; within `process`, `Burst.now` is the same for free.
 pub const now = weir_now;
+/// The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not for keys. It begins alike in every instance of the
+/// function, and is fixed in `weir replay`.
+pub const random = weir_random;
 /// Asks for one call of `tick` at or soon after this time; 0 cancels.
 pub const setTimer = weir_set_timer;
 
@@ -352,6 +356,10 @@ pub const Burst = extern struct {
     /// True when a packet travels from the chain's `to` to its `from`.
     pub inline fn reverse(burst: *const Burst, index: u32) bool {
         return burst.at(u16, 0x2000 + 8 * index + 2).* & 1 != 0;
+    }
+    /// True when a function made a packet.
+    pub inline fn made(burst: *const Burst, index: u32) bool {
+        return burst.at(u16, 0x2000 + 8 * index + 2).* & 2 != 0;
     }
     /// The host's symmetric flow hash of a packet as it arrived, or 0.
     pub inline fn hash(burst: *const Burst, index: u32) u32 {

@@ -2,7 +2,7 @@
 
 import {
   Counter, End, Exchange, Field, Head, Json, Level, Outcome, Piece, Resumed, Setup, active, healthy, log, onConfigure, onEnded, onRequestBody, onRequestHead,
-  onResponseBody, onResponseHead, onResume,
+  onResponseBody, onResponseHead, onResume, random, wall,
 } from "message";
 export * from "exports/message";
 
@@ -62,6 +62,8 @@ onRequestHead((exchange: Exchange, head: Head): Outcome => {
   } else if (path == "/route") {
     head.set("x-routed", exchange.route(0).toString() + " " + exchange.route(9).toString());
     head.set("x-healthy", (healthy(0) && active(9) == 0).toString());
+  } else if (path == "/clock") {
+    head.set("x-clock", (wall() > 1600000000000000000).toString() + " " + (random() != random()).toString());
   } else if (path == "/finished") {
     head.set("x-finished", "yes");
     return Outcome.Finished;
@@ -123,7 +125,7 @@ onResponseBody(change);
 onResponseHead((exchange: Exchange, head: Head): Outcome => {
   const path = paths.get(exchange.number);
   if (path == "/response") {
-    head.set("x-server", head.status.toString() + " " + field(head, "X-Server"));
+    head.set("x-server", head.status.toString() + " " + field(head, "X-Server") + " " + head.upstream.toString());
     head.remove("Server");
     head.status = 299;
   } else if (path == "/finished") {

@@ -53,6 +53,10 @@ bool weir_refuse(weir_error *error, const char *format, ...) __attribute__((form
  * `weir_event_now`. */
 uint64_t weir_now(void);
 
+/* The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not for keys. It begins alike in every instance of the
+ * function, and is fixed in `weir replay`. */
+uint64_t weir_random(void);
+
 /* Asks for one call of `weir_tick` at or soon after this time, in nanoseconds of `weir_now`. A later call replaces an
  * earlier one; 0 cancels. */
 void weir_set_timer(uint64_t at);

@@ -49,7 +49,7 @@ typedef struct weir_head {
 
 /* Strings of a head; empty where there is none. */
 weir_text weir_head_method(const weir_head *head);
-/* The request target: path and query. */
+/* The request target: path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`. */
 weir_text weir_head_path(const weir_head *head);
 /* Host and port. */
 weir_text weir_head_authority(const weir_head *head);
@@ -67,6 +67,8 @@ const uint8_t *weir_head_client(const weir_head *head);
 uint16_t weir_head_client_port(const weir_head *head);
 /* The port that the client connected to. */
 uint16_t weir_head_local_port(const weir_head *head);
+/* The upstream that sent a response, a place in `setup->ports`, or -1 if that is not known. */
+int32_t weir_head_upstream(const weir_head *head);
 /* Bytes of the body, or -1 if they are not known. */
 int64_t weir_head_body(const weir_head *head);
 
@@ -74,7 +76,7 @@ int64_t weir_head_body(const weir_head *head);
 bool weir_head_field(const weir_head *head, const char *name, weir_text *value);
 /* The field at a place of the table; false behind the last one. Deleted ones have an empty name. */
 bool weir_head_field_at(const weir_head *head, uint32_t place, weir_text *name, weir_text *value);
-/* Adds a field. False if it does not fit; then nothing is changed. So for the two that follow. */
+/* Adds a field. False if it does not fit, or has no name; then nothing is changed. So for the two that follow. */
 bool weir_head_add(weir_head *head, const char *name, weir_text value);
 /* Makes this the only field of its name. */
 bool weir_head_set(weir_head *head, const char *name, weir_text value);
@@ -136,6 +138,8 @@ void weir_tick(uint64_t now);
 
 /* The time of the event that is being handled: that of `weir_now`, without a call. */
 uint64_t weir_event_now(void);
+/* The same moment in nanoseconds since 1970, or 0 if the host does not know. */
+uint64_t weir_event_wall(void);
 
 /* Sends the exchange to this upstream, a place in `setup->ports`. */
 weir_refusal weir_route(uint32_t exchange, uint32_t upstream);

@@ -107,6 +107,11 @@ static inline bool weir_packet_reverse(const weir_burst *burst, uint32_t index) 
     return burst->window[0x2000 + 8 * index + 2] & 1;
 }
 
+/* True when a function made the packet. */
+static inline bool weir_packet_made(const weir_burst *burst, uint32_t index) {
+    return burst->window[0x2000 + 8 * index + 2] & 2;
+}
+
 /* The host's symmetric flow hash of a packet as it arrived, or 0. */
 static inline uint32_t weir_packet_hash(const weir_burst *burst, uint32_t index) {
     uint32_t hash;

@@ -43,7 +43,7 @@ public:
     explicit Head(weir_head &head) : head_(head) {}
 
     std::string_view method() const { return view(weir_head_method(&head_)); }
-    // Path and query.
+    // Path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`.
     std::string_view path() const { return view(weir_head_path(&head_)); }
     std::string_view authority() const { return view(weir_head_authority(&head_)); }
     // What TLS's SNI said.
@@ -57,7 +57,9 @@ public:
         weir_text value;
         return weir_head_field(&head_, name, &value) ? std::optional(view(value)) : std::nullopt;
     }
-    // Adds a field. False if it does not fit; then nothing is changed. So for the two that follow.
+    // The upstream that sent a response, a place in `Setup::raw().ports`, or -1 if that is not known.
+    std::int32_t upstream() const { return weir_head_upstream(&head_); }
+    // Adds a field. False if it does not fit, or has no name; then nothing is changed. So for the two that follow.
     bool add(const char *name, std::string_view value) { return weir_head_add(&head_, name, text(value)); }
     // Makes this the only field of its name.
     bool set(const char *name, std::string_view value) { return weir_head_set(&head_, name, text(value)); }

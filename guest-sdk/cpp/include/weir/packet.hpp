@@ -71,6 +71,8 @@ public:
     std::uint16_t port() const { return weir_packet_port(&burst_, packet_.index); }
     // True when it travels from the chain's `to` to its `from`.
     bool reverse() const { return weir_packet_reverse(&burst_, packet_.index); }
+    // True when a function made it.
+    bool made() const { return weir_packet_made(&burst_, packet_.index); }
     // The host's symmetric flow hash of the packet as it arrived, or 0.
     std::uint32_t hash() const { return weir_packet_hash(&burst_, packet_.index); }
     // Decides about it; the last decision counts.

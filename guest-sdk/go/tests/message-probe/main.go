@@ -73,6 +73,9 @@ func (p *probe) RequestHead(exchange weir.Exchange, head *weir.Head) weir.Outcom
 	case "/route":
 		head.Set("x-routed", fmt.Sprint(exchange.Route(0) == nil, exchange.Route(9) == nil))
 		head.Set("x-healthy", fmt.Sprint(weir.Healthy(0) && weir.Active(9) == 0))
+	case "/clock":
+		past := time.Unix(1_600_000_000, 0)
+		head.Set("x-clock", fmt.Sprint(time.Unix(0, int64(weir.Wall())).After(past), weir.Random() != weir.Random()))
 	case "/finished":
 		head.Set("x-finished", "yes")
 		return weir.Finished
@@ -171,7 +174,7 @@ func (p *probe) ResponseBody(exchange weir.Exchange, piece *weir.Piece) weir.Out
 func (p *probe) ResponseHead(exchange weir.Exchange, head *weir.Head) weir.Outcome {
 	switch p.paths[exchange] {
 	case "/response":
-		head.Set("x-server", fmt.Sprintf("%d %s", head.Status(), field(head, "X-Server")))
+		head.Set("x-server", fmt.Sprintf("%d %s %d", head.Status(), field(head, "X-Server"), head.Upstream()))
 		head.Remove("Server")
 		head.SetStatus(299)
 	case "/finished":

@@ -43,7 +43,7 @@ impl<'a> Head<'a> {
         self.view.part(Part::Method).unwrap_or_default()
     }
 
-    /// The request target: path and query.
+    /// The request target: path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`.
     #[must_use]
     #[inline]
     pub fn path(&self) -> &[u8] {
@@ -173,12 +173,14 @@ impl<'a> Head<'a> {
     #[must_use]
     #[inline]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
+        assert_lower(name);
         self.view.field(name)
     }
 
     /// The values of all fields of this name (lower case), in order.
     #[inline]
     pub fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        assert_lower(name);
         self.view.fields().filter(move |(n, _)| *n == name.as_bytes()).map(|(_, value)| value)
     }
 
@@ -223,6 +225,7 @@ impl<'a> Head<'a> {
     /// # Errors
     /// When it does not fit.
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), HeadFull> {
+        assert_lower(name);
         self.view.set(name, value)?;
         self.changed = true;
         Ok(())
@@ -233,6 +236,7 @@ impl<'a> Head<'a> {
     /// # Errors
     /// When it does not fit.
     pub fn add(&mut self, name: &str, value: &[u8]) -> Result<(), HeadFull> {
+        assert_lower(name);
         self.view.add(name.as_bytes(), value)?;
         self.changed = true;
         Ok(())
@@ -240,8 +244,19 @@ impl<'a> Head<'a> {
 
     /// Deletes all fields of this name (lower case): whether there were any.
     pub fn remove(&mut self, name: &str) -> bool {
+        assert_lower(name);
         let removed = self.view.remove(name) > 0;
         self.changed |= removed;
         removed
     }
+}
+
+/// Names of fields are lower case in heads. Another one would be found nowhere, and the host takes none that is written: in unit tests, and in what is
+/// built for debugging, that is said.
+#[inline]
+fn assert_lower(name: &str) {
+    debug_assert!(
+        !name.bytes().any(|c| c.is_ascii_uppercase()),
+        "names of fields are lower case, and \"{name}\" is not"
+    );
 }

@@ -31,7 +31,7 @@ pub(crate) fn log(level: Level, message: &str) {
     imports::log(level, message);
 }
 
-pub(crate) use imports::{allocate, counter_add, gauge_set, now, set_timer};
+pub(crate) use imports::{allocate, counter_add, gauge_set, now, random, set_timer};
 
 pub(crate) fn send(offset: u32, length: u32, verdict: u32) -> Result<(), Refusal> {
     imports::send(offset, length, verdict).map_err(refusal)

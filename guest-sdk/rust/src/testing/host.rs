@@ -38,6 +38,7 @@ pub(crate) struct TestHost {
     pub(crate) functions: usize,
     pub(crate) now: u64,
     pub(crate) timer: u64,
+    pub(crate) random: u64,
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) gauges: BTreeMap<String, f64>,
@@ -95,6 +96,16 @@ pub(crate) fn log(level: Level, message: &str) {
 
 pub(crate) fn now() -> u64 {
     CURRENT.with_borrow(|host| host.now)
+}
+
+pub(crate) fn random() -> u64 {
+    CURRENT.with_borrow_mut(|host| {
+        // Splitmix64 (Steele, Lea, Flood, 2014), from 0 on.
+        host.random = host.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (host.random ^ host.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    })
 }
 
 pub(crate) fn counter_add(name: &str, delta: u64) {
