@@ -3,7 +3,7 @@
 //! Owns: accepting, the PROXY protocol's header, the TLS handshake, finding out which HTTP is spoken. Must not know: requests.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -18,15 +18,16 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::chain::Origin;
+use crate::chain::{Ended, Origin};
 use crate::client::Client;
 use crate::config::Protocol;
-use crate::listener::{Admission, Listener, Site};
+use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::proxy_protocol;
 use crate::rules::Forwarded;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::tcp;
+use crate::watched::Watched;
 
 /// What HTTP/2 begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,42 +60,44 @@ pub(crate) async fn run(listener: Rc<Listener>, socket: TcpListener) {
 /// A connection that can be served.
 struct Opened {
     stream: Stream,
-    pulse: Rc<Pulse>,
     origin: Origin,
-    http2: bool,
+    /// What ALPN said.
+    http2: Option<bool>,
 }
+
+/// Why a connection did not begin, and what is counted of that.
+type NotBegun = (Option<Failure>, io::Error);
 
 async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admission: Admission) {
     let site = listener.site();
-    let header = site.plan.config.timeouts.header;
-    let mut opening = pin!(tokio::time::timeout(header, open(&site, tcp, peer)));
-    let opened = poll_fn(|cx| {
-        admission.task(cx);
-        if listener.draining() {
-            return Poll::Ready(None);
-        }
-        opening.as_mut().poll(cx).map(Some)
-    })
-    .await;
-    let opened = match opened {
+    let begin = Begin { listener: &listener, site: &site, admission: &admission, peer };
+    let Some(opened) = begin.in_time(open(&site, tcp, peer)).await else { return };
+    let Opened { mut stream, origin, http2 } = opened;
+    if site.plan.config.protocol == Protocol::Tcp {
+        let pulse = Pulse::new();
+        let stream = stream.with_pulse(Rc::clone(&pulse));
+        return tcp::serve(listener, stream, pulse, origin, admission).await;
+    }
+    let watched = Watched::open(&site, &origin);
+    let mut watched = match unless_killed(&listener, &admission, watched).await {
         None => return,
-        Some(Ok(Ok(opened))) => opened,
-        Some(Ok(Err((failure, error)))) => {
-            tracing::debug!(client = %peer, %error, "a connection did not begin");
-            if let Some(failure) = failure {
-                site.counters.failures.count(failure);
+        Some(Ok(watched)) => watched,
+        Some(Err(how)) => {
+            if how == Ended::Reset {
+                stream.abort();
             }
             return;
         }
-        Some(Err(_)) => {
-            site.counters.failures.count(Failure::ClientSlow);
-            return;
-        }
     };
-    let Opened { stream, pulse, origin, http2 } = opened;
-    if site.plan.config.protocol == Protocol::Tcp {
-        return tcp::serve(listener, stream, pulse, origin, admission).await;
-    }
+    let http2 = match http2 {
+        Some(http2) => http2,
+        None => match begin.in_time(speaks_http2(&mut stream)).await {
+            Some(http2) => http2,
+            None => return,
+        },
+    };
+    let pulse = Pulse::new();
+    let stream = stream.with_pulse(Rc::clone(&pulse));
     let Ok(client) = HeaderValue::from_str(&origin.client.ip().to_canonical().to_string()) else {
         return;
     };
@@ -108,19 +111,54 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         requests: Cell::new(0),
         spent: Cell::new(false),
         upgraded: RefCell::new(None),
+        upstream: watched.as_ref().and_then(|watched| watched.upstream(&site)),
     });
-    if http2 {
-        client.http2(stream, admission).await;
+    let how = if http2 {
+        client.http2(stream, admission).await
     } else {
-        client.http1(stream, admission).await;
+        client.http1(stream, admission).await
+    };
+    if let Some(watched) = &mut watched {
+        watched.ends(how);
     }
 }
 
-async fn open(
-    site: &Site,
-    mut tcp: TcpStream,
+/// A connection that has not begun yet.
+struct Begin<'a> {
+    listener: &'a Listener,
+    site: &'a Site,
+    admission: &'a Admission,
     peer: SocketAddr,
-) -> Result<Opened, (Option<Failure>, io::Error)> {
+}
+
+impl Begin<'_> {
+    /// What the client does in time, as long as the listener takes connections.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, NotBegun>>) -> Option<T> {
+        let counters = &self.site.counters;
+        let mut work = pin!(tokio::time::timeout(self.site.plan.config.timeouts.header, work));
+        let done = poll_fn(|cx| {
+            self.admission.task(cx);
+            if self.listener.draining() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx).map(Some)
+        })
+        .await;
+        match done? {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err((failure, error))) => {
+                tracing::debug!(client = %self.peer, %error, "a connection did not begin");
+                if let Some(failure) = failure {
+                    counters.failures.count(failure);
+                }
+            }
+            Err(_) => counters.failures.count(Failure::ClientSlow),
+        }
+        None
+    }
+}
+
+async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opened, NotBegun> {
     let plan = &site.plan;
     let plain = |error| (None, error);
     tcp.set_nodelay(true).map_err(plain)?;
@@ -133,7 +171,7 @@ async fn open(
     let traffic = Arc::clone(&site.counters.traffic);
     let patience = plan.config.timeouts.body;
     let (mut server_name, mut http2) = (None, None);
-    let mut stream = if let Some(tls) = &plan.tls {
+    let stream = if let Some(tls) = &plan.tls {
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
         let tls = acceptor.accept(tcp).await;
         let tls = tls.map_err(|error| (Some(Failure::Tls), error))?;
@@ -144,21 +182,16 @@ async fn open(
     } else {
         Stream::plain(tcp, traffic, patience)
     };
-    if plan.config.protocol == Protocol::Http && http2.is_none() {
-        http2 = Some(speaks_http2(&mut stream).await.map_err(plain)?);
-    }
-    let pulse = Pulse::new();
     let tls = plan.tls.is_some();
     let origin = Origin { client, local, tls, server_name, upgrade: false };
-    let stream = stream.with_pulse(Rc::clone(&pulse));
-    Ok(Opened { stream, pulse, origin, http2: http2.unwrap_or(false) })
+    Ok(Opened { stream, origin, http2 })
 }
 
 /// Looks at a client's first bytes, which are put back.
-async fn speaks_http2(stream: &mut Stream) -> io::Result<bool> {
+async fn speaks_http2(stream: &mut Stream) -> Result<bool, NotBegun> {
     let mut first = BytesMut::with_capacity(4096);
     loop {
-        let ended = stream.read_buf(&mut first).await? == 0;
+        let ended = stream.read_buf(&mut first).await.map_err(|error| (None, error))? == 0;
         let length = first.len().min(PREFACE.len());
         let alike = first[..length] == PREFACE[..length];
         if ended || !alike || length == PREFACE.len() {

@@ -15,10 +15,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use crate::chain::Origin;
+use crate::chain::{Ended, Origin};
+use crate::config::Target;
 use crate::exchange;
 use crate::fault::Fault;
-use crate::listener::{Admission, Listener};
+use crate::listener::{Admission, Listener, Site};
+use crate::place::Choice;
 use crate::rests::LINGER_BYTES;
 use crate::rules::Forwarded;
 use crate::statistics::Failure;
@@ -47,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) spent: Cell<bool>,
     /// What the connection is to become after the response that is being sent.
     pub(crate) upgraded: RefCell<Option<Upgraded>>,
+    /// Where requests go that no function sends elsewhere, if a function for connections said so.
+    pub(crate) upstream: Option<Target>,
 }
 
 /// Why the task stops driving the connection.
@@ -63,7 +67,26 @@ enum Stop {
     Killed,
 }
 
+impl Stop {
+    /// How the connection ends by this. `cut`: the client has to see that something is missing.
+    fn ends(&self, cut: bool) -> Ended {
+        match self {
+            Self::Stalled | Self::Flood | Self::Killed => Ended::Reset,
+            _ if cut => Ended::Reset,
+            Self::Done(Err(_)) => Ended::ClientGone,
+            Self::Done(Ok(())) | Self::Idle | Self::SlowHead | Self::Untaken => Ended::Delivered,
+        }
+    }
+}
+
 impl Client {
+    /// The upstream that a function chose for the whole connection, if the listener still has it.
+    pub(crate) fn chosen(&self, site: &Site) -> Option<Choice> {
+        let chosen = self.upstream.as_ref()?;
+        let place = site.plan.config.upstreams.iter().position(|u| u.address == *chosen);
+        place.map(Choice::preferred)
+    }
+
     /// Whether the connection is to be ended now, or has been silent for too long.
     fn stop(&self, deadline: &mut Deadline, cx: &mut std::task::Context<'_>) -> Option<Stop> {
         if self.listener.killed() {
@@ -99,8 +122,8 @@ impl Client {
         }
     }
 
-    /// Serves HTTP/1.
-    pub(crate) async fn http1(self: Rc<Self>, stream: Stream, admission: Admission) {
+    /// Serves HTTP/1; how the connection ended.
+    pub(crate) async fn http1(self: Rc<Self>, stream: Stream, admission: Admission) -> Ended {
         let site = self.listener.site();
         let this = Rc::clone(&self);
         let service = service_fn(move |request| exchange::handle(Rc::clone(&this), request));
@@ -124,9 +147,9 @@ impl Client {
         let mut stream = parts.io.into_inner();
         if let Some(upgraded) = self.upgraded.take() {
             stream.unread(parts.read_buf);
-            upgraded.relay(stream, &self.listener, &admission).await;
-            return;
+            return upgraded.relay(stream, &self.listener, &admission).await;
         }
+        let how = stop.ends(self.pulse.cut.get());
         match stop {
             Stop::Done(done) => {
                 if let Err(error) = &done {
@@ -156,10 +179,11 @@ impl Client {
             }
             Stop::Stalled | Stop::Flood | Stop::Killed => stream.abort(),
         }
+        how
     }
 
-    /// Serves HTTP/2.
-    pub(crate) async fn http2(self: Rc<Self>, stream: Stream, admission: Admission) {
+    /// Serves HTTP/2, as [`Self::http1`].
+    pub(crate) async fn http2(self: Rc<Self>, stream: Stream, admission: Admission) -> Ended {
         let site = self.listener.site();
         let this = Rc::clone(&self);
         let bodies = Rc::new(StreamBodies::default());
@@ -219,6 +243,7 @@ impl Client {
             }
         })
         .await;
+        let how = stop.ends(false);
         match stop {
             Stop::Done(Err(error)) => {
                 tracing::debug!(client = %self.origin.client, %error, "a connection ended");
@@ -232,6 +257,7 @@ impl Client {
             Stop::Stalled => self.pulse.stalled.set(true),
             _ => (),
         }
+        how
     }
 }
 

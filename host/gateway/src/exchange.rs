@@ -216,6 +216,7 @@ async fn pass(
     let forwarding = Forwarding { client, site, asked: &asked, progress: progress.as_deref() };
     let mut request = Some(Request::from_parts(parts, body));
     let chosen = finish.exchange.as_ref().and_then(Exchange::upstream).map(Choice::preferred);
+    let chosen = chosen.or_else(|| client.chosen(site));
     match forward::send(&forwarding, chosen, |upstream| finish.at(upstream), &mut request).await {
         Ok((upstream, answered)) => {
             respond(client, site, finish, (&asked, progress), &method, upstream, answered).await
@@ -245,7 +246,7 @@ async fn travel(
     let (client, site, version) = (Rc::clone(client), Rc::clone(site), parts.version);
     let asked_last = finish.travels();
     let journey = Journey { client, site, legs, asked, version, asked_last };
-    let passing = Passing { parts, body, length, upstream: None };
+    let passing = Passing { parts, body, length, upstream: journey.client.chosen(&journey.site) };
     match Rc::new(journey).pass(0, passing).await {
         Ok((parts, flow)) => {
             if finish.travels().get().is_none() {

@@ -142,6 +142,11 @@ impl Finish {
         self.site.counters.latency.record(time);
     }
 
+    /// How it ends, as far as that is said.
+    pub(crate) fn how(&self) -> Ended {
+        self.how
+    }
+
     /// How it ends.
     pub(crate) fn ends(&mut self, how: Ended) {
         self.how = how;

@@ -59,6 +59,7 @@ mod timer;
 mod tls;
 mod upgrade;
 mod upstream;
+mod watched;
 
 pub use weir_exchange as chain;
 

@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Instant;
 
-use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces, Step};
+use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces};
 use crate::copying::poll_piece;
 use crate::finish::Finish;
 use crate::link::Open;
@@ -24,6 +24,7 @@ use crate::relay;
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
+use crate::watched::refusal;
 
 /// Serves an L4 connection.
 pub(crate) async fn serve(
@@ -80,12 +81,7 @@ async fn begin(
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
         if chain.interests().opened {
-            let ended = match exchange.opened().get().await {
-                Step::Continue => None,
-                Step::Answer(_) => Some(Ended::Answered),
-                Step::Reset => Some(Ended::Reset),
-            };
-            if let Some(ended) = ended {
+            if let Some(ended) = refusal(&exchange.opened().get().await) {
                 finish.failed(Failure::Function);
                 finish.ends(ended);
                 if ended == Ended::Reset {

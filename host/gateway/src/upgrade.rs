@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::chain::Ended;
 use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener};
@@ -25,8 +26,13 @@ impl Upgraded {
         Self { upstream, open, finish }
     }
 
-    /// Passes bytes until both sides have ended, or the listener's connections are to be.
-    pub(crate) async fn relay(self, client: Stream, listener: &Listener, admission: &Admission) {
+    /// Passes bytes until both sides have ended, or the listener's connections are to be; how it ended.
+    pub(crate) async fn relay(
+        self,
+        client: Stream,
+        listener: &Listener,
+        admission: &Admission,
+    ) -> Ended {
         let Self { mut upstream, open, finish } = self;
         let (site, mut finish, mut client) = (Rc::clone(&finish.site), finish, client);
         let tunnel = site.plan.config.timeouts.tunnel;
@@ -35,5 +41,6 @@ impl Upgraded {
         let ended = relay::pass((client, upstream), &site, listener, admission).await;
         finish.passed(ended.as_ref());
         drop(open);
+        finish.how()
     }
 }

@@ -206,6 +206,13 @@ impl Passage for Inner {
     }
 
     fn opened(&self) -> Reply<'_, Step> {
+        // It has nothing for functions for requests.
+        for (place, seat) in self.seats.iter().enumerate() {
+            let wants = self.function(place).wants().among(Wants::OPENED.and(Wants::DATA));
+            if wants == Wants::default() {
+                seat.done.set(true);
+            }
+        }
         // A connection has nobody to answer to.
         let step = |step| if let Step::Continue = step { Step::Continue } else { Step::Reset };
         match self.connection() {
@@ -269,11 +276,16 @@ impl Inner {
         let wanting = |place: &usize| {
             !self.seats[*place].done.get() && self.function(*place).wants().has(wants)
         };
+        // Services lie in the way of requests, not of the connection that carries them.
+        let part = match wants {
+            Wants::OPENED | Wants::DATA => 0..self.seats.len(),
+            _ => self.part.clone(),
+        };
         match direction {
-            Direction::Request => self.part.clone().filter(wanting).collect(),
+            Direction::Request => part.filter(wanting).collect(),
             Direction::Response => {
-                let end = self.answered_by.get().min(self.part.end);
-                (self.part.start..end).rev().filter(wanting).collect()
+                let end = self.answered_by.get().min(part.end);
+                (part.start..end).rev().filter(wanting).collect()
             }
         }
     }

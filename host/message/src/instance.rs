@@ -141,7 +141,11 @@ impl Instance {
             wants: Wants::default(),
             deadline: plan.deadline,
         };
-        instance.wants = Wants(configure(&mut instance.store, 0, &take, setup)?);
+        let wants = Wants(configure(&mut instance.store, 0, &take, setup)?);
+        instance.wants = wants.among(match &instance.calls {
+            Calls::Connection { .. } => Wants::OF_CONNECTIONS,
+            Calls::Message { .. } => Wants::OF_REQUESTS,
+        });
         Ok(instance)
     }
 

@@ -31,10 +31,13 @@ impl HostConfig {
         let ports = differ(&self.ports, &new.ports, |port| format!("[[port]] {}", port.name));
         let listeners = new.listeners.iter().flat_map(|listener| {
             let old = self.listeners.iter().find(|old| old.name == listener.name);
-            let (device, transparent) =
-                old.map_or((&None, listener.transparent), |old| (&old.device, old.transparent));
+            let (device, prefix, transparent) = old
+                .map_or((&None, listener.prefix, listener.transparent), |old| {
+                    (&old.device, old.prefix, old.transparent)
+                });
             [
                 ("device", *device != listener.device),
+                ("prefix", prefix != listener.prefix),
                 ("transparent", transparent != listener.transparent),
             ]
             .into_iter()
@@ -65,7 +68,7 @@ mod tests {
             "[api]\nlisten = \"127.0.0.1:3\"\ntimeout = \"5s\"\n[pool]\nrooms = 128\n\
              [[port]]\nname = \"a\"\nkind = \"memory\"\n[[port]]\nname = \"c\"\nkind = \"memory\"\n\
              [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:4\"\nprotocol = \"http\"\n\
-             upstream = [\"127.0.0.1:5\"]\ndevice = \"eth1\"\n\
+             upstream = [\"127.0.0.1:5\"]\ndevice = \"eth1\"\nprefix = 24\n\
              [[listener]]\nname = \"other\"\naddress = \"127.0.0.1:6\"\nprotocol = \"http\"\n\
              upstream = [\"127.0.0.1:5\"]\ndevice = \"eth2\"\n",
         );
@@ -77,6 +80,7 @@ mod tests {
                 "[[port]] b",
                 "[[port]] c",
                 "[[listener]] web: device",
+                "[[listener]] web: prefix",
                 "[[listener]] other: device",
             ]
         );

@@ -33,6 +33,23 @@ pub(crate) fn listener(error: &GatewayError, listener: &Listener, place: usize) 
     invalid.within_array("listener", place)
 }
 
+/// What keeps the listener from being had that the error is about, if it is one of these.
+pub(crate) fn listener_of(error: &GatewayError, listeners: &[Listener]) -> Option<Invalid> {
+    let is_about = |one: &Listener| match error {
+        GatewayError::Certificate { file, .. } => {
+            !in_file(one, file, String::new()).path.is_empty()
+        }
+        GatewayError::Config { listener: name, .. }
+        | GatewayError::Listen { listener: name, .. }
+        | GatewayError::Chain { listener: name, .. }
+        | GatewayError::Partly { listener: name, .. }
+        | GatewayError::Unknown(name) => one.name.as_str() == name,
+        GatewayError::Thread(_) => false,
+    };
+    let place = listeners.iter().position(is_about)?;
+    Some(listener(error, &listeners[place], place))
+}
+
 /// The first key that names a file of certificates or keys.
 fn in_file(listener: &Listener, file: &Path, message: String) -> Invalid {
     for (place, tls) in listener.tls.iter().enumerate() {

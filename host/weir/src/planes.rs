@@ -68,6 +68,7 @@ impl Engine for Planes {
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
         let Deployment { id, chain, mut functions } = deployment;
         let messages = functions.split_off(self.first_of_messages(&functions)?);
+        self.messages.check_protocols(&id, &messages, functions.len())?;
         // First of all what can fail: what ran before runs on if it does.
         let ready = match &messages[..] {
             [] => None,

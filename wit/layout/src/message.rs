@@ -33,6 +33,17 @@ impl Wants {
     /// `data`, of connection functions.
     pub const DATA: Self = Self(64);
 
+    /// All that a function for requests can be told.
+    pub const OF_REQUESTS: Self = Self(31);
+    /// All that a function for connections can be told.
+    pub const OF_CONNECTIONS: Self = Self(112);
+
+    /// Those that are among these, too.
+    #[must_use]
+    pub const fn among(self, these: Self) -> Self {
+        Self(self.0 & these.0)
+    }
+
     /// Both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

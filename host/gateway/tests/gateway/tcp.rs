@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Direction, Interests, Middleware, Origin, Passage, Pieces,
-    Reply, Stage, Step, Upstreams,
+    BodyStep, Chain, ChainFactory, Direction, Ended, Interests, Middleware, Origin, Passage,
+    Pieces, Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
 
@@ -225,6 +225,96 @@ fn a_chain_decides_and_changes_bytes() {
     assert!(talk("192.0.2.66", "abc").starts_with("RESET"));
     assert!(talk("192.0.2.1", "evil").starts_with("RESET"));
     assert_eq!(gateway.statistics().listeners[0].failed(Failure::Function), 1);
+}
+
+/// Says who may come, of connections that carry requests, and hears how they end.
+struct Doorman(Mutex<mpsc::Sender<Ended>>);
+
+impl ChainFactory for Doorman {
+    fn stage(&self, _thread: usize, _upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
+        let ended = self.0.lock().unwrap().clone();
+        Ok(Box::new(|_| Ok(Chain::native(Rc::new(Door(ended))))))
+    }
+}
+
+struct Door(mpsc::Sender<Ended>);
+
+impl Middleware for Door {
+    fn interests(&self) -> Interests {
+        Interests { opened: true, data: true, ..Interests::default() }
+    }
+
+    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+        let client = origin.client.ip().to_string();
+        Rc::new(Visitor { client, asked: Cell::default(), ended: self.0.clone() })
+    }
+}
+
+struct Visitor {
+    client: String,
+    asked: Cell<bool>,
+    ended: mpsc::Sender<Ended>,
+}
+
+impl Passage for Visitor {
+    fn opened(&self) -> Reply<'_, Step> {
+        assert!(!self.asked.replace(true), "once");
+        let denied = self.client == "192.0.2.66";
+        Reply::Now(if denied { Step::Reset } else { Step::Continue })
+    }
+
+    fn upstream(&self) -> Option<usize> {
+        (self.asked.get() && self.client == "192.0.2.2").then_some(1)
+    }
+
+    fn done(&self, _from: Direction) -> bool {
+        self.client != "192.0.2.3"
+    }
+
+    fn end(&self, how: Ended, _upstream: Option<usize>, _time: Duration) {
+        // Each request has an exchange of its own.
+        if self.asked.get() {
+            self.ended.send(how).unwrap();
+        }
+    }
+}
+
+#[test]
+fn connections_that_carry_requests_are_opened_once_and_end_once() {
+    let one = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");
+    let two = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo");
+    let (sender, ended) = mpsc::channel();
+    let (gateway, address) = gateway_with(&[one.address, two.address], |config| {
+        config.upstreams[1].weight = 0;
+        config.proxy_protocol = true;
+        config.chain = Some(Arc::new(Doorman(Mutex::new(sender))));
+    });
+    let from = |client: &str| {
+        let mut stream = connect(address);
+        let header = format!("PROXY TCP4 {client} 192.0.2.9 4000 80\r\n");
+        stream.write_all(header.as_bytes()).unwrap();
+        stream
+    };
+    let how = || ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    // The second goes where its connection is sent, with all of its requests.
+    for (client, server) in [("192.0.2.1", "one"), ("192.0.2.2", "two")] {
+        let mut stream = from(client);
+        for _ in 0..2 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let answer = support::read_response(&mut stream);
+            assert!(answer.ends_with(server), "{client}: {answer}");
+        }
+        assert!(ended.try_recv().is_err());
+        drop(stream);
+        assert_eq!(how(), Ended::Delivered);
+    }
+    // Refused before anything is said; or because its bytes are wanted, which are requests'.
+    for client in ["192.0.2.66", "192.0.2.3"] {
+        assert!(read_all(&mut from(client)).starts_with("RESET"), "{client}");
+        assert_eq!(how(), Ended::Reset);
+    }
+    let statistics = &gateway.statistics().listeners[0];
+    assert_eq!((statistics.requests, statistics.failed(Failure::Function)), (4, 2));
 }
 
 /// Looks at what the client says first, and at nothing after that.

@@ -87,6 +87,8 @@ pub struct RemoteConfig {
     pub fails_open: Arc<AtomicBool>,
     /// Whether the worker may have services in its chain.
     pub services: Arc<AtomicBool>,
+    /// Whether the chain has functions for connections: what the first worker will want.
+    pub connections: bool,
     /// Milliseconds for which a worker may be silent while something waits for its word.
     pub patience: Arc<AtomicU64>,
     /// Bytes of a room of the worker's pool: the longest head.
@@ -198,6 +200,7 @@ impl RemoteChain {
             ready,
             fails_open,
             services,
+            connections,
             patience,
             room_bytes,
             most,
@@ -207,7 +210,7 @@ impl RemoteChain {
             exchanges: RefCell::default(),
             waiting: Cell::new(0),
             next: Cell::new(0),
-            interests: Cell::default(),
+            interests: Cell::new(Interests { opened: connections, ..Interests::default() }),
             links: RefCell::new(links),
             waker: RefCell::default(),
             environment,
@@ -615,8 +618,8 @@ impl Middleware for RemoteChain {
         if self.0.ready().is_some() || self.0.fails_open.load(Ordering::Relaxed) {
             return interests;
         }
-        // Nobody gets through while nobody can say whether he may.
-        Interests { request_head: true, opened: true, ..interests }
+        // No request gets through while nobody can say whether it may; no connection does where functions decide about these.
+        Interests { request_head: true, ..interests }
     }
 
     fn piece_max(&self) -> usize {

@@ -50,6 +50,21 @@ impl Upstreams for Nobody {
     }
 }
 
+#[test]
+fn what_a_chain_wants_before_its_first_worker_says_it_is_what_its_functions_are_for() {
+    for connections in [false, true] {
+        let (_links, heard) = mpsc::unbounded_channel();
+        let chain =
+            RemoteChain::new(remote(heard, killed().0, false, connections), Rc::new(Nobody));
+        let interests = chain.interests();
+        // No request passes, and no connection that functions are to be asked about; others are answered by their requests.
+        assert_eq!((interests.request_head, interests.opened), (true, connections));
+        let opened = chain.passages().open(&nowhere());
+        let said = opened.opened().get().now_or_never();
+        assert!(matches!(said, Some(Step::Reset)), "{said:?}");
+    }
+}
+
 /// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the worker was ended.
 fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, Option<String>) {
     exercised(false, worker, async |chain: RemoteChain| {
@@ -94,6 +109,29 @@ pub(super) fn exercised<T>(
     exercised_by(services, worker, exercise)
 }
 
+/// A chain without a worker yet.
+fn remote(
+    links: mpsc::UnboundedReceiver<Link>,
+    killer: Killer,
+    services: bool,
+    connections: bool,
+) -> RemoteConfig {
+    RemoteConfig {
+        links,
+        killer,
+        upstreams: Arc::new(Nobody),
+        store: Arc::new(Store::new(1 << 20)),
+        counters: Arc::default(),
+        ready: std::sync::mpsc::sync_channel(1).0,
+        fails_open: Arc::default(),
+        services: Arc::new(AtomicBool::new(services)),
+        connections,
+        patience: Arc::new(AtomicU64::new(10_000)),
+        room_bytes: 16 << 10,
+        most: 256 << 10,
+    }
+}
+
 /// The same with a worker that does with its line what it likes, when it has said what it wants.
 fn exercised_by<T>(
     services: bool,
@@ -102,20 +140,7 @@ fn exercised_by<T>(
 ) -> (T, Option<String>) {
     let (links, heard) = mpsc::unbounded_channel();
     let (killer, kills) = killed();
-    let (ready, _wait) = std::sync::mpsc::sync_channel(1);
-    let config = RemoteConfig {
-        links: heard,
-        killer,
-        upstreams: Arc::new(Nobody),
-        store: Arc::new(Store::new(1 << 20)),
-        counters: Arc::default(),
-        ready,
-        fails_open: Arc::default(),
-        services: Arc::new(AtomicBool::new(services)),
-        patience: Arc::new(AtomicU64::new(10_000)),
-        room_bytes: 16 << 10,
-        most: 256 << 10,
-    };
+    let config = remote(heard, killer, services, false);
     let memory = lane::memory("test").unwrap();
     let other = memory.fd().try_clone_to_owned().unwrap();
     let (end, socket) = Hub::unix().connect_worker(1, 1).unwrap();

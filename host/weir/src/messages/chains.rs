@@ -470,6 +470,9 @@ impl Messages {
         let place = names.iter().position(|name| name == label).ok_or_else(|| {
             EngineError::Conflict(format!("chain {} has no function {label}", id.name))
         })?;
+        if let Some(misfit) = self.misfit(&self.listeners_of(id), std::slice::from_ref(function))? {
+            return Err(misfit.into());
+        }
         let mut published = Published::default();
         for part in &deployed.parts {
             // What a shadow says and counts is not to be mixed with what the function itself does.
@@ -478,7 +481,7 @@ impl Messages {
             } else {
                 (deployed.telemetry(label), part.function(label))
             };
-            let plan = self.function(id, function, part.upstreams(), telemetry, counters)?;
+            let plan = self.function(function, part.upstreams(), telemetry, counters)?;
             let position = (id.name.as_str(), &names[..], place);
             let readied = part.stage_function(&self.sandbox, position, plan, shadow)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
@@ -541,7 +544,7 @@ impl Messages {
     ) -> Result<ChainPlan, EngineError> {
         let functions = functions.iter().map(|function| {
             let label = function.label.as_str();
-            self.function(id, function, upstreams, telemetry(label), counters(label))
+            self.function(function, upstreams, telemetry(label), counters(label))
         });
         let functions = functions.collect::<Result<_, EngineError>>()?;
         Ok(ChainPlan { name: id.name.to_string(), functions })
@@ -549,7 +552,6 @@ impl Messages {
 
     fn function(
         &self,
-        id: &ChainId,
         function: &ResolvedFunction,
         upstreams: &[String],
         telemetry: Arc<Telemetry>,
@@ -559,12 +561,12 @@ impl Messages {
         let mut plan =
             weir_assembly::message_function_plan(function, admitted, telemetry, counters);
         if plan.admitted.world == World::Proxy {
-            plan.proxy = Some(self.proxy(id, function, &plan, upstreams)?);
+            plan.proxy = Some(self.proxy(function, &plan, upstreams)?);
         }
         Ok(plan)
     }
 
-    fn admit(
+    pub(super) fn admit(
         &self,
         function: &ResolvedFunction,
     ) -> Result<Arc<weir_sandbox::Admitted>, EngineError> {

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLockReadGuard};
-use std::time::Duration;
 
 use http::{Response, StatusCode, request};
 use weir_control::engine::EngineError;
@@ -72,18 +71,21 @@ impl ChainFactory for Parts {
     }
 }
 
-/// What a listener has whose chain is not deployed: nobody gets through.
-struct NotDeployed;
+/// What a listener has whose chain is not deployed: nobody gets through. Requests are answered, connections without any are reset.
+#[derive(Clone, Copy)]
+struct NotDeployed(listener::Protocol);
 
 impl ChainFactory for NotDeployed {
     fn stage(&self, _: usize, _: Arc<dyn Upstreams>) -> Result<Stage, String> {
-        Ok(Box::new(|_| Ok(Chain::native(Rc::new(Self)))))
+        let this = *self;
+        Ok(Box::new(move |_| Ok(Chain::native(Rc::new(this)))))
     }
 }
 
 impl Middleware for NotDeployed {
     fn interests(&self) -> Interests {
-        Interests { request_head: true, opened: true, ..Interests::default() }
+        let opened = self.0 == listener::Protocol::Tcp;
+        Interests { request_head: true, opened, ..Interests::default() }
     }
 
     fn open(&self, _: &Origin) -> Rc<dyn Passage> {
@@ -99,6 +101,10 @@ impl Passage for Refusal {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.body_mut().push("the listener's chain is not deployed\n".into());
         Reply::Now(Step::Answer(response))
+    }
+
+    fn opened(&self) -> Reply<'_, Step> {
+        Reply::Now(Step::Reset)
     }
 }
 
@@ -131,7 +137,7 @@ impl Messages {
 pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> ListenerConfig {
     let chain: Option<Arc<dyn ChainFactory>> = match (chain, &listener.chain) {
         (Some(parts), _) => Some(parts),
-        (None, Some(_)) => Some(Arc::new(NotDeployed)),
+        (None, Some(_)) => Some(Arc::new(NotDeployed(listener.protocol))),
         (None, None) => None,
     };
     let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
@@ -215,7 +221,7 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
         health: listener.health.as_ref().map(|health| HealthCheck {
             path: health.path.clone(),
             host: health.host.clone(),
-            interval: health.interval.get().max(Duration::from_millis(10)),
+            interval: health.interval.get(),
             timeout: health.timeout.get(),
             healthy: health.healthy,
             unhealthy: health.unhealthy,

@@ -7,6 +7,7 @@ mod chains;
 mod listeners;
 mod parts;
 mod process;
+mod protocols;
 mod proxies;
 mod reload;
 mod status;

@@ -151,6 +151,7 @@ impl Messages {
             seed: config.seed,
         };
         let (functions, compiled_in) = images(&self.sandbox, plan.functions)?;
+        let connections = functions.iter().any(|function| function.connection);
         let (links, heard) = unbounded_channel();
         let fails_open = Arc::new(AtomicBool::new(false));
         let services = Arc::new(AtomicBool::new(false));
@@ -184,6 +185,7 @@ impl Messages {
             ready,
             fails_open,
             services,
+            connections,
             patience,
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,

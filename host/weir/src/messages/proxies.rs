@@ -3,11 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use weir_control::engine::{ChainId, EngineError};
+use weir_control::engine::EngineError;
 use weir_message::{FunctionPlan, MessageError, Proxy};
 use weir_proxy_function::{Linked, ProxyConfig, ProxyFunction, Runners};
 use weir_sandbox::{Admitted, CompileError, Compiled, InstanceError, World};
-use weir_spec::listener::Protocol;
 use weir_spec::{Access, ResolvedFunction};
 
 use super::{Messages, refused};
@@ -50,7 +49,6 @@ impl Messages {
     /// Makes a function ready for a part of a chain with these upstreams.
     pub(super) fn proxy(
         &self,
-        id: &ChainId,
         function: &ResolvedFunction,
         plan: &FunctionPlan,
         upstreams: &[String],
@@ -59,11 +57,6 @@ impl Messages {
         let wrong = |what: &str| {
             Err(EngineError::Refused(format!("function {name} is a wasi:http component: {what}")))
         };
-        if self.listeners_of(id).iter().any(|listener| listener.protocol == Protocol::Tcp) {
-            return wrong(
-                "it serves requests, and a listener of this chain has protocol = \"tcp\"",
-            );
-        }
         if function.access == Access::ReadOnly {
             return wrong("it makes responses, so it cannot be read-only: leave `access` out");
         }

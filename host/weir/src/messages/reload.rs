@@ -17,6 +17,7 @@ use weir_spec::Listener;
 use super::Messages;
 use super::chains::{New, chain_of, wait_for_workers};
 use super::parts::Deployed;
+use crate::located;
 
 /// How long what is under way at a listener that goes may take to end.
 const LINGER: Duration = Duration::from_secs(30);
@@ -50,12 +51,13 @@ enum Failed {
     Partly(EngineError, Chains),
 }
 
-/// The listeners as they are to be. Interfaces are set up at the start, and sockets stay: what a listener has of that, it keeps; one that
-/// comes has none.
+/// The listeners as they are to be. Interfaces are set up and given addresses at the start, and sockets stay: what a listener has of that,
+/// it keeps; one that comes has none.
 fn reachable(wanted: &[Listener], running: &[Listener]) -> Vec<Listener> {
     let of = |listener: &Listener| match running.iter().find(|r| r.name == listener.name) {
         Some(running) => Some(Listener {
             device: running.device.clone(),
+            prefix: running.prefix,
             transparent: running.transparent,
             ..listener.clone()
         }),
@@ -79,9 +81,9 @@ impl Messages {
             let affected = self.affected(&before, &wanted);
             // Parts that go back by themselves wait until it is clear whether they are still those that count.
             let turns: Vec<_> = affected.iter().map(|(_, deployed)| deployed.turn()).collect();
-            let changed = self.change(&before, &wanted, &affected);
+            let changed = self.change(&before, &wanted, listeners, &affected);
             if let Err(Failed::Partly(..)) = &changed {
-                self.go_back(&wanted, &before, &affected);
+                self.go_back(&wanted, &before, listeners, &affected);
             }
             drop(turns);
             match changed {
@@ -128,21 +130,26 @@ impl Messages {
         ids.into_iter().filter_map(|id| Some((id.clone(), chains.get(&id)?.clone()))).collect()
     }
 
-    /// Has listeners and chains as they are to be. `affected`: chains that get other parts, as they are. Their turns are taken.
+    /// Has listeners and chains as they are to be. `file`: listeners at the places where the configuration has them. `affected`: chains
+    /// that get other parts, as they are. Their turns are taken.
     fn change(
         &self,
         before: &[Listener],
         wanted: &[Listener],
+        file: &[Listener],
         affected: &Chains,
     ) -> Result<(), Failed> {
-        let ready = self.ready(before, wanted, affected).map_err(Failed::Refused)?;
+        let ready = self.ready(before, wanted, file, affected).map_err(Failed::Refused)?;
         let Some(gateway) = self.gateway.get() else { return Ok(()) };
         let Ready { configs, gone, chains, waits } = ready;
         let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
         let open = self.not_drained().map_err(Failed::Refused)?;
         let changed = gateway.change(configs, &gone, LINGER);
         drop(open);
-        let failed = |error: &GatewayError| EngineError::Conflict(error.to_string());
+        let failed = |error: &GatewayError| match located::listener_of(error, file) {
+            Some(invalid) => EngineError::At(invalid),
+            None => EngineError::Conflict(error.to_string()),
+        };
         if let Err(error) = &changed
             && !matches!(error, GatewayError::Partly { .. })
         {
@@ -162,6 +169,7 @@ impl Messages {
         &self,
         before: &[Listener],
         wanted: &[Listener],
+        file: &[Listener],
         affected: &Chains,
     ) -> Result<Ready, EngineError> {
         self.set_listeners(wanted);
@@ -178,6 +186,13 @@ impl Messages {
                 }
                 running.functions.clone()
             };
+            if let Some(misfit) = self.misfit(&self.listeners_of(id), &functions)? {
+                let place = file.iter().position(|listener| listener.name == misfit.listener);
+                return Err(match place {
+                    Some(place) => misfit.at_listener(id, place),
+                    None => misfit.into(),
+                });
+            }
             let (_, New { deployed, made }) =
                 self.prepare_new(id, &functions, Some(&**deployed))?;
             configs.extend(self.configs(id, &deployed, made, &mut waits));
@@ -196,8 +211,14 @@ impl Messages {
     }
 
     /// Takes back a change of which a part holds. Chains get parts anew, as they were before.
-    fn go_back(&self, wanted: &[Listener], before: &[Listener], affected: &Chains) {
-        let back = self.change(wanted, before, affected);
+    fn go_back(
+        &self,
+        wanted: &[Listener],
+        before: &[Listener],
+        file: &[Listener],
+        affected: &Chains,
+    ) {
+        let back = self.change(wanted, before, file, affected);
         if let Err(Failed::Refused(error) | Failed::Partly(error, _)) = back {
             tracing::error!("listeners are not all as they were: {error}");
         }

@@ -312,6 +312,98 @@ fn refusals(mode: Mode) {
     assert!(error.contains("not to be called"), "{error}");
 }
 
+/// What functions for connections decide holds for those that carry requests, and functions for requests are not where none come.
+#[test]
+fn functions_are_where_they_are_asked() {
+    asked_or_refused(Mode::Thread);
+}
+
+#[test]
+fn in_processes_functions_are_where_they_are_asked() {
+    asked_or_refused(Mode::Process);
+}
+
+fn asked_or_refused(mode: Mode) {
+    let server = Server::start();
+    let text = config(mode, server.port).replace("\"tcp\"", "\"tcp\"\nchain = \"raw\"");
+    let mut host = Host::start(&text);
+    push(&host, "1.0.0");
+    host.ok(&["function", "push", built_file("tcp-policy").to_str().expect("text")]);
+    // Nobody gets through where the chain is not there yet.
+    let refused = |host: &Host, listener: usize, arguments: &[&str]| {
+        let url = format!("http://{}/x", address(host, listener));
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "20"]).args(arguments).arg(url);
+        let status = curl.stdout(Stdio::null()).status().expect("curl starts").code();
+        // Not answered, not without a listener, and not too late.
+        !matches!(status, Some(0 | 7 | 28))
+    };
+    assert!(refused(&host, 1, &[]));
+
+    let chain = "name = \"web\"\n[[function]]\nuse = \"tcp-policy\"\n[function.config]\ndefault = \"deny\"\n\
+                 rules = [ { action = \"allow\", client = [\"127.0.5.0/24\"] }, { action = \"allow\", client = [\"127.0.6.1\"], protocol = [\"ssh\"] } ]\n\
+                 limits = { concurrent = 1 }\n";
+    host.write("web.toml", chain);
+    host.ok(&["chain", "apply", "web.toml"]);
+    let web = format!("http://{}", address(&host, 0));
+    let url = format!("{web}/[1-2]");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        // Two requests by one connection; there may be another one when its end was told.
+        host.wait_for("it has its place", |_| {
+            let got = Command::new("curl")
+                .args(["--silent", "--max-time", "20", "--interface", "127.0.5.1", version, &url])
+                .output();
+            let text = String::from_utf8(got.expect("curl starts").stdout).expect("text");
+            text.contains("\"path\": \"/1\"") && text.contains("\"path\": \"/2\"")
+        });
+        assert!(refused(&host, 0, &[version]));
+        // What first bytes would have to tell.
+        assert!(refused(&host, 0, &[version, "--interface", "127.0.6.1"]));
+    }
+    host.wait_for("it was asked once for each connection", |host| {
+        let status = host.json(&["status"]);
+        let counters = &status["chains"][0]["functions"][0]["counters"];
+        (&counters["allowed"], &counters["denied"]) == (&2.into(), &2.into())
+    });
+
+    // Others are for requests.
+    let raw = CHAIN.replace("\"web\"", "\"raw\"");
+    host.write("raw.toml", &raw);
+    let error = host.fails(&["chain", "apply", "raw.toml"]);
+    for part in [
+        "function probe is for requests",
+        "listener raw",
+        "= key: function[0].use",
+        "`protocol` to \"http\"",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(refused(&host, 1, &[]));
+    // Where they are the listener stays as it is.
+    host.write("web.toml", CHAIN);
+    host.ok(&["chain", "apply", "web.toml"]);
+    let odd = text.replace("\"http\"", "\"tcp\"");
+    host.write("weir.toml", &odd);
+    host.signal(Signal::HUP);
+    host.wait_for("it is not taken", |host| host.log().contains("was not taken"));
+    let problem = host.json(&["status"])["config_problem"].to_string();
+    for part in [
+        "chain web has function probe",
+        "weir.toml:11:12",
+        "key: listener[0].protocol",
+        "set it to",
+    ] {
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert_eq!(curl(&[&format!("{web}/do/upper")]).0, 200);
+    // A host that starts so keeps the chain, says why it does not run, and lets nobody through.
+    let (_, directory, _) = host.end(Signal::TERM);
+    let host = Host::start_in(directory, &odd);
+    let failed = host.json(&["status"])["failed"]["default/web"].to_string();
+    assert!(failed.contains("function probe is for requests"), "{failed}");
+    assert!(refused(&host, 0, &[]));
+}
+
 #[test]
 fn bytes_of_a_tcp_listener_go_straight_on() {
     let server = Server::start();

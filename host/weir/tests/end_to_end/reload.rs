@@ -104,6 +104,17 @@ fn listeners_come_change_and_go_with_the_file() {
         [listener("web", 0, &with_chain(&one)), listener("no", two.port, &with_chain(&one))];
     assert!(!read_again(&mut host, &config("thread", &changed)));
     assert!(host.log().contains(&format!("cannot listen at 127.0.0.1:{}", two.port)));
+    // With its place, and what to do.
+    let problem = host.json(&["status"])["config_problem"].to_string();
+    for part in ["listeners are as they were", "weir.toml:", "key: listener[1].address", "ss -ltnp"]
+    {
+        assert!(problem.contains(part), "{problem}");
+    }
+    let tls = "[[listener.tls]]\ncertificate = \"no.pem\"\nkey = \"no.key\"";
+    let no = listener("no", 0, &format!("{}\n{tls}", with_chain(&one)));
+    assert!(!read_again(&mut host, &config("thread", &[web.clone(), no])));
+    let problem = host.json(&["status"])["config_problem"].to_string();
+    assert!(problem.contains("key: listener[1].tls[0].certificate"), "{problem}");
     assert_eq!(listeners(&host), now);
     assert!(by(&get(port, "/"), &two) && by(&get(*other, "/"), &one));
     assert_eq!(get(port, "/few").0, 429);

@@ -1,0 +1,72 @@
+//! A connection that carries requests, as functions for connections see it: it is opened, and it ends. Its bytes are requests', and are
+//! not shown.
+
+use tokio::time::Instant;
+
+use crate::chain::{Direction, Ended, Exchange, Origin, Step};
+use crate::config::Target;
+use crate::listener::Site;
+use crate::statistics::Failure;
+
+/// A connection that the chain knows of. Its end is told when this is dropped; until something else is said, that means that the client
+/// went.
+pub(crate) struct Watched {
+    exchange: Exchange,
+    began: Instant,
+    how: Ended,
+}
+
+impl Watched {
+    /// Tells the chain of a connection; none: it does not want to know.
+    ///
+    /// # Errors
+    /// A function refuses it, and so it ends like this.
+    pub(crate) async fn open(site: &Site, origin: &Origin) -> Result<Option<Self>, Ended> {
+        let Some(chain) = &site.chain else { return Ok(None) };
+        let interests = chain.interests();
+        if !interests.opened && !interests.data {
+            return Ok(None);
+        }
+        let (exchange, began) = (chain.open(origin), Instant::now());
+        let mut watched = Self { exchange, began, how: Ended::ClientGone };
+        let mut refused = None;
+        if interests.opened {
+            refused = refusal(&watched.exchange.opened().get().await);
+        }
+        // Who decides by bytes, or changes them, would never be asked.
+        let waits = |way| !watched.exchange.done(way);
+        if interests.data && [Direction::Request, Direction::Response].into_iter().any(waits) {
+            refused = refused.or(Some(Ended::Reset));
+        }
+        let Some(how) = refused else { return Ok(Some(watched)) };
+        site.counters.failures.count(Failure::Function);
+        watched.ends(how);
+        Err(how)
+    }
+
+    /// Where its requests go that no function sends elsewhere, if a function said so.
+    pub(crate) fn upstream(&self, site: &Site) -> Option<Target> {
+        let chosen = site.plan.config.upstreams.get(self.exchange.upstream()?)?;
+        Some(chosen.address.clone())
+    }
+
+    /// How it ends.
+    pub(crate) fn ends(&mut self, how: Ended) {
+        self.how = how;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.exchange.end(self.how, None, self.began.elapsed());
+    }
+}
+
+/// How a connection ends of which the chain says this when it is opened; none: it goes on.
+pub(crate) fn refusal(step: &Step) -> Option<Ended> {
+    match step {
+        Step::Continue => None,
+        Step::Answer(_) => Some(Ended::Answered),
+        Step::Reset => Some(Ended::Reset),
+    }
+}
