@@ -9,7 +9,7 @@ use crate::api::Api;
 use crate::invalid::{Check, Invalid};
 use crate::listener::{Gateway, Listener};
 use crate::nic::{self, Naming, Nic, VfName};
-use crate::port::{Port, PortKind};
+use crate::port::{Port, PortKind, same_path};
 use crate::quota::Quota;
 use crate::text::counted;
 use crate::{Name, Period, Size};
@@ -220,6 +220,30 @@ impl HostConfig {
         Ok(())
     }
 
+    /// Whether no port writes over what another one reads or writes, as far as the paths say it.
+    fn check_captures(&self) -> Result<(), Invalid> {
+        for (index, port) in self.ports.iter().enumerate() {
+            // Devices, of which `/dev/null` is one, are there for many.
+            let written = port.output.as_ref().filter(|output| !output.starts_with("/dev"));
+            let Some(output) = written else { continue };
+            let others = self.ports.iter().enumerate().filter(|(other, _)| *other != index);
+            for (_, other) in others {
+                let what = if other.file.as_ref().is_some_and(|file| same_path(file, output)) {
+                    "reads"
+                } else if other.output.as_ref().is_some_and(|theirs| same_path(theirs, output)) {
+                    "writes"
+                } else {
+                    continue;
+                };
+                let message = format!("{} is what port {} {what}", output.display(), other.name);
+                return Err(Invalid::at("output", message)
+                    .help("name another file: what is there would be overwritten")
+                    .within_array("port", index));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether ways to the kernel that are ports of their own are such, and one port's each.
     fn check_kernel_ports(&self) -> Result<(), Invalid> {
         let named = |port: &Port| port.kernel_port.clone();
@@ -397,6 +421,7 @@ impl Check for HostConfig {
         nic::check_names(&self.nics, self.namings())?;
         unique("port", self.ports.iter().map(|p| &p.name))?;
         self.check_xdp_queues()?;
+        self.check_captures()?;
         self.check_kernel_ports()?;
         self.check_peers()?;
         unique("listener", self.listeners.iter().map(|l| &l.name))

@@ -1,7 +1,7 @@
 //! `[[listener]]` and `[gateway]`: where connections are accepted, and where they go.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -440,6 +440,37 @@ defaults! {
     }
 }
 
+impl Health {
+    fn check(&self) -> Result<(), Invalid> {
+        // RFC 3986 section 3.3, and a query: what a request's line takes.
+        let is_path = |path: &str| {
+            path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+        };
+        if let Some(path) = self.path.as_deref().filter(|path| !is_path(path)) {
+            return Err(Invalid::at("path", format!("{path:?} is no path"))
+                .help("allowed: `/` and what may stand in a URI behind it, as in \"/up?deep=1\""));
+        }
+        let is_host = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(host) = self.host.as_deref().filter(|host| !is_host(host)) {
+            return Err(Invalid::at("host", format!("{host:?} is no host"))
+                .help("allowed: a name or an address, and a port, as in \"api.example:8080\""));
+        }
+        for (key, period, least) in [("interval", self.interval, 10), ("timeout", self.timeout, 1)]
+        {
+            if period < Period::milliseconds(least) {
+                return Err(Invalid::at(key, format!("{period} is too short"))
+                    .help(format!("allowed: {} and more", Period::milliseconds(least))));
+            }
+        }
+        let counts = [("healthy", self.healthy), ("unhealthy", self.unhealthy)];
+        match counts.into_iter().find(|(_, count)| *count == 0) {
+            Some((key, _)) => Err(Invalid::at(key, "0 looks in a row decide nothing")
+                .help("allowed: 1 and more; leave it out for the default")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Listener {
     /// Whether it can listen beside another one.
     pub(crate) fn check_beside(&self, other: &Self) -> Result<(), Invalid> {
@@ -474,8 +505,58 @@ impl Listener {
                 "nobody's PROXY protocol header would be read",
                 "name the proxies, as in [\"10.0.0.0/8\"], or set `proxy-protocol` to false",
             ),
-            _ => Ok(()),
+            Some(from) => {
+                for (index, prefix) in from.iter().enumerate() {
+                    let Some(v4) = prefix.mapped() else { continue };
+                    let message = format!("addresses of {prefix} are IPv4 addresses in disguise");
+                    return Err(Invalid::whole(message)
+                        .help(format!("write \"{v4}\""))
+                        .within_array("proxy-protocol-from", index));
+                }
+                Ok(())
+            }
+            None => Ok(()),
         }
+    }
+
+    fn check_addresses(&self) -> Result<(), Invalid> {
+        if self.address.is_empty() {
+            return Err(Invalid::at("address", "there is no address")
+                .help("name at least one, as in \"0.0.0.0:8080\""));
+        }
+        for (index, address) in self.address.iter().enumerate() {
+            if self.address[..index].contains(address) {
+                return Err(Invalid::at("address", format!("{address} is named twice"))
+                    .help("name it once"));
+            }
+            if let IpAddr::V6(ip) = address.ip()
+                && let Some(ip) = ip.to_ipv4_mapped()
+            {
+                let message = format!("{address} is an IPv4 address in disguise");
+                return Err(Invalid::at("address", message)
+                    .help(format!("write \"{ip}:{}\"", address.port())));
+            }
+        }
+        Ok(())
+    }
+
+    /// What only those have that speak HTTP.
+    fn check_tcp(&self) -> Result<(), Invalid> {
+        let status = |on: &RetryOn| matches!(on, RetryOn::Status(_));
+        let http_only: [(&[&str], bool); 4] = [
+            (&["forwarded"], self.forwarded != ForwardedFields::default()),
+            (&["limits", "body"], self.limits.body.is_some()),
+            (&["limits", "requests-per-connection"], self.limits.requests_per_connection.is_some()),
+            (&["retry", "on"], self.retry.on.iter().any(status)),
+        ];
+        let set = http_only.into_iter().find(|(_, set)| *set);
+        let Some((keys, _)) = set.filter(|_| self.protocol == Protocol::Tcp) else {
+            return Ok(());
+        };
+        let message = "it is about requests, and the listener's protocol is tcp";
+        let invalid = Invalid::whole(message)
+            .help("leave it out (statuses, of `on`), or set the listener's protocol to \"http\"");
+        Err(keys.iter().rev().fold(invalid, |invalid, key| invalid.within(key)))
     }
 
     fn check_device(&self) -> Result<(), Invalid> {
@@ -515,12 +596,10 @@ impl Listener {
 
 impl Check for Listener {
     fn check(&self) -> Result<(), Invalid> {
-        if self.address.is_empty() {
-            return Err(Invalid::at("address", "there is no address")
-                .help("name at least one, as in \"0.0.0.0:8080\""));
-        }
+        self.check_addresses()?;
         self.check_device()?;
         self.check_proxies()?;
+        self.check_tcp()?;
         if self.upstream.is_empty() && self.chain.is_none() {
             return Err(Invalid::whole("the listener has neither an upstream nor a chain")
                 .help("add `upstream = [\"127.0.0.1:9000\"]`, or `chain = \"NAME\"` of one that answers itself"));
@@ -565,8 +644,8 @@ impl Check for Listener {
             ("upstream-idle", t.upstream_idle),
         ] {
             if period < Period::milliseconds(1) {
-                return Err(Invalid::at(key, "the period is 0")
-                    .help("give it a period, as in \"10s\"")
+                return Err(Invalid::at(key, format!("{period} is too short"))
+                    .help("allowed: 1ms and more")
                     .within("timeouts"));
             }
         }
@@ -582,6 +661,6 @@ impl Check for Listener {
                 .help("leave it out for the default")
                 .within("limits"));
         }
-        Ok(())
+        self.health.as_ref().map_or(Ok(()), |h| h.check().map_err(|e| e.within("health")))
     }
 }

@@ -43,6 +43,14 @@ impl IpPrefix {
         self.length
     }
 
+    /// The same of IPv4, if its addresses are such in disguise (`::ffff:10.0.0.0/104`).
+    #[must_use]
+    pub fn mapped(self) -> Option<Self> {
+        let IpAddr::V6(address) = self.address else { return None };
+        let (address, length) = (address.to_ipv4_mapped()?, self.length.checked_sub(96)?);
+        Some(Self { address: address.into(), length })
+    }
+
     const fn bits(address: IpAddr) -> u8 {
         match address {
             IpAddr::V4(_) => 32,

@@ -1,6 +1,6 @@
 //! `[[port]]` of `weir.toml`: where packets enter and leave.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -263,7 +263,7 @@ impl Port {
                 Err(Invalid::at("file", "a port of kind \"pcap\" needs `file`, `output`, or both")
                     .help("`file` is read, `output` is written"))
             }
-            PortKind::Pcap if self.file.is_some() && self.file == self.output => {
+            PortKind::Pcap if self.file.iter().zip(&self.output).any(|(a, b)| same_path(a, b)) => {
                 Err(Invalid::at("output", "`output` is the file that is read")
                     .help("name another file: this one would be overwritten while it is read"))
             }
@@ -324,6 +324,15 @@ impl Port {
         xdp::check_ring("tx-ring", self.tx_ring)?;
         xdp::check_matches(&self.leave, &self.claim)
     }
+}
+
+/// Whether two paths lead to one file, as far as they say it: `./a` is `a`.
+pub(crate) fn same_path(a: &Path, b: &Path) -> bool {
+    let parts = |path: &Path| {
+        let parts = path.components().filter(|part| *part != Component::CurDir);
+        parts.collect::<PathBuf>()
+    };
+    parts(a) == parts(b)
 }
 
 /// Whether there could be an interface of this name.

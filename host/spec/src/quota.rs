@@ -35,11 +35,16 @@ impl Default for Quota {
 
 impl Quota {
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        let counts =
-            [("functions", self.functions), ("versions", self.versions), ("chains", self.chains)];
+        let counts = [
+            ("functions", self.functions.into()),
+            ("versions", self.versions.into()),
+            ("wasm", self.wasm.get()),
+            ("chains", self.chains.into()),
+            ("configuration", self.configuration.get()),
+        ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((key, _)) => Err(Invalid::at(key, "0: no tenant could do anything")
-                .help("allowed: 1 and more; leave it out for the default")),
+                .help("allowed: more than 0; leave it out for the default")),
             None => Ok(()),
         }
     }

@@ -33,8 +33,8 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, NoTarget> {
         let no = || NoTarget(text.to_owned());
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(no()) } else { Ok(Self::Address(address)) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(no)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(no)?;
@@ -113,6 +113,8 @@ mod tests {
             "a:",
             ":80",
             "a:0",
+            "127.0.0.1:0",
+            "[::1]:0",
             "a:65536",
             "a b:80",
             "-a:80",

@@ -114,7 +114,28 @@ interval = "1s""#,
         ("resolve = \"1ms\"\nupstream = [\"a.example:80\"]", "allowed: 100ms to 24h"),
         ("chain = \"c\"\n[gateway]\nworker-timeout = \"1ms\"", "allowed: 100ms to 10m"),
         ("chain = \"c\"\n[gateway]\nworker-timeout = \"601s\"", "allowed: 100ms to 10m"),
-        ("chain = \"c\"\n[listener.timeouts]\nheader = \"0s\"", "period is 0"),
+        ("chain = \"c\"\n[listener.timeouts]\nheader = \"0s\"", "allowed: 1ms and more"),
+        ("chain = \"c\"\n[listener.timeouts]\nheader = \"500us\"", "500us is too short"),
+        ("chain = \"c\"\n[listener.health]\nhealthy = 0", "= key: listener[0].health.healthy"),
+        ("chain = \"c\"\n[listener.health]\nunhealthy = 0", "health.unhealthy"),
+        ("chain = \"c\"\n[listener.health]\ninterval = \"0s\"", "allowed: 10ms and more"),
+        ("chain = \"c\"\n[listener.health]\ntimeout = \"0s\"", "health.timeout"),
+        ("chain = \"c\"\n[listener.health]\npath = \"up\"", "\"up\" is no path"),
+        ("chain = \"c\"\n[listener.health]\npath = \"/no slash\"", "health.path"),
+        ("chain = \"c\"\n[listener.health]\nhost = \"a b\"", "health.host"),
+        ("upstream = [\"127.0.0.1:0\"]", "with a port from 1 to 65535"),
+        (
+            "chain = \"c\"\nproxy-protocol = true\nproxy-protocol-from = [\"::1\", \"::ffff:10.0.0.0/104\"]",
+            "write \"10.0.0.0/8\"",
+        ),
+        (
+            "chain = \"c\"\n[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\naddress = [\"127.0.0.1:1\", \"127.0.0.1:1\"]\nchain = \"d\"",
+            "127.0.0.1:1 is named twice",
+        ),
+        (
+            "chain = \"c\"\n[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\naddress = \"[::ffff:127.0.0.1]:1\"\nchain = \"d\"",
+            "write \"127.0.0.1:1\"",
+        ),
         ("chain = \"c\"\n[listener.retry]\non = [200]", "400 to 599"),
         ("chain = \"c\"\n[listener.limits]\nfeilds = 3", "feilds"),
         (
@@ -124,6 +145,52 @@ interval = "1s""#,
     ] {
         let error = listener(keys).unwrap_err();
         assert!(error.contains(message), "{keys}: {error}");
+    }
+    // What is about requests, at a listener that has none.
+    for (keys, key) in [
+        ("forwarded = \"keep\"", "forwarded"),
+        ("limits = { body = \"1KiB\" }", "limits.body"),
+        ("limits = { requests-per-connection = 9 }", "limits.requests-per-connection"),
+        ("retry = { on = [\"connect\", 502] }", "retry.on"),
+    ] {
+        listener(&format!("chain = \"c\"\n{keys}")).unwrap();
+        let other = "[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\nchain = \"d\"\naddress = \"127.0.0.1:81\"";
+        let error = listener(&format!("chain = \"c\"\n{other}\n{keys}")).unwrap_err();
+        assert!(error.contains(&format!("= key: listener[1].{key}\n")), "{keys}: {error}");
+    }
+}
+
+#[test]
+fn a_capture_is_written_by_one_port_and_read_by_none() {
+    let ports = |ports: &[&str]| {
+        let text: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(n, keys)| format!("[[port]]\nname = \"p{n}\"\nkind = \"pcap\"\n{keys}\n"))
+            .collect();
+        Document::<HostConfig>::parse("weir.toml", &text.concat())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    ports(&["file = \"a\"", "file = \"a\"\noutput = \"b\"", "output = \"c\""]).unwrap();
+    ports(&["output = \"/dev/null\"", "output = \"/dev/null\""]).unwrap();
+    for (of, message, key) in [
+        (&["file = \"a\"", "output = \"a\""][..], "a is what port p0 reads", "port[1].output"),
+        (&["output = \"./a\"", "file = \"a\""], "./a is what port p1 reads", "port[0].output"),
+        (&["output = \"x/a\"", "output = \"x/./a\""], "is what port p1 writes", "port[0].output"),
+        (&["file = \"a\"\noutput = \"./a\""], "the file that is read", "port[0].output"),
+    ] {
+        let error = ports(of).unwrap_err();
+        assert!(error.contains(message) && error.contains(&format!("= key: {key}\n")), "{error}");
+    }
+}
+
+#[test]
+fn a_quota_of_nothing_is_refused() {
+    for key in ["functions = 0", "wasm = \"0B\"", "configuration = \"0B\""] {
+        let error = Document::<HostConfig>::parse("weir.toml", &format!("[quota]\n{key}\n"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("no tenant could do anything"), "{error}");
     }
 }
 

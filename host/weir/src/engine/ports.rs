@@ -20,8 +20,8 @@ pub(super) use self::away::{settled, watch};
 pub(crate) use self::open::check;
 pub(super) use self::open::room_bytes;
 use self::open::{
-    Opened, check_devices, dpdk_devices, hardware_address, is_on_vf, located, open, problem,
-    start_dpdk, xdp,
+    Opened, check_captures, check_devices, dpdk_devices, hardware_address, is_on_vf, located, open,
+    problem, start_dpdk, xdp,
 };
 use super::crossing::Shape;
 use super::links;
@@ -211,6 +211,7 @@ impl Ports {
         sink: Arc<OnceLock<EventSink>>,
     ) -> Result<Self, Invalid> {
         check_devices(configs)?;
+        check_captures(configs)?;
         start_dpdk(configs);
         let (wake, woken) = mpsc::channel();
         let slots = configs.iter().map(|config| Slot::new(config, is_set_up(&config.name)));

@@ -1,7 +1,9 @@
 //! Opening a port as the configuration has it, and what can be known of it before.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -52,6 +54,7 @@ impl Opened {
 /// What is wrong with the configuration, on whatever machine.
 pub(crate) fn check(config: &HostConfig) -> Result<Vec<Invalid>, Invalid> {
     check_devices(&config.ports)?;
+    check_captures(&config.ports)?;
     let room_bytes = room_bytes(config);
     let looked = config.ports.iter().enumerate();
     let away = looked.filter_map(|(place, port)| {
@@ -97,6 +100,28 @@ pub(super) fn check_devices(configs: &[weir_spec::Port]) -> Result<(), Invalid> 
             }
             Ok(None) => {}
         }
+    }
+    Ok(())
+}
+
+/// Whether no port would write over a capture that another one reads or writes, by whatever link.
+pub(super) fn check_captures(configs: &[weir_spec::Port]) -> Result<(), Invalid> {
+    let file = |path: &Option<PathBuf>| {
+        let found = path.as_ref()?.metadata().ok().filter(Metadata::is_file)?;
+        Some((found.dev(), found.ino()))
+    };
+    let files: Vec<_> = configs.iter().map(|port| (file(&port.file), file(&port.output))).collect();
+    for (place, (_, output)) in files.iter().enumerate() {
+        let same = |(other, (read, written)): &(usize, &(Option<_>, Option<_>))| {
+            *other != place && (read == output || written == output)
+        };
+        let (Some(_), Some((other, _))) = (output, files.iter().enumerate().find(same)) else {
+            continue;
+        };
+        let message = format!("its file is also that of port {}", configs[other].name);
+        return Err(Invalid::at("output", message)
+            .help("name another file: what is there would be overwritten")
+            .within_array("port", place));
     }
     Ok(())
 }
