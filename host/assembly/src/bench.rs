@@ -45,13 +45,13 @@ impl Default for BenchOptions {
     }
 }
 
-/// Runs the chain as fast as it goes.
+/// Runs the chain as fast as it goes. `plan` is what the worker of this number has.
 ///
 /// # Errors
 /// When the options are impossible, or the chain cannot be made ready.
 pub fn bench(
     sandbox: &Arc<Sandbox>,
-    plan: &ChainPlan,
+    plan: impl Fn(usize) -> ChainPlan,
     options: &BenchOptions,
 ) -> Result<BenchReport> {
     let count = options.cores.max(1) as usize;
@@ -63,7 +63,10 @@ pub fn bench(
         cores.len()
     );
     let mut lanes = Vec::new();
-    for (generator, core) in generator(options)?.divided(count).into_iter().zip(cores) {
+    let plans: Vec<ChainPlan> = (0..count).map(plan).collect();
+    let functions = plans.iter().map(|plan| plan.functions.len()).max().unwrap_or_default();
+    let generators = generator(options)?.divided(count).into_iter();
+    for ((generator, core), plan) in generators.zip(cores).zip(plans) {
         lanes.push((bench_lane(sandbox, plan, generator, options)?, core));
     }
     let start = Barrier::new(lanes.len());
@@ -95,7 +98,7 @@ pub fn bench(
         size: options.size,
         flows: options.flows,
         cores: options.cores,
-        functions: u32::try_from(plan.functions.len()).unwrap_or(u32::MAX),
+        functions: u32::try_from(functions).unwrap_or(u32::MAX),
     })
 }
 
@@ -119,11 +122,10 @@ fn generator(options: &BenchOptions) -> Result<GeneratorConfig> {
 
 fn bench_lane(
     sandbox: &Arc<Sandbox>,
-    plan: &ChainPlan,
+    mut plan: ChainPlan,
     generator: GeneratorConfig,
     options: &BenchOptions,
 ) -> Result<Lane> {
-    let mut plan = plan.clone();
     // Logs and counters of its own.
     plan.functions.iter_mut().for_each(|function| function.telemetry = Arc::default());
     let ports: Vec<Box<dyn Port>> = vec![

@@ -1,10 +1,12 @@
 //! Chains from files alone: for replays, benchmarks and tests, without a host or a store.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use weir_sandbox::{Admitted, Refused, Sandbox};
-use weir_spec::{Chain, Document, DocumentError, Invalid, Manifest, Plane, ResolvedFunction};
+use weir_spec::{
+    Chain, Document, DocumentError, FunctionUse, Invalid, Manifest, Plane, ResolvedFunction, World,
+};
 
 use crate::plan::AdmitError;
 
@@ -14,18 +16,6 @@ pub enum LoadError {
     /// The chain file, or an embedded manifest, is wrong.
     #[error(transparent)]
     Document(#[from] Box<DocumentError>),
-    /// A function's file cannot be read.
-    #[error("function {label}: {path}: {source}{help}")]
-    File {
-        /// Its name in the chain.
-        label: String,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-        /// What to do.
-        help: &'static str,
-    },
     /// A function is refused.
     #[error(transparent)]
     Admit(#[from] AdmitError),
@@ -48,39 +38,67 @@ pub fn load_chain(
     let document = Document::<Chain>::read(file).map_err(Box::new)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut loaded = Vec::new();
-    let mut messages = Vec::new();
+    let mut worlds = Vec::new();
     for (place, function) in document.value.functions.iter().enumerate() {
         let label = function.label();
-        let (path, help) = match (&function.path, &function.function) {
-            (Some(path), _) => (beside.join(path), ""),
-            (None, name) => {
-                let name = format!("{}.wasm", name.as_ref().map_or("", |name| name.as_str()));
-                let built = functions.join(&name);
-                let path = if built.exists() { built } else { beside.join(name) };
-                (path, " (build it with scripts/build, or say where it is with `path = \"FILE\"`)")
-            }
-        };
-        let wasm: Arc<[u8]> = std::fs::read(&path)
-            .map_err(|source| LoadError::File { label: label.clone(), path, source, help })?
-            .into();
+        let located =
+            |invalid: Invalid| Box::new(document.locate(invalid.within_array("function", place)));
+        let wasm = read(function, beside, functions).map_err(located)?;
         let admitted = sandbox
             .admit(&wasm)
             .map_err(|refused: Refused| AdmitError { label: label.clone(), refused })?;
-        messages.push(admitted.world.of_messages());
+        worlds.push(Some(crate::check::world(admitted.world)));
         let manifest = manifest_of(&label, &admitted).map_err(Box::new)?;
+        check_version(function, &manifest).map_err(located)?;
         let version = function.version.clone().or_else(|| manifest.version.clone());
-        let resolved = function.resolve(&manifest, version, wasm).map_err(|invalid: Invalid| {
-            Box::new(document.locate(invalid.within_array("function", place)))
-        })?;
+        let resolved = function.resolve(&manifest, version, wasm).map_err(located)?;
         loaded.push((resolved, admitted));
     }
     let mut chain = document.value.clone();
-    chain.settle(&messages).map_err(|invalid| Box::new(document.locate(invalid)))?;
+    chain.settle(&worlds).map_err(|invalid| Box::new(document.locate(invalid)))?;
     if chain.plane() == Plane::Both {
         // Packets pass those that are for packets.
-        loaded.truncate(messages.iter().filter(|of| !**of).count());
+        let of_packets = |world: &&Option<World>| world.is_some_and(|world| !world.of_messages());
+        loaded.truncate(worlds.iter().filter(of_packets).count());
     }
     Ok((chain, loaded))
+}
+
+/// A function's file.
+fn read(function: &FunctionUse, beside: &Path, functions: &Path) -> Result<Arc<[u8]>, Invalid> {
+    let (key, path) = match (&function.path, &function.function) {
+        (Some(path), _) => ("path", beside.join(path)),
+        (None, name) => {
+            let name = format!("{}.wasm", name.as_ref().map_or("", |name| name.as_str()));
+            let built = functions.join(&name);
+            ("use", if built.exists() { built } else { beside.join(name) })
+        }
+    };
+    let read = std::fs::read(&path);
+    read.map(Arc::from).map_err(|error| {
+        let message = format!("function {}: {}: {error}", function.label(), path.display());
+        let invalid = Invalid::at(key, message);
+        if key == "path" {
+            return invalid;
+        }
+        invalid.help(format!(
+            "it is looked for in {}, then beside the chain file: build it with scripts/build, or say where it is with `path = \"FILE\"`",
+            functions.display()
+        ))
+    })
+}
+
+/// Whether a file is of the version that the chain asks for. Of a file that is named by `path` the chain says which version it is.
+fn check_version(function: &FunctionUse, manifest: &Manifest) -> Result<(), Invalid> {
+    match (&function.version, &manifest.version) {
+        (Some(asked), Some(there)) if function.path.is_none() && asked != there => {
+            let message = format!("the file of function {} is version {there}", function.label());
+            Err(Invalid::at("version", message).help(
+                "leave it out, or say where the file of that version is with `path = \"FILE\"`",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The manifest that a function carries; an empty one if it carries none.

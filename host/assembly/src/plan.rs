@@ -80,16 +80,21 @@ fn on_fault(policy: weir_spec::OnFault) -> OnFault {
     }
 }
 
-/// A chain of functions that were loaded from files, with new telemetry.
+/// A chain of functions that were loaded from files, with new telemetry: as this worker has it.
 #[must_use]
 pub fn plan_of(
     chain: &Chain,
     functions: &[(ResolvedFunction, Arc<Admitted>)],
     mode: Mode,
+    worker: usize,
 ) -> ChainPlan {
-    let functions = functions
-        .iter()
-        .map(|(function, admitted)| function_plan(function, Arc::clone(admitted), Arc::default()));
+    let functions = functions.iter().map(|(function, admitted)| {
+        let mut plan = function_plan(function, Arc::clone(admitted), Arc::default());
+        if let Some(own) = function.per_worker.get(worker) {
+            plan.config.clone_from(own);
+        }
+        plan
+    });
     plan(chain.name.as_str(), functions.collect(), mode)
 }
 

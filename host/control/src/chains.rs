@@ -218,7 +218,7 @@ impl Control {
         let state = self.store.state();
         condition.check(&format!("chain {}", id.name), state.chains.get(&id).map(|r| &**r))?;
         let versions = choose_versions(&state, tenant, &chain)?;
-        chain.settle(&of_messages(&state, tenant, &chain, &versions))?;
+        chain.settle(&worlds(&state, tenant, &chain, &versions))?;
         self.check_ports(&state, &id, &chain)?;
         chain.check()?;
         self.check_way_up(&id, &chain)?;
@@ -703,14 +703,13 @@ fn choose_versions(
     chain.functions.iter().enumerate().map(choose).collect()
 }
 
-/// For each of a chain's functions, whether it is for messages.
-fn of_messages(state: &State, tenant: &Name, chain: &Chain, versions: &[Version]) -> Vec<bool> {
+/// The worlds of a chain's functions.
+fn worlds(state: &State, tenant: &Name, chain: &Chain, versions: &[Version]) -> Vec<Option<World>> {
     let world = |(function, version): (&FunctionUse, &Version)| {
         let record = state.functions.get(&FunctionId::new(tenant, function.function.as_ref()?))?;
         record.versions.get(version)?.report.world
     };
-    let worlds = chain.functions.iter().zip(versions).map(world);
-    worlds.map(|world| world.is_some_and(World::of_messages)).collect()
+    chain.functions.iter().zip(versions).map(world).collect()
 }
 
 /// What runs now, and what can be rolled back to.

@@ -10,7 +10,7 @@ use crate::invalid::{Check, Invalid};
 use crate::manifest::limits;
 use crate::text::counted;
 use crate::workers::WorkerCount;
-use crate::{Name, Period, Size, Table};
+use crate::{Name, Period, Size, Table, World};
 
 /// Functions in a chain at most.
 const FUNCTIONS_MAX: usize = 64;
@@ -221,6 +221,21 @@ impl FunctionUse {
         }
     }
 
+    /// What only `wasi:http` components have.
+    fn check_of_others(&self) -> Result<(), Invalid> {
+        let services_only = [
+            ("timeout", self.timeout.is_some()),
+            ("instances", self.instances.is_some()),
+            ("requests-per-instance", self.requests_per_instance.is_some()),
+            ("instance-idle", self.instance_idle.is_some()),
+        ];
+        match services_only.iter().find(|(_, set)| *set) {
+            Some((key, _)) => Err(Invalid::at(key, "only wasi:http components have it")
+                .help("leave it out; `deadline` is the CPU time that other functions have")),
+            None => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         match (&self.function, &self.path) {
             (None, None) => {
@@ -274,12 +289,13 @@ impl Chain {
         self.plane.unwrap_or_default()
     }
 
-    /// Finds out its plane by what its functions are for: `messages` says for each whether that is messages. Packets come before
-    /// messages.
+    /// Finds out its plane by the worlds of its functions, as far as they are known. Those for packets come before those for messages.
     ///
     /// # Errors
-    /// When functions are not in that order, or contradict the plane that the chain names, or have keys of the other one.
-    pub fn settle(&mut self, messages: &[bool]) -> Result<(), Invalid> {
+    /// When functions are not in that order, or contradict the plane that the chain names, or have keys of other worlds.
+    pub fn settle(&mut self, worlds: &[Option<World>]) -> Result<(), Invalid> {
+        let messages = worlds.iter().map(|world| world.is_some_and(World::of_messages));
+        let messages: Vec<bool> = messages.collect();
         let label =
             |index: usize| self.functions.get(index).map_or_else(String::new, FunctionUse::label);
         let first = messages.iter().position(|of| *of);
@@ -319,11 +335,17 @@ impl Chain {
                 .within_array("function", odd));
         }
         self.plane = Some(found);
-        let of_messages =
-            |(index, _): &(usize, &FunctionUse)| first.is_some_and(|first| *index >= first);
-        self.functions.iter().enumerate().filter(of_messages).try_for_each(|(index, function)| {
-            function.check_of_messages().map_err(|e| e.within_array("function", index))
-        })
+        for (index, (function, world)) in self.functions.iter().zip(worlds).enumerate() {
+            let checked = match world {
+                Some(World::WasiHttpProxy) => Ok(()),
+                _ => function.check_of_others(),
+            };
+            let of_messages = first.is_some_and(|first| index >= first);
+            checked
+                .and_then(|()| if of_messages { function.check_of_messages() } else { Ok(()) })
+                .map_err(|e| e.within_array("function", index))?;
+        }
+        Ok(())
     }
 
     /// Bytes of its functions' configurations, as they are kept.

@@ -89,11 +89,18 @@ impl<T: DeserializeOwned + Check> Document<T> {
     /// When it cannot be read, is no TOML, or does not say what a `T` needs.
     pub fn read(path: &Path) -> Result<Self, DocumentError> {
         let file = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&file, &text),
+        let bytes = std::fs::read(path).map_err(|error| {
+            let (file, message) = (file.clone(), format!("cannot read the file: {error}"));
+            DocumentError(Box::new(Problem { file, message, ..Problem::default() }))
+        })?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(&file, text),
             Err(error) => {
-                let message = format!("cannot read the file: {error}");
-                Err(DocumentError(Box::new(Problem { file, message, ..Problem::default() })))
+                let start = error.valid_up_to();
+                let text = String::from_utf8_lossy(&bytes);
+                let wrong = Invalid::whole("this is no UTF-8").help("save the file as UTF-8");
+                // What cannot be read is shown as one character of three bytes.
+                Err(place(&file, &text, start..start + 3, wrong))
             }
         }
     }

@@ -154,8 +154,9 @@ fn plain(expected: &str) -> &str {
     match expected {
         "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number, not negative",
+        // Functions have 32 bits for it, and nothing else has it.
+        "u32" | "usize" => "a whole number from 0 to 4294967295",
+        "u64" => "a whole number, not negative",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",

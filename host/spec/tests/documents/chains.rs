@@ -74,7 +74,7 @@ fn the_plane_of_a_chain_is_that_of_its_functions() {
         let text = format!("name = \"c\"\n{keys}\n{functions}");
         let document = Document::<Chain>::parse("chain.toml", &text).map_err(|e| e.to_string())?;
         let mut chain = document.value.clone();
-        chain.settle(messages).map_err(|invalid| document.locate(invalid).to_string())?;
+        chain.settle(&worlds(messages)).map_err(|invalid| document.locate(invalid).to_string())?;
         chain.check().map_err(|invalid| document.locate(invalid).to_string())?;
         Ok::<_, String>(chain.plane())
     };
@@ -103,8 +103,30 @@ fn the_plane_of_a_chain_is_that_of_its_functions() {
     }
     let text = "name = \"c\"\nfrom = \"p\"\n[[function]]\nuse = \"a\"\ntargets = [\"x\"]\n[[function]]\nuse = \"b\"\ntargets = [\"x\"]\n";
     let mut chain = Document::<Chain>::parse("chain.toml", text).unwrap().value;
-    let invalid = chain.settle(&[false, true]).unwrap_err();
+    let invalid = chain.settle(&worlds(&[false, true])).unwrap_err();
     assert_eq!(invalid.key(), "function[1].targets");
+}
+
+fn worlds(messages: &[bool]) -> Vec<Option<World>> {
+    let world = |of: &bool| if *of { World::MessageFunction } else { World::PacketFunction };
+    messages.iter().map(|of| Some(world(of))).collect()
+}
+
+#[test]
+fn keys_of_services_are_for_services() {
+    for key in
+        ["timeout = \"1s\"", "instances = 1", "requests-per-instance = 7", "instance-idle = \"1s\""]
+    {
+        let text = format!("name = \"c\"\n[[function]]\nuse = \"a\"\n{key}\n");
+        let chain = Document::<Chain>::parse("chain.toml", &text).unwrap().value;
+        chain.clone().settle(&[Some(World::WasiHttpProxy)]).unwrap();
+        for world in [World::PacketFunction, World::MessageFunction, World::ConnectionFunction] {
+            let invalid = chain.clone().settle(&[Some(world)]).unwrap_err();
+            let name = key.split(' ').next().unwrap();
+            assert_eq!(invalid.key(), format!("function[0].{name}"));
+            assert!(invalid.message.contains("wasi:http"), "{invalid}");
+        }
+    }
 }
 
 #[test]

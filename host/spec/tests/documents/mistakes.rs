@@ -106,6 +106,33 @@ wrong value: integer `-1`, expected a whole number from 0 to 65535
 }
 
 #[test]
+fn numbers_that_configurations_cannot_be_handed_on_with() {
+    refused::<Chain>(
+        "name = \"edge\"\n[[function]]\nuse = \"a\"\n[function.config]\nrules = [ { rate = 1.5 }, { rate = nan } ]\n",
+        r"
+NaN is no number
+ --> file.toml:5:34
+  |
+5 | rules = [ { rate = 1.5 }, { rate = nan } ]
+  |                                    ^^^
+  = key: function[0].config.rules[1].rate
+  = allowed: finite ones
+",
+    );
+}
+
+#[test]
+fn files_that_are_no_utf_8() {
+    let path = std::env::temp_dir().join(format!("weir-spec-{}.toml", std::process::id()));
+    std::fs::write(&path, b"name = \"edge\"\n# gro\xdf\n").unwrap();
+    let read = Document::<Chain>::read(&path);
+    std::fs::remove_file(&path).unwrap();
+    let error = read.unwrap_err();
+    assert_eq!((error.line, error.column, error.message.as_str()), (2, 6, "this is no UTF-8"));
+    assert!(error.to_string().contains("2 | # gro\u{fffd}\n"), "{error}");
+}
+
+#[test]
 fn impossible_values() {
     refused::<Chain>(
         "name = \"Edge 1\"\n",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use weir_assembly::BenchOptions;
 use weir_chain::Mode;
 use weir_sandbox::{Sandbox, SandboxConfig};
@@ -20,7 +20,6 @@ pub(super) fn run(args: &BenchArgs) -> Result<BenchReport> {
         BenchMode::Linked => Mode::Linked,
         BenchMode::Separate => Mode::Separate,
     };
-    let plan = weir_assembly::plan_of(&chain, &functions, mode);
     let options = BenchOptions {
         size: args.size,
         flows: args.flows,
@@ -29,5 +28,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<BenchReport> {
         cores: args.cores,
         ..BenchOptions::default()
     };
-    weir_assembly::bench(&sandbox, &plan, &options)
+    // On fewer workers than it says nothing else is different for each of them.
+    let tables = functions.iter().map(|(function, _)| function.per_worker.len()).max();
+    ensure!(
+        tables.is_none_or(|tables| tables == 0 || args.cores as usize <= tables),
+        "--cores {}: `per-worker` in {} has fewer tables",
+        args.cores,
+        args.chain.display()
+    );
+    let plan = |worker| weir_assembly::plan_of(&chain, &functions, mode, worker);
+    weir_assembly::bench(&sandbox, plan, &options)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use reqwest::Method;
 use weir_control::api::List;
 use weir_control::{Applied, ChainView, Pushed};
@@ -83,7 +83,13 @@ fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output)
                 tenant,
                 wasm,
             )
-            .with_context(|| format!("pushing {}", path.display()))?;
+            .map_err(|error| match error.downcast::<Refused>() {
+                Ok(refused) => {
+                    let message = format!("pushing {}: {refused}", path.display());
+                    Invalid::at("path", message).within_array("function", index).into()
+                }
+                Err(error) => error.context(format!("pushing {}", path.display())),
+            })?;
         drop(waiting);
         if pushed.new {
             output.done(&function::told(&pushed))?;

@@ -22,7 +22,8 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
     })?);
     let (chain, functions) = weir_assembly::load_chain(&sandbox, &args.chain, &args.functions)?;
     super::check_for_packets(&chain, "replay")?;
-    let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked);
+    // Packets come one after the other, to the first of the chain's workers.
+    let plan = weir_assembly::plan_of(&chain, &functions, Mode::Linked, 0);
     let names: Vec<_> = plan.functions.iter().map(|function| function.name.clone()).collect();
     let bar = if args.quiet || !std::io::stderr().is_terminal() {
         ProgressBar::hidden()
