@@ -101,7 +101,7 @@ impl Tokens {
     /// Reads the files that hold them.
     ///
     /// # Errors
-    /// When one cannot be read, or is too short.
+    /// When one cannot be read, or a token is too short, or another one's.
     pub fn new(tokens: &[Token]) -> Result<Self, ControlError> {
         Ok(Self(RwLock::new(read(tokens)?)))
     }
@@ -149,29 +149,41 @@ impl Tokens {
 }
 
 fn read(tokens: &[Token]) -> Result<Vec<([u8; 32], Caller)>, ControlError> {
-    let read = |(index, token): (usize, &Token)| {
+    let mut all: Vec<([u8; 32], Caller)> = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let key = if token.token_file.is_some() { "token-file" } else { "token" };
+        let wrong = |message: String, help: &str| {
+            let invalid = Invalid::at(key, message).help(help);
+            Err(invalid.within_array("token", index).within("api").into())
+        };
         let text = match token.source() {
             Some(TokenSource::Inline(text)) => text.to_owned(),
             Some(TokenSource::File(path)) => std::fs::read_to_string(path).map_err(|error| {
                 let message = format!("cannot read {}: {error}", path.display());
-                Invalid::at("token-file", message).within_array("token", index).within("api")
+                Invalid::at(key, message).within_array("token", index).within("api")
             })?,
             None => String::new(),
         };
         let text = text.trim();
-        if text.len() < 16 {
-            let message = format!("the token {} has {} characters", token.name, text.len());
-            return Err(Invalid::at("token-file", message)
-                .help("allowed: at least 16, better 32 random ones")
-                .within_array("token", index)
-                .within("api")
-                .into());
+        let characters = text.chars().count();
+        if characters < Token::LEAST {
+            let message = format!("the token {} has {characters} characters", token.name);
+            return wrong(message, "allowed: at least 16, better 32 random ones");
+        }
+        if text.contains(char::is_control) {
+            let message = format!("the token {} has several lines", token.name);
+            return wrong(message, "a token is one line");
         }
         let digest: [u8; 32] = Sha256::digest(text).into();
+        let same = all.iter().zip(tokens).find(|((known, _), _)| *known == digest);
+        if let Some((_, other)) = same {
+            let message = format!("the token {} has the same text as {}", token.name, other.name);
+            return wrong(message, "give each a text of its own: by that it is known who calls");
+        }
         let (name, tenant) = (Some(token.name.clone()), token.tenant.clone());
-        Ok((digest, Caller { name, role: token.role, tenant, digest: Some(digest) }))
-    };
-    tokens.iter().enumerate().map(read).collect()
+        all.push((digest, Caller { name, role: token.role, tenant, digest: Some(digest) }));
+    }
+    Ok(all)
 }
 
 /// A new token with its id.
@@ -238,8 +250,29 @@ mod tests {
         let error = Tokens::new(std::slice::from_ref(&with_file)).unwrap_err().to_string();
         assert!(error.starts_with("api.token[0].token-file: cannot read"), "{error}");
         std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        let tokens = Tokens::new(&[with_file]).unwrap();
+        let tokens = Tokens::new(std::slice::from_ref(&with_file)).unwrap();
         assert!(tokens.caller("0123456789abcdef", &State::new()).is_some());
+        std::fs::write(&path, "0123456789abcdef\nfedcba9876543210\n").unwrap();
+        let error = Tokens::new(&[with_file]).unwrap_err().to_string();
+        assert!(error.contains("has several lines (a token is one line)"), "{error}");
+    }
+
+    #[test]
+    fn a_text_is_one_tokens() {
+        let of = |name: &str, text: &str, role| {
+            let tenant = (role == Role::Viewer).then_some("acme");
+            Token { name: name.parse().unwrap(), ..token(text, role, tenant) }
+        };
+        let view = of("view", "0123456789abcdef", Role::Viewer);
+        let same = [view, of("adm", "0123456789abcdef", Role::Admin)];
+        let error = Tokens::new(&same).unwrap_err().to_string();
+        assert!(
+            error.starts_with("api.token[1].token: the token adm has the same text as view"),
+            "{error}"
+        );
+        // Sixteen bytes, of eight characters.
+        let short = Tokens::new(&[of("short", "ääääääää", Role::Admin)]).unwrap_err();
+        assert!(short.to_string().contains("has 8 characters"), "{short}");
     }
 
     #[test]

@@ -135,14 +135,14 @@ impl Control {
     /// taken away is worthless from now on, whatever becomes of the rest.
     ///
     /// # Errors
-    /// When a token's file cannot be read; then nothing has changed. When the store cannot take new tenants; then that is missing.
+    /// When a token's file cannot be read, or tokens are none; then nothing has changed.
     pub fn reload(&self, config: &HostConfig) -> Result<(), ControlError> {
         self.tokens.replace(Tokens::new(&config.api.tokens)?);
         self.tokens_changed.send_replace(());
         *self.watch_for.write().unwrap_or_else(PoisonError::into_inner) =
             config.rollout.watch.get();
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = config.quota.clone();
-        self.know_tenants(config)
+        Ok(())
     }
 
     /// Tells what came of reading the configuration again: what does not hold yet, or why it was not taken.
@@ -185,7 +185,10 @@ impl Control {
     }
 
     /// Makes the tenants that the configuration names.
-    fn know_tenants(&self, config: &HostConfig) -> Result<(), ControlError> {
+    ///
+    /// # Errors
+    /// When the store cannot take them; then those are missing that are new.
+    pub fn know_tenants(&self, config: &HostConfig) -> Result<(), ControlError> {
         let tokens = config.api.tokens.iter().filter_map(|token| token.tenant.as_ref());
         let ports = config.ports.iter().map(|port| &port.tenant);
         let listeners = config.listeners.iter().map(|listener| &listener.tenant);

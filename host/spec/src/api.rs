@@ -116,10 +116,10 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Characters of a token at least: 16 random ones cannot be guessed.
-const TOKEN_MIN: usize = 16;
-
 impl Token {
+    /// Characters of one at least: 16 random ones cannot be guessed.
+    pub const LEAST: usize = 16;
+
     /// Where its text is.
     #[must_use]
     pub fn source(&self) -> Option<TokenSource<'_>> {
@@ -140,12 +140,12 @@ impl Token {
                 return Err(Invalid::at("token", "`token` and `token-file` exclude each other")
                     .help("keep one of them"));
             }
-            (Some(text), None) if text.len() < TOKEN_MIN => {
+            (Some(text), None) if text.chars().count() < Self::LEAST => {
                 return Err(Invalid::at(
                     "token",
-                    format!("the token has {} characters", text.len()),
+                    format!("the token has {} characters", text.chars().count()),
                 )
-                .help(format!("allowed: at least {TOKEN_MIN}, better 32 random ones")));
+                .help(format!("allowed: at least {}, better 32 random ones", Self::LEAST)));
             }
             _ => {}
         }

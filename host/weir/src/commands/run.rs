@@ -289,15 +289,24 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
         };
         let reloading = aside("weir-reload", move || {
             control.reload(&config)?;
-            Ok::<_, ControlError>(control.reload_listeners(&config))
+            let tenants = control.know_tenants(&config);
+            Ok::<_, ControlError>((tenants, control.reload_listeners(&config)))
         });
-        let listeners = reloading.await?.map_err(|error| read.locate(error.into()))?;
+        let (tenants, listeners) = reloading.await?.map_err(|error| read.locate(error.into()))?;
         files::warn_of_too_few(&read.config);
         api.set_limits(limits);
-        waiting.extend(listeners.map_err(|error| {
-            let why = read.locate(error.into());
-            anyhow::anyhow!("listeners are as they were, the rest holds: {why:#}")
-        })?);
+        let mut problems = Vec::new();
+        if let Err(error) = tenants {
+            problems.push(format!("new tenants are not there, the rest holds: {error}"));
+        }
+        match listeners {
+            Ok(more) => waiting.extend(more),
+            Err(error) => {
+                let why = read.locate(error.into());
+                problems.push(format!("listeners are as they were, the rest holds: {why:#}"));
+            }
+        }
+        anyhow::ensure!(problems.is_empty(), problems.join("\n"));
         anyhow::Ok(waiting)
     };
     match again.await {
