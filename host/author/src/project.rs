@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use weir_spec::{Name, Plane};
 
 /// A file of `guest-sdk/`.
@@ -92,10 +92,22 @@ impl fmt::Display for Offer {
     }
 }
 
+/// There is no template for a language, or none for the plane in it.
+#[derive(Debug)]
+pub struct NoTemplate(String);
+
+impl std::error::Error for NoTemplate {}
+
+impl std::fmt::Display for NoTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Writes a project to a directory, whose last part is the function's name.
 ///
 /// # Errors
-/// When the name is none, there is no such template, or the directory is there and not empty.
+/// When the name is none, there is no such template ([`NoTemplate`]), or the directory is there and not empty.
 pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> {
     let name = directory.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let name: Name = name.parse()?;
@@ -116,7 +128,7 @@ pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> 
             None => format!("no template for the language {language:?}"),
             Some(_) => format!("no template for {plane} functions in {language}"),
         };
-        bail!("there is {what}; there are: {}", Offer(offer));
+        return Err(NoTemplate(format!("there is {what}; there are: {}", Offer(offer))).into());
     }
     let snake = name.as_str().replace('-', "_");
     ensure!(

@@ -238,6 +238,30 @@ impl Test {
 
     fn check_expected(&self, messages: bool) -> Result<(), Invalid> {
         let expect = &self.expect;
+        if let Some(part) = &expect.refused {
+            let others = [
+                ("out", expect.out.is_some()),
+                ("drop", expect.drop.is_some()),
+                ("capture", expect.capture.is_some()),
+                ("verdicts", expect.verdicts.is_some()),
+                ("counters", expect.counters.is_some()),
+                ("gauges", expect.gauges.is_some()),
+                ("faults", expect.faults > 0),
+            ];
+            if let Some((key, _)) = others.iter().find(|(_, said)| *said) {
+                return Err(Invalid::at(
+                    key,
+                    "a function that refuses its configuration does nothing",
+                )
+                .help("leave it out, or `refused`")
+                .within("expect"));
+            }
+            if part.is_empty() {
+                return Err(Invalid::at("refused", "every message has the empty text in it")
+                    .help("say a part of the message that is expected")
+                    .within("expect"));
+            }
+        }
         let packets = [
             ("out", expect.out.is_some()),
             ("drop", expect.drop.is_some()),

@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was said on the command line cannot be: exit status 2.
 #[derive(Debug)]
-pub(crate) struct WrongUsage(String);
+pub(crate) struct WrongUsage(pub(crate) String);
 
 impl std::error::Error for WrongUsage {}
 
@@ -359,7 +359,11 @@ impl Client {
         let Some(&["v1", kind @ ("chains" | "functions"), name, ..]) = path.get(..) else {
             return problem;
         };
-        if problem.code != "not-found" || self.tenant.is_some() {
+        // Something else may be missing: a version of it, or the tenant.
+        let missing = format!("there is no {} {name}", kind.trim_end_matches('s'));
+        let is_it = problem.detail.strip_prefix(&missing);
+        let is_it = is_it.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        if problem.code != "not-found" || self.tenant.is_some() || !is_it {
             return problem;
         }
         let all = self.get::<List<serde_json::Value>>(&[kind]);

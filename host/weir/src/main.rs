@@ -36,7 +36,7 @@ const PROGRAM: &str = "/proc/self/exe";
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = Cli::command().color(help_color());
+    let command = Cli::command().color(help_color()).mut_args(unless_empty);
     let matches = command.try_get_matches().unwrap_or_else(|error| complaint(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let color = cli.global.color;
@@ -50,6 +50,15 @@ fn main() -> ExitCode {
             if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// A variable that is empty says nothing.
+fn unless_empty(argument: clap::Arg) -> clap::Arg {
+    let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    if argument.get_env().is_some_and(is_empty) {
+        return argument.env(clap::builder::Resettable::Reset);
+    }
+    argument
 }
 
 /// What is wrong with the arguments, with a usage line of what was written: clap takes what variables say for written, too.

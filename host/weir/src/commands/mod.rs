@@ -77,7 +77,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::Events(args) => events::run(&args, &Client::new(&global)?, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            clap_complete::generate(shell, &mut offered(), "weir", &mut script);
             render::print(&script)?;
         }
         Command::Man => render::print(&manual()?)?,
@@ -86,6 +86,17 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
         Command::MessageWorker => weir_message_worker::serve().map_err(anyhow::Error::msg)?,
     }
     Ok(true)
+}
+
+/// The command without what only the host itself calls.
+fn offered() -> clap::Command {
+    let whole = Cli::command();
+    let commands = whole.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+    clap::Command::new("weir")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_subcommand(true)
+        .args(whole.get_arguments().cloned())
+        .subcommands(commands)
 }
 
 /// Refuses what has no part for packets: there is nothing for this command to run.

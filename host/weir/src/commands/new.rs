@@ -1,10 +1,11 @@
 //! `weir new`
 
-use anyhow::{Context as _, Result};
-use weir_author::project::{self, Project};
+use anyhow::Result;
+use weir_author::project::{self, NoTemplate, Project};
 use weir_spec::Plane;
 
 use crate::cli::{NewArgs, PlaneArg};
+use crate::client::WrongUsage;
 use crate::render::{self, Output};
 
 /// Writes a project, and says what to do next.
@@ -21,10 +22,16 @@ pub(super) fn run(args: &NewArgs, output: Output) -> Result<()> {
             render::table(["language", "planes"], rows)
         });
     }
-    let directory = args.directory.as_deref();
-    let directory = directory
-        .with_context(|| format!("what is it called? weir new NAME --lang {}", args.lang))?;
-    let project = project::write(directory, &args.lang, plane)?;
+    let Some(directory) = args.directory.as_deref() else {
+        let message = format!("what is it called? weir new NAME --lang {}", args.lang);
+        return Err(WrongUsage(message).into());
+    };
+    let project = project::write(directory, &args.lang, plane).map_err(|error| match error
+        .downcast::<NoTemplate>(
+    ) {
+        Ok(error) => WrongUsage(error.to_string()).into(),
+        Err(error) => error,
+    })?;
     output.outcome(&project, text)
 }
 

@@ -116,11 +116,13 @@ fn projects_that_cannot_be_are_refused_and_nothing_is_written() {
     let languages = weir(directory.path(), &["new", "--lang", "list"]);
     assert_eq!((languages.status, languages.err.as_str()), (Some(0), ""));
     assert!(languages.out.contains("\nrust            packet, message\n"), "{}", languages.out);
-    let there_are = fails(&["new", "x", "--lang", "cobol"]);
+    let there_are = weir(directory.path(), &["new", "x", "--lang", "cobol"]).err;
     assert!(there_are.contains("there are: ") && there_are.contains("rust (packet, message)"));
     assert!(!there_are.contains("(packet)"), "each is for both planes: {there_are}");
     assert!(fails(&["new", "No", "--lang", "rust"]).contains("is not a name"));
-    assert_eq!(weir(directory.path(), &["new", "x"]).status, Some(2));
+    for wrong in [&["new", "x"][..], &["new", "--lang", "rust"], &["new", "x", "--lang", "cobol"]] {
+        assert_eq!(weir(directory.path(), wrong).status, Some(2), "{wrong:?}");
+    }
     // What variables say nobody has to write.
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.args(["test", "x.wasm", "--config", "{}"]).env("WEIR_TOKEN", "t").env("WEIR_API", "u");

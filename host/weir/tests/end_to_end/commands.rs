@@ -1,6 +1,7 @@
 //! Commands that need no host: what they print where, and their exit statuses.
 
 use std::fs;
+use std::process::Command;
 
 use weir_tests::built::workspace;
 
@@ -32,6 +33,12 @@ fn wrong_usage_is_status_2_and_help_status_0() {
     }
     let answer = weir(directory.path(), &["--help"]);
     assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""));
+    // A variable that is empty says nothing.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(["--api", "unix:none.sock", "status"]).current_dir(directory.path());
+    let output = command.env("WEIR_API", "").env("WEIR_TENANT", "").env("WEIR_TOKEN", "").output();
+    let error = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(error.starts_with("error: no host answers at unix:none.sock"), "{error}");
 }
 
 #[test]
@@ -113,8 +120,10 @@ fn completions_and_the_manual_name_the_commands_but_not_the_hidden_one() {
         let answer = weir(directory.path(), arguments);
         assert_eq!(answer.status, Some(0));
         assert!(answer.out.contains("rollback") && answer.out.contains("canary"), "{arguments:?}");
+        for hidden in ["__compile", "__lines", "__message-worker", "message__worker"] {
+            assert!(!answer.out.contains(hidden), "{arguments:?}: {hidden}");
+        }
     }
-    assert!(!weir(directory.path(), &["man"]).out.contains("__compile"));
 }
 
 #[test]
@@ -250,6 +259,44 @@ fn a_trace_shows_what_each_function_did() {
         assert_eq!(answer.status, Some(2), "{}", answer.err);
         assert!(answer.err.contains("FROM-TO"), "{}", answer.err);
     }
+}
+
+#[test]
+fn a_replay_runs_what_the_first_worker_would_and_says_which_version_that_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let capture = workspace().join("guest-sdk/sample.pcap");
+    let functions = workspace().join("target/functions");
+    let replayed = |function: &str, keys: &str| {
+        let config = "[function.config]\ndefault = \"deny\"\n";
+        let chain = format!("name = \"c\"\n[[function]]\n{function}\n{keys}\n{config}");
+        fs::write(directory.path().join("c.toml"), chain).unwrap();
+        let replay =
+            ["replay", "--chain", "c.toml", "--out", "out.pcap", "--output", "json", "--in"];
+        let files = [capture.to_str().unwrap(), "--functions", functions.to_str().unwrap()];
+        weir(directory.path(), &[&replay[..], &files].concat())
+    };
+    let report = |answer: Answer| -> serde_json::Value {
+        assert_eq!(answer.status, Some(0), "{}", answer.err);
+        serde_json::from_str(&answer.out).unwrap()
+    };
+    let plain = report(replayed("use = \"firewall\"", ""));
+    assert_eq!(plain["packets_out"], 0);
+    let own = report(replayed("use = \"firewall\"", "per-worker = [{ default = \"allow\" }]"));
+    assert_eq!(own["packets_out"], own["packets_in"]);
+    // The file is what runs: it is not of a version that it does not say.
+    let version = plain["functions"][0]["version"].as_str().unwrap();
+    report(replayed("use = \"firewall\"", &format!("version = \"{version}\"")));
+    for (function, keys, told) in [
+        ("use = \"firewall\"", "version = \"9.0.0\"", "c.toml:4:11"),
+        ("use = \"nope\"", "", "c.toml:3:7"),
+        ("path = \"nope.wasm\"", "", "c.toml:3:8"),
+    ] {
+        let answer = replayed(function, keys);
+        assert_eq!(answer.status, Some(1));
+        assert!(answer.err.contains(told), "{}", answer.err);
+    }
+    let error = replayed("use = \"nope\"", "").err;
+    assert!(error.contains(&format!("looked for in {}", functions.display())), "{error}");
 }
 
 #[test]

@@ -143,6 +143,14 @@ fn a_chain_file_pushes_the_files_it_names() {
     let functions = host.json(&["function", "list"]);
     let of = |name| functions.as_array().unwrap().iter().find(|function| function["name"] == name);
     assert_eq!(of("lock").unwrap()["tenant"], "acme", "{functions}");
+    // Who has it is told, if that is what is missing.
+    let error = host.fails(&["function", "swap", "lock", "--to", "9.9.9"]);
+    assert!(error.contains("tenant acme has one: `--tenant acme`"), "{error}");
+    let error = host.fails(&["function", "swap", "gate", "--to", "9.9.9"]);
+    assert!(error.contains("no function version") && !error.contains("--tenant"), "{error}");
+    host.write("n.toml", "tenant = \"nobody\"\nname = \"edge\"\n[[function]]\nuse = \"gate\"\n");
+    let error = host.fails(&["chain", "apply", "n.toml"]);
+    assert!(error.contains("there is no tenant nobody") && !error.contains("--tenant"), "{error}");
 }
 
 /// Counts a packet under its own name, logs its first one, and lets all pass.
