@@ -44,7 +44,7 @@ impl Quota {
         ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((key, _)) => Err(Invalid::at(key, "0: no tenant could do anything")
-                .help("allowed: more than 0; leave it out for the default")),
+                .help("allowed: 1 and more; leave it out for the default")),
             None => Ok(()),
         }
     }

@@ -111,7 +111,7 @@ fn numbers_that_configurations_cannot_be_handed_on_with() {
         "name = \"edge\"\n[[function]]\nuse = \"a\"\n[function.config]\nrules = [ { rate = 1.5 }, { rate = nan } ]\n",
         r"
 NaN is no number
- --> file.toml:5:34
+ --> file.toml:5:36
   |
 5 | rules = [ { rate = 1.5 }, { rate = nan } ]
   |                                    ^^^
