@@ -87,6 +87,7 @@ fn parts(name: &str, config: &str, wasm: &[u8]) {
         let compiler = Compiler::Child {
             program: program(),
             arguments: vec!["__compile".to_owned()],
+            admission: vec!["__admit".to_owned()],
             timeout: Duration::from_secs(60),
         };
         let sandbox = Sandbox::new(SandboxConfig { compiler, ..SandboxConfig::default() })

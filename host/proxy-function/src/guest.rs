@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 use weir_exchange::{CallFault, Stream};
-use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, TABLES_MAX, Taken};
+use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, Memories, TABLES_MAX, Taken};
 
 use crate::body::{Open, Progress, Read, Written, error_of_call, length};
 use crate::function::{Linked, ProxyFunction};
@@ -84,7 +84,11 @@ impl Guest {
                 exchange: None,
             },
             outputs,
-            memory: Memory { taken: Taken::default(), limit: function.config().memory },
+            memory: Memory {
+                taken: Taken::default(),
+                limit: function.config().memory,
+                all: Memories::default(),
+            },
         }
     }
 
@@ -125,6 +129,7 @@ impl WasiHttpView for Guest {
 pub(crate) struct Memory {
     pub(crate) taken: Taken,
     limit: usize,
+    all: Memories,
 }
 
 impl Memory {
@@ -147,6 +152,7 @@ impl ResourceLimiter for Memory {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        self.all.grows(current);
         Ok(self.taken.memory(current, desired, maximum, self.limit))
     }
 
@@ -306,7 +312,7 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories() {
-        let mut memory = Memory { taken: Taken::default(), limit: 100 };
+        let mut memory = Memory { taken: Taken::default(), limit: 100, all: Memories::default() };
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(memory.memory_growing(0, 30, None).unwrap());
         // What is more than the module says itself, wasmtime refuses.
@@ -319,7 +325,7 @@ mod tests {
 
     #[test]
     fn memory_has_grown_when_half_of_what_there_was_to_take_is_taken() {
-        let mut memory = Memory { taken: Taken::new(60), limit: 100 };
+        let mut memory = Memory { taken: Taken::new(60), limit: 100, all: Memories::default() };
         assert!(!memory.is_grown(60));
         assert!(memory.memory_growing(60, 80, None).unwrap() && !memory.is_grown(60));
         assert!(memory.memory_growing(80, 81, None).unwrap() && memory.is_grown(60));

@@ -6,10 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::admit::{Admitted, Refused, admit};
+use crate::admit::{Admitted, Refused, UPLOAD_MAX, admit};
+use crate::compile::CompileError;
+use crate::compiler::{Compiler, run_child};
+use crate::function_cache::{put, take};
 
 /// Bytes of the components that are kept although nobody uses them any more, or yet.
 const RECENT_MAX: usize = 16 << 20;
+/// Bytes of what a child says of an upload: what it made of it, and what it found, of which a manifest has most.
+const ANSWER_MAX: usize = 2 * UPLOAD_MAX;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,19 +33,73 @@ impl Admissions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`admit`], unless it is known.
+    /// As [`admit`] by this compiler, unless it is known.
     ///
     /// # Errors
-    /// As [`admit`].
-    pub(crate) fn admit(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
+    /// As [`admit`], and when a child does not come to an end.
+    pub(crate) fn admit(
+        &self,
+        compiler: &Compiler,
+        upload: &[u8],
+    ) -> Result<Arc<Admitted>, Refused> {
         let hash = Sha256::digest(upload).into();
         if let Some(admitted) = self.inner().known.get(&hash).and_then(Weak::upgrade) {
             return Ok(admitted);
         }
-        let admitted = Arc::new(admit(upload)?);
+        let admitted = Arc::new(admit_by(compiler, upload)?);
         self.inner().insert(hash, &admitted);
         Ok(admitted)
     }
+}
+
+fn admit_by(compiler: &Compiler, upload: &[u8]) -> Result<Admitted, Refused> {
+    let Compiler::Child { program, admission, timeout, .. } = compiler else {
+        return admit(upload);
+    };
+    let answer =
+        run_child(program, admission, *timeout, upload, ANSWER_MAX).map_err(|error| match error {
+            CompileError::Io { .. } => {
+                Refused::because(format!("nobody can look at it now: {error}: push it again"))
+            }
+            CompileError::TooLong(_) => Refused::because(format!(
+                "it is not known whether it is valid: that takes longer than {timeout:?}: make it smaller, or split it"
+            )),
+            error => {
+                tracing::warn!("whether an upload is valid was not found out: {error}");
+                Refused::because(
+                    "it is not known whether it is valid: to find out takes too much memory or time: make it smaller, or split it",
+                )
+            }
+        })?;
+    read_answer(&answer, upload).unwrap_or_else(|| {
+        let program = program.display();
+        Err(Refused::because(format!("{program} did not answer with what it found")))
+    })
+}
+
+/// What the child of [`Compiler::Child`] says of an upload: what [`admit`] does, and the component if it is not the upload itself.
+#[must_use]
+pub fn answer_admission(upload: &[u8]) -> Vec<u8> {
+    let found = admit(upload);
+    let mut answer = Vec::new();
+    // Of strings and numbers: that cannot fail.
+    put(&mut answer, &serde_json::to_vec(&found).unwrap_or_default());
+    if let Ok(admitted) = &found
+        && *admitted.component != *upload
+    {
+        put(&mut answer, &admitted.component);
+    }
+    answer
+}
+
+/// Reads what [`answer_admission`] wrote of this upload; none when it is cut off.
+fn read_answer(mut answer: &[u8], upload: &[u8]) -> Option<Result<Admitted, Refused>> {
+    let mut found: Result<Admitted, Refused> = serde_json::from_slice(take(&mut answer)?).ok()?;
+    if let Ok(admitted) = &mut found {
+        let made = if answer.is_empty() { None } else { Some(take(&mut answer)?) };
+        admitted.component = made.unwrap_or(upload).into();
+    }
+    Some(found)
 }
 
 impl Inner {
@@ -70,9 +129,55 @@ mod tests {
             world: World::Window,
             saves: false,
             imports: Vec::new(),
+            memories_at_start: 0,
             memory_at_start: 0,
             manifest: None,
         })
+    }
+
+    #[test]
+    fn a_child_says_what_it_found_whole_or_not_at_all() {
+        let packet = r#"(component (instance $i) (export "weir:net/packet@0.1.0" (instance $i)))"#;
+        let packet = wat::parse_str(packet).unwrap();
+        let found = |answer: &[u8], upload: &[u8]| read_answer(answer, upload);
+        let answer = answer_admission(&packet);
+        let admitted = found(&answer, &packet).unwrap().unwrap();
+        assert_eq!((&*admitted.component, admitted.world), (&*packet, World::Window));
+        assert_eq!(admitted.hash, <[u8; 32]>::from(Sha256::digest(&packet)));
+        // What it made of an upload follows.
+        let mut answer_with_more = answer.clone();
+        put(&mut answer_with_more, b"made of it");
+        let admitted = found(&answer_with_more, &packet).unwrap().unwrap();
+        assert_eq!(*admitted.component, *b"made of it");
+        for length in (0..answer_with_more.len()).filter(|length| *length != answer.len()) {
+            assert!(found(&answer_with_more[..length], &packet).is_none(), "{length}");
+        }
+        let refused = found(&answer_admission(b"MZ"), b"MZ").unwrap().unwrap_err();
+        assert!(refused.to_string().contains("it is not WebAssembly"), "{refused}");
+    }
+
+    #[test]
+    fn a_child_that_comes_to_grief_or_cannot_be_had_admits_nothing() {
+        let by = |script: &str, timeout: u64| {
+            let compiler = Compiler::Child {
+                program: "/bin/sh".into(),
+                arguments: Vec::new(),
+                admission: vec!["-c".to_owned(), script.to_owned()],
+                timeout: std::time::Duration::from_secs(timeout),
+            };
+            admit_by(&compiler, b"upload").unwrap_err().to_string()
+        };
+        assert!(by("kill -9 $$", 60).contains("too much memory or time"));
+        assert!(by("exec cat", 60).contains("did not answer"));
+        assert!(by("exec sleep 60", 0).contains("takes longer than 0ns"));
+        let compiler = Compiler::Child {
+            program: "/nowhere".into(),
+            arguments: Vec::new(),
+            admission: Vec::new(),
+            timeout: std::time::Duration::from_secs(60),
+        };
+        let refused = admit_by(&compiler, b"upload").unwrap_err().to_string();
+        assert!(refused.contains("nobody can look at it now"), "{refused}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
@@ -19,6 +20,14 @@ pub const UPLOAD_MAX: usize = 64 << 20;
 const MEMORY_AT_START_MAX: u64 = 256 << 20;
 /// Core modules in a component; compilers and adapters make a handful.
 const MODULES_MAX: usize = 64;
+/// Imports of a component, and bytes of the name of one: they are kept, and shown. All of WASI 0.2 has forty.
+const IMPORTS_MAX: usize = 256;
+const IMPORT_NAME_MAX: usize = 256;
+/// Exports of one that are named to whoever exports none of ours.
+const EXPORTS_NAMED: usize = 16;
+/// Reasons that are told, and bytes of one.
+const REASONS_MAX: usize = 64;
+const REASON_MAX: usize = 4096;
 
 /// What a function may import.
 pub const ADMISSIBLE_IMPORTS: [&str; 3] =
@@ -47,7 +56,7 @@ const CONNECTION: &str = "weir:net/connection@0.1.0";
 const SNAPSHOT: &str = "weir:net/snapshot@0.1.0";
 
 /// The world a component implements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum World {
     /// `packet-function`: sees packets through a window.
     Window,
@@ -128,9 +137,10 @@ fn is_version_0_2(name: &str, interface: &str) -> bool {
 }
 
 /// An upload that may be compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Admitted {
     /// The component; for an uploaded core module, what was made of it.
+    #[serde(skip)]
     pub component: Arc<[u8]>,
     /// SHA-256 of `component`.
     pub hash: [u8; 32],
@@ -140,6 +150,8 @@ pub struct Admitted {
     pub saves: bool,
     /// Names of what it imports.
     pub imports: Vec<String>,
+    /// Linear memories it is instantiated with.
+    pub memories_at_start: u32,
     /// Bytes of linear memory it is instantiated with, and of tables, as far as they are whole Wasm pages.
     pub memory_at_start: u64,
     /// The text of `function.toml` that it carries.
@@ -147,7 +159,7 @@ pub struct Admitted {
 }
 
 /// An upload that may not run, and why.
-#[derive(Clone, Debug, Default, thiserror::Error)]
+#[derive(Clone, Debug, Default, thiserror::Error, Serialize, Deserialize)]
 #[error("refused: {}", reasons.join("; "))]
 pub struct Refused {
     /// What is wrong, and what to do about it; at least one.
@@ -159,16 +171,30 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn because(reason: impl Into<String>) -> Self {
+    pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], ..Self::default() }
+    }
+
+    /// The same with no more of each reason than somebody reads: they name what the upload names.
+    fn cut(mut self) -> Self {
+        self.reasons.truncate(REASONS_MAX);
+        for reason in &mut self.reasons {
+            reason.truncate(reason.floor_char_boundary(REASON_MAX));
+        }
+        self
     }
 }
 
-/// Looks at an upload: a component, or a core module that carries its component type.
+/// Looks at an upload: a component, or a core module that carries its component type. To validate one takes time and memory that its author
+/// decides about, many times its size: in a host, a child does it ([`crate::Sandbox::admit`]).
 ///
 /// # Errors
 /// All the reasons for which it may not run.
 pub fn admit(upload: &[u8]) -> Result<Admitted, Refused> {
+    look_at(upload).map_err(Refused::cut)
+}
+
+fn look_at(upload: &[u8]) -> Result<Admitted, Refused> {
     if upload.len() > UPLOAD_MAX {
         return Err(Refused::because(format!(
             "it has {} bytes; allowed are {UPLOAD_MAX}",
@@ -231,6 +257,13 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             Payload::End(_) => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section.into_iter().flatten() {
+                    let bytes = import.name.name.len();
+                    if found.imports.len() == IMPORTS_MAX || bytes > IMPORT_NAME_MAX {
+                        return Err(Refused::because(format!(
+                            "it has more than {IMPORTS_MAX} imports, or one whose name has more than {IMPORT_NAME_MAX} bytes: \
+                             no function needs those"
+                        )));
+                    }
                     if !matches!(import.ty, ComponentTypeRef::Instance(_)) {
                         found.reasons.push(import_reason(import.name.name, None));
                     }
@@ -294,6 +327,7 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
             world,
             saves: has(SNAPSHOT),
             imports: found.imports,
+            memories_at_start: u32::try_from(starts.memories()).unwrap_or(u32::MAX),
             memory_at_start,
             manifest: crate::manifest::embedded_manifest(&component),
             component,
@@ -337,7 +371,15 @@ fn world_reason(exports: &[String]) -> String {
             "it exports {export}, of another version of {package} than this host's, {version}: rebuild it with the SDK of this host's version"
         );
     }
-    let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+    let mut listed: Vec<String> = exports
+        .iter()
+        .take(EXPORTS_NAMED)
+        .map(|export| export[..export.floor_char_boundary(IMPORT_NAME_MAX)].to_owned())
+        .collect();
+    if exports.len() > EXPORTS_NAMED {
+        listed.push("...".to_owned());
+    }
+    let listed = if listed.is_empty() { "nothing".to_owned() } else { listed.join(", ") };
     let expected = World::ALL.map(World::interface).join(", ");
     format!(
         "it implements no world of weir:net@0.1.0: it exports {listed}, expected is one of {expected}"
@@ -402,6 +444,32 @@ mod tests {
             assert_eq!(World::Proxy.admits(import), may, "{import}");
         }
         assert!(!World::Message.admits("wasi:http/types@0.2.3"));
+    }
+
+    #[test]
+    fn imports_have_a_number_and_a_length_and_reasons_have_too() {
+        let component = |imports: usize, name: usize| {
+            let imports: String = (0..imports)
+                .map(|n| {
+                    let name = "a".repeat(name);
+                    format!("(import \"wasi:http/{name}{n}@0.2.0\" (instance $i{n}))")
+                })
+                .collect();
+            wat::parse_str(format!(
+                "(component {imports} (export \"wasi:http/incoming-handler@0.2.0\" (instance $i0)))"
+            ))
+            .unwrap()
+        };
+        assert_eq!(admit(&component(IMPORTS_MAX, 100)).unwrap().imports.len(), IMPORTS_MAX);
+        for component in [component(IMPORTS_MAX + 1, 1), component(1, IMPORT_NAME_MAX)] {
+            let refused = admit(&component).unwrap_err();
+            assert!(refused.to_string().contains("more than 256 imports"), "{refused}");
+        }
+        let exports: String = (0..1000)
+            .map(|n| format!("(export \"my:own/{}{n}\" (instance $i))", "a".repeat(1000)))
+            .collect();
+        let component = wat::parse_str(format!("(component (instance $i) {exports})")).unwrap();
+        assert!(reasons(&component).len() < 2 * REASON_MAX);
     }
 
     #[test]

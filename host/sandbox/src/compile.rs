@@ -222,12 +222,13 @@ impl Sandbox {
         instance
     }
 
-    /// As [`crate::admit`], once for all chains that use the upload: they share its bytes.
+    /// As [`crate::admit`], once for all chains that use the upload: they share its bytes. The configured [`Compiler`] looks at it: what a
+    /// component takes to validate is its author's to say.
     ///
     /// # Errors
-    /// As [`crate::admit`].
+    /// As [`crate::admit`], and when that takes too long or too much memory.
     pub fn admit(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
-        self.admissions.admit(upload)
+        self.admissions.admit(&self.config.compiler, upload)
     }
 
     /// Machine code for a component that a tenant uploaded; `hash` is its SHA-256. Compiled by
@@ -376,7 +377,7 @@ impl Sandbox {
                 .precompile_component(component)
                 .map(|code| (code, Pieces::new()))
                 .map_err(|e| CompileError::Component(format!("{e:#}"))),
-            Compiler::Child { program, arguments, timeout } => {
+            Compiler::Child { program, arguments, timeout, .. } => {
                 let order = function_cache::order(component, known);
                 let most = uploads.max(1).saturating_mul(COMPILED_MAX + PIECES_MAX).min(CODE_MAX);
                 let answer = run_child(program, arguments, *timeout, &order, most)?;
@@ -520,6 +521,7 @@ mod tests {
         let compiler = Compiler::Child {
             program: "/bin/false".into(),
             arguments: Vec::new(),
+            admission: Vec::new(),
             timeout: Duration::from_secs(60),
         };
         let sandbox = Sandbox::new(SandboxConfig { compiler, ..SandboxConfig::default() }).unwrap();

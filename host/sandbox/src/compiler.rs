@@ -23,10 +23,15 @@ pub enum Compiler {
         program: PathBuf,
         /// Its arguments.
         arguments: Vec<String>,
+        /// Its arguments to have it look at an upload instead, and write what [`crate::answer_admission`] says of that.
+        admission: Vec<String>,
         /// Time it has.
         timeout: Duration,
     },
 }
+
+/// Longest time between two looks at whether a child has ended.
+const LOOKS_AT_MOST: Duration = Duration::from_millis(5);
 
 /// Feeds the child and waits for it, for as long as it has, and for `most` bytes.
 pub(crate) fn run_child(
@@ -73,11 +78,13 @@ pub(crate) fn run_child(
             drop(child.wait());
         })?;
         let deadline = Instant::now() + timeout;
+        let mut pause = Duration::from_micros(200);
         let status = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break Ok(Some(status)),
                 Ok(None) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LOOKS_AT_MOST);
                 }
                 Ok(None) => {
                     drop(child.kill());

@@ -15,6 +15,7 @@ use weir_pool::Memory;
 use crate::fault::{Fault, FaultKind, Overdue, Violation};
 use crate::guard::Guard;
 use crate::host::Requests;
+use crate::memories::Memories;
 use crate::said::one_line;
 use crate::telemetry::{Level, Telemetry};
 use crate::ticker::{LOOKS, TICK};
@@ -339,6 +340,7 @@ pub struct Guest<S> {
     doubts: u32,
     /// What was made or grown while functions were instantiated.
     at_start: Taken,
+    memories: Memories,
     /// The last lines that were logged since [`Self::listen`].
     heard: Option<VecDeque<String>>,
 }
@@ -372,6 +374,7 @@ impl<S> Guest<S> {
             begun: None,
             doubts: 0,
             at_start: Taken::default(),
+            memories: Memories::default(),
             heard: None,
         }
     }
@@ -677,6 +680,7 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        self.memories.grows(current);
         Ok(self
             .taking()
             .is_none_or(|(taken, limit)| taken.memory(current, desired, maximum, limit)))

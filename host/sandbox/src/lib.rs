@@ -35,6 +35,7 @@ mod life;
 mod lines;
 mod loaded;
 mod manifest;
+mod memories;
 mod policy;
 mod said;
 mod serving;
@@ -46,6 +47,7 @@ mod ticker;
 mod trace;
 mod window;
 
+pub use admissions::answer_admission;
 pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Sandbox, SandboxConfig, giving};
@@ -63,6 +65,7 @@ pub use life::{Configure, Exports, Given, InstanceError, Snapshot, configure, on
 #[doc(hidden)]
 pub use lines::lines_of;
 pub use manifest::embedded_manifest;
+pub use memories::{Memories, memories};
 pub use policy::{FOLLOWING, Health, OnFault, PROBATION, Record, Treatment};
 pub use said::one_line;
 pub use shared_code::CODE_MAX;

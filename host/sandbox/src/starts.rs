@@ -12,18 +12,20 @@ use crate::guest::TABLE_ELEMENT;
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
     bytes: u64,
+    memories: u64,
     /// Instances of modules that come from elsewhere, as an import or another instance's export.
     strange: u64,
 }
 
 impl Start {
     /// Of a module that is not known: it is in the upload somewhere.
-    const STRANGE: Self = Self { bytes: 0, strange: 1 };
+    const STRANGE: Self = Self { bytes: 0, memories: 0, strange: 1 };
     /// Of a component that is not known. No tool makes such.
-    const ENDLESS: Self = Self { bytes: u64::MAX, strange: 0 };
+    const ENDLESS: Self = Self { bytes: u64::MAX, memories: u64::MAX, strange: 0 };
 
     fn add(&mut self, more: Self) {
         self.bytes = self.bytes.saturating_add(more.bytes);
+        self.memories = self.memories.saturating_add(more.memories);
         self.strange = self.strange.saturating_add(more.strange);
     }
 }
@@ -41,8 +43,8 @@ struct Level {
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
     levels: Vec<Level>,
-    /// The module that has most.
-    largest: u64,
+    /// What the modules have at most.
+    largest: Start,
     whole: Start,
 }
 
@@ -50,9 +52,15 @@ impl Starts {
     /// Bytes of linear memory and tables, all read, in whole Wasm pages: what its tables have of one more is nothing, since every language
     /// makes some.
     pub(crate) fn bytes(&self) -> u64 {
-        let Start { bytes, strange } = self.whole;
-        let bytes = bytes.saturating_add(strange.saturating_mul(self.largest));
+        let Start { bytes, strange, .. } = self.whole;
+        let bytes = bytes.saturating_add(strange.saturating_mul(self.largest.bytes));
         bytes - bytes % WASM_PAGE as u64
+    }
+
+    /// Linear memories, all read.
+    pub(crate) fn memories(&self) -> u64 {
+        let Start { memories, strange, .. } = self.whole;
+        memories.saturating_add(strange.saturating_mul(self.largest.memories))
     }
 
     /// What comes next.
@@ -64,7 +72,8 @@ impl Starts {
         if let Payload::End(_) = payload {
             let Some(Level { is_module, start, .. }) = self.levels.pop() else { return };
             if is_module {
-                self.largest = self.largest.max(start.bytes);
+                self.largest.bytes = self.largest.bytes.max(start.bytes);
+                self.largest.memories = self.largest.memories.max(start.memories);
             }
             match self.levels.last_mut() {
                 Some(around) if is_module => around.modules.push(start),
@@ -120,13 +129,13 @@ impl Level {
             Payload::MemorySection(section) => {
                 for memory in section.clone().into_iter().flatten() {
                     let bytes = memory.initial.saturating_mul(WASM_PAGE as u64);
-                    self.start.add(Start { bytes, strange: 0 });
+                    self.start.add(Start { bytes, memories: 1, strange: 0 });
                 }
             }
             Payload::TableSection(section) => {
                 for table in section.clone().into_iter().flatten() {
                     let bytes = table.ty.initial.saturating_mul(TABLE_ELEMENT as u64);
-                    self.start.add(Start { bytes, strange: 0 });
+                    self.start.add(Start { bytes, ..Start::default() });
                 }
             }
             Payload::InstanceSection(section) => {
@@ -221,6 +230,18 @@ mod tests {
             starts.read(&payload.unwrap());
         }
         starts.bytes() / weir_layout::WASM_PAGE as u64
+    }
+
+    #[test]
+    fn memories_count_as_often_as_their_module_is_instantiated_whatever_they_begin_with() {
+        let text = "(component (core module $m (memory 0) (memory 7)) (core module (memory 1))
+            (core instance (instantiate $m)) (core instance (instantiate $m)))";
+        let component = wat::parse_str(text).unwrap();
+        let mut starts = Starts::default();
+        for payload in Parser::new(0).parse_all(&component) {
+            starts.read(&payload.unwrap());
+        }
+        assert_eq!(starts.memories(), 4);
     }
 
     #[test]

@@ -140,13 +140,24 @@ pub(crate) enum Command {
     Man,
     /// Compile a component from standard input to standard output, for the host.
     #[command(name = "__compile", hide = true)]
-    Compile,
+    Compile(ChildArgs),
+    /// Say of an upload from standard input whether it may be compiled, for the host.
+    #[command(name = "__admit", hide = true)]
+    Admit(ChildArgs),
     /// Find lines of source in a component, both from standard input, for the host.
     #[command(name = "__lines", hide = true)]
-    Lines,
+    Lines(ChildArgs),
     /// Run a chain of message functions, for the host.
     #[command(name = "__message-worker", hide = true)]
     MessageWorker,
+}
+
+/// What a child of the host has to know.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    /// Cores that are the host's workers'.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) beside: Vec<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -93,6 +93,7 @@ impl Ordered {
                 },
                 saves: image.saves,
                 imports: Vec::new(),
+                memories_at_start: 0,
                 memory_at_start: image.memory_at_start,
                 manifest: None,
             }),

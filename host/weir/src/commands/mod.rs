@@ -31,7 +31,7 @@ use weir_packet_plane::PlaneError;
 use weir_sandbox::{CodeCache, Given, InstanceError};
 use weir_spec::{BenchReport, Chain, Document, Plane, ReplayReport};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{ChildArgs, Cli, Command};
 use crate::client::Client;
 use crate::render::{self, Output};
 
@@ -81,8 +81,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<bool> {
             render::print(&script)?;
         }
         Command::Man => render::print(&manual()?)?,
-        Command::Compile => compile()?,
-        Command::Lines => lines()?,
+        Command::Compile(args) => compile(&args)?,
+        Command::Admit(args) => admission(&args)?,
+        Command::Lines(args) => lines(&args)?,
         Command::MessageWorker => weir_message_worker::serve().map_err(anyhow::Error::msg)?,
     }
     Ok(true)
@@ -158,12 +159,29 @@ const COMPILE_TIME: u64 = 300;
 
 /// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
 /// takes only this process with it.
-fn compile() -> Result<()> {
+fn compile(args: &ChildArgs) -> Result<()> {
     limit(COMPILE_MEMORY, COMPILE_TIME)?;
+    step_back(&args.beside);
     let mut component = Vec::new();
     std::io::stdin().read_to_end(&mut component).context("reading the component")?;
     let code = weir_sandbox::Sandbox::precompile(&component)?;
     std::io::stdout().write_all(&code).context("writing the code")?;
+    Ok(())
+}
+
+/// Bytes of address space for the child that looks at an upload, of which the allocator reserves the first half at once, and seconds of CPU
+/// time.
+const ADMISSION_MEMORY: u64 = 2 << 30;
+const ADMISSION_TIME: u64 = 60;
+
+/// The child of [`weir_sandbox::Compiler::Child`] that looks at an upload before it is compiled.
+fn admission(args: &ChildArgs) -> Result<()> {
+    limit(ADMISSION_MEMORY, ADMISSION_TIME)?;
+    step_back(&args.beside);
+    let mut upload = Vec::new();
+    std::io::stdin().read_to_end(&mut upload).context("reading the upload")?;
+    let answer = weir_sandbox::answer_admission(&upload);
+    std::io::stdout().write_all(&answer).context("writing the answer")?;
     Ok(())
 }
 
@@ -173,8 +191,9 @@ const LINES_MEMORY: u64 = 2 << 30;
 const LINES_TIME: u64 = 5;
 
 /// The child of [`weir_sandbox::read_lines_in_children`].
-fn lines() -> Result<()> {
+fn lines(args: &ChildArgs) -> Result<()> {
     limit(LINES_MEMORY, LINES_TIME)?;
+    step_back(&args.beside);
     let mut question = Vec::new();
     std::io::stdin().read_to_end(&mut question).context("reading the question")?;
     let answer = weir_sandbox::read_lines(&question).context("that is no question")?;
@@ -190,6 +209,25 @@ fn limit(memory: u64, time: u64) -> Result<()> {
             .with_context(|| format!("limiting {resource:?} to {limit}"))?;
     }
     Ok(())
+}
+
+/// How far behind the host a child stands in line for the CPU: a tenth of what the host gets, where both want it.
+const NICE: i32 = 10;
+
+/// Leaves the CPU and the memory to the host where there is not enough for both, and these cores to its workers. None of that has to be had.
+fn step_back(workers: &[u16]) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let _ = rustix::process::setpriority_process(None, NICE);
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let Ok(mut cores) = sched_getaffinity(None) else { return };
+    for core in workers.iter().map(|core| usize::from(*core)) {
+        if core < CpuSet::MAX_CPU {
+            cores.unset(core);
+        }
+    }
+    if cores.count() > 0 {
+        let _ = sched_setaffinity(None, &cores);
+    }
 }
 
 /// `name:count` of what is not zero.

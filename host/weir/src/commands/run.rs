@@ -86,7 +86,8 @@ fn host(
     nics: &Nics,
 ) -> Result<()> {
     let config = &read.config;
-    weir_sandbox::read_lines_in_children(PROGRAM.into(), vec!["__lines".to_owned()]);
+    let child = |command: &str| child(command, &config.workers);
+    weir_sandbox::read_lines_in_children(PROGRAM.into(), child("__lines"));
     let sandbox = Sandbox::new(SandboxConfig {
         cache: Some(CodeCache::new(
             config.store.path.join("cache"),
@@ -95,7 +96,8 @@ fn host(
         )),
         compiler: Compiler::Child {
             program: PROGRAM.into(),
-            arguments: vec!["__compile".to_owned()],
+            arguments: child("__compile"),
+            admission: child("__admit"),
             timeout: config.api.compile_timeout.get(),
         },
         ..SandboxConfig::default()
@@ -110,6 +112,12 @@ fn host(
     let control =
         Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
     runtime.block_on(serve(&control, read, signals))
+}
+
+/// Arguments for a child that does this, on other cores than those of the workers.
+fn child(command: &str, workers: &Workers) -> Vec<String> {
+    let beside = workers.cores.iter().map(|core| format!("--beside={core}"));
+    [command.to_owned()].into_iter().chain(beside).collect()
 }
 
 /// Where the store is of a host with this configuration.

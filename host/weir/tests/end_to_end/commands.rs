@@ -114,6 +114,35 @@ fn the_compiling_child_refuses_what_is_no_component() {
 }
 
 #[test]
+fn a_child_leaves_cpu_and_memory_to_the_host() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["__admit", "--beside=0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It has done so before it reads.
+    let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
+    let nice =
+        || of("stat").rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap() == "10";
+    let cores = || {
+        let status = of("status");
+        let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let alone = own.lines().any(|line| line == "Cpus_allowed_list:\t0");
+    let stepped_back =
+        || nice() && of("oom_score_adj").trim() == "1000" && (alone || !cores().starts_with('0'));
+    while !stepped_back() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn completions_and_the_manual_name_the_commands_but_not_the_hidden_one() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in [&["completions", "bash"][..], &["completions", "zsh"], &["man"]] {

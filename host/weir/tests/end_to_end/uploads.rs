@@ -44,6 +44,54 @@ fn what_cannot_run_is_refused_with_its_reason_and_traffic_goes_on() {
     assert_eq!(host.running(), "1.0.0");
 }
 
+/// A component of a megabyte with so many instances of a component that it imports, of three bytes each: of each, a validator keeps all the
+/// 100,000 exports that the type has.
+fn large_to_validate(instances: usize) -> Vec<u8> {
+    fn number(mut n: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while n > 0x7f {
+            bytes.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    }
+    const EXPORTS: usize = 100_000;
+    let mut kind = vec![1, 0x41];
+    kind.extend(number(1 + EXPORTS));
+    kind.extend(b"\x01\x40\x00\x01\x00");
+    for n in 0..EXPORTS {
+        let name = format!("a{n}");
+        kind.extend([4, 0, name.len() as u8]);
+        kind.extend(name.as_bytes());
+        kind.extend([1, 0]);
+    }
+    let instances = [number(instances), [0, 0, 0].repeat(instances)].concat();
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    for (id, section) in [(7, kind), (10, b"\x01\x00\x01c\x04\x00".to_vec()), (5, instances)] {
+        component.push(id);
+        component.extend(number(section.len()));
+        component.extend(section);
+    }
+    component
+}
+
+#[test]
+fn what_takes_gigabytes_to_validate_takes_them_from_a_child() {
+    let host = Host::start(&config());
+    let peak = || {
+        let status = host.kernel_says("status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = peak();
+    host.write("f.wasm", large_to_validate(100));
+    let error = host.fails(&["function", "push", "f.wasm", "--name", "many"]);
+    assert!(error.contains("the upload is refused: "), "{error}");
+    let more = peak() - before;
+    assert!(more < 200 << 10, "the host has {more} KiB more");
+}
+
 #[test]
 fn what_takes_forever_to_compile_is_given_up_and_holds_up_no_other_tenant() {
     let host = Host::start(&config());
