@@ -374,7 +374,7 @@ impl Function {
                 true
             }
             Ok(Err(error)) => {
-                self.plan.telemetry.log(Level::Error, &format!("starting anew: {error}"));
+                self.plan.telemetry.fault(&format!("starting anew: {error}"));
                 self.repair(inner, now);
                 false
             }
@@ -409,7 +409,7 @@ impl Function {
     }
 
     fn log_fault(&self, fault: &Fault) {
-        self.plan.telemetry.log(Level::Error, &format!("fault: {fault}"));
+        self.plan.telemetry.fault(&format!("fault: {fault}"));
     }
 
     /// Puts it out of order, and has a new instance made meanwhile.

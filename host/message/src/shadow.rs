@@ -37,11 +37,11 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// The first differences, for people. A fault has lines of source in it, if there are any, which takes its time.
+    /// The first differences, for people. A fault has lines of source in it, if there are any, and once they are known.
     #[must_use]
     pub fn samples(&self) -> Vec<String> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        samples.into_iter().map(|sample| weir_sandbox::explain(&sample)).collect()
+        samples.into_iter().map(|sample| weir_sandbox::explain_soon(&sample)).collect()
     }
 
     /// What another process has found since the last time.

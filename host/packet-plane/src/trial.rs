@@ -354,7 +354,7 @@ impl Lane {
         context.ledger.counters.functions[function].faults += 1;
         context.violations.retain(|violation| violation.function != function);
         let plan = &version.staged.plan.functions[function];
-        plan.telemetry.log(weir_sandbox::Level::Error, &format!("fault in canary: {message}"));
+        plan.telemetry.fault(&format!("fault in canary: {message}"));
         let event = LaneEvent::RolledBack {
             function: plan.name.clone(),
             version: plan.version.clone(),

@@ -72,4 +72,4 @@ pub use shared_code::CODE_MAX;
 pub use state::{State, States, seed_of};
 pub use telemetry::{Level, LogLine, Said, Telemetry};
 pub use ticker::{Ticker, Ticking};
-pub use trace::{explain, read_lines, read_lines_in_children, told};
+pub use trace::{explain, explain_soon, read_lines, read_lines_in_children, told};

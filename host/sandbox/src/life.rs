@@ -15,6 +15,7 @@ use crate::fault::{Fault, size};
 use crate::guest::{Guest, Running, SAVED_MAX};
 use crate::host::Setup;
 use crate::said::one_line;
+use crate::trace::untagged;
 
 /// CPU time for `save` and `restore` of functions that have less for a burst or an event.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_millis(10);
@@ -111,7 +112,7 @@ impl InstanceError {
 
     fn refused<S>(store: &Store<Guest<S>>, place: usize, what: Given, message: &str) -> Self {
         let name = store.data().functions[place].name.clone();
-        Self::Refused { name, what, message: one_line(message).into_owned() }
+        Self::Refused { name, what, message: untagged(&one_line(message)) }
     }
 }
 

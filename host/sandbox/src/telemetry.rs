@@ -12,7 +12,7 @@ const LINES_KEPT: usize = 1000;
 /// Lines a function may write in a second, after [`LINES_BURST`] at once.
 const LINES_PER_SECOND: u64 = 100;
 const LINES_BURST: u64 = 200;
-/// Time after which no more lines are explained for one who looks; a function can write what looks like faults.
+/// Time after which no more lines are explained for one who looks.
 const EXPLAINING: Duration = Duration::from_secs(5);
 /// Names of counters and gauges a function may have, together.
 const NAMES_MAX: usize = 64;
@@ -42,6 +42,9 @@ pub struct LogLine {
     pub level: Level,
     /// The text, without control characters.
     pub message: String,
+    /// The host wrote it, about a fault of the function: places in code are told in it. What a function writes itself is never read as that.
+    #[serde(default)]
+    pub fault: bool,
 }
 
 /// What a function said about itself in another process since it was last asked.
@@ -77,8 +80,17 @@ impl Telemetry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line, or counts it as lost when the function floods.
+    /// Appends a line that the function wrote, or that is about it, or counts it as lost when the function floods.
     pub fn log(&self, level: Level, message: &str) {
+        self.append(level, message, false);
+    }
+
+    /// The same for what a fault of the function is told by.
+    pub fn fault(&self, message: &str) {
+        self.append(Level::Error, message, true);
+    }
+
+    fn append(&self, level: Level, message: &str, fault: bool) {
         let time = wall_clock();
         let mut inner = self.inner();
         let milliseconds = time / 1_000_000;
@@ -90,7 +102,7 @@ impl Telemetry {
             return;
         }
         inner.tokens -= 1000;
-        inner.keep(time, level, message);
+        inner.keep(LogLine { time, level, message: message.to_owned(), fault });
     }
 
     /// The lines kept, oldest first, and how many were lost to flooding. Faults have lines of source in them, where there are
@@ -101,7 +113,7 @@ impl Telemetry {
             .inner()
             .lines
             .iter()
-            .filter(|line| is_tagged(&line.message))
+            .filter(|line| line.fault && is_tagged(&line.message))
             .map(|line| line.message.clone())
             .collect();
         // Without the lock, for whoever logs meanwhile; the next one to look finds it done.
@@ -113,7 +125,7 @@ impl Telemetry {
             .collect();
         let mut inner = self.inner();
         for line in &mut inner.lines {
-            if let Some(text) = explained.get(&line.message) {
+            if let Some(text) = explained.get(&line.message).filter(|_| line.fault) {
                 line.message.clone_from(text);
             }
         }
@@ -180,7 +192,7 @@ impl Telemetry {
         let mut inner = self.inner();
         inner.lost = inner.lost.saturating_add(said.lost);
         for line in said.lines {
-            inner.keep(line.time, line.level, &line.message);
+            inner.keep(line);
         }
     }
 
@@ -198,12 +210,12 @@ impl Telemetry {
 }
 
 impl Inner {
-    fn keep(&mut self, time: u64, level: Level, message: &str) {
+    fn keep(&mut self, line: LogLine) {
         if self.lines.len() == LINES_KEPT {
             self.lines.pop_front();
         }
-        let message = one_line(message).into_owned();
-        self.lines.push_back(LogLine { time, level, message });
+        let message = one_line(&line.message).into_owned();
+        self.lines.push_back(LogLine { message, ..line });
     }
 
     fn check(&self, name: &str) -> Result<(), String> {
@@ -248,6 +260,19 @@ mod tests {
         assert_eq!(lines.len() as u64 + lost, 10_000);
         assert_eq!(lines[0].message, "line 0 with a break");
         telemetry.log(Level::Info, &"ä".repeat(10_000));
+    }
+
+    #[test]
+    fn what_a_function_writes_is_never_read_as_places_in_code() {
+        let telemetry = Telemetry::default();
+        // Of a component that is gone: nothing but names is left of what is a fault.
+        let text = "trap: x, in f [m#1+0x2]; code 00112233aabb";
+        telemetry.log(Level::Error, text);
+        telemetry.fault(text);
+        let other = Telemetry::default();
+        other.absorb(telemetry.take());
+        let lines: Vec<String> = other.lines().0.into_iter().map(|line| line.message).collect();
+        assert_eq!(lines, [text, "trap: x, in f"]);
     }
 
     #[test]

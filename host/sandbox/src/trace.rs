@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -86,7 +87,15 @@ pub fn read_lines_in_children(program: PathBuf, arguments: Vec<String>) {
 
 /// Texts that were explained lately, with what became of them, the newest first: a status is asked for again and again.
 static TOLD: Mutex<VecDeque<(String, String)>> = Mutex::new(VecDeque::new());
-const TOLD_MAX: usize = 32;
+const TOLD_MAX: usize = 256;
+
+/// Children that read line tables now: each is given a copy of a component, or of several.
+static READERS: AtomicUsize = AtomicUsize::new(0);
+const READERS_MAX: usize = 8;
+
+/// Texts that [`explain_soon`] was asked for, and that a thread explains one after the other. None: there is no such thread.
+static WAITING: Mutex<Option<VecDeque<String>>> = Mutex::new(None);
+const WAITING_MAX: usize = 64;
 
 /// A place in code.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,6 +164,11 @@ pub(crate) fn is_tagged(text: &str) -> bool {
     text.rsplit_once(CODE).is_some_and(|(before, _)| has_places(before))
 }
 
+/// What a function says, so that it is not taken for what [`tag`] makes.
+pub(crate) fn untagged(text: &str) -> String {
+    text.replace(CODE, "; code: ")
+}
+
 fn key(hash: [u8; 32]) -> String {
     hash[..6].iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -173,7 +187,8 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
 
 /// Makes lines of source of the places in a fault's text, as far as the component has line tables: the author's own lines, if there
 /// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds if children read
-/// ([`read_lines_in_children`]; when none can be started now, the text stays as it is, too): not for threads that carry packets or messages.
+/// ([`read_lines_in_children`]; when none can be started now, or enough are at it, the text stays as it is, too): not for threads that carry
+/// packets or messages.
 #[must_use]
 pub fn explain(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
@@ -187,19 +202,78 @@ pub fn explain(text: &str) -> String {
     }
     let explained = match READER.get() {
         None => places.explained(&components),
-        Some(reader) => match read_in_child(reader, text, places.codes, &components) {
-            Ok(lines) => lines.unwrap_or_else(|| places.explained(&[])),
-            Err(error) => {
-                // Nobody could be asked. The places stay, so that whoever reads it next asks again.
-                tracing::warn!("line tables are not read: {error}");
-                return text.to_owned();
+        Some(reader) => {
+            // The places stay where nobody can be asked, so that whoever reads it next asks again.
+            let Some(_reading) = Reading::begin() else { return text.to_owned() };
+            match read_in_child(reader, text, places.codes, &components) {
+                Ok(lines) => lines.unwrap_or_else(|| places.explained(&[])),
+                Err(error) => {
+                    tracing::warn!("line tables are not read: {error}");
+                    return text.to_owned();
+                }
             }
-        },
+        }
     };
     let mut told = told_before();
     told.truncate(TOLD_MAX - 1);
     told.push_front((text.to_owned(), explained.clone()));
     explained
+}
+
+/// The same for who has not only this text to show, and waits for none: where children read, what is not known yet is found out by a thread,
+/// for all who ask one text after the other, and has names only until then.
+#[must_use]
+pub fn explain_soon(text: &str) -> String {
+    let Some(places) = Places::of(text) else { return text.to_owned() };
+    if READER.get().is_none() || known(places.codes).is_empty() {
+        return explain(text);
+    }
+    if let Some((_, explained)) = told_before().iter().find(|(before, _)| before == text) {
+        return explained.clone();
+    }
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    match waiting.as_mut() {
+        Some(texts) if texts.len() == WAITING_MAX || texts.iter().any(|other| other == text) => {}
+        Some(texts) => texts.push_back(text.to_owned()),
+        None => {
+            let thread = std::thread::Builder::new().name("weir-lines".to_owned());
+            match thread.spawn(explain_waiting) {
+                Ok(_) => *waiting = Some(VecDeque::from([text.to_owned()])),
+                Err(error) => tracing::warn!("line tables are not read: no thread: {error}"),
+            }
+        }
+    }
+    places.explained(&[])
+}
+
+fn explain_waiting() {
+    loop {
+        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(text) = waiting.as_mut().and_then(VecDeque::pop_front) else {
+            *waiting = None;
+            return;
+        };
+        drop(waiting);
+        // It is kept for the next one who asks.
+        let _ = explain(&text);
+    }
+}
+
+/// One of those who may have a child read now.
+struct Reading;
+
+impl Reading {
+    fn begin() -> Option<Self> {
+        let one_more = |readers| (readers < READERS_MAX).then_some(readers + 1);
+        let begun = READERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        begun.ok().map(|_| Self)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a child of [`read_lines_in_children`] does: what the host asks in, what [`explain`] is to answer out. None: nobody asks that.
@@ -351,6 +425,59 @@ mod tests {
             "trap: x, in f [m#99999999999+0x2]; code 000000000000",
         ] {
             assert_eq!(explain(text), text);
+        }
+    }
+
+    #[test]
+    fn children_that_read_are_counted_and_who_shows_many_texts_waits_for_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let gate = directory.path().join("gate");
+        let script = format!(
+            "cat > /dev/null; while [ ! -e {} ]; do sleep 0.02; done; echo told",
+            gate.display()
+        );
+        read_lines_in_children("/bin/sh".into(), vec!["-c".to_owned(), script]);
+        let admitted = Arc::new(Admitted {
+            component: Vec::new().into(),
+            hash: [0xef; 32],
+            world: crate::World::Window,
+            saves: false,
+            imports: Vec::new(),
+            memories_at_start: 0,
+            memory_at_start: 0,
+            manifest: None,
+        });
+        remember(&admitted);
+        let text = |n: usize| {
+            let mut text = format!("trap: x, in f [m#{n}+0x1]");
+            tag(&mut text, [admitted.hash]);
+            text
+        };
+        let until = |what: &dyn Fn() -> bool| {
+            while !what() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        assert_eq!(explain_soon(&text(0)), "trap: x, in f");
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (1..READERS_MAX)
+                .map(|n| {
+                    scope.spawn(move || {
+                        explain(&format!("trap: x, in f [m#{n}+0x1]; code efefefefefef"))
+                    })
+                })
+                .collect();
+            until(&|| READERS.load(Ordering::Relaxed) == READERS_MAX);
+            // One too many, and one that need not wait for any of them.
+            assert_eq!(explain(&text(99)), text(99));
+            assert_eq!(explain_soon(&text(100)), "trap: x, in f");
+            std::fs::write(gate, "").unwrap();
+            for reader in readers {
+                assert_eq!(reader.join().unwrap().trim(), "told");
+            }
+        });
+        for n in [0, 100] {
+            until(&|| explain_soon(&text(n)).trim() == "told");
         }
     }
 

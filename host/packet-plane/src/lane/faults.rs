@@ -169,7 +169,7 @@ impl Lane {
         self.records[function].fault(now);
         let plan = &self.version.staged.plan.functions[function];
         let text = format!("fault: {}: {message}", kind.name());
-        plan.telemetry.log(weir_sandbox::Level::Error, &text);
+        plan.telemetry.fault(&text);
         let event = LaneEvent::Fault {
             function: plan.name.clone(),
             version: plan.version.clone(),

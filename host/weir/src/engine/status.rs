@@ -288,7 +288,7 @@ fn trial_status(trial: &weir_packet_plane::TrialStatus) -> Option<TrialStatus> {
         verdicts_differ: shadow.verdicts_differ,
         bytes_differ: shadow.bytes_differ,
         samples: shadow.samples,
-        fault: shadow.fault.map(|fault| weir_sandbox::explain(&fault)),
+        fault: shadow.fault.map(|fault| weir_sandbox::explain_soon(&fault)),
     })
 }
 

@@ -269,6 +269,8 @@ fn of_a_shadow() {
     bad.push(&host, "2.0.0");
     host.ok(&["function", "swap", "gate", "--to", "2.0.0", "--shadow"]);
     host.wait_for("the shadow faults", |host| host.ok(&["status"]).contains("it faulted"));
+    // What is still to be read holds up no status.
+    host.wait_for("its line is told", |host| host.ok(&["status"]).lines().any(|l| bad.is_fault(l)));
     bad.is_told_in(&host.ok(&["status"]));
 }
 
@@ -314,6 +316,7 @@ fn messages(mode: &str) {
         assert_eq!(curl(&[&format!("{web}/trap")]).0, 200);
         host.ok(&["status"]).contains("fault: trap")
     });
+    host.wait_for("its line is told", |host| host.ok(&["status"]).lines().any(|l| bad.is_fault(l)));
     bad.is_told_in(&host.ok(&["status"]));
     host.ok(&["function", "rollback", "gate"]);
 
