@@ -283,15 +283,20 @@ pub(super) async fn log(
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
     InQuery(query): InQuery<LogQuery>,
-) -> Result<Json<FunctionLog>, Problem> {
+) -> Result<Response, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    let mut log = api.run(move |control| control.function_log(&id)).await?;
-    if let Some(since) = query.since {
-        log.lines.retain(|line| line.time >= since);
-    }
-    if let Some(limit) = query.limit {
-        let others = log.lines.len().saturating_sub(limit);
-        log.lines.drain(..others);
-    }
-    Ok(Json(log))
+    let place = api.places.log(&caller).await;
+    let log = move |control: &Control| {
+        let _place = place;
+        let mut log = control.function_log(&id)?;
+        if let Some(since) = query.since {
+            log.lines.retain(|line| line.time >= since);
+        }
+        if let Some(limit) = query.limit {
+            let others = log.lines.len().saturating_sub(limit);
+            log.lines.drain(..others);
+        }
+        Ok(log)
+    };
+    api.show(&caller, log).await
 }

@@ -64,6 +64,10 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         Some(Peer::Local) => Some(Caller::local()),
         Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
+    let _place = match caller.as_ref().map(|caller| api.places.request(caller)).transpose() {
+        Ok(place) => place,
+        Err(refused) => return closing(refused),
+    };
     match caller {
         Some(caller) => {
             if !request.method().is_safe() {
@@ -74,10 +78,16 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         None if open => {}
         None => {
             let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
-            return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+            return closing(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
         }
     }
     next.run(request).await
+}
+
+/// An answer that is the last one of its connection: others may have it.
+fn closing(problem: Problem) -> Response {
+    let close = [(header::CONNECTION, "close")];
+    (close, problem).into_response()
 }
 
 /// Lets a request through that changes something, if it may, and notes whose it was.

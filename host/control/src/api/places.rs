@@ -17,6 +17,11 @@ const UPLOADS: usize = 2;
 const CHANGES: usize = 4;
 /// Traces, which have a thread as long as they last; further ones wait without.
 const TRACES: usize = 2;
+/// Requests of all kinds, those that wait for a place among them; further ones are refused. Each has one of the connections that there are
+/// for all.
+const REQUESTS: usize = 64;
+/// Logs that are read, of which the lines of faults may be looked up; further ones wait.
+const LOGS: usize = 1;
 /// Large answers that are made, or not yet taken; further ones wait.
 const ANSWERS: usize = 4;
 /// Streams of events and taps, which last as long as their client likes; further ones are refused.
@@ -30,9 +35,11 @@ pub(super) type Place = Option<OwnedSemaphorePermit>;
 /// See the module.
 #[derive(Clone)]
 pub(super) struct Places {
+    requests: ByTenant,
     uploads: ByTenant,
     changes: ByTenant,
     traces: ByTenant,
+    logs: ByTenant,
     answers: ByTenant,
     streams: ByTenant,
     all_streams: Arc<Semaphore>,
@@ -41,9 +48,11 @@ pub(super) struct Places {
 impl Default for Places {
     fn default() -> Self {
         Self {
+            requests: ByTenant::new(REQUESTS),
             uploads: ByTenant::new(UPLOADS),
             changes: ByTenant::new(CHANGES),
             traces: ByTenant::new(TRACES),
+            logs: ByTenant::new(LOGS),
             answers: ByTenant::new(ANSWERS),
             streams: ByTenant::new(STREAMS),
             all_streams: Arc::new(Semaphore::new(STREAMS_IN_ALL)),
@@ -52,6 +61,21 @@ impl Default for Places {
 }
 
 impl Places {
+    /// Lets this caller have one request more.
+    ///
+    /// # Errors
+    /// When it has too many.
+    #[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
+    pub(super) fn request(&self, caller: &Caller) -> Result<Place, Problem> {
+        let Some(tenant) = caller.own_tenant() else { return Ok(None) };
+        self.requests.of(tenant).try_acquire_owned().map(Some).map_err(|_| {
+            let detail = format!(
+                "tenant {tenant} has {REQUESTS} requests under way already: wait for one of them"
+            );
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many", detail)
+        })
+    }
+
     /// Waits until something may be uploaded for this tenant, by whomever.
     pub(super) async fn upload(&self, tenant: &Name) -> Place {
         self.uploads.wait(Some(tenant)).await
@@ -65,6 +89,11 @@ impl Places {
     /// Waits until this caller may trace.
     pub(super) async fn trace(&self, caller: &Caller) -> Place {
         self.traces.wait(caller.own_tenant()).await
+    }
+
+    /// Waits until this caller may read a log.
+    pub(super) async fn log(&self, caller: &Caller) -> Place {
+        self.logs.wait(caller.own_tenant()).await
     }
 
     /// Waits until this caller may be shown something that may be large.

@@ -38,6 +38,10 @@ async fn the_socket_is_the_owners_and_tcp_wants_a_token() {
         assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");
         let remote = talk(&mut TcpStream::connect(address).unwrap(), &format!("{STATUS}\r\n"));
         assert!(remote.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{remote}");
+        // Whoever has no token keeps no connection.
+        let stays = STATUS.replace("Connection: close\r\n", "\r\n");
+        let remote = talk(&mut TcpStream::connect(address).unwrap(), &stays);
+        assert!(remote.to_lowercase().contains("connection: close"), "{remote}");
         let token = "Authorization: Bearer acme-viewer-token\r\n\r\n";
         let remote = talk(&mut TcpStream::connect(address).unwrap(), &format!("{STATUS}{token}"));
         assert!(remote.starts_with("HTTP/1.1 200 OK\r\n"), "{remote}");

@@ -73,12 +73,13 @@ async fn requests_that_wait_leave_threads_for_others() {
     let requests = [
         ("deploy acme/a", "PUT", "/v1/chains/a", chain("a")),
         ("trace acme/a", "POST", "/v1/chains/a/trace", json!({"packets": 1, "seconds": 60})),
+        ("log acme/a", "GET", "/v1/functions/f/log", Value::Null),
     ];
     for (held, method, path, body) in requests {
         let waiting = host.engine.hold(held);
         // More than the runtime has threads for what blocks.
         let all: Vec<_> = (0..600).map(|_| begin(&host, method, path, body.clone())).collect();
-        host.engine.wait_for(held, if method == "PUT" { 1 } else { 2 });
+        host.engine.wait_for(held, if method == "POST" { 2 } else { 1 });
         tokio::time::sleep(Duration::from_millis(300)).await;
         let answer = in_time(host.ask("GET", "/v1/status", None)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
@@ -87,6 +88,31 @@ async fn requests_that_wait_leave_threads_for_others() {
         all.iter().for_each(JoinHandle::abort);
         drop(waiting);
     }
+}
+
+/// Each has one of the connections that there are for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_so_many_requests_under_way_and_no_more_of_them_wait() {
+    let host = host().await;
+    let held = host.engine.hold("deploy acme/a");
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..65 {
+        let waiting = begin(&host, "PUT", "/v1/chains/a", chain("a"));
+        all.spawn(async move { waiting.await.unwrap() });
+    }
+    let refused = in_time(all.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.headers[header::CONNECTION], "close");
+    let (code, detail) = refused.problem(429);
+    assert_eq!(code, "too-many");
+    assert!(detail.contains("tenant acme has 64 requests"), "{detail}");
+    // Nobody else is concerned.
+    let admin = host.ask_with("everybodys-admin-token", "GET", "/v1/status", None);
+    assert_eq!(in_time(admin).await.status, StatusCode::OK);
+    drop(held);
+    while let Some(answer) = in_time(all.join_next()).await {
+        assert_eq!(answer.unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(host.ask_with(VIEWER, "GET", "/v1/status", None).await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
