@@ -50,6 +50,7 @@ fn report(admitted: Result<impl Borrow<Admitted>, Refused>) -> CheckReport {
                 imports: admitted.imports.clone(),
                 reasons,
                 memory_bytes: admitted.memory_at_start,
+                memories: admitted.memories_at_start,
                 saves: admitted.saves,
                 manifest: admitted.manifest.clone(),
             }

@@ -228,6 +228,10 @@ impl Control {
             self.check_no_trial(&state, tenant, chain)?;
         }
         quota::check_chain(&self.quota(), &state, &id, &chain)?;
+        let late = self.late_functions(&state, &id, &chain, &versions).next();
+        late.map_or(Ok(()), |(index, invalid)| Err(invalid.within_array("function", index)))?;
+        let memories = self.memories(&state, &id, &chain, versions.iter());
+        self.check_memories(&state, tenant, &BTreeMap::from([(id.clone(), memories)]))?;
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
         let notes: Vec<String> = echo(&deployment).into_iter().collect();
         self.store.has_room()?;
@@ -383,6 +387,7 @@ impl Control {
         match deployed {
             Ok(_) => {
                 self.failed().remove(id);
+                self.note_late(&state, id, &record.chain, &versions);
                 for index in 0..record.chain.functions.len() {
                     self.restore_trial(id, index);
                 }
@@ -592,6 +597,89 @@ impl Control {
         Ok(())
     }
 
+    /// Linear memories of a chain with these versions, all its instances together. Components of `wasi:http` have theirs for a request.
+    pub(crate) fn memories<'v>(
+        &self,
+        state: &State,
+        id: &ChainId,
+        chain: &Chain,
+        versions: impl Iterator<Item = &'v Version>,
+    ) -> u64 {
+        let lanes = chain.workers.of(self.workers);
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        let own = |listener: &&Listener| {
+            listener.tenant == id.tenant && listener.chain.as_ref() == Some(&id.name)
+        };
+        let parts = self.threads * listeners.iter().filter(own).count().max(1);
+        // That of what calls the functions of packets one after the other.
+        let (mut sum, mut runner) = (0, 0);
+        for (function, version) in chain.functions.iter().zip(versions) {
+            let name = function.function.as_ref().map(|name| FunctionId::new(&id.tenant, name));
+            let record = name.and_then(|name| state.functions.get(&name)?.versions.get(version));
+            let Some(report) = record.map(|record| &record.report) else { continue };
+            let memories = u64::from(report.memories.max(1));
+            match report.world {
+                Some(World::WasiHttpProxy) => {}
+                Some(world) if world.of_messages() => sum += memories * parts as u64,
+                _ => {
+                    sum += memories * lanes as u64;
+                    runner = lanes as u64;
+                }
+            }
+        }
+        sum + runner
+    }
+
+    /// Whether a tenant's chains may have so many linear memories: these instead of what they have.
+    pub(crate) fn check_memories(
+        &self,
+        state: &State,
+        tenant: &Name,
+        wanted: &BTreeMap<ChainId, u64>,
+    ) -> Result<(), ControlError> {
+        let (mut had, mut then) = (0, 0);
+        for (id, record) in state.chains.iter().filter(|(id, _)| id.tenant == *tenant) {
+            let versions = record.running.iter().map(|running| &running.version);
+            let functions = record.chain.functions.iter().filter_map(|f| f.function.as_ref());
+            // What is tried has instances of all of the chain.
+            let is_tried = functions.clone().any(|name| {
+                let record = state.functions.get(&FunctionId::new(tenant, name));
+                record.is_some_and(|record| record.trial.is_some())
+            });
+            let has = self.memories(state, id, &record.chain, versions) * (1 + u64::from(is_tried));
+            had += has;
+            then += if wanted.contains_key(id) { 0 } else { has };
+        }
+        let wanted: u64 = wanted.values().sum();
+        quota::check_memories(&self.quota(), tenant, had, then + wanted)
+    }
+
+    /// Functions of a chain, by place, that want more time than this host gives them, and what is to be said of that.
+    fn late_functions<'a>(
+        &self,
+        state: &'a State,
+        id: &'a ChainId,
+        chain: &'a Chain,
+        versions: &'a [Version],
+    ) -> impl Iterator<Item = (usize, Invalid)> + 'a {
+        let quota = self.quota();
+        let functions = chain.functions.iter().zip(versions).enumerate();
+        functions.filter_map(move |(index, (function, version))| {
+            let name = FunctionId::new(&id.tenant, function.function.as_ref()?);
+            let report = &state.functions.get(&name)?.versions.get(version)?.report;
+            Some((index, quota::check_deadline(&quota, function, report).err()?))
+        })
+    }
+
+    /// A chain that was applied when the host gave more runs all the same.
+    fn note_late(&self, state: &State, id: &ChainId, chain: &Chain, versions: &[Version]) {
+        let most = self.quota().deadline;
+        for (index, invalid) in self.late_functions(state, id, chain, versions) {
+            let name = label(state, id, index);
+            self.note(id, format!("function {name} of chain {} has {most}: {invalid}", id.name));
+        }
+    }
+
     fn deployment(
         &self,
         state: &State,
@@ -653,7 +741,12 @@ impl Control {
             Entry::Occupied(there) => Arc::clone(there.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(self.store.wasm(&record.digest)?)),
         };
-        Ok(function.resolve(&manifest, Some(version.clone()), wasm)?)
+        let mut resolved = function.resolve(&manifest, Some(version.clone()), wasm)?;
+        if record.report.world != Some(World::WasiHttpProxy) {
+            // What is applied says no more than that; a chain that is stored may.
+            resolved.deadline = resolved.deadline.min(self.quota().deadline);
+        }
+        Ok(resolved)
     }
 }
 

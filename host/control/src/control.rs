@@ -37,8 +37,9 @@ pub struct Control {
     /// What may be changed while running.
     pub(crate) watch_for: RwLock<Duration>,
     quota: RwLock<Quota>,
-    /// Workers that the host has.
+    /// Workers that the host has, and threads of its gateway.
     pub(crate) workers: usize,
+    pub(crate) threads: usize,
     pub(crate) ports: Vec<Port>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
     /// Swaps whose new version is watched.
@@ -99,6 +100,7 @@ impl Control {
             watch_for: RwLock::new(config.rollout.watch.get()),
             quota: RwLock::new(config.quota.clone()),
             workers: config.workers.number(),
+            threads: usize::from(config.gateway.threads),
             ports: config.ports.clone(),
             listeners: RwLock::new(config.listeners.clone()),
             watches: Mutex::default(),

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
-use weir_spec::{CheckReport, Document, Manifest, Name, State as Keeps, VersionSchema};
+use weir_spec::{CheckReport, Document, Manifest, Name, Quota, State as Keeps, VersionSchema};
 
 use crate::control::Control;
 use crate::engine::{EngineError, FunctionLog};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::quota;
-use crate::store::{FunctionId, FunctionRecord, State, VersionRecord};
+use crate::store::{FunctionId, FunctionRecord, State, VersionRecord, hex};
 use crate::time;
+
+/// Characters of a version that is pushed: it is in the log, in events, and in each chain that has it.
+const VERSION_MAX: usize = 128;
 
 /// A function, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -221,38 +225,31 @@ impl Control {
         if !reasons.is_empty() {
             return Err(ControlError::Upload { reasons });
         }
+        let wanted = version.or(manifest.version);
+        let taken = |state: &State, digest: &str| {
+            let bytes = wasm.len() as u64;
+            version_of(&self.quota(), state, id, wanted.as_ref(), digest, bytes, &report)
+        };
+        // Before the compiler has its time and the code its place on the disk; and again then, since others push, too.
+        taken(&self.store.state(), &hex(&Sha256::digest(wasm)))?;
         let compiled_in = self.engine.compile(wasm).map_err(|error| match error {
             EngineError::Refused(reason) => ControlError::Upload { reasons: vec![reason] },
             error => error.into(),
         })?;
-        let wanted = version.or(manifest.version);
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         // Compiling took its time; the tenant may have been removed.
         self.tenant_exists(&id.tenant)?;
-        let quota = self.quota();
         let pushed = self.store.add_wasm(wasm, |state, digest| {
-            let allowed = quota::check_version(&quota, state, id, wasm.len() as u64, &report);
+            let version = taken(state, digest)?;
             let slot = state.functions.entry(id.clone()).or_default();
-            let known = |v: &Version| slot.versions.get(v).map(|record| record.digest == digest);
-            let version = match wanted {
-                Some(version) => version,
-                None => next_version(slot, digest),
-            };
-            match known(&version) {
-                Some(true) => return Ok((shown(&version, &slot.versions[&version]), false)),
-                Some(false) => {
-                    return Err(ControlError::Conflict(format!(
-                        "function {} has a version {version} with other content, and versions do not change: push it under another version",
-                        id.name
-                    )));
-                }
-                None => allowed?,
+            if let Some(there) = slot.versions.get(&version) {
+                return Ok::<_, ControlError>((shown(&version, there), false));
             }
             let record = VersionRecord {
                 digest: digest.to_owned(),
                 bytes: wasm.len() as u64,
-                report,
+                report: report.clone(),
                 created: time::milliseconds(),
                 withdrawn: None,
             };
@@ -365,6 +362,43 @@ pub(crate) fn manifest_of(report: &CheckReport) -> Result<Manifest, ControlError
             Err(ControlError::Upload { reasons: vec![format!("its manifest is wrong: {error}")] })
         }
     }
+}
+
+/// Which version an upload becomes, or is already: the one that is wanted, or else the next. One that is there has the same content.
+fn version_of(
+    quota: &Quota,
+    state: &State,
+    id: &FunctionId,
+    wanted: Option<&Version>,
+    digest: &str,
+    bytes: u64,
+    report: &CheckReport,
+) -> Result<Version, ControlError> {
+    let record = state.functions.get(id);
+    let version = match (wanted, record) {
+        (Some(version), _) => version.clone(),
+        (None, Some(record)) => next_version(record, digest),
+        (None, None) => next_version(&FunctionRecord::default(), digest),
+    };
+    match record.and_then(|record| record.versions.get(&version)) {
+        Some(there) if there.digest == digest => return Ok(version),
+        Some(_) => {
+            return Err(ControlError::Conflict(format!(
+                "function {} has a version {version} with other content, and versions do not change: push it under another version",
+                id.name
+            )));
+        }
+        None => {}
+    }
+    let characters = version.to_string().len();
+    if characters > VERSION_MAX {
+        let reason = format!(
+            "its version has {characters} characters; allowed are {VERSION_MAX}: shorten what is behind the numbers"
+        );
+        return Err(ControlError::Upload { reasons: vec![reason] });
+    }
+    quota::check_version(quota, state, id, bytes, report)?;
+    Ok(version)
 }
 
 /// The version of an upload that does not say: that of the same content, or the patch after the highest.

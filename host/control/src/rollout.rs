@@ -31,6 +31,7 @@ use crate::engine::{ChainId, EngineError, Published, TrialKind, Way};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{function_mut, no_function, no_version};
+use crate::quota;
 use crate::store::{FunctionId, Running, State, Trial};
 
 use trial::forget_trial;
@@ -177,6 +178,14 @@ impl Control {
                 other.name, id.name, other.name, other.name
             )));
         }
+        for place in &places {
+            let function = &state.chains[&place.chain].chain.functions[place.index];
+            // A chain that says more itself was told so when it was deployed.
+            if function.deadline.is_none() {
+                quota::check_deadline(&self.quota(), function, &record.versions[to].report)?;
+            }
+        }
+        self.check_swapped_memories(&state, id, &places, to, mode)?;
         self.store.has_room()?;
         match (&record.trial, mode) {
             (Some(trial), SwapMode::Full) if trial.version == *to => {
@@ -201,6 +210,29 @@ impl Control {
             }
             SwapMode::Try(kind) => self.begin_trial(&state, id, &places, from, to, kind),
         }
+    }
+
+    /// Whether the chains may have the memories of a version, or those of a trial of it beside what they have.
+    fn check_swapped_memories(
+        &self,
+        state: &State,
+        id: &FunctionId,
+        places: &[Place],
+        to: &Version,
+        mode: SwapMode,
+    ) -> Result<(), ControlError> {
+        let memories = places.iter().map(|place| {
+            let record = &state.chains[&place.chain];
+            let functions = record.chain.functions.iter().zip(&record.running);
+            let versions = functions.map(|(function, running)| match &function.function {
+                Some(name) if *name == id.name => to,
+                _ => &running.version,
+            });
+            let memories = self.memories(state, &place.chain, &record.chain, versions);
+            let beside = if mode == SwapMode::Full { 1 } else { 2 };
+            (place.chain.clone(), memories * beside)
+        });
+        self.check_memories(state, &id.tenant, &memories.collect())
     }
 
     /// Ends a trial, or brings back the version before the running one.

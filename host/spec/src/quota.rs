@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Size;
 use crate::invalid::Invalid;
+use crate::manifest::limits;
+use crate::{Period, Size};
 
 /// `[quota]`: for each tenant. What is there already stays when these are lowered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +18,14 @@ pub struct Quota {
     pub wasm: Size,
     /// Chains.
     pub chains: u32,
-    /// Bytes of what all chains configure their functions with, and of all manifests: they are kept in memory.
+    /// Bytes of what all chains configure their functions with, of all manifests and names of imports: they are kept in memory.
     pub configuration: Size,
+    /// Linear memories of the functions of all chains that are deployed, on all workers. Each takes 4 GiB of the 128 TiB of addresses that
+    /// the host has.
+    pub memories: u32,
+    /// CPU time that chains and manifests may give a function for a burst or an event: all who share its worker, or its gateway's thread,
+    /// wait for it. Not of components of `wasi:http`, which have threads of their own.
+    pub deadline: Period,
 }
 
 impl Default for Quota {
@@ -29,18 +36,22 @@ impl Default for Quota {
             wasm: Size::mebibytes(8192),
             chains: 4096,
             configuration: Size::mebibytes(64),
+            memories: 8192,
+            deadline: Period::milliseconds(50),
         }
     }
 }
 
 impl Quota {
     pub(crate) fn check(&self) -> Result<(), Invalid> {
+        limits::deadline(self.deadline).map_err(|e| e.within("deadline"))?;
         let counts = [
             ("functions", self.functions.into()),
             ("versions", self.versions.into()),
             ("wasm", self.wasm.get()),
             ("chains", self.chains.into()),
             ("configuration", self.configuration.get()),
+            ("memories", self.memories.into()),
         ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((key, _)) => Err(Invalid::at(key, "0: no tenant could do anything")

@@ -139,6 +139,9 @@ pub struct CheckReport {
     /// Bytes of linear memory it is instantiated with.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// Linear memories it is instantiated with; 0: it was uploaded before that was counted, or is refused.
+    #[serde(default)]
+    pub memories: u32,
     /// Whether it carries private state over swaps (exports `snapshot`).
     #[serde(default)]
     pub saves: bool,

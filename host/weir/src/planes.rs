@@ -41,6 +41,20 @@ fn lost(error: EngineError) -> EngineError {
     }
 }
 
+/// Linear memories of functions in this process from which on nothing is deployed: of 31,000 that there are addresses for, the rest is for
+/// what is being made ready then, and for instances that take the place of ones that faulted.
+const MEMORIES: usize = 24 << 10;
+
+/// Whether there are addresses for another chain, or version.
+fn has_room(memories: usize) -> Result<(), EngineError> {
+    if memories < MEMORIES {
+        return Ok(());
+    }
+    Err(EngineError::Exhausted(format!(
+        "the functions of all chains have {memories} linear memories, and from {MEMORIES} on no more are made, so that there are some for functions that start anew: remove chains (`memories` in [quota] bounds what a tenant has)"
+    )))
+}
+
 /// See the module.
 pub(crate) struct Planes {
     pub(crate) packets: PlaneEngine,
@@ -66,6 +80,7 @@ impl Engine for Planes {
     }
 
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError> {
+        has_room(weir_sandbox::memories())?;
         let Deployment { id, chain, mut functions } = deployment;
         let messages = functions.split_off(self.first_of_messages(&functions)?);
         self.messages.check_protocols(&id, &messages, functions.len())?;
@@ -118,6 +133,9 @@ impl Engine for Planes {
         function: ResolvedFunction,
         way: Way,
     ) -> Result<Published, EngineError> {
+        if way == Way::Forward {
+            has_room(weir_sandbox::memories())?;
+        }
         if self.messages.has_function(chain, &function.label) {
             return explained(self.messages.swap(chain, function, way));
         }
@@ -130,6 +148,7 @@ impl Engine for Planes {
         function: ResolvedFunction,
         kind: TrialKind,
     ) -> Result<Published, EngineError> {
+        has_room(weir_sandbox::memories())?;
         let of_messages = self.messages.has_function(chain, &function.label);
         let other = if of_messages {
             self.packets.has_trial(chain)

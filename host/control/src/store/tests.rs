@@ -177,7 +177,7 @@ fn records_are_what_the_format_says() {
 
     const PREFIX: &str = "#/components/schemas/";
     const KNOWN: (u32, &str) =
-        (3, "815b9f7529e86af0f9168c48e6fe7176baa4ce432284464407e8d045a0278225");
+        (3, "b688dc9bb0190cd29d5acb5fbf64021d0ee98c2096ae3a9ec91e780ff06b6629");
     /// Leaves words out, and finds what else is referred to.
     fn look(schema: &mut Value, others: &mut Vec<String>) {
         match schema {

@@ -95,6 +95,7 @@ async fn a_tenant_keeps_no_more_than_its_quota() {
     assert!(detail.contains("has 2 functions") && detail.contains("`functions`"), "{detail}");
     let detail = forbidden("/v1/functions/g/versions", &"x".repeat(60)).await;
     assert!(detail.contains("have 33 bytes, this one 68"), "{detail}");
+    assert_eq!(host.engine.asked("compile 68"), 0, "for nothing");
     // What is there is no push of something new.
     assert_eq!(host.push("/v1/functions/f/versions", "one").await.status, StatusCode::OK);
     let put = async |name: &str| {
@@ -134,8 +135,69 @@ async fn a_tenant_keeps_no_more_than_its_quota() {
 }
 
 #[tokio::test]
+async fn a_tenants_functions_have_so_many_memories_and_no_more() {
+    let quota = crate::common::CONFIG.replace("[rollout]", "[quota]\nmemories = 5\n[rollout]");
+    let host = Host::on(tempfile::tempdir().unwrap(), &quota);
+    host.with_chains(&["one", "two"]).await;
+    // Each has one for its function, and one for what calls it.
+    let chain = json!({"name": "three", "function": [{"use": "f"}]});
+    let answer = host.ask("PUT", "/v1/chains/three", Some(chain)).await;
+    let (code, detail) = answer.problem(403);
+    assert_eq!(code, "forbidden");
+    assert!(detail.contains("have 4 linear memories, with this they would have 6"), "{detail}");
+    // What is tried has all of them once more; what is swapped has not.
+    let swap = |canary| json!({"to": "2.0.0", "canary": canary});
+    let answer = host.ask("POST", "/v1/functions/f/swap", Some(swap(json!(5)))).await;
+    assert!(answer.problem(403).1.contains("would have 8"), "{}", answer.text);
+    let answer = host.ask("POST", "/v1/functions/f/swap", Some(swap(Value::Null))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn no_function_keeps_a_worker_longer_than_the_host_lets_it() {
+    let quota = crate::common::CONFIG.replace("[rollout]", "[quota]\ndeadline = \"1s\"\n[rollout]");
+    let host = Host::on(tempfile::tempdir().unwrap(), &quota);
+    host.with_chains(&["a"]).await;
+    let put = async |host: &Host, keys: Value| {
+        let mut function = json!({"use": "f", "version": "1.0.0"});
+        function.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let chain = json!({"name": "a", "function": [function]});
+        host.ask("PUT", "/v1/chains/a", Some(chain)).await
+    };
+    let answer = put(&host, json!({"deadline": "2s"})).await;
+    assert_eq!(answer.problem(422).0, "invalid");
+    assert_eq!(answer.json()["key"], "function[0].deadline");
+    assert_eq!(put(&host, json!({"deadline": "1s"})).await.status, StatusCode::OK);
+    // It was applied when the host gave more: it runs all the same, with what there is now.
+    let host = host.restart();
+    assert_eq!(host.engine.deadlines(), ["50ms"]);
+    let note = host.wait_for("note", 0);
+    assert!(
+        note.contains("has 50ms: deadline: 1s is longer than")
+            && note.contains("`deadline` in [quota]"),
+        "{note}"
+    );
+    // A manifest says no more, either, unless the chain says less.
+    let slow = Manifest::embed(MAGIC, "version = \"3.0.0\"\ndeadline = \"60ms\"");
+    host.push_bytes("/v1/functions/f/versions", slow).await;
+    assert_eq!(put(&host, json!({})).await.status, StatusCode::OK);
+    let swap = json!({"to": "3.0.0"});
+    let answer = host.ask("POST", "/v1/functions/f/swap", Some(swap)).await;
+    assert!(answer.problem(422).1.contains("says `deadline = \"60ms\"`"), "{}", answer.text);
+    let answer = put(&host, json!({"version": "3.0.0"})).await;
+    assert_eq!(answer.json()["key"], "function[0].use", "{}", answer.text);
+    let answer = put(&host, json!({"version": "3.0.0", "deadline": "20ms"})).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(host.engine.deadlines(), ["20ms"]);
+}
+
+#[tokio::test]
 async fn uploads_are_refused_with_reasons() {
     let host = Host::new();
+    let long = format!("/v1/functions/f/versions?version=1.0.0-{}", "a".repeat(128));
+    let answer = host.push(&long, "x").await;
+    assert_eq!(answer.problem(422).0, "upload-refused");
+    assert_eq!(host.engine.asked("compile"), 0);
     let answer = host.push_bytes("/v1/functions/f/versions", b"\x7fELF".to_vec()).await;
     assert_eq!(answer.problem(422).0, "upload-refused");
     assert_eq!(answer.json()["reasons"], json!(["it is not WebAssembly"]));

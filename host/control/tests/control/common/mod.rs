@@ -90,6 +90,13 @@ impl FakeEngine {
         self.expected.lock().unwrap().clone()
     }
 
+    /// The deadlines of all functions that it has deployed.
+    pub(crate) fn deadlines(&self) -> Vec<String> {
+        let deployed = self.deployed.lock().unwrap();
+        let functions = deployed.values().flat_map(|deployment| &deployment.functions);
+        functions.map(|function| function.deadline.to_string()).collect()
+    }
+
     /// What it was asked since the last time.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().unwrap())
@@ -324,6 +331,7 @@ impl Engine for FakeEngine {
     }
 
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
+        self.call(format!("log {chain} {function}")).unwrap();
         let line = LogLine {
             time: "2026-01-01T00:00:00.000Z".into(),
             level: "info".into(),
