@@ -211,13 +211,10 @@ fn limit(memory: u64, time: u64) -> Result<()> {
     Ok(())
 }
 
-/// How far behind the host a child stands in line for the CPU: a tenth of what the host gets, where both want it.
-const NICE: i32 = 10;
-
-/// Leaves the CPU and the memory to the host where there is not enough for both, and these cores to its workers. None of that has to be had.
+/// Leaves the memory to the host where there is not enough for both, and these cores to its workers. Neither has to be had. It is not nice:
+/// where all cores are busy, what may take a minute would not come to an end in it.
 fn step_back(workers: &[u16]) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let _ = rustix::process::setpriority_process(None, NICE);
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let Ok(mut cores) = sched_getaffinity(None) else { return };
     for core in workers.iter().map(|core| usize::from(*core)) {
