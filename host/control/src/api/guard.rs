@@ -64,9 +64,12 @@ async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Respon
         Some(Peer::Local) => Some(Caller::local()),
         Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
-    let _place = match caller.as_ref().map(|caller| api.places.request(caller)).transpose() {
-        Ok(place) => place,
-        Err(refused) => return closing(refused),
+    let _place = match &caller {
+        Some(caller) => match api.places.request(caller) {
+            Ok(place) => place,
+            Err(refused) => return closing(refused),
+        },
+        None => None,
     };
     match caller {
         Some(caller) => {
