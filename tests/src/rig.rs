@@ -136,7 +136,7 @@ impl Rig {
 fn assert_balanced(counters: &Counters, pool: Accounting, rooms: u32) {
     assert_eq!(pool.total, rooms);
     assert_eq!(pool.free + pool.out, rooms);
-    let own: u64 = counters.functions.iter().flat_map(|f| f.drops).sum();
+    let own: u64 = counters.by_function().flat_map(|(_, f)| f.drops).sum();
     let dropped: u64 = counters.drops.iter().sum::<u64>() + own;
     assert_eq!(
         counters.packets_in + counters.packets_made,

@@ -361,7 +361,11 @@ fn verdicts_for_which_there_is_nothing_are_told_with_what_there_is() {
                 event.contains("bad-verdict: packet 1 (64 bytes): ") && event.contains(told)
             };
             assert!(events.iter().any(said), "{verdict} {mode:?}: {events:?}");
-            assert_eq!(dropped_by_reason(&rig.finish()), [("bad-verdict", 1)]);
+            let counts = rig.finish();
+            assert_eq!(dropped_by_reason(&counts), [("bad-verdict", 1)]);
+            // It is none of the verdicts that there are.
+            let by_name = counts.functions[0].by_name();
+            assert!(by_name.iter().all(|(_, n)| *n == 0), "{verdict} {mode:?}: {by_name:?}");
         }
     }
     // The greatest reason is one like others.

@@ -337,7 +337,39 @@ fn a_chain_can_get_longer_while_packets_flow() {
     let out = Rig::drain(&rig.outside);
     assert_eq!(out.iter().map(|f| count_in(f)).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
     let counts = rig.finish();
-    assert_eq!(counts.functions.iter().map(|f| f.packets).collect::<Vec<_>>(), [10, 10, 10]);
+    let packets: Vec<_> = counts.by_function().map(|(name, f)| (name, f.packets)).collect();
+    assert_eq!(packets, [("null", 10), ("counter", 20), ("last", 10)]);
+}
+
+#[test]
+fn what_functions_counted_stays_under_their_names_when_the_chain_gets_others() {
+    let null = || function("null", wat_guest::admitted(wat_guest::NULL));
+    let deny = || acts("deny", "1", "(local.set $verdict (i32.const 0x501))");
+    let mut rig = Rig::new(plan(vec![null(), deny()]));
+    let shared = rig.lane.counters();
+    let mut publish = |functions, sent| {
+        let staged = rig.lane.site().stage(plan(functions), &rig.lane.states()).unwrap();
+        rig.lane.publish(staged, None).unwrap();
+        // Whoever reads now, before the lane has counted anything more, gives each function what is its own.
+        let (read, _) = shared.read();
+        let named = |name: &str| read.of(name).map_or((0, 0), |f| (f.packets, f.drops[5]));
+        assert_eq!((named("null"), named("deny")), sent);
+        push(&mut rig, 0, 10);
+        // That all packets are accounted for is looked at here.
+        let counts = rig.counts();
+        counts.by_function().map(|(name, f)| (name.to_owned(), f.packets, f.drops[5])).collect()
+    };
+    let of = |name: &str, packets, drops| (name.to_owned(), packets, drops);
+    let mut expect = |functions, sent, counts: &[(String, u64, u64)]| {
+        let seen: Vec<_> = publish(functions, sent);
+        assert_eq!(seen, counts);
+    };
+    expect(vec![null(), deny()], ((0, 0), (0, 0)), &[of("null", 10, 0), of("deny", 10, 10)]);
+    let sent = ((10, 0), (10, 10));
+    expect(vec![deny(), null()], sent, &[of("deny", 20, 20), of("null", 10, 0)]);
+    expect(vec![null()], ((10, 0), (20, 20)), &[of("null", 20, 0), of("deny", 20, 20)]);
+    expect(vec![deny()], ((20, 0), (20, 20)), &[of("deny", 30, 30), of("null", 20, 0)]);
+    assert_eq!(rig.finish().packets_out, 10);
 }
 
 #[test]

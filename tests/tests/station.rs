@@ -181,7 +181,7 @@ impl Rig {
         assert_eq!((pool.out, pool.free), (0, ROOMS), "buffers were lost");
         for shared in &self.counters {
             let counters = shared.read().0;
-            let own: u64 = counters.functions.iter().flat_map(|f| f.drops).sum();
+            let own: u64 = counters.by_function().flat_map(|(_, f)| f.drops).sum();
             let gone = counters.packets_out + counters.packets_to_kernel + counters.packets_moved;
             let dropped = counters.drops.iter().sum::<u64>() + own;
             assert_eq!(
@@ -253,6 +253,11 @@ fn what_nobody_claims_is_dropped_under_its_reason() {
     rig.steer(&[by_source_port(1..=1, Target::Chain(0))], &["only"]);
     assert_eq!(seen(&rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]), PAYLOAD), [(1, 1)]);
     assert_eq!(drops(&rig.counts(0), DropReason::Unclaimed), 1);
+    // Of what comes in by the other port it is told apart.
+    let elsewhere = |rig: &Rig| rig.counts(0).drops_elsewhere[DropReason::Unclaimed as usize];
+    assert_eq!(elsewhere(&rig), 0);
+    assert!(rig.back(&[answer(2, &[0])]).is_empty());
+    assert_eq!((drops(&rig.counts(0), DropReason::Unclaimed), elsewhere(&rig)), (2, 1));
     rig.station.set_takes_rest("only", true);
     assert_eq!(rig.forth(&[datagram(1, &[0]), datagram(2, &[0])]).len(), 2);
     // What is for a chain that is not here is not for who takes the rest.

@@ -135,10 +135,14 @@ pub fn report_of(counters: &Counters, functions: &[(String, String)]) -> ReplayR
             report.drops.insert(name.into(), n);
         }
     }
-    for (counts, (name, version)) in counters.functions.iter().zip(functions) {
+    // Also of functions that the chain had before.
+    for (name, counts) in counters.by_function() {
         for (reason, n) in counts.drops.iter().enumerate().filter(|(_, n)| **n > 0) {
             report.drops.insert(format!("{name}:{reason}"), *n);
         }
+    }
+    for (name, version) in functions {
+        let counts = counters.of(name).copied().unwrap_or_default();
         report.functions.push(ReplayedFunction {
             name: name.clone(),
             version: version.clone(),

@@ -27,7 +27,7 @@ pub(crate) const TO: usize = 1;
 /// Number of the port by which forward packets come in.
 pub(crate) const FROM: usize = 0;
 /// Metadata's port of a packet that a function made.
-const NO_PORT: u16 = u16::MAX;
+pub(crate) const NO_PORT: u16 = u16::MAX;
 
 /// The time that functions are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Context {
             flows: Vec::new(),
             conclusions: Vec::new(),
             moves: Vec::new(),
-            ledger: Ledger::new(pool.rooms() as usize, 0),
+            ledger: Ledger::new(pool.rooms() as usize, Vec::new()),
             clock,
             now: 0,
             wall: 0,
@@ -208,11 +208,11 @@ impl Context {
         }
     }
 
-    /// Number of functions of the chain; a swap may change it.
-    pub(crate) fn set_functions(&mut self, functions: usize) {
-        self.ledger.functions = functions;
-        self.ledger.owned.set_functions(functions);
-        self.ledger.counters.set_functions(functions);
+    /// Names of the chain's functions; a chain that takes its place may have others.
+    pub(crate) fn set_functions(&mut self, names: Vec<String>) {
+        self.ledger.functions = names.len();
+        self.ledger.owned.set_functions(names.len());
+        self.ledger.counters.set_functions(names);
     }
 
     /// Whether time passes without packets.

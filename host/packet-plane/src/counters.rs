@@ -1,12 +1,15 @@
 //! What a lane counts: plain numbers on the hot path, published to everybody at the end of a turn.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use weir_chain::board::Usage;
 use weir_layout::{VERDICT_NAMES, Verdict};
 use weir_pool::Accounting;
 
 /// Reasons of a function's own that are counted apart; higher numbers share the last place.
 pub(crate) const REASONS: usize = 64;
+/// Functions that are in the chain no more, of which counts are kept under their names.
+const GONE: usize = 64;
 
 /// Why the host dropped a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +44,12 @@ pub enum DropReason {
     Unclaimed,
     /// A steering rule sends it to a chain that is not deployed.
     NoChain,
+    /// A function did that has not been in the chain for so long that its name is not kept.
+    FormerFunction,
 }
 
 /// All reasons with their names.
-pub const DROP_REASONS: [(DropReason, &str); 15] = [
+pub const DROP_REASONS: [(DropReason, &str); 16] = [
     (DropReason::BadDescriptor, "bad-descriptor"),
     (DropReason::BadVerdict, "bad-verdict"),
     (DropReason::Fault, "fault"),
@@ -60,6 +65,7 @@ pub const DROP_REASONS: [(DropReason, &str); 15] = [
     (DropReason::Steering, "steering"),
     (DropReason::Unclaimed, "unclaimed"),
     (DropReason::NoChain, "no-chain"),
+    (DropReason::FormerFunction, "former-function"),
 ];
 
 /// Counts of one function.
@@ -118,6 +124,48 @@ impl FunctionCounts {
         all[0].1 = self.packets.saturating_sub(others + self.undecided);
         all
     }
+
+    /// What executors have counted for it, up to now.
+    pub(crate) fn set_usage(&mut self, usage: Usage) {
+        self.packets = usage.seen;
+        self.verdicts[Verdict::Jump(0).kind() as usize] = usage.jumped;
+        self.verdicts[Verdict::Clone(0).kind() as usize] = usage.cloned;
+    }
+
+    /// As it was set last.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            seen: self.packets,
+            jumped: self.verdicts[Verdict::Jump(0).kind() as usize],
+            cloned: self.verdicts[Verdict::Clone(0).kind() as usize],
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        each(&mut self.verdicts, &other.verdicts);
+        each(&mut self.sent, &other.sent);
+        each(&mut self.drops, &other.drops);
+        self.undecided += other.undecided;
+        self.faults += other.faults;
+        self.sample.calls += other.sample.calls;
+        self.sample.packets += other.sample.packets;
+        self.sample.nanoseconds += other.sample.nanoseconds;
+    }
+}
+
+/// Adds up, place by place.
+fn each(ours: &mut [u64], theirs: &[u64]) {
+    ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
+}
+
+/// Whose a chain's counts are: another one with each list of functions, so that it can be published with the counts at no cost.
+#[derive(Clone, Debug, Default)]
+struct Roll {
+    /// Names of the functions, in the chain's order.
+    names: Vec<String>,
+    /// What functions had that are not in the chain any more, the last to go behind the others.
+    gone: Vec<(String, FunctionCounts)>,
 }
 
 /// Counts of a lane. Every packet that came in or was made went out, was dropped, or is in the pool's `out`.
@@ -135,46 +183,74 @@ pub struct Counters {
     pub packets_made: u64,
     /// Packets the host dropped, in the order of [`DROP_REASONS`].
     pub drops: [u64; DROP_REASONS.len()],
+    /// Those among them of packets that no chain had and that came in by the second port.
+    pub drops_elsewhere: [u64; DROP_REASONS.len()],
     /// By function, in the chain's order.
     pub functions: Vec<FunctionCounts>,
+    roll: Arc<Roll>,
 }
 
 impl Counters {
-    /// Adds the counts of another lane of the same chain.
+    /// Of a chain with these functions.
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        let mut counters = Self::default();
+        counters.set_functions(names);
+        counters
+    }
+
+    /// The counts of each function under its name: of those of the chain in order, and then of those that it had before.
+    pub fn by_function(&self) -> impl Iterator<Item = (&str, &FunctionCounts)> {
+        let named = self.roll.names.iter().zip(&self.functions);
+        let gone = self.roll.gone.iter().map(|(name, counts)| (name, counts));
+        named.chain(gone).map(|(name, counts)| (name.as_str(), counts))
+    }
+
+    /// The counts of a function that the chain has, or had.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<&FunctionCounts> {
+        self.by_function().find(|(other, _)| *other == name).map(|(_, counts)| counts)
+    }
+
+    /// Adds the counts of another lane of the same chain. It may have other functions for a moment.
     pub fn add(&mut self, other: &Self) {
-        fn each(ours: &mut [u64], theirs: &[u64]) {
-            ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
-        }
         self.packets_in += other.packets_in;
         self.packets_out += other.packets_out;
         self.packets_to_kernel += other.packets_to_kernel;
         self.packets_moved += other.packets_moved;
         self.packets_made += other.packets_made;
         each(&mut self.drops, &other.drops);
-        if self.functions.len() < other.functions.len() {
-            self.set_functions(other.functions.len());
+        each(&mut self.drops_elsewhere, &other.drops_elsewhere);
+        if self.functions.is_empty() {
+            // The first of them.
+            self.functions.clone_from(&other.functions);
+            self.roll = Arc::clone(&other.roll);
+            return;
         }
-        for (ours, theirs) in self.functions.iter_mut().zip(&other.functions) {
-            ours.packets += theirs.packets;
-            each(&mut ours.verdicts, &theirs.verdicts);
-            each(&mut ours.sent, &theirs.sent);
-            each(&mut ours.drops, &theirs.drops);
-            ours.undecided += theirs.undecided;
-            ours.faults += theirs.faults;
-            ours.sample.calls += theirs.sample.calls;
-            ours.sample.packets += theirs.sample.packets;
-            ours.sample.nanoseconds += theirs.sample.nanoseconds;
+        let roll = Arc::make_mut(&mut self.roll);
+        for (name, counts) in other.by_function() {
+            let place = roll.names.iter().position(|other| other == name);
+            let gone = roll.gone.iter_mut().find(|(other, _)| other == name);
+            match (place, gone) {
+                (Some(place), _) => self.functions[place].add(counts),
+                (None, Some((_, ours))) => ours.add(counts),
+                (None, None) => roll.gone.push((name.to_owned(), *counts)),
+            }
         }
     }
 
-    pub(crate) fn new(functions: usize) -> Self {
-        let mut counters = Self::default();
-        counters.set_functions(functions);
-        counters
-    }
-
-    pub(crate) fn set_functions(&mut self, functions: usize) {
-        self.functions.resize_with(functions, FunctionCounts::default);
+    /// The chain has these functions from now on. Those that it has, or had, go on with their counts.
+    pub(crate) fn set_functions(&mut self, names: Vec<String>) {
+        let mut gone = self.roll.gone.clone();
+        gone.extend(self.roll.names.iter().cloned().zip(self.functions.drain(..)));
+        self.functions.extend(names.iter().map(|name| {
+            let place = gone.iter().position(|(other, _)| other == name);
+            place.map_or_else(FunctionCounts::default, |place| gone.remove(place).1)
+        }));
+        let too_many = gone.len().saturating_sub(GONE);
+        for (_, counts) in gone.drain(..too_many) {
+            self.drops[DropReason::FormerFunction as usize] += counts.drops.iter().sum::<u64>();
+        }
+        self.roll = Arc::new(Roll { names, gone });
     }
 
     #[inline]
@@ -216,5 +292,49 @@ impl Shared {
     #[must_use]
     pub fn read(&self) -> (Counters, Accounting) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn faults(counters: &Counters) -> Vec<(&str, u64)> {
+        counters.by_function().map(|(name, counts)| (name, counts.faults)).collect()
+    }
+
+    #[test]
+    fn lanes_of_which_one_has_other_functions_already_are_added_by_name() {
+        let mut one = Counters::new(named(&["a", "b", "c"]));
+        let mut other = one.clone();
+        for (place, faults) in [1, 2, 3].into_iter().enumerate() {
+            one.functions[place].faults = faults;
+            other.functions[place].faults = 10 * faults;
+        }
+        other.set_functions(named(&["c", "d", "a"]));
+        other.functions[1].faults = 4;
+        let mut sum = Counters::default();
+        sum.add(&one);
+        sum.add(&other);
+        assert_eq!(faults(&sum), [("a", 11), ("b", 22), ("c", 33), ("d", 4)]);
+        assert_eq!(sum.functions.len(), 3);
+        assert_eq!(faults(&one), [("a", 1), ("b", 2), ("c", 3)], "what was read stays as it was");
+    }
+
+    #[test]
+    fn what_functions_dropped_is_counted_when_their_names_are_not_kept_any_more() {
+        let mut counters = Counters::new(named(&["f0"]));
+        for number in 0..=GONE + 2 {
+            counters.function_drop(0, 5);
+            counters.set_functions(vec![format!("f{}", number + 1)]);
+        }
+        let kept: u64 = counters.by_function().flat_map(|(_, counts)| counts.drops).sum();
+        let former = counters.drops[DropReason::FormerFunction as usize];
+        assert_eq!((kept, former), (GONE as u64, 3));
+        assert!(counters.of("f2").is_none() && counters.of("f3").is_some());
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use weir_chain::Tick;
 use weir_chain::board;
-use weir_layout::Verdict;
 use weir_pool::{Accounting, PoolConfig};
 use weir_port::{Port, PortError};
 use weir_sandbox::{Fault, Record, Sandbox, States};
@@ -140,7 +139,7 @@ impl Lane {
         let functions = plan.functions.len();
         let staged = site.stage_beside(plan, &Standing::default(), beside)?;
         let records = records(&staged.plan);
-        let mut ledger = Ledger::new(site.rooms, functions);
+        let mut ledger = Ledger::new(site.rooms, names(&staged.plan));
         ledger.upward.clone_from(&staged.plan.upward);
         let mut lane = Self {
             ledger,
@@ -417,9 +416,7 @@ impl Lane {
             for board in [Some(board), trial].into_iter().flatten() {
                 usage.add(board::usage(board, place));
             }
-            counts.packets = usage.seen;
-            counts.verdicts[Verdict::Jump(0).kind() as usize] = usage.jumped;
-            counts.verdicts[Verdict::Clone(0).kind() as usize] = usage.cloned;
+            counts.set_usage(usage);
         }
         context.publish();
         if !context.port_errors.is_empty() {
@@ -460,6 +457,11 @@ pub(crate) fn foundation(
     let ports = std::mem::take(&mut config.ports);
     let names = ports.iter().map(|port| port.name().to_owned()).collect();
     Ground::new(sandbox, name, config, names)?.with_ports(ports)
+}
+
+/// Names of a chain's functions.
+fn names(plan: &ChainPlan) -> Vec<String> {
+    plan.functions.iter().map(|function| function.name.clone()).collect()
 }
 
 fn records(plan: &ChainPlan) -> Vec<Record> {

@@ -373,11 +373,17 @@ impl Station {
                 return self.note_answers(Some(verdict.lane), steering);
             }
             Destination::Kernel => {
+                let before = context.ledger.counters.drops;
                 context.give_burst_to_kernel();
+                context.note_drops_elsewhere(&before);
                 return self.note_answers(None, steering);
             }
             Destination::Answer => return,
-            Destination::Dropped(reason) => return context.drop_burst(reason),
+            Destination::Dropped(reason) => {
+                let before = context.ledger.counters.drops;
+                context.drop_burst(reason);
+                return context.note_drops_elsewhere(&before);
+            }
         };
         let member = &mut self.members[index];
         member.touched = true;

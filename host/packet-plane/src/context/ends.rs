@@ -5,8 +5,8 @@ use weir_layout::{Descriptor, FLAG_REVERSE, VERDICT_FINAL, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet};
 use weir_sandbox::FaultKind;
 
-use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Ledger, Move, NO_PORT};
-use crate::counters::DropReason;
+use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Ledger, Move, NO_PORT, TO};
+use crate::counters::{DROP_REASONS, DropReason};
 use crate::owned::Owned;
 use crate::violation::Violation;
 
@@ -55,12 +55,14 @@ impl Context {
                 }
             }
             End::Verdict { function, verdict, whole_flow } => {
-                self.ledger.counters.verdict(function, verdict);
                 if !self.decide(function, packet, verdict) {
                     let word = verdict.encode() | if whole_flow { VERDICT_FINAL } else { 0 };
                     self.violate(origin, descriptor, function, FaultKind::BadVerdict, word);
-                } else if whole_flow
-                    && !(verdict == Verdict::Reply && self.passed(function, self.reverse))
+                    self.ledger.counters.functions[function].undecided += 1;
+                    return;
+                }
+                self.ledger.counters.verdict(function, verdict);
+                if whole_flow && !(verdict == Verdict::Reply && self.passed(function, self.reverse))
                 {
                     self.conclude(origin, Decision::Verdict(function, verdict));
                 }
@@ -245,6 +247,18 @@ impl Context {
     pub(crate) fn drop_burst(&mut self, reason: DropReason) {
         while let Some(packet) = self.burst.pop() {
             self.discard(packet.buffer, reason);
+        }
+    }
+
+    /// Notes what was dropped of a burst that no chain had, if it came in by the second port: the counts were these before.
+    pub(crate) fn note_drops_elsewhere(&mut self, before: &[u64; DROP_REASONS.len()]) {
+        if self.came_by != TO || self.kernel == Some(TO) {
+            return;
+        }
+        let counters = &mut self.ledger.counters;
+        let now = counters.drops.iter().zip(before);
+        for (elsewhere, (now, before)) in counters.drops_elsewhere.iter_mut().zip(now) {
+            *elsewhere += now - before;
         }
     }
 

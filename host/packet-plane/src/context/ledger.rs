@@ -63,14 +63,15 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Of a chain with so many functions, over a pool of so many rooms.
-    pub(crate) fn new(rooms: usize, functions: usize) -> Self {
+    /// Of a chain with these functions, over a pool of so many rooms.
+    pub(crate) fn new(rooms: usize, names: Vec<String>) -> Self {
+        let functions = names.len();
         Self {
             entries: VecDeque::with_capacity(BURST_MAX),
             owned: Ownership::new(rooms, functions),
             functions,
             instance: 0,
-            counters: Counters::new(functions),
+            counters: Counters::new(names),
             shared: Arc::default(),
             timer: 0,
             upward: None,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use weir_chain::{ChainError, Executor, Tick, board};
 use weir_sandbox::{FOLLOWING, InstanceError, Level, PROBATION, Record, Sandbox, State};
 
-use super::{Lane, LaneEvent, Version, add_usage, records};
+use super::{Lane, LaneEvent, Version, add_usage, names, records};
 use crate::context::{Context, Disown};
-use crate::counters::DropReason;
+use crate::counters::{DropReason, FunctionCounts};
 use crate::observer::Observers;
 use crate::plan::{ChainPlan, FunctionPlan, PlaneError, Ready, Staged};
 
@@ -329,11 +329,15 @@ impl Lane {
         }
         let mut observers = Observers::default();
         if !disowner.same_shape() {
-            let functions = self.version.staged.plan.functions.len();
             self.records = records(&self.version.staged.plan);
-            self.used = vec![board::Usage::default(); functions];
-            self.context_mut().ledger.counters.functions.clear();
-            self.context_mut().set_functions(functions);
+            let names = names(&self.version.staged.plan);
+            let used = std::mem::take(&mut self.used);
+            let context = self.context_mut();
+            let counted = context.ledger.counters.functions.iter_mut().zip(used);
+            counted.for_each(|(counts, usage)| counts.set_usage(usage));
+            context.set_functions(names);
+            let counts = context.ledger.counters.functions.iter();
+            self.used = counts.map(FunctionCounts::usage).collect();
             observers = std::mem::take(&mut self.ledger_mut().observers);
         }
         for (place, record) in self.records.iter().enumerate() {
