@@ -112,6 +112,46 @@ fn what_a_function_makes_is_followed_and_jumps_are_shown() {
 }
 
 #[test]
+fn an_answer_is_followed_past_the_functions_that_it_passes_on_its_way_back() {
+    // Answers what comes to it with a 1 behind its number; the one before it drops what was answered with a 2 there.
+    let answers = each(
+        "(if (i32.load8_u offset=4 (local.get $p)) (then (local.set $verdict (i32.const 2))))",
+    );
+    let filters = each(
+        "(local.set $d (i32.load8_u offset=4 (local.get $p)))
+         (if (i32.load16_u offset=0x2002
+               (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))
+           (then (if (i32.eq (local.get $d) (i32.const 2))
+             (then (local.set $verdict (i32.const 0x101))))))",
+    );
+    let of = |name, body: &str| function(name, wat_guest::admitted(body));
+    let mut rig =
+        Rig::new(plan(vec![passes("a"), of("filters", &filters), of("answers", &answers)]));
+    let trace = trace(&mut rig, 3, 3, 1);
+    for answer in 0..3 {
+        let mut bytes = frame(1);
+        bytes[4] = answer;
+        assert!(rig.inside.push_at(bytes, 1));
+        rig.settle();
+    }
+    let (followed, came) = trace.recorded();
+    assert_eq!(came, 3);
+    let there = [(0, "next"), (1, "next")];
+    let ways = [
+        &[(2, "next")][..],
+        &[(2, "reply"), (1, "next"), (0, "next")],
+        &[(2, "reply"), (1, "drop 1")],
+    ];
+    for (followed, then) in followed.iter().zip(ways) {
+        assert_eq!(way(followed), words(&[&there[..], then].concat()));
+        assert!(!followed.reverse, "it came forward");
+    }
+    assert!(trace.is_complete(), "all of them have left");
+    assert_eq!((Rig::drain(&rig.outside).len(), Rig::drain(&rig.inside).len()), (1, 1));
+    rig.finish();
+}
+
+#[test]
 fn a_trace_goes_on_when_versions_come_and_ends_with_the_chain() {
     let mut rig = Rig::new(plan(vec![marks("m", 8, 1)]));
     let trace = Trace::new(10, 1, Box::new(|_| true));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_layout::{self as layout, Descriptor, FLAG_MADE, FLAG_REVERSE, Metadata, Verdict};
 use weir_pool::Memory;
 
+use crate::context::{FROM, NO_PORT};
 use crate::observer::Observer;
 
 /// Bytes of packets that a trace keeps.
@@ -39,7 +40,7 @@ pub struct Followed {
     pub reverse: bool,
     /// The packet as the first of these functions got it.
     pub bytes: Vec<u8>,
-    /// Functions that it was given to, in their order.
+    /// Functions that it was given to, one after the other: an answer passes those before the one that gave it once more.
     pub steps: Vec<Step>,
 }
 
@@ -87,12 +88,43 @@ struct Watcher {
     room: u32,
     /// The last function's place.
     last: usize,
-    /// Which of the packets that are followed lies in which room, and its bytes before the function that has it.
-    rooms: HashMap<u32, (usize, Vec<u8>)>,
+    /// Which of the packets that are followed lies in which room.
+    rooms: HashMap<u32, Resident>,
     /// Rooms of the packets that the running function was given, by slot.
     slots: Vec<u32>,
     /// The packet that is looked at.
     bytes: Vec<u8>,
+}
+
+/// A packet that is followed, where it is.
+struct Resident {
+    /// Its place in the record.
+    at: usize,
+    /// Its bytes before the function that has it.
+    bytes: Vec<u8>,
+    /// Its direction there.
+    reverse: bool,
+    /// It goes back to the port that it came in by, and is turned round no more; or it came by none.
+    turned: bool,
+}
+
+impl Resident {
+    fn new(at: usize, bytes: Vec<u8>, metadata: Metadata) -> Self {
+        let reverse = metadata.flags & FLAG_REVERSE != 0;
+        let turned = metadata.port == NO_PORT || reverse != (usize::from(metadata.port) != FROM);
+        Self { at, bytes, reverse, turned }
+    }
+
+    /// Whether a function of the chain gets it next, after this verdict of the one at `place`. A reply passes those that it has passed before.
+    fn stays(&self, place: usize, last: usize, verdict: u32) -> bool {
+        let (first, end) = if self.reverse { (last, 0) } else { (0, last) };
+        match Verdict::decode_final(verdict) {
+            Some((Verdict::Next | Verdict::Clone(_), _)) => place != end,
+            Some((Verdict::Jump(_) | Verdict::Hold, _)) => true,
+            Some((Verdict::Reply, _)) => !self.turned && place != first,
+            _ => false,
+        }
+    }
 }
 
 impl Trace {
@@ -193,7 +225,7 @@ impl Observer for Watcher {
             let metadata = window.get::<Metadata>(layout::METADATA + slot * 8);
             let first = if metadata.flags & FLAG_REVERSE != 0 { self.last } else { 0 };
             let made = metadata.flags & FLAG_MADE != 0;
-            let known = self.rooms.remove(&room).map(|(at, _)| at);
+            let known = self.rooms.remove(&room).map(|resident| resident.at);
             let at = match known {
                 // To the first function everything is new, whatever lay there before.
                 Some(at) if place != first && record.followed[at].number.is_none() == made => at,
@@ -208,7 +240,7 @@ impl Observer for Watcher {
                 }
             };
             record.followed[at].steps.push(Step { place, outcome: None });
-            self.rooms.insert(room, (at, self.bytes.clone()));
+            self.rooms.insert(room, Resident::new(at, self.bytes.clone(), metadata));
         }
     }
 
@@ -217,23 +249,17 @@ impl Observer for Watcher {
         let mut record = lock(&record);
         for slot in 0..count.min(self.slots.len()) {
             let room = self.slots[slot];
-            let Some((at, before)) = self.rooms.remove(&room) else { continue };
+            let Some(resident) = self.rooms.remove(&room) else { continue };
             self.read(window, slot);
             let verdict = window.get::<u32>(layout::VERDICTS + slot * 4);
-            let changed = (before != self.bytes).then(|| self.bytes.clone());
+            let changed = (resident.bytes != self.bytes).then(|| self.bytes.clone());
             record.bytes += changed.as_ref().map_or(0, Vec::len);
-            let followed = &mut record.followed[at];
-            let end = if followed.reverse { 0 } else { self.last };
+            let followed = &mut record.followed[resident.at];
             if let Some(step) = followed.steps.last_mut().filter(|step| step.place == place) {
                 step.outcome = Some(Outcome { verdict, changed });
             }
-            let stays = match Verdict::decode_final(verdict) {
-                Some((Verdict::Next | Verdict::Clone(_), _)) => place != end,
-                Some((Verdict::Jump(_) | Verdict::Hold, _)) => true,
-                _ => false,
-            };
-            if stays {
-                self.rooms.insert(room, (at, before));
+            if resident.stays(place, self.last, verdict) {
+                self.rooms.insert(room, resident);
             } else {
                 record.under_way -= 1;
             }
