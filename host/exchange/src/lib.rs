@@ -57,6 +57,19 @@ impl HeadTooLarge {
     }
 }
 
+/// Among the extensions of an answer: no function made it, but the host in place of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The chain is not deployed.
+    NoChain,
+    /// A function is out of order that nothing may go past, or the process that runs the chain is.
+    OutOfOrder,
+    /// There is no room for it, or a service has as many requests as it may have.
+    Busy,
+    /// A service gave no response, or not in time.
+    NoResponse,
+}
+
 /// Bytes of a body that are told in one event, unless the chain says another number.
 const PIECE: usize = 65_536;
 

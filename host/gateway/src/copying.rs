@@ -13,6 +13,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
+use crate::relay::Halt;
 use crate::stream::Stream;
 use crate::timer::Deadline;
 
@@ -36,6 +37,17 @@ pub(crate) fn poll_piece(
     })
 }
 
+/// What a connection of a direction said: the one that is read from (`true`), or the one that is written to.
+type Said = (bool, io::Error);
+
+fn of_reader(error: io::Error) -> Said {
+    (true, error)
+}
+
+fn of_writer(error: io::Error) -> Said {
+    (false, error)
+}
+
 /// One direction.
 #[derive(Default)]
 struct Way {
@@ -54,20 +66,21 @@ impl Way {
         from: &mut Stream,
         to: &mut Stream,
         moved: &mut bool,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Said>> {
         loop {
             if self.shut {
                 return Poll::Ready(Ok(()));
             }
             if !self.left.is_empty() {
-                let bytes = ready!(Pin::new(&mut *to).poll_write(cx, &self.left))?;
+                let bytes =
+                    ready!(Pin::new(&mut *to).poll_write(cx, &self.left)).map_err(of_writer)?;
                 self.left.advance(bytes);
                 self.flushed = false;
                 *moved = true;
                 continue;
             }
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(of_writer)?;
                 self.shut = true;
                 continue;
             }
@@ -75,7 +88,7 @@ impl Way {
                 Poll::Ready(()) => *moved = true,
                 Poll::Pending => {
                     if !self.flushed {
-                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(of_writer)?;
                         self.flushed = true;
                     }
                     return Poll::Pending;
@@ -89,17 +102,17 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Said>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(of_reader)?;
             let read = buffer.filled();
             if read.is_empty() {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }
             self.flushed = false;
-            let taken = match Pin::new(to).poll_write(cx, read)? {
+            let taken = match Pin::new(to).poll_write(cx, read).map_err(of_writer)? {
                 Poll::Ready(taken) => taken,
                 Poll::Pending => 0,
             };
@@ -132,10 +145,12 @@ impl Copying {
     ///
     /// # Errors
     /// What the kernel said, or that nothing moved for too long.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Halt>> {
         let mut moved = false;
-        let up = self.up.poll(cx, &mut self.client, &mut self.upstream, &mut moved)?;
-        let down = self.down.poll(cx, &mut self.upstream, &mut self.client, &mut moved)?;
+        let up = self.up.poll(cx, &mut self.client, &mut self.upstream, &mut moved);
+        let up = up.map_err(|(reader, error)| Halt::of(reader, error))?;
+        let down = self.down.poll(cx, &mut self.upstream, &mut self.client, &mut moved);
+        let down = down.map_err(|(reader, error)| Halt::of(!reader, error))?;
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -143,7 +158,7 @@ impl Copying {
             self.latest = Instant::now();
         }
         if self.deadline.expired(cx, self.latest + self.idle) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return Poll::Ready(Err(Halt::Idle));
         }
         Poll::Pending
     }

@@ -11,7 +11,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::chain::{
-    Chain, Direction, Ended, Exchange, HeadTooLarge, Interests, Legs, Made, Pieces, SentBy, Step,
+    Chain, Denied, Direction, Ended, Exchange, HeadTooLarge, Interests, Legs, Made, Pieces, SentBy,
+    Step,
 };
 use crate::client::Client;
 use crate::fault::Fault;
@@ -64,6 +65,7 @@ pub(crate) async fn handle(
     let requests = client.requests.get() + 1;
     client.requests.set(requests);
     let (parts, incoming) = request.into_parts();
+    finish.asks(client.origin.client, Some((parts.method.clone(), parts.uri.clone())));
     let (version, method) = (parts.version, parts.method.clone());
     let http1 = version != Version::HTTP_2;
     let expects = http1 && parts.headers.contains_key(EXPECT);
@@ -98,6 +100,9 @@ pub(crate) async fn handle(
     };
     if let Some(HeadTooLarge(of)) = parts.extensions.remove() {
         finish.head_too_large(of);
+    }
+    if let Some(why) = parts.extensions.remove::<Denied>() {
+        finish.failed(why.into());
     }
     if rules::bodiless(&method, parts.status) {
         source.leave_out(&method, &mut parts.headers);

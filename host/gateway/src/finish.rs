@@ -1,15 +1,17 @@
 //! The end of an exchange, whichever way it comes: counted, and told to the chain.
 
 use std::cell::Cell;
-use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::{Method, StatusCode, Uri};
 use tokio::time::Instant;
 
 use crate::chain::{Direction, Ended, Exchange};
+use crate::lines::{Line, shown};
 use crate::listener::{STREAM_WINDOW, Site};
-use crate::relay;
+use crate::relay::Halt;
 use crate::request_body::Progress;
 use crate::rests::LINGER_BYTES;
 use crate::statistics::Failure;
@@ -42,6 +44,17 @@ impl Drop for Visit {
     }
 }
 
+/// What is said of an exchange that failed.
+#[derive(Default)]
+struct Asked {
+    client: Option<SocketAddr>,
+    /// None: a connection that carries no requests.
+    request: Option<(Method, Uri)>,
+    status: Option<StatusCode>,
+    /// The first thing that went wrong.
+    failure: Cell<Option<Failure>>,
+}
+
 /// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
 pub(crate) struct Finish {
     pub(crate) site: Rc<Site>,
@@ -60,6 +73,7 @@ pub(crate) struct Finish {
     /// The client went because it was too slow.
     slow: bool,
     delivered: bool,
+    asked: Asked,
 }
 
 impl Finish {
@@ -85,7 +99,14 @@ impl Finish {
             upload: None,
             slow: false,
             delivered: false,
+            asked: Asked::default(),
         }
+    }
+
+    /// Who asks, and for what, as it is said if it fails. `request`: none of a connection that carries no requests.
+    pub(crate) fn asks(&mut self, client: SocketAddr, request: Option<(Method, Uri)>) {
+        self.asked.client = Some(client);
+        self.asked.request = request;
     }
 
     /// The request has a body.
@@ -135,6 +156,7 @@ impl Finish {
     pub(crate) fn answered(&mut self, status: http::StatusCode) {
         let time = self.began.elapsed();
         self.head = Some(time);
+        self.asked.status = Some(status);
         if let Some(upload) = &self.upload {
             upload.answers(self.site.plan.config.timeouts.response);
         }
@@ -164,14 +186,19 @@ impl Finish {
     }
 
     /// Bytes were passed on until this ended it; none: it was cut off.
-    pub(crate) fn passed(&mut self, ended: Option<&io::Result<()>>) {
-        if let Some(Ok(())) = ended {
-            return self.delivered();
-        }
-        if let Some(Err(error)) = ended
-            && relay::is_idle(error)
-        {
-            self.failed(Failure::Idle);
+    pub(crate) fn passed(&mut self, ended: Option<&Result<(), Halt>>) {
+        match ended {
+            Some(Ok(())) => return self.delivered(),
+            Some(Err(Halt::Client(_))) => self.failed(Failure::ClientGone),
+            Some(Err(Halt::Upstream(_))) => {
+                self.failed(Failure::Broken);
+                if let Some(upstream) = &self.visit.0 {
+                    upstream.counters.failures.count(Failure::Broken);
+                }
+            }
+            Some(Err(Halt::Idle)) => self.failed(Failure::Idle),
+            Some(Err(Halt::Function)) => self.failed(Failure::Function),
+            None => (),
         }
         self.ends(Ended::Reset);
     }
@@ -179,6 +206,36 @@ impl Finish {
     /// Something went wrong.
     pub(crate) fn failed(&self, failure: Failure) {
         self.site.counters.failures.count(failure);
+        self.asked.failure.set(self.asked.failure.get().or(Some(failure)));
+    }
+
+    /// Says what failed: some in the log of everybody, all in that of who looks closely.
+    #[cold]
+    fn tell(&self, failure: Failure) {
+        let Asked { client: Some(client), request, status, .. } = &self.asked else { return };
+        let mut line = Line {
+            listener: &self.site.plan.config.name,
+            client: *client,
+            method: request.as_ref().map_or("-", |(method, _)| shown(method.as_str())),
+            // What a client asks for beside the path is nobody else's.
+            path: request.as_ref().map_or("-", |(_, uri)| shown(uri.path())),
+            status: status.map_or(0, |status| status.as_u16()),
+            reason: failure.name(),
+            upstream: self.visit.0.as_ref().map(|upstream| upstream.address),
+            milliseconds: self.began.elapsed().as_millis(),
+            left_out: 0,
+        };
+        // That clients go is nothing to look after.
+        let said = failure != Failure::ClientGone && {
+            let left_out = self.site.lines.say(Instant::now());
+            line.left_out = left_out.unwrap_or_default();
+            left_out.is_some()
+        };
+        if said {
+            tracing::info!("{line}");
+        } else {
+            tracing::debug!("{line}");
+        }
     }
 
     /// A head is larger than what functions can be shown.
@@ -212,7 +269,6 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         let visited = self.visit.0.as_ref().map(|upstream| upstream.index);
-        self.visit.leave();
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
@@ -228,9 +284,12 @@ impl Drop for Finish {
                 self.pulse.given_up.set(self.pulse.given_up.get() + 1);
             }
             let slow = self.slow || self.pulse.stalled.get();
-            let failure = if slow { Failure::ClientSlow } else { Failure::ClientGone };
-            self.site.counters.failures.count(failure);
+            self.failed(if slow { Failure::ClientSlow } else { Failure::ClientGone });
         }
+        if let Some(failure) = self.asked.failure.get() {
+            self.tell(failure);
+        }
+        self.visit.leave();
         if let Some(exchange) = self.exchange.take() {
             let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());
             exchange.end(self.how, upstream, self.head.unwrap_or_else(|| self.began.elapsed()));

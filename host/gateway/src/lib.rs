@@ -35,6 +35,7 @@ mod gateway;
 mod health;
 mod journey;
 mod keeper;
+mod lines;
 mod link;
 mod listener;
 mod members;

@@ -19,6 +19,7 @@ use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
 use crate::environment::ListenerEnvironment;
+use crate::lines::Lines;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
 use crate::stream_body::StreamExecutor;
@@ -72,6 +73,8 @@ pub(crate) struct Site {
     pub(crate) http2: http2::Builder<StreamExecutor>,
     /// `host` for upstreams when the client named none.
     pub(crate) default_hosts: Vec<HeaderValue>,
+    /// What of it is said in the log.
+    pub(crate) lines: Lines,
 }
 
 impl Site {
@@ -110,6 +113,7 @@ impl Site {
             http1: http1_builder(config),
             http2: http2_builder(config),
             default_hosts,
+            lines: Lines::default(),
             plan,
         }))
     }

@@ -3,6 +3,7 @@
 //! Without TLS on either they are spliced: their bytes never come into this process (docs/adr/0016-hops.md has what that
 //! saves). Otherwise they are copied.
 
+use std::fmt;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -20,6 +21,41 @@ use crate::counters::{Counter, Traffic};
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::stream::{self, Stream};
 
+/// Why bytes are passed no further.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The client's connection broke.
+    Client(io::Error),
+    /// The upstream's connection broke.
+    Upstream(io::Error),
+    /// Nothing moved for too long, or one side took nothing.
+    Idle,
+    /// A function ended it.
+    Function,
+}
+
+impl Halt {
+    /// Why, if this was said of the client's connection, or of the upstream's.
+    pub(crate) fn of(of_client: bool, error: io::Error) -> Self {
+        match error {
+            error if is_idle(&error) => Self::Idle,
+            error if of_client => Self::Client(error),
+            error => Self::Upstream(error),
+        }
+    }
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => write!(f, "the client's connection: {error}"),
+            Self::Upstream(error) => write!(f, "the upstream's connection: {error}"),
+            Self::Idle => f.write_str("nothing moved for too long"),
+            Self::Function => f.write_str("a function ended it"),
+        }
+    }
+}
+
 /// Passes bytes between a client and an upstream until both sides have ended, nothing has moved for the listener's `tunnel`, or its
 /// connections are cut off (none). Unless both have ended both are reset.
 pub(crate) async fn pass(
@@ -27,7 +63,7 @@ pub(crate) async fn pass(
     site: &Site,
     listener: &Listener,
     admission: &Admission,
-) -> Option<io::Result<()>> {
+) -> Option<Result<(), Halt>> {
     let relay =
         Relay::new(client, upstream, site.plan.config.timeouts.tunnel, &site.counters.spliced);
     let mut relay = match unless_killed(listener, admission, relay).await? {
@@ -58,18 +94,20 @@ impl Relay {
         mut upstream: Stream,
         idle: Duration,
         spliced: &Counter,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, Halt> {
         if !(client.is_plain() && upstream.is_plain()) {
             return Ok(Self::copying(client, upstream, idle));
         }
         let settled = async {
-            pass_early(&mut client, &mut upstream).await?;
-            pass_early(&mut upstream, &mut client).await
+            let up = pass_early(&mut client, &mut upstream).await;
+            up.map_err(|error| Halt::of(false, error))?;
+            let down = pass_early(&mut upstream, &mut client).await;
+            down.map_err(|error| Halt::of(true, error))
         };
-        if let Err(error) = settled.await {
+        if let Err(halt) = settled.await {
             client.abort();
             upstream.abort();
-            return Err(error);
+            return Err(halt);
         }
         let patience = client.patience().min(upstream.patience());
         let (client, upstream) = match (client.into_tcp(), upstream.into_tcp()) {
@@ -96,7 +134,7 @@ impl Relay {
     ///
     /// # Errors
     /// What the kernel said, or that nothing moved for too long.
-    async fn run(&mut self) -> io::Result<()> {
+    async fn run(&mut self) -> Result<(), Halt> {
         match self {
             Self::Copying(copying) => poll_fn(|cx| copying.poll(cx)).await,
             Self::Splicing(splicing) => splicing.run().await,
@@ -115,7 +153,7 @@ impl Relay {
 }
 
 /// Whether it is that nothing moved for too long, or was taken; the kernel's own times have a number.
-pub(crate) fn is_idle(error: &io::Error) -> bool {
+fn is_idle(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
@@ -137,7 +175,7 @@ pub(crate) struct Splicing {
 }
 
 impl Splicing {
-    async fn run(&self) -> io::Result<()> {
+    async fn run(&self) -> Result<(), Halt> {
         let moved = Moved::default();
         let mut counted = [0; 2];
         let relay = weir_hop::relay(&self.client.0, &self.upstream.0, self.limits, &moved);
@@ -149,8 +187,9 @@ impl Splicing {
         });
         match ended.await {
             Ended::InOrder => Ok(()),
-            Ended::First(error) | Ended::Second(error) => Err(error),
-            Ended::Idle => Err(io::ErrorKind::TimedOut.into()),
+            Ended::First(error) => Err(Halt::of(true, error)),
+            Ended::Second(error) => Err(Halt::of(false, error)),
+            Ended::Idle => Err(Halt::Idle),
         }
     }
 

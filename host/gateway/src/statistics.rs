@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::chain::Times;
+use crate::chain::{Denied, Times};
 use crate::config::Target;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::members::Members;
@@ -36,10 +36,35 @@ pub enum Failure {
     Function,
     /// Nothing moved on an L4 connection, or one that has changed to another protocol.
     Idle,
+    /// The listener's chain is not deployed.
+    NoChain,
+    /// A function of the chain is out of order that nothing may go past.
+    OutOfOrder,
+    /// The chain had no room, or a service of it was busy.
+    Busy,
+}
+
+impl Failure {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        FAILURES[self as usize].1
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(why: Denied) -> Self {
+        match why {
+            Denied::NoChain => Self::NoChain,
+            Denied::OutOfOrder => Self::OutOfOrder,
+            Denied::Busy => Self::Busy,
+            Denied::NoResponse => Self::Function,
+        }
+    }
 }
 
 /// All of them with the names they have in metrics.
-pub const FAILURES: [(Failure, &str); 12] = [
+pub const FAILURES: [(Failure, &str); 15] = [
     (Failure::Tls, "tls"),
     (Failure::ProxyHeader, "proxy-header"),
     (Failure::ClientSlow, "client-slow"),
@@ -52,6 +77,9 @@ pub const FAILURES: [(Failure, &str); 12] = [
     (Failure::Broken, "broken"),
     (Failure::Function, "function"),
     (Failure::Idle, "idle"),
+    (Failure::NoChain, "no-chain"),
+    (Failure::OutOfOrder, "out-of-order"),
+    (Failure::Busy, "busy"),
 ];
 
 /// A gateway's numbers, since it was started.

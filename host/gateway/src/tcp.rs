@@ -20,7 +20,7 @@ use crate::finish::Finish;
 use crate::link::Open;
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::place::{Choice, Tried};
-use crate::relay;
+use crate::relay::{self, Halt};
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::timer::Deadline;
@@ -36,6 +36,7 @@ pub(crate) async fn serve(
 ) {
     let site = listener.site();
     let mut finish = Finish::new(Rc::clone(&site), pulse);
+    finish.asks(origin.client, None);
     let begun = begin(&site, &mut finish, client, &origin);
     let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
     let (mut client, mut upstream, open) = begun;
@@ -63,9 +64,9 @@ pub(crate) async fn serve(
 }
 
 /// Notes how it ended. None: it was cut off.
-fn over(finish: &mut Finish, origin: &Origin, ended: Option<io::Result<()>>) {
-    if let Some(Err(error)) = &ended {
-        tracing::debug!(client = %origin.client, %error, "an L4 connection ended");
+fn over(finish: &mut Finish, origin: &Origin, ended: Option<Result<(), Halt>>) {
+    if let Some(Err(why)) = &ended {
+        tracing::debug!(client = %origin.client, %why, "an L4 connection ended");
     }
     finish.passed(ended.as_ref());
 }
@@ -81,8 +82,8 @@ async fn begin(
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
         if chain.interests().opened {
-            if let Some(ended) = refusal(&exchange.opened().get().await) {
-                finish.failed(Failure::Function);
+            if let Some((failure, ended)) = refusal(&exchange.opened().get().await) {
+                finish.failed(failure);
                 finish.ends(ended);
                 if ended == Ended::Reset {
                     client.abort();
@@ -141,7 +142,7 @@ async fn through(
     exchange: &Exchange,
     client: &RefCell<Stream>,
     upstream: &RefCell<Stream>,
-) -> io::Result<Seen> {
+) -> Result<Seen, Halt> {
     let latest = Cell::new(Instant::now());
     let way = |direction, from, to| Way { site, exchange, direction, from, to, latest: &latest };
     let up = way(Direction::Request, client, upstream);
@@ -164,9 +165,14 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    async fn run(self) -> io::Result<Seen> {
+    async fn run(self) -> Result<Seen, Halt> {
+        let of_client = self.direction == Direction::Request;
+        let of_reader = |error| Halt::of(of_client, error);
+        let of_writer = |error| Halt::of(!of_client, error);
         loop {
-            let Some(piece) = self.read().await? else { return Ok(Seen::Enough) };
+            let Some(piece) = self.read().await.map_err(of_reader)? else {
+                return Ok(Seen::Enough);
+            };
             let last = piece.is_empty();
             let pieces = if self.exchange.done(self.direction) {
                 Pieces::from_iter([piece])
@@ -175,16 +181,19 @@ impl Way<'_> {
                 match self.exchange.data(from_upstream, piece, last).get().await {
                     BodyStep::Pass(pieces) => pieces,
                     BodyStep::Answer(_) | BodyStep::Reset => {
-                        return Err(io::Error::other("a function ended the connection"));
+                        return Err(Halt::Function);
                     }
                 }
             };
             for piece in pieces {
-                self.write(piece).await?;
+                self.write(piece).await.map_err(of_writer)?;
             }
-            poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_flush(cx)).await?;
+            let flushed = poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_flush(cx)).await;
+            flushed.map_err(of_writer)?;
             if last {
-                poll_fn(|cx| Pin::new(&mut *self.to.borrow_mut()).poll_shutdown(cx)).await?;
+                let shut =
+                    |cx: &mut Context<'_>| Pin::new(&mut *self.to.borrow_mut()).poll_shutdown(cx);
+                poll_fn(shut).await.map_err(of_writer)?;
                 return Ok(Seen::All);
             }
         }

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::chain::{Direction, Ended, Exchange, Origin, Step};
+use crate::chain::{Denied, Direction, Ended, Exchange, Origin, Step};
 use crate::config::Target;
 use crate::listener::Site;
 use crate::statistics::Failure;
@@ -36,10 +36,10 @@ impl Watched {
         // Who decides by bytes, or changes them, would never be asked.
         let waits = |way| !watched.exchange.done(way);
         if interests.data && [Direction::Request, Direction::Response].into_iter().any(waits) {
-            refused = refused.or(Some(Ended::Reset));
+            refused = refused.or(Some((Failure::Function, Ended::Reset)));
         }
-        let Some(how) = refused else { return Ok(Some(watched)) };
-        site.counters.failures.count(Failure::Function);
+        let Some((failure, how)) = refused else { return Ok(Some(watched)) };
+        site.counters.failures.count(failure);
         watched.ends(how);
         Err(how)
     }
@@ -62,11 +62,14 @@ impl Drop for Watched {
     }
 }
 
-/// How a connection ends of which the chain says this when it is opened; none: it goes on.
-pub(crate) fn refusal(step: &Step) -> Option<Ended> {
+/// Why a connection is refused of which the chain says this when it is opened, and how it ends; none: it goes on.
+pub(crate) fn refusal(step: &Step) -> Option<(Failure, Ended)> {
     match step {
         Step::Continue => None,
-        Step::Answer(_) => Some(Ended::Answered),
-        Step::Reset => Some(Ended::Reset),
+        Step::Answer(answer) => Some(match answer.extensions().get::<Denied>() {
+            Some(why) => (Failure::from(*why), Ended::Reset),
+            None => (Failure::Function, Ended::Answered),
+        }),
+        Step::Reset => Some((Failure::Function, Ended::Reset)),
     }
 }

@@ -2,7 +2,7 @@
 //! lie in the lane. Heads are laid out as functions see them (`wit/message.md`).
 
 use bytes::Bytes;
-use weir_exchange::{Broken, CallFault, Direction, Ended, Interests};
+use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests};
 
 /// Bytes in front of a message's own: `a`, `b`, `c`.
 pub(crate) const PREFIX: usize = 16;
@@ -38,7 +38,7 @@ pub(crate) const GONE: u8 = 13;
 /// Gateway: the response to what a service sent on; the exchange is the call. `a`: 0, or why there is none; `c`: as above.
 pub(crate) const ARRIVED: u8 = 14;
 
-/// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`]; `b`: the event's number; `c`: upstream + 1.
+/// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`], [`denied`]; `b`: the event's number; `c`: upstream + 1.
 pub(crate) const STEP: u8 = 101;
 /// Worker: bytes that belong to the step that comes. `a`: direction << 8; `b`: the event's number.
 pub(crate) const PIECE: u8 = 102;
@@ -52,7 +52,7 @@ pub(crate) const STORE: u8 = 105;
 pub(crate) const INTERESTS: u8 = 106;
 /// Worker: it is there.
 pub(crate) const HERE: u8 = 107;
-/// Worker: a service's response; the exchange is the visit. `c`: as above.
+/// Worker: a service's response; the exchange is the visit. `a`: [`denied`]; `c`: as above.
 pub(crate) const SERVED: u8 = 108;
 /// Worker: the service has no more to do with the visit.
 pub(crate) const LEFT: u8 = 109;
@@ -76,6 +76,9 @@ pub(crate) const TRAILERS: u32 = 1;
 pub(crate) const BROKEN: u32 = 2;
 /// No frame comes after this one.
 pub(crate) const LAST_FRAME: u32 = 1 << 16;
+
+/// Of an answer, and of a service's response: why no function made it, from this bit on; 0 if one did.
+const DENIED: u32 = 19;
 
 /// Of a step: no function wants to hear of the exchange any more, and the worker has forgotten it. There is no [`END`].
 pub(crate) const OVER: u32 = 1 << 18;
@@ -181,6 +184,20 @@ pub(crate) fn broken(why: u32) -> Option<Broken> {
     BREAKS.get(why as usize).copied()
 }
 
+const DENIALS: [Denied; 4] =
+    [Denied::NoChain, Denied::OutOfOrder, Denied::Busy, Denied::NoResponse];
+
+/// In `a`.
+pub(crate) fn denied(why: Option<&Denied>) -> u32 {
+    let place = why.and_then(|why| DENIALS.iter().position(|other| other == why));
+    place.map_or(0, |place| (place as u32 + 1) << DENIED)
+}
+
+/// From `a`.
+pub(crate) fn why_denied(a: u32) -> Option<Denied> {
+    DENIALS.get((a >> DENIED & 7).checked_sub(1)? as usize).copied()
+}
+
 /// A body's length, as a message says it.
 pub(crate) fn said_length(length: Option<u64>) -> u64 {
     length.map_or(0, |length| length.saturating_add(1))
@@ -197,6 +214,8 @@ mod tests {
         }
         assert!(ENDS.iter().all(|end| ended(how(*end)) == *end));
         assert!(FAULTS.iter().all(|f| fault(why(*f)) == *f));
+        assert!(DENIALS.iter().all(|d| why_denied(denied(Some(d)) | OVER) == Some(*d)));
+        assert_eq!(why_denied(u32::from(ANSWER) | OVER | denied(None)), None);
         assert!(BREAKS.iter().all(|b| broken(why_broken(*b)) == Some(*b)));
     }
 }

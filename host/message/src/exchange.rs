@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request, response};
 use smallvec::SmallVec;
 use weir_exchange::{
-    BodyStep, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Service, Step,
+    BodyStep, Denied, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Service, Step,
 };
 use weir_layout::message::Wants;
 use weir_pool::Room;
@@ -213,8 +213,11 @@ impl Passage for Inner {
                 seat.done.set(true);
             }
         }
-        // A connection has nobody to answer to.
-        let step = |step| if let Step::Continue = step { Step::Continue } else { Step::Reset };
+        // A connection has nobody to answer to; why the host would, is counted.
+        let step = |step| match step {
+            Step::Answer(answer) if answer.extensions().get::<Denied>().is_none() => Step::Reset,
+            step => step,
+        };
         match self.connection() {
             Reply::Now((_, said)) => Reply::Now(step(said)),
             Reply::Later(said) => Reply::later(async move { step(said.await.1) }),
@@ -449,9 +452,16 @@ pub(crate) fn plain(status: StatusCode) -> http::Response<Pieces> {
     response
 }
 
+/// The same, for this reason.
+pub(crate) fn denied(status: StatusCode, why: Denied) -> http::Response<Pieces> {
+    let mut response = plain(status);
+    response.extensions_mut().insert(why);
+    response
+}
+
 /// The answer in place of a function that nothing may go past.
 pub(crate) fn out_of_order(name: &str) -> http::Response<Pieces> {
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = denied(StatusCode::SERVICE_UNAVAILABLE, Denied::OutOfOrder);
     let text = format!("function {name} is out of order\n");
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

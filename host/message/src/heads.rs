@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use http::{StatusCode, request, response};
-use weir_exchange::{Direction, HeadTooLarge, Origin, Reply, Step};
+use weir_exchange::{Denied, Direction, HeadTooLarge, Origin, Reply, Step};
 use weir_layout::message::{Action, Wants};
 use weir_pool::Room;
 
-use crate::exchange::{Inner, Order, out_of_order, plain};
+use crate::exchange::{Inner, Order, denied, out_of_order};
 use crate::head::{self, Broken, Known, TooLarge};
 use crate::instance::Event;
 use crate::telling::{Told, Waits};
@@ -210,7 +210,9 @@ impl Inner {
                 match self.room().await.map(lay_out) {
                     Some(Ok(showing)) => showing.begin(self).get().await,
                     Some(Err(TooLarge)) => too_large(),
-                    None => (0, Step::Answer(plain(StatusCode::SERVICE_UNAVAILABLE))),
+                    None => {
+                        (0, Step::Answer(denied(StatusCode::SERVICE_UNAVAILABLE, Denied::Busy)))
+                    }
                 }
             }),
         }

@@ -10,12 +10,12 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
-use weir_exchange::{Broken, CallFault, Onward, Origin, Pieces, Service, Stream};
+use weir_exchange::{Broken, CallFault, Denied, Onward, Origin, Pieces, Service, Stream};
 use weir_layout::message::Action;
 use weir_proxy_function::{Ended, How, ProxyFunction, Unserved};
 
 use crate::chain::{Chain, Inner};
-use crate::exchange::{out_of_order, plain};
+use crate::exchange::{denied, out_of_order, plain};
 use crate::function::{Called, Function};
 use crate::plan::Proxy;
 use crate::shadow::Shadow;
@@ -97,15 +97,18 @@ impl Station {
                 Err(Unserved::Busy(request)) if fails_open => pass_by(request, onward).await,
                 Err(Unserved::Fault(Some(request))) if fails_open => pass_by(request, onward).await,
                 Err(Unserved::Busy(_) | Unserved::Full) => {
-                    said(StatusCode::SERVICE_UNAVAILABLE, &format!("function {name} is busy\n"))
+                    let busy = denied(StatusCode::SERVICE_UNAVAILABLE, Denied::Busy);
+                    says(busy, &format!("function {name} is busy\n"))
                 }
                 Err(Unserved::Fault(_)) => streamed(out_of_order(&name)),
                 Err(Unserved::Failed(why)) => {
                     tracing::debug!(function = name, why, "no response");
-                    said(StatusCode::BAD_GATEWAY, &format!("function {name} gave no response\n"))
+                    let failed = denied(StatusCode::BAD_GATEWAY, Denied::NoResponse);
+                    says(failed, &format!("function {name} gave no response\n"))
                 }
                 Err(Unserved::Late) => {
-                    said(StatusCode::GATEWAY_TIMEOUT, &format!("function {name} took too long\n"))
+                    let late = denied(StatusCode::GATEWAY_TIMEOUT, Denied::NoResponse);
+                    says(late, &format!("function {name} took too long\n"))
                 }
             }
         })
@@ -143,7 +146,10 @@ pub async fn pass_by(request: Request<Stream>, onward: Rc<dyn Onward>) -> Respon
 }
 
 fn said(status: StatusCode, text: &str) -> Response<Stream> {
-    let mut response = plain(status);
+    says(plain(status), text)
+}
+
+fn says(mut response: Response<Pieces>, text: &str) -> Response<Stream> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.body_mut().push(Bytes::from(text.to_owned()));
     streamed(response)

@@ -2,15 +2,16 @@
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
+use socket2::SockRef;
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Direction, Ended, Interests, Middleware, Origin, Passage,
+    BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Middleware, Origin, Passage,
     Pieces, Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
@@ -172,8 +173,15 @@ struct Decision {
 
 impl Passage for Decision {
     fn opened(&self) -> Reply<'_, Step> {
-        let denied = self.client == "192.0.2.66";
-        Reply::Now(if denied { Step::Reset } else { Step::Continue })
+        Reply::Now(match self.client.as_str() {
+            "192.0.2.66" => Step::Reset,
+            "192.0.2.67" => {
+                let mut answer = http::Response::new(Pieces::new());
+                answer.extensions_mut().insert(Denied::OutOfOrder);
+                Step::Answer(answer)
+            }
+            _ => Step::Continue,
+        })
     }
 
     fn data(
@@ -223,8 +231,48 @@ fn a_chain_decides_and_changes_bytes() {
     assert_eq!(talk("192.0.2.1", "abc"), "4:ABC><");
     assert_eq!(talk("192.0.2.2", ""), "TWO<");
     assert!(talk("192.0.2.66", "abc").starts_with("RESET"));
+    assert!(talk("192.0.2.67", "abc").starts_with("RESET"));
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::OutOfOrder), 1);
     assert!(talk("192.0.2.1", "evil").starts_with("RESET"));
-    assert_eq!(gateway.statistics().listeners[0].failed(Failure::Function), 1);
+    until("both are counted", || gateway.statistics().listeners[0].failed(Failure::Function) == 2);
+}
+
+/// Ends a connection so that the other side finds it broken.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_connection_that_breaks_is_counted_as_the_failure_of_who_broke_it() {
+    // Breaks, or waits for the other side to.
+    let server = Server::start(|mut stream, _| {
+        let mut said = [0];
+        stream.read_exact(&mut said).unwrap();
+        match said[0].to_ascii_lowercase() {
+            b'r' => reset(stream),
+            _ => drop(stream.read_to_end(&mut Vec::new())),
+        }
+    });
+    for chain in [false, true] {
+        let (gateway, address) = gateway_with(&[server.address], |config| {
+            tcp(config);
+            config.chain = chain.then(|| Arc::new(Policy) as Arc<dyn ChainFactory>);
+        });
+        let failures = |failure| {
+            let statistics = &gateway.statistics().listeners[0];
+            (statistics.failed(failure), statistics.upstreams[0].failed(failure))
+        };
+        let mut stream = connect(address);
+        stream.write_all(b"r").unwrap();
+        assert!(read_all(&mut stream).starts_with("RESET"));
+        until("the upstream broke it", || failures(Failure::Broken) == (1, 1));
+        let mut stream = connect(address);
+        stream.write_all(b"x").unwrap();
+        until("it is relayed", || gateway.statistics().listeners[0].upstreams[0].sent == 2);
+        reset(stream);
+        until("the client broke it", || failures(Failure::ClientGone) == (1, 0));
+        assert_eq!(failures(Failure::Broken), (1, 1));
+    }
 }
 
 /// Says who may come, of connections that carry requests, and hears how they end.

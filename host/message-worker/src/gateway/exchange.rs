@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request, response};
 use weir_exchange::{
-    BodyStep, Direction, Ended, HeadTooLarge, Legs, Origin, Passage, Pieces, Reply, Step,
+    BodyStep, Denied, Direction, Ended, HeadTooLarge, Legs, Origin, Passage, Pieces, Reply, Step,
 };
 use weir_message::head;
 
@@ -61,7 +61,8 @@ impl Waiting<'_> {
             }
         })
         .await?;
-        Ok(Said { step: message.a as u8, bytes: message.bytes, pieces })
+        let denied = say::why_denied(message.a);
+        Ok(Said { step: message.a as u8, denied, bytes: message.bytes, pieces })
     }
 }
 
@@ -69,7 +70,20 @@ impl Waiting<'_> {
 pub(super) struct Said {
     pub(super) step: u8,
     pub(super) bytes: Bytes,
+    /// Why no function made the answer.
+    denied: Option<Denied>,
     pieces: Pieces,
+}
+
+impl Said {
+    /// It, if it is an answer.
+    fn answer(self) -> Result<Response<Pieces>, head::Broken> {
+        let mut parts = head::new_response(&self.bytes)?;
+        if let Some(why) = self.denied {
+            parts.extensions.insert(why);
+        }
+        Ok(Response::from_parts(parts, self.pieces))
+    }
 }
 
 impl RemoteExchange {
@@ -141,8 +155,8 @@ impl RemoteExchange {
             say::CONTINUE => Step::Continue,
             say::RESET => Step::Reset,
             say::CHANGED if take(&said.bytes) => Step::Continue,
-            say::ANSWER => match head::new_response(&said.bytes) {
-                Ok(parts) => Step::Answer(Response::from_parts(parts, said.pieces)),
+            say::ANSWER => match said.answer() {
+                Ok(answer) => Step::Answer(answer),
                 Err(_) => self.broke(),
             },
             _ => self.broke(),
@@ -194,8 +208,8 @@ impl RemoteExchange {
                 BodyStep::Pass(pieces)
             }
             say::RESET => BodyStep::Reset,
-            say::ANSWER => match head::new_response(&said.bytes) {
-                Ok(parts) => BodyStep::Answer(Response::from_parts(parts, said.pieces)),
+            say::ANSWER => match said.answer() {
+                Ok(answer) => BodyStep::Answer(answer),
                 Err(_) => {
                     self.broke();
                     BodyStep::Reset
@@ -237,7 +251,11 @@ impl RemoteExchange {
     }
 
     fn connection(&self) -> Reply<'_, Step> {
-        let step = |step| if let Step::Continue = step { Step::Continue } else { Step::Reset };
+        // A connection has nobody to answer to; why the host would, is counted.
+        let step = |step| match step {
+            Step::Answer(answer) if answer.extensions().get::<Denied>().is_none() => Step::Reset,
+            step => step,
+        };
         let lay = |room: &mut [u8]| head::lay_out_connection(room, &self.origin);
         match self.tell_head(Direction::Request, say::OPENED, lay) {
             None => Reply::Now(Step::Reset),
@@ -338,5 +356,6 @@ pub(super) fn gone() -> Response<Pieces> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response.body_mut().push(Bytes::from_static(b"the chain's worker is out of order\n"));
+    response.extensions_mut().insert(Denied::OutOfOrder);
     response
 }

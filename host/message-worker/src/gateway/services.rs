@@ -313,6 +313,9 @@ impl Inner {
         if let Some(length) = declared {
             parts.headers.insert(CONTENT_LENGTH, length.into());
         }
+        if let Some(why) = say::why_denied(message.a) {
+            parts.extensions.insert(why);
+        }
         visit.answered.set(true);
         if !visit.given_up.get() {
             visit.answers(Ok(Response::from_parts(parts, body)));

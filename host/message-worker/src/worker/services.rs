@@ -112,7 +112,8 @@ impl Services {
         }
         let lay = |room: &mut [u8]| head::lay_out_response(room, &parts, &nowhere(), bytes, true);
         let (kind, c) = (say::SERVED, say::said_length(bytes));
-        let said = Message { exchange: visit, kind, c, ..Message::default() };
+        let a = say::denied(parts.extensions.get());
+        let said = Message { exchange: visit, kind, a, c, ..Message::default() };
         let Some(laid) = self.streams.lay_out(lay) else {
             return self.answer(visit, plain(StatusCode::BAD_GATEWAY), to_head);
         };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use http::{Response, StatusCode, request};
 use weir_control::engine::EngineError;
 use weir_exchange::{
-    Chain, ChainFactory, Environment, Interests, Middleware, Origin, Passage, Pieces, Reply, Stage,
-    Step, Upstreams,
+    Chain, ChainFactory, Denied, Environment, Interests, Middleware, Origin, Passage, Pieces,
+    Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{
     Certificate, ForwardedFields, GatewayError, HealthCheck, Limits, ListenerConfig, Prefix,
@@ -100,6 +100,13 @@ impl Passage for Refusal {
         let mut response = Response::new(Pieces::new());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.body_mut().push("the listener's chain is not deployed\n".into());
+        response.extensions_mut().insert(Denied::NoChain);
+        Reply::Now(Step::Answer(response))
+    }
+
+    fn opened(&self) -> Reply<'_, Step> {
+        let mut response = Response::new(Pieces::new());
+        response.extensions_mut().insert(Denied::NoChain);
         Reply::Now(Step::Answer(response))
     }
 

@@ -127,10 +127,15 @@ fn in_processes_requests_pass_a_chain_that_is_swapped_under_load_and_is_there_af
 
 fn swapped_under_load(mode: Mode) {
     let server = Server::start();
-    let host = Host::start(&config(mode, server.port));
+    let mut host = Host::start(&config(mode, server.port));
     let web = format!("http://{}", address(&host, 0));
     let (status, text) = curl(&[&format!("{web}/before")]);
     assert!(status == 503 && text.contains("not deployed"), "{text}");
+    let failures = |host: &Host| host.json(&["status"])["listeners"][0]["failures"].clone();
+    assert_eq!(failures(&host), serde_json::json!({"no-chain": 1}));
+    host.wait_for("it is said which", |host| {
+        host.log().contains(": no-chain: GET /before of 127.0.0.1:")
+    });
 
     push(&host, "1.0.0");
     push(&host, "1.1.0");

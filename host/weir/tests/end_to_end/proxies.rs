@@ -353,6 +353,9 @@ fn what_it_does_wrong_is_one_answer_and_does_not_hold_others_up(mode: &str) {
         host.ok(&["chain", "apply", "c.toml"]);
     }
 
+    let failures = host.json(&["status"])["listeners"][0]["failures"].clone();
+    assert!(failures["out-of-order"].as_u64() >= Some(4), "{failures}");
+
     // Its response breaks off, and that is seen.
     let output = Command::new("curl")
         .args(["--silent", "--max-time", "20", "--output", "/dev/null"])
@@ -432,6 +435,8 @@ fn five_faults_are_a_quarantine_and_fail_open_passes_it_by(mode: &str) {
         assert_eq!(curl(&[&format!("{web}/trap")]).0, 200);
     }
     host.wait_for("it is in quarantine", |host| probe(host)["state"] == "quarantined");
+    host.wait_for("that is told", |host| host.ok(&["events"]).contains(" and is in quarantine"));
+    assert_eq!(host.ok(&["events"]).matches(" and is in quarantine").count(), 1);
     let (status, text) = curl(&[&format!("{web}/x")]);
     assert!(status == 200 && !text.contains("x-probe") && text.contains("x-before"), "{text}");
 }
