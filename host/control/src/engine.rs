@@ -132,6 +132,8 @@ pub enum EngineEvent {
         kind: String,
         /// For people.
         message: String,
+        /// It has faulted too often, and is not called any more until it is replaced.
+        quarantined: bool,
     },
     /// The data plane itself took a version back that faulted soon after its swap.
     RolledBack {
@@ -219,6 +221,15 @@ pub trait Tap: Send {
     /// Takes those since the last time, in the form that was asked for; perhaps none. None when it has ended: there were as many packets as were
     /// asked for, the time is up, or the chain was taken down or got other functions.
     fn take(&mut self) -> Option<Vec<u8>>;
+}
+
+/// Reasons that there may be for drops and failures, which are counted from the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reasons {
+    /// Why the host drops packets of a chain.
+    pub drops: &'static [&'static str],
+    /// What goes wrong with a listener's connections and requests.
+    pub failures: &'static [&'static str],
 }
 
 /// The data plane.
@@ -324,6 +335,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How everything is now.
     fn status(&self) -> EngineStatus;
+
+    /// The reasons that its status may have.
+    fn reasons(&self) -> Reasons {
+        Reasons::default()
+    }
 
     /// What a function logged, oldest first.
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog;

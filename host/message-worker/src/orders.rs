@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_message::Change;
+use weir_message::{Change, Notice};
 use weir_sandbox::{Admitted, Said};
 
 /// A site ([`weir_message::SiteConfig`]) for another process.
@@ -211,6 +211,23 @@ pub struct News {
     pub message: String,
     /// Whether what it replaced is back.
     pub rolled_back: bool,
+    /// Whether it has faulted too often, and is not called any more.
+    pub quarantined: bool,
+}
+
+impl From<Notice> for News {
+    fn from(notice: Notice) -> Self {
+        let (function, version, fault, rolled_back, quarantined) = match notice {
+            Notice::Fault { function, version, fault, quarantined } => {
+                (function, version, fault, false, quarantined)
+            }
+            Notice::RolledBack { function, version, fault } => {
+                (function, version, fault, true, false)
+            }
+        };
+        let (kind, message) = (fault.kind.name().to_owned(), fault.message);
+        Self { function, version, kind, message, rolled_back, quarantined }
+    }
 }
 
 /// What a worker says on its control socket.

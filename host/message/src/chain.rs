@@ -43,6 +43,8 @@ pub enum Notice {
         version: String,
         /// What happened.
         fault: Fault,
+        /// It has faulted too often, and is not called any more.
+        quarantined: bool,
     },
     /// A version faulted soon after its swap, and the one before is back.
     RolledBack {
@@ -226,7 +228,10 @@ impl Chain {
                 self.set(current.with(place, before));
                 Notice::RolledBack { function: name, version, fault }
             }
-            None => Notice::Fault { function: name, version, fault },
+            None => {
+                let quarantined = function.plan.counters.is_quarantined();
+                Notice::Fault { function: name, version, fault, quarantined }
+            }
         };
         (self.0.notices)(notice);
     }

@@ -94,6 +94,11 @@ impl FunctionCounters {
         self.health.store(health, Ordering::Relaxed);
     }
 
+    /// Whether it is not called any more until it is replaced.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.health() == Health::Quarantined.name()
+    }
+
     /// How it is: [`Health::name`].
     #[must_use]
     pub fn health(&self) -> &'static str {

@@ -1,7 +1,7 @@
 //! What a function says about itself: log lines, counters, gauges. Bounded in every direction.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::said::one_line;
@@ -62,7 +62,11 @@ pub struct Said {
 
 /// Log, counters and gauges of one function in one chain. Outlives instances and versions.
 #[derive(Debug, Default)]
-pub struct Telemetry(Mutex<Inner>);
+pub struct Telemetry {
+    shared: Arc<Mutex<Inner>>,
+    /// Taken behind the other one, where both are.
+    gauges: Mutex<BTreeMap<String, f64>>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -72,12 +76,22 @@ struct Inner {
     tokens: u64,
     filled: u64,
     counters: BTreeMap<String, u64>,
-    gauges: BTreeMap<String, f64>,
 }
 
 impl Telemetry {
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One with the same log and the same counters, and gauges of its own: for an instance that runs beside others of the function, which
+    /// all say how they are.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), gauges: Mutex::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own_gauges(&self) -> MutexGuard<'_, BTreeMap<String, f64>> {
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a line that the function wrote, or that is about it, or counts it as lost when the function floods.
@@ -141,7 +155,7 @@ impl Telemetry {
         match inner.counters.get_mut(name) {
             Some(counter) => *counter = counter.saturating_add(delta),
             None => {
-                inner.check(name)?;
+                inner.check(name, &self.own_gauges())?;
                 inner.counters.insert(name.to_owned(), delta);
             }
         }
@@ -153,15 +167,20 @@ impl Telemetry {
     /// # Errors
     /// When the name is not allowed.
     pub(crate) fn gauge(&self, name: &str, value: f64) -> Result<(), String> {
-        let mut inner = self.inner();
-        match inner.gauges.get_mut(name) {
-            Some(gauge) => *gauge = value,
-            None => {
-                inner.check(name)?;
-                inner.gauges.insert(name.to_owned(), value);
-            }
+        if let Some(gauge) = self.own_gauges().get_mut(name) {
+            *gauge = value;
+            return Ok(());
         }
+        let inner = self.inner();
+        let mut gauges = self.own_gauges();
+        inner.check(name, &gauges)?;
+        gauges.insert(name.to_owned(), value);
         Ok(())
+    }
+
+    /// Whatever it was that the gauges told of, it is gone.
+    pub fn forget_gauges(&self) {
+        self.own_gauges().clear();
     }
 
     /// Everything that was said since the last time, which is not kept here any more.
@@ -176,7 +195,7 @@ impl Telemetry {
                 .iter_mut()
                 .map(|(n, v)| (n.clone(), std::mem::take(v)))
                 .collect(),
-            gauges: inner.gauges.clone(),
+            gauges: self.own_gauges().clone(),
         }
     }
 
@@ -205,7 +224,7 @@ impl Telemetry {
     /// Gauges by name.
     #[must_use]
     pub fn gauges(&self) -> BTreeMap<String, f64> {
-        self.inner().gauges.clone()
+        self.own_gauges().clone()
     }
 }
 
@@ -218,8 +237,8 @@ impl Inner {
         self.lines.push_back(LogLine { message, ..line });
     }
 
-    fn check(&self, name: &str) -> Result<(), String> {
-        if self.counters.contains_key(name) || self.gauges.contains_key(name) {
+    fn check(&self, name: &str, gauges: &BTreeMap<String, f64>) -> Result<(), String> {
+        if self.counters.contains_key(name) || gauges.contains_key(name) {
             return Ok(());
         }
         let fine = !name.is_empty()
@@ -232,7 +251,7 @@ impl Inner {
                 "metric name {name:?}: allowed are 1 to {NAME_LENGTH_MAX} characters a-z, 0-9 and _"
             ));
         }
-        if self.counters.len() + self.gauges.len() == NAMES_MAX {
+        if self.counters.len() + gauges.len() >= NAMES_MAX {
             return Err(format!("metric {name:?} is one too many: allowed are {NAMES_MAX} names"));
         }
         Ok(())
@@ -286,5 +305,19 @@ mod tests {
         assert!(telemetry.gauge("one_too_many", 1.0).is_err());
         telemetry.count("c0", u64::MAX).unwrap();
         assert_eq!(telemetry.counters()["c0"], u64::MAX);
+    }
+
+    #[test]
+    fn instances_side_by_side_count_together_and_each_has_its_gauges() {
+        let one = Telemetry::default();
+        let other = one.beside();
+        for (telemetry, value) in [(&one, 5.0), (&other, 1.0), (&one, 6.0)] {
+            telemetry.count("asked", 1).unwrap();
+            telemetry.gauge("kept", value).unwrap();
+        }
+        assert_eq!((one.counters()["asked"], other.counters()["asked"]), (3, 3));
+        assert_eq!((one.gauges()["kept"], other.gauges()["kept"]), (6.0, 1.0));
+        other.forget_gauges();
+        assert_eq!((one.gauges().len(), other.gauges().len()), (1, 0));
     }
 }

@@ -78,10 +78,15 @@ impl Control {
             EngineEvent::PortNote { tenant, port, message } => {
                 self.events.emit(EventKind::Note, Some(&tenant), port.as_str(), message);
             }
-            EngineEvent::Fault { chain, function, version, kind, message } => {
+            EngineEvent::Fault { chain, function, version, kind, message, quarantined } => {
                 let shown = version.as_ref().map_or_else(String::new, |v| format!(" {v}"));
+                let out = if quarantined {
+                    " and is in quarantine, where it stays until it is swapped or its chain applied again"
+                } else {
+                    ""
+                };
                 let text = format!(
-                    "function {function}{shown} in chain {} faulted: {kind}: {message}",
+                    "function {function}{shown} in chain {} faulted{out}: {kind}: {message}",
                     chain.name
                 );
                 let subject = format!("{}:{function}", chain.name);

@@ -19,6 +19,7 @@ fn fault(in_chain: &str, version: &str) -> EngineEvent {
         version: Some(version.parse().unwrap()),
         kind: "trap".into(),
         message: "unreachable".into(),
+        quarantined: false,
     }
 }
 
@@ -671,6 +672,7 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
         version: Some("2.0.0".parse().unwrap()),
         kind: "trap".into(),
         message: "unreachable".into(),
+        quarantined: false,
     });
     let message = host.wait_for("trial-ended", now);
     assert_eq!(message, "the trial of version 2.0.0 of function f is over: function g goes back");

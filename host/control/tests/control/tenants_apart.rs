@@ -298,6 +298,7 @@ async fn a_fault_is_acted_on_while_another_tenants_change_takes_long() {
         version: Some("2.0.0".parse().unwrap()),
         kind: "trap".into(),
         message: "unreachable".into(),
+        quarantined: false,
     };
     for to in ["1.0.0", "2.0.0"] {
         let swapped = host.ask("POST", "/v1/functions/f/swap", Some(json!({ "to": to }))).await;

@@ -222,7 +222,6 @@ impl State {
         }
         self.staged = None;
         self.not_begun(&how);
-        tracing::warn!("chain {}: its worker died: {how}; it is started again", self.config.chain);
         let function = self.versions.running().first().map(|f| (f.name.clone(), f.version.clone()));
         let (function, version) = function.unwrap_or_default();
         (self.config.news)(News {
@@ -231,6 +230,7 @@ impl State {
             kind: WORKER.into(),
             message: format!("the chain's worker died: {how}"),
             rolled_back: false,
+            quarantined: false,
         });
     }
 
@@ -472,6 +472,7 @@ mod tests {
             kind: "trap".into(),
             message: "\t".repeat(20_000),
             rolled_back: true,
+            quarantined: false,
         };
         let said = [("g", "2"), ("f", "1"), ("f", "2"), ("f", "2"), ("f", "1")];
         let mut back = Vec::new();

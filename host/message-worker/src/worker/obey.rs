@@ -9,7 +9,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use weir_message::{
     Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan,
-    MessageError, Notice, Proxy, Ready, Remote, Site, Staged, StagedFunction, State, States,
+    MessageError, Proxy, Ready, Remote, Site, Staged, StagedFunction, State, States,
 };
 use weir_pool::Memory;
 use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
@@ -17,7 +17,7 @@ use weir_sandbox::{Admitted, Given, InstanceError, OnFault, Sandbox, Telemetry, 
 
 use super::Control;
 use crate::control;
-use crate::orders::{FromWorker, FunctionImage, News, Order, ProxyImage, Reply, Report};
+use crate::orders::{FromWorker, FunctionImage, Order, ProxyImage, Reply, Report};
 
 /// Threads for components of wasi:http: a worker is a thread's part of a chain.
 const RUNNERS: usize = 1;
@@ -244,13 +244,4 @@ fn obeyed(
             Ok(Reply::Done)
         }
     }
-}
-
-pub(super) fn news(notice: Notice) -> News {
-    let (function, version, fault, rolled_back) = match notice {
-        Notice::Fault { function, version, fault } => (function, version, fault, false),
-        Notice::RolledBack { function, version, fault } => (function, version, fault, true),
-    };
-    let (kind, message) = (fault.kind.name().to_owned(), fault.message);
-    News { function, version, kind, message, rolled_back }
 }

@@ -17,15 +17,15 @@ use rustc_hash::FxBuildHasher;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc;
 use weir_exchange::{BodyStep, Direction, Interests, Origin, Pieces, Step};
-use weir_message::{Chain, Exchange, ExchangePart, StoreRequest, head};
+use weir_message::{Chain, Exchange, ExchangePart, Notice, StoreRequest, head};
 
 use super::line::{Away, Line, PIECE_MAX};
-use super::obey::{news, obey};
+use super::obey::obey;
 use super::services::Services;
 use super::{Begun, Control};
 use crate::gateway::nowhere;
 use crate::lane::Breach;
-use crate::orders::{FromWorker, Reply};
+use crate::orders::{FromWorker, News, Reply};
 use crate::protocol as say;
 use crate::protocol::Message;
 
@@ -53,7 +53,7 @@ pub(super) fn run(
 ) -> Result<(), String> {
     let Begun { ordered, staged, orders, remote, kept, room_bytes } = begun;
     let teller = Arc::clone(control);
-    let notices = Box::new(move |notice| teller.say(&FromWorker::News(news(notice))));
+    let notices = Box::new(move |notice: Notice| teller.say(&FromWorker::News(News::from(notice))));
     let counters = Arc::clone(&ordered.counters);
     let chain = Chain::new(staged, Rc::new(Away(Rc::clone(line))), orders, counters, notices);
     let serving = Rc::new(Serving {
@@ -328,7 +328,8 @@ impl Serving {
         match self.lay_out(&parts) {
             Some(head) => {
                 self.pieces(message, direction, pieces);
-                self.say(message, direction, exchange, say::ANSWER, head);
+                let step = u32::from(say::ANSWER) | say::denied(parts.extensions.get());
+                self.say_step(message, direction, exchange, step, head);
             }
             None => self.say(message, direction, exchange, say::RESET, Bytes::new()),
         }
@@ -349,10 +350,23 @@ impl Serving {
     }
 
     fn say(&self, of: &Message, direction: Direction, exchange: &Exchange, step: u8, bytes: Bytes) {
+        self.say_step(of, direction, exchange, step.into(), bytes);
+    }
+
+    /// `step`: with what else is said of an answer.
+    fn say_step(
+        &self,
+        of: &Message,
+        direction: Direction,
+        exchange: &Exchange,
+        step: u32,
+        bytes: Bytes,
+    ) {
         let done = [Direction::Request, Direction::Response].map(|way| exchange.done(way));
         let upstream = exchange.upstream().map_or(0, |upstream| upstream as u64 + 1);
         // After these, no head comes.
-        let last = matches!(step, say::ANSWER | say::RESET) || direction == Direction::Response;
+        let last =
+            matches!(step as u8, say::ANSWER | say::RESET) || direction == Direction::Response;
         let over = if last && exchange.is_over() { say::OVER } else { 0 };
         if over != 0 {
             self.exchanges.borrow_mut().remove(&of.exchange);
@@ -360,7 +374,7 @@ impl Serving {
         self.line.send(Message {
             exchange: of.exchange,
             kind: say::STEP,
-            a: u32::from(step) | (direction as u32) << 8 | say::directions(done) | over,
+            a: step | (direction as u32) << 8 | say::directions(done) | over,
             b: of.b,
             c: upstream,
             bytes,

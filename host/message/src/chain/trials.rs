@@ -199,7 +199,9 @@ impl Chain {
         let saved = from.save().inspect_err(|error| {
             if let InstanceError::Fault { fault, .. } = error {
                 let (function, version) = (from.plan.name.clone(), from.plan.version.clone());
-                (self.0.notices)(Notice::Fault { function, version, fault: fault.clone() });
+                let quarantined = from.plan.counters.is_quarantined();
+                let fault = fault.clone();
+                (self.0.notices)(Notice::Fault { function, version, fault, quarantined });
             }
         })?;
         Ok(saved.map_or(Ok(()), |saved| to.restore(saved))?)

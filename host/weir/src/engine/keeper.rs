@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::{io, thread};
 
 use weir_control::engine::{ChainId, EngineEvent, EventSink};
-use weir_packet_plane::{Disposer, LaneEvent, Restorer};
+use weir_packet_plane::{Disposer, Health, LaneEvent, Restorer};
 
 use super::lanes::Plane;
 
@@ -133,13 +133,14 @@ fn aside(thread: thread::Builder, act: impl FnOnce() + Send + 'static) {
 /// A lane's event in the control plane's words.
 fn translated(chain: ChainId, event: LaneEvent) -> EngineEvent {
     match event {
-        LaneEvent::Fault { function, version, kind, message, .. } => match function.parse() {
+        LaneEvent::Fault { function, version, kind, message, health } => match function.parse() {
             Ok(function) => EngineEvent::Fault {
                 chain,
                 function,
                 version: version.parse().ok(),
                 kind: kind.name().to_owned(),
                 message,
+                quarantined: health == Health::Quarantined,
             },
             Err(_) => EngineEvent::Note { chain, message },
         },
@@ -183,6 +184,25 @@ mod tests {
         let event = hears.recv_timeout(Duration::from_secs(60)).unwrap();
         assert!(matches!(event, EngineEvent::Note { chain, .. } if chain == id));
         go_on.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_fault_says_whether_the_function_is_out_for_good() {
+        let id = ChainId::new(&"default".parse().unwrap(), &"c".parse().unwrap());
+        for health in [Health::BackOff { until: 1 }, Health::Quarantined] {
+            let event = translated(
+                id.clone(),
+                LaneEvent::Fault {
+                    function: "f".to_owned(),
+                    version: "1.0.0".to_owned(),
+                    kind: weir_sandbox::FaultKind::Trap,
+                    health,
+                    message: "it trapped".to_owned(),
+                },
+            );
+            let EngineEvent::Fault { quarantined, .. } = event else { panic!("{event:?}") };
+            assert_eq!(quarantined, health == Health::Quarantined);
+        }
     }
 
     #[test]

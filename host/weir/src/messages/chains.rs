@@ -105,7 +105,7 @@ impl Messages {
         }
         for part in &existing.parts {
             let counters = |label: &str| part.function(label);
-            let telemetry = |label: &str| existing.telemetry(label);
+            let telemetry = |label: &str| part.telemetry(label, &existing.telemetry(label));
             let plan = self.plan(id, functions, part.upstreams(), telemetry, counters)?;
             let readied = part.stage_chain(&self.sandbox, plan)?;
             published.compiled_in = published.compiled_in.max(readied.compiled_in);
@@ -142,7 +142,7 @@ impl Messages {
                 let before = before.and_then(|before| before.part(&at));
                 let tallies = before.map(Part::tallies).unwrap_or_default();
                 let counters = |label: &str| tallies.function(label);
-                let of = |label: &str| telemetry.telemetry(label);
+                let of = |label: &str| tallies.telemetry(label, &telemetry.telemetry(label));
                 let plan = self.plan(id, functions, &upstreams, of, counters)?;
                 let seen = Seen::of(&listener);
                 let place = (at, &listener, &seen);
@@ -479,7 +479,8 @@ impl Messages {
             let (telemetry, counters): (Arc<Telemetry>, Arc<FunctionCounters>) = if shadow {
                 (deployed.telemetry(&shadow_of(label)), Arc::default())
             } else {
-                (deployed.telemetry(label), part.function(label))
+                let telemetry = part.telemetry(label, &deployed.telemetry(label));
+                (telemetry, part.function(label))
             };
             let plan = self.function(function, part.upstreams(), telemetry, counters)?;
             let position = (id.name.as_str(), &names[..], place);
@@ -583,13 +584,8 @@ impl Messages {
     ) -> impl FnOnce() -> Box<dyn Fn(Notice)> + Send + use<> {
         let (sink, id, deployed) = (Arc::clone(&self.sink), id.clone(), Arc::downgrade(deployed));
         move || {
-            Box::new(move |notice| {
-                let rolled_back = matches!(notice, Notice::RolledBack { .. });
-                let (Notice::Fault { function, version, fault }
-                | Notice::RolledBack { function, version, fault }) = notice;
-                let (kind, message) = (fault.kind.name().to_owned(), fault.message);
-                let news = News { function, version, kind, message, rolled_back };
-                tell(&sink, &id, &deployed, news);
+            Box::new(move |notice: Notice| {
+                tell(&sink, &id, &deployed, News::from(notice));
             })
         }
     }
@@ -658,7 +654,7 @@ pub(super) fn tell(
 }
 
 fn event(chain: ChainId, news: News) -> EngineEvent {
-    let News { function, version, kind, message, rolled_back } = news;
+    let News { function, version, kind, message, rolled_back, quarantined } = news;
     let version = version.parse().ok();
     match function.parse() {
         Ok(function) if rolled_back => {
@@ -666,7 +662,7 @@ fn event(chain: ChainId, news: News) -> EngineEvent {
             EngineEvent::RolledBack { chain, function, version, message }
         }
         Ok(function) if kind != WORKER => {
-            EngineEvent::Fault { chain, function, version, kind, message }
+            EngineEvent::Fault { chain, function, version, kind, message, quarantined }
         }
         _ => EngineEvent::Note { chain, message },
     }
@@ -714,6 +710,7 @@ mod tests {
                 kind: "trap".into(),
                 message: "it trapped".into(),
                 rolled_back: true,
+                quarantined: false,
             };
             tell(&sink, &id, &Arc::downgrade(&deployed), news);
             let early = told.recv_timeout(Duration::from_millis(50));

@@ -23,15 +23,37 @@ use crate::telemetries::Telemetries;
 /// How long exchanges may take to end when their chain is taken down.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// What is counted of functions on one part, by their names in the chain; it outlives versions.
+/// What is counted of functions on one part, and their gauges there, by their names in the chain; it outlives versions.
 #[derive(Clone, Default)]
-pub(super) struct Tallies(Arc<Mutex<BTreeMap<String, Arc<FunctionCounters>>>>);
+pub(super) struct Tallies(Arc<Mutex<Tallied>>);
+
+/// See [`Tallies`].
+#[derive(Default)]
+struct Tallied {
+    functions: BTreeMap<String, Arc<FunctionCounters>>,
+    telemetries: BTreeMap<String, Arc<Telemetry>>,
+}
 
 impl Tallies {
+    fn all(&self) -> MutexGuard<'_, Tallied> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A function's counters.
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
-        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(functions.entry(label.to_owned()).or_default())
+        Arc::clone(self.all().functions.entry(label.to_owned()).or_default())
+    }
+
+    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that it has here.
+    pub(super) fn telemetry(&self, label: &str, shared: &Telemetry) -> Arc<Telemetry> {
+        let mut all = self.all();
+        let here = all.telemetries.entry(label.to_owned());
+        Arc::clone(here.or_insert_with(|| Arc::new(shared.beside())))
+    }
+
+    /// The functions' instances are gone, and with them what gauges told of.
+    pub(super) fn forget_gauges(&self) {
+        self.all().telemetries.values().for_each(|telemetry| telemetry.forget_gauges());
     }
 }
 
@@ -98,6 +120,11 @@ impl Part {
     /// A function's counters.
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
         self.tallies.function(label)
+    }
+
+    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that it has here.
+    pub(super) fn telemetry(&self, label: &str, shared: &Telemetry) -> Arc<Telemetry> {
+        self.tallies.telemetry(label, shared)
     }
 
     /// What is counted of its functions; whoever takes its place counts on.

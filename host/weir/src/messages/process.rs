@@ -13,7 +13,7 @@ use weir_hop::Hub;
 use weir_message::{ChainCounters, ChainPlan, Change, Findings, FunctionPlan, MessageError};
 use weir_message_worker::{
     FunctionImage, Keeper, KeeperConfig, News, Order, ProxyImage, RemoteConfig, Reply, Report,
-    SiteImage,
+    SiteImage, WORKER,
 };
 use weir_pool::Accounting;
 use weir_sandbox::{InstanceError, OnFault, Sandbox, World};
@@ -170,7 +170,7 @@ impl Messages {
             services: Arc::clone(&services),
             silence: self.config.worker_timeout.get(),
             patience: Arc::clone(&patience),
-            news: self.news(id, itself),
+            news: self.news(id, itself, tallies.clone()),
             reports: reports(telemetries.clone(), &tallies, &counters, &known),
         };
         let (keeper, begun) = Keeper::start(keeper, functions.clone()).map_err(exhausted)?;
@@ -196,9 +196,12 @@ impl Messages {
     }
 
     /// Tells of a worker's faults, and of its death.
-    fn news(&self, id: &ChainId, itself: &Itself) -> Box<dyn Fn(News) + Send> {
+    fn news(&self, id: &ChainId, itself: &Itself, tallies: Tallies) -> Box<dyn Fn(News) + Send> {
         let (sink, chain, itself) = (Arc::clone(&self.sink), id.clone(), Arc::clone(itself));
         Box::new(move |news| {
+            if news.kind == WORKER {
+                tallies.forget_gauges();
+            }
             // Before it is part of a chain, none is behind it.
             let deployed = itself.get().cloned().unwrap_or_default();
             tell(&sink, &chain, &deployed, news);
@@ -218,7 +221,7 @@ fn reports(
         for (name, (words, said)) in report.functions {
             // A worker may say anything, but only of functions that the chain has.
             let Some(telemetry) = telemetries.known(&name) else { continue };
-            telemetry.absorb(said);
+            tallies.telemetry(&name, &telemetry).absorb(said);
             tallies.function(&name).absorb(&words);
         }
         counters.exhausted.fetch_add(report.exhausted, Ordering::Relaxed);

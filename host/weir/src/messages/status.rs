@@ -58,7 +58,6 @@ fn listener_status(
     counted: &ListenerStatistics,
     addresses: Vec<std::net::SocketAddr>,
 ) -> ListenerStatus {
-    let class = |n: usize| (format!("{}xx", n + 1), counted.responses[n]);
     ListenerStatus {
         name: listener.name.clone(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
@@ -70,7 +69,7 @@ fn listener_status(
         open: counted.open,
         requests: counted.requests,
         active: counted.active,
-        responses: (0..counted.responses.len()).map(class).collect(),
+        responses: by_class(&counted.responses),
         retries: counted.retries,
         spliced: counted.spliced,
         failures: failures(&counted.failures),
@@ -96,7 +95,11 @@ fn listener_status(
                 healthy: upstream.healthy,
                 open: upstream.open,
                 active: upstream.active,
+                connected: upstream.connected,
                 requests: upstream.requests,
+                responses: by_class(&upstream.responses),
+                received: upstream.received,
+                sent: upstream.sent,
                 failures: failures(&upstream.failures),
                 latency: buckets(&upstream.latency),
                 latency_sum_ns: nanoseconds(upstream.latency.sum),
@@ -109,6 +112,11 @@ fn listener_status(
 fn certificate_status(certificate: &weir_gateway::CertificateStatus) -> CertificateStatus {
     let expires = certificate.expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     CertificateStatus { names: certificate.names.clone(), expires: expires.as_secs() }
+}
+
+/// Responses by the class of their status.
+fn by_class(responses: &[u64; 5]) -> BTreeMap<String, u64> {
+    responses.iter().zip(1..).map(|(n, class)| (format!("{class}xx"), *n)).collect()
 }
 
 /// By reason what went wrong.
@@ -180,6 +188,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
     let mut times = Times::default();
     let (mut events, mut faults) = (0, 0);
     let mut instances = InstanceStatus::default();
+    let mut gauges = BTreeMap::new();
     let mut state = Health::Running;
     for part in &deployed.parts {
         let counters = part.function(label);
@@ -197,6 +206,9 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         instances.made += counters.instances_made.get();
         instances.reused += counters.instances_reused.get();
         faults += load(&counters.faults);
+        for (gauge, value) in part.telemetry(label, &telemetry).gauges() {
+            *gauges.entry(gauge).or_default() += value;
+        }
         state = match (counters.health(), state) {
             ("quarantined", _) | (_, Health::Quarantined) => Health::Quarantined,
             ("back-off", _) | (_, Health::BackOff) => Health::BackOff,
@@ -212,7 +224,7 @@ fn function_status(deployed: &Deployed, function: &ResolvedFunction) -> Function
         verdicts,
         faults,
         counters: telemetry.counters(),
-        gauges: telemetry.gauges(),
+        gauges,
         times: buckets(&times),
         times_sum_ns: nanoseconds(times.sum),
         instances: (instances != InstanceStatus::default()).then_some(instances),
