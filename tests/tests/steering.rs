@@ -168,6 +168,14 @@ fn netns_a_tap_interface_is_the_way_to_the_kernel_of_dpdk_ports() {
     assert!(pings(&lab, "10.77.0.1"));
     let port = lab.port("left");
     assert!(!port["drops"].as_object().unwrap().contains_key("rx-to-kernel"), "{port}");
+    // All that came in is in the chain, or went to the kernel, which answered.
+    assert!(port["from_kernel_packets"].as_u64() > Some(1), "{port}");
+    lab.wait("all packets are accounted for", |lab| {
+        let of = |port: &str, what: &str| lab.port(port)[what].as_u64().unwrap();
+        let both = |what: &str| of("left", what) + of("right", what);
+        let to_kernel = both("to_kernel_packets");
+        to_kernel > 1 && both("rx_packets") == packets_in(lab, "edge") + to_kernel
+    });
     lab.stop();
     assert!(!lab.log().contains("were lost"), "{}", lab.log());
 }

@@ -5,7 +5,6 @@
 //! then written to the store; if that fails, the data plane is put back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::chains::Failure;
 use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
+use crate::refusals::Refusals;
 use crate::rollout::{Faulted, Watch};
 use crate::steering::SteeringStatus;
 use crate::store::{ChainId, FunctionId, Store};
@@ -52,11 +52,24 @@ pub struct Control {
     /// What faulted and is yet to be looked at, by tenant, with when that was told.
     pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<(Instant, Faulted)>>>,
     turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
-    /// The host stops.
-    stopping: AtomicBool,
+    state: Mutex<HostState>,
+    pub(crate) refusals: Refusals,
     /// Why the configuration was not taken when it was read last.
     config_problem: Mutex<Option<String>>,
     started: Instant,
+}
+
+/// How far the host is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// The chains that it had are not all deployed again.
+    Starting,
+    /// They are, or are not waited for any longer.
+    #[default]
+    Ready,
+    /// It stops.
+    Draining,
 }
 
 /// How the host is.
@@ -64,6 +77,9 @@ pub struct Control {
 pub struct Status {
     /// Weir's version.
     pub version: String,
+    /// How far it is.
+    #[serde(default)]
+    pub state: HostState,
     /// Seconds since the host started.
     pub uptime_seconds: u64,
     /// Functions that were pushed.
@@ -79,6 +95,10 @@ pub struct Status {
     /// Why the host's configuration was not taken when it was read again last; none: it was, or there was no reason to read it.
     #[serde(default)]
     pub config_problem: Option<String>,
+    /// Requests to the API that were refused, by status: 401 without a token that the host knows, 403 with one that is not for this. For the
+    /// administrator.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub api_refused: BTreeMap<String, u64>,
 }
 
 impl Control {
@@ -108,7 +128,8 @@ impl Control {
             steered: Mutex::default(),
             faults: Mutex::default(),
             turns: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            state: Mutex::new(HostState::Starting),
+            refusals: Refusals::default(),
             config_problem: Mutex::default(),
             started: Instant::now(),
         });
@@ -209,9 +230,35 @@ impl Control {
     /// Ends all chains in order, and takes no changes any more.
     #[must_use]
     pub fn drain(&self, deadline: Duration) -> Drained {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.enters(HostState::Draining);
         self.events.emit(EventKind::Draining, None, "host", "the host stops");
         self.engine.drain(deadline)
+    }
+
+    /// What is to be deployed at the start is, or is not waited for any longer.
+    pub fn ready(&self) {
+        let running = self.engine.status().chains.len();
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if self.state() == HostState::Starting {
+            self.enters(HostState::Ready);
+            let message = match failed {
+                0 => format!("the host is ready; chains that run: {running}"),
+                failed => format!(
+                    "the host is ready; chains that run: {running}, chains that do not: {failed}"
+                ),
+            };
+            self.events.emit(EventKind::Ready, None, "host", message);
+        }
+    }
+
+    /// How far the host is.
+    #[must_use]
+    pub fn state(&self) -> HostState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enters(&self, state: HostState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// Whether anything may still be changed.
@@ -219,7 +266,7 @@ impl Control {
     /// # Errors
     /// When the host stops.
     pub(crate) fn takes_changes(&self) -> Result<(), ControlError> {
-        if self.stopping.load(Ordering::SeqCst) {
+        if self.state() == HostState::Draining {
             return Err(ControlError::Stopping);
         }
         Ok(())
@@ -255,12 +302,17 @@ impl Control {
         let failed = failed.iter().filter(|(id, _)| mine(&id.tenant));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: self.state(),
             uptime_seconds: self.started.elapsed().as_secs(),
             functions: self.store.state().functions.keys().filter(|id| mine(&id.tenant)).count(),
             engine,
             failed: failed.map(|(id, failure)| (id.to_string(), failure.why.clone())).collect(),
             steering: self.steering_status(tenant),
             config_problem: self.config_problem(tenant.is_none()),
+            api_refused: match tenant {
+                None => self.refusals.counts(),
+                Some(_) => BTreeMap::new(),
+            },
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Event {
 pub enum EventKind {
     /// The host started.
     Started,
+    /// It is ready: the chains that it had are deployed again, or not waited for any longer.
+    Ready,
     /// A version was uploaded.
     Pushed,
     /// A function or version was removed.
@@ -89,6 +91,7 @@ impl EventKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Ready => "ready",
             Self::Pushed => "pushed",
             Self::Removed => "removed",
             Self::ChainApplied => "chain-applied",
@@ -181,14 +184,17 @@ impl Events {
         message: impl Into<String>,
     ) {
         let (subject, message) = (subject.into(), message.into());
+        let (name, of) = (kind.name(), tenant.map_or("", Name::as_str));
         match kind {
             EventKind::Fault
             | EventKind::RolledBack
             | EventKind::PortDown
             | EventKind::UpstreamDown
-            | EventKind::Note => tracing::warn!(kind = kind.name(), subject, "{message}"),
-            EventKind::ReloadRefused => tracing::error!(kind = kind.name(), subject, "{message}"),
-            _ => tracing::info!(kind = kind.name(), subject, "{message}"),
+            | EventKind::Note => tracing::warn!(kind = name, tenant = of, subject, "{message}"),
+            EventKind::ReloadRefused => {
+                tracing::error!(kind = name, tenant = of, subject, "{message}");
+            }
+            _ => tracing::info!(kind = name, tenant = of, subject, "{message}"),
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
@@ -214,8 +220,9 @@ impl Events {
         kept.gone.extend(events);
     }
 
-    /// The events kept after this number: all, or those of one tenant. Whoever has seen some since the start and has missed others is told so
-    /// by an event of its own. A number that none has yet is of a start when the clock was ahead: then all that are kept come after it.
+    /// The events kept after this number: all, or those of one tenant. Whoever has seen some, of this start or of one before, and has missed
+    /// others since this start is told so by an event of its own. A number that none has yet is of a start when the clock was ahead: then all
+    /// that are kept come after it.
     #[must_use]
     pub fn after(&self, tenant: Option<&Name>, id: u64) -> Vec<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,7 +238,8 @@ impl Events {
             dropped = dropped.max(kept.gone.dropped);
             new.extend(kept.gone.events.iter().filter(|event| event.id > id).cloned());
         }
-        if id > kept.begin && dropped > id {
+        if id > 0 && dropped > id {
+            let first = id.max(kept.begin) + 1;
             new.push(Event {
                 id: dropped,
                 time: crate::time::now(),
@@ -239,8 +247,7 @@ impl Events {
                 tenant: tenant.cloned(),
                 subject: "events".to_owned(),
                 message: format!(
-                    "not all events from number {} to {dropped} are kept any more: it is the last {KEPT} of each tenant and of the host",
-                    id + 1
+                    "not all events from number {first} to {dropped} are kept any more: it is the last {KEPT} of each tenant and of the host"
                 ),
             });
         }

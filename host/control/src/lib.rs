@@ -21,6 +21,7 @@ mod events;
 mod functions;
 mod metrics;
 mod quota;
+mod refusals;
 mod rollout;
 mod steering;
 pub mod store;
@@ -29,7 +30,7 @@ pub mod time;
 
 pub use chains::{Applied, ChainView, RunningFunction};
 pub use condition::Condition;
-pub use control::{Control, Status};
+pub use control::{Control, HostState, Status};
 pub use error::ControlError;
 pub use events::{Event, EventKind, Events};
 pub use functions::{Function, FunctionInChain, FunctionTrial, FunctionVersion, Pushed};

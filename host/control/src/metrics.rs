@@ -1,10 +1,10 @@
-//! `/metrics`: the status in OpenMetrics text. Everything is counted by the data plane; this only writes it down,
+//! `/metrics`: the status in OpenMetrics text, or in the text of before. Everything is counted by the data plane; this only writes it down,
 //! so that nothing is spent on it when nobody scrapes.
 
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,8 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use weir_spec::Plane;
 
-use crate::control::Status;
-use crate::engine::{Bucket, Health, InstanceStatus};
+use crate::control::{HostState, Status};
+use crate::engine::{Bucket, Health, InstanceStatus, Reasons};
 
 type Labels = Vec<(String, String)>;
 
@@ -66,21 +66,117 @@ impl Gauges {
     }
 }
 
-/// The status as OpenMetrics text.
+/// How metrics are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// OpenMetrics, which Prometheus asks for.
+    OpenMetrics,
+    /// Prometheus's own text of before, for those that know nothing else.
+    PrometheusText,
+}
+
+impl Format {
+    /// What somebody takes who says this (`Accept`).
+    pub(crate) fn of(accept: &str) -> Self {
+        if accept.contains("text/plain") && !accept.contains("openmetrics") {
+            Self::PrometheusText
+        } else {
+            Self::OpenMetrics
+        }
+    }
+
+    /// Its `Content-Type`.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::PrometheusText => prometheus_text::CONTENT_TYPE,
+        }
+    }
+
+    fn write(self, registries: &[Registry]) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        for registry in registries {
+            match self {
+                Self::OpenMetrics => text::encode_registry(&mut text, registry)?,
+                Self::PrometheusText => prometheus_text::encode(&mut text, registry)?,
+            }
+        }
+        if self == Self::OpenMetrics {
+            text::encode_eof(&mut text)?;
+        }
+        Ok(text)
+    }
+}
+
+/// The status in this format, with what there is to say of the process. What has not happened yet for one of these reasons is 0, so that its
+/// first time is seen to be one.
 #[must_use]
-pub(crate) fn encode(status: &Status) -> String {
+pub(crate) fn encode(
+    status: &Status,
+    reasons: Reasons,
+    process: Option<&Process>,
+    format: Format,
+) -> String {
     let mut registry = Registry::with_prefix("weir");
     host(&mut registry, status);
     ports(&mut registry, status);
-    chains(&mut registry, status);
+    chains(&mut registry, status, reasons);
     functions(&mut registry, status);
-    listeners(&mut registry, status);
+    listeners(&mut registry, status, reasons);
     times(&mut registry, status);
     trials(&mut registry, status);
     steering(&mut registry, status);
-    let mut text = String::new();
-    text::encode(&mut text, &registry).expect("writing to a string cannot fail");
-    text
+    // Of a process these are the names that everybody has.
+    let mut of_process = Registry::default();
+    if let Some(process) = process {
+        process.register(&mut of_process);
+    }
+    format.write(&[registry, of_process]).expect("writing to a string cannot fail")
+}
+
+/// What the kernel says of the host's process; those of chains' processes are their own.
+#[derive(Debug, Default)]
+pub(crate) struct Process {
+    cpu_seconds: f64,
+    resident_bytes: f64,
+    open_files: f64,
+    /// None: any number.
+    most_files: Option<f64>,
+}
+
+impl Process {
+    /// As it is now. What cannot be read is 0.
+    pub(crate) fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The second field is the program's name, which may have anything in it.
+        let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let fields: Vec<u64> =
+            fields.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+        // From the fourth of proc_pid_stat(5) on: `utime` is the 14th, `stime` the 15th, `rss` the 24th.
+        let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0) as f64;
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self {
+            cpu_seconds: (field(14) + field(15)) / rustix::param::clock_ticks_per_second() as f64,
+            resident_bytes: field(24) * rustix::param::page_size() as f64,
+            open_files: files as f64,
+            most_files: most.map(|most| most as f64),
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let cpu = "CPU time of the host's process";
+        let cpu = Seconds::new(registry, "process_cpu_seconds", cpu);
+        cpu.0.get_or_create(&Vec::new()).inc_by(self.cpu_seconds);
+        let of = "Memory of the host's process that is in RAM";
+        Gauges::new(registry, "process_resident_memory_bytes", of).set(&[], self.resident_bytes);
+        let of = "Files that the host's process has open";
+        Gauges::new(registry, "process_open_fds", of).set(&[], self.open_files);
+        if let Some(most) = self.most_files {
+            let of = "Files that it may have open";
+            Gauges::new(registry, "process_max_fds", of).set(&[], most);
+        }
+    }
 }
 
 fn host(registry: &mut Registry, status: &Status) {
@@ -88,6 +184,14 @@ fn host(registry: &mut Registry, status: &Status) {
     build.set(&[("version", &status.version)], 1.0);
     let uptime = Gauges::new(registry, "uptime_seconds", "Time since the host started");
     uptime.set(&[], status.uptime_seconds as f64);
+    let ready = "Whether the host has deployed the chains that it had, and does not stop";
+    let ready = Gauges::new(registry, "ready", ready);
+    ready.set(&[], f64::from(u8::from(status.state == HostState::Ready)));
+    let refused = "Requests to the API that were refused, by status";
+    let refused = Counters::new(registry, "api_refused", refused);
+    for (code, n) in &status.api_refused {
+        refused.add(&[("status", code)], *n);
+    }
     let deployed = Gauges::new(registry, "chains", "Chains that are deployed");
     deployed.set(&[], status.engine.chains.len() as f64);
     let failed = Gauges::new(registry, "chains_failed", "Chains that are stored and do not run");
@@ -123,6 +227,10 @@ fn ports(registry: &mut Registry, status: &Status) {
     let dropped = Counters::new(registry, "port_dropped_packets", dropped);
     let reasons = "Packets that a port could not take or send, by direction and reason";
     let reasons = Counters::new(registry, "port_drops", reasons);
+    let kernel = "Packets that a port's way to the kernel was given, and that came from there";
+    let kernel = Counters::new(registry, "port_kernel_packets", kernel);
+    let notes = "What is worth knowing of what a port received, and is no drop";
+    let notes = Counters::new(registry, "port_rx_notes", notes);
     let device = "The counters of a port's driver, under its names";
     let device = Counters::new(registry, "port_device", device);
     let queues = "Packets that passed a worker's queue of a port that several workers have";
@@ -143,6 +251,11 @@ fn ports(registry: &mut Registry, status: &Status) {
         let name = ("port", port.name.as_str());
         for (reason, n) in &port.drops {
             reasons.add(&[name, ("reason", reason)], *n);
+        }
+        kernel.add(&[name, ("direction", "to")], port.to_kernel_packets);
+        kernel.add(&[name, ("direction", "from")], port.from_kernel_packets);
+        for (what, n) in &port.rx_notes {
+            notes.add(&[name, ("note", what)], *n);
         }
         for (counter, n) in &port.device_counters {
             device.add(&[name, ("counter", counter)], *n);
@@ -172,7 +285,7 @@ fn ports(registry: &mut Registry, status: &Status) {
     }
 }
 
-fn chains(registry: &mut Registry, status: &Status) {
+fn chains(registry: &mut Registry, status: &Status, reasons: Reasons) {
     let packets = Counters::new(
         registry,
         "chain_packets",
@@ -210,6 +323,9 @@ fn chains(registry: &mut Registry, status: &Status) {
             parts.add(&[tenant, name, worker, ("direction", "in")], part.packets_in);
             parts.add(&[tenant, name, worker, ("direction", "out")], part.packets_out);
         }
+        for reason in reasons.drops.iter().filter(|_| chain.plane != Plane::Message) {
+            dropped.add(&[tenant, name, ("reason", reason)], 0);
+        }
         for (reason, count) in &chain.drops {
             dropped.add(&[tenant, name, ("reason", reason)], *count);
         }
@@ -225,6 +341,8 @@ fn functions(registry: &mut Registry, status: &Status) {
     let faults = Counters::new(registry, "function_faults", "Times that a function faulted");
     let running = "Whether a function is called: 0 in back-off or quarantine";
     let running = Gauges::new(registry, "function_running", running);
+    let quarantined = "Whether a function is not called any more until it is replaced";
+    let quarantined = Gauges::new(registry, "function_quarantined", quarantined);
     let instances =
         "Requests of a wasi:http component, by whether their instance was made for them";
     let instances = Counters::new(registry, "function_instances", instances);
@@ -243,6 +361,8 @@ fn functions(registry: &mut Registry, status: &Status) {
             packets.add(&[tenant, name, label], function.packets);
             faults.add(&[tenant, name, label], function.faults);
             running.set(&[tenant, name, label, ("version", &version)], called);
+            let out = f64::from(u8::from(function.state == Health::Quarantined));
+            quarantined.set(&[tenant, name, label, ("version", &version)], out);
             if function.plane == Plane::Packet {
                 calls.add(&[tenant, name, label], function.sample.calls);
                 sampled.add(&[tenant, name, label], function.sample.packets);
@@ -265,7 +385,7 @@ fn functions(registry: &mut Registry, status: &Status) {
     }
 }
 
-fn listeners(registry: &mut Registry, status: &Status) {
+fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
     let accepted = Counters::new(registry, "listener_connections", "Connections accepted");
     let refused = "Connections closed at once, because there were as many as allowed";
     let refused = Counters::new(registry, "listener_refused_connections", refused);
@@ -287,6 +407,10 @@ fn listeners(registry: &mut Registry, status: &Status) {
     let connections = "Connections to an upstream that are open";
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
     let sent = Counters::new(registry, "upstream_requests", "Requests that an upstream was sent");
+    let made = Counters::new(registry, "upstream_connections", "Connections made to an upstream");
+    let answered = "An upstream's responses by the class of their status";
+    let answered = Counters::new(registry, "upstream_responses", answered);
+    let carried = Counters::new(registry, "upstream_bytes", "Bytes from and to an upstream");
     let lost = "What went wrong with an upstream, by reason; also what a further attempt made good";
     let lost = Counters::new(registry, "upstream_failures", lost);
     let busy = Gauges::new(registry, "upstream_active_requests", "Requests that an upstream has");
@@ -308,6 +432,9 @@ fn listeners(registry: &mut Registry, status: &Status) {
         for (class, count) in &listener.responses {
             responses.add(&[name, ("class", class)], *count);
         }
+        for reason in reasons.failures {
+            failures.add(&[name, ("reason", reason)], 0);
+        }
         for (reason, count) in &listener.failures {
             failures.add(&[name, ("reason", reason)], *count);
         }
@@ -324,6 +451,12 @@ fn listeners(registry: &mut Registry, status: &Status) {
             healthy.set(&labels, f64::from(u8::from(upstream.healthy)));
             connections.set(&labels, upstream.open as f64);
             sent.add(&labels, upstream.requests);
+            made.add(&labels, upstream.connected);
+            for (class, count) in &upstream.responses {
+                answered.add(&[labels[0], labels[1], ("class", class)], *count);
+            }
+            carried.add(&[labels[0], labels[1], ("direction", "in")], upstream.received);
+            carried.add(&[labels[0], labels[1], ("direction", "out")], upstream.sent);
             busy.set(&labels, upstream.active as f64);
             for (reason, count) in &upstream.failures {
                 lost.add(&[labels[0], labels[1], ("reason", reason)], *count);

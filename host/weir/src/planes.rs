@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
-    ExchangeCounts, FunctionLog, Published, RuleStatus, Tap, TrialKind, Way,
+    ExchangeCounts, FunctionLog, Published, Reasons, RuleStatus, Tap, TrialKind, Way,
 };
+use weir_gateway::FAILURES;
+use weir_packet_plane::DROP_REASONS;
 use weir_sandbox::Sandbox;
 use weir_spec::{
     Chain, ChainTrace, CheckReport, HostConfig, Name, Plane, ResolvedFunction, SteeringRule,
@@ -19,6 +21,16 @@ use crate::engine::PlaneEngine;
 use crate::messages::Messages;
 use crate::nics::InUse;
 use crate::told::Told;
+
+/// Names of these, whatever stands before them.
+const fn names<T, const N: usize>(all: &[(T, &'static str); N]) -> [&'static str; N] {
+    let (mut names, mut place) = ([""; N], 0);
+    while place < N {
+        names[place] = all[place].1;
+        place += 1;
+    }
+    names
+}
 
 /// With lines of source in it, if it was refused because code failed while it was made ready.
 fn explained<T>(result: Result<T, EngineError>) -> Result<T, EngineError> {
@@ -215,6 +227,12 @@ impl Engine for Planes {
 
     fn tap(&self, chain: &ChainId, request: &TapRequest) -> Result<Box<dyn Tap>, EngineError> {
         self.packets.tap(chain, request)
+    }
+
+    fn reasons(&self) -> Reasons {
+        const DROPS: [&str; DROP_REASONS.len()] = names(&DROP_REASONS);
+        const FAILED: [&str; FAILURES.len()] = names(&FAILURES);
+        Reasons { drops: &DROPS, failures: &FAILED }
     }
 
     fn status(&self) -> EngineStatus {

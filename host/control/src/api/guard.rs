@@ -58,33 +58,49 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
 }
 
 /// Finds out who calls and whether they may change anything, before anything else is looked at.
-async fn who(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let open = request.uri().path() == "/openapi.json";
+async fn who(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().clone());
+    let (caller, response) = let_in(&api, request, next).await;
+    let status = response.status();
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        && let Some(left_out) = api.control.refusals.note(status.as_u16())
+    {
+        let (path, status) = (path.path(), status.as_u16());
+        tracing::warn!(caller, %method, path, status, left_out, "refused");
+    }
+    response
+}
+
+/// The response, and the caller's name.
+async fn let_in(api: &Api, mut request: Request, next: Next) -> (String, Response) {
+    let open = matches!(request.uri().path(), "/openapi.json" | "/healthz" | "/readyz");
     let caller = match request.extensions().get::<Peer>() {
         Some(Peer::Local) => Some(Caller::local()),
         Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
+    let name = caller.as_ref().map_or_else(String::new, |caller| caller.name().to_owned());
     let _place = match &caller {
         Some(caller) => match api.places.request(caller) {
             Ok(place) => place,
-            Err(refused) => return closing(refused),
+            Err(refused) => return (name, closing(refused)),
         },
         None => None,
     };
     match caller {
         Some(caller) => {
             if !request.method().is_safe() {
-                return change(&api, caller, request, next).await;
+                return (name, change(api, caller, request, next).await);
             }
             request.extensions_mut().insert(caller);
         }
         None if open => {}
         None => {
             let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
-            return closing(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+            return (name, closing(problem));
         }
     }
-    next.run(request).await
+    (name, next.run(request).await)
 }
 
 /// An answer that is the last one of its connection: others may have it.
@@ -97,6 +113,7 @@ fn closing(problem: Problem) -> Response {
 async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> Response {
     let (name, method, uri) =
         (caller.name().to_owned(), request.method().clone(), request.uri().clone());
+    let tenant = caller.own_tenant().map(ToString::to_string).unwrap_or_default();
     let response = match caller.may_change().and_then(|()| api.control.takes_changes()) {
         Ok(()) => {
             request.extensions_mut().insert(caller);
@@ -104,7 +121,8 @@ async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> 
         }
         Err(refused) => Problem::from(refused).into_response(),
     };
-    tracing::info!(caller = name, %method, %uri, status = response.status().as_u16(), "asked");
+    let status = response.status().as_u16();
+    tracing::info!(caller = name, tenant, %method, %uri, status, "asked");
     response
 }
 

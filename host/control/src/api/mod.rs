@@ -1,4 +1,4 @@
-//! The HTTP API under `/v1`, `/metrics` and `/openapi.json`.
+//! The HTTP API under `/v1`, `/metrics`, `/healthz`, `/readyz` and `/openapi.json`.
 //!
 //! Owns: paths, bodies, status codes, who may call what, the OpenAPI document (made from the handlers
 //! themselves, so that it cannot say something else), limits of sizes and times. Handlers are thin: what
@@ -176,6 +176,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(steering::list, steering::apply))
         .routes(routes!(system::events))
         .routes(routes!(system::metrics))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::readyz))
         .routes(routes!(system::openapi))
 }
 

@@ -23,7 +23,7 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`, `unauthorized`,
-    /// `forbidden`, `precondition`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `stopping`, `store-full`,
+    /// `forbidden`, `precondition`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `starting`, `stopping`, `store-full`,
     /// `internal`.
     pub code: String,
     /// For people: what was wrong, and what to do.

@@ -1,4 +1,4 @@
-//! `/v1/status`, `ports`, `steering`, `events`, `/metrics`, `/openapi.json`
+//! `/v1/status`, `ports`, `steering`, `events`, `/metrics`, `/healthz`, `/readyz`, `/openapi.json`
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,9 +21,10 @@ use super::problem::Problem;
 use super::stay::Stay;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
-use crate::control::{Control, Status};
+use crate::control::{Control, HostState, Status};
 use crate::engine::PortStatus;
 use crate::events::{Event, EventKind};
+use crate::metrics::{Format, Process};
 
 /// Shows how everything is: ports, chains, functions, counts, pools, trials.
 #[utoipa::path(get, path = "/v1/status", tag = "host", operation_id = "status", params(OfTenant),
@@ -102,11 +103,14 @@ pub(super) async fn events(
     let stay = Stay::new(&api, caller);
     // First this: what happens from now on is not missed.
     let coming = api.control.events().coming();
+    let now = *coming.borrow();
+    let past = api.control.events().after(tenant.as_ref(), last);
     let listener = Listener {
-        past: api.control.events().after(tenant.as_ref(), last).into(),
+        // Whoever waits for the first one is told of those that it misses from now on.
+        last: if past.is_empty() { now } else { last },
+        past: past.into(),
         control: api.control,
         tenant,
-        last,
         coming: query.follow.unwrap_or(true).then_some(coming),
         stay,
         _place: place,
@@ -175,16 +179,47 @@ fn sent(event: &Event) -> sse::Event {
 
 /// Counters and gauges for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "host", operation_id = "metrics",
-    responses((status = 200, description = "OpenMetrics text.", body = String,
-        content_type = "application/openmetrics-text")))]
+    responses((status = 200, description = "OpenMetrics text, or the one of before if `Accept` asks for `text/plain` alone.",
+        content((String = "application/openmetrics-text"), (String = "text/plain")))))]
 pub(super) async fn metrics(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let tenant = caller.filter(None)?;
-    let status = api.run(move |control| Ok(control.status(tenant.as_ref()))).await?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], crate::metrics::encode(&status)))
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::of(accept.unwrap_or_default());
+    let text = api.run(move |control| {
+        let (status, reasons) = (control.status(tenant.as_ref()), control.engine.reasons());
+        let process = tenant.is_none().then(Process::read);
+        Ok(crate::metrics::encode(&status, reasons, process.as_ref(), format))
+    });
+    Ok(([(header::CONTENT_TYPE, format.media_type())], text.await?))
+}
+
+/// Whether the host is there: for whoever would start it anew. That it answers says it.
+#[utoipa::path(get, path = "/healthz", tag = "host", operation_id = "healthz", security(()),
+    responses((status = 200, description = "It is.", body = String, content_type = "text/plain")))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the host is ready: for whoever sends traffic to it. It is when the chains that it had are deployed again, or are not waited for
+/// any longer, until it is told to stop.
+#[utoipa::path(get, path = "/readyz", tag = "host", operation_id = "readyz", security(()),
+    responses(
+        (status = 200, description = "It is.", body = String, content_type = "text/plain"),
+        (status = 503, description = "It starts, or stops.", body = Problem,
+            content_type = "application/problem+json")))]
+pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
+    let (code, detail) = match api.control.state() {
+        HostState::Ready => return Ok("ready\n"),
+        HostState::Starting => {
+            ("starting", "the host is starting: its chains are not all deployed")
+        }
+        HostState::Draining => ("stopping", "the host stops"),
+    };
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail))
 }
 
 /// This document.

@@ -109,8 +109,20 @@ pub struct UpstreamStatus {
     pub open: u64,
     /// Requests that it has now.
     pub active: u64,
+    /// Connections that were made to it.
+    #[serde(default)]
+    pub connected: u64,
     /// Requests that it was sent.
     pub requests: u64,
+    /// Its responses by the class of their status: `2xx`, ...
+    #[serde(default)]
+    pub responses: BTreeMap<String, u64>,
+    /// Bytes from it.
+    #[serde(default)]
+    pub received: u64,
+    /// Bytes to it.
+    #[serde(default)]
+    pub sent: u64,
     /// What went wrong with it, by reason; also what another attempt made good.
     #[serde(default)]
     pub failures: BTreeMap<String, u64>,
@@ -189,6 +201,15 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_dropped: u64,
+    /// Packets that the port's way to the kernel's stack was given: by functions, and by steering rules that no chain counts.
+    #[serde(default)]
+    pub to_kernel_packets: u64,
+    /// Packets that came from there.
+    #[serde(default)]
+    pub from_kernel_packets: u64,
+    /// What is worth knowing of what came in, and is no drop: `truncated`, `bad-checksum`, `waits-for-buffer`, `error`.
+    #[serde(default)]
+    pub rx_notes: BTreeMap<String, u64>,
     /// Both kinds of drops, by direction and reason: `rx-too-large`, `tx-full`, ...
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,

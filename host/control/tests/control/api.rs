@@ -616,7 +616,10 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"kernel\"} 2",
         "weir_chain_packets_total{tenant=\"default\",chain=\"a\",direction=\"made\"} 3",
         "weir_chain_dropped_packets_total{tenant=\"default\",chain=\"a\",reason=\"fault\"} 1",
+        "weir_chain_dropped_packets_total{tenant=\"default\",chain=\"a\",reason=\"no-buffer\"} 0",
+        "weir_listener_failures_total{listener=\"web\",reason=\"idle\"} 0",
         "weir_function_verdicts_total{tenant=\"default\",chain=\"a\",function=\"f\",verdict=\"next\"} 5",
+        "weir_function_quarantined{tenant=\"default\",chain=\"a\",function=\"f\",version=\"1.0.0\"} 0",
         "weir_function_sampled_calls_total{tenant=\"default\",chain=\"a\",function=\"f\"} 2",
         "weir_function_sampled_packets_total{tenant=\"default\",chain=\"a\",function=\"f\"} 64",
         "weir_function_sampled_seconds_total{tenant=\"default\",chain=\"a\",function=\"f\"} 0.0000064",
@@ -627,6 +630,12 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
         "weir_trial_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",kind=\"shadow\"} 3",
         "weir_trial_different_packets_total{tenant=\"default\",chain=\"a\",function=\"f\",version=\"2.0.0\",what=\"verdict\"} 2",
         "weir_port_ring_buffers{port=\"in\"} 64",
+        "weir_port_kernel_packets_total{port=\"in\",direction=\"to\"} 7",
+        "weir_port_kernel_packets_total{port=\"in\",direction=\"from\"} 3",
+        "weir_port_rx_notes_total{port=\"in\",note=\"truncated\"} 2",
+        "weir_upstream_connections_total{listener=\"web\",upstream=\"api.example:9000\"} 2",
+        "weir_upstream_responses_total{listener=\"web\",upstream=\"api.example:9000\",class=\"5xx\"} 1",
+        "weir_upstream_bytes_total{listener=\"web\",upstream=\"api.example:9000\",direction=\"in\"} 300",
         "weir_upstream_failures_total{listener=\"web\",upstream=\"api.example:9000\",reason=\"connect\"} 2",
         "weir_config_last_reload_successful 1.0",
         "weir_gateway_carrier{carrier=\"sk_msg\"} 0",
@@ -654,6 +663,91 @@ async fn status_metrics_and_log_show_what_the_data_plane_says() {
     assert_eq!(log["lines"][0]["source"], "a:f");
     assert_eq!(log["lost"], 1);
     host.ask("GET", "/v1/functions/g/log", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn metrics_are_written_as_who_asks_takes_them() {
+    let host = Host::new();
+    let asked = async |accept: &str| {
+        let request = Request::get("/metrics").extension(Peer::Local).header("accept", accept);
+        host.raw(request.body(Body::empty()).unwrap()).await
+    };
+    let prometheus =
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    for (accept, kind) in [
+        ("*/*", "application/openmetrics-text"),
+        (prometheus, "application/openmetrics-text"),
+        ("text/plain; version=0.0.4", "text/plain; version=0.0.4"),
+    ] {
+        let answer = asked(accept).await;
+        assert!(answer.headers[header::CONTENT_TYPE].to_str().unwrap().starts_with(kind));
+        assert_eq!(answer.text.ends_with("# EOF\n"), kind.starts_with("application"), "{accept}");
+        assert!(answer.text.contains("\nweir_port_packets_total{"), "{}", answer.text);
+    }
+    // Of the process everybody has these names, and only the administrator is told.
+    let of = |text: &str, name: &str| -> f64 {
+        let line = format!("process_{name} ");
+        let value = text.lines().find_map(|said| said.strip_prefix(&line)).expect(name);
+        value.parse().unwrap()
+    };
+    let mut text = asked("*/*").await.text;
+    assert!(of(&text, "resident_memory_bytes") > 0.0 && of(&text, "open_fds") > 0.0, "{text}");
+    // The kernel counts in hundredths, and to ask takes some of it.
+    while of(&text, "cpu_seconds_total") == 0.0 {
+        text = asked("*/*").await.text;
+    }
+    let text = host.ask_with("acme-viewer-token", "GET", "/metrics", None).await.text;
+    assert!(!text.contains("process_"), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_api_refuses_is_counted() {
+    let host = Host::new();
+    for (token, path) in [
+        ("nobody", "/v1/status"),
+        ("nobody", "/metrics"),
+        ("acme-viewer-token", "/v1/status?tenant=default"),
+    ] {
+        host.ask_with(token, "GET", path, None).await;
+    }
+    host.ask_with("acme-viewer-token", "GET", "/v1/status", None).await;
+    let status = host.ask("GET", "/v1/status", None).await.json();
+    assert_eq!(status["api_refused"], json!({"401": 2, "403": 1}));
+    let metrics = host.ask("GET", "/metrics", None).await.text;
+    assert!(metrics.contains("\nweir_api_refused_total{status=\"401\"} 2\n"), "{metrics}");
+    let own = host.ask_with("acme-viewer-token", "GET", "/v1/status", None).await.json();
+    assert!(own.get("api_refused").is_none(), "{own}");
+}
+
+#[tokio::test]
+async fn who_asks_is_told_whether_the_host_is_ready() {
+    let host = Host::new();
+    let asked = async |path: &str| {
+        let request = Request::get(path).extension(Peer::Remote).body(Body::empty());
+        host.raw(request.unwrap()).await
+    };
+    let ready = async || {
+        let status = host.ask("GET", "/v1/status", None).await.json();
+        let metrics = host.ask("GET", "/metrics", None).await.text;
+        assert_eq!(asked("/healthz").await.status, StatusCode::OK);
+        let gauge = metrics.lines().find_map(|line| line.strip_prefix("weir_ready ")).unwrap();
+        (status["state"].as_str().unwrap().to_owned(), gauge.to_owned(), asked("/readyz").await)
+    };
+    let (state, gauge, answer) = ready().await;
+    assert_eq!((state.as_str(), gauge.as_str()), ("starting", "0.0"));
+    assert_eq!(answer.problem(503).0, "starting");
+    let now = host.last_event();
+    host.control.ready();
+    assert_eq!(host.wait_for("ready", now), "the host is ready; chains that run: 0");
+    let (state, gauge, answer) = ready().await;
+    assert_eq!((state.as_str(), gauge.as_str()), ("ready", "1.0"));
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, "ready\n"));
+    let _ = host.control.drain(std::time::Duration::ZERO);
+    // It does not become so again.
+    host.control.ready();
+    let (state, gauge, answer) = ready().await;
+    assert_eq!((state.as_str(), gauge.as_str()), ("draining", "0.0"));
+    assert_eq!(answer.problem(503).0, "stopping");
 }
 
 #[tokio::test]
@@ -722,7 +816,7 @@ async fn the_openapi_document_is_whole() {
                 let has = parameters.iter().any(|p| p["name"] == name && p["in"] == "path");
                 assert!(has, "{method} {path}: {name} is not described");
             }
-            if path != "/openapi.json" {
+            if !["/openapi.json", "/healthz", "/readyz"].contains(&path.as_str()) {
                 assert!(operation["responses"].get("401").is_some(), "{method} {path}");
             }
         }
@@ -760,7 +854,9 @@ fn the_guide_says_what_each_metric_means() {
     ] {
         for rest in source.split(made).skip(1) {
             let name = rest.split('"').next().unwrap();
-            assert!(page.contains(&format!("`weir_{name}{total}`")), "weir_{name}{total}");
+            // Everybody's names of a process have no other one before them.
+            let prefix = if name.starts_with("process_") { "" } else { "weir_" };
+            assert!(page.contains(&format!("`{prefix}{name}{total}`")), "{prefix}{name}{total}");
             all += 1;
         }
     }

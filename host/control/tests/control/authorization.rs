@@ -25,8 +25,10 @@ enum Needs {
 }
 
 /// All routes. One that is not here, or not there any more, fails the test.
-const ROUTES: [(&str, &str, Needs); 30] = [
+const ROUTES: [(&str, &str, Needs); 32] = [
     ("get", "/openapi.json", Needs::Nothing),
+    ("get", "/healthz", Needs::Nothing),
+    ("get", "/readyz", Needs::Nothing),
     ("get", "/metrics", Needs::Token),
     ("get", "/v1/tenants", Needs::Token),
     ("get", "/v1/status", Needs::Tenant),
@@ -121,7 +123,7 @@ fn request(method: &str, path: &str, who: Who) -> Request<Body> {
         .replace("{id}", "0123456789abcdef");
     // Routes below a tenant name it in their path.
     let uri = match path {
-        "/openapi.json" | "/metrics" => uri,
+        "/openapi.json" | "/metrics" | "/healthz" | "/readyz" => uri,
         "/v1/events" => format!("{uri}?tenant=acme&follow=false"),
         "/v1/functions/{name}/versions" if method == "post" => {
             format!("{uri}?tenant=acme&version=3.0.0")
@@ -156,6 +158,7 @@ async fn host() -> Host {
     let beta = "[[api.token]]\nname = \"beta\"\ntoken = \"beta-operator-token\"\nrole = \"operator\"\ntenant = \"beta\"\n[rollout]";
     let config = crate::common::CONFIG.replace("[rollout]", beta);
     let host = Host::on(tempfile::tempdir().unwrap(), &config);
+    host.control.ready();
     for version in ["1.0.0", "2.0.0"] {
         let path = format!("/v1/functions/f/versions?tenant=acme&version={version}");
         assert_eq!(host.push(&path, version).await.status, StatusCode::CREATED);

@@ -41,9 +41,13 @@ fn who_missed_some_is_told_so() {
         assert_eq!(lost(tenant, 1007), None);
     }
     assert_eq!(lost(Some(&quiet), 1001), None);
-    // Who has seen none of this start is told by its first event that it began.
-    assert_eq!((lost(None, 0), lost(None, 999)), (None, None));
-    assert_eq!(events.after(None, 999)[0].message, "first");
+    // Who begins asks for what there is; who has seen some of a start before is told what is missing of this one.
+    assert_eq!((lost(None, 0), lost(None, 999), lost(None, 7)), (None, Some(1007), Some(1007)));
+    assert_eq!(lost(Some(&quiet), 7), None);
+    let past = events.after(None, 7);
+    assert_eq!(past[0].message, "first");
+    let lost = past.iter().find(|event| event.kind == EventKind::Lost).unwrap();
+    assert!(lost.message.contains("from number 1001 to 1007 "), "{}", lost.message);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use weir_control::Event;
 
+use super::or_dash;
 use crate::cli::{EventsArgs, Format};
 use crate::client::Client;
 use crate::render::{self, Output};
@@ -15,8 +16,9 @@ pub(super) fn run(args: &EventsArgs, client: &Client, output: Output) -> Result<
         Format::Table => {
             let event: Event = serde_json::from_str(data)
                 .context("an event is not as expected: is the host's version of Weir another?")?;
-            let Event { id, time, kind, message, .. } = event;
-            let line = format!("{id:<5} {time}  {:<14} {message}\n", kind.name());
+            let Event { id, time, kind, tenant, message, .. } = event;
+            let tenant = or_dash(tenant.as_ref());
+            let line = format!("{id:<5} {time}  {:<14} {tenant:<10} {message}\n", kind.name());
             render::print(render::plain(&line).as_bytes())
         }
     })?;

@@ -1,9 +1,9 @@
 //! `weir status`, `weir port`
 
 use anyhow::Result;
-use weir_control::Status;
 use weir_control::api::List;
 use weir_control::engine::{CarrierStatus, ChainStatus, FunctionStatus, Health, PortStatus};
+use weir_control::{HostState, Status};
 use weir_spec::Plane;
 
 use super::{counts, listener, or_dash};
@@ -12,7 +12,7 @@ use crate::render::{self, Output};
 
 pub(super) fn ports(client: &Client, output: Output) -> Result<()> {
     let ports: List<PortStatus> = client.get(&["ports"])?;
-    output.result(&ports.items, |ports| format!("{}{}", port_table(ports), port_problems(ports)))
+    output.result(&ports.items, |ports| port_text(ports))
 }
 
 fn port_table(ports: &[PortStatus]) -> String {
@@ -65,6 +65,20 @@ fn port_table(ports: &[PortStatus]) -> String {
     render::table(header, rows)
 }
 
+fn port_text(ports: &[PortStatus]) -> String {
+    port_table(ports) + &port_kernel(ports) + &port_problems(ports)
+}
+
+/// What went to the kernel by ports and came from there, if there is any.
+fn port_kernel(ports: &[PortStatus]) -> String {
+    let some = ports.iter().filter(|port| port.to_kernel_packets + port.from_kernel_packets > 0);
+    let line = |port: &PortStatus| {
+        let PortStatus { name, to_kernel_packets: to, from_kernel_packets: from, .. } = port;
+        format!("port {name}: to kernel {to}, from kernel {from}\n")
+    };
+    some.map(line).collect()
+}
+
 fn port_problems(ports: &[PortStatus]) -> String {
     let down = ports.iter().filter_map(|port| Some((&port.name, port.problem.as_ref()?)));
     down.map(|(name, problem)| format!("port {name} is down: {problem}\n")).collect()
@@ -75,9 +89,18 @@ pub(super) fn status(client: &Client, output: Output) -> Result<()> {
     output.result(&status, status_text)
 }
 
+fn state(state: HostState) -> &'static str {
+    match state {
+        HostState::Starting => "starting",
+        HostState::Ready => "ready",
+        HostState::Draining => "draining",
+    }
+}
+
 fn status_text(status: &Status) -> String {
     let mut text = render::facts(&[
         ("version", status.version.clone()),
+        ("state", state(status.state).to_owned()),
         ("up", render::age(status.uptime_seconds)),
         ("workers", status.engine.workers.to_string()),
         ("functions", status.functions.to_string()),
@@ -96,8 +119,7 @@ fn status_text(status: &Status) -> String {
     }
     if !status.engine.ports.is_empty() {
         text.push('\n');
-        text.push_str(&port_table(&status.engine.ports));
-        text.push_str(&port_problems(&status.engine.ports));
+        text.push_str(&port_text(&status.engine.ports));
     }
     if !status.engine.listeners.is_empty() {
         text.push('\n');

@@ -222,6 +222,7 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
                     ),
                 }
                 tracing::info!(socket = %config.api.socket.display(), "ready");
+                control.ready();
                 manager::tell(&readiness(control));
             }
             asked = signals.next() => match asked {

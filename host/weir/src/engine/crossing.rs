@@ -169,14 +169,21 @@ impl Crossing {
         self.taker_of_rest().or_else(|| self.chains().keys().next().cloned())
     }
 
-    /// Packets that no chain had and that were dropped, by reason: those that rules or nobody wanted, of both ports.
-    pub(super) fn drops(&self) -> Vec<(&'static str, u64)> {
+    /// Packets that no chain had and that were dropped, by the port that they came in by, and by reason: those that rules or nobody wanted.
+    pub(super) fn drops(&self) -> Vec<(&Name, &'static str, u64)> {
         let mut all = Counters::default();
         for station in &self.stations {
             all.add(&station.counters.read().0);
         }
-        let drops = DROP_REASONS.iter().map(|(reason, name)| (*name, all.drops[*reason as usize]));
-        drops.filter(|(_, n)| *n > 0).collect()
+        let Shape { from, to, .. } = &self.shape;
+        let of_ports = DROP_REASONS.iter().flat_map(|(reason, name)| {
+            let place = *reason as usize;
+            let elsewhere = all.drops_elsewhere[place];
+            let from = from.as_ref().map(|port| (port, *name, all.drops[place] - elsewhere));
+            let to = to.as_ref().map(|port| (port, *name, elsewhere));
+            [from, to]
+        });
+        of_ports.flatten().filter(|(_, _, n)| *n > 0).collect()
     }
 
     /// Whether this chain has lanes here.

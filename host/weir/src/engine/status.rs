@@ -21,10 +21,8 @@ impl PlaneEngine {
         let mut ports: Vec<PortStatus> = self.ports().iter().map(port_status).collect();
         let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
         for crossing in &crossings {
-            let port =
-                ports.iter_mut().find(|port| Some(&port.name) == crossing.shape.from.as_ref());
-            let Some(port) = port else { continue };
-            for (reason, n) in crossing.drops() {
+            for (name, reason, n) in crossing.drops() {
+                let Some(port) = ports.iter_mut().find(|port| port.name == *name) else { continue };
                 *port.drops.entry(format!("rx-{reason}")).or_default() += n;
                 port.rx_dropped += n;
             }
@@ -74,6 +72,9 @@ fn port_status(slot: &Slot) -> PortStatus {
         tx_packets: sum(|counts| counts.tx_packets),
         tx_bytes: sum(|counts| counts.tx_bytes),
         tx_dropped: dropped("tx-"),
+        to_kernel_packets: sum(|counts| counts.kernel_received),
+        from_kernel_packets: sum(|counts| counts.kernel_sent),
+        rx_notes: rx_notes(&each),
         drops,
         device: device.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         device_counters: device.counters.into_iter().collect(),
@@ -121,6 +122,23 @@ fn both(mut one: Details, other: Details) -> Details {
         }
     }
     one
+}
+
+/// What is worth knowing of what came in, and is no drop; what there is of it.
+fn rx_notes(each: &[PortCounts]) -> BTreeMap<String, u64> {
+    let notes = |counts: &PortCounts| {
+        [
+            ("truncated", counts.rx_truncated),
+            ("bad-checksum", counts.rx_bad_checksum),
+            ("waits-for-buffer", counts.rx_waits_for_buffer),
+            ("error", counts.rx_errors),
+        ]
+    };
+    let mut sums = BTreeMap::new();
+    for (name, n) in each.iter().flat_map(notes).filter(|(_, n)| *n > 0) {
+        *sums.entry(name.to_owned()).or_default() += n;
+    }
+    sums
 }
 
 /// Packets dropped at a port, by direction and reason; those that there are.
@@ -197,7 +215,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             worker: u32::try_from(lane.worker).unwrap_or(u32::MAX),
             packets_in: own.packets_in,
             packets_out: own.packets_out,
-            faults: own.functions.iter().map(|function| function.faults).sum(),
+            faults: own.by_function().map(|(_, function)| function.faults).sum(),
             pool: accounting,
         });
         counters.add(&own);
@@ -215,9 +233,10 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             *drops.entry(reason.to_owned()).or_default() += n;
         }
     }
-    let functions = report.functions.into_iter().enumerate().filter_map(|(place, counts)| {
-        let (name, version) = &named[place];
-        let of_lanes = lanes.iter().filter_map(|lane| lane.functions.get(place));
+    let functions = report.functions.into_iter().filter_map(|counts| {
+        let (name, version) = (&counts.name, &counts.version);
+        // A lane may have other functions for a moment.
+        let of_lanes = lanes.iter().flat_map(|lane| lane.functions.iter().find(|f| f.0 == *name));
         let state = of_lanes.map(|(_, _, lanes)| health(*lanes)).reduce(worse).unwrap_or_default();
         let (mut own, mut gauges) = (BTreeMap::new(), BTreeMap::new());
         for lane in &deployed.lanes {
@@ -242,7 +261,7 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
             times: Vec::new(),
             times_sum_ns: 0,
             instances: None,
-            sample: sample(counters.functions.get(place)),
+            sample: sample(counters.of(name)),
         })
     });
     ChainStatus {

@@ -18,7 +18,7 @@ use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine,
     EngineError, EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health,
-    ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, RulePlace,
+    ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, Reasons, RulePlace,
     RuleStatus, Sample, Tap, TrialKind, TrialStatus, UpstreamStatus, Way,
 };
 use weir_control::store::Store;
@@ -273,6 +273,10 @@ impl Engine for FakeEngine {
         Ok(Box::new(FakeTap(VecDeque::from(["one", "", "two"]), endless)))
     }
 
+    fn reasons(&self) -> Reasons {
+        Reasons { drops: &["fault", "no-buffer"], failures: &["connect", "idle"] }
+    }
+
     fn status(&self) -> EngineStatus {
         let deployed = self.deployed.lock().unwrap();
         let chains = deployed.values().map(|deployment| ChainStatus {
@@ -315,6 +319,9 @@ impl Engine for FakeEngine {
             tx_packets: 0,
             tx_bytes: 0,
             tx_dropped: 0,
+            to_kernel_packets: 7,
+            from_kernel_packets: 3,
+            rx_notes: BTreeMap::from([("truncated".to_owned(), 2)]),
             drops: BTreeMap::from([("rx-too-large".to_owned(), 0)]),
             device: BTreeMap::from([("link".to_owned(), "up".to_owned())]),
             device_counters: BTreeMap::from([("rx_good_packets".to_owned(), 1)]),
@@ -384,7 +391,11 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
             healthy: true,
             open: 1,
             active: 0,
+            connected: 2,
             requests: 3,
+            responses: BTreeMap::from([("2xx".to_owned(), 2), ("5xx".to_owned(), 1)]),
+            received: 300,
+            sent: 200,
             failures: BTreeMap::from([("connect".to_owned(), 2)]),
             latency,
             latency_sum_ns: 1_000_000,
