@@ -232,11 +232,18 @@ fn obeyed(
             ready.function = Some(staged);
             Ok(Reply::Staged(kept))
         }
-        Order::Change(mut change) => {
-            if let Change::Canary { findings, .. } | Change::Shadow { findings } = &mut change {
-                *findings = Arc::clone(&ordered.findings);
-            }
+        Order::Change(change) => {
+            // Each trial comes with its own.
+            let findings = match &change {
+                Change::Canary { findings, .. } | Change::Shadow { findings } => {
+                    Some(Arc::clone(findings))
+                }
+                _ => None,
+            };
             remote.change(change, ready)?;
+            if let Some(findings) = findings {
+                ordered.findings = findings;
+            }
             Ok(Reply::Done)
         }
         Order::Forget => {

@@ -595,6 +595,13 @@ fn trials(mode: Mode) {
     assert_eq!(status["pool"]["free"], status["pool"]["total"], "{status}");
     assert_eq!(status["functions"][0]["faults"], 0, "{status}");
     assert_eq!(status["worker_restarts"], 0, "{status}");
+    // What one trial has found is not the next one's, though nobody has looked in between.
+    for version in ["1.0.0", "1.2.0"] {
+        host.ok(&["function", "swap", "probe", "--to", version, "--shadow"]);
+        assert_eq!(tried(&host), 0, "{version}");
+        (0..4).for_each(|_| assert_eq!(curl(&[&format!("{web}/do/twice")]).0, 200));
+        host.ok(&["function", "rollback", "probe"]);
+    }
     // What was decided is there after a crash.
     let (_, directory, _) = host.end(Signal::KILL);
     let host = Host::start_in(directory, &config(mode, server.port));
