@@ -17,7 +17,7 @@ use crate::guest::{ARGUMENTS_MAX, Guest, Running};
 use crate::host::Requests;
 use crate::loaded::Loaded;
 use crate::serving::{MEMORIES, Serving};
-use crate::shared_code::CODE_MAX;
+use crate::shared_code::{CODE_MAX, SharedCode};
 use crate::ticker::Ticker;
 use crate::trace::FRAMES_MAX;
 
@@ -96,6 +96,7 @@ pub struct Sandbox {
     /// For services, from the first one on; none if the machine has no room for it.
     serving: OnceLock<Option<Serving>>,
     admissions: Admissions,
+    pub(crate) shared: SharedCode,
 }
 
 impl Sandbox {
@@ -129,6 +130,7 @@ impl Sandbox {
             loaded: Mutex::default(),
             serving: OnceLock::new(),
             admissions: Admissions::default(),
+            shared: SharedCode::default(),
         })
     }
 

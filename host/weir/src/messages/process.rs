@@ -1,6 +1,5 @@
 //! A chain's part in a process of its own.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -249,7 +248,7 @@ fn images(
         if !compiled.cached {
             longest = longest.max(compiled.took);
         }
-        let code: OwnedFd = Sandbox::share(&compiled).map_err(failed)?;
+        let code = sandbox.share(&compiled, admitted.hash).map_err(failed)?;
         let proxy = plan.proxy.as_ref().map(|proxy| {
             let linked = proxy.linked();
             longest = longest.max(linked.compiled_in());
@@ -275,7 +274,7 @@ fn images(
             state_bytes: plan.state_bytes,
             state_layout: plan.state_layout,
             config: plan.config,
-            code: Some(Arc::new(code)),
+            code: Some(code),
             state: None,
             blank: None,
             files: [false; 3],
