@@ -164,9 +164,10 @@ impl Control {
         let Some(used) = &record.chain.functions[index].function else { return };
         let id = FunctionId::new(&chain.tenant, used);
         let trial = state.functions.get(&id).and_then(|f| f.trial.as_ref());
-        let canary = trial.filter(|t| t.is_canary() && Some(&t.version) == version);
+        let of_it = trial.filter(|t| Some(&t.version) == version);
+        let canary = of_it.filter(|t| t.is_canary());
         if *told == Told::TrialEnded {
-            if let Some(trial) = canary
+            if let Some(trial) = of_it
                 && let Err(error) = self.trial_is_over(&state, &id, &trial.version, why)
             {
                 self.note(chain, format!("the trial of function {} goes on: {error}", id.name));

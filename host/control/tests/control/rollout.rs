@@ -289,10 +289,16 @@ async fn a_canary_that_faults_is_over_at_once() {
 }
 
 #[tokio::test]
-async fn a_canary_that_ends_in_one_chain_is_over_in_all_of_them() {
+async fn a_trial_that_ends_in_one_chain_is_over_in_all_of_them() {
+    for how in [json!({"to": "2.0.0", "canary": 50}), json!({"to": "2.0.0", "shadow": true})] {
+        over_in_all(how).await;
+    }
+}
+
+async fn over_in_all(how: serde_json::Value) {
     let host = Host::new();
     host.with_chains(&["a", "b"]).await;
-    host.ask("POST", SWAP, Some(json!({"to": "2.0.0", "canary": 50}))).await;
+    host.ask("POST", SWAP, Some(how)).await;
     host.engine.calls();
     let now = host.last_event();
     let ended = |version: &str| EngineEvent::TrialEnded {
