@@ -26,5 +26,5 @@ mod worker;
 
 pub use gateway::{Link, RemoteChain, RemoteConfig};
 pub use keeper::{Keeper, KeeperConfig};
-pub use orders::{FunctionImage, News, Order, ProxyImage, Reply, Report, SiteImage, WORKER};
+pub use orders::{FunctionImage, News, Order, ProxyImage, Reply, Report, SiteImage, TRIAL, WORKER};
 pub use worker::serve;

@@ -198,6 +198,9 @@ pub enum Reply {
 /// [`News::kind`] of the worker's own death.
 pub const WORKER: &str = "worker";
 
+/// [`News::kind`] of a trial that a worker which was started again does not go on with: it is over.
+pub const TRIAL: &str = "trial";
+
 /// What an operator should hear of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct News {
@@ -205,7 +208,7 @@ pub struct News {
     pub function: String,
     /// Its version.
     pub version: String,
-    /// The name of the kind of fault ([`weir_sandbox::FaultKind::name`]), or [`WORKER`].
+    /// The name of the kind of fault ([`weir_sandbox::FaultKind::name`]), [`WORKER`] or [`TRIAL`].
     pub kind: String,
     /// What happened.
     pub message: String,

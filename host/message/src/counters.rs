@@ -62,8 +62,10 @@ impl FunctionCounters {
         since.into_iter().chain([u64::from(self.health.load(Ordering::Relaxed))]).collect()
     }
 
-    /// Adds what another process took, whatever it is. Only one thread may, and none that counts.
+    /// Adds what another process took, whatever it is. No thread may count meanwhile.
     pub fn absorb(&self, words: &[u64]) {
+        // One after the other: a worker's last report may come with the first one of the worker in its place.
+        let _turn = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut words = words.iter().copied();
         for (counter, n) in self.rare().into_iter().zip(&mut words) {
             counter.fetch_add(n, Ordering::Relaxed);

@@ -331,7 +331,9 @@ impl Drop for RemoteExchange {
     fn drop(&mut self) {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
-        inner.counters.ended.add(u64::from(!self.is_later));
+        let counted = u64::from(!self.is_later);
+        inner.counters.ended.add(counted);
+        inner.under_way.sub(counted);
         let keeps = !slot.over.get() || slot.parted.get();
         let Some(generation) = slot.generation.get().filter(|_| keeps) else { return };
         let (how, upstream, time) =

@@ -20,7 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
-use weir_exchange::{Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams};
+use weir_exchange::{
+    Counter, Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams,
+};
 use weir_hop::{AsyncEnd, Descriptor, Discarded, End};
 use weir_message::{ChainCounters, Store, head};
 use weir_pool::Memory;
@@ -62,6 +64,13 @@ pub enum Link {
         /// The worker's generation.
         generation: u64,
     },
+    /// It was given an order, or has answered it: as long as it has one, something waits for its word.
+    Order {
+        /// The worker's generation.
+        generation: u64,
+        /// It has one.
+        given: bool,
+    },
     /// It is dead.
     Down {
         /// Which one.
@@ -81,6 +90,8 @@ pub struct RemoteConfig {
     pub store: Arc<Store>,
     /// What is counted.
     pub counters: Arc<ChainCounters>,
+    /// Exchanges that are under way here.
+    pub under_way: Arc<Counter>,
     /// Is told when the first worker takes exchanges.
     pub ready: SyncSender<()>,
     /// Whether exchanges pass while there is no worker.
@@ -114,6 +125,7 @@ struct Inner {
     upstreams: Arc<dyn Upstreams>,
     store: Arc<Store>,
     counters: Arc<ChainCounters>,
+    under_way: Arc<Counter>,
     killer: Killer,
     ready: SyncSender<()>,
     fails_open: Arc<AtomicBool>,
@@ -140,6 +152,8 @@ struct Live {
     generation: u64,
     /// It has said what its chain wants: before that, nobody gets through.
     ready: bool,
+    /// It has an order.
+    ordered: bool,
     /// Messages of it so far.
     heard: u64,
     watch: Watch,
@@ -197,6 +211,7 @@ impl RemoteChain {
             upstreams,
             store,
             counters,
+            under_way,
             ready,
             fails_open,
             services,
@@ -217,6 +232,7 @@ impl RemoteChain {
             upstreams,
             store,
             counters,
+            under_way,
             killer,
             ready,
             fails_open,
@@ -341,9 +357,24 @@ impl Inner {
                     return self.killer.kill(generation, "the event loop does not take its hop");
                 };
                 let (upstreams, call) = (Vec::new(), None);
-                let (ready, heard, watch) = (false, 0, Watch::default());
-                let live = Live { end, lane, generation, ready, heard, watch, upstreams, call };
-                *self.live.borrow_mut() = Some(live);
+                let (ready, ordered, heard, watch) = (false, false, 0, Watch::default());
+                *self.live.borrow_mut() = Some(Live {
+                    end,
+                    lane,
+                    generation,
+                    ready,
+                    ordered,
+                    heard,
+                    watch,
+                    upstreams,
+                    call,
+                });
+            }
+            Link::Order { generation, given } => {
+                let mut live = self.live.borrow_mut();
+                if let Some(live) = live.as_mut().filter(|live| live.generation == generation) {
+                    live.ordered = given;
+                }
             }
             Link::Down { generation } => self.lost(Some(generation)),
         }
@@ -388,11 +419,11 @@ impl Inner {
         self.lost(generation);
     }
 
-    /// Whether something waits for the worker's word: an event, or everybody for its first.
+    /// Whether something waits for the worker's word: an event, its keeper, or everybody for its first.
     fn is_waited_for(&self) -> bool {
         let live = self.live.borrow();
         let waits = || self.waiting.get() > 0 || !self.visits.borrow().is_empty();
-        live.as_ref().is_some_and(|live| !live.ready || waits())
+        live.as_ref().is_some_and(|live| !live.ready || live.ordered || waits())
     }
 
     fn between_looks(&self) -> Duration {
@@ -629,6 +660,7 @@ impl Middleware for RemoteChain {
     fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
         let inner = &self.0;
         inner.counters.opened.add(1);
+        inner.under_way.add(1);
         Rc::new(RemoteExchange {
             inner: Rc::clone(inner),
             slot: inner.slot(),

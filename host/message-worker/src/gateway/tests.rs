@@ -122,6 +122,7 @@ fn remote(
         upstreams: Arc::new(Nobody),
         store: Arc::new(Store::new(1 << 20)),
         counters: Arc::default(),
+        under_way: Arc::default(),
         ready: std::sync::mpsc::sync_channel(1).0,
         fails_open: Arc::default(),
         services: Arc::new(AtomicBool::new(services)),
@@ -137,6 +138,15 @@ fn exercised_by<T>(
     services: bool,
     worker: impl FnOnce(Lane, End) + Send + 'static,
     exercise: impl AsyncFnOnce(RemoteChain) -> T,
+) -> (T, Option<String>) {
+    kept(services, worker, async |chain, _| exercise(chain).await)
+}
+
+/// The same with what its keeper has.
+fn kept<T>(
+    services: bool,
+    worker: impl FnOnce(Lane, End) + Send + 'static,
+    exercise: impl AsyncFnOnce(RemoteChain, mpsc::UnboundedSender<Link>) -> T,
 ) -> (T, Option<String>) {
     let (links, heard) = mpsc::unbounded_channel();
     let (killer, kills) = killed();
@@ -159,7 +169,7 @@ fn exercised_by<T>(
         while chain.0.ready().is_none() {
             tokio::task::yield_now().await;
         }
-        let done = exercise(chain.clone()).await;
+        let done = exercise(chain.clone(), links.clone()).await;
         // What comes after the answer is looked at, too.
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -365,4 +375,51 @@ fn a_worker_that_speaks_for_another_one_is_ended() {
         },
     );
     assert_eq!(kill.as_deref(), Some("it speaks for another worker, or another generation"));
+}
+
+#[test]
+fn a_worker_that_is_silent_with_an_order_is_ended_though_no_exchange_waits_for_it() {
+    let (_says, said) = channel();
+    let ((), kill) = kept(false, deaf(said), async |chain: RemoteChain, links| {
+        // It had time to say that it is ready.
+        chain.0.patience.store(40, Ordering::Relaxed);
+        let order = |generation, given| links.send(Link::Order { generation, given }).ok().unwrap();
+        let waited_for = async || {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            chain.0.is_waited_for()
+        };
+        assert!(!waited_for().await);
+        // What the one before it was ordered is nothing to it.
+        order(0, true);
+        assert!(!waited_for().await);
+        order(1, true);
+        order(1, false);
+        assert!(!waited_for().await);
+        order(1, true);
+        for _ in 0..20_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if chain.0.ready().is_none() {
+                break;
+            }
+        }
+    });
+    assert_eq!(kill.as_deref(), Some("silent for 40 ms"));
+}
+
+#[test]
+fn what_is_under_way_is_counted_for_each_worker_though_all_count_exchanges_together() {
+    let answers = |message: &Message| match message.kind {
+        say::REQUEST_HEAD => vec![step(message, say::CONTINUE)],
+        _ => Vec::new(),
+    };
+    let ((), kill) = exercised(false, answers, async |chain: RemoteChain| {
+        let (counters, under_way) = (&chain.0.counters, &chain.0.under_way);
+        // Of the one before it, which has not ended.
+        counters.opened.add(3);
+        let exchange = chain.passages().open(&nowhere());
+        assert_eq!((counters.opened.get(), under_way.get()), (4, 1));
+        drop(exchange);
+        assert_eq!((counters.ended.get(), under_way.get()), (1, 0));
+    });
+    assert_eq!(kill, None);
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,10 @@ use crate::orders::{FunctionImage, News, Order, Reply, Report, SiteImage};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a worker may take to listen.
 const DEAF: Duration = Duration::from_secs(10);
+/// Whoever wants a report waits for no order that has taken longer than this.
+const BUSY: Duration = Duration::from_millis(500);
+/// How long a worker that has closed a socket may take to end itself.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// How a chain's worker is to be looked after.
 pub struct KeeperConfig {
@@ -63,10 +67,19 @@ pub struct KeeperConfig {
 }
 
 enum Command {
-    Order(Box<Order>, SyncSender<Reply>),
+    Order(Box<Waiting>),
+    Report(SyncSender<Reply>),
     Kill(u64, &'static str),
     Silent(u64, u64),
     Stop,
+}
+
+/// An order that waits for the worker.
+struct Waiting {
+    order: Order,
+    answer: SyncSender<Reply>,
+    /// It has been given to a worker, or taken back by whoever gave it.
+    taken: Arc<AtomicBool>,
 }
 
 /// Wakes the keeper's thread.
@@ -175,6 +188,7 @@ impl Keeper {
                 trial: None,
                 live: None,
                 queue: VecDeque::new(),
+                asked: Vec::new(),
                 ready: Some(ready),
                 shown,
                 counted: Counts::default(),
@@ -216,28 +230,56 @@ impl Keeper {
         self.shown.process.load(Ordering::Relaxed)
     }
 
-    /// Gives an order, and waits for what becomes of it.
+    /// Gives an order, and waits for what becomes of it. One that no worker has taken in time is not carried out any more.
     #[must_use]
     pub fn order(&self, order: Order) -> Reply {
-        self.order_within(order, PATIENCE)
+        let (taken, answered) = self.give(order);
+        let mut answer = answered.recv_timeout(PATIENCE);
+        if answer.as_ref().is_err_and(|error| *error == RecvTimeoutError::Timeout)
+            && taken.swap(true, Ordering::Relaxed)
+        {
+            // Which worker has it answers, or is ended when it has had its time.
+            answer = answered.recv_timeout(PATIENCE + DEAF);
+        }
+        answer.unwrap_or_else(|error| {
+            Reply::Refused(match error {
+                RecvTimeoutError::Timeout => "the chain's worker did not answer in time".into(),
+                RecvTimeoutError::Disconnected => {
+                    "the chain's worker has no keeper any more".into()
+                }
+            })
+        })
     }
 
-    /// The same for at most this long.
-    #[must_use]
-    pub fn order_within(&self, order: Order, time: Duration) -> Reply {
+    /// Gives an order, and waits for nothing: it is carried out before those that come.
+    pub fn tell(&self, order: Order) {
+        drop(self.give(order));
+    }
+
+    fn give(&self, order: Order) -> (Arc<AtomicBool>, Receiver<Reply>) {
         let (answer, answered) = sync_channel(1);
-        let gone = || Reply::Refused("the chain's worker has no keeper any more".into());
-        if self.commands.send(Command::Order(Box::new(order), answer)).is_err() {
-            return gone();
-        }
+        let taken: Arc<AtomicBool> = Arc::default();
+        self.command(Command::Order(Box::new(Waiting {
+            order,
+            answer,
+            taken: Arc::clone(&taken),
+        })));
+        (taken, answered)
+    }
+
+    /// Has the worker report, to [`KeeperConfig::reports`]. What is answered comes behind that; the end of the channel says that there will
+    /// be none for now: there is no worker, or it has been busy for a while.
+    #[must_use]
+    pub fn report(&self) -> Receiver<Reply> {
+        let (answer, answered) = sync_channel(1);
+        self.command(Command::Report(answer));
+        answered
+    }
+
+    fn command(&self, command: Command) {
+        // Without its thread, whoever waits for an answer sees the end of the channel.
+        let _ = self.commands.send(command);
         self.bell.ring();
-        match answered.recv_timeout(time) {
-            Ok(reply) => reply,
-            Err(RecvTimeoutError::Timeout) => {
-                Reply::Refused(format!("the chain's worker did not answer within {time:?}"))
-            }
-            Err(RecvTimeoutError::Disconnected) => gone(),
-        }
     }
 
     /// Whether a function of this name has a state region.
@@ -271,9 +313,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Its thread may have ended.
-        let _ = self.commands.send(Command::Stop);
-        self.bell.ring();
+        self.command(Command::Stop);
         // It may be the one that drops this.
         let other = |thread: &std::thread::JoinHandle<()>| {
             thread.thread().id() != std::thread::current().id()
@@ -291,6 +331,7 @@ pub(crate) fn killed() -> (Killer, impl Fn() -> Option<String>) {
     let (commands, told) = channel();
     let kills = move || match told.try_recv() {
         Ok(Command::Kill(_, why)) => Some(why.to_owned()),
+        Ok(Command::Silent(_, milliseconds)) => Some(format!("silent for {milliseconds} ms")),
         _ => None,
     };
     (Killer { commands, bell: Bell(Arc::new(bell)) }, kills)

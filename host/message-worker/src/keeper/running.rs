@@ -1,16 +1,18 @@
 //! What a keeper remembers of its worker: what runs and is brought back, what is ready, what is tried. A worker that comes after a
 //! dead one is told so much, and whoever has to know what the chain is like reads it from here.
 
+use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use weir_message::Change;
+use weir_sandbox::one_line;
 
 use super::turns::State;
 use super::versions::{Kept, Versions};
 use crate::gateway::Link;
-use crate::orders::{FunctionImage, News, Order, Reply};
+use crate::orders::{FunctionImage, News, Order, Reply, TRIAL};
 
 /// Bytes of a text of the news: a fault's, with all places that it names, has fewer.
 const SAID_MAX: usize = 16 << 10;
@@ -52,11 +54,10 @@ impl State {
         let open = !functions.is_empty() && functions.iter().all(|f| f.fails_open);
         self.config.fails_open.store(open, Ordering::Relaxed);
         let tried = self.trial.iter().map(|(function, _)| function);
-        let all = || functions.iter().chain(tried.clone());
         // So is what may come to run before this is looked at again: what is ready, and what a fault brings back.
-        let ready = self.staged.iter().flatten().chain(self.versions.before());
-        let services = all().chain(ready).any(|f| f.proxy.is_some());
-        self.config.services.store(services, Ordering::Relaxed);
+        let ready = || self.staged.iter().flatten().chain(self.versions.before());
+        let all = || functions.iter().chain(tried.clone()).chain(ready());
+        self.config.services.store(all().any(|f| f.proxy.is_some()), Ordering::Relaxed);
         // A function may keep the worker's thread for as long as its deadline says, and that of a trial, too; services have others.
         let of_events = all().filter(|f| f.proxy.is_none());
         let longest = of_events.map(|f| f.deadline).max().unwrap_or(0);
@@ -68,9 +69,16 @@ impl State {
     pub(super) fn replied(&mut self, mut reply: Reply) {
         let Some(live) = self.live.as_mut() else { return };
         let generation = live.generation;
-        let Some((order, answer, _)) = live.ordered.take() else {
+        let Some((order, answers, _)) = live.ordered.take() else {
             return self.kill(generation, "it answers what it was not asked");
         };
+        // The chain's thread may have ended.
+        let _ = self.config.links.send(Link::Order { generation, given: false });
+        // What a new worker is told beside the chain is what is tried.
+        let of_trial = answers.is_empty() && !matches!(order, Order::Begin { .. });
+        if of_trial && !matches!(reply, Reply::Staged(_) | Reply::Done) {
+            return self.trial_is_over(&reply);
+        }
         match (&order, &reply) {
             (Order::Begin { .. }, Reply::Staged(_)) => {
                 if let Some((end, memory)) = live.link.take() {
@@ -85,14 +93,10 @@ impl State {
                 }
             }
             (Order::Begin { .. }, _) => {
-                tracing::error!(
-                    "chain {}: its worker does not begin: {reply:?}",
-                    self.config.chain
-                );
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(reply.clone());
                 }
-                self.kill(generation, "it cannot begin");
+                self.end(generation, format!("it cannot begin: {}", why(&reply)));
             }
             (Order::StageChain(functions), Reply::Staged(kept)) => {
                 self.staged = Some(functions.iter().map(|f| chosen(f, kept)).collect());
@@ -120,10 +124,31 @@ impl State {
             }
             _ => {}
         }
-        if let Some(answer) = answer {
+        for answer in answers {
             // Whoever waited may have given up.
-            let _ = answer.send(reply);
+            let _ = answer.send(reply.clone());
         }
+    }
+
+    /// A new worker was to go on with what is tried, and does not. Then it is over: the other parts of the chain are told so by whoever hears
+    /// of it.
+    fn trial_is_over(&mut self, refused: &Reply) {
+        if let Some(live) = self.live.as_mut() {
+            live.next = VecDeque::from([Order::Forget]);
+        }
+        let Some((FunctionImage { name, version, .. }, _)) = self.trial.take() else { return };
+        self.policy();
+        let message = format!(
+            "the chain's worker was started again, and cannot go on with it: {}",
+            why(refused)
+        );
+        (self.config.news)(News {
+            function: name,
+            version,
+            kind: TRIAL.into(),
+            message,
+            rolled_back: false,
+        });
     }
 
     /// The worker was told to change its chain, and has done it or not. True if what it was to bring back is known here.
@@ -147,7 +172,10 @@ impl State {
                 let function = self.trial.take().map(|(function, _)| function);
                 self.put(function, Kept::ForFaults);
             }
-            Change::Promote | Change::EndTrial => self.trial = None,
+            Change::Promote | Change::EndTrial => {
+                self.trial = None;
+                self.policy();
+            }
             Change::Unwatch(name) => {
                 self.versions.unwatch(name);
                 self.policy();
@@ -180,9 +208,24 @@ impl State {
     /// A function takes the place of the one of its name.
     fn put(&mut self, function: Option<FunctionImage>, before: Kept) {
         self.trial = None;
-        let Some(function) = function else { return };
-        self.versions.put(function, before, Instant::now());
+        if let Some(function) = function {
+            self.versions.put(function, before, Instant::now());
+        }
         self.policy();
+    }
+}
+
+/// Why a worker has not done what it was ordered, as it says.
+fn why(reply: &Reply) -> String {
+    match reply {
+        Reply::Configuration(function, message) => {
+            let (function, message) = (one_line(function), one_line(message));
+            format!("function {function} refused its configuration: {message}")
+        }
+        Reply::Conflict(message) | Reply::Refused(message) => one_line(message).into_owned(),
+        Reply::Done | Reply::Staged(_) | Reply::Report(_) => {
+            "it answers what it was not asked".into()
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use weir_pool::Memory;
 
 use super::output::Output;
 use super::versions::Versions;
-use super::{Bell, Command, DEAF, KeeperConfig, PATIENCE, Regions, Shown};
+use super::{BUSY, Bell, Command, DEAF, KeeperConfig, LEAVING, PATIENCE, Regions, Shown, Waiting};
 use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
 use crate::lane;
@@ -33,14 +33,16 @@ pub(super) struct Running {
     pub(super) frames: Frames,
     /// Until it is ready.
     pub(super) link: Option<(Box<End>, Memory)>,
-    /// What it was ordered and has not answered.
-    pub(super) ordered: Option<(Order, Option<SyncSender<Reply>>, Instant)>,
+    /// What it was ordered and has not answered, and who waits for that.
+    pub(super) ordered: Option<(Order, Vec<SyncSender<Reply>>, Instant)>,
     /// What it is to be ordered to be where the last one was.
     pub(super) next: VecDeque<Order>,
     /// Why it is being ended.
     pub(super) condemned: Option<String>,
-    /// It broke the rules: what else it has said is not heard.
+    /// It is not heard any more: it broke the rules, or has closed its socket.
     pub(super) unheard: bool,
+    /// It has closed a socket, and ends itself until then.
+    pub(super) leaves: Option<Instant>,
 }
 
 /// What a worker and its keeper have in common: a lane, a control socket, and what the worker writes.
@@ -63,7 +65,9 @@ pub(super) struct State {
     /// What is tried, and how.
     pub(super) trial: Option<(FunctionImage, Option<u8>)>,
     pub(super) live: Option<Running>,
-    pub(super) queue: VecDeque<(Order, SyncSender<Reply>)>,
+    pub(super) queue: VecDeque<Waiting>,
+    /// Who wants a report: all of them the next one.
+    pub(super) asked: Vec<SyncSender<Reply>>,
     /// Who waits for the first worker.
     pub(super) ready: Option<SyncSender<Reply>>,
     pub(super) shown: Arc<Shown>,
@@ -76,7 +80,10 @@ impl State {
         loop {
             loop {
                 match commands.try_recv() {
-                    Ok(Command::Order(order, answer)) => self.queue.push_back((*order, answer)),
+                    Ok(Command::Order(waiting)) => self.queue.push_back(*waiting),
+                    Ok(Command::Report(answer)) => self.wanted(answer),
+                    // It has closed the hop.
+                    Ok(Command::Kill(generation, "")) => self.leaves(generation),
                     Ok(Command::Kill(generation, why)) => self.kill(generation, why),
                     Ok(Command::Silent(generation, milliseconds)) => {
                         self.silent(generation, milliseconds);
@@ -152,6 +159,7 @@ impl State {
                     next,
                     condemned: None,
                     unheard: false,
+                    leaves: None,
                 });
             }
             (Turn::Died(death), _) => {
@@ -170,7 +178,7 @@ impl State {
                 tracing::error!("chain {}: {error}", self.config.chain);
                 self.not_begun(&error.to_string());
             }
-            _ => {}
+            _ => self.stays(now),
         }
     }
 
@@ -212,14 +220,17 @@ impl State {
         };
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
-        if let Some((order, Some(answer), _)) = dead.ordered.take() {
+        if let Some((order, answers, _)) = dead.ordered.take() {
             let reply = if matches!(&order, Order::Change(change) if self.go_back(change)) {
                 Reply::Done
             } else {
                 Reply::Refused(format!("the chain's worker died: {how}"))
             };
-            let _ = answer.send(reply);
+            for answer in answers {
+                let _ = answer.send(reply.clone());
+            }
         }
+        self.asked.clear();
         self.staged = None;
         self.not_begun(&how);
         let function = self.versions.running().first().map(|f| (f.name.clone(), f.version.clone()));
@@ -247,17 +258,31 @@ impl State {
         reasons.into_iter().find_map(|(is, why)| is.then_some(why))
     }
 
-    /// Ends the worker of this generation; `why` is said, if there is something to say.
+    fn live(&mut self, generation: u64) -> Option<&mut Running> {
+        self.live.as_mut().filter(|live| live.generation == generation)
+    }
+
+    /// Ends the worker of this generation, which breaks the rules. `why` is told with its death, too.
     pub(super) fn kill(&mut self, generation: u64, why: &str) {
-        if let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) {
-            if !why.is_empty() {
-                live.unheard = true;
-                let chain = &self.config.chain;
-                tracing::error!("chain {chain}: its worker breaks the rules: {why}; it is ended");
-            }
-            if let Some(worker) = self.supervisor.worker() {
-                worker.kill();
-            }
+        let Some(live) = self.live(generation) else { return };
+        live.unheard = true;
+        let chain = &self.config.chain;
+        tracing::error!("chain {chain}: its worker breaks the rules: {why}; it is ended");
+        self.end(generation, format!("it broke the rules: {why}"));
+    }
+
+    /// The worker of this generation has closed a socket: it is about to end itself, and has a while to say why.
+    fn leaves(&mut self, generation: u64) {
+        if let Some(live) = self.live(generation) {
+            live.leaves.get_or_insert_with(|| Instant::now() + LEAVING);
+        }
+    }
+
+    /// Ends a worker that lives, and was to end itself by now.
+    fn stays(&mut self, now: Instant) {
+        let Some(live) = &self.live else { return };
+        if live.condemned.is_none() && live.leaves.is_some_and(|until| until <= now) {
+            self.end(live.generation, "it broke off, and did not end itself".into());
         }
     }
 
@@ -269,38 +294,66 @@ impl State {
         }
     }
 
-    /// Ends the worker of this generation, if it lives: for no rule that it breaks. `why` is told with its death.
+    /// Ends the worker of this generation, if it lives: for no rule that it breaks. `why` is told with its death, unless there was another
+    /// reason before.
     pub(super) fn end(&mut self, generation: u64, why: String) -> bool {
-        let Some(live) = self.live.as_mut().filter(|live| live.generation == generation) else {
-            return false;
-        };
-        live.condemned = Some(why);
-        self.kill(generation, "");
+        let Some(live) = self.live(generation) else { return false };
+        live.condemned.get_or_insert(why);
+        if let Some(worker) = self.supervisor.worker() {
+            worker.kill();
+        }
         true
+    }
+
+    /// Somebody wants a report. Nobody waits for a worker that is not there, or has long been busy: what it said last is known.
+    fn wanted(&mut self, answer: SyncSender<Reply>) {
+        let Some(live) = &self.live else { return };
+        let since = live.ordered.as_ref().map(|(_, _, since)| since.elapsed());
+        if since.is_none_or(|since| since < BUSY) {
+            self.asked.push(answer);
+        }
+    }
+
+    /// What the worker is to do next, and who waits for that.
+    fn next_order(&mut self) -> Option<(Order, Vec<SyncSender<Reply>>)> {
+        if let Some(order) = self.live.as_mut()?.next.pop_front() {
+            return Some((order, Vec::new()));
+        }
+        while let Some(Waiting { order, answer, taken }) = self.queue.pop_front() {
+            // Else whoever gave it has been told that it is not carried out.
+            if !taken.swap(true, Ordering::Relaxed) {
+                return Some((order, vec![answer]));
+            }
+        }
+        let asked = std::mem::take(&mut self.asked);
+        (!asked.is_empty()).then_some((Order::Report, asked))
     }
 
     /// Gives the next order, if the worker has answered the last one.
     fn give(&mut self) {
-        let Some(live) = self.live.as_mut().filter(|live| live.ordered.is_none()) else { return };
-        let (order, answer) = match live.next.pop_front() {
-            Some(order) => (order, None),
-            None => match self.queue.pop_front() {
-                Some((order, answer)) => (order, Some(answer)),
-                None => return,
-            },
-        };
+        if self.live.as_ref().is_none_or(|live| live.ordered.is_some()) {
+            return;
+        }
+        let Some((order, answers)) = self.next_order() else { return };
+        let Some(live) = self.live.as_mut() else { return };
         let order = order.with_files();
         let files = order.fds();
         // Blocking, with its time limit: a worker that does not listen is no good.
         let written = live
             .control
             .set_nonblocking(false)
-            .and_then(|()| control::write_with(&live.control, &order, &files))
-            .and_then(|()| live.control.set_nonblocking(true));
-        live.ordered = Some((order, answer, Instant::now()));
-        if let Err(error) = written {
-            let generation = live.generation;
-            self.kill(generation, &format!("it takes no orders: {error}"));
+            .and_then(|()| control::write_with(&live.control, &order, &files));
+        let written = live.control.set_nonblocking(true).and(written);
+        live.ordered = Some((order, answers, Instant::now()));
+        let generation = live.generation;
+        // The chain's thread may have ended.
+        let _ = self.config.links.send(Link::Order { generation, given: true });
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.leaves(generation),
+            Err(error) => {
+                self.end(generation, format!("it takes no orders: {error}"));
+            }
         }
     }
 
@@ -312,7 +365,9 @@ impl State {
         if let Some((_, _, since)) = live.and_then(|live| live.ordered.as_ref()) {
             until = Some(*since + PATIENCE);
         }
-        let until = [until, self.versions.known_until()].into_iter().flatten().min();
+        let leaves = self.live.as_ref().filter(|live| live.condemned.is_none());
+        let leaves = leaves.and_then(|live| live.leaves);
+        let until = [until, leaves, self.versions.known_until()].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(now));
         let timeout = timeout.and_then(|time| rustix::time::Timespec::try_from(time).ok());
         let mut fds = vec![PollFd::new(&*bell.0, PollFlags::IN)];
@@ -342,9 +397,13 @@ impl State {
             match live.frames.fill(&live.control) {
                 Ok(Filled::More) => self.take_in(generation),
                 Ok(Filled::Nothing) => return false,
-                Ok(Filled::Gone) | Err(_) => {
-                    // Its death comes, if it has not come.
-                    self.kill(generation, "");
+                Ok(Filled::Gone) => {
+                    live.unheard = true;
+                    self.leaves(generation);
+                    return false;
+                }
+                Err(error) => {
+                    self.kill(generation, &format!("it cannot be heard: {error}"));
                     return false;
                 }
             }
@@ -380,14 +439,15 @@ fn not_shut_in_by(layers: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{channel, sync_channel};
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc::{TryRecvError, channel, sync_channel};
 
     use tokio::sync::mpsc::unbounded_channel;
     use weir_hop::{Hub, Restart};
 
     use super::super::versions::{Kept, tests::function};
     use super::*;
-    use crate::orders::SiteImage;
+    use crate::orders::{ProxyImage, SiteImage, TRIAL};
 
     fn undo() -> Order {
         Order::Change(Change::Undo { name: "f".into(), version: "2".into() })
@@ -425,12 +485,14 @@ mod tests {
                 output: Output::new().unwrap().0,
                 frames: Frames::default(),
                 link: None,
-                ordered: Some((order, Some(answer), now)),
+                ordered: Some((order, vec![answer], now)),
                 next: VecDeque::new(),
                 condemned: None,
                 unheard: false,
+                leaves: None,
             }),
             queue: VecDeque::new(),
+            asked: Vec::new(),
             ready: None,
             shown: Arc::default(),
             counted: Counts::default(),
@@ -507,5 +569,169 @@ mod tests {
         let message = heard.recv().unwrap().message;
         assert!(message.ends_with("because it sent what is no message"), "{message}");
         assert_eq!(keeper.silenced(), None);
+    }
+
+    /// Its worker's end of the control socket, and what it tells of.
+    fn heard(keeper: &mut State) -> (UnixStream, Receiver<News>) {
+        let (told, heard) = channel();
+        keeper.config.news = Box::new(move |news| told.send(news).unwrap());
+        let (control, worker) = UnixStream::pair().unwrap();
+        control.set_nonblocking(true).unwrap();
+        keeper.live.as_mut().unwrap().control = control;
+        (worker, heard)
+    }
+
+    #[test]
+    fn all_who_want_a_report_get_the_next_one_and_nobody_waits_for_a_worker_that_is_busy() {
+        let (order, answered) = sync_channel(1);
+        let mut keeper = keeper(Order::Forget, order);
+        let (worker, _heard) = heard(&mut keeper);
+        let asks: Vec<_> = (0..3)
+            .map(|_| {
+                let (answer, answered) = sync_channel(1);
+                keeper.wanted(answer);
+                answered
+            })
+            .collect();
+        keeper.replied(Reply::Done);
+        assert!(answered.try_recv().is_ok());
+        keeper.give();
+        assert!(matches!(control::read_with(&worker).unwrap().0, Order::Report));
+        assert!(asks[0].try_recv().is_err());
+        keeper.replied(Reply::Report(Box::default()));
+        assert!(asks.iter().all(|answered| matches!(answered.try_recv(), Ok(Reply::Report(_)))));
+        keeper.give();
+        assert!(keeper.live.as_ref().unwrap().ordered.is_none(), "there was one");
+        // It has an order that takes long, and dies of it.
+        let long = Instant::now() - 2 * BUSY;
+        keeper.live.as_mut().unwrap().ordered = Some((Order::Forget, Vec::new(), long));
+        let ask = |keeper: &mut State| {
+            let (answer, answered) = sync_channel(1);
+            keeper.wanted(answer);
+            answered.try_recv().unwrap_err()
+        };
+        assert_eq!(ask(&mut keeper), TryRecvError::Disconnected);
+        keeper.live.as_mut().unwrap().ordered = None;
+        let (answer, answered) = sync_channel(1);
+        keeper.wanted(answer);
+        assert_eq!(answered.try_recv().unwrap_err(), TryRecvError::Empty);
+        keeper.died("it is gone".into());
+        assert_eq!(answered.try_recv().unwrap_err(), TryRecvError::Disconnected);
+        assert_eq!(ask(&mut keeper), TryRecvError::Disconnected);
+    }
+
+    #[test]
+    fn an_order_whose_giver_has_been_told_that_it_is_not_carried_out_is_not() {
+        let mut keeper = keeper(Order::Report, sync_channel(1).0);
+        let (worker, _heard) = heard(&mut keeper);
+        keeper.live.as_mut().unwrap().ordered = None;
+        for (order, taken) in [(Order::Change(Change::Promote), true), (Order::Forget, false)] {
+            let taken = Arc::new(AtomicBool::new(taken));
+            keeper.queue.push_back(Waiting { order, answer: sync_channel(1).0, taken });
+        }
+        keeper.give();
+        assert!(matches!(control::read_with(&worker).unwrap().0, Order::Forget));
+    }
+
+    #[test]
+    fn the_chains_thread_knows_whether_its_worker_has_an_order() {
+        let mut keeper = keeper(Order::Report, sync_channel(1).0);
+        let (_worker, _heard) = heard(&mut keeper);
+        let (links, mut linked) = unbounded_channel();
+        keeper.config.links = links;
+        let mut has_one = || match linked.try_recv() {
+            Ok(Link::Order { generation: 1, given }) => given,
+            _ => panic!("it hears of it"),
+        };
+        keeper.replied(Reply::Report(Box::default()));
+        assert!(!has_one());
+        keeper.wanted(sync_channel(1).0);
+        keeper.give();
+        assert!(has_one());
+    }
+
+    #[test]
+    fn with_its_death_is_told_why_a_worker_was_ended() {
+        let begin = || Order::Begin {
+            chain: "c".into(),
+            site: SiteImage::default(),
+            functions: Vec::new(),
+        };
+        let refused = Reply::Refused("no\nmemory".into());
+        let mut cannot = keeper(begin(), sync_channel(1).0);
+        let (_worker, heard_of) = heard(&mut cannot);
+        cannot.replied(refused);
+        cannot.died("signal 9 ended it".into());
+        let message = heard_of.recv().unwrap().message;
+        assert!(message.ends_with("signal 9 ended it: it cannot begin: no memory"), "{message}");
+
+        let mut bad = keeper(Order::Report, sync_channel(1).0);
+        let (_worker, heard_of) = heard(&mut bad);
+        bad.kill(1, "it says it twice");
+        bad.end(1, "it is silent, too".into());
+        bad.died("signal 9 ended it".into());
+        let message = heard_of.recv().unwrap().message;
+        assert!(message.ends_with("it broke the rules: it says it twice"), "{message}");
+    }
+
+    #[test]
+    fn a_worker_that_has_closed_its_socket_has_a_while_to_end_itself() {
+        for writes in [false, true] {
+            let mut keeper = keeper(Order::Report, sync_channel(1).0);
+            let (worker, heard) = heard(&mut keeper);
+            drop(worker);
+            if writes {
+                keeper.live.as_mut().unwrap().ordered = None;
+                keeper.wanted(sync_channel(1).0);
+                keeper.give();
+            } else {
+                assert!(!keeper.hear());
+            }
+            let why = |keeper: &State| keeper.live.as_ref().unwrap().condemned.clone();
+            let now = Instant::now();
+            keeper.stays(now - LEAVING);
+            assert_eq!(why(&keeper), None);
+            keeper.stays(now + LEAVING);
+            assert_eq!(why(&keeper).unwrap(), "it broke off, and did not end itself");
+            drop(heard);
+        }
+    }
+
+    #[test]
+    fn a_trial_that_a_new_worker_does_not_go_on_with_is_over_and_one_that_has_ended_costs_nothing()
+    {
+        let tried = || FunctionImage { deadline: 3_000_000_000, ..function("f", "2") };
+        let services = |keeper: &State| keeper.config.services.load(Ordering::Relaxed);
+        let patience = |keeper: &State| keeper.config.patience.load(Ordering::Relaxed);
+
+        let mut keeper = keeper(Order::Change(Change::EndTrial), sync_channel(1).0);
+        let (_worker, heard) = heard(&mut keeper);
+        let service =
+            ProxyImage { timeout: 1, instances: 1, requests_per_instance: 1, instance_idle: 1 };
+        let service = FunctionImage { proxy: Some(service), ..function("f", "2") };
+        for (on_trial, waits) in [(tried(), 6000), (service, 1000)] {
+            keeper.trial = Some((on_trial, Some(50)));
+            keeper.policy();
+            assert_eq!((services(&keeper), patience(&keeper)), (waits == 1000, waits));
+            let order = Order::Change(Change::EndTrial);
+            keeper.live.as_mut().unwrap().ordered =
+                Some((order, vec![sync_channel(1).0], Instant::now()));
+            keeper.replied(Reply::Done);
+            assert_eq!((services(&keeper), patience(&keeper)), (false, 1000));
+        }
+
+        // The first that another worker is told beside the chain.
+        keeper.trial = Some((tried(), Some(50)));
+        let live = keeper.live.as_mut().unwrap();
+        let order = Order::StageFunction { function: tried(), shadow: false };
+        live.ordered = Some((order, Vec::new(), Instant::now()));
+        live.next = VecDeque::from([Order::Change(Change::Promote)]);
+        keeper.replied(Reply::Refused("no memory".into()));
+        assert!(keeper.trial.is_none() && patience(&keeper) == 1000);
+        let next = &keeper.live.as_ref().unwrap().next;
+        assert!(matches!(next.front(), Some(Order::Forget)) && next.len() == 1);
+        let News { function, version, kind, message, .. } = heard.try_recv().unwrap();
+        assert_eq!((&*function, &*version, &*kind), ("f", "2", TRIAL));
+        assert!(message.ends_with("cannot go on with it: no memory"), "{message}");
     }
 }

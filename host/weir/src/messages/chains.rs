@@ -13,7 +13,7 @@ use weir_message::{
     Chain, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan, Notice, Site, SiteConfig,
     States, orders,
 };
-use weir_message_worker::{News, RemoteChain, WORKER};
+use weir_message_worker::{News, RemoteChain, TRIAL, WORKER};
 use weir_sandbox::{Telemetry, World};
 use weir_spec::{Listener, Name, ResolvedFunction};
 
@@ -310,10 +310,6 @@ impl Messages {
         let states = before.map(Part::states).transpose()?.unwrap_or_default();
         let staged = site.stage(plan, &states).map_err(refused)?;
         let part = Part::new(at, Place::on_thread(site, remote), tallies);
-        let part = match before {
-            Some(before) => part.counted(Arc::clone(&before.counters)),
-            None => part,
-        };
         let counters = Arc::clone(&part.counters);
         let (staged, orders) = (Box::new(staged), Box::new(orders));
         Ok((part, Made::Thread { staged, orders, counters }))
@@ -661,6 +657,9 @@ fn event(chain: ChainId, news: News) -> EngineEvent {
             let message = format!("{kind}: {message}");
             EngineEvent::RolledBack { chain, function, version, message }
         }
+        Ok(function) if kind == TRIAL => {
+            EngineEvent::TrialEnded { chain, function, version, message }
+        }
         Ok(function) if kind != WORKER => {
             EngineEvent::Fault { chain, function, version, kind, message, quarantined }
         }
@@ -732,6 +731,18 @@ mod tests {
                 assert_eq!(deployed.running().functions, [version("1.0.0")]);
             }
         }
+    }
+
+    #[test]
+    fn a_trial_that_a_new_worker_does_not_go_on_with_ends_and_is_no_fault() {
+        let id = ChainId { tenant: "t".parse().unwrap(), name: "c".parse().unwrap() };
+        let (function, message) = ("f".to_owned(), "no memory".to_owned());
+        let kind = TRIAL.to_owned();
+        let news = News { function, version: "2.0.0".into(), kind, message, rolled_back: false };
+        let EngineEvent::TrialEnded { function, version, .. } = event(id, news) else {
+            panic!("it is another event");
+        };
+        assert_eq!((function.as_str(), version), ("f", "2.0.0".parse().ok()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use weir_message::{
     Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan, Orders,
     Ready, Remote, Site, Staged, StagedFunction, States,
 };
-use weir_message_worker::{News, RemoteConfig};
+use weir_message_worker::{News, RemoteConfig, Reply};
 use weir_pool::Accounting;
 use weir_sandbox::{Sandbox, Telemetry};
 use weir_spec::{Name, ResolvedFunction, Version};
@@ -23,11 +23,17 @@ use crate::telemetries::Telemetries;
 /// How long exchanges may take to end when their chain is taken down.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// What is counted of functions on one part, and their gauges there, by their names in the chain; it outlives versions.
-#[derive(Clone, Default)]
-pub(super) struct Tallies(Arc<Mutex<Tallied>>);
+/// How long whoever wants to know how chains are waits for their workers.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// See [`Tallies`].
+/// What is counted on one part, and its functions' gauges there; it outlives versions, and goes on with the part that takes its place.
+#[derive(Clone, Default)]
+pub(super) struct Tallies {
+    pub(super) chain: Arc<ChainCounters>,
+    functions: Arc<Mutex<Tallied>>,
+}
+
+/// By the functions' names in the chain.
 #[derive(Default)]
 struct Tallied {
     functions: BTreeMap<String, Arc<FunctionCounters>>,
@@ -36,7 +42,7 @@ struct Tallied {
 
 impl Tallies {
     fn all(&self) -> MutexGuard<'_, Tallied> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A function's counters.
@@ -109,12 +115,7 @@ pub(super) struct Part {
 
 impl Part {
     pub(super) fn new(at: At, place: Place, tallies: Tallies) -> Self {
-        Self { at, place, counters: Arc::default(), tallies }
-    }
-
-    /// The same with these counters.
-    pub(super) fn counted(self, counters: Arc<ChainCounters>) -> Self {
-        Self { counters, ..self }
+        Self { at, place, counters: Arc::clone(&tallies.chain), tallies }
     }
 
     /// A function's counters.
@@ -127,7 +128,7 @@ impl Part {
         self.tallies.telemetry(label, shared)
     }
 
-    /// What is counted of its functions; whoever takes its place counts on.
+    /// What is counted on it; whoever takes its place counts on.
     pub(super) fn tallies(&self) -> Tallies {
         self.tallies.clone()
     }
@@ -157,11 +158,17 @@ impl Part {
         }
     }
 
-    /// Has what is counted and said elsewhere told here.
-    pub(super) fn refresh(&self) {
-        if let Place::Process(worker) = &self.place {
-            worker.refresh();
+    /// Has what is counted and said in its process told here: it is behind an answer, or the channel's end.
+    fn report(&self) -> Option<Receiver<Reply>> {
+        match &self.place {
+            Place::Thread { .. } => None,
+            Place::Process(worker) => Some(worker.report()),
         }
+    }
+
+    /// Whether its process has exchanges under way.
+    fn is_busy(&self) -> bool {
+        matches!(&self.place, Place::Process(worker) if worker.is_busy())
     }
 
     /// How often its process was started again.
@@ -255,6 +262,16 @@ impl Part {
             let (listener, thread) = &self.at;
             tracing::error!("listener {listener}, thread {thread}: it is not as before: {error}");
         }
+    }
+}
+
+/// Has what is counted and said in these parts' processes told here: by all of them at once, so that some that do not answer hold up nobody
+/// for long. Of these, what they said last is known.
+pub(super) fn refresh<'a>(parts: impl IntoIterator<Item = &'a Part>) {
+    let asked: Vec<_> = parts.into_iter().filter_map(Part::report).collect();
+    let until = Instant::now() + PATIENCE;
+    for answer in asked {
+        let _ = answer.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -418,10 +435,11 @@ impl Deployed {
         }
         let ending = std::thread::Builder::new().name("weir-drain".into()).spawn(move || {
             let until = Instant::now() + LINGER;
-            let busy = |part: &Part| part.counters.opened.get() > part.counters.ended.get();
-            while self.parts.iter().any(busy) && Instant::now() < until {
+            while self.parts.iter().any(Part::is_busy) && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(10));
             }
+            // What they have counted and said since is that of the parts that took their place.
+            refresh(&self.parts);
         });
         if let Err(error) = ending {
             tracing::error!("a chain's processes end at once: {error}");

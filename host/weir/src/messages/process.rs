@@ -1,15 +1,15 @@
 //! A chain's part in a process of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
 use weir_control::engine::{ChainId, EngineError};
-use weir_exchange::Upstreams;
+use weir_exchange::{Counter, Upstreams};
 use weir_hop::Hub;
-use weir_message::{ChainCounters, ChainPlan, Change, Findings, FunctionPlan, MessageError};
+use weir_message::{ChainPlan, Change, Findings, FunctionPlan, MessageError};
 use weir_message_worker::{
     FunctionImage, Keeper, KeeperConfig, News, Order, ProxyImage, RemoteConfig, Reply, Report,
     SiteImage, WORKER,
@@ -27,8 +27,6 @@ use crate::telemetries::Telemetries;
 
 /// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by copy.
 const MADE_MAX: usize = 64 << 20;
-/// How long whoever wants to know how a chain is waits for its worker.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A deployed chain, once it is one.
 pub(super) type Itself = Arc<OnceLock<Weak<Deployed>>>;
@@ -44,6 +42,8 @@ struct Known {
 pub(super) struct Worker {
     keeper: Keeper,
     known: Arc<Mutex<Known>>,
+    /// Exchanges that it has now. Those that have been are counted with others'.
+    under_way: Arc<Counter>,
 }
 
 impl Worker {
@@ -63,9 +63,13 @@ impl Worker {
         self.keeper.silent()
     }
 
-    /// Has it report. Without an answer, what is known is what it said last.
-    pub(super) fn refresh(&self) {
-        let _ = self.keeper.order_within(Order::Report, PATIENCE);
+    pub(super) fn is_busy(&self) -> bool {
+        self.under_way.get() > 0
+    }
+
+    /// Has it report. Behind an answer, or the channel's end, what is known is what it said last.
+    pub(super) fn report(&self) -> Receiver<Reply> {
+        self.keeper.report()
     }
 
     fn readied(
@@ -113,7 +117,7 @@ impl Worker {
 
     /// Has it let go what is ready. One that dies lets it go, too.
     pub(super) fn forget(&self) {
-        let _ = self.keeper.order_within(Order::Forget, PATIENCE);
+        self.keeper.tell(Order::Forget);
     }
 
     pub(super) fn change(&self, change: Change) -> Result<Duration, EngineError> {
@@ -155,7 +159,7 @@ impl Messages {
         let fails_open = Arc::new(AtomicBool::new(false));
         let services = Arc::new(AtomicBool::new(false));
         let patience = Arc::new(AtomicU64::new(0));
-        let counters: Arc<ChainCounters> = Arc::default();
+        let under_way: Arc<Counter> = Arc::default();
         let known: Arc<Mutex<Known>> = Arc::default();
         let keeper = KeeperConfig {
             hub: hub.clone(),
@@ -170,7 +174,7 @@ impl Messages {
             silence: self.config.worker_timeout.get(),
             patience: Arc::clone(&patience),
             news: self.news(id, itself, tallies.clone()),
-            reports: reports(telemetries.clone(), &tallies, &counters, &known),
+            reports: reports(telemetries.clone(), &tallies, &known),
         };
         let (keeper, begun) = Keeper::start(keeper, functions.clone()).map_err(exhausted)?;
         begun.map_err(wrong)?;
@@ -180,7 +184,8 @@ impl Messages {
             killer: keeper.killer(),
             upstreams,
             store: self.store(&id.tenant),
-            counters: Arc::clone(&counters),
+            counters: Arc::clone(&tallies.chain),
+            under_way: Arc::clone(&under_way),
             ready,
             fails_open,
             services,
@@ -189,8 +194,8 @@ impl Messages {
             room_bytes: site.room_bytes as usize,
             most: hold + MADE_MAX + site.rooms as usize * site.room_bytes as usize,
         });
-        let part = Part::new(at, Place::Process(Box::new(Worker { keeper, known })), tallies)
-            .counted(counters);
+        let worker = Box::new(Worker { keeper, known, under_way });
+        let part = Part::new(at, Place::Process(worker), tallies);
         Ok((part, Made::Process { remote, ready: wait, compiled_in }))
     }
 
@@ -212,10 +217,9 @@ impl Messages {
 fn reports(
     telemetries: Telemetries,
     tallies: &Tallies,
-    counters: &Arc<ChainCounters>,
     known: &Arc<Mutex<Known>>,
 ) -> Box<dyn Fn(Report) + Send> {
-    let (tallies, counters, known) = (tallies.clone(), Arc::clone(counters), Arc::clone(known));
+    let (tallies, known) = (tallies.clone(), Arc::clone(known));
     Box::new(move |report| {
         for (name, (words, said)) in report.functions {
             // A worker may say anything, but only of functions that the chain has.
@@ -223,7 +227,7 @@ fn reports(
             tallies.telemetry(&name, &telemetry).absorb(said);
             tallies.function(&name).absorb(&words);
         }
-        counters.exhausted.fetch_add(report.exhausted, Ordering::Relaxed);
+        tallies.chain.exhausted.fetch_add(report.exhausted, Ordering::Relaxed);
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let [total, free, out] = report.rooms;
         known.rooms = Accounting { total, free, out };

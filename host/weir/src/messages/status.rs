@@ -14,7 +14,7 @@ use weir_hop::Carrier;
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
 
 use super::Messages;
-use super::parts::{Deployed, Trial};
+use super::parts::{Deployed, Trial, refresh};
 use crate::telemetries::function_log;
 
 impl Messages {
@@ -33,6 +33,7 @@ impl Messages {
     /// Its chains.
     pub(crate) fn chain_statuses(&self) -> Vec<ChainStatus> {
         let chains: Vec<_> = self.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
+        refresh(chains.iter().flat_map(|(_, deployed)| &deployed.parts));
         chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect()
     }
 
@@ -48,7 +49,7 @@ impl Messages {
     /// What a function logged.
     pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
         let Ok(deployed) = self.deployed(chain) else { return FunctionLog::default() };
-        deployed.parts.iter().for_each(super::parts::Part::refresh);
+        refresh(&deployed.parts);
         function_log(chain, function, std::iter::once(&deployed.telemetries))
     }
 }
@@ -146,7 +147,6 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
     let (mut opened, mut ended) = (0, 0);
     let (mut worker_restarts, mut worker_timeouts) = (0, 0);
     for part in &deployed.parts {
-        part.refresh();
         worker_restarts += part.restarts();
         worker_timeouts += part.timeouts();
         let rooms = part.rooms();
