@@ -171,10 +171,10 @@ impl MessageFunction for Balancer {
         };
         let names: Vec<_> = upstreams.iter().map(|u| (u.name.as_str(), u.weight)).collect();
         let table = (config.policy == Policy::Hash).then(|| Table::new(&names));
-        if let Some(sticky) = &config.sticky {
-            if !is_token(&sticky.cookie) {
-                return Err(format!("sticky.cookie: \"{}\" is no cookie's name", sticky.cookie));
-            }
+        if let Some(sticky) = &config.sticky
+            && !is_token(&sticky.cookie)
+        {
+            return Err(format!("sticky.cookie: \"{}\" is no cookie's name", sticky.cookie));
         }
         let outliers = config.outlier.map(|config| Outliers::new(config, upstreams.len()));
         Ok(Self {

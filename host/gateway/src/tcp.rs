@@ -81,15 +81,15 @@ async fn begin(
     if let Some(chain) = &site.chain {
         let exchange = chain.open(origin);
         finish.exchange = Some(exchange.clone());
-        if chain.interests().opened {
-            if let Some((failure, ended)) = refusal(&exchange.opened().get().await) {
-                finish.failed(failure);
-                finish.ends(ended);
-                if ended == Ended::Reset {
-                    client.abort();
-                }
-                return None;
+        if chain.interests().opened
+            && let Some((failure, ended)) = refusal(&exchange.opened().get().await)
+        {
+            finish.failed(failure);
+            finish.ends(ended);
+            if ended == Ended::Reset {
+                client.abort();
             }
+            return None;
         }
     }
     let Some((upstream, open)) = connect(site, finish, origin).await else {

@@ -11,8 +11,8 @@ use crate::support::{self, Server, connect, gateway_with, read_all, say_all, unt
 use bytes::Bytes;
 use socket2::SockRef;
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Middleware, Origin, Passage,
-    Pieces, Reply, Stage, Step, Upstreams,
+    BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Middleware, Origin,
+    Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
 

@@ -148,6 +148,7 @@ impl State {
             kind: TRIAL.into(),
             message,
             rolled_back: false,
+            quarantined: false,
         });
     }
 

@@ -738,7 +738,14 @@ mod tests {
         let id = ChainId { tenant: "t".parse().unwrap(), name: "c".parse().unwrap() };
         let (function, message) = ("f".to_owned(), "no memory".to_owned());
         let kind = TRIAL.to_owned();
-        let news = News { function, version: "2.0.0".into(), kind, message, rolled_back: false };
+        let news = News {
+            function,
+            version: "2.0.0".into(),
+            kind,
+            message,
+            rolled_back: false,
+            quarantined: false,
+        };
         let EngineEvent::TrialEnded { function, version, .. } = event(id, news) else {
             panic!("it is another event");
         };

@@ -109,10 +109,6 @@ impl Passage for Refusal {
         response.extensions_mut().insert(Denied::NoChain);
         Reply::Now(Step::Answer(response))
     }
-
-    fn opened(&self) -> Reply<'_, Step> {
-        Reply::Now(Step::Reset)
-    }
 }
 
 impl Messages {
