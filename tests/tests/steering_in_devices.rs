@@ -7,8 +7,6 @@ use serde_json::{Value, json};
 use weir_tests::in_guest::InGuest;
 
 const CONFIG: &str = r#"
-[quota]
-deadline = "10s"
 [[port]]
 name = "in"
 kind = "dpdk"

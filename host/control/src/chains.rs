@@ -662,18 +662,18 @@ impl Control {
         chain: &'a Chain,
         versions: &'a [Version],
     ) -> impl Iterator<Item = (usize, Invalid)> + 'a {
-        let quota = self.quota();
+        let most = self.quota().deadline_of(&id.tenant);
         let functions = chain.functions.iter().zip(versions).enumerate();
         functions.filter_map(move |(index, (function, version))| {
             let name = FunctionId::new(&id.tenant, function.function.as_ref()?);
             let report = &state.functions.get(&name)?.versions.get(version)?.report;
-            Some((index, quota::check_deadline(&quota, function, report).err()?))
+            Some((index, quota::check_deadline(most, function, report).err()?))
         })
     }
 
     /// A chain that was applied when the host gave more runs all the same.
     fn note_late(&self, state: &State, id: &ChainId, chain: &Chain, versions: &[Version]) {
-        let most = self.quota().deadline;
+        let most = self.quota().deadline_of(&id.tenant);
         for (index, invalid) in self.late_functions(state, id, chain, versions) {
             let name = label(state, id, index);
             self.note(id, format!("function {name} of chain {} has {most}: {invalid}", id.name));
@@ -744,7 +744,7 @@ impl Control {
         let mut resolved = function.resolve(&manifest, Some(version.clone()), wasm)?;
         if record.report.world != Some(World::WasiHttpProxy) {
             // What is applied says no more than that; a chain that is stored may.
-            resolved.deadline = resolved.deadline.min(self.quota().deadline);
+            resolved.deadline = resolved.deadline.min(self.quota().deadline_of(&chain.tenant));
         }
         Ok(resolved)
     }

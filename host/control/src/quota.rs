@@ -1,6 +1,6 @@
 //! Whether a tenant may keep one thing more.
 
-use weir_spec::{Chain, CheckReport, FunctionUse, Invalid, Name, Quota, World};
+use weir_spec::{Chain, CheckReport, FunctionUse, Invalid, Name, Period, Quota, World};
 
 use crate::error::ControlError;
 use crate::functions::manifest_of;
@@ -71,14 +71,13 @@ pub(crate) fn check_chain(
 /// Whether a function of a chain keeps others waiting no longer than it may: its deadline is the chain's, or else that of its version's
 /// manifest. `Err` says the value, and which of the two it is of.
 pub(crate) fn check_deadline(
-    quota: &Quota,
+    most: Period,
     function: &FunctionUse,
     report: &CheckReport,
 ) -> Result<(), Invalid> {
     if report.world == Some(World::WasiHttpProxy) {
         return Ok(());
     }
-    let most = quota.deadline;
     let raise = "have the host's operator raise `deadline` in [quota]";
     if let Some(own) = function.deadline {
         if own <= most {

@@ -178,11 +178,12 @@ impl Control {
                 other.name, id.name, other.name, other.name
             )));
         }
+        let most = self.quota().deadline_of(&id.tenant);
         for place in &places {
             let function = &state.chains[&place.chain].chain.functions[place.index];
             // A chain that says more itself was told so when it was deployed.
             if function.deadline.is_none() {
-                quota::check_deadline(&self.quota(), function, &record.versions[to].report)?;
+                quota::check_deadline(most, function, &record.versions[to].report)?;
             }
         }
         self.check_swapped_memories(&state, id, &places, to, mode)?;

@@ -228,8 +228,11 @@ pub(crate) mod limits {
         within(size, Size::bytes(64 << 10), Size::mebibytes(1024))
     }
 
+    /// The longest [`deadline`].
+    pub(crate) const DEADLINE_MAX: Period = Period::milliseconds(10_000);
+
     pub(crate) fn deadline(period: Period) -> Result<(), Invalid> {
-        within(period, Period::milliseconds(1), Period::milliseconds(10_000))
+        within(period, Period::milliseconds(1), DEADLINE_MAX)
     }
 
     pub(crate) fn requests_per_instance(requests: u32) -> Result<(), Invalid> {

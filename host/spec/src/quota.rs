@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::invalid::Invalid;
 use crate::manifest::limits;
-use crate::{Period, Size};
+use crate::{Name, Period, Size};
+
+/// [`Quota::deadline_of`] all tenants but the operator's.
+const DEADLINE_OF_OTHERS: Period = Period::milliseconds(50);
 
 /// `[quota]`: for each tenant. What is there already stays when these are lowered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +26,8 @@ pub struct Quota {
     /// Linear memories of the functions of all chains that are deployed, on all workers. Each takes 4 GiB of the 128 TiB of addresses that
     /// the host has.
     pub memories: u32,
-    /// CPU time that chains and manifests may give a function for a burst or an event: all who share its worker, or its gateway's thread,
-    /// wait for it. Not of components of `wasi:http`, which have threads of their own.
-    pub deadline: Period,
+    /// CPU time that chains and manifests may give a function for a burst or an event: see [`Self::deadline_of`].
+    pub deadline: Option<Period>,
 }
 
 impl Default for Quota {
@@ -37,14 +39,28 @@ impl Default for Quota {
             chains: 4096,
             configuration: Size::mebibytes(64),
             memories: 8192,
-            deadline: Period::milliseconds(50),
+            deadline: None,
         }
     }
 }
 
 impl Quota {
+    /// CPU time that a tenant's chains and manifests may give a function for a burst or an event: all who share its worker, or its gateway's
+    /// thread, wait for it. If nothing is said, the tenant `default`, which is the operator's, may give as much as there is, and others
+    /// 50 ms. Not of components of `wasi:http`, which have threads of their own.
+    #[must_use]
+    pub fn deadline_of(&self, tenant: &Name) -> Period {
+        let unsaid = || {
+            let own = *tenant == Name::default_tenant();
+            if own { limits::DEADLINE_MAX } else { DEADLINE_OF_OTHERS }
+        };
+        self.deadline.unwrap_or_else(unsaid)
+    }
+
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        limits::deadline(self.deadline).map_err(|e| e.within("deadline"))?;
+        if let Some(deadline) = self.deadline {
+            limits::deadline(deadline).map_err(|e| e.within("deadline"))?;
+        }
         let counts = [
             ("functions", self.functions.into()),
             ("versions", self.versions.into()),

@@ -8,8 +8,6 @@ use rig::{Rig, VF};
 use serde_json::Value;
 
 const CONFIG: &str = r#"
-[quota]
-deadline = "10s"
 [[nic]]
 pf = "eth0"
 vfs = 4
@@ -240,8 +238,6 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
 
 /// Ports without addresses of their own: rules say for what addresses they are.
 const NAMELESS: &str = r#"
-[quota]
-deadline = "10s"
 [[nic]]
 pf = "eth0"
 vfs = 2

@@ -13,8 +13,6 @@ use std::fs;
 use crate::rig::{Rig, VF};
 
 const CONFIG: &str = r#"
-[quota]
-deadline = "10s"
 [[nic]]
 pf = "eth0"
 vfs = 3

@@ -155,8 +155,11 @@ async fn a_tenants_functions_have_so_many_memories_and_no_more() {
 
 #[tokio::test]
 async fn no_function_keeps_a_worker_longer_than_the_host_lets_it() {
-    let quota = crate::common::CONFIG.replace("[rollout]", "[quota]\ndeadline = \"1s\"\n[rollout]");
-    let host = Host::on(tempfile::tempdir().unwrap(), &quota);
+    let quota = |most: &str| {
+        let quota = format!("[quota]\ndeadline = \"{most}\"\n[rollout]");
+        crate::common::CONFIG.replace("[rollout]", &quota)
+    };
+    let host = Host::on(tempfile::tempdir().unwrap(), &quota("1s"));
     host.with_chains(&["a"]).await;
     let put = async |host: &Host, keys: Value| {
         let mut function = json!({"use": "f", "version": "1.0.0"});
@@ -169,7 +172,7 @@ async fn no_function_keeps_a_worker_longer_than_the_host_lets_it() {
     assert_eq!(answer.json()["key"], "function[0].deadline");
     assert_eq!(put(&host, json!({"deadline": "1s"})).await.status, StatusCode::OK);
     // It was applied when the host gave more: it runs all the same, with what there is now.
-    let host = host.restart();
+    let host = host.restart_on(&quota("50ms")).restored();
     assert_eq!(host.engine.deadlines(), ["50ms"]);
     let note = host.wait_for("note", 0);
     assert!(

@@ -195,6 +195,15 @@ fn a_quota_of_nothing_is_refused() {
 }
 
 #[test]
+fn the_operators_own_functions_may_have_all_the_time_that_there_is_and_others_not() {
+    let quota = |text: &str| Document::<HostConfig>::parse("weir.toml", text).unwrap().value.quota;
+    let [own, other] = ["default", "acme"].map(|name| name.parse::<Name>().unwrap());
+    let all = |quota: &Quota| [&own, &other].map(|tenant| quota.deadline_of(tenant));
+    assert_eq!(all(&quota("")), [10_000, 50].map(Period::milliseconds));
+    assert_eq!(all(&quota("[quota]\ndeadline = \"1s\"\n")), [1000; 2].map(Period::milliseconds));
+}
+
+#[test]
 fn an_xdp_port_says_what_it_takes_and_impossible_ones_are_refused() {
     let port = |keys: &str| {
         let text = format!("[[port]]\nname = \"wan\"\nkind = \"xdp\"\n{keys}\n");

@@ -10,7 +10,7 @@ mod steering;
 
 use weir_spec::{
     Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, Plane, PortKind,
-    Size, State, SteerTo, Steering, World, XdpMode, XdpPin,
+    Quota, Size, State, SteerTo, Steering, World, XdpMode, XdpPin,
 };
 
 #[track_caller]

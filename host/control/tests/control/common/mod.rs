@@ -512,6 +512,11 @@ impl Host {
 
     /// The same; it has deployed nothing yet.
     pub(crate) fn restart_only(self) -> Self {
+        self.restart_on(CONFIG)
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn restart_on(self, config: &str) -> Self {
         let Self { engine, control, api, router, stop, directory } = self;
         drop((engine, api, router, stop));
         // The rollout thread ends with the engine's sink.
@@ -519,7 +524,7 @@ impl Host {
             std::thread::yield_now();
         }
         drop(control);
-        Self::starting(directory, &config(CONFIG))
+        Self::starting(directory, &self::config(config))
     }
 
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
