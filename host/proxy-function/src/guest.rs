@@ -152,8 +152,11 @@ impl ResourceLimiter for Memory {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.all.grows(current);
-        Ok(self.taken.memory(current, desired, maximum, self.limit))
+        let allowed = self.taken.memory(current, desired, maximum, self.limit);
+        if allowed {
+            self.all.grows(current, desired, maximum);
+        }
+        Ok(allowed)
     }
 
     fn table_growing(

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -13,6 +14,11 @@ use crate::function_cache::{put, take};
 
 /// Bytes of the components that are kept although nobody uses them any more, or yet.
 const RECENT_MAX: usize = 16 << 20;
+/// Bytes of what was found of uploads that is kept, components aside: a manifest, and names of imports.
+const FOUND_MAX: usize = 8 << 20;
+/// How often a child is tried that cannot be started, and the pause between.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of what a child says of an upload: what it made of it, and what it found, of which a manifest has most.
 const ANSWER_MAX: usize = 2 * UPLOAD_MAX;
 
@@ -26,6 +32,9 @@ struct Inner {
     known: HashMap<[u8; 32], Weak<Admitted>>,
     /// The last ones, the newest behind.
     recent: VecDeque<Arc<Admitted>>,
+    /// What was found of the last ones that were components already, without the component, which is the upload: so that a version that is
+    /// brought back needs no child.
+    found: VecDeque<([u8; 32], Admitted)>,
 }
 
 impl Admissions {
@@ -46,7 +55,11 @@ impl Admissions {
         if let Some(admitted) = self.inner().known.get(&hash).and_then(Weak::upgrade) {
             return Ok(admitted);
         }
-        let admitted = Arc::new(admit_by(compiler, upload)?);
+        let found = self.inner().found(&hash);
+        let admitted = Arc::new(match found {
+            Some(found) => Admitted { component: upload.into(), ..found },
+            None => admit_by(compiler, upload)?,
+        });
         self.inner().insert(hash, &admitted);
         Ok(admitted)
     }
@@ -56,8 +69,14 @@ fn admit_by(compiler: &Compiler, upload: &[u8]) -> Result<Admitted, Refused> {
     let Compiler::Child { program, admission, timeout, .. } = compiler else {
         return admit(upload);
     };
-    let answer =
-        run_child(program, admission, *timeout, upload, ANSWER_MAX).map_err(|error| match error {
+    let ask = || run_child(program, admission, *timeout, upload, ANSWER_MAX);
+    let mut answer = ask();
+    for _ in 1..TRIES {
+        let Err(CompileError::Io { .. }) = answer else { break };
+        std::thread::sleep(PAUSE);
+        answer = ask();
+    }
+    let answer = answer.map_err(|error| match error {
             CompileError::Io { .. } => {
                 Refused::because(format!("nobody can look at it now: {error}: push it again"))
             }
@@ -102,8 +121,29 @@ fn read_answer(mut answer: &[u8], upload: &[u8]) -> Option<Result<Admitted, Refu
     Some(found)
 }
 
+/// Bytes of what was found of an upload, the component aside.
+fn found_bytes(found: &Admitted) -> usize {
+    let imports: usize = found.imports.iter().map(String::len).sum();
+    size_of::<Admitted>() + imports + found.manifest.as_ref().map_or(0, String::len)
+}
+
 impl Inner {
+    fn found(&self, hash: &[u8; 32]) -> Option<Admitted> {
+        self.found.iter().find(|(known, _)| known == hash).map(|(_, found)| found.clone())
+    }
+
     fn insert(&mut self, hash: [u8; 32], admitted: &Arc<Admitted>) {
+        // Of what is a component already both hashes are one.
+        if hash == admitted.hash {
+            self.found.retain(|(known, _)| *known != hash);
+            self.found.push_back((hash, Admitted { component: [].into(), ..(**admitted).clone() }));
+            let mut bytes: usize = self.found.iter().map(|(_, found)| found_bytes(found)).sum();
+            while bytes > FOUND_MAX
+                && let Some((_, oldest)) = self.found.pop_front()
+            {
+                bytes -= found_bytes(&oldest);
+            }
+        }
         self.recent.push_back(Arc::clone(admitted));
         let mut bytes: usize = self.recent.iter().map(|recent| recent.component.len()).sum();
         while bytes > RECENT_MAX
@@ -154,6 +194,24 @@ mod tests {
         }
         let refused = found(&answer_admission(b"MZ"), b"MZ").unwrap().unwrap_err();
         assert!(refused.to_string().contains("it is not WebAssembly"), "{refused}");
+    }
+
+    #[test]
+    fn what_was_found_of_a_component_needs_no_child_again() {
+        let packet = r#"(component (instance $i) (export "weir:net/packet@0.1.0" (instance $i)))"#;
+        let packet = wat::parse_str(packet).unwrap();
+        let admissions = Admissions::default();
+        drop(admissions.admit(&Compiler::InProcess, &packet).unwrap());
+        admissions.inner().recent.clear();
+        let nobody = Compiler::Child {
+            program: "/nowhere".into(),
+            arguments: Vec::new(),
+            admission: Vec::new(),
+            timeout: Duration::from_secs(60),
+        };
+        let admitted = admissions.admit(&nobody, &packet).unwrap();
+        assert_eq!((&*admitted.component, admitted.world), (&*packet, World::Window));
+        assert!(admissions.admit(&nobody, b"another").is_err());
     }
 
     #[test]

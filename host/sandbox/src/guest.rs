@@ -680,10 +680,13 @@ impl<S: Requests> ResourceLimiter for Guest<S> {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.memories.grows(current);
-        Ok(self
+        let allowed = self
             .taking()
-            .is_none_or(|(taken, limit)| taken.memory(current, desired, maximum, limit)))
+            .is_none_or(|(taken, limit)| taken.memory(current, desired, maximum, limit));
+        if allowed {
+            self.memories.grows(current, desired, maximum);
+        }
+        Ok(allowed)
     }
 
     fn table_growing(

@@ -15,9 +15,10 @@ pub fn memories() -> usize {
 pub struct Memories(usize);
 
 impl Memories {
-    /// A memory is made, or grows, from so many bytes on. One that begins with none and grows counts twice.
-    pub fn grows(&mut self, current: usize) {
-        if current == 0 {
+    /// A memory that has so many bytes is made with, or grows to, so many, of which it may have no more than the `maximum`: it is allowed to,
+    /// which it is to be asked before. One that begins with none and grows counts twice.
+    pub fn grows(&mut self, current: usize, desired: usize, maximum: Option<usize>) {
+        if current == 0 && maximum.is_none_or(|maximum| desired <= maximum) {
             self.0 += 1;
             ALL.fetch_add(1, Ordering::Relaxed);
         }
@@ -27,5 +28,22 @@ impl Memories {
 impl Drop for Memories {
     fn drop(&mut self) {
         ALL.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_no_memory() {
+        let mut memories = Memories::default();
+        memories.grows(0, 0, None);
+        memories.grows(0, 65_536, Some(65_536));
+        memories.grows(65_536, 131_072, None);
+        for _ in 0..1000 {
+            memories.grows(0, 131_072, Some(65_536));
+        }
+        assert_eq!(memories.0, 2);
     }
 }

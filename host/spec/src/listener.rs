@@ -525,7 +525,7 @@ impl Listener {
                 .help("name at least one, as in \"0.0.0.0:8080\""));
         }
         for (index, address) in self.address.iter().enumerate() {
-            if self.address[..index].contains(address) {
+            if address.port() != 0 && self.address[..index].contains(address) {
                 return Err(Invalid::at("address", format!("{address} is named twice"))
                     .help("name it once"));
             }

@@ -7,7 +7,7 @@ use weir_hop::Hub;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use weir_exchange::{BodyStep, CallFault, CallResult, Step};
+use weir_exchange::{BodyStep, CallFault, CallResult, Denied, Step};
 
 use super::*;
 use crate::keeper::killed;
@@ -61,7 +61,9 @@ fn what_a_chain_wants_before_its_first_worker_says_it_is_what_its_functions_are_
         assert_eq!((interests.request_head, interests.opened), (true, connections));
         let opened = chain.passages().open(&nowhere());
         let said = opened.opened().get().now_or_never();
-        assert!(matches!(said, Some(Step::Reset)), "{said:?}");
+        let Some(Step::Answer(answer)) = said else { panic!("{said:?}") };
+        // It is reset for that.
+        assert!(matches!(answer.extensions().get(), Some(Denied::OutOfOrder)));
     }
 }
 

@@ -120,10 +120,10 @@ fn a_chain_waits_for_a_capture_that_is_missing_at_the_start_and_others_do_not() 
     assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
     let events = host.ok(&["events"]);
     for told in [
-        "port-down      port file is down: cannot open the capture in.pcap",
-        "port-down      port file is down: in.pcap is not a capture",
-        "port-up        port file is no longer down: it could be opened",
-        "chain-applied  chain offline was deployed: port file is there",
+        "port-down      default    port file is down: cannot open the capture in.pcap",
+        "port-down      default    port file is down: in.pcap is not a capture",
+        "port-up        default    port file is no longer down: it could be opened",
+        "chain-applied  default    chain offline was deployed: port file is there",
     ] {
         assert_eq!(events.matches(told).count(), 1, "{told}: {events}");
     }

@@ -1,5 +1,5 @@
-//! Services in languages without a component model of their own: the templates of `weir new` for the world `wasi:http/proxy`, built, tested
-//! as their authors would, and in a chain with curl on one side and a server on the other.
+//! Services in languages without a component model of their own: the templates of `weir new` for the world `wasi:http/proxy`, built as their
+//! authors would, and in a chain with curl on one side and a server on the other. What they decide is shown by the tutorials.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use weir_tests::built::workspace;
 use crate::host::{Host, weir};
 use crate::messages::{Server, address, curl};
 
-/// A new project, built and tested as its README says.
+/// A new project, built as its README says.
 fn project(directory: &Path, language: &str) -> PathBuf {
     let made = weir(directory, &["new", "path-guard", "--lang", language, "--plane", "message"]);
     assert_eq!(made.status, Some(0), "{}", made.err);
@@ -21,9 +21,6 @@ fn project(directory: &Path, language: &str) -> PathBuf {
     let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("PATH", path).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     assert_eq!(String::from_utf8_lossy(&built.stdout), "");
-    let tested = weir(&project, &["test", "--no-build"]);
-    assert_eq!(tested.status, Some(0), "{}{}", tested.out, tested.err);
-    assert!(tested.out.contains("3 passed, 0 failed"), "{}", tested.out);
     project
 }
 
