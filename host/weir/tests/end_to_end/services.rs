@@ -139,5 +139,5 @@ fn typescript() {
     let mut build = Command::new(project.join("build"));
     let built = build.env("WEIR", env!("CARGO_BIN_EXE_weir")).env("PATH", path).output().unwrap();
     let said = String::from_utf8_lossy(&built.stdout);
-    assert!(!built.status.success() && said.contains("main.ts(11,"), "{said}");
+    assert!(!built.status.success() && said.contains("main.ts(14,"), "{said}");
 }
