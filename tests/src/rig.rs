@@ -136,14 +136,20 @@ impl Rig {
 fn assert_balanced(counters: &Counters, pool: Accounting, rooms: u32) {
     assert_eq!(pool.total, rooms);
     assert_eq!(pool.free + pool.out, rooms);
-    let own: u64 = counters.by_function().flat_map(|(_, f)| f.drops).sum();
-    let dropped: u64 = counters.drops.iter().sum::<u64>() + own;
+    let dropped = dropped(counters);
     assert_eq!(
         counters.packets_in + counters.packets_made,
         counters.packets_out + dropped + u64::from(pool.out),
         "packets are not accounted for: {:?} {pool:?}",
         dropped_by_reason(counters)
     );
+}
+
+/// All that was dropped: by the host, and by functions.
+#[must_use]
+pub fn dropped(counters: &Counters) -> u64 {
+    let own: u64 = counters.by_function().flat_map(|(_, f)| f.drops).sum();
+    counters.drops.iter().sum::<u64>() + own
 }
 
 /// The host's drops that are not zero, by name.

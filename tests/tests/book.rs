@@ -1,17 +1,20 @@
-//! The book in `docs/`: every page has its place in the contents, every link leads somewhere.
+//! The book in `docs/`: every page has its place in the contents, every link leads somewhere, examples are what they are shown as.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use weir_spec::{Chain, Check, Document, HostConfig, Manifest, Steering};
 use weir_tests::built::workspace;
 
-fn pages(directory: &Path, all: &mut Vec<PathBuf>) {
+/// Files with this ending in a folder, but for what builds leave behind.
+fn files(directory: &Path, extension: &str, all: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("the folder is there") {
         let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            pages(&path, all);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            files(&path, extension, all);
+        } else if path.extension().is_some_and(|of| of == extension) {
             all.push(path);
         }
     }
@@ -71,10 +74,10 @@ fn anchors(page: &str) -> BTreeSet<String> {
 fn every_link_leads_somewhere() {
     let root = workspace();
     let mut all = vec![root.join("README.md")];
-    pages(&root.join("docs"), &mut all);
+    files(&root.join("docs"), "md", &mut all);
     for place in ["guest-sdk", "functions", "wit"] {
         let mut more = Vec::new();
-        pages(&root.join(place), &mut more);
+        files(&root.join(place), "md", &mut more);
         // What builds leave behind and templates are not pages of ours.
         let ours = |path: &PathBuf| {
             let path = path.to_string_lossy();
@@ -123,7 +126,7 @@ fn every_page_is_in_the_contents() {
     let listed: BTreeSet<PathBuf> =
         links(&contents).into_iter().map(|link| docs.join(link)).collect();
     let mut all = Vec::new();
-    pages(&docs, &mut all);
+    files(&docs, "md", &mut all);
     let book = all.into_iter().filter(|page| !page.ends_with("SUMMARY.md"));
     let missing: Vec<_> = book.filter(|page| !listed.contains(page)).collect();
     assert!(missing.is_empty(), "pages that SUMMARY.md does not list: {missing:?}");
@@ -139,23 +142,12 @@ fn links_are_found() {
     assert_eq!(anchor("The host (weir.toml)"), "the-host-weirtoml");
 }
 
-fn sources(directory: &Path, all: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).expect("the folder is there") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
-            sources(&path, all);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            all.push(path);
-        }
-    }
-}
-
 /// `scripts/test` tests the examples in the documentation of the SDK for Rust, and of no other crate.
 #[test]
 fn no_other_crate_has_examples_that_nobody_tests() {
     let mut all = Vec::new();
     for directory in ["host", "functions", "tests", "benches"] {
-        sources(&workspace().join(directory), &mut all);
+        files(&workspace().join(directory), "rs", &mut all);
     }
     assert!(all.len() > 300, "{}", all.len());
     for path in all {
@@ -169,4 +161,65 @@ fn no_other_crate_has_examples_that_nobody_tests() {
             assert!(!is_rust, "{}: the example that begins with ```{begin}", path.display());
         }
     }
+}
+
+/// What stands around examples that are parts of a listener or a chain: some of it above, some below.
+const WHOLES: [(&str, &str); 6] = [
+    ("", ""),
+    ("[[listener]]\nname = \"l\"\naddress = \"127.0.0.1:1\"\nprotocol = \"http\"\n", ""),
+    ("", "[[function]]\nuse = \"f\"\n"),
+    ("name = \"c\"\nworkers = 2\n", ""),
+    ("name = \"c\"\nplane = \"message\"\n[[function]]\nuse = \"f\"\n", ""),
+    ("name = \"c\"\n[[function]]\nuse = \"f\"\n[function.config]\n", ""),
+];
+
+/// The blocks of a page, each with the line that it begins behind.
+fn blocks(page: &str) -> Vec<(usize, String)> {
+    let mut all = Vec::new();
+    let mut block: Option<(usize, String)> = None;
+    for (number, line) in (1..).zip(page.lines()) {
+        match (&mut block, line.trim()) {
+            (None, "```toml") => block = Some((number, String::new())),
+            (Some(_), "```") => all.extend(block.take()),
+            (Some((_, text)), _) => text.extend([line, "\n"]),
+            (None, _) => {}
+        }
+    }
+    all
+}
+
+fn problem<T: DeserializeOwned + Check>(file: &str, text: &str) -> Option<String> {
+    Document::<T>::parse(file, text).err().map(|error| error.to_string())
+}
+
+#[test]
+fn examples_of_the_documentation_are_taken() {
+    let root = workspace();
+    let mut all = vec![root.join("README.md")];
+    for directory in ["docs/guide", "docs/reference", "docs/concepts"] {
+        files(&root.join(directory), "md", &mut all);
+    }
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for path in all {
+        for (line, text) in blocks(&fs::read_to_string(&path).expect("a page")) {
+            let file = format!("{}:{line}", path.display());
+            if text.starts_with("[[test]]") {
+                // Those of `weir test` are another crate's.
+                continue;
+            }
+            let problems = WHOLES.iter().flat_map(|(above, below)| {
+                let text = format!("{above}{text}{below}");
+                [
+                    problem::<HostConfig>(&file, &text),
+                    problem::<Chain>(&file, &text),
+                    problem::<Steering>(&file, &text),
+                    problem::<Manifest>(&file, &text),
+                ]
+            });
+            wrong.extend(problems.collect::<Option<Vec<_>>>());
+            seen += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.concat().join("\n"));
+    assert!(seen > 20, "{seen}");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,6 +47,11 @@ fn is_right(language: &str) {
     example.refuses_what_is_wrong(&wrong);
 }
 
+/// Where the capture is, and what is expected of it.
+fn common() -> PathBuf {
+    weir_tests::built::workspace().join("guest-sdk/packet-filter")
+}
+
 /// The example in a language, and a directory for what is made with it.
 struct Example {
     language: String,
@@ -60,30 +65,28 @@ impl Example {
         Self { language: language.to_owned(), wasm: example(language), directory }
     }
 
+    /// Replays the capture, with this behind the function's path in the chain's file.
+    fn replay(&self, config: &str, out: &Path) -> Output {
+        let chain = self.directory.path().join("chain.toml");
+        let path = self.wasm.display();
+        let text = format!("name = \"test\"\n[[function]]\npath = \"{path}\"\n{config}\n");
+        fs::write(&chain, text).unwrap();
+        let mut replay = Command::new(weir());
+        replay.args(["replay", "--quiet", "--in"]).arg(common().join("in.pcap"));
+        replay.arg("--out").args([out, Path::new("--chain"), &chain]);
+        replay.arg("--cache").arg(self.directory.path().join("cache"));
+        replay.output().unwrap()
+    }
+
     /// Replays the capture with every set of rules, of which the function is configured with what is made.
     fn decides_as_expected(&self, made: &dyn Fn(&Value) -> Value) {
-        let Self { language, wasm, directory } = self;
-        let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
+        let Self { language, directory, .. } = self;
         let expected: Value =
-            serde_json::from_slice(&fs::read(common.join("expected.json")).unwrap()).unwrap();
-        let input = frames(&common.join("in.pcap"));
-        let (chain, out) = (directory.path().join("chain.toml"), directory.path().join("out.pcap"));
+            serde_json::from_slice(&fs::read(common().join("expected.json")).unwrap()).unwrap();
+        let input = frames(&common().join("in.pcap"));
+        let out = directory.path().join("out.pcap");
         for set in expected["sets"].as_array().unwrap() {
-            let text = format!(
-                "name = \"test\"\n[[function]]\npath = \"{}\"\nconfig = {}\n",
-                wasm.display(),
-                toml(&made(&set["config"]))
-            );
-            fs::write(&chain, text).unwrap();
-            let replay = Command::new(weir())
-                .args(["replay", "--quiet", "--in"])
-                .arg(common.join("in.pcap"))
-                .arg("--out")
-                .args([&out, Path::new("--chain"), &chain])
-                .arg("--cache")
-                .arg(directory.path().join("cache"))
-                .output()
-                .unwrap();
+            let replay = self.replay(&format!("config = {}", toml(&made(&set["config"]))), &out);
             assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
             let dropped: Vec<usize> = set["drop"]
                 .as_array()
@@ -109,24 +112,10 @@ impl Example {
 
     /// Wrong configurations are refused with the key's name.
     fn refuses_what_is_wrong(&self, wrong: &[(&str, &str)]) {
-        let Self { language, wasm, directory } = self;
-        let common = weir_tests::built::workspace().join("guest-sdk/packet-filter");
-        let chain = directory.path().join("wrong.toml");
+        let Self { language, .. } = self;
         for (config, key) in wrong {
-            let text = format!(
-                "name = \"test\"\n[[function]]\npath = \"{}\"\n[function.config]\n{config}\n",
-                wasm.display()
-            );
-            fs::write(&chain, text).unwrap();
-            let replay = Command::new(weir())
-                .args(["replay", "--quiet", "--out", "/dev/null", "--in"])
-                .arg(common.join("in.pcap"))
-                .arg("--chain")
-                .arg(&chain)
-                .arg("--cache")
-                .arg(directory.path().join("cache"))
-                .output()
-                .unwrap();
+            let replay =
+                self.replay(&format!("[function.config]\n{config}"), Path::new("/dev/null"));
             let reason = String::from_utf8_lossy(&replay.stderr);
             assert!(!replay.status.success(), "{language} takes {config}");
             assert!(reason.contains("refused its configuration"), "{language}, {config}: {reason}");

@@ -16,7 +16,7 @@ use weir_port::memory::{ChannelPort, Wire, channel};
 use weir_port::{Moved, Port, pass_on};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_steering::{Key, Rule, Table, Target};
-use weir_tests::rig::{dropped_by_reason, function, plan};
+use weir_tests::rig::{dropped, dropped_by_reason, function, plan};
 use weir_tests::wat_guest::{self, each};
 
 const ROOMS: u32 = 512;
@@ -181,9 +181,8 @@ impl Rig {
         assert_eq!((pool.out, pool.free), (0, ROOMS), "buffers were lost");
         for shared in &self.counters {
             let counters = shared.read().0;
-            let own: u64 = counters.by_function().flat_map(|(_, f)| f.drops).sum();
             let gone = counters.packets_out + counters.packets_to_kernel + counters.packets_moved;
-            let dropped = counters.drops.iter().sum::<u64>() + own;
+            let dropped = dropped(&counters);
             assert_eq!(
                 counters.packets_in + counters.packets_made,
                 gone + dropped,

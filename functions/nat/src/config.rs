@@ -107,8 +107,8 @@ const fn yes() -> bool {
     true
 }
 
-/// Seconds after which a flow may end.
-const TIMEOUTS: std::ops::RangeInclusive<u32> = 1..=31_536_000;
+/// Most seconds after which a flow ends: a year.
+const LONGEST: u32 = 31_536_000;
 
 impl Config {
     /// Checks what is no more than numbers and addresses.
@@ -150,9 +150,9 @@ impl Config {
             ("udp", udp),
             ("icmp", icmp),
         ] {
-            if !TIMEOUTS.contains(&seconds) {
+            if !(1..=LONGEST).contains(&seconds) {
                 return Err(format!(
-                    "config: timeouts.{key}: {seconds}; allowed are 1 to 31536000 seconds"
+                    "config: timeouts.{key}: {seconds}; allowed are 1 to {LONGEST} seconds"
                 ));
             }
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
-use weir_sdk::config::{EMPTY, check_method, check_path};
+use weir_sdk::config::{EMPTY, check_method, check_path, is_field_name};
 use weir_sdk::message::Head;
 
 use crate::stream::Replacements;
@@ -144,8 +144,8 @@ impl Rule {
     /// Names the key and says what is wrong.
     pub(crate) fn read(config: RuleConfig) -> Result<Self, String> {
         let list = |key: &str, listed: Option<OneOrMany>| {
-            let list = listed.map(OneOrMany::list).transpose();
-            list.map(Option::unwrap_or_default).map_err(|error| format!("{key}: {error}"))
+            let list = listed.map_or(Ok(Vec::new()), OneOrMany::list);
+            list.map_err(|error| format!("{key}: {error}"))
         };
         let (methods, hosts) = (list("method", config.method)?, list("host", config.host)?);
         for method in &methods {
@@ -390,9 +390,7 @@ fn check_set(name: &str) -> Result<(), String> {
 
 /// Checks a field's name (RFC 9110, section 5.1).
 fn check_name(name: &str) -> Result<(), String> {
-    let token =
-        |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&c);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !is_field_name(name) {
         return Err(format!("\"{name}\" is no name of a field; names are lower case"));
     }
     Ok(())

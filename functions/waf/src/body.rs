@@ -3,6 +3,8 @@
 //! Owns: forms, JSON and plain texts. Must not know: rules. What is broken is read as far as it goes, and said to be: an
 //! application may be more tolerant than any standard, and take it for something else.
 
+use weir_sdk::config::is_token;
+
 /// What a body is taken for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -125,12 +127,6 @@ fn parameters(text: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
         rest = after.trim_ascii_start();
     }
     Some(all)
-}
-
-/// RFC 9110, section 5.6.2.
-fn is_token(text: &[u8]) -> bool {
-    let of_token = |c: &u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(c);
-    !text.is_empty() && text.iter().all(of_token)
 }
 
 /// A part of a body.

@@ -108,11 +108,9 @@ impl MessageFunction for Waf {
         for (n, rule) in std::mem::take(&mut config.rules).into_iter().enumerate() {
             custom.push(rule.read().map_err(|error| format!("rules[{n}]: {error}"))?);
         }
-        let known = |id: &u32| {
-            builtin::RULES.iter().any(|rule| rule.id == *id)
-                || protocol::ALL.iter().any(|violation| violation.id == *id)
-        };
-        if let Some(id) = config.disable.iter().find(|id| !known(id)) {
+        let built_in = |id: &u32| builtin::RULES.iter().any(|rule| rule.id == *id);
+        let of_request = |id: &u32| protocol::ALL.iter().any(|violation| violation.id == *id);
+        if let Some(id) = config.disable.iter().find(|id| !built_in(id) && !of_request(id)) {
             return Err(format!("disable: no built-in rule has the number {id}"));
         }
         let engine = Engine::new(config.paranoia, &config.disable, custom)?;
@@ -121,12 +119,12 @@ impl MessageFunction for Waf {
             let exclude =
                 Exclude::read(exclude).map_err(|error| format!("exclude[{n}]: {error}"))?;
             for id in &exclude.rules {
-                if protocol::ALL.iter().any(|violation| violation.id == *id) {
+                if of_request(id) {
                     return Err(format!(
                         "exclude[{n}].rules: {id} is about the whole request: use `disable`"
                     ));
                 }
-                if !known(id) && !engine.rules.iter().any(|rule| rule.id == *id) {
+                if !built_in(id) && !engine.rules.iter().any(|rule| rule.id == *id) {
                     return Err(format!("exclude[{n}].rules: no rule has the number {id}"));
                 }
             }

@@ -48,9 +48,16 @@ pub fn mac(text: &str) -> Option<[u8; 6]> {
 
 /// Whether this is a token (RFC 9110, section 5.6.2), as the names of fields, cookies and methods are.
 #[must_use]
-pub fn is_token(text: &str) -> bool {
-    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
-    !text.is_empty() && text.bytes().all(token)
+pub fn is_token(text: impl AsRef<[u8]>) -> bool {
+    let text = text.as_ref();
+    let token = |c: &u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(c);
+    !text.is_empty() && text.iter().all(token)
+}
+
+/// Whether this is the name of a field as heads have it: a token without capitals.
+#[must_use]
+pub fn is_field_name(name: impl AsRef<[u8]>) -> bool {
+    is_token(&name) && !name.as_ref().iter().any(u8::is_ascii_uppercase)
 }
 
 /// Checks a method that requests are compared with.

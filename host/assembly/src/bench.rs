@@ -45,7 +45,7 @@ impl Default for BenchOptions {
     }
 }
 
-/// Runs the chain as fast as it goes. `plan` is what the worker of this number has.
+/// Runs the chain as fast as it goes. `plan` is what the worker of this number has, with logs and counters of its own.
 ///
 /// # Errors
 /// When the options are impossible, or the chain cannot be made ready.
@@ -64,7 +64,7 @@ pub fn bench(
     );
     let mut lanes = Vec::new();
     let plans: Vec<ChainPlan> = (0..count).map(plan).collect();
-    let functions = plans.iter().map(|plan| plan.functions.len()).max().unwrap_or_default();
+    let functions = plans.first().map_or(0, |plan| plan.functions.len());
     let generators = generator(options)?.divided(count).into_iter();
     for ((generator, core), plan) in generators.zip(cores).zip(plans) {
         lanes.push((bench_lane(sandbox, plan, generator, options)?, core));
@@ -122,12 +122,10 @@ fn generator(options: &BenchOptions) -> Result<GeneratorConfig> {
 
 fn bench_lane(
     sandbox: &Arc<Sandbox>,
-    mut plan: ChainPlan,
+    plan: ChainPlan,
     generator: GeneratorConfig,
     options: &BenchOptions,
 ) -> Result<Lane> {
-    // Logs and counters of its own.
-    plan.functions.iter_mut().for_each(|function| function.telemetry = Arc::default());
     let ports: Vec<Box<dyn Port>> = vec![
         Box::new(MemoryPort::new("in", Some(generator), Keep::Nothing)),
         Box::new(MemoryPort::new("out", None, Keep::Nothing)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_sandbox::{Admitted, Refused, Sandbox};
 use weir_spec::{
-    Chain, Document, DocumentError, FunctionUse, Invalid, Manifest, Plane, ResolvedFunction, World,
+    Chain, Document, DocumentError, FunctionUse, Invalid, Manifest, Plane, ResolvedFunction,
 };
 
 use crate::plan::AdmitError;
@@ -58,8 +58,7 @@ pub fn load_chain(
     chain.settle(&worlds).map_err(|invalid| Box::new(document.locate(invalid)))?;
     if chain.plane() == Plane::Both {
         // Packets pass those that are for packets.
-        let of_packets = |world: &&Option<World>| world.is_some_and(|world| !world.of_messages());
-        loaded.truncate(worlds.iter().filter(of_packets).count());
+        loaded.retain(|(_, admitted)| !admitted.world.of_messages());
     }
     Ok((chain, loaded))
 }

@@ -18,12 +18,13 @@ pub struct AdmitError {
     pub refused: Refused,
 }
 
-/// A function of a chain as the packet plane wants it.
+/// A function of a chain as the packet plane wants it, on this worker.
 #[must_use]
 pub fn function_plan(
     function: &ResolvedFunction,
     admitted: Arc<Admitted>,
     telemetry: Arc<Telemetry>,
+    worker: usize,
 ) -> FunctionPlan {
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     FunctionPlan {
@@ -37,7 +38,7 @@ pub fn function_plan(
         state_bytes: bytes(function.state_bytes),
         state_shared: function.state_shared,
         state_layout: function.layout.clone(),
-        config: function.config.clone(),
+        config: function.per_worker.get(worker).unwrap_or(&function.config).clone(),
         flow_verdicts: function.flow_verdicts,
         targets: function.targets.iter().map(ToString::to_string).collect(),
         telemetry,
@@ -89,11 +90,7 @@ pub fn plan_of(
     worker: usize,
 ) -> ChainPlan {
     let functions = functions.iter().map(|(function, admitted)| {
-        let mut plan = function_plan(function, Arc::clone(admitted), Arc::default());
-        if let Some(own) = function.per_worker.get(worker) {
-            plan.config.clone_from(own);
-        }
-        plan
+        function_plan(function, Arc::clone(admitted), Arc::default(), worker)
     });
     plan(chain.name.as_str(), functions.collect(), mode)
 }

@@ -167,7 +167,7 @@ pub(crate) fn measure(
 }
 
 fn plan(function: &Function, resolved: &ResolvedFunction) -> ChainPlan {
-    let plan = function_plan(resolved, Arc::clone(&function.admitted), Arc::default());
+    let plan = function_plan(resolved, Arc::clone(&function.admitted), Arc::default(), 0);
     weir_assembly::plan("test", vec![plan], Mode::Linked)
 }
 

@@ -237,8 +237,8 @@ impl Control {
 
     /// What is to be deployed at the start is, or is not waited for any longer.
     pub fn ready(&self) {
-        let running = self.engine.status().chains.len();
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let running = self.store.state().chains.len().saturating_sub(failed);
         if self.state() == HostState::Starting {
             self.enters(HostState::Ready);
             let message = match failed {

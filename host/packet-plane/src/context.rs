@@ -18,6 +18,7 @@ use weir_pool::{BufferIndex, Memory, Packet, Pool};
 use weir_port::{Port, PortError};
 use weir_steering::Key;
 
+pub(crate) use self::ends::has_turned;
 pub(crate) use self::ledger::{Disown, Entry, Ledger};
 use self::ports::metadata;
 use crate::violation::Violation;

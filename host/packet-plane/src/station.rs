@@ -373,16 +373,12 @@ impl Station {
                 return self.note_answers(Some(verdict.lane), steering);
             }
             Destination::Kernel => {
-                let before = context.ledger.counters.drops;
-                context.give_burst_to_kernel();
-                context.note_drops_elsewhere(&before);
+                context.for_nobody(Context::give_burst_to_kernel);
                 return self.note_answers(None, steering);
             }
             Destination::Answer => return,
             Destination::Dropped(reason) => {
-                let before = context.ledger.counters.drops;
-                context.drop_burst(reason);
-                return context.note_drops_elsewhere(&before);
+                return context.for_nobody(|context| context.drop_burst(reason));
             }
         };
         let member = &mut self.members[index];

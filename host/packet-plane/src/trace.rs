@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_layout::{self as layout, Descriptor, FLAG_MADE, FLAG_REVERSE, Metadata, Verdict};
 use weir_pool::Memory;
 
-use crate::context::{FROM, NO_PORT};
+use crate::context::{NO_PORT, has_turned};
 use crate::observer::Observer;
 
 /// Bytes of packets that a trace keeps.
@@ -111,7 +111,7 @@ struct Resident {
 impl Resident {
     fn new(at: usize, bytes: Vec<u8>, metadata: Metadata) -> Self {
         let reverse = metadata.flags & FLAG_REVERSE != 0;
-        let turned = metadata.port == NO_PORT || reverse != (usize::from(metadata.port) != FROM);
+        let turned = metadata.port == NO_PORT || has_turned(metadata);
         Self { at, bytes, reverse, turned }
     }
 

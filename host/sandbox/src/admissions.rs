@@ -1,7 +1,7 @@
 //! What was admitted, so that it is looked at once: chains that use the same upload share its bytes, and an upload is not
 //! looked at again on its way from being checked to being compiled and deployed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::admit::{Admitted, Refused, UPLOAD_MAX, admit};
 use crate::compile::CompileError;
 use crate::compiler::{Compiler, run_child};
 use crate::function_cache::{put, take};
+use crate::loaded::Loaded;
 
 /// Bytes of the components that are kept although nobody uses them any more, or yet.
 const RECENT_MAX: usize = 16 << 20;
@@ -31,10 +32,10 @@ struct Inner {
     /// By the SHA-256 of the upload.
     known: HashMap<[u8; 32], Weak<Admitted>>,
     /// The last ones, the newest behind.
-    recent: VecDeque<Arc<Admitted>>,
+    recent: Loaded<[u8; 32], Arc<Admitted>>,
     /// What was found of the last ones that were components already, without the component, which is the upload: so that a version that is
     /// brought back needs no child.
-    found: VecDeque<([u8; 32], Admitted)>,
+    found: Loaded<[u8; 32], Admitted>,
 }
 
 impl Admissions {
@@ -55,7 +56,7 @@ impl Admissions {
         if let Some(admitted) = self.inner().known.get(&hash).and_then(Weak::upgrade) {
             return Ok(admitted);
         }
-        let found = self.inner().found(&hash);
+        let found = self.inner().found.get(hash);
         let admitted = Arc::new(match found {
             Some(found) => Admitted { component: upload.into(), ..found },
             None => admit_by(compiler, upload)?,
@@ -128,29 +129,14 @@ fn found_bytes(found: &Admitted) -> usize {
 }
 
 impl Inner {
-    fn found(&self, hash: &[u8; 32]) -> Option<Admitted> {
-        self.found.iter().find(|(known, _)| known == hash).map(|(_, found)| found.clone())
-    }
-
     fn insert(&mut self, hash: [u8; 32], admitted: &Arc<Admitted>) {
         // Of what is a component already both hashes are one.
         if hash == admitted.hash {
-            self.found.retain(|(known, _)| *known != hash);
-            self.found.push_back((hash, Admitted { component: [].into(), ..(**admitted).clone() }));
-            let mut bytes: usize = self.found.iter().map(|(_, found)| found_bytes(found)).sum();
-            while bytes > FOUND_MAX
-                && let Some((_, oldest)) = self.found.pop_front()
-            {
-                bytes -= found_bytes(&oldest);
-            }
+            let found = Admitted { component: [].into(), ..(**admitted).clone() };
+            let bytes = found_bytes(&found);
+            self.found.insert(hash, found, bytes, FOUND_MAX);
         }
-        self.recent.push_back(Arc::clone(admitted));
-        let mut bytes: usize = self.recent.iter().map(|recent| recent.component.len()).sum();
-        while bytes > RECENT_MAX
-            && let Some(oldest) = self.recent.pop_front()
-        {
-            bytes -= oldest.component.len();
-        }
+        self.recent.insert(hash, Arc::clone(admitted), admitted.component.len(), RECENT_MAX);
         self.known.retain(|_, admitted| admitted.strong_count() > 0);
         self.known.insert(hash, Arc::downgrade(admitted));
         crate::trace::remember(admitted);
@@ -202,7 +188,7 @@ mod tests {
         let packet = wat::parse_str(packet).unwrap();
         let admissions = Admissions::default();
         drop(admissions.admit(&Compiler::InProcess, &packet).unwrap());
-        admissions.inner().recent.clear();
+        admissions.inner().recent = Loaded::default();
         let nobody = Compiler::Child {
             program: "/nowhere".into(),
             arguments: Vec::new(),

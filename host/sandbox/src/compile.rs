@@ -1,7 +1,7 @@
 //! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -92,7 +92,8 @@ pub struct Sandbox {
     compatibility: String,
     functions: Arc<FunctionCache>,
     known: Known,
-    loaded: Mutex<Loaded>,
+    /// By hash, and whether they serve: so that instances of one function share its code.
+    loaded: Mutex<Loaded<([u8; 32], bool), Component>>,
     /// For services, from the first one on; none if the machine has no room for it.
     serving: OnceLock<Option<Serving>>,
     admissions: Admissions,
@@ -362,7 +363,7 @@ impl Sandbox {
         Ok(Compiled { component: compiled, took: started.elapsed(), cached })
     }
 
-    fn loaded(&self) -> std::sync::MutexGuard<'_, Loaded> {
+    fn loaded(&self) -> MutexGuard<'_, Loaded<([u8; 32], bool), Component>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,7 +16,7 @@ pub enum Compiler {
     #[default]
     InProcess,
     /// A child process that reads what it is to compile from standard input and writes what
-    /// [`Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
+    /// [`crate::Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
     /// upload that takes forever to compile costs nothing but itself. This process then compiles nothing.
     Child {
         /// The program.

@@ -1,26 +1,22 @@
-//! Components that are kept in memory for whoever is next.
+//! What is kept in memory for whoever is next.
 
 use std::collections::VecDeque;
 
-use wasmtime::component::Component;
-
-/// Its hash, and whether it serves.
-pub(crate) type LoadedBy = ([u8; 32], bool);
-
-/// Components that were used lately, so that instances of one function share its code. Instances keep theirs alive by themselves.
-pub(crate) struct Loaded<C = Component> {
+/// Things that were used lately, by what they are known by. Whoever uses one keeps it alive by himself.
+#[derive(Debug)]
+pub(crate) struct Loaded<K, C> {
     /// With their bytes, the one that was used last behind.
-    components: VecDeque<(LoadedBy, C, usize)>,
+    components: VecDeque<(K, C, usize)>,
 }
 
-impl<C> Default for Loaded<C> {
+impl<K, C> Default for Loaded<K, C> {
     fn default() -> Self {
         Self { components: VecDeque::new() }
     }
 }
 
-impl<C: Clone> Loaded<C> {
-    pub(crate) fn get(&mut self, by: LoadedBy) -> Option<C> {
+impl<K: PartialEq, C: Clone> Loaded<K, C> {
+    pub(crate) fn get(&mut self, by: K) -> Option<C> {
         let at = self.components.iter().position(|(known, ..)| *known == by)?;
         let found = self.components.remove(at)?;
         let component = found.1.clone();
@@ -28,8 +24,8 @@ impl<C: Clone> Loaded<C> {
         Some(component)
     }
 
-    /// Keeps a component, and lets go of those that were used longest ago until all have `most` bytes.
-    pub(crate) fn insert(&mut self, by: LoadedBy, component: C, bytes: usize, most: usize) {
+    /// Keeps one, and lets go of those that were used longest ago until all have `most` bytes.
+    pub(crate) fn insert(&mut self, by: K, component: C, bytes: usize, most: usize) {
         self.components.retain(|(known, ..)| *known != by);
         self.components.push_back((by, component, bytes));
         let mut kept: usize = self.components.iter().map(|(.., bytes)| bytes).sum();

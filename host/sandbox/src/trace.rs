@@ -192,8 +192,8 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
 #[must_use]
 pub fn explain(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
-    if let Some((_, explained)) = told_before().iter().find(|(before, _)| before == text) {
-        return explained.clone();
+    if let Some(explained) = explained_before(text) {
+        return explained;
     }
     let components = known(places.codes);
     let components: Vec<&[u8]> = components.iter().map(|known| &*known.component).collect();
@@ -225,11 +225,11 @@ pub fn explain(text: &str) -> String {
 #[must_use]
 pub fn explain_soon(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
+    if let Some(explained) = explained_before(text) {
+        return explained;
+    }
     if READER.get().is_none() || known(places.codes).is_empty() {
         return explain(text);
-    }
-    if let Some((_, explained)) = told_before().iter().find(|(before, _)| before == text) {
-        return explained.clone();
     }
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     match waiting.as_mut() {
@@ -311,6 +311,12 @@ fn read_in_child(
         bar(codes);
     }
     Ok(None)
+}
+
+/// What was made of this text before, if it was.
+fn explained_before(text: &str) -> Option<String> {
+    let told = told_before();
+    told.iter().find(|(before, _)| before == text).map(|(_, explained)| explained.clone())
 }
 
 fn told_before() -> MutexGuard<'static, VecDeque<(String, String)>> {

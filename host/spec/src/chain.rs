@@ -192,6 +192,14 @@ pub struct FunctionUse {
     pub per_worker: Vec<Table>,
 }
 
+/// Refuses the first of these keys that is set.
+fn has_none_of(keys: &[(&str, bool)], message: &str, help: &str) -> Result<(), Invalid> {
+    match keys.iter().find(|(_, set)| *set) {
+        Some((key, _)) => Err(Invalid::at(key, message).help(help)),
+        None => Ok(()),
+    }
+}
+
 impl FunctionUse {
     /// Its name in the chain: `name`, else `use`, else the file's stem.
     #[must_use]
@@ -213,12 +221,7 @@ impl FunctionUse {
             ("per-worker", !self.per_worker.is_empty()),
             ("state-shared", self.state_shared == Some(true)),
         ];
-        match packets_only.iter().find(|(_, set)| *set) {
-            Some((key, _)) => {
-                Err(Invalid::at(key, "only functions for packets have it").help("leave it out"))
-            }
-            None => Ok(()),
-        }
+        has_none_of(&packets_only, "only functions for packets have it", "leave it out")
     }
 
     /// What only `wasi:http` components have.
@@ -229,11 +232,11 @@ impl FunctionUse {
             ("requests-per-instance", self.requests_per_instance.is_some()),
             ("instance-idle", self.instance_idle.is_some()),
         ];
-        match services_only.iter().find(|(_, set)| *set) {
-            Some((key, _)) => Err(Invalid::at(key, "only wasi:http components have it")
-                .help("leave it out; `deadline` is the CPU time that other functions have")),
-            None => Ok(()),
-        }
+        has_none_of(
+            &services_only,
+            "only wasi:http components have it",
+            "leave it out; `deadline` is the CPU time that other functions have",
+        )
     }
 
     fn check(&self) -> Result<(), Invalid> {

@@ -457,10 +457,7 @@ impl Health {
         }
         for (key, period, least) in [("interval", self.interval, 10), ("timeout", self.timeout, 1)]
         {
-            if period < Period::milliseconds(least) {
-                return Err(Invalid::at(key, format!("{period} is too short"))
-                    .help(format!("allowed: {} and more", Period::milliseconds(least))));
-            }
+            at_least(key, period, Period::milliseconds(least))?;
         }
         let counts = [("healthy", self.healthy), ("unhealthy", self.unhealthy)];
         match counts.into_iter().find(|(_, count)| *count == 0) {
@@ -643,11 +640,7 @@ impl Check for Listener {
             ("tunnel", t.tunnel),
             ("upstream-idle", t.upstream_idle),
         ] {
-            if period < Period::milliseconds(1) {
-                return Err(Invalid::at(key, format!("{period} is too short"))
-                    .help("allowed: 1ms and more")
-                    .within("timeouts"));
-            }
+            at_least(key, period, Period::milliseconds(1)).map_err(|e| e.within("timeouts"))?;
         }
         let l = &self.limits;
         let limits = [
@@ -663,4 +656,13 @@ impl Check for Listener {
         }
         self.health.as_ref().map_or(Ok(()), |h| h.check().map_err(|e| e.within("health")))
     }
+}
+
+/// Refuses a period that is shorter.
+fn at_least(key: &str, period: Period, least: Period) -> Result<(), Invalid> {
+    if period >= least {
+        return Ok(());
+    }
+    Err(Invalid::at(key, format!("{period} is too short"))
+        .help(format!("allowed: {least} and more")))
 }

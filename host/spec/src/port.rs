@@ -328,11 +328,8 @@ impl Port {
 
 /// Whether two paths lead to one file, as far as they say it: `./a` is `a`.
 pub(crate) fn same_path(a: &Path, b: &Path) -> bool {
-    let parts = |path: &Path| {
-        let parts = path.components().filter(|part| *part != Component::CurDir);
-        parts.collect::<PathBuf>()
-    };
-    parts(a) == parts(b)
+    let [a, b] = [a, b].map(|path| path.components().filter(|part| *part != Component::CurDir));
+    a.eq(b)
 }
 
 /// Whether there could be an interface of this name.

@@ -77,9 +77,7 @@ impl<'de> Deserialize<'de> for Table {
             }
         }
 
-        let mut map = deserializer.deserialize_map(Entries)?;
-        map.values_mut().for_each(dates_to_text);
-        Ok(Self::from(&map))
+        deserializer.deserialize_map(Entries).map(|map| Self::from(&map))
     }
 }
 
@@ -139,7 +137,8 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Value, A::Error> {
-        entries(table).map(Value::Object)
+        let mut map = entries(table)?;
+        Ok(map.remove(DATE).unwrap_or(Value::Object(map)))
     }
 }
 
@@ -153,14 +152,3 @@ fn entries<'de, A: MapAccess<'de>>(mut table: A) -> Result<Map<String, Value>, A
 
 /// Key by which the toml crate passes dates through models that do not know them.
 const DATE: &str = "$__toml_private_datetime";
-
-fn dates_to_text(value: &mut Value) {
-    match value {
-        Value::Object(table) => match table.remove(DATE) {
-            Some(date) => *value = date,
-            None => table.values_mut().for_each(dates_to_text),
-        },
-        Value::Array(values) => values.iter_mut().for_each(dates_to_text),
-        _ => {}
-    }
-}

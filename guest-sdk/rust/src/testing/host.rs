@@ -102,9 +102,7 @@ pub(crate) fn random() -> u64 {
     CURRENT.with_borrow_mut(|host| {
         // Splitmix64 (Steele, Lea, Flood, 2014), from 0 on.
         host.random = host.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (host.random ^ host.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        crate::hash::mix(host.random)
     })
 }
 

@@ -203,10 +203,7 @@ impl Message {
             if name.is_empty() {
                 continue;
             }
-            let token = |c: &u8| {
-                c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(c)
-            };
-            assert!(name.iter().all(token), "{name:?} is no field name");
+            assert!(crate::config::is_field_name(name), "{name:?} is no field name");
             let content = |c: &u8| *c >= b' ' && *c != 0x7f || *c == b'\t';
             assert!(value.iter().all(content), "{value:?} is no field value");
             assert!(

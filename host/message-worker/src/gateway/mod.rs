@@ -407,14 +407,19 @@ impl Inner {
 
     /// The hop has come to its end: the worker is dead, or to be.
     fn broken_off(&self) {
-        self.broke(&Breach(""));
+        self.gone(|generation| self.killer.left(generation));
     }
 
     /// The worker said what it cannot mean.
     fn broke(&self, breach: &Breach) {
+        self.gone(|generation| self.killer.kill(generation, breach.0));
+    }
+
+    /// Nothing more is to come from the worker, of which its keeper is told.
+    fn gone(&self, tell: impl FnOnce(u64)) {
         let generation = self.live.borrow().as_ref().map(|live| live.generation);
         if let Some(generation) = generation {
-            self.killer.kill(generation, breach.0);
+            tell(generation);
         }
         self.lost(generation);
     }

@@ -70,6 +70,7 @@ enum Command {
     Order(Box<Waiting>),
     Report(SyncSender<Reply>),
     Kill(u64, &'static str),
+    Left(u64),
     Silent(u64, u64),
     Stop,
 }
@@ -110,6 +111,13 @@ impl Killer {
     pub(crate) fn kill(&self, generation: u64, why: &'static str) {
         // Without its keeper, it is dead.
         let _ = self.commands.send(Command::Kill(generation, why));
+        self.bell.ring();
+    }
+
+    /// It has closed the hop.
+    pub(crate) fn left(&self, generation: u64) {
+        // As above.
+        let _ = self.commands.send(Command::Left(generation));
         self.bell.ring();
     }
 

@@ -82,8 +82,7 @@ impl State {
                 match commands.try_recv() {
                     Ok(Command::Order(waiting)) => self.queue.push_back(*waiting),
                     Ok(Command::Report(answer)) => self.wanted(answer),
-                    // It has closed the hop.
-                    Ok(Command::Kill(generation, "")) => self.leaves(generation),
+                    Ok(Command::Left(generation)) => self.leaves(generation),
                     Ok(Command::Kill(generation, why)) => self.kill(generation, why),
                     Ok(Command::Silent(generation, milliseconds)) => {
                         self.silent(generation, milliseconds);

@@ -1,14 +1,20 @@
 //! What verdicts do: where packets go when their way through the chain has ended.
 
 use weir_chain::board::{self, End};
-use weir_layout::{Descriptor, FLAG_REVERSE, VERDICT_FINAL, Verdict};
+use weir_layout::{Descriptor, FLAG_REVERSE, Metadata, VERDICT_FINAL, Verdict};
 use weir_pool::{BufferIndex, Memory, Packet};
 use weir_sandbox::FaultKind;
 
 use super::{Conclusion, Context, Decision, Disown, Entry, FROM, Ledger, Move, NO_PORT, TO};
-use crate::counters::{DROP_REASONS, DropReason};
+use crate::counters::DropReason;
 use crate::owned::Owned;
 use crate::violation::Violation;
+
+/// Whether a packet travels against the direction in which it came in.
+pub(crate) fn has_turned(metadata: Metadata) -> bool {
+    let reverse = metadata.flags & FLAG_REVERSE != 0;
+    metadata.port != NO_PORT && reverse != (usize::from(metadata.port) != FROM)
+}
 
 impl Context {
     /// Ends the burst that the chain has run without a trap.
@@ -85,7 +91,7 @@ impl Context {
     #[inline]
     pub(crate) fn leave(&mut self, packet: Packet, reverse: bool) {
         // Of others the chain's end is the port that they came in by.
-        if self.kernel.is_some() && self.has_turned(&packet) {
+        if self.kernel.is_some() && has_turned(packet.metadata) {
             return self.transmit[usize::from(packet.metadata.port)].push(packet);
         }
         if !reverse && self.ledger.upward.is_some() {
@@ -152,18 +158,11 @@ impl Context {
     /// every answer; one that has turned round before leaves at once, or two functions could have it for ever.
     fn turn_round(&mut self, function: usize, mut packet: Packet) {
         let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
-        if self.has_turned(&packet) || !self.passed(function, reverse) {
+        if has_turned(packet.metadata) || !self.passed(function, reverse) {
             return self.transmit[usize::from(packet.metadata.port)].push(packet);
         }
         packet.metadata.flags ^= FLAG_REVERSE;
         self.continue_behind(packet, function, !reverse);
-    }
-
-    /// Whether a packet travels against the direction in which it came in.
-    pub(crate) fn has_turned(&self, packet: &Packet) -> bool {
-        let came = packet.metadata.port;
-        let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
-        came != NO_PORT && reverse != (usize::from(came) != FROM)
     }
 
     /// The port by which what came in by this one gets to the kernel's stack, if there is one.
@@ -177,7 +176,7 @@ impl Context {
         let port = usize::from(packet.metadata.port);
         if self.kernel == Some(port) {
             // It comes from there: what it answers went up without functions, and so it goes on without. What answers it goes back.
-            let way = if self.has_turned(&packet) { port } else { FROM };
+            let way = if has_turned(packet.metadata) { port } else { FROM };
             return self.transmit[way].push(packet);
         }
         if let Some(way) = self.way_to_kernel(port) {
@@ -219,7 +218,7 @@ impl Context {
     #[inline]
     pub(crate) fn pass_burst_by(&mut self) {
         let goes_up = !self.reverse && self.ledger.upward.is_some();
-        let turned = |packet| self.has_turned(packet);
+        let turned = |packet: &Packet| has_turned(packet.metadata);
         if goes_up || self.kernel.is_some() && self.burst.iter().any(turned) {
             for place in 0..self.burst.len() {
                 self.leave(self.burst[place], self.reverse);
@@ -250,13 +249,15 @@ impl Context {
         }
     }
 
-    /// Notes what was dropped of a burst that no chain had, if it came in by the second port: the counts were these before.
-    pub(crate) fn note_drops_elsewhere(&mut self, before: &[u64; DROP_REASONS.len()]) {
+    /// Has something done with a burst that no chain has. What is dropped then is noted, if it came in by the second port.
+    pub(crate) fn for_nobody(&mut self, act: impl FnOnce(&mut Self)) {
         if self.came_by != TO || self.kernel == Some(TO) {
-            return;
+            return act(self);
         }
+        let before = self.ledger.counters.drops;
+        act(self);
         let counters = &mut self.ledger.counters;
-        let now = counters.drops.iter().zip(before);
+        let now = counters.drops.iter().zip(&before);
         for (elsewhere, (now, before)) in counters.drops_elsewhere.iter_mut().zip(now) {
             *elsewhere += now - before;
         }

@@ -5,7 +5,6 @@ mod chains;
 mod hosts;
 mod mistakes;
 mod nics;
-mod pages;
 mod steering;
 
 use weir_spec::{

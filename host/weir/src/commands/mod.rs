@@ -160,13 +160,9 @@ const COMPILE_TIME: u64 = 300;
 /// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
 /// takes only this process with it.
 fn compile(args: &ChildArgs) -> Result<()> {
-    limit(COMPILE_MEMORY, COMPILE_TIME)?;
-    step_back(&args.beside);
-    let mut component = Vec::new();
-    std::io::stdin().read_to_end(&mut component).context("reading the component")?;
-    let code = weir_sandbox::Sandbox::precompile(&component)?;
-    std::io::stdout().write_all(&code).context("writing the code")?;
-    Ok(())
+    child(args, (COMPILE_MEMORY, COMPILE_TIME), |component| {
+        Ok(weir_sandbox::Sandbox::precompile(component)?)
+    })
 }
 
 /// Bytes of address space for the child that looks at an upload, of which the allocator reserves the first half at once, and seconds of CPU
@@ -176,13 +172,9 @@ const ADMISSION_TIME: u64 = 60;
 
 /// The child of [`weir_sandbox::Compiler::Child`] that looks at an upload before it is compiled.
 fn admission(args: &ChildArgs) -> Result<()> {
-    limit(ADMISSION_MEMORY, ADMISSION_TIME)?;
-    step_back(&args.beside);
-    let mut upload = Vec::new();
-    std::io::stdin().read_to_end(&mut upload).context("reading the upload")?;
-    let answer = weir_sandbox::answer_admission(&upload);
-    std::io::stdout().write_all(&answer).context("writing the answer")?;
-    Ok(())
+    child(args, (ADMISSION_MEMORY, ADMISSION_TIME), |upload| {
+        Ok(weir_sandbox::answer_admission(upload))
+    })
 }
 
 /// Bytes of address space for the child that reads line tables, of which the allocator reserves the first half at once, and seconds of
@@ -192,12 +184,23 @@ const LINES_TIME: u64 = 5;
 
 /// The child of [`weir_sandbox::read_lines_in_children`].
 fn lines(args: &ChildArgs) -> Result<()> {
-    limit(LINES_MEMORY, LINES_TIME)?;
+    child(args, (LINES_MEMORY, LINES_TIME), |question| {
+        let answer = weir_sandbox::read_lines(question).context("that is no question")?;
+        Ok(answer.into_bytes())
+    })
+}
+
+/// A child of the host: it answers what it is asked, within these limits of memory and time.
+fn child(
+    args: &ChildArgs,
+    (memory, time): (u64, u64),
+    answer: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
+) -> Result<()> {
+    limit(memory, time)?;
     step_back(&args.beside);
     let mut question = Vec::new();
-    std::io::stdin().read_to_end(&mut question).context("reading the question")?;
-    let answer = weir_sandbox::read_lines(&question).context("that is no question")?;
-    std::io::stdout().write_all(answer.as_bytes()).context("writing the answer")?;
+    std::io::stdin().read_to_end(&mut question).context("reading what the host asks")?;
+    std::io::stdout().write_all(&answer(&question)?).context("writing the answer")?;
     Ok(())
 }
 

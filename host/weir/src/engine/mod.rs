@@ -99,12 +99,9 @@ impl PlaneEngine {
         telemetry: Arc<Telemetry>,
     ) -> Result<FunctionPlan, EngineError> {
         let admitted = self.admit(function)?;
-        let mut plan = weir_assembly::function_plan(function, admitted, telemetry);
+        let mut plan = weir_assembly::function_plan(function, admitted, telemetry, lane);
         let targets = function.targets.iter();
         plan.targets = targets.map(|chain| chains::lane_key(tenant, chain)).collect();
-        if let Some(own) = function.per_worker.get(lane) {
-            plan.config.clone_from(own);
-        }
         Ok(plan)
     }
 

@@ -310,7 +310,7 @@ impl Messages {
         let states = before.map(Part::states).transpose()?.unwrap_or_default();
         let staged = site.stage(plan, &states).map_err(refused)?;
         let part = Part::new(at, Place::on_thread(site, remote), tallies);
-        let counters = Arc::clone(&part.counters);
+        let counters = Arc::clone(part.counters());
         let (staged, orders) = (Box::new(staged), Box::new(orders));
         Ok((part, Made::Thread { staged, orders, counters }))
     }

@@ -109,13 +109,17 @@ pub(super) type At = (Name, usize);
 pub(super) struct Part {
     at: At,
     place: Place,
-    pub(super) counters: Arc<ChainCounters>,
     tallies: Tallies,
 }
 
 impl Part {
     pub(super) fn new(at: At, place: Place, tallies: Tallies) -> Self {
-        Self { at, place, counters: Arc::clone(&tallies.chain), tallies }
+        Self { at, place, tallies }
+    }
+
+    /// What is counted of the chain on it.
+    pub(super) fn counters(&self) -> &Arc<ChainCounters> {
+        &self.tallies.chain
     }
 
     /// A function's counters.

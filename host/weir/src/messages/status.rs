@@ -153,9 +153,9 @@ fn chain_status(id: &ChainId, deployed: &Deployed) -> ChainStatus {
         pool.total += rooms.total;
         pool.free += rooms.free;
         pool.out += rooms.out;
-        opened += part.counters.opened.get();
-        ended += part.counters.ended.get();
-        let exhausted = load(&part.counters.exhausted);
+        opened += part.counters().opened.get();
+        ended += part.counters().ended.get();
+        let exhausted = load(&part.counters().exhausted);
         if exhausted > 0 {
             *drops.entry("pool-exhausted".to_owned()).or_default() += exhausted;
         }
