@@ -20,13 +20,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::chain::{Ended, Origin};
 use crate::client::Client;
-use crate::config::Protocol;
+use crate::config::{ForwardedFields, Protocol};
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::proxy_protocol;
-use crate::rules::Forwarded;
+use crate::rules::{Forwarded, Shown};
 use crate::statistics::Failure;
 use crate::stream::{Pulse, Stream};
 use crate::tcp;
+use crate::tls;
 use crate::watched::Watched;
 
 /// What HTTP/2 begins with (RFC 9113 section 3.4).
@@ -61,6 +62,8 @@ pub(crate) async fn run(listener: Rc<Listener>, socket: TcpListener) {
 struct Opened {
     stream: Stream,
     origin: Origin,
+    /// What the client's certificate says of it.
+    certificate: Option<HeaderValue>,
     /// What ALPN said.
     http2: Option<bool>,
 }
@@ -72,7 +75,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
     let site = listener.site();
     let begin = Begin { listener: &listener, site: &site, admission: &admission, peer };
     let Some(opened) = begin.in_time(open(&site, tcp, peer)).await else { return };
-    let Opened { mut stream, origin, http2 } = opened;
+    let Opened { mut stream, origin, certificate, http2 } = opened;
     if site.plan.config.protocol == Protocol::Tcp {
         let pulse = Pulse::new();
         let stream = stream.with_pulse(Rc::clone(&pulse));
@@ -102,7 +105,15 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         return;
     };
     let scheme = HeaderValue::from_static(if origin.tls { "https" } else { "http" });
-    let forwarded = Forwarded { client, scheme, via: site.plan.via.clone() };
+    let config = &site.plan.config;
+    let speaks_for_client =
+        config.client_certificates.is_some() || config.forwarded == ForwardedFields::Replace;
+    let forwarded = Forwarded {
+        client,
+        scheme,
+        certificate: if speaks_for_client { Shown::Here(certificate) } else { Shown::Before },
+        via: site.plan.via.clone(),
+    };
     let client = Rc::new(Client {
         listener,
         pulse,
@@ -170,12 +181,14 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
     }
     let traffic = Arc::clone(&site.counters.traffic);
     let patience = plan.config.timeouts.body;
-    let (mut server_name, mut http2) = (None, None);
+    let (mut server_name, mut http2, mut certificate) = (None, None, None);
     let stream = if let Some(tls) = &plan.tls {
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.now().config));
         let tls = acceptor.accept(tcp).await;
         let tls = tls.map_err(|error| (Some(Failure::Tls), error))?;
-        server_name = tls.get_ref().1.server_name().map(Box::from);
+        let session = tls.get_ref().1;
+        server_name = session.server_name().map(Box::from);
+        certificate = session.peer_certificates().and_then(|all| tls::told(all.first()?));
         let stream = Stream::tls(tls.into(), traffic, patience);
         http2 = stream.alpn().map(|protocol| protocol == b"h2");
         stream
@@ -184,7 +197,7 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
     };
     let tls = plan.tls.is_some();
     let origin = Origin { client, local, tls, server_name, upgrade: false };
-    Ok(Opened { stream, origin, http2 })
+    Ok(Opened { stream, origin, certificate, http2 })
 }
 
 /// Looks at a client's first bytes, which are put back.

@@ -56,6 +56,8 @@ pub struct ListenerConfig {
     pub resolve: Duration,
     /// TLS is spoken if there are any. The first one is for clients that name no server or an unknown one.
     pub certificates: Vec<Certificate>,
+    /// Clients are asked for certificates.
+    pub client_certificates: Option<ClientCertificates>,
     /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed.
     pub proxy_protocol: bool,
     /// Only connections from these addresses do, and others have no header and speak for themselves; none: all connections do.
@@ -93,6 +95,7 @@ impl ListenerConfig {
             upstreams,
             resolve: Duration::from_secs(30),
             certificates: Vec::new(),
+            client_certificates: None,
             proxy_protocol: false,
             proxy_protocol_from: None,
             upstream_proxy_protocol: None,
@@ -178,6 +181,30 @@ pub struct UpstreamTls {
     pub server_name: String,
     /// PEM file of the authorities that may have signed it; without one, those of the system.
     pub authorities: Option<PathBuf>,
+    /// What the gateway shows an upstream that asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of the gateway's own, with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM file: the certificate, then those that lead to its authority.
+    pub certificate: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+}
+
+/// Which certificates clients are asked for. A listener that asks says in `x-forwarded-client-cert` what it was shown, and takes away
+/// what clients say there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that may have signed them.
+    pub authorities: PathBuf,
+    /// PEM file of lists of revoked certificates (RFC 5280): one of each authority on the way from a certificate to one of
+    /// `authorities`.
+    pub revoked: Option<PathBuf>,
+    /// Whether a client without one is refused.
+    pub required: bool,
 }
 
 /// A certificate with its key.

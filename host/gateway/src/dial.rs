@@ -6,23 +6,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{ProxyHeader, UpstreamConfig};
 use crate::counters::Traffic;
+use crate::error::GatewayError;
 use crate::proxy_protocol;
 use crate::statistics::Failure;
 use crate::stream::Stream;
+use crate::tls::{self, Towards};
 
 /// How an upstream is reached; the same for all threads.
-#[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) config: UpstreamConfig,
-    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(crate) tls: Option<Towards>,
 }
 
 /// Why there is no connection.
@@ -51,6 +50,16 @@ impl Unconnected {
 pub(crate) type Told = Option<(ProxyHeader, Option<(SocketAddr, SocketAddr)>)>;
 
 impl Route {
+    /// How this upstream of this listener is reached.
+    ///
+    /// # Errors
+    /// Its name is none, or a file is no good.
+    pub(crate) fn new(listener: &str, upstream: &UpstreamConfig) -> Result<Self, GatewayError> {
+        let towards = |of| tls::towards(listener, &upstream.address, of, upstream.http2);
+        let tls = upstream.tls.as_ref().map(towards).transpose()?;
+        Ok(Self { config: upstream.clone(), tls })
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -90,11 +99,12 @@ impl Route {
             tcp.write_all(&proxy_protocol::header(version, addresses)).await?;
         }
         let traffic = Arc::clone(traffic);
-        let Some((config, name)) = &self.tls else {
+        let Some(towards) = &self.tls else {
             return Ok(Stream::plain(tcp, traffic, patience));
         };
         in_tls.set(true);
-        let tls = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await;
+        let connector = TlsConnector::from(Arc::clone(&*towards.files.now()));
+        let tls = connector.connect(towards.name.clone(), tcp).await;
         let tls = tls.map_err(explained)?;
         let stream = Stream::tls(tls.into(), traffic, patience);
         if self.config.http2 && stream.alpn() != Some(b"h2") {

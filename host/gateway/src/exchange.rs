@@ -169,6 +169,7 @@ async fn pass(
             return Outcome::Status(refused.status);
         }
     };
+    client.forwarded.certificate.tell(&mut parts.headers);
     if asked.last_hop {
         return Outcome::Answer(Response::new(Pieces::new()));
     }

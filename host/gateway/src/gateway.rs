@@ -24,7 +24,7 @@ use crate::members::Members;
 use crate::news::News;
 use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::thread::{Command, Handle};
-use crate::tls::{self, Certificates};
+use crate::tls::{self, FromFiles as _, Served};
 
 /// Connections that the kernel accepts before the gateway does.
 const BACKLOG: i32 = 4096;
@@ -81,7 +81,7 @@ struct Coming {
 }
 
 /// What a listener's files say: its certificates, and the way to each of its upstreams.
-type Read = (Option<Arc<Certificates>>, Vec<Arc<Route>>);
+type Files = (Option<Arc<tls::Read<Served>>>, Vec<Arc<Route>>);
 
 /// By thread: sockets that it does not have, with the addresses as they were asked for.
 type Sockets = Vec<Vec<(SocketAddr, TcpListener)>>;
@@ -308,14 +308,14 @@ impl Gateway {
         bound.iter().map(|bound| bound.got).collect()
     }
 
-    /// Reads all certificates again.
+    /// Reads all files of certificates again.
     ///
     /// # Errors
     /// Those that are no good; the listeners they belong to keep the ones they have.
     pub fn reload(&self) -> Result<(), Vec<GatewayError>> {
         let listeners = self.listeners();
-        let certificates = listeners.values().filter_map(|entry| entry.plan.tls.as_ref());
-        let errors: Vec<_> = certificates.filter_map(|c| c.reload().err()).collect();
+        let files = listeners.values().flat_map(|entry| entry.plan.files());
+        let errors: Vec<_> = files.filter_map(|files| files.reload().err()).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
@@ -378,7 +378,8 @@ impl Entry {
             }
             read.upstreams.push(of);
         }
-        read.certificates = self.plan.tls.as_ref().map(|tls| tls.status()).unwrap_or_default();
+        read.certificates =
+            self.plan.tls.as_ref().map(|tls| tls.now().status.clone()).unwrap_or_default();
         read
     }
 }
@@ -531,10 +532,10 @@ fn listen(
 }
 
 /// Reads the files of a listener that is as it should be: its certificates, and how its upstreams are reached.
-fn read(config: &ListenerConfig) -> Result<Read, GatewayError> {
+fn read(config: &ListenerConfig) -> Result<Files, GatewayError> {
     check(config)?;
-    let tls = Certificates::new(&config.certificates, config.protocol)?;
-    let routes = config.upstreams.iter().map(|u| tls::route(&config.name, u));
+    let tls = tls::served(config)?.map(Arc::new);
+    let routes = config.upstreams.iter().map(|u| Route::new(&config.name, u).map(Arc::new));
     Ok((tls, routes.collect::<Result<_, _>>()?))
 }
 
@@ -547,6 +548,9 @@ fn check(config: &ListenerConfig) -> Result<(), GatewayError> {
     }
     if config.upstreams.is_empty() && config.chain.is_none() {
         return wrong("neither an upstream nor a chain that could answer: name one");
+    }
+    if config.client_certificates.is_some() && config.certificates.is_empty() {
+        return wrong("clients are asked for certificates by TLS only: name one of the listener's");
     }
     for (i, upstream) in config.upstreams.iter().enumerate() {
         if config.upstreams[..i].iter().any(|u| u.address == upstream.address) {

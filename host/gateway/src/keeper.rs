@@ -25,7 +25,7 @@ use crate::request_body::RequestBody;
 use crate::rules;
 use crate::statistics::FAILURES;
 use crate::thread::LocalExecutor;
-use crate::tls::Certificates;
+use crate::tls::FromFiles;
 
 /// Between two looks at the files of certificates.
 const FILES: Duration = Duration::from_secs(3);
@@ -91,10 +91,8 @@ async fn run(mut errands: mpsc::UnboundedReceiver<Errand>) {
 }
 
 fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
-    let mut tasks = Vec::new();
-    if let Some(certificates) = &plan.tls {
-        tasks.push(tokio::task::spawn_local(watch_files(Arc::clone(certificates))));
-    }
+    let watched = plan.files().map(|files| tokio::task::spawn_local(watch_files(files)));
+    let mut tasks: Vec<_> = watched.collect();
     for (route, members) in plan.routes.iter().zip(&plan.members) {
         if let Target::Name { .. } = members.target {
             let kept = Arc::clone(members).keep_up(plan.config.resolve);
@@ -145,11 +143,11 @@ async fn look_after_all(
 }
 
 /// Reads certificates again when their files change.
-async fn watch_files(certificates: Arc<Certificates>) {
+async fn watch_files(files: Arc<dyn FromFiles>) {
     loop {
         tokio::time::sleep(FILES).await;
-        if certificates.stale()
-            && let Err(error) = certificates.reload()
+        if files.stale()
+            && let Err(error) = files.reload()
         {
             tracing::error!(%error, "certificates stay those they were");
         }

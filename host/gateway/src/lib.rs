@@ -65,8 +65,9 @@ mod watched;
 pub use weir_exchange as chain;
 
 pub use config::{
-    Certificate, ForwardedFields, GatewayConfig, HealthCheck, Limits, ListenerConfig, Prefix,
-    Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ClientCertificates, ForwardedFields, GatewayConfig, HealthCheck, Identity, Limits,
+    ListenerConfig, Prefix, Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig,
+    UpstreamTls,
 };
 pub use error::GatewayError;
 pub use gateway::Gateway;

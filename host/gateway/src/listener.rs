@@ -23,7 +23,7 @@ use crate::lines::Lines;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
 use crate::stream_body::StreamExecutor;
-use crate::tls::Certificates;
+use crate::tls::{FromFiles, Read, Served};
 use crate::upstream::Upstream;
 
 /// Fields of a head that hyper takes if nothing is said; it has room for them without filling it first.
@@ -42,7 +42,7 @@ pub(crate) struct Plan {
     pub(crate) config: ListenerConfig,
     pub(crate) routes: Vec<Arc<Route>>,
     pub(crate) members: Vec<Arc<Members>>,
-    pub(crate) tls: Option<Arc<Certificates>>,
+    pub(crate) tls: Option<Arc<Read<Served>>>,
     /// Connections open, on all threads.
     pub(crate) connections: Arc<AtomicUsize>,
     /// `via` for HTTP/1.0, 1.1, 2.
@@ -60,6 +60,15 @@ impl Plan {
 pub(crate) struct ThreadCounters {
     pub(crate) listener: Arc<ListenerCounters>,
     pub(crate) upstreams: Vec<Arc<UpstreamCounters>>,
+}
+
+impl Plan {
+    /// Files that it was made of, and that are read again when they change.
+    pub(crate) fn files(&self) -> impl Iterator<Item = Arc<dyn FromFiles>> {
+        let of_listener = self.tls.iter().map(|tls| Arc::clone(tls) as Arc<dyn FromFiles>);
+        let of_upstreams = self.routes.iter().filter_map(|route| route.tls.as_ref());
+        of_listener.chain(of_upstreams.map(|tls| Arc::clone(&tls.files) as Arc<dyn FromFiles>))
+    }
 }
 
 /// A plan at work on one thread.

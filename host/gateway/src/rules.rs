@@ -17,6 +17,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Methods that go through, of those that there are for all; others do, too.
 pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -290,8 +291,28 @@ pub(crate) struct Forwarded {
     pub(crate) client: HeaderValue,
     /// `http` or `https`.
     pub(crate) scheme: HeaderValue,
+    pub(crate) certificate: Shown,
     /// `via` for HTTP/1.0, 1.1, 2.
     pub(crate) via: [HeaderValue; 3],
+}
+
+/// Where a client's certificate is shown.
+pub(crate) enum Shown {
+    /// Before this gateway, if at all: what the request says of it stays.
+    Before,
+    /// Here, and what it says.
+    Here(Option<HeaderValue>),
+}
+
+impl Shown {
+    /// Says in a request what certificate its client showed.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let Self::Here(certificate) = self else { return };
+        take_away(headers, |name| is_read_as(name, &CLIENT_CERTIFICATE));
+        if let Some(certificate) = certificate {
+            headers.insert(CLIENT_CERTIFICATE, certificate.clone());
+        }
+    }
 }
 
 /// Makes a request ready for an upstream. `version` is the one that the client spoke.
@@ -323,11 +344,7 @@ pub(crate) fn forward(
 /// Says for whom a request is forwarded, beside or instead of what the client said.
 fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: ForwardedFields) {
     if policy != ForwardedFields::Keep {
-        let alike: smallvec::SmallVec<[HeaderName; 4]> =
-            headers.keys().filter(|name| is_like_ours(name)).cloned().collect();
-        for name in alike {
-            headers.remove(name);
-        }
+        take_away(headers, is_like_ours);
     }
     let mut client = forwarded.client.clone();
     if policy != ForwardedFields::Replace && headers.contains_key(FORWARDED_FOR) {
@@ -355,18 +372,25 @@ fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: Forwarded
 /// Whether an upstream may take it for one of the fields that are set here: RFC 7239's, or another name that CGI and its like write in the
 /// same way.
 fn is_like_ours(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    if name.len() == FORWARDED.as_str().len() {
-        return name == FORWARDED.as_str();
+    let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
+    name == FORWARDED
+        || name.as_str().contains('_') && ours.iter().any(|ours| is_read_as(name, ours))
+}
+
+/// Whether this is a name, or one that CGI and its like write in the same way.
+fn is_read_as(name: &HeaderName, ours: &HeaderName) -> bool {
+    let (name, ours) = (name.as_str().bytes(), ours.as_str().bytes());
+    name.len() == ours.len()
+        && ours.zip(name).all(|(our, their)| our == their || our == b'-' && their == b'_')
+}
+
+/// Takes away the fields of names like these.
+fn take_away(headers: &mut HeaderMap, of: impl Fn(&HeaderName) -> bool) {
+    let names: smallvec::SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| of(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
-    let alike = |ours: &HeaderName| {
-        let ours = ours.as_str().bytes();
-        name.len() == ours.len()
-            && ours
-                .zip(name.bytes())
-                .all(|(our, their)| our == their || our == b'-' && their == b'_')
-    };
-    name.contains('_') && [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].iter().any(alike)
 }
 
 /// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;

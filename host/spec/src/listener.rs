@@ -142,6 +142,9 @@ pub struct Listener {
     /// Certificates; TLS is spoken if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Tls>,
+    /// Clients are asked for certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ClientCertificates>,
     /// Whether it takes connections to foreign addresses, too, which the kernel is told to deliver here.
     #[serde(default)]
     pub transparent: bool,
@@ -203,6 +206,10 @@ pub struct Upstream {
     pub server_name: Option<String>,
     /// PEM file of the authorities that may have signed its certificate; without one, those of the system.
     pub authorities: Option<PathBuf>,
+    /// PEM file of the gateway's own certificate, for an upstream that asks for one.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of that certificate's private key.
+    pub key: Option<PathBuf>,
     /// Whether HTTP/2 is spoken with it.
     pub http2: bool,
 }
@@ -219,6 +226,10 @@ struct UpstreamTable {
     server_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorities: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
     #[serde(default)]
     http2: bool,
 }
@@ -238,7 +249,7 @@ impl<'de> Deserialize<'de> for Upstream {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
                     "an address like \"127.0.0.1:9000\" or \"api.example:9000\", or a table with `address`, `weight`, `tls`, \
-                     `server-name`, `authorities`, `http2`",
+                     `server-name`, `authorities`, `certificate`, `key`, `http2`",
                 )
             }
 
@@ -249,6 +260,8 @@ impl<'de> Deserialize<'de> for Upstream {
                     tls: false,
                     server_name: None,
                     authorities: None,
+                    certificate: None,
+                    key: None,
                     http2: false,
                 })
             }
@@ -259,15 +272,25 @@ impl<'de> Deserialize<'de> for Upstream {
         }
 
         let table = from.deserialize_any(Either)?;
-        let UpstreamTable { address, weight, tls, server_name, authorities, http2 } = table;
-        Ok(Self { address, weight, tls, server_name, authorities, http2 })
+        let UpstreamTable {
+            address,
+            weight,
+            tls,
+            server_name,
+            authorities,
+            certificate,
+            key,
+            http2,
+        } = table;
+        Ok(Self { address, weight, tls, server_name, authorities, certificate, key, http2 })
     }
 }
 
 impl From<Upstream> for UpstreamTable {
     fn from(upstream: Upstream) -> Self {
-        let Upstream { address, weight, tls, server_name, authorities, http2 } = upstream;
-        Self { address, weight, tls, server_name, authorities, http2 }
+        let Upstream { address, weight, tls, server_name, authorities, certificate, key, http2 } =
+            upstream;
+        Self { address, weight, tls, server_name, authorities, certificate, key, http2 }
     }
 }
 
@@ -282,6 +305,24 @@ pub struct Tls {
     /// Server names it is for; those in the certificate if left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
+}
+
+/// `[listener.client-certificates]`: which certificates clients are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that may have signed them.
+    pub authorities: PathBuf,
+    /// PEM file of lists of revoked certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<PathBuf>,
+    /// Whether a client without one is refused.
+    #[serde(default = "required")]
+    pub required: bool,
+}
+
+const fn required() -> bool {
+    true
 }
 
 /// Version of the PROXY protocol.
@@ -485,7 +526,13 @@ impl Listener {
     /// Paths of files that it names.
     pub(crate) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
-        tls.chain(self.upstream.iter_mut().filter_map(|upstream| upstream.authorities.as_mut()))
+        let clients = self.client_certificates.iter_mut();
+        let clients =
+            clients.flat_map(|of| [&mut of.authorities].into_iter().chain(&mut of.revoked));
+        let upstreams = self.upstream.iter_mut();
+        let upstreams =
+            upstreams.flat_map(|of| [&mut of.authorities, &mut of.certificate, &mut of.key]);
+        tls.chain(clients).chain(upstreams.flatten())
     }
 }
 
@@ -601,6 +648,11 @@ impl Check for Listener {
             return Err(Invalid::whole("the listener has neither an upstream nor a chain")
                 .help("add `upstream = [\"127.0.0.1:9000\"]`, or `chain = \"NAME\"` of one that answers itself"));
         }
+        if self.client_certificates.is_some() && self.tls.is_empty() {
+            let message = "clients are asked for certificates, and no TLS is spoken with them";
+            return Err(Invalid::at("client-certificates", message)
+                .help("add `[[listener.tls]]`, or leave it out"));
+        }
         for (index, upstream) in self.upstream.iter().enumerate() {
             let wrong = |key, message: &str, help: &str| {
                 Err(Invalid::at(key, message).help(help.to_owned()).within_array("upstream", index))
@@ -612,9 +664,26 @@ impl Check for Listener {
                 let help = "add `server-name`: the name in its certificate";
                 return wrong("tls", "there is no name to expect in the certificate", help);
             }
-            if !upstream.tls && (upstream.server_name.is_some() || upstream.authorities.is_some()) {
-                let help = "add `tls = true`, or leave `server-name` and `authorities` out";
-                return wrong("server-name", "TLS is not spoken with this upstream", help);
+            let of_tls = [
+                ("server-name", upstream.server_name.is_some()),
+                ("authorities", upstream.authorities.is_some()),
+                ("certificate", upstream.certificate.is_some()),
+                ("key", upstream.key.is_some()),
+            ];
+            if let Some((key, _)) = of_tls.into_iter().find(|(_, set)| *set && !upstream.tls) {
+                let help = format!("add `tls = true`, or leave `{key}` out");
+                return wrong(key, "TLS is not spoken with this upstream", &help);
+            }
+            match (&upstream.certificate, &upstream.key) {
+                (Some(_), None) => {
+                    let help = "add `key`: the file of its private key";
+                    return wrong("certificate", "there is no key for the certificate", help);
+                }
+                (None, Some(_)) => {
+                    let help = "add `certificate`: the file of the certificate";
+                    return wrong("key", "there is no certificate for the key", help);
+                }
+                _ => (),
             }
             if upstream.http2 && self.protocol == Protocol::Tcp {
                 let help = "leave it out, or set the listener's protocol to \"http\"";

@@ -59,11 +59,25 @@ fn in_file(listener: &Listener, file: &Path, message: String) -> Invalid {
             }
         }
     }
-    let names = |u: &weir_spec::listener::Upstream| u.authorities.as_deref() == Some(file);
-    match listener.upstream.iter().position(names) {
-        Some(place) => Invalid::at("authorities", message).within_array("upstream", place),
-        None => Invalid::whole(message),
+    if let Some(of) = &listener.client_certificates {
+        for (key, path) in
+            [("authorities", Some(&of.authorities)), ("revoked", of.revoked.as_ref())]
+        {
+            if path.is_some_and(|path| path == file) {
+                return Invalid::at(key, message).within("client-certificates");
+            }
+        }
     }
+    for (place, of) in listener.upstream.iter().enumerate() {
+        for (key, path) in
+            [("authorities", &of.authorities), ("certificate", &of.certificate), ("key", &of.key)]
+        {
+            if path.as_deref() == Some(file) {
+                return Invalid::at(key, message).within_array("upstream", place);
+            }
+        }
+    }
+    Invalid::whole(message)
 }
 
 /// What to do when an address cannot be listened at.

@@ -1,6 +1,8 @@
 //! The gateway against real clients and servers, on loopback: curl, h2load, Python, raw sockets.
 
+mod authority;
 mod chain;
+mod client_certificates;
 mod conformance;
 mod http1;
 mod http2;

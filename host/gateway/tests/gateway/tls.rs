@@ -3,61 +3,18 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::authority::Authority;
 use crate::support::{self, Server, curl, curl_text, gateway_with, until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use weir_gateway::{
     Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
 };
-
-/// An authority, and a directory for what it signs.
-struct Authority {
-    directory: tempfile::TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
-        Self { directory, issuer }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn ca(&self) -> String {
-        self.file("ca.pem").display().to_string()
-    }
-
-    /// Signs a certificate for these names, in files called so.
-    fn sign(&self, file: &str, names: &[&str], expired: bool) -> Certificate {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, file);
-        if expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        let (certificate, key_file) = (self.file(file), self.file(&format!("{file}.key")));
-        fs::write(&certificate, signed.pem()).unwrap();
-        fs::write(&key_file, key.serialize_pem()).unwrap();
-        Certificate { certificate, key: key_file, names: Vec::new() }
-    }
-}
 
 /// curl to this name at that address.
 fn to<'a>(name: &str, address: SocketAddr, ca: &'a str, more: &[&'a str]) -> (Vec<String>, String) {
@@ -235,6 +192,7 @@ fn upstreams_are_spoken_to_over_tls_and_must_be_who_they_are() {
                 config.upstreams[0].tls = Some(UpstreamTls {
                     server_name: name.to_owned(),
                     authorities: Some(authority.file("ca.pem")),
+                    identity: None,
                 });
             })
         };
@@ -268,7 +226,8 @@ fn an_upstream_that_shows_an_authoritys_certificate_is_refused_with_the_reason()
         gateway_with(&[Server::echo().address], |config| config.certificates = vec![own]);
     let (gateway, address) = gateway_with(&[inner], |config| {
         let server_name = "ca.example".to_owned();
-        config.upstreams[0].tls = Some(UpstreamTls { server_name, authorities: Some(certificate) });
+        let authorities = Some(certificate);
+        config.upstreams[0].tls = Some(UpstreamTls { server_name, authorities, identity: None });
     });
     for _ in 0..3 {
         let answer = curl_text(&["-i", &format!("http://{address}/x")]);

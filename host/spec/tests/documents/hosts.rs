@@ -55,6 +55,8 @@ proxy-protocol-from = ["10.0.0.0/8", "2001:db8::1"]
 [[listener.tls]]
 certificate = "c.pem"
 key = "k.pem"
+[listener.client-certificates]
+authorities = "ca.pem"
 [listener.retry]
 on = ["connect", 502]
 [listener.health]
@@ -64,6 +66,7 @@ interval = "1s""#,
     .unwrap();
     assert_eq!((full.upstream[0].weight, full.upstream[1].weight), (1, 3));
     assert_eq!(full.retry.on.len(), 2);
+    assert!(full.client_certificates.unwrap().required);
     let from: Vec<_> = full.proxy_protocol_from.iter().flatten().map(ToString::to_string).collect();
     assert_eq!(from, ["10.0.0.0/8", "2001:db8::1"]);
     assert_eq!(full.resolve, Period::milliseconds(30_000));
@@ -135,6 +138,22 @@ interval = "1s""#,
         (
             "chain = \"c\"\n[[listener]]\nname = \"b\"\nprotocol = \"tcp\"\naddress = \"[::ffff:127.0.0.1]:1\"\nchain = \"d\"",
             "write \"127.0.0.1:1\"",
+        ),
+        (
+            "chain = \"c\"\n[listener.client-certificates]\nauthorities = \"a\"",
+            "= key: listener[0].client-certificates",
+        ),
+        (
+            "upstream = [{ address = \"a.example:1\", certificate = \"c\", key = \"k\" }]",
+            "= key: listener[0].upstream[0].certificate",
+        ),
+        (
+            "upstream = [{ address = \"a.example:1\", tls = true, server-name = \"a\", certificate = \"c\" }]",
+            "add `key`",
+        ),
+        (
+            "upstream = [{ address = \"a.example:1\", tls = true, server-name = \"a\", key = \"k\" }]",
+            "add `certificate`",
         ),
         ("chain = \"c\"\n[listener.retry]\non = [200]", "400 to 599"),
         ("chain = \"c\"\n[listener.limits]\nfeilds = 3", "feilds"),

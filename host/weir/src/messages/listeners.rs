@@ -10,8 +10,9 @@ use weir_exchange::{
     Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{
-    Certificate, ForwardedFields, GatewayError, HealthCheck, Limits, ListenerConfig, Prefix,
-    Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig, UpstreamTls,
+    Certificate, ClientCertificates, ForwardedFields, GatewayError, HealthCheck, Identity, Limits,
+    ListenerConfig, Prefix, Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig,
+    UpstreamTls,
 };
 use weir_spec::IpPrefix;
 use weir_spec::listener::{self, Listener, RetryOn};
@@ -145,6 +146,7 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
     };
     let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let own = |(certificate, key)| Identity { certificate, key };
     let upstreams = listener.upstream.iter().map(|upstream| UpstreamConfig {
         address: match &upstream.address {
             weir_spec::Target::Address(address) => Target::Address(*address),
@@ -156,6 +158,7 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
         tls: upstream.server_name.clone().filter(|_| upstream.tls).map(|server_name| UpstreamTls {
             server_name,
             authorities: upstream.authorities.clone(),
+            identity: upstream.certificate.clone().zip(upstream.key.clone()).map(own),
         }),
         http2: upstream.http2,
     });
@@ -182,6 +185,11 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
         upstreams: upstreams.collect(),
         resolve: listener.resolve.get(),
         certificates: certificates.collect(),
+        client_certificates: listener.client_certificates.as_ref().map(|of| ClientCertificates {
+            authorities: of.authorities.clone(),
+            revoked: of.revoked.clone(),
+            required: of.required,
+        }),
         proxy_protocol: listener.proxy_protocol,
         proxy_protocol_from: listener.proxy_protocol_from.as_ref().map(|from| {
             let prefix = |p: &IpPrefix| Prefix { address: p.address(), length: p.length() };

@@ -1,0 +1,70 @@
+//! PEM files: certificates, keys, authorities, lists of what was revoked.
+
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::provider;
+use crate::error::GatewayError;
+
+/// A file is no good.
+pub(super) fn broken(file: &Path, what: impl std::fmt::Display) -> GatewayError {
+    GatewayError::Certificate { file: file.to_owned(), what: what.to_string() }
+}
+
+/// A file is not there or may not be read, or it has nothing of what it should have.
+fn unreadable(file: &Path, nothing: &str, error: &pem::Error) -> GatewayError {
+    match error {
+        pem::Error::Io(error) => broken(file, format!("cannot be read: {error}")),
+        error => broken(file, format!("{nothing} in PEM: {error}")),
+    }
+}
+
+fn all<T: PemObject>(file: &Path, nothing: &str) -> Result<Vec<T>, GatewayError> {
+    let all = T::pem_file_iter(file).and_then(Iterator::collect);
+    all.map_err(|error| unreadable(file, nothing, &error))
+}
+
+/// A certificate, those that lead to its authority, and its key.
+pub(super) fn key_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, GatewayError> {
+    let chain: Vec<CertificateDer<'static>> = all(certificate, "no certificates")?;
+    if chain.is_empty() {
+        let what = "there is no certificate in it (PEM, BEGIN CERTIFICATE)";
+        return Err(broken(certificate, what));
+    }
+    let der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| unreadable(key, "no private key", &error))?;
+    CertifiedKey::from_der(chain, der, &provider()).map_err(|error| {
+        let why = match error {
+            rustls::Error::InconsistentKeys(_) => "it belongs to another certificate".to_owned(),
+            error => error.to_string(),
+        };
+        broken(key, format!("not the key of {}: {why}", certificate.display()))
+    })
+}
+
+/// The authorities in a file.
+pub(super) fn authorities(file: &Path) -> Result<RootCertStore, GatewayError> {
+    let mut roots = RootCertStore::empty();
+    for authority in all(file, "no certificates")? {
+        roots.add(authority).map_err(|error| broken(file, error))?;
+    }
+    if roots.is_empty() {
+        return Err(broken(file, "there is no authority in it (PEM, BEGIN CERTIFICATE)"));
+    }
+    Ok(roots)
+}
+
+/// The lists of revoked certificates in a file.
+pub(super) fn revoked(
+    file: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, GatewayError> {
+    let lists = all(file, "no lists")?;
+    if lists.is_empty() {
+        return Err(broken(file, "there is no list in it (PEM, BEGIN X509 CRL)"));
+    }
+    Ok(lists)
+}

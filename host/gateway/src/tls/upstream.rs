@@ -1,0 +1,74 @@
+//! What handshakes with upstreams go by.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{Read, pem, provider};
+use crate::config::UpstreamTls;
+use crate::error::GatewayError;
+
+/// TLS towards an upstream.
+pub(crate) struct Towards {
+    /// Who it must be.
+    pub(crate) name: ServerName<'static>,
+    pub(crate) files: Arc<Read<Arc<ClientConfig>>>,
+}
+
+/// Reads the files for an upstream of this listener.
+///
+/// # Errors
+/// Its name is none, or a file is no good.
+pub(crate) fn towards(
+    listener: &str,
+    upstream: impl std::fmt::Display,
+    tls: &UpstreamTls,
+    http2: bool,
+) -> Result<Towards, GatewayError> {
+    let name = ServerName::try_from(tls.server_name.clone());
+    let name = name.map_err(|error| GatewayError::Config {
+        listener: listener.to_owned(),
+        what: format!("upstream {upstream}: server name {}: {error}", tls.server_name),
+    })?;
+    let own = tls.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
+    let paths = tls.authorities.iter().chain(own).cloned().collect();
+    let tls = tls.clone();
+    let files = Arc::new(Read::new(paths, move || read(&tls, http2))?);
+    Ok(Towards { name, files })
+}
+
+fn read(tls: &UpstreamTls, http2: bool) -> Result<Arc<ClientConfig>, GatewayError> {
+    let system = Path::new("the system's certificates");
+    let roots = match &tls.authorities {
+        Some(file) => pem::authorities(file)?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(pem::broken(
+                    system,
+                    "there is no authority in it; name a file of them",
+                ));
+            }
+            roots
+        }
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| pem::broken(tls.authorities.as_deref().unwrap_or(system), error))?
+        .with_root_certificates(roots);
+    let mut config = match &tls.identity {
+        Some(own) => {
+            let key = pem::key_pair(&own.certificate, &own.key)?;
+            let own: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(key));
+            builder.with_client_cert_resolver(own)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    Ok(Arc::new(config))
+}

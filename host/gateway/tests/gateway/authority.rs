@@ -1,0 +1,58 @@
+//! An authority of certificates.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
+use weir_gateway::Certificate;
+
+/// An authority, and a directory for what it signs.
+pub(crate) struct Authority {
+    directory: tempfile::TempDir,
+    pub(crate) issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { directory, issuer }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn ca(&self) -> String {
+        self.file("ca.pem").display().to_string()
+    }
+
+    /// Signs a certificate for these names, in files called so.
+    pub(crate) fn sign(&self, file: &str, names: &[&str], expired: bool) -> Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, file);
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        self.sign_these(file, params)
+    }
+
+    /// Signs a certificate, in files called so.
+    pub(crate) fn sign_these(&self, file: &str, params: CertificateParams) -> Certificate {
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        let (certificate, key_file) = (self.file(file), self.file(&format!("{file}.key")));
+        fs::write(&certificate, signed.pem()).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        Certificate { certificate, key: key_file, names: Vec::new() }
+    }
+}
